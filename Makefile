@@ -1,0 +1,81 @@
+# Everything a person or CI runs. Each target makes the virtual environment that it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NEXT   := .venv-next
+PIP    := -m pip --disable-pip-version-check --quiet install --require-hashes
+# What `make test` passes on to pytest, like ARGS="-k cancel" or ARGS=tests/test_cancel.py
+ARGS   ?=
+
+.PHONY: help demo run test test-next lint format lock audit bench screenshots
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/run.stamp ## run the panel against a simulated Arize, with people and teams, until Ctrl-C
+	@$(BIN)/python -m config.demo
+
+run: $(VENV)/run.stamp ## run the panel that .env describes, until Ctrl-C
+	@$(BIN)/python -m config.run
+
+# Two calls: a running Playwright would break every later test that touches the database.
+# Exit 5 means "nothing selected", which is no failure when ARGS selects.
+test: $(VENV)/dev.stamp ## run all tests, on SQLite or on the server that DATABASE_URL names
+	@$(BIN)/python -m pytest --ignore=tests/e2e $(ARGS) || [ $$? -eq 5 -a -n "$(ARGS)" ]
+	@$(BIN)/python -m pytest tests/e2e $(ARGS) || [ $$? -eq 5 -a -n "$(ARGS)" ]
+
+test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python, which brings the next Django
+	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'
+	@$(NEXT)/bin/python -m pytest --ignore=tests/e2e $(ARGS)
+
+lint: $(VENV)/dev.stamp ## check style, types, import rules, templates and migrations
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@find templates -name '*.html' -exec $(BIN)/djade --check {} +
+	@$(BIN)/python manage.py makemigrations --check --dry-run --settings=tests.settings
+	@$(BIN)/python manage.py check --settings=tests.settings
+
+format: $(VENV)/dev.stamp ## put code and templates into the project's form
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+	@find templates -name '*.html' -exec $(BIN)/djade {} +
+
+LOCKED := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
+lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the two requirements files again
+	@$(BIN)/uv pip compile --quiet $(LOCKED) pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile --quiet $(LOCKED) --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+audit: $(VENV)/dev.stamp ## look for known vulnerabilities in what is locked
+	@$(BIN)/pip-audit --require-hashes --disable-pip --strict --progress-spinner off -r requirements.txt
+
+bench: $(VENV)/dev.stamp ## measure the panel on this machine
+	@$(BIN)/python -m tests.bench
+
+screenshots: $(VENV)/dev.stamp ## take the README's picture again (needs Chromium)
+	@$(BIN)/python -m tests.e2e.screenshots
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Taskruns needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make demo PYTHON=python3.11"; exit 1; }
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/run.stamp: requirements.txt | $(BIN)/python
+	@echo "Installing what the panel needs into $(VENV) ..."
+	@$(BIN)/python $(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV) ..."
+	@$(BIN)/python $(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(NEXT)/dev.stamp: requirements-dev.txt
+	@newer="$$(tests/newer_python.sh)" && { [ -x $(NEXT)/bin/python ] || "$$newer" -m venv $(NEXT); }
+	@echo "Installing what the tests need into $(NEXT) ..."
+	@$(NEXT)/bin/python $(PIP) -r requirements-dev.txt
+	@touch $@

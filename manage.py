@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Django's command line.
+
+`new_secrets` is answered before Django starts, because settings refuse to start without them.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:] == ["new_secrets"]:
+        from config import new_secrets
+
+        sys.stdout.write(new_secrets.lines() + "\n")
+        return
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management import execute_from_command_line
+
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"Cannot start: {error}")
+
+
+if __name__ == "__main__":
+    main()
