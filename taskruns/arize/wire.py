@@ -1,0 +1,227 @@
+"""Arize's spaces, tasks and runs as read from JSON, by a tolerant reader.
+
+The wire changed from lower to upper case in July 2026 without a version, and old servers leave members out
+(Arize REST API v2, stage beta). So: both cases, everything but `id` may be None, unknown members stay in
+`raw`.
+`"x" in run.raw` tells an absent member from a null one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, Self, TypeVar
+
+from taskruns.arize.errors import Unreadable
+from taskruns.arize.values import (
+    keep,
+    read_boolean,
+    read_count,
+    read_number,
+    read_text,
+    read_texts,
+    read_timestamp,
+)
+
+T = TypeVar("T")
+
+
+class RunStatus(StrEnum):
+    """UNKNOWN is a status of a newer server: not ended, not cancellable, shown as sent (`raw_status`)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_active(self) -> bool:
+        """Only such a run can be cancelled."""
+        return self in {RunStatus.PENDING, RunStatus.RUNNING}
+
+    @property
+    def is_ended(self) -> bool:
+        return self in {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+
+
+class TaskType(StrEnum):
+    TEMPLATE_EVALUATION = "template_evaluation"
+    CODE_EVALUATION = "code_evaluation"
+    RUN_EXPERIMENT = "run_experiment"
+    UNKNOWN = "unknown"
+
+
+_STATUSES = {status.value: status for status in RunStatus} | {"canceled": RunStatus.CANCELLED}
+_TYPES = {kind.value: kind for kind in TaskType}
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list, in the server's order (runs: newest first; tasks: not documented)."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def from_json(cls, data: object, *, member: str, item: Callable[[object], T]) -> Self:
+        """Items without a usable id are left out; a missing list is Unreadable. A null list is an empty one:
+        some servers write it so.
+        """
+        page = _json_object(data)
+        if member not in page or not isinstance(page[member], list | None):
+            raise Unreadable
+        pagination = page.get("pagination")
+        cursor = read_text(pagination.get("next_cursor")) if isinstance(pagination, dict) else None
+        return cls(items=_readable(page[member] or [], item), next_cursor=cursor or None)
+
+
+@dataclass(frozen=True, slots=True)
+class WireSpace:
+    """Source: GET /v2/spaces. `organization_id` is absent on older servers."""
+
+    id: str
+    name: str | None
+    organization_id: str | None
+    raw: dict[str, Any] = field(repr=False, hash=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Raises Unreadable if there is no usable id."""
+        raw = _record(data)
+        return cls(
+            id=_usable_id(raw),
+            name=read_text(raw.get("name")),
+            organization_id=read_text(raw.get("organization_id")),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WireTask:
+    """Source: GET /v2/tasks. Times are UTC; `sampling_rate` is 0 to 1. A task does not name its space."""
+
+    id: str
+    name: str | None
+    type: TaskType
+    raw_type: str | None
+    project_id: str | None
+    dataset_id: str | None
+    sampling_rate: float | None
+    is_continuous: bool | None
+    last_run_at: datetime | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    created_by_user_id: str | None
+    experiment_ids: tuple[str, ...]
+    raw: dict[str, Any] = field(repr=False, hash=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Raises Unreadable if there is no usable id."""
+        raw = _record(data)
+        return cls(
+            id=_usable_id(raw),
+            name=read_text(raw.get("name")),
+            type=read_type(raw.get("type")),
+            raw_type=read_text(raw.get("type")),
+            project_id=read_text(raw.get("project_id")),
+            dataset_id=read_text(raw.get("dataset_id")),
+            sampling_rate=read_number(raw.get("sampling_rate")),
+            is_continuous=read_boolean(raw.get("is_continuous")),
+            last_run_at=read_timestamp(raw.get("last_run_at")),
+            created_at=read_timestamp(raw.get("created_at")),
+            updated_at=read_timestamp(raw.get("updated_at")),
+            created_by_user_id=read_text(raw.get("created_by_user_id")),
+            experiment_ids=read_texts(raw.get("experiment_ids")),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WireRun:
+    """Source: GET /v2/task-runs/{id}. Times are UTC; counts are 0 to 2**63-1, "so far" while it runs."""
+
+    id: str
+    task_id: str | None
+    experiment_id: str | None
+    status: RunStatus
+    raw_status: str | None
+    run_started_at: datetime | None
+    run_finished_at: datetime | None
+    data_start_time: datetime | None
+    data_end_time: datetime | None
+    num_successes: int | None
+    num_errors: int | None
+    num_skipped: int | None
+    created_at: datetime | None
+    created_by_user_id: str | None
+    failure_reason: str | None
+    raw: dict[str, Any] = field(repr=False, hash=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Raises Unreadable if there is no usable id."""
+        raw = _record(data)
+        return cls(
+            id=_usable_id(raw),
+            task_id=read_text(raw.get("task_id")),
+            experiment_id=read_text(raw.get("experiment_id")),
+            status=read_status(raw.get("status")),
+            raw_status=read_text(raw.get("status")),
+            run_started_at=read_timestamp(raw.get("run_started_at")),
+            run_finished_at=read_timestamp(raw.get("run_finished_at")),
+            data_start_time=read_timestamp(raw.get("data_start_time")),
+            data_end_time=read_timestamp(raw.get("data_end_time")),
+            num_successes=read_count(raw.get("num_successes")),
+            num_errors=read_count(raw.get("num_errors")),
+            num_skipped=read_count(raw.get("num_skipped")),
+            created_at=read_timestamp(raw.get("created_at")),
+            created_by_user_id=read_text(raw.get("created_by_user_id")),
+            failure_reason=read_text(raw.get("failure_reason")),
+            raw=raw,
+        )
+
+
+def read_status(raw: object) -> RunStatus:
+    """Either case, blanks around, American spelling; anything else is UNKNOWN."""
+    return _STATUSES.get(_word(raw), RunStatus.UNKNOWN)
+
+
+def read_type(raw: object) -> TaskType:
+    return _TYPES.get(_word(raw), TaskType.UNKNOWN)
+
+
+def _word(raw: object) -> str:
+    return raw.strip().lower() if isinstance(raw, str) else ""
+
+
+def _json_object(data: object) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise Unreadable
+    return data
+
+
+def _record(data: object) -> dict[str, Any]:
+    """The object as kept in `raw`: unknown members too."""
+    kept: dict[str, Any] = keep(_json_object(data))
+    return kept
+
+
+def _usable_id(raw: dict[str, Any]) -> str:
+    value = raw.get("id")
+    text = None if isinstance(value, float) else read_text(value)
+    if text is None or not text.strip():
+        raise Unreadable
+    return text
+
+
+def _readable(values: list[object], item: Callable[[object], T]) -> tuple[T, ...]:
+    items: list[T] = []
+    for value in values:
+        try:
+            items.append(item(value))
+        except Unreadable:
+            continue  # one bad item must not hide the good ones beside it
+    return tuple(items)

@@ -1,0 +1,105 @@
+"""A fast Arize on a real socket, for tests with threads: it answers at once, and looks around before it does."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from django.db import connection
+
+
+@dataclass
+class Double:
+    """`answer(method, path)` gives status and JSON; `on_arrival(path)` is called first, in the server's thread."""
+
+    answer: Callable[[str, str], tuple[int, Any]]
+    on_arrival: Callable[[str], None] = lambda _: None
+    received: list[str] = field(default_factory=list)
+    faults: list[BaseException] = field(default_factory=list)
+    url: str = ""
+
+    def posts(self) -> list[str]:
+        return [line for line in self.received if line.startswith("POST")]
+
+    def take(self, method: str, path: str) -> tuple[int, Any]:
+        self.received.append(f"{method} {path}")
+        try:
+            self._arrived(path)
+            return self.answer(method, path)
+        finally:
+            connection.close()
+
+    def _arrived(self, path: str) -> None:
+        try:
+            self.on_arrival(path)
+        except Exception as fault:  # noqa: BLE001 - for the test to look at: nobody hears what a server's thread raises
+            self.faults.append(fault)
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+    double: Double
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        status, document = self.server.double.take(self.command, self.path)
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving(double: Double) -> Iterator[Double]:
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.double = double
+    double.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield double
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Start all at one moment, each with a database connection of its own. Results in order; errors are raised."""
+    gate = threading.Barrier(count)
+    results: list[Any] = [None] * count
+    faults: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            gate.wait()
+            results[number] = work(number)
+        except BaseException as fault:  # noqa: BLE001 - raised again by the test's own thread
+            faults.append(fault)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise faults[0]
+    return results

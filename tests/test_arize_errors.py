@@ -1,0 +1,46 @@
+"""The typed errors by themselves: sentences, cleaning, Retry-After."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from taskruns.arize import errors
+from taskruns.arize.errors import one_line, read_retry_after
+
+KEY = "ak-canary-7f3d9b2e51c84a60"
+NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def test_the_sentences_differ_by_class():
+    kinds = {*errors.ERRORS.values(), errors.NotSent, errors.NoAnswer, errors.ServerError}
+    kinds |= {errors.Unreadable, errors.UnexpectedAnswer}
+    assert len({str(kind(status=500)) for kind in kinds}) == len(kinds) == 12
+
+
+def test_a_key_is_struck_out_before_the_cut():
+    assert one_line("x" * 90 + " " + KEY, 100, KEY) == "x" * 90 + " [key]"
+    assert KEY[:5] in one_line("x" * 90 + " " + KEY, 100, "")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("42", 42),
+        (" 7 ", 7),
+        ("0", 0),
+        ("-5", 0),
+        ("1.2", 2),
+        ("9" * 400, None),
+        ("999999999", 86_400),
+        ("Sat, 01 Aug 2026 12:01:30 GMT", 90),
+        ("Sat, 01 Aug 2026 11:00:00 GMT", 0),
+        ("Sat, 01 Aug 2026 12:01:30", 90),
+        ("Sat, 99 Aug 2026 12:01:30 GMT", None),
+        ("soon", None),
+        ("nan", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_it_reads_retry_after_in_every_form(header, seconds):
+    assert read_retry_after(header, now=NOW) == seconds
