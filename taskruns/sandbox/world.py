@@ -1,0 +1,190 @@
+"""The simulation: tasks and their runs at the clock's time, what may be done to them, under one lock.
+
+What happens by itself is a function of seed and simulated time: plans are drawn lazily from each task's
+schedule and a state is computed from its plan, so neither questions nor the timing of threads change anything.
+"""
+
+import bisect
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from taskruns.sandbox.catalogue import USERS, Task, build_tasks
+from taskruns.sandbox.clock import Clock
+from taskruns.sandbox.outcomes import Counts, Status, completed
+from taskruns.sandbox.runs import Run, State, build_run
+from taskruns.sandbox.schedule import Plan, data_window, plans
+
+_NUMBERS_PER_TASK = 100_000
+_FIRST_ADDED_NUMBER = 900_000_001
+
+
+class RunAlreadyEnded(Exception):
+    """Only pending and running runs can be cancelled."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRun:
+    """A run and its state at the moment of asking."""
+
+    run: Run
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTask:
+    """`last_run_ms`: when the latest run was created; Arize does not say whether it means start or end."""
+
+    task: Task
+    last_run_ms: int | None
+    experiment_ids: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Timeline:
+    schedule: Iterator[Plan]
+    upcoming: Plan
+    drawn: int = 0
+    runs: list[Run] = field(default_factory=list)  # by creation, oldest first
+
+
+class World:
+    def __init__(self, *, seed: int, tasks: int, clock: Clock) -> None:
+        self._seed = seed
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.tasks = build_tasks(seed=seed, count=tasks)
+        self._timelines = {task.id: self._timeline(task) for task in self.tasks}
+        self._runs: dict[str, Run] = {}
+        self._added = 0
+
+    def _timeline(self, task: Task) -> _Timeline:
+        schedule = plans(seed=self._seed, task=task)
+        return _Timeline(schedule=schedule, upcoming=next(schedule))
+
+    # Reading
+
+    def seen_tasks(self, tasks: Sequence[Task]) -> list[SeenTask]:
+        with self._lock:
+            now_ms = self._catch_up()
+            return [self._seen_task(task, now_ms=now_ms) for task in tasks]
+
+    def runs_of(self, task: Task, *, status: Status | None = None) -> list[SeenRun]:
+        """Newest first, all at one moment."""
+        with self._lock:
+            now_ms = self._catch_up()
+            seen = [SeenRun(run, run.state(now_ms)) for run in reversed(self._timelines[task.id].runs)]
+        return [one for one in seen if status is None or one.state.status is status]
+
+    def find_run(self, run_id: str) -> SeenRun | None:
+        with self._lock:
+            now_ms = self._catch_up()
+            run = self._runs.get(run_id)
+            return None if run is None else SeenRun(run, run.state(now_ms))
+
+    def _seen_task(self, task: Task, *, now_ms: int) -> SeenTask:
+        runs = self._timelines[task.id].runs
+        return SeenTask(
+            task=task,
+            last_run_ms=runs[-1].plan.created_ms if runs else None,
+            experiment_ids=tuple(run.experiment_id for run in runs[-10:] if run.experiment_in(run.state(now_ms))),
+        )
+
+    # Acting
+
+    def cancel(self, run: Run) -> SeenRun:
+        """Ends it at once and keeps the counts. Raises RunAlreadyEnded."""
+        with self._lock:
+            now_ms = self._catch_up()
+            state = run.state(now_ms)
+            if not state.status.is_active:
+                raise RunAlreadyEnded(state.status)
+            run.held = replace(state, status=Status.CANCELLED, finished_ms=now_ms)
+            return SeenRun(run, run.held)
+
+    def hold(self, run: Run, *, status: Status | None, failure_reason: str | None) -> SeenRun:
+        """Puts the run into a status where it stays; without a status it stays in the one it has."""
+        with self._lock:
+            now_ms = self._catch_up()
+            run.held = _held(run.state(now_ms), status=status, failure_reason=failure_reason, now_ms=now_ms)
+            return SeenRun(run, run.held)
+
+    def add_runs(self, task: Task, *, status: Status, count: int, failure_reason: str | None) -> list[SeenRun]:
+        """Runs created now; active ones live on like any other. Oldest first."""
+        with self._lock:
+            runs = [self._add(task, status=status, failure_reason=failure_reason) for _ in range(count)]
+            now_ms = self._clock.now_ms()
+            return [SeenRun(run, run.state(now_ms)) for run in runs]
+
+    def _add(self, task: Task, *, status: Status, failure_reason: str | None) -> Run:
+        created_ms = self._next_creation_ms(task)
+        chance = random.Random(f"{self._seed}:added:{self._added}")
+        plan = _added_plan(chance, task=task, status=status, created_ms=created_ms)
+        run = build_run(number=_FIRST_ADDED_NUMBER + self._added, task=task, plan=plan, seed=self._seed)
+        if not status.is_active:
+            counts = plan.outcome.counts if status is Status.COMPLETED else Counts()
+            run.held = State(status, created_ms, created_ms, counts, failure_reason)
+        self._added += 1
+        self._insert(run)
+        return run
+
+    def _next_creation_ms(self, task: Task) -> int:
+        """Now, but later than the task's newest run even as shown: the times alone must tell which is newest."""
+        now_ms = self._catch_up()
+        runs = self._timelines[task.id].runs
+        missing_ms = runs[-1].plan.created_ms + self._clock.tick_ms - now_ms if runs else 0
+        if missing_ms <= 0:
+            return now_ms
+        self._clock.advance(missing_ms)
+        return self._catch_up()
+
+    # Time
+
+    def _catch_up(self) -> int:
+        """Draws what has been created by now. Returns the simulated now; call it under the lock."""
+        now_ms = self._clock.now_ms()
+        for task in self.tasks:
+            timeline = self._timelines[task.id]
+            while timeline.upcoming.created_ms <= now_ms:
+                self._insert(self._next_run(task, timeline))
+        return now_ms
+
+    def _next_run(self, task: Task, timeline: _Timeline) -> Run:
+        timeline.drawn += 1
+        number = task.number * _NUMBERS_PER_TASK + timeline.drawn
+        run = build_run(number=number, task=task, plan=timeline.upcoming, seed=self._seed)
+        timeline.upcoming = next(timeline.schedule)
+        return run
+
+    def _insert(self, run: Run) -> None:
+        bisect.insort(self._timelines[run.task.id].runs, run, key=lambda other: other.place)
+        self._runs[run.id] = run
+
+
+def _held(state: State, *, status: Status | None, failure_reason: str | None, now_ms: int) -> State:
+    reason = failure_reason if failure_reason is not None or status is not None else state.failure_reason
+    status = status or state.status
+    if status is Status.PENDING:
+        return State(status, failure_reason=reason)
+    return State(
+        status,
+        started_ms=now_ms if state.started_ms is None else state.started_ms,
+        finished_ms=None if status.is_active else (state.finished_ms or now_ms),
+        counts=state.counts,
+        failure_reason=reason,
+    )
+
+
+def _added_plan(chance: random.Random, *, task: Task, status: Status, created_ms: int) -> Plan:
+    return Plan(
+        created_ms=created_ms,
+        started_ms=created_ms + (20_000 if status is Status.PENDING else 0),
+        outcome=completed(chance, with_errors=False),
+        data_window_ms=data_window(chance, task=task, created_ms=created_ms),
+        created_by=chance.choice(USERS),
+    )
