@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class TaskrunsConfig(AppConfig):
+    name = "taskruns"
+    verbose_name = "Taskruns"
+
+    def ready(self) -> None:
+        from taskruns import jobs  # noqa: F401 - the queue's consumer must know the jobs
+        from taskruns.audit.triggers import seal_after_migrate
+        from taskruns.views import sign_in
+
+        sign_in.connect()
+        post_migrate.connect(seal_after_migrate, sender=self)

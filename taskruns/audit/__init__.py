@@ -1,0 +1,21 @@
+"""The audit log: what can happen, who did it, and the only writer of `AuditEvent`.
+
+`record()` belongs in the same transaction as the act it speaks of, as its last statement: locks are then always
+taken in one order (the rows of the act, the team's board version, the chain).
+"""
+
+from .actor import Actor
+from .cleaning import clean_line
+from .events import CATALOGUE, EventType
+from .record import Target, record
+from .seal import exported
+
+__all__ = [
+    "CATALOGUE",
+    "Actor",
+    "EventType",
+    "Target",
+    "clean_line",
+    "exported",
+    "record",
+]

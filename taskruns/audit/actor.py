@@ -1,0 +1,42 @@
+"""Who acts: carried from the view or command down to `record()`, so that services never see a request."""
+
+import getpass
+import os
+import uuid
+from dataclasses import dataclass
+from typing import Self
+
+from taskruns.models import User
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """`role` is the role at this moment. `session_ref` is a SHA-256 prefix of the session key, never the key itself."""
+
+    type: str  # user, job, command, anonymous
+    id: str = ""
+    label: str = ""
+    role: str = ""
+    auth_method: str = ""
+    session_ref: str = ""
+    ip: str = ""
+    user_agent: str = ""
+    request_id: str = ""
+    person: User | None = None
+
+    @classmethod
+    def job(cls, name: str) -> Self:
+        """The clock, or work that goes on after a request."""
+        return cls(type="job", label=name)
+
+    @classmethod
+    def command(cls) -> Self:
+        """Somebody at a shell on the host: named by the system account."""
+        return cls(type="command", label=_system_account(), request_id=str(uuid.uuid4()))
+
+
+def _system_account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

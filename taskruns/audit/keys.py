@@ -1,0 +1,27 @@
+"""The key that signs the log's anchors: its private half is in the environment only, never in the database."""
+
+import base64
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from django.conf import settings
+
+from taskruns.verifier import anchor_statement, key_id
+
+
+def public_keys() -> dict[str, bytes]:
+    """Key id -> raw 32 bytes, of the key that signs now and of the older ones that the deployment still knows."""
+    known = (_private().public_key().public_bytes_raw(), *settings.AUDIT_PUBLIC_KEYS)
+    return {key_id(raw): raw for raw in known}
+
+
+def signing_key_id() -> str:
+    return key_id(_private().public_key().public_bytes_raw())
+
+
+def sign(anchor: dict[str, object]) -> str:
+    """Base64 of the Ed25519 signature over the anchor's statement."""
+    return base64.b64encode(_private().sign(anchor_statement(anchor))).decode()
+
+
+def _private() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(settings.AUDIT_SIGNING_KEY)

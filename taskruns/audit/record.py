@@ -1,0 +1,132 @@
+"""`record()`: the only writer of the log."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import models, transaction
+from django.utils import timezone
+
+from taskruns.models import AuditChain, AuditEvent, Credential, Run, Team
+from taskruns.verifier import event_hash
+
+from .actor import Actor
+from .anchors import EVERY, anchor_row
+from .cleaning import clean_details, clean_line
+from .events import CATALOGUE, EventType
+from .seal import exported
+
+SITE_CHAIN = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was acted on, with its name copied: type is a noun (run, credential, member, invitation, team, person)."""
+
+    type: str
+    id: str
+    label: str
+
+
+def record(
+    event: EventType,
+    outcome: str,
+    *,
+    by: Actor,
+    team: Team | None = None,
+    target: Target | None = None,
+    run: Run | None = None,
+    credential: Credential | None = None,
+    operation_id: uuid.UUID | None = None,
+    reason: str = "",
+    details: dict[str, Any] | None = None,
+) -> AuditEvent:
+    """Append one row to the team's chain, or to the site's when `team` is None.
+
+    Must be called inside a transaction and as its last statement. Whatever the database refuses is raised: without
+    a row there is no act.
+    """
+    if outcome not in CATALOGUE[event]:
+        message = f"{event} cannot end {outcome!r}"
+        raise ValueError(message)
+    if not transaction.get_connection().in_atomic_block:
+        message = "record() needs the transaction of the act it speaks of"
+        raise transaction.TransactionManagementError(message)
+    row = AuditEvent(
+        event=event.value,
+        outcome=outcome,
+        team_id=team.pk if team else None,
+        team_label=team.name if team else "",
+        operation_id=operation_id,
+        reason=reason,
+        details=clean_details(details or {}),
+        **_actor_columns(by),
+        **_target_columns(target, run, credential),
+    )
+    _clean_columns(row)
+    _append(row, f"team:{team.pk}" if team else SITE_CHAIN)
+    return row
+
+
+def _actor_columns(by: Actor) -> dict[str, Any]:
+    return {
+        "actor_type": by.type,
+        "actor_id": by.id,
+        "actor_label": by.label,
+        "actor_role": by.role,
+        "auth_method": by.auth_method,
+        "session_ref": by.session_ref,
+        "ip": by.ip,
+        "user_agent": by.user_agent,
+        "request_id": by.request_id,
+    }
+
+
+def _target_columns(target: Target | None, run: Run | None, credential: Credential | None) -> dict[str, Any]:
+    if run is not None:
+        return {
+            "target_type": "run",
+            "target_id": str(run.pk),
+            "target_label": run.task.name or run.task.arize_id,
+            "endpoint": run.endpoint,
+            "task_id": run.task.arize_id,
+            "run_id": run.arize_id,
+            "credential_id": run.task.credential_id,
+        }
+    if credential is not None:
+        return {
+            "target_type": "credential",
+            "target_id": str(credential.pk),
+            "target_label": credential.name,
+            "endpoint": credential.endpoint,
+            "credential_id": credential.pk,
+        }
+    if target is not None:
+        return {"target_type": target.type, "target_id": target.id, "target_label": target.label}
+    return {}
+
+
+def _clean_columns(row: AuditEvent) -> None:
+    """Cut every text to its column first, so that a strange user agent cannot make the log refuse."""
+    for field in row._meta.concrete_fields:
+        if isinstance(field, models.CharField):
+            setattr(row, field.attname, clean_line(getattr(row, field.attname), field.max_length or 0))
+
+
+def _first_head(chain: str) -> AuditChain:
+    """The chain's lock, of which there is one however many come first."""
+    AuditChain.objects.get_or_create(chain=chain)
+    return AuditChain.objects.select_for_update().get(chain=chain)
+
+
+def _append(row: AuditEvent, chain: str) -> None:
+    """Give the next number under the chain's lock, which is held until the surrounding transaction ends."""
+    heads = AuditChain.objects.select_for_update().filter(chain=chain)
+    head = heads.first() or _first_head(chain)
+    row.chain, row.seq, row.prev_hash = chain, head.seq + 1, head.hash
+    row.at = timezone.now()
+    row.hash = event_hash(exported(row))
+    row.save(force_insert=True)
+    AuditChain.objects.filter(chain=chain).update(seq=row.seq, hash=row.hash)
+    if row.seq % EVERY == 0:
+        anchor_row(row)

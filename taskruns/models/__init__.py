@@ -1,0 +1,28 @@
+"""What the database holds, by noun."""
+
+from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
+from .credentials import Credential
+from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
+from .runs import Cancellation, Heartbeat, Outcome, Run, Status, Task
+
+__all__ = [
+    "AnonymousTally",
+    "AuditAnchor",
+    "AuditChain",
+    "AuditEvent",
+    "AuditReading",
+    "AuditVerification",
+    "Cancellation",
+    "Credential",
+    "Heartbeat",
+    "Invitation",
+    "Membership",
+    "Outcome",
+    "Run",
+    "SiteRole",
+    "Status",
+    "Task",
+    "Team",
+    "TeamRole",
+    "User",
+]

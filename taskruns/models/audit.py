@@ -1,0 +1,183 @@
+"""The audit log's tables: append-only by trigger, by model and by queryset. Only `taskruns.audit` writes to them."""
+
+import uuid
+from typing import Any, NoReturn, TypeVar
+
+from django.db import models
+from django.utils import timezone
+
+M = TypeVar("M", bound=models.Model)
+
+
+class AppendOnly(Exception):
+    """Someone tried to change what has been written."""
+
+
+def _refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
+    message = "The audit log is append-only."
+    raise AppendOnly(message)
+
+
+class AppendOnlyQuerySet(models.QuerySet[M]):
+    update = delete = bulk_update = update_or_create = _refuse
+    # A row without its number and its hash would be no row of the log: `record()` saves the only ones.
+    create = bulk_create = get_or_create = _refuse
+
+
+class AppendOnlyRow(models.Model):
+    objects = AppendOnlyQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            _refuse()
+        super().save(*args, **kwargs)
+
+    def delete(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        _refuse()
+
+
+class AuditChain(models.Model):
+    """The newest row of each chain: the lock under which the next number is given. A cache, never proof."""
+
+    chain = models.CharField(primary_key=True, max_length=45)
+    seq = models.BigIntegerField(default=0)
+    hash = models.CharField(max_length=64, default="0" * 64)
+
+    def __str__(self) -> str:
+        return f"{self.chain} at {self.seq}"
+
+
+class AuditEvent(AppendOnlyRow):
+    """One row of the log. Names are copies and ids have no constraint, so that a row outlives what it speaks of.
+
+    Every column but the primary key is part of the seal, in this order of meaning: where it stands, what happened,
+    who did it, on what, why, and the link to the row before.
+    """
+
+    schema = models.SmallIntegerField(default=1)
+    chain = models.CharField(max_length=45)
+    seq = models.BigIntegerField()
+    event_id = models.UUIDField(default=uuid.uuid4, unique=True)
+    at = models.DateTimeField()
+    event = models.CharField(max_length=40)
+    outcome = models.CharField(max_length=20)
+    actor_type = models.CharField(max_length=10)
+    actor_id = models.CharField(max_length=64, blank=True)
+    actor_label = models.CharField(max_length=254, blank=True)
+    actor_role = models.CharField(max_length=40, blank=True)
+    auth_method = models.CharField(max_length=60, blank=True)
+    session_ref = models.CharField(max_length=64, blank=True)
+    ip = models.CharField(max_length=45, blank=True)
+    user_agent = models.CharField(max_length=300, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    operation_id = models.UUIDField(null=True)
+    team_id = models.UUIDField(null=True)
+    team_label = models.CharField(max_length=100, blank=True)
+    target_type = models.CharField(max_length=30, blank=True)
+    target_id = models.CharField(max_length=64, blank=True)
+    target_label = models.CharField(max_length=300, blank=True)
+    endpoint = models.CharField(max_length=300, blank=True)
+    task_id = models.CharField(max_length=600, blank=True)
+    run_id = models.CharField(max_length=600, blank=True)
+    credential_id = models.UUIDField(null=True)
+    reason = models.CharField(max_length=512, blank=True)
+    details = models.JSONField(default=dict)
+    prev_hash = models.CharField(max_length=64)
+    hash = models.CharField(max_length=64)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["chain", "seq"], name="one_row_a_number")]
+        indexes = [
+            models.Index(fields=["chain", "target_id", "seq"], name="audit_by_target"),
+            models.Index(fields=["operation_id"], name="audit_by_operation"),
+            # Where in a chain, and where in all of them, a day begins.
+            models.Index(fields=["chain", "at"], name="audit_by_chain_and_time"),
+            models.Index(fields=["at"], name="audit_by_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.chain} {self.seq} {self.event} {self.outcome}"
+
+
+class AuditAnchor(AppendOnlyRow):
+    """A signed statement of a chain's newest row. A copy outside the database catches what the chain alone cannot."""
+
+    chain = models.CharField(max_length=45)
+    seq = models.BigIntegerField()
+    hash = models.CharField(max_length=64)
+    signed_at = models.DateTimeField()
+    key_id = models.CharField(max_length=16)
+    signature = models.CharField(max_length=88)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["chain", "seq", "key_id"], name="one_anchor_a_row_and_key")]
+
+    def __str__(self) -> str:
+        return f"{self.chain} at {self.seq}, signed by {self.key_id}"
+
+
+class AuditReading(models.Model):
+    """When somebody's reading of a chain was written down last: it is once an hour, however often they look."""
+
+    actor_id = models.CharField(max_length=64)
+    chain = models.CharField(max_length=45)
+    recorded_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["actor_id", "chain"], name="one_reading_a_person_and_chain")]
+
+    def __str__(self) -> str:
+        return f"{self.actor_id} read {self.chain}"
+
+
+class AnonymousTally(models.Model):
+    """Tries of somebody unknown from one address in one minute: the first has a row in the log, the others count."""
+
+    event = models.CharField(max_length=40)
+    outcome = models.CharField(max_length=20)
+    ip = models.CharField(max_length=45, blank=True)
+    minute = models.DateTimeField()
+    left_out = models.IntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["event", "outcome", "ip", "minute"], name="one_tally_a_minute_and_address")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.left_out} more {self.event} {self.outcome} from {self.ip}"
+
+
+class AuditVerification(models.Model):
+    """One walk over all chains that somebody asked for on the page: its progress and its end."""
+
+    class Result(models.TextChoices):
+        RUNNING = "running"
+        CLEAN = "clean"
+        FAULTS = "faults"
+        BROKEN_OFF = "broken off"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    asked_by = models.CharField(max_length=254)
+    asker = models.JSONField(default=dict)  # who asked, as the log's rows will have it
+    started_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True)
+    result = models.CharField(max_length=10, choices=Result.choices, default=Result.RUNNING)
+    seen_at = models.DateTimeField(null=True)  # the last sign of life of the job
+    rows = models.BigIntegerField(default=0)
+    rows_expected = models.BigIntegerField(default=0)
+    faults = models.JSONField(default=list)  # the first of them, as sentences
+    fault_count = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["result"], condition=models.Q(result="running"), name="one_verification_at_a_time"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.result} at {self.started_at}"

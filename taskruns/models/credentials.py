@@ -1,0 +1,112 @@
+"""A team's Arize API key: its ciphertext, its health, and when it is next used to read."""
+
+import uuid
+from datetime import datetime
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Lower
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from taskruns.arize.client import ArizeClient, Timeouts
+from taskruns.arize.endpoints import EndpointRefused, check_endpoint
+from taskruns.encryption import Ring, SealBroken, Sealed
+
+from .people import Team, User
+
+
+class CannotConnect(Exception):
+    """The key cannot be used at all: revoked, not to be opened, or its endpoint no longer allowed. Nothing was sent."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
+
+
+class CredentialQuerySet(models.QuerySet["Credential"]):
+    def live(self) -> "CredentialQuerySet":
+        return self.filter(revoked_at=None, team__archived_at=None)
+
+    def usable(self) -> "CredentialQuerySet":
+        """Keys that may read for a task: not revoked, not rejected by Arize."""
+        return self.live().filter(failing_since=None)
+
+
+class Credential(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    team = models.ForeignKey(Team, models.CASCADE, related_name="credentials")
+    name = models.CharField(max_length=100)
+    endpoint = models.CharField(max_length=300)
+    ring_number = models.PositiveIntegerField()
+    ciphertext = models.TextField()
+    last4 = models.CharField(max_length=4)
+    expires_on = models.DateField(null=True, blank=True)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    spaces = models.JSONField(default=list)  # [{"id": ..., "name": ...}] as last listed
+
+    # Health, as Arize's answers told it
+    last_good_at = models.DateTimeField(null=True, blank=True)
+    failing_since = models.DateTimeField(null=True, blank=True)
+    failing_reason = models.TextField(blank=True)
+
+    # Pace of the mirror (services/mirror/)
+    next_refresh_at = models.DateTimeField(default=timezone.now, db_index=True)
+    claimed_until = models.DateTimeField(null=True, blank=True)  # a round is under way
+    tasks_read_at = models.DateTimeField(null=True, blank=True)
+    backoff_until = models.DateTimeField(null=True, blank=True)
+    backoff_reason = models.TextField(blank=True)
+    failures = models.PositiveIntegerField(default=0)  # rounds in a row that Arize broke off
+    recent_calls = models.JSONField(default=list)  # [[second since 1970, calls], ...] of the last minute
+
+    objects = CredentialQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                "team", Lower("name"), condition=models.Q(revoked_at=None), name="one_live_key_a_name"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @sensitive_variables("key")
+    def seal(self, key: str) -> None:
+        """Keep the key: encrypted with the newest ring key and bound to this row. Not saved yet."""
+        sealed = Ring(settings.ENCRYPTION_KEYS).seal(key, owner=str(self.pk))
+        self.ring_number, self.ciphertext = sealed.ring_number, sealed.ciphertext
+        # A hint must not give away a good part of a short key.
+        self.last4 = key[-4:] if len(key) >= 16 else ""
+
+    @sensitive_variables("key")
+    def connect(self, *, timeouts: Timeouts | None = None, get_retries: int = 2, pool_size: int = 8) -> ArizeClient:
+        """A client with a connection pool of its own; close it. The endpoint is checked again: settings may change.
+
+        Raises CannotConnect.
+        """
+        if self.revoked_at is not None:
+            raise CannotConnect("This key was revoked. Another key of the team takes over when it sees the task.")
+        try:
+            endpoint = check_endpoint(self.endpoint, extra=settings.ARIZE_ENDPOINTS)
+            key = self.open()
+        except (EndpointRefused, SealBroken) as error:
+            raise CannotConnect(str(error)) from None
+        return ArizeClient(
+            endpoint,
+            key,
+            timeouts=timeouts or Timeouts(),
+            get_retries=get_retries,
+            pool_size=pool_size,
+        )
+
+    @sensitive_variables()
+    def open(self) -> str:
+        """The key in clear. Raises SealBroken."""
+        sealed = Sealed(self.ring_number, self.ciphertext)
+        return Ring(settings.ENCRYPTION_KEYS).open(sealed, owner=str(self.pk))
+
+    def is_backing_off(self, now: datetime) -> bool:
+        return self.backoff_until is not None and self.backoff_until > now

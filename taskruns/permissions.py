@@ -1,0 +1,84 @@
+"""Who may do what: THE table, and the one question that views and jobs ask of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from taskruns.models import Membership, SiteRole, Team, TeamRole, User
+
+
+class Action(StrEnum):
+    RUNS_VIEW = "runs.view"
+    RUNS_CANCEL = "runs.cancel"
+    RUNS_CANCEL_MANY = "runs.cancel_many"
+    RUNS_TRIGGER = "runs.trigger"
+    STOP_PULL = "stop.pull"
+    STOP_LIFT = "stop.lift"
+    VIEWS_SHARE = "views.share"
+    CREDENTIALS_VIEW = "credentials.view"
+    CREDENTIALS_MANAGE = "credentials.manage"
+    AUDIT_VIEW = "audit.view"
+    AUDIT_EXPORT = "audit.export"
+    TEAM_SETTINGS = "team.settings"
+    MEMBERS_MANAGE = "members.manage"
+    TEAMS_MANAGE = "teams.manage"
+    PEOPLE_MANAGE = "people.manage"
+    SITE_LOG = "site.log"
+
+
+A = Action
+_LOOK_INSIDE = frozenset({A.RUNS_VIEW, A.CREDENTIALS_VIEW, A.AUDIT_VIEW, A.AUDIT_EXPORT})
+_OPERATE = frozenset({A.RUNS_VIEW, A.RUNS_CANCEL, A.RUNS_CANCEL_MANY, A.RUNS_TRIGGER, A.STOP_PULL, A.VIEWS_SHARE})
+
+TEAM_ROLES: dict[TeamRole, frozenset[Action]] = {
+    TeamRole.VIEWER: frozenset({A.RUNS_VIEW}),
+    TeamRole.OPERATOR: _OPERATE,
+    TeamRole.MANAGER: _OPERATE | _LOOK_INSIDE | {A.STOP_LIFT, A.CREDENTIALS_MANAGE, A.TEAM_SETTINGS, A.MEMBERS_MANAGE},
+}
+SITE_ROLES: dict[SiteRole, frozenset[Action]] = {
+    SiteRole.NONE: frozenset(),
+    SiteRole.AUDITOR: _LOOK_INSIDE | {A.SITE_LOG},
+    SiteRole.ADMIN: _LOOK_INSIDE | {A.MEMBERS_MANAGE, A.TEAMS_MANAGE, A.PEOPLE_MANAGE, A.SITE_LOG},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one person may do, in one team or (team is None) on the whole site."""
+
+    team_role: TeamRole | None
+    site_role: SiteRole
+    actions: frozenset[Action]
+
+    @property
+    def is_insider(self) -> bool:
+        """Auditors and site admins count as insiders everywhere."""
+        return self.team_role is not None or self.site_role is not SiteRole.NONE
+
+    @property
+    def role(self) -> str:
+        """Both roles in one word for the audit log, like `operator` or `manager+auditor`."""
+        return "+".join(str(role.value) for role in (self.team_role, self.site_role) if role)
+
+    def may(self, action: Action) -> bool:
+        return action in self.actions
+
+
+NOBODY = Access(None, SiteRole.NONE, frozenset())
+
+
+def access_of(person: User | None, team: Team | None = None) -> Access:
+    """Read the person's rights from the database, now. Work that outlives its request asks again."""
+    if person is None:
+        return NOBODY
+    found = User.objects.filter(pk=person.pk, is_active=True).values_list("site_role", flat=True).first()
+    if found is None:
+        return NOBODY
+    site_role = SiteRole(found)
+    team_role = _team_role(person, team) if team is not None and team.archived_at is None else None
+    actions = SITE_ROLES[site_role] | (TEAM_ROLES[team_role] if team_role else frozenset())
+    return Access(team_role, site_role, actions)
+
+
+def _team_role(person: User, team: Team) -> TeamRole | None:
+    role = Membership.objects.filter(user=person, team=team).values_list("role", flat=True).first()
+    return TeamRole(role) if role else None
