@@ -1,0 +1,85 @@
+"""Huey's jobs. The queue only wakes work up; the database says what is to be done, so a lost message, a killed or a
+second worker change nothing.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable
+
+import structlog
+from django.utils import timezone
+from huey import crontab
+from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
+
+from taskruns.audit.anchors import anchor_moved
+from taskruns.models import Heartbeat
+from taskruns.services import audit, cancellations, mirror
+
+log = structlog.get_logger(__name__)
+
+TICK = 5  # seconds; Huey's own grain is a minute
+_first_start = threading.Lock()
+
+
+@on_startup()
+def start() -> None:
+    """Look at once, not at the next full minute. Huey calls this in each of its threads; the first is enough."""
+    if _first_start.acquire(blocking=False):
+        every_minute.call_local()
+
+
+@db_periodic_task(crontab(minute="*"))
+def every_minute() -> None:
+    Heartbeat.objects.update_or_create(name="worker", defaults={"seen_at": timezone.now()})
+    sweep()
+    look_after_audit()
+    for delay in range(0, 60, TICK):
+        tick.schedule(delay=delay)
+
+
+@db_task(expires=2 * 60)
+def sweep() -> None:
+    cancellations.sweep()
+
+
+@db_task(expires=2 * 60)
+def look_after_audit() -> None:
+    """Anchor what moved, tell of tries that were only counted, take up verifications whose worker died."""
+    anchor_moved()
+    audit.record_left_out()
+    for verification_id in audit.stalled():
+        run_verification(str(verification_id))
+
+
+@db_task()
+def run_verification(verification_id: str) -> None:
+    audit.run_verification(uuid.UUID(verification_id))
+
+
+@db_task(expires=90)
+def tick() -> None:
+    """Wake the keys whose time has come; claims make a second wake-up harmless."""
+    for credential_id in mirror.due(timezone.now()):
+        refresh_credential(str(credential_id))
+
+
+@db_task(expires=60)
+def refresh_credential(credential_id: str) -> None:
+    mirror.refresh(uuid.UUID(credential_id))
+
+
+def wake(credential_id: uuid.UUID) -> None:
+    """Read with this key soon. If the queue cannot be reached, the next tick does it."""
+    _enqueue(refresh_credential, credential_id)
+
+
+def wake_verification(verification_id: uuid.UUID) -> None:
+    """Begin it now. If the queue cannot be reached, the next minute does it."""
+    _enqueue(run_verification, verification_id)
+
+
+def _enqueue(job: Callable[[str], object], row_id: uuid.UUID) -> None:
+    try:
+        job(str(row_id))
+    except Exception:  # each queue has errors of its own, and none may undo what was saved
+        log.warning("queue_unreachable", exc_info=True)

@@ -1,0 +1,36 @@
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from taskruns.audit import Actor
+from taskruns.models import Membership, Team, TeamRole, User
+from taskruns.services import teams
+
+from ._base import PanelCommand, person_or_new, team_called
+
+
+class Command(PanelCommand):
+    help = "Make a person a member of a team with a role; a member of another role gets this one."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("team", help="the team's slug")
+        parser.add_argument("email")
+        parser.add_argument("--role", required=True, choices=TeamRole.values)
+        parser.add_argument("--create", action="store_true", help="make the account if there is none")
+        parser.add_argument("--password-stdin", action="store_true", help="the new account's password: line 1 of stdin")
+
+    def handle(
+        self, *_args: Any, team: str, email: str, role: str, create: bool, password_stdin: bool, **_options: Any
+    ) -> None:
+        by, found = Actor.command(), team_called(team)
+        person, is_new = person_or_new(email, create=create, password_stdin=password_stdin, by=by)
+        changed = _give_role(found, person, TeamRole(role), by=by)
+        if is_new:
+            self.said(f"The account {person.email} is made.")
+        self.said(f"{person.email} is {'now' if changed else 'already'} {role} of {found.slug}.")
+
+
+def _give_role(team: Team, person: User, role: TeamRole, *, by: Actor) -> bool:
+    if Membership.objects.filter(team=team, user=person).exists():
+        return teams.change_role(team, person, role=role, by=by)
+    return teams.add_member(team, person, role=role, by=by)

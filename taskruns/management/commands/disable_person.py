@@ -1,0 +1,20 @@
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from taskruns.audit import Actor
+from taskruns.services import people
+
+from ._base import PanelCommand, person_called
+
+
+class Command(PanelCommand):
+    help = "Bar a person from signing in, and end all their sessions."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email")
+
+    def handle(self, *_args: Any, email: str, **_options: Any) -> None:
+        person = person_called(email)
+        changed = people.disable_person(person, by=Actor.command())
+        self.said(f"{person.email} is {'now' if changed else 'already'} disabled.")

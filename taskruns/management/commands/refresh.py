@@ -1,0 +1,35 @@
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from taskruns.audit import Actor
+from taskruns.management.commands._base import PanelCommand
+from taskruns.models import Credential, Team
+from taskruns.services import mirror
+
+
+class Command(PanelCommand):
+    help = "Read Arize now, one round with every key (of one team). Exit 1 if a key failed."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("team", nargs="?", help="the team's slug; all teams without it")
+
+    def handle(self, *_args: Any, team: str | None, **_options: Any) -> None:
+        keys = Credential.objects.live().select_related("team").order_by("team__slug", "name")
+        if team is not None:
+            if not Team.objects.active().filter(slug=team).exists():
+                raise CommandError(f"There is no team {team}.")
+            keys = keys.filter(team__slug=team)
+        failed = [key for key in keys if not self._round(key)]
+        if not keys:
+            self.stdout.write("No keys to read with.")
+        if failed:
+            raise CommandError(f"{len(failed)} of {len(keys)} keys failed.")
+
+    def _round(self, key: Credential) -> bool:
+        report = mirror.refresh(key.pk, force=True, by=Actor.command())
+        if report is None:
+            return True
+        line = f"{key.team.slug} / {key.name}: {report.tasks} tasks, {report.changed} changes, {report.calls} calls"
+        self.stdout.write(f"{line}. {report.problem}".rstrip())
+        return not report.problem

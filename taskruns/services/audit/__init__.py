@@ -1,0 +1,31 @@
+"""Reading and keeping the audit log, by what people do with it."""
+
+from .asked import ask_for_verification, latest_failed, run_verification, stalled, status, verify
+from .denials import record_denial, record_left_out
+from .export import csv_lines, export, jsonl_lines
+from .pages import EVENTS, OUTCOMES, page, record_reading
+from .sign_ins import record_failed_sign_in, record_password_change, record_sign_in, record_sign_out
+from .verification import Report
+
+__all__ = [
+    "EVENTS",
+    "OUTCOMES",
+    "Report",
+    "ask_for_verification",
+    "csv_lines",
+    "export",
+    "jsonl_lines",
+    "latest_failed",
+    "page",
+    "record_denial",
+    "record_failed_sign_in",
+    "record_left_out",
+    "record_password_change",
+    "record_reading",
+    "record_sign_in",
+    "record_sign_out",
+    "run_verification",
+    "stalled",
+    "status",
+    "verify",
+]

@@ -1,0 +1,137 @@
+"""One press of Cancel, in order.
+
+1. One short durable transaction: open a Cancellation (the database allows one open per run), then read the run again
+   under lock, and record `requested`. If that cannot be committed, nothing is sent.
+2. Outside any transaction: the one POST to Arize (`verdict.py`).
+3. One short transaction with the run as it was seen, the outcome, and its audit row (`closing.py`).
+The sweep closes what a crash between 1 and 3 left open. So nothing reaches Arize without a committed row, and no row
+stays without an end.
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from taskruns.audit import Actor, EventType, clean_line, record
+from taskruns.models import Cancellation, Outcome, Run, Team
+
+from .closing import close
+from .verdict import Verdict, ask_arize
+
+REASON_LENGTH = 512
+JOINED = "joined"
+NOT_NEEDED = "not_needed"
+STOPPING = "stopping"
+
+SENTENCES = {
+    Outcome.CONFIRMED.value: "Cancelled: Arize confirmed it.",
+    Outcome.FINISHED_FIRST.value: "The run had already finished: nothing was stopped.",
+    Outcome.FAILED_FIRST.value: "The run had already failed: nothing was stopped.",
+    Outcome.ALREADY_CANCELLED.value: "The run was cancelled already.",
+    Outcome.REFUSED.value: "Arize refused to cancel this run.",
+    Outcome.NOT_SENT.value: "Nothing was sent to Arize.",
+    Outcome.UNKNOWN.value: (
+        "The cancel was sent, but how it ended is not known. The panel keeps looking and will show it here; "
+        "you may press Cancel again."
+    ),
+    JOINED: "Somebody's cancel of this run is already under way. Yours was noted and joins it.",
+    NOT_NEEDED: "The run is not pending or running, so there is nothing to cancel: nothing was sent.",
+    STOPPING: "Arize accepted the cancel. The run is stopping.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResult:
+    """`outcome` is one of models.Outcome, or joined, not_needed, stopping; `sentence` is for the person."""
+
+    outcome: str
+    sentence: str
+    throttled: bool = False
+
+
+def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
+    """Cancel one run for a person who has the right to. Sends at most one POST, or none at all.
+
+    Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
+    """
+    opened = _open(run.pk, by=by, reason=clean_line(reason, REASON_LENGTH))
+    if isinstance(opened, CancelResult):
+        return opened
+    verdict = ask_arize(opened.run)
+    close(opened, verdict, by=by)
+    return _result(verdict)
+
+
+@transaction.atomic(durable=True)
+def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | CancelResult:
+    previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
+    opened = _insert(run_id, by=by, reason=reason)
+    # The constraint alone is not enough: between a read and an insert another press may have come to its end.
+    run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
+    if opened is None:
+        return _joined(run, by=by, reason=reason)
+    if not run.is_active:
+        opened.delete()
+        return _note(run, NOT_NEEDED, by=by, reason=reason, details={"status_before": run.status})
+    opened.run = run
+    Team.bump(run.team_id)
+    record(
+        EventType.RUN_CANCEL,
+        "requested",
+        by=by,
+        team=run.team,
+        run=run,
+        operation_id=opened.pk,
+        reason=reason,
+        details=_state(run) | ({"previous_operation": str(previous.pk)} if previous else {}),
+    )
+    return opened
+
+
+def _insert(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | None:
+    """A new open cancellation, or None while another is open."""
+    try:
+        with transaction.atomic():
+            return Cancellation.objects.create(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
+    except IntegrityError:
+        if not Cancellation.objects.filter(run=run_id).exists():
+            raise
+        return None
+
+
+def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
+    holder = Cancellation.objects.filter(run=run).order_by("-requested_at").first()
+    details = {"previous_operation": str(holder.pk) if holder else None}
+    return _note(run, JOINED, by=by, reason=reason, details=details)
+
+
+def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
+    """A press that sends nothing is a row of its own."""
+    record(
+        EventType.RUN_CANCEL,
+        outcome,
+        by=by,
+        team=run.team,
+        run=run,
+        operation_id=uuid.uuid4(),
+        reason=reason,
+        details=details,
+    )
+    return CancelResult(outcome, SENTENCES[outcome])
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "status_before": run.status,
+        "num_successes": run.num_successes,
+        "num_errors": run.num_errors,
+        "num_skipped": run.num_skipped,
+    }
+
+
+def _result(verdict: Verdict) -> CancelResult:
+    outcome = STOPPING if verdict.outcome is Outcome.OPEN else verdict.outcome.value
+    sentence = " ".join(part for part in (SENTENCES[outcome], verdict.explanation) if part)
+    return CancelResult(outcome, sentence, verdict.throttled)

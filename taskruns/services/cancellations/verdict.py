@@ -1,0 +1,130 @@
+"""What Arize's answer to a cancel means. Reads Arize, writes nothing.
+
+Source of the cases: the REST API v2 pages and what its clients do (a run that has ended answers 400; the detail text
+is not relied on, the run is read again instead).
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from taskruns.arize.client import ArizeClient, Timeouts
+from taskruns.arize.errors import (
+    ArizeError,
+    BadRequest,
+    Conflict,
+    NoAnswer,
+    NotFound,
+    NotSent,
+    RateLimited,
+    ServerError,
+    Unreadable,
+)
+from taskruns.arize.wire import RunStatus, WireRun
+from taskruns.models import Outcome, Run
+from taskruns.models.credentials import CannotConnect
+
+# One look at the run after an answer that leaves it open: short, a person is waiting.
+REREAD = Timeouts(connect=2.0, read=4.0)
+
+AFTER_OUR_CANCEL = {
+    RunStatus.CANCELLED: Outcome.CONFIRMED,
+    RunStatus.COMPLETED: Outcome.FINISHED_FIRST,
+    RunStatus.FAILED: Outcome.FAILED_FIRST,
+}
+_AFTER_A_REFUSAL = AFTER_OUR_CANCEL | {RunStatus.CANCELLED: Outcome.ALREADY_CANCELLED}
+# The request may have arrived and been done.
+_LOST = (NoAnswer, ServerError, Unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log."""
+
+    outcome: Outcome
+    explanation: str = ""
+    seen: WireRun | None = None
+    seen_since: datetime | None = None  # when the request began that told `seen` or `gone`
+    throttled: bool = False
+    gone: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def ask_arize(run: Run) -> Verdict:
+    """Send the cancel, once, and find out what became of it. Expects `run.task.credential` to be loaded."""
+    credential = run.task.credential
+    if credential is None:
+        text = "No key of this team reads this task any more, so nothing was sent. Add or replace a key."
+        return Verdict(Outcome.NOT_SENT, text)
+    started = timezone.now()
+    try:
+        with credential.connect(get_retries=0, pool_size=1) as client:
+            seen = client.cancel_run(run.arize_id)
+    except CannotConnect as error:
+        return Verdict(Outcome.NOT_SENT, error.sentence)
+    except ArizeError as error:
+        verdict = _of_error(run, error)
+        return replace(verdict, seen_since=verdict.seen_since or started, details=_facts(error) | verdict.details)
+    facts = {"http_status": 200, "milliseconds": (timezone.now() - started) // timedelta(milliseconds=1)}
+    if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
+        found = _reread(run, AFTER_OUR_CANCEL)
+        # Arize did accept it: a run that is seen to go on is stopping.
+        outcome = Outcome.OPEN if found.seen is not None and found.outcome is Outcome.UNKNOWN else found.outcome
+        return replace(found, outcome=outcome, details=facts | found.details)
+    outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.OPEN)
+    return Verdict(outcome, seen=seen, seen_since=started, details=facts)
+
+
+def _of_error(run: Run, error: ArizeError) -> Verdict:
+    if isinstance(error, NotSent):
+        return Verdict(Outcome.NOT_SENT, error.sentence)
+    if isinstance(error, _LOST):
+        return _reread(run, AFTER_OUR_CANCEL)
+    if isinstance(error, BadRequest | Conflict) and error.status is not None:
+        found = _reread(run, _AFTER_A_REFUSAL)
+        if found.outcome is not Outcome.UNKNOWN:
+            return found
+        return replace(found, outcome=Outcome.REFUSED, explanation=_problem(error))
+    # A refusal of ours before sending (an id that cannot be put into an address) has no status.
+    outcome = Outcome.REFUSED if error.status is not None else Outcome.NOT_SENT
+    return Verdict(
+        outcome,
+        _problem(error),
+        throttled=isinstance(error, RateLimited),
+        gone=isinstance(error, NotFound),
+    )
+
+
+def _reread(run: Run, meaning: dict[RunStatus, Outcome]) -> Verdict:
+    """One look at the run: its end, or UNKNOWN while it is active or cannot be read."""
+    credential = run.task.credential
+    started = timezone.now()
+    try:
+        if credential is None:
+            return Verdict(Outcome.UNKNOWN)
+        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
+            seen = _read(client, run)
+    except (ArizeError, CannotConnect) as error:
+        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}")
+    outcome = meaning.get(seen.status, Outcome.UNKNOWN)
+    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value})
+
+
+def _read(client: ArizeClient, run: Run) -> WireRun:
+    return client.get_run(run.arize_id)
+
+
+def _problem(error: ArizeError) -> str:
+    """Our sentence, then Arize's own words (already cleaned, at most 300 characters)."""
+    words = ": ".join(part for part in (error.title, error.detail) if part)
+    return f"{error.sentence} Arize says: {words}" if words else error.sentence
+
+
+def _facts(error: ArizeError) -> dict[str, Any]:
+    return {
+        "http_status": error.status,
+        "arize_request_id": error.request_id,
+        "milliseconds": error.milliseconds,
+    }

@@ -1,0 +1,16 @@
+"""A team's Arize keys. `keys.py` keeps them, `health.py` tells whether Arize takes them."""
+
+from .health import TestResult, mark_failing, test
+from .keys import CredentialsError, add, find_live, holds, replace, revoke
+
+__all__ = [
+    "CredentialsError",
+    "TestResult",
+    "add",
+    "find_live",
+    "holds",
+    "mark_failing",
+    "replace",
+    "revoke",
+    "test",
+]

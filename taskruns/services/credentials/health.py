@@ -1,0 +1,120 @@
+"""What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from taskruns.arize.client import Timeouts
+from taskruns.arize.errors import ArizeError, Forbidden, NotFound, Unauthorized
+from taskruns.arize.wire import Page, WireSpace, WireTask
+from taskruns.audit import Actor, EventType, clean_line, record
+from taskruns.models import Credential, Team
+from taskruns.models.credentials import CannotConnect
+
+# A person waits for the answer to a test.
+_TIMEOUTS = Timeouts(connect=4, read=6)
+_TASKS_ASKED_FOR = 100
+_SPACES_NAMED = 5
+CANCEL_UNTRIED = "Whether it may cancel cannot be tried without cancelling a run."
+HEALTHY: dict[str, Any] = {
+    "failing_since": None,
+    "failing_reason": "",
+    "backoff_until": None,
+    "backoff_reason": "",
+    "failures": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """What a key can see, in a sentence, or the sentence why not. `sees_nothing`: valid, but no space and no task."""
+
+    __test__ = False  # not a test of pytest's
+
+    ok: bool
+    sentence: str
+    sees_nothing: bool = False
+
+
+def test(credential: Credential, *, by: Actor) -> TestResult:
+    """Ask Arize what the key sees: one page of spaces, one of tasks. Takes up to half a minute when Arize is slow.
+
+    A good answer ends failing and backoff; a key that Arize rejects is marked failing.
+    """
+    try:
+        spaces, tasks = _look(credential)
+    except CannotConnect as error:
+        return _failed(credential, error.sentence, by=by, details={}, rejected=True)
+    except ArizeError as error:
+        facts = {
+            "http_status": error.status,
+            "arize_request_id": error.request_id,
+            "milliseconds": error.milliseconds,
+        }
+        return _failed(credential, error.sentence, by=by, details=facts, rejected=isinstance(error, Unauthorized))
+    return _worked(credential, spaces, tasks, by=by)
+
+
+def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
+    """The mirror met a rejection: leave the key alone until it is tested or replaced. True for the first one only."""
+    with transaction.atomic():
+        return _mark_failing(credential, sentence, by=by)
+
+
+def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask]]:
+    with credential.connect(timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
+        try:
+            spaces = client.list_spaces()
+        except (Forbidden, NotFound):
+            # A key, or a server, without the list of spaces: the tasks alone tell what matters.
+            spaces = Page(items=(), next_cursor=None)
+        return spaces, client.list_tasks(limit=_TASKS_ASKED_FOR)
+
+
+def _worked(credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], *, by: Actor) -> TestResult:
+    now = timezone.now()
+    with transaction.atomic():
+        # Only if it is still the key that was tested.
+        Credential.objects.filter(pk=credential.pk, ciphertext=credential.ciphertext).update(
+            last_good_at=now, next_refresh_at=now, **HEALTHY
+        )
+        Team.bump(credential.team_id)
+        details = {"spaces": len(spaces.items), "tasks": len(tasks.items)}
+        record(EventType.CREDENTIAL_TEST, "ok", by=by, team=credential.team, credential=credential, details=details)
+    return TestResult(ok=True, sentence=_what_it_sees(spaces, tasks), sees_nothing=not (spaces.items or tasks.items))
+
+
+def _failed(credential: Credential, sentence: str, *, by: Actor, details: dict[str, Any], rejected: bool) -> TestResult:
+    with transaction.atomic():
+        if rejected:
+            _mark_failing(credential, sentence, by=by)
+        record(EventType.CREDENTIAL_TEST, "failed", by=by, team=credential.team, credential=credential, details=details)
+    return TestResult(ok=False, sentence=sentence)
+
+
+def _mark_failing(credential: Credential, sentence: str, *, by: Actor) -> bool:
+    """Conditional on the ciphertext too: a rejection says nothing of the key that took its place meanwhile."""
+    rows = Credential.objects.filter(
+        pk=credential.pk, failing_since=None, revoked_at=None, ciphertext=credential.ciphertext
+    )
+    if not rows.update(failing_since=timezone.now(), failing_reason=sentence):
+        return False
+    Team.bump(credential.team_id)
+    record(EventType.CREDENTIAL_FAILING, "done", by=by, team=credential.team, credential=credential)
+    return True
+
+
+def _what_it_sees(spaces: Page[WireSpace], tasks: Page[WireTask]) -> str:
+    names = [clean_line(space.name or space.id, 60) for space in spaces.items]
+    named = ", ".join(names[:_SPACES_NAMED]) + (", …" if len(names) > _SPACES_NAMED else "")
+    if not names and not tasks.items:
+        return f"Arize accepts the key, but it sees no space and no task: give it a role in a space. {CANCEL_UNTRIED}"
+    in_spaces = _count(len(names), "space", more=bool(spaces.next_cursor)) + (f" ({named})" if named else "")
+    number = _count(len(tasks.items), "task", more=bool(tasks.next_cursor))
+    return f"The key works. It sees {in_spaces} and {number}. {CANCEL_UNTRIED}"
+
+
+def _count(number: int, noun: str, *, more: bool) -> str:
+    return f"{number}{' or more' if more else ''} {noun}{'' if number == 1 and not more else 's'}"

@@ -1,0 +1,196 @@
+"""Add, replace and revoke. A key goes in and never comes out again.
+
+Rows are locked in one order everywhere: keys of the team by id, the team, its audit chain.
+"""
+
+import re
+from datetime import date
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from taskruns.arize.endpoints import EndpointRefused, check_endpoint
+from taskruns.audit import Actor, EventType, clean_line, record
+from taskruns.encryption import SealBroken
+from taskruns.models import Credential, Task, Team
+
+from .health import HEALTHY
+
+LONGEST_NAME = 100
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+
+
+class CredentialsError(Exception):
+    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
+
+    def __init__(self, sentence: str, *, field: str = "") -> None:
+        self.sentence, self.field = sentence, field
+        super().__init__(sentence)
+
+
+@sensitive_variables("key")
+def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | None, by: Actor) -> Credential:
+    """Keep a key; reading with it begins at once. Raises CredentialsError."""
+    credential = Credential(
+        team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint), created_by=by.person
+    )
+    credential.seal(_checked_key(key))
+    credential.expires_on = _checked_expiry(expires_on)
+    with transaction.atomic():
+        _lock_team(team)
+        _refuse_taken(team, credential.name)
+        credential.save(force_insert=True)
+        Team.bump(team.pk)
+        details = {"last4": credential.last4, "expires_on": _iso(credential.expires_on)}
+        record(EventType.CREDENTIAL_ADD, "done", by=by, team=team, credential=credential, details=details)
+    return credential
+
+
+@sensitive_variables("key")
+def replace(
+    credential: Credential, *, key: str, expires_on: date | None, by: Actor, endpoint: str | None = None
+) -> bool:
+    """Put another key in its place, at the same endpoint unless told otherwise. The old one is gone for good.
+
+    False if key, endpoint and expiry were the same already: nothing changes. Raises CredentialsError.
+    """
+    key, expires_on = _checked_key(key), _checked_expiry(expires_on)
+    with transaction.atomic():
+        row = _locked(credential)
+        endpoint = row.endpoint if endpoint is None else _checked_endpoint(endpoint)
+        same = {
+            "key": _opened(row) == key,
+            "endpoint": row.endpoint == endpoint,
+            "expires_on": row.expires_on == expires_on,
+        }
+        changed = [name for name, is_same in same.items() if not is_same]
+        if not changed:
+            return False
+        row.endpoint, row.expires_on = endpoint, expires_on
+        row.seal(key)
+        _save_replaced(row, moved="endpoint" in changed)
+        details = {"changed": changed, "last4": row.last4, "expires_on": _iso(expires_on)}
+        record(EventType.CREDENTIAL_REPLACE, "done", by=by, team=row.team, credential=row, details=details)
+    credential.refresh_from_db()
+    return True
+
+
+def revoke(credential: Credential, *, by: Actor) -> bool:
+    """Destroy the key and set its tasks free, so that another key of the team takes them over at its next round.
+
+    False if it was revoked already. Revoking it in Arize too is the people's business.
+    """
+    with transaction.atomic():
+        keys = {row.pk: row for row in _live_keys(credential.team)}
+        row = keys.pop(credential.pk, None)
+        if row is None:
+            return False
+        now = timezone.now()
+        Credential.objects.filter(pk=row.pk).update(revoked_at=now, ciphertext="", claimed_until=None)
+        freed = Task.objects.filter(credential=row).update(credential=None)
+        Credential.objects.filter(pk__in=keys).update(tasks_read_at=None, next_refresh_at=now)
+        Team.bump(row.team_id)
+        details = {"tasks_set_free": freed}
+        record(EventType.CREDENTIAL_REVOKE, "done", by=by, team=row.team, credential=row, details=details)
+    credential.refresh_from_db()
+    return True
+
+
+@sensitive_variables("key")
+def holds(credential: Credential, *, key: str, endpoint: str) -> bool:
+    """Is this the very key and endpoint that is kept already? Raises CredentialsError."""
+    return credential.endpoint == _checked_endpoint(endpoint) and _opened(credential) == _checked_key(key)
+
+
+def find_live(team: Team, name: str) -> Credential | None:
+    """The team's key of this name, in any case of letters, unless it is revoked."""
+    wanted = clean_line(name, LONGEST_NAME).casefold()
+    live = Credential.objects.live().filter(team=team)
+    return next((credential for credential in live if credential.name.casefold() == wanted), None)
+
+
+def _save_replaced(row: Credential, *, moved: bool) -> None:
+    """The new key starts with a clean record; tasks of another endpoint are no longer its own."""
+    for name, value in HEALTHY.items():
+        setattr(row, name, value)
+    row.claimed_until = row.tasks_read_at = None
+    row.next_refresh_at = timezone.now()
+    if moved:
+        row.spaces = []
+        Task.objects.filter(credential=row).update(credential=None)
+    row.save()
+    Team.bump(row.team_id)
+
+
+def _locked(credential: Credential) -> Credential:
+    # of, no_key: rows that only point at the key (tasks) need not wait for it.
+    rows = Credential.objects.live().select_for_update(of=("self",), no_key=True).select_related("team")
+    row = rows.filter(pk=credential.pk).first()
+    if row is None:
+        raise CredentialsError("This key was revoked. Add a new one.")
+    return row
+
+
+def _live_keys(team: Team) -> list[Credential]:
+    rows = Credential.objects.filter(team=team, revoked_at=None).select_for_update(of=("self",), no_key=True)
+    return list(rows.select_related("team").order_by("pk"))
+
+
+def _lock_team(team: Team) -> None:
+    if not Team.objects.active().select_for_update(no_key=True).filter(pk=team.pk).exists():
+        raise CredentialsError("This team is archived: it takes no keys any more.")
+
+
+def _refuse_taken(team: Team, name: str) -> None:
+    if find_live(team, name) is not None:
+        raise CredentialsError(
+            f"The team has a key called {name} already. Replace it, or choose another name.", field="name"
+        )
+
+
+@sensitive_variables()
+def _opened(credential: Credential) -> str | None:
+    """The key that is kept; None when it cannot be opened any more, which equals no key."""
+    try:
+        return credential.open()
+    except SealBroken:
+        return None
+
+
+def _clean_name(name: str) -> str:
+    cleaned = clean_line(name, LONGEST_NAME + 1)
+    if not cleaned:
+        raise CredentialsError("Give the key a name.", field="name")
+    if len(cleaned) > LONGEST_NAME:
+        raise CredentialsError(f"A key's name has at most {LONGEST_NAME} characters.", field="name")
+    return cleaned
+
+
+def _checked_endpoint(endpoint: str) -> str:
+    try:
+        return check_endpoint(endpoint, extra=settings.ARIZE_ENDPOINTS)
+    except EndpointRefused as error:
+        raise CredentialsError(str(error), field="endpoint") from None
+
+
+@sensitive_variables("key", "stripped")
+def _checked_key(key: str) -> str:
+    stripped = key.strip()
+    if not _KEY.fullmatch(stripped):
+        raise CredentialsError(
+            "An API key is one word of at most 4,096 characters, without blanks. Copy it from Arize again.",
+            field="key",
+        )
+    return stripped
+
+
+def _checked_expiry(expires_on: date | None) -> date | None:
+    if expires_on is not None and expires_on < timezone.localdate():
+        raise CredentialsError("This day has passed: the key would have expired already.", field="expires_on")
+    return expires_on
+
+
+def _iso(day: date | None) -> str | None:
+    return day.isoformat() if day else None

@@ -1,0 +1,140 @@
+"""A stranger's way into a team: a signed link, good once and for seven days. Neither link nor token is stored."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core import signing
+from django.db import transaction
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from taskruns.audit import Actor, EventType, Target, record
+from taskruns.models import Invitation, Membership, Team, TeamRole, User
+
+from . import people, teams
+from .teams import TeamsError
+
+GOOD_FOR = timedelta(days=7)
+_SALT = "taskruns.invitation"
+
+
+class InvitationGone(Exception):
+    """Forged, expired, used, taken back, or of an archived team: one sentence, so that a guess learns nothing."""
+
+    sentence = "This invitation is not good any more. Ask the person who sent it for a new one."
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """`link` is empty when the person had an account and was added at once. It can be shown only now."""
+
+    email: str
+    link: str = ""
+
+
+def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
+    """Add a known person at once, or make a link for a stranger; an older open link of theirs stops working.
+
+    Raises TeamsError: already a member, disabled, archived; people.PeopleError: not an e-mail address.
+    """
+    email = people.clean_email(email)
+    person = people.find_person(email)
+    if person is None:
+        return Invited(email, _link(_invite_stranger(team, email=email, role=role, by=by)))
+    if Membership.objects.filter(team=team, user=person).exists():
+        raise TeamsError(f"{email} is a member of this team already.", field="email")
+    teams.add_member(team, person, role=role, by=by)
+    return Invited(email)
+
+
+def _invite_stranger(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invitation:
+    now = timezone.now()
+    with transaction.atomic():
+        team = teams.lock_team(team)
+        replaced = teams.open_invitations(team).filter(email=email).update(revoked_at=now)
+        invitation = Invitation.objects.create(
+            team=team, email=email, role=role, created_by=by.person, created_at=now, expires_at=now + GOOD_FOR
+        )
+        details = {"role": role.value, "replaces": replaced, "expires_at": invitation.expires_at.isoformat()}
+        _record(EventType.INVITATION_CREATE, invitation, by=by, details=details)
+    return invitation
+
+
+def revoke_invitation(invitation: Invitation, *, by: Actor) -> bool:
+    """False if it was used, taken back or expired already: nothing changes."""
+    with transaction.atomic():
+        teams.lock_team(invitation.team)
+        rows = teams.open_invitations(invitation.team).filter(pk=invitation.pk)
+        if not rows.update(revoked_at=timezone.now()):
+            return False
+        _record(EventType.INVITATION_REVOKE, invitation, by=by, details={"role": invitation.role})
+    return True
+
+
+def open_invitation(token: str) -> Invitation:
+    """The invitation that a link's token stands for. Raises InvitationGone."""
+    try:
+        pk = signing.loads(token, salt=_SALT, max_age=GOOD_FOR)
+    except signing.BadSignature:
+        raise InvitationGone from None
+    invitation = Invitation.objects.select_related("team").filter(pk=pk).first()
+    if invitation is None or not invitation.is_open or invitation.team.archived_at is not None:
+        raise InvitationGone
+    return invitation
+
+
+@sensitive_variables("password")
+def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: Actor) -> User:
+    """Make the account, then the membership. Two chains, so two transactions: should the second one fail, the person
+    exists, the link still works, and they sign in to accept it.
+
+    `by` is the anonymous visitor. Raises InvitationGone; people.PeopleError: weak password, or the account exists.
+    """
+    with transaction.atomic():
+        held = Invitation.objects.select_for_update(no_key=True).get(pk=invitation.pk)
+        if not held.is_open:
+            raise InvitationGone
+        details = {"invitation": str(invitation.pk)}
+        person = people.create_person(invitation.email, password=password, name=name, by=by, details=details)
+    themselves = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
+    accept_invitation(invitation, person=person, by=themselves)
+    return person
+
+
+def accept_invitation(invitation: Invitation, *, person: User, by: Actor) -> None:
+    """Use the invitation up and make `person` a member; a member they are already keeps the role.
+
+    Two accepts at once make one. Raises InvitationGone, also for anybody but the one who was invited.
+    """
+    try:
+        with transaction.atomic():
+            team = teams.lock_team(invitation.team)
+            _use_up(invitation, person)
+            member, _ = Membership.objects.get_or_create(team=team, user=person, defaults={"role": invitation.role})
+            _record(EventType.INVITATION_ACCEPT, invitation, by=by, details={"role": member.role})
+    except TeamsError:
+        raise InvitationGone from None
+
+
+def _use_up(invitation: Invitation, person: User) -> None:
+    still_theirs = Q(pk=invitation.pk, email=person.email)
+    rows = teams.open_invitations(invitation.team).filter(still_theirs)
+    if not rows.update(accepted_at=timezone.now()):
+        raise InvitationGone
+
+
+def _link(invitation: Invitation) -> str:
+    token = signing.dumps(str(invitation.pk), salt=_SALT)
+    return str(settings.SITE_URL) + reverse("invitation", args=[token])
+
+
+def _record(event: EventType, invitation: Invitation, *, by: Actor, details: dict[str, Any]) -> None:
+    target = Target("invitation", str(invitation.pk), invitation.email)
+    record(event, "done", by=by, team=invitation.team, target=target, details=details)

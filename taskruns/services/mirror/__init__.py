@@ -1,0 +1,12 @@
+"""Keeping the mirror like Arize, with few calls: the only reader of lists from Arize.
+
+`claims.py` decides who reads when, `budget.py` how much, `rounds.py` what and in which order, `tasks.py` and `lists.py`
+do the reading; `fill.py` makes up past runs for measuring.
+"""
+
+from .claims import due
+from .fill import fill_runs
+from .lookup import CannotTell, find_by_arize_id
+from .rounds import RoundReport, refresh
+
+__all__ = ["CannotTell", "RoundReport", "due", "fill_runs", "find_by_arize_id", "refresh"]

@@ -1,0 +1,71 @@
+"""Past runs made up and written straight into a team's mirror, to measure how the panel behaves when it is full."""
+
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from taskruns.arize.endpoints import REGIONS
+from taskruns.models import Run, Status, Task, Team
+
+TASKS = 200
+APART = timedelta(seconds=30)
+CHUNK = 5_000
+ENDPOINT = REGIONS[0].url
+_NAMES = ("Answer relevance evaluation", "Toxicity check", "Prompt experiment")
+_ENDS = (Status.COMPLETED, Status.COMPLETED, Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+def fill_runs(team: Team, *, runs: int) -> Iterator[int]:
+    """Bring the team to `runs` made-up past runs, one per 30 s into the past, over 200 tasks. Gives progress."""
+    tasks = _tasks(team)
+    there = Run.objects.filter(team=team, arize_id__startswith="filled-").count()
+    newest = Run.objects.filter(team=team, arize_id="filled-0").values_list("sorted_at", flat=True).first()
+    begin = newest or timezone.now()
+    for start in range(there, runs, CHUNK):
+        numbers = range(start, min(start + CHUNK, runs))
+        with transaction.atomic():
+            Run.objects.bulk_create(_run(team, tasks[number % TASKS], number, begin) for number in numbers)
+            Team.bump(team.pk)
+        yield numbers.stop
+
+
+def _tasks(team: Team) -> list[Task]:
+    """One task name in three holds the word "evaluation"."""
+    made = [
+        Task(
+            team=team,
+            endpoint=ENDPOINT,
+            arize_id=f"filled-task-{number}",
+            name=f"{_NAMES[number % 3]} {number:03}",
+            type="template_evaluation",
+        )
+        for number in range(TASKS)
+    ]
+    Task.objects.bulk_create(made, ignore_conflicts=True)
+    return list(Task.objects.filter(team=team, arize_id__startswith="filled-task-").order_by("arize_id"))
+
+
+def _run(team: Team, task: Task, number: int, begin: datetime) -> Run:
+    created = begin - APART * number
+    status = _ENDS[number % len(_ENDS)]
+    return Run(
+        id=uuid.uuid4(),
+        team=team,
+        task=task,
+        endpoint=ENDPOINT,
+        arize_id=f"filled-{number}",
+        status=status,
+        raw_status=status.value.upper(),
+        created_at=created,
+        sorted_at=created,
+        run_started_at=created,
+        run_finished_at=created + timedelta(seconds=60 + number % 400),
+        num_successes=number % 5_000,
+        num_errors=number % 7,
+        num_skipped=number % 3,
+        observed_at=begin,
+        first_seen_at=begin,
+    )

@@ -1,0 +1,77 @@
+"""One run by Arize's own id: from the mirror, else read with the team's keys, under the same ceiling as the rounds."""
+
+from datetime import datetime
+
+from django.conf import settings
+from django.utils import timezone
+
+from taskruns.arize.client import Timeouts
+from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound
+from taskruns.arize.wire import WireRun
+from taskruns.models import Credential, Run, Task, Team
+from taskruns.models.credentials import CannotConnect
+from taskruns.services.runs import Reading, fits_an_index, record_readings
+
+from .budget import Budget
+
+# A person waits for the page.
+_TIMEOUTS = Timeouts(connect=2.0, read=4.0)
+_NOT_THERE = (BadRequest, Forbidden, NotFound)
+
+
+class CannotTell(Exception):
+    """No key knows the run, but one that might could not ask now: `sentence` says why."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
+
+
+def find_by_arize_id(team: Team, arize_id: str) -> Run | None:
+    """The team's run with this Arize id, or None. Raises CannotTell."""
+    if "\0" in arize_id or not fits_an_index(arize_id):
+        return None  # such an id is in no mirror
+    run = Run.objects.filter(team=team, arize_id=arize_id).order_by("first_seen_at").first()
+    return run or _read_with_any_key(team, arize_id)
+
+
+def _read_with_any_key(team: Team, arize_id: str) -> Run | None:
+    trouble: str | None = None
+    for credential in Credential.objects.usable().filter(team=team).order_by("created_at"):
+        started = timezone.now()
+        try:
+            seen = _ask(credential, arize_id)
+        except _NOT_THERE:
+            continue
+        except (ArizeError, CannotConnect, CannotTell) as error:
+            trouble = error.sentence
+            continue
+        if seen.id == arize_id and fits_an_index(seen.id) and fits_an_index(seen.task_id or ""):
+            return _mirror_one(credential, seen, started)
+    if trouble is not None:
+        raise CannotTell(trouble)
+    return None
+
+
+def _ask(credential: Credential, arize_id: str) -> WireRun:
+    now = timezone.now()
+    if credential.is_backing_off(now):
+        raise CannotTell(credential.backoff_reason)
+    budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
+    if not budget.take():
+        raise CannotTell("The calls of this minute to Arize are used up. Try again in a minute.")
+    Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
+    with credential.connect(timeouts=_TIMEOUTS, get_retries=0, pool_size=1) as client:
+        return client.get_run(arize_id)
+
+
+def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run:
+    """An answer that does not name the task puts the run under a nameless one."""
+    task, _ = Task.objects.get_or_create(
+        team_id=credential.team_id,
+        endpoint=credential.endpoint,
+        arize_id=seen.task_id or "",
+        defaults={"credential": credential},
+    )
+    record_readings([Reading(task, [seen], started)])
+    return Run.objects.get(team=credential.team_id, endpoint=credential.endpoint, arize_id=seen.id)

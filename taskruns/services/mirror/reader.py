@@ -1,0 +1,155 @@
+"""Calls of one round over a small pool of threads: they talk to Arize, the round's own thread to the database."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+from django.utils import timezone
+
+from taskruns.arize.client import ArizeClient
+from taskruns.arize.errors import (
+    ArizeError,
+    Forbidden,
+    NoAnswer,
+    NotFound,
+    NotSent,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    Unreadable,
+)
+from taskruns.arize.wire import Page
+from taskruns.models import Credential
+
+from .budget import Budget
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = structlog.get_logger(__name__)
+
+THREADS = 8
+# No call begins later than this in a round; the lease leaves room for the last ones to end.
+LONGEST_ROUND = 20.0
+# So many faults of Arize's own without a good answer between them, and the rest is left for later. One broken task
+# among healthy ones does not end a round.
+MOST_FAULTS = 3
+_STOPS_THE_ROUND = (Unauthorized, RateLimited, NotSent)
+_FAULTS = (ServerError, NoAnswer, Unreadable)
+
+
+class _RoundOver(Exception):
+    """No further call may begin in this round."""
+
+
+class Reader:
+    """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer.
+
+    `heartbeat` is called in the round's own thread with each answer.
+    """
+
+    def __init__(
+        self, credential: Credential, client: ArizeClient, budget: Budget, *, heartbeat: Callable[[], None]
+    ) -> None:
+        self.credential = credential
+        self.client = client
+        self.budget = budget
+        self.taken = 0
+        self._heartbeat = heartbeat
+        self.answered_at: datetime | None = None
+        self.trouble: ArizeError | None = None
+        self._faults = 0
+        self._last_fault: ArizeError | None = None
+        self._ends = time.monotonic() + LONGEST_ROUND
+
+    @property
+    def is_over(self) -> bool:
+        return self.trouble is not None or time.monotonic() > self._ends or not self.budget.left()
+
+    @property
+    def silence(self) -> ArizeError | None:
+        """The last fault, if Arize gave no good answer at all: a round of few calls need not reach MOST_FAULTS."""
+        return self._last_fault if self.answered_at is None else None
+
+    def call(self, question: Callable[[], T]) -> T | ArizeError:
+        """Ask once in this thread. A fault that concerns this question only is returned."""
+        answer = self._ask(question)
+        self._weigh(answer)
+        return answer
+
+    def pages(self, fetch: Callable[[str | None], Page[T]]) -> Iterator[Page[T]]:
+        """Page after page of one list, each paid for; ends early when the round is over. Raises a page's ArizeError."""
+
+        def paid(cursor: str | None) -> Page[T]:
+            if self.is_over or not self.spend():
+                raise _RoundOver
+            answer = self.call(lambda: fetch(cursor))
+            if isinstance(answer, ArizeError):
+                raise answer
+            return answer
+
+        try:
+            yield from self.client.pages(paid)
+        except _RoundOver:
+            return
+
+    def each(self, items: Iterable[T], question: Callable[[T], R]) -> Iterator[tuple[T, datetime, R | ArizeError]]:
+        """Ask for each item, some at once; gives (item, when its question began, answer or fault) as they come.
+
+        Stops asking when the round is over; what is under way still comes.
+        """
+        source = iter(items)
+        under_way: dict[Future[R | ArizeError], tuple[T, datetime]] = {}
+        with ThreadPoolExecutor(THREADS) as pool:
+            while True:
+                self._fill(pool, source, question, under_way)
+                if not under_way:
+                    return
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    item, started = under_way.pop(future)
+                    answer = future.result()
+                    self._weigh(answer)
+                    yield item, started, answer
+
+    def _fill(
+        self,
+        pool: ThreadPoolExecutor,
+        source: Iterator[T],
+        question: Callable[[T], R],
+        under_way: dict[Future[R | ArizeError], tuple[T, datetime]],
+    ) -> None:
+        while len(under_way) < THREADS and not self.is_over:
+            item = next(source, None)
+            if item is None:
+                return
+            asked = pool.submit(self._ask, lambda item=item: question(item))
+            under_way[asked] = (item, timezone.now())
+
+    def _ask(self, question: Callable[[], R]) -> R | ArizeError:
+        try:
+            return question()
+        except ArizeError as error:
+            return error
+
+    def _weigh(self, answer: object) -> None:
+        self._heartbeat()
+        if not isinstance(answer, ArizeError) or isinstance(answer, Forbidden | NotFound):
+            self.answered_at = timezone.now()
+            self._faults = 0
+            return
+        if isinstance(answer, _FAULTS):
+            self._faults += 1
+            self._last_fault = answer
+        log.warning("arize_fault", key=str(self.credential.pk), kind=type(answer).__name__, status=answer.status)
+        if isinstance(answer, _STOPS_THE_ROUND) or self._faults >= MOST_FAULTS:
+            self.trouble = self.trouble or answer
+
+    def spend(self, *, keep_a_third: bool = False) -> bool:
+        """Take a call from the ceiling just before it is made."""
+        self._heartbeat()
+        taken = self.budget.take(keep_a_third=keep_a_third)
+        self.taken += taken
+        return taken

@@ -1,0 +1,128 @@
+"""One round of reading with one credential, in order of worth, under the ceiling of its key."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.utils import timezone
+
+from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
+from taskruns.audit import Actor
+from taskruns.models import Credential, Team
+from taskruns.models.credentials import CannotConnect
+from taskruns.services.cancellations import settle_stopping
+from taskruns.services.credentials import mark_failing
+
+from . import claims, lists, tasks
+from .budget import Budget
+from .reader import Reader
+
+log = structlog.get_logger(__name__)
+
+READER = Actor.job("mirror")
+SHORTEST_BACKOFF = timedelta(seconds=5)
+LONGEST_BACKOFF = timedelta(minutes=5)
+# 429 without Retry-After.
+USUAL_WAIT = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What one round did. `problem` is a sentence when the key failed or Arize could not be read."""
+
+    credential: str
+    calls: int
+    tasks: int
+    changed: int
+    problem: str = ""
+    unauthorized: bool = False
+
+
+def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER) -> RoundReport | None:
+    """Bring the mirror of what one key sees up to date. None when it is not this caller's turn.
+
+    With `force` (a person at a shell) claims, pace and ceiling are set aside. `by` is who meets what the log must
+    tell: a key that Arize rejects, a cancel that has come to its end.
+    """
+    began = timezone.now()
+    credential = claims.claim(credential_id, force=force)
+    if credential is None:
+        return None
+    budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
+    try:
+        client = credential.connect()
+    except CannotConnect as error:
+        _fail(credential, error.sentence, began=began, by=by)
+        return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
+    with client:
+        reader = Reader(credential, client, budget, heartbeat=lambda: claims.renew(credential))
+        report = _round(reader, began=began, force=force, by=by)
+    log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
+    return report
+
+
+def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundReport:
+    credential, client = reader.credential, reader.client
+    trouble: ArizeError | None = None
+    listed = changed = 0
+    try:
+        settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
+        changed += lists.read_active(reader)
+        if force or tasks.is_due(credential):
+            listed, moved = tasks.read_tasks(reader)
+            changed += moved
+        changed += lists.read_moved(reader)
+        changed += lists.read_oldest(reader, everything=force)
+    except ArizeError as error:
+        trouble = error
+    trouble = trouble or reader.trouble or reader.silence
+    reader.budget.add(max(0, client.calls - reader.taken))
+    _finish(reader, trouble, began=began, by=by)
+    sentence = trouble.sentence if trouble else ""
+    return RoundReport(
+        credential.name,
+        client.calls,
+        listed,
+        changed,
+        sentence,
+        unauthorized=isinstance(trouble, Unauthorized),
+    )
+
+
+def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: Actor) -> None:
+    credential, now = reader.credential, timezone.now()
+    changes: dict[str, Any] = {"recent_calls": reader.budget.recent()}
+    if reader.answered_at is not None:
+        changes["last_good_at"] = reader.answered_at
+    if isinstance(trouble, Unauthorized):
+        _fail(credential, trouble.sentence, began=began, by=by)
+    elif trouble is not None:
+        changes |= _backoff(credential, trouble, now)
+    else:
+        # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
+        changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
+        changes |= {"failing_since": None, "failing_reason": ""}
+    claims.release(credential, began=began, **changes)
+    was_new = credential.last_good_at is None and reader.answered_at is not None
+    was_ill = credential.backoff_until is not None or credential.failing_since is not None
+    if was_new or was_ill or trouble is not None:
+        Team.bump(credential.team_id)
+
+
+def _backoff(credential: Credential, trouble: ArizeError, now: datetime) -> dict[str, Any]:
+    failures = credential.failures + 1
+    if isinstance(trouble, RateLimited):
+        asked = USUAL_WAIT if trouble.retry_after is None else max(1, trouble.retry_after)
+        pause = min(timedelta(seconds=asked), LONGEST_BACKOFF)
+    else:
+        pause = min(SHORTEST_BACKOFF * 2 ** min(failures - 1, 10), LONGEST_BACKOFF)
+    return {"failures": failures, "backoff_until": now + pause, "backoff_reason": trouble.sentence}
+
+
+def _fail(credential: Credential, sentence: str, *, began: datetime, by: Actor) -> None:
+    """Leave a rejected key alone until it is tested or replaced."""
+    mark_failing(credential, sentence=sentence, by=by)
+    claims.release(credential, began=began)

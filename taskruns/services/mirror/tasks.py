@@ -1,0 +1,146 @@
+"""Reading the list of tasks: per space, because a task does not say which space it is in."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import F, Q
+from django.utils import timezone
+
+from taskruns.arize.errors import ArizeError, Forbidden, NotFound
+from taskruns.arize.wire import WireSpace, WireTask
+from taskruns.models import Credential, Task, Team
+from taskruns.services.runs import fits_an_index
+
+from .reader import Reader
+
+READ_EVERY = timedelta(minutes=1)
+PORTION = 100
+# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
+UNLISTED_AFTER = timedelta(minutes=5)
+
+
+def is_due(credential: Credential) -> bool:
+    return credential.tasks_read_at is None or credential.tasks_read_at <= timezone.now() - READ_EVERY
+
+
+def read_tasks(reader: Reader) -> tuple[int, int]:
+    """Mirror every task that the key lists. (tasks listed, tasks new or changed)"""
+    listing = _Listing(reader)
+    spaces = _spaces(reader)
+    # Without a space Arize lists what the key may read; 403 and 404 say that a space cannot be asked on its own.
+    told = [listing.read(space) for space in spaces]
+    if not spaces or not all(told):
+        listing.read(None)
+    if not reader.is_over:
+        Credential.objects.filter(pk=reader.credential.pk).update(tasks_read_at=timezone.now())
+    changed = sum(_mirror(reader.credential, part) for part in listing.parts())
+    if changed:
+        Team.bump(reader.credential.team_id)
+    return len(listing.found), changed
+
+
+@dataclass
+class _Found:
+    wire: WireTask
+    spaces: list[WireSpace]
+
+
+class _Listing:
+    """What one round's lists told: each task once, with the spaces that listed it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.found: dict[str, _Found] = {}
+
+    def read(self, space: WireSpace | None) -> bool:
+        """False if Arize would not list this space."""
+        client, space_id = self._reader.client, space.id if space else None
+        try:
+            for page in self._reader.pages(lambda cursor: client.list_tasks(space_id=space_id, cursor=cursor)):
+                for wire in page.items:
+                    self._add(wire, space)
+        except ArizeError as fault:
+            return not isinstance(fault, Forbidden | NotFound)
+        return True
+
+    def parts(self) -> Iterator[dict[str, _Found]]:
+        """The tasks in portions that fit one query."""
+        ids = sorted(self.found)
+        for start in range(0, len(ids), PORTION):
+            yield {id_: self.found[id_] for id_ in ids[start : start + PORTION]}
+
+    def _add(self, wire: WireTask, space: WireSpace | None) -> None:
+        if fits_an_index(wire.id):
+            found = self.found.setdefault(wire.id, _Found(wire, []))
+            found.spaces += [space] if space else []
+
+
+def _spaces(reader: Reader) -> list[WireSpace]:
+    found: list[WireSpace] = []
+    try:
+        for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor)):
+            found += page.items
+    except ArizeError:
+        return found  # the reader has weighed it; tasks can be listed without spaces
+    _remember_spaces(reader.credential, found)
+    return found
+
+
+def _remember_spaces(credential: Credential, spaces: list[WireSpace]) -> None:
+    named = [{"id": space.id, "name": space.name or ""} for space in spaces]
+    if named != credential.spaces:
+        Credential.objects.filter(pk=credential.pk).update(spaces=named)
+
+
+def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
+    """Write some tasks. One that another usable key of the team still reads stays with that key."""
+    now = timezone.now()
+    mine = {"team_id": credential.team_id, "endpoint": credential.endpoint}
+    known = {task.arize_id: task for task in Task.objects.filter(**mine, arize_id__in=found)}
+    new = [
+        Task(**mine, arize_id=id_, credential=credential, listed_at=now, **_columns(task))
+        for id_, task in found.items()
+        if id_ not in known
+    ]
+    Task.objects.bulk_create(new, ignore_conflicts=True)
+    changed = sum(_update(task, found[id_]) for id_, task in known.items())
+    free = Q(credential=credential) | _no_longer_listed() | _unusable()
+    ids = [task.pk for task in known.values()]
+    Task.objects.filter(free, pk__in=ids).update(credential=credential, listed_at=now)
+    return len(new) + changed
+
+
+def _no_longer_listed() -> Q:
+    """Tasks that their key has left out of its lists for a while, though it went on listing."""
+    return Q(listed_at__lt=F("credential__tasks_read_at") - UNLISTED_AFTER)
+
+
+def _unusable() -> Q:
+    """Tasks whose key cannot read any more."""
+    return Q(credential=None) | Q(credential__revoked_at__isnull=False) | Q(credential__failing_since__isnull=False)
+
+
+def _update(task: Task, found: _Found) -> bool:
+    changes = {name: new for name, new in _columns(found).items() if getattr(task, name) != new}
+    if changes:
+        Task.objects.filter(pk=task.pk).update(**changes)
+    # What only the machine reads is no reason to draw the board again.
+    return bool(changes.keys() - {"as_read", "last_run_at"})
+
+
+def _columns(found: _Found) -> dict[str, Any]:
+    wire = found.wire
+    columns: dict[str, Any] = {
+        "type": wire.type.value,
+        "is_continuous": wire.is_continuous,
+        "last_run_at": wire.last_run_at,
+        "as_read": json.dumps(wire.raw),
+    }
+    if wire.name is not None:
+        columns["name"] = wire.name
+    if len(found.spaces) == 1:
+        columns |= {"space_id": found.spaces[0].id, "space_name": found.spaces[0].name or ""}
+    return columns

@@ -1,0 +1,131 @@
+"""People: making an account, site roles, a new password, disabling. All of it is recorded in the site's chain."""
+
+from typing import Any
+
+from django.contrib.auth.hashers import check_password
+from django.contrib.auth.password_validation import validate_password
+from django.contrib.sessions.models import Session
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from taskruns.audit import Actor, EventType, Target, clean_line, record
+from taskruns.models import SiteRole, User
+
+LONGEST_NAME = 100
+
+
+class PeopleError(Exception):
+    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
+
+    def __init__(self, sentence: str, *, field: str = "") -> None:
+        self.sentence, self.field = sentence, field
+        super().__init__(sentence)
+
+
+def clean_email(email: str) -> str:
+    """An address is one person in any case of letters, so it is kept in lower case. Raises PeopleError."""
+    address = email.strip().lower()
+    try:
+        validate_email(address)
+    except ValidationError:
+        raise PeopleError("This is not an e-mail address.", field="email") from None
+    if len(address) > 254:
+        raise PeopleError("An e-mail address has at most 254 characters.", field="email")
+    return address
+
+
+def find_person(email: str) -> User | None:
+    """The account with this address, disabled ones too. Raises PeopleError if it is no address."""
+    return User.objects.filter(email=clean_email(email)).first()
+
+
+@sensitive_variables("password")
+def create_person(
+    email: str, *, password: str, name: str = "", by: Actor, details: dict[str, Any] | None = None
+) -> User:
+    """A new account that can sign in at once. Raises PeopleError: address taken, or password too weak."""
+    person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
+    _check_new_password(password, person)
+    person.set_password(password)
+    with transaction.atomic():
+        _insert(person)
+        record(EventType.PERSON_CREATE, "done", by=by, target=target_of(person), details=details)
+    return person
+
+
+def _insert(person: User) -> None:
+    try:
+        with transaction.atomic():
+            person.save(force_insert=True)
+    except IntegrityError:
+        raise PeopleError("There already is an account with this e-mail address.", field="email") from None
+
+
+def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
+    """True if the person did not have this site role before."""
+    with transaction.atomic():
+        person = _locked(person)
+        if person.site_role == role:
+            return False
+        details = {"before": person.site_role, "after": role.value}
+        User.objects.filter(pk=person.pk).update(site_role=role)
+        record(EventType.PERSON_GRANT, "done", by=by, target=target_of(person), details=details)
+    return True
+
+
+@sensitive_variables("password")
+def reset_sign_in(person: User, *, password: str, by: Actor) -> bool:
+    """Set the password and end every session of the person. False if it was the password already: nothing changes.
+
+    A disabled account stays disabled. Raises PeopleError.
+    """
+    _check_new_password(password, person)
+    with transaction.atomic():
+        person = _locked(person)
+        # Not person.check_password(): that one may write a newer hash of the same password.
+        if check_password(password, person.password):
+            return False
+        person.set_password(password)
+        person.save(update_fields=["password"])
+        details = {"sessions_ended": _end_sessions(person)}
+        record(EventType.PERSON_RESET, "done", by=by, target=target_of(person), details=details)
+    return True
+
+
+def disable_person(person: User, *, by: Actor) -> bool:
+    """No sign-in any more, every session ended; memberships stay as they are. False if it was so already."""
+    with transaction.atomic():
+        person = _locked(person)
+        if not person.is_active:
+            return False
+        User.objects.filter(pk=person.pk).update(is_active=False)
+        details = {"sessions_ended": _end_sessions(person)}
+        record(EventType.PERSON_DISABLE, "done", by=by, target=target_of(person), details=details)
+    return True
+
+
+def target_of(person: User) -> Target:
+    return Target("person", str(person.pk), person.email)
+
+
+def _locked(person: User) -> User:
+    # no_key: rows that only point at the person (memberships, cancellations) need not wait for it.
+    return User.objects.select_for_update(no_key=True).get(pk=person.pk)
+
+
+@sensitive_variables("password")
+def _check_new_password(password: str, person: User) -> None:
+    try:
+        validate_password(password, person)
+    except ValidationError as error:
+        raise PeopleError(" ".join(error.messages), field="password1") from None
+
+
+def _end_sessions(person: User) -> int:
+    """Sessions do not name their person in a column, so each live one is opened: rare, and a few thousand at most."""
+    live = Session.objects.filter(expire_date__gt=timezone.now()).iterator()
+    theirs = [row.pk for row in live if row.get_decoded().get("_auth_user_id") == str(person.pk)]
+    return Session.objects.filter(pk__in=theirs).delete()[0]

@@ -1,0 +1,169 @@
+"""The one place where a reading of Arize changes the mirror, and the lookup of a single run."""
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from django.db import transaction
+from django.utils import timezone
+
+from taskruns.arize.wire import WireRun
+from taskruns.models import Credential, Run, Status, Task, Team
+from taskruns.models.runs import ACTIVE
+
+WATCHED_FOR = timedelta(seconds=15)
+WATCH_WRITTEN_EVERY = timedelta(seconds=5)
+LONGEST_ID = 2_000  # bytes; Arize's own are about 20
+
+log = structlog.get_logger(__name__)
+
+# Members copied as they are; `status` and `created_at` carry more and are read below.
+_MEMBERS = (
+    "experiment_id",
+    "run_started_at",
+    "run_finished_at",
+    "data_start_time",
+    "data_end_time",
+    "num_successes",
+    "num_errors",
+    "num_skipped",
+    "created_at",
+    "created_by_user_id",
+    "failure_reason",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One answer about one task's runs. `request_started_at`: an answer is as old as its question."""
+
+    task: Task
+    runs: Sequence[WireRun]
+    request_started_at: datetime
+
+
+def record_observation(run: Run, seen: WireRun, request_started_at: datetime) -> bool:
+    """Bring one mirrored run up to what Arize said of it, whatever id the answer carries. True if it changed.
+
+    A reading whose request began earlier never overwrites a later one, so a list read before a cancel cannot undo it.
+    """
+    with transaction.atomic():
+        # The row as it is now, not as it was when `run` was loaded: readings of several workers meet here.
+        held = Run.objects.select_for_update(no_key=True).filter(pk=run.pk, observed_at__lt=request_started_at).first()
+        if held is None:
+            return False
+        changes = _changes(held, seen)
+        Run.objects.filter(pk=run.pk).update(observed_at=request_started_at, **changes)
+        if changes:
+            Team.bump(run.team_id)
+    return bool(changes)
+
+
+def record_gone(run: Run, request_started_at: datetime) -> bool:
+    """Arize answered 404. A run that was active here is gone, since now, and cannot be cancelled: then True.
+
+    One that had ended stays as it was: Arize may forget it.
+    """
+    older = Run.objects.filter(pk=run.pk, observed_at__lt=request_started_at)
+    was_active = older.filter(status__in=[*ACTIVE, Status.UNKNOWN])
+    if was_active.update(status=Status.GONE, rank=0, gone_since=timezone.now(), observed_at=request_started_at):
+        Team.bump(run.team_id)
+        return True
+    older.update(observed_at=request_started_at)
+    return False
+
+
+def record_readings(readings: Iterable[Reading]) -> int:
+    """Write pages of runs into the mirror, one transaction a page. The number of runs that are new or changed."""
+    return sum(_record_page(reading) for reading in readings)
+
+
+@transaction.atomic
+def _record_page(reading: Reading) -> int:
+    task, started = reading.task, reading.request_started_at
+    seen = {wire.id: wire for wire in reading.runs if fits_an_index(wire.id)}
+    # In one order, so that two workers on one page cannot lock each other out.
+    held = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, arize_id__in=seen).order_by("pk")
+    known = {run.arize_id: run for run in held.select_for_update(no_key=True)}
+    new = [_new_run(task, wire, started) for id_, wire in sorted(seen.items()) if id_ not in known]
+    # A second worker may have been faster: its row stays, and the next reading brings it up to date.
+    Run.objects.bulk_create(new, ignore_conflicts=True)
+    changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
+    if new or changed:
+        Team.bump(task.team_id)
+    return len(new) + changed
+
+
+def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> int:
+    """Rows that are locked and older than this reading. The number of those that changed."""
+    changes = {run.pk: _changes(run, seen[run.arize_id]) for run in runs}
+    changed = {pk: columns for pk, columns in changes.items() if columns}
+    for pk, columns in changed.items():
+        Run.objects.filter(pk=pk).update(observed_at=started, **columns)
+    # An ended run that stays the same is not worth a write.
+    same = [run.pk for run in runs if run.pk not in changed and run.is_active]
+    Run.objects.filter(pk__in=same).update(observed_at=started)
+    return len(changed)
+
+
+def fits_an_index(arize_id: str) -> bool:
+    """PostgreSQL holds no index entry over 2,704 bytes, team and endpoint included: what is longer is left out."""
+    fits = len(arize_id.encode()) <= LONGEST_ID
+    if not fits:
+        log.warning("arize_id_too_long", begins=arize_id[:40], characters=len(arize_id))
+    return fits
+
+
+def _new_run(task: Task, seen: WireRun, started: datetime) -> Run:
+    run = Run(team_id=task.team_id, task=task, endpoint=task.endpoint, arize_id=seen.id, observed_at=started)
+    for name, value in {"status": Status.UNKNOWN, "sorted_at": timezone.now(), **_read(seen)}.items():
+        setattr(run, name, value)
+    return run
+
+
+def _changes(run: Run, seen: WireRun) -> dict[str, Any]:
+    """The columns that this reading changes. What Arize left out of the answer stays as it was."""
+    read = _read(seen)
+    changes = {name: value for name, value in read.items() if getattr(run, name) != value}
+    # The JSON alone may differ by a member that nobody shows: not worth a write, unless something else changed.
+    return {} if set(changes) <= {"as_read"} else changes
+
+
+def _read(seen: WireRun) -> dict[str, Any]:
+    read = {name: getattr(seen, name) for name in _MEMBERS if name in seen.raw}
+    if not fits_an_index(read.get("experiment_id") or ""):
+        read["experiment_id"] = None  # the JSON still holds it
+    read["as_read"] = json.dumps(seen.raw)
+    if seen.created_at is not None:
+        read["sorted_at"] = seen.created_at
+    if "status" in seen.raw:
+        read |= {
+            "status": Status(seen.status.value),
+            "raw_status": seen.raw_status or "",
+            "rank": int(seen.status.is_active),
+            "gone_since": None,
+        }
+    elif not seen.raw.keys() - {"id"}:
+        read.pop("as_read")
+    return read
+
+
+def watch(team: Team) -> list[uuid.UUID]:
+    """Somebody has the team's board open: at most one write per 5 s.
+
+    When nobody had it open before, reading picks up its pace at once: the keys to wake.
+    """
+    now = timezone.now()
+    stale = Team.objects.exclude(watched_at__gt=now - WATCH_WRITTEN_EVERY).filter(pk=team.pk)
+    if not stale.update(watched_at=now):
+        return []
+    if team.watched_at is not None and team.watched_at >= now - WATCHED_FOR:
+        return []
+    keys = Credential.objects.usable().filter(team=team, next_refresh_at__gt=now)
+    ids = list(keys.values_list("pk", flat=True))
+    keys.update(next_refresh_at=now)
+    return ids
