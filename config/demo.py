@@ -1,0 +1,243 @@
+"""`make demo`: the whole panel against a simulated Arize, filled with two teams, their people and their keys.
+
+Everything it makes lies under `var/demo`. Nothing of a real deployment gets in: neither its `.env` nor its variables.
+"""
+
+import argparse
+import http.client
+import io
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import new_secrets
+from config.processes import ROOT, Processes, Signals, Stopped, base_environment, is_taken
+
+# Space names of the sandbox: each team's key sees two of its four.
+SPACES = {"DEMO_KEY_NORTH": "support-bot,search-ranking", "DEMO_KEY_SOUTH": "sales-copilot,fraud-watch"}
+TEAMS = ("ops-north", "ops-south")
+# The board is worth looking at when each team has runs of so many tasks; the sandbox gives each 24.
+ENOUGH_TASKS = 20
+PATIENCE = 50.0  # seconds
+
+
+class Refused(Exception):
+    """The demo cannot run; the text is a sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    directory: Path
+    port: int
+    sandbox_port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.sandbox_port}"
+
+    @property
+    def env_file(self) -> Path:
+        return self.directory / "env"
+
+    @property
+    def people_file(self) -> Path:
+        return self.directory / "people"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.directory / "log"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 after Ctrl-C, 1 with a sentence on stderr when something went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m config.demo", description="Run the demo until Ctrl-C.")
+    parser.add_argument("--reset", action="store_true", help="give the people of the demo a new password")
+    options = parser.parse_args(arguments)
+    signals = Signals()
+    try:
+        demo = _demo_of_environment()
+        variables = _prepare(demo)
+        with Processes(base_environment() | {"ENV_FILE": str(demo.env_file)}, signals, demo.log_dir) as processes:
+            return _run(demo, processes, variables, reset=options.reset)
+    except Refused as refused:
+        sys.stderr.write(f"{refused}\n")
+        return 1
+    except Stopped:
+        # With the terminal gone there is nobody to tell.
+        with suppress(OSError):
+            _say("\nStopped.")
+        return 0
+
+
+def _demo_of_environment() -> Demo:
+    """Raises Refused for ports that cannot be used."""
+    directory = Path(os.environ.get("DEMO_DIR") or ROOT / "var" / "demo").absolute()
+    demo = Demo(directory, _port("DEMO_PORT", 8000), _port("DEMO_SANDBOX_PORT", 8010))
+    if demo.port == demo.sandbox_port:
+        raise Refused("DEMO_PORT and DEMO_SANDBOX_PORT must be two different ports.")
+    return demo
+
+
+def _port(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
+        raise Refused(f"{name} must be a port number.")
+    if is_taken(int(text)):
+        raise Refused(f"Port {text} is taken: is the demo running already? Choose another with {name}=..., or stop it.")
+    return int(text)
+
+
+def _prepare(demo: Demo) -> dict[str, str]:
+    """Make the directory and the env file (mode 600), with fresh secrets the first time. Returns its variables."""
+    for directory in (demo.directory, demo.log_dir):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in demo.log_dir.glob("*.log"):
+        old.unlink()
+    variables = _secrets(demo) | {
+        "SITE_URL": demo.url,
+        "DATA_DIR": str(demo.directory),
+        "ARIZE_ENDPOINTS": demo.endpoint,
+        "DEMO_ENDPOINT": demo.endpoint,
+        "DEBUG": "off",
+        "REQUIRE_MFA": "off",
+    }
+    _write_private(demo.env_file, "".join(f"{name}={value}\n" for name, value in variables.items()))
+    return variables
+
+
+def _secrets(demo: Demo) -> dict[str, str]:
+    """The ones of the last time where there are any: what they encrypted must stay readable."""
+    kept = demo.env_file.read_text(encoding="utf-8") if demo.env_file.exists() else ""
+    fresh = _variables(new_secrets.lines()) | {name: f"ak-demo-{secrets.token_urlsafe(24)}" for name in SPACES}
+    return {name: _variables(kept).get(name, value) for name, value in fresh.items()}
+
+
+def _variables(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _run(demo: Demo, processes: Processes, variables: dict[str, str], *, reset: bool) -> int:
+    _say("Preparing the database and the people of the demo ...")
+    os.environ.clear()
+    os.environ.update({**processes.environment, **variables})
+    people = _set_up(demo, reset=reset)
+    keys = ";".join(f"{variables[name]}={spaces}" for name, spaces in SPACES.items())
+    # A world of its own for each start: a run that was cancelled in an earlier one must not come to life again.
+    seed = str(int(time.time()))
+    processes.start("sandbox", SANDBOX_KEYS=keys, SANDBOX_PORT=str(demo.sandbox_port), SANDBOX_SEED=seed)
+    processes.start("worker")
+    processes.start("web")
+    _wait(demo, processes)
+    _say(f"\n{people}\nThe logs are in {_short(demo.log_dir)}. Ctrl-C stops everything.\nOpen {demo.url}/")
+    raise Refused(_obituary(processes, processes.wait_for_an_end()))
+
+
+def _set_up(demo: Demo, *, reset: bool) -> str:
+    """Bring database, static files, teams, people and keys up to date. Returns the table of people and passwords.
+
+    Only a password's hash is stored, so the table is kept beside the database; without it there are new passwords.
+    """
+    os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", interactive=False, verbosity=0)
+    call_command("collectstatic", interactive=False, verbosity=0)
+    reset = reset or not demo.people_file.exists()
+    table = io.StringIO()
+    call_command("demo_setup", reset=reset, stdout=table)
+    if reset:
+        _write_private(demo.people_file, table.getvalue())
+    return demo.people_file.read_text(encoding="utf-8")
+
+
+def _wait(demo: Demo, processes: Processes) -> None:
+    """Until the panel answers and its board has something to show. Raises Refused when a process ends."""
+    deadline = time.monotonic() + PATIENCE
+    progress = Progress()
+    if not _until(lambda: _answers(demo, "/readyz") and _answers(demo, "/accounts/login/"), processes, deadline):
+        raise Refused(f"The panel did not answer within {PATIENCE:.0f} s. See the logs in {_short(demo.log_dir)}.")
+    if not _until(lambda: progress.shows(_tasks_with_runs()), processes, deadline):
+        _say(f"The board is not full after {PATIENCE:.0f} s; it goes on filling while you look at it.")
+
+
+def _until(condition: Callable[[], bool], processes: Processes, deadline: float) -> bool:
+    while not condition():
+        if (name := processes.ended()) is not None:
+            raise Refused(_obituary(processes, name))
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.3)
+    return True
+
+
+def _obituary(processes: Processes, name: str) -> str:
+    log = processes.log_of(name)
+    return f"The {name} process has ended, so everything is stopped. Its log tells why: {_short(log) if log else ''}"
+
+
+def _answers(demo: Demo, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", demo.port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _tasks_with_runs() -> dict[str, int]:
+    """Team -> tasks of which the board has runs."""
+    from django.db.models import Count
+
+    from taskruns.models import Run
+
+    rows = Run.objects.filter(team__slug__in=TEAMS).values_list("team__slug").annotate(Count("task", distinct=True))
+    return dict.fromkeys(TEAMS, 0) | dict(rows)
+
+
+class Progress:
+    """One line that is written over in a terminal; elsewhere a line for each change."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def shows(self, tasks: dict[str, int]) -> bool:
+        """True when there is enough of every team."""
+        text = "Reading runs from the sandbox: " + ", ".join(f"{slug} {seen} tasks" for slug, seen in tasks.items())
+        is_full = all(seen >= ENOUGH_TASKS for seen in tasks.values())
+        if text != self._last:
+            over = sys.stdout.isatty()
+            sys.stdout.write(("\r" if over else "") + text + ("\n" if is_full or not over else ""))
+            sys.stdout.flush()
+        self._last = text
+        return is_full
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

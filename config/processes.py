@@ -1,0 +1,153 @@
+"""The processes of the Procfile, started together and stopped together, whatever ends them.
+
+honcho reads the Procfile. Its own `start` does not survive a closed terminal well (its children stay behind, with the
+port), so starting and stopping is done here: each process leads a group of its own, and the whole group is ended.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from honcho.environ import parse_procfile
+
+ROOT = Path(__file__).resolve().parent.parent
+# Seconds between the friendly signal and the last one: gunicorn gives its requests 5.
+GRACE = 8.0
+# What a started process may take over of its parent's environment. Everything else could be another deployment's.
+INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "LD_LIBRARY_PATH")
+
+
+class Stopped(BaseException):
+    """Ctrl-C, SIGTERM or a closed terminal. No `except Exception` may swallow it."""
+
+
+class Signals:
+    """Turns the signals that end us into `Stopped`, raised where the main thread is at that moment."""
+
+    def __init__(self) -> None:
+        self._held = self._came = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Who starts us under nohup wants us to outlive the terminal.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A signal that comes in here is raised at the end: nothing may be started and then forgotten."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._came:
+            raise Stopped
+
+    def ignore(self) -> None:
+        """The end has begun: further signals would only interrupt it."""
+        self._held = True
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._came = True
+        if not self._held:
+            raise Stopped
+
+
+@dataclass
+class Processes:
+    """A context: whatever was started in it is gone after it, children of children too.
+
+    `log_dir`: each process writes to `<name>.log` there; None: to this terminal.
+    """
+
+    environment: Mapping[str, str]
+    signals: Signals
+    log_dir: Path | None = None
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.signals.ignore()
+        stop(list(self._running.values()))
+
+    def start(self, name: str, **extra: str) -> None:
+        """`extra`: variables for this process only."""
+        with self.signals.held():
+            self._running[name] = launch(name, environment={**self.environment, **extra}, log=self.log_of(name))
+
+    def log_of(self, name: str) -> Path | None:
+        return self.log_dir / f"{name}.log" if self.log_dir else None
+
+    def ended(self) -> str | None:
+        """The name of a process that is no longer there."""
+        return next((name for name, process in self._running.items() if process.poll() is not None), None)
+
+    def wait_for_an_end(self) -> str:
+        while (name := self.ended()) is None:
+            time.sleep(0.2)
+        return name
+
+
+def launch(name: str, *, environment: Mapping[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a line of the Procfile as the leader of a process group; the log is appended to."""
+    command = parse_procfile((ROOT / "Procfile").read_text(encoding="utf-8")).processes[name]
+    shell = ["/bin/sh", "-c", f"exec {command}"]
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("ab")) if log else None
+        return subprocess.Popen(  # noqa: S603 - our own Procfile, through the shell that fills in its variables
+            shell, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def stop(processes: list[subprocess.Popen[bytes]], *, grace: float = GRACE) -> None:
+    """End the processes with their groups: SIGTERM, at most `grace` seconds for all, then SIGKILL."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        # Also when the leader is gone: a worker of it may have hung.
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def base_environment() -> dict[str, str]:
+    """What every process needs of ours, with this Python's programs first on the path."""
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    kept["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), kept.get("PATH", os.defpath)))
+    return kept
+
+
+def is_taken(port: int) -> bool:
+    """True when something listens on this port of this machine, by either loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    if not socket.has_ipv6:
+        return False
+    with socket.socket(socket.AF_INET6) as probe:
+        # Browsers try ::1 first for localhost and would meet the other server.
+        return probe.connect_ex(("::1", port)) == 0

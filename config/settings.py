@@ -1,0 +1,176 @@
+"""The only settings module. What differs between deployments comes from the environment (`config/environment.py`)."""
+
+from config import environment as env
+from config import logs
+
+env.load_env_file()
+
+BASE_DIR = env.BASE_DIR
+DEBUG = env.boolean("DEBUG", default=False)
+SITE = env.site()
+SITE_URL = SITE.url
+DATA_DIR = env.data_dir()
+
+# --- Secrets
+SECRET_KEY = env.secret_key()
+ENCRYPTION_KEYS = env.encryption_keys()
+AUDIT_SIGNING_KEY = env.signing_key()
+AUDIT_PUBLIC_KEYS = env.public_keys()  # older ones, whose anchors are still believed
+AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the database
+
+# --- Arize
+ARIZE_ENDPOINTS = env.arize_endpoints()
+ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
+
+# --- The house
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+INSTALLED_APPS = [
+    "taskruns.apps.TaskrunsConfig",
+    "allauth",
+    "allauth.account",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "csp",
+    "django_htmx",
+    "django_structlog",
+    "heroicons",
+    "huey.contrib.djhuey",
+]
+MIDDLEWARE = [
+    "taskruns.middleware.Health",  # first: machines ask without a host name or a session
+    "taskruns.middleware.ClientAddress",
+    "taskruns.middleware.StrictTransport",
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "taskruns.middleware.SessionCookie",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "taskruns.middleware.PersonTimeZone",
+    "taskruns.middleware.FailClosed",  # last: it turns what a view could not write into a 503
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "taskruns.views.context.frame",
+            ],
+        },
+    }
+]
+
+# --- Data
+DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# The sign-in throttle counts in here: only a database keeps count over several processes.
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache"}}
+HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
+    "name": "taskruns",
+    "immediate": False,
+    "results": False,
+    "utc": True,
+    "consumer": {
+        "workers": 4,
+        "worker_type": "thread",
+        "max_delay": 0.5,
+        "graceful_signal": "TERM",
+        "shutdown_timeout": 4,
+    },
+}
+
+# --- People
+AUTH_USER_MODEL = "taskruns.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "home"
+ACCOUNT_ADAPTER = "taskruns.views.sign_in.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
+ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_PREVENT_ENUMERATION = True
+
+# --- Where people reach it: all of this follows from SITE_URL and TRUSTED_PROXIES
+TRUSTED_PROXIES = env.integer("TRUSTED_PROXIES", 0, at_most=10)
+ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXIES
+ALLOWED_HOSTS = SITE.allowed_hosts
+CSRF_TRUSTED_ORIGINS = SITE.trusted_origins
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
+SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
+# Other hosts of the domain are not the panel's to decide upon.
+SECURE_HSTS_INCLUDE_SUBDOMAINS = False
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE.secure
+SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
+CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 7 * 24 * 3600
+CSRF_FAILURE_VIEW = "taskruns.views.errors.csrf_failed"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "img-src": ["'self'"],
+        "font-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+# A frozen list of runs to cancel arrives as one field a run.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
+
+# --- Static files and words
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+LANGUAGE_CODE = "en"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+# --- Logs and error reports
+DEFAULT_EXCEPTION_REPORTER_FILTER = "config.reports.NoValues"
+LOGGING_CONFIG = None
+# Its address is the client's own word; the audit log has the one that counts.
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+logs.configure()

@@ -1,0 +1,12 @@
+"""The web process's entry. A view without a declared action must stop the start, so the urls are loaded here, not at
+the first request.
+"""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+from django.urls import get_resolver
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+application = get_wsgi_application()
+get_resolver().url_patterns  # noqa: B018 - reading the property imports every view

@@ -1,0 +1,267 @@
+"""The audit log in sentences, with the codes beside them."""
+
+from dataclasses import dataclass
+
+from django.urls import NoReverseMatch, reverse
+
+from taskruns.models import AuditEvent, AuditVerification
+
+from .words import Link, Moment
+
+# {who} did {what}: a sentence for every event and outcome of the catalogue; `""` is the fallback of an event.
+SENTENCES: dict[str, dict[str, str]] = {
+    "run.cancel": {
+        "requested": "{who} asked to cancel run {run} of task {target}",
+        "confirmed": "Arize confirmed: run {run} of task {target} is cancelled",
+        "finished_first": "Run {run} of task {target} had already finished",
+        "failed_first": "Run {run} of task {target} had already failed",
+        "already_cancelled": "Run {run} of task {target} was cancelled already",
+        "still_running": "Arize accepted the cancel, but run {run} of task {target} still runs",
+        "refused": "Arize refused to cancel run {run} of task {target}",
+        "not_sent": "The cancel of run {run} of task {target} could not be sent",
+        "unknown": "The cancel of run {run} of task {target} was sent, its end is unknown",
+        "joined": "{who} asked too: a cancel of run {run} of task {target} was already under way",
+        "not_needed": "{who} asked to cancel run {run} of task {target}, which had ended: nothing was sent",
+        "denied": "{who} tried to cancel a run without the right to: {target}",
+    },
+    "run.cancel_many": {
+        "requested": "{who} asked to cancel many runs",
+        "finished": "The cancel of many runs is finished",
+        "aborted": "{who} aborted the cancel of many runs",
+        "denied": "{who} tried to cancel many runs without the right to",
+    },
+    "run.trigger": {
+        "requested": "{who} asked to start a run of task {target}",
+        "done": "A run of task {target} was started",
+        "refused": "Arize refused to start a run of task {target}",
+        "not_sent": "The start of a run of task {target} could not be sent",
+        "unknown": "The start of a run of task {target} was sent, its end is unknown",
+        "denied": "{who} tried to start a run without the right to",
+    },
+    "run.export": {"": "{who} exported the list of runs"},
+    "stop.pull": {"": "{who} pulled the emergency stop"},
+    "stop.lift": {"": "{who} lifted the emergency stop"},
+    "stop.expire": {"": "The emergency stop ended by itself"},
+    "credential.add": {"": "{who} added the key {target}"},
+    "credential.replace": {"": "{who} replaced the key {target}"},
+    "credential.test": {
+        "ok": "{who} tested the key {target}: it works",
+        "": "{who} tested the key {target}: it failed",
+    },
+    "credential.revoke": {"": "{who} revoked the key {target}"},
+    "credential.failing": {"": "Arize rejects the key {target}"},
+    "credential.expiring": {"": "The key {target} expires soon"},
+    "member.add": {"": "{who} added {target} to the team"},
+    "member.change_role": {"": "{who} changed the role of {target}"},
+    "member.remove": {"": "{who} removed {target} from the team"},
+    "invitation.create": {"": "{who} invited {target}"},
+    "invitation.accept": {"": "{who} accepted the invitation"},
+    "invitation.revoke": {"": "{who} took back the invitation of {target}"},
+    "team.create": {"": "{who} created the team {target}"},
+    "team.change": {"": "{who} changed the team {target}"},
+    "team.archive": {"": "{who} archived the team {target}"},
+    "view.save": {"": "{who} saved the view {target}"},
+    "view.delete": {"": "{who} deleted the view {target}"},
+    "person.create": {"": "{who} created the person {target}"},
+    "person.disable": {"": "{who} disabled {target}"},
+    "person.grant": {"": "{who} changed the site role of {target}"},
+    "person.reset": {"": "{who} reset the sign-in of {target}"},
+    "profile.change": {"": "{who} changed their profile"},
+    "access.denied": {"": "{who} was refused: {target}"},
+    "auth.sign_in": {
+        "done": "{who} signed in",
+        "failed": "A sign-in failed: {target}",
+        "throttled": "Sign-ins were throttled: {target}",
+    },
+    "auth.sign_out": {"": "{who} signed out"},
+    "auth.password_change": {"": "{who} changed their password"},
+    "auth.mfa_add": {"": "{who} added a second factor"},
+    "auth.mfa_remove": {"": "{who} removed a second factor"},
+    "auth.session_end": {"": "{who} ended a session"},
+    "audit.read": {"": "{who} read the audit log"},
+    "audit.export": {"": "{who} exported the audit log"},
+    "audit.verify": {
+        "ok": "{who} verified the audit log: it is whole",
+        "": "{who} verified the audit log: it has faults",
+    },
+    "encryption.reencrypt": {"": "{who} re-encrypted the keys"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One row: the sentence for people, the codes for those who compare. `tone` marks what should stand out."""
+
+    id: int
+    seq: int
+    at: Moment | None
+    sentence: str
+    event: str
+    outcome: str
+    tone: str
+    actor: str
+    is_person: bool
+    role: str
+    reason: str
+    run: str
+    target: Link | None
+    details: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditGroup:
+    """One operation: what was asked and how it ended, oldest row first. A single act is a group of one row."""
+
+    rows: tuple[AuditRow, ...]
+    team: Link | None
+
+    @property
+    def first(self) -> AuditRow:
+        return self.rows[0]
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, as far as it has."""
+        return self.rows[-1].outcome
+
+
+@dataclass(frozen=True, slots=True)
+class IdFilter:
+    name: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilters:
+    """`chosen`: name -> value as in the query string; `ids`: the filters that are ids, as fields of a form."""
+
+    chosen: dict[str, str]
+    ids: tuple[IdFilter, ...]
+    events: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    is_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """One page of a team's log (or, without a team, of all). `walked`: rows looked at in vain before giving up."""
+
+    team: str
+    slug: str
+    groups: tuple[AuditGroup, ...]
+    filters: AuditFilters
+    url: str
+    query: str
+    first_url: str
+    next_url: str
+    walked: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationView:
+    """One verification: `result` is running, clean, faults or broken off; `percent` while it runs."""
+
+    result: str
+    asked_by: str
+    started: Moment | None
+    finished: Moment | None
+    rows: int
+    percent: int
+    faults: tuple[str, ...]
+    more_faults: int
+
+
+def verification_view(asked: AuditVerification) -> VerificationView:
+    done = 100 * asked.rows // asked.rows_expected if asked.rows_expected else 0
+    return VerificationView(
+        result=asked.result,
+        asked_by=asked.asked_by,
+        started=Moment.of(asked.started_at),
+        finished=Moment.of(asked.finished_at),
+        rows=asked.rows,
+        percent=min(done, 100),
+        faults=tuple(asked.faults),
+        more_faults=asked.fault_count - len(asked.faults),
+    )
+
+
+_TONES = {
+    "denied": "error",
+    "failed": "error",
+    "throttled": "error",
+    "unknown": "warning",
+    "refused": "warning",
+    "not_sent": "warning",
+    "still_running": "error",
+    "confirmed": "success",
+}
+_EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning"}
+
+
+def audit_group(events: list[AuditEvent], *, slug: str = "") -> AuditGroup:
+    rows = tuple(audit_row(event, slug=slug) for event in events)
+    url = reverse("audit", args=[slug]) if slug else ""
+    return AuditGroup(rows, Link(events[0].team_label, url) if events[0].team_id else None)
+
+
+def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
+    return AuditRow(
+        id=event.pk,
+        seq=event.seq,
+        at=Moment.of(event.at),
+        sentence=sentence(event),
+        event=event.event,
+        outcome=event.outcome,
+        tone=_TONES.get(event.outcome) or _EVENT_TONES.get(event.event, ""),
+        actor=event.actor_label or event.actor_type,
+        is_person=event.actor_type == "user",
+        role=event.actor_role,
+        reason=event.reason,
+        run=event.run_id,
+        target=_target(event, slug),
+        details=_all_fields(event),
+    )
+
+
+def sentence(event: AuditEvent) -> str:
+    words = SENTENCES[event.event]
+    who = event.actor_label or ("Somebody" if event.actor_type == "anonymous" else event.actor_type)
+    if event.actor_type == "anonymous" and "left_out" in event.details:
+        more = event.details["left_out"]
+        return f"{more} more {'try' if more == 1 else 'tries'} like the one before, from {event.ip or 'nowhere'}"
+    if event.outcome == "denied" and "denied" not in words:
+        return _refusal(event, who)
+    return words.get(event.outcome, words.get("", "")).format(
+        who=who,
+        target=event.target_label or event.target_id or _NAMELESS.get(event.event, ""),
+        run=event.run_id,
+    )
+
+
+def _refusal(event: AuditEvent, who: str) -> str:
+    """`target` of a refusal is the page that was asked for."""
+    what = "" if event.event == "access.denied" else f" {event.event}"
+    why = f" ({event.details['why']})" if event.details.get("why") else ""
+    return f"{who} was refused{what}: {event.target_label or event.target_id}{why}"
+
+
+# What a row without a target speaks of: a login that nobody here has is not kept.
+_NAMELESS = {"auth.sign_in": "of nobody known here"}
+
+
+def _target(event: AuditEvent, slug: str) -> Link | None:
+    if event.target_type != "run" or not slug:
+        return None
+    try:
+        return Link(event.run_id or event.target_label, reverse("run", args=[slug, event.target_id]))
+    except NoReverseMatch:
+        return None
+
+
+def _all_fields(event: AuditEvent) -> tuple[tuple[str, str], ...]:
+    """Every stored column that holds something, by its own name."""
+    names = [field.attname for field in event._meta.concrete_fields if field.attname != "id"]
+    shown = [(name, getattr(event, name)) for name in names if name != "details"]
+    flat = [(f"details.{key}", value) for key, value in sorted(event.details.items())]
+    return tuple((name, str(value)) for name, value in shown + flat if value not in ("", None))

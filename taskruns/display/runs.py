@@ -1,0 +1,203 @@
+"""What the board and the run page show."""
+
+import json
+import zlib
+from dataclasses import astuple, dataclass, field, replace
+from datetime import timedelta
+
+from django.urls import reverse
+
+from taskruns.models import Cancellation, Outcome, Run, Status
+
+from .audit import AuditRow
+from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
+
+# Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
+ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One row of the board. `version` changes exactly when something in the row does."""
+
+    id: str
+    arize_id: str
+    url: str
+    task: str
+    task_filter: str
+    type: str
+    space: str
+    credential: str
+    status: StatusMark
+    counts: Counts
+    created: Moment | None
+    started: Moment | None
+    finished: Moment | None
+    duration: Duration | None
+    cause: str
+    cancel_url: str
+    stopping: str
+    note: str
+    version: str = ""
+
+
+def run_row(run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str) -> RunRow:
+    """`last` is the run's latest cancellation. Expects `run.task.credential` to be loaded."""
+    is_open = last is not None and last.outcome == Outcome.OPEN
+    row = RunRow(
+        id=str(run.pk),
+        arize_id=run.arize_id,
+        url=reverse("run", args=[slug, run.pk]),
+        task=run.task.name or run.task.arize_id,
+        task_filter=run.task.arize_id,
+        type=run.task.type.replace("_", " "),
+        space=run.task.space_name,
+        credential=run.task.credential.name if run.task.credential else "",
+        status=status_mark(run),
+        counts=counts_of(run),
+        created=Moment.of(run.created_at),
+        started=Moment.of(run.run_started_at),
+        finished=Moment.of(run.run_finished_at),
+        duration=duration_of(run),
+        cause=cause_of(run, last),
+        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
+        stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
+        note=last_note(run, last),
+    )
+    return _with_version(row)
+
+
+def _with_version(row: RunRow) -> RunRow:
+    return replace(row, version=f"{zlib.crc32(repr(astuple(row)).encode()):08x}")
+
+
+def cause_of(run: Run, last: Cancellation | None) -> str:
+    """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
+    if run.status != Status.CANCELLED:
+        return run.failure_reason or "" if run.status == Status.FAILED else ""
+    if last is not None and last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
+        return f"cancelled by {last.person_label}" + (f": {last.reason}" if last.reason else "")
+    if last is not None and last.outcome == Outcome.UNKNOWN and last.followed:
+        return f"{last.person_label} asked for it; whether that ended it is being found out"
+    if run.failure_reason:
+        return f"cancelled by Arize: {run.failure_reason}"
+    if _ended_at_once(run):
+        return "cancelled by Arize within seconds, nothing was evaluated"
+    return "cancelled by someone outside this team"
+
+
+def _ended_at_once(run: Run) -> bool:
+    begun = run.run_started_at or run.created_at
+    if begun is None or run.run_finished_at is None:
+        return False
+    untouched = not (run.num_successes or run.num_errors or run.num_skipped)
+    return untouched and run.run_finished_at - begun <= ARIZE_ENDS_WITHIN
+
+
+def last_note(run: Run, last: Cancellation | None) -> str:
+    """What the latest cancellation still has to say about a run that goes on."""
+    if last is None or not run.is_active:
+        return ""
+    return {
+        Outcome.UNKNOWN: "A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
+        Outcome.STILL_RUNNING: "Arize accepted a cancel, but the run still goes on.",
+        Outcome.REFUSED: "Arize refused the last cancel.",
+        Outcome.NOT_SENT: "The last cancel could not be sent.",
+    }.get(Outcome(last.outcome), "")
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyBoard:
+    """Why there is nothing to see, and the next step. `kind`: no_key, key_failing, filtered, no_runs."""
+
+    kind: str
+    title: str
+    text: str
+    next_step: Link | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChoice:
+    value: str
+    word: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BoardFilters:
+    """What is chosen now, to fill the filter form again."""
+
+    statuses: tuple[StatusChoice, ...]
+    tasks: tuple[tuple[str, str, bool], ...]  # Arize id, name, chosen
+    q: str
+    is_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The board of one team. `warnings` say why something may be old; `etag` names exactly what is shown."""
+
+    team: str
+    slug: str
+    url: str
+    table_url: str
+    rows: tuple[RunRow, ...]
+    active: int
+    filters: BoardFilters
+    empty: EmptyBoard | None
+    warnings: tuple[Message, ...]
+    as_of: Moment | None
+    first_url: str
+    next_url: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One named member of a run as Arize gave it; `name` is Arize's own member name."""
+
+    label: str
+    name: str
+    text: str = ""
+    moment: Moment | None = None
+    copy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    row: RunRow
+    fields: tuple[Field, ...]
+    explanation: str
+    warnings: tuple[Message, ...]
+    as_of: Moment | None
+    as_read: str
+    history: tuple[AuditRow, ...] = field(default=())
+
+
+def run_fields(run: Run) -> tuple[Field, ...]:
+    """The 13 members of the original Arize page, then `failure_reason`."""
+    return (
+        Field("Run id", "id", run.arize_id, copy=True),
+        Field("Task id", "task_id", run.task.arize_id, copy=True),
+        Field("Experiment id", "experiment_id", run.experiment_id or "", copy=bool(run.experiment_id)),
+        Field("Status", "status", run.raw_status),
+        Field("Started", "run_started_at", moment=Moment.of(run.run_started_at)),
+        Field("Finished", "run_finished_at", moment=Moment.of(run.run_finished_at)),
+        Field("Data from", "data_start_time", moment=Moment.of(run.data_start_time)),
+        Field("Data until", "data_end_time", moment=Moment.of(run.data_end_time)),
+        Field("Succeeded", "num_successes", _number(run.num_successes)),
+        Field("Errored", "num_errors", _number(run.num_errors)),
+        Field("Skipped", "num_skipped", _number(run.num_skipped)),
+        Field("Created", "created_at", moment=Moment.of(run.created_at)),
+        Field("Created by", "created_by_user_id", run.created_by_user_id or ""),
+        Field("Failure reason", "failure_reason", run.failure_reason or ""),
+    )
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def run_json(run: Run) -> str:
+    """The run as last read, indented for people."""
+    return json.dumps(json.loads(run.as_read), indent=2, ensure_ascii=False)

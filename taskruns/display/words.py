@@ -1,0 +1,146 @@
+"""Words and marks that several pages share: statuses, moments, durations, counts.
+
+Nothing here reads the clock: a display model must be the same for the same data, because a row's version and the
+board's ETag are made of it. Relative times are ticked in the browser from the ISO time.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from django.utils import timezone
+
+from taskruns.models import Run, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    text: str
+    url: str
+    current: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One answer to a person. `tone` is success, info, warning or error."""
+
+    tone: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """`iso` in UTC for machines, `text` in the person's zone, zone named."""
+
+    iso: str
+    text: str
+
+    @classmethod
+    def of(cls, at: datetime | None) -> "Moment | None":
+        if at is None:
+            return None
+        local = _in_current_zone(at)
+        text = local.strftime("%Y-%m-%d %H:%M:%S ") + _zone_name(local)
+        return cls(at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), text)
+
+
+def _in_current_zone(at: datetime) -> datetime:
+    """Servers written in Go send the year 1 for "not yet", which is the year 0 west of Greenwich: then UTC."""
+    try:
+        return at.astimezone(timezone.get_current_timezone())
+    except OverflowError:
+        return at.astimezone(UTC)
+
+
+def _zone_name(local: datetime) -> str:
+    zone = local.tzinfo
+    return local.tzname() or (zone.key if isinstance(zone, ZoneInfo) else "UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class StatusMark:
+    """`value` drives colour and `data-status`, `word` is Arize's own, `icon` names a heroicon, `note` qualifies."""
+
+    value: str
+    word: str
+    icon: str
+    note: str = ""
+
+
+_ICONS = {
+    Status.PENDING: "clock",
+    Status.RUNNING: "play",
+    Status.COMPLETED: "check",
+    Status.FAILED: "x-mark",
+    Status.CANCELLED: "no-symbol",
+    Status.UNKNOWN: "question-mark-circle",
+    Status.GONE: "eye-slash",
+}
+
+
+def status_mark(run: Run) -> StatusMark:
+    status = Status(run.status)
+    word = run.raw_status if status is Status.UNKNOWN else status.value.upper()
+    note = "with errors" if status is Status.COMPLETED and run.num_errors else ""
+    return StatusMark(status.value, word or "UNKNOWN", _ICONS[status], note)
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A finished span in words, or `since` (ISO) for one that goes on and is ticked in the browser."""
+
+    text: str
+    since: str = ""
+
+
+def duration_of(run: Run) -> Duration | None:
+    if run.run_started_at is None:
+        return None
+    if run.run_finished_at is not None:
+        return Duration(in_words(run.run_finished_at - run.run_started_at))
+    started = Moment.of(run.run_started_at)
+    return Duration("", started.iso) if run.is_active and started else None
+
+
+def in_words(span: timedelta) -> str:
+    """`5 min 21 s`, `2 h 3 min`, `1 d 4 h`: the two largest units."""
+    seconds = max(0, round(span.total_seconds()))
+    sizes = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    parts: list[str] = []
+    for unit, size in sizes:
+        amount, seconds = divmod(seconds, size)
+        if amount or (unit == "s" and not parts):
+            parts.append(f"{amount} {unit}")
+    return " ".join(parts[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Items succeeded, errored and skipped, and one SVG path for each part of a bar 100 wide and 8 high."""
+
+    succeeded: int
+    errored: int
+    skipped: int
+    succeeded_path: str
+    errored_path: str
+    skipped_path: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.succeeded:,} succeeded, {self.errored:,} errored, {self.skipped:,} skipped"
+
+
+def counts_of(run: Run) -> Counts:
+    parts = (run.num_successes or 0, run.num_errors or 0, run.num_skipped or 0)
+    total = sum(parts)
+    edges = [0.0]
+    for part in parts:
+        # A part that exists is seen, however small: at least one hundredth of the bar.
+        edges.append(edges[-1] + (max(1.0, 100 * part / total) if part else 0.0))
+    scale = 100 / max(100.0, edges[-1])
+    bars = [_bar(edges[i] * scale, (edges[i + 1] - edges[i]) * scale) for i in range(3)]
+    return Counts(*parts, *bars)
+
+
+def _bar(start: float, width: float) -> str:
+    return f"M{start:.1f} 0h{width:.1f}v8H{start:.1f}z" if width else ""

@@ -1,0 +1,144 @@
+"""What every request passes through, beside Django's own."""
+
+import ipaddress
+from collections.abc import Callable
+from datetime import timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils import timezone
+
+from taskruns.models import Heartbeat, User
+from taskruns.services.cancellations import OutcomeNotWritten
+from taskruns.views import errors
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+log = structlog.get_logger(__name__)
+
+WORKER_SEEN_WITHIN = timedelta(minutes=3)
+NO_ANSWER_WRITTEN = (
+    "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
+    "reload the run's page in a minute before pressing again."
+)
+
+
+class Health:
+    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are there too. No host check."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path_info == "/healthz":
+            return HttpResponse("ok\n", content_type="text/plain")
+        if request.path_info == "/readyz":
+            ready = is_ready()
+            return HttpResponse("ok\n" if ready else "not ready\n", "text/plain", 200 if ready else 503)
+        return self.get_response(request)
+
+
+def is_ready() -> bool:
+    try:
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        return Heartbeat.objects.filter(seen_at__gte=timezone.now() - WORKER_SEEN_WITHIN).exists()
+    except DatabaseError:
+        log.warning("not_ready", exc_info=True)
+        return False
+
+
+class ClientAddress:
+    """`request.client_ip`: the connection's own address, or, with TRUSTED_PROXIES=n, the one n places to its left.
+
+    What a client says of itself in X-Forwarded-For or X-Request-ID counts for nothing.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request.client_ip = client_ip(request)  # type: ignore[attr-defined]
+        if not settings.TRUSTED_PROXIES:
+            request.META.pop("HTTP_X_REQUEST_ID", None)
+        return self.get_response(request)
+
+
+def client_ip(request: HttpRequest) -> str:
+    said = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if settings.TRUSTED_PROXIES else []
+    chain = [part.strip() for part in said if part.strip()] + [request.META.get("REMOTE_ADDR", "")]
+    nth = min(settings.TRUSTED_PROXIES + 1, len(chain))
+    try:
+        return str(ipaddress.ip_address(chain[-nth]))
+    except ValueError:
+        return ""
+
+
+class StrictTransport:
+    """HSTS on every answer of a site that is https. Django's own waits for a request that it knows to be secure, and
+    behind a proxy that TRUSTED_PROXIES does not count it knows none; but SITE_URL alone decides.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if settings.SECURE_HSTS_SECONDS:
+            response.headers["Strict-Transport-Security"] = f"max-age={settings.SECURE_HSTS_SECONDS}"
+        return response
+
+
+class SessionCookie:
+    """A session's key is letters and digits. Anything else is no session: PostgreSQL fails on a NUL in the question."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not request.COOKIES.get(settings.SESSION_COOKIE_NAME, "none").isalnum():
+            del request.COOKIES[settings.SESSION_COOKIE_NAME]
+        return self.get_response(request)
+
+
+class PersonTimeZone:
+    """Times on pages are in the person's zone."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not isinstance(request.user, User) or not request.COOKIES.get(settings.SESSION_COOKIE_NAME):
+            return self.get_response(request)
+        with timezone.override(_zone(request.user.time_zone)):
+            return self.get_response(request)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+class FailClosed:
+    """What cannot be written is not done: any refusal of the database becomes a 503 with a sentence."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if isinstance(exception, OutcomeNotWritten):
+            log.error("outcome_not_written", exc_info=exception)
+            return errors.unavailable(request, NO_ANSWER_WRITTEN)
+        if isinstance(exception, DatabaseError):
+            log.error("database_refused", exc_info=exception)
+            return errors.unavailable(request)
+        return None

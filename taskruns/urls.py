@@ -1,0 +1,61 @@
+"""Every url of the panel. The order of the file is the order of the navigation."""
+
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
+
+from taskruns.views import access, audit, credentials, runs, teams
+
+
+class AuditKind(StringConverter):
+    """The forms in which the log can be taken away."""
+
+    regex = "jsonl|csv"
+
+
+register_converter(AuditKind, "audit_kind")
+urlpatterns = [
+    path("", teams.home, name="home"),
+    path("runs/", teams.choice, name="teams"),
+    path("teams/new/", teams.new, name="team-new"),
+    path("invitations/<str:token>/", teams.invitation, name="invitation"),
+    # Runs
+    path("teams/<slug:slug>/runs/", runs.board, name="board"),
+    path("teams/<slug:slug>/runs/table/", runs.table, name="board-table"),
+    path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
+    path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
+    path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
+    # Keys
+    path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
+    path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),
+    path(
+        "teams/<slug:slug>/credentials/<uuid:credential_id>/replace/",
+        credentials.replace,
+        name="credential-replace",
+    ),
+    path("teams/<slug:slug>/credentials/<uuid:credential_id>/test/", credentials.test, name="credential-test"),
+    path(
+        "teams/<slug:slug>/credentials/<uuid:credential_id>/revoke/",
+        credentials.revoke,
+        name="credential-revoke",
+    ),
+    # People and the team itself
+    path("teams/<slug:slug>/members/", teams.members, name="members"),
+    path("teams/<slug:slug>/members/add/", teams.add_member, name="member-add"),
+    path("teams/<slug:slug>/members/<uuid:user_id>/role/", teams.change_role, name="member-role"),
+    path("teams/<slug:slug>/members/<uuid:user_id>/remove/", teams.remove_member, name="member-remove"),
+    path(
+        "teams/<slug:slug>/invitations/<uuid:invitation_id>/revoke/",
+        teams.revoke_invitation,
+        name="invitation-revoke",
+    ),
+    path("teams/<slug:slug>/settings/", teams.settings, name="team-settings"),
+    path("teams/<slug:slug>/archive/", teams.archive, name="team-archive"),
+    # Audit
+    path("audit/", audit.site, name="site-audit"),
+    path("audit/verification/", audit.verification, name="audit-verification"),
+    path("audit/verify/", audit.verify, name="audit-verify"),
+    path("audit/export.<audit_kind:kind>", audit.site_export, name="site-audit-export"),
+    path("teams/<slug:slug>/audit/", audit.listing, name="audit"),
+    path("teams/<slug:slug>/audit/export.<audit_kind:kind>", audit.export, name="audit-export"),
+]
+access.check_declared(urlpatterns)

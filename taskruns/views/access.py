@@ -1,0 +1,216 @@
+"""The only gate of views. Every view declares who may reach it: `@requires(Action.X)`, `@signed_in` or `@anyone`.
+
+Not signed in: the login page. Not an insider of the team: 404, as if nothing were there. Insider without the right:
+403. Both refusals leave a row in the audit log, and stay refusals if that row cannot be written.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar, cast
+from urllib.parse import urlencode, urlsplit
+
+import structlog
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db import models
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import resolve_url
+from django.urls import URLPattern, URLResolver
+from django.utils.cache import patch_cache_control
+from django_htmx.middleware import HtmxDetails
+
+from taskruns.audit import Actor, EventType
+from taskruns.models import Team, User
+from taskruns.permissions import Access, Action, access_of
+from taskruns.services import audit as audit_service
+
+View = Callable[..., HttpResponseBase]
+M = TypeVar("M", bound=models.Model)
+
+
+class PanelRequest(HttpRequest):
+    """A request that has passed the gate."""
+
+    user: User
+    access: Access
+    team: Team | None
+    htmx: HtmxDetails
+    client_ip: str
+
+
+def requires(action: Action, *, event: EventType | None = None, acts_on: str = "POST") -> Callable[[View], View]:
+    """Let the view run only for people with the right to `action`.
+
+    A url with a `slug` is a team's: the view gets the team in its place. `event` is the audit event that the method
+    `acts_on` would have made: its denial is recorded under that name.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gate(request: HttpRequest, *args: Any, slug: str | None = None, **kwargs: Any) -> HttpResponseBase:
+            if not request.user.is_authenticated:
+                return to_login(request)
+            panel = cast("PanelRequest", request)
+            panel.team = _team(panel, slug) if slug is not None else None
+            panel.access = access_of(panel.user, panel.team)
+            if panel.team is not None and not panel.access.is_insider:
+                raise _hidden(panel)
+            if not panel.access.may(action):
+                _record_denial(panel, event if request.method == acts_on else None, team=panel.team)
+                raise PermissionDenied
+            team = () if panel.team is None else (panel.team,)
+            return _private(view(panel, *team, *args, **kwargs))
+
+        return _declared(gate, action)
+
+    return decorate
+
+
+def signed_in(view: View) -> View:
+    """For pages that every person has: their home, their own profile."""
+
+    @wraps(view)
+    def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return to_login(request)
+        panel = cast("PanelRequest", request)
+        panel.team, panel.access = None, access_of(panel.user)
+        return _private(view(panel, *args, **kwargs))
+
+    return _declared(gate, "signed in")
+
+
+def anyone(view: View) -> View:
+    """For the few pages that need no sign-in."""
+    return _declared(view, "anyone")
+
+
+def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
+    """The row `pk` of the request's team. A missing and a foreign one are the same 404; the foreign one is recorded."""
+    row = rows.filter(team=request.team, pk=pk).first()
+    if row is not None:
+        return row
+    if rows.model._default_manager.filter(pk=pk).exists():
+        raise _hidden(request)
+    raise Http404
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """Who acts, as the audit log wants it. Before sign-in: anonymous."""
+    nobody = Actor(
+        type="anonymous",
+        ip=getattr(request, "client_ip", ""),
+        user_agent=request.headers.get("User-Agent", ""),
+        request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
+    )
+    person = request.user if hasattr(request, "user") else None
+    if not isinstance(person, User):
+        return nobody
+    access: Access = getattr(request, "access", None) or access_of(person)
+    return replace(
+        nobody,
+        type="user",
+        id=str(person.pk),
+        label=person.email,
+        role=access.role,
+        auth_method=_auth_method(request),
+        session_ref=_session_ref(request),
+        person=person,
+    )
+
+
+def to_login(request: HttpRequest) -> HttpResponse:
+    """A plain request is redirected; htmx is told to leave the page, never handed a login form for a table cell."""
+    url = resolve_url(settings.LOGIN_URL)
+    htmx: HtmxDetails | None = getattr(request, "htmx", None)
+    if htmx:
+        response = HttpResponse(status=401)
+        response["HX-Redirect"] = _with_next(url, _page_of(htmx))
+        return response
+    return HttpResponseRedirect(_with_next(url, request.get_full_path() if request.method == "GET" else ""))
+
+
+def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
+    """Refuse to start with a view that nobody thought about."""
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            check_declared(pattern.url_patterns)
+        elif not hasattr(pattern.callback, "declared_access"):
+            message = f"The view of {pattern.pattern} declares no access."
+            raise ImproperlyConfigured(message)
+
+
+def _private(response: HttpResponseBase) -> HttpResponseBase:
+    """What a person saw stays with them: nothing keeps it, not even the back button after signing out."""
+    patch_cache_control(response, no_store=True, private=True)
+    return response
+
+
+def _declared(view: View, access: Action | str) -> View:
+    view.declared_access = access  # type: ignore[attr-defined]
+    return view
+
+
+def _team(request: PanelRequest, slug: str) -> Team:
+    team = Team.objects.filter(slug=slug).first()
+    if team is None:
+        raise Http404
+    return team
+
+
+def _hidden(request: PanelRequest) -> Http404:
+    """Somebody tried what is not theirs. It goes to the site's log: the team must not learn who the outsiders are."""
+    _record_denial(request, None, team=None)
+    return Http404()
+
+
+def record_forged(request: HttpRequest, *, why: str) -> None:
+    """A form that did not come from the panel is refused before the gate: in the log of the team for its insiders."""
+    slug = request.resolver_match.kwargs.get("slug") if request.resolver_match else None
+    team = Team.objects.filter(slug=slug).first() if slug else None
+    panel = cast("PanelRequest", request)
+    access = access_of(request.user if isinstance(request.user, User) else None, team)
+    if team is not None and access.is_insider:
+        panel.team, panel.access = team, access
+    _record_denial(request, None, team=team if access.is_insider else None, why=why)
+
+
+def _record_denial(request: HttpRequest, event: EventType | None, *, team: Team | None, why: str = "") -> None:
+    match = request.resolver_match
+    audit_service.record_denial(
+        event or EventType.ACCESS_DENIED,
+        by=actor_of(request),
+        team=team,
+        view=(match.url_name or "") if match else "",
+        path=request.path,
+        method=request.method or "",
+        why=why,
+    )
+
+
+def _with_next(url: str, target: str) -> str:
+    path = urlsplit(target)
+    local = target.startswith("/") and not target.startswith("//") and not path.netloc
+    return f"{url}?{urlencode({'next': target})}" if local else url
+
+
+def _page_of(htmx: HtmxDetails) -> str:
+    """The panel's page that asked by htmx, as the browser says; what is no URL of this host is none."""
+    try:
+        return htmx.current_url_abs_path or ""
+    except ValueError:
+        return ""
+
+
+def _auth_method(request: HttpRequest) -> str:
+    """Sign-in notes each factor that was shown, in order: `password`, `password+mfa`."""
+    methods = request.session.get("account_authentication_methods", [])
+    return "+".join(str(entry.get("method", "")) for entry in methods)
+
+
+def _session_ref(request: HttpRequest) -> str:
+    key = request.session.session_key
+    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""

@@ -1,0 +1,102 @@
+"""The pages of the audit log: one team's, everybody's, the export, and the verification."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_POST
+
+from taskruns import jobs
+from taskruns.audit import EventType
+from taskruns.display.audit import verification_view
+from taskruns.filters import AuditFilter, BadFilter
+from taskruns.models import Team
+from taskruns.permissions import Action
+from taskruns.services import audit
+
+from .access import PanelRequest, actor_of, requires
+from .errors import error_page
+
+_KINDS = {"jsonl": ("application/x-ndjson", audit.jsonl_lines), "csv": ("text/csv; charset=utf-8", audit.csv_lines)}
+
+
+@requires(Action.AUDIT_VIEW)
+@require_GET
+def listing(request: PanelRequest, team: Team) -> HttpResponse:
+    return _page(request, team, {})
+
+
+@requires(Action.SITE_LOG)
+@require_GET
+def site(request: PanelRequest) -> HttpResponse:
+    return _page(request, None, _verifications())
+
+
+@requires(Action.SITE_LOG)
+@require_GET
+def verification(request: PanelRequest) -> HttpResponse:
+    """The fragment that polls while a verification runs."""
+    return render(request, "taskruns/audit/_verification.html", _verifications())
+
+
+@requires(Action.SITE_LOG, event=EventType.AUDIT_VERIFY)
+@require_POST
+def verify(request: PanelRequest) -> HttpResponse:
+    asked = audit.ask_for_verification(by=actor_of(request))
+    jobs.wake_verification(asked.pk)
+    messages.success(request, "The verification has begun. This page shows how far it is.")
+    return redirect("site-audit")
+
+
+@requires(Action.AUDIT_EXPORT, event=EventType.AUDIT_EXPORT, acts_on="GET")
+@require_GET
+def export(request: PanelRequest, team: Team, kind: str) -> HttpResponseBase:
+    return _export(request, team, kind)
+
+
+@requires(Action.SITE_LOG, event=EventType.AUDIT_EXPORT, acts_on="GET")
+@require_GET
+def site_export(request: PanelRequest, kind: str) -> HttpResponseBase:
+    return _export(request, None, kind)
+
+
+def _page(request: PanelRequest, team: Team | None, context: dict[str, Any]) -> HttpResponse:
+    try:
+        wanted = _wanted(request)
+    except BadFilter as error:
+        return error_page(request, 400, "That filter cannot be used", str(error))
+    audit.record_reading(team, by=actor_of(request))
+    here = reverse("audit", args=[team.slug]) if team else reverse("site-audit")
+    context |= {
+        "page": audit.page(team, wanted),
+        "may_export": request.access.may(Action.AUDIT_EXPORT),
+        "export_url": f"{here}export.",
+    }
+    return render(request, "taskruns/audit/list.html", context)
+
+
+def _export(request: PanelRequest, team: Team | None, kind: str) -> HttpResponseBase:
+    try:
+        wanted = _wanted(request)
+    except BadFilter as error:
+        return error_page(request, 400, "That filter cannot be used", str(error))
+    content_type, lines = _KINDS[kind]
+    chosen = audit.export(team, by=actor_of(request), kind=kind, wanted=wanted)
+    response = StreamingHttpResponse(lines(chosen), content_type=content_type)
+    name = f"audit-{team.slug if team else 'site'}.{kind}"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def _wanted(request: PanelRequest) -> AuditFilter:
+    return AuditFilter.parse(request.GET, events=audit.EVENTS, outcomes=audit.OUTCOMES)
+
+
+def _verifications() -> dict[str, Any]:
+    running, last = audit.status()
+    return {
+        "running": verification_view(running) if running else None,
+        "last": verification_view(last) if last else None,
+    }

@@ -1,0 +1,77 @@
+"""The frame around every page. Built only when a template asks for it: fragments do not."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.functional import SimpleLazyObject
+
+from taskruns.display.teams import Frame
+from taskruns.display.words import Link
+from taskruns.models import SiteRole, Team, User
+from taskruns.permissions import SITE_ROLES, Access, Action
+from taskruns.services import audit
+
+_TEAM_LINKS = (
+    ("Runs", "board", Action.RUNS_VIEW),
+    ("Keys", "credentials", Action.CREDENTIALS_VIEW),
+    ("Members", "members", Action.MEMBERS_MANAGE),
+    ("Audit", "audit", Action.AUDIT_VIEW),
+    ("Settings", "team-settings", Action.TEAM_SETTINGS),
+)
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    person = getattr(request, "user", None)
+    if not isinstance(person, User):
+        return {"frame": None}
+    return {"frame": SimpleLazyObject(lambda: _frame(request, person))}
+
+
+def _frame(request: HttpRequest, person: User) -> Frame:
+    team: Team | None = getattr(request, "team", None)
+    access: Access | None = getattr(request, "access", None)
+    if team is not None and (access is None or not access.is_insider):
+        team = None
+    return Frame(
+        person=person.email,
+        team=team.name if team else "",
+        slug=team.slug if team else "",
+        links=_team_links(request, team, access) if team and access else _site_links(request, person),
+        teams=_teams(person, team),
+        alarm=_alarm(person),
+    )
+
+
+def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link, ...]:
+    return tuple(
+        Link(text, url := reverse(name, args=[team.slug]), request.path.startswith(url))
+        for text, name, action in _TEAM_LINKS
+        if access.may(action)
+    )
+
+
+def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
+    pages = (("Teams", "teams", None), ("Audit of all", "site-audit", Action.SITE_LOG))
+    may = SITE_ROLES[SiteRole(person.site_role)]
+    return tuple(
+        Link(text, url := reverse(name), request.path == url)
+        for text, name, action in pages
+        if action is None or action in may
+    )
+
+
+def _alarm(person: User) -> Link | None:
+    """A log with faults stands on every page of those who answer for it."""
+    if Action.SITE_LOG not in SITE_ROLES[SiteRole(person.site_role)]:
+        return None
+    failed = audit.latest_failed()
+    if failed is None:
+        return None
+    text = f"The last verification of the audit log found {failed.fault_count} faults."
+    return Link(text, reverse("site-audit"))
+
+
+def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
+    teams = Team.objects.active().filter(memberships__user=person).order_by("name")
+    return tuple(Link(team.name, reverse("board", args=[team.slug]), team == current) for team in teams)

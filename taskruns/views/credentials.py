@@ -1,0 +1,116 @@
+"""The pages of a team's keys. No answer, message or form ever holds a key."""
+
+import uuid
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from taskruns import jobs
+from taskruns.audit import EventType
+from taskruns.display.credentials import credential_row
+from taskruns.forms import CredentialForm, ReplaceForm, complain, posted
+from taskruns.models import Credential, Team
+from taskruns.permissions import Action
+from taskruns.services import credentials
+from taskruns.services.credentials import CredentialsError
+
+from .access import PanelRequest, actor_of, owned, requires
+
+
+@requires(Action.CREDENTIALS_VIEW)
+@require_safe
+def listing(request: PanelRequest, team: Team) -> HttpResponse:
+    now = timezone.now()
+    keys = Credential.objects.live().filter(team=team).order_by("name", "pk")
+    context = {
+        "rows": tuple(credential_row(key, slug=team.slug, now=now) for key in keys),
+        "may_manage": request.access.may(Action.CREDENTIALS_MANAGE),
+        "team": team.name,
+        "slug": team.slug,
+    }
+    return render(request, "taskruns/credentials/list.html", context)
+
+
+# Outside the gate, so that not even an error of the gate itself prints the posted key.
+@sensitive_post_parameters("key")
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD)
+@require_http_methods(["GET", "HEAD", "POST"])
+def new(request: PanelRequest, team: Team) -> HttpResponse:
+    """Save first, then test: a key that Arize rejects today is kept and shown as failing."""
+    form = CredentialForm(posted(request))
+    if form.is_valid():
+        try:
+            credential = credentials.add(team, **form.cleaned_data, by=actor_of(request))
+        except CredentialsError as error:
+            complain(form, error.sentence, field=error.field)
+        else:
+            return _tested(request, team, credential)
+    return _form_page(request, "new", {"form": form, "team": team.name, "slug": team.slug})
+
+
+@sensitive_post_parameters("key")
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE)
+@require_http_methods(["GET", "HEAD", "POST"])
+def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
+    credential = _key(request, credential_id)
+    form = ReplaceForm(posted(request), initial={"expires_on": credential.expires_on})
+    if form.is_valid():
+        try:
+            credentials.replace(credential, **form.cleaned_data, by=actor_of(request))
+        except CredentialsError as error:
+            complain(form, error.sentence, field=error.field)
+        else:
+            return _tested(request, team, credential)
+    row = credential_row(credential, slug=team.slug, now=timezone.now())
+    return _form_page(request, "replace", {"form": form, "row": row, "team": team.name, "slug": team.slug})
+
+
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_TEST)
+@require_POST
+def test(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
+    return _tested(request, team, _key(request, credential_id))
+
+
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REVOKE)
+@require_http_methods(["GET", "HEAD", "POST"])
+def revoke(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
+    """A GET asks, a POST revokes."""
+    credential = _key(request, credential_id)
+    if request.method == "POST":
+        credentials.revoke(credential, by=actor_of(request))
+        text = f"{credential.name} is revoked here and its key destroyed. Revoke it in Arize too."
+        messages.success(request, text)
+        return redirect("credentials", slug=team.slug)
+    row = credential_row(credential, slug=team.slug, now=timezone.now())
+    return render(request, "taskruns/credentials/revoke.html", {"row": row, "team": team.name, "slug": team.slug})
+
+
+def _key(request: PanelRequest, credential_id: uuid.UUID) -> Credential:
+    """A live key of the team. Its own revoked one is a 404 too, but no try at what is somebody else's."""
+    credential = owned(request, Credential.objects.select_related("team"), credential_id)
+    if credential.revoked_at is not None:
+        raise Http404
+    return credential
+
+
+def _tested(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:
+    """Test the key, say what came out, and let the worker read with it."""
+    result = credentials.test(credential, by=actor_of(request))
+    text = f"{credential.name}: {result.sentence}"
+    if not result.ok:
+        messages.error(request, text)
+    elif result.sees_nothing:
+        messages.warning(request, text)
+    else:
+        messages.success(request, text)
+    jobs.wake(credential.pk)
+    return redirect("credentials", slug=team.slug)
+
+
+def _form_page(request: PanelRequest, page: str, context: dict[str, object]) -> HttpResponse:
+    status = 422 if request.method == "POST" else 200
+    return render(request, f"taskruns/credentials/{page}.html", context, status=status)

@@ -1,0 +1,90 @@
+"""The page behind an invitation's link: for strangers, for people with an account, and for links that are no good."""
+
+from urllib.parse import urlencode
+
+from allauth.account.forms import LoginForm
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.cache import add_never_cache_headers
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods
+
+from taskruns.display.teams import InvitationRow
+from taskruns.display.words import Moment
+from taskruns.forms import AcceptForm, complain, posted
+from taskruns.models import Invitation, User
+from taskruns.services import invitations, people
+from taskruns.services.invitations import InvitationGone
+from taskruns.services.people import PeopleError
+
+from .access import actor_of, anyone
+
+TEMPLATE = "taskruns/teams/invitation.html"
+
+
+@anyone
+@sensitive_post_parameters("password1", "password2")
+@require_http_methods(["GET", "HEAD", "POST"])
+def invitation(request: HttpRequest, token: str) -> HttpResponse:
+    """What a link gives depends on who follows it; the token is good until used, so nothing of this page is cached."""
+    try:
+        response = _answer(request, invitations.open_invitation(token))
+    except InvitationGone as error:
+        response = render(request, TEMPLATE, {"problem": error.sentence}, status=404)
+    add_never_cache_headers(response)
+    return response
+
+
+def _answer(request: HttpRequest, found: Invitation) -> HttpResponse:
+    if isinstance(request.user, User):
+        return _for_signed_in(request, found, request.user)
+    if people.find_person(found.email) is not None:
+        return _must_sign_in(request, found)
+    return _for_stranger(request, found)
+
+
+def _for_signed_in(request: HttpRequest, found: Invitation, person: User) -> HttpResponse:
+    if person.email != found.email:
+        problem = f"This invitation is for {found.email}, but you are signed in as {person.email}. Sign out first."
+        return _page(request, found, problem=problem)
+    if request.method != "POST":
+        return _page(request, found, can_accept=True)
+    invitations.accept_invitation(found, person=person, by=actor_of(request))
+    messages.success(request, f"You are now a member of {found.team.name}.")
+    return redirect("board", slug=found.team.slug)
+
+
+def _must_sign_in(request: HttpRequest, found: Invitation) -> HttpResponse:
+    login_url = f"{reverse('account_login')}?{urlencode({'next': request.path})}"
+    return _page(request, found, must_sign_in=True, login_url=login_url)
+
+
+def _for_stranger(request: HttpRequest, found: Invitation) -> HttpResponse:
+    form = AcceptForm(posted(request))
+    if form.is_valid():
+        name, password = form.cleaned_data["name"], form.cleaned_data["password1"]
+        try:
+            person = invitations.accept_as_stranger(found, name=name, password=password, by=actor_of(request))
+        except PeopleError as error:
+            complain(form, error.sentence, field=error.field)
+        else:
+            return _sign_in(request, person, password, found.team.slug)
+    return _page(request, found, form=form)
+
+
+def _sign_in(request: HttpRequest, person: User, password: str, slug: str) -> HttpResponse:
+    """Through the very form of the login page: same throttle, new session key, way of signing in noted."""
+    form = LoginForm({"login": person.email, "password": password}, request=request)
+    if not form.is_valid():
+        messages.info(request, "Your account is there. Please sign in.")
+        return redirect("account_login")
+    response: HttpResponse = form.login(request, redirect_url=reverse("board", args=[slug]))
+    return response
+
+
+def _page(request: HttpRequest, found: Invitation, **more: object) -> HttpResponse:
+    row = InvitationRow(str(found.pk), found.email, found.role, Moment.of(found.expires_at))
+    status = 422 if request.method == "POST" else 200
+    return render(request, TEMPLATE, {"invitation": row, "team": found.team.name} | more, status=status)

@@ -1,0 +1,246 @@
+"""The pages about teams and the people in them. The pages of invitations are in `invitations.py`."""
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from taskruns.audit import EventType
+from taskruns.display.teams import InvitationRow, MemberRow, MembersPage, TeamCard
+from taskruns.display.words import Moment
+from taskruns.forms import MemberForm, RoleForm, SettingsForm, TeamForm, complain, posted
+from taskruns.models import Invitation, Membership, Team, TeamRole, User
+from taskruns.permissions import Action
+from taskruns.services import invitations, teams
+from taskruns.services.invitations import Invited
+from taskruns.services.people import PeopleError
+from taskruns.services.teams import TeamsError
+
+from .access import PanelRequest, actor_of, owned, requires, signed_in
+from .invitations import invitation
+
+__all__ = [
+    "add_member",
+    "archive",
+    "change_role",
+    "choice",
+    "home",
+    "invitation",
+    "members",
+    "new",
+    "remove_member",
+    "revoke_invitation",
+    "settings",
+]
+
+
+@signed_in
+@require_safe
+def home(request: PanelRequest) -> HttpResponse:
+    team = teams.home_of(request.user)
+    return redirect("board", slug=team.slug) if team else redirect("teams")
+
+
+@signed_in
+@require_safe
+def choice(request: PanelRequest) -> HttpResponse:
+    cards = tuple(
+        TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
+        for it in teams.teams_of(request.user)
+    )
+    context = {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)}
+    return render(request, "taskruns/teams/choice.html", context)
+
+
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE)
+@require_http_methods(["GET", "HEAD", "POST"])
+def new(request: PanelRequest) -> HttpResponse:
+    """A team and, if named, its first manager: two acts in two chains, so the team stays if the second is refused."""
+    form = TeamForm(posted(request))
+    if form.is_valid():
+        wanted = form.cleaned_data
+        try:
+            team = teams.create_team(wanted["name"], slug=wanted["slug"] or None, by=actor_of(request))
+        except TeamsError as error:
+            complain(form, error.sentence, field=error.field)
+        else:
+            messages.success(request, f"The team {team.name} is there.")
+            return _first_manager(request, team, wanted["manager"])
+    return _form_page(request, "new", {"form": form})
+
+
+def _first_manager(request: PanelRequest, team: Team, email: str) -> HttpResponse:
+    if not email:
+        return redirect("members", slug=team.slug)
+    form = MemberForm({"email": email, "role": TeamRole.MANAGER})
+    return _invite(request, team, form)
+
+
+@requires(Action.MEMBERS_MANAGE)
+@require_safe
+def members(request: PanelRequest, team: Team) -> HttpResponse:
+    return _members_page(request, team)
+
+
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD)
+@require_POST
+def add_member(request: PanelRequest, team: Team) -> HttpResponse:
+    return _invite(request, team, MemberForm(request.POST))
+
+
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE)
+@require_POST
+def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
+    person = _member(request, user_id)
+    form = RoleForm(request.POST)
+    if not form.is_valid():
+        return _refused(request, team, "Choose one of the roles.")
+    role: TeamRole = form.cleaned_data["role"]
+    try:
+        changed = teams.change_role(team, person, role=role, by=actor_of(request))
+    except TeamsError as error:
+        return _refused(request, team, error.sentence)
+    if not changed:
+        return redirect("members", slug=team.slug)
+    messages.success(request, f"{person.email} is now {role.value}.")
+    return redirect(_after_own_change(request, person, team))
+
+
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE)
+@require_POST
+def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
+    person = _member(request, user_id)
+    try:
+        teams.remove_member(team, person, by=actor_of(request))
+    except TeamsError as error:
+        return _refused(request, team, error.sentence)
+    messages.success(request, f"{person.email} is no longer a member of {team.name}.")
+    return redirect(_after_own_change(request, person, team))
+
+
+@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE)
+@require_POST
+def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUID) -> HttpResponse:
+    row = owned(request, Invitation.objects.select_related("team"), invitation_id)
+    if invitations.revoke_invitation(row, by=actor_of(request)):
+        messages.success(request, f"The invitation of {row.email} no longer works.")
+    return redirect("members", slug=team.slug)
+
+
+@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE)
+@require_http_methods(["GET", "HEAD", "POST"])
+def settings(request: PanelRequest, team: Team) -> HttpResponse:
+    form = SettingsForm(posted(request), initial={"name": team.name})
+    if form.is_valid():
+        try:
+            renamed = teams.rename(team, name=form.cleaned_data["name"], by=actor_of(request))
+        except TeamsError as error:
+            complain(form, error.sentence, field=error.field)
+        else:
+            if renamed:
+                messages.success(request, f"The team is now called {team.name}.")
+            return redirect("team-settings", slug=team.slug)
+    rights = {"may_rename": True, "may_archive": request.access.may(Action.TEAMS_MANAGE)}
+    return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
+
+
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE)
+@require_http_methods(["GET", "HEAD", "POST"])
+def archive(request: PanelRequest, team: Team) -> HttpResponse:
+    """A GET asks, a POST archives."""
+    if request.method == "POST":
+        teams.archive(team, by=actor_of(request))
+        messages.success(request, f"The team {team.name} is archived and its keys are destroyed.")
+        return redirect("teams")
+    return render(request, "taskruns/teams/archive.html", {"team": team.name, "slug": team.slug})
+
+
+def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse:
+    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
+    if not form.is_valid():
+        return _members_page(request, team, form=form, status=422)
+    try:
+        invited = invitations.invite(team, **form.cleaned_data, by=actor_of(request))
+    except (TeamsError, PeopleError) as error:
+        complain(form, error.sentence, field=error.field)
+        return _members_page(request, team, form=form, status=422)
+    if invited.link:
+        return _members_page(request, team, invited=invited)
+    messages.success(request, f"{invited.email} is now a member as {form.cleaned_data['role'].value}.")
+    return redirect("members", slug=team.slug)
+
+
+def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
+    """A member of the team. Somebody of another team is the same 404 as nobody, and a recorded try."""
+    theirs = Membership.objects.filter(user_id=user_id)
+    row = theirs.filter(team=request.team).first() or theirs.first()
+    if row is None:
+        raise Http404
+    pk: Any = row.pk
+    return owned(request, Membership.objects.select_related("user"), pk).user
+
+
+def _after_own_change(request: PanelRequest, person: User, team: Team) -> str:
+    """Who took the right from themselves is led to a page that they may still see."""
+    is_barred = person.pk == request.user.pk and not request.user.site_role
+    return reverse("teams") if is_barred else reverse("members", args=[team.slug])
+
+
+def _refused(request: PanelRequest, team: Team, sentence: str) -> HttpResponse:
+    messages.error(request, sentence)
+    return _members_page(request, team, status=422)
+
+
+def _members_page(
+    request: PanelRequest,
+    team: Team,
+    *,
+    form: MemberForm | None = None,
+    invited: Invited | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    request.team = team
+    page = MembersPage(
+        team=team.name,
+        slug=team.slug,
+        members=_member_rows(team, request.user),
+        invitations=_invitation_rows(team),
+        roles=tuple((role.value, role.value) for role in TeamRole),
+        link=invited.link if invited else "",
+        link_email=invited.email if invited else "",
+    )
+    context = {
+        "page": page,
+        "form": form or MemberForm(),
+        "may_archive": request.access.may(Action.TEAMS_MANAGE),
+    }
+    return render(request, "taskruns/teams/members.html", context, status=status)
+
+
+def _member_rows(team: Team, reader: User) -> tuple[MemberRow, ...]:
+    rows = Membership.objects.filter(team=team).select_related("user").order_by("user__email")
+    return tuple(
+        MemberRow(
+            id=str(row.user_id),
+            email=row.user.email,
+            name=row.user.name,
+            role=row.role,
+            since=Moment.of(row.created_at),
+            is_self=row.user_id == reader.pk,
+        )
+        for row in rows
+    )
+
+
+def _invitation_rows(team: Team) -> tuple[InvitationRow, ...]:
+    rows = teams.open_invitations(team).order_by("email")
+    return tuple(InvitationRow(str(row.pk), row.email, row.role, Moment.of(row.expires_at)) for row in rows)
+
+
+def _form_page(request: PanelRequest, page: str, context: dict[str, Any]) -> HttpResponse:
+    status = 422 if request.method == "POST" else 200
+    return render(request, f"taskruns/teams/{page}.html", context, status=status)
