@@ -1,0 +1,68 @@
+"""A reader of the audit log that knows audit.md, SHA-256 and JSON, and nothing of ours."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection
+
+TABLE = "taskruns_auditevent"
+SEALED = (
+    *("schema", "chain", "seq", "event_id", "at", "event", "outcome"),
+    *("actor_type", "actor_id", "actor_label", "actor_role"),
+    *("auth_method", "session_ref", "ip", "user_agent"),
+    *("request_id", "operation_id"),
+    *("team_id", "team_label", "target_type", "target_id", "target_label"),
+    *("endpoint", "task_id", "run_id", "credential_id"),
+    *("reason", "details", "prev_hash"),
+)
+ZEROS = "0" * 64
+
+
+def stored(chain: str) -> list[dict[str, Any]]:
+    """The rows as the database holds them, in order, read by SQL: JSON parsed, uuids and times spelled as sealed."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {', '.join(SEALED)}, hash FROM {TABLE} WHERE chain = %s ORDER BY seq", [chain])
+        names = [column[0] for column in cursor.description]
+        return [spelled(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+
+def spelled(row: dict[str, Any]) -> dict[str, Any]:
+    details = row["details"]
+    row["details"] = json.loads(details) if isinstance(details, str) else details
+    row["at"] = time_text(row["at"])
+    for name in ("event_id", "operation_id", "team_id", "credential_id"):
+        row[name] = None if row[name] is None else str(uuid.UUID(str(row[name])))
+    return row
+
+
+def time_text(at: datetime | str) -> str:
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return utc.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+
+
+def independent_hash(row: dict[str, Any]) -> str:
+    columns = {name: value for name, value in row.items() if name != "hash"}
+    text = json.dumps(columns, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(b"taskruns-audit-v1\n" + text.encode("utf-8")).hexdigest()
+
+
+def assert_whole(chain: str, *, rows: int) -> list[dict[str, Any]]:
+    """The rows of a chain that has exactly so many, each with the right number, link and hash."""
+    found = stored(chain)
+    assert_linked(found)
+    assert len(found) == rows
+    return found
+
+
+def assert_linked(rows: Iterable[dict[str, Any]]) -> None:
+    number, previous = 0, ZEROS
+    for number, row in enumerate(rows, start=1):
+        assert (row["seq"], row["prev_hash"]) == (number, previous)
+        assert row["hash"] == independent_hash(row)
+        previous = row["hash"]
+    assert number, "there are no rows to check"

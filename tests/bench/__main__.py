@@ -1,0 +1,45 @@
+"""`make bench`: a table of measurements, each beside a yardstick of the same run. No figure here is a test.
+
+`python -m tests.bench audit` measures one part. Runs on the database of DATABASE_URL (SQLite in a scratch directory
+without it). Real parts: durable transactions, the sandbox as a process of its own, requests through all middleware.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+SCRATCH = Path(tempfile.mkdtemp(prefix="taskruns-bench-"))
+os.environ["TASKRUNS_TEST_DIR"] = str(SCRATCH)
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+
+import django  # noqa: E402
+from django.test.runner import DiscoverRunner  # noqa: E402
+from django.test.utils import setup_test_environment  # noqa: E402
+
+django.setup()
+
+from django.db import connection  # noqa: E402
+
+from tests.bench import appends, audit, board, cancels  # noqa: E402
+from tests.bench.table import Figure, show  # noqa: E402
+
+
+def main() -> None:
+    setup_test_environment()
+    runner = DiscoverRunner(verbosity=0, interactive=False)
+    databases = runner.setup_databases()
+    try:
+        figures: list[Figure] = []
+        for part in (appends, cancels, board, audit):
+            if sys.argv[1:] and part.__name__.rsplit(".", 1)[-1] not in sys.argv[1:]:
+                continue
+            sys.stderr.write(f"measuring {part.__name__.rsplit('.', 1)[-1]} ...\n")
+            figures += part.measure()
+        show(figures, title=f"{connection.vendor}, {os.cpu_count()} processors, Python {sys.version.split()[0]}")
+    finally:
+        runner.teardown_databases(databases)
+
+
+if __name__ == "__main__":
+    main()

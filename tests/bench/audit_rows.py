@@ -1,0 +1,90 @@
+"""Rows of the log in great number, sealed by the very code that seals them one by one, written in bulk."""
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from django.db import connection, transaction
+
+from taskruns.audit import exported
+from taskruns.audit.anchors import EVERY, anchor_chain
+from taskruns.models import AuditChain, AuditEvent
+from taskruns.verifier import event_hash
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+STEP = timedelta(seconds=20)
+CHUNK = 5_000
+FIELDS = [field for field in AuditEvent._meta.concrete_fields if not field.primary_key]
+# The others go into the database as they are.
+SPECIAL = {
+    field.attname: field for field in FIELDS if field.get_internal_type() in {"UUIDField", "DateTimeField", "JSONField"}
+}
+
+
+def fill(chain: str, *, rows: int) -> None:
+    """Append so many rows to the chain: cancels and how they ended, with an anchor every 1,000 rows at the least."""
+    names = ", ".join(field.column for field in FIELDS)
+    marks = ", ".join(["%s"] * len(FIELDS))
+    statement = f"INSERT INTO {AuditEvent._meta.db_table} ({names}) VALUES ({marks})"
+    head, _ = AuditChain.objects.get_or_create(chain=chain)
+    seq, previous = head.seq, head.hash
+    while rows > 0:
+        count = min(CHUNK, rows, EVERY - seq % EVERY)
+        with transaction.atomic(), connection.cursor() as cursor:
+            made = list(_rows(chain, seq, previous, count))
+            cursor.executemany(statement, [_prepared(row) for row in made])
+            seq, previous = made[-1]["seq"], made[-1]["hash"]
+            AuditChain.objects.filter(chain=chain).update(seq=seq, hash=previous)
+            if seq % EVERY == 0:
+                anchor_chain(chain)
+        rows -= count
+
+
+def _rows(chain: str, seq: int, previous: str, count: int) -> Iterator[dict[str, Any]]:
+    for number in range(seq + 1, seq + count + 1):
+        row = _row(chain, number) | {"prev_hash": previous}
+        previous = event_hash(exported(SimpleNamespace(**row)))
+        yield row | {"hash": previous}
+
+
+def _row(chain: str, number: int) -> dict[str, Any]:
+    """Odd numbers ask, even ones tell the end of the one before."""
+    asked = number % 2 == 1
+    person = number // 2 % 40
+    return {
+        "schema": 1,
+        "chain": chain,
+        "seq": number,
+        "event_id": uuid.uuid4(),
+        "at": BEGIN + STEP * number,
+        "event": "run.cancel",
+        "outcome": "requested" if asked else "confirmed",
+        "actor_type": "user",
+        "actor_id": str(uuid.UUID(int=person)),
+        "actor_label": f"person-{person}@example.com",
+        "actor_role": "operator",
+        "auth_method": "password+totp",
+        "session_ref": "0123456789abcdef",
+        "ip": "192.0.2.7",
+        "user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        "request_id": str(uuid.UUID(int=number)),
+        "operation_id": uuid.UUID(int=(number + 1) // 2),
+        "team_id": uuid.UUID(chain.removeprefix("team:")) if chain != "site" else None,
+        "team_label": "Bench" if chain != "site" else "",
+        "target_type": "run",
+        "target_id": str(uuid.UUID(int=number // 2 % 5_000)),
+        "target_label": "Answer relevance evaluation",
+        "endpoint": "https://api.arize.com",
+        "task_id": f"T25saW5lVGFzazo0NTpx{number % 200:04}",
+        "run_id": f"VGFza1J1bjo{number // 2 % 5_000:08}",
+        "credential_id": uuid.UUID(int=7),
+        "reason": "Judge model is down, scores are wrong" if asked else "",
+        "details": {"status_before": "running", "num_successes": number, "num_errors": 3, "num_skipped": 0},
+    }
+
+
+def _prepared(row: dict[str, Any]) -> list[Any]:
+    special = {name: field.get_db_prep_save(row[name], connection) for name, field in SPECIAL.items()}
+    return [special.get(field.attname, row[field.attname]) for field in FIELDS]

@@ -1,0 +1,91 @@
+"""What the panel adds to one cancel: two durable transactions and a page, over the bare HTTP call."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+from django.conf import settings
+from django.test import Client
+
+from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
+from taskruns.services import mirror
+from tests.bench.table import Figure, median_ms
+
+KEY = "ak-bench-key-0123456789"
+COUNT = 200
+
+
+@contextmanager
+def sandbox() -> Iterator[str]:
+    command = [sys.executable, "-m", "taskruns.sandbox", "--port", "0", "--tasks", "2", "--speed", "0"]
+    environ = os.environ | {"SANDBOX_KEYS": KEY}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    try:
+        found = re.search(r"http://\S+", ready)
+        if found is None:
+            raise RuntimeError(ready)
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def measure() -> list[Figure]:
+    with sandbox() as url:
+        settings.ARIZE_ENDPOINTS = (url,)
+        client, slug = _panel(url)
+        runs = list(Run.objects.filter(rank=1).order_by("sorted_at"))[: 2 * COUNT]
+
+        def through_the_panel(number: int) -> None:
+            path = f"/teams/{slug}/runs/{runs[number].pk}/cancel/"
+            answer = client.post(path, headers={"HX-Request": "true", "HX-Target": f"run-{runs[number].pk}"})
+            assert answer.status_code == 200, answer.content
+
+        def bare(number: int) -> None:
+            path = f"{url}/v2/task-runs/{runs[number].arize_id}/cancel"
+            answer = requests.post(path, headers={"Authorization": f"Bearer {KEY}"}, timeout=10)
+            assert answer.status_code == 200, answer.text
+
+        panel = median_ms(through_the_panel, range(0, 2 * COUNT, 2))
+        yardstick = median_ms(bare, range(1, 2 * COUNT, 2))
+        return [
+            Figure("one cancel through the panel (median)", panel, "ms", yardstick, "the bare POST to the same server")
+        ]
+
+
+def _panel(url: str) -> tuple[Client, str]:
+    team = Team.objects.create(slug="bench", name="Bench")
+    person = User.objects.create(email="bench@example.com")
+    Membership.objects.create(team=team, user=person, role=TeamRole.OPERATOR)
+    credential = Credential(team=team, name="Bench", endpoint=url)
+    credential.seal(KEY)
+    credential.save()
+    tasks = requests.get(f"{url}/v2/tasks", headers={"Authorization": f"Bearer {KEY}"}, timeout=10).json()["tasks"]
+    for task in tasks:
+        body = {"task": task["id"], "status": "running", "count": COUNT}
+        requests.post(f"{url}/sandbox/runs", json=body, timeout=10).raise_for_status()
+    # One page of 100 a task at first contact: the rest is read by further rounds of the sweep.
+    for task in tasks:
+        _mirror_all(credential, url, task["id"])
+    client = Client()
+    client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
+    return client, team.slug
+
+
+def _mirror_all(credential: Credential, url: str, task_id: str) -> None:
+    from django.utils import timezone
+
+    from taskruns.models import Task
+    from taskruns.services.runs import Reading, record_readings
+
+    mirror.refresh(credential.pk, force=True)
+    task = Task.objects.get(arize_id=task_id)
+    with credential.connect() as arize:
+        for page in arize.pages(lambda cursor: arize.list_runs(task_id, cursor=cursor)):
+            record_readings([Reading(task, page.items, timezone.now())])

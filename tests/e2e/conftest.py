@@ -1,0 +1,74 @@
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.stack import Stack, running_stack
+from tests.e2e.visitors import ARGUMENTS, CHROMIUM, Visitor
+
+Visit = Callable[..., Visitor]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        sentence = f"There is no {CHROMIUM}: browser tests need Chromium (Debian: apt-get install chromium)."
+        (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(sentence)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Arize as it speaks today, in upper case."""
+    with running_stack(tmp_path_factory.mktemp("stack")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def old_stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Arize as it spoke before, in lower case and with members missing. Its processes may be ended and killed."""
+    with running_stack(tmp_path_factory.mktemp("old-stack"), wire="lower", spare=6) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def _passes() -> dict[tuple[str, str], Any]:
+    """Cookies of people who have signed in once already: signing in is slow on purpose."""
+    return {}
+
+
+@pytest.fixture
+def visit(browser: Browser, _passes: dict[tuple[str, str], Any]) -> Iterator[Visit]:
+    """`visit(stack, "oli")`: a browser of its own, signed in. No page of any test may do what a page should not."""
+    visitors: list[Visitor] = []
+
+    def arrive(stack: Stack, name: str = "", **options: Any) -> Visitor:
+        known = _passes.get((stack.url, name))
+        visitor = Visitor.arrive(stack, browser, storage_state=known, **options)
+        visitors.append(visitor)
+        if name and known is None:
+            visitor.sign_in(name)
+            visitor.page.wait_for_url("**/runs/")
+            _passes[stack.url, name] = visitor.context.storage_state()
+        return visitor
+
+    yield arrive
+    for visitor in visitors:
+        visitor.context.close()
+    assert [visitor.troubles for visitor in visitors if visitor.troubles] == []
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failure is shown with what the processes wrote."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for name in ("stack", "old_stack"):
+            if name in getattr(item, "funcargs", {}):
+                report.sections.append((f"processes of {name}", item.funcargs[name].logs()))

@@ -1,0 +1,198 @@
+"""The real processes of the panel and a simulated Arize beside them, on free ports with a database of their own."""
+
+import http.client
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from config import new_secrets
+from config.processes import ROOT, base_environment, launch, stop
+from tests.e2e.databases import own_database
+from tests.sandbox_client import Caller
+
+T = TypeVar("T")
+START_WITHIN = 40  # seconds
+NORTH = "support-bot,search-ranking"
+SOUTH = "sales-copilot,fraud-watch"
+# A world that stands still: only what a test does happens. 20 or more tasks for each of the two teams.
+TASKS = 48
+
+
+def wait_for(condition: Callable[[], T], what: str, *, within: float = 20) -> T:
+    """The first true value of the condition."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {within} s for {what}"
+        time.sleep(0.1)
+    return value
+
+
+@dataclass
+class Stack:
+    directory: Path
+    database_url: str
+    wire: str
+    port: int = 0
+    sandbox_port: int = 0
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    spare: list[str] = field(default_factory=list)  # ids of running runs of ops-north that no test has taken yet
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.port, self.sandbox_port = free_ports(2)
+        self.keys = {"DEMO_KEY_NORTH": "ak-e2e-north-0001", "DEMO_KEY_SOUTH": "ak-e2e-south-0002"}
+        self.secrets = dict(line.split("=", 1) for line in new_secrets.lines().splitlines())
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def arize(self) -> Caller:
+        return Caller(f"http://127.0.0.1:{self.sandbox_port}", self.keys["DEMO_KEY_NORTH"])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        endpoint = f"http://127.0.0.1:{self.sandbox_port}"
+        return base_environment() | self.secrets | self.keys | {
+            "ENV_FILE": "",
+            "SITE_URL": self.url,
+            "DATA_DIR": str(self.directory),
+            "DATABASE_URL": self.database_url,
+            "QUEUE_URL": f"sqlite:///{self.directory / 'queue.sqlite3'}",
+            "ARIZE_ENDPOINTS": endpoint,
+            "DEMO_ENDPOINT": endpoint,
+            "REQUIRE_MFA": "off",
+        }  # fmt: skip
+
+    # --- Processes
+
+    def start(self, name: str) -> None:
+        extra = {
+            "SANDBOX_KEYS": f"{self.keys['DEMO_KEY_NORTH']}={NORTH};{self.keys['DEMO_KEY_SOUTH']}={SOUTH}",
+            "SANDBOX_PORT": str(self.sandbox_port),
+        }
+        log = self.directory / f"{name}.log"
+        if name != "sandbox":
+            self.processes[name] = launch(name, environment=self.environment, log=log)
+            return
+        command = [sys.executable, "-m", "taskruns.sandbox", "--port", str(self.sandbox_port), "--wire", self.wire]
+        command += ["--tasks", str(TASKS), "--speed", "0"]
+        with log.open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                command, cwd=ROOT, env=base_environment() | extra, stdout=output, stderr=output, start_new_session=True
+            )
+        wait_for(self._sandbox_answers, "the sandbox", within=START_WITHIN)
+
+    def end(self, name: str) -> None:
+        stop([self.processes.pop(name)])
+
+    def kill(self, name: str) -> None:
+        """As a power cut would: no process of the group can do anything about it."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def end_all(self) -> None:
+        stop(list(self.processes.values()))
+        self.processes.clear()
+
+    def _sandbox_answers(self) -> bool:
+        try:
+            return self.arize.get("/v2/spaces").status == 200
+        except OSError:
+            return False
+
+    # --- What people do at a shell
+
+    def manage(self, *arguments: str, given: str = "") -> str:
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def get(self, path: str) -> int:
+        """The status of a request by nobody in particular, 0 without an answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    # --- Runs
+
+    def take_run(self) -> str:
+        """Arize's id of a running run of ops-north that the board shows and no other test touches."""
+        return self.spare.pop()
+
+    def status_at_arize(self, run_id: str) -> str:
+        return str(self.arize.run(run_id)["status"]).lower()
+
+    def cancels_received(self, run_id: str) -> list[dict[str, Any]]:
+        listed = self.arize.get("/sandbox/requests", method="POST", path="/cancel").json["requests"]
+        quoted = re.escape(run_id.rstrip("="))
+        return [entry for entry in listed if re.search(rf"/{quoted}(=|%3D)*/", entry["path"])]
+
+    def logs(self) -> str:
+        texts = (f"--- {log.name}\n{_tail(log)}" for log in sorted(self.directory.glob("*.log")))
+        return "\n".join(texts)
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:])
+
+
+@contextmanager
+def running_stack(directory: Path, *, wire: str = "upper", spare: int = 14) -> Iterator[Stack]:
+    """Ready when the panel and its worker answer and the mirror holds the sandbox's runs."""
+    with own_database(directory) as database_url:
+        stack = Stack(directory, database_url, wire)
+        try:
+            stack.start("sandbox")
+            _prepare(stack, spare=spare)
+            stack.start("worker")
+            stack.start("web")
+            wait_for(lambda: stack.get("/readyz") == 200, f"/readyz\n{stack.logs()}", within=START_WITHIN)
+            yield stack
+        finally:
+            stack.end_all()
+
+
+def _prepare(stack: Stack, *, spare: int) -> None:
+    tasks = stack.arize.tasks(limit=100)
+    for number in range(spare):
+        stack.spare += [run["id"] for run in stack.arize.add_runs(tasks[number % len(tasks)]["id"], status="running")]
+    stack.manage("migrate", "--verbosity", "0")
+    stack.manage("collectstatic", "--no-input", "--verbosity", "0")
+    table = stack.manage("demo_setup")
+    stack.password = re.search(r"^vera@demo\.example\s+(\S+)", table, re.MULTILINE).group(1)
+    stack.manage("refresh")
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

@@ -1,0 +1,116 @@
+"""Cancel in a real browser, down to what Arize received."""
+
+from urllib.parse import quote
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack
+
+REASON = "Judge model is down, wrong scores"
+
+
+def test_an_operator_cancels_through_the_dialog_and_a_manager_sees_who_and_why(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    oli.open_board()
+    oli.page.evaluate("window.sameDocument = true")
+    oli.cancel(run_id, reason=REASON)
+    expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
+    expect(oli.row(run_id)).to_contain_text("oli@demo.example")
+    expect(oli.row(run_id).get_by_role("button", name="Cancel")).to_have_count(0)
+    assert oli.page.evaluate("window.sameDocument"), "the page was loaded again"
+    assert stack.status_at_arize(run_id) == "cancelled"
+    assert [entry["status"] for entry in stack.cancels_received(run_id)] == [200]
+
+    mona = visit(stack, "mona")
+    mona.page.goto(f"/teams/ops-north/audit/?event=run.cancel&run={quote(run_id)}")
+    operation = mona.page.locator("tr[data-event='run.cancel']")
+    expect(operation).to_have_count(1)
+    expect(operation).to_have_attribute("data-outcome", "confirmed")
+    for words in ("run.cancel / requested", "run.cancel / confirmed", REASON):
+        expect(operation).to_contain_text(words)
+    expect(operation.locator(".c-who")).to_contain_text("oli@demo.example")
+    expect(operation.locator(".c-who")).to_contain_text("operator")
+
+
+def test_keeping_it_running_sends_nothing(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    oli.open_board()
+    oli.row(run_id).get_by_role("button", name="Cancel").click()
+    oli.page.get_by_role("button", name="Keep it running").click()
+    expect(oli.page.get_by_role("dialog")).to_have_count(0)
+    expect(oli.row(run_id)).to_have_attribute("data-status", "running")
+    assert stack.cancels_received(run_id) == []
+
+
+def test_a_second_browser_sees_the_change_by_polling(stack: Stack, visit: Visit) -> None:
+    run_id = stack.take_run()
+    oli, vera = visit(stack, "oli"), visit(stack, "vera")
+    vera.open_board()
+    expect(vera.row(run_id)).to_have_attribute("data-status", "running")
+    oli.open_board()
+    oli.cancel(run_id)
+    expect(vera.row(run_id)).to_have_attribute("data-status", "cancelled", timeout=15_000)
+    expect(vera.row(run_id)).to_contain_text("oli@demo.example")
+
+
+def test_without_javascript_a_plain_button_cancels(stack: Stack, visit: Visit) -> None:
+    run_id = stack.take_run()
+    visit(stack, "oli")
+    oli = visit(stack, "oli", java_script_enabled=False)
+    oli.open_board()
+    oli.row(run_id).get_by_role("button", name="Cancel").click()
+    expect(oli.page.locator("#run-page")).to_have_attribute("data-status", "cancelled")
+    expect(oli.page.get_by_role("status")).to_contain_text("Arize confirmed it")
+    assert len(stack.cancels_received(run_id)) == 1
+
+
+def test_without_javascript_the_page_of_a_run_takes_a_reason(stack: Stack, visit: Visit) -> None:
+    run_id = stack.take_run()
+    visit(stack, "oli")
+    oli = visit(stack, "oli", java_script_enabled=False)
+    oli.page.goto(f"/teams/ops-north/runs/by-arize-id/{run_id}/")
+    oli.page.locator("#run-head").get_by_label("Reason").fill(REASON)
+    oli.page.get_by_role("button", name="Cancel this run").click()
+    expect(oli.page.locator("#run-page")).to_have_attribute("data-status", "cancelled")
+    expect(oli.page.locator("#run-history")).to_contain_text(REASON)
+
+
+def test_a_viewer_has_no_button_and_a_forged_post_is_refused(stack: Stack, visit: Visit) -> None:
+    run_id = stack.take_run()
+    oli, vera = visit(stack, "oli"), visit(stack, "vera")
+    oli.open_board()
+    url = oli.row(run_id).get_by_role("button", name="Cancel").get_attribute("formaction")
+    assert url
+    vera.open_board()
+    expect(vera.row(run_id)).to_be_visible()
+    expect(vera.row(run_id).get_by_role("button", name="Cancel")).to_have_count(0)
+    token = vera.page.locator("#board [name=csrfmiddlewaretoken]").get_attribute("value")
+    forged = vera.context.request.post(url, form={"csrfmiddlewaretoken": token or ""}, headers={"Origin": stack.url})
+    assert forged.status == 403
+    assert "role" in forged.text().lower() or "right" in forged.text().lower()
+    assert stack.cancels_received(run_id) == []
+    assert stack.status_at_arize(run_id) == "running"
+
+
+def test_a_cancel_whose_answer_was_lost_after_the_work_was_done_ends_confirmed(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    stack.arize.post("/sandbox/faults", {"method": "POST", "path": "/cancel", "cut": "after", "count": 1})
+    oli.open_board()
+    oli.cancel(run_id, reason=REASON)
+    expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
+    assert [entry["status"] for entry in stack.cancels_received(run_id)] == [None]
+    oli.row(run_id).locator("[data-task]").click()
+    expect(oli.page.locator("#run-history")).to_contain_text("run.cancel / confirmed")
+
+
+def test_a_cancel_that_arize_refuses_keeps_the_run_and_says_why(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    oli.expected.add(409)
+    fault = {"method": "POST", "path": "/cancel", "status": 403, "title": "Forbidden", "count": 1}
+    stack.arize.post("/sandbox/faults", fault)
+    oli.open_board()
+    oli.cancel(run_id)
+    expect(oli.page.locator("#messages")).to_contain_text("Forbidden")
+    expect(oli.row(run_id)).to_have_attribute("data-status", "running")
+    expect(oli.row(run_id).get_by_role("button", name="Cancel")).to_be_visible()

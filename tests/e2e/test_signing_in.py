@@ -1,0 +1,44 @@
+"""Who gets in, and where it ends."""
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack
+
+
+def test_a_wrong_password_is_a_sentence_and_the_e_mail_stays(stack: Stack, visit: Visit) -> None:
+    somebody = visit(stack)
+    somebody.sign_in("vera", password="not her password")
+    expect(somebody.page.get_by_text("not correct")).to_be_visible()
+    expect(somebody.page.get_by_label("Email")).to_have_value("vera@demo.example")
+    expect(somebody.page.get_by_label("Password")).to_have_value("")
+
+
+def test_who_is_not_signed_in_is_led_to_the_page_they_asked_for(stack: Stack, visit: Visit) -> None:
+    somebody = visit(stack)
+    somebody.page.goto("/teams/ops-north/runs/?status=running")
+    assert "/accounts/login/" in somebody.page.url
+    somebody.page.get_by_label("Email").fill("vera@demo.example")
+    somebody.page.get_by_label("Password").fill(stack.password)
+    somebody.page.get_by_role("button", name="Sign in").click()
+    somebody.page.wait_for_url("**/teams/ops-north/runs/?status=running")
+
+
+def test_an_outsider_gets_a_404_where_a_member_sees_the_board(stack: Stack, visit: Visit) -> None:
+    otto, vera = visit(stack, "otto"), visit(stack, "vera")
+    otto.expected.add(404)
+    answers = [visitor.page.goto("/teams/ops-north/runs/") for visitor in (otto, vera)]
+    assert [answer.status for answer in answers if answer] == [404, 200]
+    expect(otto.page.locator("tr[data-run-id]")).to_have_count(0)
+    expect(vera.page.locator("tr[data-run-id]").first).to_be_visible()
+
+
+def test_a_session_that_ended_ends_at_the_login_page_by_the_next_poll(stack: Stack, visit: Visit) -> None:
+    ada = visit(stack)
+    ada.expected.add(401)
+    ada.sign_in("ada")
+    ada.page.wait_for_url("**/runs/")
+    ada.open_board()
+    stack.manage("reset_sign_in", "ada@demo.example", "--password-stdin", given="another-horse-battery-9\n")
+    ada.page.wait_for_url("**/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F", timeout=15_000)
+    expect(ada.page.get_by_role("heading", name="Sign in")).to_be_visible()

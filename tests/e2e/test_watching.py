@@ -1,0 +1,89 @@
+"""The board in a real browser."""
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack
+
+
+def test_an_operator_sees_runs_of_many_tasks_active_ones_first(stack: Stack, visit: Visit) -> None:
+    oli = visit(stack, "oli")
+    oli.open_board()
+    options = oli.page.get_by_label("Task", exact=True).locator("option")
+    expect(options).to_have_count(1 + 24)
+    statuses = oli.page.locator("tr[data-run-id]").evaluate_all("rows => rows.map((row) => row.dataset.status)")
+    active = [status in {"running", "pending"} for status in statuses]
+    assert len(statuses) == 50
+    assert active == sorted(active, reverse=True)
+    assert any(active)
+    assert not all(active)
+
+
+def test_the_board_keeps_its_filters_over_reload_and_the_back_button(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board()
+    vera.page.get_by_role("searchbox").fill("evaluation")
+    vera.page.get_by_label("COMPLETED").check()
+    vera.page.get_by_role("button", name="Show", exact=True).click()
+    for step in ("first", "reload", "back"):
+        if step == "reload":
+            vera.page.reload()
+        if step == "back":
+            vera.page.locator("tr[data-run-id] a[data-task]").first.click()
+            expect(vera.page.get_by_role("heading", name="Who did what here")).to_be_visible()
+            vera.page.go_back()
+        assert "q=evaluation" in vera.page.url, step
+        assert "status=completed" in vera.page.url, step
+        expect(vera.page.get_by_role("searchbox")).to_have_value("evaluation")
+        expect(vera.page.get_by_label("COMPLETED")).to_be_checked()
+        rows = vera.page.locator("tr[data-run-id]")
+        expect(rows.first).to_be_visible()
+        assert set(rows.evaluate_all("rows => rows.map((row) => row.dataset.status)")) == {"completed"}, step
+        assert all("evaluation" in name.lower() for name in rows.locator("[data-task]").all_inner_texts()), step
+
+
+def test_without_javascript_the_filter_works(stack: Stack, visit: Visit) -> None:
+    visit(stack, "vera")  # signed in once with JavaScript, which makes her pass
+    vera = visit(stack, "vera", java_script_enabled=False)
+    vera.open_board()
+    vera.page.get_by_label("FAILED").check()
+    vera.page.get_by_role("button", name="Show", exact=True).click()
+    rows = vera.page.locator("tr[data-run-id]")
+    expect(rows.first).to_be_visible()
+    assert {row.get_attribute("data-status") for row in rows.all()} == {"failed"}
+
+
+def test_a_poll_that_finds_nothing_new_leaves_the_page_alone(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board("?status=completed")
+    link = vera.page.locator("tr[data-run-id] a[data-task]").first
+    link.focus()
+    link.evaluate("node => { node.touched = true; }")
+    for _ in range(2):
+        with vera.page.expect_response(lambda answer: "/runs/table/" in answer.url):
+            pass
+    assert link.evaluate("node => node.touched && document.activeElement === node")
+
+
+def test_every_page_of_a_manager_is_quiet_in_the_console(stack: Stack, visit: Visit) -> None:
+    mona = visit(stack, "mona")
+    pages = ("runs/", "credentials/", "credentials/new/", "members/", "settings/", "audit/")
+    for page in pages:
+        answer = mona.page.goto(f"/teams/ops-north/{page}")
+        assert answer is not None
+        assert answer.status == 200, page
+    mona.page.goto("/runs/")
+    expect(mona.page.get_by_role("link", name="Ops North").first).to_be_visible()
+
+
+def test_a_forbidden_script_and_a_foreign_request_would_be_noticed(stack: Stack, visit: Visit) -> None:
+    """The control of every other test's quiet console."""
+    vera = visit(stack, "vera")
+    vera.open_board()
+    vera.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'alert(1)'}))")
+    vera.page.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
+    vera.page.wait_for_function("() => true")
+    seen = " ".join(vera.troubles)
+    vera.troubles.clear()
+    assert "CSP script-src" in seen
+    assert "Content Security Policy" in seen

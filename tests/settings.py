@@ -1,0 +1,35 @@
+"""The real settings with a test deployment's environment: nothing of this machine's .env gets in."""
+
+import os
+import tempfile
+from pathlib import Path
+
+_scratch = Path(os.environ.get("TASKRUNS_TEST_DIR") or tempfile.mkdtemp(prefix="taskruns-tests-"))
+(_scratch / "static").mkdir(parents=True, exist_ok=True)
+os.environ.update(
+    {
+        "ENV_FILE": "",
+        "SECRET_KEY": "test-secret-key-that-is-long-enough-0123456789",
+        "ENCRYPTION_KEYS": (
+            "2:bmV3LXJpbmcta2V5LW9mLXRoZS10ZXN0cy0wMTIzNDU=,1:b2xkLXJpbmcta2V5LW9mLXRoZS10ZXN0cy0wMTIzNDU="
+        ),
+        "AUDIT_SIGNING_KEY": "YXVkaXQtc2lnbmluZy1rZXktb2YtdGhlLXRlc3RzLTE=",
+        "SITE_URL": "http://localhost:8000",
+        "DATA_DIR": str(_scratch),
+        "QUEUE_URL": f"sqlite:///{_scratch}/queue.sqlite3",
+        "ARIZE_ENDPOINTS": "http://arize.test:9999",
+    }
+)
+os.environ.setdefault("DATABASE_URL", f"sqlite:///{_scratch}/taskruns.sqlite3")
+for _name in ("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE"):
+    os.environ.pop(_name, None)
+
+from config.settings import *  # noqa: E402, F403
+from config.settings import DATABASES, STORAGES  # noqa: E402
+
+# A file: in memory, threads of one test would meet "table is locked".
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    DATABASES["default"]["TEST"] = {"NAME": str(_scratch / "test.sqlite3")}
+# Tests that count sign-in tries use the real hasher of their own; the others need people, not slow hashes.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = STORAGES | {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}

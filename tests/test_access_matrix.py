@@ -1,0 +1,218 @@
+"""Who reaches what: ONE table of url name x method x person -> status, and each refusal's row in the right chain.
+
+A url that is missing from the table fails. The gate comes before the method: who may not pass learns nothing from a
+405.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import responses
+from django.db import transaction
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from taskruns.audit import Actor
+from taskruns.models import AuditEvent, Credential, Run, Team, TeamRole, User
+from taskruns.services import invitations
+
+from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
+
+# Two kinds of outsiders: otto manages another team, nora has none.
+PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
+OTHER_METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Statuses in the order of PEOPLE. The names under which a refused POST, and a refused GET, are recorded."""
+
+    get: str
+    post: str
+    event: str = "access.denied"
+    get_event: str = "access.denied"
+    is_teams: bool = True
+
+
+#                      anonymous nora otto  vera oli mona  ada adam
+MEMBERS_READ = Row(get="302 404 404  200 200 200  200 200", post="302 404 404  405 405 405  405 405")
+LOG_READ = Row(get="302 404 404  403 403 200  200 200", post="302 404 404  403 403 405  405 405")
+MANAGER_GET, MANAGER_POST = "302 404 404  403 403 200  403 403", "302 404 404  403 403 {}  403 403"
+PEOPLE_POST = "302 404 404  403 403 {0}  403 {0}"
+NO_GET = PEOPLE_POST.format(405)
+SITE_ADMIN_GET = "302 404 404  403 403 403  403 200"
+SITE_LOG_READ = Row(get="302 403 403  403 403 403  200 200", post="302 403 403  403 403 403  405 405", is_teams=False)
+SITE_LOG_POST = "302 403 403  403 403 403  302 302"
+
+TABLE: dict[str, Row] = {
+    # The choice of teams is everybody's own page; the first page leads to it or to a board.
+    "home": Row(get="302 302 302  302 302 302  302 302", post="302 405 405  405 405 405  405 405", is_teams=False),
+    "teams": Row(get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False),
+    "team-new": Row(
+        get="302 403 403  403 403 403  403 200",
+        post="302 403 403  403 403 403  403 422",
+        event="team.create",
+        is_teams=False,
+    ),
+    # An invitation's link is for a stranger; people with an account are told whom it is for.
+    "invitation": Row(
+        get="200 200 200  200 200 200  200 200", post="422 422 422  422 422 422  422 422", is_teams=False
+    ),
+    "board": MEMBERS_READ,
+    "board-table": MEMBERS_READ,
+    "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "run": MEMBERS_READ,
+    "run-cancel": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
+    ),
+    "credentials": LOG_READ,
+    "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
+    "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
+    "credential-test": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="credential.test"),
+    "credential-revoke": Row(get=MANAGER_GET, post=MANAGER_POST.format(302), event="credential.revoke"),
+    "members": Row(get="302 404 404  403 403 200  403 200", post=PEOPLE_POST.format(405)),
+    "member-add": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.add"),
+    "member-role": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.change_role"),
+    "member-remove": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="member.remove"),
+    "invitation-revoke": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="invitation.revoke"),
+    "team-settings": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="team.change"),
+    "team-archive": Row(get=SITE_ADMIN_GET, post="302 404 404  403 403 403  403 302", event="team.archive"),
+    "audit": LOG_READ,
+    "audit-export": replace(LOG_READ, get_event="audit.export"),
+    "site-audit": SITE_LOG_READ,
+    "audit-verification": SITE_LOG_READ,
+    "audit-verify": Row(get=SITE_LOG_READ.post, post=SITE_LOG_POST, event="audit.verify", is_teams=False),
+    "site-audit-export": replace(SITE_LOG_READ, get_event="audit.export"),
+}
+# allauth's own views answer a form with mistakes by 200, and take no methods of ours.
+ACCOUNT: dict[str, Row] = {
+    "account_login": Row(get="200 302 302  302 302 302  302 302", post="200 302 302  302 302 302  302 302"),
+    "account_logout": Row(get="302 200 200  200 200 200  200 200", post="302 302 302  302 302 302  302 302"),
+    "account_inactive": Row(get="200 200 200  200 200 200  200 200", post="405 405 405  405 405 405  405 405"),
+    "account_change_password": Row(get="302 200 200  200 200 200  200 200", post="302 200 200  200 200 200  200 200"),
+}
+
+
+def names(patterns: Any) -> Iterator[str]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from names(pattern.url_patterns)
+        elif isinstance(pattern, URLPattern):
+            yield str(pattern.name)
+
+
+def statuses(line: str) -> dict[str, int]:
+    return dict(zip(PEOPLE, map(int, line.split()), strict=True))
+
+
+@pytest.fixture
+def everybody(cast: dict[str, User | None]) -> dict[str, User | None]:
+    return cast | {"nora": person("nora@example.com")}
+
+
+@pytest.fixture
+def urls(
+    team: Team, run: Run, credential: Credential, mona: User, vera: User, arize: responses.RequestsMock
+) -> dict[str, str]:
+    """Where each name leads, with ids that exist, and an Arize that answers."""
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [], "pagination": {"has_more": False}})
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [], "pagination": {"has_more": False}})
+    by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
+    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
+    invitation = team.invitations.get()
+    args: dict[str, list[object]] = {
+        "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
+        "run": [team.slug, run.pk],
+        "run-cancel": [team.slug, run.pk],
+        "run-by-arize-id": [team.slug, run.arize_id],
+        "credential-replace": [team.slug, credential.pk],
+        "credential-test": [team.slug, credential.pk],
+        "credential-revoke": [team.slug, credential.pk],
+        "member-role": [team.slug, vera.pk],
+        "member-remove": [team.slug, vera.pk],
+        "invitation-revoke": [team.slug, invitation.pk],
+        "audit-export": [team.slug, "jsonl"],
+        "site-audit-export": ["jsonl"],
+    }
+    teams = {name: [team.slug] for name, row in TABLE.items() if row.is_teams}
+    return {name: reverse(name, args=(teams | args).get(name, [])) for name in TABLE | ACCOUNT}
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Each request of the table starts from the same state. Not atomic(): a cancel insists on the outermost one."""
+    point = transaction.savepoint()
+    yield
+    transaction.savepoint_rollback(point)
+
+
+def test_every_url_is_in_the_table():
+    assert sorted(names(get_resolver().url_patterns)) == sorted(TABLE | ACCOUNT)
+
+
+@pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_table_is_what_the_panel_does(
+    name: str, row: Row, method: str, urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf
+):
+    found = {}
+    for who in PEOPLE:
+        with undone():
+            found[who] = client_of(everybody[who]).generic(method, urls[name]).status_code
+    assert found == statuses(row.get if method == "GET" else row.post)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_other_methods_are_no_way_around_the_gate(
+    name: str, urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf
+):
+    rights = statuses(TABLE[name].post)
+    is_gated = name != "invitation"
+    for who in PEOPLE:
+        refused = rights[who] if is_gated and (who == "anonymous" or rights[who] in {403, 404}) else 405
+        for method in OTHER_METHODS:
+            with undone():
+                found = client_of(everybody[who]).generic(method, urls[name]).status_code
+            assert (who, method, found) == (who, method, refused)
+
+
+@pytest.mark.parametrize(("name", "row"), TABLE.items(), ids=TABLE)
+def test_each_refusal_is_a_row_in_the_right_chain(
+    name: str, row: Row, urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf, team: Team
+):
+    """403: in the chain of the team; 404, and what is no team's: in the site's. Whoever passes leaves no denial."""
+    for method, line, denied_as in (("GET", row.get, row.get_event), ("POST", row.post, row.event)):
+        for who, status in statuses(line).items():
+            with undone():
+                client_of(everybody[who]).generic(method, urls[name])
+                found = list(AuditEvent.objects.filter(outcome="denied"))
+            if who == "anonymous" or status not in {403, 404}:
+                assert not found, f"{who} {method}"
+                continue
+            (denial,) = found
+            assert denial.actor_label == f"{who}@example.com"
+            assert (denial.target_type, denial.target_id, denial.details) == ("view", name, {"method": method})
+            if status == 404:
+                assert (denial.chain, denial.event) == ("site", "access.denied")
+            else:
+                assert denial.event == denied_as
+                assert denial.chain == (f"team:{team.pk}" if row.is_teams else "site")
+
+
+@pytest.mark.parametrize(("name", "row"), TABLE.items(), ids=TABLE)
+def test_each_404_has_a_control_where_somebody_gets_in(name: str, row: Row):
+    """A 422 is a way in too: gate and ids were good, only the empty form was not."""
+    let_in = {statuses(line)[who] for line in (row.get, row.post) for who in PEOPLE[1:]}
+    assert let_in & {200, 302, 422}
+
+
+def test_head_is_no_way_around_the_gate(urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf):
+    for name, row in TABLE.items():
+        for who, status in statuses(row.get).items():
+            with undone():
+                found = client_of(everybody[who]).head(urls[name]).status_code
+            is_refused = (who, status) == ("anonymous", 302) or status in {403, 404}
+            assert found in ({status} if is_refused else {status, 405}), f"{who} {name}"

@@ -1,0 +1,149 @@
+"""`make demo` as a person meets it: one command, a password, a board, Ctrl-C."""
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from config.processes import ROOT, is_taken
+from tests.e2e.stack import free_ports, wait_for
+
+Launch = Callable[..., subprocess.Popen[str]]
+LEAKS = {"DATABASE_URL": "postgres://nobody@localhost/real", "SECRET_KEY": "short", "DEBUG": "perhaps"}
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    return free_ports(2)
+
+
+@pytest.fixture
+def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        own = {"DEMO_DIR": str(tmp_path / "demo"), "DEMO_PORT": str(ports[0]), "DEMO_SANDBOX_PORT": str(ports[1])}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "config.demo", *arguments],
+            cwd=ROOT,
+            # Variables of a real deployment in the same shell must not get in.
+            env={**os.environ, **LEAKS, **own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+def read_until_address(process: subprocess.Popen[str], port: int) -> str:
+    """What was printed up to the address. Ends early when the demo does."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if line == f"Open http://localhost:{port}/\n":
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def board_of(port: int, team: str, *, email: str, password: str) -> requests.Response:
+    with requests.Session() as session:
+        login = f"http://localhost:{port}/accounts/login/"
+        session.get(login, timeout=20)
+        fields = {"login": email, "password": password, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
+        session.post(login, data=fields, headers={"Referer": login}, timeout=20)
+        return session.get(f"http://localhost:{port}/teams/{team}/runs/", timeout=20)
+
+
+def passwords_in(printed: str) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+@demo\.example) +(\S+)", printed, re.MULTILINE))
+
+
+def test_it_shows_the_board_stops_on_ctrl_c_and_starts_again(launch: Launch, ports: list[int], tmp_path: Path) -> None:
+    demo = launch()
+    printed = read_until_address(demo, ports[0])
+    people = passwords_in(printed)
+    assert {email.split("@")[0] for email in people} == {"vera", "oli", "mona", "otto", "ada", "adam"}
+    for team, person in (("ops-north", "vera"), ("ops-south", "otto")):
+        email = f"{person}@demo.example"
+        board = board_of(ports[0], team, email=email, password=people[email])
+        assert board.status_code == 200
+        assert board.text.count("data-run-id=") == 50
+        tasks = re.search(r'<select id="filter-task".*?</select>', board.text, re.DOTALL)
+        assert tasks is not None
+        assert tasks.group().count("<option") > 20
+    assert stat.S_IMODE((tmp_path / "demo" / "env").stat().st_mode) == 0o600
+    assert demo_processes(tmp_path), "the search for processes finds none while they run"
+
+    demo.send_signal(signal.SIGINT)
+    assert demo.communicate(timeout=15)[0].strip() == "Stopped."
+    assert demo.returncode == 0
+    assert demo_processes(tmp_path) == []
+    assert [is_taken(port) for port in ports] == [False, False]
+
+    again = launch()
+    assert passwords_in(read_until_address(again, ports[0])) == people
+    # A closed terminal.
+    again.send_signal(signal.SIGHUP)
+    again.communicate(timeout=15)
+    assert (again.returncode, demo_processes(tmp_path)) == (0, [])
+
+
+def test_a_process_that_dies_stops_the_rest_with_a_sentence(launch: Launch, ports: list[int], tmp_path: Path) -> None:
+    demo = launch()
+    read_until_address(demo, ports[0])
+    victim = next(pid for pid, command in demo_processes(tmp_path) if "run_huey" in command)
+    os.kill(victim, signal.SIGKILL)
+    printed = demo.communicate(timeout=20)[0]
+    assert "The worker process has ended" in printed
+    assert str(tmp_path / "demo" / "log" / "worker.log") in printed
+    assert demo.returncode == 1
+    assert demo_processes(tmp_path) == []
+
+
+def test_an_early_ctrl_c_leaves_nothing_behind(launch: Launch, tmp_path: Path, ports: list[int]) -> None:
+    demo = launch()
+    wait_for(lambda: is_taken(ports[1]), "the sandbox", within=40)
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=15)
+    assert (demo.returncode, demo_processes(tmp_path)) == (0, [])
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "DEMO_PORT"), (1, "DEMO_SANDBOX_PORT")])
+def test_a_taken_port_is_a_sentence(launch: Launch, ports: list[int], place: int, name: str) -> None:
+    with socket.create_server(("127.0.0.1", ports[place])):
+        demo = launch()
+        printed = demo.communicate(timeout=30)[0]
+    assert demo.returncode == 1
+    assert printed.startswith(f"Port {ports[place]} is taken")
+    assert name in printed
+    assert printed.count("\n") == 1
+
+
+def demo_processes(tmp_path: Path) -> list[tuple[int, str]]:
+    """(pid, command) of every process whose environment names this demo's directory: its children, at any depth."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if f"ENV_FILE={tmp_path}".encode() in environment:
+            found.append((int(entry.name), command.replace(b"\0", b" ").decode()))
+    return found

@@ -1,0 +1,49 @@
+"""`fill_runs`: made-up past runs for measuring, the same few rules whatever the number."""
+
+import io
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from taskruns.models import Run, Task, Team
+
+
+def fill(team: str, runs: int) -> str:
+    out = io.StringIO()
+    call_command("fill_runs", team, "--runs", str(runs), stdout=out)
+    return out.getvalue()
+
+
+def test_it_writes_so_many_past_runs_half_a_minute_apart_over_200_tasks(team: Team, other_team: Team):
+    assert "ops-north has 450 made-up runs." in fill("ops-north", 450)
+    created = list(Run.objects.filter(team=team).order_by("-sorted_at").values_list("created_at", flat=True))
+    assert len(created) == 450
+    steps = {newer - older for newer, older in pairwise(created)}
+    assert steps == {timedelta(seconds=30)}
+    assert Task.objects.filter(team=team, runs__isnull=False).distinct().count() == 200
+    assert {run.status for run in Run.objects.all()} <= {"completed", "failed", "cancelled"}
+    assert not Run.objects.filter(team=other_team).exists()
+
+
+def test_one_task_name_in_three_holds_the_word_evaluation(team: Team):
+    fill("ops-north", 1)
+    assert Task.objects.filter(name__contains="evaluation").count() == 67
+
+
+def test_the_same_call_twice_changes_nothing_and_a_bigger_one_adds(team: Team):
+    fill("ops-north", 20)
+    before = set(Run.objects.values_list("pk", flat=True))
+    fill("ops-north", 20)
+    assert set(Run.objects.values_list("pk", flat=True)) == before
+    fill("ops-north", 30)
+    assert Run.objects.count() == 30
+    assert before < set(Run.objects.values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize(("team_slug", "runs", "word"), [("nowhere", 1, "nowhere"), ("ops-north", -1, "--runs")])
+def test_a_mistake_is_one_sentence(team: Team, team_slug: str, runs: int, word: str):
+    with pytest.raises(CommandError, match=word):
+        fill(team_slug, runs)
+    assert not Run.objects.exists()
