@@ -114,12 +114,18 @@ def _window(scope: QuerySet[AuditEvent], place: str, wanted: AuditFilter) -> tup
         until = scope.filter(at__lt=wanted.until).order_by("-at", f"-{place}")
         tops.append(_first_place(until, place, -SLACK) + 1 + SLACK)
     top = min(tops)
-    return max(0, top - WALK) if wanted.is_set else 0, top
+    return _bottom(scope, place, top) if wanted.is_set else 0, top
+
+
+def _bottom(scope: QuerySet[AuditEvent], place: str, top: int) -> int:
+    """The place of the WALK-th row below; counted, because places have gaps where a transaction was undone."""
+    below = scope.filter(**{f"{place}__lt": top}).order_by(f"-{place}").values_list(place, flat=True)
+    return next(iter(below[WALK - 1 : WALK]), 0)
 
 
 def _has_more(scope: QuerySet[AuditEvent], place: str, wanted: AuditFilter, bottom: int) -> bool:
     """Whether anything that could match lies below the window."""
-    if bottom <= 1:
+    if not bottom or not scope.filter(**{f"{place}__lt": bottom}).exists():
         return False
     if wanted.since is None:
         return True
