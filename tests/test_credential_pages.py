@@ -127,7 +127,7 @@ def test_a_key_of_another_team_opens_nothing(team, other_team, mona, client_of, 
     strange = client.post(reverse(f"credential-{page}", args=[team.slug, foreign.pk]), {"key": OTHER_KEY})
     missing = client.post(reverse(f"credential-{page}", args=[team.slug, team.pk]), {"key": OTHER_KEY})
     assert (strange.status_code, missing.status_code) == (404, 404)
-    nonce = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|csrfmiddlewaretoken\S+ value=\S+|X-CSRFToken\S+")
+    nonce = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|csrfmiddlewaretoken\S+ value=\S+|X-CSRFToken\S+|data-now=\S+")
     assert nonce.sub("", strange.content.decode()) == nonce.sub("", missing.content.decode())
     assert events() == [("access.denied", "denied")]
     foreign.refresh_from_db()
