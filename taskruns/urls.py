@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, credentials, runs, teams
+from taskruns.views import access, audit, board, credentials, runs, teams
 
 
 class AuditKind(StringConverter):
@@ -15,12 +15,13 @@ class AuditKind(StringConverter):
 register_converter(AuditKind, "audit_kind")
 urlpatterns = [
     path("", teams.home, name="home"),
-    path("runs/", teams.choice, name="teams"),
+    path("runs/", board.all_boards, name="teams"),
+    path("runs/table/", board.all_tables, name="teams-table"),
     path("teams/new/", teams.new, name="team-new"),
     path("invitations/<str:token>/", teams.invitation, name="invitation"),
     # Runs
-    path("teams/<slug:slug>/runs/", runs.board, name="board"),
-    path("teams/<slug:slug>/runs/table/", runs.table, name="board-table"),
+    path("teams/<slug:slug>/runs/", board.board, name="board"),
+    path("teams/<slug:slug>/runs/table/", board.table, name="board-table"),
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),

@@ -159,7 +159,7 @@ LATER = {
 }
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
-    *("home", "teams", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
     *("audit-verification", "account_inactive"),
 }
 # Tables in which the house keeps house: counters of the sign-in throttle, and when a board was looked at.

@@ -50,6 +50,9 @@ TABLE: dict[str, Row] = {
     # The choice of teams is everybody's own page; the first page leads to it or to a board.
     "home": Row(get="302 302 302  302 302 302  302 302", post="302 405 405  405 405 405  405 405", is_teams=False),
     "teams": Row(get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False),
+    "teams-table": Row(
+        get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False
+    ),
     "team-new": Row(
         get="302 403 403  403 403 403  403 200",
         post="302 403 403  403 403 403  403 422",

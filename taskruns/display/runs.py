@@ -10,7 +10,7 @@ from django.urls import reverse
 from taskruns.models import Cancellation, Outcome, Run, Status
 
 from .audit import AuditRow
-from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
+from .words import Counts, Duration, Message, Moment, StatusMark, counts_of, duration_of, status_mark
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)
@@ -38,11 +38,19 @@ class RunRow:
     cancel_url: str
     stopping: str
     note: str
+    team: str = ""
+    read: Moment | None = None
+    why_old: str = ""
     version: str = ""
 
 
-def run_row(run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str) -> RunRow:
-    """`last` is the run's latest cancellation. Expects `run.task.credential` to be loaded."""
+def run_row(
+    run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str, team: str = "", why_old: str = ""
+) -> RunRow:
+    """`last` is the run's latest cancellation. `why_old`: why its state is not of this moment, if it is not.
+
+    Expects `run.task.credential` to be loaded.
+    """
     is_open = last is not None and last.outcome == Outcome.OPEN
     row = RunRow(
         id=str(run.pk),
@@ -63,6 +71,9 @@ def run_row(run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str)
         cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
+        team=team,
+        read=Moment.of(run.observed_at) if why_old else None,
+        why_old=why_old,
     )
     return _with_version(row)
 
@@ -104,52 +115,6 @@ def last_note(run: Run, last: Cancellation | None) -> str:
         Outcome.REFUSED: "Arize refused the last cancel.",
         Outcome.NOT_SENT: "The last cancel could not be sent.",
     }.get(Outcome(last.outcome), "")
-
-
-@dataclass(frozen=True, slots=True)
-class EmptyBoard:
-    """Why there is nothing to see, and the next step. `kind`: no_key, key_failing, filtered, no_runs."""
-
-    kind: str
-    title: str
-    text: str
-    next_step: Link | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StatusChoice:
-    value: str
-    word: str
-    chosen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BoardFilters:
-    """What is chosen now, to fill the filter form again."""
-
-    statuses: tuple[StatusChoice, ...]
-    tasks: tuple[tuple[str, str, bool], ...]  # Arize id, name, chosen
-    q: str
-    is_set: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """The board of one team. `warnings` say why something may be old; `etag` names exactly what is shown."""
-
-    team: str
-    slug: str
-    url: str
-    table_url: str
-    rows: tuple[RunRow, ...]
-    active: int
-    filters: BoardFilters
-    empty: EmptyBoard | None
-    warnings: tuple[Message, ...]
-    as_of: Moment | None
-    first_url: str
-    next_url: str
-    etag: str
 
 
 @dataclass(frozen=True, slots=True)

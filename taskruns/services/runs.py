@@ -122,12 +122,20 @@ def _new_run(task: Task, seen: WireRun, started: datetime) -> Run:
     run = Run(team_id=task.team_id, task=task, endpoint=task.endpoint, arize_id=seen.id, observed_at=started)
     for name, value in {"status": Status.UNKNOWN, "sorted_at": timezone.now(), **_read(seen)}.items():
         setattr(run, name, value)
+    run.duration_us = duration_us(run.run_started_at, run.run_finished_at)
     return run
+
+
+def duration_us(begin: datetime | None, end: datetime | None) -> int:
+    """What a run took, in microseconds; 0 for one that has not both begun and ended."""
+    return max(0, (end - begin) // timedelta(microseconds=1)) if begin and end else 0
 
 
 def _changes(run: Run, seen: WireRun) -> dict[str, Any]:
     """The columns that this reading changes. What Arize left out of the answer stays as it was."""
     read = _read(seen)
+    begin, end = (read.get(name, getattr(run, name)) for name in ("run_started_at", "run_finished_at"))
+    read["duration_us"] = duration_us(begin, end)
     changes = {name: value for name, value in read.items() if getattr(run, name) != value}
     # The JSON alone may differ by a member that nobody shows: not worth a write, unless something else changed.
     return {} if set(changes) <= {"as_read"} else changes
@@ -152,16 +160,21 @@ def _read(seen: WireRun) -> dict[str, Any]:
     return read
 
 
+def is_watched(team: Team) -> bool:
+    """Whether a board of the team is open somewhere."""
+    return team.watched_at is not None and team.watched_at >= timezone.now() - WATCHED_FOR
+
+
 def watch(team: Team) -> list[uuid.UUID]:
     """Somebody has the team's board open: at most one write per 5 s.
 
     When nobody had it open before, reading picks up its pace at once: the keys to wake.
     """
     now = timezone.now()
-    stale = Team.objects.exclude(watched_at__gt=now - WATCH_WRITTEN_EVERY).filter(pk=team.pk)
-    if not stale.update(watched_at=now):
+    if team.watched_at is not None and team.watched_at > now - WATCH_WRITTEN_EVERY:
         return []
-    if team.watched_at is not None and team.watched_at >= now - WATCHED_FOR:
+    stale = Team.objects.exclude(watched_at__gt=now - WATCH_WRITTEN_EVERY).filter(pk=team.pk)
+    if not stale.update(watched_at=now) or is_watched(team):
         return []
     keys = Credential.objects.usable().filter(team=team, next_refresh_at__gt=now)
     ids = list(keys.values_list("pk", flat=True))

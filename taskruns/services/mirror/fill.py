@@ -51,6 +51,7 @@ def _tasks(team: Team) -> list[Task]:
 def _run(team: Team, task: Task, number: int, begin: datetime) -> Run:
     created = begin - APART * number
     status = _ENDS[number % len(_ENDS)]
+    took = timedelta(seconds=60 + number % 400)
     return Run(
         id=uuid.uuid4(),
         team=team,
@@ -62,7 +63,8 @@ def _run(team: Team, task: Task, number: int, begin: datetime) -> Run:
         created_at=created,
         sorted_at=created,
         run_started_at=created,
-        run_finished_at=created + timedelta(seconds=60 + number % 400),
+        run_finished_at=created + took,
+        duration_us=took // timedelta(microseconds=1),
         num_successes=number % 5_000,
         num_errors=number % 7,
         num_skipped=number % 3,

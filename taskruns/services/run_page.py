@@ -1,0 +1,31 @@
+"""Everything about one run, with its own audit rows, which every member may read."""
+
+import uuid
+
+from taskruns.display.audit import audit_row
+from taskruns.display.runs import RunPage, run_fields, run_json
+from taskruns.display.words import Moment
+from taskruns.models import AuditEvent, Run
+
+from .board import Seat, latest_cancellations, warnings_of
+from .board.rows import run_rows
+
+HISTORY = 200
+
+
+def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
+    run = Run.objects.select_related("task__credential").get(pk=run_id)
+    last = latest_cancellations([run.pk]).get(run.pk)
+    history = AuditEvent.objects.filter(chain=f"team:{run.team_id}", target_type="run", target_id=str(run.pk)).order_by(
+        "-seq"
+    )[:HISTORY]
+    key = run.task.credential
+    return RunPage(
+        row=run_rows([run], seats=[seat])[0],
+        fields=run_fields(run),
+        explanation=last.explanation if last else "",
+        warnings=warnings_of([key]) if key else (),
+        as_of=Moment.of(run.observed_at),
+        as_read=run_json(run),
+        history=tuple(audit_row(event) for event in history),
+    )
