@@ -16,9 +16,8 @@ from taskruns.filters import BoardFilter, Cursor
 from taskruns.models import Run, Status, Task, Team, User
 from taskruns.models.runs import ACTIVE
 from taskruns.permissions import access_of
-from taskruns.services.board import Seat
+from taskruns.services.board import Seat, paging
 from taskruns.services.board import page as page_module
-from taskruns.services.board import paging
 from taskruns.services.board.page import Listing, list_runs
 from tests.conftest import ENDPOINT, make_run
 
