@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns import __version__
+from taskruns.display.arize_links import run_links
 from taskruns.display.audit import audit_row
 from taskruns.display.credentials import health
 from taskruns.display.runs import (
@@ -31,6 +32,7 @@ from taskruns.display.words import Link, Message, Moment
 from taskruns.filters import BoardFilter, Cursor
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team
 from taskruns.permissions import Access, Action
+from taskruns.services import arize_users
 
 PAGE = 50
 HISTORY = 200
@@ -100,12 +102,13 @@ def run_page(run_id: uuid.UUID, *, access: Access, slug: str) -> RunPage:
     key = run.task.credential
     return RunPage(
         row=row,
-        fields=run_fields(run),
+        fields=run_fields(run, triggered_by=arize_users.names_of([run]).get(run.pk, "")),
         explanation=last.explanation if last else "",
         warnings=warnings_of([key]) if key else (),
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
         history=tuple(audit_row(event) for event in history),
+        links=run_links(run),
     )
 
 
