@@ -13,7 +13,7 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit.anchors import anchor_moved
 from taskruns.models import Heartbeat
-from taskruns.services import audit, cancellations, mirror
+from taskruns.services import audit, cancellations, mirror, retention
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,18 @@ def look_after_audit() -> None:
     audit.record_left_out()
     for verification_id in audit.stalled():
         run_verification(str(verification_id))
+
+
+@db_periodic_task(crontab(minute="23"))
+def every_hour() -> None:
+    forget_old_runs()
+
+
+@db_task(expires=60 * 60)
+def forget_old_runs() -> None:
+    """A few portions, then others have their turn before the next few."""
+    if retention.forget_old_runs():
+        forget_old_runs()
 
 
 @db_task()

@@ -49,6 +49,12 @@ def _plain_http_only_to_the_double(settings: Any) -> None:
     settings.ARIZE_ENDPOINTS = (ENDPOINT,)
 
 
+@pytest.fixture(autouse=True)
+def _runs_of_fixed_dates_are_kept(settings: Any) -> None:
+    """The doubles' runs were made on fixed days: they must not grow too old for the mirror."""
+    settings.RUN_RETENTION_DAYS = 36_500
+
+
 def person(email: str, *, site_role: str = "", **fields: Any) -> User:
     user = User(email=email, site_role=site_role, **fields)
     user.set_password(PASSWORD)

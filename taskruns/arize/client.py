@@ -22,7 +22,7 @@ from taskruns.arize.casing import StatusCasing
 from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
 from taskruns.arize.transport import POOLS, Call, GetRetry, call_within
-from taskruns.arize.wire import Page, RunStatus, WireRun, WireSpace, WireTask
+from taskruns.arize.wire import Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
 
 T = TypeVar("T")
 
@@ -115,6 +115,10 @@ class ArizeClient:
     def get_run(self, run_id: str) -> WireRun:
         """GET /v2/task-runs/{id}. Compare `.id`: it is what Arize answered, not what was asked."""
         return self._get("task-runs", run_id, read=WireRun.from_json)
+
+    def get_user(self, user_id: str) -> WireUser:
+        """GET /v2/users/{id}. A key without the right to read people meets 404 (or 403), as for one who left."""
+        return self._get("users", user_id, read=WireUser.from_json)
 
     def cancel_run(self, run_id: str) -> WireRun:
         """POST /v2/task-runs/{id}/cancel, once, on a connection of its own: on a kept one, closed by Arize

@@ -1,4 +1,4 @@
-"""Arize's spaces, tasks and runs as read from JSON, by a tolerant reader.
+"""Arize's spaces, users, tasks and runs as read from JSON, by a tolerant reader.
 
 The wire changed from lower to upper case in July 2026 without a version, and old servers leave members out
 (Arize REST API v2, stage beta). So: both cases, everything but `id` may be None, unknown members stay in
@@ -96,6 +96,22 @@ class WireSpace:
             organization_id=read_text(raw.get("organization_id")),
             raw=raw,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class WireUser:
+    """Source: GET /v2/users/{id}. A service key's bot is one too, mostly without an e-mail."""
+
+    id: str
+    name: str | None
+    email: str | None
+    raw: dict[str, Any] = field(repr=False, hash=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Raises Unreadable if there is no usable id."""
+        raw = _record(data)
+        return cls(id=_usable_id(raw), name=read_text(raw.get("name")), email=read_text(raw.get("email")), raw=raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,22 @@ class CredentialRow:
     revoke_url: str
 
 
+@dataclass(frozen=True, slots=True)
+class FirstContact:
+    """How far the first reading with a key is. Until Arize has listed all tasks, their number is not known."""
+
+    key: str
+    read: int
+    total: int
+    is_listed: bool
+
+    @property
+    def text(self) -> str:
+        if not self.is_listed:
+            return f"Key “{self.key}” is new: the list of its tasks is being read."
+        return f"First reading with key “{self.key}”: read {self.read:,} of {self.total:,} tasks."
+
+
 def credential_row(credential: Credential, *, slug: str, now: datetime) -> CredentialRow:
     state, text = health(credential, now)
     return CredentialRow(

@@ -137,10 +137,12 @@ class RunPage:
     as_of: Moment | None
     as_read: str
     history: tuple[AuditRow, ...] = field(default=())
+    links: tuple[Link, ...] = ()
 
 
-def run_fields(run: Run) -> tuple[Field, ...]:
-    """The 13 members of the original Arize page, then `failure_reason`."""
+def run_fields(run: Run, *, triggered_by: str = "") -> tuple[Field, ...]:
+    """The 13 members of the original Arize page, then `failure_reason`. `triggered_by`: the name, if it is known."""
+    creator = run.created_by_user_id or ""
     return (
         Field("Run id", "id", run.arize_id, copy=True),
         Field("Task id", "task_id", run.task.arize_id, copy=True),
@@ -154,7 +156,7 @@ def run_fields(run: Run) -> tuple[Field, ...]:
         Field("Errored", "num_errors", _number(run.num_errors)),
         Field("Skipped", "num_skipped", _number(run.num_skipped)),
         Field("Created", "created_at", moment=Moment.of(run.created_at)),
-        Field("Created by", "created_by_user_id", run.created_by_user_id or ""),
+        Field("Created by", "created_by_user_id", f"{triggered_by} ({creator})" if triggered_by else creator),
         Field("Failure reason", "failure_reason", run.failure_reason or ""),
     )
 

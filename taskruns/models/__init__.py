@@ -3,10 +3,11 @@
 from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
-from .runs import Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 
 __all__ = [
     "AnonymousTally",
+    "ArizeUser",
     "AuditAnchor",
     "AuditChain",
     "AuditEvent",

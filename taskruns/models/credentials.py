@@ -45,7 +45,7 @@ class Credential(models.Model):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     revoked_at = models.DateTimeField(null=True, blank=True)
-    spaces = models.JSONField(default=list)  # [{"id": ..., "name": ...}] as last listed
+    spaces = models.JSONField(default=list)  # [{"id", "name", "organization_id"}, ...] as last listed
 
     # Health, as Arize's answers told it
     last_good_at = models.DateTimeField(null=True, blank=True)
@@ -56,10 +56,15 @@ class Credential(models.Model):
     next_refresh_at = models.DateTimeField(default=timezone.now, db_index=True)
     claimed_until = models.DateTimeField(null=True, blank=True)  # a round is under way
     tasks_read_at = models.DateTimeField(null=True, blank=True)
+    # Where a list of tasks that did not fit into one round goes on: {"space": ..., "cursor": ...}
+    listing_at = models.JSONField(default=dict)
+    # Null while tasks of this key wait for their first reading: progress is counted and shown only then.
+    first_contact_done_at = models.DateTimeField(null=True, blank=True)
+    users_refused_at = models.DateTimeField(null=True, blank=True)  # when Arize told it no name at all
     backoff_until = models.DateTimeField(null=True, blank=True)
     backoff_reason = models.TextField(blank=True)
     failures = models.PositiveIntegerField(default=0)  # rounds in a row that Arize broke off
-    recent_calls = models.JSONField(default=list)  # [[second since 1970, calls], ...] of the last minute
+    recent_calls = models.JSONField(default=list)  # of the last minute; services/mirror/budget.py
 
     objects = CredentialQuerySet.as_manager()
 

@@ -49,6 +49,7 @@ class Task(models.Model):
     runs_read_at = models.DateTimeField(null=True)
     runs_read_to = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
+    runs_failed_at = models.DateTimeField(null=True)  # when its list last failed, if it has not worked since
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]
@@ -173,6 +174,26 @@ class Cancellation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.outcome or 'open'} cancel of {self.run_id}"
+
+
+class ArizeUser(models.Model):
+    """Somebody whose id a run carries. `known`: Arize told this team's keys a name; most keys may not ask for it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    team = models.ForeignKey(Team, models.CASCADE, related_name="arize_users")
+    endpoint = models.CharField(max_length=300)
+    arize_id = models.TextField()
+    name = models.TextField(blank=True)
+    email = models.TextField(blank=True)
+    known = models.BooleanField(default=False)
+    read_at = models.DateTimeField(null=True)  # when Arize was last asked; null: not yet
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_user_a_team_and_id")]
+        indexes = [models.Index(fields=["team", "endpoint", "read_at"], name="arize_user_oldest_read")]
+
+    def __str__(self) -> str:
+        return self.name or self.email or self.arize_id
 
 
 class Heartbeat(models.Model):

@@ -2,11 +2,13 @@
 
 import uuid
 
+from taskruns.display.arize_links import run_links
 from taskruns.display.audit import audit_row
 from taskruns.display.runs import RunPage, run_fields, run_json
 from taskruns.display.words import Moment
 from taskruns.models import AuditEvent, Run
 
+from . import arize_users
 from .board import Seat, latest_cancellations, warnings_of
 from .board.rows import run_rows
 
@@ -22,10 +24,11 @@ def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
     key = run.task.credential
     return RunPage(
         row=run_rows([run], seats=[seat])[0],
-        fields=run_fields(run),
+        fields=run_fields(run, triggered_by=arize_users.names_of([run]).get(run.pk, "")),
         explanation=last.explanation if last else "",
         warnings=warnings_of([key]) if key else (),
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
         history=tuple(audit_row(event) for event in history),
+        links=run_links(run),
     )

@@ -15,6 +15,8 @@ from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Status, Task, Team
 from taskruns.models.runs import ACTIVE
 
+from . import arize_users, retention
+
 WATCHED_FOR = timedelta(seconds=15)
 WATCH_WRITTEN_EVERY = timedelta(seconds=5)
 LONGEST_ID = 2_000  # bytes; Arize's own are about 20
@@ -39,11 +41,15 @@ _MEMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One answer about one task's runs. `request_started_at`: an answer is as old as its question."""
+    """One answer about one task's runs. `request_started_at`: an answer is as old as its question.
+
+    New runs that are past the time for which runs are kept are left out, unless somebody asked for them.
+    """
 
     task: Task
     runs: Sequence[WireRun]
     request_started_at: datetime
+    on_demand: bool = False
 
 
 def record_observation(run: Run, seen: WireRun, request_started_at: datetime) -> bool:
@@ -89,9 +95,12 @@ def _record_page(reading: Reading) -> int:
     # In one order, so that two workers on one page cannot lock each other out.
     held = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, arize_id__in=seen).order_by("pk")
     known = {run.arize_id: run for run in held.select_for_update(no_key=True)}
-    new = [_new_run(task, wire, started) for id_, wire in sorted(seen.items()) if id_ not in known]
+    unknown = [wire for id_, wire in sorted(seen.items()) if id_ not in known]
+    new = [_new_run(task, wire, started) for wire in unknown if reading.on_demand or not retention.is_past(wire)]
     # A second worker may have been faster: its row stays, and the next reading brings it up to date.
     Run.objects.bulk_create(new, ignore_conflicts=True)
+    creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
+    arize_users.note(task.team_id, task.endpoint, filter(None, creators))
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
     if new or changed:
         Team.bump(task.team_id)

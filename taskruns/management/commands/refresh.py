@@ -5,7 +5,7 @@ from django.core.management.base import CommandError, CommandParser
 from taskruns.audit import Actor
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Credential, Team
-from taskruns.services import mirror
+from taskruns.services import first_contact, mirror
 
 
 class Command(PanelCommand):
@@ -32,4 +32,8 @@ class Command(PanelCommand):
             return True
         line = f"{key.team.slug} / {key.name}: {report.tasks} tasks, {report.changed} changes, {report.calls} calls"
         self.stdout.write(f"{line}. {report.problem}".rstrip())
+        key.refresh_from_db()
+        for contact in first_contact.under_way([key]):
+            if contact.is_listed:
+                self.stdout.write(f"{contact.text} The worker goes on.")
         return not report.problem

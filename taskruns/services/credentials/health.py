@@ -24,6 +24,7 @@ HEALTHY: dict[str, Any] = {
     "backoff_until": None,
     "backoff_reason": "",
     "failures": 0,
+    "users_refused_at": None,
 }
 
 

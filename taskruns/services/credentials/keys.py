@@ -115,7 +115,8 @@ def _save_replaced(row: Credential, *, moved: bool) -> None:
     """The new key starts with a clean record; tasks of another endpoint are no longer its own."""
     for name, value in HEALTHY.items():
         setattr(row, name, value)
-    row.claimed_until = row.tasks_read_at = None
+    row.claimed_until = row.tasks_read_at = row.first_contact_done_at = None
+    row.listing_at = {}
     row.next_refresh_at = timezone.now()
     if moved:
         row.spaces = []

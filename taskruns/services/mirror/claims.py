@@ -4,6 +4,7 @@ A claim is a conditional UPDATE whose row count tells the winner. A worker that 
 """
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,20 +46,23 @@ def claim(credential_id: uuid.UUID, *, force: bool = False) -> Credential | None
     return Credential.objects.select_related("team").get(pk=credential_id)
 
 
-def renew(credential: Credential) -> None:
-    """Called while answers come: a worker that lives keeps its claim, one that died loses it soon."""
+def renew(credential: Credential, *, spent: Callable[[], list[list[int]]]) -> None:
+    """Called while answers come: a worker that lives keeps its claim, one that died loses it soon.
+
+    What it has spent is noted too, so that the ceiling holds for the worker that takes over.
+    """
     now = timezone.now()
     if credential.claimed_until is None or credential.claimed_until - now > LEASE - RENEWED_EVERY:
         return
     mine = Credential.objects.filter(pk=credential.pk, claimed_until=credential.claimed_until)
-    if mine.update(claimed_until=now + LEASE):
+    if mine.update(claimed_until=now + LEASE, recent_calls=spent()):
         credential.claimed_until = now + LEASE
 
 
-def release(credential: Credential, *, began: datetime, **changes: Any) -> None:
-    """End the round: the next one comes as soon as somebody's attention asks for it."""
+def release(credential: Credential, *, began: datetime, goes_on: bool = False, **changes: Any) -> None:
+    """End the round: the next one comes as soon as somebody's attention asks for it, or at once if it `goes_on`."""
     # The pace counts from beginning to beginning, or a round and a tick would be added to each wait.
-    following = began + _pace(credential)
+    following = began + (WATCHED if goes_on else _pace(credential))
     Credential.objects.filter(pk=credential.pk, claimed_until=credential.claimed_until).update(
         claimed_until=None, next_refresh_at=following
     )
@@ -71,9 +75,14 @@ def _is_free(now: datetime) -> Q:
     return unclaimed & not_waiting & Q(next_refresh_at__lte=now + SLACK)
 
 
+def is_watched(credential: Credential) -> bool:
+    """Is a board of the team open somewhere?"""
+    since = timezone.now() - WATCHED_FOR
+    return Team.objects.filter(pk=credential.team_id, watched_at__gte=since).exists()
+
+
 def _pace(credential: Credential) -> timedelta:
-    now = timezone.now()
-    if Team.objects.filter(pk=credential.team_id, watched_at__gte=now - WATCHED_FOR).exists():
+    if is_watched(credential):
         return WATCHED
     active = Run.objects.filter(team=credential.team_id, rank=1, task__credential=credential)
     return ACTIVE if active.exists() else IDLE

@@ -1,4 +1,4 @@
-"""Reading runs: the active ones, those of tasks that moved, and a rolling sweep over the rest.
+"""Reading runs: the active ones, those of tasks that moved or are new, and a rolling sweep over the rest.
 
 `last_run_at` is only a hint (Arize does not say whether it moves at the start or the end of a run), hence the sweep.
 """
@@ -13,9 +13,13 @@ from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, NotFound
 from taskruns.arize.wire import Page, WireRun
-from taskruns.models import Run, Task
+from taskruns.models import Credential, Run, Task, Team
+from taskruns.services import retention
+from taskruns.services.first_contact import unread_tasks
 from taskruns.services.runs import Reading, record_gone, record_observation, record_readings
 
+from .budget import Kind
+from .claims import ACTIVE, WATCHED, is_watched
 from .reader import Reader
 
 T = TypeVar("T")
@@ -23,21 +27,31 @@ T = TypeVar("T")
 SWEEP_CALLS_PER_MINUTE = 10
 # How far back "newest until a known one" walks; older ones are read on demand.
 MOST_PAGES = 10
+# A task whose list fails is one among many: it must not cost calls in every round.
+FAILED_WAITS = timedelta(seconds=30)
+# The lists of a key leave out what was deleted in Arize: after so long its runs are not swept any more.
+SWEPT_UNLISTED = timedelta(days=1)
+# How often open boards are told of progress, beside what changes anyway.
+TOLD_EVERY = timedelta(seconds=2)
 
 
-def read_active(reader: Reader) -> int:
+def read_active(reader: Reader, *, everything: bool) -> int:
     """Two or more active runs of a task cost one list page; a single one, and what the page left out, one call each.
 
-    They leave a third of the minute's calls, or many active runs would keep new ones from being found.
+    The rounds of a first contact follow each other fast even when nobody looks: then only those are read whose time
+    has come.
     """
     runs = Run.objects.filter(team=reader.credential.team_id, rank=1, task__credential=reader.credential)
+    is_chain = reader.credential.first_contact_done_at is None
+    if is_chain and not everything and not is_watched(reader.credential):
+        runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE + WATCHED)
     by_task: dict[Task, list[Run]] = defaultdict(list)
     for run in runs.select_related("task").order_by("observed_at"):
         by_task[run.task].append(run)
     many = {task: group for task, group in by_task.items() if len(group) > 1}
     single = [group[0] for group in by_task.values() if len(group) == 1]
     changed = 0
-    for task, started, page in reader.each(_paid(reader, many, keep_a_third=True), _first_page(reader)):
+    for task, started, page in reader.each(_paid(reader, many, Kind.ACTIVE), _first_page(reader)):
         if isinstance(page, ArizeError):
             single += many[task] if isinstance(page, NotFound) else []
             continue
@@ -49,7 +63,7 @@ def read_active(reader: Reader) -> int:
 
 def _read_single(reader: Reader, runs: list[Run]) -> int:
     changed = 0
-    paid = _paid(reader, runs, keep_a_third=True)
+    paid = _paid(reader, runs, Kind.ACTIVE)
     for run, started, seen in reader.each(paid, lambda run: reader.client.get_run(run.arize_id)):
         if isinstance(seen, NotFound):
             changed += record_gone(run, started)
@@ -59,11 +73,17 @@ def _read_single(reader: Reader, runs: list[Run]) -> int:
 
 
 def read_moved(reader: Reader) -> int:
-    """Tasks never read, and those whose `last_run_at` moved: newest runs until a known one."""
-    moved = Q(runs_read_at=None) | (Q(last_run_at__isnull=False) & ~Q(last_run_at=F("runs_read_to")))
-    unknown_mark = Q(last_run_at__isnull=False, runs_read_to=None)
-    tasks = _tasks(reader).filter(moved | unknown_mark).order_by(F("runs_read_at").asc(nulls_first=True), "pk")
-    return _read_newest(reader, tasks, until_known=True)
+    """Tasks whose `last_run_at` moved: newest runs until a known one."""
+    moved = Q(last_run_at__isnull=False) & (Q(runs_read_to=None) | ~Q(last_run_at=F("runs_read_to")))
+    waits = Q(runs_failed_at__gt=timezone.now() - FAILED_WAITS)
+    tasks = _tasks(reader).filter(moved, runs_read_at__isnull=False).exclude(waits)
+    return _read_newest(reader, _paid(reader, tasks.order_by("runs_read_at", "pk")), until_known=True)
+
+
+def read_new(reader: Reader) -> int:
+    """First contact: the newest page of tasks that were never read, those that ran last first."""
+    tasks = unread_tasks(reader.credential).order_by(F("last_run_at").desc(nulls_last=True), "pk")
+    return _read_newest(reader, _paid(reader, tasks, Kind.FIRST), until_known=False)
 
 
 def read_oldest(reader: Reader, *, everything: bool) -> int:
@@ -71,33 +91,49 @@ def read_oldest(reader: Reader, *, everything: bool) -> int:
     minute_ago = timezone.now() - timedelta(minutes=1)
     swept = _tasks(reader).filter(swept_at__gt=minute_ago).count()
     share = 1_000_000 if everything else max(0, SWEEP_CALLS_PER_MINUTE - swept)
-    waiting = _tasks(reader).exclude(runs_read_at__gt=timezone.now() - timedelta(seconds=5))
+    waiting = _tasks(reader).filter(_listed_lately(reader), runs_read_at__lte=timezone.now() - timedelta(seconds=5))
     tasks = list(waiting.order_by("runs_read_at", "pk")[:share])
     Task.objects.filter(pk__in=[task.pk for task in tasks]).update(swept_at=timezone.now())
-    return _read_newest(reader, tasks, until_known=False)
+    return _read_newest(reader, _paid(reader, tasks), until_known=False)
+
+
+def _listed_lately(reader: Reader) -> Q:
+    read_at = Credential.objects.values_list("tasks_read_at", flat=True).get(pk=reader.credential.pk)
+    return Q() if read_at is None else Q(listed_at__gte=read_at - SWEPT_UNLISTED)
 
 
 def _tasks(reader: Reader) -> QuerySet[Task]:
     return Task.objects.filter(credential=reader.credential).exclude(arize_id="")
 
 
-def _read_newest(reader: Reader, tasks: "QuerySet[Task] | list[Task]", *, until_known: bool) -> int:
+def _read_newest(reader: Reader, tasks: Iterator[Task], *, until_known: bool) -> int:
     changed = 0
-    for task, started, page in reader.each(_paid(reader, tasks), _first_page(reader)):
+    told_at = timezone.now()
+    for task, started, page in reader.each(tasks, _first_page(reader)):
         if not isinstance(page, ArizeError):
             changed += _record_newest(reader, task, page, started, until_known=until_known)
-        # Also after a fault: a task that always fails must not keep the others waiting.
-        Task.objects.filter(pk=task.pk).update(runs_read_at=timezone.now())
+        _note_read(task, page)
+        if task.runs_read_at is None and timezone.now() - told_at > TOLD_EVERY:
+            Team.bump(task.team_id)
+            told_at = timezone.now()
     return changed
+
+
+def _note_read(task: Task, page: Page[WireRun] | ArizeError) -> None:
+    """Also after a fault: a task that always fails must not keep the others waiting."""
+    now = timezone.now()
+    changes: dict[str, datetime | None] = {"runs_read_at": now, "runs_failed_at": None}
+    if isinstance(page, ArizeError):
+        changes["runs_failed_at"] = now
+    else:
+        changes["runs_read_to"] = task.last_run_at
+    Task.objects.filter(pk=task.pk).update(**changes)
 
 
 def _record_newest(reader: Reader, task: Task, page: Page[WireRun], started: datetime, *, until_known: bool) -> int:
-    reaches_back = not until_known or task.runs_read_at is None or _holds_a_known_one(task, page)
+    reaches_back = not until_known or _reaches_back(task, page)
     changed = record_readings([Reading(task, page.items, started)])
-    if not reaches_back:
-        changed += _read_older(reader, task, page)
-    Task.objects.filter(pk=task.pk).update(runs_read_to=task.last_run_at)
-    return changed
+    return changed if reaches_back else changed + _read_older(reader, task, page)
 
 
 def _read_older(reader: Reader, task: Task, page: Page[WireRun]) -> int:
@@ -113,15 +149,17 @@ def _read_older(reader: Reader, task: Task, page: Page[WireRun]) -> int:
         if isinstance(answer, ArizeError):
             break
         page = answer
-        is_known = _holds_a_known_one(task, page)
+        reaches_back = _reaches_back(task, page)
         changed += record_readings([Reading(task, page.items, started)])
-        if is_known:
+        if reaches_back:
             break
     return changed
 
 
-def _holds_a_known_one(task: Task, page: Page[WireRun]) -> bool:
-    """Known since the last list, not by a single look at one run."""
+def _reaches_back(task: Task, page: Page[WireRun]) -> bool:
+    """Holds one that is known since the last list, not by a single look at one run, or one too old to be kept."""
+    if any(retention.is_past(wire) for wire in page.items):
+        return True
     ids = [wire.id for wire in page.items]
     known = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, arize_id__in=ids)
     return known.filter(first_seen_at__lte=task.runs_read_at).exists()
@@ -131,9 +169,9 @@ def _first_page(reader: Reader) -> Callable[[Task], Page[WireRun]]:
     return lambda task: reader.client.list_runs(task.arize_id)
 
 
-def _paid(reader: Reader, items: Iterable[T], *, keep_a_third: bool = False) -> Iterator[T]:
+def _paid(reader: Reader, items: Iterable[T], kind: Kind = Kind.OTHER) -> Iterator[T]:
     """The items, one call of the ceiling taken for each, until there is none left."""
     for item in items:
-        if not reader.spend(keep_a_third=keep_a_third):
+        if not reader.spend(kind):
             return
         yield item

@@ -73,5 +73,5 @@ def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run
         arize_id=seen.task_id or "",
         defaults={"credential": credential},
     )
-    record_readings([Reading(task, [seen], started)])
+    record_readings([Reading(task, [seen], started, on_demand=True)])
     return Run.objects.get(team=credential.team_id, endpoint=credential.endpoint, arize_id=seen.id)

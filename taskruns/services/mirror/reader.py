@@ -24,7 +24,7 @@ from taskruns.arize.errors import (
 from taskruns.arize.wire import Page
 from taskruns.models import Credential
 
-from .budget import Budget
+from .budget import Budget, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,6 +77,13 @@ class Reader:
         """Ask once in this thread. A fault that concerns this question only is returned."""
         answer = self._ask(question)
         self._weigh(answer)
+        return answer
+
+    def aside(self, question: Callable[[], T]) -> T | ArizeError:
+        """Ask what the round can do without: a fault of Arize's own there says nothing of the rest."""
+        answer = self._ask(question)
+        if not isinstance(answer, _FAULTS):
+            self._weigh(answer)
         return answer
 
     def pages(self, fetch: Callable[[str | None], Page[T]]) -> Iterator[Page[T]]:
@@ -147,9 +154,9 @@ class Reader:
         if isinstance(answer, _STOPS_THE_ROUND) or self._faults >= MOST_FAULTS:
             self.trouble = self.trouble or answer
 
-    def spend(self, *, keep_a_third: bool = False) -> bool:
+    def spend(self, kind: Kind = Kind.OTHER) -> bool:
         """Take a call from the ceiling just before it is made."""
         self._heartbeat()
-        taken = self.budget.take(keep_a_third=keep_a_third)
+        taken = self.budget.take(kind)
         self.taken += taken
         return taken

@@ -13,10 +13,11 @@ from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import first_contact
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
 
-from . import claims, lists, tasks
+from . import claims, lists, tasks, users
 from .budget import Budget
 from .reader import Reader
 
@@ -58,7 +59,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     with client:
-        reader = Reader(credential, client, budget, heartbeat=lambda: claims.renew(credential))
+        reader = Reader(credential, client, budget, heartbeat=lambda: claims.renew(credential, spent=budget.recent))
         report = _round(reader, began=began, force=force, by=by)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
@@ -70,12 +71,14 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     listed = changed = 0
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
-        changed += lists.read_active(reader)
+        changed += lists.read_active(reader, everything=force)
         if force or tasks.is_due(credential):
             listed, moved = tasks.read_tasks(reader)
             changed += moved
         changed += lists.read_moved(reader)
+        changed += lists.read_new(reader)
         changed += lists.read_oldest(reader, everything=force)
+        users.read_names(reader)
     except ArizeError as error:
         trouble = error
     trouble = trouble or reader.trouble or reader.silence
@@ -105,10 +108,11 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
         # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
-    claims.release(credential, began=began, **changes)
+    goes_on = first_contact.settle(credential)
+    claims.release(credential, began=began, goes_on=goes_on, **changes)
     was_new = credential.last_good_at is None and reader.answered_at is not None
     was_ill = credential.backoff_until is not None or credential.failing_since is not None
-    if was_new or was_ill or trouble is not None:
+    if was_new or was_ill or goes_on or trouble is not None:
         Team.bump(credential.team_id)
 
 

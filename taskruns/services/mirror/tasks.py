@@ -30,12 +30,14 @@ def read_tasks(reader: Reader) -> tuple[int, int]:
     """Mirror every task that the key lists. (tasks listed, tasks new or changed)"""
     listing = _Listing(reader)
     spaces = _spaces(reader)
-    # Without a space Arize lists what the key may read; 403 and 404 say that a space cannot be asked on its own.
-    told = [listing.read(space) for space in spaces]
-    if not spaces or not all(told):
-        listing.read(None)
-    if not reader.is_over:
-        Credential.objects.filter(pk=reader.credential.pk).update(tasks_read_at=timezone.now())
+    if reader.is_over:
+        return 0, 0
+    listing.read_all(spaces)
+    key = Credential.objects.filter(pk=reader.credential.pk)
+    if listing.broke_off:
+        key.update(listing_at=listing.broke_off)
+    else:
+        key.update(listing_at={}, tasks_read_at=timezone.now())
     changed = sum(_mirror(reader.credential, part) for part in listing.parts())
     if changed:
         Team.bump(reader.credential.team_id)
@@ -49,22 +51,48 @@ class _Found:
 
 
 class _Listing:
-    """What one round's lists told: each task once, with the spaces that listed it."""
+    """What one round's lists told: each task once, with the spaces that listed it.
+
+    `broke_off` says where a list that did not fit into the round goes on in the next one: {"space": id or null,
+    "cursor": text or null, "untold": bool}.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.found: dict[str, _Found] = {}
+        self.broke_off: dict[str, Any] = {}
 
-    def read(self, space: WireSpace | None) -> bool:
+    def read_all(self, spaces: list[WireSpace]) -> None:
+        """403 and 404 say that a space cannot be asked on its own: without one Arize lists all that the key may read."""
+        at = self._reader.credential.listing_at
+        ids = [space.id for space in spaces]
+        goes_on = bool(at) and at["space"] in [*ids, None]
+        untold = not spaces or (goes_on and at["untold"])
+        cursor = at["cursor"] if goes_on else None
+        first = (ids.index(at["space"]) if at["space"] else len(ids)) if goes_on else 0
+        for space in spaces[first:]:
+            untold = not self._read(space, cursor) or untold
+            if self.broke_off:
+                self.broke_off["untold"] = untold
+                return
+            cursor = None
+        if untold:
+            self._read(None, cursor)
+
+    def _read(self, space: WireSpace | None, start: str | None) -> bool:
         """False if Arize would not list this space."""
         client, space_id = self._reader.client, space.id if space else None
+        is_told, following, pages = True, start, 0
         try:
-            for page in self._reader.pages(lambda cursor: client.list_tasks(space_id=space_id, cursor=cursor)):
+            for page in self._reader.pages(lambda at: client.list_tasks(space_id=space_id, cursor=at or start)):
                 for wire in page.items:
                     self._add(wire, space)
+                following, pages = page.next_cursor, pages + 1
         except ArizeError as fault:
-            return not isinstance(fault, Forbidden | NotFound)
-        return True
+            is_told = not isinstance(fault, Forbidden | NotFound)
+        if self._reader.is_over and (following or not pages):
+            self.broke_off = {"space": space_id, "cursor": following, "untold": True}
+        return is_told
 
     def parts(self) -> Iterator[dict[str, _Found]]:
         """The tasks in portions that fit one query."""
@@ -85,12 +113,15 @@ def _spaces(reader: Reader) -> list[WireSpace]:
             found += page.items
     except ArizeError:
         return found  # the reader has weighed it; tasks can be listed without spaces
-    _remember_spaces(reader.credential, found)
+    if not reader.is_over:
+        _remember_spaces(reader.credential, found)
     return found
 
 
 def _remember_spaces(credential: Credential, spaces: list[WireSpace]) -> None:
-    named = [{"id": space.id, "name": space.name or ""} for space in spaces]
+    named = [
+        {"id": space.id, "name": space.name or "", "organization_id": space.organization_id or ""} for space in spaces
+    ]
     if named != credential.spaces:
         Credential.objects.filter(pk=credential.pk).update(spaces=named)
 

@@ -1,0 +1,40 @@
+"""The first reading of a large account: it takes minutes under the ceiling of calls, so people see how far it is."""
+
+from collections.abc import Iterable
+
+from django.db.models import Count, QuerySet
+from django.utils import timezone
+
+from taskruns.display.credentials import FirstContact
+from taskruns.models import Credential, Task
+
+
+def unread_tasks(credential: Credential) -> QuerySet[Task]:
+    """Tasks of this key whose runs were never listed."""
+    return Task.objects.filter(credential=credential, runs_read_at=None).exclude(arize_id="")
+
+
+def settle(credential: Credential) -> bool:
+    """Note at the end of a round whether first contact is over, or begins again: a key may be let into a large space.
+
+    True while it goes on.
+    """
+    row = Credential.objects.filter(pk=credential.pk)
+    if unread_tasks(credential).exists():
+        row.filter(first_contact_done_at__isnull=False).update(first_contact_done_at=None)
+        return True
+    row.filter(first_contact_done_at=None, tasks_read_at__isnull=False).update(first_contact_done_at=timezone.now())
+    return False
+
+
+def under_way(keys: Iterable[Credential]) -> tuple[FirstContact, ...]:
+    """How far first contact is, for those of the keys where it goes on. Without any, no query is made."""
+    reading = [key for key in keys if key.first_contact_done_at is None and key.failing_since is None]
+    if not reading:
+        return ()
+    tasks = Task.objects.filter(credential__in=reading).exclude(arize_id="").order_by()
+    counted = tasks.values_list("credential").annotate(Count("runs_read_at"), Count("pk"))
+    numbers = {key: (read, total) for key, read, total in counted}
+    return tuple(
+        FirstContact(key.name, *numbers.get(key.pk, (0, 0)), is_listed=key.tasks_read_at is not None) for key in reading
+    )
