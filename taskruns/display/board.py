@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from taskruns.filters import BoardFilter, Sort
-
+from .credentials import FirstContact
 from .runs import RunRow
 from .words import Link, Message, Moment
 
@@ -77,22 +76,10 @@ class Board:
     filters: BoardFilters
     empty: EmptyBoard | None
     warnings: tuple[Message, ...]
+    first_contacts: tuple[FirstContact, ...]
     as_of: Moment | None
     walked: bool
     first_url: str
     previous_url: str
     next_url: str
     etag: str
-
-
-def sort_links(wanted: BoardFilter, url: str) -> Sorts:
-    """The first click on a heading brings the largest to the top, the second turns the order round."""
-    links = {sort.value: _sort_link(wanted, sort, url) for sort in Sort if sort}
-    return Sorts(**links)
-
-
-def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
-    is_current = wanted.sort is sort
-    turned = wanted.sorted_by(sort, descending=not (is_current and wanted.descending))
-    direction = "" if not is_current else "descending" if wanted.descending else "ascending"
-    return SortLink(url + turned.query(), direction)

@@ -10,7 +10,7 @@ from django.urls import reverse
 from taskruns.models import Cancellation, Outcome, Run, Status
 
 from .audit import AuditRow
-from .words import Counts, Duration, Message, Moment, StatusMark, counts_of, duration_of, status_mark
+from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)

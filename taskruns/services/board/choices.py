@@ -5,9 +5,9 @@ from datetime import datetime
 
 from django.urls import reverse
 
-from taskruns.display.board import BoardFilters, Choice, EmptyBoard
+from taskruns.display.board import BoardFilters, Choice, EmptyBoard, SortLink, Sorts
 from taskruns.display.words import Link
-from taskruns.filters import BoardFilter
+from taskruns.filters import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
 from taskruns.permissions import Action
 
@@ -86,3 +86,16 @@ def _no_key(manages: Sequence[Seat]) -> EmptyBoard:
         return EmptyBoard("no_key", "No key yet", f"{text} A manager of the team can add one.")
     step = Link("Add a key", reverse("credential-new", args=[manages[0].team.slug]))
     return EmptyBoard("no_key", "No key yet", text, step)
+
+
+def sort_links(wanted: BoardFilter, url: str) -> Sorts:
+    """The first click on a heading brings the largest to the top, the second turns the order round."""
+    links = {sort.value: _sort_link(wanted, sort, url) for sort in Sort if sort}
+    return Sorts(**links)
+
+
+def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
+    is_current = wanted.sort is sort
+    turned = wanted.sorted_by(sort, descending=not (is_current and wanted.descending))
+    direction = "" if not is_current else "descending" if wanted.descending else "ascending"
+    return SortLink(url + turned.query(), direction)

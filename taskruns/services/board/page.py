@@ -9,12 +9,13 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns import __version__
-from taskruns.display.board import Board, sort_links
+from taskruns.display.board import Board
 from taskruns.display.words import Moment
 from taskruns.filters import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run
+from taskruns.services.first_contact import under_way
 
-from .choices import board_filters, why_empty
+from .choices import board_filters, sort_links, why_empty
 from .matching import conditions
 from .paging import Found, Place, find, merged, micros, moment
 from .rows import Seat, run_rows, warnings_of
@@ -49,6 +50,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         filters=board_filters(seats, wanted, keys),
         empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
         warnings=warnings_of(keys),
+        first_contacts=under_way(keys),
         as_of=Moment.of(as_of(keys)),
         walked=listing.walked,
         first_url=url + wanted.query() if wanted.cursor else "",
