@@ -26,6 +26,9 @@ class PlainRuns(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_view_permission(self, request: Any, obj: Any = None) -> bool:
         return True
 
+    def has_module_permission(self, request: Any) -> bool:
+        return False
+
     has_add_permission = has_change_permission = has_delete_permission = lambda *_: False
 
     def lookup_allowed(self, *_: Any) -> bool:
