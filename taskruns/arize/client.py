@@ -33,6 +33,7 @@ USER_AGENT = f"taskruns/{__version__}"
 LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
 MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
 _CHUNK = 65_536
+_PATIENT = Timeouts()
 _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
 
 
@@ -49,7 +50,7 @@ class ArizeClient:
         endpoint: str,
         key: str,
         *,
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = _PATIENT,
         get_retries: int = 2,
         pool_size: int = 8,
     ) -> None:
