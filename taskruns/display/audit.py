@@ -32,7 +32,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     },
     "run.trigger": {
         "requested": "{who} asked to start a run of task {target}",
-        "done": "Arize started run {run} of task {target}",
+        "done": "{who} started run {run} of task {target}",
         "refused": "Arize refused to start a run of task {target}",
         "not_sent": "The start of a run of task {target} could not be sent",
         "unknown": "The start of a run of task {target} was sent, whether a run began is not known",

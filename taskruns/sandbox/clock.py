@@ -43,7 +43,7 @@ class Clock:
 
     def simulated(self, shown: datetime) -> int:
         """The simulated milliseconds that are shown so: the way back of `shown`."""
-        scaled = (shown - self._epoch) // timedelta(milliseconds=1)
+        scaled = -((self._epoch - shown) // timedelta(milliseconds=1))  # rounded up: `shown` rounds down
         return math.ceil(scaled * self._scale) if scaled > 0 else scaled
 
 

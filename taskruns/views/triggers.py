@@ -24,9 +24,7 @@ from .access import PanelRequest, actor_of, owned, requires
 
 STATUSES = {"refused": 409, "used": 409, "under_way": 409, "not_sent": 502, "unknown": 502}
 TONES = {"unknown": "warning", "under_way": "info", "used": "warning"}
-DAMAGED = (
-    "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
-)
+DAMAGED = "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
 
 
 @requires(Action.RUNS_TRIGGER, event=EventType.RUN_TRIGGER)
@@ -76,8 +74,8 @@ def _answer(
     status: int | None = None,
 ) -> HttpResponse:
     """What is done leads to the new run; everything else comes back with the form, under a new token."""
-    text = f"{task}: {result.sentence}"
     if result.outcome == "done":
+        text = f"{task}: {result.sentence}"
         if result.joined:
             messages.info(request, f"{text} This form had been sent already, so no second run was started.")
         else:
@@ -89,7 +87,7 @@ def _answer(
         request,
         task,
         form,
-        message=Message(TONES.get(result.outcome, "error"), text),
+        message=Message(TONES.get(result.outcome, "error"), result.sentence),
         operation=operation if result.outcome == "under_way" else None,
         is_waiting=result.outcome == "under_way",
         status=status or (429 if result.throttled else STATUSES[result.outcome]),
