@@ -16,7 +16,7 @@ from taskruns.audit import Actor
 from taskruns.models import Credential, Invitation, Run, SiteRole, Team, TeamRole, User
 from taskruns.services import invitations
 
-from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, wire_run
+from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, trigger_url, wire_run
 
 NEW_PASSWORD = "another battery staple"
 NEW_KEY = "ak-new-1Xy7Qz4Mn8Lk2Jh5"
@@ -39,6 +39,7 @@ class Stage:
         return {
             "slug": self.team.slug,
             "run_id": self.run.pk,
+            "task_id": self.run.task.pk,
             "credential_id": self.credential.pk,
             "user_id": self.people["vera"].pk,
             "invitation_id": self.invitation.pk,
@@ -69,6 +70,7 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
     }
     nothing: dict[str, Any] = {"pagination": {"has_more": False}}
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
     arize.get(f"{ENDPOINT}/v2/spaces", json=nothing | {"spaces": []})
     arize.get(f"{ENDPOINT}/v2/tasks", json=nothing | {"tasks": []})
     by: Actor = actor(people["mona"], "manager")
@@ -103,6 +105,13 @@ class Act:
         return getattr(client, self.method)(self.path(stage), self.data if self.method == "post" else None)
 
 
+# A filled form that starts a run of an evaluation task on a project.
+EVALUATION: dict[str, object] = {
+    "operation": "5f0c4a34-27a5-4d0c-9d0f-3c3c1b8a0001",
+    "data_start_time": "2026-11-22T03:00",
+    "data_end_time": "2026-11-23T03:00",
+    "max_spans": "10000",
+}
 TESTED = ("credential.test", "ok")
 ACTS: dict[str, Act] = {
     "sign in": Act(
@@ -126,6 +135,7 @@ ACTS: dict[str, Act] = {
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
     "cancel a run": Act("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "start a run": Act("task-trigger", "oli", (("run.trigger", "requested"), ("run.trigger", "done")), EVALUATION),
     "add a key": Act(
         "credential-new",
         "mona",

@@ -213,6 +213,10 @@ def run_url(run: Run, action: str = "") -> str:
     return f"{ENDPOINT}/v2/task-runs/{run.arize_id}{action}"
 
 
+def trigger_url(task: Task) -> str:
+    return f"{ENDPOINT}/v2/tasks/{task.arize_id}/trigger"
+
+
 def events(**wanted: Any) -> list[tuple[str, str]]:
     rows = AuditEvent.objects.filter(**wanted).order_by("id")
     return [(row.event, row.outcome) for row in rows]

@@ -70,6 +70,9 @@ TABLE: dict[str, Row] = {
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
     ),
+    "task-trigger": Row(
+        get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
+    ),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
@@ -131,6 +134,7 @@ def urls(
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
+        "task-trigger": [team.slug, run.task.pk],
         "credential-replace": [team.slug, credential.pk],
         "credential-test": [team.slug, credential.pk],
         "credential-revoke": [team.slug, credential.pk],

@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
@@ -15,9 +16,10 @@ from django.utils import timezone
 from huey.contrib.djhuey import HUEY
 
 from taskruns import services
+from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
-from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, User
-from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, teams
+from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, Trigger, User
+from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, teams, triggers
 from taskruns.services.cancellations import OutcomeNotWritten
 
 from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, dump, stage
@@ -44,6 +46,11 @@ def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
     stage.arize.get(run_url(stage.run), json=wire_run(stage.run, "CANCELLED"))
     return Cancellation.objects.create(run=stage.run, person_label="oli@example.com", requested_at=long_ago, **fields)
+
+
+def a_lost_start(stage: Stage) -> None:
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
 
 
 def settle(stage: Stage) -> None:
@@ -112,6 +119,12 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
     "teams.remove_member": lambda stage: teams.remove_member(stage.team, vera(stage), by=BY),
     "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
+    "triggers.close": lambda _: triggers.sweep(by=BY),
+    "triggers.earlier": lambda _: LATER,  # only looks
+    "triggers.sweep": lambda _: triggers.sweep(),
+    "triggers.trigger": lambda stage: triggers.trigger(
+        stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
+    ),
 }
 READY: dict[str, Callable[[Stage], object]] = {
     "cancellations.close": a_lost_cancel,
@@ -119,8 +132,10 @@ READY: dict[str, Callable[[Stage], object]] = {
     "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
     "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
     "mirror.refresh": rejected,
+    "triggers.close": a_lost_start,
+    "triggers.sweep": a_lost_start,
 }
-NO_ACTS_OF_THEIR_OWN = {"audit.ask_for_verification", "audit.record_denial"}
+NO_ACTS_OF_THEIR_OWN = {"audit.ask_for_verification", "audit.record_denial", "triggers.earlier"}
 
 
 def acting() -> set[str]:

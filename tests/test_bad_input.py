@@ -15,7 +15,8 @@ from django.urls import reverse
 from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, Team, TeamRole, User
 from taskruns.services import invitations
 
-from .conftest import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, wire_run
+from .acts import EVALUATION
+from .conftest import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
 
 LONG = "x" * 10_000
 NUL = "a\x00b"
@@ -73,6 +74,7 @@ ENDPOINTS = [
     ),
     *("file:///etc/passwd", "https://api.arize.com/path", "https://api.arize.com.evil.example", "http://[::1"),
 ]
+MOMENTS = ["", LONG, NUL, "soon", "2026-13-45T00:00", "0001-01-01T00:00", "9999-12-31T23:59", "2026-11-22T25:00"]
 FORMS = {
     "credential-new": Form(
         "mona",
@@ -93,6 +95,16 @@ FORMS = {
         },
     ),
     "run-cancel": Form("oli", {"reason": "why"}, {"reason": ["x" * 513, LONG]}),
+    "task-trigger": Form(
+        "oli",
+        {name: str(value) for name, value in EVALUATION.items()},
+        {
+            "operation": ["", LONG, NUL, "one", "5f0c4a34"],
+            "data_start_time": [*MOMENTS, "2026-10-24T02:59", "2026-11-23T03:00", "2026-11-24T00:00"],
+            "data_end_time": [*MOMENTS, "2026-12-22T03:01", "2026-11-21T00:00"],
+            "max_spans": ["", LONG, NUL, "0", "-1", "1.5", "many", "9" * 5_000, "2147483648"],
+        },
+    ),
     "invitation": Form(
         "anonymous",
         {"name": "Nora", "password1": PASSWORD, "password2": PASSWORD},
@@ -120,10 +132,12 @@ def post(
     arize: responses.RequestsMock,
 ) -> Callable[..., HttpResponse]:
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
     arize.get(re.compile(f"{ENDPOINT}/v2/(spaces|tasks)"), json={"spaces": [], "tasks": []})
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
     paths = {
         "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
+        "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
         "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
         "member-role": reverse("member-role", args=[team.slug, vera.pk]),
         "invitation": link.removeprefix(settings.SITE_URL),

@@ -4,6 +4,7 @@ from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditRea
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
     "AnonymousTally",
@@ -25,5 +26,7 @@ __all__ = [
     "Task",
     "Team",
     "TeamRole",
+    "Trigger",
+    "TriggerOutcome",
     "User",
 ]
