@@ -1,5 +1,6 @@
 """The first reading of a large account: in the background, under the ceiling, with progress that people see."""
 
+import itertools
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from io import StringIO
@@ -111,7 +112,7 @@ def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, wo
     called = work(clock, world, until=is_done)
     reads = [second for second, calls in called.items() if "/v2/task-runs/active" in calls]
     assert [calls[0] for second, calls in called.items() if second in reads] == ["/v2/task-runs/active"] * len(reads)
-    gaps = [later - earlier for earlier, later in zip(reads, reads[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(reads)]
     assert (reads[0], max(gaps)) == (5, 5), "it is never left for the next minute"
     assert most_in_a_minute(called) <= CEILING
 
@@ -124,7 +125,7 @@ def test_when_nobody_looks_its_rounds_do_not_read_active_runs_each_time(
     world.run("active", "T000")
     called = work(clock, world, until=is_done)
     reads = [second for second, calls in called.items() if "/v2/task-runs/active" in calls]
-    assert {later - earlier for earlier, later in zip(reads, reads[1:], strict=False)} == {25}
+    assert {later - earlier for earlier, later in itertools.pairwise(reads)} == {25}
 
 
 def test_cancellations_come_before_everything_else(credential: Credential, world: World, clock: Any) -> None:

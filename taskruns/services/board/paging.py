@@ -179,6 +179,9 @@ def _read(asked: Conditions, part: Stream, cursor: Cursor | None, limit: int, *,
     ordered = part.ordered(base, descending=descending)
     if asked.rest is None:
         return _found(part, ordered, limit)
+    if part.rank == 1 or part.since is not None:
+        # Active runs are few beside those that have ended.
+        return _found(part, ordered.filter(asked.rest), limit)
     return _walk(asked, part, ordered, limit, descending=descending)
 
 
