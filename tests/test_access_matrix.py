@@ -67,6 +67,8 @@ TABLE: dict[str, Row] = {
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
     ),
+    "task": MEMBERS_READ,
+    "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
@@ -128,6 +130,8 @@ def urls(
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
+        "task": [team.slug, run.task_id],
+        "task-strip": [team.slug, run.task_id],
         "credential-replace": [team.slug, credential.pk],
         "credential-test": [team.slug, credential.pk],
         "credential-revoke": [team.slug, credential.pk],

@@ -149,8 +149,8 @@ def test_made_up_runs_have_a_usual_duration_too(team: Team):
 
 SAID = {
     0: "0 s",
-    119: "119 s",
-    120: "2 min",
+    99: "99 s",
+    100: "2 min",
     321: "5 min",
     7_169: "119 min",
     7_199: "2 h",

@@ -14,7 +14,7 @@ from .words import Moment
 TIMES_USUAL = 2
 AT_LEAST_OVER = timedelta(minutes=1)  # a run of seconds is not late for a few more
 EARLIEST = 1970  # servers written in Go send the year 1 for "not yet"
-_SIZES = (("s", 1, 120), ("min", 60, 120), ("h", 3_600, 48), ("d", 86_400, None))
+_SIZES = (("s", 1, 100), ("min", 60, 120), ("h", 3_600, 48), ("d", 86_400, None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,18 @@ def roughly(seconds: int) -> str:
     raise AssertionError  # days have no end
 
 
+def span_of(run: Run) -> timedelta | None:
+    """How long a run took, if both of its times can be true."""
+    started, finished = true_time(run.run_started_at), run.run_finished_at
+    if started is None or finished is None or finished < started:
+        return None
+    return finished - started
+
+
+def true_time(at: datetime | None) -> datetime | None:
+    return None if at is None or at.year < EARLIEST else at
+
+
 def is_longer_than_usual(run: Run) -> bool:
     """Of a run that has ended with known times; one that goes on is told by the browser's clock."""
     due = None if run.is_active else _due(run)
@@ -58,10 +70,11 @@ def _longer_at(run: Run) -> str:
 
 def _due(run: Run) -> datetime | None:
     """Until when the run would not be longer than usual, if that can be said."""
-    if run.task.usual_seconds is None or run.run_started_at is None or run.run_started_at.year < EARLIEST:
+    started = true_time(run.run_started_at)
+    if run.task.usual_seconds is None or started is None:
         return None
     usual = timedelta(seconds=run.task.usual_seconds)
     try:
-        return run.run_started_at + max(usual * TIMES_USUAL, usual + AT_LEAST_OVER)
+        return started + max(usual * TIMES_USUAL, usual + AT_LEAST_OVER)
     except OverflowError:
         return None

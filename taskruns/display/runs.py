@@ -2,14 +2,16 @@
 
 import json
 import zlib
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 
 from django.urls import reverse
 
 from taskruns.models import Cancellation, Outcome, Run, Status
 
-from .audit import AuditRow
+from .durations import Pace
+from .strip import Strip
+from .timeline import TimelineEntry
 from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
@@ -171,7 +173,14 @@ class RunPage:
     warnings: tuple[Message, ...]
     as_of: Moment | None
     as_read: str
-    history: tuple[AuditRow, ...] = field(default=())
+    timeline: tuple[TimelineEntry, ...]
+    pace: Pace
+    strip: Strip
+    task_url: str
+
+    @property
+    def has_acts(self) -> bool:
+        return any(entry.event for entry in self.timeline)
 
 
 def run_fields(run: Run) -> tuple[Field, ...]:

@@ -1,4 +1,4 @@
-"""What the board and the run page show, read from the mirror alone: a page costs the same with Arize slow or down.
+"""What the board shows, read from the mirror alone: a page costs the same with Arize slow or down.
 
 Order and paging: active runs first, then newest, then id. A page after a cursor is at most two queries, one in the
 active part and one in the rest, because each of them walks one index in its order.
@@ -14,26 +14,21 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns import __version__
-from taskruns.display.audit import audit_row
 from taskruns.display.credentials import health
 from taskruns.display.runs import (
     Board,
     BoardFilters,
     EmptyBoard,
-    RunPage,
     RunRow,
     StatusChoice,
-    run_fields,
-    run_json,
     run_row,
 )
 from taskruns.display.words import Link, Message, Moment
 from taskruns.filters import BoardFilter, Cursor
-from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team
+from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team
 from taskruns.permissions import Access, Action
 
 PAGE = 50
-HISTORY = 200
 
 
 def board(team: Team, wanted: BoardFilter, *, access: Access, zone: str) -> Board:
@@ -79,7 +74,7 @@ def team_as_of(team: Team) -> Moment | None:
 
 
 def run_rows(runs: list[Run], *, may_cancel: bool, slug: str) -> tuple[RunRow, ...]:
-    latest = _latest_cancellations(run.pk for run in runs)
+    latest = latest_cancellations(run.pk for run in runs)
     return tuple(run_row(run, last=latest.get(run.pk), may_cancel=may_cancel, slug=slug) for run in runs)
 
 
@@ -87,26 +82,6 @@ def row_of(run_id: uuid.UUID, *, access: Access, slug: str) -> RunRow:
     """One fresh row, as after a cancel."""
     run = Run.objects.select_related("task__credential").get(pk=run_id)
     return run_rows([run], may_cancel=access.may(Action.RUNS_CANCEL), slug=slug)[0]
-
-
-def run_page(run_id: uuid.UUID, *, access: Access, slug: str) -> RunPage:
-    """Everything about one run, with its own audit rows, which every member may read."""
-    run = Run.objects.select_related("task__credential").get(pk=run_id)
-    last = _latest_cancellations([run.pk]).get(run.pk)
-    row = run_row(run, last=last, may_cancel=access.may(Action.RUNS_CANCEL), slug=slug)
-    history = AuditEvent.objects.filter(chain=f"team:{run.team_id}", target_type="run", target_id=str(run.pk)).order_by(
-        "-seq"
-    )[:HISTORY]
-    key = run.task.credential
-    return RunPage(
-        row=row,
-        fields=run_fields(run),
-        explanation=last.explanation if last else "",
-        warnings=warnings_of([key]) if key else (),
-        as_of=Moment.of(run.observed_at),
-        as_read=run_json(run),
-        history=tuple(audit_row(event) for event in history),
-    )
 
 
 def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
@@ -152,7 +127,7 @@ def _after(runs: QuerySet[Run], cursor: Cursor | None) -> QuerySet[Run]:
     return runs.filter(older, sorted_at__lte=cursor.sorted_at)
 
 
-def _latest_cancellations(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cancellation]:
+def latest_cancellations(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cancellation]:
     """The one that Arize confirmed, if any, else the latest: a second press that came too late did not end the run."""
     rows = Cancellation.objects.filter(run__in=list(run_ids)).order_by("requested_at")
     in_order = sorted(rows, key=lambda row: row.outcome == Outcome.CONFIRMED)

@@ -3,15 +3,12 @@
 import uuid
 
 from django.contrib import messages
-from django.db import transaction
 from django.http import Http404, HttpResponse, HttpResponseNotModified
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 
-from taskruns import jobs
 from taskruns.audit import EventType
 from taskruns.display.runs import Board
 from taskruns.display.words import Message, Moment
@@ -20,13 +17,14 @@ from taskruns.models import Run, Team
 from taskruns.permissions import Action
 from taskruns.services import board as board_service
 from taskruns.services import mirror
-from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.cancellations import CancelResult
 from taskruns.services.cancellations import cancel as cancel_run
+from taskruns.services.run_page import run_page
 
 from .access import PanelRequest, actor_of, owned, requires
 from .errors import error_page, message_only
+from .live import fresh, tagged, watch
 
 # What each end of a cancel is for HTTP; everything else is a 200.
 STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}
@@ -43,9 +41,9 @@ def board(request: PanelRequest, team: Team) -> HttpResponse:
         page = _board(request, team)
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
-    _watch(team)
+    watch(team)
     teams_service.remember(request.user, team)
-    return _fresh(render(request, "taskruns/runs/board.html", {"board": page}))
+    return fresh(render(request, "taskruns/runs/board.html", {"board": page}))
 
 
 @requires(Action.RUNS_VIEW)
@@ -56,13 +54,13 @@ def table(request: PanelRequest, team: Team) -> HttpResponse:
         wanted = BoardFilter.parse(request.GET)
     except BadFilter as error:
         return message_only(400, str(error))
-    _watch(team)
+    watch(team)
     etag = board_service.etag(team, wanted, access=request.access, zone=_zone())
     if etag in request.headers.get("If-None-Match", ""):
         response: HttpResponse = HttpResponseNotModified()
-        return _as_of(_tagged(response, etag), board_service.team_as_of(team))
+        return _as_of(tagged(response, etag), board_service.team_as_of(team))
     page = _board(request, team)
-    return _as_of(_tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag), page.as_of)
+    return _as_of(tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag), page.as_of)
 
 
 @requires(Action.RUNS_VIEW)
@@ -70,11 +68,11 @@ def table(request: PanelRequest, team: Team) -> HttpResponse:
 def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
     """The page of one run; for htmx its fragment only, which polls while the run is active."""
     owned(request, Run.objects.all(), run_id)
-    _watch(team)
-    page = board_service.run_page(run_id, access=request.access, slug=team.slug)
+    watch(team)
+    page = run_page(run_id, access=request.access, slug=team.slug)
     template = "taskruns/runs/_run.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "board_url": reverse("board", args=[team.slug])}
-    return _fresh(render(request, template, context))
+    return fresh(render(request, template, context))
 
 
 @requires(Action.RUNS_VIEW)
@@ -111,16 +109,16 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     if request.htmx and request.htmx.target != "run-page":
         row = board_service.row_of(run_id, access=request.access, slug=team.slug)
         context = {"row": row, "message": message}
-        return _fresh(render(request, "taskruns/runs/_row_answer.html", context, status=status))
+        return fresh(render(request, "taskruns/runs/_row_answer.html", context, status=status))
     if not request.htmx:
         messages.add_message(request, LEVELS[message.tone], message.text)
         if status < 400:
             # What went well survives a reload without asking again; what did not keeps its status.
             return redirect("run", slug=team.slug, run_id=run_id)
-    page = board_service.run_page(run_id, access=request.access, slug=team.slug)
+    page = run_page(run_id, access=request.access, slug=team.slug)
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "message": message, "board_url": reverse("board", args=[team.slug])}
-    return _fresh(render(request, template, context, status=status))
+    return fresh(render(request, template, context, status=status))
 
 
 def _message(run: Run, result: CancelResult) -> Message:
@@ -135,22 +133,6 @@ def _board(request: PanelRequest, team: Team) -> Board:
 
 def _zone() -> str:
     return timezone.get_current_timezone_name()
-
-
-def _watch(team: Team) -> None:
-    """Note the attention, and wake the keys that now are due."""
-    for credential_id in runs_service.watch(team):
-        transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
-
-
-def _fresh(response: HttpResponse) -> HttpResponse:
-    patch_vary_headers(response, ["HX-Request"])
-    return response
-
-
-def _tagged(response: HttpResponse, etag: str) -> HttpResponse:
-    response["ETag"] = f'"{etag}"'
-    return _fresh(response)
 
 
 def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
