@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, credentials, runs, tasks, teams
+from taskruns.views import access, audit, chart, credentials, runs, tasks, teams
 
 
 class AuditKind(StringConverter):
@@ -21,6 +21,7 @@ urlpatterns = [
     # Runs
     path("teams/<slug:slug>/runs/", runs.board, name="board"),
     path("teams/<slug:slug>/runs/table/", runs.table, name="board-table"),
+    path("teams/<slug:slug>/runs/chart/", chart.chart, name="board-chart"),
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),

@@ -161,7 +161,7 @@ LATER = {
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
     *("home", "teams", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
-    *("task", "task-strip"),
+    *("board-chart", "task", "task-strip"),
     *("audit-verification", "account_inactive"),
 }
 # Tables in which the house keeps house: counters of the sign-in throttle, and when a board was looked at.

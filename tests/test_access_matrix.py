@@ -63,6 +63,7 @@ TABLE: dict[str, Row] = {
     "board": MEMBERS_READ,
     "board-table": MEMBERS_READ,
     "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "board-chart": MEMBERS_READ,
     "run": MEMBERS_READ,
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"

@@ -168,7 +168,7 @@ def test_hostile_names_are_inert(client: Client, task: Task):
     Task.objects.update(name=HOSTILE, space_name=HOSTILE, arize_id=HOSTILE, type="unknown")
     Task.objects.update(as_read='{"type": "<script>alert(2)</script>"}')
     run = make_run(task, arize_id=HOSTILE, status=Status.UNKNOWN, raw_status=HOSTILE, created_by_user_id=HOSTILE)
-    for where in (url(task), f"{url(task)}strip/", f"/teams/ops-north/runs/{run.pk}/"):
+    for where in (url(task), f"{url(task)}strip/", f"/teams/ops-north/runs/{run.pk}/", "/teams/ops-north/runs/chart/"):
         html = client.get(where, headers={"HX-Request": "true"}).content.decode()
         assert "<script" not in html
         assert "<b x" not in html

@@ -82,7 +82,7 @@ def test_a_run_leads_to_its_task_and_a_mark_of_the_strip_to_a_run(stack: Stack, 
 
 def test_every_page_of_a_manager_is_quiet_in_the_console(stack: Stack, visit: Visit) -> None:
     mona = visit(stack, "mona")
-    pages = ("runs/", "credentials/", "credentials/new/", "members/", "settings/", "audit/")
+    pages = ("runs/", "runs/chart/", "credentials/", "credentials/new/", "members/", "settings/", "audit/")
     for page in pages:
         answer = mona.page.goto(f"/teams/ops-north/{page}")
         assert answer is not None
