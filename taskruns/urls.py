@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, board, credentials, runs, teams, triggers
+from taskruns.views import access, audit, board, chart, credentials, runs, tasks, teams, triggers
 
 
 class AuditKind(StringConverter):
@@ -22,9 +22,12 @@ urlpatterns = [
     # Runs
     path("teams/<slug:slug>/runs/", board.board, name="board"),
     path("teams/<slug:slug>/runs/table/", board.table, name="board-table"),
+    path("teams/<slug:slug>/runs/chart/", chart.chart, name="board-chart"),
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/", tasks.task, name="task"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/strip/", tasks.strip, name="task-strip"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),

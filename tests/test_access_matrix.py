@@ -66,10 +66,13 @@ TABLE: dict[str, Row] = {
     "board": MEMBERS_READ,
     "board-table": MEMBERS_READ,
     "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "board-chart": MEMBERS_READ,
     "run": MEMBERS_READ,
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
     ),
+    "task": MEMBERS_READ,
+    "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
     "task-trigger": Row(
         get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
     ),
@@ -134,6 +137,8 @@ def urls(
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
+        "task": [team.slug, run.task_id],
+        "task-strip": [team.slug, run.task_id],
         "task-trigger": [team.slug, run.task.pk],
         "credential-replace": [team.slug, credential.pk],
         "credential-test": [team.slug, credential.pk],

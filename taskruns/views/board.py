@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import transaction
 from django.http import HttpResponse, HttpResponseNotModified
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
 
-from taskruns import jobs
 from taskruns.display.board import Board
 from taskruns.display.teams import TeamCard
 from taskruns.display.words import Moment
@@ -25,6 +22,7 @@ from taskruns.services.board import Seat
 
 from .access import PanelRequest, access_to, requires, signed_in
 from .errors import error_page, message_only
+from .live import fresh, tagged, watch
 
 
 @requires(Action.RUNS_VIEW)
@@ -53,17 +51,6 @@ def all_boards(request: PanelRequest) -> HttpResponse:
 @require_safe
 def all_tables(request: PanelRequest) -> HttpResponse:
     return _fragment(request, _seats(request))
-
-
-def watch(team: Team) -> None:
-    """Note the attention, and wake the keys that now are due."""
-    for credential_id in runs_service.watch(team):
-        transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
-
-
-def fresh(response: HttpResponse) -> HttpResponse:
-    patch_vary_headers(response, ["HX-Request"])
-    return response
 
 
 def _seats(request: PanelRequest) -> list[Seat]:
@@ -102,11 +89,11 @@ def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         etag = board_service.etag(seats, wanted, zone=_zone())
         if etag in request.headers.get("If-None-Match", ""):
             times = [seat.team.as_of for seat in seats if seat.team.as_of is not None]
-            return _as_of(_tagged(HttpResponseNotModified(), etag), Moment.of(min(times, default=None)))
+            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(min(times, default=None)))
         page = _board(request, seats)
     except BadFilter as error:
         return message_only(400, str(error))
-    response = _tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag)
+    response = tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag)
     return _as_of(response, page.as_of)
 
 
@@ -124,11 +111,6 @@ def _urls(team: Team | None) -> tuple[str, str]:
 
 def _zone() -> str:
     return timezone.get_current_timezone_name()
-
-
-def _tagged(response: HttpResponse, etag: str) -> HttpResponse:
-    response["ETag"] = f'"{etag}"'
-    return fresh(response)
 
 
 def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
