@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, credentials, runs, teams
+from taskruns.views import access, audit, credentials, runs, saved_views, teams
 
 
 class AuditKind(StringConverter):
@@ -24,6 +24,11 @@ urlpatterns = [
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
+    # Saved views of the board
+    path("teams/<slug:slug>/views/", saved_views.listing, name="saved-views"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/delete/", saved_views.delete, name="saved-view-delete"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/default/", saved_views.default, name="saved-view-default"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),

@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Invitation, Run, SiteRole, Team, TeamRole, User
+from taskruns.models import Credential, Invitation, Run, SavedView, SiteRole, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, wire_run
@@ -32,6 +32,7 @@ class Stage:
     people: dict[str, User]
     invitation: Invitation
     token: str
+    view: SavedView
     arize: responses.RequestsMock
 
     @property
@@ -43,6 +44,7 @@ class Stage:
             "user_id": self.people["vera"].pk,
             "invitation_id": self.invitation.pk,
             "token": self.token,
+            "view_id": self.view.pk,
             "kind": "jsonl",
             "arize_id": self.run.arize_id,
         }
@@ -80,6 +82,9 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
         people=people,
         invitation=team.invitations.get(),
         token=link.rstrip("/").rsplit("/", 1)[1],
+        view=SavedView.objects.create(
+            team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
+        ),
         arize=arize,
     )
 
@@ -126,6 +131,12 @@ ACTS: dict[str, Act] = {
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
     "cancel a run": Act("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "save a view": Act(
+        "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
+    ),
+    "rename a view": Act("saved-view", "oli", (("view.save", "done"),), {"name": "Lost ones", "shared": "on"}),
+    "make a view the team's default": Act("saved-view-default", "oli", (("view.save", "done"),), {"whose": "team"}),
+    "delete a view": Act("saved-view-delete", "oli", (("view.delete", "done"),)),
     "add a key": Act(
         "credential-new",
         "mona",

@@ -4,6 +4,7 @@ from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditRea
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .saved_views import SavedView
 
 __all__ = [
     "AnonymousTally",
@@ -19,6 +20,7 @@ __all__ = [
     "Membership",
     "Outcome",
     "Run",
+    "SavedView",
     "SiteRole",
     "Status",
     "Task",

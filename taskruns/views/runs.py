@@ -13,7 +13,6 @@ from django.views.decorators.http import require_POST, require_safe
 
 from taskruns import jobs
 from taskruns.audit import EventType
-from taskruns.display.runs import Board
 from taskruns.display.words import Message, Moment
 from taskruns.filters import BadFilter, BoardFilter
 from taskruns.models import Run, Team
@@ -24,9 +23,11 @@ from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.cancellations import CancelResult
 from taskruns.services.cancellations import cancel as cancel_run
+from taskruns.services.saved_views import view_bar
 
 from .access import PanelRequest, actor_of, owned, requires
 from .errors import error_page, message_only
+from .saved_views import opening
 
 # What each end of a cancel is for HTTP; everything else is a 200.
 STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}
@@ -39,13 +40,20 @@ LONGEST_REASON = 512
 @requires(Action.RUNS_VIEW)
 @require_safe
 def board(request: PanelRequest, team: Team) -> HttpResponse:
+    elsewhere = opening(request, team)
+    if elsewhere is not None:
+        return elsewhere
     try:
-        page = _board(request, team)
+        wanted = BoardFilter.parse(request.GET)
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
     _watch(team)
     teams_service.remember(request.user, team)
-    return _fresh(render(request, "taskruns/runs/board.html", {"board": page}))
+    context = {
+        "board": board_service.board(team, wanted, access=request.access, zone=_zone()),
+        "bar": view_bar(team, request.user, request.access, wanted.query()),
+    }
+    return _fresh(render(request, "taskruns/runs/board.html", context))
 
 
 @requires(Action.RUNS_VIEW)
@@ -61,7 +69,7 @@ def table(request: PanelRequest, team: Team) -> HttpResponse:
     if etag in request.headers.get("If-None-Match", ""):
         response: HttpResponse = HttpResponseNotModified()
         return _as_of(_tagged(response, etag), board_service.team_as_of(team))
-    page = _board(request, team)
+    page = board_service.board(team, wanted, access=request.access, zone=_zone())
     return _as_of(_tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag), page.as_of)
 
 
@@ -126,11 +134,6 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
 def _message(run: Run, result: CancelResult) -> Message:
     """Names the run: several may be cancelled one after the other."""
     return Message(TONES.get(result.outcome, "info"), f"{run.task}: {result.sentence}")
-
-
-def _board(request: PanelRequest, team: Team) -> Board:
-    wanted = BoardFilter.parse(request.GET)
-    return board_service.board(team, wanted, access=request.access, zone=_zone())
 
 
 def _zone() -> str:
