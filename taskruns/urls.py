@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, credentials, runs, saved_views, teams
+from taskruns.views import access, audit, credentials, exports, runs, saved_views, teams
 
 
 class AuditKind(StringConverter):
@@ -24,6 +24,9 @@ urlpatterns = [
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
+    # Taking runs away
+    path("teams/<slug:slug>/runs/export/", exports.page, name="board-export-page"),
+    path("teams/<slug:slug>/runs/export.csv", exports.csv, name="board-export"),
     # Saved views of the board
     path("teams/<slug:slug>/views/", saved_views.listing, name="saved-views"),
     path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),

@@ -131,6 +131,7 @@ ACTS: dict[str, Act] = {
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
     "cancel a run": Act("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "take the runs away": Act("board-export", "ada", (("run.export", "done"),), method="get"),
     "save a view": Act(
         "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
     ),
@@ -171,6 +172,7 @@ LATER = {
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
     *("home", "teams", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    "board-export-page",
     *("audit-verification", "account_inactive"),
 }
 # Tables in which the house keeps house: counters of the sign-in throttle, and when a board was looked at.

@@ -67,6 +67,8 @@ TABLE: dict[str, Row] = {
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
     ),
+    "board-export-page": MEMBERS_READ,
+    "board-export": MEMBERS_READ,
     # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
     "saved-views": Row(get=MEMBERS_READ.get, post="302 404 404  422 422 422  403 403", event="view.save"),
     "saved-view": Row(

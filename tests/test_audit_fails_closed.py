@@ -16,11 +16,13 @@ from huey.contrib.djhuey import HUEY
 
 from taskruns import services
 from taskruns.audit import Actor
+from taskruns.filters import BoardFilter
 from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, User
 from taskruns.services import (
     audit,
     cancellations,
     credentials,
+    exports,
     invitations,
     mirror,
     people,
@@ -106,6 +108,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),

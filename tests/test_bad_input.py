@@ -239,6 +239,7 @@ def test_no_body_breaks_a_form(
 QUERIES = {
     "board": ("status", "task", "q", "cursor"),
     "board-table": ("status", "task", "q", "cursor"),
+    "board-export-page": ("status", "task", "q", "cursor"),
     "audit": ("event", "outcome", "person", "q", "before"),
 }
 

@@ -40,6 +40,7 @@ class ViewBar:
     may_save: bool
     may_share: bool
     views_url: str
+    export_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,7 @@ def choices_of(query: str) -> tuple[Choice, ...]:
     for name, value in parse_qsl(query):
         found.setdefault(_WORDS.get(name, name.replace("_", " ")), []).append(value)
     return tuple(Choice(name, tuple(values)) for name, values in found.items())
+
+
+def export_page_url(slug: str, query: str) -> str:
+    return reverse("board-export-page", args=[slug]) + (f"?{query}" if query else "")

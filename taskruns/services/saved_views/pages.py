@@ -10,6 +10,7 @@ from taskruns.display.saved_views import (
     ViewTab,
     board_url,
     choices_of,
+    export_page_url,
 )
 from taskruns.models import Membership, SavedView, Team, User
 from taskruns.permissions import Access
@@ -54,6 +55,7 @@ def view_bar(team: Team, person: User, access: Access, query: str) -> ViewBar:
         may_save=may_save(access),
         may_share=may_share(access),
         views_url=reverse("saved-views", args=[team.slug]),
+        export_url=export_page_url(team.slug, query),
     )
 
 
