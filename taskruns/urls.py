@@ -3,7 +3,19 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, board, chart, credentials, runs, tasks, teams, triggers
+from taskruns.views import (
+    access,
+    audit,
+    board,
+    chart,
+    credentials,
+    exports,
+    runs,
+    saved_views,
+    tasks,
+    teams,
+    triggers,
+)
 
 
 class AuditKind(StringConverter):
@@ -29,6 +41,14 @@ urlpatterns = [
     path("teams/<slug:slug>/tasks/<uuid:task_id>/", tasks.task, name="task"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/strip/", tasks.strip, name="task-strip"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
+    # Taking runs away
+    path("teams/<slug:slug>/runs/export/", exports.page, name="board-export-page"),
+    path("teams/<slug:slug>/runs/export.csv", exports.csv, name="board-export"),
+    # Saved views of the board
+    path("teams/<slug:slug>/views/", saved_views.listing, name="saved-views"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/delete/", saved_views.delete, name="saved-view-delete"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/default/", saved_views.default, name="saved-view-default"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),

@@ -47,6 +47,7 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
         "user_id": vera.pk,
         "invitation_id": run.pk,
         "token": "no-token",
+        "view_id": run.pk,
         "arize_id": run.arize_id,
         "kind": "csv",
     }

@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from taskruns.display.board import Board
+from taskruns.display.saved_views import ViewBar
 from taskruns.display.teams import TeamCard
 from taskruns.display.words import Moment
 from taskruns.filters import BadFilter, BoardFilter
@@ -19,15 +20,20 @@ from taskruns.services import board as board_service
 from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.board import Seat
+from taskruns.services.saved_views import view_bar
 
 from .access import PanelRequest, access_to, requires, signed_in
 from .errors import error_page, message_only
 from .live import fresh, tagged, watch
+from .saved_views import opening
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
 def board(request: PanelRequest, team: Team) -> HttpResponse:
+    elsewhere = opening(request, team)
+    if elsewhere is not None:
+        return elsewhere
     response = _page(request, [Seat(team, request.access)])
     teams_service.remember(request.user, team)
     return response
@@ -67,7 +73,16 @@ def _page(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         # Open boards mark attention by their polls; a page does where nobody polls.
         if not runs_service.is_watched(seat.team):
             watch(seat.team)
-    return fresh(render(request, "taskruns/runs/board.html", {"board": page} | _cards(request)))
+    context = {"board": page, "bar": _views(request)} | _cards(request)
+    return fresh(render(request, "taskruns/runs/board.html", context))
+
+
+def _views(request: PanelRequest) -> ViewBar | None:
+    """A team's board has views; the board of all teams has none."""
+    if request.team is None:
+        return None
+    query = BoardFilter.parse(request.GET).query()
+    return view_bar(request.team, request.user, request.access, query)
 
 
 def _cards(request: PanelRequest) -> dict[str, Any]:
