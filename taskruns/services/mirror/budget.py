@@ -7,6 +7,7 @@ with an account.
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from enum import IntEnum
 
 WINDOW = 60  # seconds
@@ -16,13 +17,16 @@ SLOT = 5  # seconds, from round to round while there is much to read
 class Kind(IntEnum):
     """ACTIVE has at most two thirds of a minute's calls, or many active runs would keep new ones from being found.
 
-    FIRST may use all that is left, but half of the ceiling at once and the rest spread over the minute, or the active
-    runs that it finds could not be read again before the minute is over. A third is its own.
+    FIRST may use all that is left: a third of the ceiling at once, the rest spread over the minute together with
+    ACTIVE, or the active runs that it finds could not be read again before the minute is over.
     """
 
     OTHER = 0
     ACTIVE = 1
     FIRST = 2
+
+
+_SPREAD = (Kind.ACTIVE, Kind.FIRST)
 
 
 class Budget:
@@ -64,14 +68,20 @@ class Budget:
         spent = self._within(WINDOW, now)
         if spent >= self._ceiling or kind is Kind.OTHER:
             return spent < self._ceiling
-        third, half = -(-self._ceiling // 3), -(-self._ceiling // 2)
-        of_kind = self._within(WINDOW, now, kind)
+        third = -(-self._ceiling // 3)
+        of_kind = self._within(WINDOW, now, {kind})
         if kind is Kind.ACTIVE:
             return of_kind < self._ceiling - third
-        a_slot = -(-(self._ceiling - half) * SLOT // (WINDOW - SLOT))
-        return spent < half or of_kind < third or self._within(SLOT, now) < a_slot
+        return of_kind < third or self._within(SLOT, now, _SPREAD) < self._a_slot(now)
 
-    def _within(self, seconds: int, now: int, kind: Kind | None = None) -> int:
-        return sum(
-            calls for (at, spent_on), calls in self._spent.items() if at > now - seconds and kind in {None, spent_on}
-        )
+    def _a_slot(self, now: int) -> int:
+        """The calls of a slot, if the largest slot of this minute and all the others are to fit under the ceiling."""
+        slots: Counter[int] = Counter()
+        for (at, kind), calls in self._spent.items():
+            if kind in _SPREAD and now - WINDOW < at <= now - SLOT:
+                slots[at // SLOT] += calls
+        free = self._ceiling - self._within(WINDOW, now, {Kind.OTHER}) - max(slots.values(), default=0)
+        return max(1, free * SLOT // (WINDOW - SLOT))
+
+    def _within(self, seconds: int, now: int, kinds: Collection[Kind] = tuple(Kind)) -> int:
+        return sum(calls for (at, kind), calls in self._spent.items() if at > now - seconds and kind in kinds)
