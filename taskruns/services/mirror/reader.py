@@ -12,6 +12,7 @@ from django.utils import timezone
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import (
     ArizeError,
+    BadRequest,
     Forbidden,
     NoAnswer,
     NotFound,
@@ -19,6 +20,7 @@ from taskruns.arize.errors import (
     RateLimited,
     ServerError,
     Unauthorized,
+    UnexpectedAnswer,
     Unreadable,
 )
 from taskruns.arize.wire import Page
@@ -37,7 +39,9 @@ LONGEST_ROUND = 20.0
 # among healthy ones does not end a round.
 MOST_FAULTS = 3
 _STOPS_THE_ROUND = (Unauthorized, RateLimited, NotSent)
-_FAULTS = (ServerError, NoAnswer, Unreadable)
+_FAULTS = (ServerError, NoAnswer, Unreadable, UnexpectedAnswer)
+# Arize's word on one task or run. A server that says nothing else is not known to be Arize.
+_OF_ONE_ITEM = (BadRequest, Forbidden, NotFound)
 
 
 class _RoundOver(Exception):
@@ -45,7 +49,7 @@ class _RoundOver(Exception):
 
 
 class Reader:
-    """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer.
+    """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer (2xx).
 
     `heartbeat` is called in the round's own thread with each answer.
     """
@@ -60,8 +64,11 @@ class Reader:
         self._heartbeat = heartbeat
         self.answered_at: datetime | None = None
         self.trouble: ArizeError | None = None
+        self.unlisted: ArizeError | None = (
+            None  # why the tasks could not be listed; their runs can be read all the same
+        )
         self._faults = 0
-        self._last_fault: ArizeError | None = None
+        self._last_refusal: ArizeError | None = None
         self._ends = time.monotonic() + LONGEST_ROUND
 
     @property
@@ -70,8 +77,13 @@ class Reader:
 
     @property
     def silence(self) -> ArizeError | None:
-        """The last fault, if Arize gave no good answer at all: a round of few calls need not reach MOST_FAULTS."""
-        return self._last_fault if self.answered_at is None else None
+        """The last refusal or fault, if Arize gave no good answer at all."""
+        return self._last_refusal if self.answered_at is None else None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Nothing but refusals of single items so far: a run that is gone, or a server that is not Arize."""
+        return isinstance(self.silence, _OF_ONE_ITEM)
 
     def call(self, question: Callable[[], T]) -> T | ArizeError:
         """Ask once in this thread. A fault that concerns this question only is returned."""
@@ -80,9 +92,9 @@ class Reader:
         return answer
 
     def aside(self, question: Callable[[], T]) -> T | ArizeError:
-        """Ask what the round can do without: a fault of Arize's own there says nothing of the rest."""
+        """Ask what the round can do without: a refusal or a fault there says nothing of the rest."""
         answer = self._ask(question)
-        if not isinstance(answer, _FAULTS):
+        if not isinstance(answer, ArizeError) or isinstance(answer, _STOPS_THE_ROUND):
             self._weigh(answer)
         return answer
 
@@ -143,13 +155,15 @@ class Reader:
 
     def _weigh(self, answer: object) -> None:
         self._heartbeat()
-        if not isinstance(answer, ArizeError) or isinstance(answer, Forbidden | NotFound):
+        if not isinstance(answer, ArizeError):
             self.answered_at = timezone.now()
             self._faults = 0
             return
-        if isinstance(answer, _FAULTS):
-            self._faults += 1
-            self._last_fault = answer
+        self._last_refusal = answer
+        if isinstance(answer, Forbidden | NotFound):
+            self._faults = 0
+            return
+        self._faults += isinstance(answer, _FAULTS)
         log.warning("arize_fault", key=str(self.credential.pk), kind=type(answer).__name__, status=answer.status)
         if isinstance(answer, _STOPS_THE_ROUND) or self._faults >= MOST_FAULTS:
             self.trouble = self.trouble or answer

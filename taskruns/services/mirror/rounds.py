@@ -72,7 +72,7 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
         changed += lists.read_active(reader, everything=force)
-        if force or tasks.is_due(credential):
+        if force or tasks.is_due(credential) or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
         changed += lists.read_moved(reader)
@@ -81,7 +81,7 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
         users.read_names(reader)
     except ArizeError as error:
         trouble = error
-    trouble = trouble or reader.trouble or reader.silence
+    trouble = trouble or reader.trouble or reader.unlisted or reader.silence
     reader.budget.add(max(0, client.calls - reader.taken))
     _finish(reader, trouble, began=began, by=by)
     sentence = trouble.sentence if trouble else ""
@@ -104,7 +104,7 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
         _fail(credential, trouble.sentence, began=began, by=by)
     elif trouble is not None:
         changes |= _backoff(credential, trouble, now)
-    else:
+    elif reader.answered_at is not None:
         # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
