@@ -166,7 +166,8 @@ def test_a_rate_limit_is_told_not_slept_on(client, arize, headers, wait):
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_get_is_retried_twice_and_each_try_is_counted(client, arize, status):
     arize.get(RUN, status=status, headers={"Retry-After": "3600"})
-    assert type(failure(client.get_run, "r1")) is errors.ServerError
+    error = failure(client.get_run, "r1")
+    assert (type(error), error.retry_after) == (errors.ServerError, 3600)
     assert len(arize.calls) == client.calls == 3
 
 

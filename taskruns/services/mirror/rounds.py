@@ -118,11 +118,12 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
 
 def _backoff(credential: Credential, trouble: ArizeError, now: datetime) -> dict[str, Any]:
     failures = credential.failures + 1
+    asked = trouble.retry_after
     if isinstance(trouble, RateLimited):
-        asked = USUAL_WAIT if trouble.retry_after is None else max(1, trouble.retry_after)
-        pause = min(timedelta(seconds=asked), LONGEST_BACKOFF)
+        pause = timedelta(seconds=USUAL_WAIT if asked is None else max(1, asked))
     else:
-        pause = min(SHORTEST_BACKOFF * 2 ** min(failures - 1, 10), LONGEST_BACKOFF)
+        pause = max(timedelta(seconds=asked or 0), SHORTEST_BACKOFF * 2 ** min(failures - 1, 10))
+    pause = min(pause, LONGEST_BACKOFF)
     return {"failures": failures, "backoff_until": now + pause, "backoff_reason": trouble.sentence}
 
 
