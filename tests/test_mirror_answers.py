@@ -144,3 +144,45 @@ def test_people_who_are_not_told_are_no_problem(credential: Credential, world: W
     world.fault = failing("users", 404)
     assert must(refresh(credential.pk)).problem == ""
     assert world.paths() == ["users/U1"]
+
+
+@pytest.mark.parametrize("what", ["spaces", "tasks", "T1/runs"])
+def test_a_list_that_repeats_itself_under_new_cursors_ends(
+    what: str, credential: Credential, world: World, clock: Any
+) -> None:
+    world.task("T1", last_run_at="2026-11-23T00:00:00Z")
+    world.run("known", status="COMPLETED")
+    refresh(credential.pk)
+    clock.shift(400)
+    world.calls.clear()
+    world.tasks["T1"]["last_run_at"] = "2026-11-23T01:00:00Z"
+    bodies = {"spaces": '"spaces": [{"id": "S1"}]', "tasks": '"tasks": [{"id": "T1", "name": "T"}]'}
+    body = bodies.get(what, '"task_runs": [{"id": "new", "status": "COMPLETED"}]')
+    world.fault = lambda call: repeated(body, world) if f"/{what}?" in call else None
+    assert must(refresh(credential.pk)).problem == ""
+    assert world.reads_of(f"/{what}?") == 2
+
+
+def repeated(body: str, world: World) -> tuple[int, dict[str, str], str]:
+    return 200, {}, f'{{{body}, "pagination": {{"has_more": true, "next_cursor": "c{len(world.calls)}"}}}}'
+
+
+def test_a_server_that_leaves_everything_out_is_an_empty_one(credential: Credential, world: World) -> None:
+    world.fault = lambda _: (200, {}, "{}")
+    report = must(refresh(credential.pk))
+    assert (report.problem, report.tasks, report.changed) == ("", 0, 0)
+
+
+def test_a_cursor_counts_also_when_there_should_be_no_more(credential: Credential, world: World) -> None:
+    def answer(call: str) -> tuple[int, dict[str, str], str] | None:
+        if not call.startswith("/v2/spaces"):
+            return None
+        second = "cursor" in call
+        pagination = "" if second else ', "pagination": {"has_more": false, "next_cursor": "c2"}'
+        return 200, {}, f'{{"spaces": [{{"id": "S{1 + second}"}}]{pagination}}}'
+
+    world.task("T1", space="S1")
+    world.task("T2", space="S2")
+    world.fault = answer
+    refresh(credential.pk)
+    assert dict(Task.objects.values_list("arize_id", "space_id")) == {"T1": "S1", "T2": "S2"}

@@ -22,9 +22,10 @@ from taskruns.arize.casing import StatusCasing
 from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
 from taskruns.arize.transport import POOLS, Call, GetRetry, call_within
-from taskruns.arize.wire import Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
+from taskruns.arize.wire import Identified, Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Identified)
 
 USER_AGENT = f"taskruns/{__version__}"
 LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
@@ -128,17 +129,25 @@ class ArizeClient:
             return self._call(session, "POST", ("task-runs", run_id, "cancel"), read=WireRun.from_json)
 
     @staticmethod
-    def pages(fetch: Callable[[str | None], Page[T]], *, most: int | None = None) -> Iterator[Page[T]]:
-        """Page after page until there is no cursor, a cursor comes twice, or `most` pages were given."""
+    def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None) -> Iterator[Page[Item]]:
+        """Page after page until there is no cursor, nothing new comes any more, a cursor comes twice, or `most` pages
+        were given. One empty page is not the end: Arize may leave out what a key must not see.
+        """
         cursor: str | None = None
-        seen: set[str] = set()
+        cursors: set[str] = set()
+        ids: set[str] = set()
+        was_empty = False
         for _ in range(MOST_PAGES if most is None else min(most, MOST_PAGES)):
             page = fetch(cursor)
             yield page
             cursor = page.next_cursor
-            if not cursor or cursor in seen:
+            found = {item.id for item in page.items}
+            is_old = found <= ids and (was_empty or bool(found))
+            if not cursor or cursor in cursors or is_old:
                 return
-            seen.add(cursor)
+            cursors.add(cursor)
+            ids |= found
+            was_empty = not found
 
     def _runs(self, task_id: str, **params: str | int | None) -> Page[WireRun]:
         return self._get("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))
@@ -294,5 +303,5 @@ def _reason(error: Exception) -> object:
     return getattr(wrapped, "reason", wrapped)
 
 
-def _page(member: str, item: Callable[[object], T]) -> Callable[[object], Page[T]]:
+def _page(member: str, item: Callable[[object], Item]) -> Callable[[object], Page[Item]]:
     return lambda data: Page.from_json(data, member=member, item=item)

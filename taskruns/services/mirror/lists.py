@@ -140,6 +140,7 @@ def _read_older(reader: Reader, task: Task, page: Page[WireRun]) -> int:
     """Further pages, until one holds a run that was there at the last reading."""
     changed = 0
     seen: set[str] = set()
+    ids = {wire.id for wire in page.items}
     while page.next_cursor and page.next_cursor not in seen and len(seen) < MOST_PAGES and reader.spend():
         seen.add(page.next_cursor)
         started = timezone.now()
@@ -151,8 +152,10 @@ def _read_older(reader: Reader, task: Task, page: Page[WireRun]) -> int:
         page = answer
         reaches_back = _reaches_back(task, page)
         changed += record_readings([Reading(task, page.items, started)])
-        if reaches_back:
+        found = {wire.id for wire in page.items}
+        if reaches_back or found <= ids:
             break
+        ids |= found
     return changed
 
 

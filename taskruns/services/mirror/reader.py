@@ -23,13 +23,14 @@ from taskruns.arize.errors import (
     UnexpectedAnswer,
     Unreadable,
 )
-from taskruns.arize.wire import Page
+from taskruns.arize.wire import Identified, Page
 from taskruns.models import Credential
 
 from .budget import Budget, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
+Item = TypeVar("Item", bound=Identified)
 log = structlog.get_logger(__name__)
 
 THREADS = 8
@@ -98,10 +99,10 @@ class Reader:
             self._weigh(answer)
         return answer
 
-    def pages(self, fetch: Callable[[str | None], Page[T]]) -> Iterator[Page[T]]:
+    def pages(self, fetch: Callable[[str | None], Page[Item]]) -> Iterator[Page[Item]]:
         """Page after page of one list, each paid for; ends early when the round is over. Raises a page's ArizeError."""
 
-        def paid(cursor: str | None) -> Page[T]:
+        def paid(cursor: str | None) -> Page[Item]:
             if self.is_over or not self.spend():
                 raise _RoundOver
             answer = self.call(lambda: fetch(cursor))
