@@ -1,6 +1,7 @@
 """Who reads when, how much, and what happens when Arize does not answer as it should."""
 
 from datetime import datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -152,6 +153,32 @@ def test_repeats_of_a_read_count_too(credential: Credential, world: World) -> No
     credential.refresh_from_db()
     assert sum(calls for _, _, calls in credential.recent_calls) == len(world.calls)
     assert world.reads_of("spaces") == 3
+
+
+def test_there_is_no_retry_once_the_ceiling_is_reached(credential: Credential, world: World, settings: Any) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 5
+    world.fault = failing("/v2/", 500)
+    assert "500" in must(refresh(credential.pk)).problem
+    assert world.paths() == ["spaces"] * 3 + ["tasks"] * 2
+
+
+def test_the_ceiling_holds_while_everything_fails(
+    credential: Credential, world: World, clock: Any, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 20
+    for number in range(40):
+        world.task(f"T{number}")
+    refresh(credential.pk)
+    clock.shift(60)
+    world.calls.clear()
+    turns = cycle([(500, {}, ""), (500, {}, ""), (500, {}, ""), None])
+    world.fault = lambda _: next(turns)  # type: ignore[assignment,return-value]
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    for _ in range(12):
+        refresh(credential.pk)
+        Credential.objects.update(backoff_until=None, next_refresh_at=START)
+        clock.shift(4)
+    assert len(world.calls) == 20
 
 
 def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credential, world: World, clock: Any) -> None:

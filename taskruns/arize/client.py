@@ -50,7 +50,8 @@ class Timeouts:
 class ArizeClient:
     """Calls one endpoint with one key. Safe to share between threads; close it, or use it in `with`.
 
-    `calls` counts every HTTP request attempted, retries included: what a ceiling per key is measured by.
+    `calls` counts every HTTP request attempted, retries included. `may_retry` is asked before each retry, in the
+    thread of its call: a ceiling per key can refuse it.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -63,11 +64,13 @@ class ArizeClient:
         timeouts: Timeouts = Timeouts(),
         get_retries: int = 2,
         pool_size: int = 8,
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> None:
         self.endpoint = normalise(endpoint)
         self.calls = 0
         self._calls_lock = threading.Lock()
         self._timeouts = timeouts
+        self._may_retry = may_retry
         self._bearer = _Bearer(key)
         self._reads = _session(self._bearer, retries=get_retries, pool_size=pool_size)
 
@@ -185,7 +188,7 @@ class ArizeClient:
 
     def _send(self, session: requests.Session, method: str, url: str, params: Mapping[str, str]) -> Answer | ArizeError:
         """Returns an error, so that it is raised outside the `except` and chains nothing of the library's."""
-        with call_within(self._timeouts.call) as call:
+        with call_within(self._timeouts.call, may_retry=self._may_retry) as call:
             try:
                 response = session.request(
                     method,

@@ -41,18 +41,13 @@ class Budget:
         self._spent = Counter({(second, Kind(kind)): calls for second, kind, calls in recent})
 
     def take(self, kind: Kind = Kind.OTHER) -> bool:
-        """Reserve a call that is about to be made; False when the minute's are used up."""
+        """Reserve a call that is about to be made, or a retry; False when the minute's are used up."""
         now = int(time.time())
         with self._lock:
             if not self._has_room(kind, now):
                 return False
             self._spent[now, kind] += 1
             return True
-
-    def add(self, calls: int) -> None:
-        """Count calls that were made beyond those reserved: repeated reads."""
-        with self._lock:
-            self._spent[int(time.time()), Kind.OTHER] += calls
 
     def left(self) -> int:
         with self._lock:

@@ -61,7 +61,6 @@ class Reader:
         self.credential = credential
         self.client = client
         self.budget = budget
-        self.taken = 0
         self._heartbeat = heartbeat
         self.answered_at: datetime | None = None
         self.trouble: ArizeError | None = None
@@ -172,6 +171,4 @@ class Reader:
     def spend(self, kind: Kind = Kind.OTHER) -> bool:
         """Take a call from the ceiling just before it is made."""
         self._heartbeat()
-        taken = self.budget.take(kind)
-        self.taken += taken
-        return taken
+        return self.budget.take(kind)

@@ -54,7 +54,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         return None
     budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
     try:
-        client = credential.connect()
+        client = credential.connect(may_retry=budget.take)
     except CannotConnect as error:
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
@@ -82,7 +82,6 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     except ArizeError as error:
         trouble = error
     trouble = trouble or reader.trouble or reader.unlisted or reader.silence
-    reader.budget.add(max(0, client.calls - reader.taken))
     _finish(reader, trouble, began=began, by=by)
     sentence = trouble.sentence if trouble else ""
     return RoundReport(
