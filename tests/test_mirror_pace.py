@@ -1,5 +1,6 @@
 """Who reads when, how much, and what happens when Arize does not answer as it should."""
 
+import threading
 from datetime import datetime, timedelta
 from itertools import cycle
 from typing import Any
@@ -10,7 +11,7 @@ import time_machine
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, Run, Status, Task, Team
-from taskruns.services.mirror import RoundReport, due, refresh
+from taskruns.services.mirror import RoundReport, due, reader, refresh
 from tests.arize_double import Double, in_threads, serving
 from tests.arize_world import World, failing
 from tests.conftest import events, make_credential, make_run
@@ -197,6 +198,28 @@ def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credent
     run.refresh_from_db()
     assert (row.outcome, run.status) == ("confirmed", Status.CANCELLED)
     assert events(operation_id=row.pk) == [("run.cancel", "confirmed")]
+
+
+@pytest.mark.parametrize(("force", "tasks_read"), [(True, 40), (False, 0)])
+def test_only_a_person_at_the_shell_reads_as_long_as_it_takes(
+    force: Any, tasks_read: int, team: Team, settings: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(reader, "LONGEST_ROUND", 0.15)
+    tasks = {"tasks": [{"id": f"T{number}"} for number in range(40)]}
+    is_slow = threading.Event()  # never set: waiting for it takes as long as one may wait
+
+    def answer(_: str, path: str) -> tuple[int, Any]:
+        is_slow.wait(0.2)
+        return 200, tasks if path.startswith("/v2/tasks?") else {}
+
+    with serving(Double(answer)) as double:
+        settings.ARIZE_ENDPOINTS = (double.url,)
+        credential = make_credential(team)
+        Credential.objects.update(endpoint=double.url)
+        report = must(refresh(credential.pk, force=force))
+    assert report.problem == ""
+    assert Task.objects.exclude(runs_read_at=None).count() == tasks_read
+    assert sum("/runs" in line for line in double.received) >= tasks_read
 
 
 @pytest.mark.commits

@@ -1,5 +1,6 @@
 """Calls of one round over a small pool of threads: they talk to Arize, the round's own thread to the database."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -52,11 +53,17 @@ class _RoundOver(Exception):
 class Reader:
     """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer (2xx).
 
-    `heartbeat` is called in the round's own thread with each answer.
+    `heartbeat` is called in the round's own thread with each answer; a patient reader takes the time that it needs.
     """
 
     def __init__(
-        self, credential: Credential, client: ArizeClient, budget: Budget, *, heartbeat: Callable[[], None]
+        self,
+        credential: Credential,
+        client: ArizeClient,
+        budget: Budget,
+        *,
+        heartbeat: Callable[[], None],
+        is_patient: bool = False,
     ) -> None:
         self.credential = credential
         self.client = client
@@ -69,7 +76,7 @@ class Reader:
         )
         self._faults = 0
         self._last_refusal: ArizeError | None = None
-        self._ends = time.monotonic() + LONGEST_ROUND
+        self._ends = math.inf if is_patient else time.monotonic() + LONGEST_ROUND
 
     @property
     def is_over(self) -> bool:

@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -45,7 +46,7 @@ class RoundReport:
 def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER) -> RoundReport | None:
     """Bring the mirror of what one key sees up to date. None when it is not this caller's turn.
 
-    With `force` (a person at a shell) claims, pace and ceiling are set aside. `by` is who meets what the log must
+    With `force` (a person at a shell) claims, pace, ceiling and the length of a round are set aside. `by` is who meets what the log must
     tell: a key that Arize rejects, a cancel that has come to its end.
     """
     began = timezone.now()
@@ -59,7 +60,8 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     with client:
-        reader = Reader(credential, client, budget, heartbeat=lambda: claims.renew(credential, spent=budget.recent))
+        alive = partial(claims.renew, credential, spent=budget.recent)
+        reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
         report = _round(reader, began=began, force=force, by=by)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
