@@ -46,8 +46,8 @@ class RoundReport:
 def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER) -> RoundReport | None:
     """Bring the mirror of what one key sees up to date. None when it is not this caller's turn.
 
-    With `force` (a person at a shell) claims, pace, ceiling and the length of a round are set aside. `by` is who meets what the log must
-    tell: a key that Arize rejects, a cancel that has come to its end.
+    With `force` (a person at a shell) claims, pace, ceiling and the length of a round are set aside. `by` is who meets
+    what the log must tell: a key that Arize rejects, a cancel that has come to its end.
     """
     began = timezone.now()
     credential = claims.claim(credential_id, force=force)
