@@ -1,8 +1,6 @@
 """The commands for people, teams and keys: each call twice is as good as once, mistakes are one sentence."""
 
 import io
-import os
-import subprocess
 import sys
 
 import pytest
@@ -245,31 +243,3 @@ def test_the_demo_says_what_it_lacks(db, run, monkeypatch):
     with pytest.raises(CommandError, match="DEMO_KEY_SOUTH is not set"):
         run("demo_setup")
     assert not Team.objects.exists()
-
-
-# --- As a process
-
-
-def manage(tmp_path, *args, stdin=""):
-    """manage.py in a process of its own, on an empty SQLite file."""
-    environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/own.sqlite3", "DJANGO_SETTINGS_MODULE": ""}
-    environment.pop("DJANGO_SETTINGS_MODULE")
-    return subprocess.run(
-        [sys.executable, "manage.py", *args], input=stdin, capture_output=True, text=True, env=environment, check=False
-    )
-
-
-def test_a_mistake_is_one_sentence_on_stderr_and_exit_1(tmp_path):
-    no_tables = manage(tmp_path, "create_team", "Ops")
-    assert (no_tables.returncode, no_tables.stdout) == (1, "")
-    assert no_tables.stderr.count("\n") == 1
-    assert "manage.py migrate" in no_tables.stderr
-    assert manage(tmp_path, "migrate", "--verbosity", "0").returncode == 0
-    made = manage(tmp_path, "create_team", "Ops")
-    assert (made.returncode, made.stderr) == (0, "")
-    refused = manage(
-        tmp_path, "add_credential", "ops", "A", "--endpoint", "https://evil.example", "--key-stdin", stdin=CANARY
-    )
-    assert (refused.returncode, refused.stderr.count("\n"), CANARY in refused.stderr) == (1, 1, False)
-    kept = manage(tmp_path, "add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key-stdin", stdin=CANARY)
-    assert (kept.returncode, kept.stderr) == (0, "")
