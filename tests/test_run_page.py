@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -104,6 +104,38 @@ def test_a_cancel_that_did_not_end_the_run_does_not_claim_it(outcome: Outcome, c
     run = ended(task)
     Cancellation.objects.create(run=run, person_label="oli", outcome=outcome)
     assert "outside this team" in page(client, run)
+
+
+def later_on() -> datetime:
+    return timezone.now() + timedelta(minutes=1)
+
+
+CREDITED = [
+    (Outcome.STILL_RUNNING, False, "asked for by oli, Arize accepted it: too slow"),
+    (Outcome.UNKNOWN, True, "asked for by oli, whether that ended it is being found out: too slow"),
+    (Outcome.UNKNOWN, False, "asked for by oli, whether that ended it could not be found out: too slow"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "followed", "cause"), CREDITED)
+@pytest.mark.parametrize("later", [None, Outcome.REFUSED, Outcome.ALREADY_CANCELLED, Outcome.NOT_SENT])
+def test_a_press_that_may_have_ended_the_run_is_named(
+    outcome: Outcome, followed: Any, cause: str, later: Outcome | None, client: Client, task: Task
+) -> None:
+    run = ended(task)
+    Cancellation.objects.create(run=run, person_label="oli", outcome=outcome, followed=followed, reason="too slow")
+    if later is not None:
+        Cancellation.objects.create(run=run, person_label="mona", outcome=later, requested_at=later_on())
+    text = page(client, run)
+    assert cause in text
+    assert "outside this team" not in text
+    assert "cancelled by Arize" not in text
+
+
+def test_a_run_that_goes_on_shows_what_became_of_the_latest_press(client: Client, run: Run) -> None:
+    Cancellation.objects.create(run=run, person_label="oli", outcome=Outcome.STILL_RUNNING)
+    Cancellation.objects.create(run=run, person_label="mona", outcome=Outcome.REFUSED, requested_at=later_on())
+    assert "Arize refused the last cancel." in page(client, run)
 
 
 def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_late(

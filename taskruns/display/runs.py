@@ -47,7 +47,7 @@ class RunRow:
 def run_row(
     run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str, team: str = "", why_old: str = ""
 ) -> RunRow:
-    """`last` is the run's latest cancellation. `why_old`: why its state is not of this moment, if it is not.
+    """`last` is the run's cancellation that counts. `why_old`: why its state is not of this moment, if it is not.
 
     Expects `run.task.credential` to be loaded.
     """
@@ -86,15 +86,26 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
     """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
     if run.status != Status.CANCELLED:
         return run.failure_reason or "" if run.status == Status.FAILED else ""
-    if last is not None and last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        return f"cancelled by {last.person_label}" + (f": {last.reason}" if last.reason else "")
-    if last is not None and last.outcome == Outcome.UNKNOWN and last.followed:
-        return f"{last.person_label} asked for it; whether that ended it is being found out"
+    asked = _asked(last) if last is not None else ""
+    if last is not None and asked:
+        return f"{asked}: {last.reason}" if last.reason else asked
     if run.failure_reason:
         return f"cancelled by Arize: {run.failure_reason}"
     if _ended_at_once(run):
         return "cancelled by Arize within seconds, nothing was evaluated"
     return "cancelled by someone outside this team"
+
+
+def _asked(last: Cancellation) -> str:
+    """Whose press ended the run, or may have; empty: it did not."""
+    if last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
+        return f"cancelled by {last.person_label}"
+    if last.outcome == Outcome.STILL_RUNNING:
+        return f"asked for by {last.person_label}, Arize accepted it"
+    if last.outcome == Outcome.UNKNOWN:
+        what = "is being found out" if last.followed else "could not be found out"
+        return f"asked for by {last.person_label}, whether that ended it {what}"
+    return ""
 
 
 def _ended_at_once(run: Run) -> bool:

@@ -17,7 +17,7 @@ HISTORY = 200
 
 def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
     run = Run.objects.select_related("task__credential").get(pk=run_id)
-    last = latest_cancellations([run.pk]).get(run.pk)
+    last = latest_cancellations([run]).get(run.pk)
     history = AuditEvent.objects.filter(chain=f"team:{run.team_id}", target_type="run", target_id=str(run.pk)).order_by(
         "-seq"
     )[:HISTORY]
