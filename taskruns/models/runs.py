@@ -49,7 +49,9 @@ class Task(models.Model):
     runs_read_at = models.DateTimeField(null=True)
     runs_read_to = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
-    runs_failed_at = models.DateTimeField(null=True)  # when its list last failed, if it has not worked since
+    runs_failed_at = models.DateTimeField(
+        null=True
+    )  # when reading them last failed, if their list has not worked since
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]

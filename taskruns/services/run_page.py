@@ -10,7 +10,7 @@ from taskruns.models import AuditEvent, Run
 
 from . import arize_users
 from .board import Seat, latest_cancellations, warnings_of
-from .board.rows import run_rows
+from .board.rows import run_rows, unread
 
 HISTORY = 200
 
@@ -22,11 +22,12 @@ def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
         "-seq"
     )[:HISTORY]
     key = run.task.credential
+    warnings = (*(warnings_of([key]) if key else ()), *(unread([run]) if run.is_active else ()))
     return RunPage(
         row=run_rows([run], seats=[seat])[0],
         fields=run_fields(run, triggered_by=arize_users.names_of([run]).get(run.pk, "")),
         explanation=last.explanation if last else "",
-        warnings=warnings_of([key]) if key else (),
+        warnings=warnings,
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
         history=tuple(audit_row(event) for event in history),

@@ -71,16 +71,33 @@ def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
     )
 
 
+def unread(runs: Iterable[Run]) -> tuple[Message, ...]:
+    """A warning when some of these runs belong to tasks that no live key reads: what they show stays as it is."""
+    number = len({run.task_id for run in runs if not _has_key(run)})
+    if not number:
+        return ()
+    tasks = "one task" if number == 1 else f"{number} tasks"
+    text = f"No key reads the runs of {tasks} any more: they are shown as they were last read. Add or replace a key."
+    return (Message("warning", text),)
+
+
+def _has_key(run: Run) -> bool:
+    key = run.task.credential
+    return key is not None and key.revoked_at is None
+
+
 def _why_old(run: Run, now: datetime) -> str:
     """Why the state of an active run is not of this moment; empty: it is, as far as anyone knows."""
     if not run.is_active:
         return ""
-    key = run.task.credential
-    if key is None or key.revoked_at is not None:
+    key, failed_at = run.task.credential, run.task.runs_failed_at
+    if key is None or not _has_key(run):
         return "no key reads this task any more"
     state, text = health(key, now)
     if state in {"failing", "waiting"}:
         return f"key “{key.name}”: {text}"
+    if failed_at is not None and run.observed_at < failed_at:
+        return "Arize did not answer when it was read again"
     if key.last_good_at is not None and run.observed_at < key.last_good_at - BEHIND:
         return "other runs had to be read first"
     return ""

@@ -52,6 +52,7 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     single = [group[0] for group in by_task.values() if len(group) == 1]
     changed = 0
     for task, started, page in reader.each(_paid(reader, many, Kind.ACTIVE), _first_page(reader)):
+        _note_fault(task, page)
         if isinstance(page, ArizeError):
             single += many[task] if isinstance(page, NotFound) else []
             continue
@@ -67,7 +68,9 @@ def _read_single(reader: Reader, runs: list[Run]) -> int:
     for run, started, seen in reader.each(paid, lambda run: reader.client.get_run(run.arize_id)):
         if isinstance(seen, NotFound):
             changed += record_gone(run, started)
-        elif not isinstance(seen, ArizeError):
+        elif isinstance(seen, ArizeError):
+            _note_fault(run.task, seen)
+        else:
             changed += record_observation(run, seen, started)
     return changed
 
@@ -121,13 +124,23 @@ def _read_newest(reader: Reader, tasks: Iterator[Task], *, until_known: bool) ->
 
 def _note_read(task: Task, page: Page[WireRun] | ArizeError) -> None:
     """Also after a fault: a task that always fails must not keep the others waiting."""
-    now = timezone.now()
-    changes: dict[str, datetime | None] = {"runs_read_at": now, "runs_failed_at": None}
-    if isinstance(page, ArizeError):
-        changes["runs_failed_at"] = now
-    else:
+    changes: dict[str, datetime | None] = {"runs_read_at": timezone.now()}
+    if not isinstance(page, ArizeError):
         changes["runs_read_to"] = task.last_run_at
     Task.objects.filter(pk=task.pk).update(**changes)
+    _note_fault(task, page)
+
+
+def _note_fault(task: Task, answer: object) -> None:
+    """That reading the runs of a task failed, or works again. Its rows say so."""
+    failed = isinstance(answer, ArizeError)
+    if not failed and task.runs_failed_at is None:
+        return
+    is_news = failed == (task.runs_failed_at is None)
+    task.runs_failed_at = timezone.now() if failed else None
+    Task.objects.filter(pk=task.pk).update(runs_failed_at=task.runs_failed_at)
+    if is_news:
+        Team.bump(task.team_id)
 
 
 def _record_newest(reader: Reader, task: Task, page: Page[WireRun], started: datetime, *, until_known: bool) -> int:
