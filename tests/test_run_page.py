@@ -12,7 +12,7 @@ import responses
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.permissions import access_of
 from taskruns.services import board
 from taskruns.services.cancellations import sweep
@@ -240,6 +240,23 @@ def test_a_run_whose_answer_names_no_task_is_shown_under_a_nameless_one(
     run = Run.objects.get()
     assert (run.arize_id, run.task.arize_id) == ("R9", "")
     assert client.get(f"/teams/ops-north/runs/{run.pk}/").status_code == 200
+    table = client.get("/teams/ops-north/runs/table/").content.decode()
+    assert ">R9</a>" in table
+    assert "Only runs of" not in table
+
+
+def test_a_nameless_run_is_called_by_its_id_in_messages_and_in_the_log(
+    oli: User, client_of: ClientOf, credential: Credential, arize: responses.RequestsMock
+) -> None:
+    arize.get(f"{ENDPOINT}/v2/task-runs/R9", json={"id": "R9", "status": "running"})
+    client = client_of(oli)
+    by_id(client, "R9")
+    run = Run.objects.get()
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    assert "R9: Cancelled" in press(client, run).content.decode()
+    assert set(AuditEvent.objects.filter(event="run.cancel").values_list("target_label", flat=True)) == {"R9"}
+    Task.objects.update(name=" ", arize_id="T9")
+    assert ">T9</a>" in client.get("/teams/ops-north/runs/table/").content.decode()
 
 
 def test_looking_up_keeps_to_the_ceiling_and_to_the_backoff_of_a_key(

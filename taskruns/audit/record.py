@@ -87,7 +87,7 @@ def _target_columns(target: Target | None, run: Run | None, credential: Credenti
         return {
             "target_type": "run",
             "target_id": str(run.pk),
-            "target_label": run.task.name or run.task.arize_id,
+            "target_label": run.label,
             "endpoint": run.endpoint,
             "task_id": run.task.arize_id,
             "run_id": run.arize_id,

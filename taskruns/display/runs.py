@@ -56,7 +56,7 @@ def run_row(
         id=str(run.pk),
         arize_id=run.arize_id,
         url=reverse("run", args=[slug, run.pk]),
-        task=run.task.name or run.task.arize_id,
+        task=run.label,
         task_filter=run.task.arize_id,
         type=run.task.type.replace("_", " "),
         space=run.task.space_name,

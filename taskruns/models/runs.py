@@ -4,6 +4,7 @@ Text from Arize is unbounded, so its columns are text. Identity of a task or run
 """
 
 import uuid
+from datetime import timedelta
 
 from django.db import models
 from django.db.models.functions import Coalesce
@@ -28,6 +29,16 @@ class Status(models.TextChoices):
 
 
 ACTIVE = (Status.PENDING, Status.RUNNING)
+
+
+# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
+UNLISTED_AFTER = timedelta(minutes=5)
+NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
+NO_USABLE_KEY = (
+    models.Q(credential=None)
+    | models.Q(credential__revoked_at__isnull=False)
+    | models.Q(credential__failing_since__isnull=False)
+)
 
 
 class Task(models.Model):
@@ -58,7 +69,7 @@ class Task(models.Model):
         indexes = [models.Index(fields=["credential", "runs_read_at"], name="task_oldest_read")]
 
     def __str__(self) -> str:
-        return self.name or self.arize_id
+        return self.name.strip() or self.arize_id
 
 
 class Run(models.Model):
@@ -127,6 +138,11 @@ class Run(models.Model):
     @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
+
+    @property
+    def label(self) -> str:
+        """How people know it: by its task, never empty."""
+        return str(self.task) or self.arize_id
 
 
 class Outcome(models.TextChoices):

@@ -102,9 +102,16 @@ def _record_page(reading: Reading) -> int:
     creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
     arize_users.note(task.team_id, task.endpoint, filter(None, creators))
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
-    if new or changed:
+    housed = _house(task, known.values())
+    if new or changed or housed:
         Team.bump(task.team_id)
-    return len(new) + changed
+    return len(new) + max(changed, housed)
+
+
+def _house(task: Task, runs: Iterable[Run]) -> int:
+    """Runs that were met before anything named their task come under it now."""
+    strangers = [run.pk for run in runs if run.task_id != task.pk]
+    return Run.objects.filter(pk__in=strangers, task__arize_id="").update(task=task) if strangers else 0
 
 
 def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> int:

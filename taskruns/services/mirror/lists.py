@@ -48,8 +48,9 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     by_task: dict[Task, list[Run]] = defaultdict(list)
     for run in runs.select_related("task").order_by("observed_at"):
         by_task[run.task].append(run)
-    many = {task: group for task, group in by_task.items() if len(group) > 1}
-    single = [group[0] for group in by_task.values() if len(group) == 1]
+    # Runs of a nameless task have no list.
+    many = {task: group for task, group in by_task.items() if len(group) > 1 and task.arize_id}
+    single = [run for task, group in by_task.items() if task not in many for run in group]
     changed = 0
     for task, started, page in reader.each(_paid(reader, many, Kind.ACTIVE), _first_page(reader)):
         _note_fault(task, page)

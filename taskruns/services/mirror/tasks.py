@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, Forbidden, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
+from taskruns.models.runs import NO_LONGER_LISTED, NO_USABLE_KEY
 from taskruns.services.runs import fits_an_index
 
 from .reader import Reader
 
 READ_EVERY = timedelta(minutes=1)
 PORTION = 100
-# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
-UNLISTED_AFTER = timedelta(minutes=5)
 
 
 def is_due(credential: Credential) -> bool:
@@ -152,20 +151,10 @@ def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
     ]
     Task.objects.bulk_create(new, ignore_conflicts=True)
     changed = sum(_update(task, found[id_]) for id_, task in known.items())
-    free = Q(credential=credential) | _no_longer_listed() | _unusable()
+    free = Q(credential=credential) | NO_LONGER_LISTED | NO_USABLE_KEY
     ids = [task.pk for task in known.values()]
     Task.objects.filter(free, pk__in=ids).update(credential=credential, listed_at=now)
     return len(new) + changed
-
-
-def _no_longer_listed() -> Q:
-    """Tasks that their key has left out of its lists for a while, though it went on listing."""
-    return Q(listed_at__lt=F("credential__tasks_read_at") - UNLISTED_AFTER)
-
-
-def _unusable() -> Q:
-    """Tasks whose key cannot read any more."""
-    return Q(credential=None) | Q(credential__revoked_at__isnull=False) | Q(credential__failing_since__isnull=False)
 
 
 def _update(task: Task, found: _Found) -> bool:
