@@ -34,6 +34,9 @@ ACTIVE = (Status.PENDING, Status.RUNNING)
 # A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
 UNLISTED_AFTER = timedelta(minutes=5)
 NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
+STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(
+    listed_at__gte=models.F("credential__tasks_read_at") - UNLISTED_AFTER
+)
 NO_USABLE_KEY = (
     models.Q(credential=None)
     | models.Q(credential__revoked_at__isnull=False)

@@ -121,7 +121,7 @@ def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) 
     for pk, columns in changed.items():
         Run.objects.filter(pk=pk).update(observed_at=started, **columns)
     # An ended run that stays the same is not worth a write.
-    same = [run.pk for run in runs if run.pk not in changed and run.is_active]
+    same = [run.pk for run in runs if run.pk not in changed and (run.is_active or run.status == Status.UNKNOWN)]
     Run.objects.filter(pk__in=same).update(observed_at=started)
     return len(changed)
 

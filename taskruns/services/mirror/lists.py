@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, NotFound
 from taskruns.arize.wire import Page, WireRun
-from taskruns.models import Credential, Run, Task, Team
+from taskruns.models import Run, Status, Task, Team
+from taskruns.models.runs import STILL_LISTED
 from taskruns.services import retention
 from taskruns.services.first_contact import unread_tasks
 from taskruns.services.runs import Reading, record_gone, record_observation, record_readings
@@ -29,8 +30,9 @@ SWEEP_CALLS_PER_MINUTE = 10
 MOST_PAGES = 10
 # A task whose list fails is one among many: it must not cost calls in every round.
 FAILED_WAITS = timedelta(seconds=30)
-# The lists of a key leave out what was deleted in Arize: after so long its runs are not swept any more.
-SWEPT_UNLISTED = timedelta(days=1)
+# Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
+UNKNOWN_EVERY = timedelta(minutes=3)
+UNKNOWN_AT_ONCE = 10
 # How often open boards are told of progress, beside what changes anyway.
 TOLD_EVERY = timedelta(seconds=2)
 
@@ -63,6 +65,21 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     return changed + _read_single(reader, single)
 
 
+def read_unknown(reader: Reader) -> int:
+    """Runs of an unknown status that no list has told for a while, those read longest ago first."""
+    now, before = timezone.now(), reader.credential.tasks_read_at
+    if before is not None and _turn(before) == _turn(now):
+        return 0
+    team = reader.credential.team_id
+    runs = Run.objects.filter(team=team, status=Status.UNKNOWN, task__credential=reader.credential)
+    waiting = runs.filter(observed_at__lte=now - UNKNOWN_EVERY).select_related("task").order_by("observed_at")
+    return _read_single(reader, list(waiting[:UNKNOWN_AT_ONCE]))
+
+
+def _turn(at: datetime) -> int:
+    return int(at.timestamp() // UNKNOWN_EVERY.total_seconds())
+
+
 def _read_single(reader: Reader, runs: list[Run]) -> int:
     changed = 0
     paid = _paid(reader, runs, Kind.ACTIVE)
@@ -80,7 +97,7 @@ def read_moved(reader: Reader) -> int:
     """Tasks whose `last_run_at` moved: newest runs until a known one."""
     moved = Q(last_run_at__isnull=False) & (Q(runs_read_to=None) | ~Q(last_run_at=F("runs_read_to")))
     waits = Q(runs_failed_at__gt=timezone.now() - FAILED_WAITS)
-    tasks = _tasks(reader).filter(moved, runs_read_at__isnull=False).exclude(waits)
+    tasks = _tasks(reader).filter(moved, STILL_LISTED, runs_read_at__isnull=False).exclude(waits)
     return _read_newest(reader, _paid(reader, tasks.order_by("runs_read_at", "pk")), until_known=True)
 
 
@@ -95,15 +112,11 @@ def read_oldest(reader: Reader, *, everything: bool) -> int:
     minute_ago = timezone.now() - timedelta(minutes=1)
     swept = _tasks(reader).filter(swept_at__gt=minute_ago).count()
     share = 1_000_000 if everything else max(0, SWEEP_CALLS_PER_MINUTE - swept)
-    waiting = _tasks(reader).filter(_listed_lately(reader), runs_read_at__lte=timezone.now() - timedelta(seconds=5))
+    # The lists of a key leave out what was deleted in Arize.
+    waiting = _tasks(reader).filter(STILL_LISTED, runs_read_at__lte=timezone.now() - timedelta(seconds=5))
     tasks = list(waiting.order_by("runs_read_at", "pk")[:share])
     Task.objects.filter(pk__in=[task.pk for task in tasks]).update(swept_at=timezone.now())
     return _read_newest(reader, _paid(reader, tasks), until_known=False)
-
-
-def _listed_lately(reader: Reader) -> Q:
-    read_at = Credential.objects.values_list("tasks_read_at", flat=True).get(pk=reader.credential.pk)
-    return Q() if read_at is None else Q(listed_at__gte=read_at - SWEPT_UNLISTED)
 
 
 def _tasks(reader: Reader) -> QuerySet[Task]:

@@ -74,12 +74,14 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
         changed += lists.read_active(reader, everything=force)
-        if force or tasks.is_due(credential) or reader.is_in_doubt:
+        is_full = force or tasks.is_due(credential)
+        if is_full or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
         changed += lists.read_moved(reader)
         changed += lists.read_new(reader)
         changed += lists.read_oldest(reader, everything=force)
+        changed += lists.read_unknown(reader) if is_full else 0
         users.read_names(reader)
     except ArizeError as error:
         trouble = error

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Q
@@ -38,6 +38,9 @@ def read_tasks(reader: Reader) -> tuple[int, int]:
         key.update(listing_at=listing.broke_off)
     else:
         key.update(listing_at={}, tasks_read_at=timezone.now())
+        # What the first pages of a list of several rounds told has not been left out since.
+        listed = Task.objects.filter(credential=reader.credential, listed_at__gte=listing.began)
+        listed.update(listed_at=timezone.now())
     changed = sum(_mirror(reader.credential, part) for part in listing.parts())
     if changed:
         Team.bump(reader.credential.team_id)
@@ -54,12 +57,13 @@ class _Listing:
     """What one round's lists told: each task once, with the spaces that listed it.
 
     `broke_off` says where a list that did not fit into the round goes on in the next one: {"space": id or null,
-    "cursor": text or null, "told": bool, "untold": bool}, the latter two for the spaces so far. `fault`: why the tasks
-    could not be listed.
+    "cursor": text or null, "told": bool, "untold": bool, "began": text}; told and untold are of the spaces so far.
+    `fault`: why the tasks could not be listed.
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self.began = timezone.now()
         self.found: dict[str, _Found] = {}
         self.broke_off: dict[str, Any] = {}
         self.fault: ArizeError | None = None
@@ -70,6 +74,8 @@ class _Listing:
         at = self._reader.credential.listing_at
         ids = [space.id for space in spaces]
         goes_on = bool(at) and at["space"] in [*ids, None]
+        if goes_on:
+            self.began = datetime.fromisoformat(at["began"])
         self._told = goes_on and at["told"]
         self._untold = not spaces or not are_all or (goes_on and at["untold"])
         cursor = at["cursor"] if goes_on else None
@@ -95,7 +101,13 @@ class _Listing:
         else:
             self._told = True
         if self._reader.is_over and (following or not pages):
-            self.broke_off = {"space": space_id, "cursor": following, "told": self._told, "untold": self._untold}
+            self.broke_off = {
+                "space": space_id,
+                "cursor": following,
+                "told": self._told,
+                "untold": self._untold,
+                "began": self.began.isoformat(),
+            }
 
     def _note(self, fault: ArizeError, space: WireSpace | None) -> None:
         if self._reader.is_over:
