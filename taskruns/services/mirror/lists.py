@@ -48,28 +48,33 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     by_task: dict[Task, list[Run]] = defaultdict(list)
     for run in runs.select_related("task").order_by("observed_at"):
         by_task[run.task].append(run)
-    many = {task: group for task, group in by_task.items() if len(group) > 1}
-    single = [group[0] for group in by_task.values() if len(group) == 1]
-    changed = 0
-    for task, started, page in reader.each(_paid(reader, many, Kind.ACTIVE), _first_page(reader)):
-        if isinstance(page, ArizeError):
-            single += many[task] if isinstance(page, NotFound) else []
-            continue
-        listed = {wire.id for wire in page.items}
-        changed += record_readings([Reading(task, page.items, started)])
-        single += [run for run in many[task] if run.arize_id not in listed]
-    return changed + _read_single(reader, single)
-
-
-def _read_single(reader: Reader, runs: list[Run]) -> int:
-    changed = 0
-    paid = _paid(reader, runs, Kind.ACTIVE)
-    for run, started, seen in reader.each(paid, lambda run: reader.client.get_run(run.arize_id)):
-        if isinstance(seen, NotFound):
-            changed += record_gone(run, started)
-        elif not isinstance(seen, ArizeError):
-            changed += record_observation(run, seen, started)
+    changed, left_out = 0, []
+    # The one that was not read for longest comes first, whichever way it is read.
+    for group, started, answer in reader.each(_paid(reader, by_task.values(), Kind.ACTIVE), _ask_for(reader)):
+        if isinstance(answer, Page):
+            changed += record_readings([Reading(group[0].task, answer.items, started)])
+            listed = {wire.id for wire in answer.items}
+            left_out += [run for run in group if run.arize_id not in listed]
+        elif len(group) > 1:
+            left_out += group if isinstance(answer, NotFound) else []
+        else:
+            changed += _record_single(group[0], answer, started)
+    single = _paid(reader, left_out, Kind.ACTIVE)
+    for run, started, seen in reader.each(single, lambda run: reader.client.get_run(run.arize_id)):
+        changed += _record_single(run, seen, started)
     return changed
+
+
+def _ask_for(reader: Reader) -> Callable[[list[Run]], Page[WireRun] | WireRun]:
+    """For active runs of one task: their list if there are several."""
+    client = reader.client
+    return lambda runs: client.get_run(runs[0].arize_id) if len(runs) == 1 else client.list_runs(runs[0].task.arize_id)
+
+
+def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> int:
+    if isinstance(seen, NotFound):
+        return record_gone(run, started)
+    return 0 if isinstance(seen, ArizeError) else record_observation(run, seen, started)
 
 
 def read_moved(reader: Reader) -> int:
