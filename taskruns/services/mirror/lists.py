@@ -47,22 +47,24 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     is_chain = reader.credential.first_contact_done_at is None
     if is_chain and not everything and not is_watched(reader.credential):
         runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE + WATCHED)
-    by_task: dict[Task, list[Run]] = defaultdict(list)
+    groups: dict[Task | Run, list[Run]] = defaultdict(list)
     for run in runs.select_related("task").order_by("observed_at"):
-        by_task[run.task].append(run)
-    # Runs of a nameless task have no list.
-    many = {task: group for task, group in by_task.items() if len(group) > 1 and task.arize_id}
-    single = [run for task, group in by_task.items() if task not in many for run in group]
-    changed = 0
-    for task, started, page in reader.each(_paid(reader, many, Kind.ACTIVE), _first_page(reader)):
-        _note_fault(task, page)
-        if isinstance(page, ArizeError):
-            single += many[task] if isinstance(page, NotFound) else []
-            continue
-        listed = {wire.id for wire in page.items}
-        changed += record_readings([Reading(task, page.items, started)])
-        single += [run for run in many[task] if run.arize_id not in listed]
-    return changed + _read_single(reader, single)
+        # Runs of a nameless task have no list.
+        groups[run.task if run.task.arize_id else run].append(run)
+    changed, left_out = 0, []
+    # The one that was not read for longest comes first, whichever way it is read.
+    for group, started, answer in reader.each(_paid(reader, groups.values(), Kind.ACTIVE), _ask_for(reader)):
+        if isinstance(answer, Page):
+            changed += record_readings([Reading(group[0].task, answer.items, started)])
+            _note_fault(group[0].task, answer)
+            listed = {wire.id for wire in answer.items}
+            left_out += [run for run in group if run.arize_id not in listed]
+        elif len(group) > 1:
+            _note_fault(group[0].task, answer)
+            left_out += group if isinstance(answer, NotFound) else []
+        else:
+            changed += _record_single(group[0], answer, started)
+    return changed + _read_single(reader, left_out)
 
 
 def read_unknown(reader: Reader) -> int:
@@ -80,17 +82,27 @@ def _turn(at: datetime) -> int:
     return int(at.timestamp() // UNKNOWN_EVERY.total_seconds())
 
 
-def _read_single(reader: Reader, runs: list[Run]) -> int:
+def _read_single(reader: Reader, runs: Iterable[Run]) -> int:
     changed = 0
     paid = _paid(reader, runs, Kind.ACTIVE)
     for run, started, seen in reader.each(paid, lambda run: reader.client.get_run(run.arize_id)):
-        if isinstance(seen, NotFound):
-            changed += record_gone(run, started)
-        elif isinstance(seen, ArizeError):
-            _note_fault(run.task, seen)
-        else:
-            changed += record_observation(run, seen, started)
+        changed += _record_single(run, seen, started)
     return changed
+
+
+def _ask_for(reader: Reader) -> Callable[[list[Run]], Page[WireRun] | WireRun]:
+    """For active runs of one task: their list if there are several."""
+    client = reader.client
+    return lambda runs: client.get_run(runs[0].arize_id) if len(runs) == 1 else client.list_runs(runs[0].task.arize_id)
+
+
+def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> int:
+    if isinstance(seen, NotFound):
+        return record_gone(run, started)
+    if isinstance(seen, ArizeError):
+        _note_fault(run.task, seen)
+        return 0
+    return record_observation(run, seen, started)
 
 
 def read_moved(reader: Reader) -> int:
