@@ -2,13 +2,15 @@
 
 import io
 import sys
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
-from taskruns.models import AuditEvent, Credential, Membership, Team, User
+from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Task, Team, User
 from taskruns.services import people, teams
-from tests.conftest import CANARY, ENDPOINT, PASSWORD, events
+from tests.conftest import CANARY, ENDPOINT, PASSWORD, events, make_run
 
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 
@@ -235,6 +237,29 @@ def test_the_demo_gives_new_passwords_when_told_to(db, demo, run):
     password = next(line.split()[1] for line in said.splitlines() if line.startswith("adam@"))
     assert User.objects.get(email="adam@demo.example").check_password(password)
     assert len(events(event="person.reset")) == 6
+
+
+def test_the_demo_forgets_a_world_that_is_no_more(db, demo, run):
+    run("demo_setup")
+    key = Credential.objects.get(team__slug="ops-north")
+    task = Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T", credential=key)
+    followed, old = make_run(task), make_run(task)
+    Cancellation.objects.create(run=followed, person_label="oli", outcome="unknown")
+    Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T2", credential=key)
+    later = timezone.now() + timedelta(minutes=5)
+    Credential.objects.update(
+        tasks_read_at=timezone.now(), first_contact_done_at=timezone.now(), backoff_until=later, next_refresh_at=later
+    )
+    written = AuditEvent.objects.count()
+    run("demo_setup")
+    assert Run.objects.count() == 2
+    run("demo_setup", "--new-world")
+    assert list(Run.objects.all()) == [followed], f"{old} is of the old world; a cancel that is followed gets its end"
+    assert list(Task.objects.all()) == [task]
+    key.refresh_from_db()
+    assert (key.tasks_read_at, key.first_contact_done_at, key.backoff_until) == (None, None, None)
+    assert key.next_refresh_at <= timezone.now()
+    assert AuditEvent.objects.count() == written
 
 
 def test_the_demo_says_what_it_lacks(db, run, monkeypatch):

@@ -2,8 +2,8 @@
 
 import pytest
 import requests
-from responses import matchers
 from django.utils import timezone
+from responses import matchers
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential
