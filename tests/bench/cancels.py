@@ -20,8 +20,8 @@ COUNT = 200
 
 
 @contextmanager
-def sandbox() -> Iterator[str]:
-    command = [sys.executable, "-m", "taskruns.sandbox", "--port", "0", "--tasks", "2", "--speed", "0"]
+def sandbox(*, tasks: int = 2) -> Iterator[str]:
+    command = [sys.executable, "-m", "taskruns.sandbox", "--port", "0", "--tasks", str(tasks), "--speed", "0"]
     environ = os.environ | {"SANDBOX_KEYS": KEY}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
     assert process.stdout is not None

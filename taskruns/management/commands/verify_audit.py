@@ -15,6 +15,7 @@ COULD_NOT_RUN = 2
 
 
 class Command(PanelCommand):
+    misuse_exit = COULD_NOT_RUN
     help = "Walk the audit log and tell whether anybody has touched it. Exit 0 clean, 1 faults, 2 could not run."
 
     def add_arguments(self, parser: CommandParser) -> None:
