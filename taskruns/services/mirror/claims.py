@@ -20,8 +20,9 @@ RENEWED_EVERY = timedelta(seconds=5)
 WATCHED = timedelta(seconds=5)
 ACTIVE = timedelta(seconds=30)
 IDLE = timedelta(minutes=5)
-# Ticks come a little early or late: a key that is due within this time is not left for the next tick.
-SLACK = timedelta(seconds=0.5)
+# A round begins up to a second after its tick, and the next tick may come faster to its round: a key that is due
+# within this time is not left for the tick after that, or a 5 s pace would now and then be one of 10 s.
+SLACK = timedelta(seconds=0.9)
 
 
 def due(now: datetime) -> list[uuid.UUID]:
