@@ -81,8 +81,8 @@ def _panel(url: str) -> tuple[Client, str]:
 def _mirror_all(credential: Credential, url: str, task_id: str) -> None:
     from django.utils import timezone
 
-    from taskruns.models import Task
     from taskruns.arize.paging import pages
+    from taskruns.models import Task
     from taskruns.services.runs import Reading, record_readings
 
     mirror.refresh(credential.pk, force=True)
