@@ -91,7 +91,7 @@ HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "consumer": {
         "workers": 4,
         "worker_type": "thread",
-        "max_delay": 0.5,
+        "max_delay": 0.2,
         "graceful_signal": "TERM",
         "shutdown_timeout": 4,
     },

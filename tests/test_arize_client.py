@@ -14,7 +14,7 @@ from taskruns.arize import client as client_module
 from taskruns.arize import errors, transport
 from taskruns.arize.client import USER_AGENT, ArizeClient
 from taskruns.arize.errors import ArizeError
-from taskruns.arize.wire import Page, RunStatus, WireSpace
+from taskruns.arize.wire import Page, RunStatus
 
 HOST = "https://api.arize.com"
 KEY = "ak-canary-7f3d9b2e51c84a60"
@@ -284,65 +284,6 @@ def test_a_400_without_a_filter_is_asked_once(client, arize):
     arize.get(f"{HOST}/v2/tasks/t/runs", status=400)
     assert type(failure(client.list_runs, "t")) is errors.BadRequest
     assert len(arize.calls) == 1
-
-
-def item(name):
-    return WireSpace.from_json({"id": str(name)})
-
-
-@pytest.mark.parametrize(
-    ("cursors", "most", "asked"),
-    [
-        ([None], None, [None]),
-        (["", "x"], None, [None]),
-        (["a", "b", None], None, [None, "a", "b"]),
-        (["a", "a", "a"], None, [None, "a"]),
-        (["a", "b", "a", "b"], None, [None, "a", "b"]),
-        (["a", "b", "c"], 2, [None, "a"]),
-        (["a", "b", "c"], 0, []),
-    ],
-)
-def test_the_cursor_loop_always_ends(client, cursors, most, asked):
-    seen = []
-
-    def fetch(cursor):
-        seen.append(cursor)
-        return Page(items=(item(len(seen)),), next_cursor=cursors[len(seen) - 1])
-
-    pages = list(client.pages(fetch, most=most))
-    assert seen == asked
-    assert [page.items[0].id for page in pages] == [str(number + 1) for number in range(len(asked))]
-
-
-def test_the_cursor_loop_has_a_ceiling_of_its_own(client, monkeypatch):
-    monkeypatch.setattr(client_module, "MOST_PAGES", 5)
-    counter = iter(range(100))
-
-    def fetch(_):
-        number = next(counter)
-        return Page(items=(item(number),), next_cursor=str(number))
-
-    assert len(list(client.pages(fetch, most=50))) == 5
-
-
-@pytest.mark.parametrize(
-    ("pages", "given"),
-    [
-        (["a", "a", "b"], 2),
-        (["ab", "bc", "ca", "d"], 3),
-        (["", "a", "", "b", ""], 5),
-        (["a", "", "", "b"], 3),
-        (["", "", "a"], 2),
-    ],
-)
-def test_a_list_that_brings_nothing_new_ends_although_its_cursors_are_new(client, pages, given):
-    cursors = iter(range(100))
-    fetched = iter(pages)
-
-    def fetch(_):
-        return Page(items=tuple(map(item, next(fetched))), next_cursor=f"c{next(cursors)}")
-
-    assert len(list(client.pages(fetch, most=len(pages)))) == given
 
 
 @pytest.mark.parametrize("key", ["", " ", "ak-\n", "ak\r\nX: y", "ak-\0", "ak-\x85", "ak-ключ", "ak-\ud800"])

@@ -61,10 +61,10 @@ def test_attention_decides_the_pace(
     assert due(timezone.now()) == [credential.pk]
     refresh(credential.pk)
     assert wait_of(credential) == seconds
-    clock.shift(seconds - 1)
+    clock.shift(seconds - 2)
     assert due(timezone.now()) == []
     assert refresh(credential.pk) is None
-    clock.shift(1)
+    clock.shift(2)
     assert due(timezone.now()) == [credential.pk]
 
 
@@ -234,3 +234,25 @@ def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> 
         reports = in_threads(8, lambda _: refresh(credential.pk))
     assert sum(report is not None for report in reports) == 1
     assert len(double.received) == 2
+
+
+def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    begun = []
+    for tick in range(40):
+        late = (1.0, 0.95, 0.1, 1.1, 0.0)[tick % 5]
+        clock.move_to(START + timedelta(seconds=5 * tick + late))
+        if refresh(credential.pk) is not None:
+            begun.append(tick)
+    assert begun == list(range(40))
+
+
+def test_ticks_of_several_workers_do_not_make_the_pace_faster(credential: Credential, world: World, clock: Any) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    begun = 0
+    for tick in range(180):  # three workers, each with ticks of its own: five minutes
+        clock.move_to(START + timedelta(seconds=5 * tick / 3))
+        begun += refresh(credential.pk) is not None
+    assert begun == 60

@@ -6,7 +6,7 @@ their objects hold the request with its key.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -32,7 +32,6 @@ Item = TypeVar("Item", bound=Identified)
 
 USER_AGENT = f"taskruns/{__version__}"
 LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
-MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
 _CHUNK = 65_536
 _PATIENT = Timeouts()
 _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
@@ -124,27 +123,6 @@ class ArizeClient:
         fields of the other one.
         """
         return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
-
-    @staticmethod
-    def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None) -> Iterator[Page[Item]]:
-        """Page after page until there is no cursor, nothing new comes any more, a cursor comes twice, or `most` pages
-        were given. One empty page is not the end: Arize may leave out what a key must not see.
-        """
-        cursor: str | None = None
-        cursors: set[str] = set()
-        ids: set[str] = set()
-        was_empty = False
-        for _ in range(MOST_PAGES if most is None else min(most, MOST_PAGES)):
-            page = fetch(cursor)
-            yield page
-            cursor = page.next_cursor
-            found = {item.id for item in page.items}
-            is_old = found <= ids and (was_empty or bool(found))
-            if not cursor or cursor in cursors or is_old:
-                return
-            cursors.add(cursor)
-            ids |= found
-            was_empty = not found
 
     def _runs(self, task_id: str, **params: str | int | None) -> Page[WireRun]:
         return self._get("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))

@@ -72,11 +72,11 @@ def _cycle(chance: random.Random, *, task: Task) -> _Cycle:
 
 
 def _busy_cycle(chance: random.Random) -> _Cycle:
-    """Short ones: where somebody stops a run, the next is not far."""
+    """Of some minutes: who reads now and then sees most of them going on."""
     return _Cycle(
         wait_ms=0,
         pending_ms=chance.choice((1_500, 3_000, 6_000, 15_000)) + chance.randrange(1_000),
-        outcome=draw_outcome(chance, continuous=True),
+        outcome=draw_outcome(chance, continuous=False),
     )
 
 

@@ -38,6 +38,7 @@ class Budget:
     def __init__(self, ceiling: int, recent: list[list[int]]) -> None:
         self._lock = threading.Lock()
         self._ceiling = ceiling
+        self._own: Counter[Kind] = Counter()  # of this round
         self._spent = Counter({(second, Kind(kind)): calls for second, kind, calls in recent})
 
     def take(self, kind: Kind = Kind.OTHER) -> bool:
@@ -47,6 +48,7 @@ class Budget:
             if not self._has_room(kind, now):
                 return False
             self._spent[now, kind] += 1
+            self._own[kind] += 1
             return True
 
     def left(self) -> int:
@@ -67,13 +69,12 @@ class Budget:
         return kind is Kind.OTHER or self._has_room_for_first(now)
 
     def _has_room_for_active(self, now: int) -> bool:
-        share, lately = self._ceiling - self._third, self._within(SLOT, now, {Kind.ACTIVE})
+        share, own = self._ceiling - self._third, self._own[Kind.ACTIVE]
         if self._within(WINDOW, now, {Kind.ACTIVE}) >= share:
             return False
         # After a pause, as when nobody looks, a round makes up for it.
-        is_pause_over = self._within(PAUSE, now, {Kind.ACTIVE}) == lately
-        at_once = self._third if is_pause_over else 0
-        return lately < max(at_once, self._a_slot(now, {Kind.ACTIVE}, share))
+        at_once = self._third if self._within(PAUSE, now, {Kind.ACTIVE}) == own else 0
+        return own < max(at_once, self._a_slot(now, {Kind.ACTIVE}, share))
 
     def _has_room_for_first(self, now: int) -> bool:
         if self._within(WINDOW, now, {Kind.FIRST}) < self._third:
@@ -81,14 +82,14 @@ class Budget:
         share = self._ceiling - self._within(WINDOW, now, {Kind.OTHER})
         kept = self._ceiling * SLOT // WINDOW
         has_room = self._within(WINDOW, now) < self._ceiling - kept
-        return has_room and self._within(SLOT, now, _SPREAD) < self._a_slot(now, _SPREAD, share)
+        return has_room and sum(self._own[kind] for kind in _SPREAD) < self._a_slot(now, _SPREAD, share)
 
     @property
     def _third(self) -> int:
         return -(-self._ceiling // 3)
 
     def _a_slot(self, now: int, kinds: Collection[Kind], share: int) -> int:
-        """The calls of a slot, if the largest slot of this minute and all the others are to fit into the share."""
+        """The calls of a round, if the largest slot of this minute and all the others are to fit into the share."""
         slots: Counter[int] = Counter()
         for (at, kind), calls in self._spent.items():
             if kind in kinds and now - WINDOW < at <= now - SLOT:

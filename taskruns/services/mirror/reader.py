@@ -24,6 +24,7 @@ from taskruns.arize.errors import (
     UnexpectedAnswer,
     Unreadable,
 )
+from taskruns.arize.paging import pages
 from taskruns.arize.wire import Identified, Page
 from taskruns.models import Credential
 
@@ -117,7 +118,7 @@ class Reader:
             return answer
 
         try:
-            yield from self.client.pages(paid)
+            yield from pages(paid)
         except _RoundOver:
             return
 
