@@ -11,7 +11,7 @@ from django.utils import timezone
 from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
-from taskruns.audit.anchors import anchor_moved
+from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, cancellations, mirror, retention, triggers
 
@@ -46,7 +46,8 @@ def sweep() -> None:
 @db_task(expires=2 * 60)
 def look_after_audit() -> None:
     """Anchor what moved, tell of tries that were only counted, take up verifications whose worker died."""
-    anchor_moved()
+    anchor_moved(due_after=DUE_AFTER)
+    publish()
     audit.record_left_out()
     for verification_id in audit.stalled():
         run_verification(str(verification_id))
