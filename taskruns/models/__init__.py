@@ -1,6 +1,7 @@
 """What the database holds, by noun."""
 
 from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
+from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
@@ -14,10 +15,16 @@ __all__ = [
     "AuditEvent",
     "AuditReading",
     "AuditVerification",
+    "BatchSource",
+    "BatchState",
+    "CancelBatch",
+    "CancelItem",
+    "CancelPace",
     "Cancellation",
     "Credential",
     "Heartbeat",
     "Invitation",
+    "ItemState",
     "Membership",
     "Outcome",
     "Run",

@@ -1,0 +1,5 @@
+"""Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
+
+from .freezing import create_batch
+
+__all__ = ["create_batch"]
