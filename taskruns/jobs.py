@@ -13,7 +13,7 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit.anchors import anchor_moved
 from taskruns.models import Heartbeat
-from taskruns.services import audit, cancellations, mirror, retention, triggers
+from taskruns.services import audit, cancellations, mirror, retention, stops, triggers
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,7 @@ def start() -> None:
 def every_minute() -> None:
     Heartbeat.objects.update_or_create(name="worker", defaults={"seen_at": timezone.now()})
     sweep()
+    look_after_stops()
     look_after_audit()
     for delay in range(0, 60, TICK):
         tick.schedule(delay=delay)
@@ -41,6 +42,14 @@ def every_minute() -> None:
 def sweep() -> None:
     triggers.sweep()
     cancellations.sweep()
+
+
+@db_task(expires=2 * 60)
+def look_after_stops() -> None:
+    """End those whose time is over; let the others cancel what the rounds of reading have left."""
+    stops.expire()
+    for batch in stops.hold_all():
+        wake_batch(batch.pk)
 
 
 @db_task(expires=2 * 60)
@@ -78,12 +87,20 @@ def tick() -> None:
 
 @db_task(expires=60)
 def refresh_credential(credential_id: str) -> None:
+    """A round of reading, then what an emergency stop says to the runs it has found."""
     mirror.refresh(uuid.UUID(credential_id))
+    batch = stops.hold_of(uuid.UUID(credential_id))
+    if batch is not None:
+        wake_batch(batch.pk)
 
 
 def wake(credential_id: uuid.UUID) -> None:
     """Read with this key soon. If the queue cannot be reached, the next tick does it."""
     _enqueue(refresh_credential, credential_id)
+
+
+def wake_batch(batch_id: uuid.UUID) -> None:  # TEMPORARY: the other part brings it
+    del batch_id
 
 
 def wake_verification(verification_id: uuid.UUID) -> None:

@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, board, credentials, runs, teams, triggers
+from taskruns.views import access, audit, board, credentials, runs, stops, teams, triggers
 
 
 class AuditKind(StringConverter):
@@ -26,6 +26,8 @@ urlpatterns = [
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
+    path("teams/<slug:slug>/stop/", stops.stop, name="stop"),
+    path("teams/<slug:slug>/stop/lift/", stops.lift, name="stop-lift"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),

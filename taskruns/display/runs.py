@@ -87,7 +87,7 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
     if run.status != Status.CANCELLED:
         return run.failure_reason or "" if run.status == Status.FAILED else ""
     if last is not None and last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        return f"cancelled by {last.person_label}" + (f": {last.reason}" if last.reason else "")
+        return _asked_by(last)
     if last is not None and last.outcome == Outcome.UNKNOWN and last.followed:
         return f"{last.person_label} asked for it; whether that ended it is being found out"
     if run.failure_reason:
@@ -95,6 +95,13 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
     if _ended_at_once(run):
         return "cancelled by Arize within seconds, nothing was evaluated"
     return "cancelled by someone outside this team"
+
+
+def _asked_by(cancellation: Cancellation) -> str:
+    """Expects the batch to be loaded, if it is of one."""
+    is_held = cancellation.batch is not None and cancellation.batch.stop_id is not None
+    who = "a hold: emergency stop pulled by" if is_held else "cancelled by"
+    return f"{who} {cancellation.person_label}" + (f": {cancellation.reason}" if cancellation.reason else "")
 
 
 def _ended_at_once(run: Run) -> bool:

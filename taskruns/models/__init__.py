@@ -5,6 +5,7 @@ from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPac
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .stops import EmergencyStop, StopEnd
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "CancelPace",
     "Cancellation",
     "Credential",
+    "EmergencyStop",
     "Heartbeat",
     "Invitation",
     "ItemState",
@@ -30,6 +32,7 @@ __all__ = [
     "Run",
     "SiteRole",
     "Status",
+    "StopEnd",
     "Task",
     "Team",
     "TeamRole",

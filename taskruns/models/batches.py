@@ -59,6 +59,7 @@ class CancelBatch(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="batches")
     source = models.CharField(max_length=10, choices=BatchSource.choices)
+    stop = models.ForeignKey("EmergencyStop", models.SET_NULL, null=True, related_name="batches")
     filters = models.TextField(blank=True)  # the board's canonical query string
     previous = models.ForeignKey("self", models.SET_NULL, null=True, related_name="retries")
     passed_over = models.IntegerField(default=0)  # runs asked for that had ended when the list was made

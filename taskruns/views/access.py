@@ -187,6 +187,11 @@ def record_forged(request: HttpRequest, *, why: str) -> None:
     _record_denial(request, None, team=team if access.is_insider else None, why=why)
 
 
+def record_refusal(request: PanelRequest, event: EventType) -> None:
+    """Somebody passed the gate, but the act itself is not theirs: the row of a 403."""
+    _record_denial(request, event, team=request.team)
+
+
 def _record_denial(request: HttpRequest, event: EventType | None, *, team: Team | None, why: str = "") -> None:
     match = request.resolver_match
     audit_service.record_denial(

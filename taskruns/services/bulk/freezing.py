@@ -11,7 +11,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, Run, Team
+from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, EmergencyStop, Run, Team
 
 REASON_LENGTH = 512
 _PORTION = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere
@@ -28,13 +28,14 @@ def create_batch(
     source: BatchSource,
     filters: str = "",
     previous: CancelBatch | None = None,
+    stop: EmergencyStop | None = None,
 ) -> CancelBatch:
     """Freeze these runs of the team and let the workers begin: for acts that need no preview of their own.
 
     Runs that are not active are passed over. The rows are one transaction, or part of the caller's; wake a worker
     (`jobs.wake_batch`) when it is committed.
     """
-    batch = freeze(team, run_ids=run_ids, source=source, filters=filters, previous=previous)
+    batch = freeze(team, run_ids=run_ids, source=source, filters=filters, previous=previous, stop=stop)
     start(batch, reason=reason, by=by)
     return batch
 
@@ -47,13 +48,14 @@ def freeze(
     source: BatchSource,
     filters: str = "",
     previous: CancelBatch | None = None,
+    stop: EmergencyStop | None = None,
 ) -> CancelBatch:
     """A draft of the runs among these that are the team's and active. A draft does nothing."""
     wanted = list(dict.fromkeys(run_ids))
     active = [pk for portion in _portions(wanted) for pk in _active(team, portion)]
     passed_over = len(wanted) - len(active)
     batch = CancelBatch.objects.create(
-        team=team, source=source, filters=filters, previous=previous, passed_over=passed_over
+        team=team, source=source, filters=filters, previous=previous, stop=stop, passed_over=passed_over
     )
     items = (CancelItem(batch=batch, run_id=pk) for pk in active)
     while portion := list(islice(items, _PORTION)):
@@ -117,4 +119,5 @@ def _details(batch: CancelBatch) -> dict[str, Any]:
         "tasks": dict(tasks[:_TASKS_NAMED]),
         "statuses": dict(by_status),
         "previous_batch": str(batch.previous_id) if batch.previous_id else None,
+        "stop": str(batch.stop_id) if batch.stop_id else None,
     }
