@@ -1,5 +1,18 @@
 """Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
 
-from .freezing import create_batch
+from .ending import abort, follow_unknown
+from .freezing import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
+from .working import due, work
 
-__all__ = ["create_batch"]
+__all__ = [
+    "abort",
+    "confirm",
+    "create_batch",
+    "due",
+    "follow_unknown",
+    "forget_drafts",
+    "freeze",
+    "freeze_again",
+    "freeze_matching",
+    "work",
+]
