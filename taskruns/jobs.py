@@ -13,7 +13,7 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit.anchors import anchor_moved
 from taskruns.models import Heartbeat
-from taskruns.services import audit, cancellations, mirror, retention, stops, triggers
+from taskruns.services import audit, bulk, cancellations, mirror, retention, stops, triggers
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +42,7 @@ def every_minute() -> None:
 def sweep() -> None:
     triggers.sweep()
     cancellations.sweep()
+    bulk.follow_unknown()
 
 
 @db_task(expires=2 * 60)
@@ -69,6 +70,7 @@ def every_hour() -> None:
 @db_task(expires=60 * 60)
 def forget_old_runs() -> None:
     """A few portions, then others have their turn before the next few."""
+    bulk.forget_drafts()
     if retention.forget_old_runs():
         forget_old_runs()
 
@@ -80,9 +82,21 @@ def run_verification(verification_id: str) -> None:
 
 @db_task(expires=90)
 def tick() -> None:
-    """Wake the keys whose time has come; claims make a second wake-up harmless."""
+    """Wake the batches and the keys whose time has come; claims make a second wake-up harmless."""
+    for batch_id in bulk.due(timezone.now()):
+        work_batch(str(batch_id))
     for credential_id in mirror.due(timezone.now()):
         refresh_credential(str(credential_id))
+
+
+@db_task(expires=60)
+def work_batch(batch_id: str) -> None:
+    """One portion, then others have their turn before the next one. A tick takes up what was lost."""
+    delay = bulk.work(uuid.UUID(batch_id))
+    if delay == 0:
+        work_batch(batch_id)
+    elif delay is not None and delay < TICK:
+        work_batch.schedule((batch_id,), delay=delay)
 
 
 @db_task(expires=60)
@@ -99,8 +113,9 @@ def wake(credential_id: uuid.UUID) -> None:
     _enqueue(refresh_credential, credential_id)
 
 
-def wake_batch(batch_id: uuid.UUID) -> None:  # TEMPORARY: the other part brings it
-    del batch_id
+def wake_batch(batch_id: uuid.UUID) -> None:
+    """Begin to cancel. If the queue cannot be reached, the next tick does it."""
+    _enqueue(work_batch, batch_id)
 
 
 def wake_verification(verification_id: uuid.UUID) -> None:

@@ -297,7 +297,11 @@ def test_one_can_be_pulled_when_the_last_is_over_but_nobody_has_written_it_down(
 
 
 def banner(page: str) -> str:
-    return page.split('aria-label="Emergency stop">')[1].split("</section>", maxsplit=1)[0] if "stop-banner" in page else ""
+    return (
+        page.split('aria-label="Emergency stop">')[1].split("</section>", maxsplit=1)[0]
+        if "stop-banner" in page
+        else ""
+    )
 
 
 def test_every_page_of_the_team_says_who_holds_it_and_why(

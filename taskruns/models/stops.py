@@ -18,8 +18,8 @@ class StopEnd(models.TextChoices):
     """How a stop ended. Empty: it holds, at most until `expires_at`."""
 
     HOLDING = "", "holding"
-    LIFTED = "lifted"
-    EXPIRED = "expired"
+    LIFTED = "lifted", "lifted"
+    EXPIRED = "expired", "over"
 
 
 class StopQuerySet(models.QuerySet["EmergencyStop"]):

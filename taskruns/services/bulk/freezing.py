@@ -3,19 +3,32 @@
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count
+from django.db.models import Count, Q, QuerySet
+from django.http import QueryDict
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, EmergencyStop, Run, Team
+from taskruns.filters import BoardFilter
+from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, EmergencyStop, ItemState, Run, Team
+from taskruns.services.board import matching
 
 REASON_LENGTH = 512
 _PORTION = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere
 _TASKS_NAMED = 50
+DRAFTS_KEPT = timedelta(days=1)
+# Ends after which a run may go on: what "try these again" takes.
+NOT_STOPPED = (
+    ItemState.REFUSED,
+    ItemState.NOT_SENT,
+    ItemState.UNKNOWN,
+    ItemState.STILL_RUNNING,
+    ItemState.LEFT_OUT,
+)
 
 
 @transaction.atomic
@@ -61,6 +74,53 @@ def freeze(
     while portion := list(islice(items, _PORTION)):
         CancelItem.objects.bulk_create(portion)
     return batch
+
+
+def freeze_matching(team: Team, wanted: BoardFilter) -> CancelBatch:
+    """A draft of all active runs that the filter lets through now. The caller has refused an empty filter."""
+    return freeze(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
+
+
+def freeze_again(batch: CancelBatch) -> CancelBatch:
+    """A draft of those runs of a batch that it did not stop and that still are active."""
+    ids = list(not_stopped(batch).values_list("run", flat=True))
+    return freeze(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
+
+
+def not_stopped(batch: CancelBatch) -> QuerySet[CancelItem]:
+    """Also those of which Arize said that they were cancelled, and that were seen to go on since."""
+    goes_on = Q(state=ItemState.CONFIRMED, run__rank=1)
+    return CancelItem.objects.filter(Q(state__in=NOT_STOPPED) | goes_on, batch=batch)
+
+
+def confirm(batch: CancelBatch, *, reason: str, by: Actor) -> CancelBatch:
+    """Begin. What ended meanwhile will be noted as not needed; what newly matches is left out, and counted.
+
+    Once: a draft that was confirmed already is given back as it is.
+    """
+    with transaction.atomic(durable=True):
+        held = CancelBatch.objects.select_for_update(of=("self",)).select_related("team").get(pk=batch.pk)
+        if held.state == BatchState.DRAFT:
+            start(held, reason=reason, by=by, left_out=_new_since(held))
+    return held
+
+
+def forget_drafts() -> int:
+    """Previews that nobody confirmed."""
+    old = CancelBatch.objects.filter(state=BatchState.DRAFT, created_at__lt=timezone.now() - DRAFTS_KEPT)
+    return old.delete()[0]
+
+
+def _new_since(batch: CancelBatch) -> int:
+    if batch.source != BatchSource.FILTER:
+        return 0
+    wanted = BoardFilter.parse(QueryDict(batch.filters.removeprefix("?")))
+    frozen = set(batch.items.values_list("run_id", flat=True))
+    return len(set(_matching_ids(batch.team, wanted)) - frozen)
+
+
+def _matching_ids(team: Team, wanted: BoardFilter) -> list[uuid.UUID]:
+    return list(matching(team, wanted, now=timezone.now()).filter(rank=1).values_list("pk", flat=True))
 
 
 def start(batch: CancelBatch, *, reason: str, by: Actor, left_out: int = 0) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import BatchSource, CancelBatch, EmergencyStop, StopEnd, Task, Team
+from taskruns.models import BatchSource, BatchState, CancelBatch, EmergencyStop, StopEnd, Task, Team
 from taskruns.permissions import access_of
 from taskruns.services import bulk
 
@@ -126,12 +127,18 @@ def _insert(team: Team, reason: str, left_out: Sequence[Task], by: Actor) -> Eme
 
 
 def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> None:
-    now = timezone.now()
-    stop.end, stop.ended_at, stop.ended_by_label = end, now, by.label
+    stop.end, stop.ended_at, stop.ended_by_label = end, timezone.now(), by.label
     stop.save(update_fields=["end", "ended_at", "ended_by_label"])
+    for batch in _at_work(stop):
+        bulk.stop(batch, why=f"The emergency stop was {end.label.lower()}, so the rest was not sent.", actor=by)
     Team.bump(stop.team_id)
     details = {"pulled_by": stop.person_label, "pulled_at": stop.pulled_at.isoformat()}
     _record(event, stop, by=by, details=details)
+
+
+def _at_work(stop: EmergencyStop) -> QuerySet[CancelBatch]:
+    working = CancelBatch.objects.filter(stop=stop, state=BatchState.WORKING).order_by("pk")
+    return working.select_for_update(of=("self",)).select_related("team", "person")
 
 
 def _record(event: EventType, stop: EmergencyStop, *, by: Actor, details: dict[str, Any], reason: str = "") -> None:
