@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Invitation, Run, SiteRole, Team, TeamRole, User
+from taskruns.models import Credential, EmergencyStop, Invitation, Run, SiteRole, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, trigger_url, wire_run
@@ -88,13 +88,17 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
 
 @dataclass(frozen=True)
 class Act:
-    """`who`: empty for somebody without a session. `events`: (event, outcome) that the act leaves, in order."""
+    """`who`: empty for somebody without a session. `events`: (event, outcome) that the act leaves, in order.
+
+    `prepare` sets a scene that the stage has not.
+    """
 
     url: str
     who: str
     events: tuple[tuple[str, str], ...]
     data: dict[str, object] = field(default_factory=dict)
     method: str = "post"
+    prepare: Callable[[Stage], object] = lambda _: None
 
     def path(self, stage: Stage) -> str:
         ((_, wanted),) = get_resolver().reverse_dict.getlist(self.url)[0][0]
@@ -103,6 +107,11 @@ class Act:
     def do(self, stage: Stage, client: Client | None = None) -> Any:
         client = stage.client(self.who) if client is None else client
         return getattr(client, self.method)(self.path(stage), self.data if self.method == "post" else None)
+
+
+def a_stop(stage: Stage) -> None:
+    oli = stage.people["oli"]
+    EmergencyStop.objects.create(team=stage.team, person=oli, person_label=oli.email, reason="why")
 
 
 # A filled form that starts a run of an evaluation task on a project.
@@ -136,6 +145,16 @@ ACTS: dict[str, Act] = {
     ),
     "cancel a run": Act("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
     "start a run": Act("task-trigger", "oli", (("run.trigger", "requested"), ("run.trigger", "done")), EVALUATION),
+    "pull the emergency stop": Act(
+        "stop",
+        "oli",
+        (
+            *(("stop.pull", "done"), ("run.cancel_many", "requested")),
+            *(("run.cancel", "requested"), ("run.cancel", "confirmed"), ("run.cancel_many", "finished")),
+        ),
+        {"reason": "why"},
+    ),
+    "lift the emergency stop": Act("stop-lift", "oli", (("stop.lift", "done"),), prepare=a_stop),
     "add a key": Act(
         "credential-new",
         "mona",

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, Run, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
@@ -73,6 +73,11 @@ TABLE: dict[str, Row] = {
     "task-trigger": Row(
         get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
     ),
+    "stop": Row(get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="stop.pull"),
+    # The stop that holds is oli's. That another operator may not lift it is the service's: test_stop.py.
+    "stop-lift": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="stop.lift"
+    ),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
@@ -120,7 +125,7 @@ def everybody(cast: dict[str, User | None]) -> dict[str, User | None]:
 
 @pytest.fixture
 def urls(
-    team: Team, run: Run, credential: Credential, mona: User, vera: User, arize: responses.RequestsMock
+    team: Team, run: Run, credential: Credential, mona: User, oli: User, vera: User, arize: responses.RequestsMock
 ) -> dict[str, str]:
     """Where each name leads, with ids that exist, and an Arize that answers."""
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
@@ -129,6 +134,7 @@ def urls(
     by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
     invitation = team.invitations.get()
+    EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     args: dict[str, list[object]] = {
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],

@@ -18,11 +18,20 @@ from huey.contrib.djhuey import HUEY
 from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
-from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, Trigger, User
-from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, teams, triggers
+from taskruns.models import (
+    AuditVerification,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    SiteRole,
+    TeamRole,
+    Trigger,
+    User,
+)
+from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, stops, teams, triggers
 from taskruns.services.cancellations import OutcomeNotWritten
 
-from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, dump, stage
+from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
 from .conftest import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
 from .test_jobs import _empty_queue, work
 
@@ -51,6 +60,11 @@ def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
 def a_lost_start(stage: Stage) -> None:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
     Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+
+
+def an_old_stop(stage: Stage) -> None:
+    a_stop(stage)
+    EmergencyStop.objects.update(expires_at=timezone.now())
 
 
 def settle(stage: Stage) -> None:
@@ -113,6 +127,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
     "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
     "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
+    "stops.expire": lambda _: stops.expire(by=BY),
+    "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
+    "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
     "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
@@ -132,6 +149,8 @@ READY: dict[str, Callable[[Stage], object]] = {
     "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
     "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
     "mirror.refresh": rejected,
+    "stops.expire": an_old_stop,
+    "stops.lift": a_stop,
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
@@ -187,6 +206,7 @@ def state(name: str) -> dict[str, Any]:
 def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str, stage: Stage):
     act = ACTS[name]
     client = stage.client(act.who)
+    act.prepare(stage)
     before = dump()
     answer = act.do(stage, client)
     assert answer.status_code == 503

@@ -95,6 +95,11 @@ FORMS = {
         },
     ),
     "run-cancel": Form("oli", {"reason": "why"}, {"reason": ["x" * 513, LONG]}),
+    "stop": Form(
+        "oli",
+        {"reason": "why"},
+        {"reason": ["", "  ", LONG, NUL, "x" * 513], "left_out": ["", LONG, NUL, "1", "{}", "None"]},
+    ),
     "task-trigger": Form(
         "oli",
         {name: str(value) for name, value in EVALUATION.items()},
@@ -137,6 +142,7 @@ def post(
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
     paths = {
         "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
+        "stop": reverse("stop", args=[team.slug]),
         "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
         "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
         "member-role": reverse("member-role", args=[team.slug, vera.pk]),

@@ -4,7 +4,6 @@ import uuid
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
@@ -41,8 +40,7 @@ def stop(request: PanelRequest, team: Team) -> HttpResponse:
 
 def _pull(request: PanelRequest, team: Team, form: StopForm, left_out: list[Task]) -> HttpResponse:
     try:
-        with transaction.atomic():
-            pulled = stops.pull(team, reason=form.cleaned_data["reason"], left_out=left_out, by=actor_of(request))
+        pulled = stops.pull(team, reason=form.cleaned_data["reason"], left_out=left_out, by=actor_of(request))
     except stops.NoReason:
         complain(form, NO_REASON, field="reason")
         return _page(request, team, form, left_out=left_out, status=422)
