@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, board, credentials, runs, teams, triggers
+from taskruns.views import access, audit, batches, board, credentials, runs, teams, triggers
 
 
 class AuditKind(StringConverter):
@@ -26,6 +26,11 @@ urlpatterns = [
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
+    path("teams/<slug:slug>/batches/", batches.listing, name="batches"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/", batches.batch, name="batch"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/confirm/", batches.confirm, name="batch-confirm"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/abort/", batches.abort, name="batch-abort"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/retry/", batches.retry, name="batch-retry"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),

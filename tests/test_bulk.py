@@ -1,11 +1,9 @@
 """Cancelling many: each run of a frozen list comes to a true end, with its rows."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import responses
-import time_machine
 from django.utils import timezone
 
 from taskruns.models import (
@@ -13,19 +11,14 @@ from taskruns.models import (
     BatchSource,
     BatchState,
     CancelBatch,
-    Cancellation,
     CancelItem,
     CancelPace,
-    Credential,
-    Membership,
-    Outcome,
     Run,
-    Status,
     Task,
     Team,
     User,
 )
-from taskruns.services import bulk, cancellations
+from taskruns.services import bulk
 
 from .conftest import actor, events, make_run, run_url, wire_run
 

@@ -14,6 +14,8 @@ from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_o
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+# Ends after which a run that is active goes on against Arize's word.
+GOES_ON = (Outcome.CONFIRMED, Outcome.STILL_RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class RunRow:
     cancel_url: str
     stopping: str
     note: str
+    alarm: bool = False  # the run goes on although Arize said otherwise
+    can_pick: bool = False
     team: str = ""
     read: Moment | None = None
     why_old: str = ""
@@ -52,6 +56,7 @@ def run_row(
     Expects `run.task.credential` to be loaded.
     """
     is_open = last is not None and last.outcome == Outcome.OPEN
+    can_cancel = may_cancel and run.is_active and not is_open
     row = RunRow(
         id=str(run.pk),
         arize_id=run.arize_id,
@@ -68,9 +73,11 @@ def run_row(
         finished=Moment.of(run.run_finished_at),
         duration=duration_of(run),
         cause=cause_of(run, last),
-        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
+        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if can_cancel else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
+        alarm=last is not None and run.is_active and last.outcome in GOES_ON,
+        can_pick=can_cancel and not team,
         team=team,
         read=Moment.of(run.observed_at) if why_old else None,
         why_old=why_old,
@@ -111,6 +118,7 @@ def last_note(run: Run, last: Cancellation | None) -> str:
         return ""
     return {
         Outcome.UNKNOWN: "A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
+        Outcome.CONFIRMED: "Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
         Outcome.STILL_RUNNING: "Arize accepted a cancel, but the run still goes on.",
         Outcome.REFUSED: "Arize refused the last cancel.",
         Outcome.NOT_SENT: "The last cancel could not be sent.",

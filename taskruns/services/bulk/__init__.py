@@ -1,12 +1,15 @@
 """Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
 
-from .ending import abort, follow_unknown
+from .ending import abort, counts_of, follow_unknown
 from .freezing import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
+from .pages import batch_page, left_out_text, past
 from .working import due, work
 
 __all__ = [
     "abort",
+    "batch_page",
     "confirm",
+    "counts_of",
     "create_batch",
     "due",
     "follow_unknown",
@@ -14,5 +17,7 @@ __all__ = [
     "freeze",
     "freeze_again",
     "freeze_matching",
+    "left_out_text",
+    "past",
     "work",
 ]
