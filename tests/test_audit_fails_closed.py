@@ -18,8 +18,20 @@ from huey.contrib.djhuey import HUEY
 from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
+from taskruns.filters import BoardFilter
 from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, Trigger, User
-from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, teams, triggers
+from taskruns.services import (
+    audit,
+    cancellations,
+    credentials,
+    exports,
+    invitations,
+    mirror,
+    people,
+    saved_views,
+    teams,
+    triggers,
+)
 from taskruns.services.cancellations import OutcomeNotWritten
 
 from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, dump, stage
@@ -72,6 +84,10 @@ def vera(stage: Stage) -> User:
     return stage.people["vera"]
 
 
+def oli(stage: Stage) -> Actor:
+    return actor(stage.people["oli"])
+
+
 def accept(stage: Stage) -> None:
     neo = User.objects.get(email="stranger@example.com")
     invitations.accept_invitation(stage.invitation, person=neo, by=BY)
@@ -100,6 +116,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
@@ -113,6 +130,15 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
     "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
     "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
+    "saved_views.change_view": lambda stage: saved_views.change_view(
+        stage.view, name="Lost ones", shared=False, by=oli(stage)
+    ),
+    "saved_views.delete_view": lambda stage: saved_views.delete_view(stage.view, by=oli(stage)),
+    "saved_views.save_view": lambda stage: saved_views.save_view(
+        stage.team, name="Second", query="", shared=True, by=oli(stage)
+    ),
+    "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
+    "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
     "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),

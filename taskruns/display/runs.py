@@ -2,14 +2,16 @@
 
 import json
 import zlib
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 
 from django.urls import reverse
 
 from taskruns.models import Cancellation, Outcome, Run, Status
 
-from .audit import AuditRow
+from .durations import Pace, pace_of
+from .strip import Strip
+from .timeline import TimelineEntry
 from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
@@ -40,6 +42,7 @@ class RunRow:
     cancel_url: str
     stopping: str
     note: str
+    pace: Pace
     alarm: bool = False  # the run goes on although Arize said otherwise
     can_pick: bool = False
     team: str = ""
@@ -81,6 +84,7 @@ def run_row(
         team=team,
         read=Moment.of(run.observed_at) if why_old else None,
         why_old=why_old,
+        pace=pace_of(run),
     )
     return _with_version(row)
 
@@ -144,8 +148,14 @@ class RunPage:
     warnings: tuple[Message, ...]
     as_of: Moment | None
     as_read: str
-    history: tuple[AuditRow, ...] = field(default=())
+    timeline: tuple[TimelineEntry, ...]
+    strip: Strip
+    task_url: str
     links: tuple[Link, ...] = ()
+
+    @property
+    def has_acts(self) -> bool:
+        return any(entry.event for entry in self.timeline)
 
 
 def run_fields(run: Run, *, triggered_by: str = "") -> tuple[Field, ...]:

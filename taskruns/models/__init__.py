@@ -5,6 +5,7 @@ from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPac
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .saved_views import SavedView
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Membership",
     "Outcome",
     "Run",
+    "SavedView",
     "SiteRole",
     "Status",
     "Task",

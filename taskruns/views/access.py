@@ -104,6 +104,27 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
     raise Http404
 
 
+def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
+    """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
+    _record_denial(request, event if request.method == acts_on else None, team=request.team)
+    return PermissionDenied()
+
+
+def members_change(event: EventType) -> Callable[[View], View]:
+    """For pages that every insider reads: what only looks on (an auditor, a site admin) changes nothing there."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gate(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if request.method not in {"GET", "HEAD"} and request.access.team_role is None:
+                raise refused(request, event)
+            return view(request, *args, **kwargs)
+
+        return gate
+
+    return decorate
+
+
 def actor_of(request: HttpRequest) -> Actor:
     """Who acts, as the audit log wants it. Before sign-in: anonymous."""
     nobody = Actor(

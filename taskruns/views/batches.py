@@ -18,8 +18,8 @@ from taskruns.permissions import Action
 from taskruns.services import bulk
 
 from .access import PanelRequest, actor_of, by_method, owned, requires
-from .board import fresh
 from .errors import error_page
+from .live import fresh
 
 LONGEST_REASON = 512
 EMPTY = "No filter is set, and no filter never means every run. Set one on the board, or tick the runs one by one."

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from taskruns import __version__
 from taskruns.display.board import Board
+from taskruns.display.saved_views import ALL
 from taskruns.display.words import Moment
 from taskruns.filters import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run
@@ -54,7 +55,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         first_contacts=under_way(keys),
         as_of=Moment.of(as_of(keys)),
         walked=listing.walked,
-        first_url=url + wanted.query() if wanted.cursor else "",
+        first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=etag(seats, wanted, zone=zone),
