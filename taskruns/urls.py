@@ -3,7 +3,21 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, board, credentials, runs, stops, teams, triggers
+from taskruns.views import (
+    access,
+    audit,
+    batches,
+    board,
+    chart,
+    credentials,
+    exports,
+    runs,
+    saved_views,
+    stops,
+    tasks,
+    teams,
+    triggers,
+)
 
 
 class AuditKind(StringConverter):
@@ -22,12 +36,29 @@ urlpatterns = [
     # Runs
     path("teams/<slug:slug>/runs/", board.board, name="board"),
     path("teams/<slug:slug>/runs/table/", board.table, name="board-table"),
+    path("teams/<slug:slug>/runs/chart/", chart.chart, name="board-chart"),
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/", tasks.task, name="task"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/strip/", tasks.strip, name="task-strip"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
+    # Cancelling many
+    path("teams/<slug:slug>/batches/", batches.listing, name="batches"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/", batches.batch, name="batch"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/confirm/", batches.confirm, name="batch-confirm"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/abort/", batches.abort, name="batch-abort"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/retry/", batches.retry, name="batch-retry"),
     path("teams/<slug:slug>/stop/", stops.stop, name="stop"),
     path("teams/<slug:slug>/stop/lift/", stops.lift, name="stop-lift"),
+    # Taking runs away
+    path("teams/<slug:slug>/runs/export/", exports.page, name="board-export-page"),
+    path("teams/<slug:slug>/runs/export.csv", exports.csv, name="board-export"),
+    # Saved views of the board
+    path("teams/<slug:slug>/views/", saved_views.listing, name="saved-views"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/delete/", saved_views.delete, name="saved-view-delete"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/default/", saved_views.default, name="saved-view-default"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),

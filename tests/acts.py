@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, EmergencyStop, Invitation, Run, SiteRole, Team, TeamRole, User
+from taskruns.models import Credential, EmergencyStop, Invitation, Run, SavedView, SiteRole, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, trigger_url, wire_run
@@ -32,6 +32,7 @@ class Stage:
     people: dict[str, User]
     invitation: Invitation
     token: str
+    view: SavedView
     arize: responses.RequestsMock
 
     @property
@@ -39,11 +40,12 @@ class Stage:
         return {
             "slug": self.team.slug,
             "run_id": self.run.pk,
-            "task_id": self.run.task.pk,
+            "task_id": self.run.task_id,
             "credential_id": self.credential.pk,
             "user_id": self.people["vera"].pk,
             "invitation_id": self.invitation.pk,
             "token": self.token,
+            "view_id": self.view.pk,
             "kind": "jsonl",
             "arize_id": self.run.arize_id,
         }
@@ -82,6 +84,9 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
         people=people,
         invitation=team.invitations.get(),
         token=link.rstrip("/").rsplit("/", 1)[1],
+        view=SavedView.objects.create(
+            team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
+        ),
         arize=arize,
     )
 
@@ -155,6 +160,13 @@ ACTS: dict[str, Act] = {
         {"reason": "why"},
     ),
     "lift the emergency stop": Act("stop-lift", "oli", (("stop.lift", "done"),), prepare=a_stop),
+    "take the runs away": Act("board-export", "ada", (("run.export", "done"),), method="get"),
+    "save a view": Act(
+        "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
+    ),
+    "rename a view": Act("saved-view", "oli", (("view.save", "done"),), {"name": "Lost ones", "shared": "on"}),
+    "make a view the team's default": Act("saved-view-default", "oli", (("view.save", "done"),), {"whose": "team"}),
+    "delete a view": Act("saved-view-delete", "oli", (("view.delete", "done"),)),
     "add a key": Act(
         "credential-new",
         "mona",
@@ -189,6 +201,7 @@ LATER = {
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
     *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    *("board-chart", "task", "task-strip", "board-export-page"),
     *("audit-verification", "account_inactive"),
 }
 # Tables in which the house keeps house: counters of the sign-in throttle, and when a board was looked at.

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
@@ -66,17 +66,33 @@ TABLE: dict[str, Row] = {
     "board": MEMBERS_READ,
     "board-table": MEMBERS_READ,
     "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "board-chart": MEMBERS_READ,
     "run": MEMBERS_READ,
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
     ),
+    "task": MEMBERS_READ,
+    "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
     "task-trigger": Row(
         get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
     ),
-    "stop": Row(get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="stop.pull"),
+    "stop": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="stop.pull"),
     # The stop that holds is oli's. That another operator may not lift it is the service's: test_stop.py.
     "stop-lift": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="stop.lift"
+    ),
+    "board-export-page": MEMBERS_READ,
+    "board-export": MEMBERS_READ,
+    # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
+    "saved-views": Row(get=MEMBERS_READ.get, post="302 404 404  422 422 422  403 403", event="view.save"),
+    "saved-view": Row(
+        get="302 404 404  403 405 403  403 403", post="302 404 404  403 422 403  403 403", event="view.save"
+    ),
+    "saved-view-default": Row(
+        get="302 404 404  405 405 405  403 403", post="302 404 404  302 302 302  403 403", event="view.save"
+    ),
+    "saved-view-delete": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
     ),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
@@ -135,12 +151,18 @@ def urls(
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
     invitation = team.invitations.get()
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
+    view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
     args: dict[str, list[object]] = {
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
+        "task": [team.slug, run.task_id],
+        "task-strip": [team.slug, run.task_id],
         "task-trigger": [team.slug, run.task.pk],
+        "saved-view": [team.slug, view.pk],
+        "saved-view-default": [team.slug, view.pk],
+        "saved-view-delete": [team.slug, view.pk],
         "credential-replace": [team.slug, credential.pk],
         "credential-test": [team.slug, credential.pk],
         "credential-revoke": [team.slug, credential.pk],

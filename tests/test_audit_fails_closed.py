@@ -18,6 +18,7 @@ from huey.contrib.djhuey import HUEY
 from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
+from taskruns.filters import BoardFilter
 from taskruns.models import (
     AuditVerification,
     Cancellation,
@@ -28,7 +29,19 @@ from taskruns.models import (
     Trigger,
     User,
 )
-from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, stops, teams, triggers
+from taskruns.services import (
+    audit,
+    cancellations,
+    credentials,
+    exports,
+    invitations,
+    mirror,
+    people,
+    saved_views,
+    stops,
+    teams,
+    triggers,
+)
 from taskruns.services.cancellations import OutcomeNotWritten
 
 from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
@@ -86,6 +99,10 @@ def vera(stage: Stage) -> User:
     return stage.people["vera"]
 
 
+def oli(stage: Stage) -> Actor:
+    return actor(stage.people["oli"])
+
+
 def accept(stage: Stage) -> None:
     neo = User.objects.get(email="stranger@example.com")
     invitations.accept_invitation(stage.invitation, person=neo, by=BY)
@@ -114,6 +131,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
@@ -127,6 +145,15 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
     "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
     "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
+    "saved_views.change_view": lambda stage: saved_views.change_view(
+        stage.view, name="Lost ones", shared=False, by=oli(stage)
+    ),
+    "saved_views.delete_view": lambda stage: saved_views.delete_view(stage.view, by=oli(stage)),
+    "saved_views.save_view": lambda stage: saved_views.save_view(
+        stage.team, name="Second", query="", shared=True, by=oli(stage)
+    ),
+    "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
+    "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
     "stops.expire": lambda _: stops.expire(by=BY),
     "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
     "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),

@@ -12,7 +12,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, SavedView, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .acts import EVALUATION
@@ -84,6 +84,11 @@ FORMS = {
     "credential-replace": Form("mona", {"key": CANARY, "expires_on": ""}, {"key": KEYS, "expires_on": DAYS}),
     "member-add": Form("mona", {"email": "new@example.com", "role": "viewer"}, {"email": EMAILS, "role": ROLES}),
     "member-role": Form("mona", {"role": "operator"}, {"role": ROLES}),
+    "saved-views": Form(
+        "vera", {"name": "Mine", "query": "status=failed"}, {"name": NAMES, "query": [LONG, NUL, "status=nothing"]}
+    ),
+    "saved-view": Form("vera", {"name": "Hers"}, {"name": NAMES}),
+    "saved-view-default": Form("vera", {"whose": "me"}, {"whose": [LONG, NUL, "everybody"]}),
     "team-settings": Form("mona", {"name": "Another"}, {"name": NAMES}),
     "team-new": Form(
         "adam",
@@ -140,7 +145,10 @@ def post(
     arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
     arize.get(re.compile(f"{ENDPOINT}/v2/(spaces|tasks)"), json={"spaces": [], "tasks": []})
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
+    view = SavedView.objects.create(team=team, owner=vera, name="Old", query="status=failed")
     paths = {
+        "saved-view": reverse("saved-view", args=[team.slug, view.pk]),
+        "saved-view-default": reverse("saved-view-default", args=[team.slug, view.pk]),
         "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
         "stop": reverse("stop", args=[team.slug]),
         "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
@@ -169,6 +177,7 @@ def state() -> list[object]:
         sorted(Credential.objects.values_list("name", "ciphertext", "endpoint")),
         sorted(Invitation.objects.values_list("email", "accepted_at")),
         list(Run.objects.values_list("status", "cancellations__id")),
+        sorted(SavedView.objects.values_list("name", "query", "is_shared")),
     ]
 
 
@@ -250,6 +259,7 @@ def test_no_body_breaks_a_form(
 QUERIES = {
     "board": ("status", "task", "q", "cursor"),
     "board-table": ("status", "task", "q", "cursor"),
+    "board-export-page": ("status", "task", "q", "cursor"),
     "audit": ("event", "outcome", "person", "q", "before"),
 }
 

@@ -2,18 +2,22 @@
 
 import json
 import zlib
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 
 from django.urls import reverse
 
 from taskruns.models import Cancellation, Outcome, Run, Status
 
-from .audit import AuditRow
+from .durations import Pace, pace_of
+from .strip import Strip
+from .timeline import TimelineEntry
 from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+# Ends after which a run that is active goes on against Arize's word.
+GOES_ON = (Outcome.CONFIRMED, Outcome.STILL_RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class RunRow:
     cancel_url: str
     stopping: str
     note: str
+    pace: Pace
+    alarm: bool = False  # the run goes on although Arize said otherwise
+    can_pick: bool = False
     team: str = ""
     read: Moment | None = None
     why_old: str = ""
@@ -52,6 +59,7 @@ def run_row(
     Expects `run.task.credential` to be loaded.
     """
     is_open = last is not None and last.outcome == Outcome.OPEN
+    can_cancel = may_cancel and run.is_active and not is_open
     row = RunRow(
         id=str(run.pk),
         arize_id=run.arize_id,
@@ -68,12 +76,15 @@ def run_row(
         finished=Moment.of(run.run_finished_at),
         duration=duration_of(run),
         cause=cause_of(run, last),
-        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
+        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if can_cancel else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
+        alarm=last is not None and run.is_active and last.outcome in GOES_ON,
+        can_pick=can_cancel and not team,
         team=team,
         read=Moment.of(run.observed_at) if why_old else None,
         why_old=why_old,
+        pace=pace_of(run),
     )
     return _with_version(row)
 
@@ -118,6 +129,7 @@ def last_note(run: Run, last: Cancellation | None) -> str:
         return ""
     return {
         Outcome.UNKNOWN: "A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
+        Outcome.CONFIRMED: "Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
         Outcome.STILL_RUNNING: "Arize accepted a cancel, but the run still goes on.",
         Outcome.REFUSED: "Arize refused the last cancel.",
         Outcome.NOT_SENT: "The last cancel could not be sent.",
@@ -143,8 +155,14 @@ class RunPage:
     warnings: tuple[Message, ...]
     as_of: Moment | None
     as_read: str
-    history: tuple[AuditRow, ...] = field(default=())
+    timeline: tuple[TimelineEntry, ...]
+    strip: Strip
+    task_url: str
     links: tuple[Link, ...] = ()
+
+    @property
+    def has_acts(self) -> bool:
+        return any(entry.event for entry in self.timeline)
 
 
 def run_fields(run: Run, *, triggered_by: str = "") -> tuple[Field, ...]:

@@ -6,14 +6,14 @@ from urllib.parse import urlencode
 
 from django.urls import reverse
 
-from taskruns.models import EmergencyStop, Task
+from taskruns.models import CancelBatch, EmergencyStop, Task
 
 from .words import Message, Moment
 
 
 @dataclass(frozen=True, slots=True)
 class StopBanner:
-    """Who holds the team, why, since and until when. `paused`: why the hold does nothing. Urls: for those who may."""
+    """Who holds the team, and why. `paused`: why the hold does nothing. `lift_url`: for those who may."""
 
     who: str
     reason: str
@@ -25,7 +25,7 @@ class StopBanner:
     lift_url: str
 
 
-def stop_banner(stop: EmergencyStop, *, slug: str, is_paused: bool, may_look: bool, may_lift: bool) -> StopBanner:
+def stop_banner(stop: EmergencyStop, *, slug: str, is_paused: bool, may_lift: bool) -> StopBanner:
     return StopBanner(
         who=stop.person_label,
         reason=stop.reason,
@@ -33,7 +33,7 @@ def stop_banner(stop: EmergencyStop, *, slug: str, is_paused: bool, may_look: bo
         until=Moment.of(stop.expires_at),
         paused=_paused(stop) if is_paused else "",
         left_out=len(stop.left_out),
-        url=reverse("stop", args=[slug]) if may_look else "",
+        url=reverse("stop", args=[slug]),
         lift_url=reverse("stop-lift", args=[slug]) if may_lift else "",
     )
 
@@ -66,8 +66,24 @@ class StopTask:
 
 
 @dataclass(frozen=True, slots=True)
+class StopBatch:
+    """One list of runs that the stop cancels."""
+
+    url: str
+    runs: int
+    at: Moment | None
+
+
+def stop_batch(batch: CancelBatch, *, slug: str, runs: int) -> StopBatch:
+    return StopBatch(reverse("batch", args=[slug, batch.pk]), runs, Moment.of(batch.created_at))
+
+
+@dataclass(frozen=True, slots=True)
 class StopPage:
-    """`tasks` have active runs now; `others` have none, `hidden` of them are not listed. `banner`: a stop holds."""
+    """`tasks` have active runs now; `others` have none, `hidden` of them are not listed. `banner`: a stop holds.
+
+    `may_pull`: the person gets the form.
+    """
 
     team: str
     url: str
@@ -78,7 +94,9 @@ class StopPage:
     keys: tuple[str, ...]
     warnings: tuple[Message, ...]
     banner: StopBanner | None
+    may_pull: bool
     tally: tuple[tuple[str, int], ...] = ()
+    batches: tuple[StopBatch, ...] = ()
 
     @property
     def runs(self) -> int:

@@ -5,6 +5,7 @@ from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPac
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .saved_views import SavedView
 from .stops import EmergencyStop, StopEnd
 from .triggers import Trigger, TriggerOutcome
 
@@ -30,6 +31,7 @@ __all__ = [
     "Membership",
     "Outcome",
     "Run",
+    "SavedView",
     "SiteRole",
     "Status",
     "StopEnd",

@@ -105,6 +105,8 @@ class Membership(models.Model):
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=TeamRole.choices)
     created_at = models.DateTimeField(default=timezone.now)
+    # The view that the team's board opens with for this member; without one it is the team's own.
+    default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_a_person_and_team")]

@@ -50,6 +50,7 @@ class Task(models.Model):
     runs_read_to = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
     runs_failed_at = models.DateTimeField(null=True)  # when its list last failed, if it has not worked since
+    usual_seconds = models.PositiveIntegerField(null=True)  # how long its runs take; null: too few are known
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]

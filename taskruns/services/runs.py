@@ -16,6 +16,7 @@ from taskruns.models import Credential, Run, Status, Task, Team
 from taskruns.models.runs import ACTIVE
 
 from . import arize_users, retention
+from .durations import learn_usual
 
 WATCHED_FOR = timedelta(seconds=15)
 WATCH_WRITTEN_EVERY = timedelta(seconds=5)
@@ -74,6 +75,8 @@ def observe(run: Run, seen: WireRun, request_started_at: datetime) -> bool:
         return False
     changes = _changes(held, seen)
     Run.objects.filter(pk=run.pk).update(observed_at=request_started_at, **changes)
+    if changes and changes.get("status", held.status) == Status.COMPLETED:
+        learn_usual(held.task_id)
     return bool(changes)
 
 
@@ -117,13 +120,16 @@ def _record_page(reading: Reading) -> int:
     creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
     arize_users.note(task.team_id, task.endpoint, filter(None, creators))
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
-    if new or changed:
+    touched = {run.arize_id for run in new} | changed
+    if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
+        learn_usual(task.pk)
+    if touched:
         Team.bump(task.team_id)
-    return len(new) + changed
+    return len(touched)
 
 
-def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> int:
-    """Rows that are locked and older than this reading. The number of those that changed."""
+def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> set[str]:
+    """Rows that are locked and older than this reading. The Arize ids of those that changed."""
     changes = {run.pk: _changes(run, seen[run.arize_id]) for run in runs}
     changed = {pk: columns for pk, columns in changes.items() if columns}
     for pk, columns in changed.items():
@@ -131,7 +137,7 @@ def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) 
     # An ended run that stays the same is not worth a write.
     same = [run.pk for run in runs if run.pk not in changed and run.is_active]
     Run.objects.filter(pk__in=same).update(observed_at=started)
-    return len(changed)
+    return {run.arize_id for run in runs if run.pk in changed}
 
 
 def fits_an_index(arize_id: str) -> bool:

@@ -85,6 +85,15 @@ def anyone(view: View) -> View:
     return _declared(view, "anyone")
 
 
+def by_method(*, read: View, act: View) -> View:
+    """Two gates at one url: who may look there, and who may act."""
+
+    def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
+
+    return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+
+
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
     """The row `pk` of the request's team. A missing and a foreign one are the same 404; the foreign one is recorded."""
     row = rows.filter(team=request.team, pk=pk).first()
@@ -93,6 +102,27 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
     if rows.model._default_manager.filter(pk=pk).exists():
         raise _hidden(request)
     raise Http404
+
+
+def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
+    """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
+    _record_denial(request, event if request.method == acts_on else None, team=request.team)
+    return PermissionDenied()
+
+
+def members_change(event: EventType) -> Callable[[View], View]:
+    """For pages that every insider reads: what only looks on (an auditor, a site admin) changes nothing there."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gate(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if request.method not in {"GET", "HEAD"} and request.access.team_role is None:
+                raise refused(request, event)
+            return view(request, *args, **kwargs)
+
+        return gate
+
+    return decorate
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -185,11 +215,6 @@ def record_forged(request: HttpRequest, *, why: str) -> None:
     if team is not None and access.is_insider:
         panel.team, panel.access = team, access
     _record_denial(request, None, team=team if access.is_insider else None, why=why)
-
-
-def record_refusal(request: PanelRequest, event: EventType) -> None:
-    """Somebody passed the gate, but the act itself is not theirs: the row of a 403."""
-    _record_denial(request, event, team=request.team)
 
 
 def _record_denial(request: HttpRequest, event: EventType | None, *, team: Team | None, why: str = "") -> None:

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import transaction
 from django.http import HttpResponse, HttpResponseNotModified
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
 
-from taskruns import jobs
 from taskruns.display.board import Board
+from taskruns.display.saved_views import ViewBar
 from taskruns.display.teams import TeamCard
 from taskruns.display.words import Moment
 from taskruns.filters import BadFilter, BoardFilter
@@ -22,14 +20,20 @@ from taskruns.services import board as board_service
 from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.board import Seat
+from taskruns.services.saved_views import view_bar
 
 from .access import PanelRequest, access_to, requires, signed_in
 from .errors import error_page, message_only
+from .live import fresh, tagged, watch
+from .saved_views import opening
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
 def board(request: PanelRequest, team: Team) -> HttpResponse:
+    elsewhere = opening(request, team)
+    if elsewhere is not None:
+        return elsewhere
     response = _page(request, [Seat(team, request.access)])
     teams_service.remember(request.user, team)
     return response
@@ -55,17 +59,6 @@ def all_tables(request: PanelRequest) -> HttpResponse:
     return _fragment(request, _seats(request))
 
 
-def watch(team: Team) -> None:
-    """Note the attention, and wake the keys that now are due."""
-    for credential_id in runs_service.watch(team):
-        transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
-
-
-def fresh(response: HttpResponse) -> HttpResponse:
-    patch_vary_headers(response, ["HX-Request"])
-    return response
-
-
 def _seats(request: PanelRequest) -> list[Seat]:
     teams = Team.objects.active().filter(memberships__user=request.user).seen_by(request.user).order_by("name")
     return [Seat(team, access_to(request.user, team)) for team in teams]
@@ -80,7 +73,16 @@ def _page(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         # Open boards mark attention by their polls; a page does where nobody polls.
         if not runs_service.is_watched(seat.team):
             watch(seat.team)
-    return fresh(render(request, "taskruns/runs/board.html", {"board": page} | _beside(request)))
+    context = {"board": page, "bar": _views(request)} | _beside(request)
+    return fresh(render(request, "taskruns/runs/board.html", context))
+
+
+def _views(request: PanelRequest) -> ViewBar | None:
+    """A team's board has views; the board of all teams has none."""
+    if request.team is None:
+        return None
+    query = BoardFilter.parse(request.GET).query()
+    return view_bar(request.team, request.user, request.access, query)
 
 
 def _beside(request: PanelRequest) -> dict[str, Any]:
@@ -105,11 +107,11 @@ def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         etag = board_service.etag(seats, wanted, zone=_zone())
         if etag in request.headers.get("If-None-Match", ""):
             times = [seat.team.as_of for seat in seats if seat.team.as_of is not None]
-            return _as_of(_tagged(HttpResponseNotModified(), etag), Moment.of(min(times, default=None)))
+            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(min(times, default=None)))
         page = _board(request, seats)
     except BadFilter as error:
         return message_only(400, str(error))
-    response = _tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag)
+    response = tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag)
     return _as_of(response, page.as_of)
 
 
@@ -127,11 +129,6 @@ def _urls(team: Team | None) -> tuple[str, str]:
 
 def _zone() -> str:
     return timezone.get_current_timezone_name()
-
-
-def _tagged(response: HttpResponse, etag: str) -> HttpResponse:
-    response["ETag"] = f'"{etag}"'
-    return fresh(response)
 
 
 def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:

@@ -19,8 +19,8 @@ from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.run_page import run_page
 
 from .access import PanelRequest, actor_of, owned, requires
-from .board import fresh, watch
 from .errors import error_page
+from .live import fresh, watch
 
 # What each end of a cancel is for HTTP; everything else is a 200.
 STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}

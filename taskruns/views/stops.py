@@ -3,10 +3,9 @@
 import uuid
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from taskruns import jobs
 from taskruns.audit import EventType
@@ -16,19 +15,23 @@ from taskruns.models import Task, Team
 from taskruns.permissions import Action
 from taskruns.services import stops
 
-from .access import PanelRequest, actor_of, owned, record_refusal, requires
+from .access import PanelRequest, actor_of, by_method, owned, refused, requires
 
 UNREADABLE = "The list of tasks to leave out could not be read, so nothing was done. Please choose again."
 NO_REASON = "Say why: everybody in the team will read it."
 
 
+@requires(Action.RUNS_VIEW)
+@require_safe
+def look(request: PanelRequest, team: Team) -> HttpResponse:
+    """What would be hit, or the stop that holds."""
+    return _page(request, team, StopForm())
+
+
 @requires(Action.STOP_PULL, event=EventType.STOP_PULL)
-@require_http_methods(["GET", "HEAD", "POST"])
-def stop(request: PanelRequest, team: Team) -> HttpResponse:
-    """GET shows what would be hit, or the stop that holds; POST pulls."""
+@require_POST
+def pull(request: PanelRequest, team: Team) -> HttpResponse:
     form = StopForm(posted(request))
-    if request.method != "POST":
-        return _page(request, team, form)
     try:
         left_out = _left_out(request)
     except ValueError:
@@ -36,6 +39,9 @@ def stop(request: PanelRequest, team: Team) -> HttpResponse:
     if not form.is_valid():
         return _page(request, team, form, left_out=left_out, status=422)
     return _pull(request, team, form, left_out)
+
+
+stop = by_method(read=look, act=pull)
 
 
 def _pull(request: PanelRequest, team: Team, form: StopForm, left_out: list[Task]) -> HttpResponse:
@@ -66,8 +72,7 @@ def lift(request: PanelRequest, team: Team) -> HttpResponse:
     try:
         lifted = stops.lift(team, by=actor_of(request))
     except stops.NotTheirs:
-        record_refusal(request, EventType.STOP_LIFT)
-        raise PermissionDenied from None
+        raise refused(request, EventType.STOP_LIFT) from None
     if lifted is None:
         messages.info(request, "No emergency stop holds any more.")
     else:
@@ -94,6 +99,8 @@ def _page(
     status: int = 200,
 ) -> HttpResponse:
     banner = stops.banner_of(team, person=request.user, access=request.access)
-    page = stops.stop_page(team, banner=banner, left_out=[str(task.pk) for task in left_out or ()])
+    ticked = [str(task.pk) for task in left_out or ()]
+    may_pull = request.access.may(Action.STOP_PULL)
+    page = stops.stop_page(team, banner=banner, may_pull=may_pull, left_out=ticked)
     context = {"page": page, "form": form, "message": message}
     return render(request, "taskruns/runs/stop.html", context, status=status)

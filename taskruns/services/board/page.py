@@ -10,12 +10,14 @@ from django.utils import timezone
 
 from taskruns import __version__
 from taskruns.display.board import Board
+from taskruns.display.saved_views import ALL
 from taskruns.display.words import Moment
 from taskruns.filters import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run
 from taskruns.services.first_contact import under_way
 
 from .choices import board_filters, sort_links, why_empty
+from .many import many_bar
 from .matching import conditions
 from .paging import Found, Place, find, merged, micros, moment
 from .rows import Seat, run_rows, warnings_of
@@ -53,10 +55,11 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         first_contacts=under_way(keys),
         as_of=Moment.of(as_of(keys)),
         walked=listing.walked,
-        first_url=url + wanted.query() if wanted.cursor else "",
+        first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=etag(seats, wanted, zone=zone),
+        many=None if of_all else many_bar(seats[0], wanted),
     )
 
 

@@ -49,9 +49,11 @@ def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
 
 
 def latest_cancellations(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cancellation]:
-    """The one that Arize confirmed, if any, else the latest: a second press that came too late did not end the run."""
-    rows = Cancellation.objects.filter(run__in=list(run_ids)).select_related("batch").order_by("requested_at")
-    in_order = sorted(rows, key=lambda row: row.outcome == Outcome.CONFIRMED)
+    """Of a run that has ended the one that Arize confirmed, if any: a second press that came too late did not end it.
+    Else the latest.
+    """
+    rows = Cancellation.objects.filter(run__in=list(run_ids)).select_related("run", "batch").order_by("requested_at")
+    in_order = sorted(rows, key=lambda row: row.outcome == Outcome.CONFIRMED and not row.run.is_active)
     return {row.run_id: row for row in in_order}
 
 

@@ -54,9 +54,10 @@ def write_ends(ends: Sequence[End]) -> None:
     """
     wanted = [end.cancellation.run_id for end in ends]
     runs = Run.objects.select_related("task__credential", "team").in_bulk(wanted)
-    for end in sorted(ends, key=lambda end: end.cancellation.run_id):
+    for end in ends:
         end.run = runs[end.cancellation.run_id]
         end.before = end.run.status
+    for end in sorted(ends, key=lambda end: (end.run.task_id, end.run.pk)):
         end.has_changed = _observe(end.run, end.verdict)
         end.is_written = _write(end.cancellation, end.verdict)
 

@@ -8,16 +8,17 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.display.credentials import health
-from taskruns.display.stops import StopBanner, StopPage, StopTask, keys_of, stop_task
+from taskruns.display.stops import StopBanner, StopBatch, StopPage, StopTask, keys_of, stop_batch, stop_task
 from taskruns.display.words import Message
-from taskruns.models import CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team
+from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team
 
 MOST_OTHERS = 200
+MOST_BATCHES = 20
 
 
-def stop_page(team: Team, *, banner: StopBanner | None, left_out: Collection[str] = ()) -> StopPage:
+def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out: Collection[str] = ()) -> StopPage:
     """`left_out`: ids of tasks as they were ticked, for a form that comes back; of a stop that holds its own count."""
-    stop = EmergencyStop.objects.holding().filter(team=team).first() if banner else None
+    stop = EmergencyStop.objects.holding().select_related("team").filter(team=team).first() if banner else None
     chosen = set(stop.left_out if stop else left_out)
     active = Run.objects.filter(task=OuterRef("pk"), rank=1)
     tasks = Task.objects.filter(team=team).select_related("credential").annotate(is_active=Exists(active))
@@ -35,7 +36,9 @@ def stop_page(team: Team, *, banner: StopBanner | None, left_out: Collection[str
         keys=keys_of([task for task in hit if not task.is_left_out]),
         warnings=_warnings(hit),
         banner=banner,
+        may_pull=may_pull and banner is None,
         tally=_tally(stop) if stop else (),
+        batches=_batches(stop) if stop else (),
     )
 
 
@@ -80,6 +83,11 @@ def _warnings(hit: Iterable[StopTask]) -> tuple[Message, ...]:
         return ()
     text = f"{beyond} of these tasks cannot be reached with a working key. Their runs may go on."
     return (Message("warning", text),)
+
+
+def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
+    rows = CancelBatch.objects.filter(stop=stop).annotate(runs=Count("items")).order_by("-created_at")[:MOST_BATCHES]
+    return tuple(stop_batch(row, slug=stop.team.slug, runs=row.runs) for row in rows)
 
 
 def _tally(stop: EmergencyStop) -> tuple[tuple[str, int], ...]:

@@ -31,6 +31,5 @@ def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
         stop,
         slug=team.slug,
         is_paused=is_paused(stop),
-        may_look=access.may(Action.STOP_PULL),
         may_lift=may_lift(stop, person=person, access=access),
     )

@@ -31,12 +31,14 @@ function tick() {
   };
   for (const node of all("[data-relative]")) write(node, node.dateTime, ago);
   for (const node of all("[data-since]")) write(node, node.dataset.since, (s) => inWords(Math.max(0, s), 2));
+  for (const node of all("[data-longer-at]")) node.hidden = now < Date.parse(node.dataset.longerAt);
 }
 
 // --- Swaps: what did not change keeps its node, and with it focus, selection and open details.
 function shape(node) {
   const copy = node.cloneNode(true);
   for (const ticking of all("[data-relative], [data-since]", copy)) ticking.textContent = "";
+  for (const late of all("[data-longer-at]", copy)) late.hidden = true;
   for (const token of all("[name=csrfmiddlewaretoken]", copy)) token.setAttribute("value", "");
   for (const open of all("details[open]", copy)) open.removeAttribute("open");
   return copy.innerHTML;
@@ -67,6 +69,7 @@ function update(old, fresh) {
     if (kept && "parts" in kept.dataset && "parts" in child.dataset) added.push(...update(kept, child));
     const stays = kept && ("parts" in kept.dataset || same(kept, child));
     if (kept && !stays) {
+      keepPicked(kept, child);
       if (kept === next) next = next.nextElementSibling;
       kept.remove();
     }
@@ -99,6 +102,7 @@ htmx.defineExtension("rows", {
     if (!inPlace) target.replaceWith(fresh);
     tick();
     restoreFocus(focused, place);
+    countPicked();
     return added;
   },
 });
@@ -215,6 +219,30 @@ dialog?.addEventListener("submit", (event) => {
 });
 dialog?.addEventListener("close", () => refresh());
 
+// --- Selecting: ticks survive the swaps of their rows; "all that match" is another button and knows nothing of them.
+function keepPicked(old, fresh) {
+  const box = old.querySelector("[data-pick]:checked") && fresh.querySelector("[data-pick]");
+  if (box) box.checked = true;
+}
+
+function countPicked() {
+  const page = document.querySelector("[data-pick-all]");
+  if (!page) return;
+  const boxes = [...all("[data-pick]")];
+  const picked = boxes.filter((box) => box.checked).length;
+  page.checked = picked > 0 && picked === boxes.length;
+  page.indeterminate = picked > 0 && picked < boxes.length;
+  page.disabled = !boxes.length;
+  const text = picked ? `${picked} of this page selected` : "Tick the runs to cancel";
+  const said = document.querySelector("[data-picked]");
+  if (said.textContent !== text) said.textContent = text;
+  document.querySelector("[data-many]").disabled = !picked;
+}
+document.addEventListener("change", ({ target }) => {
+  if (target.matches("[data-pick-all]")) for (const box of all("[data-pick]")) box.checked = target.checked;
+  if (target.matches("[data-pick], [data-pick-all]")) countPicked();
+});
+
 // --- Clicks, wherever the swaps put their buttons.
 const CLICKS = {
   "[data-cancel]": (button, event) => {
@@ -250,4 +278,5 @@ document.addEventListener("keydown", ({ key }) => {
 });
 
 tick();
+countPicked();
 setInterval(tick, 1000);
