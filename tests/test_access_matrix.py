@@ -18,7 +18,8 @@ from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
 from taskruns.services import invitations
 
-from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
+from .acts import batches_of
+from .conftest import ENDPOINT, ClientOf, actor, person, run_url, wire_run
 
 # Two kinds of outsiders: otto manages another team, nora has none.
 PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
@@ -39,6 +40,7 @@ class Row:
 #                      anonymous nora otto  vera oli mona  ada adam
 MEMBERS_READ = Row(get="302 404 404  200 200 200  200 200", post="302 404 404  405 405 405  405 405")
 LOG_READ = Row(get="302 404 404  403 403 200  200 200", post="302 404 404  403 403 405  405 405")
+OPERATOR_GET = "302 404 404  403 405 405  403 403"
 MANAGER_GET, MANAGER_POST = "302 404 404  403 403 200  403 403", "302 404 404  403 403 {}  403 403"
 PEOPLE_POST = "302 404 404  403 403 {0}  403 {0}"
 NO_GET = PEOPLE_POST.format(405)
@@ -94,6 +96,12 @@ TABLE: dict[str, Row] = {
     "saved-view-delete": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
     ),
+    # The one url where looking takes another right than acting: past batches, and the list that begins one.
+    "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch": MEMBERS_READ,
+    "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch-abort": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
+    "batch-retry": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
@@ -152,7 +160,10 @@ def urls(
     invitation = team.invitations.get()
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
+    batches = batches_of(team, run, actor(oli))
     args: dict[str, list[object]] = {
+        **{name: [team.slug, batch.pk] for name, batch in batches.items()},
+        "batch": [team.slug, batches["batch-confirm"].pk],
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],

@@ -21,6 +21,8 @@ from taskruns.audit import Actor
 from taskruns.filters import BoardFilter
 from taskruns.models import (
     AuditVerification,
+    BatchSource,
+    CancelBatch,
     Cancellation,
     Credential,
     EmergencyStop,
@@ -31,6 +33,7 @@ from taskruns.models import (
 )
 from taskruns.services import (
     audit,
+    bulk,
     cancellations,
     credentials,
     exports,
@@ -120,6 +123,11 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
     "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None),
     "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None),
+    "bulk.abort": lambda stage: bulk.abort(stage.batches["batch-abort"], by=oli(stage)),
+    "bulk.confirm": lambda stage: bulk.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
+    "bulk.create_batch": lambda stage: bulk.create_batch(
+        stage.team, run_ids=[stage.run.pk], reason="why", by=oli(stage), source=BatchSource.STOP
+    ),
     "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
     "cancellations.close": lambda _: cancellations.sweep(by=BY),
     "cancellations.settle_stopping": settle,
@@ -289,3 +297,18 @@ def test_a_verification_that_cannot_be_recorded_ends_and_is_not_clean(stage: Sta
     LATER["verify the log"].do(stage, client)
     work()
     assert AuditVerification.objects.latest("started_at").result == "clean"
+
+
+def test_a_worker_that_cannot_write_sends_nothing_of_a_batch_and_goes_on_later(stage: Stage):
+    batch = stage.batches["batch-abort"]
+    before = list(batch.items.values_list("state", "attempts"))
+    with pytest.raises(DatabaseError):
+        bulk.work(batch.pk)
+    assert stage.posts_to_arize == 0
+    assert list(batch.items.values_list("state", "attempts")) == before
+    assert not Cancellation.objects.exists()
+    accept_inserts(LOG)
+    CancelBatch.objects.update(claimed_until=None)
+    bulk.work(batch.pk)
+    assert stage.posts_to_arize == 1
+    assert list(batch.items.values_list("state", flat=True)) == ["confirmed"]

@@ -130,8 +130,8 @@ def test_a_pull_writes_the_stop_its_row_and_the_frozen_list_at_once(
     assert items() == others | {run.pk}
     batch = CancelBatch.objects.get()
     assert (batch.stop, batch.source, batch.person, batch.reason) == (stop, BatchSource.STOP, oli, WHY)
-    assert events() == [("stop.pull", "done"), ("run.cancel_many", "requested")]
-    pulled, many = AuditEvent.objects.order_by("pk")
+    assert events() == [("run.cancel_many", "requested"), ("stop.pull", "done")]
+    many, pulled = AuditEvent.objects.order_by("pk")
     assert (pulled.reason, pulled.operation_id, pulled.target_id) == (WHY, stop.pk, str(stop.pk))
     assert (pulled.actor_label, pulled.actor_role, pulled.ip) == ("oli@example.com", "operator", "127.0.0.1")
     assert pulled.details == {

@@ -235,8 +235,8 @@ def test_a_lift_leaves_out_what_was_not_sent_yet(run: Run, oli: User, arize: Any
     assert (batch.state, batch.items.get().state, posts(arize)) == ("aborted", "left_out", [])
     assert batch.why_aborted == "The emergency stop was lifted, so the rest was not sent."
     assert events() == [
-        ("stop.pull", "done"),
         ("run.cancel_many", "requested"),
+        ("stop.pull", "done"),
         ("run.cancel_many", "aborted"),
         ("stop.lift", "done"),
     ]

@@ -59,22 +59,22 @@ def record_observation(run: Run, seen: WireRun, request_started_at: datetime) ->
     A reading whose request began earlier never overwrites a later one, so a list read before a cancel cannot undo it.
     """
     with transaction.atomic():
-        changed = observe(run, seen, request_started_at)
+        # The row as it is now, not as it was when `run` was loaded: readings of several workers meet here.
+        held = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
+        changed = observe(held, seen, request_started_at)
         if changed:
             Team.bump(run.team_id)
     return changed
 
 
-def observe(run: Run, seen: WireRun, request_started_at: datetime) -> bool:
-    """`record_observation` as a part of a transaction that observes several runs: it bumps the team itself, after
-    them, because locks are taken in one order.
+def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
+    """`record_observation` of a row that is locked, in a transaction that observes several and bumps the team after
+    them: locks are taken in one order.
     """
-    # The row as it is now, not as it was when `run` was loaded: readings of several workers meet here.
-    held = Run.objects.select_for_update(no_key=True).filter(pk=run.pk, observed_at__lt=request_started_at).first()
-    if held is None:
+    if held.observed_at >= request_started_at:
         return False
     changes = _changes(held, seen)
-    Run.objects.filter(pk=run.pk).update(observed_at=request_started_at, **changes)
+    Run.objects.filter(pk=held.pk).update(observed_at=request_started_at, **changes)
     if changes and changes.get("status", held.status) == Status.COMPLETED:
         learn_usual(held.task_id)
     return bool(changes)

@@ -1,7 +1,7 @@
 """Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
 
 from .ending import abort, counts_of, follow_unknown, stop
-from .freezing import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching, start
+from .freezing import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
 from .pages import batch_page, left_out_text, past
 from .working import due, work
 
@@ -19,7 +19,6 @@ __all__ = [
     "freeze_matching",
     "left_out_text",
     "past",
-    "start",
     "stop",
     "work",
 ]

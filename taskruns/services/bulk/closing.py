@@ -37,8 +37,7 @@ def close_some(answered: Sequence[Answered]) -> None:
     now = timezone.now()
     ends = [End(it.cancellation, it.verdict, it.by) for it in answered if _tells_more(it)]
     write_ends(ends)
-    for it in answered:
-        _move(it.item, it.verdict, now)
+    _move(answered, now)
     record_ends(ends)
 
 
@@ -49,15 +48,19 @@ def _tells_more(it: Answered) -> bool:
     return True
 
 
-def _move(item: CancelItem, verdict: Verdict, now: datetime) -> None:
-    """Only if it still waits for this end: a sweep may have been faster, and an abort may have passed by."""
-    state, wait, attempts, readings = _next(item, verdict)
-    CancelItem.objects.filter(pk=item.pk, state=ItemState.SENT, cancellation=item.cancellation_id).update(
-        state=state,
-        attempts=attempts,
-        readings=readings,
-        next_try_at=now + timedelta(seconds=wait),
-    )
+def _move(answered: Sequence[Answered], now: datetime) -> None:
+    """Those that still wait for this end: a sweep may have been faster, and an abort may have passed by."""
+    alike: dict[tuple[ItemState, float, int, int], list[Answered]] = {}
+    for it in answered:
+        alike.setdefault(_next(it.item, it.verdict), []).append(it)
+    for (state, wait, attempts, readings), group in alike.items():
+        mine = CancelItem.objects.filter(
+            pk__in=[it.item.pk for it in group],
+            cancellation__in=[it.cancellation.pk for it in group],
+            state=ItemState.SENT,
+        )
+        later = now + timedelta(seconds=wait)
+        mine.update(state=state, attempts=attempts, readings=readings, next_try_at=later)
 
 
 def _next(item: CancelItem, verdict: Verdict) -> tuple[ItemState, float, int, int]:

@@ -49,7 +49,7 @@ def create_batch(
     (`jobs.wake_batch`) when it is committed.
     """
     batch = freeze(team, run_ids=run_ids, source=source, filters=filters, previous=previous, stop=stop)
-    start(batch, reason=reason, by=by)
+    _begin(batch, reason=reason, by=by)
     return batch
 
 
@@ -101,7 +101,7 @@ def confirm(batch: CancelBatch, *, reason: str, by: Actor) -> CancelBatch:
     with transaction.atomic(durable=True):
         held = CancelBatch.objects.select_for_update(of=("self",)).select_related("team").get(pk=batch.pk)
         if held.state == BatchState.DRAFT:
-            start(held, reason=reason, by=by, left_out=_new_since(held))
+            _begin(held, reason=reason, by=by, left_out=_new_since(held))
     return held
 
 
@@ -123,7 +123,7 @@ def _matching_ids(team: Team, wanted: BoardFilter) -> list[uuid.UUID]:
     return list(matching(team, wanted, now=timezone.now()).filter(rank=1).values_list("pk", flat=True))
 
 
-def start(batch: CancelBatch, *, reason: str, by: Actor, left_out: int = 0) -> None:
+def _begin(batch: CancelBatch, *, reason: str, by: Actor, left_out: int = 0) -> None:
     """The act itself: from now on workers cancel what is on the list, in this person's name. Part of a transaction.
 
     Its row is the last statement.
@@ -150,8 +150,8 @@ def target_of(batch: CancelBatch) -> Target:
     return Target("batch", str(batch.pk), f"{batch.items.count()} runs")
 
 
-def as_json(by: Actor) -> dict[str, Any]:
-    return {it.name: getattr(by, it.name) for it in fields(by) if it.name != "person"}
+def as_json(actor: Actor) -> dict[str, Any]:
+    return {it.name: getattr(actor, it.name) for it in fields(actor) if it.name != "person"}
 
 
 def _portions(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:

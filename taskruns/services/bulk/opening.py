@@ -11,10 +11,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import F, OuterRef, Subquery
 from django.utils import timezone
 
-from taskruns.audit import Actor, EventType, record
-from taskruns.models import BatchState, CancelBatch, CancelItem, Cancellation, ItemState, Run, Team
+from taskruns.audit import Actor, EventType, append, compose
+from taskruns.models import (
+    AuditEvent,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    Cancellation,
+    ItemState,
+    Outcome,
+    Run,
+    Team,
+)
 from taskruns.permissions import Action, access_of
 from taskruns.services.cancellations import counts_now
 
@@ -59,13 +70,12 @@ def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int
         return []
     free = places(credential_id, most=most)
     items = _due(batch, credential_id)[: len(free.moments)] if free.moments else []
-    turns: list[_Turn] = []
-    for item in items:
-        access = access_of(batch.person, batch.team)
-        if not access.may(Action.RUNS_CANCEL_MANY):
-            stop(batch, why=NO_RIGHT.format(who=batch.person_label), actor=None)
-            return []
-        turns.append(_Turn(item, actor_of(batch, access.role), None, None, item.run))
+    # One answer for the few of this transaction: nothing is sent before it is committed.
+    access = access_of(batch.person, batch.team)
+    if not access.may(Action.RUNS_CANCEL_MANY):
+        stop(batch, why=NO_RIGHT.format(who=batch.person_label), actor=None)
+        return []
+    turns = [_Turn(item, actor_of(batch, access.role), None, None, item.run) for item in items]
     if not turns:
         return []
     _insert(batch, turns)
@@ -74,8 +84,7 @@ def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int
     free.taken(len(sent))
     _write_items(turns)
     Team.bump(batch.team_id)
-    for turn in turns:
-        _record(batch, turn)
+    append([_row(batch, turn) for turn in turns])
     return [
         Opened(turn.item, turn.cancellation, turn.by, moment)
         for turn, moment in zip(sent, free.moments, strict=False)
@@ -140,21 +149,30 @@ def _look_again(turns: Sequence[_Turn]) -> None:
 
 
 def _write_items(turns: Sequence[_Turn]) -> None:
+    """Three kinds, a statement each; the open cancellation of a run is the only one."""
     until = timezone.now() + LEASE
+    open_one = Cancellation.objects.filter(run=OuterRef("run"), outcome=Outcome.OPEN).values("pk")[:1]
+    mine = [turn.item.pk for turn in turns if turn.cancellation is not None]
+    CancelItem.objects.filter(pk__in=mine).update(
+        state=ItemState.SENT,
+        cancellation=Subquery(open_one),
+        next_try_at=until,
+        attempts=F("attempts") + 1,
+        readings=0,
+        joined=False,
+    )
     for turn in turns:
-        item = turn.item
         if turn.cancellation is not None:
-            item.state, item.cancellation, item.next_try_at = ItemState.SENT, turn.cancellation, until
-            item.attempts, item.readings, item.joined = item.attempts + 1, 0, False
+            turn.item.state, turn.item.cancellation = ItemState.SENT, turn.cancellation
+            turn.item.attempts, turn.item.readings = turn.item.attempts + 1, 0
         elif turn.holder is not None:
-            item.state, item.cancellation, item.joined = ItemState.SENT, turn.holder, True
-        else:
-            item.state = ItemState.NOT_NEEDED
-    changed = ["state", "cancellation", "next_try_at", "attempts", "readings", "joined"]
-    CancelItem.objects.bulk_update([turn.item for turn in turns], changed)
+            joined = {"state": ItemState.SENT, "cancellation": turn.holder, "joined": True}
+            CancelItem.objects.filter(pk=turn.item.pk).update(**joined)
+    ended = [turn.item.pk for turn in turns if turn.cancellation is None and turn.holder is None]
+    CancelItem.objects.filter(pk__in=ended).update(state=ItemState.NOT_NEEDED)
 
 
-def _record(batch: CancelBatch, turn: _Turn) -> None:
+def _row(batch: CancelBatch, turn: _Turn) -> AuditEvent:
     details: dict[str, Any] = {"batch_id": str(batch.pk)}
     details |= {"stop": str(batch.stop_id)} if batch.stop_id else {}
     if turn.cancellation is not None:
@@ -167,7 +185,7 @@ def _record(batch: CancelBatch, turn: _Turn) -> None:
     else:
         outcome = "not_needed"
         details |= {"status_before": turn.run.status}
-    record(
+    return compose(
         EventType.RUN_CANCEL,
         outcome,
         by=turn.by,

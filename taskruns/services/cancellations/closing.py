@@ -7,8 +7,8 @@ from typing import Any
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from taskruns.audit import Actor, EventType, record
-from taskruns.models import Cancellation, Outcome, Run, Team
+from taskruns.audit import Actor, EventType, append, compose
+from taskruns.models import AuditEvent, Cancellation, Outcome, Run, Team
 from taskruns.services.runs import observe, observe_gone
 
 from .verdict import Verdict
@@ -52,12 +52,12 @@ def write_ends(ends: Sequence[End]) -> None:
 
     Part of a transaction that goes on with `record_ends`. In one order, so that two workers cannot lock each other out.
     """
-    wanted = [end.cancellation.run_id for end in ends]
-    runs = Run.objects.select_related("task__credential", "team").in_bulk(wanted)
+    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
+    wanted = locked.filter(pk__in=[end.cancellation.run_id for end in ends]).order_by("task_id", "pk")
+    runs = {run.pk: run for run in wanted}
     for end in ends:
         end.run = runs[end.cancellation.run_id]
         end.before = end.run.status
-    for end in sorted(ends, key=lambda end: (end.run.task_id, end.run.pk)):
         end.has_changed = _observe(end.run, end.verdict)
         end.is_written = _write(end.cancellation, end.verdict)
 
@@ -66,17 +66,19 @@ def record_ends(ends: Sequence[End]) -> None:
     """The teams' boards and the audit rows: the last statements of the transaction."""
     for team_id in sorted({end.run.team_id for end in ends if end.is_written or end.has_changed}):
         Team.bump(team_id)
-    for end in ends:
-        if end.is_written and end.verdict.outcome is not Outcome.OPEN:
-            record(
-                EventType.RUN_CANCEL,
-                end.verdict.outcome.value,
-                by=end.by,
-                team=end.run.team,
-                run=end.run,
-                operation_id=end.cancellation.pk,
-                details=_details(end.cancellation, end.verdict, end.before),
-            )
+    append([_row(end) for end in ends if end.is_written and end.verdict.outcome is not Outcome.OPEN])
+
+
+def _row(end: End) -> AuditEvent:
+    return compose(
+        EventType.RUN_CANCEL,
+        end.verdict.outcome.value,
+        by=end.by,
+        team=end.run.team,
+        run=end.run,
+        operation_id=end.cancellation.pk,
+        details=_details(end.cancellation, end.verdict, end.before),
+    )
 
 
 def _observe(run: Run, verdict: Verdict) -> bool:

@@ -1,5 +1,6 @@
 """Pulling a team's emergency stop, lifting it, and the end that comes by itself."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +58,8 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
     _end_overdue(team)
     stop = _insert(team, why, left_out, by)
     ids = list(held_runs(stop).values_list("pk", flat=True))
-    # The list before the rows of the log: locks are taken in one order (runs, team, log).
-    batch = bulk.freeze(team, run_ids=ids, source=BatchSource.STOP, stop=stop) if ids else None
+    batch = _cancel(stop, ids, by) if ids else None
+    # After the list: locks are taken in one order (runs, team, log).
     Team.bump(team.pk)
     details: dict[str, Any] = {
         "expires_at": stop.expires_at.isoformat(),
@@ -67,8 +68,6 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
         "batch_id": str(batch.pk) if batch else None,
     }
     _record(EventType.STOP_PULL, stop, by=by, reason=why, details=details)
-    if batch is not None:
-        bulk.start(batch, reason=why, by=by)
     return Pulled(stop, batch, len(ids))
 
 
@@ -124,6 +123,10 @@ def _insert(team: Team, reason: str, left_out: Sequence[Task], by: Actor) -> Eme
         if first is None:
             raise
         raise AlreadyPulled(first) from None
+
+
+def _cancel(stop: EmergencyStop, ids: Sequence[uuid.UUID], by: Actor) -> CancelBatch:
+    return bulk.create_batch(stop.team, run_ids=ids, reason=stop.reason, by=by, source=BatchSource.STOP, stop=stop)
 
 
 def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> None:
