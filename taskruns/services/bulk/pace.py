@@ -14,8 +14,10 @@ from taskruns.arize.errors import ArizeError, NoAnswer, NotSent, RateLimited, Se
 from taskruns.models import CancelPace, Credential
 
 # Places are given out so far ahead, and only when the next one is so near: a few sends share one transaction.
-AHEAD = timedelta(seconds=0.3)
-NEAR = timedelta(seconds=0.12)
+AHEAD = timedelta(seconds=0.5)
+NEAR = timedelta(seconds=0.25)
+# A worker that came late, between two portions or on a busy machine, makes up for so much and no more.
+LATE = timedelta(seconds=0.2)
 # A single 429 or 5xx among good answers is the item's own trouble; so many without a good one are the key's.
 MANY = 3
 LONG_WAIT = 5  # seconds; who asks for so much means the key, not the call
@@ -43,7 +45,7 @@ def places(credential_id: uuid.UUID | None, *, most: int) -> Places:
     if credential_id is None:  # no key, no call
         return Places(None, [now] * most)
     pace = _locked(credential_id)
-    at = max(pace.free_at, now)
+    at = max(pace.free_at, now - LATE)
     key = pace.credential
     is_held = key.failing_since is not None or key.is_backing_off(now)
     is_paused = pace.paused_until is not None and pace.paused_until > now

@@ -27,7 +27,7 @@ from .pace import heed
 
 log = structlog.get_logger(__name__)
 
-THREADS = 16
+THREADS = 32  # most of them wait for their place in time
 PORTION = 2.0  # seconds; then other jobs have their turn
 BEAT = 0.1  # seconds between two looks at what may be sent and what was answered
 CLAIM = timedelta(seconds=6)
