@@ -44,7 +44,7 @@ from tests.sandbox_client import Caller
 KEY = "ak-many-key-0123456789"
 # How a cancel of ours may have ended when Arize says this of the run. A still_running one is not among them.
 TRUE_ENDS = {
-    "CANCELLED": {"confirmed", "already_cancelled"},
+    "CANCELLED": {"confirmed", "already_cancelled", "not_needed"},
     "COMPLETED": {"finished_first", "not_needed"},
     "FAILED": {"failed_first", "not_needed"},
     "RUNNING": {"refused", "not_sent", "unknown", "left_out", "still_running"},
@@ -137,7 +137,7 @@ class World:
     def faults_of(self, batch: CancelBatch) -> list[str]:
         """Everything in which the rows, the sandbox's runs and the requests it received do not agree."""
         at_arize = self._statuses()
-        posts = self._posts()
+        posts = self.posts()
         rows = self._rows()
         found = []
         for item in batch.items.select_related("run"):
@@ -165,7 +165,8 @@ class World:
             run["id"]: run["status"] for task in self.arize.tasks() for run in self.arize.runs(task["id"], limit=100)
         }
 
-    def _posts(self) -> dict[str, list[datetime]]:
+    def posts(self) -> dict[str, list[datetime]]:
+        """When each run's cancels arrived."""
         listed = self.arize.get("/sandbox/requests", method="POST", path="/cancel").json["requests"]
         posts: dict[str, list[datetime]] = defaultdict(list)
         for entry in listed:

@@ -440,7 +440,7 @@ def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
 ) -> None:
     answers(arize, run, "CANCELLED")
     batch = batch_of(team, [run], oli)
-    CancelBatch.objects.update(claimed_until=timezone.now() + timedelta(seconds=5))
+    CancelBatch.objects.update(claimed_until=timezone.now() + timedelta(seconds=4))
     assert bulk.due(timezone.now()) == []
     assert bulk.work(batch.pk) is None
     assert not arize.calls

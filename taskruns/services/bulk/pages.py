@@ -80,6 +80,7 @@ def past(team: Team) -> tuple[BatchRow, ...]:
     counted = CancelItem.objects.filter(batch__in=rows).values_list("batch", "state").annotate(number=Count("pk"))
     for batch_id, state, number in counted.order_by("batch", "state"):
         numbers[batch_id][state] = number
+    goes_on = dict(counted.filter(state=ItemState.CONFIRMED, run__rank=1).values_list("batch", "number"))
     return tuple(
         BatchRow(
             url=reverse("batch", args=[team.slug, row.pk]),
@@ -88,7 +89,7 @@ def past(team: Team) -> tuple[BatchRow, ...]:
             who=row.person_label,
             reason=row.reason,
             at=Moment.of(row.started_at),
-            counts=state_counts(numbers[row.pk]),
+            counts=state_counts(numbers[row.pk], goes_on=goes_on.get(row.pk, 0)),
         )
         for row in rows
     )

@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 THREADS = 32  # most of them wait for their place in time
 PORTION = 2.0  # seconds; then other jobs have their turn
 BEAT = 0.1  # seconds between two looks at what may be sent and what was answered
-CLAIM = timedelta(seconds=6)
-RENEWED_EVERY = 2.0
+CLAIM = timedelta(seconds=4)
+RENEWED_EVERY = 1.0
 # A worker that has nothing to send looks again after so many seconds.
 SOON, LATER = 1.0, 5.0
 READING = timedelta(seconds=20)  # longer than a reading can last
