@@ -21,6 +21,7 @@ AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the data
 # --- Arize
 ARIZE_ENDPOINTS = env.arize_endpoints()
 ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
+CANCELS_PER_SECOND = env.integer("CANCELS_PER_SECOND", 20, at_least=1, at_most=1_000)  # per key, in batches
 RUN_RETENTION_DAYS = env.integer("RUN_RETENTION_DAYS", 400, at_least=1, at_most=36_500)
 
 # --- The house

@@ -15,10 +15,11 @@ from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, Run, SavedView, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
 from taskruns.services import invitations
 
-from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
+from .acts import batches_of
+from .conftest import ENDPOINT, ClientOf, actor, person, run_url, wire_run
 
 # Two kinds of outsiders: otto manages another team, nora has none.
 PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
@@ -39,6 +40,7 @@ class Row:
 #                      anonymous nora otto  vera oli mona  ada adam
 MEMBERS_READ = Row(get="302 404 404  200 200 200  200 200", post="302 404 404  405 405 405  405 405")
 LOG_READ = Row(get="302 404 404  403 403 200  200 200", post="302 404 404  403 403 405  405 405")
+OPERATOR_GET = "302 404 404  403 405 405  403 403"
 MANAGER_GET, MANAGER_POST = "302 404 404  403 403 200  403 403", "302 404 404  403 403 {}  403 403"
 PEOPLE_POST = "302 404 404  403 403 {0}  403 {0}"
 NO_GET = PEOPLE_POST.format(405)
@@ -78,6 +80,11 @@ TABLE: dict[str, Row] = {
     "task-trigger": Row(
         get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
     ),
+    "stop": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="stop.pull"),
+    # The stop that holds is oli's. That another operator may not lift it is the service's: test_stop.py.
+    "stop-lift": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="stop.lift"
+    ),
     "board-export-page": MEMBERS_READ,
     "board-export": MEMBERS_READ,
     # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
@@ -91,6 +98,12 @@ TABLE: dict[str, Row] = {
     "saved-view-delete": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
     ),
+    # The one url where looking takes another right than acting: past batches, and the list that begins one.
+    "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch": MEMBERS_READ,
+    "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch-abort": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
+    "batch-retry": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
@@ -147,8 +160,12 @@ def urls(
     by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
     invitation = team.invitations.get()
+    EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
+    batches = batches_of(team, run, actor(oli))
     args: dict[str, list[object]] = {
+        **{name: [team.slug, batch.pk] for name, batch in batches.items()},
+        "batch": [team.slug, batches["batch-confirm"].pk],
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .stops import StopBanner
 from .words import Link, Moment
 
 
@@ -15,6 +16,7 @@ class Frame:
     links: tuple[Link, ...]
     teams: tuple[Link, ...]
     alarm: Link | None = None
+    stop: StopBanner | None = None
 
 
 @dataclass(frozen=True, slots=True)

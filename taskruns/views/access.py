@@ -90,6 +90,15 @@ def anyone(view: View) -> View:
     return _declared(view, "anyone")
 
 
+def by_method(*, read: View, act: View) -> View:
+    """Two gates at one url: who may look there, and who may act."""
+
+    def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
+
+    return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+
+
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
     """The row `pk` of the request's team. A missing and a foreign one are the same 404; the foreign one is recorded."""
     row = rows.filter(team=request.team, pk=pk).first()

@@ -11,7 +11,7 @@ from taskruns.display.teams import Frame
 from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import SITE_ROLES, Access, Action
-from taskruns.services import audit
+from taskruns.services import audit, stops
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
@@ -41,6 +41,7 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         links=_team_links(request, team, access) if team and access else _site_links(request, person),
         teams=_teams(person, team),
         alarm=_alarm(person),
+        stop=stops.banner_of(team, person=person, access=access) if team and access else None,
     )
 
 
