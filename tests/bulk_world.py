@@ -5,6 +5,7 @@ the comparison of what was written here with what was received there.
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,8 +68,13 @@ class World:
     team: Team
     person: User
     credential: Credential
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     rate: int = 50
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
 
     @property
     def arize(self) -> Caller:
@@ -99,27 +105,32 @@ class World:
             self.team, run_ids=ids, reason="a bench", by=actor(self.person), source=BatchSource.SELECTION
         )
 
-    # --- Worker processes
+    # --- Processes
 
     def start_worker(self) -> subprocess.Popen[bytes]:
+        return self.start("worker")
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """`worker` or `web`, on the database of this process's tests."""
         environment = base_environment() | {
-            **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY", "SITE_URL")},
+            **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY")},
             "ENV_FILE": "",
+            "SITE_URL": f"http://localhost:{self.port}",
             "DATA_DIR": str(self.directory),
             "DATABASE_URL": database_url(),
             "QUEUE_URL": f"sqlite:///{self.directory / 'queue.sqlite3'}",
             "ARIZE_ENDPOINTS": self.url,
             "CANCELS_PER_SECOND": str(self.rate),
         }
-        worker = launch("worker", environment=environment, log=self.directory / "worker.log")
-        self.workers.append(worker)
-        return worker
+        process = launch(name, environment=environment, log=self.directory / f"{name}.log")
+        self.processes.append(process)
+        return process
 
-    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
         """As a power cut would."""
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
-        self.workers.remove(worker)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.processes.remove(process)
 
     def wait_for(self, batch: CancelBatch, *, within: float) -> None:
         deadline = time.monotonic() + within
@@ -205,8 +216,8 @@ def world(directory: Path, *, rate: int = 50) -> Iterator[World]:
         try:
             yield here
         finally:
-            for worker in list(here.workers):
-                here.kill(worker)
+            for process in list(here.processes):
+                here.kill(process)
 
 
 @contextmanager
