@@ -27,6 +27,7 @@ from taskruns.audit import Actor, EventType, Target
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
+from taskruns.services import teams
 from taskruns.services.audit import Try
 
 View = Callable[..., HttpResponseBase]
@@ -196,7 +197,7 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     Raises Http404 for a team that does not exist.
     """
     panel = cast("PanelRequest", request)
-    panel.team = None if slug is None else Team.objects.seen_by(panel.user).filter(slug=slug).first()
+    panel.team = None if slug is None else teams.seen_by(panel.user).filter(slug=slug).first()
     if slug is not None and panel.team is None:
         raise Http404
     panel.access = access_to(panel.user, panel.team)

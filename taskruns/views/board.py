@@ -60,7 +60,9 @@ def all_tables(request: PanelRequest) -> HttpResponse:
 
 
 def _seats(request: PanelRequest) -> list[Seat]:
-    teams = Team.objects.active().filter(memberships__user=request.user).seen_by(request.user).order_by("name")
+    teams = (
+        teams_service.seen_by(request.user).filter(archived_at=None, memberships__user=request.user).order_by("name")
+    )
     return [Seat(team, access_to(request.user, team)) for team in teams]
 
 

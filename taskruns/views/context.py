@@ -7,6 +7,7 @@ from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
 
 from taskruns.display.audit import alarm_of
+from taskruns.display.stops import StopBanner
 from taskruns.display.teams import Frame
 from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
@@ -41,8 +42,14 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         links=_team_links(request, team, access) if team and access else _site_links(request, person),
         teams=_teams(person, team),
         alarm=_alarm(person),
-        stop=stops.banner_of(team, person=person, access=access) if team and access else None,
+        stop=_stop(team, person, access) if team and access else None,
     )
+
+
+def _stop(team: Team, person: User, access: Access) -> StopBanner | None:
+    """The gate knows whether there is one; pages outside of it (errors) ask."""
+    is_stopped = getattr(team, "is_stopped", True)
+    return stops.banner_of(team, person=person, access=access) if is_stopped else None
 
 
 def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link, ...]:
