@@ -116,6 +116,7 @@ def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:
 
     def batch(**fields: Any) -> CancelBatch:
         draft = bulk.freeze(team, run_ids=[run.pk], source=BatchSource.SELECTION)
+        assert draft is not None
         CancelBatch.objects.filter(pk=draft.pk).update(**fields)
         return draft
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from taskruns.models import (
 from taskruns.services import bulk
 from taskruns.services.runs import Reading, record_readings
 from tests.conftest import actor
+from tests.e2e.stack import wait_for
 from tests.sandbox_client import Caller
 
 KEY = "ak-many-key-0123456789"
@@ -133,11 +133,13 @@ class World:
         self.processes.remove(process)
 
     def wait_for(self, batch: CancelBatch, *, within: float) -> None:
-        deadline = time.monotonic() + within
-        while batch.finished_at is None:
-            assert time.monotonic() < deadline, f"{bulk.counts_of(batch)}\n{self.log()}"
-            time.sleep(0.2)
+        """Until every run of it has come to its end."""
+
+        def is_finished() -> bool:
             batch.refresh_from_db()
+            return batch.finished_at is not None
+
+        wait_for(is_finished, "the batch", within=within)
 
     def log(self) -> str:
         file = self.directory / "worker.log"

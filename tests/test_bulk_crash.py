@@ -1,6 +1,5 @@
 """Real workers, a simulated Arize with faults, and power cuts: every run still comes to a true end."""
 
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from taskruns.services.bulk import working
 from .arize_double import in_threads
 from .bulk_world import FAULTS, World, world
 from .conftest import actor
+from .e2e.stack import wait_for
 
 
 def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path, settings: Any) -> None:
@@ -51,10 +51,7 @@ def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
 
 
 def until_some_are_sent(here: World, number: int) -> None:
-    deadline = time.monotonic() + 40
-    while sum(map(len, here.posts().values())) < number:
-        assert time.monotonic() < deadline, here.log()
-        time.sleep(0.05)
+    wait_for(lambda: sum(map(len, here.posts().values())) >= number, f"{number} POSTs", within=60)
 
 
 def test_two_workers_on_one_batch_send_nothing_twice(

@@ -103,8 +103,7 @@ def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
         text = "This cancel of many has not come to its end yet. Try again what is left when it has."
         return error_page(request, 409, "Not yet", text)
     again = bulk.freeze_again(found)
-    if not again.items.exists():
-        again.delete()
+    if again is None:
         return error_page(request, 422, "Nothing to cancel", NONE_ACTIVE)
     return redirect("batch", slug=team.slug, batch_id=again.pk)
 
@@ -116,20 +115,19 @@ def _frozen(request: PanelRequest, team: Team) -> CancelBatch:
     if match and chosen:
         raise Refused(BOTH)
     made = _of_filter(request, team) if match else _of_selection(request, team, chosen)
-    if not made.items.exists():
-        made.delete()
+    if made is None:
         raise Refused(NONE_MATCHES if match else NONE_ACTIVE)
     return made
 
 
-def _of_filter(request: PanelRequest, team: Team) -> CancelBatch:
+def _of_filter(request: PanelRequest, team: Team) -> CancelBatch | None:
     wanted = replace(BoardFilter.parse(request.POST), sort=Sort.ACTIVE, descending=True, cursor=None)
     if not wanted.is_set:
         raise Refused(EMPTY)
     return bulk.freeze_matching(team, wanted)
 
 
-def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> CancelBatch:
+def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> CancelBatch | None:
     try:
         ids = list(dict.fromkeys(uuid.UUID(text) for text in chosen))
     except ValueError:

@@ -3,8 +3,7 @@
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from datetime import timedelta
-from itertools import islice
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -48,12 +47,13 @@ def create_batch(
     Runs that are not active are passed over. The rows are one transaction, or part of the caller's; wake a worker
     (`jobs.wake_batch`) when it is committed.
     """
-    batch = freeze(team, run_ids=run_ids, source=source, filters=filters, previous=previous, stop=stop)
+    active, passed_over = _active_of(team, run_ids)
+    fields = {"source": source, "filters": filters, "previous": previous, "stop": stop, "passed_over": passed_over}
+    batch = _make(team, active, **fields)
     _begin(batch, reason=reason, by=by)
     return batch
 
 
-@transaction.atomic
 def freeze(
     team: Team,
     *,
@@ -61,27 +61,20 @@ def freeze(
     source: BatchSource,
     filters: str = "",
     previous: CancelBatch | None = None,
-    stop: EmergencyStop | None = None,
-) -> CancelBatch:
-    """A draft of the runs among these that are the team's and active. A draft does nothing."""
-    wanted = list(dict.fromkeys(run_ids))
-    active = [pk for portion in _portions(wanted) for pk in _active(team, portion)]
-    passed_over = len(wanted) - len(active)
-    batch = CancelBatch.objects.create(
-        team=team, source=source, filters=filters, previous=previous, stop=stop, passed_over=passed_over
-    )
-    items = (CancelItem(batch=batch, run_id=pk) for pk in active)
-    while portion := list(islice(items, _PORTION)):
-        CancelItem.objects.bulk_create(portion)
-    return batch
+) -> CancelBatch | None:
+    """A draft of the runs among these that are the team's and active; None: there is none. A draft does nothing."""
+    active, passed_over = _active_of(team, run_ids)
+    if not active:
+        return None
+    return _make(team, active, source=source, filters=filters, previous=previous, passed_over=passed_over)
 
 
-def freeze_matching(team: Team, wanted: BoardFilter) -> CancelBatch:
+def freeze_matching(team: Team, wanted: BoardFilter) -> CancelBatch | None:
     """A draft of all active runs that the filter lets through now. The caller has refused an empty filter."""
     return freeze(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
 
 
-def freeze_again(batch: CancelBatch) -> CancelBatch:
+def freeze_again(batch: CancelBatch) -> CancelBatch | None:
     """A draft of those runs of a batch that it did not stop and that still are active."""
     ids = list(not_stopped(batch).values_list("run", flat=True))
     return freeze(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
@@ -154,14 +147,27 @@ def as_json(actor: Actor) -> dict[str, Any]:
     return {it.name: getattr(actor, it.name) for it in fields(actor) if it.name != "person"}
 
 
+@transaction.atomic
+def _make(team: Team, run_ids: Sequence[uuid.UUID], **fields: Any) -> CancelBatch:
+    batch = CancelBatch.objects.create(team=team, **fields)
+    for portion in _portions(run_ids):
+        CancelItem.objects.bulk_create([CancelItem(batch=batch, run_id=pk) for pk in portion])
+    return batch
+
+
+def _active_of(team: Team, run_ids: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], int]:
+    """The active ones, newest first as on the board, and the number of the others."""
+    wanted = list(dict.fromkeys(run_ids))
+    rows = [row for portion in _portions(wanted) for row in _active(team, portion)]
+    return [pk for _, pk in sorted(rows, reverse=True)], len(wanted) - len(rows)
+
+
+def _active(team: Team, run_ids: Sequence[uuid.UUID]) -> Iterable[tuple[datetime, uuid.UUID]]:
+    return Run.objects.filter(team=team, pk__in=run_ids, rank=1).values_list("sorted_at", "pk")
+
+
 def _portions(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
     return (ids[at : at + _PORTION] for at in range(0, len(ids), _PORTION))
-
-
-def _active(team: Team, ids: Iterable[uuid.UUID]) -> list[uuid.UUID]:
-    """In the order of the board, active runs only."""
-    rows = Run.objects.filter(team=team, pk__in=list(ids), rank=1)
-    return list(rows.order_by("-sorted_at", "-pk").values_list("pk", flat=True))
 
 
 def _details(batch: CancelBatch) -> dict[str, Any]:
