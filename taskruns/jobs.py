@@ -13,7 +13,7 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit.anchors import anchor_moved
 from taskruns.models import Heartbeat
-from taskruns.services import audit, cancellations, mirror, retention
+from taskruns.services import audit, cancellations, mirror, retention, triggers
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ def every_minute() -> None:
 
 @db_task(expires=2 * 60)
 def sweep() -> None:
+    triggers.sweep()
     cancellations.sweep()
 
 

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from taskruns.models import Heartbeat, User
 from taskruns.services.cancellations import OutcomeNotWritten
+from taskruns.services.triggers import StartNotWritten
 from taskruns.views import errors
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -23,6 +24,11 @@ WORKER_SEEN_WITHIN = timedelta(minutes=3)
 NO_ANSWER_WRITTEN = (
     "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
     "reload the run's page in a minute before pressing again."
+)
+
+NO_START_WRITTEN = (
+    "The start was sent to Arize, but its answer could not be written down. Look at the runs of the task before you "
+    "send it again: a run may have begun, and the board shows it as soon as it is read."
 )
 
 
@@ -138,6 +144,9 @@ class FailClosed:
         if isinstance(exception, OutcomeNotWritten):
             log.error("outcome_not_written", exc_info=exception)
             return errors.unavailable(request, NO_ANSWER_WRITTEN)
+        if isinstance(exception, StartNotWritten):
+            log.error("start_not_written", exc_info=exception)
+            return errors.unavailable(request, NO_START_WRITTEN)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

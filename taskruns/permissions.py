@@ -75,8 +75,12 @@ def access_of(person: User | None, team: Team | None = None) -> Access:
         return NOBODY
     site_role = SiteRole(found)
     team_role = _team_role(person, team) if team is not None and team.archived_at is None else None
-    actions = SITE_ROLES[site_role] | (TEAM_ROLES[team_role] if team_role else frozenset())
-    return Access(team_role, site_role, actions)
+    return granted(site_role, team_role)
+
+
+def granted(site_role: SiteRole, team_role: TeamRole | None) -> Access:
+    """What these two roles allow together."""
+    return Access(team_role, site_role, SITE_ROLES[site_role] | (TEAM_ROLES[team_role] if team_role else frozenset()))
 
 
 def _team_role(person: User, team: Team) -> TeamRole | None:

@@ -3,7 +3,19 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.views import access, audit, credentials, runs, teams
+from taskruns.views import (
+    access,
+    audit,
+    board,
+    chart,
+    credentials,
+    exports,
+    runs,
+    saved_views,
+    tasks,
+    teams,
+    triggers,
+)
 
 
 class AuditKind(StringConverter):
@@ -15,15 +27,28 @@ class AuditKind(StringConverter):
 register_converter(AuditKind, "audit_kind")
 urlpatterns = [
     path("", teams.home, name="home"),
-    path("runs/", teams.choice, name="teams"),
+    path("runs/", board.all_boards, name="teams"),
+    path("runs/table/", board.all_tables, name="teams-table"),
     path("teams/new/", teams.new, name="team-new"),
     path("invitations/<str:token>/", teams.invitation, name="invitation"),
     # Runs
-    path("teams/<slug:slug>/runs/", runs.board, name="board"),
-    path("teams/<slug:slug>/runs/table/", runs.table, name="board-table"),
+    path("teams/<slug:slug>/runs/", board.board, name="board"),
+    path("teams/<slug:slug>/runs/table/", board.table, name="board-table"),
+    path("teams/<slug:slug>/runs/chart/", chart.chart, name="board-chart"),
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/", tasks.task, name="task"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/strip/", tasks.strip, name="task-strip"),
+    path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
+    # Taking runs away
+    path("teams/<slug:slug>/runs/export/", exports.page, name="board-export-page"),
+    path("teams/<slug:slug>/runs/export.csv", exports.csv, name="board-export"),
+    # Saved views of the board
+    path("teams/<slug:slug>/views/", saved_views.listing, name="saved-views"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/delete/", saved_views.delete, name="saved-view-delete"),
+    path("teams/<slug:slug>/views/<uuid:view_id>/default/", saved_views.default, name="saved-view-default"),
     # Keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),

@@ -13,10 +13,10 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Invitation, Run, SiteRole, Team, TeamRole, User
+from taskruns.models import Credential, Invitation, Run, SavedView, SiteRole, Team, TeamRole, User
 from taskruns.services import invitations
 
-from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, wire_run
+from .conftest import ENDPOINT, PASSWORD, actor, member, person, run_url, trigger_url, wire_run
 
 NEW_PASSWORD = "another battery staple"
 NEW_KEY = "ak-new-1Xy7Qz4Mn8Lk2Jh5"
@@ -32,6 +32,7 @@ class Stage:
     people: dict[str, User]
     invitation: Invitation
     token: str
+    view: SavedView
     arize: responses.RequestsMock
 
     @property
@@ -39,10 +40,12 @@ class Stage:
         return {
             "slug": self.team.slug,
             "run_id": self.run.pk,
+            "task_id": self.run.task_id,
             "credential_id": self.credential.pk,
             "user_id": self.people["vera"].pk,
             "invitation_id": self.invitation.pk,
             "token": self.token,
+            "view_id": self.view.pk,
             "kind": "jsonl",
             "arize_id": self.run.arize_id,
         }
@@ -69,6 +72,7 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
     }
     nothing: dict[str, Any] = {"pagination": {"has_more": False}}
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
     arize.get(f"{ENDPOINT}/v2/spaces", json=nothing | {"spaces": []})
     arize.get(f"{ENDPOINT}/v2/tasks", json=nothing | {"tasks": []})
     by: Actor = actor(people["mona"], "manager")
@@ -80,6 +84,9 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
         people=people,
         invitation=team.invitations.get(),
         token=link.rstrip("/").rsplit("/", 1)[1],
+        view=SavedView.objects.create(
+            team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
+        ),
         arize=arize,
     )
 
@@ -103,6 +110,13 @@ class Act:
         return getattr(client, self.method)(self.path(stage), self.data if self.method == "post" else None)
 
 
+# A filled form that starts a run of an evaluation task on a project.
+EVALUATION: dict[str, object] = {
+    "operation": "5f0c4a34-27a5-4d0c-9d0f-3c3c1b8a0001",
+    "data_start_time": "2026-11-22T03:00",
+    "data_end_time": "2026-11-23T03:00",
+    "max_spans": "10000",
+}
 TESTED = ("credential.test", "ok")
 ACTS: dict[str, Act] = {
     "sign in": Act(
@@ -126,6 +140,14 @@ ACTS: dict[str, Act] = {
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
     "cancel a run": Act("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "start a run": Act("task-trigger", "oli", (("run.trigger", "requested"), ("run.trigger", "done")), EVALUATION),
+    "take the runs away": Act("board-export", "ada", (("run.export", "done"),), method="get"),
+    "save a view": Act(
+        "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
+    ),
+    "rename a view": Act("saved-view", "oli", (("view.save", "done"),), {"name": "Lost ones", "shared": "on"}),
+    "make a view the team's default": Act("saved-view-default", "oli", (("view.save", "done"),), {"whose": "team"}),
+    "delete a view": Act("saved-view-delete", "oli", (("view.delete", "done"),)),
     "add a key": Act(
         "credential-new",
         "mona",
@@ -159,7 +181,8 @@ LATER = {
 }
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
-    *("home", "teams", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    *("board-chart", "task", "task-strip", "board-export-page"),
     *("audit-verification", "account_inactive"),
 }
 # Tables in which the house keeps house: counters of the sign-in throttle, and when a board was looked at.

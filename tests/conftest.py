@@ -36,6 +36,7 @@ from taskruns.models import (
     User,
 )
 from taskruns.models.runs import ACTIVE
+from taskruns.services.runs import duration_us
 
 ENDPOINT = "http://arize.test:9999"
 CANARY = "ak-canary-7QzN4vXw81LrT0pKe6Yb"
@@ -174,7 +175,9 @@ def make_run(task: Task, *, status: Status = Status.RUNNING, **fields: Any) -> R
         "run_started_at": created,
         "observed_at": created,
     }
-    return Run.objects.create(team=task.team, task=task, endpoint=task.endpoint, status=status, **defaults | fields)
+    columns = defaults | fields
+    columns.setdefault("duration_us", duration_us(columns["run_started_at"], columns.get("run_finished_at")))
+    return Run.objects.create(team=task.team, task=task, endpoint=task.endpoint, status=status, **columns)
 
 
 @pytest.fixture
@@ -208,6 +211,10 @@ def arize() -> Iterator[responses.RequestsMock]:
 
 def run_url(run: Run, action: str = "") -> str:
     return f"{ENDPOINT}/v2/task-runs/{run.arize_id}{action}"
+
+
+def trigger_url(task: Task) -> str:
+    return f"{ENDPOINT}/v2/tasks/{task.arize_id}/trigger"
 
 
 def events(**wanted: Any) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ def foreign(other_team: Team, otto: User) -> dict[str, uuid.UUID]:
     invitation = Invitation.objects.create(team=other_team, email="x@example.com", role="viewer", expires_at=later)
     return {
         "run_id": make_run(task).pk,
+        "task_id": task.pk,
         "credential_id": credential.pk,
         "user_id": otto.pk,
         "invitation_id": invitation.pk,
@@ -45,12 +46,20 @@ def own(
     arize.get(re.compile(f"{ENDPOINT}/v2/(spaces|tasks)"), json={"pagination": {"has_more": False}})
     later = timezone.now() + timezone.timedelta(days=1)
     invitation = Invitation.objects.create(team=team, email="y@example.com", role="viewer", expires_at=later)
-    return {"run_id": run.pk, "credential_id": credential.pk, "user_id": vera.pk, "invitation_id": invitation.pk}
+    return {
+        "run_id": run.pk,
+        "task_id": run.task_id,
+        "credential_id": credential.pk,
+        "user_id": vera.pk,
+        "invitation_id": invitation.pk,
+    }
 
 
 BY_ID = [
     ("run", "run_id", "get"),
     ("run-cancel", "run_id", "post"),
+    ("task", "task_id", "get"),
+    ("task-strip", "task_id", "get"),
     ("credential-replace", "credential_id", "get"),
     ("credential-replace", "credential_id", "post"),
     ("credential-test", "credential_id", "post"),

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, Run, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, Run, SavedView, Team, TeamRole, User
 from taskruns.services import invitations
 
 from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
@@ -50,6 +50,9 @@ TABLE: dict[str, Row] = {
     # The choice of teams is everybody's own page; the first page leads to it or to a board.
     "home": Row(get="302 302 302  302 302 302  302 302", post="302 405 405  405 405 405  405 405", is_teams=False),
     "teams": Row(get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False),
+    "teams-table": Row(
+        get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False
+    ),
     "team-new": Row(
         get="302 403 403  403 403 403  403 200",
         post="302 403 403  403 403 403  403 422",
@@ -63,9 +66,28 @@ TABLE: dict[str, Row] = {
     "board": MEMBERS_READ,
     "board-table": MEMBERS_READ,
     "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "board-chart": MEMBERS_READ,
     "run": MEMBERS_READ,
     "run-cancel": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
+    ),
+    "task": MEMBERS_READ,
+    "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "task-trigger": Row(
+        get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
+    ),
+    "board-export-page": MEMBERS_READ,
+    "board-export": MEMBERS_READ,
+    # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
+    "saved-views": Row(get=MEMBERS_READ.get, post="302 404 404  422 422 422  403 403", event="view.save"),
+    "saved-view": Row(
+        get="302 404 404  403 405 403  403 403", post="302 404 404  403 422 403  403 403", event="view.save"
+    ),
+    "saved-view-default": Row(
+        get="302 404 404  405 405 405  403 403", post="302 404 404  302 302 302  403 403", event="view.save"
+    ),
+    "saved-view-delete": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
     ),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
@@ -114,7 +136,7 @@ def everybody(cast: dict[str, User | None]) -> dict[str, User | None]:
 
 @pytest.fixture
 def urls(
-    team: Team, run: Run, credential: Credential, mona: User, vera: User, arize: responses.RequestsMock
+    team: Team, run: Run, credential: Credential, mona: User, oli: User, vera: User, arize: responses.RequestsMock
 ) -> dict[str, str]:
     """Where each name leads, with ids that exist, and an Arize that answers."""
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
@@ -123,11 +145,18 @@ def urls(
     by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
     invitation = team.invitations.get()
+    view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
     args: dict[str, list[object]] = {
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
+        "task": [team.slug, run.task_id],
+        "task-strip": [team.slug, run.task_id],
+        "task-trigger": [team.slug, run.task.pk],
+        "saved-view": [team.slug, view.pk],
+        "saved-view-default": [team.slug, view.pk],
+        "saved-view-delete": [team.slug, view.pk],
         "credential-replace": [team.slug, credential.pk],
         "credential-test": [team.slug, credential.pk],
         "credential-revoke": [team.slug, credential.pk],

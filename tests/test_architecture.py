@@ -85,7 +85,7 @@ def test_arize_and_the_sandbox_know_no_django():
 
 
 def test_views_never_write_to_the_database():
-    views = [path for path in SOURCES if "views" in path.parts]
+    views = [path for path in SOURCES if "views" in path.relative_to(ROOT).parts]
     assert len(views) > 5
     found = {f"{named(path)}: {on}.{name}()" for path in views for on, name in calls(path) if on and name in WRITES}
     assert not found

@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
@@ -15,9 +16,22 @@ from django.utils import timezone
 from huey.contrib.djhuey import HUEY
 
 from taskruns import services
+from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
-from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, User
-from taskruns.services import audit, cancellations, credentials, invitations, mirror, people, teams
+from taskruns.filters import BoardFilter
+from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, Trigger, User
+from taskruns.services import (
+    audit,
+    cancellations,
+    credentials,
+    exports,
+    invitations,
+    mirror,
+    people,
+    saved_views,
+    teams,
+    triggers,
+)
 from taskruns.services.cancellations import OutcomeNotWritten
 
 from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, dump, stage
@@ -46,6 +60,11 @@ def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
     return Cancellation.objects.create(run=stage.run, person_label="oli@example.com", requested_at=long_ago, **fields)
 
 
+def a_lost_start(stage: Stage) -> None:
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+
+
 def settle(stage: Stage) -> None:
     with stage.credential.connect() as client:
         cancellations.settle_stopping(stage.credential, client=client, may_call=lambda: True, by=BY)
@@ -63,6 +82,10 @@ def stranger() -> Actor:
 
 def vera(stage: Stage) -> User:
     return stage.people["vera"]
+
+
+def oli(stage: Stage) -> Actor:
+    return actor(stage.people["oli"])
 
 
 def accept(stage: Stage) -> None:
@@ -93,6 +116,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
@@ -106,12 +130,27 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
     "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
     "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
+    "saved_views.change_view": lambda stage: saved_views.change_view(
+        stage.view, name="Lost ones", shared=False, by=oli(stage)
+    ),
+    "saved_views.delete_view": lambda stage: saved_views.delete_view(stage.view, by=oli(stage)),
+    "saved_views.save_view": lambda stage: saved_views.save_view(
+        stage.team, name="Second", query="", shared=True, by=oli(stage)
+    ),
+    "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
+    "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
     "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
     "teams.remove_member": lambda stage: teams.remove_member(stage.team, vera(stage), by=BY),
     "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
+    "triggers.close": lambda _: triggers.sweep(by=BY),
+    "triggers.earlier": lambda _: LATER,  # only looks
+    "triggers.sweep": lambda _: triggers.sweep(),
+    "triggers.trigger": lambda stage: triggers.trigger(
+        stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
+    ),
 }
 READY: dict[str, Callable[[Stage], object]] = {
     "cancellations.close": a_lost_cancel,
@@ -119,8 +158,10 @@ READY: dict[str, Callable[[Stage], object]] = {
     "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
     "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
     "mirror.refresh": rejected,
+    "triggers.close": a_lost_start,
+    "triggers.sweep": a_lost_start,
 }
-NO_ACTS_OF_THEIR_OWN = {"audit.ask_for_verification", "audit.record_denial"}
+NO_ACTS_OF_THEIR_OWN = {"audit.ask_for_verification", "audit.record_denial", "triggers.earlier"}
 
 
 def acting() -> set[str]:

@@ -12,10 +12,11 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, SavedView, Team, TeamRole, User
 from taskruns.services import invitations
 
-from .conftest import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, wire_run
+from .acts import EVALUATION
+from .conftest import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
 
 LONG = "x" * 10_000
 NUL = "a\x00b"
@@ -73,6 +74,7 @@ ENDPOINTS = [
     ),
     *("file:///etc/passwd", "https://api.arize.com/path", "https://api.arize.com.evil.example", "http://[::1"),
 ]
+MOMENTS = ["", LONG, NUL, "soon", "2026-13-45T00:00", "0001-01-01T00:00", "9999-12-31T23:59", "2026-11-22T25:00"]
 FORMS = {
     "credential-new": Form(
         "mona",
@@ -82,6 +84,11 @@ FORMS = {
     "credential-replace": Form("mona", {"key": CANARY, "expires_on": ""}, {"key": KEYS, "expires_on": DAYS}),
     "member-add": Form("mona", {"email": "new@example.com", "role": "viewer"}, {"email": EMAILS, "role": ROLES}),
     "member-role": Form("mona", {"role": "operator"}, {"role": ROLES}),
+    "saved-views": Form(
+        "vera", {"name": "Mine", "query": "status=failed"}, {"name": NAMES, "query": [LONG, NUL, "status=nothing"]}
+    ),
+    "saved-view": Form("vera", {"name": "Hers"}, {"name": NAMES}),
+    "saved-view-default": Form("vera", {"whose": "me"}, {"whose": [LONG, NUL, "everybody"]}),
     "team-settings": Form("mona", {"name": "Another"}, {"name": NAMES}),
     "team-new": Form(
         "adam",
@@ -93,6 +100,16 @@ FORMS = {
         },
     ),
     "run-cancel": Form("oli", {"reason": "why"}, {"reason": ["x" * 513, LONG]}),
+    "task-trigger": Form(
+        "oli",
+        {name: str(value) for name, value in EVALUATION.items()},
+        {
+            "operation": ["", LONG, NUL, "one", "5f0c4a34"],
+            "data_start_time": [*MOMENTS, "2026-10-24T02:59", "2026-11-23T03:00", "2026-11-24T00:00"],
+            "data_end_time": [*MOMENTS, "2026-12-22T03:01", "2026-11-21T00:00"],
+            "max_spans": ["", LONG, NUL, "0", "-1", "1.5", "many", "9" * 5_000, "2147483648"],
+        },
+    ),
     "invitation": Form(
         "anonymous",
         {"name": "Nora", "password1": PASSWORD, "password2": PASSWORD},
@@ -120,10 +137,15 @@ def post(
     arize: responses.RequestsMock,
 ) -> Callable[..., HttpResponse]:
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
     arize.get(re.compile(f"{ENDPOINT}/v2/(spaces|tasks)"), json={"spaces": [], "tasks": []})
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
+    view = SavedView.objects.create(team=team, owner=vera, name="Old", query="status=failed")
     paths = {
+        "saved-view": reverse("saved-view", args=[team.slug, view.pk]),
+        "saved-view-default": reverse("saved-view-default", args=[team.slug, view.pk]),
         "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
+        "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
         "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
         "member-role": reverse("member-role", args=[team.slug, vera.pk]),
         "invitation": link.removeprefix(settings.SITE_URL),
@@ -149,6 +171,7 @@ def state() -> list[object]:
         sorted(Credential.objects.values_list("name", "ciphertext", "endpoint")),
         sorted(Invitation.objects.values_list("email", "accepted_at")),
         list(Run.objects.values_list("status", "cancellations__id")),
+        sorted(SavedView.objects.values_list("name", "query", "is_shared")),
     ]
 
 
@@ -230,6 +253,7 @@ def test_no_body_breaks_a_form(
 QUERIES = {
     "board": ("status", "task", "q", "cursor"),
     "board-table": ("status", "task", "q", "cursor"),
+    "board-export-page": ("status", "task", "q", "cursor"),
     "audit": ("event", "outcome", "person", "q", "before"),
 }
 

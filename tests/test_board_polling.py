@@ -172,6 +172,7 @@ def test_a_queue_that_is_down_does_not_break_the_board(
 
 
 def test_a_key_that_waits_or_fails_is_named_above_the_table(client: Client, task: Task, run: Run) -> None:
+    Credential.objects.update(first_contact_done_at=timezone.now())
     assert b"notice-" not in poll(client).content
     Credential.objects.update(backoff_until=timezone.now() + timedelta(minutes=1), backoff_reason="Wait a little.")
     assert "Key “Production”: Wait a little." in poll(client).content.decode()

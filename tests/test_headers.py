@@ -42,10 +42,12 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
     known = {
         "slug": team.slug,
         "run_id": run.pk,
+        "task_id": run.task_id,
         "credential_id": credential.pk,
         "user_id": vera.pk,
         "invitation_id": run.pk,
         "token": "no-token",
+        "view_id": run.pk,
         "arize_id": run.arize_id,
         "kind": "csv",
     }

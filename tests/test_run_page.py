@@ -13,6 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.permissions import access_of
 from taskruns.services import board
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs import record_observation
@@ -117,14 +118,8 @@ def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_
     assert "cancelled already" in press(client_of(mona), run).content.decode()
     assert sweep() == 1
     assert "cancelled by oli@example.com: too slow" in page(client, run)
-    row = board.row_of(run.pk, access=board_access(mona, run.team), slug=run.team.slug)
+    row = board.row_of(run.pk, seat=board.Seat(run.team, access_of(mona, run.team)))
     assert row.cause == "cancelled by oli@example.com: too slow"
-
-
-def board_access(person: User, team: Team) -> Any:
-    from taskruns.permissions import access_of
-
-    return access_of(person, team)
 
 
 def test_a_run_of_another_team_is_not_there(run: Run, otto: User, client_of: ClientOf) -> None:

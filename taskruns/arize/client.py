@@ -7,7 +7,7 @@ their objects hold the request with its key.
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 import requests
@@ -21,8 +21,11 @@ from taskruns.arize.answers import Answer, path_segment, sendable
 from taskruns.arize.casing import StatusCasing
 from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
-from taskruns.arize.transport import POOLS, Call, GetRetry, call_within
+from taskruns.arize.transport import POOLS, Call, GetRetry, Timeouts, call_within
+from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
+
+__all__ = ["ArizeClient", "Timeouts"]
 
 T = TypeVar("T")
 
@@ -30,20 +33,8 @@ USER_AGENT = f"taskruns/{__version__}"
 LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
 MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
 _CHUNK = 65_536
+_PATIENT = Timeouts()
 _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds. `connect` for each address of the host; `read` for a silence of the server."""
-
-    connect: float = 4.0
-    read: float = 12.0
-
-    @property
-    def call(self) -> float:
-        """The deadline of one call as a whole, retries included."""
-        return self.connect + 2 * self.read
 
 
 class ArizeClient:
@@ -59,7 +50,7 @@ class ArizeClient:
         endpoint: str,
         key: str,
         *,
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = _PATIENT,
         get_retries: int = 2,
         pool_size: int = 8,
     ) -> None:
@@ -121,11 +112,14 @@ class ArizeClient:
         return self._get("users", user_id, read=WireUser.from_json)
 
     def cancel_run(self, run_id: str) -> WireRun:
-        """POST /v2/task-runs/{id}/cancel, once, on a connection of its own: on a kept one, closed by Arize
-        in the meantime, nobody could tell whether the request arrived.
+        """POST /v2/task-runs/{id}/cancel."""
+        return self._post("task-runs", run_id, "cancel", read=WireRun.from_json)
+
+    def trigger_run(self, task_id: str, wanted: EvaluationTrigger | ExperimentTrigger) -> WireRun:
+        """POST /v2/tasks/{id}/trigger; 201 with the new run, PENDING. The kind must be the task's: Arize refuses
+        fields of the other one.
         """
-        with _session(self._bearer, retries=0, pool_size=1) as session:
-            return self._call(session, "POST", ("task-runs", run_id, "cancel"), read=WireRun.from_json)
+        return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
 
     @staticmethod
     def pages(fetch: Callable[[str | None], Page[T]], *, most: int | None = None) -> Iterator[Page[T]]:
@@ -151,6 +145,13 @@ class ArizeClient:
     ) -> T:
         return self._call(self._reads, "GET", path, read=read, params=params)
 
+    def _post(self, *path: str, read: Callable[[object], T], body: Mapping[str, Any] | None = None) -> T:
+        """Once, on a connection of its own: on a kept one, closed by Arize in the meantime, nobody could tell
+        whether the request arrived.
+        """
+        with _session(self._bearer, retries=0, pool_size=1) as session:
+            return self._call(session, "POST", path, read=read, body=body)
+
     def _call(
         self,
         session: requests.Session,
@@ -159,13 +160,14 @@ class ArizeClient:
         *,
         read: Callable[[object], T],
         params: Mapping[str, str | int | None] | None = None,
+        body: Mapping[str, Any] | None = None,
     ) -> T:
         """The one way to Arize: sends, and makes of the answer what `read` makes of its JSON, or raises."""
         self._check_key()
         url = f"{self.endpoint}/v2/{'/'.join(map(path_segment, path))}"
         sent = {name: sendable(str(value)) for name, value in (params or {}).items() if value is not None}
         started = time.monotonic()
-        outcome = self._send(session, method, url, sent)
+        outcome = self._send(partial(session.request, method, url, params=sent, json=body))
         milliseconds = round((time.monotonic() - started) * 1000)
         if isinstance(outcome, ArizeError):
             outcome.milliseconds = milliseconds
@@ -174,14 +176,11 @@ class ArizeClient:
             raise outcome.refusal(milliseconds=milliseconds, secret=self._bearer.key)
         return outcome.read(read, milliseconds=milliseconds, secret=self._bearer.key)
 
-    def _send(self, session: requests.Session, method: str, url: str, params: Mapping[str, str]) -> Answer | ArizeError:
+    def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:
         """Returns an error, so that it is raised outside the `except` and chains nothing of the library's."""
         with call_within(self._timeouts.call) as call:
             try:
-                response = session.request(
-                    method,
-                    url,
-                    params=params,
+                response = request(
                     timeout=(self._timeouts.connect, self._timeouts.read),
                     allow_redirects=False,
                     verify=True,

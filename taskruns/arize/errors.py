@@ -47,6 +47,16 @@ class ArizeError(Exception):
         self.milliseconds = milliseconds
         super().__init__(self.sentence)
 
+    @property
+    def words(self) -> str:
+        """Arize's own, or empty."""
+        return ": ".join(part for part in (self.title, self.detail) if part)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the audit log keeps of the answer."""
+        return {"http_status": self.status, "arize_request_id": self.request_id, "milliseconds": self.milliseconds}
+
 
 class NotSent(ArizeError):
     """No connection was made (name, refusal, TLS, connect time-out): Arize has received nothing."""

@@ -25,6 +25,19 @@ JITTER = 0.3  # seconds at most, added at random so that the threads of a round 
 LONGEST_BACKOFF = 2.0  # seconds
 
 
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. `connect` for each address of the host; `read` for a silence of the server."""
+
+    connect: float = 4.0
+    read: float = 12.0
+
+    @property
+    def call(self) -> float:
+        """The deadline of one call as a whole, retries included."""
+        return self.connect + 2 * self.read
+
+
 @dataclass(slots=True)
 class Call:
     """One call of the client, retries included. `deadline` is on the monotonic clock, in seconds.

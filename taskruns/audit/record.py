@@ -7,7 +7,7 @@ from typing import Any
 from django.db import models, transaction
 from django.utils import timezone
 
-from taskruns.models import AuditChain, AuditEvent, Credential, Run, Team
+from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team
 from taskruns.verifier import event_hash
 
 from .actor import Actor
@@ -36,6 +36,7 @@ def record(
     team: Team | None = None,
     target: Target | None = None,
     run: Run | None = None,
+    task: Task | None = None,
     credential: Credential | None = None,
     operation_id: uuid.UUID | None = None,
     reason: str = "",
@@ -43,6 +44,7 @@ def record(
 ) -> AuditEvent:
     """Append one row to the team's chain, or to the site's when `team` is None.
 
+    A `task` is the target when there is no `run` yet.
     Must be called inside a transaction and as its last statement. Whatever the database refuses is raised: without
     a row there is no act.
     """
@@ -61,7 +63,7 @@ def record(
         reason=reason,
         details=clean_details(details or {}),
         **_actor_columns(by),
-        **_target_columns(target, run, credential),
+        **(_run_columns(run) or _task_columns(task) or _target_columns(target, credential)),
     )
     _clean_columns(row)
     _append(row, f"team:{team.pk}" if team else SITE_CHAIN)
@@ -82,17 +84,27 @@ def _actor_columns(by: Actor) -> dict[str, Any]:
     }
 
 
-def _target_columns(target: Target | None, run: Run | None, credential: Credential | None) -> dict[str, Any]:
-    if run is not None:
-        return {
-            "target_type": "run",
-            "target_id": str(run.pk),
-            "target_label": run.task.name or run.task.arize_id,
-            "endpoint": run.endpoint,
-            "task_id": run.task.arize_id,
-            "run_id": run.arize_id,
-            "credential_id": run.task.credential_id,
-        }
+def _run_columns(run: Run | None) -> dict[str, Any]:
+    if run is None:
+        return {}
+    of_run = {"target_type": "run", "target_id": str(run.pk), "run_id": run.arize_id, "endpoint": run.endpoint}
+    return _task_columns(run.task) | of_run
+
+
+def _task_columns(task: Task | None) -> dict[str, Any]:
+    if task is None:
+        return {}
+    return {
+        "target_type": "task",
+        "target_id": str(task.pk),
+        "target_label": task.name or task.arize_id,
+        "endpoint": task.endpoint,
+        "task_id": task.arize_id,
+        "credential_id": task.credential_id,
+    }
+
+
+def _target_columns(target: Target | None, credential: Credential | None) -> dict[str, Any]:
     if credential is not None:
         return {
             "target_type": "credential",

@@ -2,14 +2,16 @@
 
 import json
 import zlib
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 
 from django.urls import reverse
 
 from taskruns.models import Cancellation, Outcome, Run, Status
 
-from .audit import AuditRow
+from .durations import Pace, pace_of
+from .strip import Strip
+from .timeline import TimelineEntry
 from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_of, duration_of, status_mark
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
@@ -38,11 +40,20 @@ class RunRow:
     cancel_url: str
     stopping: str
     note: str
+    pace: Pace
+    team: str = ""
+    read: Moment | None = None
+    why_old: str = ""
     version: str = ""
 
 
-def run_row(run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str) -> RunRow:
-    """`last` is the run's latest cancellation. Expects `run.task.credential` to be loaded."""
+def run_row(
+    run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str, team: str = "", why_old: str = ""
+) -> RunRow:
+    """`last` is the run's latest cancellation. `why_old`: why its state is not of this moment, if it is not.
+
+    Expects `run.task.credential` to be loaded.
+    """
     is_open = last is not None and last.outcome == Outcome.OPEN
     row = RunRow(
         id=str(run.pk),
@@ -63,6 +74,10 @@ def run_row(run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str)
         cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
+        team=team,
+        read=Moment.of(run.observed_at) if why_old else None,
+        why_old=why_old,
+        pace=pace_of(run),
     )
     return _with_version(row)
 
@@ -107,52 +122,6 @@ def last_note(run: Run, last: Cancellation | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class EmptyBoard:
-    """Why there is nothing to see, and the next step. `kind`: no_key, key_failing, filtered, no_runs."""
-
-    kind: str
-    title: str
-    text: str
-    next_step: Link | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StatusChoice:
-    value: str
-    word: str
-    chosen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BoardFilters:
-    """What is chosen now, to fill the filter form again."""
-
-    statuses: tuple[StatusChoice, ...]
-    tasks: tuple[tuple[str, str, bool], ...]  # Arize id, name, chosen
-    q: str
-    is_set: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """The board of one team. `warnings` say why something may be old; `etag` names exactly what is shown."""
-
-    team: str
-    slug: str
-    url: str
-    table_url: str
-    rows: tuple[RunRow, ...]
-    active: int
-    filters: BoardFilters
-    empty: EmptyBoard | None
-    warnings: tuple[Message, ...]
-    as_of: Moment | None
-    first_url: str
-    next_url: str
-    etag: str
-
-
-@dataclass(frozen=True, slots=True)
 class Field:
     """One named member of a run as Arize gave it; `name` is Arize's own member name."""
 
@@ -171,8 +140,14 @@ class RunPage:
     warnings: tuple[Message, ...]
     as_of: Moment | None
     as_read: str
-    history: tuple[AuditRow, ...] = field(default=())
+    timeline: tuple[TimelineEntry, ...]
+    strip: Strip
+    task_url: str
     links: tuple[Link, ...] = ()
+
+    @property
+    def has_acts(self) -> bool:
+        return any(entry.event for entry in self.timeline)
 
 
 def run_fields(run: Run, *, triggered_by: str = "") -> tuple[Field, ...]:

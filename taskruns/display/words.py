@@ -85,6 +85,11 @@ def status_mark(run: Run) -> StatusMark:
     return StatusMark(status.value, word or "UNKNOWN", _ICONS[status], note)
 
 
+def mark_of(status: Status) -> StatusMark:
+    """The mark of a status itself, as in a legend."""
+    return StatusMark(status.value, status.value.upper(), _ICONS[status])
+
+
 @dataclass(frozen=True, slots=True)
 class Duration:
     """A finished span in words, or `since` (ISO) for one that goes on and is ticked in the browser."""

@@ -4,6 +4,8 @@ from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditRea
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .saved_views import SavedView
+from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
     "AnonymousTally",
@@ -20,10 +22,13 @@ __all__ = [
     "Membership",
     "Outcome",
     "Run",
+    "SavedView",
     "SiteRole",
     "Status",
     "Task",
     "Team",
     "TeamRole",
+    "Trigger",
+    "TriggerOutcome",
     "User",
 ]

@@ -1,11 +1,12 @@
 """People, their teams, and the roles that tie them together."""
 
 import uuid
-from typing import ClassVar
+from datetime import datetime
+from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
-from django.db.models.functions import Lower
+from django.db.models.functions import Coalesce, Lower
 from django.utils import timezone
 
 
@@ -58,6 +59,19 @@ class TeamQuerySet(models.QuerySet["Team"]):
     def active(self) -> "TeamQuerySet":
         return self.filter(archived_at=None)
 
+    def seen_by(self, person: User) -> "TeamQuerySet":
+        """With the person's `role` in it ("" without one), and `as_of`: when the oldest of its working keys last read.
+
+        One query, because each poll of each open board asks it.
+        """
+        mine = Membership.objects.filter(team=models.OuterRef("pk"), user=person)
+        working = models.Q(credentials__revoked_at=None, credentials__failing_since=None)
+        read_with: dict[str, Any] = {
+            "role": Coalesce(models.Subquery(mine.values("role")[:1]), models.Value("")),
+            "as_of": models.Min("credentials__last_good_at", filter=working),
+        }
+        return self.annotate(**read_with)
+
 
 class Team(models.Model):
     """The unit that keys, runs and rights belong to. Archived, never deleted; the slug never changes."""
@@ -73,6 +87,9 @@ class Team(models.Model):
     watched_at = models.DateTimeField(null=True, blank=True)
 
     objects = TeamQuerySet.as_manager()
+    # Read with `seen_by` only.
+    role: str
+    as_of: datetime | None
 
     def __str__(self) -> str:
         return self.name
@@ -88,6 +105,8 @@ class Membership(models.Model):
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=TeamRole.choices)
     created_at = models.DateTimeField(default=timezone.now)
+    # The view that the team's board opens with for this member; without one it is the team's own.
+    default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_a_person_and_team")]

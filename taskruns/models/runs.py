@@ -6,6 +6,7 @@ Text from Arize is unbounded, so its columns are text. Identity of a task or run
 import uuid
 
 from django.db import models
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from taskruns.arize.wire import RunStatus, TaskType
@@ -49,6 +50,7 @@ class Task(models.Model):
     runs_read_to = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
     runs_failed_at = models.DateTimeField(null=True)  # when its list last failed, if it has not worked since
+    usual_seconds = models.PositiveIntegerField(null=True)  # how long its runs take; null: too few are known
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]
@@ -85,18 +87,37 @@ class Run(models.Model):
     observed_at = models.DateTimeField()  # when the request began whose answer this is
     first_seen_at = models.DateTimeField(default=timezone.now)
     gone_since = models.DateTimeField(null=True)
+
+    # What lists are sorted by: never null, so that a page can begin after any row.
     # Active runs first, then newest: an integer, because SQLite cannot use an index for `NOT active`.
     rank = models.SmallIntegerField(default=0)
     sorted_at = models.DateTimeField()  # created_at, or when it was first seen
+    duration_us = models.BigIntegerField(default=0)  # microseconds; 0 unless started and finished
+    sort_started_at = models.GeneratedField(
+        expression=Coalesce("run_started_at", "sorted_at"), output_field=models.DateTimeField(), db_persist=True
+    )
+    sort_errors = models.GeneratedField(
+        expression=Coalesce("num_errors", 0), output_field=models.BigIntegerField(), db_persist=True
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_run_a_team_and_id")]
+        # Why each of them is here: `services/board/paging.py`.
         indexes = [
             models.Index(fields=["team", "-rank", "-sorted_at", "-id"], name="run_board"),
             models.Index(fields=["team", "status", "-rank", "-sorted_at", "-id"], name="run_board_by_status"),
             models.Index(fields=["task", "-rank", "-sorted_at", "-id"], name="run_board_by_task"),
-            models.Index(fields=["team", "arize_id"], name="run_by_arize_id"),
-            models.Index(fields=["team", "experiment_id"], name="run_by_experiment"),
+            models.Index(fields=["team", "sorted_at", "id"], name="run_by_created"),
+            models.Index(fields=["team", "sort_started_at", "id"], name="run_by_started"),
+            models.Index(fields=["team", "duration_us", "id"], name="run_by_duration"),
+            models.Index(fields=["team", "sort_errors", "id"], name="run_by_errors"),
+            # For beginnings of ids; without the class PostgreSQL finds them only where it sorts as C does.
+            models.Index(
+                fields=["team", "arize_id"], name="run_by_arize_id", opclasses=["uuid_ops", "text_pattern_ops"]
+            ),
+            models.Index(
+                fields=["team", "experiment_id"], name="run_by_experiment", opclasses=["uuid_ops", "text_pattern_ops"]
+            ),
         ]
 
     def __str__(self) -> str:

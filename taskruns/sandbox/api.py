@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from taskruns.sandbox.access import Access
 from taskruns.sandbox.catalogue import ORGANIZATION_ID, USERS, Space, Task, TaskType
+from taskruns.sandbox.clock import Clock
 from taskruns.sandbox.identifiers import MalformedIdentifier, demand_wellformed
 from taskruns.sandbox.messages import Answer, Parameters, Request, json_answer
 from taskruns.sandbox.outcomes import Status
 from taskruns.sandbox.pages import cut, wanted
 from taskruns.sandbox.problems import Problem
+from taskruns.sandbox.triggers import demand_evaluations, read_trigger
 from taskruns.sandbox.wire import Spelling, Wire
-from taskruns.sandbox.world import RunAlreadyEnded, SeenRun, World
+from taskruns.sandbox.world import ExperimentNameTaken, RunAlreadyEnded, SeenRun, World
 
 LONGEST_NAME = 255
 
@@ -23,11 +25,13 @@ class Call:
     spaces: tuple[Space, ...]
     id: str
     parameters: Parameters
+    request: Request
 
 
 class Api:
-    def __init__(self, *, world: World, access: Access, spelling: Spelling) -> None:
+    def __init__(self, *, world: World, access: Access, spelling: Spelling, clock: Clock) -> None:
         self._world = world
+        self._clock = clock
         self._access = access
         self._spelling = spelling
         self._routes: dict[tuple[str, ...], dict[str, Callable[[Call], Answer]]] = {
@@ -36,13 +40,14 @@ class Api:
             ("tasks",): {"GET": self._list_tasks},
             ("tasks", "{id}"): {"GET": self._get_task},
             ("tasks", "{id}", "runs"): {"GET": self._list_runs},
+            ("tasks", "{id}", "trigger"): {"POST": self._trigger_run},
             ("task-runs", "{id}"): {"GET": self._get_run},
             ("task-runs", "{id}", "cancel"): {"POST": self._cancel_run},
             ("users", "{id}"): {"GET": self._get_user},
         }
 
     def answer(self, request: Request) -> Answer:
-        """Raises Problem for everything but a 200."""
+        """Raises Problem for everything but a 2xx."""
         spaces = self._access.spaces(request.bearer)
         if spaces is None:
             raise Problem(401, "The API key is missing, unknown, expired or revoked.")
@@ -51,7 +56,7 @@ class Api:
         object_id = segments[1] if len(segments) > 1 else ""
         if object_id:
             _demand_id("id", object_id)
-        return action(Call(spaces, object_id, request.parameters()))
+        return action(Call(spaces, object_id, request.parameters(), request))
 
     def _action(self, method: str, segments: Sequence[str]) -> Callable[[Call], Answer]:
         shape = tuple("{id}" if place == 1 and part else part for place, part in enumerate(segments))
@@ -152,6 +157,20 @@ class Api:
         except RunAlreadyEnded as ended:
             detail = f"cannot cancel a run with status '{ended.status.lower()}'"
             raise Problem(400, detail) from None
+
+    def _trigger_run(self, call: Call) -> Answer:
+        """Whoever holds the key acts as its bot user, the last of the people."""
+        task, show = self._task(call), self._clock.shown
+        (seen,) = self._world.seen_tasks([task])
+        last_run = None if seen.last_run_ms is None else show(seen.last_run_ms)
+        wanted = read_trigger(call.request, task=task, last_run=last_run, now=show(self._clock.now_ms()))
+        demand_evaluations(wanted, {task.id: task for task in self._readable(call)}.get)
+        window_ms = wanted.window and (self._clock.simulated(wanted.window[0]), self._clock.simulated(wanted.window[1]))
+        try:
+            run = self._world.trigger(task, window_ms=window_ms, experiment_name=wanted.experiment_name, by=USERS[-1])
+        except ExperimentNameTaken:
+            raise Problem(409, "An experiment of this name exists in the dataset.") from None
+        return json_answer(self._spelling.run(run), status=201)
 
     def _run(self, call: Call) -> SeenRun:
         seen = self._world.find_run(call.id)

@@ -41,6 +41,11 @@ class Clock:
         scaled = simulated_ms / self._scale if simulated_ms > 0 else simulated_ms
         return self._epoch + timedelta(milliseconds=int(scaled))
 
+    def simulated(self, shown: datetime) -> int:
+        """The simulated milliseconds that are shown so: the way back of `shown`."""
+        scaled = -((self._epoch - shown) // timedelta(milliseconds=1))  # rounded up: `shown` rounds down
+        return math.ceil(scaled * self._scale) if scaled > 0 else scaled
+
 
 def iso(moment: datetime, *, fractions: bool = True) -> str:
     """As Arize writes times: UTC, milliseconds, `Z`."""

@@ -1,9 +1,11 @@
 """The simulated Arize on a port.
 
 **Under /v2** (each request with `Authorization: Bearer <key>`): GET spaces, spaces/{id}, tasks, tasks/{id},
-tasks/{id}/runs, task-runs/{id}, users/{id} and POST task-runs/{id}/cancel, as Arize answers them. Lists take
-`limit` (1-100, default 50) and `cursor`; tasks also `space_id`, `space_name`, `name`, `project_id`, `dataset_id`,
-`type`; the runs of a task `status`; spaces `name`, `org_id`. Lists are ordered newest first.
+tasks/{id}/runs, task-runs/{id}, users/{id} and POST task-runs/{id}/cancel, tasks/{id}/trigger, as Arize answers
+them. Lists take `limit` (1-100, default 50) and `cursor`; tasks also `space_id`, `space_name`, `name`, `project_id`,
+`dataset_id`, `type`; the runs of a task `status`; spaces `name`, `org_id`. Lists are ordered newest first. A run that
+was triggered is pending for 20 s and then lives like others; the key's bot user is who triggered it. Names of
+experiments are unique in their dataset, among those triggered.
 
 **Under /sandbox** (no key; JSON in, JSON out; unknown members or nonsense: 400 with a sentence):
 

@@ -50,7 +50,7 @@ class Simulation:
         received = Received(keys=settings.keys.keys())
         faults = Faults(seed=settings.seed)
         self._desk = _Desk(
-            api=Api(world=world, access=build_access(settings.keys), spelling=spelling),
+            api=Api(world=world, access=build_access(settings.keys), spelling=spelling, clock=clock),
             controls=Controls(world=world, clock=clock, faults=faults, received=received, reset=self._fill),
             faults=faults,
             received=received,

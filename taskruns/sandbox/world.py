@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from taskruns.sandbox.catalogue import USERS, Task, build_tasks
+from taskruns.sandbox.catalogue import USERS, Task, User, build_tasks
 from taskruns.sandbox.clock import Clock
 from taskruns.sandbox.outcomes import Counts, Status, completed
 from taskruns.sandbox.runs import Run, State, build_run
@@ -26,6 +26,10 @@ class RunAlreadyEnded(Exception):
     def __init__(self, status: Status) -> None:
         super().__init__(status)
         self.status = status
+
+
+class ExperimentNameTaken(Exception):
+    """An experiment's name is unique in its dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class World:
         self._timelines = {task.id: self._timeline(task) for task in self.tasks}
         self._runs: dict[str, Run] = {}
         self._added = 0
+        self._experiments: set[tuple[str | None, str]] = set()  # dataset, name
 
     def _timeline(self, task: Task) -> _Timeline:
         schedule = plans(seed=self._seed, task=task)
@@ -121,14 +126,37 @@ class World:
             now_ms = self._clock.now_ms()
             return [SeenRun(run, run.state(now_ms)) for run in runs]
 
+    def trigger(
+        self, task: Task, *, window_ms: tuple[int, int] | None, experiment_name: str | None, by: User
+    ) -> SeenRun:
+        """A pending run created now, which lives on like any other. Raises ExperimentNameTaken."""
+        with self._lock:
+            if experiment_name is not None:
+                self._take_name(task, experiment_name)
+            plan = replace(self._plan(task, status=Status.PENDING), data_window_ms=window_ms, created_by=by)
+            run = self._add_planned(task, plan)
+            return SeenRun(run, run.state(self._clock.now_ms()))
+
+    def _take_name(self, task: Task, name: str) -> None:
+        if (task.dataset_id, name) in self._experiments:
+            raise ExperimentNameTaken
+        self._experiments.add((task.dataset_id, name))
+
     def _add(self, task: Task, *, status: Status, failure_reason: str | None) -> Run:
-        created_ms = self._next_creation_ms(task)
-        chance = random.Random(f"{self._seed}:added:{self._added}")
-        plan = _added_plan(chance, task=task, status=status, created_ms=created_ms)
-        run = build_run(number=_FIRST_ADDED_NUMBER + self._added, task=task, plan=plan, seed=self._seed)
+        plan = self._plan(task, status=status)
+        run = self._add_planned(task, plan)
         if not status.is_active:
             counts = plan.outcome.counts if status is Status.COMPLETED else Counts()
-            run.held = State(status, created_ms, created_ms, counts, failure_reason)
+            run.held = State(status, plan.created_ms, plan.created_ms, counts, failure_reason)
+        return run
+
+    def _plan(self, task: Task, *, status: Status) -> Plan:
+        created_ms = self._next_creation_ms(task)
+        chance = random.Random(f"{self._seed}:added:{self._added}")
+        return _added_plan(chance, task=task, status=status, created_ms=created_ms)
+
+    def _add_planned(self, task: Task, plan: Plan) -> Run:
+        run = build_run(number=_FIRST_ADDED_NUMBER + self._added, task=task, plan=plan, seed=self._seed)
         self._added += 1
         self._insert(run)
         return run

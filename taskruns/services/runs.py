@@ -16,6 +16,7 @@ from taskruns.models import Credential, Run, Status, Task, Team
 from taskruns.models.runs import ACTIVE
 
 from . import arize_users, retention
+from .durations import learn_usual
 
 WATCHED_FOR = timedelta(seconds=15)
 WATCH_WRITTEN_EVERY = timedelta(seconds=5)
@@ -65,6 +66,8 @@ def record_observation(run: Run, seen: WireRun, request_started_at: datetime) ->
         changes = _changes(held, seen)
         Run.objects.filter(pk=run.pk).update(observed_at=request_started_at, **changes)
         if changes:
+            if changes.get("status", held.status) == Status.COMPLETED:
+                learn_usual(held.task_id)
             Team.bump(run.team_id)
     return bool(changes)
 
@@ -102,13 +105,16 @@ def _record_page(reading: Reading) -> int:
     creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
     arize_users.note(task.team_id, task.endpoint, filter(None, creators))
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
-    if new or changed:
+    touched = {run.arize_id for run in new} | changed
+    if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
+        learn_usual(task.pk)
+    if touched:
         Team.bump(task.team_id)
-    return len(new) + changed
+    return len(touched)
 
 
-def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> int:
-    """Rows that are locked and older than this reading. The number of those that changed."""
+def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> set[str]:
+    """Rows that are locked and older than this reading. The Arize ids of those that changed."""
     changes = {run.pk: _changes(run, seen[run.arize_id]) for run in runs}
     changed = {pk: columns for pk, columns in changes.items() if columns}
     for pk, columns in changed.items():
@@ -116,7 +122,7 @@ def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) 
     # An ended run that stays the same is not worth a write.
     same = [run.pk for run in runs if run.pk not in changed and run.is_active]
     Run.objects.filter(pk__in=same).update(observed_at=started)
-    return len(changed)
+    return {run.arize_id for run in runs if run.pk in changed}
 
 
 def fits_an_index(arize_id: str) -> bool:
@@ -131,12 +137,20 @@ def _new_run(task: Task, seen: WireRun, started: datetime) -> Run:
     run = Run(team_id=task.team_id, task=task, endpoint=task.endpoint, arize_id=seen.id, observed_at=started)
     for name, value in {"status": Status.UNKNOWN, "sorted_at": timezone.now(), **_read(seen)}.items():
         setattr(run, name, value)
+    run.duration_us = duration_us(run.run_started_at, run.run_finished_at)
     return run
+
+
+def duration_us(begin: datetime | None, end: datetime | None) -> int:
+    """What a run took, in microseconds; 0 for one that has not both begun and ended."""
+    return max(0, (end - begin) // timedelta(microseconds=1)) if begin and end else 0
 
 
 def _changes(run: Run, seen: WireRun) -> dict[str, Any]:
     """The columns that this reading changes. What Arize left out of the answer stays as it was."""
     read = _read(seen)
+    begin, end = (read.get(name, getattr(run, name)) for name in ("run_started_at", "run_finished_at"))
+    read["duration_us"] = duration_us(begin, end)
     changes = {name: value for name, value in read.items() if getattr(run, name) != value}
     # The JSON alone may differ by a member that nobody shows: not worth a write, unless something else changed.
     return {} if set(changes) <= {"as_read"} else changes
@@ -161,16 +175,21 @@ def _read(seen: WireRun) -> dict[str, Any]:
     return read
 
 
+def is_watched(team: Team) -> bool:
+    """Whether a board of the team is open somewhere."""
+    return team.watched_at is not None and team.watched_at >= timezone.now() - WATCHED_FOR
+
+
 def watch(team: Team) -> list[uuid.UUID]:
     """Somebody has the team's board open: at most one write per 5 s.
 
     When nobody had it open before, reading picks up its pace at once: the keys to wake.
     """
     now = timezone.now()
-    stale = Team.objects.exclude(watched_at__gt=now - WATCH_WRITTEN_EVERY).filter(pk=team.pk)
-    if not stale.update(watched_at=now):
+    if team.watched_at is not None and team.watched_at > now - WATCH_WRITTEN_EVERY:
         return []
-    if team.watched_at is not None and team.watched_at >= now - WATCHED_FOR:
+    stale = Team.objects.exclude(watched_at__gt=now - WATCH_WRITTEN_EVERY).filter(pk=team.pk)
+    if not stale.update(watched_at=now) or is_watched(team):
         return []
     keys = Credential.objects.usable().filter(team=team, next_refresh_at__gt=now)
     ids = list(keys.values_list("pk", flat=True))

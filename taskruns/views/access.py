@@ -23,8 +23,8 @@ from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
 from taskruns.audit import Actor, EventType
-from taskruns.models import Team, User
-from taskruns.permissions import Access, Action, access_of
+from taskruns.models import SiteRole, Team, TeamRole, User
+from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
 
 View = Callable[..., HttpResponseBase]
@@ -53,9 +53,7 @@ def requires(action: Action, *, event: EventType | None = None, acts_on: str = "
         def gate(request: HttpRequest, *args: Any, slug: str | None = None, **kwargs: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
                 return to_login(request)
-            panel = cast("PanelRequest", request)
-            panel.team = _team(panel, slug) if slug is not None else None
-            panel.access = access_of(panel.user, panel.team)
+            panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
             if not panel.access.may(action):
@@ -76,8 +74,7 @@ def signed_in(view: View) -> View:
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return to_login(request)
-        panel = cast("PanelRequest", request)
-        panel.team, panel.access = None, access_of(panel.user)
+        panel = _enter(request, None)
         return _private(view(panel, *args, **kwargs))
 
     return _declared(gate, "signed in")
@@ -96,6 +93,27 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
     if rows.model._default_manager.filter(pk=pk).exists():
         raise _hidden(request)
     raise Http404
+
+
+def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
+    """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
+    _record_denial(request, event if request.method == acts_on else None, team=request.team)
+    return PermissionDenied()
+
+
+def members_change(event: EventType) -> Callable[[View], View]:
+    """For pages that every insider reads: what only looks on (an auditor, a site admin) changes nothing there."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gate(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if request.method not in {"GET", "HEAD"} and request.access.team_role is None:
+                raise refused(request, event)
+            return view(request, *args, **kwargs)
+
+        return gate
+
+    return decorate
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -154,11 +172,23 @@ def _declared(view: View, access: Action | str) -> View:
     return view
 
 
-def _team(request: PanelRequest, slug: str) -> Team:
-    team = Team.objects.filter(slug=slug).first()
-    if team is None:
+def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
+    """Read who asks and where: the person was loaded for this very request, the team and their role are one query.
+
+    Raises Http404 for a team that does not exist.
+    """
+    panel = cast("PanelRequest", request)
+    panel.team = None if slug is None else Team.objects.seen_by(panel.user).filter(slug=slug).first()
+    if slug is not None and panel.team is None:
         raise Http404
-    return team
+    panel.access = access_to(panel.user, panel.team)
+    return panel
+
+
+def access_to(person: User, team: Team | None) -> Access:
+    """What the person of this request may do in a team that was read with `seen_by`."""
+    role = TeamRole(team.role) if team is not None and team.role and team.archived_at is None else None
+    return granted(SiteRole(person.site_role), role)
 
 
 def _hidden(request: PanelRequest) -> Http404:

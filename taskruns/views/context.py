@@ -45,10 +45,15 @@ def _frame(request: HttpRequest, person: User) -> Frame:
 
 def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link, ...]:
     return tuple(
-        Link(text, url := reverse(name, args=[team.slug]), request.path.startswith(url))
+        Link(text, url := reverse(name, args=[team.slug]), request.path.startswith((url, *_also(name, team))))
         for text, name, action in _TEAM_LINKS
         if access.may(action)
     )
+
+
+def _also(name: str, team: Team) -> tuple[str, ...]:
+    """Pages that belong to another one's entry in the navigation."""
+    return (f"/teams/{team.slug}/tasks/",) if name == "board" else ()
 
 
 def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:

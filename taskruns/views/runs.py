@@ -1,32 +1,26 @@
-"""The board, one run, and the Cancel button."""
+"""One run, and the Cancel button."""
 
 import uuid
 
 from django.contrib import messages
-from django.db import transaction
-from django.http import Http404, HttpResponse, HttpResponseNotModified
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils import timezone
-from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 
-from taskruns import jobs
 from taskruns.audit import EventType
-from taskruns.display.runs import Board
-from taskruns.display.words import Message, Moment
-from taskruns.filters import BadFilter, BoardFilter
+from taskruns.display.words import Message
 from taskruns.models import Run, Team
 from taskruns.permissions import Action
-from taskruns.services import board as board_service
 from taskruns.services import mirror
-from taskruns.services import runs as runs_service
-from taskruns.services import teams as teams_service
+from taskruns.services.board import Seat, row_of
 from taskruns.services.cancellations import CancelResult
 from taskruns.services.cancellations import cancel as cancel_run
+from taskruns.services.run_page import run_page
 
 from .access import PanelRequest, actor_of, owned, requires
-from .errors import error_page, message_only
+from .errors import error_page
+from .live import fresh, watch
 
 # What each end of a cancel is for HTTP; everything else is a 200.
 STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}
@@ -38,43 +32,14 @@ LONGEST_REASON = 512
 
 @requires(Action.RUNS_VIEW)
 @require_safe
-def board(request: PanelRequest, team: Team) -> HttpResponse:
-    try:
-        page = _board(request, team)
-    except BadFilter as error:
-        return error_page(request, 400, "That filter cannot be used", str(error))
-    _watch(team)
-    teams_service.remember(request.user, team)
-    return _fresh(render(request, "taskruns/runs/board.html", {"board": page}))
-
-
-@requires(Action.RUNS_VIEW)
-@require_safe
-def table(request: PanelRequest, team: Team) -> HttpResponse:
-    """The fragment that polls. Nothing new: 304, with the time of the last reading in a header."""
-    try:
-        wanted = BoardFilter.parse(request.GET)
-    except BadFilter as error:
-        return message_only(400, str(error))
-    _watch(team)
-    etag = board_service.etag(team, wanted, access=request.access, zone=_zone())
-    if etag in request.headers.get("If-None-Match", ""):
-        response: HttpResponse = HttpResponseNotModified()
-        return _as_of(_tagged(response, etag), board_service.team_as_of(team))
-    page = _board(request, team)
-    return _as_of(_tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag), page.as_of)
-
-
-@requires(Action.RUNS_VIEW)
-@require_safe
 def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
     """The page of one run; for htmx its fragment only, which polls while the run is active."""
     owned(request, Run.objects.all(), run_id)
-    _watch(team)
-    page = board_service.run_page(run_id, access=request.access, slug=team.slug)
+    watch(team)
+    page = run_page(run_id, seat=Seat(team, request.access))
     template = "taskruns/runs/_run.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "board_url": reverse("board", args=[team.slug])}
-    return _fresh(render(request, template, context))
+    return fresh(render(request, template, context))
 
 
 @requires(Action.RUNS_VIEW)
@@ -109,51 +74,20 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     team = request.team
     assert team is not None  # noqa: S101 - a team's url
     if request.htmx and request.htmx.target != "run-page":
-        row = board_service.row_of(run_id, access=request.access, slug=team.slug)
+        row = row_of(run_id, seat=Seat(team, request.access))
         context = {"row": row, "message": message}
-        return _fresh(render(request, "taskruns/runs/_row_answer.html", context, status=status))
+        return fresh(render(request, "taskruns/runs/_row_answer.html", context, status=status))
     if not request.htmx:
         messages.add_message(request, LEVELS[message.tone], message.text)
         if status < 400:
             # What went well survives a reload without asking again; what did not keeps its status.
             return redirect("run", slug=team.slug, run_id=run_id)
-    page = board_service.run_page(run_id, access=request.access, slug=team.slug)
+    page = run_page(run_id, seat=Seat(team, request.access))
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "message": message, "board_url": reverse("board", args=[team.slug])}
-    return _fresh(render(request, template, context, status=status))
+    return fresh(render(request, template, context, status=status))
 
 
 def _message(run: Run, result: CancelResult) -> Message:
     """Names the run: several may be cancelled one after the other."""
     return Message(TONES.get(result.outcome, "info"), f"{run.task}: {result.sentence}")
-
-
-def _board(request: PanelRequest, team: Team) -> Board:
-    wanted = BoardFilter.parse(request.GET)
-    return board_service.board(team, wanted, access=request.access, zone=_zone())
-
-
-def _zone() -> str:
-    return timezone.get_current_timezone_name()
-
-
-def _watch(team: Team) -> None:
-    """Note the attention, and wake the keys that now are due."""
-    for credential_id in runs_service.watch(team):
-        transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
-
-
-def _fresh(response: HttpResponse) -> HttpResponse:
-    patch_vary_headers(response, ["HX-Request"])
-    return response
-
-
-def _tagged(response: HttpResponse, etag: str) -> HttpResponse:
-    response["ETag"] = f'"{etag}"'
-    return _fresh(response)
-
-
-def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
-    if moment is not None:
-        response["X-As-Of"] = moment.iso
-    return response

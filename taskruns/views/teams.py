@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from taskruns.audit import EventType
-from taskruns.display.teams import InvitationRow, MemberRow, MembersPage, TeamCard
+from taskruns.display.teams import InvitationRow, MemberRow, MembersPage
 from taskruns.display.words import Moment
 from taskruns.forms import MemberForm, RoleForm, SettingsForm, TeamForm, complain, posted
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
@@ -27,7 +27,6 @@ __all__ = [
     "add_member",
     "archive",
     "change_role",
-    "choice",
     "home",
     "invitation",
     "members",
@@ -43,17 +42,6 @@ __all__ = [
 def home(request: PanelRequest) -> HttpResponse:
     team = teams.home_of(request.user)
     return redirect("board", slug=team.slug) if team else redirect("teams")
-
-
-@signed_in
-@require_safe
-def choice(request: PanelRequest) -> HttpResponse:
-    cards = tuple(
-        TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
-        for it in teams.teams_of(request.user)
-    )
-    context = {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)}
-    return render(request, "taskruns/teams/choice.html", context)
 
 
 @requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE)

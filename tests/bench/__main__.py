@@ -11,7 +11,7 @@ from pathlib import Path
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="taskruns-bench-"))
 os.environ["TASKRUNS_TEST_DIR"] = str(SCRATCH)
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.bench.settings"
 
 import django  # noqa: E402
 from django.test.runner import DiscoverRunner  # noqa: E402

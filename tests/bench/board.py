@@ -1,44 +1,141 @@
-"""The board of 50 rows over a small and a large mirror."""
+"""The board of 50 rows over small and large mirrors, beside itself at a thousand runs and a plain Django admin.
 
+BENCH_RUNS makes the largest smaller than a million.
+"""
+
+import os
+import re
+
+from django.conf import settings
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from taskruns.models import Membership, Team, TeamRole, User
+from taskruns.filters import Cursor
+from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
 from taskruns.services import mirror
+from taskruns.services.board.paging import micros
 from tests.bench.table import Figure, median_ms
 
-SIZES = (1_000, 100_000)
-TIMES = 30
-PAGES = {"first page": "", "by status": "?status=failed", "search": "?q=evaluation"}
+FEW = 1_000
+MANY = int(os.environ.get("BENCH_RUNS", "1000000"))
+TIMES = 40
+PAGES = {
+    "first page": "",
+    "one status": "status=failed",
+    "two statuses": "status=failed&status=cancelled",
+    "search": "q=evaluation",
+    "search for a run": "q=filled-77",
+    "longest first": "sort=-duration",
+    "most errors first": "sort=-errors",
+    "type and time": "type=template_evaluation&started_before=2100-01-01",
+}
 
 
 def measure() -> list[Figure]:
-    small = {}
+    boards = {size: Board(size) for size in sorted({FEW, MANY // 10, MANY})}
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    figures = _pages(boards)
+    figures += _poll(boards[MANY])
+    figures += _plain_admin(boards[MANY])
+    return figures + _arize_down(boards[FEW])
+
+
+class Board:
+    """A team with so many past runs, and somebody who looks at them."""
+
+    def __init__(self, size: int) -> None:
+        self.team = Team.objects.create(slug=f"bench-{size}", name=f"Bench {size}")
+        person = User.objects.create(email=f"bench-{size}@example.com")
+        Membership.objects.create(team=self.team, user=person, role=TeamRole.OPERATOR)
+        for _done in mirror.fill_runs(self.team, runs=size):
+            pass
+        self.client = Client()
+        self.client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
+        self.url = f"/teams/{self.team.slug}/runs/"
+
+    def deep(self) -> str:
+        """The 1,000th page, or the last one of a board that has fewer."""
+        runs = Run.objects.filter(team=self.team).order_by("-rank", "-sorted_at", "-pk")
+        row = runs[min(999 * 50, runs.count() - 51)]
+        return f"cursor={Cursor(row.rank, micros(row.sorted_at), row.pk).text()}"
+
+    def get(self, query: str) -> bytes:
+        answer = self.client.get(f"{self.url}?{query}")
+        if answer.status_code != 200 or answer.content.count(b"<tr id=") < 10:
+            raise RuntimeError(f"{query}: {answer.status_code}")
+        return bytes(answer.content)
+
+    def queries(self, query: str) -> int:
+        self.get(query)
+        with CaptureQueriesContext(connection) as captured:
+            self.get(query)
+        return len(captured)
+
+    def median(self, query: str) -> float:
+        return median_ms(lambda _number: self.get(query), range(TIMES))
+
+
+def _pages(boards: dict[int, Board]) -> list[Figure]:
     figures = []
-    for size in SIZES:
-        client, slug = _team(size)
-        for name, query in PAGES.items():
-            path = f"/teams/{slug}/runs/{query}"
-            client.get(path)
-            with CaptureQueriesContext(connection) as queries:
-                client.get(path)
-            count = len(queries)
-            milliseconds = median_ms(lambda _number, client=client, path=path: client.get(path), range(TIMES))
-            small.setdefault(name, milliseconds)
+    deep = {size: board.deep() for size, board in boards.items()}
+    for name, query in (PAGES | {"1,000th page": ""}).items():
+        few = 0.0
+        for size, board in boards.items():
+            asked = deep[size] if name == "1,000th page" else query
+            count = board.queries(asked)
+            milliseconds = board.median(asked)
+            few = few or milliseconds
             what = f"board of {size:,} runs, {name}, {count} queries (p50)"
-            figures.append(Figure(what, milliseconds, "ms", small[name], f"the same at {SIZES[0]:,} runs"))
+            figures.append(Figure(what, milliseconds, "ms", few, f"the same at {FEW:,} runs"))
     return figures
 
 
-def _team(size: int) -> tuple[Client, str]:
-    team = Team.objects.create(slug=f"bench-{size}", name=f"Bench {size}")
-    person = User.objects.create(email=f"bench-{size}@example.com")
-    Membership.objects.create(team=team, user=person, role=TeamRole.OPERATOR)
-    for _done in mirror.fill_runs(team, runs=size):
-        pass
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
-    client = Client()
-    client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
-    return client, team.slug
+def _poll(board: Board) -> list[Figure]:
+    """What an open board asks every five seconds when nothing has happened."""
+    url = f"{board.url}table/"
+    etag = board.client.get(url)["ETag"]
+
+    def poll(_number: int) -> None:
+        answer = board.client.get(url, headers={"HX-Request": "true", "If-None-Match": etag})
+        if (answer.status_code, answer.content) != (304, b""):
+            raise RuntimeError(answer.status_code)
+
+    Team.objects.filter(pk=board.team.pk).update(watched_at=None)
+    with CaptureQueriesContext(connection) as captured:
+        poll(0)
+    what = f"unchanged poll of {MANY:,} runs, {len(captured)} queries (p50)"
+    return [Figure(what, median_ms(poll, range(TIMES)), "ms", board.median(""), "the full page")]
+
+
+def _arize_down(board: Board) -> list[Figure]:
+    """A key whose Arize refuses every connection: the board says so, and is as fast."""
+    before = board.median("")
+    key = Credential(team=board.team, name="Unreachable", endpoint=settings.ARIZE_ENDPOINTS[0])
+    key.seal("ak-bench-nobody-listens")
+    key.save()
+    report = mirror.refresh(key.pk, force=True)
+    if report is None or not report.problem or b"notice-warning" not in board.get(""):
+        raise RuntimeError(report)
+    return [Figure(f"board of {FEW:,} runs, Arize down (p50)", board.median(""), "ms", before, "the same, Arize up")]
+
+
+def _plain_admin(board: Board) -> list[Figure]:
+    """Django's own list of the same 50 rows of the same table: it counts, and pages by OFFSET."""
+    figures = []
+    for name, ours, plain in (("first page", "", ""), ("search", "q=evaluation", "q=evaluation")):
+        url = f"/plain/taskruns/run/?team__id__exact={board.team.pk}&{plain}"
+
+        def look(_number: int, url: str = url) -> None:
+            answer = board.client.get(url)
+            if answer.status_code != 200 or len(re.findall(rb"<tr", answer.content)) < 50:
+                raise RuntimeError(answer.status_code)
+
+        milliseconds = median_ms(look, range(5))
+        figures.append(
+            Figure(
+                f"board of {MANY:,} runs, {name} (p50)", board.median(ours), "ms", milliseconds, "plain Django admin"
+            )
+        )
+    return figures

@@ -65,9 +65,24 @@ def test_a_poll_that_finds_nothing_new_leaves_the_page_alone(stack: Stack, visit
     assert link.evaluate("node => node.touched && document.activeElement === node")
 
 
+def test_a_run_leads_to_its_task_and_a_mark_of_the_strip_to_a_run(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board("?status=completed")
+    vera.page.locator("tr[data-run-id] a[data-task]").first.click()
+    vera.page.get_by_role("link", name="About this task").click()
+    runs = vera.page.locator("#task-run-list > li")
+    expect(runs.first).to_be_visible()
+    marks = vera.page.locator("#task-strip svg a")
+    assert marks.count() == min(runs.count(), 30)
+    target = str(marks.first.get_attribute("href"))
+    marks.first.click()
+    vera.page.wait_for_url(f"**{target}")
+    expect(vera.page.get_by_role("heading", name="Timeline")).to_be_visible()
+
+
 def test_every_page_of_a_manager_is_quiet_in_the_console(stack: Stack, visit: Visit) -> None:
     mona = visit(stack, "mona")
-    pages = ("runs/", "credentials/", "credentials/new/", "members/", "settings/", "audit/")
+    pages = ("runs/", "runs/chart/", "credentials/", "credentials/new/", "members/", "settings/", "audit/")
     for page in pages:
         answer = mona.page.goto(f"/teams/ops-north/{page}")
         assert answer is not None

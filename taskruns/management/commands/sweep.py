@@ -2,12 +2,15 @@ from typing import Any
 
 from taskruns.audit import Actor
 from taskruns.management.commands._base import PanelCommand
-from taskruns.services import cancellations
+from taskruns.services import cancellations, triggers
 
 
 class Command(PanelCommand):
-    help = "Close open and unknown cancellations whose end can be found out now."
+    help = "Close open and unknown cancellations whose end can be found out now, and starts that a crash left open."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
+        started = triggers.sweep(by=Actor.command())
+        if started:
+            self.stdout.write(f"{started} start{'' if started == 1 else 's'} of a run closed as unknown.")
         closed = cancellations.sweep(by=Actor.command())
         self.stdout.write(f"{closed} cancellation{'' if closed == 1 else 's'} closed.")

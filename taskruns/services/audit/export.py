@@ -3,7 +3,6 @@
 Recorded in the chain that is read before the first line is given. Streams: memory does not grow with the log.
 """
 
-import csv
 import json
 from base64 import b64encode
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_chain
 from taskruns.audit.keys import public_keys
 from taskruns.audit.seal import plain
+from taskruns.display.spreadsheet import csv_line, defused
 from taskruns.filters import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, Team
 
@@ -25,8 +25,6 @@ from .pages import matching
 from .steps import ANCHOR, EVENT, in_steps
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-# A spreadsheet takes such a beginning for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +75,13 @@ def _line(value: dict[str, Any]) -> str:
     return _ENCODER.encode(value) + "\n"
 
 
-class _Echo:
-    """A file that hands back what is written to it, so that the csv module can stream."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
 def csv_lines(wanted: Export) -> Iterator[str]:
     """For people: the same columns in the order of the seal; times in UTC."""
-    writer = csv.writer(_Echo())
-    yield writer.writerow(EVENT)
+    yield csv_line(EVENT)
     for event in in_steps(wanted.rows, EVENT):
-        yield writer.writerow([_cell(value) for value in event.values()])
+        yield csv_line([_cell(value) for value in event.values()])
 
 
 def _cell(value: Any) -> str:
-    """One cell, defused: nothing that came from a person or from Arize becomes a formula."""
     text = "" if value is None else json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return defused(text)

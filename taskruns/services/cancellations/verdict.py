@@ -66,7 +66,7 @@ def ask_arize(run: Run) -> Verdict:
         return Verdict(Outcome.NOT_SENT, error.sentence)
     except ArizeError as error:
         verdict = _of_error(run, error)
-        return replace(verdict, seen_since=verdict.seen_since or started, details=_facts(error) | verdict.details)
+        return replace(verdict, seen_since=verdict.seen_since or started, details=error.facts | verdict.details)
     facts = {"http_status": 200, "milliseconds": (timezone.now() - started) // timedelta(milliseconds=1)}
     if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
         found = _reread(run, AFTER_OUR_CANCEL)
@@ -118,13 +118,4 @@ def _read(client: ArizeClient, run: Run) -> WireRun:
 
 def _problem(error: ArizeError) -> str:
     """Our sentence, then Arize's own words (already cleaned, at most 300 characters)."""
-    words = ": ".join(part for part in (error.title, error.detail) if part)
-    return f"{error.sentence} Arize says: {words}" if words else error.sentence
-
-
-def _facts(error: ArizeError) -> dict[str, Any]:
-    return {
-        "http_status": error.status,
-        "arize_request_id": error.request_id,
-        "milliseconds": error.milliseconds,
-    }
+    return f"{error.sentence} Arize says: {error.words}" if error.words else error.sentence

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from taskruns.arize.endpoints import REGIONS
 from taskruns.models import Run, Status, Task, Team
+from taskruns.services.durations import learn_usual
 
 TASKS = 200
 APART = timedelta(seconds=30)
@@ -30,6 +31,8 @@ def fill_runs(team: Team, *, runs: int) -> Iterator[int]:
             Run.objects.bulk_create(_run(team, tasks[number % TASKS], number, begin) for number in numbers)
             Team.bump(team.pk)
         yield numbers.stop
+    for task in tasks:
+        learn_usual(task.pk)
 
 
 def _tasks(team: Team) -> list[Task]:
@@ -50,7 +53,8 @@ def _tasks(team: Team) -> list[Task]:
 
 def _run(team: Team, task: Task, number: int, begin: datetime) -> Run:
     created = begin - APART * number
-    status = _ENDS[number % len(_ENDS)]
+    status = _ENDS[(number + number // TASKS) % len(_ENDS)]  # each task ends in every way
+    took = timedelta(seconds=60 + number % 400)
     return Run(
         id=uuid.uuid4(),
         team=team,
@@ -62,7 +66,8 @@ def _run(team: Team, task: Task, number: int, begin: datetime) -> Run:
         created_at=created,
         sorted_at=created,
         run_started_at=created,
-        run_finished_at=created + timedelta(seconds=60 + number % 400),
+        run_finished_at=created + took,
+        duration_us=took // timedelta(microseconds=1),
         num_successes=number % 5_000,
         num_errors=number % 7,
         num_skipped=number % 3,

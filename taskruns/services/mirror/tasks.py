@@ -63,7 +63,7 @@ class _Listing:
         self.broke_off: dict[str, Any] = {}
 
     def read_all(self, spaces: list[WireSpace]) -> None:
-        """403 and 404 say that a space cannot be asked alone: without one Arize lists all that the key may read."""
+        """403 and 404: a space cannot be asked on its own. Without one Arize lists all that the key may read."""
         at = self._reader.credential.listing_at
         ids = [space.id for space in spaces]
         goes_on = bool(at) and at["space"] in [*ids, None]

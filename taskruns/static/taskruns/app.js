@@ -31,12 +31,14 @@ function tick() {
   };
   for (const node of all("[data-relative]")) write(node, node.dateTime, ago);
   for (const node of all("[data-since]")) write(node, node.dataset.since, (s) => inWords(Math.max(0, s), 2));
+  for (const node of all("[data-longer-at]")) node.hidden = now < Date.parse(node.dataset.longerAt);
 }
 
 // --- Swaps: what did not change keeps its node, and with it focus, selection and open details.
 function shape(node) {
   const copy = node.cloneNode(true);
   for (const ticking of all("[data-relative], [data-since]", copy)) ticking.textContent = "";
+  for (const late of all("[data-longer-at]", copy)) late.hidden = true;
   for (const token of all("[name=csrfmiddlewaretoken]", copy)) token.setAttribute("value", "");
   for (const open of all("details[open]", copy)) open.removeAttribute("open");
   return copy.innerHTML;

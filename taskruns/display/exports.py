@@ -1,0 +1,107 @@
+"""A board's runs as a table to take away, and the page that says how many they are."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from taskruns.models import Cancellation, Outcome, Run, Status
+
+from .runs import cause_of
+from .saved_views import Choice
+from .spreadsheet import defused
+
+COLUMNS = (
+    "panel_id",
+    "run_id",
+    "task_id",
+    "task_name",
+    "task_type",
+    "space_id",
+    "space_name",
+    "key_name",
+    "endpoint",
+    "status",
+    "raw_status",
+    "created_at",
+    "run_started_at",
+    "run_finished_at",
+    "duration_seconds",
+    "data_start_time",
+    "data_end_time",
+    "num_successes",
+    "num_errors",
+    "num_skipped",
+    "experiment_id",
+    "created_by_user_id",
+    "failure_reason",
+    "cancelled_because",
+    "cancel_asked_at",
+    "cancel_asked_by",
+    "cancel_reason",
+    "cancel_outcome",
+    "gone_since",
+    "last_read_at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPage:
+    """`rows` is exact. `columns` are the header of the file."""
+
+    team: str
+    slug: str
+    rows: int
+    choices: tuple[Choice, ...]
+    csv_url: str
+    board_url: str
+    columns: tuple[str, ...] = COLUMNS
+
+    @property
+    def count(self) -> str:
+        return "1 run" if self.rows == 1 else f"{self.rows:,} runs"
+
+
+def run_cells(run: Run, *, last: Cancellation | None) -> list[str]:
+    """One row under COLUMNS; times in UTC. `last` is the run's cancellation as its row on the board tells it.
+
+    Expects `run.task.credential` to be loaded.
+    """
+    task, key = run.task, run.task.credential
+    return [
+        str(run.pk),
+        *_texts(run.arize_id, task.arize_id, task.name, task.type, task.space_id, task.space_name),
+        *_texts(key.name if key else "", run.endpoint, run.status, run.raw_status),
+        *map(_utc, (run.created_at, run.run_started_at, run.run_finished_at)),
+        _seconds(run),
+        *map(_utc, (run.data_start_time, run.data_end_time)),
+        *map(_number, (run.num_successes, run.num_errors, run.num_skipped)),
+        *_texts(run.experiment_id, run.created_by_user_id, run.failure_reason),
+        defused(cause_of(run, last)) if run.status == Status.CANCELLED else "",
+        *_cancellation(last),
+        *map(_utc, (run.gone_since, run.observed_at)),
+    ]
+
+
+def _cancellation(last: Cancellation | None) -> list[str]:
+    if last is None:
+        return [""] * 4
+    outcome = "open" if last.outcome == Outcome.OPEN else last.outcome
+    return [_utc(last.requested_at), *_texts(last.person_label, last.reason, outcome)]
+
+
+def _texts(*texts: str | None) -> list[str]:
+    return [defused(text or "") for text in texts]
+
+
+def _utc(at: datetime | None) -> str:
+    return "" if at is None else f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _seconds(run: Run) -> str:
+    """From start to end; empty while it goes on."""
+    if run.run_started_at is None or run.run_finished_at is None:
+        return ""
+    return f"{max(0.0, (run.run_finished_at - run.run_started_at).total_seconds()):.3f}"

@@ -1,0 +1,72 @@
+"""The audit log's filters."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+from urllib.parse import urlencode
+
+from django.http import QueryDict
+
+from .values import BadFilter, key_id, moment, one, one_of
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """The log's filters. `since` and `until` are moments; run, task, batch and request are ids as the log holds them.
+
+    `before` is the place that the page ends under; newest rows come first.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    person: str = ""
+    event: str = ""
+    outcome: str = ""
+    run: str = ""
+    task: str = ""
+    key: uuid.UUID | None = None
+    batch: str = ""
+    request: str = ""
+    q: str = ""
+    before: int | None = None
+
+    @classmethod
+    def parse(cls, query: QueryDict, *, events: frozenset[str], outcomes: frozenset[str]) -> Self:
+        texts = {name: one(query, name).strip() for name in ("person", "run", "task", "batch", "request", "q")}
+        return cls(
+            since=moment(query, "since"),
+            until=moment(query, "until"),
+            event=one_of(query, "event", events),
+            outcome=one_of(query, "outcome", outcomes),
+            key=key_id(query, "key"),
+            before=_place(query),
+            **texts,
+        )
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.chosen())
+
+    def chosen(self) -> dict[str, str]:
+        """What is chosen now, as the query string spells it."""
+        moments = {
+            name: at.strftime("%Y-%m-%dT%H:%M:%S")
+            for name, at in (("since", self.since), ("until", self.until))
+            if at is not None
+        }
+        names = ("person", "event", "outcome", "run", "task", "key", "batch", "request", "q")
+        return moments | {name: str(value) for name in names if (value := getattr(self, name))}
+
+    def query(self, *, before: int | None = None) -> str:
+        pairs = self.chosen() | ({} if before is None else {"before": str(before)})
+        return f"?{urlencode(pairs)}" if pairs else ""
+
+
+def _place(query: QueryDict) -> int | None:
+    value = one(query, "before")
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise BadFilter("This page link is damaged. Start again from the newest entries.")
+    return int(value)

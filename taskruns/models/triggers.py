@@ -1,0 +1,43 @@
+"""Runs that people here asked Arize to start."""
+
+from django.db import models
+from django.utils import timezone
+
+from .people import User
+from .runs import Run, Task
+
+
+class TriggerOutcome(models.TextChoices):
+    """How a start ended. Empty: it is open."""
+
+    OPEN = "", "open"
+    DONE = "done"
+    REFUSED = "refused"
+    NOT_SENT = "not_sent"
+    UNKNOWN = "unknown"
+
+
+class Trigger(models.Model):
+    """One form that was sent. Its id is the form's own token, so that the same form cannot be sent twice, and the
+    operation id of its audit rows.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    task = models.ForeignKey(Task, models.CASCADE, related_name="triggers")
+    person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    person_label = models.CharField(max_length=254)
+    parameters = models.JSONField()  # the body as it was sent
+    requested_at = models.DateTimeField(default=timezone.now)
+    outcome = models.CharField(max_length=20, choices=TriggerOutcome.choices, blank=True, default=TriggerOutcome.OPEN)
+    closed_at = models.DateTimeField(null=True)
+    explanation = models.TextField(blank=True)  # for the page only, never for the log
+    is_throttled = models.BooleanField(default=False)
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="triggers")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["requested_at"], condition=models.Q(outcome=""), name="trigger_to_close"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.outcome or 'open'} trigger of {self.task_id}"

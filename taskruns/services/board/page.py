@@ -1,0 +1,108 @@
+"""What the board shows, read from the mirror alone: a page costs the same with Arize slow or down."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from taskruns import __version__
+from taskruns.display.board import Board
+from taskruns.display.saved_views import ALL
+from taskruns.display.words import Moment
+from taskruns.filters import BoardFilter, Cursor, Sort
+from taskruns.models import Credential, Run
+from taskruns.services.first_contact import under_way
+
+from .choices import board_filters, sort_links, why_empty
+from .matching import conditions
+from .paging import Found, Place, find, merged, micros, moment
+from .rows import Seat, run_rows, warnings_of
+
+PAGE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of runs, and where its neighbours begin. `walked`: not all rows were looked at."""
+
+    runs: tuple[Run, ...]
+    previous: Cursor | None = None
+    following: Cursor | None = None
+    walked: bool = False
+
+
+def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str, table_url: str, zone: str) -> Board:
+    """One page of a team's board, or (`of_all`) of several teams as one. Raises BadFilter for a damaged page link."""
+    listing = list_runs(seats, wanted)
+    keys = list(live_keys(seats).order_by("name"))
+    rows = run_rows(listing.runs, seats=seats, name_team=of_all)
+    return Board(
+        shown=bool(seats),
+        team="all your teams" if of_all else seats[0].team.name,
+        slug="" if of_all else seats[0].team.slug,
+        url=url,
+        table_url=table_url + wanted.query(cursor=wanted.cursor),
+        rows=rows,
+        sorts=sort_links(wanted, url),
+        active=Run.objects.filter(team__in=[seat.team for seat in seats], rank=1).count(),
+        filters=board_filters(seats, wanted, keys),
+        empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
+        warnings=warnings_of(keys),
+        first_contacts=under_way(keys),
+        as_of=Moment.of(as_of(keys)),
+        walked=listing.walked,
+        first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",
+        previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
+        next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
+        etag=etag(seats, wanted, zone=zone),
+    )
+
+
+def etag(seats: Iterable[Seat], wanted: BoardFilter, *, zone: str) -> str:
+    """Names exactly what the table shows: no clocks, no rendered HTML."""
+    teams = [(str(seat.team.pk), seat.team.board_version, seat.access.role) for seat in seats]
+    parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, __version__)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def live_keys(seats: Iterable[Seat]) -> QuerySet[Credential]:
+    return Credential.objects.live().filter(team__in=[seat.team for seat in seats]).defer("ciphertext")
+
+
+def as_of(keys: Iterable[Credential]) -> datetime | None:
+    """When the oldest of the working keys last read: nothing on the board is older, unless a warning says so."""
+    times = [key.last_good_at for key in keys if key.last_good_at and not key.failing_since]
+    return min(times, default=None)
+
+
+def list_runs(seats: Sequence[Seat], wanted: BoardFilter) -> Listing:
+    cursor = wanted.cursor
+    now = moment(cursor.at) if cursor and cursor.at else timezone.now()
+    found = _find(seats, wanted, cursor, now)
+    is_full = len(found.rows) > PAGE
+    if cursor is not None and cursor.backwards and not is_full and found.walked_to is None:
+        # The top of the list is reached: show its first page whole.
+        return list_runs(seats, replace(wanted, cursor=None))
+    shown = found.rows[:PAGE]
+    end = shown[-1][0] if is_full else found.walked_to
+    here = Place(cursor.rank, cursor.value, cursor.id) if cursor else None
+    begin = shown[0][0] if shown else here
+    ends = (begin if cursor else None, end)
+    if cursor is not None and cursor.backwards:
+        shown, ends = shown[::-1], (end, begin)
+    is_timed = wanted.sort is Sort.DURATION or wanted.min_duration is not None
+    at = micros(now) if is_timed else 0
+    before, after = (
+        place.cursor(backwards=backwards, at=at) if place else None
+        for place, backwards in zip(ends, (True, False), strict=True)
+    )
+    return Listing(tuple(run for _, run in shown), before, after, found.walked_to is not None)
+
+
+def _find(seats: Sequence[Seat], wanted: BoardFilter, cursor: Cursor | None, now: datetime) -> Found:
+    each = [find(conditions(seat.team, wanted, now=now), wanted, cursor, limit=PAGE + 1, now=now) for seat in seats]
+    descending = wanted.descending != (cursor is not None and cursor.backwards)
+    return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=descending)

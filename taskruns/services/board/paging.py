@@ -1,0 +1,230 @@
+"""One page of runs, without counting and without OFFSET over what was shown.
+
+Every order ends with the id, so no two rows share a place and a page can begin after any row; rows that arrive
+meanwhile move nothing. The indexes, and what each is for:
+
+    run_board            team, -rank, -sorted_at, -id   the board as it opens, and every filter that is walked through
+    run_board_by_status  + status                       one status
+    run_board_by_task    task instead of team           one task
+    run_by_created, run_by_started, run_by_duration, run_by_errors   the other orders
+    run_by_arize_id, run_by_experiment                  beginnings of ids (`matching.py`)
+
+A filter without an index is walked: a page looks at NEAR rows, which is enough for a filter that many runs pass, and
+then, if it is not full, at the few rows that an index of the filter's own gives (up to NARROW of them), else at FAR
+rows. It says how far it came, and goes on from there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from django.db.models import Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from taskruns.filters import BadFilter, BoardFilter, Cursor, Sort
+from taskruns.models import Run
+from taskruns.models.runs import ACTIVE
+
+from .matching import Conditions
+
+NEAR = 2_000
+FAR = 20_000
+NARROW = 2_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
+_COLUMNS = {
+    Sort.ACTIVE: "sorted_at",
+    Sort.CREATED: "sorted_at",
+    Sort.STARTED: "sort_started_at",
+    Sort.DURATION: "duration_us",
+    Sort.ERRORS: "sort_errors",
+}
+
+
+def micros(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def moment(value: int) -> datetime:
+    try:
+        return _EPOCH + value * _MICROSECOND
+    except OverflowError:
+        raise BadFilter("This page link is damaged. Start again from the first page.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Rows that one index gives in order; a page is a merge of one or two of them.
+
+    `since` is set where the order is by what runs have taken so far: then a row's value is `since` minus its start.
+    """
+
+    where: Q
+    column: str
+    rank: int = 0
+    since: datetime | None = None
+
+    def value(self, run: Run) -> int:
+        return self.value_of(getattr(run, self.column))
+
+    def value_of(self, found: datetime | int) -> int:
+        if not isinstance(found, datetime):
+            return found
+        return micros(found) if self.since is None else (self.since - found) // _MICROSECOND
+
+    def bound(self, value: int) -> datetime | int:
+        """The column's value of a row with this value."""
+        if self.since is not None:
+            return moment(micros(self.since) - value)
+        return moment(value) if self.column.endswith("_at") else value
+
+    def after(self, runs: QuerySet[Run], cursor: Cursor, *, descending: bool) -> QuerySet[Run]:
+        bound = self.bound(cursor.value)
+        further = "lt" if descending != (self.since is not None) else "gt"
+        tie = "lt" if descending else "gt"
+        beyond = Q((f"{self.column}__{further}", bound)) | Q((self.column, bound), (f"pk__{tie}", cursor.id))
+        # Said twice, because only the first is a place in an index.
+        return runs.filter(Q((f"{self.column}__{further}e", bound)), beyond)
+
+    def ordered(self, runs: QuerySet[Run], *, descending: bool) -> QuerySet[Run]:
+        sign = "-" if descending != (self.since is not None) else ""
+        return runs.order_by(f"{sign}{self.column}", "-pk" if descending else "pk")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands in the order of its list."""
+
+    rank: int
+    value: int
+    id: UUID
+
+    def cursor(self, *, backwards: bool = False, at: int = 0) -> Cursor:
+        return Cursor(self.rank, self.value, self.id, backwards, at)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rows in order with their places. `walked_to`: the walk ended there, rows beyond it were not looked at."""
+
+    rows: tuple[tuple[Place, Run], ...]
+    walked_to: Place | None = None
+
+
+def streams(wanted: BoardFilter, now: datetime) -> tuple[Stream, ...]:
+    """In descending order of rank."""
+    column = _COLUMNS[wanted.sort]
+    if wanted.sort is Sort.ACTIVE:
+        ranks = {int(status in ACTIVE) for status in wanted.statuses} or {1, 0}
+        return tuple(Stream(Q(rank=rank), column, rank) for rank in (1, 0) if rank in ranks)
+    if wanted.sort is Sort.DURATION:
+        goes_on = Q(rank=1, run_finished_at=None, run_started_at__isnull=False)
+        rest = Q(rank=0) | Q(run_started_at=None) | Q(run_finished_at__isnull=False)
+        return (Stream(goes_on, "run_started_at", since=now), Stream(rest, column))
+    return (Stream(Q(), column),)
+
+
+def find(asked: Conditions, wanted: BoardFilter, cursor: Cursor | None, *, limit: int, now: datetime) -> Found:
+    """The next `limit` rows after the cursor, or before it, then nearest first."""
+    backwards = cursor is not None and cursor.backwards
+    descending = wanted.descending != backwards
+    parts = streams(wanted, now)
+    if cursor is None and asked.rest is None and wanted.sort is Sort.ACTIVE:
+        # The index knows both ranks, one after the other.
+        runs = Run.objects.filter(asked.walked).order_by("-rank", "-sorted_at", "-pk")
+        return Found(tuple((Place(run.rank, micros(run.sorted_at), run.pk), run) for run in _loaded(runs)[:limit]))
+    if wanted.sort is Sort.ACTIVE:
+        return _one_after_the_other(asked, parts if descending else parts[::-1], cursor, limit, descending=descending)
+    each = [_read(asked, part, cursor, limit, descending=descending) for part in parts]
+    return merged(each, limit, descending=descending)
+
+
+def _one_after_the_other(
+    asked: Conditions, parts: tuple[Stream, ...], cursor: Cursor | None, limit: int, *, descending: bool
+) -> Found:
+    rows: list[tuple[Place, Run]] = []
+    for part in parts:
+        if cursor is not None and (part.rank > cursor.rank) == descending and part.rank != cursor.rank:
+            continue  # the cursor is past all of these
+        beside = cursor if cursor is not None and cursor.rank == part.rank else None
+        found = _read(asked, part, beside, limit - len(rows), descending=descending)
+        rows += found.rows
+        if found.walked_to is not None or len(rows) >= limit:
+            return Found(tuple(rows), found.walked_to)
+    return Found(tuple(rows))
+
+
+def merged(each: Iterable[Found], limit: int, *, descending: bool) -> Found:
+    """Nothing beyond the nearest end of a walk: rows of that stream might lie before it."""
+    parts = list(each)
+    sign = -1 if descending else 1
+
+    def key(place: Place) -> tuple[int, int, int]:
+        return (sign * place.rank, sign * place.value, sign * place.id.int)
+
+    end = min((found.walked_to for found in parts if found.walked_to is not None), key=key, default=None)
+    rows = sorted((row for found in parts for row in found.rows), key=lambda row: key(row[0]))
+    rows = [row for row in rows if end is None or key(row[0]) <= key(end)]
+    return Found(tuple(rows[:limit]), None if len(rows) >= limit else end)
+
+
+def _read(asked: Conditions, part: Stream, cursor: Cursor | None, limit: int, *, descending: bool) -> Found:
+    if limit <= 0:
+        return Found(())
+    base = Run.objects.filter(asked.walked & part.where)
+    if cursor is not None:
+        base = part.after(base, cursor, descending=descending)
+    ordered = part.ordered(base, descending=descending)
+    if asked.rest is None:
+        return _found(part, ordered, limit)
+    if part.rank == 1 or part.since is not None:
+        # Active runs are few beside those that have ended.
+        return _found(part, ordered.filter(asked.rest), limit)
+    return _walk(asked, part, ordered, limit, descending=descending)
+
+
+def _walk(asked: Conditions, part: Stream, ordered: QuerySet[Run], limit: int, *, descending: bool) -> Found:
+    assert asked.rest is not None  # noqa: S101 - nothing to walk for otherwise
+    within = "gte" if descending != (part.since is not None) else "lte"
+    places = ordered.values_list(part.column, flat=True)
+    # Without so many rows the whole of it is near.
+    end = Subquery(places[NEAR - 1 : NEAR])
+    near = ordered.filter(asked.rest, **{f"{part.column}__{within}": Coalesce(end, _extreme(part, within))})
+    found = _found(part, near, limit)
+    if len(found.rows) >= limit:
+        return found
+    for narrow in asked.narrow:
+        ids = list(Run.objects.filter(narrow).values_list("pk", flat=True)[: NARROW + 1])
+        if len(ids) <= NARROW:
+            return _found(part, ordered.filter(asked.rest, pk__in=ids), limit)
+    bound, *further = list(places[FAR - 1 : FAR + 1]) or [None]
+    if not further:
+        return _found(part, ordered.filter(asked.rest), limit)
+    found = _found(part, ordered.filter(asked.rest, **{f"{part.column}__{within}": bound}), limit)
+    if len(found.rows) >= limit:
+        return found
+    # All rows with this very value were looked at.
+    beyond = _FIRST if descending else _LAST
+    return replace(found, walked_to=Place(part.rank, part.value_of(bound), beyond))
+
+
+def _extreme(part: Stream, within: str) -> datetime | int:
+    """A value that no row lies beyond."""
+    if part.column.endswith("_at"):
+        return datetime(1, 1, 1, tzinfo=UTC) if within == "gte" else datetime(9999, 12, 31, tzinfo=UTC)
+    return -(2**62) if within == "gte" else 2**62
+
+
+def _found(part: Stream, runs: QuerySet[Run], limit: int) -> Found:
+    return Found(tuple((_place(part, run), run) for run in _loaded(runs)[:limit]))
+
+
+def _place(part: Stream, run: Run) -> Place:
+    return Place(part.rank, part.value(run), run.pk)
+
+
+def _loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """With what a row shows, and without the JSON as read, which is long."""
+    return runs.select_related("task__credential").defer("as_read", "task__as_read", "task__credential__ciphertext")

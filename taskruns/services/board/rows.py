@@ -1,0 +1,81 @@
+"""Runs as rows: with the cancellation that tells how each ended, and with why a row may be old."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from taskruns.display.credentials import health
+from taskruns.display.runs import RunRow, run_row
+from taskruns.display.words import Message
+from taskruns.models import Cancellation, Credential, Outcome, Run, Team
+from taskruns.permissions import Access, Action
+
+# A row read so long before the newest reading has fallen behind.
+BEHIND = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A team, and what the person who looks may do there."""
+
+    team: Team
+    access: Access
+
+
+def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
+    by_team = {seat.team.pk: seat for seat in seats}
+    latest = latest_cancellations(run.pk for run in runs)
+    now = timezone.now()
+    return tuple(
+        run_row(
+            run,
+            last=latest.get(run.pk),
+            may_cancel=(seat := by_team[run.team_id]).access.may(Action.RUNS_CANCEL),
+            slug=seat.team.slug,
+            team=seat.team.name if name_team else "",
+            why_old=_why_old(run, now),
+        )
+        for run in runs
+    )
+
+
+def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
+    """One fresh row, as after a cancel."""
+    run = Run.objects.select_related("task__credential").get(pk=run_id)
+    return run_rows([run], seats=[seat])[0]
+
+
+def latest_cancellations(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cancellation]:
+    """The one that Arize confirmed, if any, else the latest: a second press that came too late did not end the run."""
+    rows = Cancellation.objects.filter(run__in=list(run_ids)).order_by("requested_at")
+    in_order = sorted(rows, key=lambda row: row.outcome == Outcome.CONFIRMED)
+    return {row.run_id: row for row in in_order}
+
+
+def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
+    """Why something may be old."""
+    now = timezone.now()
+    states = [(key, *health(key, now)) for key in keys]
+    return tuple(
+        Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}")
+        for key, state, text in states
+        if state in {"failing", "waiting"}
+    )
+
+
+def _why_old(run: Run, now: datetime) -> str:
+    """Why the state of an active run is not of this moment; empty: it is, as far as anyone knows."""
+    if not run.is_active:
+        return ""
+    key = run.task.credential
+    if key is None or key.revoked_at is not None:
+        return "no key reads this task any more"
+    state, text = health(key, now)
+    if state in {"failing", "waiting"}:
+        return f"key “{key.name}”: {text}"
+    if key.last_good_at is not None and run.observed_at < key.last_good_at - BEHIND:
+        return "other runs had to be read first"
+    return ""

@@ -1,0 +1,25 @@
+"""Saved views: filters of the board with a name, private or shared with the team, and the one a board opens with."""
+
+from .keeping import NameTaken, change_view, delete_view, save_view, set_own_default, set_team_default
+from .pages import default_of, view_bar, views_page, visible
+from .rights import may_change, may_delete, may_save, may_share
+from .spelling import SavedViewsError, why_broken
+
+__all__ = [
+    "NameTaken",
+    "SavedViewsError",
+    "change_view",
+    "default_of",
+    "delete_view",
+    "may_change",
+    "may_delete",
+    "may_save",
+    "may_share",
+    "save_view",
+    "set_own_default",
+    "set_team_default",
+    "view_bar",
+    "views_page",
+    "visible",
+    "why_broken",
+]

@@ -1,0 +1,97 @@
+"""What people see of saved views: the bar above the board, the page of all views, and what the board opens with."""
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.urls import reverse
+
+from taskruns.display.saved_views import (
+    ViewBar,
+    ViewRow,
+    ViewsPage,
+    ViewTab,
+    board_url,
+    choices_of,
+    export_page_url,
+)
+from taskruns.models import Membership, SavedView, Team, User
+from taskruns.permissions import Access
+
+from .rights import may_change, may_delete, may_save, may_share
+from .spelling import read, why_broken
+
+
+def visible(team: Team, person: User) -> QuerySet[SavedView]:
+    """The person's own views and those shared with the team."""
+    views = SavedView.objects.filter(Q(owner=person) | Q(is_shared=True), team=team)
+    return views.select_related("owner", "team")
+
+
+def default_of(team: Team, person: User) -> SavedView | None:
+    """What the board opens with for this person: their own choice, else the team's."""
+    is_own = _is_own_default(person)
+    chosen = visible(team, person).filter(Q(is_own) | Q(is_team_default=True))
+    return chosen.order_by(is_own.desc()).first()
+
+
+def view_bar(team: Team, person: User, access: Access, query: str) -> ViewBar:
+    """The bar above a board that shows the filter `query`, in its one spelling. One question to the database."""
+    query = query.removeprefix("?")
+    views = _by_name(team, person)
+    opens_with = next((view for view, is_own in views if is_own), None)
+    opens_with = opens_with or next((view for view, _ in views if view.is_team_default), None)
+    return ViewBar(
+        all_url=board_url(team.slug, ""),
+        all_is_current=not query,
+        tabs=tuple(
+            ViewTab(
+                name=view.name,
+                url=board_url(team.slug, view.query),
+                is_current=bool(query) and read(view.query)[0] == query,
+                is_shared=view.is_shared,
+                is_default=view == opens_with,
+            )
+            for view, _ in views
+        ),
+        query=query,
+        may_save=may_save(access),
+        may_share=may_share(access),
+        views_url=reverse("saved-views", args=[team.slug]),
+        export_url=export_page_url(team.slug, query),
+    )
+
+
+def views_page(team: Team, person: User, access: Access) -> ViewsPage:
+    return ViewsPage(
+        team=team.name,
+        slug=team.slug,
+        board_url=board_url(team.slug, ""),
+        rows=tuple(_row(view, person, access, is_own_default=is_own) for view, is_own in _by_name(team, person)),
+        may_save=may_save(access),
+        may_share=may_share(access),
+    )
+
+
+def _row(view: SavedView, person: User, access: Access, *, is_own_default: bool) -> ViewRow:
+    return ViewRow(
+        id=str(view.pk),
+        name=view.name,
+        url=board_url(view.team.slug, view.query),
+        owner="" if view.owner_id == person.pk else view.owner.email,
+        choices=choices_of(view.query),
+        broken=why_broken(view),
+        is_shared=view.is_shared,
+        is_own_default=is_own_default,
+        is_team_default=view.is_team_default,
+        may_change=may_change(view, person, access),
+        may_delete=may_delete(view, person, access),
+    )
+
+
+def _is_own_default(person: User) -> Exists:
+    return Exists(Membership.objects.filter(user=person, default_view=OuterRef("pk")))
+
+
+def _by_name(team: Team, person: User) -> list[tuple[SavedView, bool]]:
+    """One's own private ones first; beside each whether it is the person's own default."""
+    views = visible(team, person).annotate(is_own_default=_is_own_default(person))
+    pairs = [(view, view.is_own_default) for view in views]
+    return sorted(pairs, key=lambda pair: (pair[0].is_shared, pair[0].name.casefold()))

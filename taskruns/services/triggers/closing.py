@@ -1,0 +1,89 @@
+"""Writing down how a start ended: the row, the runs as they were seen and the audit row are one transaction."""
+
+from datetime import timedelta
+
+import structlog
+from django.db import DatabaseError, transaction
+from django.utils import timezone
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import Run, Trigger, TriggerOutcome
+from taskruns.services.runs import Reading, record_readings
+
+from .verdict import Verdict
+
+log = structlog.get_logger(__name__)
+
+CRASHED_AFTER = timedelta(seconds=60)
+SWEEPER = Actor.job("sweep")
+CRASHED = "The panel was interrupted before it could write down what Arize answered."
+
+
+class StartNotWritten(Exception):
+    """The start was sent, but its end could not be written. The sweep will close it as unknown."""
+
+
+def close(trigger: Trigger, verdict: Verdict, *, by: Actor) -> bool:
+    """Write the verdict, unless it was closed meanwhile (then False); a truth that comes after `unknown` is written.
+
+    Expects `trigger.task` with its team. Raises StartNotWritten.
+    """
+    try:
+        return _close(trigger, verdict, by)
+    except DatabaseError as error:
+        raise StartNotWritten from error
+
+
+def sweep(*, by: Actor = SWEEPER) -> int:
+    """Close every start that a crash left without an end, as `unknown`: Arize cannot be asked what became of it.
+
+    A run that did start is found by the mirror. The number of rows closed; safe to run twice at once.
+    """
+    crashed = Trigger.objects.filter(outcome=TriggerOutcome.OPEN, requested_at__lt=timezone.now() - CRASHED_AFTER)
+    rows = crashed.select_related("task__team", "task__credential").order_by("requested_at")
+    closed = [row for row in rows if _close(row, Verdict(TriggerOutcome.UNKNOWN, CRASHED), by)]
+    for row in closed:
+        log.info("trigger_closed", operation=str(row.pk), outcome=TriggerOutcome.UNKNOWN.value)
+    return len(closed)
+
+
+@transaction.atomic(durable=True)
+def _close(trigger: Trigger, verdict: Verdict, by: Actor) -> bool:
+    task = trigger.task
+    if verdict.seen and verdict.seen_since is not None:
+        record_readings([Reading(task, verdict.seen, verdict.seen_since)])
+    run = _started(trigger, verdict)
+    if not _write(trigger, verdict, run):
+        return False
+    record(
+        EventType.RUN_TRIGGER,
+        verdict.outcome.value,
+        by=by,
+        team=task.team,
+        task=task,
+        run=run,
+        operation_id=trigger.pk,
+        details=verdict.details,
+    )
+    return True
+
+
+def _started(trigger: Trigger, verdict: Verdict) -> Run | None:
+    if verdict.outcome is not TriggerOutcome.DONE:
+        return None
+    mirrored = Run.objects.filter(team=trigger.task.team_id, endpoint=trigger.task.endpoint)
+    return mirrored.select_related("task").get(arize_id=verdict.seen[0].id)
+
+
+def _write(trigger: Trigger, verdict: Verdict, run: Run | None) -> bool:
+    is_lost = verdict.outcome is TriggerOutcome.UNKNOWN
+    open_ = [TriggerOutcome.OPEN] if is_lost else [TriggerOutcome.OPEN, TriggerOutcome.UNKNOWN]
+    return bool(
+        Trigger.objects.filter(pk=trigger.pk, outcome__in=open_).update(
+            outcome=verdict.outcome,
+            closed_at=timezone.now(),
+            explanation=verdict.explanation,
+            is_throttled=verdict.throttled,
+            run=run,
+        )
+    )

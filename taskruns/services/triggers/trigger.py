@@ -1,0 +1,122 @@
+"""One form that starts a run, in order.
+
+1. One short durable transaction: open a Trigger under the form's own token (the database takes each token once), and
+   record `requested`. If that cannot be committed, nothing is sent.
+2. Outside any transaction: the one POST to Arize (`verdict.py`).
+3. One short transaction with the new run, the outcome, and its audit row (`closing.py`).
+The sweep closes what a crash between 1 and 3 left open. A second POST of the same form, by a double click or a reload,
+sends nothing and joins the first. Two forms are two runs: that is what two people want who both ask.
+"""
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import Run, Task, Trigger, TriggerOutcome
+
+from .closing import close
+from .verdict import ask_arize
+
+UNDER_WAY = "under_way"
+USED = "used"
+
+SENTENCES = {
+    TriggerOutcome.DONE.value: "Arize started the run.",
+    TriggerOutcome.REFUSED.value: "Arize refused to start a run.",
+    TriggerOutcome.NOT_SENT.value: "No run was started.",
+    TriggerOutcome.UNKNOWN.value: (
+        "The start was sent, but whether a run began is not known. "
+        "Look at the runs of the task before you send it again: that would start another one."
+    ),
+    UNDER_WAY: "This form is on its way, and Arize has not answered yet. It is sent only once.",
+    USED: "This form was sent before, with other values, so nothing was sent now. Send it again to start another run.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerResult:
+    """`outcome` is one of models.TriggerOutcome, or under_way (the first POST of this form has no answer yet), or used
+    (the form was sent before and does not ask for the same). `joined`: this POST sent nothing.
+    """
+
+    outcome: str
+    sentence: str
+    run: Run | None = None
+    throttled: bool = False
+    joined: bool = False
+
+
+def trigger(
+    task: Task, *, operation: uuid.UUID, wanted: EvaluationTrigger | ExperimentTrigger, by: Actor
+) -> TriggerResult:
+    """Start a run for a person who has the right to. `operation` is the form's token. Sends at most one POST.
+
+    Raises DatabaseError when nothing was sent because nothing could be written, StartNotWritten when it was sent.
+    """
+    opened = _open(task.pk, operation=operation, parameters=wanted.as_json(), by=by)
+    if isinstance(opened, TriggerResult):
+        return opened
+    close(opened, ask_arize(opened.task, wanted), by=by)
+    return _result(Trigger.objects.select_related("run").get(pk=operation))
+
+
+def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResult, dict[str, Any]] | None:
+    """What became of this person's form, and its parameters. None if there is none."""
+    row = _mine(task, operation, by)
+    return None if row is None else (_result(row), row.parameters)
+
+
+@transaction.atomic(durable=True)
+def _open(
+    task_id: uuid.UUID, *, operation: uuid.UUID, parameters: dict[str, Any], by: Actor
+) -> Trigger | TriggerResult:
+    # Before the insert, which for a used token would spoil the transaction.
+    task = Task.objects.select_related("credential", "team").get(pk=task_id)
+    opened = _insert(task, operation, parameters, by)
+    if opened is None:
+        return _join(_mine(task, operation, by), parameters)
+    record(
+        EventType.RUN_TRIGGER,
+        "requested",
+        by=by,
+        team=task.team,
+        task=task,
+        operation_id=operation,
+        details=parameters,
+    )
+    return opened
+
+
+def _insert(task: Task, operation: uuid.UUID, parameters: dict[str, Any], by: Actor) -> Trigger | None:
+    """A new open trigger, or None if the token was used. Waits while another POST is just using it."""
+    try:
+        with transaction.atomic():
+            return Trigger.objects.create(
+                pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters
+            )
+    except IntegrityError:
+        if not Trigger.objects.filter(pk=operation).exists():
+            raise
+        return None
+
+
+def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
+    rows = Trigger.objects.select_related("run").filter(task=task, person=by.person)
+    return rows.filter(pk=operation).first()
+
+
+def _join(first: Trigger | None, parameters: dict[str, Any]) -> TriggerResult:
+    """Nobody learns what became of a form of somebody else, or of another task."""
+    if first is None or first.parameters != parameters:
+        return TriggerResult(USED, SENTENCES[USED], joined=True)
+    return replace(_result(first), joined=True)
+
+
+def _result(row: Trigger) -> TriggerResult:
+    outcome = row.outcome or UNDER_WAY
+    sentence = " ".join(part for part in (SENTENCES[outcome], row.explanation) if part)
+    return TriggerResult(outcome, sentence, row.run, throttled=row.is_throttled)

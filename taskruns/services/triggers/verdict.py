@@ -1,0 +1,126 @@
+"""What Arize's answer to a start means. Reads Arize, writes nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from taskruns.arize.client import Timeouts
+from taskruns.arize.errors import (
+    ArizeError,
+    Conflict,
+    NoAnswer,
+    NotFound,
+    NotSent,
+    RateLimited,
+    ServerError,
+    Unreadable,
+)
+from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
+from taskruns.arize.wire import WireRun
+from taskruns.models import Run, Task, TriggerOutcome
+from taskruns.models.credentials import CannotConnect
+from taskruns.services.runs import fits_an_index
+
+# One look at the task's runs after an answer that got lost: short, a person is waiting.
+LOOK = Timeouts(connect=2.0, read=4.0)
+LOOKED_AT = 20
+# Arize's clock and this machine's may differ so much.
+CLOCKS_DIFFER = timedelta(minutes=1)
+# The request may have arrived and been done.
+_LOST = (NoAnswer, ServerError, Unreadable)
+
+NO_KEY = "No key of this team reads this task any more, so nothing was sent. Add or replace a key."
+_NAME_TAKEN = (
+    "Arize has something like it already (409), most likely an experiment of this name in the dataset. "
+    "Choose another name."
+)
+_NO_TASK = "Arize does not know this task any more, or this API key may not see it (404)."
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`seen`: the new run, or after a lost answer the newest runs of the task; `seen_since`: when the request began
+    that told them. `explanation` is for the page, `details` for the log.
+    """
+
+    outcome: TriggerOutcome
+    explanation: str = ""
+    seen: tuple[WireRun, ...] = ()
+    seen_since: datetime | None = None
+    throttled: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Verdict:
+    """Send the start, once, and find out what became of it. Expects `task.credential` to be loaded.
+
+    A failing key or a backoff holds back the mirror, not a person.
+    """
+    if task.credential is None:
+        return Verdict(TriggerOutcome.NOT_SENT, NO_KEY)
+    started = timezone.now()
+    try:
+        with task.credential.connect(get_retries=0, pool_size=1) as client:
+            seen = client.trigger_run(task.arize_id, wanted)
+    except CannotConnect as error:
+        return Verdict(TriggerOutcome.NOT_SENT, error.sentence)
+    except ArizeError as error:
+        return _of_error(task, error, started)
+    facts = {"http_status": 201, "milliseconds": (timezone.now() - started) // timedelta(milliseconds=1)}
+    if not fits_an_index(seen.id):
+        return _look(task, started, facts)
+    return Verdict(TriggerOutcome.DONE, seen=(seen,), seen_since=started, details=facts)
+
+
+def _of_error(task: Task, error: ArizeError, started: datetime) -> Verdict:
+    if isinstance(error, _LOST):
+        return _look(task, started, error.facts)
+    # A refusal of ours before sending (an id that cannot be put into an address) has no status.
+    is_ours = isinstance(error, NotSent) or error.status is None
+    return Verdict(
+        TriggerOutcome.NOT_SENT if is_ours else TriggerOutcome.REFUSED,
+        _in_words(error),
+        throttled=isinstance(error, RateLimited),
+        details=error.facts,
+    )
+
+
+def _in_words(error: ArizeError) -> str:
+    """Our sentence, then Arize's own words (already cleaned, at most 300 characters)."""
+    ours = {Conflict: _NAME_TAKEN, NotFound: _NO_TASK}.get(type(error), error.sentence)
+    return f"{ours} Arize says: {error.words}" if error.words else ours
+
+
+def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Verdict:
+    """One look at the newest runs: one that did start is on the board then. Which one is ours, Arize does not tell."""
+    started = timezone.now()
+    try:
+        if task.credential is None:
+            return Verdict(TriggerOutcome.UNKNOWN, details=facts)
+        with task.credential.connect(timeouts=LOOK, get_retries=0, pool_size=1) as client:
+            page = client.list_runs(task.arize_id, limit=LOOKED_AT)
+    except (ArizeError, CannotConnect) as error:
+        text = f"The newest runs of the task could not be read either: {error}"
+        return Verdict(TriggerOutcome.UNKNOWN, text, details=facts)
+    new = _new_runs(task, page.items, asked_at)
+    details = facts | {"new_runs": [run.id for run in new]}
+    return Verdict(TriggerOutcome.UNKNOWN, _about(len(new)), page.items, started, details=details)
+
+
+def _new_runs(task: Task, runs: Iterable[WireRun], asked_at: datetime) -> list[WireRun]:
+    """Those that did not exist before we asked, as far as can be told."""
+    young = [run for run in runs if run.created_at is None or run.created_at >= asked_at - CLOCKS_DIFFER]
+    held = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, first_seen_at__lt=asked_at)
+    known = set(held.filter(arize_id__in=[run.id for run in young]).values_list("arize_id", flat=True))
+    return [run for run in young if run.id not in known]
+
+
+def _about(new: int) -> str:
+    if not new:
+        return "A look at its newest runs showed none that is new, but one may still come."
+    if new == 1:
+        return "One run of the task has appeared since: it may be yours."
+    return f"{new} runs of the task have appeared since: one of them may be yours."

@@ -1,0 +1,134 @@
+"""The board of one team, the board of all of a person's teams, and the fragment of both that polls."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.http import HttpResponse, HttpResponseNotModified
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from taskruns.display.board import Board
+from taskruns.display.saved_views import ViewBar
+from taskruns.display.teams import TeamCard
+from taskruns.display.words import Moment
+from taskruns.filters import BadFilter, BoardFilter
+from taskruns.models import Team
+from taskruns.permissions import Action
+from taskruns.services import board as board_service
+from taskruns.services import runs as runs_service
+from taskruns.services import teams as teams_service
+from taskruns.services.board import Seat
+from taskruns.services.saved_views import view_bar
+
+from .access import PanelRequest, access_to, requires, signed_in
+from .errors import error_page, message_only
+from .live import fresh, tagged, watch
+from .saved_views import opening
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def board(request: PanelRequest, team: Team) -> HttpResponse:
+    elsewhere = opening(request, team)
+    if elsewhere is not None:
+        return elsewhere
+    response = _page(request, [Seat(team, request.access)])
+    teams_service.remember(request.user, team)
+    return response
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def table(request: PanelRequest, team: Team) -> HttpResponse:
+    """The fragment that polls. Nothing new: 304, with the time of the last reading in a header."""
+    return _fragment(request, [Seat(team, request.access)])
+
+
+@signed_in
+@require_safe
+def all_boards(request: PanelRequest) -> HttpResponse:
+    """One board over all teams of the person; acts are those of each team's own board."""
+    return _page(request, _seats(request))
+
+
+@signed_in
+@require_safe
+def all_tables(request: PanelRequest) -> HttpResponse:
+    return _fragment(request, _seats(request))
+
+
+def _seats(request: PanelRequest) -> list[Seat]:
+    teams = Team.objects.active().filter(memberships__user=request.user).seen_by(request.user).order_by("name")
+    return [Seat(team, access_to(request.user, team)) for team in teams]
+
+
+def _page(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
+    try:
+        page = _board(request, seats)
+    except BadFilter as error:
+        return error_page(request, 400, "That filter cannot be used", str(error))
+    for seat in seats:
+        # Open boards mark attention by their polls; a page does where nobody polls.
+        if not runs_service.is_watched(seat.team):
+            watch(seat.team)
+    context = {"board": page, "bar": _views(request)} | _cards(request)
+    return fresh(render(request, "taskruns/runs/board.html", context))
+
+
+def _views(request: PanelRequest) -> ViewBar | None:
+    """A team's board has views; the board of all teams has none."""
+    if request.team is None:
+        return None
+    query = BoardFilter.parse(request.GET).query()
+    return view_bar(request.team, request.user, request.access, query)
+
+
+def _cards(request: PanelRequest) -> dict[str, Any]:
+    """The teams to choose from, on the board of all of them; auditors and site admins may look into every one."""
+    if request.team is not None:
+        return {}
+    cards = tuple(
+        TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
+        for it in teams_service.teams_of(request.user)
+    )
+    return {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)}
+
+
+def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
+    try:
+        wanted = BoardFilter.parse(request.GET)
+        for seat in seats:
+            watch(seat.team)
+        etag = board_service.etag(seats, wanted, zone=_zone())
+        if etag in request.headers.get("If-None-Match", ""):
+            times = [seat.team.as_of for seat in seats if seat.team.as_of is not None]
+            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(min(times, default=None)))
+        page = _board(request, seats)
+    except BadFilter as error:
+        return message_only(400, str(error))
+    response = tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag)
+    return _as_of(response, page.as_of)
+
+
+def _board(request: PanelRequest, seats: Sequence[Seat]) -> Board:
+    url, table_url = _urls(request.team)
+    wanted = BoardFilter.parse(request.GET)
+    return board_service.board(seats, wanted, of_all=request.team is None, url=url, table_url=table_url, zone=_zone())
+
+
+def _urls(team: Team | None) -> tuple[str, str]:
+    if team is None:
+        return reverse("teams"), reverse("teams-table")
+    return reverse("board", args=[team.slug]), reverse("board-table", args=[team.slug])
+
+
+def _zone() -> str:
+    return timezone.get_current_timezone_name()
+
+
+def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
+    if moment is not None:
+        response["X-As-Of"] = moment.iso
+    return response

@@ -1,0 +1,157 @@
+"""The page of a team's saved views, and what a board opens with."""
+
+import uuid
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse, HttpResponseBase
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from taskruns.audit import EventType
+from taskruns.display.saved_views import board_url, choices_of
+from taskruns.forms import DefaultViewForm, NewViewForm, SavedViewForm, complain, posted
+from taskruns.models import SavedView, Team, User
+from taskruns.permissions import Access, Action
+from taskruns.services import saved_views
+from taskruns.services.saved_views import NameTaken, SavedViewsError
+from taskruns.services.teams import TeamsError
+
+from .access import PanelRequest, View, actor_of, members_change, owned, refused, requires
+
+Right = Callable[[SavedView, User, Access], bool]
+
+
+def _one(right: Right, event: EventType) -> Callable[[View], View]:
+    """Give the view the saved view of the id, if the person has this right to it: asked before the method is."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gate(request: PanelRequest, team: Team, view_id: uuid.UUID) -> HttpResponseBase:
+            found = owned(request, saved_views.visible(team, request.user), view_id)
+            if not right(found, request.user, request.access):
+                raise refused(request, event)
+            return view(request, team, found)
+
+        return gate
+
+    return decorate
+
+
+@requires(Action.RUNS_VIEW)
+@members_change(EventType.VIEW_SAVE)
+@require_http_methods(["GET", "HEAD", "POST"])
+def listing(request: PanelRequest, team: Team) -> HttpResponse:
+    """A GET lists, a POST saves the filter of a board."""
+    if request.method != "POST":
+        return _page(request, team, {})
+    form = NewViewForm(posted(request))
+    if form.is_valid():
+        _may_share(request, form)
+        try:
+            view = saved_views.save_view(team, **form.cleaned_data, by=actor_of(request))
+        except (SavedViewsError, TeamsError) as error:
+            return _unsaved(request, team, form, error)
+        messages.success(request, f"The view “{view.name}” is saved.")
+        return redirect(board_url(team.slug, view.query))
+    return _unsaved(request, team, form)
+
+
+@requires(Action.RUNS_VIEW)
+@_one(saved_views.may_change, EventType.VIEW_SAVE)
+@require_POST
+def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
+    form = SavedViewForm(posted(request))
+    if form.is_valid():
+        _may_share(request, form)
+        try:
+            if saved_views.change_view(view, **form.cleaned_data, by=actor_of(request)):
+                messages.success(request, f"The view “{form.cleaned_data['name']}” is changed.")
+            return redirect("saved-views", slug=team.slug)
+        except (SavedViewsError, TeamsError) as error:
+            complain(form, error.sentence, field=error.field)
+    return _page(request, team, {"form": form, "changing": view.name, "changing_id": view.pk}, status=422)
+
+
+@requires(Action.RUNS_VIEW)
+@_one(saved_views.may_delete, EventType.VIEW_DELETE)
+@require_POST
+def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
+    try:
+        saved_views.delete_view(view, by=actor_of(request))
+    except (SavedViewsError, TeamsError) as error:
+        return _cannot(request, team, error.sentence)
+    messages.success(request, f"The view “{view.name}” is deleted.")
+    return redirect("saved-views", slug=team.slug)
+
+
+@requires(Action.RUNS_VIEW)
+@_one(lambda _view, _person, access: saved_views.may_save(access), EventType.VIEW_SAVE)
+@require_POST
+def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
+    """What the board opens with: for oneself, or (`whose` = team) for all who have chosen nothing else."""
+    form = DefaultViewForm(posted(request))
+    if not form.is_valid():
+        return _cannot(request, team, "Say whether this is your own default or the team's.")
+    for_team, on = form.cleaned_data["whose"] == "team", not form.cleaned_data["off"]
+    if for_team and not saved_views.may_share(request.access):
+        raise refused(request, EventType.VIEW_SAVE)
+    set_default = saved_views.set_team_default if for_team else saved_views.set_own_default
+    try:
+        changed = set_default(view, on=on, by=actor_of(request))
+    except (SavedViewsError, TeamsError) as error:
+        return _cannot(request, team, error.sentence)
+    if changed:
+        whose = "The team's" if for_team else "Your"
+        messages.success(request, f"{whose} board {'opens' if on else 'no longer opens'} with “{view.name}”.")
+    return redirect("saved-views", slug=team.slug)
+
+
+def opening(request: PanelRequest, team: Team) -> HttpResponse | None:
+    """Where a board without any question leads: to the default view, which always is one. None: show all runs here."""
+    if request.META.get("QUERY_STRING"):
+        return None
+    view = saved_views.default_of(team, request.user)
+    if view is None:
+        return None
+    why_broken = saved_views.why_broken(view)
+    if not why_broken:
+        return redirect(board_url(team.slug, view.query))
+    text = f"Your board would open with the view “{view.name}”, but its filter cannot be used any more. {why_broken}"
+    messages.warning(request, f"{text} All runs are shown.")
+    return None
+
+
+def _may_share(request: PanelRequest, form: SavedViewForm) -> None:
+    if form.cleaned_data["shared"] and not saved_views.may_share(request.access):
+        raise refused(request, EventType.VIEW_SAVE)
+
+
+def _unsaved(
+    request: PanelRequest, team: Team, form: NewViewForm, error: SavedViewsError | TeamsError | None = None
+) -> HttpResponse:
+    """The form again, with what was typed. A name that is taken by one's own view may be saved over."""
+    context: dict[str, Any] = {"form": form, "choices": choices_of(str(form["query"].value() or "").removeprefix("?"))}
+    if "query" in form.errors:
+        complain(form, "This filter is damaged or too long to be saved.")
+    del form.fields["replace"]  # a button of its own asks for it
+    if isinstance(error, NameTaken):
+        context["taken"] = error.known.name
+    if error is not None:
+        complain(form, error.sentence, field=error.field)
+    return _page(request, team, context, status=422)
+
+
+def _cannot(request: PanelRequest, team: Team, sentence: str) -> HttpResponse:
+    messages.error(request, sentence)
+    return _page(request, team, {}, status=422)
+
+
+def _page(request: PanelRequest, team: Team, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
+    page = saved_views.views_page(team, request.user, request.access)
+    form = context.get("form")
+    if form is not None and not page.may_share:
+        del form.fields["shared"]
+    return render(request, "taskruns/runs/views.html", {"page": page} | context, status=status)

@@ -1,0 +1,36 @@
+"""The page of a task and the strip of its last runs."""
+
+import uuid
+
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_safe
+
+from taskruns.models import Task, Team
+from taskruns.permissions import Action
+from taskruns.services import tasks as tasks_service
+
+from .access import PanelRequest, owned, requires
+from .live import fresh, watch
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
+    """For htmx its fragment only, which polls."""
+    owned(request, Task.objects.all(), task_id)
+    watch(team)
+    page = tasks_service.task_page(task_id, access=request.access, slug=team.slug)
+    template = "taskruns/runs/_task.html" if request.htmx else "taskruns/runs/task.html"
+    return fresh(render(request, template, {"page": page}))
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def strip(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
+    """A fragment; who opens it as a page is led to the one that holds it."""
+    found = owned(request, Task.objects.all(), task_id)
+    if not request.htmx:
+        return fresh(redirect("task", slug=team.slug, task_id=task_id))
+    drawn = tasks_service.task_strip(found, slug=team.slug)
+    return fresh(render(request, "taskruns/runs/_strip.html", {"strip": drawn}))

@@ -1,0 +1,132 @@
+"""The form that starts a run of a task. A POST of one form starts one run at most, however often it comes."""
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.http import require_http_methods
+from django_htmx.http import HttpResponseClientRedirect
+
+from taskruns.audit import EventType
+from taskruns.display.triggers import trigger_page
+from taskruns.display.words import Message
+from taskruns.models import Task, Team
+from taskruns.permissions import Action
+from taskruns.services import triggers
+from taskruns.services.triggers import TriggerResult
+from taskruns.trigger_forms import TriggerForm, form_for
+
+from .access import PanelRequest, actor_of, owned, requires
+
+STATUSES = {"refused": 409, "used": 409, "under_way": 409, "not_sent": 502, "unknown": 502}
+TONES = {"unknown": "warning", "under_way": "info", "used": "warning"}
+DAMAGED = "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
+
+
+@requires(Action.RUNS_TRIGGER, event=EventType.RUN_TRIGGER)
+@require_http_methods(["GET", "HEAD", "POST"])
+def trigger(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
+    """GET shows the form, or with `operation` what became of one that was sent; POST sends."""
+    task = owned(request, Task.objects.select_related("credential"), task_id)
+    kind = form_for(task)
+    if kind is None:
+        return _page(request, task, None, status=422 if request.method == "POST" else 200)
+    if request.method == "POST":
+        return _send(request, task, kind(request.POST))
+    return _look(request, task, kind)
+
+
+def _send(request: PanelRequest, task: Task, form: TriggerForm) -> HttpResponse:
+    operation = _token(request.POST.get("operation", ""))
+    is_valid = form.is_valid()
+    if operation is None:
+        return _page(request, task, form, message=Message("error", DAMAGED), status=422)
+    if not is_valid:
+        return _page(request, task, form, operation=operation, status=422)
+    result = triggers.trigger(task, operation=operation, wanted=form.wanted(), by=actor_of(request))
+    return _answer(request, task, form, result, operation)
+
+
+def _look(request: PanelRequest, task: Task, kind: type[TriggerForm]) -> HttpResponse:
+    operation = _token(request.GET.get("operation", ""))
+    found = operation and triggers.earlier(task, operation=operation, by=actor_of(request))
+    if not operation or not found:
+        return _page(request, task, kind(initial=kind.suggest(task, timezone.now())))
+    result, parameters = found
+    if request.htmx:
+        # The page that waits asks by itself: it stays as it is, or is left for where the answer stands.
+        is_out = result.outcome == "under_way"
+        return HttpResponse(status=204) if is_out else HttpResponseClientRedirect(request.get_full_path())
+    return _answer(request, task, kind(initial=parameters), result, operation, status=200)
+
+
+def _answer(
+    request: PanelRequest,
+    task: Task,
+    form: TriggerForm,
+    result: TriggerResult,
+    operation: uuid.UUID,
+    *,
+    status: int | None = None,
+) -> HttpResponse:
+    """What is done leads to the new run; everything else comes back with the form, under a new token."""
+    if result.outcome == "done":
+        text = f"{task}: {result.sentence}"
+        if result.joined:
+            messages.info(request, f"{text} This form had been sent already, so no second run was started.")
+        else:
+            messages.success(request, text)
+        if result.run is None:  # the mirror has let go of it
+            return redirect("board", slug=_team(request).slug)
+        return redirect("run", slug=_team(request).slug, run_id=result.run.pk)
+    return _page(
+        request,
+        task,
+        form,
+        message=Message(TONES.get(result.outcome, "error"), result.sentence),
+        operation=operation if result.outcome == "under_way" else None,
+        is_waiting=result.outcome == "under_way",
+        status=status or (429 if result.throttled else STATUSES[result.outcome]),
+    )
+
+
+def _page(
+    request: PanelRequest,
+    task: Task,
+    form: TriggerForm | None,
+    *,
+    message: Message | None = None,
+    operation: uuid.UUID | None = None,
+    is_waiting: bool = False,
+    status: int = 200,
+) -> HttpResponse:
+    team = _team(request)
+    page = trigger_page(
+        task,
+        team=team.name,
+        slug=team.slug,
+        what=form.what if form else "",
+        operation=str(operation or uuid.uuid4()),
+        message=message,
+        is_waiting=is_waiting,
+    )
+    context: dict[str, Any] = {"page": page, "form": form}
+    response = render(request, "taskruns/runs/trigger.html", context, status=status)
+    patch_vary_headers(response, ["HX-Request"])
+    return response
+
+
+def _team(request: PanelRequest) -> Team:
+    assert request.team is not None  # noqa: S101 - a team's url
+    return request.team
+
+
+def _token(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
