@@ -146,7 +146,7 @@ def test_no_sentence_is_left_of_an_event_that_is_no_more():
     for event, words in SENTENCES.items():
         assert set(words) - {""} <= CATALOGUE[EventType(event)]
         for text in words.values():
-            assert {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {"who", "target", "run"}
+            assert {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {"who", "target", "run", "why"}
 
 
 def test_the_catalogue_is_the_documents():
