@@ -55,6 +55,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("DATABASE_URL", "postgres://user:s3kr3t@host:port/name"),
         ("ARIZE_ENDPOINTS", "http://user:s3kr3t@host"),
         ("TRUSTED_PROXIES", "many"),
+        ("RUN_RETENTION_DAYS", "0"),
     ],
 )
 def test_it_refuses_to_start_with_one_sentence_that_names_the_variable(
