@@ -120,7 +120,9 @@ class _Portion:
     def _has_more(self, lanes: list[uuid.UUID | None]) -> bool:
         now = timezone.now()
         paused = Q(run__task__credential__cancel_pace__paused_until__gt=now)
-        waiting = CancelItem.objects.filter(batch=self.batch, state=ItemState.QUEUED, next_try_at__lte=now)
+        of_lanes = Q(run__task__credential__in=[lane for lane in lanes if lane is not None])
+        of_lanes |= Q(run__task__credential=None) if None in lanes else Q()
+        waiting = CancelItem.objects.filter(of_lanes, batch=self.batch, state=ItemState.QUEUED, next_try_at__lte=now)
         is_working = CancelBatch.objects.filter(pk=self.batch.pk, state=BatchState.WORKING).exists()
         return bool(lanes) and is_working and waiting.exclude(paused).exists()
 

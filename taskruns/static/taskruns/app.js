@@ -85,7 +85,7 @@ function update(old, fresh) {
 function restoreFocus(before, place) {
   if (!before || before === document.body || document.activeElement === before) return;
   const root = place && byId(place);
-  const kind = ["[data-cancel]", "[data-copy]", ".only", "summary"].find((selector) => before.matches(selector));
+  const kind = ["[data-cancel]", "[data-pick]", "[data-copy]", ".only", "summary"].find((selector) => before.matches(selector));
   const again = before.isConnected ? before : (kind && root?.querySelector(kind)) || root?.querySelector("[data-task]");
   again?.focus({ preventScroll: true });
 }
