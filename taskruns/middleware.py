@@ -14,12 +14,17 @@ from django.utils import timezone
 
 from taskruns.models import Heartbeat, User
 from taskruns.services.cancellations import OutcomeNotWritten
+from taskruns.services.credentials import ResultNotWritten
 from taskruns.services.triggers import StartNotWritten
 from taskruns.views import errors
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
+NO_TEST_WRITTEN = (
+    "Arize was asked what the key sees, but the answer could not be written down, so nothing was changed. "
+    "Please test the key again."
+)
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
 NO_ANSWER_WRITTEN = (
     "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
@@ -147,6 +152,9 @@ class FailClosed:
         if isinstance(exception, StartNotWritten):
             log.error("start_not_written", exc_info=exception)
             return errors.unavailable(request, NO_START_WRITTEN)
+        if isinstance(exception, ResultNotWritten):
+            log.error("test_not_written", exc_info=exception)
+            return errors.unavailable(request, NO_TEST_WRITTEN)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

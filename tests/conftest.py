@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.audit import Actor
+from taskruns.audit import Actor, EventType
+from taskruns.audit.events import allowed_details
 from taskruns.audit.triggers import SEALED_TABLES, seal
 from taskruns.models import (
     AuditEvent,
@@ -41,6 +43,7 @@ from taskruns.services.runs import duration_us
 ENDPOINT = "http://arize.test:9999"
 CANARY = "ak-canary-7QzN4vXw81LrT0pKe6Yb"
 PASSWORD = "correct horse battery"
+RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
 
@@ -53,6 +56,23 @@ def _plain_http_only_to_the_double(settings: Any) -> None:
 def _runs_of_fixed_dates_are_kept(settings: Any) -> None:
     """The doubles' runs were made on fixed days: they must not grow too old for the mirror."""
     settings.RUN_RETENTION_DAYS = 36_500
+
+
+@pytest.fixture(autouse=True)
+def _no_detail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In production a detail that its event does not list is hidden; here it is a mistake."""
+
+    def refuse(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
+        assert not details.keys() - allowed_details(event, outcome), f"{event} does not list all of {sorted(details)}"
+        return details
+
+    monkeypatch.setattr(RECORD, "_listed", refuse)
+
+
+@pytest.fixture
+def any_details(_no_detail_is_hidden: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what becomes of details, whatever they are called."""
+    monkeypatch.setattr(RECORD, "_listed", lambda _event, _outcome, details: details)
 
 
 def person(email: str, *, site_role: str = "", **fields: Any) -> User:

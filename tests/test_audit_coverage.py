@@ -3,6 +3,7 @@ walks fails them.
 """
 
 import io
+import re
 import sys
 import uuid
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from django.urls import get_resolver
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.audit import CATALOGUE, EventType
-from taskruns.models import AuditEvent, Cancellation, EmergencyStop, Membership, Outcome, Run, Trigger, User
+from taskruns.audit import CATALOGUE, Actor, EventType, record
+from taskruns.audit.events import allowed_details
+from taskruns.models import AuditEvent, Cancellation, EmergencyStop, Membership, Outcome, Run, Team, Trigger, User
 from taskruns.services import mirror
 
 from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, ONLY_LOOKED_AT, Act, Stage, a_stop, dump, stage
@@ -98,6 +100,29 @@ def test_what_is_only_looked_at_takes_no_post(url: str, stage: Stage):
     last = last_row()
     assert stage.client("mona").get(path).status_code in {200, 302}
     assert rows_since(last) == []
+
+
+# --- The catalogue's details
+
+
+def test_every_list_of_details_names_details_and_none_is_a_secret():
+    for event, outcomes in CATALOGUE.items():
+        for outcome in outcomes:
+            for name in allowed_details(event, outcome):
+                assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+                assert not re.search("key$|secret|token|password|cookie|body|ciphertext", name)
+    assert allowed_details(EventType.TEAM_CREATE, "denied") > allowed_details(EventType.TEAM_CREATE, "done")
+
+
+def test_a_detail_that_is_not_listed_is_hidden_and_the_act_goes_on(
+    team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.undo()  # of the tests' own strictness
+    details = {"role": "viewer", "password": "correct horse", "why": "it was no denial"}
+    row = record(EventType.MEMBER_ADD, "done", by=Actor.command(), team=team, details=details)
+    assert row.details == {"role": "viewer"}
+    assert "audit_detail_hidden" in caplog.text
+    assert "correct horse" not in caplog.text
 
 
 # --- Commands

@@ -144,6 +144,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
     "invitations.accept_invitation": accept,
+    "invitations.create_team": lambda _: invitations.create_team(
+        "Ops West", slug=None, manager="mona@example.com", by=BY
+    ),
     "invitations.invite": lambda stage: invitations.invite(
         stage.team, email="new@example.com", role=TeamRole.VIEWER, by=BY
     ),

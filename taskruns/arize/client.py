@@ -58,6 +58,7 @@ class ArizeClient:
     ) -> None:
         self.endpoint = normalise(endpoint)
         self.calls = 0
+        self.facts: dict[str, Any] = {}  # of the last answer that was a success, for a caller with one thread
         self._calls_lock = threading.Lock()
         self._timeouts = timeouts
         self._may_retry = may_retry
@@ -164,6 +165,7 @@ class ArizeClient:
             raise outcome
         if not outcome.is_success:
             raise outcome.refusal(milliseconds=milliseconds, secret=self._bearer.key)
+        self.facts = outcome.facts(milliseconds=milliseconds, secret=self._bearer.key)
         return outcome.read(read, milliseconds=milliseconds, secret=self._bearer.key)
 
     def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:

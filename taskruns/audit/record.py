@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import structlog
 from django.db import models, transaction
 from django.utils import timezone
 
@@ -15,10 +16,11 @@ from taskruns.verifier import event_hash
 from .actor import Actor
 from .anchors import EVERY, anchor_row
 from .cleaning import clean_details, clean_line
-from .events import CATALOGUE, EventType
+from .events import CATALOGUE, EventType, allowed_details
 from .seal import exported
 
 SITE_CHAIN = "site"
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def compose(
         team_label=team.name if team else "",
         operation_id=operation_id,
         reason=reason,
-        details=clean_details(details or {}),
+        details=clean_details(_listed(event, outcome, details or {})),
         **_actor_columns(by),
         **(_run_columns(run) or _task_columns(task) or _target_columns(target, credential)),
     )
@@ -107,6 +109,14 @@ def append(rows: Sequence[AuditEvent]) -> None:
         raise transaction.TransactionManagementError(message)
     for team_id, of_chain in groupby(rows, key=lambda row: row.team_id):
         _append(list(of_chain), f"team:{team_id}" if team_id else SITE_CHAIN)
+
+
+def _listed(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
+    """What the event's own list names. The rest is hidden, and no reason to refuse the act: the row is what counts."""
+    unlisted = sorted(details.keys() - allowed_details(event, outcome))
+    if unlisted:
+        log.error("audit_detail_hidden", audit_event=event.value, names=unlisted)
+    return {name: value for name, value in details.items() if name not in unlisted}
 
 
 def _actor_columns(by: Actor) -> dict[str, Any]:

@@ -114,8 +114,8 @@ def add_member(team: Team, person: User, *, role: TeamRole, by: Actor) -> bool:
         if not User.objects.filter(pk=person.pk, is_active=True).exists():
             raise TeamsError("This account is disabled. A site admin has to look at it first.", field="email")
         Membership.objects.create(team=team, user=person, role=role)
-        open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
-        details = {"role": role.value}
+        closed = open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
+        details = {"role": role.value, "invitations_revoked": closed}
         record(EventType.MEMBER_ADD, "done", by=by, team=team, target=_member(person), details=details)
     return True
 

@@ -47,25 +47,18 @@ def home(request: PanelRequest) -> HttpResponse:
 @requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
-    """A team and, if named, its first manager: two acts in two chains, so the team stays if the second is refused."""
+    """A team and, if named, its first manager: both or neither."""
     form = TeamForm(posted(request))
     if form.is_valid():
-        wanted = form.cleaned_data
+        wanted = form.cleaned_data | {"slug": form.cleaned_data["slug"] or None}
         try:
-            team = teams.create_team(wanted["name"], slug=wanted["slug"] or None, by=actor_of(request))
+            team, invited = invitations.create_team(**wanted, by=actor_of(request))
         except TeamsError as error:
             complain(form, error.sentence, field=error.field)
         else:
             messages.success(request, f"The team {team.name} is there.")
-            return _first_manager(request, team, wanted["manager"])
+            return _invited(request, team, invited, TeamRole.MANAGER)
     return _form_page(request, "new", {"form": form})
-
-
-def _first_manager(request: PanelRequest, team: Team, email: str) -> HttpResponse:
-    if not email:
-        return redirect("members", slug=team.slug)
-    form = MemberForm({"email": email, "role": TeamRole.MANAGER})
-    return _invite(request, team, form)
 
 
 @requires(Action.MEMBERS_MANAGE)
@@ -148,7 +141,6 @@ def archive(request: PanelRequest, team: Team) -> HttpResponse:
 
 
 def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse:
-    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
     if not form.is_valid():
         return _members_page(request, team, form=form, status=422)
     try:
@@ -156,9 +148,15 @@ def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse
     except (TeamsError, PeopleError) as error:
         complain(form, error.sentence, field=error.field)
         return _members_page(request, team, form=form, status=422)
-    if invited.link:
+    return _invited(request, team, invited, form.cleaned_data["role"])
+
+
+def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
+    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
+    if invited is not None and invited.link:
         return _members_page(request, team, invited=invited)
-    messages.success(request, f"{invited.email} is now a member as {form.cleaned_data['role'].value}.")
+    if invited is not None:
+        messages.success(request, f"{invited.email} is now a member as {role.value}.")
     return redirect("members", slug=team.slug)
 
 

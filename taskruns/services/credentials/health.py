@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient, Timeouts
@@ -41,13 +41,33 @@ class TestResult:
     sees_nothing: bool = False
 
 
+class ResultNotWritten(Exception):
+    """Arize was asked what the key sees, but the answer could not be written."""
+
+
 def test(credential: Credential, *, by: Actor) -> TestResult:
     """Ask Arize what the key sees: one page of spaces, one of tasks. Takes up to half a minute when Arize is slow.
 
-    A good answer ends failing and backoff; a key that Arize rejects is marked failing.
+    A good answer ends failing and backoff; a key that Arize rejects is marked failing. Raises DatabaseError when
+    nothing was sent because the log takes no row, ResultNotWritten when it takes none any more.
     """
+    _rehearse(credential, by)
     try:
-        spaces, tasks = _look(credential)
+        return _test(credential, by=by)
+    except DatabaseError as error:
+        raise ResultNotWritten from error
+
+
+@transaction.atomic
+def _rehearse(credential: Credential, by: Actor) -> None:
+    """Write the row of this test, and take it back: a test has no row that says it was asked for."""
+    record(EventType.CREDENTIAL_TEST, "failed", by=by, team=credential.team, credential=credential)
+    transaction.set_rollback(True)
+
+
+def _test(credential: Credential, *, by: Actor) -> TestResult:
+    try:
+        spaces, tasks, facts = _look(credential)
     except CannotConnect as error:
         return _failed(credential, error.sentence, by=by, details={}, rejected=True)
     except ArizeError as error:
@@ -57,7 +77,7 @@ def test(credential: Credential, *, by: Actor) -> TestResult:
             "milliseconds": error.milliseconds,
         }
         return _failed(credential, error.sentence, by=by, details=facts, rejected=isinstance(error, Unauthorized))
-    return _worked(credential, spaces, tasks, by=by)
+    return _worked(credential, spaces, tasks, facts, by=by)
 
 
 def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
@@ -66,14 +86,15 @@ def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
         return _mark_failing(credential, sentence, by=by)
 
 
-def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask]]:
+def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], dict[str, Any]]:
+    """Spaces, tasks, and what the log keeps of the last answer."""
     with credential.connect(timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):
             # A key, or a server, without the list of spaces: the tasks alone tell what matters.
             spaces = Page(items=(), next_cursor=None)
-        return spaces, _tasks(client, spaces)
+        return spaces, _tasks(client, spaces), client.facts
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
@@ -92,7 +113,9 @@ def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
     return Page(items=tuple(task for page in pages for task in page.items), next_cursor="more" if is_cut else None)
 
 
-def _worked(credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], *, by: Actor) -> TestResult:
+def _worked(
+    credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], facts: dict[str, Any], *, by: Actor
+) -> TestResult:
     now = timezone.now()
     with transaction.atomic():
         # Only if it is still the key that was tested.
@@ -100,7 +123,7 @@ def _worked(credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTas
             last_good_at=now, next_refresh_at=now, **HEALTHY
         )
         Team.bump(credential.team_id)
-        details = {"spaces": len(spaces.items), "tasks": len(tasks.items)}
+        details = facts | {"spaces": len(spaces.items), "tasks": len(tasks.items)}
         record(EventType.CREDENTIAL_TEST, "ok", by=by, team=credential.team, credential=credential, details=details)
     return TestResult(ok=True, sentence=_what_it_sees(spaces, tasks), sees_nothing=not (spaces.items or tasks.items))
 
