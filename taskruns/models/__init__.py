@@ -1,7 +1,7 @@
 """What the database holds, by noun."""
 
 from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
-from .credentials import Credential
+from .credentials import Credential, KeyUsage
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 from .saved_views import SavedView
@@ -19,6 +19,7 @@ __all__ = [
     "Credential",
     "Heartbeat",
     "Invitation",
+    "KeyUsage",
     "Membership",
     "Outcome",
     "Run",

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from taskruns.display.credentials import health
+from taskruns.display.credentials import expiry_warning, health
 from taskruns.display.runs import RunRow, run_row
 from taskruns.display.words import Message
 from taskruns.models import Cancellation, Credential, Outcome, Run, Team
@@ -56,14 +56,17 @@ def latest_cancellations(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cancel
 
 
 def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
-    """Why something may be old."""
+    """Why something may be old, or soon will be."""
     now = timezone.now()
-    states = [(key, *health(key, now)) for key in keys]
-    return tuple(
-        Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}")
-        for key, state, text in states
-        if state in {"failing", "waiting"}
-    )
+    warnings = []
+    for key in keys:
+        state, text = health(key, now)
+        if state in {"failing", "waiting"}:
+            warnings.append(Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}"))
+        ending = expiry_warning(key, timezone.localdate(now))
+        if ending is not None and state != "failing":
+            warnings.append(ending)
+    return tuple(warnings)
 
 
 def _why_old(run: Run, now: datetime) -> str:

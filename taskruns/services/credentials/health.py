@@ -1,6 +1,7 @@
 """What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from django.db import transaction
@@ -12,6 +13,9 @@ from taskruns.arize.wire import Page, WireSpace, WireTask
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import usage
+
+from .expiry import read_end
 
 # A person waits for the answer to a test.
 _TIMEOUTS = Timeouts(connect=4, read=6)
@@ -45,7 +49,7 @@ def test(credential: Credential, *, by: Actor) -> TestResult:
     A good answer ends failing and backoff; a key that Arize rejects is marked failing.
     """
     try:
-        spaces, tasks = _look(credential)
+        spaces, tasks, ends = _look(credential)
     except CannotConnect as error:
         return _failed(credential, error.sentence, by=by, details={}, rejected=True)
     except ArizeError as error:
@@ -55,7 +59,7 @@ def test(credential: Credential, *, by: Actor) -> TestResult:
             "milliseconds": error.milliseconds,
         }
         return _failed(credential, error.sentence, by=by, details=facts, rejected=isinstance(error, Unauthorized))
-    return _worked(credential, spaces, tasks, by=by)
+    return _worked(credential, spaces, tasks, ends=ends, by=by)
 
 
 def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
@@ -64,27 +68,36 @@ def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
         return _mark_failing(credential, sentence, by=by)
 
 
-def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask]]:
-    with credential.connect(timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
+def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], date | None]:
+    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):
             # A key, or a server, without the list of spaces: the tasks alone tell what matters.
             spaces = Page(items=(), next_cursor=None)
-        return spaces, client.list_tasks(limit=_TASKS_ASKED_FOR)
+        tasks = client.list_tasks(limit=_TASKS_ASKED_FOR)
+        return spaces, tasks, read_end(client, [space.id for space in spaces.items])
 
 
-def _worked(credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], *, by: Actor) -> TestResult:
+def _worked(
+    credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], *, ends: date | None, by: Actor
+) -> TestResult:
+    """What Arize says of the key's end stands above what was typed."""
     now = timezone.now()
+    is_new_end = ends is not None and ends != credential.expires_on
+    changes = {"expires_on": ends, "expiry_told": None} if is_new_end else {}
     with transaction.atomic():
         # Only if it is still the key that was tested.
         Credential.objects.filter(pk=credential.pk, ciphertext=credential.ciphertext).update(
-            last_good_at=now, next_refresh_at=now, **HEALTHY
+            last_good_at=now, next_refresh_at=now, **HEALTHY, **changes
         )
         Team.bump(credential.team_id)
-        details = {"spaces": len(spaces.items), "tasks": len(tasks.items)}
+        details: dict[str, Any] = {"spaces": len(spaces.items), "tasks": len(tasks.items)}
+        if is_new_end:
+            details |= {"changed": ["expires_on"], "expires_on": str(ends)}
         record(EventType.CREDENTIAL_TEST, "ok", by=by, team=credential.team, credential=credential, details=details)
-    return TestResult(ok=True, sentence=_what_it_sees(spaces, tasks), sees_nothing=not (spaces.items or tasks.items))
+    sentence = _what_it_sees(spaces, tasks) + (f" Arize says that it expires on {ends}." if ends else "")
+    return TestResult(ok=True, sentence=sentence, sees_nothing=not (spaces.items or tasks.items))
 
 
 def _failed(credential: Credential, sentence: str, *, by: Actor, details: dict[str, Any], rejected: bool) -> TestResult:

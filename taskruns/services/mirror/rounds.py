@@ -13,7 +13,7 @@ from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import first_contact
+from taskruns.services import first_contact, usage
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
 
@@ -60,7 +60,10 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     with client:
         reader = Reader(credential, client, budget, heartbeat=lambda: claims.renew(credential, spent=budget.recent))
-        report = _round(reader, began=began, force=force, by=by)
+        try:
+            report = _round(reader, began=began, force=force, by=by)
+        finally:
+            usage.note(credential, client)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
 
