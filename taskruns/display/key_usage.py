@@ -7,7 +7,7 @@ from datetime import datetime
 from .words import Moment
 
 HOURS = 24
-SLOT, BAR, HEIGHT = 8, 6, 24
+SLOT, BAR, HEIGHT, MARK = 8, 6, 24, 5
 SMALLEST = 1.5  # one call is seen beside thousands
 
 
@@ -21,10 +21,7 @@ class HourOfUse:
 class Usage:
     """`path` draws all calls of the hours, `limited_path` marks on top of those in which Arize answered 429."""
 
-    this_hour: int
-    day: int
-    limited: int
-    limited_this_hour: int
+    numbers: str
     path: str
     limited_path: str
     summary: str
@@ -35,16 +32,20 @@ class Usage:
 def usage_of(starts: Sequence[datetime], hours: Sequence[HourOfUse]) -> Usage:
     day, limited = sum(hour.calls for hour in hours), sum(hour.limited for hour in hours)
     most = max((hour.calls for hour in hours), default=0)
-    heights = [max(SMALLEST, (HEIGHT - 4) * hour.calls / most) if hour.calls else 0.0 for hour in hours]
+    heights = [max(SMALLEST, (HEIGHT - MARK - 1) * hour.calls / most) if hour.calls else 0.0 for hour in hours]
     return Usage(
-        this_hour=hours[-1].calls,
-        day=day,
-        limited=limited,
-        limited_this_hour=hours[-1].limited,
+        numbers=_numbers(hours[-1], day, limited),
         path="".join(_bar(slot, height) for slot, height in enumerate(heights) if height),
         limited_path="".join(_mark(slot, heights[slot]) for slot, hour in enumerate(hours) if hour.limited),
         summary=_summary(starts, hours, day, limited),
     )
+
+
+def _numbers(now: HourOfUse, day: int, limited: int) -> str:
+    """`2,304 a day, 120 this hour; 12 answered 429, 3 this hour`"""
+    refused = f"; {limited:,} answered 429" if limited else ""
+    refused += f", {now.limited:,} this hour" if now.limited else ""
+    return f"{day:,} a day, {now.calls:,} this hour{refused}"
 
 
 def _summary(starts: Sequence[datetime], hours: Sequence[HourOfUse], day: int, limited: int) -> str:
@@ -66,5 +67,5 @@ def _bar(slot: int, height: float) -> str:
 
 def _mark(slot: int, height: float) -> str:
     """A small triangle above the bar: a shape, not a colour alone."""
-    left, top = slot * SLOT + (SLOT - BAR) // 2, HEIGHT - height - 0.5
-    return f"M{left} {top - 3:.1f}h{BAR}l-{BAR / 2:g} 3z"
+    left, top = slot * SLOT + (SLOT - BAR) // 2, HEIGHT - height - MARK - 0.5
+    return f"M{left} {top:.1f}h{BAR}l-{BAR / 2:g} {MARK}z"
