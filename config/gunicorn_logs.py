@@ -4,7 +4,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 
-class JsonLogger(Logger):
+class JsonLogger(Logger):  # type: ignore[misc]
     """Hands its lines to the root logger, which `config.logs` has set up."""
 
     def setup(self, cfg: Config) -> None:

@@ -1,7 +1,7 @@
 """When a key ends: read from Arize where the key may, and told in time, once for each step."""
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 
 import structlog
 from django.db import transaction
@@ -37,7 +37,7 @@ def read_end(client: ArizeClient, space_ids: Iterable[str]) -> date | None:
 def tell_of_expiring(*, by: Actor) -> int:
     """Record and log each key whose end has come nearer than a step that was not told yet. The number told."""
     today = timezone.localdate()
-    latest = today + timezone.timedelta(days=max(THRESHOLDS))
+    latest = today + timedelta(days=max(THRESHOLDS))
     keys = Credential.objects.live().filter(expires_on__lte=latest).select_related("team").order_by("pk")
     return sum(_tell(key, (key.expires_on - today).days, by) for key in keys if key.expires_on)
 
