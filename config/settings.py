@@ -93,7 +93,7 @@ HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "consumer": {
         "workers": 4,
         "worker_type": "thread",
-        "max_delay": 0.5,
+        "max_delay": 0.2,
         "graceful_signal": "TERM",
         "shutdown_timeout": 4,
     },
@@ -132,7 +132,9 @@ SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # machines ask on loopback
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
 # Other hosts of the domain are not the panel's to decide upon.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
-SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+# W008: without a trusted proxy the panel cannot tell http from https and would redirect for ever; whoever ends TLS
+# redirects. Browsers come with https anyway: HSTS, and cookies that go nowhere else.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_CONTENT_TYPE_NOSNIFF = True

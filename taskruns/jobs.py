@@ -12,7 +12,7 @@ from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import anchor_moved
+from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, cancellations, credentials, mirror, retention, triggers, usage
 
@@ -48,7 +48,8 @@ def sweep() -> None:
 @db_task(expires=2 * 60)
 def look_after_audit() -> None:
     """Anchor what moved, tell of tries that were only counted, take up verifications whose worker died."""
-    anchor_moved()
+    anchor_moved(due_after=DUE_AFTER)
+    publish()
     audit.record_left_out()
     for verification_id in audit.stalled():
         run_verification(str(verification_id))

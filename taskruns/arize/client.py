@@ -6,7 +6,7 @@ their objects hold the request with its key.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -24,15 +24,15 @@ from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
 from taskruns.arize.transport import POOLS, Call, GetRetry, PrivateAddress, Timeouts, call_within
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
-from taskruns.arize.wire import Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
+from taskruns.arize.wire import Identified, Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
 
 __all__ = ["ArizeClient", "Timeouts"]
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Identified)
 
 USER_AGENT = f"taskruns/{__version__}"
 LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
-MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
 _CHUNK = 65_536
 _PATIENT = Timeouts()
 _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
@@ -41,8 +41,9 @@ _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueErr
 class ArizeClient:
     """Calls one endpoint with one key. Safe to share between threads; close it, or use it in `with`.
 
-    `calls` counts every HTTP request attempted, retries included: what a ceiling per key is measured by; `limited`
-    those that Arize answered with 429. `public_only`: whatever the host's name leads to, no private address is called.
+    `calls` counts every HTTP request attempted, retries included; `limited` those that Arize answered with 429.
+    `may_retry` is asked before each retry, in the thread of its call: a ceiling per key can refuse it. `public_only`:
+    whatever the host's name leads to, no private address is called.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -56,12 +57,14 @@ class ArizeClient:
         get_retries: int = 2,
         pool_size: int = 8,
         public_only: bool = False,
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> None:
         self.endpoint = normalise(endpoint)
         self.calls = self.limited = 0
         self._public_only = public_only
         self._calls_lock = threading.Lock()
         self._timeouts = timeouts
+        self._may_retry = may_retry
         self._bearer = _Bearer(key)
         self._reads = _session(self._bearer, retries=get_retries, pool_size=pool_size)
 
@@ -134,19 +137,6 @@ class ArizeClient:
         """
         return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
 
-    @staticmethod
-    def pages(fetch: Callable[[str | None], Page[T]], *, most: int | None = None) -> Iterator[Page[T]]:
-        """Page after page until there is no cursor, a cursor comes twice, or `most` pages were given."""
-        cursor: str | None = None
-        seen: set[str] = set()
-        for _ in range(MOST_PAGES if most is None else min(most, MOST_PAGES)):
-            page = fetch(cursor)
-            yield page
-            cursor = page.next_cursor
-            if not cursor or cursor in seen:
-                return
-            seen.add(cursor)
-
     def _runs(self, task_id: str, **params: str | int | None) -> Page[WireRun]:
         return self._get("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))
 
@@ -191,7 +181,7 @@ class ArizeClient:
 
     def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:
         """Returns an error, so that it is raised outside the `except` and chains nothing of the library's."""
-        with call_within(self._timeouts.call, public_only=self._public_only) as call:
+        with call_within(self._timeouts.call, may_retry=self._may_retry, public_only=self._public_only) as call:
             status = None
             try:
                 response = request(
@@ -305,5 +295,5 @@ def _reason(error: Exception) -> object:
     return getattr(wrapped, "reason", wrapped)
 
 
-def _page(member: str, item: Callable[[object], T]) -> Callable[[object], Page[T]]:
+def _page(member: str, item: Callable[[object], Item]) -> Callable[[object], Page[Item]]:
     return lambda data: Page.from_json(data, member=member, item=item)

@@ -87,7 +87,13 @@ def _actor_columns(by: Actor) -> dict[str, Any]:
 def _run_columns(run: Run | None) -> dict[str, Any]:
     if run is None:
         return {}
-    of_run = {"target_type": "run", "target_id": str(run.pk), "run_id": run.arize_id, "endpoint": run.endpoint}
+    of_run = {
+        "target_type": "run",
+        "target_id": str(run.pk),
+        "target_label": run.label,
+        "run_id": run.arize_id,
+        "endpoint": run.endpoint,
+    }
     return _task_columns(run.task) | of_run
 
 

@@ -50,7 +50,7 @@ class RunRow:
 def run_row(
     run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str, team: str = "", why_old: str = ""
 ) -> RunRow:
-    """`last` is the run's latest cancellation. `why_old`: why its state is not of this moment, if it is not.
+    """`last` is the run's cancellation that counts. `why_old`: why its state is not of this moment, if it is not.
 
     Expects `run.task.credential` to be loaded.
     """
@@ -59,7 +59,7 @@ def run_row(
         id=str(run.pk),
         arize_id=run.arize_id,
         url=reverse("run", args=[slug, run.pk]),
-        task=run.task.name or run.task.arize_id,
+        task=run.label,
         task_filter=run.task.arize_id,
         type=run.task.type.replace("_", " "),
         space=run.task.space_name,
@@ -90,15 +90,26 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
     """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
     if run.status != Status.CANCELLED:
         return run.failure_reason or "" if run.status == Status.FAILED else ""
-    if last is not None and last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        return f"cancelled by {last.person_label}" + (f": {last.reason}" if last.reason else "")
-    if last is not None and last.outcome == Outcome.UNKNOWN and last.followed:
-        return f"{last.person_label} asked for it; whether that ended it is being found out"
+    asked = _asked(last) if last is not None else ""
+    if last is not None and asked:
+        return f"{asked}: {last.reason}" if last.reason else asked
     if run.failure_reason:
         return f"cancelled by Arize: {run.failure_reason}"
     if _ended_at_once(run):
         return "cancelled by Arize within seconds, nothing was evaluated"
     return "cancelled by someone outside this team"
+
+
+def _asked(last: Cancellation) -> str:
+    """Whose press ended the run, or may have; empty: it did not."""
+    if last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
+        return f"cancelled by {last.person_label}"
+    if last.outcome == Outcome.STILL_RUNNING:
+        return f"asked for by {last.person_label}, Arize accepted it"
+    if last.outcome == Outcome.UNKNOWN:
+        what = "is being found out" if last.followed else "could not be found out"
+        return f"asked for by {last.person_label}, whether that ended it {what}"
+    return ""
 
 
 def _ended_at_once(run: Run) -> bool:

@@ -1,6 +1,14 @@
 """What the database holds, by noun."""
 
-from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
+from .audit import (
+    AnchorToPublish,
+    AnonymousTally,
+    AuditAnchor,
+    AuditChain,
+    AuditEvent,
+    AuditReading,
+    AuditVerification,
+)
 from .credentials import Credential, KeyUsage
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
@@ -8,6 +16,7 @@ from .saved_views import SavedView
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
+    "AnchorToPublish",
     "AnonymousTally",
     "ArizeUser",
     "AuditAnchor",

@@ -60,7 +60,8 @@ class TeamQuerySet(models.QuerySet["Team"]):
         return self.filter(archived_at=None)
 
     def seen_by(self, person: User) -> "TeamQuerySet":
-        """With the person's `role` in it ("" without one), and `as_of`: when the oldest of its working keys last read.
+        """With the person's `role` in it ("" without one), and `as_of`: when the oldest of its working keys last read;
+        without any, when one last did.
 
         One query, because each poll of each open board asks it.
         """
@@ -68,7 +69,9 @@ class TeamQuerySet(models.QuerySet["Team"]):
         working = models.Q(credentials__revoked_at=None, credentials__failing_since=None)
         read_with: dict[str, Any] = {
             "role": Coalesce(models.Subquery(mine.values("role")[:1]), models.Value("")),
-            "as_of": models.Min("credentials__last_good_at", filter=working),
+            "as_of": Coalesce(
+                models.Min("credentials__last_good_at", filter=working), models.Max("credentials__last_good_at")
+            ),
         }
         return self.annotate(**read_with)
 

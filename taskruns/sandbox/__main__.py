@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wire", type=Wire, choices=list(Wire), default=Wire.UPPER, help="how values are spelled")
     parser.add_argument("--seed", type=int, default=1, help="same seed, same world")
     parser.add_argument("--tasks", type=_tasks, default=40, help="how many tasks, 1 to 5000")
+    parser.add_argument("--busy", type=_tasks_or_none, default=0, help="so many tasks of each space always have a run")
     parser.add_argument("--speed", type=_speed, default=1.0, help="10 is ten times as fast, 0 stands still")
     return parser
 
@@ -60,7 +61,14 @@ def _settings(options: argparse.Namespace) -> Settings:
     keys = read_keys([*options.key, *from_environment])
     if not keys:
         raise UnreadableKeys(f"Give at least one key, with --key or in {KEYS_VARIABLE}.")
-    return Settings(keys=keys, wire=options.wire, seed=options.seed, tasks=options.tasks, speed=options.speed)
+    return Settings(
+        keys=keys,
+        wire=options.wire,
+        seed=options.seed,
+        tasks=options.tasks,
+        speed=options.speed,
+        busy=options.busy,
+    )
 
 
 def _port(text: str) -> int:
@@ -69,6 +77,10 @@ def _port(text: str) -> int:
 
 def _tasks(text: str) -> int:
     return _between(int(text), least=1, most=5_000)
+
+
+def _tasks_or_none(text: str) -> int:
+    return _between(int(text), least=0, most=5_000)
 
 
 def _speed(text: str) -> float:

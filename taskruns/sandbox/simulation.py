@@ -31,6 +31,7 @@ class Settings:
     seed: int = 1
     tasks: int = 40
     speed: float = 1.0
+    busy: int = 0
     epoch: datetime | None = None
 
 
@@ -45,7 +46,7 @@ class Simulation:
     def _fill(self) -> None:
         settings = self._settings
         clock = Clock(speed=settings.speed, epoch=settings.epoch)
-        world = World(seed=settings.seed, tasks=settings.tasks, clock=clock)
+        world = World(seed=settings.seed, tasks=settings.tasks, clock=clock, busy=settings.busy)
         spelling = Spelling(settings.wire, clock=clock)
         received = Received(keys=settings.keys.keys())
         faults = Faults(seed=settings.seed)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from taskruns.sandbox.catalogue import USERS, Task, User, build_tasks
+from taskruns.sandbox.catalogue import SPACES, USERS, Task, User, build_tasks
 from taskruns.sandbox.clock import Clock
 from taskruns.sandbox.outcomes import Counts, Status, completed
 from taskruns.sandbox.runs import Run, State, build_run
@@ -58,8 +58,11 @@ class _Timeline:
 
 
 class World:
-    def __init__(self, *, seed: int, tasks: int, clock: Clock) -> None:
+    """`busy`: so many tasks of each space never rest."""
+
+    def __init__(self, *, seed: int, tasks: int, clock: Clock, busy: int = 0) -> None:
         self._seed = seed
+        self._busy = busy
         self._clock = clock
         self._lock = threading.Lock()
         self.tasks = build_tasks(seed=seed, count=tasks)
@@ -69,7 +72,7 @@ class World:
         self._experiments: set[tuple[str | None, str]] = set()  # dataset, name
 
     def _timeline(self, task: Task) -> _Timeline:
-        schedule = plans(seed=self._seed, task=task)
+        schedule = plans(seed=self._seed, task=task, is_busy=task.index // len(SPACES) < self._busy)
         return _Timeline(schedule=schedule, upcoming=next(schedule))
 
     # Reading

@@ -105,12 +105,21 @@ def _record_page(reading: Reading) -> int:
     creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
     arize_users.note(task.team_id, task.endpoint, filter(None, creators))
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
-    touched = {run.arize_id for run in new} | changed
+    touched = {run.arize_id for run in new} | changed | _house(task, known.values())
     if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
         learn_usual(task.pk)
     if touched:
         Team.bump(task.team_id)
     return len(touched)
+
+
+def _house(task: Task, runs: Iterable[Run]) -> set[str]:
+    """Runs that were met before anything named their task come under it now. Their Arize ids."""
+    strangers = {run.pk: run.arize_id for run in runs if run.task_id != task.pk}
+    nameless = Run.objects.filter(pk__in=strangers, task__arize_id="")
+    moved = list(nameless.values_list("pk", flat=True)) if strangers else []
+    Run.objects.filter(pk__in=moved).update(task=task)
+    return {strangers[pk] for pk in moved}
 
 
 def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> set[str]:
@@ -120,7 +129,7 @@ def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) 
     for pk, columns in changed.items():
         Run.objects.filter(pk=pk).update(observed_at=started, **columns)
     # An ended run that stays the same is not worth a write.
-    same = [run.pk for run in runs if run.pk not in changed and run.is_active]
+    same = [run.pk for run in runs if run.pk not in changed and (run.is_active or run.status == Status.UNKNOWN)]
     Run.objects.filter(pk__in=same).update(observed_at=started)
     return {run.arize_id for run in runs if run.pk in changed}
 

@@ -5,6 +5,7 @@ Not signed in: the login page. Not an insider of the team: 404, as if nothing we
 """
 
 import hashlib
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,16 +19,20 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import resolve_url
-from django.urls import URLPattern, URLResolver
+from django.urls import ResolverMatch, URLPattern, URLResolver
 from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
-from taskruns.audit import Actor, EventType
+from taskruns.audit import Actor, EventType, Target
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
+from taskruns.services.audit import Try
 
 View = Callable[..., HttpResponseBase]
+# Parts of a path that open a door by themselves.
+SECRETS = frozenset({"token"})
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 M = TypeVar("M", bound=models.Model)
 
 
@@ -57,7 +62,7 @@ def requires(action: Action, *, event: EventType | None = None, acts_on: str = "
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
             if not panel.access.may(action):
-                _record_denial(panel, event if request.method == acts_on else None, team=panel.team)
+                record_denied(panel, _event(request, event, acts_on), team=panel.team)
                 raise PermissionDenied
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
@@ -97,7 +102,7 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
 
 def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
     """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
-    _record_denial(request, event if request.method == acts_on else None, team=request.team)
+    record_denied(request, _event(request, event, acts_on), team=request.team)
     return PermissionDenied()
 
 
@@ -161,6 +166,10 @@ def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
             raise ImproperlyConfigured(message)
 
 
+def _event(request: HttpRequest, event: EventType | None, acts_on: str) -> EventType:
+    return event if event is not None and request.method == acts_on else EventType.ACCESS_DENIED
+
+
 def _private(response: HttpResponseBase) -> HttpResponseBase:
     """What a person saw stays with them: nothing keeps it, not even the back button after signing out."""
     patch_cache_control(response, no_store=True, private=True)
@@ -193,7 +202,7 @@ def access_to(person: User, team: Team | None) -> Access:
 
 def _hidden(request: PanelRequest) -> Http404:
     """Somebody tried what is not theirs. It goes to the site's log: the team must not learn who the outsiders are."""
-    _record_denial(request, None, team=None)
+    record_denied(request, EventType.ACCESS_DENIED)
     return Http404()
 
 
@@ -205,20 +214,38 @@ def record_forged(request: HttpRequest, *, why: str) -> None:
     access = access_of(request.user if isinstance(request.user, User) else None, team)
     if team is not None and access.is_insider:
         panel.team, panel.access = team, access
-    _record_denial(request, None, team=team if access.is_insider else None, why=why)
+    record_denied(request, EventType.ACCESS_DENIED, team=team if access.is_insider else None, why=why)
 
 
-def _record_denial(request: HttpRequest, event: EventType | None, *, team: Team | None, why: str = "") -> None:
+def record_throttled(request: HttpRequest) -> None:
+    """Allauth refused before its own view was reached."""
+    page = request.resolver_match.url_name if request.resolver_match else ""
+    if page == "account_login":
+        login = request.POST.get("login", "")
+        audit_service.record_failed_sign_in(login, "throttled", by=actor_of(request))
+        return
+    event = EventType.AUTH_PASSWORD_CHANGE if page == "account_change_password" else EventType.ACCESS_DENIED
+    record_denied(request, event, why="too many tries")
+
+
+def record_denied(
+    request: HttpRequest, event: EventType, *, team: Team | None = None, why: str = "", target: Target | None = None
+) -> None:
+    """The one place where a refused try becomes a row."""
+    audit_service.record_denial(event, _try(request), by=actor_of(request), team=team, why=why, target=target)
+
+
+def _try(request: HttpRequest) -> Try:
     match = request.resolver_match
-    audit_service.record_denial(
-        event or EventType.ACCESS_DENIED,
-        by=actor_of(request),
-        team=team,
-        view=(match.url_name or "") if match else "",
-        path=request.path,
-        method=request.method or "",
-        why=why,
-    )
+    if match is None:
+        return Try("", "", request.method or "")
+    ids = {name: match.kwargs[name] for name in ("run_id", "task_id", "credential_id") if name in match.kwargs}
+    return Try(match.url_name or "", _path(request.path, match), request.method or "", **ids)
+
+
+def _path(path: str, match: ResolverMatch) -> str:
+    """The path; of one that lets its reader in, the pattern: no row may hold a live link."""
+    return _PARAMETER.sub(r"<\1>", f"/{match.route}") if SECRETS & match.kwargs.keys() else path
 
 
 def _with_next(url: str, target: str) -> str:

@@ -103,8 +103,7 @@ def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
             watch(seat.team)
         etag = board_service.etag(seats, wanted, zone=_zone())
         if etag in request.headers.get("If-None-Match", ""):
-            times = [seat.team.as_of for seat in seats if seat.team.as_of is not None]
-            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(min(times, default=None)))
+            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(board_service.as_of(seats)))
         page = _board(request, seats)
     except BadFilter as error:
         return message_only(400, str(error))

@@ -6,6 +6,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
 
+from taskruns.display.audit import alarm_of
 from taskruns.display.teams import Frame
 from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
@@ -67,14 +68,13 @@ def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
 
 
 def _alarm(person: User) -> Link | None:
-    """A log with faults stands on every page of those who answer for it."""
+    """A log with faults, or one of which it is not known, stands on every page of those who answer for it."""
     if Action.SITE_LOG not in SITE_ROLES[SiteRole(person.site_role)]:
         return None
     failed = audit.latest_failed()
     if failed is None:
         return None
-    text = f"The last verification of the audit log found {failed.fault_count} faults."
-    return Link(text, reverse("site-audit"))
+    return Link(alarm_of(failed), reverse("site-audit"))
 
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:

@@ -4,15 +4,17 @@ from typing import Any
 
 from allauth.account import signals as account_signals
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.views import PasswordChangeView
 from django.contrib.auth import signals as auth_signals
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
+from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit
 
-from .access import actor_of
+from .access import actor_of, record_denied
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -32,6 +34,15 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             login = str(credentials.get("email", ""))
             audit.record_failed_sign_in(login, "throttled", by=actor_of(request))
             raise
+
+
+class PasswordChange(PasswordChangeView):  # type: ignore[misc]
+    def form_invalid(self, form: Any) -> HttpResponse:
+        """A wrong current password is a try to take an account that was left open."""
+        if "oldpassword" in form.errors:
+            record_denied(self.request, EventType.AUTH_PASSWORD_CHANGE, why="wrong current password")
+        response: HttpResponse = super().form_invalid(form)
+        return response
 
 
 def signed_in(request: HttpRequest, user: User, **_kwargs: Any) -> None:

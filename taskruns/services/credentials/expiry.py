@@ -11,6 +11,7 @@ from django.utils import timezone
 from taskruns.arize.api_keys import WireApiKey
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError
+from taskruns.arize.paging import pages
 from taskruns.audit import Actor, EventType, record
 from taskruns.display.credentials import TOLD_DAYS
 from taskruns.models import Credential, Team
@@ -44,8 +45,8 @@ def tell_of_expiring(*, by: Actor) -> int:
 
 def _own(client: ArizeClient, space_id: str | None) -> WireApiKey | None:
     """The one listed key that looks like the client's; None if there is none, or more than one looks so."""
-    pages = client.pages(lambda cursor: client.list_api_keys(space_id=space_id, cursor=cursor), most=PAGES)
-    alike = [listed for page in pages for listed in page.items if client.is_itself(listed)]
+    found = pages(lambda cursor: client.list_api_keys(space_id=space_id, cursor=cursor), most=PAGES)
+    alike = [listed for page in found for listed in page.items if client.is_itself(listed)]
     return alike[0] if len(alike) == 1 else None
 
 

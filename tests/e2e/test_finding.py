@@ -1,0 +1,84 @@
+"""Orders, views, the chart, the table to take away, and a run started again, in a real browser."""
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack
+
+
+def test_a_heading_sorts_and_the_order_survives_the_next_page(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board()
+    vera.page.get_by_role("link", name="Duration").click()
+    heading = vera.page.get_by_role("columnheader", name="Duration")
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    vera.page.get_by_role("link", name="Next page").click()
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    vera.page.get_by_role("link", name="Previous page").click()
+    expect(vera.page.get_by_role("link", name="Previous page")).to_have_count(0)
+    vera.page.get_by_role("link", name="Duration").click()
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+
+
+def test_a_saved_view_opens_with_its_filter(stack: Stack, visit: Visit) -> None:
+    oli = visit(stack, "oli")
+    oli.open_board("?status=failed")
+    oli.page.get_by_text("Save this view").click()
+    oli.page.get_by_label("Name", exact=True).fill("What broke")
+    oli.page.get_by_role("button", name="Save").click()
+    oli.open_board("?all=1")
+    oli.page.get_by_role("link", name="What broke").click()
+    expect(oli.page.get_by_label("FAILED")).to_be_checked()
+    rows = oli.page.locator("tr[data-run-id]")
+    assert set(rows.evaluate_all("rows => rows.map((row) => row.dataset.status)")) == {"failed"}
+
+
+def test_the_chart_comes_when_it_is_opened(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board()
+    expect(vera.page.locator("svg.chart-bars")).to_have_count(0)
+    vera.page.get_by_text("Runs per hour", exact=True).click()
+    expect(vera.page.locator("svg.chart-bars")).to_be_visible()
+
+
+def test_the_runs_of_a_filter_are_taken_away(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board("?status=completed")
+    vera.page.get_by_role("link", name="CSV").click()
+    said = re.search(r"([\d,]+) runs?", vera.page.locator("main").inner_text())
+    assert said is not None
+    with vera.page.expect_download() as download:
+        vera.page.get_by_role("link", name=re.compile("Download|CSV")).last.click()
+    lines = download.value.path().read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + int(said[1].replace(",", ""))
+
+
+def test_a_run_that_was_started_is_on_the_board_at_once(stack: Stack, visit: Visit) -> None:
+    oli = visit(stack, "oli")
+    oli.open_board("?type=template_evaluation")
+    oli.page.locator("tr[data-run-id] a[data-task]").first.click()
+    oli.page.get_by_role("link", name="About this task and its other runs").click()
+    oli.page.get_by_role("link", name="Start a run").click()
+    oli.page.get_by_role("button", name=re.compile("Start")).click()
+    expect(oli.page.locator("#run-page")).to_be_visible()
+    run_id = oli.page.locator("#run-page").get_attribute("data-run-id")
+    assert run_id is not None
+    assert stack.status_at_arize(run_id) in {"pending", "running"}
+    oli.open_board()
+    expect(oli.row(run_id)).to_be_visible()
+
+
+def test_the_first_page_is_light(stack: Stack, visit: Visit) -> None:
+    """Under 100 kB over the wire, styles and scripts included."""
+    vera = visit(stack, "vera")
+    session = vera.context.new_cdp_session(vera.page)
+    session.send("Network.enable")
+    session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    sizes: list[float] = []
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    vera.open_board()
+    vera.page.wait_for_load_state("networkidle")
+    assert len(sizes) > 3
+    assert sum(sizes) < 100_000
