@@ -13,10 +13,10 @@ from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.models import AuditEvent, Run, Team, User
+from taskruns.models import AuditEvent, Run, Task, Team, User
 
 from .acts import ACTS, EVALUATION, Stage, dump, stage
-from .conftest import PASSWORD, ClientOf
+from .conftest import PASSWORD, ClientOf, make_credential, make_run
 from .test_access_matrix import undone
 
 assert stage
@@ -301,6 +301,35 @@ def test_a_thousand_tries_find_no_password_and_tell_nobody_who_exists(mona: User
     with time_machine.travel(started + timezone.timedelta(hours=2), tick=False):
         late = Client(REMOTE_ADDR="192.0.2.200")
         assert late.post("/accounts/login/", {"login": mona.email, "password": PASSWORD}).status_code == 302
+
+
+def test_foreign_ids_in_filters_exports_and_page_links_open_nothing(
+    stage: Stage, other_team: Team, otto: User, client_of: ClientOf
+):
+    """Another team's ids where they are no part of the path: each is refused, or finds nothing."""
+    key = make_credential(other_team, name="Zweckverband key", spaces=[{"id": "S-south", "name": "Zweckverband"}])
+    named = {"arize_id": "T-south", "name": "Zweckverband task", "space_id": "S-south"}
+    task = Task.objects.create(team=other_team, endpoint=key.endpoint, credential=key, **named)
+    for number in range(52):
+        make_run(task, arize_id=f"R-south-{number}")
+    board = client_of(otto).get("/teams/ops-south/runs/").content.decode()
+    assert "Zweckverband task" in board
+    cursor = re.search(r'cursor=([^"&]+)"', board)
+    assert cursor
+    client = stage.client("oli")
+    filters = {"task": "T-south", "credential": str(key.pk), "space": "S-south", "q": "R-south-1", "cursor": cursor[1]}
+    for name, value in filters.items():
+        for page in ("runs/", "runs/table/", "runs/export/", "runs/export.csv"):
+            with undone():
+                answer = client.get(f"/teams/ops-north/{page}", {name: value})
+                text = answer.getvalue().decode()
+            assert answer.status_code in {200, 400}
+            assert "Zweckverband" not in text
+            assert "R-south-0" not in text
+    for name, value in {"before": "1", "run": "R-south-1", "key": str(key.pk), "q": "R-south"}.items():
+        with undone():
+            answer = stage.client("mona").get("/teams/ops-north/audit/", {name: value})
+        assert "Zweckverband" not in answer.content.decode()
 
 
 def test_no_id_can_be_guessed(run: Run, stage: Stage):
