@@ -9,6 +9,7 @@ from config import environment as env
 try:
     # Here, before there is a worker: a mistake in the environment is one sentence, not a worker's traceback.
     from config import settings as _settings
+    from config.gunicorn_logs import JsonLogger
 
     # Behind a proxy the public port is the proxy's: the panel itself then listens on 8000. BIND overrides both.
     bind = env.text("BIND", f"127.0.0.1:{_settings.SITE.port if _settings.SITE.loopback else 8000}")
@@ -20,6 +21,7 @@ worker_class = "gthread"
 threads = 8
 timeout = 60
 graceful_timeout = 5
+logger_class = JsonLogger
 # Room for every filter at its longest, encoded; what is longer still gets gunicorn's own 414.
 limit_request_line = 8190
 # gunicorn would believe X-Forwarded-Proto from loopback by itself; only TRUSTED_PROXIES decides that here.

@@ -40,6 +40,11 @@ class Site:
     loopback: bool
 
     @property
+    def netloc(self) -> str:
+        """Host and port as the url has them."""
+        return self.url.partition("://")[2]
+
+    @property
     def allowed_hosts(self) -> list[str]:
         return list(LOOPBACK_NAMES) if self.loopback else [self.host]
 

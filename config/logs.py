@@ -6,8 +6,11 @@ import re
 import structlog
 from structlog.typing import EventDict, Processor
 
-# An invitation's link lets its reader in, so its token is struck out of every path.
-_TOKEN = re.compile(r"(/invitations/)[^/\s?]+")
+# An invitation's link lets its reader in, and so does what a sign-in provider hands back: both are struck out.
+_TOKEN = re.compile(
+    r"(/invitations/|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
+    re.IGNORECASE,
+)
 
 
 def configure() -> None:

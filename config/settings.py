@@ -43,12 +43,14 @@ INSTALLED_APPS = [
     "huey.contrib.djhuey",
 ]
 MIDDLEWARE = [
-    "taskruns.middleware.Health",  # first: machines ask without a host name or a session
     "taskruns.middleware.ClientAddress",
+    # What puts up the fence stands outside of everything that may answer or fail.
     "taskruns.middleware.StrictTransport",
-    "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "taskruns.middleware.Health",  # before all that asks for a host name or a session
+    "taskruns.middleware.BodyLimit",  # before all that reads a body
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "taskruns.middleware.SessionCookie",
@@ -126,6 +128,8 @@ ALLOWED_HOSTS = SITE.allowed_hosts
 CSRF_TRUSTED_ORIGINS = SITE.trusted_origins
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
+SECURE_SSL_HOST = SITE.netloc  # never the host that a client names
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # machines ask on loopback, past the proxy
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
 # Other hosts of the domain are not the panel's to decide upon.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
@@ -142,6 +146,7 @@ CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 7 * 24 * 3600
+MESSAGE_STORAGE = "taskruns.views.messages.Storage"
 CSRF_FAILURE_VIEW = "taskruns.views.errors.csrf_failed"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
@@ -156,7 +161,7 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": ["'none'"],
     }
 }
-DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes; BodyLimit refuses more before a byte is read, files too
 # A frozen list of runs to cancel arrives as one field a run.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 

@@ -52,7 +52,7 @@ class ExpiryField(forms.DateField):
         super().__init__(
             label="Expires on",
             required=False,
-            help_text="As Arize says, if the key has an end. Empty: it has none.",
+            help_text="If the key has an end. Where the key may ask Arize for it, its test fills it in.",
             widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
             input_formats=["%Y-%m-%d"],
         )

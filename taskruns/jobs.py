@@ -11,12 +11,14 @@ from django.utils import timezone
 from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
+from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
-from taskruns.services import audit, bulk, cancellations, mirror, retention, stops, triggers
+from taskruns.services import audit, bulk, cancellations, credentials, mirror, retention, stops, triggers, usage
 
 log = structlog.get_logger(__name__)
 
+CLOCK = Actor.job("clock")
 TICK = 5  # seconds; Huey's own grain is a minute
 _first_start = threading.Lock()
 
@@ -66,6 +68,13 @@ def look_after_audit() -> None:
 @db_periodic_task(crontab(minute="23"))
 def every_hour() -> None:
     forget_old_runs()
+    look_after_keys()
+
+
+@db_task(expires=60 * 60)
+def look_after_keys() -> None:
+    credentials.tell_of_expiring(by=CLOCK)
+    usage.forget_old()
 
 
 @db_task(expires=60 * 60)

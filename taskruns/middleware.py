@@ -1,6 +1,8 @@
 """What every request passes through, beside Django's own."""
 
 import ipaddress
+import re
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,6 +23,7 @@ from taskruns.views import errors
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 NO_TEST_WRITTEN = (
     "Arize was asked what the key sees, but the answer could not be written down, so nothing was changed. "
     "Please test the key again."
@@ -35,6 +38,24 @@ NO_START_WRITTEN = (
     "The start was sent to Arize, but its answer could not be written down. Look at the runs of the task before you "
     "send it again: a run may have begun, and the board shows it as soon as it is read."
 )
+
+
+class BodyLimit:
+    """Refuses a body that is longer than anything a form here sends, before a byte of it is read: Django's own limit
+    leaves out files, and would write them to disk for anybody. Without a length Django reads no body at all.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if not (length.isascii() and length.isdigit()):
+            return errors.bad_request(request)
+        if len(length) > 12 or int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+            log.warning("request_too_large", path=request.path, length=length[:30])
+            return errors.too_large(request)
+        return self.get_response(request)
 
 
 class Health:
@@ -66,7 +87,8 @@ def is_ready() -> bool:
 class ClientAddress:
     """`request.client_ip`: the connection's own address, or, with TRUSTED_PROXIES=n, the one n places to its left.
 
-    What a client says of itself in X-Forwarded-For or X-Request-ID counts for nothing.
+    What a client says of itself in X-Forwarded-For or X-Request-ID counts for nothing. The request's id is bound to
+    the log here already, so that whatever fails from here on can be found by the reference on its error page.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -74,9 +96,16 @@ class ClientAddress:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         request.client_ip = client_ip(request)  # type: ignore[attr-defined]
-        if not settings.TRUSTED_PROXIES:
-            request.META.pop("HTTP_X_REQUEST_ID", None)
+        request.META["HTTP_X_REQUEST_ID"] = request_id(request)  # where django-structlog looks for it
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request.META["HTTP_X_REQUEST_ID"])
         return self.get_response(request)
+
+
+def request_id(request: HttpRequest) -> str:
+    """A proxy's own, if it looks like one; else a new one."""
+    said = request.META.get("HTTP_X_REQUEST_ID", "") if settings.TRUSTED_PROXIES else ""
+    return said if _REQUEST_ID.fullmatch(said) else str(uuid.uuid4())
 
 
 def client_ip(request: HttpRequest) -> str:

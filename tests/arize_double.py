@@ -18,14 +18,16 @@ class Double:
     answer: Callable[[str, str], tuple[int, Any]]
     on_arrival: Callable[[str], None] = lambda _: None
     received: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)  # the Authorization of each call, in the same order
     faults: list[BaseException] = field(default_factory=list)
     url: str = ""
 
     def posts(self) -> list[str]:
         return [line for line in self.received if line.startswith("POST")]
 
-    def take(self, method: str, path: str) -> tuple[int, Any]:
+    def take(self, method: str, path: str, key: str | None = None) -> tuple[int, Any]:
         self.received.append(f"{method} {path}")
+        self.keys.append(key)
         try:
             self._arrived(path)
             return self.answer(method, path)
@@ -50,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        status, document = self.server.double.take(self.command, self.path)
+        status, document = self.server.double.take(self.command, self.path, self.headers.get("Authorization"))
         body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

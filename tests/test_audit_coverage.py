@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.urls import get_resolver
@@ -20,7 +21,19 @@ from django.utils import timezone
 from taskruns import jobs
 from taskruns.audit import CATALOGUE, Actor, EventType, record
 from taskruns.audit.events import allowed_details
-from taskruns.models import AuditEvent, Cancellation, EmergencyStop, Membership, Outcome, Run, Team, Trigger, User
+from taskruns.encryption import Ring
+from taskruns.models import (
+    AuditEvent,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    Membership,
+    Outcome,
+    Run,
+    Team,
+    Trigger,
+    User,
+)
 from taskruns.services import mirror
 
 from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, ONLY_LOOKED_AT, Act, Stage, a_stop, dump, stage
@@ -162,6 +175,11 @@ def a_stopping_run(stage: Stage) -> None:
     Cancellation.objects.update(stopping_since=timezone.now())
 
 
+def an_old_ring_key(stage: Stage) -> None:
+    old = Ring({1: settings.ENCRYPTION_KEYS[1]}).seal(NEW_KEY, owner=str(stage.credential.pk))
+    Credential.objects.update(ring_number=old.ring_number, ciphertext=old.ciphertext)
+
+
 COMMANDS: dict[str, list[Call]] = {
     "create_team": [Call(("create_team", "Ops West"), [("team.create", "done")])],
     "add_member": [
@@ -201,6 +219,9 @@ COMMANDS: dict[str, list[Call]] = {
     "sweep": [
         Call(("sweep",), [("run.cancel", "confirmed")], prepare=a_lost_cancel),
         Call(("sweep",), [("run.trigger", "unknown")], prepare=a_lost_start),
+    ],
+    "reencrypt_credentials": [
+        Call(("reencrypt_credentials",), [("encryption.reencrypt", "done")], prepare=an_old_ring_key),
     ],
     "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
     "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
@@ -288,14 +309,22 @@ def test_a_stop_that_the_clock_ends_is_told_by_the_job(stage: Stage):
     assert AuditEvent.objects.latest("pk").actor_type == "job"
 
 
+def test_a_key_that_ends_soon_is_told_by_the_job(stage: Stage):
+    Credential.objects.update(expires_on=timezone.localdate() + timezone.timedelta(days=3))
+    last = last_row()
+    jobs.look_after_keys()
+    work()
+    assert rows_since(last) == [("credential.expiring", "done")]
+    assert AuditEvent.objects.latest("pk").actor_label == "clock"
+
+
 def test_every_event_that_exists_by_now_is_met_in_a_walk():
     """What no walk meets belongs to parts that are not built yet: an event that is built leaves this list."""
     walked = {event for act in (*ACTS.values(), *LATER.values()) for event, _ in act.events}
-    walked |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
+    walked |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied", "credential.expiring"}
     walked |= {"stop.expire"}  # the clock's, above
     not_built = {
-        *("credential.expiring", "profile.change"),
-        *("auth.mfa_add", "auth.mfa_remove", "auth.session_end", "encryption.reencrypt"),
+        *("profile.change", "auth.mfa_add", "auth.mfa_remove", "auth.session_end"),
     }
     assert walked | not_built == {event.value for event in EventType} == set(map(str, CATALOGUE))
     assert not walked & not_built

@@ -18,10 +18,11 @@ from urllib3.exceptions import TimeoutError as Urllib3Timeout
 
 from taskruns import __version__
 from taskruns.arize.answers import Answer, path_segment, sendable
+from taskruns.arize.api_keys import WireApiKey
 from taskruns.arize.casing import StatusCasing
 from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
-from taskruns.arize.transport import POOLS, Call, GetRetry, Timeouts, call_within
+from taskruns.arize.transport import POOLS, Call, GetRetry, PrivateAddress, Timeouts, call_within
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import Identified, Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
 
@@ -40,8 +41,9 @@ _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueErr
 class ArizeClient:
     """Calls one endpoint with one key. Safe to share between threads; close it, or use it in `with`.
 
-    `calls` counts every HTTP request attempted, retries included. `may_retry` is asked before each retry, in the
-    thread of its call: a ceiling per key can refuse it.
+    `calls` counts every HTTP request attempted, retries included; `limited` those that Arize answered with 429.
+    `may_retry` is asked before each retry, in the thread of its call: a ceiling per key can refuse it. `public_only`:
+    whatever the host's name leads to, no private address is called.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -54,10 +56,12 @@ class ArizeClient:
         timeouts: Timeouts = _PATIENT,
         get_retries: int = 2,
         pool_size: int = 8,
+        public_only: bool = False,
         may_retry: Callable[[], bool] = lambda: True,
     ) -> None:
         self.endpoint = normalise(endpoint)
-        self.calls = 0
+        self.calls = self.limited = 0
+        self._public_only = public_only
         self.facts: dict[str, Any] = {}  # of the last answer that was a success, for a caller with one thread
         self._calls_lock = threading.Lock()
         self._timeouts = timeouts
@@ -115,6 +119,15 @@ class ArizeClient:
         """GET /v2/users/{id}. A key without the right to read people meets 404 (or 403), as for one who left."""
         return self._get("users", user_id, read=WireUser.from_json)
 
+    def list_api_keys(self, *, space_id: str | None = None, cursor: str | None = None) -> Page[WireApiKey]:
+        """GET /v2/api-keys: the caller's own active keys; with a space its service keys, where the key may."""
+        params = {"space_id": space_id, "limit": 100, "cursor": cursor}
+        return self._get("api-keys", params=params, read=_page("api_keys", WireApiKey.from_json))
+
+    def is_itself(self, listed: WireApiKey) -> bool:
+        """Whether a listed key can be the one that this client calls with."""
+        return listed.shortens(self._bearer.key)
+
     def cancel_run(self, run_id: str) -> WireRun:
         """POST /v2/task-runs/{id}/cancel."""
         return self._post("task-runs", run_id, "cancel", read=WireRun.from_json)
@@ -170,7 +183,8 @@ class ArizeClient:
 
     def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:
         """Returns an error, so that it is raised outside the `except` and chains nothing of the library's."""
-        with call_within(self._timeouts.call, may_retry=self._may_retry) as call:
+        with call_within(self._timeouts.call, may_retry=self._may_retry, public_only=self._public_only) as call:
+            status = None
             try:
                 response = request(
                     timeout=(self._timeouts.connect, self._timeouts.read),
@@ -178,16 +192,18 @@ class ArizeClient:
                     verify=True,
                     stream=True,
                 )
+                status = response.status_code
                 with response:
                     return _take(response)
             except (requests.RequestException, HTTPError, OSError, ValueError) as error:
                 return _failure(error, call, self._timeouts)
             finally:
-                self._count(call.attempts)
+                self._count(call.attempts, limited=status == 429)
 
-    def _count(self, attempts: int) -> None:
+    def _count(self, attempts: int, *, limited: bool) -> None:
         with self._calls_lock:
             self.calls += attempts
+            self.limited += limited
 
     def _check_key(self) -> None:
         if not self._bearer.fits_a_header:
@@ -262,15 +278,11 @@ def _failure(error: Exception, call: Call, timeouts: Timeouts) -> ArizeError:
     if call.sent or (call.sent is None and not (is_refused or isinstance(error, _NOTHING_SENT))):
         return NoAnswer()
     if isinstance(error, requests.exceptions.SSLError):
-        return NotSent(
-            "The certificate of this endpoint cannot be trusted, so nothing was sent. "
-            "Check the endpoint; if it is right, somebody stands between this panel and Arize."
-        )
+        return NotSent(NotSent.not_trusted)
+    if isinstance(reason, PrivateAddress):
+        return NotSent(NotSent.private)
     if isinstance(reason, NameResolutionError):
-        return NotSent(
-            "The host name of this endpoint cannot be found, so nothing was sent. "
-            "Check the endpoint and the name service of this machine."
-        )
+        return NotSent(NotSent.not_found)
     if is_slow and not is_refused:
         return NotSent(
             f"Arize accepted no connection within {timeouts.connect:g} seconds, so nothing was sent. "

@@ -67,6 +67,18 @@ class NotSent(ArizeError):
     default = (
         "No connection to Arize could be made, so nothing was sent. Check the endpoint and the network, then try again."
     )
+    not_trusted: ClassVar[str] = (
+        "The certificate of this endpoint cannot be trusted, so nothing was sent. "
+        "Check the endpoint; if it is right, somebody stands between this panel and Arize."
+    )
+    not_found: ClassVar[str] = (
+        "The host name of this endpoint cannot be found, so nothing was sent. "
+        "Check the endpoint and the name service of this machine."
+    )
+    private: ClassVar[str] = (
+        "The host name of this endpoint leads to a private address, so nothing was sent. "
+        "If that is meant, whoever runs the panel lists the endpoint in ARIZE_ENDPOINTS."
+    )
 
 
 class NoAnswer(ArizeError):

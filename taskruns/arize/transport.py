@@ -7,6 +7,7 @@ connection itself knows whether anything was sent; the kind of an exception does
 
 import http.client
 import io
+import ipaddress
 import random
 import socket
 import time
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import NewConnectionError
 from urllib3.util.retry import Retry
 
 BACKOFF = 0.3  # seconds before the first retry, doubled for each further one
@@ -51,6 +53,7 @@ class Call:
     may_retry: Callable[[], bool] = lambda: True
     attempts: int = 1
     sent: bool | None = None
+    public_only: bool = False  # a private address is no Arize, whatever the name service says
 
     @property
     def seconds_left(self) -> float:
@@ -61,9 +64,9 @@ _CALL: ContextVar[Call] = ContextVar("call")
 
 
 @contextmanager
-def call_within(seconds: float, *, may_retry: Callable[[], bool]) -> Iterator[Call]:
+def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: bool = False) -> Iterator[Call]:
     """Everything that this thread does over HTTP inside belongs to one call with one deadline."""
-    call = Call(deadline=time.monotonic() + seconds, may_retry=may_retry)
+    call = Call(deadline=time.monotonic() + seconds, may_retry=may_retry, public_only=public_only)
     token = _CALL.set(call)
     try:
         yield call
@@ -102,6 +105,13 @@ class GetRetry(Retry):
         return float(min(doubled + random.uniform(0, JITTER), LONGEST_BACKOFF))  # noqa: S311 - no secret
 
 
+def is_public(address: str) -> bool:
+    """Neither this machine, nor its network, nor what else is not the internet: also inside of an IPv6 address."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    inside = [getattr(ip, name, None) for name in ("ipv4_mapped", "sixtofour")]
+    return all(it.is_global and not it.is_multicast for it in (ip, *inside) if it is not None)
+
+
 class _DeadlineReader(io.RawIOBase):
     """The socket's bytes; each read waits for the read time-out or for what is left of the call, if less."""
 
@@ -133,8 +143,20 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_DeadlineReader(sock, _CALL.get()))
 
 
+class PrivateAddress(NewConnectionError):
+    """The name of a public host led to an address inside: nothing was sent there."""
+
+
 class _PlainConnection(HTTPConnection):
     response_class = _Response
+
+    def _new_conn(self) -> socket.socket:
+        """Looks at the address that was really reached, which no second answer of the name service can change."""
+        connection = super()._new_conn()
+        if _CALL.get().public_only and not is_public(connection.getpeername()[0]):
+            connection.close()
+            raise PrivateAddress(self, "a private address")
+        return connection
 
     def connect(self) -> None:
         call = _CALL.get()

@@ -1,14 +1,18 @@
 """What the keys pages show. A key itself is never part of it: only the last four characters that the row holds."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 from django.urls import reverse
+from django.utils import timezone
 
 from taskruns.arize.endpoints import REGIONS
 from taskruns.models import Credential
 
-from .words import Moment
+from .key_usage import Usage
+from .words import Message, Moment
+
+TOLD_DAYS = 14  # so many days before its end people are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +27,11 @@ class CredentialRow:
     state_text: str
     spaces: tuple[str, ...]
     last_good: Moment | None
+    failing_since: Moment | None
     created: Moment | None
     expires_on: str
+    expires_text: str
+    usage: Usage | None
     replace_url: str
     test_url: str
     revoke_url: str
@@ -46,7 +53,8 @@ class FirstContact:
         return f"First reading with key “{self.key}”: read {self.read:,} of {self.total:,} tasks."
 
 
-def credential_row(credential: Credential, *, slug: str, now: datetime) -> CredentialRow:
+def credential_row(credential: Credential, *, slug: str, now: datetime, usage: Usage | None = None) -> CredentialRow:
+    """`expires_text` is empty while the end is far away."""
     state, text = health(credential, now)
     return CredentialRow(
         id=str(credential.pk),
@@ -57,8 +65,11 @@ def credential_row(credential: Credential, *, slug: str, now: datetime) -> Crede
         state_text=text,
         spaces=tuple(space["name"] or space["id"] for space in credential.spaces),
         last_good=Moment.of(credential.last_good_at),
+        failing_since=Moment.of(credential.failing_since),
         created=Moment.of(credential.created_at),
         expires_on=credential.expires_on.isoformat() if credential.expires_on else "",
+        expires_text=_days_left(credential.expires_on, timezone.localdate(now)),
+        usage=usage,
         replace_url=reverse("credential-replace", args=[slug, credential.pk]),
         test_url=reverse("credential-test", args=[slug, credential.pk]),
         revoke_url=reverse("credential-revoke", args=[slug, credential.pk]),
@@ -73,6 +84,25 @@ def health(credential: Credential, now: datetime) -> tuple[str, str]:
     if credential.last_good_at is None:
         return "new", "Not used yet."
     return "working", "Working."
+
+
+def expiry_warning(credential: Credential, today: date) -> Message | None:
+    """For the board. No count of days: the sentence must be the same as long as the data are."""
+    day = credential.expires_on
+    if day is None or day > today + timedelta(days=TOLD_DAYS):
+        return None
+    if day < today:
+        return Message("error", f"Key “{credential.name}” expired on {day}: replace it.")
+    return Message("warning", f"Key “{credential.name}” expires on {day}: replace it before Arize rejects it.")
+
+
+def _days_left(day: date | None, today: date) -> str:
+    if day is None or day > today + timedelta(days=TOLD_DAYS):
+        return ""
+    left = (day - today).days
+    if left < 0:
+        return "expired"
+    return {0: "expires today", 1: "expires tomorrow"}.get(left, f"expires in {left} days")
 
 
 def endpoint_label(url: str) -> str:

@@ -10,7 +10,7 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
-from .credentials import Credential
+from .credentials import Credential, KeyUsage
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 from .saved_views import SavedView
@@ -37,6 +37,7 @@ __all__ = [
     "Heartbeat",
     "Invitation",
     "ItemState",
+    "KeyUsage",
     "Membership",
     "Outcome",
     "Run",

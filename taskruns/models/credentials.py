@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.arize.client import ArizeClient, Timeouts
-from taskruns.arize.endpoints import EndpointRefused, check_endpoint
+from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import Ring, SealBroken, Sealed
 
 from .people import Team, User
@@ -43,6 +43,7 @@ class Credential(models.Model):
     ciphertext = models.TextField()
     last4 = models.CharField(max_length=4)
     expires_on = models.DateField(null=True, blank=True)
+    expiry_told = models.PositiveSmallIntegerField(null=True, blank=True)  # the fewest days left that were told so far
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -113,6 +114,7 @@ class Credential(models.Model):
             timeouts=timeouts or Timeouts(),
             get_retries=get_retries,
             pool_size=pool_size,
+            public_only=endpoint not in set(map(normalise, settings.ARIZE_ENDPOINTS)),
             may_retry=may_retry,
         )
 
@@ -124,3 +126,15 @@ class Credential(models.Model):
 
     def is_backing_off(self, now: datetime) -> bool:
         return self.backoff_until is not None and self.backoff_until > now
+
+
+class KeyUsage(models.Model):
+    """What one key was used for in one hour (UTC): calls to Arize, and how many of them it answered with 429."""
+
+    credential = models.ForeignKey(Credential, models.CASCADE, related_name="usage")
+    hour = models.DateTimeField()
+    calls = models.PositiveIntegerField(default=0)
+    limited = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("credential", "hour", name="one_count_an_hour")]

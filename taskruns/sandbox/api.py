@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from taskruns.sandbox.access import Access
+from taskruns.sandbox.api_keys import KeyList
 from taskruns.sandbox.catalogue import ORGANIZATION_ID, USERS, Space, Task, TaskType
 from taskruns.sandbox.clock import Clock
 from taskruns.sandbox.identifiers import MalformedIdentifier, demand_wellformed
@@ -36,6 +37,7 @@ class Api:
         self._clock = clock
         self._access = access
         self._spelling = spelling
+        self._keys = KeyList(tuple(access.keys))
         self._routes: dict[tuple[str, ...], dict[str, Callable[[Call], Answer]]] = {
             ("spaces",): {"GET": self._list_spaces},
             ("spaces", "{id}"): {"GET": self._get_space},
@@ -46,6 +48,7 @@ class Api:
             ("task-runs", "{id}"): {"GET": self._get_run},
             ("task-runs", "{id}", "cancel"): {"POST": self._cancel_run},
             ("users", "{id}"): {"GET": self._get_user},
+            ("api-keys",): {"GET": self._list_api_keys},
         }
 
     def answer(self, request: Request, *, cancel: CancelEffect = AT_ONCE) -> Answer:
@@ -93,6 +96,13 @@ class Api:
         if user is None:
             raise _absent("user")
         return json_answer(self._spelling.user(user))
+
+    def _list_api_keys(self, call: Call) -> Answer:
+        """The caller's own; the service keys of a space are not for everybody."""
+        if _read_id(call.parameters, "space_id") is not None:
+            raise Problem(403, "This key may not read the service keys of a space.")
+        page = cut([self._keys.own(call.request.bearer or "")], place=lambda _: (0, 0), to=wanted(call.parameters))
+        return json_answer({"api_keys": list(page.items), "pagination": page.pagination()})
 
     # Tasks
 

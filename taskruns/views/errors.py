@@ -52,6 +52,11 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
     return error_page(request, 400, "That cannot be read", text, framed=False)
 
 
+def too_large(request: HttpRequest) -> HttpResponse:
+    text = "This is more than any form of the panel sends, so it was not read. Send less, without files."
+    return error_page(request, 413, "Too much at once", text, framed=False)
+
+
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     text = "Your role in this team does not allow this. Ask a manager of the team. The try was recorded."
     return error_page(request, 403, "Not with your role", text)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from taskruns.display.credentials import health
+from taskruns.display.credentials import expiry_warning, health
 from taskruns.display.runs import RunRow, run_row
 from taskruns.display.words import Message
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Team
@@ -61,14 +61,17 @@ def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
 
 
 def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
-    """Why something may be old."""
+    """Why something may be old, or soon will be."""
     now = timezone.now()
-    states = [(key, *health(key, now)) for key in keys]
-    return tuple(
-        Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}")
-        for key, state, text in states
-        if state in {"failing", "waiting"}
-    )
+    warnings = []
+    for key in keys:
+        state, text = health(key, now)
+        if state in {"failing", "waiting"}:
+            warnings.append(Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}"))
+        ending = expiry_warning(key, timezone.localdate(now))
+        if ending is not None and state != "failing":
+            warnings.append(ending)
+    return tuple(warnings)
 
 
 def unread(runs: Iterable[Run]) -> tuple[Message, ...]:

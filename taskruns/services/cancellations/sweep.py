@@ -17,6 +17,7 @@ from taskruns.arize.wire import RunStatus
 from taskruns.audit import Actor
 from taskruns.models import Cancellation, Credential, Outcome
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import usage
 
 from .closing import close
 from .verdict import AFTER_OUR_CANCEL, REREAD, Verdict
@@ -62,7 +63,7 @@ def _settle_of_key(credential: Credential | None, rows: list[Cancellation], by: 
     if credential is None:
         return _unread(rows, by)
     try:
-        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
+        with usage.counted(credential, timeouts=REREAD, get_retries=0, pool_size=1) as client:
             return _read_each(client, rows, lambda: True, by)
     except CannotConnect:
         return _unread(rows, by)

@@ -25,6 +25,7 @@ from taskruns.arize.errors import (
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Outcome, Run
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import usage
 
 # One look at the run after an answer that leaves it open: short, a person is waiting.
 REREAD = Timeouts(connect=2.0, read=4.0)
@@ -64,7 +65,7 @@ def ask_arize(run: Run) -> Verdict:
         return Verdict(Outcome.NOT_SENT, text)
     started = timezone.now()
     try:
-        with credential.connect(get_retries=0, pool_size=1) as client:
+        with usage.counted(credential, get_retries=0, pool_size=1) as client:
             seen, facts = client.cancel_run(run.arize_id), client.facts
     except CannotConnect as error:
         return Verdict(Outcome.NOT_SENT, error.sentence)
@@ -108,7 +109,7 @@ def _reread(run: Run, meaning: dict[RunStatus, Outcome]) -> Verdict:
     try:
         if credential is None:
             return Verdict(Outcome.UNKNOWN)
-        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
+        with usage.counted(credential, timeouts=REREAD, get_retries=0, pool_size=1) as client:
             seen = _read(client, run)
     except (ArizeError, CannotConnect) as error:
         return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}")

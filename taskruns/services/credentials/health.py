@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from django.db import DatabaseError, transaction
@@ -13,6 +14,9 @@ from taskruns.arize.wire import Page, WireSpace, WireTask
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import usage
+
+from .expiry import read_end
 
 # A person waits for the answer to a test.
 _TIMEOUTS = Timeouts(connect=4, read=6)
@@ -67,7 +71,7 @@ def _rehearse(credential: Credential, by: Actor) -> None:
 
 def _test(credential: Credential, *, by: Actor) -> TestResult:
     try:
-        spaces, tasks, facts = _look(credential)
+        spaces, tasks, ends, facts = _look(credential)
     except CannotConnect as error:
         return _failed(credential, error.sentence, by=by, details={}, rejected=True)
     except ArizeError as error:
@@ -77,7 +81,7 @@ def _test(credential: Credential, *, by: Actor) -> TestResult:
             "milliseconds": error.milliseconds,
         }
         return _failed(credential, error.sentence, by=by, details=facts, rejected=isinstance(error, Unauthorized))
-    return _worked(credential, spaces, tasks, facts, by=by)
+    return _worked(credential, spaces, tasks, facts, ends=ends, by=by)
 
 
 def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
@@ -86,15 +90,16 @@ def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
         return _mark_failing(credential, sentence, by=by)
 
 
-def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], dict[str, Any]]:
-    """Spaces, tasks, and what the log keeps of the last answer."""
-    with credential.connect(timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
+def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], date | None, dict[str, Any]]:
+    """Spaces, tasks, when Arize says that the key ends, and what the log keeps of the answer about the tasks."""
+    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):
             # A key, or a server, without the list of spaces: the tasks alone tell what matters.
             spaces = Page(items=(), next_cursor=None)
-        return spaces, _tasks(client, spaces), client.facts
+        tasks, facts = _tasks(client, spaces), client.facts
+        return spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
@@ -114,18 +119,30 @@ def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
 
 
 def _worked(
-    credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], facts: dict[str, Any], *, by: Actor
+    credential: Credential,
+    spaces: Page[WireSpace],
+    tasks: Page[WireTask],
+    facts: dict[str, Any],
+    *,
+    ends: date | None,
+    by: Actor,
 ) -> TestResult:
+    """What Arize says of the key's end stands above what was typed."""
     now = timezone.now()
+    is_new_end = ends is not None and ends != credential.expires_on
+    changes = {"expires_on": ends, "expiry_told": None} if is_new_end else {}
     with transaction.atomic():
         # Only if it is still the key that was tested.
         Credential.objects.filter(pk=credential.pk, ciphertext=credential.ciphertext).update(
-            last_good_at=now, next_refresh_at=now, **HEALTHY
+            last_good_at=now, next_refresh_at=now, **HEALTHY, **changes
         )
         Team.bump(credential.team_id)
         details = facts | {"spaces": len(spaces.items), "tasks": len(tasks.items)}
+        if is_new_end:
+            details |= {"changed": ["expires_on"], "expires_on": str(ends)}
         record(EventType.CREDENTIAL_TEST, "ok", by=by, team=credential.team, credential=credential, details=details)
-    return TestResult(ok=True, sentence=_what_it_sees(spaces, tasks), sees_nothing=not (spaces.items or tasks.items))
+    sentence = _what_it_sees(spaces, tasks) + (f" Arize says that it expires on {ends}." if ends else "")
+    return TestResult(ok=True, sentence=sentence, sees_nothing=not (spaces.items or tasks.items))
 
 
 def _failed(credential: Credential, sentence: str, *, by: Actor, details: dict[str, Any], rejected: bool) -> TestResult:

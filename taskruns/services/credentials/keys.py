@@ -68,7 +68,7 @@ def replace(
         changed = [name for name, is_same in same.items() if not is_same]
         if not changed:
             return False
-        row.endpoint, row.expires_on = endpoint, expires_on
+        row.endpoint, row.expires_on, row.expiry_told = endpoint, expires_on, None
         row.seal(key)
         _save_replaced(row, moved="endpoint" in changed)
         details = {"changed": changed, "last4": row.last4, "expires_on": _iso(expires_on)}

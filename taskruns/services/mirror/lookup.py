@@ -11,6 +11,7 @@ from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.models.credentials import CannotConnect
 from taskruns.models.runs import NO_USABLE_KEY
+from taskruns.services import usage
 from taskruns.services.runs import Reading, fits_an_index, record_readings
 
 from .budget import Budget
@@ -62,7 +63,7 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
     if not budget.take():
         raise CannotTell("The calls of this minute to Arize are used up. Try again in a minute.")
     Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
-    with credential.connect(timeouts=_TIMEOUTS, get_retries=0, pool_size=1) as client:
+    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=0, pool_size=1) as client:
         return client.get_run(arize_id)
 
 

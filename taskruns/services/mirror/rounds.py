@@ -14,7 +14,7 @@ from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import first_contact
+from taskruns.services import first_contact, usage
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
 
@@ -62,7 +62,10 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     with client:
         alive = partial(claims.renew, credential, spent=budget.recent)
         reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
-        report = _round(reader, began=began, force=force, by=by)
+        try:
+            report = _round(reader, began=began, force=force, by=by)
+        finally:
+            usage.note(credential, client)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
 

@@ -22,6 +22,7 @@ from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Task, TriggerOutcome
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import usage
 from taskruns.services.runs import fits_an_index
 
 # One look at the task's runs after an answer that got lost: short, a person is waiting.
@@ -63,7 +64,7 @@ def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Verd
         return Verdict(TriggerOutcome.NOT_SENT, NO_KEY)
     started = timezone.now()
     try:
-        with task.credential.connect(get_retries=0, pool_size=1) as client:
+        with usage.counted(task.credential, get_retries=0, pool_size=1) as client:
             seen, facts = client.trigger_run(task.arize_id, wanted), client.facts
     except CannotConnect as error:
         return Verdict(TriggerOutcome.NOT_SENT, error.sentence)
@@ -99,7 +100,7 @@ def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Verdict:
     try:
         if task.credential is None:
             return Verdict(TriggerOutcome.UNKNOWN, details=facts)
-        with task.credential.connect(timeouts=LOOK, get_retries=0, pool_size=1) as client:
+        with usage.counted(task.credential, timeouts=LOOK, get_retries=0, pool_size=1) as client:
             page = client.list_runs(task.arize_id, limit=LOOKED_AT)
     except (ArizeError, CannotConnect) as error:
         text = f"The newest runs of the task could not be read either: {error}"

@@ -1,0 +1,70 @@
+"""How much each key is used: one count an hour, written once by whoever has called with it.
+
+Counting never gets into the way of what is counted: a count that cannot be written is logged and lost.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from django.db import DatabaseError, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from taskruns.arize.client import ArizeClient
+from taskruns.display.key_usage import HOURS, HourOfUse, Usage, usage_of
+from taskruns.models import Credential, KeyUsage
+
+log = structlog.get_logger(__name__)
+
+KEPT = timedelta(days=8)
+
+
+@contextmanager
+def counted(credential: Credential, **how: Any) -> Iterator[ArizeClient]:
+    """`credential.connect(**how)`, counted when it is closed. Raises CannotConnect."""
+    with credential.connect(**how) as client:
+        try:
+            yield client
+        finally:
+            note(credential, client)
+
+
+def note(credential: Credential, client: ArizeClient) -> None:
+    if not client.calls:
+        return
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    try:
+        with transaction.atomic():
+            _add(credential, hour, calls=client.calls, limited=client.limited)
+    except DatabaseError:
+        log.warning("usage_not_counted", key=str(credential.pk), calls=client.calls, exc_info=True)
+
+
+def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) -> None:
+    row = KeyUsage.objects.filter(credential=credential, hour=hour)
+    more = {"calls": F("calls") + calls, "limited": F("limited") + limited}
+    if not row.update(**more):
+        _, is_new = KeyUsage.objects.get_or_create(
+            credential=credential, hour=hour, defaults={"calls": calls, "limited": limited}
+        )
+        if not is_new:  # another worker was quicker
+            row.update(**more)
+
+
+def usage_by_key(keys: Iterable[Credential]) -> dict[Credential, Usage]:
+    """The last 24 hours of each key, the one at hand included. One query."""
+    this_hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    starts = [this_hour - timedelta(hours=back) for back in reversed(range(HOURS))]
+    keys = list(keys)
+    rows = KeyUsage.objects.filter(credential__in=keys, hour__gte=starts[0])
+    counts = {(row.credential_id, row.hour): HourOfUse(row.calls, row.limited) for row in rows}
+    return {key: usage_of(starts, [counts.get((key.pk, start), HourOfUse()) for start in starts]) for key in keys}
+
+
+def forget_old() -> int:
+    """Counts that no page shows any more, and those of revoked keys."""
+    past = Q(hour__lt=timezone.now() - KEPT) | Q(credential__revoked_at__isnull=False)
+    return KeyUsage.objects.filter(past).delete()[0]
