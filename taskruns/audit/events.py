@@ -30,6 +30,7 @@ class EventType(StrEnum):
     VIEW_DELETE = "view.delete"
     PERSON_CREATE = "person.create"
     PERSON_DISABLE = "person.disable"
+    PERSON_ENABLE = "person.enable"
     PERSON_GRANT = "person.grant"
     PERSON_RESET = "person.reset"
     PROFILE_CHANGE = "profile.change"

@@ -64,6 +64,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     "view.delete": {"": "{who} deleted the view {target}"},
     "person.create": {"": "{who} created the person {target}"},
     "person.disable": {"": "{who} disabled {target}"},
+    "person.enable": {"": "{who} let {target} in again"},
     "person.grant": {"": "{who} changed the site role of {target}"},
     "person.reset": {"": "{who} reset the sign-in of {target}"},
     "profile.change": {"": "{who} changed their profile"},

@@ -2,7 +2,7 @@
 
 from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
 from .credentials import Credential
-from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
+from .people import Invitation, Membership, SiteRole, Team, TeamRole, Theme, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 from .saved_views import SavedView
 from .triggers import Trigger, TriggerOutcome
@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "Team",
     "TeamRole",
+    "Theme",
     "Trigger",
     "TriggerOutcome",
     "User",

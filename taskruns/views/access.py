@@ -2,9 +2,11 @@
 
 Not signed in: the login page. Not an insider of the team: 404, as if nothing were there. Insider without the right:
 403. Both refusals leave a row in the audit log, and stay refusals if that row cannot be written.
+
+Behind the right stands the proof: who must have a second factor and has shown none reaches only the pages that set it
+up, and `fresh` views want to see within ten minutes of acting that it is still the same person.
 """
 
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,8 +19,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
-from django.shortcuts import resolve_url
-from django.urls import URLPattern, URLResolver
+from django.shortcuts import render, resolve_url
+from django.urls import URLPattern, URLResolver, reverse
 from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
@@ -26,6 +28,9 @@ from taskruns.audit import Actor, EventType
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
+from taskruns.services import sessions
+
+from . import proofs
 
 View = Callable[..., HttpResponseBase]
 M = TypeVar("M", bound=models.Model)
@@ -41,11 +46,14 @@ class PanelRequest(HttpRequest):
     client_ip: str
 
 
-def requires(action: Action, *, event: EventType | None = None, acts_on: str = "POST") -> Callable[[View], View]:
+def requires(
+    action: Action, *, event: EventType | None = None, acts_on: str = "POST", fresh: bool = False
+) -> Callable[[View], View]:
     """Let the view run only for people with the right to `action`.
 
     A url with a `slug` is a team's: the view gets the team in its place. `event` is the audit event that the method
-    `acts_on` would have made: its denial is recorded under that name.
+    `acts_on` would have made: its denial is recorded under that name. `fresh` asks for a recent proof of who it is;
+    never for what stops runs.
     """
 
     def decorate(view: View) -> View:
@@ -56,9 +64,12 @@ def requires(action: Action, *, event: EventType | None = None, acts_on: str = "
             panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
+            denied_as = event if request.method == acts_on else None
             if not panel.access.may(action):
-                _record_denial(panel, event if request.method == acts_on else None, team=panel.team)
+                _record_denial(panel, denied_as, team=panel.team)
                 raise PermissionDenied
+            if (stopped := _unproved(panel, denied_as, fresh=fresh)) is not None:
+                return stopped
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
 
@@ -69,15 +80,61 @@ def requires(action: Action, *, event: EventType | None = None, acts_on: str = "
 
 def signed_in(view: View) -> View:
     """For pages that every person has: their home, their own profile."""
+    return _for_everybody(view)
 
+
+def signed_in_freshly(view: View) -> View:
+    """For what a stolen session must not change: how its person signs in. Open to those who lack a second factor."""
+    return _for_everybody(view, fresh=True, before_second_factor=True)
+
+
+def signed_in_at_least(view: View) -> View:
+    """For the way to a second factor, and out: open to those who lack one."""
+    return _for_everybody(view, before_second_factor=True)
+
+
+def _for_everybody(view: View, *, fresh: bool = False, before_second_factor: bool = False) -> View:
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return to_login(request)
         panel = _enter(request, None)
-        return _private(view(panel, *args, **kwargs))
+        stopped = _unproved(panel, None, fresh=fresh, before_second_factor=before_second_factor)
+        return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
 
     return _declared(gate, "signed in")
+
+
+def _unproved(
+    request: PanelRequest, event: EventType | None, *, fresh: bool, before_second_factor: bool = False
+) -> HttpResponse | None:
+    """The answer to somebody whose session has not shown enough. A GET is led to the proof and back; a POST is not
+    kept for later, because it may hold a key.
+    """
+    if not before_second_factor and proofs.lacks_second_factor(request, request.user):
+        return _led_to(request, reverse("factors"), event, why="no second factor")
+    if fresh and not proofs.is_fresh(request, request.user):
+        return _led_to(request, reverse("confirm"), event, why="no fresh sign-in")
+    return None
+
+
+def _led_to(request: PanelRequest, url: str, event: EventType | None, *, why: str) -> HttpResponse:
+    if request.htmx:
+        response = HttpResponse(status=401)
+        response["HX-Redirect"] = _with_next(url, _page_of(request.htmx))
+        return response
+    if request.method in {"GET", "HEAD"}:
+        return HttpResponseRedirect(_with_next(url, request.get_full_path()))
+    _record_denial(request, event, team=request.team, why=why)
+    context = {"why": why, "url": _with_next(url, _referring_page(request))}
+    return render(request, "taskruns/people/unproved.html", context, status=403)
+
+
+def _referring_page(request: HttpRequest) -> str:
+    """The page whose form was sent: the way back to it, if the browser tells it and it is ours."""
+    parts = urlsplit(request.headers.get("Referer", ""))
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return path if parts.netloc == request.get_host() else ""
 
 
 def anyone(view: View) -> View:
@@ -134,7 +191,7 @@ def actor_of(request: HttpRequest) -> Actor:
         id=str(person.pk),
         label=person.email,
         role=access.role,
-        auth_method=_auth_method(request),
+        auth_method=proofs.ways(request, person),
         session_ref=_session_ref(request),
         person=person,
     )
@@ -223,7 +280,7 @@ def _record_denial(request: HttpRequest, event: EventType | None, *, team: Team 
 
 def _with_next(url: str, target: str) -> str:
     path = urlsplit(target)
-    local = target.startswith("/") and not target.startswith("//") and not path.netloc
+    local = target.startswith("/") and not target.startswith(("//", "/\\")) and not path.netloc
     return f"{url}?{urlencode({'next': target})}" if local else url
 
 
@@ -235,12 +292,6 @@ def _page_of(htmx: HtmxDetails) -> str:
         return ""
 
 
-def _auth_method(request: HttpRequest) -> str:
-    """Sign-in notes each factor that was shown, in order: `password`, `password+mfa`."""
-    methods = request.session.get("account_authentication_methods", [])
-    return "+".join(str(entry.get("method", "")) for entry in methods)
-
-
 def _session_ref(request: HttpRequest) -> str:
     key = request.session.session_key
-    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
+    return sessions.reference(key) if key else ""

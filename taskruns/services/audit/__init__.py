@@ -4,7 +4,7 @@ from .asked import ask_for_verification, latest_failed, run_verification, stalle
 from .denials import record_denial, record_left_out
 from .export import csv_lines, export, jsonl_lines
 from .pages import EVENTS, OUTCOMES, page, record_reading
-from .sign_ins import record_failed_sign_in, record_password_change, record_sign_in, record_sign_out
+from .sign_ins import record_failed_sign_in, record_sign_in, record_sign_out
 from .verification import Report
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "record_denial",
     "record_failed_sign_in",
     "record_left_out",
-    "record_password_change",
     "record_reading",
     "record_sign_in",
     "record_sign_out",
