@@ -84,12 +84,14 @@ def granted(site_role: SiteRole, team_role: TeamRole | None) -> Access:
     return Access(team_role, site_role, SITE_ROLES[site_role] | (TEAM_ROLES[team_role] if team_role else frozenset()))
 
 
-def must_have_second_factor(person: User) -> bool:
-    """Managers of any team, auditors and site admins: what they may do is worth more than a password."""
+def must_have_second_factor(person: User, team: Team | None = None) -> bool:
+    """Managers of any team, auditors and site admins: what they may do is worth more than a password.
+
+    A `team` that was read with `seen_by` knows it already.
+    """
     if person.site_role:
         return True
-    manages = Membership.objects.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
-    return manages.exists()
+    return Membership.objects.managing(person).exists() if team is None else team.reader_manages
 
 
 def _team_role(person: User, team: Team) -> TeamRole | None:

@@ -70,7 +70,8 @@ class TeamQuerySet(models.QuerySet["Team"]):
         return self.filter(archived_at=None)
 
     def seen_by(self, person: User) -> "TeamQuerySet":
-        """With the person's `role` in it ("" without one), and `as_of`: when the oldest of its working keys last read.
+        """With the person's `role` in it ("" without one), whether they manage any team, and `as_of`: when the oldest
+        of its working keys last read.
 
         One query, because each poll of each open board asks it.
         """
@@ -78,6 +79,7 @@ class TeamQuerySet(models.QuerySet["Team"]):
         working = models.Q(credentials__revoked_at=None, credentials__failing_since=None)
         read_with: dict[str, Any] = {
             "role": Coalesce(models.Subquery(mine.values("role")[:1]), models.Value("")),
+            "reader_manages": models.Exists(Membership.objects.managing(person)),
             "as_of": models.Min("credentials__last_good_at", filter=working),
         }
         return self.annotate(**read_with)
@@ -99,6 +101,7 @@ class Team(models.Model):
     objects = TeamQuerySet.as_manager()
     # Read with `seen_by` only.
     role: str
+    reader_manages: bool
     as_of: datetime | None
 
     def __str__(self) -> str:
@@ -110,6 +113,11 @@ class Team(models.Model):
         Team.objects.filter(pk=team_id).update(board_version=models.F("board_version") + 1)
 
 
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def managing(self, person: User) -> "MembershipQuerySet":
+        return self.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+
+
 class Membership(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
@@ -119,6 +127,8 @@ class Membership(models.Model):
     by_groups = models.BooleanField(default=False)
     # The view that the team's board opens with for this member; without one it is the team's own.
     default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
+
+    objects = MembershipQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_a_person_and_team")]

@@ -111,7 +111,7 @@ def _unproved(
     """The answer to somebody whose session has not shown enough. A GET is led to the proof and back; a POST is not
     kept for later, because it may hold a key.
     """
-    if not before_second_factor and proofs.lacks_second_factor(request, request.user):
+    if not before_second_factor and proofs.lacks_second_factor(request, request.user, request.team):
         return _led_to(request, reverse("factors"), event, why="no second factor")
     if fresh and not proofs.is_fresh(request, request.user):
         return _led_to(request, reverse("confirm"), event, why="no fresh sign-in")

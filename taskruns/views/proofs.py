@@ -14,7 +14,7 @@ from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
-from taskruns.models import SiteRole, User
+from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import must_have_second_factor
 from taskruns.services import factors
 
@@ -61,11 +61,11 @@ def has_shown_second_factor(request: HttpRequest, person: User) -> bool:
     return any(record.get("method") == "mfa" or record.get("second_factor") for record in _records(request, person))
 
 
-def lacks_second_factor(request: HttpRequest, person: User) -> bool:
-    """Their role needs one, and this session has shown none."""
+def lacks_second_factor(request: HttpRequest, person: User, team: Team | None = None) -> bool:
+    """Their role needs one, and this session has shown none. `team`: see `must_have_second_factor`."""
     if not settings.REQUIRE_MFA or has_shown_second_factor(request, person):
         return False
-    return must_have_second_factor(person)
+    return must_have_second_factor(person, team)
 
 
 def is_fresh(request: HttpRequest, person: User) -> bool:

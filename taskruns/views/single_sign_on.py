@@ -118,7 +118,8 @@ def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
     with social_adapter().get_requests_session() as session:
         answer = session.get(url, headers=headers)
-        answer.raise_for_status()
+        if answer.status_code != 200:
+            raise AnswerRefused(f"status {answer.status_code}")
         found = answer.json()
     if not isinstance(found, dict):
         raise AnswerRefused("no JSON object")
@@ -306,7 +307,12 @@ def callback(request: HttpRequest) -> HttpResponse:
     if request.GET.get("iss", mine.issuer) != mine.issuer:
         return _refused(request, BAD_ANSWER, why="issuer of the answer")
     view = _Callback.adapter_view(OidcAdapter(request, mine.id))
-    return cast("HttpResponse", view(request))
+    try:
+        return cast("HttpResponse", view(request))
+    except (OSError, OAuth2Error) as error:
+        # The provider's document went bad between the way there and the way back.
+        log.warning("single_sign_on_refused", why=type(error).__name__)
+        return _refused(request, BAD_ANSWER, why="single sign-on")
 
 
 @signed_in_freshly
