@@ -118,22 +118,16 @@ TABLE: dict[str, Row] = {
     "sessions-end-others": Row(
         get=EVERYBODY.replace("200", "405"), post=EVERYBODY.replace("200", "302"), is_teams=False
     ),
-    # The session of the table is oli's.
-    "session-end": Row(get=EVERYBODY.replace("200", "405"), post="302 404 404  404 302 404  404 404", is_teams=False),
     "factors": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
-    "factor-totp": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
+    "factor-totp": Row(
+        get="302 200 200  200 200 302  200 200", post="302 422 422  422 422 302  422 422", is_teams=False
+    ),
     "factor-passkey": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
     # The authenticator app of the table is mona's.
     "factor-recovery-codes": Row(
         get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302", is_teams=False
     ),
-    "factor-remove": Row(
-        get="302 404 404  404 404 200  404 404", post="302 404 404  404 404 302  404 404", is_teams=False
-    ),
     "confirm": Row(get=EVERYBODY.replace("200", "302"), post=EVERYBODY.replace("200", "405"), is_teams=False),
-    "sso-again": ABSENT,
-    "sso-connect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
-    "sso-disconnect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
     "people": PEOPLE_READ,
     "person": PEOPLE_READ,
     "person-role": replace(
@@ -162,6 +156,12 @@ ACCOUNT: dict[str, Row] = {
     "mfa_reauthenticate_webauthn": Row(
         get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"
     ),
+    # The session of the table is oli's.
+    "session-end": Row(get=EVERYBODY.replace("200", "405"), post="302 404 404  404 302 404  404 404", is_teams=False),
+    # The authenticator app of the table is mona's.
+    "factor-remove": Row(
+        get="302 404 404  404 404 200  404 404", post="302 404 404  404 404 302  404 404", is_teams=False
+    ),
     # For everybody, and not there where nothing can be mailed or nobody signs in from elsewhere.
     **dict.fromkeys(
         (
@@ -172,6 +172,9 @@ ACCOUNT: dict[str, Row] = {
         ),
         Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
     ),
+    "sso-again": ABSENT,
+    "sso-connect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
+    "sso-disconnect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
     "sso-login": Row(get="405 405 405  405 405 405  405 405", post="404 404 404  404 404 404  404 404"),
     "sso-callback": Row(get="404 404 404  404 404 404  404 404", post="405 405 405  405 405 405  405 405"),
     "account_change_password": Row(get="302 200 200  200 200 200  200 200", post="302 200 200  200 200 200  200 200"),

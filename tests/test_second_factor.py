@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import time_machine
 from allauth.mfa.models import Authenticator
-from allauth.mfa.totp.internal.auth import format_hotp_value, generate_totp_secret, hotp_value
+from allauth.mfa.totp.internal.auth import generate_totp_secret
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -19,17 +19,12 @@ from taskruns.encryption import SealBroken
 from taskruns.models import AuditEvent, Credential, Membership, Run, Team, User
 from taskruns.services import factors, people
 
-from .conftest import PASSWORD, ClientOf, actor, events, make_credential, run_url, wire_run
+from .conftest import PASSWORD, ClientOf, actor, code_of, events, make_credential, run_url, wire_run
 from .test_sign_in import sign_in
 
 STEP = "/accounts/login/second-factor/"
 BOARD = "/teams/ops-north/runs/"
 Code = Callable[..., str]
-
-
-def code_of(secret: str, steps: int = 0) -> str:
-    """What the app shows now, or some steps of 30 s from now."""
-    return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps))
 
 
 def with_app(person: User) -> Code:
@@ -205,6 +200,8 @@ def test_removing_the_last_one_takes_the_recovery_codes_along(mona: User, app: C
 def test_somebody_elses_factor_is_not_there(mona: User, app: Code, vera: User, client_of: ClientOf):
     pk = Authenticator.objects.get(type="totp").pk
     assert client_of(vera).post(f"/accounts/factors/{pk}/remove/").status_code == 404
+    row = AuditEvent.objects.latest("pk")
+    assert (row.chain, row.event, row.actor_label) == ("site", "access.denied", vera.email)
     assert Authenticator.objects.filter(pk=pk).exists()
 
 

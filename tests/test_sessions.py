@@ -138,6 +138,7 @@ def test_somebody_elses_session_is_not_there(client: Client, vera: User):
     sign_in(theirs, vera.email)
     assert theirs.post(f"/accounts/sessions/{row.id}/end/").status_code == 404
     assert client.get(BOARD).status_code == 200
+    assert ("access.denied", "denied") in events(chain="site", actor_label=vera.email)
     assert "auth.session_end" not in [event for event, _ in events()]
 
 

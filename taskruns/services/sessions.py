@@ -44,10 +44,9 @@ def _live(row: UserSession, seen: float | None) -> LiveSession:
     return LiveSession(row.pk, row.session_key, row.created_at, seen_at, row.ip, row.user_agent)
 
 
-def end_one(person: User, session_id: int, *, by: Actor) -> bool:
-    """False if the person has no such session (any more)."""
-    row = UserSession.objects.filter(user=person, pk=session_id).first()
-    return row is not None and bool(_end_recorded(person, [row.session_key], by=by, why="asked"))
+def end_one(person: User, *, key: str, by: Actor) -> bool:
+    """False if it was over already."""
+    return bool(_end_recorded(person, [key], by=by, why="asked"))
 
 
 def end_others(person: User, *, keep: str, by: Actor) -> int:

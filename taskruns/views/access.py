@@ -152,6 +152,16 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
     raise Http404
 
 
+def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
+    """The row `pk` of the person themselves. Somebody else's is the same 404 as none, and a recorded try."""
+    row = rows.filter(user=request.user, pk=pk).first()
+    if row is not None:
+        return row
+    if rows.filter(pk=pk).exists():
+        raise _hidden(request)
+    raise Http404
+
+
 def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
     """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
     _record_denial(request, event if request.method == acts_on else None, team=request.team)

@@ -9,7 +9,7 @@ from allauth.mfa.totp.forms import ActivateTOTPForm
 from allauth.mfa.totp.internal.auth import clear_totp_secret
 from allauth.mfa.webauthn.internal.auth import begin_registration
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_variables
@@ -22,7 +22,7 @@ from taskruns.services import factors
 from taskruns.services.factors import FactorNeeded
 
 from . import proofs
-from .access import PanelRequest, actor_of, signed_in_at_least, signed_in_freshly
+from .access import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
 from .factor_checks import MfaAdapter, PasskeyForm, use_up
 
 _AFTER = "after_factor"  # where the session goes on
@@ -75,9 +75,7 @@ def passkey(request: PanelRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     """A GET asks, a POST removes."""
-    factor = factors.of(request.user).filter(pk=factor_id, type__in=factors.SECOND).first()
-    if factor is None:
-        raise Http404
+    factor: Authenticator = mine(request, Authenticator.objects.filter(type__in=factors.SECOND), factor_id)
     row = factor_row(factor, factors.WORDS[factor.type])
     if request.method == "POST":
         try:

@@ -1,7 +1,8 @@
 """The page of a person's own sessions."""
 
+from allauth.usersessions.models import UserSession
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
@@ -10,7 +11,7 @@ from taskruns.display.words import Moment
 from taskruns.services import sessions
 from taskruns.services.sessions import LiveSession
 
-from .access import PanelRequest, actor_of, signed_in
+from .access import PanelRequest, actor_of, mine, signed_in
 
 
 @signed_in
@@ -24,8 +25,8 @@ def listing(request: PanelRequest) -> HttpResponse:
 @require_POST
 def end(request: PanelRequest, session_id: int) -> HttpResponse:
     """Somebody else's is the same 404 as none. Ending the one at hand signs out."""
-    if not sessions.end_one(request.user, session_id, by=actor_of(request)):
-        raise Http404
+    row = mine(request, UserSession.objects.all(), session_id)
+    sessions.end_one(request.user, key=row.session_key, by=actor_of(request))
     messages.success(request, "The session is ended.")
     return redirect("sessions")
 
