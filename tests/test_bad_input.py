@@ -288,9 +288,9 @@ def test_no_answer_of_a_passkey_breaks_signing_in(answer: str, vera: User, clien
         assert client.post(reverse("mfa_authenticate"), fields).status_code == 200
     assert client.get("/runs/").status_code == 302
     again = client_of(vera)
-    for name, field in (("mfa_reauthenticate_webauthn", "credential"), ("mfa_reauthenticate", "code")):
+    for name, wanted in (("mfa_reauthenticate_webauthn", "credential"), ("mfa_reauthenticate", "code")):
         again.get(reverse(name))
-        assert again.post(reverse(name), {field: answer}).status_code == 200
+        assert again.post(reverse(name), {wanted: answer}).status_code == 200
 
 
 def test_no_search_of_people_is_a_500(adam: User, client_of: ClientOf):
