@@ -1,14 +1,14 @@
 """EMAIL_URL: how mail is sent, if any is."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import dj_email_url
 from django.core.exceptions import ImproperlyConfigured
 
 from . import environment as env
 
-_NEEDS_HOST = {"smtp", "smtps", "submission", "submit"}
-_SCHEMES = _NEEDS_HOST | {"console"}
+_SMTP = {"smtp", "smtps", "submission", "submit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,13 @@ def of_environment(host: str) -> Mail | None:
     url = env.text("EMAIL_URL", "")
     if not url:
         return None
-    scheme = url.partition(":")[0]
     try:
-        found = dict(dj_email_url.parse(url))
-    except (ValueError, KeyError):
+        parts = urlsplit(url)
+        is_known = parts.scheme == "console" or (parts.scheme in _SMTP and bool(parts.hostname))
+        found = dict(dj_email_url.parse(url)) if is_known else {}
+    except ValueError:
         found = {}
-    if scheme not in _SCHEMES or not found or (scheme in _NEEDS_HOST and not found["EMAIL_HOST"]):
+    if not found:
         message = "EMAIL_URL must look like submission://user:password@mail.example.com:587."
         raise ImproperlyConfigured(message)
     return Mail(

@@ -78,7 +78,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     "auth.password_change": {"": "{who} changed their password"},
     "auth.mfa_add": {"": "{who} added a second factor"},
     "auth.mfa_remove": {"": "{who} removed a second factor"},
-    "auth.session_end": {"": "{who} ended a session"},
+    "auth.session_end": {"": "{who} ended sessions of {target}"},
     "audit.read": {"": "{who} read the audit log"},
     "audit.export": {"": "{who} exported the audit log"},
     "audit.verify": {
@@ -233,11 +233,27 @@ def sentence(event: AuditEvent) -> str:
         return f"{more} more {'try' if more == 1 else 'tries'} like the one before, from {event.ip or 'nowhere'}"
     if event.outcome == "denied" and "denied" not in words:
         return _refusal(event, who)
-    return words.get(event.outcome, words.get("", "")).format(
+    told = _TOLD_BY_DETAILS.get((event.event, event.outcome, _detail(event))) or words.get(event.outcome)
+    return (told or words.get("", "")).format(
         who=who,
         target=event.target_label or event.target_id or _NAMELESS.get(event.event, ""),
         run=event.run_id,
     )
+
+
+# What one event and outcome means depends on a detail: whether it was again, and why.
+_TOLD_BY_DETAILS = {
+    ("auth.sign_in", "done", "again"): "{who} confirmed who they are",
+    ("auth.sign_in", "failed", "second factor"): "A second factor was wrong: {target}",
+    ("auth.sign_in", "failed", "code used before"): "A code was used a second time: {target}",
+    ("auth.sign_in", "failed", "passkey"): "A passkey was wrong: {target}",
+    ("auth.session_end", "done", "idle"): "A session of {target} ended: nobody had worked in it for long",
+    ("auth.session_end", "done", "age"): "A session of {target} ended: it had lasted long enough",
+}
+
+
+def _detail(event: AuditEvent) -> str:
+    return "again" if event.details.get("again") else str(event.details.get("why", ""))
 
 
 def _refusal(event: AuditEvent, who: str) -> str:

@@ -20,7 +20,6 @@ from allauth.mfa.webauthn.views import LoginWebAuthnView, ReauthenticateWebAuthn
 from django.conf import settings
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.forms import CharField, Form
 from django.http import HttpRequest, HttpResponse
 
@@ -173,10 +172,9 @@ def entered_again(sender: Any, request: HttpRequest, user: User, **how: Any) -> 
         audit.record_sign_in(user, again=True, by=actor_of(request))
 
 
-# Each is one transaction: a step that cannot be recorded was not taken, and its code is not used up.
-authenticate = anyone(transaction.atomic(_Authenticate.as_view()))
-login_by_passkey = anyone(transaction.atomic(_PasskeyLogin.as_view()))
-code_again = signed_in_at_least(transaction.atomic(ReauthenticateView.as_view()))
-passkey_again = signed_in_at_least(transaction.atomic(_PasskeyAgain.as_view()))
+authenticate = anyone(_Authenticate.as_view())
+login_by_passkey = anyone(_PasskeyLogin.as_view())
+code_again = signed_in_at_least(ReauthenticateView.as_view())
+passkey_again = signed_in_at_least(_PasskeyAgain.as_view())
 
 __all__ = ["authenticate", "code_again", "entered_again", "login_by_passkey", "passkey_again"]

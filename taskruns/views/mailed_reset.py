@@ -9,7 +9,6 @@ from typing import Any
 
 from allauth.account import views as account
 from django.conf import settings
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponseBase
 
 from .access import View, anyone
@@ -20,8 +19,7 @@ def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
     def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not settings.MAILS:
             raise Http404
-        with transaction.atomic():
-            return view(request, *args, **kwargs)
+        return view(request, *args, **kwargs)
 
     return anyone(found)
 

@@ -8,7 +8,6 @@ from allauth.account.adapter import get_adapter
 from allauth.account.utils import get_next_redirect_url
 from django.conf import settings
 from django.contrib import messages
-from django.db import transaction
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
@@ -75,12 +74,10 @@ def confirm(request: PanelRequest) -> HttpResponse:
 @signed_in
 @sensitive_post_parameters("oldpassword", "password1", "password2")
 def change_password(request: PanelRequest) -> HttpResponseBase:
-    """The change, its row and the end of the other sessions are one transaction."""
     if not request.user.has_usable_password():
         messages.info(request, "You sign in by single sign-on: there is no password here to change.")
         return redirect("profile")
-    with transaction.atomic():
-        answer: HttpResponseBase = account.password_change(request)
+    answer: HttpResponseBase = account.password_change(request)
     return answer
 
 
