@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from config import new_secrets
@@ -21,7 +22,7 @@ from config.processes import ROOT, Processes, Signals, Stopped, base_environment
 # Space names of the sandbox: each team's key sees two of its four.
 SPACES = {"DEMO_KEY_NORTH": "support-bot,search-ranking", "DEMO_KEY_SOUTH": "sales-copilot,fraud-watch"}
 TEAMS = ("ops-north", "ops-south")
-# The board is worth looking at when each team has runs of so many tasks; the sandbox gives each 24.
+# The board is worth looking at when each team has runs of so many tasks, one of them going on; each has 24.
 ENOUGH_TASKS = 20
 PATIENCE = 50.0  # seconds
 
@@ -134,6 +135,7 @@ def _run(demo: Demo, processes: Processes, variables: dict[str, str], *, reset: 
     _say("Preparing the database and the people of the demo ...")
     os.environ.clear()
     os.environ.update({**processes.environment, **variables})
+    began = datetime.now(tz=UTC)
     people = _set_up(demo, reset=reset)
     keys = ";".join(f"{variables[name]}={spaces}" for name, spaces in SPACES.items())
     # A world of its own for each start: a run that was cancelled in an earlier one must not come to life again.
@@ -141,7 +143,7 @@ def _run(demo: Demo, processes: Processes, variables: dict[str, str], *, reset: 
     processes.start("sandbox", SANDBOX_KEYS=keys, SANDBOX_PORT=str(demo.sandbox_port), SANDBOX_SEED=seed)
     processes.start("worker")
     processes.start("web")
-    _wait(demo, processes)
+    _wait(demo, processes, began)
     _say(f"\n{people}\nThe logs are in {_short(demo.log_dir)}. Ctrl-C stops everything.\nOpen {demo.url}/")
     raise Refused(_obituary(processes, processes.wait_for_an_end()))
 
@@ -160,19 +162,19 @@ def _set_up(demo: Demo, *, reset: bool) -> str:
     call_command("collectstatic", interactive=False, verbosity=0)
     reset = reset or not demo.people_file.exists()
     table = io.StringIO()
-    call_command("demo_setup", reset=reset, stdout=table)
+    call_command("demo_setup", reset=reset, new_world=True, stdout=table)
     if reset:
         _write_private(demo.people_file, table.getvalue())
     return demo.people_file.read_text(encoding="utf-8")
 
 
-def _wait(demo: Demo, processes: Processes) -> None:
+def _wait(demo: Demo, processes: Processes, began: datetime) -> None:
     """Until the panel answers and its board has something to show. Raises Refused when a process ends."""
     deadline = time.monotonic() + PATIENCE
     progress = Progress()
     if not _until(lambda: _answers(demo, "/readyz") and _answers(demo, "/accounts/login/"), processes, deadline):
         raise Refused(f"The panel did not answer within {PATIENCE:.0f} s. See the logs in {_short(demo.log_dir)}.")
-    if not _until(lambda: progress.shows(_tasks_with_runs()), processes, deadline):
+    if not _until(lambda: progress.shows(_boards(since=began)), processes, deadline):
         _say(f"The board is not full after {PATIENCE:.0f} s; it goes on filling while you look at it.")
 
 
@@ -202,14 +204,15 @@ def _answers(demo: Demo, path: str) -> bool:
         connection.close()
 
 
-def _tasks_with_runs() -> dict[str, int]:
-    """Team -> tasks of which the board has runs."""
-    from django.db.models import Count
+def _boards(*, since: datetime) -> dict[str, tuple[int, int]]:
+    """Team -> (tasks of which the board has runs, runs that go on), of tasks that were listed since then."""
+    from django.db.models import Count, Sum
 
     from taskruns.models import Run
 
-    rows = Run.objects.filter(team__slug__in=TEAMS).values_list("team__slug").annotate(Count("task", distinct=True))
-    return dict.fromkeys(TEAMS, 0) | dict(rows)
+    runs = Run.objects.filter(team__slug__in=TEAMS, task__listed_at__gte=since)
+    rows = runs.values_list("team__slug").annotate(Count("task", distinct=True), Sum("rank"))
+    return dict.fromkeys(TEAMS, (0, 0)) | {slug: (tasks, active) for slug, tasks, active in rows}
 
 
 class Progress:
@@ -218,10 +221,11 @@ class Progress:
     def __init__(self) -> None:
         self._last = ""
 
-    def shows(self, tasks: dict[str, int]) -> bool:
+    def shows(self, boards: dict[str, tuple[int, int]]) -> bool:
         """True when there is enough of every team."""
-        text = "Reading runs from the sandbox: " + ", ".join(f"{slug} {seen} tasks" for slug, seen in tasks.items())
-        is_full = all(seen >= ENOUGH_TASKS for seen in tasks.values())
+        seen = (f"{slug} {tasks} tasks, {active} active runs" for slug, (tasks, active) in boards.items())
+        text = "Reading runs from the sandbox: " + "; ".join(seen)
+        is_full = all(tasks >= ENOUGH_TASKS and active > 0 for tasks, active in boards.values())
         if text != self._last:
             over = sys.stdout.isatty()
             sys.stdout.write(("\r" if over else "") + text + ("\n" if is_full or not over else ""))

@@ -21,6 +21,7 @@ AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the data
 # --- Arize
 ARIZE_ENDPOINTS = env.arize_endpoints()
 ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
+CANCELS_PER_SECOND = env.integer("CANCELS_PER_SECOND", 20, at_least=1, at_most=1_000)  # per key, in batches
 RUN_RETENTION_DAYS = env.integer("RUN_RETENTION_DAYS", 400, at_least=1, at_most=36_500)
 
 # --- The house
@@ -96,7 +97,7 @@ HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "consumer": {
         "workers": 4,
         "worker_type": "thread",
-        "max_delay": 0.5,
+        "max_delay": 0.2,
         "graceful_signal": "TERM",
         "shutdown_timeout": 4,
     },
@@ -162,7 +163,9 @@ SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
 # Other hosts of the domain are not the panel's to decide upon.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
-SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+# W008: without a trusted proxy the panel cannot tell http from https and would redirect for ever; whoever ends TLS
+# redirects. Browsers come with https anyway: HSTS, and cookies that go nowhere else.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_CONTENT_TYPE_NOSNIFF = True

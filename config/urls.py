@@ -36,4 +36,5 @@ urlpatterns = [
 handler400 = "taskruns.views.errors.bad_request"
 handler403 = "taskruns.views.errors.forbidden"
 handler404 = "taskruns.views.errors.not_found"
+handler429 = "taskruns.views.errors.too_many"
 handler500 = "taskruns.views.errors.server_error"

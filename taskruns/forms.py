@@ -26,6 +26,16 @@ def complain(form: forms.Form, sentence: str, *, field: str = "") -> None:
     form.add_error(field if field in form.fields else None, sentence)
 
 
+class StopForm(forms.Form):
+    """Which tasks are left out is the view's business: the ids of others must not be told apart from missing ones."""
+
+    reason = forms.CharField(
+        max_length=512,
+        help_text="Everybody in the team reads it while the stop holds; it stays in the audit log.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+
 class KeyField(forms.CharField):
     """One word to paste; what exactly a key may look like is the service's business."""
 

@@ -6,6 +6,7 @@ from django.urls.converters import StringConverter
 from taskruns.views import (
     access,
     audit,
+    batches,
     board,
     chart,
     credentials,
@@ -17,6 +18,7 @@ from taskruns.views import (
     saved_views,
     sessions,
     single_sign_on,
+    stops,
     tasks,
     teams,
     triggers,
@@ -46,6 +48,14 @@ urlpatterns = [
     path("teams/<slug:slug>/tasks/<uuid:task_id>/", tasks.task, name="task"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/strip/", tasks.strip, name="task-strip"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
+    # Cancelling many
+    path("teams/<slug:slug>/batches/", batches.listing, name="batches"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/", batches.batch, name="batch"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/confirm/", batches.confirm, name="batch-confirm"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/abort/", batches.abort, name="batch-abort"),
+    path("teams/<slug:slug>/batches/<uuid:batch_id>/retry/", batches.retry, name="batch-retry"),
+    path("teams/<slug:slug>/stop/", stops.stop, name="stop"),
+    path("teams/<slug:slug>/stop/lift/", stops.lift, name="stop-lift"),
     # Taking runs away
     path("teams/<slug:slug>/runs/export/", exports.page, name="board-export-page"),
     path("teams/<slug:slug>/runs/export.csv", exports.csv, name="board-export"),

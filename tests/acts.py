@@ -16,11 +16,26 @@ from allauth.usersessions.models import UserSession
 from django.db import connection
 from django.test import Client
 from django.urls import URLResolver, get_resolver, reverse
+from django.utils import timezone
 from fido2.utils import websafe_encode
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Invitation, Run, SavedView, SiteRole, Team, TeamRole, User
-from taskruns.services import factors, invitations
+from taskruns.models import (
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    Credential,
+    EmergencyStop,
+    Invitation,
+    ItemState,
+    Run,
+    SavedView,
+    SiteRole,
+    Team,
+    TeamRole,
+    User,
+)
+from taskruns.services import bulk, factors, invitations
 
 from .conftest import ENDPOINT, PASSWORD, actor, code_of, member, person, run_url, show_factor, trigger_url, wire_run
 from .soft_passkey import SoftPasskey
@@ -40,10 +55,14 @@ class Stage:
     invitation: Invitation
     token: str
     view: SavedView
+    batches: dict[str, CancelBatch]  # by the name of the url that acts on it
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # tom's too
     session: UserSession  # another one of vera's
+
+    def ids_for(self, url: str) -> dict[str, object]:
+        return self.ids | {"batch_id": self.batches.get(url, self.batches["batch-confirm"]).pk}
 
     @property
     def ids(self) -> dict[str, object]:
@@ -107,6 +126,7 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
         view=SavedView.objects.create(
             team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
         ),
+        batches=batches_of(team, run, actor(people["oli"])),
         arize=arize,
         secret=secret,
         passkey=passkey,
@@ -140,11 +160,29 @@ def views() -> Iterator[tuple[Any, str]]:
             yield pattern.callback, str(pattern.name)
 
 
+def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:
+    """A draft to confirm, one at work to abort, and one that left its run out; of none a row in the log."""
+
+    def batch(**fields: Any) -> CancelBatch:
+        draft = bulk.freeze(team, run_ids=[run.pk], source=BatchSource.SELECTION)
+        assert draft is not None
+        CancelBatch.objects.filter(pk=draft.pk).update(**fields)
+        return draft
+
+    asked = {"person": by.person, "person_label": by.label, "asker": {"type": "user", "label": by.label}}
+    draft = batch(state=BatchState.DRAFT)
+    at_work = batch(state=BatchState.WORKING, **asked)
+    aborted = batch(state=BatchState.ABORTED, finished_at=timezone.now(), **asked)
+    aborted.items.update(state=ItemState.LEFT_OUT)
+    return {"batch-confirm": draft, "batch-abort": at_work, "batch-retry": aborted}
+
+
 @dataclass(frozen=True)
 class Act:
     """`who`: empty for somebody without a session. `events`: (event, outcome) that the act leaves, in order.
 
-    `data` may be made by what comes before the act: a page that was opened, a sign-in half done.
+    `data` may be made by what comes before the act: a page that was opened, a sign-in half done. `prepare`
+    sets a scene that the stage has not.
     """
 
     url: str
@@ -152,6 +190,7 @@ class Act:
     events: tuple[tuple[str, str], ...]
     data: dict[str, object] | Callable[[Stage, Client], dict[str, object]] = field(default_factory=dict)
     method: str = "post"
+    prepare: Callable[[Stage], object] = lambda _: None
 
     @property
     def is_everybodys(self) -> bool:
@@ -168,12 +207,17 @@ class Act:
         return self.data(stage, client) if callable(self.data) else self.data
 
     def path(self, stage: Stage) -> str:
-        return reverse(self.url, kwargs={name: stage.ids[name] for name in self._arguments})
+        return reverse(self.url, kwargs={name: stage.ids_for(self.url)[name] for name in self._arguments})
 
     def do(self, stage: Stage, client: Client | None = None, data: dict[str, object] | None = None) -> Any:
         client = stage.client(self.who) if client is None else client
         data = self.filled(stage, client) if data is None else data
         return getattr(client, self.method)(self.path(stage), data if self.method == "post" else None)
+
+
+def a_stop(stage: Stage) -> None:
+    oli = stage.people["oli"]
+    EmergencyStop.objects.create(team=stage.team, person=oli, person_label=oli.email, reason="why")
 
 
 # A filled form that starts a run of an evaluation task on a project.
@@ -260,7 +304,29 @@ ACTS: dict[str, Act] = {
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
     "cancel a run": Act("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "cancel many runs": Act(
+        "batch-confirm",
+        "oli",
+        (
+            ("run.cancel_many", "requested"),
+            ("run.cancel", "requested"),
+            ("run.cancel", "confirmed"),
+            ("run.cancel_many", "finished"),
+        ),
+        {"reason": "a bad prompt"},
+    ),
+    "abort a cancel of many": Act("batch-abort", "oli", (("run.cancel_many", "aborted"),)),
     "start a run": Act("task-trigger", "oli", (("run.trigger", "requested"), ("run.trigger", "done")), EVALUATION),
+    "pull the emergency stop": Act(
+        "stop",
+        "oli",
+        (
+            *(("run.cancel_many", "requested"), ("stop.pull", "done")),
+            *(("run.cancel", "requested"), ("run.cancel", "confirmed"), ("run.cancel_many", "finished")),
+        ),
+        {"reason": "why"},
+    ),
+    "lift the emergency stop": Act("stop-lift", "oli", (("stop.lift", "done"),), prepare=a_stop),
     "take the runs away": Act("board-export", "ada", (("run.export", "done"),), method="get"),
     "save a view": Act(
         "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
@@ -296,14 +362,17 @@ ACTS: dict[str, Act] = {
     "export the site's log": Act("site-audit-export", "ada", (("audit.export", "done"),), method="get"),
 }
 # The act is a job's; its rows come with its end. See `test_verify_now_is_a_job_and_the_page_tells_how_it_went`.
+# A list of runs to look at is no act yet: its rows come with the word to begin.
 LATER = {
+    "list runs to cancel": Act("batches", "oli", (), {"match": "all", "status": "running"}),
+    "list again what was not stopped": Act("batch-retry", "oli", ()),
     # Of the team's chain and of the site's.
     "verify the log": Act("audit-verify", "ada", (("audit.verify", "ok"), ("audit.verify", "ok"))),
 }
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
     *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
-    *("board-chart", "task", "task-strip", "board-export-page"),
+    *("board-chart", "batch", "task", "task-strip", "board-export-page"),
     *("audit-verification", "account_inactive", "rights", "sessions", "factors", "confirm", "people", "person"),
 }
 # Without single sign-on and without mail these are not there at all; test_single_sign_on.py and test_mailed_reset.py

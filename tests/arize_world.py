@@ -3,7 +3,8 @@
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -18,7 +19,10 @@ Fault = tuple[int, dict[str, str], str] | Exception
 
 @dataclass
 class World:
-    """`fault` sees each call (`/v2/...?query`) and may give an answer of its own; `sees` limits a key to spaces."""
+    """`fault` sees each call (`/v2/...?query`) and may give an answer of its own; `sees` limits a key to spaces.
+
+    `on_its_way` is called when an answer is made but has not arrived.
+    """
 
     spaces: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -26,6 +30,7 @@ class World:
     page: int = 100
     sees: dict[str, set[str]] = field(default_factory=dict)
     fault: Callable[[str], Fault | None] = lambda _: None
+    on_its_way: Callable[[str], None] = lambda _: None
     calls: list[str] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -63,15 +68,21 @@ class World:
     def _answer(self, request: requests.PreparedRequest) -> Any:
         url = urlsplit(request.url or "")
         call = f"{url.path}?{url.query}" if url.query else url.path
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        key = request.headers["Authorization"].removeprefix("Bearer ")
         with self._lock:
             self.calls.append(call)
-            fault = self.fault(call)
-        if isinstance(fault, Exception):
-            raise fault
-        if fault is not None:
-            return fault
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        return self._of(url.path.split("/")[2:], query, request.headers["Authorization"].removeprefix("Bearer "))
+            answer = self.fault(call) or self._of(url.path.split("/")[2:], query, key)
+        self.on_its_way(call)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """For changes while others read."""
+        with self._lock:
+            yield
 
     def _of(self, path: list[str], query: dict[str, str], key: str) -> Any:
         visible = self.sees.get(key, set(self.spaces))

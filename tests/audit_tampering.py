@@ -4,10 +4,12 @@ back. Everything happens in the test's own transaction, so the log of the next t
 
 import json
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from django.db import connection, transaction
@@ -22,7 +24,7 @@ from .audit_reader import SEALED, TABLE, stored
 from .conftest import lift_triggers
 
 ANCHORS, HEADS = "taskruns_auditanchor", "taskruns_auditchain"
-FAULT = re.compile(r"(?P<chain>\S+) row (?P<seq>\d+): (?P<kind>[a-z ]+): ")
+FAULT = re.compile(r"(?P<chain>\S+) row (?P<seq>-?\d+): (?P<kind>[a-z ]+): ")
 IS_POSTGRESQL = connection.vendor == "postgresql"
 
 
@@ -101,17 +103,30 @@ def recompute(chain: str, start: int = 1) -> None:
     set_head(chain, rows[-1]["seq"])
 
 
-def found(chain: str, *, outside: list[dict[str, Any]] | None = None) -> list[tuple[str, int]]:
+def found(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[tuple[str, int]]:
     """Kind and place of each fault that a verification of the chain finds. Leaves no row behind."""
+    faults = said(chain, outside=outside)
+    return [_place(chain, fault) for fault in faults if FAULT.match(fault)]
+
+
+def said(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[str]:
+    """Each fault as people read it. `outside`: what a file of anchors holds."""
+    faults: list[str] = []
     point = transaction.savepoint()
-    report = audit.verify(by=Actor.command(), chain=chain, outside=outside, tell=lambda _: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "anchors.jsonl"
+        path.write_text("".join(json.dumps(anchor) + "\n" for anchor in outside or ()))
+        anchors = path if outside is not None else None
+        report = audit.verify(
+            by=Actor.command(), chain=chain, anchors=anchors, tell=lambda _: None, found=faults.append
+        )
     transaction.savepoint_rollback(point)
-    assert report.fault_count == len(report.faults)
-    return [_place(chain, fault) for fault in report.faults if FAULT.match(fault)]
+    assert report.fault_count == len(faults)
+    return faults
 
 
-def _place(chain: str, fault: str) -> tuple[str, int]:
+def _place(chain: str | None, fault: str) -> tuple[str, int]:
     match = FAULT.match(fault)
     assert match is not None
-    assert match["chain"] == chain
+    assert chain in {None, match["chain"]}
     return match["kind"], int(match["seq"])

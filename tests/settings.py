@@ -23,7 +23,10 @@ os.environ.update(
     }
 )
 os.environ.setdefault("DATABASE_URL", f"sqlite:///{_scratch}/taskruns.sqlite3")
-for _name in ("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE", "RUN_RETENTION_DAYS", "OIDC_ISSUER", "EMAIL_URL"):
+for _name in (
+    *("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE", "CANCELS_PER_SECOND", "RUN_RETENTION_DAYS"),
+    *("OIDC_ISSUER", "EMAIL_URL"),
+):
     os.environ.pop(_name, None)
 
 from config.settings import *  # noqa: E402, F403

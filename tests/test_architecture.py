@@ -109,7 +109,10 @@ def test_no_file_grows_past_what_one_reads_in_one_go(path: Path):
 
 def test_nothing_is_left_out_of_the_tests():
     found = [named(path) for path in TESTS if re.search(r"mark\.(skip|xfail)|time\.sleep\(", path.read_text())]
-    assert [name for name in found if not name.startswith("tests/e2e")] in ([], ["tests/test_architecture.py"])
+    # Real processes and real time are looked at again and again until they are so far.
+    assert [name for name in found if not name.startswith(("tests/e2e", "tests/bench"))] == [
+        "tests/test_architecture.py"
+    ]
 
 
 COMMANDS = sorted(path.stem for path in (ROOT / "taskruns/management/commands").glob("[!_]*.py"))
@@ -143,7 +146,7 @@ def test_no_sentence_is_left_of_an_event_that_is_no_more():
     for event, words in SENTENCES.items():
         assert set(words) - {""} <= CATALOGUE[EventType(event)]
         for text in words.values():
-            assert {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {"who", "target", "run"}
+            assert {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {"who", "target", "run", "why"}
 
 
 def test_the_catalogue_is_the_documents():

@@ -141,8 +141,15 @@ def test_a_success_without_a_run_is_unreadable(client, arize, body, method):
 
 
 @pytest.mark.parametrize("call", ["list_spaces", "list_tasks"])
-@pytest.mark.parametrize("body", ["{}", "[]", "", '{"items": []}', '{"spaces": {}, "tasks": "x"}'])
-def test_a_list_without_its_member_is_unreadable(client, arize, call, body):
+@pytest.mark.parametrize("body", ["{}", '{"items": []}', '{"spaces": null, "tasks": null}'])
+def test_a_list_without_its_member_is_empty(client, arize, call, body):
+    arize.get(f"{HOST}/v2/{call.removeprefix('list_')}", body=body)
+    assert getattr(client, call)() == Page(items=(), next_cursor=None)
+
+
+@pytest.mark.parametrize("call", ["list_spaces", "list_tasks"])
+@pytest.mark.parametrize("body", ["[]", "", "null", '"x"', '{"spaces": {}, "tasks": "x"}'])
+def test_a_list_that_is_none_is_unreadable(client, arize, call, body):
     arize.get(f"{HOST}/v2/{call.removeprefix('list_')}", body=body)
     assert type(failure(getattr(client, call))) is errors.Unreadable
 
@@ -166,7 +173,8 @@ def test_a_rate_limit_is_told_not_slept_on(client, arize, headers, wait):
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_get_is_retried_twice_and_each_try_is_counted(client, arize, status):
     arize.get(RUN, status=status, headers={"Retry-After": "3600"})
-    assert type(failure(client.get_run, "r1")) is errors.ServerError
+    error = failure(client.get_run, "r1")
+    assert (type(error), error.retry_after) == (errors.ServerError, 3600)
     assert len(arize.calls) == client.calls == 3
 
 
@@ -276,36 +284,6 @@ def test_a_400_without_a_filter_is_asked_once(client, arize):
     arize.get(f"{HOST}/v2/tasks/t/runs", status=400)
     assert type(failure(client.list_runs, "t")) is errors.BadRequest
     assert len(arize.calls) == 1
-
-
-@pytest.mark.parametrize(
-    ("cursors", "most", "asked"),
-    [
-        ([None], None, [None]),
-        (["", "x"], None, [None]),
-        (["a", "b", None], None, [None, "a", "b"]),
-        (["a", "a", "a"], None, [None, "a"]),
-        (["a", "b", "a", "b"], None, [None, "a", "b"]),
-        (["a", "b", "c"], 2, [None, "a"]),
-        (["a", "b", "c"], 0, []),
-    ],
-)
-def test_the_cursor_loop_always_ends(client, cursors, most, asked):
-    seen = []
-
-    def fetch(cursor):
-        seen.append(cursor)
-        return Page(items=(len(seen),), next_cursor=cursors[len(seen) - 1])
-
-    pages = list(client.pages(fetch, most=most))
-    assert seen == asked
-    assert [page.items[0] for page in pages] == list(range(1, len(asked) + 1))
-
-
-def test_the_cursor_loop_has_a_ceiling_of_its_own(client, monkeypatch):
-    monkeypatch.setattr(client_module, "MOST_PAGES", 5)
-    counter = iter(range(100))
-    assert len(list(client.pages(lambda _: Page(items=(), next_cursor=str(next(counter))), most=50))) == 5
 
 
 @pytest.mark.parametrize("key", ["", " ", "ak-\n", "ak\r\nX: y", "ak-\0", "ak-\x85", "ak-ключ", "ak-\ud800"])

@@ -147,8 +147,13 @@ def test_raw_keeps_unknown_members_and_drops_what_no_database_stores():
     assert json.dumps(run.raw, allow_nan=False).count("[") == DEEPEST
 
 
-@pytest.mark.parametrize("data", [None, [], "x", {}, {"tasks": []}, {"task_runs": {}}, {"task_runs": "x"}])
-def test_a_page_without_its_list_is_unreadable(data):
+@pytest.mark.parametrize("data", [{}, {"tasks": []}, {"task_runs": None}, {"task_runs": []}])
+def test_a_page_without_its_list_is_empty(data):
+    assert Page.from_json(data, member="task_runs", item=WireRun.from_json) == Page(items=(), next_cursor=None)
+
+
+@pytest.mark.parametrize("data", [None, [], "x", 5, {"task_runs": {}}, {"task_runs": "x"}, {"task_runs": 0}])
+def test_what_is_no_object_with_a_list_is_unreadable(data):
     with pytest.raises(Unreadable):
         Page.from_json(data, member="task_runs", item=WireRun.from_json)
 

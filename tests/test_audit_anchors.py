@@ -80,9 +80,14 @@ def test_only_chains_that_moved_are_anchored(team: Team, other_team: Team):
 
 
 def test_each_minute_of_the_worker_anchors_what_moved(team: Team, monkeypatch: pytest.MonkeyPatch):
-    append(team)
-    jobs.look_after_audit.call_local()
-    assert anchored() == [(f"team:{team.pk}", 1)]
+    chain = f"team:{team.pk}"
+    with time_machine.travel("2026-11-23T03:00:30Z", tick=False) as clock:
+        append(team)
+        for minute in range(1, 12):
+            clock.move_to(datetime(2026, 11, 23, 3, minute, tzinfo=UTC))
+            jobs.look_after_audit.call_local()
+            append(team)
+    assert anchored() == [(chain, 5), (chain, 9)], "no row waits for five minutes, and not each minute has an anchor"
     done: list[str] = []
     for name in ("sweep", "look_after_audit"):
         monkeypatch.setattr(jobs, name, lambda name=name: done.append(name))

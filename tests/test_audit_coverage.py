@@ -18,10 +18,10 @@ from django.utils import timezone
 
 from taskruns import jobs
 from taskruns.audit import CATALOGUE, EventType
-from taskruns.models import AuditEvent, Cancellation, Membership, Outcome, Run, Trigger, User
+from taskruns.models import AuditEvent, Cancellation, EmergencyStop, Membership, Outcome, Run, Trigger, User
 from taskruns.services import mirror
 
-from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, Act, Stage, dump, stage
+from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, Act, Stage, a_stop, dump, stage
 from .conftest import ENDPOINT, run_url, wire_run
 from .test_access_matrix import names
 from .test_jobs import _empty_queue, work
@@ -48,6 +48,7 @@ def test_every_url_is_in_the_walk():
 @pytest.mark.parametrize("name", ACTS | LATER)
 def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, stage: Stage):
     act: Act = (ACTS | LATER)[name]
+    act.prepare(stage)
     client = stage.client(act.who)
     data = act.filled(stage, client)
     last = last_row()
@@ -70,6 +71,7 @@ def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name:
         return  # open to everybody, or to everybody with an account
     Membership.objects.all().update(role="viewer")
     User.objects.update(site_role="")
+    act.prepare(stage)
     last = last_row()
     with transaction.atomic():
         assert act.do(stage).status_code in {403, 404}
@@ -82,6 +84,7 @@ def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name:
         "team",
         "audit",
         "invitation",
+        "stop",
         "view",
         "person",
         "auth",
@@ -269,12 +272,22 @@ def test_a_cancel_that_the_worker_closes_is_told_by_the_job(stage: Stage):
     assert Cancellation.objects.get().outcome == Outcome.CONFIRMED
 
 
+def test_a_stop_that_the_clock_ends_is_told_by_the_job(stage: Stage):
+    a_stop(stage)
+    EmergencyStop.objects.update(expires_at=timezone.now())
+    last = last_row()
+    jobs.look_after_stops()
+    work()
+    assert rows_since(last) == [("stop.expire", "done")]
+    assert AuditEvent.objects.latest("pk").actor_type == "job"
+
+
 def test_every_event_that_exists_by_now_is_met_in_a_walk():
     """What no walk meets belongs to parts that are not built yet: an event that is built leaves this list."""
     walked = {event for act in (*ACTS.values(), *LATER.values()) for event, _ in act.events}
     walked |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
+    walked |= {"stop.expire"}  # the clock's, above
     not_built = {
-        *("run.cancel_many", "stop.pull", "stop.lift", "stop.expire"),
         *("credential.expiring", "encryption.reencrypt"),
     }
     assert walked | not_built == {event.value for event in EventType} == set(map(str, CATALOGUE))

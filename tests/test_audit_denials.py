@@ -9,16 +9,21 @@ import time_machine
 from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.test import Client
+from django.urls import get_resolver, reverse
 
 from taskruns import jobs
 from taskruns.audit import Actor, EventType
 from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
 from taskruns.services import audit
+from taskruns.services.audit import Try
+from taskruns.views.access import SECRETS
 
-from .acts import dump
-from .conftest import PASSWORD, ClientOf, accept_inserts, events, refuse_inserts
+from .acts import Stage, dump, stage
+from .conftest import PASSWORD, ClientOf, accept_inserts, events, make_credential, refuse_inserts
+from .test_access_matrix import names, wanted
 from .test_audit_chain import in_threads
 
+assert stage
 LOGIN = "/accounts/login/"
 WRONG = "wrong password 123"
 
@@ -81,8 +86,14 @@ def test_a_throttled_sign_in_is_another_outcome(mona: User):
 def test_a_wrong_old_password_changes_none_and_leaves_no_change(mona: User, client_of: ClientOf):
     fields = {"oldpassword": WRONG, "password1": "another battery staple", "password2": "another battery staple"}
     assert client_of(mona).post("/accounts/password/change/", fields).status_code == 200
-    assert not events(event="auth.password_change")
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome, row.actor_label) == ("auth.password_change", "denied", mona.email)
+    assert row.details["why"] == "wrong current password"
+    assert WRONG not in repr(dump())
     assert User.objects.get().check_password(PASSWORD)
+    new = {"oldpassword": PASSWORD, "password1": "short", "password2": "short"}
+    client_of(mona).post("/accounts/password/change/", new)
+    assert AuditEvent.objects.count() == 1, "a new password that is too short is no try to take an account"
 
 
 def test_of_many_tries_within_a_minute_one_is_written_and_the_others_are_told_later(db: None):
@@ -121,7 +132,7 @@ def test_tries_at_once_are_one_row_and_none_is_lost(committed: None):
 
     def one(_: int) -> None:
         for _ in range(3):
-            audit.record_denial(EventType.ACCESS_DENIED, by=by, team=None, view="x", path="/x/", method="GET")
+            audit.record_denial(EventType.ACCESS_DENIED, Try("x", "/x/", "GET"), by=by, team=None)
 
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         in_threads(6, one)
@@ -147,8 +158,13 @@ def test_a_form_without_its_token_is_a_denial_in_the_teams_log(team: Team, run: 
     row = AuditEvent.objects.get()
     assert (row.chain, row.event, row.outcome) == (f"team:{team.pk}", "access.denied", "denied")
     assert (row.actor_label, row.actor_role) == (mona.email, "manager")
-    assert (row.target_id, row.target_label) == ("run-cancel", path)
-    assert row.details == {"method": "POST", "why": "form token: CSRF cookie not set."}
+    assert (row.target_type, row.target_id, row.run_id) == ("run", str(run.pk), run.arize_id)
+    assert row.details == {
+        "page": "run-cancel",
+        "path": path,
+        "method": "POST",
+        "why": "form token: CSRF cookie not set.",
+    }
     assert "not to be kept" not in repr(dump())
 
 
@@ -174,6 +190,123 @@ def test_the_page_says_why_a_form_was_refused(team: Team, strict: Client, mona: 
     strict.post("/teams/ops-north/settings/")
     text = client_of(mona).get("/teams/ops-north/audit/").content.decode()
     assert "mona@example.com was refused: /teams/ops-north/settings/ (form token: CSRF cookie not set.)" in text
+
+
+# --- What was aimed at
+
+
+def test_a_denial_on_a_run_stands_in_the_history_of_the_run(
+    team: Team, run: Run, vera: User, mona: User, client_of: ClientOf
+):
+    client_of(vera).post(f"/teams/ops-north/runs/{run.pk}/cancel/")
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome) == ("run.cancel", "denied")
+    assert (row.target_type, row.target_id, row.target_label) == ("run", str(run.pk), run.task.name)
+    assert (row.run_id, row.task_id, row.endpoint) == (run.arize_id, run.task.arize_id, run.endpoint)
+    assert row.credential_id == run.task.credential_id
+    sentence = f"vera@example.com tried to cancel a run without the right to: {run.task.name}"
+    for path in (
+        f"/teams/ops-north/audit/?run={run.arize_id}",
+        f"/teams/ops-north/audit/?key={run.task.credential_id}",
+        f"/teams/ops-north/runs/{run.pk}/",
+    ):
+        assert sentence in client_of(mona).get(path).content.decode()
+
+
+def test_a_denial_on_a_key_names_the_key(team: Team, run: Run, vera: User, client_of: ClientOf):
+    key = run.task.credential
+    assert key is not None
+    client_of(vera).post(f"/teams/ops-north/credentials/{key.pk}/test/")
+    row = AuditEvent.objects.get()
+    assert (row.event, row.target_type, row.target_id, row.target_label) == (
+        "credential.test",
+        "credential",
+        str(key.pk),
+        key.name,
+    )
+    assert row.credential_id == key.pk
+
+
+def test_what_is_another_teams_stays_hidden(
+    team: Team, other_team: Team, run: Run, otto: User, vera: User, client_of: ClientOf
+):
+    south = make_credential(other_team)
+    client_of(otto).post(f"/teams/ops-south/runs/{run.pk}/cancel/")
+    client_of(vera).post(f"/teams/ops-north/credentials/{south.pk}/revoke/")
+    assert {row.target_type for row in AuditEvent.objects.all()} == {"page"}
+    assert not AuditEvent.objects.exclude(run_id="", task_id="", endpoint="", credential_id=None).exists()
+    assert run.arize_id not in repr(list(AuditEvent.objects.values()))
+    assert south.name not in repr(list(AuditEvent.objects.values()))
+
+
+# --- Links that let their reader in
+
+
+def test_no_url_with_a_token_leaves_it_in_the_log(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is done with it, and by whomever: the link is good still, or was a moment ago."""
+    urls = [name for name in names(get_resolver().url_patterns) if SECRETS & set(wanted(name))]
+    assert urls == ["invitation"]
+    good = [stage.token, f"{stage.token}x"]
+    for name in urls:
+        for token in good:
+            path = reverse(name, kwargs={"token": token})
+            for strict_ in (True, False):
+                for who in ("", "vera"):
+                    client = Client(enforce_csrf_checks=strict_)
+                    if who:
+                        client.force_login(stage.people[who], backend=settings.AUTHENTICATION_BACKENDS[0])
+                    client.get(path)
+                    client.post(path, {"name": "x", "password1": "y", "password2": "y"})
+                    client.put(path)
+    denials = AuditEvent.objects.filter(outcome="denied")
+    assert {row.details["path"] for row in denials} == {"/invitations/<token>/"}
+    assert events(outcome="denied", actor_type="anonymous") == [
+        ("access.denied", "denied"),
+        ("invitation.accept", "denied"),
+    ]
+    log_text = repr(list(AuditEvent.objects.values()))
+    assert stage.token not in log_text
+    assert stage.token.split(":")[-1] not in log_text
+    assert stage.invitation.email in log_text, "the control: who was invited is there"
+
+
+def test_a_link_that_is_tried_by_somebody_else_is_told_in_the_sites_log(stage: Stage):
+    path = f"/invitations/{stage.token}/"
+    assert stage.client("vera").get(path).status_code == 200
+    assert not events(outcome="denied"), "looking at it is no try"
+    assert stage.client("vera").post(path).status_code == 422
+    row = AuditEvent.objects.get(outcome="denied")
+    assert (row.chain, row.event, row.actor_label) == ("site", "invitation.accept", "vera@example.com")
+    assert (row.target_type, row.target_label) == ("invitation", "stranger@example.com")
+    assert row.details["why"] == "somebody else's invitation"
+
+
+# --- allauth's throttle
+
+
+def test_throttled_tries_are_told_wherever_allauth_throttles(mona: User, client_of: ClientOf):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        answers = [sign_in(f"nobody{number}@example.com", WRONG) for number in range(40)]
+        assert [answer.status_code for answer in answers].count(429) > 0
+        assert "too many tries" in answers[-1].content.decode()
+        client = client_of(mona)
+        fields = {"oldpassword": WRONG, "password1": "x", "password2": "x"}
+        codes = [client.post("/accounts/password/change/", fields).status_code for _ in range(8)]
+    assert codes == [200] * 5 + [429] * 3
+    left_out = dict(AnonymousTally.objects.values_list("outcome", "left_out"))
+    assert left_out["failed"] + left_out["throttled"] + 2 == len(answers), "each try is one"
+    whys = AuditEvent.objects.filter(event="auth.password_change", outcome="denied").values_list(
+        "details__why", flat=True
+    )
+    assert list(whys.order_by("pk")) == ["wrong current password"] * 5 + ["too many tries"] * 3
+
+
+def test_a_throttled_try_that_cannot_be_recorded_stays_refused(mona: User, client_of: ClientOf):
+    refuse_inserts("taskruns_auditevent")
+    client = client_of(mona)
+    fields = {"oldpassword": WRONG, "password1": "x", "password2": "x"}
+    codes = [client.post("/accounts/password/change/", fields).status_code for _ in range(6)]
+    assert codes == [200] * 5 + [429]
 
 
 # --- A denial stays a denial

@@ -21,10 +21,23 @@ from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
 from taskruns.filters import BoardFilter
-from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, Theme, Trigger, User
+from taskruns.models import (
+    AuditVerification,
+    BatchSource,
+    CancelBatch,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    SiteRole,
+    TeamRole,
+    Theme,
+    Trigger,
+    User,
+)
 from taskruns.oidc import GroupRole, Provider
 from taskruns.services import (
     audit,
+    bulk,
     cancellations,
     credentials,
     exports,
@@ -35,13 +48,14 @@ from taskruns.services import (
     people,
     saved_views,
     sessions,
+    stops,
     teams,
     triggers,
 )
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.identities import Identity
 
-from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, dump, stage
+from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
 from .conftest import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
 from .test_jobs import _empty_queue, work
 
@@ -70,6 +84,11 @@ def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
 def a_lost_start(stage: Stage) -> None:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
     Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+
+
+def an_old_stop(stage: Stage) -> None:
+    a_stop(stage)
+    EmergencyStop.objects.update(expires_at=timezone.now())
 
 
 def settle(stage: Stage) -> None:
@@ -109,8 +128,13 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.record_reading": lambda stage: audit.record_reading(stage.team, by=BY),
     "audit.record_sign_in": lambda stage: audit.record_sign_in(vera(stage), by=BY),
     "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
-    "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None),
-    "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None),
+    "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None, found=print),
+    "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None, found=print),
+    "bulk.abort": lambda stage: bulk.abort(stage.batches["batch-abort"], by=oli(stage)),
+    "bulk.confirm": lambda stage: bulk.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
+    "bulk.create_batch": lambda stage: bulk.create_batch(
+        stage.team, run_ids=[stage.run.pk], reason="why", by=oli(stage), source=BatchSource.STOP
+    ),
     "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
     "cancellations.close": lambda _: cancellations.sweep(by=BY),
     "cancellations.settle_stopping": settle,
@@ -164,6 +188,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "sessions.end_one": lambda stage: sessions.end_one(vera(stage), key=stage.session.session_key, by=BY),
     "sessions.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
     "sessions.end_over": lambda stage: sessions.end_over(vera(stage), key=stage.session.session_key, why="idle", by=BY),
+    "stops.expire": lambda _: stops.expire(by=BY),
+    "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
+    "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
     "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
@@ -195,6 +222,8 @@ READY: dict[str, Callable[[Stage], object]] = {
     "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
     "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
     "mirror.refresh": rejected,
+    "stops.expire": an_old_stop,
+    "stops.lift": a_stop,
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
@@ -250,6 +279,7 @@ def state(name: str) -> dict[str, Any]:
 def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str, stage: Stage):
     act = ACTS[name]
     client = stage.client(act.who)
+    act.prepare(stage)
     data = act.filled(stage, client)
     before = dump()
     answer = act.do(stage, client, data)
@@ -307,3 +337,18 @@ def test_a_verification_that_cannot_be_recorded_ends_and_is_not_clean(stage: Sta
     LATER["verify the log"].do(stage, client)
     work()
     assert AuditVerification.objects.latest("started_at").result == "clean"
+
+
+def test_a_worker_that_cannot_write_sends_nothing_of_a_batch_and_goes_on_later(stage: Stage):
+    batch = stage.batches["batch-abort"]
+    before = list(batch.items.values_list("state", "attempts"))
+    with pytest.raises(DatabaseError):
+        bulk.work(batch.pk)
+    assert stage.posts_to_arize == 0
+    assert list(batch.items.values_list("state", "attempts")) == before
+    assert not Cancellation.objects.exists()
+    accept_inserts(LOG)
+    CancelBatch.objects.update(claimed_until=None)
+    bulk.work(batch.pk)
+    assert stage.posts_to_arize == 1
+    assert list(batch.items.values_list("state", flat=True)) == ["confirmed"]

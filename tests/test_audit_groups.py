@@ -69,11 +69,11 @@ def test_the_history_of_a_run_and_of_a_person_is_one_click_away(run: Run, oli: U
     text = client_of(mona).get(URL).content.decode()
     assert f'href="{URL}?run={run.arize_id}"' in text
     assert f'href="{URL}?run=other%2Brun%2F%3D"' in text
-    assert f'href="{URL}?person=oli%40example.com"' in text
+    assert f'href="{URL}?actor={oli.pk}"' in text
     of_run = client_of(mona).get(URL, {"run": other.arize_id}).content.decode()
     assert len(rows(of_run)) == 1
     assert f"to cancel run {other.arize_id}" in of_run
-    of_person = client_of(mona).get(URL, {"person": "oli@example.com"}).content.decode()
+    of_person = client_of(mona).get(URL, {"actor": oli.pk}).content.decode()
     assert len(rows(of_person)) == 1
     assert f"to cancel run {run.arize_id}" in of_person
 

@@ -13,9 +13,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import AuditEvent, Run, Team, User
+from taskruns.models import AuditEvent, Run, Team, TeamRole, User
 
-from .conftest import ClientOf, actor
+from .conftest import ClientOf, actor, member
 
 URL = "/teams/ops-north/audit/"
 
@@ -96,6 +96,9 @@ def test_every_stored_field_of_a_row_can_be_seen(history: None, page: Any):
         ({"event": "team.change", "outcome": "done"}, [1]),
         ({"person": "OLI@"}, [3, 2]),
         ({"person": "nobody"}, []),
+        ({"actor": "{oli}"}, [3, 2]),
+        ({"actor": "{oli}", "event": "team.change"}, []),
+        ({"actor": "x"}, []),
         ({"q": "wrong"}, [2]),
         ({"q": "relevance"}, [3, 2]),
         ({"q": "T25saW5lVGFzazo0NTpxUndY"}, [3, 2]),
@@ -117,13 +120,18 @@ def test_every_stored_field_of_a_row_can_be_seen(history: None, page: Any):
         ({"until": "2026-11-23T03:00"}, []),
         ({"since": "2030-01-01"}, []),
         ({"run": "{run}", "person": "oli", "event": "run.cancel", "q": "wrong", "since": "2026-11-23"}, [2]),
-        ({"before": 3}, [2, 1]),
-        ({"before": 1}, []),
+        ({"before": "{3}"}, [2, 1]),
+        ({"before": "{1}"}, []),
         ({"event": "", "outcome": "", "person": " ", "q": "", "unknown": "x"}, [3, 2, 1]),
     ],
 )
-def test_filters_are_in_the_address(history: None, page: Any, run: Run, filters: dict[str, object], numbers: list[int]):
-    ids = {"{run}": run.arize_id, "{key}": run.task.credential_id}
+def test_filters_are_in_the_address(
+    history: None, page: Any, run: Run, oli: User, filters: dict[str, object], numbers: list[int]
+):
+    ids = {"{run}": run.arize_id, "{key}": run.task.credential_id, "{oli}": oli.pk}
+    ids |= {
+        f"{{{row.seq}}}": row.pk for row in AuditEvent.objects.filter(chain__startswith="team:", team_id=run.team_id)
+    }
     chosen = {name: ids.get(str(value), value) for name, value in filters.items()}
     assert shown(page(**chosen)) == numbers
 
@@ -227,3 +235,16 @@ def test_the_row_of_a_run_that_is_gone_still_reads(history: None, run: Run, page
     run.delete()
     assert shown(page()) == [3, 2, 1]
     assert f"asked to cancel run {run.arize_id}" in page().content.decode()
+
+
+def test_all_of_one_person_is_not_all_whose_address_holds_the_same_letters(
+    team: Team, oli: User, mona: User, client_of: ClientOf
+):
+    li = member(team, "li@example.com", TeamRole.OPERATOR)
+    for person in (oli, li):
+        record(EventType.TEAM_CHANGE, "done", by=actor(person), team=team, reason=f"by {person.email}")
+    text = client_of(mona).get(URL, {"actor": li.pk}).content.decode()
+    assert "by li@example.com" in text
+    assert "by oli@example.com" not in text
+    typed = client_of(mona).get(URL, {"person": "li@example.com"}).content.decode()
+    assert "by oli@example.com" in typed, "the control: what is typed is a part of an address"

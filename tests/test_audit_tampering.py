@@ -231,9 +231,10 @@ def test_an_edited_anchor_no_longer_has_a_good_signature(chain: str, change: dic
 
 
 def test_a_change_of_every_row_is_found_in_reasonable_time(chain: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("taskruns.verifier.SEARCHES", 3)
+    monkeypatch.setattr("taskruns.services.audit.verification.SEARCHES", 3)
     hashes: list[int] = []
-    monkeypatch.setattr("taskruns.verifier.event_hash", lambda event: hashes.append(1) or event_hash(event))
+    counting = "taskruns.services.audit.verification.event_hash"
+    monkeypatch.setattr(counting, lambda event: hashes.append(1) or event_hash(event))
     with unsealed():
         sql(f"UPDATE {TABLE} SET reason = 'another'")
     assert found(chain) == [("edited", seq) for seq in range(1, ROWS + 1)]

@@ -14,10 +14,21 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, SavedView, Team, TeamRole, User
+from taskruns.models import (
+    AuditEvent,
+    CancelBatch,
+    Credential,
+    Invitation,
+    Membership,
+    Run,
+    SavedView,
+    Team,
+    TeamRole,
+    User,
+)
 from taskruns.services import factors, invitations
 
-from .acts import EVALUATION
+from .acts import EVALUATION, batches_of
 from .conftest import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
 from .soft_passkey import SoftPasskey
 
@@ -120,6 +131,14 @@ FORMS = {
         {"credential": ["", LONG, NUL, "null", "[]", "{}", '{"id": 1}', '{"response": {}}', "NaN", '"x"', BROKEN_KEY]},
     ),
     "run-cancel": Form("oli", {"reason": "why"}, {"reason": ["x" * 513, LONG]}),
+    "stop": Form(
+        "oli",
+        {"reason": "why"},
+        {"reason": ["", "  ", LONG, NUL, "x" * 513], "left_out": ["", LONG, NUL, "1", "{}", "None"]},
+    ),
+    "batch-confirm": Form(
+        "oli", {"reason": "why", "count": ""}, {"reason": ["", "  ", "\x00", "\u2028", "x" * 513, LONG]}
+    ),
     "task-trigger": Form(
         "oli",
         {name: str(value) for name, value in EVALUATION.items()},
@@ -165,6 +184,10 @@ def post(
         "saved-view": reverse("saved-view", args=[team.slug, view.pk]),
         "saved-view-default": reverse("saved-view-default", args=[team.slug, view.pk]),
         "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
+        "stop": reverse("stop", args=[team.slug]),
+        "batch-confirm": reverse(
+            "batch-confirm", args=[team.slug, batches_of(team, run, actor(mona))["batch-confirm"].pk]
+        ),
         "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
         "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
         "member-role": reverse("member-role", args=[team.slug, vera.pk]),
@@ -193,6 +216,7 @@ def state() -> list[object]:
         sorted(Credential.objects.values_list("name", "ciphertext", "endpoint")),
         sorted(Invitation.objects.values_list("email", "accepted_at")),
         list(Run.objects.values_list("status", "cancellations__id")),
+        sorted(CancelBatch.objects.values_list("state", "reason")),
         sorted(SavedView.objects.values_list("name", "query", "is_shared")),
     ]
 

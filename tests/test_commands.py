@@ -1,16 +1,16 @@
 """The commands for people, teams and keys: each call twice is as good as once, mistakes are one sentence."""
 
 import io
-import os
-import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
-from taskruns.models import AuditEvent, Credential, Membership, Team, User
+from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Task, Team, User
 from taskruns.services import people, teams
-from tests.conftest import CANARY, ENDPOINT, PASSWORD, events
+from tests.conftest import CANARY, ENDPOINT, PASSWORD, events, make_run
 
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 
@@ -239,37 +239,32 @@ def test_the_demo_gives_new_passwords_when_told_to(db, demo, run):
     assert len(events(event="person.reset")) == 6
 
 
+def test_the_demo_forgets_a_world_that_is_no_more(db, demo, run):
+    run("demo_setup")
+    key = Credential.objects.get(team__slug="ops-north")
+    task = Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T", credential=key)
+    followed, old = make_run(task), make_run(task)
+    Cancellation.objects.create(run=followed, person_label="oli", outcome="unknown")
+    Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T2", credential=key)
+    later = timezone.now() + timedelta(minutes=5)
+    Credential.objects.update(
+        tasks_read_at=timezone.now(), first_contact_done_at=timezone.now(), backoff_until=later, next_refresh_at=later
+    )
+    written = AuditEvent.objects.count()
+    run("demo_setup")
+    assert Run.objects.count() == 2
+    run("demo_setup", "--new-world")
+    assert list(Run.objects.all()) == [followed], f"{old} is of the old world; a cancel that is followed gets its end"
+    assert list(Task.objects.all()) == [task]
+    key.refresh_from_db()
+    assert (key.tasks_read_at, key.first_contact_done_at, key.backoff_until) == (None, None, None)
+    assert key.next_refresh_at <= timezone.now()
+    assert AuditEvent.objects.count() == written
+
+
 def test_the_demo_says_what_it_lacks(db, run, monkeypatch):
     monkeypatch.delenv("DEMO_ENDPOINT", raising=False)
     monkeypatch.setenv("DEMO_KEY_NORTH", CANARY)
     with pytest.raises(CommandError, match="DEMO_KEY_SOUTH is not set"):
         run("demo_setup")
     assert not Team.objects.exists()
-
-
-# --- As a process
-
-
-def manage(tmp_path, *args, stdin=""):
-    """manage.py in a process of its own, on an empty SQLite file."""
-    environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/own.sqlite3", "DJANGO_SETTINGS_MODULE": ""}
-    environment.pop("DJANGO_SETTINGS_MODULE")
-    return subprocess.run(
-        [sys.executable, "manage.py", *args], input=stdin, capture_output=True, text=True, env=environment, check=False
-    )
-
-
-def test_a_mistake_is_one_sentence_on_stderr_and_exit_1(tmp_path):
-    no_tables = manage(tmp_path, "create_team", "Ops")
-    assert (no_tables.returncode, no_tables.stdout) == (1, "")
-    assert no_tables.stderr.count("\n") == 1
-    assert "manage.py migrate" in no_tables.stderr
-    assert manage(tmp_path, "migrate", "--verbosity", "0").returncode == 0
-    made = manage(tmp_path, "create_team", "Ops")
-    assert (made.returncode, made.stderr) == (0, "")
-    refused = manage(
-        tmp_path, "add_credential", "ops", "A", "--endpoint", "https://evil.example", "--key-stdin", stdin=CANARY
-    )
-    assert (refused.returncode, refused.stderr.count("\n"), CANARY in refused.stderr) == (1, 1, False)
-    kept = manage(tmp_path, "add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key-stdin", stdin=CANARY)
-    assert (kept.returncode, kept.stderr) == (0, "")

@@ -3,6 +3,7 @@
 import pytest
 import requests
 from django.utils import timezone
+from responses import matchers
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential
@@ -50,6 +51,29 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
     row = AuditEvent.objects.get()
     assert (row.event, row.outcome, row.details) == ("credential.test", "ok", {"spaces": 2, "tasks": 40})
     assert {call.request.headers["Authorization"] for call in arize.calls} == {f"Bearer {CANARY}"}
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
+    query = matchers.query_param_matcher
+    spaces = [{"id": "s1", "name": "Prod"}, {"id": "s2", "name": "Locked"}]
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces})
+    arize.get(f"{ENDPOINT}/v2/tasks", status=status, match=[query({"limit": "100"})])
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "t"}]}, match=[query({"space_id": "s1", "limit": "100"})])
+    arize.get(f"{ENDPOINT}/v2/tasks", status=403, match=[query({"space_id": "s2", "limit": "100"})])
+    result = credentials.test(credential, by=actor(mona))
+    assert result.ok
+    assert "2 spaces (Prod, Locked) and 1 task." in result.sentence
+    assert events() == [("credential.test", "ok")]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, mona, status):
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [{"id": "s1", "name": "Prod"}]})
+    arize.get(f"{ENDPOINT}/v2/tasks", status=status)
+    result = credentials.test(credential, by=actor(mona))
+    assert not result.ok
+    assert f"({status})" in result.sentence
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,10 @@ def board_of(port: int, team: str, *, email: str, password: str) -> requests.Res
         return session.get(f"http://localhost:{port}/teams/{team}/runs/", timeout=20)
 
 
+def active_rows(board: requests.Response) -> int:
+    return len(re.findall(r'data-status="(?:pending|running)"', board.text))
+
+
 def passwords_in(printed: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+@demo\.example) +(\S+)", printed, re.MULTILINE))
 
@@ -80,11 +84,14 @@ def test_it_shows_the_board_stops_on_ctrl_c_and_starts_again(launch: Launch, por
     printed = read_until_address(demo, ports[0])
     people = passwords_in(printed)
     assert {email.split("@")[0] for email in people} == {"vera", "oli", "mona", "otto", "ada", "adam"}
+    shown: set[str] = set()
     for team, person in (("ops-north", "vera"), ("ops-south", "otto")):
         email = f"{person}@demo.example"
         board = board_of(ports[0], team, email=email, password=people[email])
         assert board.status_code == 200
         assert board.text.count("data-run-id=") == 50
+        assert active_rows(board) >= 4
+        shown |= set(re.findall(r'data-run-id="([^"]+)"', board.text))
         tasks = re.search(r'<select id="filter-task".*?</select>', board.text, re.DOTALL)
         assert tasks is not None
         assert tasks.group().count("<option") > 20
@@ -99,6 +106,10 @@ def test_it_shows_the_board_stops_on_ctrl_c_and_starts_again(launch: Launch, por
 
     again = launch()
     assert passwords_in(read_until_address(again, ports[0])) == people
+    board = board_of(ports[0], "ops-north", email="vera@demo.example", password=people["vera@demo.example"])
+    assert board.text.count("data-run-id=") == 50
+    assert active_rows(board) >= 4
+    assert set(re.findall(r'data-run-id="([^"]+)"', board.text)).isdisjoint(shown), "of the world before"
     # A closed terminal.
     again.send_signal(signal.SIGHUP)
     again.communicate(timeout=15)

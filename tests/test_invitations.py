@@ -115,7 +115,9 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
             assert response.status_code == 404
             assert response.context["problem"] == InvitationGone.sentence
             assert response.context.get("form") is None
-    assert events() == before
+    # Of somebody unknown: one row an event, address and minute.
+    assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
+    assert not AuditEvent.objects.filter(chain=f"team:{team.pk}", outcome="denied").exists()
 
 
 def test_a_link_is_good_for_seven_days_and_no_longer(team, mona):

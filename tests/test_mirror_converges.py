@@ -1,5 +1,6 @@
 """Whatever goes wrong on the way, rounds bring the mirror to what Arize holds."""
 
+import itertools
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -12,9 +13,11 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskruns.models import Credential, Run, Status, Task
+from taskruns.models import Credential, Run, Status, Task, Team
 from taskruns.services.mirror import refresh
+from tests.arize_double import in_threads
 from tests.arize_world import Fault, World
+from tests.conftest import make_credential
 
 NOT_FOUND: Fault = (404, {}, "")
 FAULTS: list[Fault] = [
@@ -82,6 +85,65 @@ def test_rounds_converge_under_random_faults(seed: int, credential: Credential, 
         for _ in range(4):
             _round(credential, clock)
     _assert_same(world)
+
+
+@pytest.mark.commits
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_two_workers_at_once_and_late_answers_undo_nothing(
+    seed: int, committed: None, arize: responses.RequestsMock
+) -> None:
+    """Two rounds with one key at the same time, as when a lease ran out on a worker that was only slow. An answer
+    arrives after Arize has moved on and after the other worker has read that.
+    """
+    chance = Random(seed)
+    Team.objects.all().delete()
+    credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+    world = World(page=chance.choice([2, 5, 100])).speak(arize)
+    for number in range(4):
+        world.task(f"T{number}", space=f"S{number % 2 + 1}")
+    with time_machine.travel(timezone.now() + timedelta(hours=1)) as clock:
+        ended: set[tuple[str, str]] = set()
+        for _ in range(7):
+            live_on(world, chance)
+            ended |= _two_rounds(credential, world, chance)
+            assert _ended() >= ended, "what had ended has never begun again"
+            clock.shift(61)
+        world.fault, world.on_its_way = lambda _: None, lambda _: None
+        for _ in range(3):
+            clock.shift(61)
+            _forced(credential)
+    _assert_same(world)
+
+
+def _two_rounds(credential: Credential, world: World, chance: Random) -> set[tuple[str, str]]:
+    """While one answer of the first is on its way, Arize moves on and the second makes a whole round. What was mirrored
+    as ended then.
+    """
+    world.fault = lambda call: _fault(call, chance) if chance.random() < 0.3 else None
+    reads = itertools.count()
+    late = chance.randrange(4)
+    ended: set[tuple[str, str]] = set()
+
+    def on_its_way(call: str) -> None:
+        if "run" in call and next(reads) == late:
+            with world.standing_still():
+                for _ in range(3):
+                    live_on(world, chance)
+            ended.update(*in_threads(1, lambda _: _forced(credential) or _ended()))
+
+    world.on_its_way = on_its_way
+    _forced(credential)
+    return ended
+
+
+def _forced(credential: Credential) -> None:
+    assert refresh(credential.pk, force=True) is not None
+
+
+def _ended() -> set[tuple[str, str]]:
+    ended = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+    return set(Run.objects.filter(status__in=ended).values_list("arize_id", "status"))
 
 
 def _fault(call: str, chance: Random) -> Fault | None:

@@ -106,7 +106,7 @@ def test_429_in_the_middle_stops_the_round(credential: Credential, world: World)
 
 FAULTS: dict[str, Any] = {
     "500": (500, {}, ""),
-    "503": (503, {"Retry-After": "3600"}, ""),
+    "503": (503, {"Retry-After": "0"}, ""),
     "HTML": (200, {}, "<html>"),
     "cut": requests.ConnectionError("cut"),
     "slow": requests.ReadTimeout(),
@@ -140,6 +140,27 @@ def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
     credential.refresh_from_db()
     assert (credential.failures, credential.backoff_until, credential.backoff_reason) == (0, None, "")
     assert Team.objects.get().board_version > before
+
+
+@pytest.mark.parametrize(
+    ("header", "waits"),
+    [
+        ("42", [42, 42, 42, 42, 80]),
+        ("3600", [300]),
+        ("Mon, 23 Nov 2026 03:01:30 GMT", [90]),
+        ("1", [5, 10]),
+        ("soon", [5, 10]),
+    ],
+)
+def test_a_fault_that_names_its_end_is_waited_for(
+    header: str, waits: list[int], credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    world.fault = failing("/v2/", 503, Retry_After=header)
+    for seconds in waits:
+        assert "503" in must(refresh(credential.pk)).problem
+        assert wait_of(credential) == seconds
+        clock.shift(seconds)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "refused"])

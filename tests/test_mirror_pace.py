@@ -1,6 +1,8 @@
 """Who reads when, how much, and what happens when Arize does not answer as it should."""
 
+import threading
 from datetime import datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ import responses
 import time_machine
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Credential, Run, Status, Task, Team
-from taskruns.services.mirror import RoundReport, due, refresh
+from taskruns.models import Cancellation, Credential, EmergencyStop, Run, Status, Task, Team
+from taskruns.services.mirror import RoundReport, due, reader, refresh
 from tests.arize_double import Double, in_threads, serving
 from tests.arize_world import World, failing
 from tests.conftest import events, make_credential, make_run
@@ -59,15 +61,25 @@ def test_attention_decides_the_pace(
     assert due(timezone.now()) == [credential.pk]
     refresh(credential.pk)
     assert wait_of(credential) == seconds
-    clock.shift(seconds - 1)
+    clock.shift(seconds - 2)
     assert due(timezone.now()) == []
     assert refresh(credential.pk) is None
-    clock.shift(1)
+    clock.shift(2)
     assert due(timezone.now()) == [credential.pk]
 
 
 def test_attention_is_gone_after_fifteen_seconds(credential: Credential, world: World) -> None:
     Team.objects.update(watched_at=START - timedelta(seconds=16))
+    refresh(credential.pk)
+    assert wait_of(credential) == 300
+
+
+def test_a_team_under_an_emergency_stop_is_read_as_if_runs_were_active(credential: Credential, world: World) -> None:
+    stop = EmergencyStop.objects.create(team=credential.team, person_label="oli@example.com", reason="why")
+    refresh(credential.pk)
+    assert wait_of(credential) == 30
+    EmergencyStop.objects.filter(pk=stop.pk).update(end="lifted")
+    Credential.objects.update(next_refresh_at=timezone.now())
     refresh(credential.pk)
     assert wait_of(credential) == 300
 
@@ -154,6 +166,32 @@ def test_repeats_of_a_read_count_too(credential: Credential, world: World) -> No
     assert world.reads_of("spaces") == 3
 
 
+def test_there_is_no_retry_once_the_ceiling_is_reached(credential: Credential, world: World, settings: Any) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 5
+    world.fault = failing("/v2/", 500)
+    assert "500" in must(refresh(credential.pk)).problem
+    assert world.paths() == ["spaces"] * 3 + ["tasks"] * 2
+
+
+def test_the_ceiling_holds_while_everything_fails(
+    credential: Credential, world: World, clock: Any, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 20
+    for number in range(40):
+        world.task(f"T{number}")
+    refresh(credential.pk)
+    clock.shift(60)
+    world.calls.clear()
+    turns = cycle([(500, {}, ""), (500, {}, ""), (500, {}, ""), None])
+    world.fault = lambda _: next(turns)  # type: ignore[assignment,return-value]
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    for _ in range(12):
+        refresh(credential.pk)
+        Credential.objects.update(backoff_until=None, next_refresh_at=START)
+        clock.shift(4)
+    assert len(world.calls) == 20
+
+
 def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credential, world: World, clock: Any) -> None:
     world.task("T1")
     seen = world.run("R1")
@@ -172,6 +210,28 @@ def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credent
     assert events(operation_id=row.pk) == [("run.cancel", "confirmed")]
 
 
+@pytest.mark.parametrize(("force", "tasks_read"), [(True, 40), (False, 0)])
+def test_only_a_person_at_the_shell_reads_as_long_as_it_takes(
+    force: Any, tasks_read: int, team: Team, settings: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(reader, "LONGEST_ROUND", 0.15)
+    tasks = {"tasks": [{"id": f"T{number}"} for number in range(40)]}
+    is_slow = threading.Event()  # never set: waiting for it takes as long as one may wait
+
+    def answer(_: str, path: str) -> tuple[int, Any]:
+        is_slow.wait(0.2)
+        return 200, tasks if path.startswith("/v2/tasks?") else {}
+
+    with serving(Double(answer)) as double:
+        settings.ARIZE_ENDPOINTS = (double.url,)
+        credential = make_credential(team)
+        Credential.objects.update(endpoint=double.url)
+        report = must(refresh(credential.pk, force=force))
+    assert report.problem == ""
+    assert Task.objects.exclude(runs_read_at=None).count() == tasks_read
+    assert sum("/runs" in line for line in double.received) >= tasks_read
+
+
 @pytest.mark.commits
 def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> None:
     def answer(_: str, path: str) -> tuple[int, Any]:
@@ -184,3 +244,25 @@ def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> 
         reports = in_threads(8, lambda _: refresh(credential.pk))
     assert sum(report is not None for report in reports) == 1
     assert len(double.received) == 2
+
+
+def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    begun = []
+    for tick in range(40):
+        late = (1.0, 0.95, 0.1, 1.1, 0.0)[tick % 5]
+        clock.move_to(START + timedelta(seconds=5 * tick + late))
+        if refresh(credential.pk) is not None:
+            begun.append(tick)
+    assert begun == list(range(40))
+
+
+def test_ticks_of_several_workers_do_not_make_the_pace_faster(credential: Credential, world: World, clock: Any) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    begun = 0
+    for tick in range(180):  # three workers, each with ticks of its own: five minutes
+        clock.move_to(START + timedelta(seconds=5 * tick / 3))
+        begun += refresh(credential.pk) is not None
+    assert begun == 60

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +12,7 @@ import responses
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.permissions import access_of
 from taskruns.services import board
 from taskruns.services.cancellations import sweep
@@ -104,6 +104,38 @@ def test_a_cancel_that_did_not_end_the_run_does_not_claim_it(outcome: Outcome, c
     run = ended(task)
     Cancellation.objects.create(run=run, person_label="oli", outcome=outcome)
     assert "outside this team" in page(client, run)
+
+
+def later_on() -> datetime:
+    return timezone.now() + timedelta(minutes=1)
+
+
+CREDITED = [
+    (Outcome.STILL_RUNNING, False, "asked for by oli, Arize accepted it: too slow"),
+    (Outcome.UNKNOWN, True, "asked for by oli, whether that ended it is being found out: too slow"),
+    (Outcome.UNKNOWN, False, "asked for by oli, whether that ended it could not be found out: too slow"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "followed", "cause"), CREDITED)
+@pytest.mark.parametrize("later", [None, Outcome.REFUSED, Outcome.ALREADY_CANCELLED, Outcome.NOT_SENT])
+def test_a_press_that_may_have_ended_the_run_is_named(
+    outcome: Outcome, followed: Any, cause: str, later: Outcome | None, client: Client, task: Task
+) -> None:
+    run = ended(task)
+    Cancellation.objects.create(run=run, person_label="oli", outcome=outcome, followed=followed, reason="too slow")
+    if later is not None:
+        Cancellation.objects.create(run=run, person_label="mona", outcome=later, requested_at=later_on())
+    text = page(client, run)
+    assert cause in text
+    assert "outside this team" not in text
+    assert "cancelled by Arize" not in text
+
+
+def test_a_run_that_goes_on_shows_what_became_of_the_latest_press(client: Client, run: Run) -> None:
+    Cancellation.objects.create(run=run, person_label="oli", outcome=Outcome.STILL_RUNNING)
+    Cancellation.objects.create(run=run, person_label="mona", outcome=Outcome.REFUSED, requested_at=later_on())
+    assert "Arize refused the last cancel." in page(client, run)
 
 
 def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_late(
@@ -208,6 +240,23 @@ def test_a_run_whose_answer_names_no_task_is_shown_under_a_nameless_one(
     run = Run.objects.get()
     assert (run.arize_id, run.task.arize_id) == ("R9", "")
     assert client.get(f"/teams/ops-north/runs/{run.pk}/").status_code == 200
+    table = client.get("/teams/ops-north/runs/table/").content.decode()
+    assert ">R9</a>" in table
+    assert "Only runs of" not in table
+
+
+def test_a_nameless_run_is_called_by_its_id_in_messages_and_in_the_log(
+    oli: User, client_of: ClientOf, credential: Credential, arize: responses.RequestsMock
+) -> None:
+    arize.get(f"{ENDPOINT}/v2/task-runs/R9", json={"id": "R9", "status": "running"})
+    client = client_of(oli)
+    by_id(client, "R9")
+    run = Run.objects.get()
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    assert "R9: Cancelled" in press(client, run).content.decode()
+    assert set(AuditEvent.objects.filter(event="run.cancel").values_list("target_label", flat=True)) == {"R9"}
+    Task.objects.update(name=" ", arize_id="T9")
+    assert ">T9</a>" in client.get("/teams/ops-north/runs/table/").content.decode()
 
 
 def test_looking_up_keeps_to_the_ceiling_and_to_the_backoff_of_a_key(

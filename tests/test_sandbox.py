@@ -36,6 +36,21 @@ def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+# Time
+
+
+def test_busy_tasks_always_have_an_active_run_in_each_space() -> None:
+    with running(settings(tasks=20, busy=2)) as server, running(settings(tasks=20, busy=2)) as twin:
+        arize, other = Caller(server.url), Caller(twin.url)
+        for _ in range(40):
+            for space in arize.get("/v2/spaces").json["spaces"]:
+                runs = [run for task in arize.tasks(space_id=space["id"]) for run in arize.runs(task["id"])]
+                assert sum(run["status"] in {"PENDING", "RUNNING"} for run in runs) >= 2
+            arize.advance(97)
+            other.advance(97)
+        assert arize.snapshot() == other.snapshot()
+
+
 # Lists
 
 

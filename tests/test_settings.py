@@ -58,6 +58,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("TRUSTED_PROXIES", "many"),
         ("OIDC_ISSUER", "http://id.example.com/s3kr3t"),
         ("EMAIL_URL", "smtp:s3kr3t"),
+        ("RUN_RETENTION_DAYS", "0"),
     ],
 )
 def test_it_refuses_to_start_with_one_sentence_that_names_the_variable(
@@ -90,11 +91,15 @@ def test_the_secrets_that_new_secrets_makes_are_accepted_and_never_the_same(
     assert start(MANAGE, secrets={}, ENV_FILE=str(env_file)).returncode == 0
 
 
-def test_a_complete_deployment_has_no_warning(start: Callable[..., subprocess.CompletedProcess[str]]):
+@pytest.mark.parametrize("proxies", [{}, {"TRUSTED_PROXIES": "0"}, {"TRUSTED_PROXIES": "1"}])
+def test_a_complete_deployment_has_no_warning(
+    proxies: dict[str, str], start: Callable[..., subprocess.CompletedProcess[str]]
+):
     command = [*MANAGE, "--deploy", "--fail-level", "WARNING"]
     secret = "kZ8-qv1T_x0PzL5nR7mY3wE9uHc2BdFgJaSo4iKt6UbVXWNe-9sQ"
-    site = {"SITE_URL": "https://panel.example.com", "TRUSTED_PROXIES": "1", "SECRET_KEY": secret}
-    assert start(command, **site).returncode == 0
+    site = {"SITE_URL": "https://panel.example.com", "SECRET_KEY": secret}
+    checked = start(command, **site, **proxies)
+    assert (checked.returncode, "W0" in checked.stdout + checked.stderr) == (0, False)
     assert start(command, SECRET_KEY=secret).returncode == 1  # the control: plain http on loopback is warned about
 
 

@@ -6,7 +6,7 @@ their objects hold the request with its key.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -23,15 +23,15 @@ from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
 from taskruns.arize.transport import POOLS, Call, GetRetry, Timeouts, call_within
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
-from taskruns.arize.wire import Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
+from taskruns.arize.wire import Identified, Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
 
 __all__ = ["ArizeClient", "Timeouts"]
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Identified)
 
 USER_AGENT = f"taskruns/{__version__}"
 LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
-MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
 _CHUNK = 65_536
 _PATIENT = Timeouts()
 _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
@@ -40,7 +40,8 @@ _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueErr
 class ArizeClient:
     """Calls one endpoint with one key. Safe to share between threads; close it, or use it in `with`.
 
-    `calls` counts every HTTP request attempted, retries included: what a ceiling per key is measured by.
+    `calls` counts every HTTP request attempted, retries included. `may_retry` is asked before each retry, in the
+    thread of its call: a ceiling per key can refuse it.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -53,11 +54,13 @@ class ArizeClient:
         timeouts: Timeouts = _PATIENT,
         get_retries: int = 2,
         pool_size: int = 8,
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> None:
         self.endpoint = normalise(endpoint)
         self.calls = 0
         self._calls_lock = threading.Lock()
         self._timeouts = timeouts
+        self._may_retry = may_retry
         self._bearer = _Bearer(key)
         self._reads = _session(self._bearer, retries=get_retries, pool_size=pool_size)
 
@@ -121,19 +124,6 @@ class ArizeClient:
         """
         return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
 
-    @staticmethod
-    def pages(fetch: Callable[[str | None], Page[T]], *, most: int | None = None) -> Iterator[Page[T]]:
-        """Page after page until there is no cursor, a cursor comes twice, or `most` pages were given."""
-        cursor: str | None = None
-        seen: set[str] = set()
-        for _ in range(MOST_PAGES if most is None else min(most, MOST_PAGES)):
-            page = fetch(cursor)
-            yield page
-            cursor = page.next_cursor
-            if not cursor or cursor in seen:
-                return
-            seen.add(cursor)
-
     def _runs(self, task_id: str, **params: str | int | None) -> Page[WireRun]:
         return self._get("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))
 
@@ -178,7 +168,7 @@ class ArizeClient:
 
     def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:
         """Returns an error, so that it is raised outside the `except` and chains nothing of the library's."""
-        with call_within(self._timeouts.call) as call:
+        with call_within(self._timeouts.call, may_retry=self._may_retry) as call:
             try:
                 response = request(
                     timeout=(self._timeouts.connect, self._timeouts.read),
@@ -293,5 +283,5 @@ def _reason(error: Exception) -> object:
     return getattr(wrapped, "reason", wrapped)
 
 
-def _page(member: str, item: Callable[[object], T]) -> Callable[[object], Page[T]]:
+def _page(member: str, item: Callable[[object], Item]) -> Callable[[object], Page[Item]]:
     return lambda data: Page.from_json(data, member=member, item=item)

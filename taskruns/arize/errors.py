@@ -24,7 +24,8 @@ LONGEST_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake of the serve
 
 class ArizeError(Exception):
     """Base of all. `str(error)` is the sentence; `title` and `detail` are the problem document's own words,
-    cleaned to one line and at most 300 characters together; `milliseconds` is how long the call took.
+    cleaned to one line and at most 300 characters together; `milliseconds` is how long the call took;
+    `retry_after` is how many whole seconds Arize asks to wait, 0 to a day, or None if it did not say.
     """
 
     default: ClassVar[str] = "The call to Arize failed."
@@ -38,6 +39,7 @@ class ArizeError(Exception):
         detail: str = "",
         request_id: str | None = None,
         milliseconds: int | None = None,
+        retry_after: int | None = None,
     ) -> None:
         self.sentence = self.default.format(status=status) if sentence is None else sentence
         self.status = status
@@ -45,6 +47,7 @@ class ArizeError(Exception):
         self.detail = detail
         self.request_id = request_id
         self.milliseconds = milliseconds
+        self.retry_after = retry_after
         super().__init__(self.sentence)
 
     @property
@@ -107,16 +110,13 @@ class Unprocessable(ArizeError):
 
 
 class RateLimited(ArizeError):
-    """`retry_after`: whole seconds that Arize asks to wait, 0 to a day, or None if it did not say."""
-
     default = "Arize allows no more calls with this API key for now (429). Wait a little, then try again."
 
     def __init__(self, sentence: str | None = None, *, retry_after: int | None = None, **facts: Any) -> None:
-        self.retry_after = retry_after
         if sentence is None and retry_after is not None:
             unit = "second" if retry_after == 1 else "seconds"
             sentence = f"Arize allows no more calls with this API key for now (429). Try again in {retry_after} {unit}."
-        super().__init__(sentence, **facts)
+        super().__init__(sentence, retry_after=retry_after, **facts)
 
 
 class ServerError(ArizeError):
@@ -171,11 +171,9 @@ def error_for(*, status: int, body: bytes, headers: Mapping[str, str], milliseco
         "detail": problem.detail,
         "request_id": problem.request_id or read_request_id(headers, secret=secret),
         "milliseconds": milliseconds,
+        "retry_after": read_retry_after(headers.get("retry-after")),
     }
-    kind = _kind(status)
-    if kind is RateLimited:
-        facts["retry_after"] = read_retry_after(headers.get("retry-after"))
-    return kind(**facts)
+    return _kind(status)(**facts)
 
 
 def read_problem(body: bytes, *, secret: str = "") -> Problem:

@@ -10,7 +10,7 @@ import io
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,13 +40,15 @@ class Timeouts:
 
 @dataclass(slots=True)
 class Call:
-    """One call of the client, retries included. `deadline` is on the monotonic clock, in seconds.
+    """One call of the client, retries included. `deadline` is on the monotonic clock, in seconds; `may_retry` is
+    asked before each further attempt.
 
     `sent`: False once a connection was tried, True once a byte of a request may have left on one;
     None if no connection was asked for at all (an address that is none, a mock in a test).
     """
 
     deadline: float
+    may_retry: Callable[[], bool] = lambda: True
     attempts: int = 1
     sent: bool | None = None
 
@@ -59,9 +61,9 @@ _CALL: ContextVar[Call] = ContextVar("call")
 
 
 @contextmanager
-def call_within(seconds: float) -> Iterator[Call]:
+def call_within(seconds: float, *, may_retry: Callable[[], bool]) -> Iterator[Call]:
     """Everything that this thread does over HTTP inside belongs to one call with one deadline."""
-    call = Call(deadline=time.monotonic() + seconds)
+    call = Call(deadline=time.monotonic() + seconds, may_retry=may_retry)
     token = _CALL.set(call)
     try:
         yield call
@@ -71,7 +73,8 @@ def call_within(seconds: float) -> Iterator[Call]:
 
 class GetRetry(Retry):
     """urllib3's Retry for GETs that failed on the way or by 500, 502, 503, 504. Never for 429, and never
-    sleeping on Retry-After: the caller decides when to come back. No attempt starts after the deadline.
+    sleeping on Retry-After: the caller decides when to come back. No attempt starts after the deadline, nor one
+    that the caller does not allow.
     """
 
     @classmethod
@@ -87,9 +90,9 @@ class GetRetry(Retry):
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:
         call = _CALL.get()
-        if self.total and call.seconds_left <= 0:
-            return self.new(total=0).increment(*args, **kwargs)
         following = super().increment(*args, **kwargs)  # raises when there is no attempt left
+        if call.seconds_left <= 0 or not call.may_retry():
+            return self.new(total=0).increment(*args, **kwargs)
         call.attempts += 1
         return following
 

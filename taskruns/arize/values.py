@@ -12,9 +12,9 @@ _HUGE = 10**300  # beyond it a number is no float and its digits are nobody's id
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = re.compile(r"[0-9]+")
 _TIMESTAMP = re.compile(
-    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})"
-    r"(?:[.,](?P<fraction>[0-9]+))?\s*"
-    r"(?:[Zz]|(?P<sign>[+-])(?P<hours>[0-9]{2}):?(?P<minutes>[0-9]{2})?)?"
+    r"(?P<year>[0-9]{4})(?P<dash>-?)(?P<month>[0-9]{2})(?P=dash)(?P<day>[0-9]{2})"
+    r"(?:[Tt ](?P<hour>[0-9]{2}):?(?P<minute>[0-9]{2})(?::?(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]*))?)?\s*"
+    r"(?:[Zz]|(?P<sign>[+-])(?P<hours>[0-9]{2}):?(?P<minutes>[0-9]{2})?)?)?"
 )
 
 
@@ -40,14 +40,19 @@ def read_count(raw: object) -> int | None:
 
 
 def read_timestamp(raw: object) -> datetime | None:
-    """An ISO 8601 moment as UTC. No offset means UTC; digits beyond microseconds are cut; else None."""
+    """An ISO 8601 moment as UTC, in extended or basic form. What is left out on the right is zero, no offset is UTC,
+    a leap second is the next second; digits beyond microseconds are cut. Else None.
+    """
     parts = _TIMESTAMP.fullmatch(raw.strip()) if isinstance(raw, str) else None
     if parts is None:
         return None
-    fraction = (parts["fraction"] or "")[:6].ljust(6, "0")
+    year, month, day, hour, minute, second = (
+        int(parts[name] or 0) for name in ("year", "month", "day", "hour", "minute", "second")
+    )
+    leap, microsecond = second == 60, int((parts["fraction"] or "")[:6].ljust(6, "0"))
     try:
-        moment = datetime.fromisoformat(f"{parts['date']}T{parts['time']}.{fraction}")
-        return moment.replace(tzinfo=_offset(parts)).astimezone(UTC)
+        moment = datetime(year, month, day, hour, minute, second - leap, microsecond, tzinfo=_offset(parts))
+        return (moment + timedelta(seconds=leap)).astimezone(UTC)
     except (ValueError, OverflowError):  # 30 February, 25 o'clock; the year 0 or 10000 once turned to UTC
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from taskruns.arize.errors import Unreadable
 from taskruns.arize.values import (
@@ -23,7 +23,12 @@ from taskruns.arize.values import (
     read_timestamp,
 )
 
-T = TypeVar("T")
+Item = TypeVar("Item", bound="Identified")
+
+
+class Identified(Protocol):
+    @property
+    def id(self) -> str: ...
 
 
 class RunStatus(StrEnum):
@@ -58,23 +63,24 @@ _TYPES = {kind.value: kind for kind in TaskType}
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class Page(Generic[Item]):
     """One page of a list, in the server's order (runs: newest first; tasks: not documented)."""
 
-    items: tuple[T, ...]
+    items: tuple[Item, ...]
     next_cursor: str | None
 
     @classmethod
-    def from_json(cls, data: object, *, member: str, item: Callable[[object], T]) -> Self:
-        """Items without a usable id are left out; a missing list is Unreadable. A null list is an empty one:
-        some servers write it so.
+    def from_json(cls, data: object, *, member: str, item: Callable[[object], Item]) -> Self:
+        """Items without a usable id are left out. A list that is absent or null is an empty one: some servers write
+        it so. Unreadable: no object, or a member that is no list.
         """
         page = _json_object(data)
-        if member not in page or not isinstance(page[member], list | None):
+        listed = page.get(member)
+        if not isinstance(listed, list | None):
             raise Unreadable
         pagination = page.get("pagination")
         cursor = read_text(pagination.get("next_cursor")) if isinstance(pagination, dict) else None
-        return cls(items=_readable(page[member] or [], item), next_cursor=cursor or None)
+        return cls(items=_readable(listed or [], item), next_cursor=cursor or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +239,8 @@ def _usable_id(raw: dict[str, Any]) -> str:
     return text
 
 
-def _readable(values: list[object], item: Callable[[object], T]) -> tuple[T, ...]:
-    items: list[T] = []
+def _readable(values: list[object], item: Callable[[object], Item]) -> tuple[Item, ...]:
+    items: list[Item] = []
     for value in values:
         try:
             items.append(item(value))

@@ -5,22 +5,23 @@ import base64
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.conf import settings
 
-from taskruns.verifier import anchor_statement, key_id
+from taskruns.verifier import keys_of, sealed
 
 
 def public_keys() -> dict[str, bytes]:
     """Key id -> raw 32 bytes, of the key that signs now and of the older ones that the deployment still knows."""
     known = (_private().public_key().public_bytes_raw(), *settings.AUDIT_PUBLIC_KEYS)
-    return {key_id(raw): raw for raw in known}
+    return keys_of(base64.b64encode(raw).decode() for raw in known)
 
 
 def signing_key_id() -> str:
-    return key_id(_private().public_key().public_bytes_raw())
+    raw = _private().public_key().public_bytes_raw()
+    return next(iter(keys_of([base64.b64encode(raw).decode()])))
 
 
 def sign(anchor: dict[str, object]) -> str:
     """Base64 of the Ed25519 signature over the anchor's statement."""
-    return base64.b64encode(_private().sign(anchor_statement(anchor))).decode()
+    return base64.b64encode(_private().sign(sealed("anchor", anchor, "signature"))).decode()
 
 
 def _private() -> Ed25519PrivateKey:

@@ -61,5 +61,6 @@ def _utc(at: datetime) -> str:
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-# By type and not by isinstance(): a million rows have thirty million values.
-SPELLED: dict[type, Callable[[Any], str]] = {datetime: _utc, uuid.UUID: str}
+# By type and not by isinstance(): a million rows have thirty million values. No column of ours holds bytes, but on
+# SQLite somebody may have put some there.
+SPELLED: dict[type, Callable[[Any], str]] = {datetime: _utc, uuid.UUID: str, bytes: repr}

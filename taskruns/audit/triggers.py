@@ -30,10 +30,14 @@ _POSTGRESQL_FUNCTION = f"""CREATE OR REPLACE FUNCTION taskruns_append_only() RET
     $$ {_POSTGRESQL_REFUSES} $$"""
 _POSTGRESQL = """CREATE OR REPLACE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION taskruns_append_only()"""
-# Each trigger that works, on whatever it should: 58 is BEFORE (2), DELETE (8), UPDATE (16) and TRUNCATE (32).
-_POSTGRESQL_HAS = """SELECT tgname, prosrc FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
-    JOIN pg_class ON pg_class.oid = tgrelid
-    WHERE tgenabled IN ('O', 'A') AND tgtype = 58 AND tgname = relname || '_append_only'"""
+# Each trigger of the very tables that the panel writes, whatever else is called so: enabled, for each change of any
+# column (58 is BEFORE (2), DELETE (8), UPDATE (16) and TRUNCATE (32)), without a condition; and its function's body.
+_POSTGRESQL_HAS = """SELECT tgname, prosrc FROM pg_trigger
+    JOIN pg_proc ON pg_proc.oid = tgfoid
+    JOIN pg_language ON pg_language.oid = prolang AND lanname = 'plpgsql'
+    JOIN pg_class ON pg_class.oid = tgrelid AND pg_class.oid = to_regclass(quote_ident(relname))
+    WHERE tgenabled IN ('O', 'A') AND tgtype = 58 AND tgname = relname || '_append_only'
+    AND tgattr::text = '' AND tgqual IS NULL AND NOT tgisinternal AND proconfig IS NULL"""
 
 
 def seal(connection: BaseDatabaseWrapper) -> None:
@@ -54,7 +58,12 @@ def missing(connection: BaseDatabaseWrapper) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(query)
         there = dict(cursor.fetchall())
-    return [name for name, text in wanted.items() if text not in there.get(name, "")]
+    return [name for name, text in wanted.items() if not _says(there.get(name, ""), text, connection.vendor)]
+
+
+def _says(there: str, wanted: str, vendor: str) -> bool:
+    """The whole body of the function on PostgreSQL; on SQLite the end of the statement that made the trigger."""
+    return there.strip() == wanted if vendor == "postgresql" else there.endswith(wanted)
 
 
 def _sqlite_triggers() -> Iterator[tuple[str, str]]:

@@ -75,7 +75,10 @@ SENTENCES: dict[str, dict[str, str]] = {
         "throttled": "Sign-ins were throttled: {target}",
     },
     "auth.sign_out": {"": "{who} signed out"},
-    "auth.password_change": {"": "{who} changed their password"},
+    "auth.password_change": {
+        "": "{who} changed their password",
+        "denied": "{who} tried to change their password and was refused{why}",
+    },
     "auth.mfa_add": {"": "{who} added a second factor"},
     "auth.mfa_remove": {"": "{who} removed a second factor"},
     "auth.session_end": {"": "{who} ended sessions of {target}"},
@@ -87,6 +90,9 @@ SENTENCES: dict[str, dict[str, str]] = {
     },
     "encryption.reencrypt": {"": "{who} re-encrypted the keys"},
 }
+
+
+DAMAGED = "This entry cannot be read: somebody has changed it in the database. Below it is as it is stored."
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ class AuditRow:
     outcome: str
     tone: str
     actor: str
-    is_person: bool
+    actor_id: str  # of a person
     role: str
     reason: str
     run: str
@@ -161,7 +167,9 @@ class AuditPage:
 
 @dataclass(frozen=True, slots=True)
 class VerificationView:
-    """One verification: `result` is running, clean, faults or broken off; `percent` while it runs."""
+    """One verification: `result` is running, clean, faults or broken off; `percent` while it runs; `compared`: with
+    the anchors outside the database.
+    """
 
     result: str
     asked_by: str
@@ -171,6 +179,8 @@ class VerificationView:
     percent: int
     faults: tuple[str, ...]
     more_faults: int
+    compared: bool
+    notes: tuple[str, ...]
 
 
 def verification_view(asked: AuditVerification) -> VerificationView:
@@ -184,7 +194,15 @@ def verification_view(asked: AuditVerification) -> VerificationView:
         percent=min(done, 100),
         faults=tuple(asked.faults),
         more_faults=asked.fault_count - len(asked.faults),
+        compared=asked.compared,
+        notes=tuple(asked.notes),
     )
+
+
+def alarm_of(failed: AuditVerification) -> str:
+    if failed.result == AuditVerification.Result.FAULTS:
+        return f"The last verification of the audit log found {failed.fault_count} faults."
+    return "The last verification of the audit log was broken off: whether it is whole is not known."
 
 
 _TONES = {
@@ -203,10 +221,13 @@ _EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning
 def audit_group(events: list[AuditEvent], *, slug: str = "") -> AuditGroup:
     rows = tuple(audit_row(event, slug=slug) for event in events)
     url = reverse("audit", args=[slug]) if slug else ""
-    return AuditGroup(rows, Link(events[0].team_label, url) if events[0].team_id else None)
+    first = events[0]
+    return AuditGroup(rows, Link(first.team_label, url) if first.team_id and not first.is_damaged else None)
 
 
 def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
+    if event.is_damaged:
+        return _damaged_row(event)
     return AuditRow(
         id=event.pk,
         seq=event.seq,
@@ -216,13 +237,38 @@ def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
         outcome=event.outcome,
         tone=_TONES.get(event.outcome) or _EVENT_TONES.get(event.event, ""),
         actor=event.actor_label or event.actor_type,
-        is_person=event.actor_type == "user",
+        actor_id=event.actor_id if event.actor_type == "user" else "",
         role=event.actor_role,
         reason=event.reason,
         run=event.run_id,
         target=_target(event, slug),
         details=_all_fields(event),
     )
+
+
+def _damaged_row(event: AuditEvent) -> AuditRow:
+    """Everything as it is stored, and nothing of it taken at its word."""
+    stored = {field.attname: getattr(event, field.attname) for field in event._meta.concrete_fields}
+    return AuditRow(
+        id=event.pk,
+        seq=event.seq,
+        at=None,
+        sentence=DAMAGED,
+        event=_shown(event.event),
+        outcome=_shown(event.outcome),
+        tone="error",
+        actor=_shown(event.actor_label) or "unknown",
+        actor_id="",
+        role="",
+        reason="",
+        run="",
+        target=None,
+        details=tuple((name, _shown(value)) for name, value in stored.items() if value not in ("", None)),
+    )
+
+
+def _shown(value: object) -> str:
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(value))
 
 
 def sentence(event: AuditEvent) -> str:
@@ -238,6 +284,7 @@ def sentence(event: AuditEvent) -> str:
         who=who,
         target=event.target_label or event.target_id or _NAMELESS.get(event.event, ""),
         run=event.run_id,
+        why=f": {event.details['why']}" if event.details.get("why") else "",
     )
 
 
@@ -260,7 +307,7 @@ def _refusal(event: AuditEvent, who: str) -> str:
     """`target` of a refusal is the page that was asked for."""
     what = "" if event.event == "access.denied" else f" {event.event}"
     why = f" ({event.details['why']})" if event.details.get("why") else ""
-    return f"{who} was refused{what}: {event.target_label or event.target_id}{why}"
+    return f"{who} was refused{what}: {event.details.get('path') or event.target_label or event.target_id}{why}"
 
 
 # What a row without a target speaks of: a login that nobody here has is not kept.

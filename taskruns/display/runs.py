@@ -16,6 +16,8 @@ from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_o
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+# Ends after which a run that is active goes on against Arize's word.
+GOES_ON = (Outcome.CONFIRMED, Outcome.STILL_RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class RunRow:
     stopping: str
     note: str
     pace: Pace
+    alarm: bool = False  # the run goes on although Arize said otherwise
+    can_pick: bool = False
     team: str = ""
     read: Moment | None = None
     why_old: str = ""
@@ -50,16 +54,17 @@ class RunRow:
 def run_row(
     run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str, team: str = "", why_old: str = ""
 ) -> RunRow:
-    """`last` is the run's latest cancellation. `why_old`: why its state is not of this moment, if it is not.
+    """`last` is the run's cancellation that counts. `why_old`: why its state is not of this moment, if it is not.
 
     Expects `run.task.credential` to be loaded.
     """
     is_open = last is not None and last.outcome == Outcome.OPEN
+    can_cancel = may_cancel and run.is_active and not is_open
     row = RunRow(
         id=str(run.pk),
         arize_id=run.arize_id,
         url=reverse("run", args=[slug, run.pk]),
-        task=run.task.name or run.task.arize_id,
+        task=run.label,
         task_filter=run.task.arize_id,
         type=run.task.type.replace("_", " "),
         space=run.task.space_name,
@@ -71,9 +76,11 @@ def run_row(
         finished=Moment.of(run.run_finished_at),
         duration=duration_of(run),
         cause=cause_of(run, last),
-        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
+        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if can_cancel else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
+        alarm=last is not None and run.is_active and last.outcome in GOES_ON,
+        can_pick=can_cancel and not team,
         team=team,
         read=Moment.of(run.observed_at) if why_old else None,
         why_old=why_old,
@@ -90,15 +97,28 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
     """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
     if run.status != Status.CANCELLED:
         return run.failure_reason or "" if run.status == Status.FAILED else ""
-    if last is not None and last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        return f"cancelled by {last.person_label}" + (f": {last.reason}" if last.reason else "")
-    if last is not None and last.outcome == Outcome.UNKNOWN and last.followed:
-        return f"{last.person_label} asked for it; whether that ended it is being found out"
+    asked = _asked(last) if last is not None else ""
+    if last is not None and asked:
+        return f"{asked}: {last.reason}" if last.reason else asked
     if run.failure_reason:
         return f"cancelled by Arize: {run.failure_reason}"
     if _ended_at_once(run):
         return "cancelled by Arize within seconds, nothing was evaluated"
     return "cancelled by someone outside this team"
+
+
+def _asked(last: Cancellation) -> str:
+    """Whose press or hold ended the run, or may have; empty: none. Expects the batch to be loaded, if it is of one."""
+    if last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
+        is_held = last.batch is not None and last.batch.stop_id is not None
+        who = "a hold: emergency stop pulled by" if is_held else "cancelled by"
+        return f"{who} {last.person_label}"
+    if last.outcome == Outcome.STILL_RUNNING:
+        return f"asked for by {last.person_label}, Arize accepted it"
+    if last.outcome == Outcome.UNKNOWN:
+        what = "is being found out" if last.followed else "could not be found out"
+        return f"asked for by {last.person_label}, whether that ended it {what}"
+    return ""
 
 
 def _ended_at_once(run: Run) -> bool:
@@ -115,6 +135,7 @@ def last_note(run: Run, last: Cancellation | None) -> str:
         return ""
     return {
         Outcome.UNKNOWN: "A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
+        Outcome.CONFIRMED: "Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
         Outcome.STILL_RUNNING: "Arize accepted a cancel, but the run still goes on.",
         Outcome.REFUSED: "Arize refused the last cancel.",
         Outcome.NOT_SENT: "The last cancel could not be sent.",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .stops import StopBanner
 from .words import Link, Moment
 
 
@@ -19,6 +20,7 @@ class Frame:
     no_shortcuts: bool = False
     has_password: bool = True
     sees_people: bool = False
+    stop: StopBanner | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from .values import BadFilter, key_id, moment, one, one_of
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """The log's filters. `since` and `until` are moments; run, task, batch and request are ids as the log holds them.
+    """The log's filters. `since` and `until` are moments; run, task, batch and request are ids as the log holds them;
+    `person` is a part of an e-mail address, `actor` the id of one person.
 
     `before` is the place that the page ends under; newest rows come first.
     """
@@ -21,6 +22,7 @@ class AuditFilter:
     since: datetime | None = None
     until: datetime | None = None
     person: str = ""
+    actor: str = ""
     event: str = ""
     outcome: str = ""
     run: str = ""
@@ -33,7 +35,7 @@ class AuditFilter:
 
     @classmethod
     def parse(cls, query: QueryDict, *, events: frozenset[str], outcomes: frozenset[str]) -> Self:
-        texts = {name: one(query, name).strip() for name in ("person", "run", "task", "batch", "request", "q")}
+        texts = {name: one(query, name).strip() for name in ("person", "actor", "run", "task", "batch", "request", "q")}
         return cls(
             since=moment(query, "since"),
             until=moment(query, "until"),
@@ -55,7 +57,7 @@ class AuditFilter:
             for name, at in (("since", self.since), ("until", self.until))
             if at is not None
         }
-        names = ("person", "event", "outcome", "run", "task", "key", "batch", "request", "q")
+        names = ("person", "actor", "event", "outcome", "run", "task", "key", "batch", "request", "q")
         return moments | {name: str(value) for name in names if (value := getattr(self, name))}
 
     def query(self, *, before: int | None = None) -> str:

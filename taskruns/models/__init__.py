@@ -1,13 +1,24 @@
 """What the database holds, by noun."""
 
-from .audit import AnonymousTally, AuditAnchor, AuditChain, AuditEvent, AuditReading, AuditVerification
+from .audit import (
+    AnchorToPublish,
+    AnonymousTally,
+    AuditAnchor,
+    AuditChain,
+    AuditEvent,
+    AuditReading,
+    AuditVerification,
+)
+from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .credentials import Credential
 from .people import Invitation, Membership, SiteRole, Team, TeamRole, Theme, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 from .saved_views import SavedView
+from .stops import EmergencyStop, StopEnd
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
+    "AnchorToPublish",
     "AnonymousTally",
     "ArizeUser",
     "AuditAnchor",
@@ -15,16 +26,24 @@ __all__ = [
     "AuditEvent",
     "AuditReading",
     "AuditVerification",
+    "BatchSource",
+    "BatchState",
+    "CancelBatch",
+    "CancelItem",
+    "CancelPace",
     "Cancellation",
     "Credential",
+    "EmergencyStop",
     "Heartbeat",
     "Invitation",
+    "ItemState",
     "Membership",
     "Outcome",
     "Run",
     "SavedView",
     "SiteRole",
     "Status",
+    "StopEnd",
     "Task",
     "Team",
     "TeamRole",

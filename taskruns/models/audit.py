@@ -88,11 +88,19 @@ class AuditEvent(AppendOnlyRow):
     prev_hash = models.CharField(max_length=64)
     hash = models.CharField(max_length=64)
 
+    is_damaged = False  # set by who reads a row that somebody has changed by hand
+
     class Meta:
         constraints = [models.UniqueConstraint(fields=["chain", "seq"], name="one_row_a_number")]
         indexes = [
             models.Index(fields=["chain", "target_id", "seq"], name="audit_by_target"),
             models.Index(fields=["operation_id"], name="audit_by_operation"),
+            # What the page walks along: a chain, or the rows of one run, person, kind or request.
+            models.Index(fields=["chain", "id"], name="audit_by_chain"),
+            models.Index(fields=["run_id", "id"], name="audit_by_run"),
+            models.Index(fields=["actor_id", "id"], name="audit_by_actor"),
+            models.Index(fields=["event", "id"], name="audit_by_event"),
+            models.Index(fields=["request_id", "id"], name="audit_by_request"),
             # Where in a chain, and where in all of them, a day begins.
             models.Index(fields=["chain", "at"], name="audit_by_chain_and_time"),
             models.Index(fields=["at"], name="audit_by_time"),
@@ -117,6 +125,15 @@ class AuditAnchor(AppendOnlyRow):
 
     def __str__(self) -> str:
         return f"{self.chain} at {self.seq}, signed by {self.key_id}"
+
+
+class AnchorToPublish(models.Model):
+    """An anchor that AUDIT_ANCHOR_FILE does not have yet: noted with the anchor, taken off when it is written."""
+
+    anchor = models.OneToOneField(AuditAnchor, on_delete=models.DO_NOTHING, db_constraint=False, primary_key=True)
+
+    def __str__(self) -> str:
+        return f"{self.anchor}, not published"
 
 
 class AuditReading(models.Model):
@@ -169,8 +186,10 @@ class AuditVerification(models.Model):
     seen_at = models.DateTimeField(null=True)  # the last sign of life of the job
     rows = models.BigIntegerField(default=0)
     rows_expected = models.BigIntegerField(default=0)
-    faults = models.JSONField(default=list)  # the first of them, as sentences
+    faults = models.JSONField(default=list)  # the first of each chain, as sentences
     fault_count = models.BigIntegerField(default=0)
+    compared = models.BooleanField(default=False)  # with the anchors outside the database
+    notes = models.JSONField(default=list)  # what people should know and is no fault, as sentences
 
     class Meta:
         constraints = [

@@ -1,6 +1,7 @@
 """A team's Arize API key: its ciphertext, its health, and when it is next used to read."""
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 
 from django.conf import settings
@@ -87,7 +88,14 @@ class Credential(models.Model):
         self.last4 = key[-4:] if len(key) >= 16 else ""
 
     @sensitive_variables("key")
-    def connect(self, *, timeouts: Timeouts | None = None, get_retries: int = 2, pool_size: int = 8) -> ArizeClient:
+    def connect(
+        self,
+        *,
+        timeouts: Timeouts | None = None,
+        get_retries: int = 2,
+        pool_size: int = 8,
+        may_retry: Callable[[], bool] = lambda: True,
+    ) -> ArizeClient:
         """A client with a connection pool of its own; close it. The endpoint is checked again: settings may change.
 
         Raises CannotConnect.
@@ -105,6 +113,7 @@ class Credential(models.Model):
             timeouts=timeouts or Timeouts(),
             get_retries=get_retries,
             pool_size=pool_size,
+            may_retry=may_retry,
         )
 
     @sensitive_variables()

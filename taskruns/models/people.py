@@ -2,11 +2,11 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
-from django.db.models.functions import Coalesce, Lower
+from django.db.models.functions import Lower
 from django.utils import timezone
 
 
@@ -69,21 +69,6 @@ class TeamQuerySet(models.QuerySet["Team"]):
     def active(self) -> "TeamQuerySet":
         return self.filter(archived_at=None)
 
-    def seen_by(self, person: User) -> "TeamQuerySet":
-        """With the person's `role` in it ("" without one), whether they manage any team, and `as_of`: when the oldest
-        of its working keys last read.
-
-        One query, because each poll of each open board asks it.
-        """
-        mine = Membership.objects.filter(team=models.OuterRef("pk"), user=person)
-        working = models.Q(credentials__revoked_at=None, credentials__failing_since=None)
-        read_with: dict[str, Any] = {
-            "role": Coalesce(models.Subquery(mine.values("role")[:1]), models.Value("")),
-            "reader_manages": models.Exists(Membership.objects.managing(person)),
-            "as_of": models.Min("credentials__last_good_at", filter=working),
-        }
-        return self.annotate(**read_with)
-
 
 class Team(models.Model):
     """The unit that keys, runs and rights belong to. Archived, never deleted; the slug never changes."""
@@ -99,10 +84,11 @@ class Team(models.Model):
     watched_at = models.DateTimeField(null=True, blank=True)
 
     objects = TeamQuerySet.as_manager()
-    # Read with `seen_by` only.
+    # Read by `services.teams.seen_by` only.
     role: str
     reader_manages: bool
     as_of: datetime | None
+    is_stopped: bool
 
     def __str__(self) -> str:
         return self.name

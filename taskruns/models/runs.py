@@ -4,6 +4,7 @@ Text from Arize is unbounded, so its columns are text. Identity of a task or run
 """
 
 import uuid
+from datetime import timedelta
 
 from django.db import models
 from django.db.models.functions import Coalesce
@@ -30,6 +31,19 @@ class Status(models.TextChoices):
 ACTIVE = (Status.PENDING, Status.RUNNING)
 
 
+# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
+UNLISTED_AFTER = timedelta(minutes=5)
+NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
+STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(
+    listed_at__gte=models.F("credential__tasks_read_at") - UNLISTED_AFTER
+)
+NO_USABLE_KEY = (
+    models.Q(credential=None)
+    | models.Q(credential__revoked_at__isnull=False)
+    | models.Q(credential__failing_since__isnull=False)
+)
+
+
 class Task(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="tasks")
@@ -49,7 +63,8 @@ class Task(models.Model):
     runs_read_at = models.DateTimeField(null=True)
     runs_read_to = models.DateTimeField(null=True)
     swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
-    runs_failed_at = models.DateTimeField(null=True)  # when its list last failed, if it has not worked since
+    # When reading them last failed, if their list has not worked since.
+    runs_failed_at = models.DateTimeField(null=True)
     usual_seconds = models.PositiveIntegerField(null=True)  # how long its runs take; null: too few are known
 
     class Meta:
@@ -57,7 +72,7 @@ class Task(models.Model):
         indexes = [models.Index(fields=["credential", "runs_read_at"], name="task_oldest_read")]
 
     def __str__(self) -> str:
-        return self.name or self.arize_id
+        return self.name.strip() or self.arize_id
 
 
 class Run(models.Model):
@@ -127,6 +142,11 @@ class Run(models.Model):
     def is_active(self) -> bool:
         return self.status in ACTIVE
 
+    @property
+    def label(self) -> str:
+        """How people know it: by its task, never empty."""
+        return str(self.task) or self.arize_id
+
 
 class Outcome(models.TextChoices):
     """How a cancellation ended. Empty: it is open."""
@@ -149,6 +169,7 @@ class Cancellation(models.Model):
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancellations")
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
+    batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
     reason = models.CharField(max_length=512, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)
     # Arize said 200 but the run goes on: shown as "stopping" until it ends or 300 s have passed.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
+from taskruns.sandbox import server as routes
 from taskruns.sandbox.access import UnreadableKeys, read_keys
 from taskruns.sandbox.server import start
 from taskruns.sandbox.simulation import Settings
@@ -36,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m taskruns.sandbox", description="A simulated Arize AX.")
+    parser = argparse.ArgumentParser(
+        prog="python -m taskruns.sandbox",
+        description="A simulated Arize AX.",
+        epilog=routes.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=_port, required=True, help="0 takes a free one and prints it")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
     parser.add_argument(
@@ -50,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wire", type=Wire, choices=list(Wire), default=Wire.UPPER, help="how values are spelled")
     parser.add_argument("--seed", type=int, default=1, help="same seed, same world")
     parser.add_argument("--tasks", type=_tasks, default=40, help="how many tasks, 1 to 5000")
+    parser.add_argument("--busy", type=_tasks_or_none, default=0, help="so many tasks of each space always have a run")
     parser.add_argument("--speed", type=_speed, default=1.0, help="10 is ten times as fast, 0 stands still")
     return parser
 
@@ -60,7 +67,14 @@ def _settings(options: argparse.Namespace) -> Settings:
     keys = read_keys([*options.key, *from_environment])
     if not keys:
         raise UnreadableKeys(f"Give at least one key, with --key or in {KEYS_VARIABLE}.")
-    return Settings(keys=keys, wire=options.wire, seed=options.seed, tasks=options.tasks, speed=options.speed)
+    return Settings(
+        keys=keys,
+        wire=options.wire,
+        seed=options.seed,
+        tasks=options.tasks,
+        speed=options.speed,
+        busy=options.busy,
+    )
 
 
 def _port(text: str) -> int:
@@ -69,6 +83,10 @@ def _port(text: str) -> int:
 
 def _tasks(text: str) -> int:
     return _between(int(text), least=1, most=5_000)
+
+
+def _tasks_or_none(text: str) -> int:
+    return _between(int(text), least=0, most=5_000)
 
 
 def _speed(text: str) -> float:

@@ -1,5 +1,6 @@
 """When a task's runs are created, start and end: a function of seed and task, decided before anyone asks.
 
+A busy task always has one that is pending or running, unless somebody stops it: the next begins as one ends.
 All times are simulated milliseconds; the world starts at 0; each task has three to eight ended runs before it.
 """
 
@@ -41,17 +42,22 @@ class _Cycle:
         return self.wait_ms + self.pending_ms + self.outcome.running_ms
 
 
-def plans(*, seed: int, task: Task) -> Iterator[Plan]:
+def plans(*, seed: int, task: Task, is_busy: bool = False) -> Iterator[Plan]:
     """The task's runs in order of creation, without end."""
     chance = random.Random(f"{seed}:schedule:{task.number}")
     past = [_past_cycle(chance, task=task) for _ in range(chance.randint(3, 8))]
-    present = _present_cycle(chance, task=task)
-    clock_ms = -sum(cycle.length_ms for cycle in past) - _elapsed_ms(chance, cycle=present, task=task)
+    if is_busy:
+        present = _busy_cycle(chance)
+        elapsed_ms = _evenly(chance, cycle=present, task=task)
+    else:
+        present = _present_cycle(chance, task=task)
+        elapsed_ms = _elapsed_ms(chance, cycle=present, task=task)
+    clock_ms = -sum(cycle.length_ms for cycle in past) - elapsed_ms
     for cycle in (*past, present):
         yield _plan(chance, task=task, created_ms=clock_ms + cycle.wait_ms, cycle=cycle)
         clock_ms += cycle.length_ms
     while True:
-        cycle = _cycle(chance, task=task)
+        cycle = _busy_cycle(chance) if is_busy else _cycle(chance, task=task)
         yield _plan(chance, task=task, created_ms=clock_ms + cycle.wait_ms, cycle=cycle)
         clock_ms += cycle.length_ms
 
@@ -62,6 +68,15 @@ def _cycle(chance: random.Random, *, task: Task) -> _Cycle:
         wait_ms=int(mean_wait_ms * chance.uniform(0.3, 1.6)),
         pending_ms=chance.choice((1_500, 3_000, 6_000, 15_000, 45_000)) + chance.randrange(1_000),
         outcome=draw_outcome(chance, continuous=task.is_continuous),
+    )
+
+
+def _busy_cycle(chance: random.Random) -> _Cycle:
+    """Of some minutes: who reads now and then sees most of them going on."""
+    return _Cycle(
+        wait_ms=0,
+        pending_ms=chance.choice((1_500, 3_000, 6_000, 15_000)) + chance.randrange(1_000),
+        outcome=draw_outcome(chance, continuous=False),
     )
 
 
@@ -84,6 +99,10 @@ def _elapsed_ms(chance: random.Random, *, cycle: _Cycle, task: Task) -> int:
         return cycle.wait_ms + cycle.pending_ms + cycle.outcome.running_ms // 4
     if task.index == 1:
         return cycle.wait_ms + cycle.pending_ms // 2
+    return _evenly(chance, cycle=cycle, task=task)
+
+
+def _evenly(chance: random.Random, *, cycle: _Cycle, task: Task) -> int:
     phase = (task.index * _GOLDEN + chance.uniform(0, 0.02)) % 1
     return int(cycle.length_ms * phase)
 

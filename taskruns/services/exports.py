@@ -67,7 +67,7 @@ def csv_parts(chosen: Export) -> Iterator[str]:
     """The header, then some hundred lines at a time."""
     yield csv_line(COLUMNS)
     for runs in _in_steps(_runs(chosen.team, chosen.wanted, chosen.began)):
-        last = latest_cancellations(run.pk for run in runs)
+        last = latest_cancellations(runs)
         yield "".join(csv_line(run_cells(run, last=last.get(run.pk))) for run in runs)
 
 

@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.arize.wire import WireRun
-from taskruns.models import Cancellation, Outcome, Run, Status, Team
+from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team
 
 log = structlog.get_logger(__name__)
 
@@ -62,10 +62,32 @@ def _forget_portion(team_id: uuid.UUID) -> int:
 
 def _past(team_id: uuid.UUID) -> QuerySet[Run]:
     since = kept_since()
-    follows = Q(outcome=Outcome.OPEN) | Q(outcome=Outcome.UNKNOWN, followed=True)
-    followed = Cancellation.objects.filter(follows, run=OuterRef("pk"))
     finished = Q(run_finished_at=None) | Q(run_finished_at__lt=since)
     gone = Q(gone_since=None) | Q(gone_since__lt=since)
     # `rank` and `sorted_at` are what the index of the board can look up; the rest is read row by row.
     old = Run.objects.filter(finished, gone, team=team_id, rank=0, sorted_at__lt=since, status__in=ENDED)
-    return old.filter(~Exists(followed))
+    return old.filter(~_is_followed())
+
+
+def _is_followed() -> Exists:
+    """Somebody's cancel of the run has no end yet, or one that is still looked for."""
+    follows = Q(outcome=Outcome.OPEN) | Q(outcome=Outcome.UNKNOWN, followed=True)
+    return Exists(Cancellation.objects.filter(follows, run=OuterRef("pk")))
+
+
+@transaction.atomic
+def forget_world(team: Team) -> None:
+    """Empty the team's mirror, because its Arize is no more and another stands in its place: in a demo."""
+    Run.objects.filter(~_is_followed(), team=team).delete()
+    Task.objects.filter(team=team, runs=None).delete()
+    keys = Credential.objects.live().filter(team=team)
+    keys.update(
+        tasks_read_at=None,
+        listing_at={},
+        first_contact_done_at=None,
+        backoff_until=None,
+        backoff_reason="",
+        failures=0,
+        next_refresh_at=timezone.now(),
+    )
+    Team.bump(team.pk)

@@ -13,7 +13,7 @@ from taskruns.models import AuditEvent, Run
 
 from . import arize_users
 from .board import Seat, latest_cancellations, warnings_of
-from .board.rows import run_rows
+from .board.rows import run_rows, unread
 from .tasks import task_strip
 
 HISTORY = 200
@@ -22,15 +22,16 @@ HISTORY = 200
 def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
     """One run with its own audit rows, which every member may read."""
     run = Run.objects.select_related("task__credential").get(pk=run_id)
-    last = latest_cancellations([run.pk]).get(run.pk)
+    last = latest_cancellations([run]).get(run.pk)
     (row,) = run_rows([run], seats=[seat])
     creator = arize_users.names_of([run]).get(run.pk, "")
     key = run.task.credential
+    warnings = (*(warnings_of([key]) if key else ()), *(unread([run]) if run.is_active else ()))
     return RunPage(
         row=row,
         fields=run_fields(run, triggered_by=creator),
         explanation=last.explanation if last else "",
-        warnings=warnings_of([key]) if key else (),
+        warnings=warnings,
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
         timeline=timeline_of(run, _events(run), cause=row.cause, creator=creator),

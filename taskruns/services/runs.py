@@ -60,15 +60,23 @@ def record_observation(run: Run, seen: WireRun, request_started_at: datetime) ->
     """
     with transaction.atomic():
         # The row as it is now, not as it was when `run` was loaded: readings of several workers meet here.
-        held = Run.objects.select_for_update(no_key=True).filter(pk=run.pk, observed_at__lt=request_started_at).first()
-        if held is None:
-            return False
-        changes = _changes(held, seen)
-        Run.objects.filter(pk=run.pk).update(observed_at=request_started_at, **changes)
-        if changes:
-            if changes.get("status", held.status) == Status.COMPLETED:
-                learn_usual(held.task_id)
+        held = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
+        changed = observe(held, seen, request_started_at)
+        if changed:
             Team.bump(run.team_id)
+    return changed
+
+
+def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
+    """`record_observation` of a row that is locked, in a transaction that observes several and bumps the team after
+    them: locks are taken in one order.
+    """
+    if held.observed_at >= request_started_at:
+        return False
+    changes = _changes(held, seen)
+    Run.objects.filter(pk=held.pk).update(observed_at=request_started_at, **changes)
+    if changes and changes.get("status", held.status) == Status.COMPLETED:
+        learn_usual(held.task_id)
     return bool(changes)
 
 
@@ -77,10 +85,17 @@ def record_gone(run: Run, request_started_at: datetime) -> bool:
 
     One that had ended stays as it was: Arize may forget it.
     """
+    went = observe_gone(run, request_started_at)
+    if went:
+        Team.bump(run.team_id)
+    return went
+
+
+def observe_gone(run: Run, request_started_at: datetime) -> bool:
+    """`record_gone` as a part of a transaction that observes several runs and bumps the team after them."""
     older = Run.objects.filter(pk=run.pk, observed_at__lt=request_started_at)
     was_active = older.filter(status__in=[*ACTIVE, Status.UNKNOWN])
     if was_active.update(status=Status.GONE, rank=0, gone_since=timezone.now(), observed_at=request_started_at):
-        Team.bump(run.team_id)
         return True
     older.update(observed_at=request_started_at)
     return False
@@ -105,12 +120,21 @@ def _record_page(reading: Reading) -> int:
     creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
     arize_users.note(task.team_id, task.endpoint, filter(None, creators))
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
-    touched = {run.arize_id for run in new} | changed
+    touched = {run.arize_id for run in new} | changed | _house(task, known.values())
     if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
         learn_usual(task.pk)
     if touched:
         Team.bump(task.team_id)
     return len(touched)
+
+
+def _house(task: Task, runs: Iterable[Run]) -> set[str]:
+    """Runs that were met before anything named their task come under it now. Their Arize ids."""
+    strangers = {run.pk: run.arize_id for run in runs if run.task_id != task.pk}
+    nameless = Run.objects.filter(pk__in=strangers, task__arize_id="")
+    moved = list(nameless.values_list("pk", flat=True)) if strangers else []
+    Run.objects.filter(pk__in=moved).update(task=task)
+    return {strangers[pk] for pk in moved}
 
 
 def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> set[str]:
@@ -120,7 +144,7 @@ def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) 
     for pk, columns in changed.items():
         Run.objects.filter(pk=pk).update(observed_at=started, **columns)
     # An ended run that stays the same is not worth a write.
-    same = [run.pk for run in runs if run.pk not in changed and run.is_active]
+    same = [run.pk for run in runs if run.pk not in changed and (run.is_active or run.status == Status.UNKNOWN)]
     Run.objects.filter(pk__in=same).update(observed_at=started)
     return {run.arize_id for run in runs if run.pk in changed}
 

@@ -8,14 +8,16 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.text import slugify
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import Credential, Invitation, Membership, Run, SiteRole, Task, Team, TeamRole, User
+from taskruns.models import Credential, EmergencyStop, Invitation, Membership, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.models.runs import ACTIVE
 
 LONGEST_NAME = 100
@@ -149,6 +151,23 @@ def remember(person: User, team: Team) -> None:
     """The team whose board the person looked at last: where `/` leads."""
     if person.last_team_id != team.pk:
         User.objects.filter(pk=person.pk).exclude(last_team=team).update(last_team=team)
+
+
+def seen_by(person: User) -> "QuerySet[Team]":
+    """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team, `as_of`:
+    when the oldest of its working keys last read, and `is_stopped`: whether an emergency stop holds it.
+
+    One query, because each poll of each open board asks it.
+    """
+    mine = Membership.objects.filter(team=OuterRef("pk"), user=person)
+    working = Q(credentials__revoked_at=None, credentials__failing_since=None)
+    read_with: dict[str, Any] = {
+        "role": Coalesce(Subquery(mine.values("role")[:1]), Value("")),
+        "reader_manages": Exists(Membership.objects.managing(person)),
+        "as_of": Min("credentials__last_good_at", filter=working),
+        "is_stopped": Exists(EmergencyStop.objects.holding().filter(team=OuterRef("pk"))),
+    }
+    return Team.objects.annotate(**read_with)
 
 
 def home_of(person: User) -> Team | None:

@@ -7,32 +7,45 @@ Behind the right stands the proof: who must have a second factor and has shown n
 up, and `fresh` views want to see within ten minutes of acting that it is still the same person.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
-from urllib.parse import urlencode, urlsplit
 
 import structlog
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
-from django.shortcuts import render, resolve_url
-from django.urls import URLPattern, URLResolver, reverse
+from django.shortcuts import render
+from django.urls import ResolverMatch, URLPattern, URLResolver, reverse
 from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
-from taskruns.audit import Actor, EventType
+from taskruns.audit import Actor, EventType, Target
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
-from taskruns.services import sessions
+from taskruns.services import sessions, teams
+from taskruns.services.audit import Try
 
 from . import proofs
+from .ways import page_of, referring_page, to_login, with_next
 
 View = Callable[..., HttpResponseBase]
+# Parts of a path that open a door by themselves.
+SECRETS = frozenset({"token", "key"})
+SIGN_IN_PAGES = frozenset(
+    {
+        "account_login",
+        "account_reauthenticate",
+        "mfa_login_webauthn",
+        "mfa_reauthenticate",
+        "mfa_reauthenticate_webauthn",
+    }
+)
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 M = TypeVar("M", bound=models.Model)
 
 
@@ -64,9 +77,9 @@ def requires(
             panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
-            denied_as = event if request.method == acts_on else None
+            denied_as = _event(request, event, acts_on)
             if not panel.access.may(action):
-                _record_denial(panel, denied_as, team=panel.team)
+                record_denied(panel, denied_as, team=panel.team)
                 raise PermissionDenied
             if (stopped := _unproved(panel, denied_as, fresh=fresh)) is not None:
                 return stopped
@@ -99,14 +112,14 @@ def _for_everybody(view: View, *, fresh: bool = False, before_second_factor: boo
         if not request.user.is_authenticated:
             return to_login(request)
         panel = _enter(request, None)
-        stopped = _unproved(panel, None, fresh=fresh, before_second_factor=before_second_factor)
+        stopped = _unproved(panel, EventType.ACCESS_DENIED, fresh=fresh, before_second_factor=before_second_factor)
         return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
 
     return _declared(gate, "signed in")
 
 
 def _unproved(
-    request: PanelRequest, event: EventType | None, *, fresh: bool, before_second_factor: bool = False
+    request: PanelRequest, event: EventType, *, fresh: bool, before_second_factor: bool = False
 ) -> HttpResponse | None:
     """The answer to somebody whose session has not shown enough. A GET is led to the proof and back; a POST is not
     kept for later, because it may hold a key.
@@ -118,28 +131,30 @@ def _unproved(
     return None
 
 
-def _led_to(request: PanelRequest, url: str, event: EventType | None, *, why: str) -> HttpResponse:
+def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
     if request.htmx:
         response = HttpResponse(status=401)
-        response["HX-Redirect"] = _with_next(url, _page_of(request.htmx))
+        response["HX-Redirect"] = with_next(url, page_of(request.htmx))
         return response
     if request.method in {"GET", "HEAD"}:
-        return HttpResponseRedirect(_with_next(url, request.get_full_path()))
-    _record_denial(request, event, team=request.team, why=why)
-    context = {"why": why, "url": _with_next(url, _referring_page(request))}
+        return HttpResponseRedirect(with_next(url, request.get_full_path()))
+    record_denied(request, event, team=request.team, why=why)
+    context = {"why": why, "url": with_next(url, referring_page(request))}
     return render(request, "taskruns/people/unproved.html", context, status=403)
-
-
-def _referring_page(request: HttpRequest) -> str:
-    """The page whose form was sent: the way back to it, if the browser tells it and it is ours."""
-    parts = urlsplit(request.headers.get("Referer", ""))
-    path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return path if parts.netloc == request.get_host() else ""
 
 
 def anyone(view: View) -> View:
     """For the few pages that need no sign-in."""
     return _declared(view, "anyone")
+
+
+def by_method(*, read: View, act: View) -> View:
+    """Two gates at one url: who may look there, and who may act."""
+
+    def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
+
+    return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
@@ -164,7 +179,7 @@ def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
 
 def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
     """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
-    _record_denial(request, event if request.method == acts_on else None, team=request.team)
+    record_denied(request, _event(request, event, acts_on), team=request.team)
     return PermissionDenied()
 
 
@@ -207,17 +222,6 @@ def actor_of(request: HttpRequest) -> Actor:
     )
 
 
-def to_login(request: HttpRequest) -> HttpResponse:
-    """A plain request is redirected; htmx is told to leave the page, never handed a login form for a table cell."""
-    url = resolve_url(settings.LOGIN_URL)
-    htmx: HtmxDetails | None = getattr(request, "htmx", None)
-    if htmx:
-        response = HttpResponse(status=401)
-        response["HX-Redirect"] = _with_next(url, _page_of(htmx))
-        return response
-    return HttpResponseRedirect(_with_next(url, request.get_full_path() if request.method == "GET" else ""))
-
-
 def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
     """Refuse to start with a view that nobody thought about."""
     for pattern in patterns:
@@ -226,6 +230,10 @@ def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
         elif not hasattr(pattern.callback, "declared_access"):
             message = f"The view of {pattern.pattern} declares no access."
             raise ImproperlyConfigured(message)
+
+
+def _event(request: HttpRequest, event: EventType | None, acts_on: str) -> EventType:
+    return event if event is not None and request.method == acts_on else EventType.ACCESS_DENIED
 
 
 def _private(response: HttpResponseBase) -> HttpResponseBase:
@@ -245,7 +253,7 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     Raises Http404 for a team that does not exist.
     """
     panel = cast("PanelRequest", request)
-    panel.team = None if slug is None else Team.objects.seen_by(panel.user).filter(slug=slug).first()
+    panel.team = None if slug is None else teams.seen_by(panel.user).filter(slug=slug).first()
     if slug is not None and panel.team is None:
         raise Http404
     panel.access = access_to(panel.user, panel.team)
@@ -260,7 +268,7 @@ def access_to(person: User, team: Team | None) -> Access:
 
 def _hidden(request: PanelRequest) -> Http404:
     """Somebody tried what is not theirs. It goes to the site's log: the team must not learn who the outsiders are."""
-    _record_denial(request, None, team=None)
+    record_denied(request, EventType.ACCESS_DENIED)
     return Http404()
 
 
@@ -272,34 +280,38 @@ def record_forged(request: HttpRequest, *, why: str) -> None:
     access = access_of(request.user if isinstance(request.user, User) else None, team)
     if team is not None and access.is_insider:
         panel.team, panel.access = team, access
-    _record_denial(request, None, team=team if access.is_insider else None, why=why)
+    record_denied(request, EventType.ACCESS_DENIED, team=team if access.is_insider else None, why=why)
 
 
-def _record_denial(request: HttpRequest, event: EventType | None, *, team: Team | None, why: str = "") -> None:
+def record_throttled(request: HttpRequest) -> None:
+    """Allauth refused before its own view was reached."""
+    page = request.resolver_match.url_name if request.resolver_match else ""
+    if page in SIGN_IN_PAGES:
+        login = request.user.email if isinstance(request.user, User) else request.POST.get("login", "")
+        audit_service.record_failed_sign_in(login, "throttled", by=actor_of(request))
+        return
+    event = EventType.AUTH_PASSWORD_CHANGE if page == "account_change_password" else EventType.ACCESS_DENIED
+    record_denied(request, event, why="too many tries")
+
+
+def record_denied(
+    request: HttpRequest, event: EventType, *, team: Team | None = None, why: str = "", target: Target | None = None
+) -> None:
+    """The one place where a refused try becomes a row."""
+    audit_service.record_denial(event, _try(request), by=actor_of(request), team=team, why=why, target=target)
+
+
+def _try(request: HttpRequest) -> Try:
     match = request.resolver_match
-    audit_service.record_denial(
-        event or EventType.ACCESS_DENIED,
-        by=actor_of(request),
-        team=team,
-        view=(match.url_name or "") if match else "",
-        path=request.path,
-        method=request.method or "",
-        why=why,
-    )
+    if match is None:
+        return Try("", "", request.method or "")
+    ids = {name: match.kwargs[name] for name in ("run_id", "task_id", "credential_id") if name in match.kwargs}
+    return Try(match.url_name or "", _path(request.path, match), request.method or "", **ids)
 
 
-def _with_next(url: str, target: str) -> str:
-    path = urlsplit(target)
-    local = target.startswith("/") and not target.startswith(("//", "/\\")) and not path.netloc
-    return f"{url}?{urlencode({'next': target})}" if local else url
-
-
-def _page_of(htmx: HtmxDetails) -> str:
-    """The panel's page that asked by htmx, as the browser says; what is no URL of this host is none."""
-    try:
-        return htmx.current_url_abs_path or ""
-    except ValueError:
-        return ""
+def _path(path: str, match: ResolverMatch) -> str:
+    """The path; of one that lets its reader in, the pattern: no row may hold a live link."""
+    return _PARAMETER.sub(r"<\1>", f"/{match.route}") if SECRETS & match.kwargs.keys() else path
 
 
 def _session_ref(request: HttpRequest) -> str:

@@ -22,19 +22,19 @@ from .errors import error_page
 _KINDS = {"jsonl": ("application/x-ndjson", audit.jsonl_lines), "csv": ("text/csv; charset=utf-8", audit.csv_lines)}
 
 
-@requires(Action.AUDIT_VIEW)
+@requires(Action.AUDIT_VIEW, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
     return _page(request, team, {})
 
 
-@requires(Action.SITE_LOG)
+@requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def site(request: PanelRequest) -> HttpResponse:
     return _page(request, None, _verifications())
 
 
-@requires(Action.SITE_LOG)
+@requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def verification(request: PanelRequest) -> HttpResponse:
     """The fragment that polls while a verification runs."""

@@ -8,11 +8,13 @@ from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
 from django.utils.http import urlencode
 
+from taskruns.display.audit import alarm_of
+from taskruns.display.stops import StopBanner
 from taskruns.display.teams import Frame
 from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import SITE_ROLES, Access, Action
-from taskruns.services import audit
+from taskruns.services import audit, stops
 
 from . import proofs
 
@@ -58,7 +60,14 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         no_shortcuts=not person.shortcuts,
         has_password=person.has_usable_password(),
         sees_people=Action.PEOPLE_VIEW in SITE_ROLES[SiteRole(person.site_role)],
+        stop=_stop(team, person, access) if team and access else None,
     )
+
+
+def _stop(team: Team, person: User, access: Access) -> StopBanner | None:
+    """The gate knows whether there is one; pages outside of it (errors) ask."""
+    is_stopped = getattr(team, "is_stopped", True)
+    return stops.banner_of(team, person=person, access=access) if is_stopped else None
 
 
 def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link, ...]:
@@ -89,14 +98,13 @@ def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
 
 
 def _alarm(person: User) -> Link | None:
-    """A log with faults stands on every page of those who answer for it."""
+    """A log with faults, or one of which it is not known, stands on every page of those who answer for it."""
     if Action.SITE_LOG not in SITE_ROLES[SiteRole(person.site_role)]:
         return None
     failed = audit.latest_failed()
     if failed is None:
         return None
-    text = f"The last verification of the audit log found {failed.fault_count} faults."
-    return Link(text, reverse("site-audit"))
+    return Link(alarm_of(failed), reverse("site-audit"))
 
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:

@@ -13,7 +13,7 @@ from django.template.loader import render_to_string
 
 from taskruns.display.words import Message
 
-from .access import record_forged
+from .access import record_forged, record_throttled
 
 NOT_WRITTEN = (
     "The panel could not write to its database, so nothing was changed and nothing was sent to Arize. "
@@ -67,6 +67,13 @@ def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     record_forged(request, why=f"form token: {reason.split(' - ', maxsplit=1)[0]}")
     text = "The page was too old or came from elsewhere, so nothing was done. Reload the page and try again."
     return error_page(request, 403, "Please reload the page", text)
+
+
+def too_many(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Allauth's throttle, wherever it strikes."""
+    record_throttled(request)
+    text = "There were too many tries. Wait a few minutes before the next one. The try was recorded."
+    return error_page(request, 429, "Too many tries", text, framed=False)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -11,6 +11,7 @@ from django.utils.cache import add_never_cache_headers
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
+from taskruns.audit import EventType, Target
 from taskruns.display.teams import InvitationRow
 from taskruns.display.words import Moment
 from taskruns.forms import AcceptForm, complain, posted
@@ -19,7 +20,7 @@ from taskruns.services import invitations, people
 from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import PeopleError
 
-from .access import actor_of, anyone
+from .access import actor_of, anyone, record_denied
 
 TEMPLATE = "taskruns/teams/invitation.html"
 
@@ -32,6 +33,8 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
     try:
         response = _answer(request, invitations.open_invitation(token))
     except InvitationGone as error:
+        event = EventType.INVITATION_ACCEPT if request.method == "POST" else EventType.ACCESS_DENIED
+        record_denied(request, event, why="no good invitation")
         response = render(request, TEMPLATE, {"problem": error.sentence}, status=404)
     add_never_cache_headers(response)
     return response
@@ -47,6 +50,9 @@ def _answer(request: HttpRequest, found: Invitation) -> HttpResponse:
 
 def _for_signed_in(request: HttpRequest, found: Invitation, person: User) -> HttpResponse:
     if person.email != found.email:
+        if request.method == "POST":
+            target = Target("invitation", str(found.pk), found.email)
+            record_denied(request, EventType.INVITATION_ACCEPT, why="somebody else's invitation", target=target)
         problem = f"This invitation is for {found.email}, but you are signed in as {person.email}. Sign out first."
         return _page(request, found, problem=problem)
     if request.method != "POST":

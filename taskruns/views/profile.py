@@ -21,6 +21,7 @@ from taskruns.services import identities, people
 
 from .access import PanelRequest, actor_of, signed_in, signed_in_at_least
 from .errors import error_page
+from .sign_in import PasswordChange
 
 NO_WAY = (
     "Your account has neither a password nor a second factor, so the panel cannot ask you again who you are. "
@@ -77,8 +78,9 @@ def change_password(request: PanelRequest) -> HttpResponseBase:
     if not request.user.has_usable_password():
         messages.info(request, "You sign in by single sign-on: there is no password here to change.")
         return redirect("profile")
-    answer: HttpResponseBase = account.password_change(request)
+    answer: HttpResponseBase = _change(request)
     return answer
 
 
+_change = PasswordChange.as_view()
 password_again = signed_in_at_least(account.reauthenticate)

@@ -90,4 +90,4 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
 
 def _message(run: Run, result: CancelResult) -> Message:
     """Names the run: several may be cancelled one after the other."""
-    return Message(TONES.get(result.outcome, "info"), f"{run.task}: {result.sentence}")
+    return Message(TONES.get(result.outcome, "info"), f"{run.label}: {result.sentence}")

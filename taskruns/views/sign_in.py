@@ -7,19 +7,21 @@ import structlog
 from allauth.account import signals as account_signals
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.forms import LoginForm as AllauthLoginForm
+from allauth.account.views import PasswordChangeView
 from django.conf import settings
 from django.contrib.auth import signals as auth_signals
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage
 from django.db import DatabaseError
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
+from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit, factors, identities, people
 
 from . import proofs
-from .access import actor_of
+from .access import actor_of, record_denied
 from .factor_checks import entered_again
 from .single_sign_on import arrived_for_good
 
@@ -79,6 +81,15 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             login = str(credentials.get("email", ""))
             audit.record_failed_sign_in(login, "throttled", by=actor_of(request))
             raise
+
+
+class PasswordChange(PasswordChangeView):  # type: ignore[misc]
+    def form_invalid(self, form: Any) -> HttpResponse:
+        """A wrong current password is a try to take an account that was left open."""
+        if "oldpassword" in form.errors:
+            record_denied(self.request, EventType.AUTH_PASSWORD_CHANGE, why="wrong current password")
+        response: HttpResponse = super().form_invalid(form)
+        return response
 
 
 def _deliver(message: EmailMessage) -> None:

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import Heartbeat, Membership, Team, TeamRole, User
+from taskruns.models import AuditEvent, Heartbeat, Membership, Team, TeamRole, User
 from tests.bench.audit_rows import fill
 from tests.bench.table import Figure, median_ms
 
@@ -25,18 +25,62 @@ MANY = int(os.environ.get("BENCH_AUDIT_ROWS", "1000000"))
 WRITERS = 8
 EACH = 60  # appends of one writer
 TIMES = 30
+LIMITS = {
+    "verify": ("<= 60 s", "<= 150 MB"),
+    "export as jsonl": ("", "constant"),
+    "export by the web": ("", "constant"),
+}
+SLOWER = "<= 1.3 x"
+PAGES = {
+    "first page": "",
+    "one outcome": "?outcome=confirmed",
+    "search": "?q=evaluation",
+    "search in vain": "?q=zzz",
+    "one event": "?event=run.cancel",
+    "an event that is not there": "?event=team.create",
+    "one person": "?actor=00000000-0000-0000-0000-000000000007",
+    "part of an address": "?person=person-7",
+    "nobody": "?person=nobody",
+    "one run": "?run=VGFza1J1bjo00000002",
+    "one task": "?task=T25saW5lVGFzazo0NTpx0003",
+    "a key that is not there": "?key=00000000-0000-0000-0000-000000000001",
+    "one request": "?request=00000000-0000-0000-0000-000000000005",
+    "a batch": "?batch=x",
+    "an hour": "?since=2026-01-01T01:00&until=2026-01-01T02:00",
+}
 
 
 def measure() -> list[Figure]:
     small, large = _team("few", FEW), _team("many", MANY)
     figures = _parallel_appends()
-    for name, command in (("verify", ["verify_audit", "--chain"]), ("export as jsonl", ["export_audit"])):
+    commands = {
+        "verify": ["manage.py", "verify_audit", "--chain"],
+        "export as jsonl": ["manage.py", "export_audit"],
+        "export by the web": ["-c", _WEB_EXPORT],
+    }
+    for name, command in commands.items():
         few_seconds, few_mb = _command([*command, small.slug])
         seconds, mb = _command([*command, large.slug])
         yardstick = f"the same at {FEW:,} rows"
-        figures.append(Figure(f"{name} {MANY:,} rows", seconds, "s", few_seconds, yardstick))
-        figures.append(Figure(f"{name} {MANY:,} rows, peak memory", mb, "MB", few_mb, yardstick))
+        in_time, in_memory = LIMITS[name]
+        figures.append(Figure(f"{name} {MANY:,} rows", seconds, "s", few_seconds, yardstick, in_time))
+        figures.append(Figure(f"{name} {MANY:,} rows, peak memory", mb, "MB", few_mb, yardstick, in_memory))
     return figures + _pages(small, large)
+
+
+_WEB_EXPORT = """
+import sys, django
+django.setup()
+from django.conf import settings
+from django.test import Client
+from taskruns.models import User
+settings.ALLOWED_HOSTS = ["testserver"]
+client = Client()
+person = User.objects.get(memberships__team__slug=sys.argv[1])
+client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
+answer = client.get(f"/teams/{sys.argv[1]}/audit/export.jsonl")
+assert sum(len(part) for part in answer.streaming_content) > 1000
+"""
 
 
 def _team(slug: str, rows: int) -> Team:
@@ -51,28 +95,51 @@ def _team(slug: str, rows: int) -> Team:
 
 def _pages(small: Team, large: Team) -> list[Figure]:
     figures = []
-    for name, query in {"first page": "", "by outcome": "?outcome=confirmed", "search": "?q=evaluation"}.items():
-        few, _ = _page(small, query)
-        many, queries = _page(large, query)
+    for name, query in PAGES.items():
+        few, queries = _page(small, query)
+        many, the_same = _page(large, query)
+        if queries != the_same:
+            raise RuntimeError(f"{name}: {queries} queries at {FEW:,} rows, {the_same} at {MANY:,}")
         what = f"audit page of {MANY:,} rows, {name}, {queries} queries (p50)"
-        figures.append(Figure(what, many, "ms", few, f"the same at {FEW:,} rows"))
+        figures.append(Figure(what, many, "ms", few, f"the same at {FEW:,} rows", SLOWER))
+    of_all = _client(_auditor())
+    for name in ("first page", "nobody", "one run"):
+        queries, many = _measured(of_all, f"/audit/{PAGES[name]}")
+        few, _ = _page(small, PAGES[name])
+        what = f"audit page of all teams, {name}, {queries} queries (p50)"
+        figures.append(Figure(what, many, "ms", few, f"a team's page of {FEW:,} rows"))
     return figures
 
 
 def _page(team: Team, query: str) -> tuple[float, int]:
+    queries, milliseconds = _measured(
+        _client(User.objects.get(memberships__team=team)), f"/teams/{team.slug}/audit/{query}"
+    )
+    return milliseconds, queries
+
+
+def _auditor() -> User:
+    return User.objects.create(email="auditor@example.com", site_role="auditor")
+
+
+def _client(person: User) -> Client:
     client = Client()
-    person = User.objects.get(memberships__team=team)
     client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
-    path = f"/teams/{team.slug}/audit/{query}"
-    client.get(path)
+    return client
+
+
+def _measured(client: Client, path: str) -> tuple[int, float]:
+    """Queries, and milliseconds (p50)."""
+    if client.get(path).status_code != 200:
+        raise RuntimeError(path)
     with CaptureQueriesContext(connection) as captured:
         client.get(path)
         count = len(captured)
-    return median_ms(lambda _number: client.get(path), range(TIMES)), count
+    return count, median_ms(lambda _number: client.get(path), range(TIMES))
 
 
 def _command(arguments: list[str]) -> tuple[float, float]:
-    """Seconds and peak MB of `manage.py ...` on the database of this run."""
+    """Seconds and peak MB of `python ...` on the database of this run."""
     database = connection.settings_dict
     url = (
         f"sqlite:///{database['NAME']}"
@@ -87,8 +154,8 @@ def _command(arguments: list[str]) -> tuple[float, float]:
     )
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code, sys.executable, "manage.py", *arguments, "--settings=tests.settings"],
-        env=os.environ | {"DATABASE_URL": url},
+        [sys.executable, "-c", code, sys.executable, *arguments],
+        env=os.environ | {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.settings"},
         stderr=subprocess.PIPE,
         text=True,
         check=False,
@@ -114,7 +181,10 @@ def _parallel_appends() -> list[Figure]:
 
     yardstick = _appends_a_second([(bare, team) for team in teams])
     one = _appends_a_second([(append, teams[0])] * WRITERS)
+    _without_a_gap(teams[0], WRITERS * EACH)
     eight = _appends_a_second([(append, team) for team in teams])
+    for team in teams:
+        _without_a_gap(team, (WRITERS if team == teams[0] else 0) * EACH + EACH)
     what = "bare INSERTs by 8 writers"
     return [
         Figure("audit rows appended, 8 writers on one chain", one, "/s", yardstick, what),
@@ -123,10 +193,14 @@ def _parallel_appends() -> list[Figure]:
 
 
 def _appends_a_second(writers: list[tuple]) -> float:  # type: ignore[type-arg]
+    failed: list[BaseException] = []
+
     def work(act, team) -> None:  # type: ignore[no-untyped-def]
         try:
             for number in range(EACH):
                 act(team, number)
+        except Exception as error:  # noqa: BLE001 - told by the thread that measures
+            failed.append(error)
         finally:
             connections.close_all()
 
@@ -136,4 +210,13 @@ def _appends_a_second(writers: list[tuple]) -> float:  # type: ignore[type-arg]
         thread.start()
     for thread in threads:
         thread.join()
-    return len(threads) * EACH / (time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    if failed:
+        raise failed[0]
+    return len(threads) * EACH / seconds
+
+
+def _without_a_gap(team: Team, rows: int) -> None:
+    numbers = AuditEvent.objects.filter(chain=f"team:{team.pk}").order_by("seq").values_list("seq", flat=True)
+    if list(numbers) != list(range(1, rows + 1)):
+        raise RuntimeError(f"{team}: rows are missing or doubled")

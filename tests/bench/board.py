@@ -6,12 +6,13 @@ BENCH_RUNS makes the largest smaller than a million.
 import os
 import re
 
+from django.conf import settings
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from taskruns.filters import Cursor
-from taskruns.models import Membership, Run, Team, TeamRole, User
+from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
 from taskruns.services import mirror
 from taskruns.services.board.paging import micros
 from tests.bench.table import Figure, median_ms
@@ -37,7 +38,8 @@ def measure() -> list[Figure]:
         cursor.execute("ANALYZE")
     figures = _pages(boards)
     figures += _poll(boards[MANY])
-    return figures + _plain_admin(boards[MANY])
+    figures += _plain_admin(boards[MANY])
+    return figures + _arize_down(boards[FEW])
 
 
 class Board:
@@ -105,6 +107,18 @@ def _poll(board: Board) -> list[Figure]:
         poll(0)
     what = f"unchanged poll of {MANY:,} runs, {len(captured)} queries (p50)"
     return [Figure(what, median_ms(poll, range(TIMES)), "ms", board.median(""), "the full page")]
+
+
+def _arize_down(board: Board) -> list[Figure]:
+    """A key whose Arize refuses every connection: the board says so, and is as fast."""
+    before = board.median("")
+    key = Credential(team=board.team, name="Unreachable", endpoint=settings.ARIZE_ENDPOINTS[0])
+    key.seal("ak-bench-nobody-listens")
+    key.save()
+    report = mirror.refresh(key.pk, force=True)
+    if report is None or not report.problem or b"notice-warning" not in board.get(""):
+        raise RuntimeError(report)
+    return [Figure(f"board of {FEW:,} runs, Arize down (p50)", board.median(""), "ms", before, "the same, Arize up")]
 
 
 def _plain_admin(board: Board) -> list[Figure]:

@@ -20,8 +20,8 @@ COUNT = 200
 
 
 @contextmanager
-def sandbox() -> Iterator[str]:
-    command = [sys.executable, "-m", "taskruns.sandbox", "--port", "0", "--tasks", "2", "--speed", "0"]
+def sandbox(*, tasks: int = 2) -> Iterator[str]:
+    command = [sys.executable, "-m", "taskruns.sandbox", "--port", "0", "--tasks", str(tasks), "--speed", "0"]
     environ = os.environ | {"SANDBOX_KEYS": KEY}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
     assert process.stdout is not None
@@ -81,11 +81,12 @@ def _panel(url: str) -> tuple[Client, str]:
 def _mirror_all(credential: Credential, url: str, task_id: str) -> None:
     from django.utils import timezone
 
+    from taskruns.arize.paging import pages
     from taskruns.models import Task
     from taskruns.services.runs import Reading, record_readings
 
     mirror.refresh(credential.pk, force=True)
     task = Task.objects.get(arize_id=task_id)
     with credential.connect() as arize:
-        for page in arize.pages(lambda cursor: arize.list_runs(task_id, cursor=cursor)):
+        for page in pages(lambda cursor: arize.list_runs(task_id, cursor=cursor)):
             record_readings([Reading(task, page.items, timezone.now())])

@@ -15,6 +15,7 @@ class Figure:
     unit: str
     yardstick: float
     yardstick_is: str
+    limit: str = ""
 
 
 def median_ms(act: Callable[[int], object], times: Iterable[int]) -> float:
@@ -35,10 +36,10 @@ def per_second(act: Callable[[int], object], count: int) -> float:
 
 def show(figures: list[Figure], *, title: str) -> None:
     print(title)  # noqa: T201 - the table is what this command is for
-    print(f"{'measured':<52} {'value':>10} {'yardstick':>10} {'ratio':>7}  yardstick is")  # noqa: T201
+    print(f"{'measured':<52} {'value':>10} {'yardstick':>10} {'ratio':>7}  {'limit':<12} yardstick is")  # noqa: T201
     for figure in figures:
         ratio = figure.value / figure.yardstick if figure.yardstick else float("nan")
         print(  # noqa: T201
             f"{figure.what:<52} {figure.value:>7.1f} {figure.unit:<3}{figure.yardstick:>9.1f} "
-            f"{ratio:>7.2f}  {figure.yardstick_is}"
+            f"{ratio:>7.2f}  {figure.limit:<12} {figure.yardstick_is}"
         )

@@ -1,10 +1,15 @@
-"""What the commands about people, teams and keys share: one sentence for each mistake, secrets from stdin only."""
+"""What the commands share: one sentence for each mistake and nothing else on stderr, secrets from stdin only."""
 
 import getpass
+import logging
+import os
+import re
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from django.views.decorators.debug import sensitive_variables
 
@@ -15,22 +20,68 @@ from taskruns.services.credentials import CredentialsError
 from taskruns.services.people import PeopleError
 from taskruns.services.teams import TeamsError
 
+# As any program that SIGPIPE ends.
+READER_GONE = 128 + 13
 NO_DATABASE = "The database cannot be used. Look at DATABASE_URL, and run `manage.py migrate` if it is new."
 
 
 class PanelCommand(BaseCommand):
-    """Whatever a service refuses is one sentence on stderr and exit 1."""
+    """Whatever a service refuses, and a call that is not right, is one sentence on stderr and exit 1."""
+
+    misuse_exit = 1
+    _called_from_command_line: bool  # Django's own; its stubs do not know it
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.error = self._misused  # type: ignore[method-assign]
+        return parser
+
+    def _misused(self, message: str) -> NoReturn:
+        misuse = CommandError(_sentence_of(message), returncode=self.misuse_exit)
+        if not self._called_from_command_line:
+            raise misuse
+        self.stderr.write(f"CommandError: {misuse}")
+        sys.exit(misuse.returncode)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            return super().execute(*args, **options)
+            with _quiet_log(is_quiet=options["verbosity"] < 2):
+                said = super().execute(*args, **options)
+            self.stdout.flush()
         except (CredentialsError, PeopleError, TeamsError) as error:
             raise CommandError(error.sentence) from None
         except DatabaseError as error:
             raise CommandError(NO_DATABASE) from error
+        except BrokenPipeError:
+            # Whoever read the output has enough. Python would complain once more when it empties its buffer.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(READER_GONE)
+        return said
 
     def said(self, sentence: str) -> None:
         self.stdout.write(sentence)
+
+
+def _sentence_of(message: str) -> str:
+    """argparse's words without the values that were given: one may be a secret in the wrong place."""
+    if message.startswith("unrecognized arguments: "):
+        options = re.findall(r"(?<!\S)--?[A-Za-z][\w-]*", message)
+        message = f"there is no option {', '.join(options)} here" if options else "there are too many arguments"
+    message = re.sub(r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL)
+    message = re.sub(r"^argument ([^:]+): ", r"\1: ", message)
+    return f"{message[:1].upper()}{message[1:]}. Add --help to see how it is called."
+
+
+@contextmanager
+def _quiet_log(*, is_quiet: bool) -> Iterator[None]:
+    """Keep the log's lines off a person's terminal, but for errors."""
+    before = logging.root.manager.disable
+    if is_quiet:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @sensitive_variables()

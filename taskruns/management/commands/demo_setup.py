@@ -8,7 +8,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
 from taskruns.models import Membership, SiteRole, Team, TeamRole, User
-from taskruns.services import credentials, people, teams
+from taskruns.services import credentials, people, retention, teams
 from taskruns.services.teams import TeamExists
 
 from ._base import PanelCommand
@@ -50,9 +50,10 @@ class Command(PanelCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--reset", action="store_true", help="give the people a new password and print it")
+        parser.add_argument("--new-world", action="store_true", help="forget the runs of a sandbox that is no more")
 
     @sensitive_variables("keys", "password", "passwords")
-    def handle(self, *_args: Any, reset: bool, **_options: Any) -> None:
+    def handle(self, *_args: Any, reset: bool, new_world: bool, **_options: Any) -> None:
         keys = {slug: _from_environment(variable) for slug, (_, variable) in TEAMS.items()}
         endpoint = _from_environment("DEMO_ENDPOINT")
         by = Actor.command()
@@ -61,6 +62,8 @@ class Command(PanelCommand):
         passwords = [_play(part, made, password=password, reset=reset, by=by) for part in CAST]
         for slug, team in made.items():
             _keep_key(team, key=keys[slug], endpoint=endpoint, by=by)
+            if new_world:
+                retention.forget_world(team)
         self._print(passwords)
 
     @sensitive_variables("passwords", "rows")

@@ -2,10 +2,11 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from taskruns import jobs
 from taskruns.audit import Actor
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Credential, Team
-from taskruns.services import first_contact, mirror
+from taskruns.services import first_contact, mirror, stops
 
 
 class Command(PanelCommand):
@@ -20,20 +21,28 @@ class Command(PanelCommand):
             if not Team.objects.active().filter(slug=team).exists():
                 raise CommandError(f"There is no team {team}.")
             keys = keys.filter(team__slug=team)
-        failed = [key for key in keys if not self._round(key)]
+        problems = [problem for key in keys if (problem := self._round(key))]
         if not keys:
             self.stdout.write("No keys to read with.")
-        if failed:
-            raise CommandError(f"{len(failed)} of {len(keys)} keys failed.")
+        if problems:
+            raise CommandError(f"{len(problems)} of {len(keys)} keys failed: {' '.join(problems)}")
 
-    def _round(self, key: Credential) -> bool:
+    def _round(self, key: Credential) -> str:
+        """What went wrong, with the name of the key; empty: nothing."""
         report = mirror.refresh(key.pk, force=True, by=Actor.command())
         if report is None:
-            return True
+            return ""
         line = f"{key.team.slug} / {key.name}: {report.tasks} tasks, {report.changed} changes, {report.calls} calls"
         self.stdout.write(f"{line}. {report.problem}".rstrip())
+        self._hold(key)
         key.refresh_from_db()
         for contact in first_contact.under_way([key]):
             if contact.is_listed:
                 self.stdout.write(f"{contact.text} The worker goes on.")
-        return not report.problem
+        return f"{key.team.slug} / {key.name}: {report.problem}" if report.problem else ""
+
+    def _hold(self, key: Credential) -> None:
+        batch = stops.hold_of(key.pk)
+        if batch is not None:
+            jobs.wake_batch(batch.pk)
+            self.stdout.write(f"An emergency stop holds {key.team.slug}: new runs are being cancelled.")

@@ -1,31 +1,40 @@
-"""Verifications that somebody asked for: on the page, where a job does them, or by the command."""
+"""Verifications that somebody asked for: on the page, where a job does them, or by the command.
+
+All compare the log with the anchors of AUDIT_ANCHOR_FILE, if that is set and can be read, or with a file named.
+"""
 
 from dataclasses import fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q, Sum
+from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.audit import Actor
+from taskruns.audit.damaged import lenient
 from taskruns.models import AuditChain, AuditVerification
 
-from .verification import Report, Tell, walk
+from .outside import NoAnchors, Outside
+from .verification import Found, Report, Tell, walk
 
 SILENT_FOR = timedelta(seconds=60)
 GIVEN_UP_AFTER = timedelta(hours=6)
+MOST_ROWS = 2**62
 Result = AuditVerification.Result
 
 
-def verify(*, by: Actor, chain: str | None = None, outside: list[dict[str, Any]] | None = None, tell: Tell) -> Report:
+def verify(*, by: Actor, chain: str | None = None, anchors: Path | None = None, tell: Tell, found: Found) -> Report:
     """Walk one chain, or all of them, now. What it finds is shown on the page of auditors too.
 
     A good report on one chain says nothing of the others, so it does not take their faults off the page.
+    Raises NoAnchors for a file of anchors that was named and cannot be used.
     """
     asked = AuditVerification(started_at=timezone.now(), **_asker(by))
-    report = walk(by=by, chain=chain, outside=outside or [], tell=tell)
+    report = _walk(by=by, chain=chain, anchors=anchors, tell=tell, found=found)
     if chain is None or report.fault_count:
         for name, value in _ended(report).items():
             setattr(asked, name, value)
@@ -36,7 +45,9 @@ def verify(*, by: Actor, chain: str | None = None, outside: list[dict[str, Any]]
 
 def ask_for_verification(*, by: Actor) -> AuditVerification:
     """Begin one of all chains, or join the one that runs."""
-    expected = AuditChain.objects.aggregate(rows=Sum("seq"))["rows"] or 0
+    with lenient():
+        heads = list(AuditChain.objects.values_list("seq", flat=True))
+    expected = min(sum(seq for seq in heads if type(seq) is int and seq > 0), MOST_ROWS)
     try:
         with transaction.atomic():
             return AuditVerification.objects.create(rows_expected=expected, **_asker(by))
@@ -51,13 +62,43 @@ def run_verification(verification_id: UUID) -> None:
     if not waiting.filter(Q(seen_at=None) | Q(seen_at__lt=now - SILENT_FOR)).update(seen_at=now):
         return
     asked = AuditVerification.objects.get(pk=verification_id)
-    by = Actor(**asked.asker)
     try:
-        report = walk(by=by, chain=None, outside=[], tell=lambda so_far: _tell(asked, so_far))
+        report = _walk(
+            by=Actor(**asked.asker),
+            chain=None,
+            anchors=None,
+            tell=lambda so_far: _tell(asked, so_far),
+            found=lambda _fault: None,
+        )
     except Exception:
         waiting.update(result=Result.BROKEN_OFF, finished_at=timezone.now())
         raise
     waiting.update(**_ended(report))
+
+
+def _walk(*, by: Actor, chain: str | None, anchors: Path | None, tell: Tell, found: Found) -> Report:
+    report = Report(found=found)
+    outside = _outside(anchors, report, tell)
+    if outside is not None:
+        report.compared = True
+        if outside.torn_count:
+            lines = ", ".join(map(str, outside.torn)) + (" ..." if outside.torn_count > len(outside.torn) else "")
+            report.notes.append(f"lines of the file of anchors that are none, torn by a crash or edited: {lines}")
+    walk(by=by, chain=chain, outside=outside, report=report, tell=tell)
+    return report
+
+
+def _outside(anchors: Path | None, report: Report, tell: Tell) -> Outside | None:
+    """The file that was named, else AUDIT_ANCHOR_FILE, which may be elsewhere just now."""
+    if anchors is not None:
+        return Outside(anchors, tell=lambda: tell(report))
+    if not settings.AUDIT_ANCHOR_FILE:
+        return None
+    try:
+        return Outside(Path(settings.AUDIT_ANCHOR_FILE), tell=lambda: tell(report))
+    except NoAnchors as error:
+        report.notes.append(f"not compared with AUDIT_ANCHOR_FILE: {error}")
+        return None
 
 
 def stalled() -> list[UUID]:
@@ -77,10 +118,19 @@ def status() -> tuple[AuditVerification | None, AuditVerification | None]:
 
 
 def latest_failed() -> AuditVerification | None:
-    """The last verification that came to an end, if it found faults: what the banner speaks of."""
-    ended = AuditVerification.objects.filter(result__in=[Result.CLEAN, Result.FAULTS])
-    last = ended.order_by("-finished_at").first()
-    return last if last is not None and last.result == Result.FAULTS else None
+    """What the banner speaks of: the last verification that found faults, until one is clean that looked at as much;
+    else the last one, if it was broken off.
+
+    What anchors outside the database have shown, only a comparison with them can take back.
+    """
+    ended = AuditVerification.objects.exclude(result=Result.RUNNING).order_by("-finished_at")
+    whole = ended.filter(result__in=[Result.CLEAN, Result.FAULTS])
+    for rows in (whole.filter(compared=True), whole):
+        last = rows.first()
+        if last is not None and last.result == Result.FAULTS:
+            return last
+    last = ended.first()
+    return last if last is not None and last.result == Result.BROKEN_OFF else None
 
 
 def _asker(by: Actor) -> dict[str, Any]:
@@ -95,6 +145,8 @@ def _ended(report: Report) -> dict[str, Any]:
         "rows": report.rows,
         "faults": report.faults,
         "fault_count": report.fault_count,
+        "compared": report.compared,
+        "notes": report.notes,
     }
 
 

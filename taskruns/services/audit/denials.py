@@ -1,33 +1,66 @@
 """Refused tries, and the sign-ins of people whom nobody knows yet."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import DatabaseError, IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import AnonymousTally, Team
+from taskruns.models import AnonymousTally, Credential, Run, Task, Team
 
 log = structlog.get_logger(__name__)
 MINUTE = timedelta(minutes=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What was asked for: the page's name, its path without anything secret, and the ids that the path named."""
+
+    page: str
+    path: str
+    method: str
+    run_id: UUID | None = None
+    task_id: UUID | None = None
+    credential_id: UUID | None = None
+
+    def target(self, team: Team | None) -> dict[str, Any]:
+        """The run, task or key that it was aimed at, if that is the team's; what is not stays hidden."""
+        named: dict[str, tuple[QuerySet[Any], UUID | None]] = {
+            "run": (Run.objects.select_related("task"), self.run_id),
+            "task": (Task.objects.all(), self.task_id),
+            "credential": (Credential.objects.all(), self.credential_id),
+        }
+        for name, (rows, pk) in named.items():
+            found = rows.filter(team=team, pk=pk).first() if team is not None and pk is not None else None
+            if found is not None:
+                return {name: found}
+        return {"target": Target("page", self.page, self.path)}
+
+    @property
+    def details(self) -> dict[str, str]:
+        return {"page": self.page, "path": self.path, "method": self.method}
+
+
 def record_denial(
-    event: EventType, *, by: Actor, team: Team | None, view: str, path: str, method: str, why: str = ""
+    event: EventType, asked: Try, *, by: Actor, team: Team | None, why: str = "", target: Target | None = None
 ) -> None:
     """A refused try. A denial stays a denial even if it cannot be logged, so a failing database is only reported."""
-    details = {"method": method} | ({"why": why} if why else {})
+    details = asked.details | ({"why": why} if why else {})
     try:
         if by.type == "anonymous":
-            record_anonymous(event, "denied", by=by, target=Target("view", view, path), details=details)
+            page = Target("page", asked.page, asked.path)
+            record_anonymous(event, "denied", by=by, target=target or page, details=details)
             return
         with transaction.atomic():
-            record(event, "denied", by=by, team=team, target=Target("view", view, path), details=details)
+            aimed_at = {"target": target} if target else asked.target(team)
+            record(event, "denied", by=by, team=team, details=details, **aimed_at)
     except DatabaseError:
-        log.exception("denial_not_recorded", view=view)
+        log.exception("denial_not_recorded", view=asked.page)
 
 
 def record_anonymous(

@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import anchor_chain
+from taskruns.audit.anchors import anchor_moved
 from taskruns.audit.keys import public_keys
 from taskruns.audit.seal import plain
 from taskruns.display.spreadsheet import csv_line, defused
@@ -42,7 +42,7 @@ def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | Non
     with transaction.atomic():
         details = {"format": kind, "filtered": filtered}
         mark = record(EventType.AUDIT_EXPORT, "done", by=by, team=team, details=details)
-    anchor_chain(mark.chain)
+    anchor_moved()
     chain = AuditEvent.objects.filter(chain=mark.chain, seq__lte=mark.seq)
     rows = matching(chain, wanted) if wanted is not None else chain
     anchors = AuditAnchor.objects.filter(chain=mark.chain, seq__lte=mark.seq)
@@ -72,7 +72,12 @@ def jsonl_lines(wanted: Export) -> Iterator[str]:
 
 
 def _line(value: dict[str, Any]) -> str:
-    return _ENCODER.encode(value) + "\n"
+    """Half a character, which only a changed row can hold, is spelled as JSON spells it."""
+    return _encodable(_ENCODER.encode(value)) + "\n"
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def csv_lines(wanted: Export) -> Iterator[str]:
@@ -83,5 +88,5 @@ def csv_lines(wanted: Export) -> Iterator[str]:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
-    return defused(text)
+    text = "" if value is None else json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
+    return _encodable(defused(text))

@@ -1,10 +1,12 @@
 """Reading many rows of a chain a few at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from django.db import DatabaseError
 from django.db.models import Q, QuerySet
 
+from taskruns.audit.damaged import STRANGE_VALUES, as_stored, lenient, numbered
 from taskruns.audit.seal import COLUMNS, SPELLED
 
 CHUNK = 2_000
@@ -13,26 +15,50 @@ ANCHOR = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 Row = tuple[Any, ...]
 
 
-def as_json(query: "QuerySet[Any, Row]") -> list[Row]:
+def in_steps(rows: "QuerySet[Any]", names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """All rows of one chain by their number, as JSON values by column, in constant memory.
+
+    A row that cannot be read comes as it is stored; one whose number is none does not come: see `unnumbered()`.
+    Not `iterator()`: over a whole log PostgreSQL would hold a copy of it on disk or a transaction open for us, and
+    SQLite could not tidy its journal while somebody takes an export away slowly.
+    """
+    further, length = numbered(rows), CHUNK
+    while length == CHUNK:
+        chunk = _read(further.order_by("seq", "pk").values_list("pk", "seq", *names)[:CHUNK], names)
+        for _pk, _seq, *values in chunk:
+            yield dict(zip(names, values, strict=True))
+        length = len(chunk)
+        if chunk:
+            pk, seq = chunk[-1][:2]
+            further = numbered(rows).filter(Q(seq__gt=seq) | Q(pk__gt=pk), seq__gte=seq)
+        del chunk  # or two steps would be held at once
+
+
+def unnumbered(rows: "QuerySet[Any]") -> "QuerySet[Any, int]":
+    """The keys of the rows whose number is none."""
+    return numbered(rows, well=False).order_by("pk").values_list("pk", flat=True)
+
+
+def _read(query: "QuerySet[Any, Row]", names: tuple[str, ...]) -> list[Row]:
+    try:
+        return _as_json(query)
+    except (DatabaseError, *STRANGE_VALUES):
+        # A value that cannot be read, or no database: the second try tells.
+        with lenient():
+            return [_one(query, pk, seq, names) for pk, seq in list(query.values_list("pk", "seq"))]
+
+
+def _as_json(query: "QuerySet[Any, Row]") -> list[Row]:
     spelled = SPELLED.get
     return [tuple(spell(value) if (spell := spelled(type(value))) else value for value in row) for row in query]
 
 
-def in_steps(
-    rows: "QuerySet[Any]", names: tuple[str, ...], *, read: Callable[[Any], list[Row]] = as_json
-) -> Iterator[dict[str, Any]]:
-    """All rows of one chain by their number, as JSON values by column, in constant memory.
-
-    Not `iterator()`: over a whole log PostgreSQL would hold a copy of it on disk or a transaction open for us, and
-    SQLite could not tidy its journal while somebody takes an export away slowly.
-    """
-    pk, seq, length = -1, -1, CHUNK
-    # On SQLite an edited number may be a text: it stands behind all others, so nothing is left out by stopping there.
-    while length == CHUNK and isinstance(seq, int):
-        further = rows.filter(Q(seq__gt=seq) | Q(pk__gt=pk), seq__gte=seq).order_by("seq", "pk")
-        chunk = read(further.values_list("pk", "seq", *names)[:CHUNK])
-        for _pk, _seq, *values in chunk:
-            yield dict(zip(names, values, strict=True))
-        length = len(chunk)
-        pk, seq = chunk[-1][:2] if chunk else (pk, seq)
-        del chunk, further  # or two steps would be held at once
+def _one(query: "QuerySet[Any, Row]", pk: int, seq: int, names: tuple[str, ...]) -> Row:
+    try:
+        alone = query.model._default_manager.filter(pk=pk).values_list("pk", "seq", *names)
+        return _as_json(alone)[0]
+    except STRANGE_VALUES:
+        stored = dict(zip(names, as_stored(query.model, pk, names), strict=True))
+    # Whatever its hash was made of: a row that cannot be read is no row of ours.
+    stored |= {"seq": seq, "hash": f"unreadable, stored as {stored['hash']}"}
+    return (pk, seq, *stored.values())

@@ -1,133 +1,222 @@
 """Walking the log to see whether anybody has touched it. `taskruns.verifier` is the walker; here are its rows."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import structlog
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
+from taskruns.audit.anchors import EVERY
+from taskruns.audit.damaged import STRANGE_VALUES, lenient, numbered
 from taskruns.audit.keys import public_keys
 from taskruns.audit.record import SITE_CHAIN
+from taskruns.audit.seal import plain
 from taskruns.audit.triggers import missing
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
-from taskruns.verifier import Fault, Walker
+from taskruns.verifier import UNREADABLE, Fault, Walker, event_hash
 
-from .steps import ANCHOR, EVENT, Row, as_json, in_steps
+from .outside import Outside
+from .steps import ANCHOR, EVENT, in_steps, unnumbered
 
 log = structlog.get_logger(__name__)
 
-FAULTS_KEPT = 100
-TOLD_EVERY = 10_000  # rows
-# What a column of SQLite, which takes any text, may do to its reader.
-_UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+FAULTS_KEPT = 20  # of one chain, for the page: the command prints all
+TOLD_EVERY = 10_000  # rows and anchors
+STRETCH = EVERY + 100  # rows without an anchor: one is made every thousand, and some writers may be at it at once
+ANCHORED_WITHIN = timedelta(minutes=10)  # it is five, and a worker may be started anew
+# A changed row is looked for so far from its place, and so many of them.
+NEARBY, SEARCHES = 1_000, 100
+
+
+Tell = Callable[["Report"], None]
+Found = Callable[[str], None]
+
+
+def _nobody(_fault: str) -> None:
+    pass
 
 
 @dataclass
 class Report:
-    """What a walk over some chains has found. `faults` holds the first FAULTS_KEPT; `chains` rows by chain."""
+    """What a walk over some chains has found. `rows_of` and `anchors_of` are by chain, `faults` the first of each
+    chain, `notes` what people should know and is no fault. `found` hears of every fault, as a line for people.
+    """
 
-    chains: dict[str, int] = field(default_factory=dict)
+    compared: bool = False  # with anchors from outside the database
+    found: Found = _nobody
+    rows_of: dict[str, int] = field(default_factory=dict)
+    anchors_of: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     fault_count: int = 0
+    notes: list[str] = field(default_factory=list)
+    _of_this_chain: int = 0
 
     @property
     def rows(self) -> int:
-        return sum(self.chains.values())
+        return sum(self.rows_of.values())
+
+    def begin(self, chain: str) -> None:
+        self._of_this_chain = self.rows_of[chain] = self.anchors_of[chain] = 0
 
     def add(self, fault: object) -> None:
         self.fault_count += 1
-        if len(self.faults) < FAULTS_KEPT:
+        self._of_this_chain += 1
+        if self._of_this_chain <= FAULTS_KEPT:
             self.faults.append(str(fault))
+        self.found(str(fault))
 
 
-Tell = Callable[[Report], None]
-
-
-def walk(*, by: Actor, chain: str | None, outside: list[dict[str, Any]], tell: Tell) -> Report:
+def walk(*, by: Actor, chain: str | None, outside: Outside | None, report: Report, tell: Tell) -> None:
     """Walk one chain, or all of them, and record the verification in each chain that was read.
 
     `outside`: anchors from a copy kept outside the database. `tell` hears of the progress now and then.
     """
-    report = Report()
-    for trigger in missing(connection):
+    names = [chain] if chain else _chains(outside, report)
+    triggers = missing(connection)
+    for trigger in triggers:
         report.add(f"the trigger {trigger} is missing or changed: the database would let rows be changed")
-    unsealed = report.fault_count
-    for name in [chain] if chain else _chains(outside):
+    unsealed = len(triggers)
+    for name in names:
         before = report.fault_count
+        report.begin(name)
         for fault in _faults(name, outside, report, tell):
             report.add(fault)
         faults = report.fault_count - before
-        details = {"chain": name, "rows": report.chains[name], "faults": faults, "triggers_missing": unsealed}
+        details = {
+            "chain": name,
+            "rows": report.rows_of[name],
+            "anchors": report.anchors_of[name],
+            "compared": report.compared,
+            "faults": faults,
+            "triggers_missing": unsealed,
+        }
         if faults or unsealed:
             _record_failed(report, name, details, by=by)
         else:
             _record(_team_of(name), "ok", details, by=by)
-    return report
 
 
-def _chains(outside: list[dict[str, Any]]) -> list[str]:
+def _chains(outside: Outside | None, report: Report) -> list[str]:
     """Every chain that anything speaks of: a chain that was deleted whole is still in its head or its anchors."""
-    known = set(AuditChain.objects.values_list("chain", flat=True))
-    known |= set(AuditEvent.objects.values_list("chain", flat=True).distinct())
-    known |= set(AuditAnchor.objects.values_list("chain", flat=True).distinct())
-    return sorted(known | {str(anchor["chain"]) for anchor in outside})
+    known: set[Any] = outside.chains() if outside else set()
+    with lenient():
+        for model in (AuditChain, AuditEvent, AuditAnchor):
+            known |= set(model._default_manager.values_list("chain", flat=True).distinct())
+    names = {name for name in known if isinstance(name, str) and name.isprintable()}
+    for odd in sorted(map(repr, known - names)):
+        report.add(Fault(odd, "edited", 0, "no chain has such a name: rows, anchors or a head were changed"))
+    return sorted(names)
 
 
-def _faults(chain: str, outside: list[dict[str, Any]], report: Report, tell: Tell) -> Iterator[Fault]:
+def _faults(chain: str, outside: Outside | None, report: Report, tell: Tell) -> Iterator[Fault]:
     """Rows may be added while the walk goes on: the head before it must be reached, the head after it not passed."""
-    report.chains[chain] = 0
-    head = AuditChain.objects.filter(chain=chain).first()
-    walker = Walker(chain, public_keys())
-    for anchor in _anchors(chain, outside):
-        yield from walker.anchor(anchor)
-    for event in in_steps(AuditEvent.objects.filter(chain=chain), EVENT, read=_read):
-        yield from _row(walker, event, head)
-        report.chains[chain] = walker.rows
-        if walker.rows % TOLD_EVERY == 0:
-            tell(report)
+    started = timezone.now()
+    head, head_hash = _head(chain)
+    steps = 0
+
+    def told(things: Iterator[Any]) -> Iterator[Any]:
+        """A sign of life, whatever it is that takes so long."""
+        nonlocal steps
+        for thing in things:
+            steps += 1
+            if steps % TOLD_EVERY == 0:
+                tell(report)
+            yield thing
+
+    walker = Walker(chain, public_keys(), told(_anchors(chain, outside)))
+    unsigned = -1  # after this number too many rows have no anchor: it is told once
+    searches = 0
+    for event in told(in_steps(AuditEvent.objects.filter(chain=chain), EVENT)):
+        for fault in walker.row(event):
+            searches += fault.kind == "edited"
+            yield _moved(fault, event) if fault.kind == "edited" and searches <= SEARCHES else fault
+        report.rows_of[chain], report.anchors_of[chain] = walker.rows, walker.anchors
+        if event["seq"] == head and event["hash"] != head_hash:
+            yield Fault(
+                chain, "bad link", event["seq"], "the chain's head holds another hash: one of the two was changed"
+            )
+        if walker.expected - walker.signed > STRETCH and unsigned != walker.signed:
+            unsigned = walker.signed
+            yield _unsigned(chain, unsigned + 1, f"{STRETCH} rows from here on have no anchor")
+    yield from _unnumbered(chain)
     yield from _end(walker, head)
+    report.anchors_of[chain] = walker.anchors
+    if unsigned != walker.signed:
+        yield from _late(walker, started)
     tell(report)
 
 
-def _row(walker: Walker, event: dict[str, Any], head: AuditChain | None) -> Iterator[Fault]:
-    seq = event["seq"]
-    if not isinstance(seq, int):
-        yield Fault(walker.chain, "edited", walker.expected, "a row further down has a number that is none")
-        return
-    yield from walker.row(event)
-    if head is not None and seq == head.seq and event["hash"] != head.hash:
-        yield Fault(walker.chain, "bad link", seq, "the chain's head holds another hash: one of the two was changed")
+def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
+    """An edited row may be another one's place taken: then only its number was changed."""
+    with suppress(*UNREADABLE):
+        for seq in range(max(1, fault.seq - NEARBY), fault.seq + NEARBY + 1):
+            if event_hash(event | {"seq": seq, "chain": fault.chain}) == event["hash"]:
+                return fault._replace(kind="reordered", text=f"it was written as row {seq}")
+    return fault
 
 
-def _end(walker: Walker, head: AuditChain | None) -> Iterator[Fault]:
+def _end(walker: Walker, head: int | None) -> Iterator[Fault]:
     """The head is a cache, never proof: whoever changes rows may change it too, or forget to."""
-    after = AuditChain.objects.filter(chain=walker.chain).first()
+    after, _ = _head(walker.chain)
     if after is None and walker.rows:
-        yield Fault(walker.chain, "missing", 0, "the head of the chain is gone: nothing can be added any more")
-    yield from walker.end(at_least=head.seq if head else None, at_most=after.seq if after else None)
+        yield Fault(walker.chain, "missing", 0, "the head of the chain is gone, or no number: nothing can be added")
+    yield from walker.end(head or 0, after)
 
 
-def _anchors(chain: str, outside: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield from in_steps(AuditAnchor.objects.filter(chain=chain), ANCHOR)
-    yield from outside
+def _late(walker: Walker, started: datetime) -> Iterator[Fault]:
+    """The oldest row that no anchor covers should be young."""
+    first = AuditEvent.objects.filter(chain=walker.chain, seq=walker.signed + 1)
+    with suppress(IndexError, *STRANGE_VALUES):
+        at = first.values_list("at", flat=True)[0]
+        if at < started - ANCHORED_WITHIN:
+            yield _unsigned(walker.chain, walker.signed + 1, f"written at {plain(at)}, and no anchor since")
 
 
-def _read(query: Any) -> list[Row]:
-    try:
-        return as_json(query)
-    except _UNREADABLE:
-        return [_one(pk, seq) for pk, seq in list(query.values_list("pk", "seq"))]
+def _unsigned(chain: str, seq: int, text: str) -> Fault:
+    return Fault(chain, "anchor not met", seq, f"{text}: anchors were deleted, or the worker did not run")
 
 
-def _one(pk: int, seq: int) -> Row:
-    """The row, or its place with nothing in it: then its hash cannot hold."""
-    try:
-        return as_json(AuditEvent.objects.filter(pk=pk).values_list("pk", "seq", *EVENT))[0]
-    except _UNREADABLE:
-        return (pk, seq, *(seq if name == "seq" else "unreadable" for name in EVENT))
+def _unnumbered(chain: str) -> Iterator[Fault]:
+    """Rows and anchors whose number is none cannot be walked; a row is named by the one written before it."""
+    rows = AuditEvent.objects.filter(chain=chain)
+    for nth, pk in enumerate(unnumbered(rows).iterator()):
+        before = numbered(rows.filter(pk__lt=pk)).order_by("-pk") if nth < SEARCHES else rows.none()
+        place = before.values_list("seq", flat=True).first() or 0
+        yield Fault(chain, "edited", place + 1, "the number of a row here is none")
+    for _ in unnumbered(AuditAnchor.objects.filter(chain=chain)).iterator():
+        yield Fault(chain, "bad anchor signature", 0, "the number of an anchor is none")
+
+
+def _head(chain: str) -> tuple[int | None, object]:
+    """Number and hash that the head holds; None for one that is gone, or whose number is none."""
+    with lenient():
+        seq, stored = AuditChain.objects.filter(chain=chain).values_list("seq", "hash").first() or (None, None)
+    return (seq if type(seq) is int else None), stored
+
+
+def _anchors(chain: str, outside: Outside | None) -> Iterator[dict[str, Any]]:
+    """Each once, in the order of their numbers. Those that are made while the walk goes on are left out: their rows
+    may be newer than the walk.
+    """
+    inside = numbered(AuditAnchor.objects.filter(chain=chain))
+    newest = inside.order_by("-seq").values_list("seq", flat=True).first() or 0
+    number = itemgetter("seq")
+    kept = in_steps(AuditAnchor.objects.filter(chain=chain, seq__lte=newest), ANCHOR)
+    for _, same in groupby(merge(kept, outside.of(chain) if outside else (), key=number), key=number):
+        seen: list[dict[str, Any]] = []
+        for anchor in same:
+            if anchor not in seen:
+                seen.append(anchor)
+                yield anchor
 
 
 def _record_failed(report: Report, chain: str, details: dict[str, Any], *, by: Actor) -> None:
@@ -136,7 +225,7 @@ def _record_failed(report: Report, chain: str, details: dict[str, Any], *, by: A
         try:
             _record(team, "failed", details, by=by)
             return
-        except DatabaseError:
+        except (DatabaseError, *STRANGE_VALUES):
             log.exception("verification_not_recorded", chain=f"team:{team.pk}" if team else SITE_CHAIN)
             report.add(f"{chain}: nothing can be added to {'this chain' if team else 'the chain of the site'}")
 

@@ -9,6 +9,7 @@ from taskruns.display.board import BoardFilters, Choice, EmptyBoard, SortLink, S
 from taskruns.display.words import Link
 from taskruns.filters import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
+from taskruns.models.runs import STILL_LISTED
 from taskruns.permissions import Action
 
 from .rows import Seat
@@ -29,7 +30,8 @@ _TYPES = ("template_evaluation", "code_evaluation", "run_experiment", "unknown")
 
 
 def board_filters(seats: Sequence[Seat], wanted: BoardFilter, keys: Sequence[Credential]) -> BoardFilters:
-    tasks = Task.objects.filter(team__in=[seat.team for seat in seats]).order_by("name", "arize_id")
+    teams = [seat.team for seat in seats]
+    tasks = Task.objects.filter(STILL_LISTED, team__in=teams).exclude(arize_id="").order_by("name", "arize_id")
     named = {id_: name or id_ for id_, name in tasks.values_list("arize_id", "name")[:MOST_TASKS]}
     spaces = {space["id"]: space["name"] or space["id"] for key in keys for space in key.spaces}
     more = (wanted.type, wanted.credential, wanted.space, wanted.started_after, wanted.started_before)

@@ -17,9 +17,10 @@ from taskruns.models import Credential, Run
 from taskruns.services.first_contact import under_way
 
 from .choices import board_filters, sort_links, why_empty
+from .many import many_bar
 from .matching import conditions
 from .paging import Found, Place, find, merged, micros, moment
-from .rows import Seat, run_rows, warnings_of
+from .rows import Seat, run_rows, unread, warnings_of
 
 PAGE = 50
 
@@ -50,14 +51,15 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         active=Run.objects.filter(team__in=[seat.team for seat in seats], rank=1).count(),
         filters=board_filters(seats, wanted, keys),
         empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
-        warnings=warnings_of(keys),
+        warnings=(*warnings_of(keys), *unread(listing.runs)),
         first_contacts=under_way(keys),
-        as_of=Moment.of(as_of(keys)),
+        as_of=Moment.of(as_of(seats)),
         walked=listing.walked,
         first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=etag(seats, wanted, zone=zone),
+        many=None if of_all else many_bar(seats[0], wanted),
     )
 
 
@@ -72,10 +74,9 @@ def live_keys(seats: Iterable[Seat]) -> QuerySet[Credential]:
     return Credential.objects.live().filter(team__in=[seat.team for seat in seats]).defer("ciphertext")
 
 
-def as_of(keys: Iterable[Credential]) -> datetime | None:
+def as_of(seats: Iterable[Seat]) -> datetime | None:
     """When the oldest of the working keys last read: nothing on the board is older, unless a warning says so."""
-    times = [key.last_good_at for key in keys if key.last_good_at and not key.failing_since]
-    return min(times, default=None)
+    return min((seat.team.as_of for seat in seats if seat.team.as_of is not None), default=None)
 
 
 def list_runs(seats: Sequence[Seat], wanted: BoardFilter) -> Listing:

@@ -10,9 +10,11 @@ from django.utils import timezone
 from taskruns.display.credentials import health
 from taskruns.display.runs import RunRow, run_row
 from taskruns.display.words import Message
-from taskruns.models import Cancellation, Credential, Outcome, Run, Team
+from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Team
 from taskruns.permissions import Access, Action
 
+# Which press ended a cancelled run: one that Arize confirmed, one that it accepted, one of which nobody heard the end.
+_CREDIT = {Outcome.CONFIRMED: 4, Outcome.OPEN: 3, Outcome.STILL_RUNNING: 2, Outcome.UNKNOWN: 1}
 # A row read so long before the newest reading has fallen behind.
 BEHIND = timedelta(minutes=2)
 
@@ -27,7 +29,7 @@ class Seat:
 
 def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
     by_team = {seat.team.pk: seat for seat in seats}
-    latest = latest_cancellations(run.pk for run in runs)
+    latest = latest_cancellations(runs)
     now = timezone.now()
     return tuple(
         run_row(
@@ -48,10 +50,13 @@ def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
     return run_rows([run], seats=[seat])[0]
 
 
-def latest_cancellations(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Cancellation]:
-    """The one that Arize confirmed, if any, else the latest: a second press that came too late did not end the run."""
-    rows = Cancellation.objects.filter(run__in=list(run_ids)).order_by("requested_at")
-    in_order = sorted(rows, key=lambda row: row.outcome == Outcome.CONFIRMED)
+def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
+    """By run: the latest, but of a cancelled run the one that most likely ended it. A press that was refused or came
+    too late did not.
+    """
+    ended = {run.pk: run.status == Status.CANCELLED for run in runs}
+    rows = Cancellation.objects.filter(run__in=ended).select_related("batch").order_by("requested_at")
+    in_order = sorted(rows, key=lambda row: _CREDIT.get(Outcome(row.outcome), 0) if ended[row.run_id] else 0)
     return {row.run_id: row for row in in_order}
 
 
@@ -66,16 +71,33 @@ def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
     )
 
 
+def unread(runs: Iterable[Run]) -> tuple[Message, ...]:
+    """A warning when some of these runs belong to tasks that no live key reads: what they show stays as it is."""
+    number = len({run.task_id for run in runs if not _has_key(run)})
+    if not number:
+        return ()
+    tasks = "one task" if number == 1 else f"{number} tasks"
+    text = f"No key reads the runs of {tasks} any more: they are shown as they were last read. Add or replace a key."
+    return (Message("warning", text),)
+
+
+def _has_key(run: Run) -> bool:
+    key = run.task.credential
+    return key is not None and key.revoked_at is None
+
+
 def _why_old(run: Run, now: datetime) -> str:
     """Why the state of an active run is not of this moment; empty: it is, as far as anyone knows."""
     if not run.is_active:
         return ""
-    key = run.task.credential
-    if key is None or key.revoked_at is not None:
+    key, failed_at = run.task.credential, run.task.runs_failed_at
+    if key is None or not _has_key(run):
         return "no key reads this task any more"
     state, text = health(key, now)
     if state in {"failing", "waiting"}:
         return f"key “{key.name}”: {text}"
+    if failed_at is not None and run.observed_at < failed_at:
+        return "Arize did not answer when it was read again"
     if key.last_good_at is not None and run.observed_at < key.last_good_at - BEHIND:
         return "other runs had to be read first"
     return ""

@@ -41,7 +41,10 @@ _LOST = (NoAnswer, ServerError, Unreadable)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log."""
+    """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log.
+
+    `error` is what the POST itself met, if no success.
+    """
 
     outcome: Outcome
     explanation: str = ""
@@ -50,6 +53,7 @@ class Verdict:
     throttled: bool = False
     gone: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+    error: ArizeError | None = None
 
 
 def ask_arize(run: Run) -> Verdict:
@@ -66,7 +70,8 @@ def ask_arize(run: Run) -> Verdict:
         return Verdict(Outcome.NOT_SENT, error.sentence)
     except ArizeError as error:
         verdict = _of_error(run, error)
-        return replace(verdict, seen_since=verdict.seen_since or started, details=error.facts | verdict.details)
+        details = error.facts | verdict.details
+        return replace(verdict, seen_since=verdict.seen_since or started, details=details, error=error)
     facts = {"http_status": 200, "milliseconds": (timezone.now() - started) // timedelta(milliseconds=1)}
     if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
         found = _reread(run, AFTER_OUR_CANCEL)

@@ -1,13 +1,14 @@
 """What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
-from taskruns.arize.client import Timeouts
-from taskruns.arize.errors import ArizeError, Forbidden, NotFound, Unauthorized
+from taskruns.arize.client import ArizeClient, Timeouts
+from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound, Unauthorized
 from taskruns.arize.wire import Page, WireSpace, WireTask
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
@@ -16,6 +17,7 @@ from taskruns.models.credentials import CannotConnect
 # A person waits for the answer to a test.
 _TIMEOUTS = Timeouts(connect=4, read=6)
 _TASKS_ASKED_FOR = 100
+_SPACES_ASKED = 5
 _SPACES_NAMED = 5
 CANCEL_UNTRIED = "Whether it may cancel cannot be tried without cancelling a run."
 HEALTHY: dict[str, Any] = {
@@ -71,7 +73,23 @@ def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask]]:
         except (Forbidden, NotFound):
             # A key, or a server, without the list of spaces: the tasks alone tell what matters.
             spaces = Page(items=(), next_cursor=None)
-        return spaces, client.list_tasks(limit=_TASKS_ASKED_FOR)
+        return spaces, _tasks(client, spaces)
+
+
+def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
+    """Of all spaces at once, or, for a key that may not ask so, of those that it may ask for one by one."""
+    try:
+        return client.list_tasks(limit=_TASKS_ASKED_FOR)
+    except (BadRequest, Forbidden, NotFound) as error:
+        refused = error
+    pages: list[Page[WireTask]] = []
+    for space in spaces.items[:_SPACES_ASKED]:
+        with suppress(BadRequest, Forbidden, NotFound):
+            pages.append(client.list_tasks(space_id=space.id, limit=_TASKS_ASKED_FOR))
+    if not pages:
+        raise refused
+    is_cut = len(spaces.items) > _SPACES_ASKED or any(page.next_cursor for page in pages)
+    return Page(items=tuple(task for page in pages for task in page.items), next_cursor="more" if is_cut else None)
 
 
 def _worked(credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], *, by: Actor) -> TestResult:

@@ -7,22 +7,26 @@ with an account.
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from enum import IntEnum
 
 WINDOW = 60  # seconds
-SLOT = 5  # seconds, from round to round while there is much to read
+SLOT = 5  # seconds, from round to round while somebody looks or there is much to read
+PAUSE = 20  # seconds
 
 
 class Kind(IntEnum):
-    """ACTIVE has at most two thirds of a minute's calls, or many active runs would keep new ones from being found.
-
-    FIRST may use all that is left, but half of the ceiling at once and the rest spread over the minute, or the active
-    runs that it finds could not be read again before the minute is over. A third is its own.
+    """ACTIVE has two thirds of a minute's calls, or many active runs would keep new ones from being found. FIRST has
+    what is left but for a twelfth. Each may take a third of the ceiling at once, and the rest spread over the minute:
+    otherwise what is read at its beginning could not be read again before its end.
     """
 
     OTHER = 0
     ACTIVE = 1
     FIRST = 2
+
+
+_SPREAD = (Kind.ACTIVE, Kind.FIRST)
 
 
 class Budget:
@@ -34,21 +38,18 @@ class Budget:
     def __init__(self, ceiling: int, recent: list[list[int]]) -> None:
         self._lock = threading.Lock()
         self._ceiling = ceiling
+        self._own: Counter[Kind] = Counter()  # of this round
         self._spent = Counter({(second, Kind(kind)): calls for second, kind, calls in recent})
 
     def take(self, kind: Kind = Kind.OTHER) -> bool:
-        """Reserve a call that is about to be made; False when the minute's are used up."""
+        """Reserve a call that is about to be made, or a retry; False when the minute's are used up."""
         now = int(time.time())
         with self._lock:
             if not self._has_room(kind, now):
                 return False
             self._spent[now, kind] += 1
+            self._own[kind] += 1
             return True
-
-    def add(self, calls: int) -> None:
-        """Count calls that were made beyond those reserved: repeated reads."""
-        with self._lock:
-            self._spent[int(time.time()), Kind.OTHER] += calls
 
     def left(self) -> int:
         with self._lock:
@@ -61,17 +62,39 @@ class Budget:
             return [[at, kind, calls] for (at, kind), calls in spent if at > now - WINDOW and calls]
 
     def _has_room(self, kind: Kind, now: int) -> bool:
-        spent = self._within(WINDOW, now)
-        if spent >= self._ceiling or kind is Kind.OTHER:
-            return spent < self._ceiling
-        third, half = -(-self._ceiling // 3), -(-self._ceiling // 2)
-        of_kind = self._within(WINDOW, now, kind)
+        if self._within(WINDOW, now) >= self._ceiling:
+            return False
         if kind is Kind.ACTIVE:
-            return of_kind < self._ceiling - third
-        a_slot = -(-(self._ceiling - half) * SLOT // (WINDOW - SLOT))
-        return spent < half or of_kind < third or self._within(SLOT, now) < a_slot
+            return self._has_room_for_active(now)
+        return kind is Kind.OTHER or self._has_room_for_first(now)
 
-    def _within(self, seconds: int, now: int, kind: Kind | None = None) -> int:
-        return sum(
-            calls for (at, spent_on), calls in self._spent.items() if at > now - seconds and kind in {None, spent_on}
-        )
+    def _has_room_for_active(self, now: int) -> bool:
+        share, own = self._ceiling - self._third, self._own[Kind.ACTIVE]
+        if self._within(WINDOW, now, {Kind.ACTIVE}) >= share:
+            return False
+        # After a pause, as when nobody looks, a round makes up for it.
+        at_once = self._third if self._within(PAUSE, now, {Kind.ACTIVE}) == own else 0
+        return own < max(at_once, self._a_slot(now, {Kind.ACTIVE}, share))
+
+    def _has_room_for_first(self, now: int) -> bool:
+        if self._within(WINDOW, now, {Kind.FIRST}) < self._third:
+            return True
+        share = self._ceiling - self._within(WINDOW, now, {Kind.OTHER})
+        kept = self._ceiling * SLOT // WINDOW
+        has_room = self._within(WINDOW, now) < self._ceiling - kept
+        return has_room and sum(self._own[kind] for kind in _SPREAD) < self._a_slot(now, _SPREAD, share)
+
+    @property
+    def _third(self) -> int:
+        return -(-self._ceiling // 3)
+
+    def _a_slot(self, now: int, kinds: Collection[Kind], share: int) -> int:
+        """The calls of a round, if the largest slot of this minute and all the others are to fit into the share."""
+        slots: Counter[int] = Counter()
+        for (at, kind), calls in self._spent.items():
+            if kind in kinds and now - WINDOW < at <= now - SLOT:
+                slots[at // SLOT] += calls
+        return max(1, (share - max(slots.values(), default=0)) * SLOT // (WINDOW - SLOT))
+
+    def _within(self, seconds: int, now: int, kinds: Collection[Kind] = tuple(Kind)) -> int:
+        return sum(calls for (at, kind), calls in self._spent.items() if at > now - seconds and kind in kinds)

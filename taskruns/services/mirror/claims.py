@@ -11,7 +11,7 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.models import Credential, Run, Team
+from taskruns.models import Credential, EmergencyStop, Run, Team
 from taskruns.services.runs import WATCHED_FOR
 
 # Longer than a single call with its repeats can last (28 s): a round renews its claim as answers come.
@@ -20,8 +20,10 @@ RENEWED_EVERY = timedelta(seconds=5)
 WATCHED = timedelta(seconds=5)
 ACTIVE = timedelta(seconds=30)
 IDLE = timedelta(minutes=5)
-# Ticks come a little early or late: a key that is due within this time is not left for the next tick.
-SLACK = timedelta(seconds=0.5)
+# From tick to round it takes up to a second (the queue's scheduler). So a key that is due within this time is not left
+# for the next tick, and a round that is early or late by no more counts as begun when it was due: a 5 s pace is then
+# never one of 10 s, nor faster with the ticks of many workers.
+SLACK = timedelta(seconds=1.5)
 
 
 def due(now: datetime) -> list[uuid.UUID]:
@@ -62,7 +64,9 @@ def renew(credential: Credential, *, spent: Callable[[], list[list[int]]]) -> No
 def release(credential: Credential, *, began: datetime, goes_on: bool = False, **changes: Any) -> None:
     """End the round: the next one comes as soon as somebody's attention asks for it, or at once if it `goes_on`."""
     # The pace counts from beginning to beginning, or a round and a tick would be added to each wait.
-    following = began + (WATCHED if goes_on else _pace(credential))
+    was_due = credential.next_refresh_at
+    begun = was_due if abs(began - was_due) <= SLACK else began
+    following = begun + (WATCHED if goes_on else _pace(credential))
     Credential.objects.filter(pk=credential.pk, claimed_until=credential.claimed_until).update(
         claimed_until=None, next_refresh_at=following
     )
@@ -85,4 +89,6 @@ def _pace(credential: Credential) -> timedelta:
     if is_watched(credential):
         return WATCHED
     active = Run.objects.filter(team=credential.team_id, rank=1, task__credential=credential)
-    return ACTIVE if active.exists() else IDLE
+    # An emergency stop cancels what is read: new runs must not go on unseen for minutes.
+    is_held = EmergencyStop.objects.holding().filter(team=credential.team_id)
+    return ACTIVE if active.exists() or is_held.exists() else IDLE

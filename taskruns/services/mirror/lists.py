@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, NotFound
 from taskruns.arize.wire import Page, WireRun
-from taskruns.models import Credential, Run, Task, Team
+from taskruns.models import Run, Status, Task, Team
+from taskruns.models.runs import STILL_LISTED
 from taskruns.services import retention
 from taskruns.services.first_contact import unread_tasks
 from taskruns.services.runs import Reading, record_gone, record_observation, record_readings
@@ -29,8 +30,9 @@ SWEEP_CALLS_PER_MINUTE = 10
 MOST_PAGES = 10
 # A task whose list fails is one among many: it must not cost calls in every round.
 FAILED_WAITS = timedelta(seconds=30)
-# The lists of a key leave out what was deleted in Arize: after so long its runs are not swept any more.
-SWEPT_UNLISTED = timedelta(days=1)
+# Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
+UNKNOWN_EVERY = timedelta(minutes=3)
+UNKNOWN_AT_ONCE = 10
 # How often open boards are told of progress, beside what changes anyway.
 TOLD_EVERY = timedelta(seconds=2)
 
@@ -45,38 +47,69 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     is_chain = reader.credential.first_contact_done_at is None
     if is_chain and not everything and not is_watched(reader.credential):
         runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE + WATCHED)
-    by_task: dict[Task, list[Run]] = defaultdict(list)
+    groups: dict[Task | Run, list[Run]] = defaultdict(list)
     for run in runs.select_related("task").order_by("observed_at"):
-        by_task[run.task].append(run)
-    many = {task: group for task, group in by_task.items() if len(group) > 1}
-    single = [group[0] for group in by_task.values() if len(group) == 1]
-    changed = 0
-    for task, started, page in reader.each(_paid(reader, many, Kind.ACTIVE), _first_page(reader)):
-        if isinstance(page, ArizeError):
-            single += many[task] if isinstance(page, NotFound) else []
-            continue
-        listed = {wire.id for wire in page.items}
-        changed += record_readings([Reading(task, page.items, started)])
-        single += [run for run in many[task] if run.arize_id not in listed]
-    return changed + _read_single(reader, single)
+        # Runs of a nameless task have no list.
+        groups[run.task if run.task.arize_id else run].append(run)
+    changed, left_out = 0, []
+    # The one that was not read for longest comes first, whichever way it is read.
+    for group, started, answer in reader.each(_paid(reader, groups.values(), Kind.ACTIVE), _ask_for(reader)):
+        if isinstance(answer, Page):
+            changed += record_readings([Reading(group[0].task, answer.items, started)])
+            _note_fault(group[0].task, answer)
+            listed = {wire.id for wire in answer.items}
+            left_out += [run for run in group if run.arize_id not in listed]
+        elif len(group) > 1:
+            _note_fault(group[0].task, answer)
+            left_out += group if isinstance(answer, NotFound) else []
+        else:
+            changed += _record_single(group[0], answer, started)
+    return changed + _read_single(reader, left_out)
 
 
-def _read_single(reader: Reader, runs: list[Run]) -> int:
+def read_unknown(reader: Reader) -> int:
+    """Runs of an unknown status that no list has told for a while, those read longest ago first."""
+    now, before = timezone.now(), reader.credential.tasks_read_at
+    if before is not None and _turn(before) == _turn(now):
+        return 0
+    team = reader.credential.team_id
+    runs = Run.objects.filter(team=team, status=Status.UNKNOWN, task__credential=reader.credential)
+    waiting = runs.filter(observed_at__lte=now - UNKNOWN_EVERY).select_related("task").order_by("observed_at")
+    return _read_single(reader, list(waiting[:UNKNOWN_AT_ONCE]))
+
+
+def _turn(at: datetime) -> int:
+    return int(at.timestamp() // UNKNOWN_EVERY.total_seconds())
+
+
+def _read_single(reader: Reader, runs: Iterable[Run]) -> int:
     changed = 0
     paid = _paid(reader, runs, Kind.ACTIVE)
     for run, started, seen in reader.each(paid, lambda run: reader.client.get_run(run.arize_id)):
-        if isinstance(seen, NotFound):
-            changed += record_gone(run, started)
-        elif not isinstance(seen, ArizeError):
-            changed += record_observation(run, seen, started)
+        changed += _record_single(run, seen, started)
     return changed
+
+
+def _ask_for(reader: Reader) -> Callable[[list[Run]], Page[WireRun] | WireRun]:
+    """For active runs of one task: their list if there are several."""
+    client = reader.client
+    return lambda runs: client.get_run(runs[0].arize_id) if len(runs) == 1 else client.list_runs(runs[0].task.arize_id)
+
+
+def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> int:
+    if isinstance(seen, NotFound):
+        return record_gone(run, started)
+    if isinstance(seen, ArizeError):
+        _note_fault(run.task, seen)
+        return 0
+    return record_observation(run, seen, started)
 
 
 def read_moved(reader: Reader) -> int:
     """Tasks whose `last_run_at` moved: newest runs until a known one."""
     moved = Q(last_run_at__isnull=False) & (Q(runs_read_to=None) | ~Q(last_run_at=F("runs_read_to")))
     waits = Q(runs_failed_at__gt=timezone.now() - FAILED_WAITS)
-    tasks = _tasks(reader).filter(moved, runs_read_at__isnull=False).exclude(waits)
+    tasks = _tasks(reader).filter(moved, STILL_LISTED, runs_read_at__isnull=False).exclude(waits)
     return _read_newest(reader, _paid(reader, tasks.order_by("runs_read_at", "pk")), until_known=True)
 
 
@@ -91,15 +124,11 @@ def read_oldest(reader: Reader, *, everything: bool) -> int:
     minute_ago = timezone.now() - timedelta(minutes=1)
     swept = _tasks(reader).filter(swept_at__gt=minute_ago).count()
     share = 1_000_000 if everything else max(0, SWEEP_CALLS_PER_MINUTE - swept)
-    waiting = _tasks(reader).filter(_listed_lately(reader), runs_read_at__lte=timezone.now() - timedelta(seconds=5))
+    # The lists of a key leave out what was deleted in Arize.
+    waiting = _tasks(reader).filter(STILL_LISTED, runs_read_at__lte=timezone.now() - timedelta(seconds=5))
     tasks = list(waiting.order_by("runs_read_at", "pk")[:share])
     Task.objects.filter(pk__in=[task.pk for task in tasks]).update(swept_at=timezone.now())
     return _read_newest(reader, _paid(reader, tasks), until_known=False)
-
-
-def _listed_lately(reader: Reader) -> Q:
-    read_at = Credential.objects.values_list("tasks_read_at", flat=True).get(pk=reader.credential.pk)
-    return Q() if read_at is None else Q(listed_at__gte=read_at - SWEPT_UNLISTED)
 
 
 def _tasks(reader: Reader) -> QuerySet[Task]:
@@ -121,13 +150,23 @@ def _read_newest(reader: Reader, tasks: Iterator[Task], *, until_known: bool) ->
 
 def _note_read(task: Task, page: Page[WireRun] | ArizeError) -> None:
     """Also after a fault: a task that always fails must not keep the others waiting."""
-    now = timezone.now()
-    changes: dict[str, datetime | None] = {"runs_read_at": now, "runs_failed_at": None}
-    if isinstance(page, ArizeError):
-        changes["runs_failed_at"] = now
-    else:
+    changes: dict[str, datetime | None] = {"runs_read_at": timezone.now()}
+    if not isinstance(page, ArizeError):
         changes["runs_read_to"] = task.last_run_at
     Task.objects.filter(pk=task.pk).update(**changes)
+    _note_fault(task, page)
+
+
+def _note_fault(task: Task, answer: object) -> None:
+    """That reading the runs of a task failed, or works again. Its rows say so."""
+    failed = isinstance(answer, ArizeError)
+    if not failed and task.runs_failed_at is None:
+        return
+    is_news = failed == (task.runs_failed_at is None)
+    task.runs_failed_at = timezone.now() if failed else None
+    Task.objects.filter(pk=task.pk).update(runs_failed_at=task.runs_failed_at)
+    if is_news:
+        Team.bump(task.team_id)
 
 
 def _record_newest(reader: Reader, task: Task, page: Page[WireRun], started: datetime, *, until_known: bool) -> int:
@@ -140,6 +179,7 @@ def _read_older(reader: Reader, task: Task, page: Page[WireRun]) -> int:
     """Further pages, until one holds a run that was there at the last reading."""
     changed = 0
     seen: set[str] = set()
+    ids = {wire.id for wire in page.items}
     while page.next_cursor and page.next_cursor not in seen and len(seen) < MOST_PAGES and reader.spend():
         seen.add(page.next_cursor)
         started = timezone.now()
@@ -151,8 +191,10 @@ def _read_older(reader: Reader, task: Task, page: Page[WireRun]) -> int:
         page = answer
         reaches_back = _reaches_back(task, page)
         changed += record_readings([Reading(task, page.items, started)])
-        if reaches_back:
+        found = {wire.id for wire in page.items}
+        if reaches_back or found <= ids:
             break
+        ids |= found
     return changed
 
 

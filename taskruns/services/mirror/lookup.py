@@ -10,6 +10,7 @@ from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.models.credentials import CannotConnect
+from taskruns.models.runs import NO_USABLE_KEY
 from taskruns.services.runs import Reading, fits_an_index, record_readings
 
 from .budget import Budget
@@ -73,5 +74,6 @@ def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run
         arize_id=seen.task_id or "",
         defaults={"credential": credential},
     )
+    Task.objects.filter(NO_USABLE_KEY, pk=task.pk).update(credential=credential)
     record_readings([Reading(task, [seen], started, on_demand=True)])
     return Run.objects.get(team=credential.team_id, endpoint=credential.endpoint, arize_id=seen.id)

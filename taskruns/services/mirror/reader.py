@@ -1,5 +1,6 @@
 """Calls of one round over a small pool of threads: they talk to Arize, the round's own thread to the database."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,6 +13,7 @@ from django.utils import timezone
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import (
     ArizeError,
+    BadRequest,
     Forbidden,
     NoAnswer,
     NotFound,
@@ -19,15 +21,18 @@ from taskruns.arize.errors import (
     RateLimited,
     ServerError,
     Unauthorized,
+    UnexpectedAnswer,
     Unreadable,
 )
-from taskruns.arize.wire import Page
+from taskruns.arize.paging import pages
+from taskruns.arize.wire import Identified, Page
 from taskruns.models import Credential
 
 from .budget import Budget, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
+Item = TypeVar("Item", bound=Identified)
 log = structlog.get_logger(__name__)
 
 THREADS = 8
@@ -37,7 +42,9 @@ LONGEST_ROUND = 20.0
 # among healthy ones does not end a round.
 MOST_FAULTS = 3
 _STOPS_THE_ROUND = (Unauthorized, RateLimited, NotSent)
-_FAULTS = (ServerError, NoAnswer, Unreadable)
+_FAULTS = (ServerError, NoAnswer, Unreadable, UnexpectedAnswer)
+# Arize's word on one task or run. A server that says nothing else is not known to be Arize.
+_OF_ONE_ITEM = (BadRequest, Forbidden, NotFound)
 
 
 class _RoundOver(Exception):
@@ -45,24 +52,32 @@ class _RoundOver(Exception):
 
 
 class Reader:
-    """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer.
+    """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer (2xx).
 
-    `heartbeat` is called in the round's own thread with each answer.
+    `heartbeat` is called in the round's own thread with each answer; a patient reader takes the time that it needs.
     """
 
     def __init__(
-        self, credential: Credential, client: ArizeClient, budget: Budget, *, heartbeat: Callable[[], None]
+        self,
+        credential: Credential,
+        client: ArizeClient,
+        budget: Budget,
+        *,
+        heartbeat: Callable[[], None],
+        is_patient: bool = False,
     ) -> None:
         self.credential = credential
         self.client = client
         self.budget = budget
-        self.taken = 0
         self._heartbeat = heartbeat
         self.answered_at: datetime | None = None
         self.trouble: ArizeError | None = None
+        self.unlisted: ArizeError | None = (
+            None  # why the tasks could not be listed; their runs can be read all the same
+        )
         self._faults = 0
-        self._last_fault: ArizeError | None = None
-        self._ends = time.monotonic() + LONGEST_ROUND
+        self._last_refusal: ArizeError | None = None
+        self._ends = math.inf if is_patient else time.monotonic() + LONGEST_ROUND
 
     @property
     def is_over(self) -> bool:
@@ -70,8 +85,13 @@ class Reader:
 
     @property
     def silence(self) -> ArizeError | None:
-        """The last fault, if Arize gave no good answer at all: a round of few calls need not reach MOST_FAULTS."""
-        return self._last_fault if self.answered_at is None else None
+        """The last refusal or fault, if Arize gave no good answer at all."""
+        return self._last_refusal if self.answered_at is None else None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Nothing but refusals of single items so far: a run that is gone, or a server that is not Arize."""
+        return isinstance(self.silence, _OF_ONE_ITEM)
 
     def call(self, question: Callable[[], T]) -> T | ArizeError:
         """Ask once in this thread. A fault that concerns this question only is returned."""
@@ -80,16 +100,16 @@ class Reader:
         return answer
 
     def aside(self, question: Callable[[], T]) -> T | ArizeError:
-        """Ask what the round can do without: a fault of Arize's own there says nothing of the rest."""
+        """Ask what the round can do without: a refusal or a fault there says nothing of the rest."""
         answer = self._ask(question)
-        if not isinstance(answer, _FAULTS):
+        if not isinstance(answer, ArizeError) or isinstance(answer, _STOPS_THE_ROUND):
             self._weigh(answer)
         return answer
 
-    def pages(self, fetch: Callable[[str | None], Page[T]]) -> Iterator[Page[T]]:
+    def pages(self, fetch: Callable[[str | None], Page[Item]]) -> Iterator[Page[Item]]:
         """Page after page of one list, each paid for; ends early when the round is over. Raises a page's ArizeError."""
 
-        def paid(cursor: str | None) -> Page[T]:
+        def paid(cursor: str | None) -> Page[Item]:
             if self.is_over or not self.spend():
                 raise _RoundOver
             answer = self.call(lambda: fetch(cursor))
@@ -98,7 +118,7 @@ class Reader:
             return answer
 
         try:
-            yield from self.client.pages(paid)
+            yield from pages(paid)
         except _RoundOver:
             return
 
@@ -143,13 +163,15 @@ class Reader:
 
     def _weigh(self, answer: object) -> None:
         self._heartbeat()
-        if not isinstance(answer, ArizeError) or isinstance(answer, Forbidden | NotFound):
+        if not isinstance(answer, ArizeError):
             self.answered_at = timezone.now()
             self._faults = 0
             return
-        if isinstance(answer, _FAULTS):
-            self._faults += 1
-            self._last_fault = answer
+        self._last_refusal = answer
+        if isinstance(answer, Forbidden | NotFound):
+            self._faults = 0
+            return
+        self._faults += isinstance(answer, _FAULTS)
         log.warning("arize_fault", key=str(self.credential.pk), kind=type(answer).__name__, status=answer.status)
         if isinstance(answer, _STOPS_THE_ROUND) or self._faults >= MOST_FAULTS:
             self.trouble = self.trouble or answer
@@ -157,6 +179,4 @@ class Reader:
     def spend(self, kind: Kind = Kind.OTHER) -> bool:
         """Take a call from the ceiling just before it is made."""
         self._heartbeat()
-        taken = self.budget.take(kind)
-        self.taken += taken
-        return taken
+        return self.budget.take(kind)

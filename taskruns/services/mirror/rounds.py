@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -45,8 +46,8 @@ class RoundReport:
 def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER) -> RoundReport | None:
     """Bring the mirror of what one key sees up to date. None when it is not this caller's turn.
 
-    With `force` (a person at a shell) claims, pace and ceiling are set aside. `by` is who meets what the log must
-    tell: a key that Arize rejects, a cancel that has come to its end.
+    With `force` (a person at a shell) claims, pace, ceiling and the length of a round are set aside. `by` is who meets
+    what the log must tell: a key that Arize rejects, a cancel that has come to its end.
     """
     began = timezone.now()
     credential = claims.claim(credential_id, force=force)
@@ -54,12 +55,13 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         return None
     budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
     try:
-        client = credential.connect()
+        client = credential.connect(may_retry=budget.take)
     except CannotConnect as error:
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     with client:
-        reader = Reader(credential, client, budget, heartbeat=lambda: claims.renew(credential, spent=budget.recent))
+        alive = partial(claims.renew, credential, spent=budget.recent)
+        reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
         report = _round(reader, began=began, force=force, by=by)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
@@ -72,17 +74,18 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
         changed += lists.read_active(reader, everything=force)
-        if force or tasks.is_due(credential):
+        is_full = force or tasks.is_due(credential)
+        if is_full or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
         changed += lists.read_moved(reader)
         changed += lists.read_new(reader)
         changed += lists.read_oldest(reader, everything=force)
+        changed += lists.read_unknown(reader) if is_full else 0
         users.read_names(reader)
     except ArizeError as error:
         trouble = error
-    trouble = trouble or reader.trouble or reader.silence
-    reader.budget.add(max(0, client.calls - reader.taken))
+    trouble = trouble or reader.trouble or reader.unlisted or reader.silence
     _finish(reader, trouble, began=began, by=by)
     sentence = trouble.sentence if trouble else ""
     return RoundReport(
@@ -104,7 +107,7 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
         _fail(credential, trouble.sentence, began=began, by=by)
     elif trouble is not None:
         changes |= _backoff(credential, trouble, now)
-    else:
+    elif reader.answered_at is not None:
         # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
@@ -118,11 +121,12 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
 
 def _backoff(credential: Credential, trouble: ArizeError, now: datetime) -> dict[str, Any]:
     failures = credential.failures + 1
+    asked = trouble.retry_after
     if isinstance(trouble, RateLimited):
-        asked = USUAL_WAIT if trouble.retry_after is None else max(1, trouble.retry_after)
-        pause = min(timedelta(seconds=asked), LONGEST_BACKOFF)
+        pause = timedelta(seconds=USUAL_WAIT if asked is None else max(1, asked))
     else:
-        pause = min(SHORTEST_BACKOFF * 2 ** min(failures - 1, 10), LONGEST_BACKOFF)
+        pause = max(timedelta(seconds=asked or 0), SHORTEST_BACKOFF * 2 ** min(failures - 1, 10))
+    pause = min(pause, LONGEST_BACKOFF)
     return {"failures": failures, "backoff_until": now + pause, "backoff_reason": trouble.sentence}
 
 

@@ -3,23 +3,22 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, Forbidden, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
+from taskruns.models.runs import NO_LONGER_LISTED, NO_USABLE_KEY
 from taskruns.services.runs import fits_an_index
 
 from .reader import Reader
 
 READ_EVERY = timedelta(minutes=1)
 PORTION = 100
-# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
-UNLISTED_AFTER = timedelta(minutes=5)
 
 
 def is_due(credential: Credential) -> bool:
@@ -29,15 +28,19 @@ def is_due(credential: Credential) -> bool:
 def read_tasks(reader: Reader) -> tuple[int, int]:
     """Mirror every task that the key lists. (tasks listed, tasks new or changed)"""
     listing = _Listing(reader)
-    spaces = _spaces(reader)
+    spaces, are_all = _spaces(reader)
     if reader.is_over:
         return 0, 0
-    listing.read_all(spaces)
+    listing.read_all(spaces, are_all=are_all)
+    reader.unlisted = listing.fault
     key = Credential.objects.filter(pk=reader.credential.pk)
-    if listing.broke_off:
+    if listing.broke_off or listing.fault:
         key.update(listing_at=listing.broke_off)
     else:
         key.update(listing_at={}, tasks_read_at=timezone.now())
+        # What the first pages of a list of several rounds told has not been left out since.
+        listed = Task.objects.filter(credential=reader.credential, listed_at__gte=listing.began)
+        listed.update(listed_at=timezone.now())
     changed = sum(_mirror(reader.credential, part) for part in listing.parts())
     if changed:
         Team.bump(reader.credential.team_id)
@@ -54,45 +57,66 @@ class _Listing:
     """What one round's lists told: each task once, with the spaces that listed it.
 
     `broke_off` says where a list that did not fit into the round goes on in the next one: {"space": id or null,
-    "cursor": text or null, "untold": bool}.
+    "cursor": text or null, "told": bool, "untold": bool, "began": text}; told and untold are of the spaces so far.
+    `fault`: why the tasks could not be listed.
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self.began = timezone.now()
         self.found: dict[str, _Found] = {}
         self.broke_off: dict[str, Any] = {}
+        self.fault: ArizeError | None = None
+        self._told = self._untold = False
 
-    def read_all(self, spaces: list[WireSpace]) -> None:
-        """403 and 404: a space cannot be asked on its own. Without one Arize lists all that the key may read."""
+    def read_all(self, spaces: list[WireSpace], *, are_all: bool) -> None:
+        """A space that cannot be asked alone is no loss: without one Arize lists all that the key may read."""
         at = self._reader.credential.listing_at
         ids = [space.id for space in spaces]
         goes_on = bool(at) and at["space"] in [*ids, None]
-        untold = not spaces or (goes_on and at["untold"])
+        if goes_on:
+            self.began = datetime.fromisoformat(at["began"])
+        self._told = goes_on and at["told"]
+        self._untold = not spaces or not are_all or (goes_on and at["untold"])
         cursor = at["cursor"] if goes_on else None
         first = (ids.index(at["space"]) if at["space"] else len(ids)) if goes_on else 0
         for space in spaces[first:]:
-            untold = not self._read(space, cursor) or untold
+            self._read(space, cursor)
             if self.broke_off:
-                self.broke_off["untold"] = untold
                 return
             cursor = None
-        if untold:
+        if self._untold:
             self._read(None, cursor)
 
-    def _read(self, space: WireSpace | None, start: str | None) -> bool:
-        """False if Arize would not list this space."""
+    def _read(self, space: WireSpace | None, start: str | None) -> None:
         client, space_id = self._reader.client, space.id if space else None
-        is_told, following, pages = True, start, 0
+        following, pages = start, 0
         try:
             for page in self._reader.pages(lambda at: client.list_tasks(space_id=space_id, cursor=at or start)):
                 for wire in page.items:
                     self._add(wire, space)
                 following, pages = page.next_cursor, pages + 1
         except ArizeError as fault:
-            is_told = not isinstance(fault, Forbidden | NotFound)
+            self._note(fault, space)
+        else:
+            self._told = True
         if self._reader.is_over and (following or not pages):
-            self.broke_off = {"space": space_id, "cursor": following, "untold": True}
-        return is_told
+            self.broke_off = {
+                "space": space_id,
+                "cursor": following,
+                "told": self._told,
+                "untold": self._untold,
+                "began": self.began.isoformat(),
+            }
+
+    def _note(self, fault: ArizeError, space: WireSpace | None) -> None:
+        if self._reader.is_over:
+            return  # the next round goes on here
+        if space is not None:
+            self._untold = True
+        elif not (self._told and isinstance(fault, Forbidden | NotFound)):
+            # A key that is for single spaces only has been told of some.
+            self.fault = fault
 
     def parts(self) -> Iterator[dict[str, _Found]]:
         """The tasks in portions that fit one query."""
@@ -106,16 +130,17 @@ class _Listing:
             found.spaces += [space] if space else []
 
 
-def _spaces(reader: Reader) -> list[WireSpace]:
+def _spaces(reader: Reader) -> tuple[list[WireSpace], bool]:
+    """The spaces that the key sees, and whether these are all."""
     found: list[WireSpace] = []
     try:
         for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor)):
             found += page.items
     except ArizeError:
-        return found  # the reader has weighed it; tasks can be listed without spaces
+        return found, False  # the reader has weighed it; tasks can be listed without spaces
     if not reader.is_over:
         _remember_spaces(reader.credential, found)
-    return found
+    return found, True
 
 
 def _remember_spaces(credential: Credential, spaces: list[WireSpace]) -> None:
@@ -138,20 +163,10 @@ def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
     ]
     Task.objects.bulk_create(new, ignore_conflicts=True)
     changed = sum(_update(task, found[id_]) for id_, task in known.items())
-    free = Q(credential=credential) | _no_longer_listed() | _unusable()
+    free = Q(credential=credential) | NO_LONGER_LISTED | NO_USABLE_KEY
     ids = [task.pk for task in known.values()]
     Task.objects.filter(free, pk__in=ids).update(credential=credential, listed_at=now)
     return len(new) + changed
-
-
-def _no_longer_listed() -> Q:
-    """Tasks that their key has left out of its lists for a while, though it went on listing."""
-    return Q(listed_at__lt=F("credential__tasks_read_at") - UNLISTED_AFTER)
-
-
-def _unusable() -> Q:
-    """Tasks whose key cannot read any more."""
-    return Q(credential=None) | Q(credential__revoked_at__isnull=False) | Q(credential__failing_since__isnull=False)
 
 
 def _update(task: Task, found: _Found) -> bool:
