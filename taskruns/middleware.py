@@ -9,16 +9,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.models import AnonymousUser
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
 
 from taskruns.models import Heartbeat, User
+from taskruns.services import sessions
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.credentials import ResultNotWritten
 from taskruns.services.triggers import StartNotWritten
-from taskruns.views import errors
+from taskruns.views import errors, proofs
+from taskruns.views.access import actor_of
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
@@ -143,6 +147,32 @@ class SessionCookie:
         if not request.COOKIES.get(settings.SESSION_COOKIE_NAME, "none").isalnum():
             del request.COOKIES[settings.SESSION_COOKIE_NAME]
         return self.get_response(request)
+
+
+class SessionLimits:
+    """A session ends when its person has not worked in it for long, and when it has lasted long enough."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.COOKIES.get(settings.SESSION_COOKIE_NAME):
+            if why := proofs.limit_reached(request.session):
+                self._end(request, why)
+            elif SESSION_KEY in request.session:
+                proofs.note_work(request)
+        return self.get_response(request)
+
+    def _end(self, request: HttpRequest, why: str) -> None:
+        """Over is over, also when it cannot be written down: whoever asks is nobody from here on."""
+        try:
+            if isinstance(request.user, User):
+                key = request.session.session_key or ""
+                sessions.end_over(request.user, key=key, why=why, by=actor_of(request))
+            request.session.flush()
+        except DatabaseError:
+            log.exception("session_end_not_recorded")
+        request.user = AnonymousUser()
 
 
 class PersonTimeZone:

@@ -10,6 +10,7 @@ adam  runs the site (site admin); he makes teams, but stops no run.
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import import_module
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 import responses
+from allauth.account.internal.userkit import user_id_to_str
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
@@ -38,6 +41,7 @@ from taskruns.models import (
     User,
 )
 from taskruns.models.runs import ACTIVE
+from taskruns.services import factors
 from taskruns.services.runs import duration_us
 
 ENDPOINT = "http://arize.test:9999"
@@ -150,9 +154,24 @@ def client_of() -> ClientOf:
         client = Client()
         if user is not None:
             client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
+            if factors.has_second(user):
+                show_factor(client, user)
         return client
 
     return sign_in
+
+
+def show_factor(client: Client, user: User) -> None:
+    """As if they had entered a code when they signed in."""
+    session = client.session
+    session["account_authentication_methods"] = [{"method": "mfa", "type": "totp", "at": time.time()}]
+    session["account_authentication_methods_user"] = user_id_to_str(user)
+    session.save()
+
+
+def code_of(secret: str, steps: int = 0) -> str:
+    """What the app shows now, or some steps of 30 s from now."""
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps))
 
 
 def actor(user: User, role: str = "operator") -> Actor:

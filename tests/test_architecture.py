@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from taskruns.audit import CATALOGUE, EventType
-from taskruns.display.audit import SENTENCES, sentence
+from taskruns.display.sentences import SENTENCES, sentence
 from taskruns.models import AuditEvent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,7 +155,8 @@ def test_the_catalogue_is_the_documents():
         *("credential.expiring", "member.add", "member.change_role", "member.remove"),
         *("invitation.create", "invitation.accept", "invitation.revoke"),
         *("team.create", "team.change", "team.archive", "view.save", "view.delete"),
-        *("person.create", "person.disable", "person.grant", "person.reset", "profile.change", "access.denied"),
+        *("person.create", "person.disable", "person.enable", "person.grant", "person.reset"),
+        *("profile.change", "access.denied"),
         *("auth.sign_in", "auth.sign_out", "auth.password_change", "auth.mfa_add", "auth.mfa_remove"),
         *("auth.session_end", "audit.read", "audit.export", "audit.verify", "encryption.reencrypt"),
     }

@@ -52,6 +52,11 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
         "batch_id": batches_of(team, run, actor(vera))["batch-confirm"].pk,
         "arize_id": run.arize_id,
         "kind": "csv",
+        "person_id": vera.pk,
+        "session_id": 1,
+        "factor_id": 1,
+        "uidb36": "abc",
+        "key": "def",
     }
     resolver = get_resolver()
     found = {}

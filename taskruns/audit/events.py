@@ -30,6 +30,7 @@ class EventType(StrEnum):
     VIEW_DELETE = "view.delete"
     PERSON_CREATE = "person.create"
     PERSON_DISABLE = "person.disable"
+    PERSON_ENABLE = "person.enable"
     PERSON_GRANT = "person.grant"
     PERSON_RESET = "person.reset"
     PROFILE_CHANGE = "profile.change"
@@ -78,6 +79,7 @@ _ARIZE = frozenset({"http_status", "arize_request_id", "milliseconds"})
 _COUNTS = frozenset({"num_successes", "num_errors", "num_skipped"})
 _KEY = frozenset({"last4", "expires_on", "changed"})
 _VIEW = frozenset({"query", "shared", "default"})
+_FACTOR = frozenset({"factor", "name", "recovery_codes"})
 _STOP = frozenset({"stop", "pulled_by", "pulled_at"})
 # What a refused try of any event may tell, and what stands for many tries of somebody unknown.
 _DENIED = frozenset({"page", "path", "method", "why"})
@@ -102,7 +104,8 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.STOP_EXPIRE: _STOP,
     EventType.CREDENTIAL_ADD: _KEY,
     EventType.CREDENTIAL_REPLACE: _KEY,
-    EventType.CREDENTIAL_TEST: _ARIZE | {"spaces", "tasks"},
+    EventType.CREDENTIAL_TEST: _ARIZE | {"spaces", "tasks", "changed", "expires_on"},
+    EventType.CREDENTIAL_EXPIRING: frozenset({"expires_on", "days_left"}),
     EventType.CREDENTIAL_REVOKE: frozenset({"tasks_set_free"}),
     EventType.MEMBER_ADD: frozenset({"role", "invitations_revoked"}),
     EventType.MEMBER_CHANGE_ROLE: frozenset({"before", "after"}),
@@ -115,10 +118,17 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.TEAM_ARCHIVE: frozenset({"keys_revoked", "invitations_revoked"}),
     EventType.VIEW_SAVE: _VIEW,
     EventType.VIEW_DELETE: _VIEW,
-    EventType.PERSON_CREATE: frozenset({"invitation"}),
+    EventType.PERSON_CREATE: frozenset({"invitation", "single_sign_on", "subject"}),
     EventType.PERSON_DISABLE: frozenset({"sessions_ended"}),
     EventType.PERSON_GRANT: frozenset({"before", "after"}),
-    EventType.PERSON_RESET: frozenset({"sessions_ended"}),
+    EventType.PERSON_RESET: frozenset({"sessions_ended", "factors_dropped"}),
+    EventType.PROFILE_CHANGE: frozenset({"changed", "after", "single_sign_on", "issuer", "subject"}),
+    EventType.AUTH_SIGN_IN: frozenset({"again", "why"}),
+    EventType.AUTH_PASSWORD_CHANGE: frozenset({"sessions_ended"}),
+    EventType.AUTH_MFA_ADD: _FACTOR,
+    EventType.AUTH_MFA_REMOVE: _FACTOR,
+    EventType.AUTH_SESSION_END: frozenset({"why", "sessions", "sessions_ended"}),
+    EventType.ENCRYPTION_REENCRYPT: frozenset({"column", "rows", "ring_number"}),
     EventType.AUDIT_EXPORT: frozenset({"format", "filtered"}),
     EventType.AUDIT_VERIFY: frozenset({"chain", "rows", "anchors", "compared", "faults", "triggers_missing"}),
 }

@@ -16,6 +16,10 @@ class Frame:
     links: tuple[Link, ...]
     teams: tuple[Link, ...]
     alarm: Link | None = None
+    theme: str = ""
+    no_shortcuts: bool = False
+    has_password: bool = True
+    sees_people: bool = False
     stop: StopBanner | None = None
 
 

@@ -11,7 +11,7 @@ from .audit import (
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .credentials import Credential, KeyUsage
-from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
+from .people import Invitation, Membership, SiteRole, Team, TeamRole, Theme, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 from .saved_views import SavedView
 from .stops import EmergencyStop, StopEnd
@@ -48,6 +48,7 @@ __all__ = [
     "Task",
     "Team",
     "TeamRole",
+    "Theme",
     "Trigger",
     "TriggerOutcome",
     "User",

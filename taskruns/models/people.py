@@ -22,6 +22,14 @@ class SiteRole(models.TextChoices):
     ADMIN = "admin", "site admin"
 
 
+class Theme(models.TextChoices):
+    """How pages look: as the person's system does, or always the same."""
+
+    SYSTEM = "", "as my system"
+    LIGHT = "light"
+    DARK = "dark"
+
+
 class UserManager(BaseUserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> "User":
         """E-mail addresses are one person in any case of letters."""
@@ -37,6 +45,8 @@ class User(AbstractBaseUser):
     site_role = models.CharField(max_length=10, choices=SiteRole.choices, blank=True, default=SiteRole.NONE)
     is_active = models.BooleanField(default=True)
     time_zone = models.CharField(max_length=60, default="UTC")
+    theme = models.CharField(max_length=5, choices=Theme.choices, blank=True, default=Theme.SYSTEM)
+    shortcuts = models.BooleanField(default=True)
     last_team = models.ForeignKey("Team", models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     # Not kept: it would be written before the sign-in is in the audit log, which is where it can be read.
@@ -76,6 +86,7 @@ class Team(models.Model):
     objects = TeamQuerySet.as_manager()
     # Read by `services.teams.seen_by` only.
     role: str
+    reader_manages: bool
     as_of: datetime | None
     is_stopped: bool
 
@@ -88,13 +99,22 @@ class Team(models.Model):
         Team.objects.filter(pk=team_id).update(board_version=models.F("board_version") + 1)
 
 
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def managing(self, person: User) -> "MembershipQuerySet":
+        return self.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+
+
 class Membership(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=TeamRole.choices)
     created_at = models.DateTimeField(default=timezone.now)
+    # Given by the groups of single sign-on, and taken by them again; what people gave themselves is people's to take.
+    by_groups = models.BooleanField(default=False)
     # The view that the team's board opens with for this member; without one it is the team's own.
     default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
+
+    objects = MembershipQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_a_person_and_team")]

@@ -44,7 +44,7 @@ def home(request: PanelRequest) -> HttpResponse:
     return redirect("board", slug=team.slug) if team else redirect("teams")
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
     """A team and, if named, its first manager: both or neither."""
@@ -67,13 +67,13 @@ def members(request: PanelRequest, team: Team) -> HttpResponse:
     return _members_page(request, team)
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD, fresh=True)
 @require_POST
 def add_member(request: PanelRequest, team: Team) -> HttpResponse:
     return _invite(request, team, MemberForm(request.POST))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, fresh=True)
 @require_POST
 def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -91,7 +91,7 @@ def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpRe
     return redirect(_after_own_change(request, person, team))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE, fresh=True)
 @require_POST
 def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -103,7 +103,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
     return redirect(_after_own_change(request, person, team))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE)
+@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE, fresh=True)
 @require_POST
 def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUID) -> HttpResponse:
     row = owned(request, Invitation.objects.select_related("team"), invitation_id)
@@ -112,7 +112,7 @@ def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUI
     return redirect("members", slug=team.slug)
 
 
-@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE)
+@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def settings(request: PanelRequest, team: Team) -> HttpResponse:
     form = SettingsForm(posted(request), initial={"name": team.name})
@@ -129,7 +129,7 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
     return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def archive(request: PanelRequest, team: Team) -> HttpResponse:
     """A GET asks, a POST archives."""
