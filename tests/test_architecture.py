@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from taskruns.audit import CATALOGUE, EventType
-from taskruns.display.audit import SENTENCES, sentence
+from taskruns.display.audit import sentence
+from taskruns.display.sentences import SENTENCES
 from taskruns.models import AuditEvent
 
 ROOT = Path(__file__).resolve().parent.parent
