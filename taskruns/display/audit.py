@@ -6,7 +6,7 @@ from django.urls import NoReverseMatch, reverse
 
 from taskruns.models import AuditEvent, AuditVerification
 
-from .sentences import SENTENCES, TOLD_BY_DETAILS
+from .sentences import DAMAGED, SENTENCES, TOLD_BY_DETAILS
 from .words import Link, Moment
 
 
