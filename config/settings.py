@@ -219,4 +219,5 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "config.reports.NoValues"
 LOGGING_CONFIG = None
 # Its address is the client's own word; the audit log has the one that counts.
 DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # what middleware.ClientAddress made of it
 logs.configure()

@@ -1,11 +1,12 @@
 """What a client says of itself - its address, its protocol, its request id - counts for nothing without a proxy."""
 
+import re
 from typing import Any
 
 import pytest
 from django.test import Client, RequestFactory
 
-from taskruns.middleware import client_ip
+from taskruns.middleware import client_ip, request_id
 from taskruns.models import AuditEvent, Team, User
 
 from .conftest import ClientOf
@@ -39,6 +40,32 @@ def test_the_log_shows_the_connections_address_whatever_a_client_says(team: Team
     assert row.ip == "192.0.2.1"
     assert row.request_id
     assert row.request_id != "chosen-by-the-client"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "said", "is_kept"),
+    [
+        (0, "abc-1", False),
+        (1, "abc-1", True),
+        (1, "a b", False),
+        (1, "x" * 65, False),
+        (1, "a\tb", False),
+        (1, "", False),
+    ],
+)
+def test_a_request_id_is_a_proxys_or_our_own(*, proxies: int, said: str, is_kept: bool, settings: Any):
+    settings.TRUSTED_PROXIES = proxies
+    found = request_id(RequestFactory().get("/", headers={"X-Request-ID": said}))
+    assert (found == said) is is_kept
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", found)
+
+
+def test_the_log_and_the_page_name_one_request_id(settings: Any, team: Team, vera: User, client_of: ClientOf):
+    settings.TRUSTED_PROXIES = 1
+    page = client_of(vera).get("/teams/ops-north/credentials/", headers={"X-Request-ID": "from-the-proxy-1"})
+    assert page.status_code == 403
+    assert "from-the-proxy-1" in page.content.decode()
+    assert AuditEvent.objects.get(event="access.denied").request_id == "from-the-proxy-1"
 
 
 def test_a_forged_protocol_is_believed_only_behind_a_proxy(settings: Any, db: None):

@@ -180,6 +180,18 @@ HEADERS = {
 }
 
 
+# Whose slug with whose ids: one's own, another team's, and nonsense among them.
+OWN_ID, FOREIGN_ID, ANY_ID = 1, -1, None
+MIXTURES = ((OWN_ID, OWN_ID), (OWN_ID, FOREIGN_ID), (FOREIGN_ID, OWN_ID), (FOREIGN_ID, FOREIGN_ID), (ANY_ID, ANY_ID))
+
+
+def named_part(world: World, key: str, whose: int | None) -> st.SearchStrategy[str]:
+    values = known(world, key)
+    if whose is None:
+        return st.one_of(st.sampled_from(values), nonsense)
+    return st.just(values[whose if len(values) > 1 else 0])
+
+
 def shots(world: World, methods: tuple[str, ...]) -> st.SearchStrategy[Shot]:
     value = st.one_of(st.sampled_from([*world.values, *(id_ for all_ in world.ids.values() for id_ in all_)]), nonsense)
     field = st.one_of(st.sampled_from(world.fields), st.text(max_size=8))
@@ -188,7 +200,8 @@ def shots(world: World, methods: tuple[str, ...]) -> st.SearchStrategy[Shot]:
     @st.composite
     def one(draw: Callable[..., Any]) -> Shot:
         route, wanted = world.urls[draw(st.sampled_from(sorted(world.urls)))]
-        parts = {key: draw(st.one_of(*[st.sampled_from(known(world, key))] * 3, nonsense)) for key in wanted}
+        where, what = draw(st.sampled_from(MIXTURES))
+        parts = {key: draw(named_part(world, key, where if key == "slug" else what)) for key in wanted}
         return Shot(
             method=draw(st.sampled_from(methods)),
             path="/" + route % {key: quote(part, safe="/" if key == "arize_id" else "") for key, part in parts.items()},

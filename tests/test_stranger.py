@@ -142,6 +142,7 @@ def test_nothing_but_a_post_is_a_post(name: str, stage: Stage):
             client.get(act.path(stage), {**act.data, **query}, headers=headers)
             assert quiet_dump() == before, (headers, query)
     assert stage.posts_to_arize == 0
+    assert client.get("/runs/").status_code == (200 if act.who else 302), "a session neither ended nor began"
 
 
 # --- Headers
