@@ -4,12 +4,12 @@ from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
 from taskruns.views import (
-    access,
     audit,
     batches,
     board,
     chart,
     credentials,
+    declared,
     exports,
     factors,
     people,
@@ -122,4 +122,4 @@ urlpatterns = [
     path("teams/<slug:slug>/audit/", audit.listing, name="audit"),
     path("teams/<slug:slug>/audit/export.<audit_kind:kind>", audit.export, name="audit-export"),
 ]
-access.check_declared(urlpatterns)
+declared.check_declared(urlpatterns)

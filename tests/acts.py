@@ -382,8 +382,8 @@ NOT_HERE = {
     *("account_reset_password", "account_reset_password_done"),
     *("account_reset_password_from_key", "account_reset_password_from_key_done"),
 }
-# Tables in which the house keeps house: counters of the sign-in throttle, and when a board was looked at.
-HOUSEKEEPING = {"cache", "django_migrations"}
+# Tables in which the house keeps house: counters of the sign-in throttle, and of the calls that were made.
+HOUSEKEEPING = {"cache", "django_migrations", "taskruns_keyusage"}
 Dump = dict[str, list[tuple[Any, ...]]]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
+from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.db import DatabaseError, transaction
 from django.test import Client
@@ -20,6 +21,7 @@ from huey.contrib.djhuey import HUEY
 from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
+from taskruns.encryption import Ring
 from taskruns.filters import BoardFilter
 from taskruns.models import (
     AuditVerification,
@@ -46,6 +48,7 @@ from taskruns.services import (
     invitations,
     mirror,
     people,
+    reencryption,
     saved_views,
     sessions,
     stops,
@@ -146,6 +149,8 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
+    "reencryption.reencrypt": lambda _: reencryption.reencrypt(by=BY),
     "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
     "factors.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
     "factors.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
@@ -215,7 +220,16 @@ IDENTITY = Identity(
     name="Nina",
     groups=frozenset({"ops"}),
 )
+
+
+def an_old_ring_key(stage: Stage) -> None:
+    old = Ring({1: settings.ENCRYPTION_KEYS[1]}).seal(NEW_KEY, owner=str(stage.credential.pk))
+    Credential.objects.update(ring_number=old.ring_number, ciphertext=old.ciphertext)
+
+
 READY: dict[str, Callable[[Stage], object]] = {
+    "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
+    "reencryption.reencrypt": an_old_ring_key,
     "identities.disconnect": lambda stage: SocialAccount.objects.create(
         user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
     ),

@@ -8,7 +8,8 @@ from django.utils import timezone
 
 from taskruns.models import Membership, Team, TeamRole, User
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action, access_of
-from taskruns.views.access import check_declared, requires, signed_in
+from taskruns.views.access import requires, signed_in
+from taskruns.views.declared import check_declared
 
 from .conftest import person
 

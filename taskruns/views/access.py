@@ -9,17 +9,17 @@ up, and `fresh` views want to see within ten minutes of acting that it is still 
 
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import structlog
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import render
-from django.urls import ResolverMatch, URLPattern, URLResolver, reverse
+from django.urls import ResolverMatch, reverse
 from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
@@ -31,9 +31,9 @@ from taskruns.services import sessions, teams
 from taskruns.services.audit import Try
 
 from . import proofs
+from .declared import View, declared
 from .ways import page_of, referring_page, to_login, with_next
 
-View = Callable[..., HttpResponseBase]
 # Parts of a path that open a door by themselves.
 SECRETS = frozenset({"token", "key"})
 SIGN_IN_PAGES = frozenset(
@@ -87,7 +87,7 @@ def requires(
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
 
-        return _declared(gate, action)
+        return declared(gate, action)
 
     return decorate
 
@@ -116,7 +116,7 @@ def _for_everybody(view: View, *, fresh: bool = False, before_second_factor: boo
         stopped = _unproved(panel, EventType.ACCESS_DENIED, fresh=fresh, before_second_factor=before_second_factor)
         return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
 
-    return _declared(gate, "signed in")
+    return declared(gate, "signed in")
 
 
 def _unproved(
@@ -146,7 +146,7 @@ def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> H
 
 def anyone(view: View) -> View:
     """For the few pages that need no sign-in."""
-    return _declared(view, "anyone")
+    return declared(view, "anyone")
 
 
 def by_method(*, read: View, act: View) -> View:
@@ -155,7 +155,7 @@ def by_method(*, read: View, act: View) -> View:
     def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
 
-    return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+    return declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
@@ -223,16 +223,6 @@ def actor_of(request: HttpRequest) -> Actor:
     )
 
 
-def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
-    """Refuse to start with a view that nobody thought about."""
-    for pattern in patterns:
-        if isinstance(pattern, URLResolver):
-            check_declared(pattern.url_patterns)
-        elif not hasattr(pattern.callback, "declared_access"):
-            message = f"The view of {pattern.pattern} declares no access."
-            raise ImproperlyConfigured(message)
-
-
 def _event(request: HttpRequest, event: EventType | None, acts_on: str) -> EventType:
     return event if event is not None and request.method == acts_on else EventType.ACCESS_DENIED
 
@@ -241,11 +231,6 @@ def _private(response: HttpResponseBase) -> HttpResponseBase:
     """What a person saw stays with them: nothing keeps it, not even the back button after signing out."""
     patch_cache_control(response, no_store=True, private=True)
     return response
-
-
-def _declared(view: View, access: Action | str) -> View:
-    view.declared_access = access  # type: ignore[attr-defined]
-    return view
 
 
 def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:

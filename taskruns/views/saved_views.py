@@ -19,7 +19,8 @@ from taskruns.services import saved_views
 from taskruns.services.saved_views import NameTaken, SavedViewsError
 from taskruns.services.teams import TeamsError
 
-from .access import PanelRequest, View, actor_of, members_change, owned, refused, requires
+from .access import PanelRequest, actor_of, members_change, owned, refused, requires
+from .declared import View
 
 Right = Callable[[SavedView, User, Access], bool]
 
