@@ -21,7 +21,9 @@ def main() -> None:
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(f"Cannot start: {error}")
+        sys.stderr.write(f"Cannot start: {error}\n")
+        # For a verification 1 means faults.
+        sys.exit(2 if sys.argv[1:2] == ["verify_audit"] else 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The only settings module. What differs between deployments comes from the environment (`config/environment.py`)."""
 
 from config import environment as env
-from config import logs
+from config import logs, mail, single_sign_on
 
 env.load_env_file()
 
@@ -21,6 +21,7 @@ AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the data
 # --- Arize
 ARIZE_ENDPOINTS = env.arize_endpoints()
 ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
+CANCELS_PER_SECOND = env.integer("CANCELS_PER_SECOND", 20, at_least=1, at_most=1_000)  # per key, in batches
 RUN_RETENTION_DAYS = env.integer("RUN_RETENTION_DAYS", 400, at_least=1, at_most=36_500)
 
 # --- The house
@@ -30,6 +31,10 @@ INSTALLED_APPS = [
     "taskruns.apps.TaskrunsConfig",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.usersessions",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -61,6 +66,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "taskruns.middleware.SessionLimits",
     "taskruns.middleware.PersonTimeZone",
     "taskruns.middleware.FailClosed",  # last: it turns what a view could not write into a 503
 ]
@@ -119,6 +125,35 @@ ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
 ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # of this session; all others of the person end
+ACCOUNT_FORMS = {"login": "taskruns.views.sign_in.LoginForm"}
+# Managers, auditors and site admins reach nothing before they have a second factor.
+REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
+MFA_ADAPTER = "taskruns.views.factor_checks.MfaAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = f"Taskruns ({SITE.host})"
+MFA_TOTP_TOLERANCE = 1  # steps of 30 s before and after: clocks differ, and people type
+MFA_FORMS = {
+    "authenticate": "taskruns.views.factor_checks.CodeForm",
+    "reauthenticate": "taskruns.views.factor_checks.CodeAgainForm",
+    "authenticate_webauthn": "taskruns.views.factor_checks.PasskeyStepForm",
+    "login_webauthn": "taskruns.views.factor_checks.PasskeyLoginForm",
+    "reauthenticate_webauthn": "taskruns.views.factor_checks.PasskeyAgainForm",
+}
+USERSESSIONS_TRACK_ACTIVITY = False  # a write a request; the idle limit has a stamp of its own
+OIDC = single_sign_on.provider()
+SOCIALACCOUNT_ADAPTER = "taskruns.views.single_sign_on.IdentityAdapter"
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 5  # seconds
+
+# --- Mail: without EMAIL_URL nothing is mailed, and no page pretends to
+MAILS = (_mail := mail.of_environment(SITE.host)) is not None
+_mail = _mail or mail.Mail()
+EMAIL_BACKEND, DEFAULT_FROM_EMAIL = _mail.backend, _mail.sender
+EMAIL_HOST, EMAIL_PORT, EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail.host, _mail.port, _mail.user, _mail.password
+EMAIL_USE_TLS, EMAIL_USE_SSL, EMAIL_TIMEOUT = _mail.use_tls, _mail.use_ssl, 10
 
 # --- Where people reach it: all of this follows from SITE_URL and TRUSTED_PROXIES
 TRUSTED_PROXIES = env.integer("TRUSTED_PROXIES", 0, at_most=10)
@@ -144,7 +179,9 @@ SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
 CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
-SESSION_COOKIE_AGE = 7 * 24 * 3600
+SESSION_IDLE_HOURS = env.integer("SESSION_IDLE_HOURS", 12, at_least=1, at_most=24 * 365)
+SESSION_MAX_DAYS = env.integer("SESSION_MAX_DAYS", 7, at_least=1, at_most=365)
+SESSION_COOKIE_AGE = SESSION_MAX_DAYS * 24 * 3600
 MESSAGE_STORAGE = "taskruns.views.messages.Storage"
 CSRF_FAILURE_VIEW = "taskruns.views.errors.csrf_failed"
 CONTENT_SECURITY_POLICY = {
@@ -155,7 +192,8 @@ CONTENT_SECURITY_POLICY = {
         "img-src": ["'self'"],
         "font-src": ["'self'"],
         "connect-src": ["'self'"],
-        "form-action": ["'self'"],
+        # Browsers hold the redirect that answers a form to this too: the way to single sign-on is one.
+        "form-action": ["'self'", *([OIDC.origin] if OIDC else [])],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     }

@@ -1,21 +1,36 @@
-"""Every url of one deployment. Only the account pages that people can really use are here, not all of allauth's."""
+"""Every url of one deployment. Only the account pages that people can really use are here, not all of allauth's.
+
+Where allauth writes and the audit log has to have its row, both are one transaction: a step that cannot be recorded was
+not taken, and the code that was shown for it is not used up.
+"""
 
 from allauth.account import views as account
 from django.db import transaction
-from django.urls import include, path
+from django.urls import include, path, re_path
 
-from taskruns.views import sign_in
+from taskruns.views import factor_checks, mailed_reset, profile
 
-change_password = transaction.atomic(sign_in.PasswordChange.as_view())
 urlpatterns = [
     path("accounts/login/", account.login, name="account_login"),
+    path("accounts/login/passkey/", transaction.atomic(factor_checks.login_by_passkey), name="mfa_login_webauthn"),
+    path("accounts/login/second-factor/", transaction.atomic(factor_checks.authenticate), name="mfa_authenticate"),
     path("accounts/logout/", account.logout, name="account_logout"),
     path("accounts/inactive/", account.account_inactive, name="account_inactive"),
+    path("accounts/password/change/", transaction.atomic(profile.change_password), name="account_change_password"),
+    path("accounts/confirm/password/", profile.password_again, name="account_reauthenticate"),
+    path("accounts/confirm/code/", transaction.atomic(factor_checks.code_again), name="mfa_reauthenticate"),
     path(
-        "accounts/password/change/",
-        transaction.atomic(sign_in.PasswordChange.as_view()),
-        name="account_change_password",
+        "accounts/confirm/passkey/", transaction.atomic(factor_checks.passkey_again), name="mfa_reauthenticate_webauthn"
     ),
+    # These are there only where EMAIL_URL lets the panel send mail.
+    path("accounts/password/reset/", mailed_reset.ask, name="account_reset_password"),
+    path("accounts/password/reset/done/", mailed_reset.sent, name="account_reset_password_done"),
+    re_path(
+        r"^accounts/password/reset/key/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>.+)/$",
+        transaction.atomic(mailed_reset.reset),
+        name="account_reset_password_from_key",
+    ),
+    path("accounts/password/reset/over/", mailed_reset.over, name="account_reset_password_from_key_done"),
     path("", include("taskruns.urls")),
 ]
 handler400 = "taskruns.views.errors.bad_request"

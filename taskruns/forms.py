@@ -4,13 +4,14 @@ A key or a password is never shown again: their fields render empty whatever was
 """
 
 from typing import Any
+from zoneinfo import available_timezones
 
 from django import forms
 from django.conf import settings
 from django.http import HttpRequest, QueryDict
 
 from taskruns.arize.endpoints import REGIONS, EndpointRefused, check_endpoint
-from taskruns.models import TeamRole
+from taskruns.models import SiteRole, TeamRole, Theme
 
 LONGEST_PASSWORD = 1_000
 
@@ -23,6 +24,16 @@ def posted(request: HttpRequest) -> QueryDict | None:
 def complain(form: forms.Form, sentence: str, *, field: str = "") -> None:
     """Show a service's sentence at the field it is about, or above the form when the form has no such field."""
     form.add_error(field if field in form.fields else None, sentence)
+
+
+class StopForm(forms.Form):
+    """Which tasks are left out is the view's business: the ids of others must not be told apart from missing ones."""
+
+    reason = forms.CharField(
+        max_length=512,
+        help_text="Everybody in the team reads it while the stop holds; it stays in the audit log.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
 
 
 class KeyField(forms.CharField):
@@ -162,3 +173,31 @@ class DefaultViewForm(forms.Form):
 
     whose = forms.ChoiceField(choices=[("me", "me"), ("team", "the team")], required=False)
     off = forms.BooleanField(required=False)
+
+
+def _zones() -> list[tuple[str, str]]:
+    return [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
+
+
+class ProfileForm(forms.Form):
+    time_zone = forms.ChoiceField(
+        label="Time zone", choices=_zones, help_text="Times on pages are in this zone; exports are in UTC."
+    )
+    theme = forms.TypedChoiceField(
+        label="Colours", choices=Theme.choices, coerce=Theme, empty_value=Theme.SYSTEM, required=False
+    )
+    shortcuts = forms.BooleanField(
+        label="Keyboard shortcuts", required=False, help_text="Single keys act on the board; ? lists them."
+    )
+
+
+class SiteRoleForm(forms.Form):
+    """`none` is spelled out, so that an empty form takes nobody's role away."""
+
+    CHOICES = (("none", "none"), *((role.value, role.label) for role in SiteRole if role.value))
+    role = forms.TypedChoiceField(choices=CHOICES, coerce=lambda value: SiteRole("" if value == "none" else value))
+
+
+class PeopleFilterForm(forms.Form):
+    q = forms.CharField(max_length=254, required=False)
+    after = forms.CharField(max_length=254, required=False)

@@ -14,7 +14,7 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
-from taskruns.services import audit, cancellations, credentials, mirror, retention, triggers, usage
+from taskruns.services import audit, bulk, cancellations, credentials, mirror, retention, stops, triggers, usage
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,7 @@ def start() -> None:
 def every_minute() -> None:
     Heartbeat.objects.update_or_create(name="worker", defaults={"seen_at": timezone.now()})
     sweep()
+    look_after_stops()
     look_after_audit()
     for delay in range(0, 60, TICK):
         tick.schedule(delay=delay)
@@ -43,6 +44,15 @@ def every_minute() -> None:
 def sweep() -> None:
     triggers.sweep()
     cancellations.sweep()
+    bulk.follow_unknown()
+
+
+@db_task(expires=2 * 60)
+def look_after_stops() -> None:
+    """End those whose time is over; let the others cancel what the rounds of reading have left."""
+    stops.expire()
+    for batch in stops.hold_all():
+        wake_batch(batch.pk)
 
 
 @db_task(expires=2 * 60)
@@ -70,6 +80,7 @@ def look_after_keys() -> None:
 @db_task(expires=60 * 60)
 def forget_old_runs() -> None:
     """A few portions, then others have their turn before the next few."""
+    bulk.forget_drafts()
     if retention.forget_old_runs():
         forget_old_runs()
 
@@ -81,19 +92,40 @@ def run_verification(verification_id: str) -> None:
 
 @db_task(expires=90)
 def tick() -> None:
-    """Wake the keys whose time has come; claims make a second wake-up harmless."""
+    """Wake the batches and the keys whose time has come; claims make a second wake-up harmless."""
+    for batch_id in bulk.due(timezone.now()):
+        work_batch(str(batch_id))
     for credential_id in mirror.due(timezone.now()):
         refresh_credential(str(credential_id))
 
 
 @db_task(expires=60)
+def work_batch(batch_id: str) -> None:
+    """One portion, then others have their turn before the next one. A tick takes up what was lost."""
+    delay = bulk.work(uuid.UUID(batch_id))
+    if delay == 0:
+        work_batch(batch_id)
+    elif delay is not None and delay < TICK:
+        work_batch.schedule((batch_id,), delay=delay)
+
+
+@db_task(expires=60)
 def refresh_credential(credential_id: str) -> None:
+    """A round of reading, then what an emergency stop says to the runs it has found."""
     mirror.refresh(uuid.UUID(credential_id))
+    batch = stops.hold_of(uuid.UUID(credential_id))
+    if batch is not None:
+        wake_batch(batch.pk)
 
 
 def wake(credential_id: uuid.UUID) -> None:
     """Read with this key soon. If the queue cannot be reached, the next tick does it."""
     _enqueue(refresh_credential, credential_id)
+
+
+def wake_batch(batch_id: uuid.UUID) -> None:
+    """Begin to cancel. If the queue cannot be reached, the next tick does it."""
+    _enqueue(work_batch, batch_id)
 
 
 def wake_verification(verification_id: uuid.UUID) -> None:

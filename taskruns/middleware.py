@@ -9,20 +9,29 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.models import AnonymousUser
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
 
 from taskruns.models import Heartbeat, User
+from taskruns.services import sessions
 from taskruns.services.cancellations import OutcomeNotWritten
+from taskruns.services.credentials import ResultNotWritten
 from taskruns.services.triggers import StartNotWritten
-from taskruns.views import errors
+from taskruns.views import errors, proofs
+from taskruns.views.access import actor_of
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NO_TEST_WRITTEN = (
+    "Arize was asked what the key sees, but the answer could not be written down, so nothing was changed. "
+    "Please test the key again."
+)
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
 NO_ANSWER_WRITTEN = (
     "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
@@ -140,6 +149,32 @@ class SessionCookie:
         return self.get_response(request)
 
 
+class SessionLimits:
+    """A session ends when its person has not worked in it for long, and when it has lasted long enough."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.COOKIES.get(settings.SESSION_COOKIE_NAME):
+            if why := proofs.limit_reached(request.session):
+                self._end(request, why)
+            elif SESSION_KEY in request.session:
+                proofs.note_work(request)
+        return self.get_response(request)
+
+    def _end(self, request: HttpRequest, why: str) -> None:
+        """Over is over, also when it cannot be written down: whoever asks is nobody from here on."""
+        try:
+            if isinstance(request.user, User):
+                key = request.session.session_key or ""
+                sessions.end_over(request.user, key=key, why=why, by=actor_of(request))
+            request.session.flush()
+        except DatabaseError:
+            log.exception("session_end_not_recorded")
+        request.user = AnonymousUser()
+
+
 class PersonTimeZone:
     """Times on pages are in the person's zone."""
 
@@ -176,6 +211,9 @@ class FailClosed:
         if isinstance(exception, StartNotWritten):
             log.error("start_not_written", exc_info=exception)
             return errors.unavailable(request, NO_START_WRITTEN)
+        if isinstance(exception, ResultNotWritten):
+            log.error("test_not_written", exc_info=exception)
+            return errors.unavailable(request, NO_TEST_WRITTEN)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

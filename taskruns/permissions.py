@@ -21,6 +21,7 @@ class Action(StrEnum):
     TEAM_SETTINGS = "team.settings"
     MEMBERS_MANAGE = "members.manage"
     TEAMS_MANAGE = "teams.manage"
+    PEOPLE_VIEW = "people.view"
     PEOPLE_MANAGE = "people.manage"
     SITE_LOG = "site.log"
 
@@ -36,8 +37,8 @@ TEAM_ROLES: dict[TeamRole, frozenset[Action]] = {
 }
 SITE_ROLES: dict[SiteRole, frozenset[Action]] = {
     SiteRole.NONE: frozenset(),
-    SiteRole.AUDITOR: _LOOK_INSIDE | {A.SITE_LOG},
-    SiteRole.ADMIN: _LOOK_INSIDE | {A.MEMBERS_MANAGE, A.TEAMS_MANAGE, A.PEOPLE_MANAGE, A.SITE_LOG},
+    SiteRole.AUDITOR: _LOOK_INSIDE | {A.PEOPLE_VIEW, A.SITE_LOG},
+    SiteRole.ADMIN: _LOOK_INSIDE | {A.MEMBERS_MANAGE, A.TEAMS_MANAGE, A.PEOPLE_VIEW, A.PEOPLE_MANAGE, A.SITE_LOG},
 }
 
 
@@ -81,6 +82,16 @@ def access_of(person: User | None, team: Team | None = None) -> Access:
 def granted(site_role: SiteRole, team_role: TeamRole | None) -> Access:
     """What these two roles allow together."""
     return Access(team_role, site_role, SITE_ROLES[site_role] | (TEAM_ROLES[team_role] if team_role else frozenset()))
+
+
+def must_have_second_factor(person: User, team: Team | None = None) -> bool:
+    """Managers of any team, auditors and site admins: what they may do is worth more than a password.
+
+    A `team` that was read with `seen_by` knows it already.
+    """
+    if person.site_role:
+        return True
+    return Membership.objects.managing(person).exists() if team is None else team.reader_manages
 
 
 def _team_role(person: User, team: Team) -> TeamRole | None:

@@ -10,17 +10,22 @@ adam  runs the site (site admin); he makes teams, but stops no run.
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import pytest
 import responses
+from allauth.account.internal.userkit import user_id_to_str
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.audit import Actor
+from taskruns.audit import Actor, EventType
+from taskruns.audit.events import allowed_details
 from taskruns.audit.triggers import SEALED_TABLES, seal
 from taskruns.models import (
     AuditEvent,
@@ -36,11 +41,13 @@ from taskruns.models import (
     User,
 )
 from taskruns.models.runs import ACTIVE
+from taskruns.services import factors
 from taskruns.services.runs import duration_us
 
 ENDPOINT = "http://arize.test:9999"
 CANARY = "ak-canary-7QzN4vXw81LrT0pKe6Yb"
 PASSWORD = "correct horse battery"
+RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
 
@@ -53,6 +60,23 @@ def _plain_http_only_to_the_double(settings: Any) -> None:
 def _runs_of_fixed_dates_are_kept(settings: Any) -> None:
     """The doubles' runs were made on fixed days: they must not grow too old for the mirror."""
     settings.RUN_RETENTION_DAYS = 36_500
+
+
+@pytest.fixture(autouse=True)
+def _no_detail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In production a detail that its event does not list is hidden; here it is a mistake."""
+
+    def refuse(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
+        assert not details.keys() - allowed_details(event, outcome), f"{event} does not list all of {sorted(details)}"
+        return details
+
+    monkeypatch.setattr(RECORD, "_listed", refuse)
+
+
+@pytest.fixture
+def any_details(_no_detail_is_hidden: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what becomes of details, whatever they are called."""
+    monkeypatch.setattr(RECORD, "_listed", lambda _event, _outcome, details: details)
 
 
 def person(email: str, *, site_role: str = "", **fields: Any) -> User:
@@ -130,9 +154,24 @@ def client_of() -> ClientOf:
         client = Client()
         if user is not None:
             client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
+            if factors.has_second(user):
+                show_factor(client, user)
         return client
 
     return sign_in
+
+
+def show_factor(client: Client, user: User) -> None:
+    """As if they had entered a code when they signed in."""
+    session = client.session
+    session["account_authentication_methods"] = [{"method": "mfa", "type": "totp", "at": time.time()}]
+    session["account_authentication_methods_user"] = user_id_to_str(user)
+    session.save()
+
+
+def code_of(secret: str, steps: int = 0) -> str:
+    """What the app shows now, or some steps of 30 s from now."""
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps))
 
 
 def actor(user: User, role: str = "operator") -> Actor:

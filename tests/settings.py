@@ -18,10 +18,15 @@ os.environ.update(
         "DATA_DIR": str(_scratch),
         "QUEUE_URL": f"sqlite:///{_scratch}/queue.sqlite3",
         "ARIZE_ENDPOINTS": "http://arize.test:9999",
+        # Most tests are about what people do once they are in; test_second_factor.py turns it on.
+        "REQUIRE_MFA": "off",
     }
 )
 os.environ.setdefault("DATABASE_URL", f"sqlite:///{_scratch}/taskruns.sqlite3")
-for _name in ("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE", "RUN_RETENTION_DAYS"):
+for _name in (
+    *("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE", "CANCELS_PER_SECOND", "RUN_RETENTION_DAYS"),
+    *("OIDC_ISSUER", "EMAIL_URL"),
+):
     os.environ.pop(_name, None)
 
 from config.settings import *  # noqa: E402, F403

@@ -11,14 +11,20 @@ from typing import Any
 
 import pytest
 import responses
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import generate_totp_secret
+from allauth.usersessions.models import UserSession
 from django.db import transaction
+from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, Run, SavedView, Team, TeamRole, User
-from taskruns.services import invitations
+from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
+from taskruns.services import factors, invitations
 
-from .conftest import ENDPOINT, ClientOf, person, run_url, wire_run
+from .acts import batches_of
+from .conftest import ENDPOINT, ClientOf, actor, person, run_url, wire_run
+from .test_sign_in import sign_in
 
 # Two kinds of outsiders: otto manages another team, nora has none.
 PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
@@ -39,12 +45,18 @@ class Row:
 #                      anonymous nora otto  vera oli mona  ada adam
 MEMBERS_READ = Row(get="302 404 404  200 200 200  200 200", post="302 404 404  405 405 405  405 405")
 LOG_READ = Row(get="302 404 404  403 403 200  200 200", post="302 404 404  403 403 405  405 405")
+OPERATOR_GET = "302 404 404  403 405 405  403 403"
 MANAGER_GET, MANAGER_POST = "302 404 404  403 403 200  403 403", "302 404 404  403 403 {}  403 403"
 PEOPLE_POST = "302 404 404  403 403 {0}  403 {0}"
 NO_GET = PEOPLE_POST.format(405)
 SITE_ADMIN_GET = "302 404 404  403 403 403  403 200"
 SITE_LOG_READ = Row(get="302 403 403  403 403 403  200 200", post="302 403 403  403 403 403  405 405", is_teams=False)
 SITE_LOG_POST = "302 403 403  403 403 403  302 302"
+
+EVERYBODY = "302 200 200  200 200 200  200 200"
+ABSENT = Row(get=EVERYBODY.replace("200", "404"), post=EVERYBODY.replace("200", "404"), is_teams=False)
+PEOPLE_READ = Row(get="302 403 403  403 403 403  200 200", post="302 403 403  403 403 403  405 405", is_teams=False)
+PEOPLE_CHANGE = Row(get="302 403 403  403 403 403  403 405", post="302 403 403  403 403 403  403 302", is_teams=False)
 
 # Urls of one run, task or key: a refusal names it.
 AIMED_AT = ("run", "task", "credential")
@@ -78,6 +90,11 @@ TABLE: dict[str, Row] = {
     "task-trigger": Row(
         get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
     ),
+    "stop": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="stop.pull"),
+    # The stop that holds is oli's. That another operator may not lift it is the service's: test_stop.py.
+    "stop-lift": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="stop.lift"
+    ),
     "board-export-page": MEMBERS_READ,
     "board-export": MEMBERS_READ,
     # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
@@ -91,6 +108,12 @@ TABLE: dict[str, Row] = {
     "saved-view-delete": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
     ),
+    # The one url where looking takes another right than acting: past batches, and the list that begins one.
+    "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch": MEMBERS_READ,
+    "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch-abort": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
+    "batch-retry": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "credentials": LOG_READ,
     "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
@@ -103,6 +126,31 @@ TABLE: dict[str, Row] = {
     "invitation-revoke": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="invitation.revoke"),
     "team-settings": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="team.change"),
     "team-archive": Row(get=SITE_ADMIN_GET, post="302 404 404  403 403 403  403 302", event="team.archive"),
+    # Oneself: everybody's own pages. There is neither single sign-on nor mail in this deployment.
+    "rights": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "profile": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
+    "sessions": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "sessions-end-others": Row(
+        get=EVERYBODY.replace("200", "405"), post=EVERYBODY.replace("200", "302"), is_teams=False
+    ),
+    "factors": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "factor-totp": Row(
+        get="302 200 200  200 200 302  200 200", post="302 422 422  422 422 302  422 422", is_teams=False
+    ),
+    "factor-passkey": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
+    # The authenticator app of the table is mona's.
+    "factor-recovery-codes": Row(
+        get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302", is_teams=False
+    ),
+    "confirm": Row(get=EVERYBODY.replace("200", "302"), post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "people": PEOPLE_READ,
+    "person": PEOPLE_READ,
+    "person-role": replace(
+        PEOPLE_CHANGE, post=PEOPLE_CHANGE.post.replace("302", "422").replace("422", "302", 1), event="person.grant"
+    ),
+    "person-disable": replace(PEOPLE_CHANGE, event="person.disable"),
+    "person-enable": replace(PEOPLE_CHANGE, event="person.enable"),
+    "person-sessions-end": replace(PEOPLE_CHANGE, event="auth.session_end"),
     "audit": replace(LOG_READ, get_event="audit.read"),
     "audit-export": replace(LOG_READ, get_event="audit.export"),
     "site-audit": replace(SITE_LOG_READ, get_event="audit.read"),
@@ -115,6 +163,35 @@ ACCOUNT: dict[str, Row] = {
     "account_login": Row(get="200 302 302  302 302 302  302 302", post="200 302 302  302 302 302  302 302"),
     "account_logout": Row(get="302 200 200  200 200 200  200 200", post="302 302 302  302 302 302  302 302"),
     "account_inactive": Row(get="200 200 200  200 200 200  200 200", post="405 405 405  405 405 405  405 405"),
+    # Of a sign-in that nobody has begun, and of second factors that only mona has.
+    "mfa_authenticate": Row(get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"),
+    "mfa_login_webauthn": Row(get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"),
+    "account_reauthenticate": Row(get="302 200 200  200 200 302  200 200", post="302 200 200  200 200 302  200 200"),
+    "mfa_reauthenticate": Row(get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302"),
+    "mfa_reauthenticate_webauthn": Row(
+        get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"
+    ),
+    # The session of the table is oli's.
+    "session-end": Row(get=EVERYBODY.replace("200", "405"), post="302 404 404  404 302 404  404 404", is_teams=False),
+    # The authenticator app of the table is mona's.
+    "factor-remove": Row(
+        get="302 404 404  404 404 200  404 404", post="302 404 404  404 404 302  404 404", is_teams=False
+    ),
+    # For everybody, and not there where nothing can be mailed or nobody signs in from elsewhere.
+    **dict.fromkeys(
+        (
+            "account_reset_password",
+            "account_reset_password_done",
+            "account_reset_password_from_key",
+            "account_reset_password_from_key_done",
+        ),
+        Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
+    ),
+    "sso-again": ABSENT,
+    "sso-connect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
+    "sso-disconnect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
+    "sso-login": Row(get="405 405 405  405 405 405  405 405", post="404 404 404  404 404 404  404 404"),
+    "sso-callback": Row(get="404 404 404  404 404 404  404 404", post="405 405 405  405 405 405  405 405"),
     "account_change_password": Row(get="302 200 200  200 200 200  200 200", post="302 200 200  200 200 200  200 200"),
 }
 
@@ -147,8 +224,14 @@ def urls(
     by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
     link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
     invitation = team.invitations.get()
+    EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
+    sign_in(Client(), oli.email)
+    factors.add_totp(mona, secret=generate_totp_secret(), by=by)
+    batches = batches_of(team, run, actor(oli))
     args: dict[str, list[object]] = {
+        **{name: [team.slug, batch.pk] for name, batch in batches.items()},
+        "batch": [team.slug, batches["batch-confirm"].pk],
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
@@ -167,6 +250,10 @@ def urls(
         "invitation-revoke": [team.slug, invitation.pk],
         "audit-export": [team.slug, "jsonl"],
         "site-audit-export": ["jsonl"],
+        "session-end": [UserSession.objects.get().pk],
+        "factor-remove": [Authenticator.objects.get(type="totp").pk],
+        "account_reset_password_from_key": ["abc", "def"],
+        **{name: [vera.pk] for name in TABLE if name.startswith("person")},
     }
     teams = {name: [team.slug] for name, row in TABLE.items() if row.is_teams}
     return {name: reverse(name, args=(teams | args).get(name, [])) for name in TABLE | ACCOUNT}

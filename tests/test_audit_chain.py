@@ -11,7 +11,7 @@ from taskruns.models import AuditEvent, Team
 
 from .audit_reader import assert_whole
 
-pytestmark = pytest.mark.commits
+pytestmark = [pytest.mark.commits, pytest.mark.usefixtures("any_details")]
 SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 

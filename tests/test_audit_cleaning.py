@@ -13,6 +13,8 @@ from taskruns.models import AuditEvent, Run, Team
 
 from .audit_reader import assert_whole
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 TEXTS = {
     field.attname: field.max_length
     for field in AuditEvent._meta.concrete_fields

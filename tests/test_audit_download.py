@@ -23,6 +23,8 @@ from .audit_tampering import found
 from .bench.audit_rows import fill
 from .conftest import ClientOf, accept_inserts, actor, events, refuse_inserts
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 NORTH, SITE = "/teams/ops-north/audit/export.", "/audit/export."
 
 

@@ -21,6 +21,8 @@ from taskruns.models import AuditEvent, Run, Team, User
 from .audit_reader import assert_linked, stored
 from .conftest import actor, events
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 
 def exported(chain: str) -> list[dict[str, Any]]:
     out = io.StringIO()

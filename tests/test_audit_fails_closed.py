@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.contrib.sessions.models import Session
 from django.db import DatabaseError, transaction
 from django.test import Client
@@ -19,22 +21,41 @@ from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
 from taskruns.filters import BoardFilter
-from taskruns.models import AuditVerification, Cancellation, Credential, SiteRole, TeamRole, Trigger, User
+from taskruns.models import (
+    AuditVerification,
+    BatchSource,
+    CancelBatch,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    SiteRole,
+    TeamRole,
+    Theme,
+    Trigger,
+    User,
+)
+from taskruns.oidc import GroupRole, Provider
 from taskruns.services import (
     audit,
+    bulk,
     cancellations,
     credentials,
     exports,
+    factors,
+    identities,
     invitations,
     mirror,
     people,
     saved_views,
+    sessions,
+    stops,
     teams,
     triggers,
 )
 from taskruns.services.cancellations import OutcomeNotWritten
+from taskruns.services.identities import Identity
 
-from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, dump, stage
+from .acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
 from .conftest import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
 from .test_jobs import _empty_queue, work
 
@@ -63,6 +84,11 @@ def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
 def a_lost_start(stage: Stage) -> None:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
     Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+
+
+def an_old_stop(stage: Stage) -> None:
+    a_stop(stage)
+    EmergencyStop.objects.update(expires_at=timezone.now())
 
 
 def settle(stage: Stage) -> None:
@@ -99,12 +125,16 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
     "audit.record_denial": lambda _: LATER,  # a denial stays a denial: test_audit_denials.py
     "audit.record_failed_sign_in": lambda _: audit.record_failed_sign_in("x", "throttled", by=stranger()),
-    "audit.record_password_change": lambda stage: audit.record_password_change(vera(stage), by=BY),
     "audit.record_reading": lambda stage: audit.record_reading(stage.team, by=BY),
     "audit.record_sign_in": lambda stage: audit.record_sign_in(vera(stage), by=BY),
     "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
     "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None, found=print),
     "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None, found=print),
+    "bulk.abort": lambda stage: bulk.abort(stage.batches["batch-abort"], by=oli(stage)),
+    "bulk.confirm": lambda stage: bulk.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
+    "bulk.create_batch": lambda stage: bulk.create_batch(
+        stage.team, run_ids=[stage.run.pk], reason="why", by=oli(stage), source=BatchSource.STOP
+    ),
     "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
     "cancellations.close": lambda _: cancellations.sweep(by=BY),
     "cancellations.settle_stopping": settle,
@@ -117,10 +147,23 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
     "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
+    "factors.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
+    "factors.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
+    "factors.remove": lambda stage: factors.remove(
+        Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, by=BY
+    ),
+    "factors.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
+    "identities.admit": lambda _: identities.admit(IDENTITY, by=stranger()),
+    "identities.connect": lambda stage: identities.connect(vera(stage), IDENTITY, by=BY),
+    "identities.disconnect": lambda stage: identities.disconnect(vera(stage), IDENTITY.provider, by=BY),
+    "identities.follow_groups": lambda stage: identities.follow_groups(stage.people["ada"], IDENTITY, by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
     "invitations.accept_invitation": accept,
+    "invitations.create_team": lambda _: invitations.create_team(
+        "Ops West", slug=None, manager="mona@example.com", by=BY
+    ),
     "invitations.invite": lambda stage: invitations.invite(
         stage.team, email="new@example.com", role=TeamRole.VIEWER, by=BY
     ),
@@ -128,6 +171,11 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "mirror.refresh": lambda stage: mirror.refresh(stage.credential.pk, by=BY),
     "people.create_person": lambda _: people.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
     "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
+    "people.change_profile": lambda stage: people.change_profile(
+        vera(stage), time_zone="Asia/Tokyo", theme=Theme.DARK, shortcuts=False, by=BY
+    ),
+    "people.enable_person": lambda stage: people.enable_person(vera(stage), by=BY),
+    "people.password_changed": lambda stage: people.password_changed(vera(stage), session_key="", by=BY),
     "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
     "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
     "saved_views.change_view": lambda stage: saved_views.change_view(
@@ -139,6 +187,13 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     ),
     "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
     "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
+    "sessions.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
+    "sessions.end_one": lambda stage: sessions.end_one(vera(stage), key=stage.session.session_key, by=BY),
+    "sessions.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
+    "sessions.end_over": lambda stage: sessions.end_over(vera(stage), key=stage.session.session_key, why="idle", by=BY),
+    "stops.expire": lambda _: stops.expire(by=BY),
+    "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
+    "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
     "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
@@ -152,12 +207,26 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
     ),
 }
+IDENTITY = Identity(
+    provider=Provider("https://id.example", "id", "secret", group_roles=(GroupRole("ops", "ops-north", "operator"),)),
+    subject="subject-1",
+    email="nina@example.com",
+    is_verified=True,
+    name="Nina",
+    groups=frozenset({"ops"}),
+)
 READY: dict[str, Callable[[Stage], object]] = {
+    "identities.disconnect": lambda stage: SocialAccount.objects.create(
+        user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
+    ),
+    "people.enable_person": lambda stage: User.objects.filter(pk=vera(stage).pk).update(is_active=False),
     "cancellations.close": a_lost_cancel,
     "cancellations.sweep": a_lost_cancel,
     "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
     "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
     "mirror.refresh": rejected,
+    "stops.expire": an_old_stop,
+    "stops.lift": a_stop,
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
@@ -213,14 +282,17 @@ def state(name: str) -> dict[str, Any]:
 def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str, stage: Stage):
     act = ACTS[name]
     client = stage.client(act.who)
+    act.prepare(stage)
+    data = act.filled(stage, client)
     before = dump()
-    answer = act.do(stage, client)
+    answer = act.do(stage, client, data)
     assert answer.status_code == 503
     assert "nothing was changed and nothing was sent" in answer.content.decode()
     assert dump() == before
     assert stage.posts_to_arize == 0
     accept_inserts(LOG)
-    assert act.do(stage, client).status_code in {200, 302}, "the control: the same request, when the log takes its row"
+    answer = act.do(stage, client)
+    assert answer.status_code in {200, 302}, "the control: the same, when the log takes its row"
     assert dump() != before
 
 
@@ -228,7 +300,7 @@ def test_a_refused_sign_in_leaves_no_session(stage: Stage):
     act = ACTS["sign in"]
     client = Client()
     assert act.do(stage, client).status_code == 503
-    assert not Session.objects.exists()
+    assert not Session.objects.exclude(pk=stage.session.session_key).exists()
     assert client.get("/runs/").status_code == 302
     accept_inserts(LOG)
     assert act.do(stage, client).status_code == 302
@@ -268,3 +340,18 @@ def test_a_verification_that_cannot_be_recorded_ends_and_is_not_clean(stage: Sta
     LATER["verify the log"].do(stage, client)
     work()
     assert AuditVerification.objects.latest("started_at").result == "clean"
+
+
+def test_a_worker_that_cannot_write_sends_nothing_of_a_batch_and_goes_on_later(stage: Stage):
+    batch = stage.batches["batch-abort"]
+    before = list(batch.items.values_list("state", "attempts"))
+    with pytest.raises(DatabaseError):
+        bulk.work(batch.pk)
+    assert stage.posts_to_arize == 0
+    assert list(batch.items.values_list("state", "attempts")) == before
+    assert not Cancellation.objects.exists()
+    accept_inserts(LOG)
+    CancelBatch.objects.update(claimed_until=None)
+    bulk.work(batch.pk)
+    assert stage.posts_to_arize == 1
+    assert list(batch.items.values_list("state", flat=True)) == ["confirmed"]

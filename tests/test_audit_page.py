@@ -17,6 +17,8 @@ from taskruns.models import AuditEvent, Run, Team, TeamRole, User
 
 from .conftest import ClientOf, actor, member
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 URL = "/teams/ops-north/audit/"
 
 

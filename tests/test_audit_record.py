@@ -13,6 +13,8 @@ from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team,
 from .audit_reader import SEALED, ZEROS, assert_whole, stored, time_text
 from .conftest import actor
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 

@@ -32,6 +32,8 @@ from .audit_tampering import (
 )
 from .conftest import actor
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 ROWS, FIRST, MIDDLE, LAST = 9, 1, 5, 9
 ANCHORED = 7
 PLACES = {"first": FIRST, "middle": MIDDLE, "last": LAST}

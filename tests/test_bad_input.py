@@ -1,5 +1,6 @@
 """Nonsense in every field, parameter, path and header: a 4xx with a sentence, never a 500, and nothing stored."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,16 +8,29 @@ from typing import Any
 
 import pytest
 import responses
+from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, Credential, Invitation, Membership, Run, SavedView, Team, TeamRole, User
-from taskruns.services import invitations
+from taskruns.models import (
+    AuditEvent,
+    CancelBatch,
+    Credential,
+    Invitation,
+    Membership,
+    Run,
+    SavedView,
+    Team,
+    TeamRole,
+    User,
+)
+from taskruns.services import factors, invitations
 
-from .acts import EVALUATION
+from .acts import EVALUATION, batches_of
 from .conftest import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
+from .soft_passkey import SoftPasskey
 
 LONG = "x" * 10_000
 NUL = "a\x00b"
@@ -75,6 +89,11 @@ ENDPOINTS = [
     *("file:///etc/passwd", "https://api.arize.com/path", "https://api.arize.com.evil.example", "http://[::1"),
 ]
 MOMENTS = ["", LONG, NUL, "soon", "2026-13-45T00:00", "0001-01-01T00:00", "9999-12-31T23:59", "2026-11-22T25:00"]
+BROKEN_KEY = json.dumps(
+    {"id": "AA", "rawId": "AA", "type": "public-key", "response": {"clientDataJSON": "AA", "attestationObject": "AA"}}
+)
+# Their good values are made by what the page shows: test_second_factor.py.
+NEVER_GOOD = {"factor-totp", "factor-passkey"}
 FORMS = {
     "credential-new": Form(
         "mona",
@@ -99,7 +118,27 @@ FORMS = {
             "manager": EMAILS[1:],
         },
     ),
+    "profile": Form(
+        "vera",
+        {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": "on"},
+        {"time_zone": ["", LONG, NUL, "Mars/Base", "utc", "../../etc/passwd"], "theme": [LONG, NUL, "pink", "DARK"]},
+    ),
+    "person-role": Form("adam", {"role": "auditor"}, {"role": ["", LONG, NUL, "owner", "ADMIN", "manager"]}),
+    "factor-totp": Form("vera", {"code": ""}, {"code": ["", LONG, NUL, "000000", "12345", "1.5", "\N{ROCKET}"]}),
+    "factor-passkey": Form(
+        "vera",
+        {"name": "Laptop", "credential": ""},
+        {"credential": ["", LONG, NUL, "null", "[]", "{}", '{"id": 1}', '{"response": {}}', "NaN", '"x"', BROKEN_KEY]},
+    ),
     "run-cancel": Form("oli", {"reason": "why"}, {"reason": ["x" * 513, LONG]}),
+    "stop": Form(
+        "oli",
+        {"reason": "why"},
+        {"reason": ["", "  ", LONG, NUL, "x" * 513], "left_out": ["", LONG, NUL, "1", "{}", "None"]},
+    ),
+    "batch-confirm": Form(
+        "oli", {"reason": "why", "count": ""}, {"reason": ["", "  ", "\x00", "\u2028", "x" * 513, LONG]}
+    ),
     "task-trigger": Form(
         "oli",
         {name: str(value) for name, value in EVALUATION.items()},
@@ -145,11 +184,16 @@ def post(
         "saved-view": reverse("saved-view", args=[team.slug, view.pk]),
         "saved-view-default": reverse("saved-view-default", args=[team.slug, view.pk]),
         "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
+        "stop": reverse("stop", args=[team.slug]),
+        "batch-confirm": reverse(
+            "batch-confirm", args=[team.slug, batches_of(team, run, actor(mona))["batch-confirm"].pk]
+        ),
         "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
         "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
         "member-role": reverse("member-role", args=[team.slug, vera.pk]),
         "invitation": link.removeprefix(settings.SITE_URL),
-        "team-new": reverse("team-new"),
+        "person-role": reverse("person-role", args=[vera.pk]),
+        **{name: reverse(name) for name in ("team-new", "profile", "factor-totp", "factor-passkey")},
     }
 
     def send(name: str, /, **changed: str) -> HttpResponse:
@@ -165,17 +209,19 @@ def state() -> list[object]:
     """What a form could have changed."""
     return [
         AuditEvent.objects.count(),
-        sorted(User.objects.values_list("email", flat=True)),
+        sorted(User.objects.values_list("email", "site_role", "time_zone", "theme", "shortcuts")),
+        Authenticator.objects.count(),
         sorted(Team.objects.values_list("slug", "name")),
         sorted(Membership.objects.values_list("user_id", "role")),
         sorted(Credential.objects.values_list("name", "ciphertext", "endpoint")),
         sorted(Invitation.objects.values_list("email", "accepted_at")),
         list(Run.objects.values_list("status", "cancellations__id")),
+        sorted(CancelBatch.objects.values_list("state", "reason")),
         sorted(SavedView.objects.values_list("name", "query", "is_shared")),
     ]
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", sorted(set(FORMS) - NEVER_GOOD))
 def test_each_form_takes_what_is_right(name: str, post: Callable[..., HttpResponse]):
     """The control of all that follows: the forms are real and the base values good."""
     before = state()
@@ -248,6 +294,34 @@ def test_no_body_breaks_a_form(
         assert answer.status_code in {400, 413, 415, 422}
         assert "<h1" in answer.content.decode()
     assert state() == before
+
+
+ANSWERS = ["", NUL, LONG, "null", "[]", "{}", '{"response": []}', '{"response": {"userHandle": "AA"}}', BROKEN_KEY]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=[text[:30].encode().decode("ascii", "replace") for text in ANSWERS])
+def test_no_answer_of_a_passkey_breaks_signing_in(answer: str, vera: User, client_of: ClientOf):
+    """Alone, as a second step, and again."""
+    factors.add_totp(vera, secret="JBSWY3DPEHPK3PXP", by=actor(vera))
+    factors.add_passkey(vera, name="x", credential=SoftPasskey.example(), by=actor(vera))
+    client = Client()
+    client.get(reverse("mfa_login_webauthn"), headers={"Accept": "application/json"})
+    assert client.post(reverse("mfa_login_webauthn"), {"credential": answer}).status_code == 302
+    client.post(reverse("account_login"), {"login": vera.email, "password": PASSWORD})
+    for fields in ({"credential": answer}, {"code": answer}):
+        assert client.post(reverse("mfa_authenticate"), fields).status_code == 200
+    assert client.get("/runs/").status_code == 302
+    again = client_of(vera)
+    for name, wanted in (("mfa_reauthenticate_webauthn", "credential"), ("mfa_reauthenticate", "code")):
+        again.get(reverse(name))
+        assert again.post(reverse(name), {wanted: answer}).status_code == 200
+
+
+def test_no_search_of_people_is_a_500(adam: User, client_of: ClientOf):
+    client = client_of(adam)
+    for value in ODD.values():
+        for parameter in ("q", "after", "unknown"):
+            assert client.get(reverse("people"), {parameter: value}).status_code in {200, 400}
 
 
 QUERIES = {

@@ -10,7 +10,8 @@ from django.urls import get_resolver, reverse
 
 from taskruns.models import Credential, Run, Team, User
 
-from .conftest import ClientOf
+from .acts import batches_of
+from .conftest import ClientOf, actor
 from .test_access_matrix import names
 
 FIXED = {
@@ -48,8 +49,14 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
         "invitation_id": run.pk,
         "token": "no-token",
         "view_id": run.pk,
+        "batch_id": batches_of(team, run, actor(vera))["batch-confirm"].pk,
         "arize_id": run.arize_id,
         "kind": "csv",
+        "person_id": vera.pk,
+        "session_id": 1,
+        "factor_id": 1,
+        "uidb36": "abc",
+        "key": "def",
     }
     resolver = get_resolver()
     found = {}

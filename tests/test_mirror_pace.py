@@ -10,7 +10,7 @@ import responses
 import time_machine
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Credential, Run, Status, Task, Team
+from taskruns.models import Cancellation, Credential, EmergencyStop, Run, Status, Task, Team
 from taskruns.services.mirror import RoundReport, due, reader, refresh
 from tests.arize_double import Double, in_threads, serving
 from tests.arize_world import World, failing
@@ -70,6 +70,16 @@ def test_attention_decides_the_pace(
 
 def test_attention_is_gone_after_fifteen_seconds(credential: Credential, world: World) -> None:
     Team.objects.update(watched_at=START - timedelta(seconds=16))
+    refresh(credential.pk)
+    assert wait_of(credential) == 300
+
+
+def test_a_team_under_an_emergency_stop_is_read_as_if_runs_were_active(credential: Credential, world: World) -> None:
+    stop = EmergencyStop.objects.create(team=credential.team, person_label="oli@example.com", reason="why")
+    refresh(credential.pk)
+    assert wait_of(credential) == 30
+    EmergencyStop.objects.filter(pk=stop.pk).update(end="lifted")
+    Credential.objects.update(next_refresh_at=timezone.now())
     refresh(credential.pk)
     assert wait_of(credential) == 300
 

@@ -29,6 +29,7 @@ TABLE = {
     "team.settings": ("manager",),
     "members.manage": ("manager", "admin"),
     "teams.manage": ("admin",),
+    "people.view": ("auditor", "admin"),
     "people.manage": ("admin",),
     "site.log": ("auditor", "admin"),
 }

@@ -9,6 +9,7 @@ import time_machine
 from django.utils import timezone
 from huey.contrib.djhuey import HUEY
 
+from config import settings as deployment
 from taskruns import jobs
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services import cancellations, retention
@@ -33,6 +34,10 @@ def old(task: Task, status: Status = Status.COMPLETED, **fields: Any) -> Run:
 
 def left() -> set[str]:
     return set(Run.objects.values_list("arize_id", flat=True))
+
+
+def test_it_is_400_days_unless_told_otherwise() -> None:
+    assert deployment.RUN_RETENTION_DAYS == 400
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.GONE])

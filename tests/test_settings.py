@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from config import environment
+from config import environment, mail, single_sign_on
 
 ROOT = Path(__file__).resolve().parent.parent
 FERNET = "bmV3LXJpbmcta2V5LW9mLXRoZS10ZXN0cy0wMTIzNDU="
@@ -55,6 +56,9 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("DATABASE_URL", "postgres://user:s3kr3t@host:port/name"),
         ("ARIZE_ENDPOINTS", "http://user:s3kr3t@host"),
         ("TRUSTED_PROXIES", "many"),
+        ("OIDC_ISSUER", "http://id.example.com/s3kr3t"),
+        ("EMAIL_URL", "smtp:s3kr3t"),
+        ("RUN_RETENTION_DAYS", "0"),
     ],
 )
 def test_it_refuses_to_start_with_one_sentence_that_names_the_variable(
@@ -176,6 +180,27 @@ MALFORMED: list[tuple[str, str, Callable[[], object]]] = [
     *[("TRUSTED_PROXIES", value, lambda: environment.integer("TRUSTED_PROXIES", 0)) for value in ("-1", "1.5", "one")],
     *[("DEBUG", value, lambda: environment.boolean("DEBUG", default=False)) for value in ("maybe", "2", "None")],
     ("DATA_DIR", "/dev/null/taskruns", environment.data_dir),
+    *[
+        ("OIDC_ISSUER", value, single_sign_on.provider)
+        for value in (
+            *("id.example.com", "ftp://id.example.com", "http://id.example.com", "https://user:s3kr3t@id.example.com"),
+            *("https://id.example.com?x=s3kr3t", "https://id.example.com#x", "https://", "https://[::1", "https://a b"),
+        )
+    ],
+    ("OIDC_CLIENT_ID", "", single_sign_on.provider),
+    *[
+        ("OIDC_GROUP_ROLES", value, single_sign_on.group_roles)
+        for value in ("ops", "ops=north", "ops=north:owner", "=north:viewer", "ops=:viewer", "a=b:viewer,s3kr3t")
+    ],
+    *[
+        ("EMAIL_URL", value, lambda: mail.of_environment("panel.example.com"))
+        for value in ("nonsense", "https://s3kr3t@host", "smtp://", "smtp://user:s3kr3t@host:port")
+    ],
+    *[
+        (name, value, lambda name=name: environment.integer(name, 7, at_least=1, at_most=365))
+        for name in ("SESSION_IDLE_HOURS", "SESSION_MAX_DAYS")
+        for value in ("0", "-1", "1.5", "ever", "999999")
+    ],
 ]
 
 
@@ -185,12 +210,52 @@ MALFORMED: list[tuple[str, str, Callable[[], object]]] = [
 def test_a_malformed_value_is_refused_by_name_and_not_shown(
     name: str, value: str, read: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ):
+    if name == "OIDC_CLIENT_ID":
+        monkeypatch.setenv("OIDC_ISSUER", "https://id.example.com")
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured) as refused:
         read()
     assert str(refused.value).startswith(name)
     assert str(refused.value).endswith(".")
     assert "s3kr3t" not in str(refused.value)
+
+
+OIDC = {
+    "OIDC_ISSUER": "https://id.example.com/realms/ops/",
+    "OIDC_CLIENT_ID": "panel",
+    "OIDC_CLIENT_SECRET": "a secret",
+    "OIDC_GROUP_ROLES": "cn=ops=ops-north:operator, leads=ops-north:manager",
+}
+
+
+def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    assert single_sign_on.provider() is None
+    for name, value in OIDC.items():
+        monkeypatch.setenv(name, value)
+    found = single_sign_on.provider()
+    assert found is not None
+    assert found.issuer == OIDC["OIDC_ISSUER"], "the slash is a part of its name"
+    assert found.discovery_url == "https://id.example.com/realms/ops/.well-known/openid-configuration"
+    assert found.roles_for(["leads", "cn=ops"]) == {"ops-north": "manager"}
+    assert found.roles_for(["cn=ops", "x"]) == {"ops-north": "operator"}
+    assert "a secret" not in repr(found)
+    assert found.id != replace(found, issuer=found.issuer.rstrip("/")).id
+
+
+def test_a_form_may_lead_to_the_issuer_and_nowhere_else(start: Callable[..., subprocess.CompletedProcess[str]]):
+    """Chromium holds the redirect that answers a form to `form-action` too."""
+    code = "from config import settings as s; print(s.CONTENT_SECURITY_POLICY['DIRECTIVES']['form-action'])"
+    shown = [start([sys.executable, "-c", code], **variables).stdout.strip() for variables in (OIDC, {})]
+    assert shown == ["[\"'self'\", 'https://id.example.com']", "[\"'self'\"]"]
+
+
+def test_mail_is_read_from_its_url(monkeypatch: pytest.MonkeyPatch):
+    assert mail.of_environment("panel.example.com") is None
+    monkeypatch.setenv("EMAIL_URL", "submission://me%40example.com:pa%2Fss@mail.example.com:587")
+    found = mail.of_environment("panel.example.com")
+    assert found is not None
+    assert (found.host, found.port, found.user, found.password) == ("mail.example.com", 587, "me@example.com", "pa/ss")
+    assert (found.use_tls, found.sender) == (True, "taskruns@panel.example.com")
 
 
 def test_a_secret_may_come_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -123,7 +123,11 @@ def test_it_adds_a_member_once(team, otto, mona):
     assert teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
     assert not teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
     row = AuditEvent.objects.get()
-    assert (row.event, row.target_label, row.details) == ("member.add", "otto@example.com", {"role": "viewer"})
+    assert (row.event, row.target_label, row.details) == (
+        "member.add",
+        "otto@example.com",
+        {"role": "viewer", "invitations_revoked": 0},
+    )
     assert role_of(team, otto) == "viewer"
 
 

@@ -24,6 +24,8 @@ from taskruns.verifier import Fault, Walker, event_hash, keys_of, signature_hold
 
 from .audit_tampering import found
 
+pytestmark = pytest.mark.usefixtures("any_details")
+
 CHAIN = "team:5b0c7a52-7d0c-4b3f-9a51-0c1f0a1f4e11"
 BEGIN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 Rows = list[dict[str, Any]]

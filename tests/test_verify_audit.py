@@ -320,6 +320,28 @@ def test_it_does_what_it_says_as_a_process(tmp_path: Path):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"site: 1 rows, 0 anchors checked\n{ALONE}\nclean\n", "")
 
 
+@pytest.mark.parametrize("key", ["", "abc", "AAAA"])
+def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
+    environ = os.environ | {
+        "AUDIT_SIGNING_KEY": key,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+    }
+    for command, code in (("verify_audit", 2), ("migrate", 1)):
+        done = subprocess.run(
+            [sys.executable, "manage.py", command],
+            cwd=Path(__file__).parent.parent,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith("Cannot start: AUDIT_SIGNING_KEY")
+        assert done.stderr.count("\n") == 1
+
+
 def test_memory_does_not_grow_with_the_chain(team: Team, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 100)
     append(team, 400)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from taskruns.arize.errors import ArizeError, BadRequest, Unreadable, error_for, read_request_id
@@ -32,6 +32,11 @@ class Answer:
             milliseconds=milliseconds,
             secret=secret,
         )
+
+    def facts(self, *, milliseconds: int, secret: str) -> dict[str, Any]:
+        """What the audit log keeps of a success; an error has the same."""
+        request_id = read_request_id(self.headers, secret=secret)
+        return {"http_status": self.status, "arize_request_id": request_id, "milliseconds": milliseconds}
 
     def read(self, read: Callable[[object], T], *, milliseconds: int, secret: str) -> T:
         """What `read` makes of the JSON; raises Unreadable, chained to nothing that holds the body."""

@@ -62,6 +62,7 @@ class ArizeClient:
         self.endpoint = normalise(endpoint)
         self.calls = self.limited = 0
         self._public_only = public_only
+        self.facts: dict[str, Any] = {}  # of the last answer that was a success, for a caller with one thread
         self._calls_lock = threading.Lock()
         self._timeouts = timeouts
         self._may_retry = may_retry
@@ -177,6 +178,7 @@ class ArizeClient:
             raise outcome
         if not outcome.is_success:
             raise outcome.refusal(milliseconds=milliseconds, secret=self._bearer.key)
+        self.facts = outcome.facts(milliseconds=milliseconds, secret=self._bearer.key)
         return outcome.read(read, milliseconds=milliseconds, secret=self._bearer.key)
 
     def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:

@@ -7,7 +7,7 @@ taken in one order (the rows of the act, the team's board version, the chain).
 from .actor import Actor
 from .cleaning import clean_line
 from .events import CATALOGUE, EventType
-from .record import Target, record
+from .record import Target, append, compose, record
 from .seal import exported
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "Actor",
     "EventType",
     "Target",
+    "append",
     "clean_line",
+    "compose",
     "exported",
     "record",
 ]

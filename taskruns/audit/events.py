@@ -30,6 +30,7 @@ class EventType(StrEnum):
     VIEW_DELETE = "view.delete"
     PERSON_CREATE = "person.create"
     PERSON_DISABLE = "person.disable"
+    PERSON_ENABLE = "person.enable"
     PERSON_GRANT = "person.grant"
     PERSON_RESET = "person.reset"
     PROFILE_CHANGE = "profile.change"
@@ -72,3 +73,66 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),
 }
+
+
+_ARIZE = frozenset({"http_status", "arize_request_id", "milliseconds"})
+_COUNTS = frozenset({"num_successes", "num_errors", "num_skipped"})
+_KEY = frozenset({"last4", "expires_on", "changed"})
+_VIEW = frozenset({"query", "shared", "default"})
+_FACTOR = frozenset({"factor", "name", "recovery_codes"})
+_STOP = frozenset({"stop", "pulled_by", "pulled_at"})
+# What a refused try of any event may tell, and what stands for many tries of somebody unknown.
+_DENIED = frozenset({"page", "path", "method", "why"})
+_LEFT_OUT = frozenset({"left_out", "minute"})
+
+# The details that an event may have: whatever is not named here is not written. No entry: none.
+_DETAILS: dict[EventType, frozenset[str]] = {
+    EventType.RUN_CANCEL: _ARIZE
+    | _COUNTS
+    | {"status_before", "status_after", "reread", "previous_operation", "batch_id", "stop", "attempt"},
+    EventType.RUN_CANCEL_MANY: frozenset(
+        {"batch_id", "previous_batch", "stop", "source", "filters", "runs", "tasks", "statuses", "passed_over"}
+    )
+    | {"counts", "why"},
+    EventType.RUN_TRIGGER: _ARIZE
+    | {"max_spans", "override_evaluations", "data_start_time", "data_end_time", "experiment_ids", "new_runs"}
+    | {"experiment_name", "dataset_version_id", "example_ids", "max_examples", "query_filter"}
+    | {"tracing_metadata", "evaluation_task_ids", "stop"},
+    EventType.RUN_EXPORT: frozenset({"format", "query", "rows"}),
+    EventType.STOP_PULL: _STOP | {"expires_at", "active_runs", "batch_id"},
+    EventType.STOP_LIFT: _STOP,
+    EventType.STOP_EXPIRE: _STOP,
+    EventType.CREDENTIAL_ADD: _KEY,
+    EventType.CREDENTIAL_REPLACE: _KEY,
+    EventType.CREDENTIAL_TEST: _ARIZE | {"spaces", "tasks", "changed", "expires_on"},
+    EventType.CREDENTIAL_EXPIRING: frozenset({"expires_on", "days_left"}),
+    EventType.CREDENTIAL_REVOKE: frozenset({"tasks_set_free"}),
+    EventType.MEMBER_ADD: frozenset({"role", "invitations_revoked"}),
+    EventType.MEMBER_CHANGE_ROLE: frozenset({"before", "after"}),
+    EventType.MEMBER_REMOVE: frozenset({"role"}),
+    EventType.INVITATION_CREATE: frozenset({"role", "replaces", "expires_at"}),
+    EventType.INVITATION_ACCEPT: frozenset({"role"}),
+    EventType.INVITATION_REVOKE: frozenset({"role"}),
+    EventType.TEAM_CREATE: frozenset({"slug"}),
+    EventType.TEAM_CHANGE: frozenset({"changed", "before", "after"}),
+    EventType.TEAM_ARCHIVE: frozenset({"keys_revoked", "invitations_revoked"}),
+    EventType.VIEW_SAVE: _VIEW,
+    EventType.VIEW_DELETE: _VIEW,
+    EventType.PERSON_CREATE: frozenset({"invitation", "single_sign_on", "subject"}),
+    EventType.PERSON_DISABLE: frozenset({"sessions_ended"}),
+    EventType.PERSON_GRANT: frozenset({"before", "after"}),
+    EventType.PERSON_RESET: frozenset({"sessions_ended", "factors_dropped"}),
+    EventType.PROFILE_CHANGE: frozenset({"changed", "after", "single_sign_on", "issuer", "subject"}),
+    EventType.AUTH_SIGN_IN: frozenset({"again", "why"}),
+    EventType.AUTH_PASSWORD_CHANGE: frozenset({"sessions_ended"}),
+    EventType.AUTH_MFA_ADD: _FACTOR,
+    EventType.AUTH_MFA_REMOVE: _FACTOR,
+    EventType.AUTH_SESSION_END: frozenset({"why", "sessions", "sessions_ended"}),
+    EventType.ENCRYPTION_REENCRYPT: frozenset({"column", "rows", "ring_number"}),
+    EventType.AUDIT_EXPORT: frozenset({"format", "filtered"}),
+    EventType.AUDIT_VERIFY: frozenset({"chain", "rows", "anchors", "compared", "faults", "triggers_missing"}),
+}
+
+
+def allowed_details(event: EventType, outcome: str) -> frozenset[str]:
+    return _DETAILS.get(event, frozenset()) | _LEFT_OUT | (_DENIED if outcome == "denied" else frozenset())

@@ -1,9 +1,12 @@
 """`record()`: the only writer of the log."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import structlog
 from django.db import models, transaction
 from django.utils import timezone
 
@@ -13,10 +16,11 @@ from taskruns.verifier import event_hash
 from .actor import Actor
 from .anchors import EVERY, anchor_row
 from .cleaning import clean_details, clean_line
-from .events import CATALOGUE, EventType
+from .events import CATALOGUE, EventType, allowed_details
 from .seal import exported
 
 SITE_CHAIN = "site"
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,41 @@ def record(
     Must be called inside a transaction and as its last statement. Whatever the database refuses is raised: without
     a row there is no act.
     """
+    row = compose(
+        event,
+        outcome,
+        by=by,
+        team=team,
+        target=target,
+        run=run,
+        task=task,
+        credential=credential,
+        operation_id=operation_id,
+        reason=reason,
+        details=details,
+    )
+    append([row])
+    return row
+
+
+def compose(
+    event: EventType,
+    outcome: str,
+    *,
+    by: Actor,
+    team: Team | None = None,
+    target: Target | None = None,
+    run: Run | None = None,
+    task: Task | None = None,
+    credential: Credential | None = None,
+    operation_id: uuid.UUID | None = None,
+    reason: str = "",
+    details: dict[str, Any] | None = None,
+) -> AuditEvent:
+    """A row as `record` writes it, for acts that write several: `append` them together."""
     if outcome not in CATALOGUE[event]:
         message = f"{event} cannot end {outcome!r}"
         raise ValueError(message)
-    if not transaction.get_connection().in_atomic_block:
-        message = "record() needs the transaction of the act it speaks of"
-        raise transaction.TransactionManagementError(message)
     row = AuditEvent(
         event=event.value,
         outcome=outcome,
@@ -61,13 +94,29 @@ def record(
         team_label=team.name if team else "",
         operation_id=operation_id,
         reason=reason,
-        details=clean_details(details or {}),
+        details=clean_details(_listed(event, outcome, details or {})),
         **_actor_columns(by),
         **(_run_columns(run) or _task_columns(task) or _target_columns(target, credential)),
     )
     _clean_columns(row)
-    _append(row, f"team:{team.pk}" if team else SITE_CHAIN)
     return row
+
+
+def append(rows: Sequence[AuditEvent]) -> None:
+    """Write composed rows of one chain, in this order, as the last statement of their transaction."""
+    if not transaction.get_connection().in_atomic_block:
+        message = "record() needs the transaction of the act it speaks of"
+        raise transaction.TransactionManagementError(message)
+    for team_id, of_chain in groupby(rows, key=lambda row: row.team_id):
+        _append(list(of_chain), f"team:{team_id}" if team_id else SITE_CHAIN)
+
+
+def _listed(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
+    """What the event's own list names. The rest is hidden, and no reason to refuse the act: the row is what counts."""
+    unlisted = sorted(details.keys() - allowed_details(event, outcome))
+    if unlisted:
+        log.error("audit_detail_hidden", audit_event=event.value, names=unlisted)
+    return {name: value for name, value in details.items() if name not in unlisted}
 
 
 def _actor_columns(by: Actor) -> dict[str, Any]:
@@ -137,14 +186,16 @@ def _first_head(chain: str) -> AuditChain:
     return AuditChain.objects.select_for_update().get(chain=chain)
 
 
-def _append(row: AuditEvent, chain: str) -> None:
-    """Give the next number under the chain's lock, which is held until the surrounding transaction ends."""
+def _append(rows: Sequence[AuditEvent], chain: str) -> None:
+    """Give the next numbers under the chain's lock, which is held until the surrounding transaction ends."""
     heads = AuditChain.objects.select_for_update().filter(chain=chain)
     head = heads.first() or _first_head(chain)
-    row.chain, row.seq, row.prev_hash = chain, head.seq + 1, head.hash
-    row.at = timezone.now()
-    row.hash = event_hash(exported(row))
-    row.save(force_insert=True)
-    AuditChain.objects.filter(chain=chain).update(seq=row.seq, hash=row.hash)
-    if row.seq % EVERY == 0:
-        anchor_row(row)
+    for row in rows:
+        row.chain, row.seq, row.prev_hash = chain, head.seq + 1, head.hash
+        row.at = timezone.now()
+        row.hash = event_hash(exported(row))
+        row.save(force_insert=True)
+        head.seq, head.hash = row.seq, row.hash
+        if row.seq % EVERY == 0:
+            anchor_row(row)
+    AuditChain.objects.filter(chain=chain).update(seq=head.seq, hash=head.hash)

@@ -6,90 +6,8 @@ from django.urls import NoReverseMatch, reverse
 
 from taskruns.models import AuditEvent, AuditVerification
 
+from .sentences import sentence
 from .words import Link, Moment
-
-# {who} did {what}: a sentence for every event and outcome of the catalogue; `""` is the fallback of an event.
-SENTENCES: dict[str, dict[str, str]] = {
-    "run.cancel": {
-        "requested": "{who} asked to cancel run {run} of task {target}",
-        "confirmed": "Arize confirmed: run {run} of task {target} is cancelled",
-        "finished_first": "Run {run} of task {target} had already finished",
-        "failed_first": "Run {run} of task {target} had already failed",
-        "already_cancelled": "Run {run} of task {target} was cancelled already",
-        "still_running": "Arize accepted the cancel, but run {run} of task {target} still runs",
-        "refused": "Arize refused to cancel run {run} of task {target}",
-        "not_sent": "The cancel of run {run} of task {target} could not be sent",
-        "unknown": "The cancel of run {run} of task {target} was sent, its end is unknown",
-        "joined": "{who} asked too: a cancel of run {run} of task {target} was already under way",
-        "not_needed": "{who} asked to cancel run {run} of task {target}, which had ended: nothing was sent",
-        "denied": "{who} tried to cancel a run without the right to: {target}",
-    },
-    "run.cancel_many": {
-        "requested": "{who} asked to cancel many runs",
-        "finished": "The cancel of many runs is finished",
-        "aborted": "{who} aborted the cancel of many runs",
-        "denied": "{who} tried to cancel many runs without the right to",
-    },
-    "run.trigger": {
-        "requested": "{who} asked to start a run of task {target}",
-        "done": "{who} started run {run} of task {target}",
-        "refused": "Arize refused to start a run of task {target}",
-        "not_sent": "The start of a run of task {target} could not be sent",
-        "unknown": "The start of a run of task {target} was sent, whether a run began is not known",
-        "denied": "{who} tried to start a run without the right to: {target}",
-    },
-    "run.export": {"": "{who} exported the list of runs"},
-    "stop.pull": {"": "{who} pulled the emergency stop"},
-    "stop.lift": {"": "{who} lifted the emergency stop"},
-    "stop.expire": {"": "The emergency stop ended by itself"},
-    "credential.add": {"": "{who} added the key {target}"},
-    "credential.replace": {"": "{who} replaced the key {target}"},
-    "credential.test": {
-        "ok": "{who} tested the key {target}: it works",
-        "": "{who} tested the key {target}: it failed",
-    },
-    "credential.revoke": {"": "{who} revoked the key {target}"},
-    "credential.failing": {"": "Arize rejects the key {target}"},
-    "credential.expiring": {"": "The key {target} expires soon"},
-    "member.add": {"": "{who} added {target} to the team"},
-    "member.change_role": {"": "{who} changed the role of {target}"},
-    "member.remove": {"": "{who} removed {target} from the team"},
-    "invitation.create": {"": "{who} invited {target}"},
-    "invitation.accept": {"": "{who} accepted the invitation"},
-    "invitation.revoke": {"": "{who} took back the invitation of {target}"},
-    "team.create": {"": "{who} created the team {target}"},
-    "team.change": {"": "{who} changed the team {target}"},
-    "team.archive": {"": "{who} archived the team {target}"},
-    "view.save": {"": "{who} saved the view {target}"},
-    "view.delete": {"": "{who} deleted the view {target}"},
-    "person.create": {"": "{who} created the person {target}"},
-    "person.disable": {"": "{who} disabled {target}"},
-    "person.grant": {"": "{who} changed the site role of {target}"},
-    "person.reset": {"": "{who} reset the sign-in of {target}"},
-    "profile.change": {"": "{who} changed their profile"},
-    "access.denied": {"": "{who} was refused: {target}"},
-    "auth.sign_in": {
-        "done": "{who} signed in",
-        "failed": "A sign-in failed: {target}",
-        "throttled": "Sign-ins were throttled: {target}",
-    },
-    "auth.sign_out": {"": "{who} signed out"},
-    "auth.password_change": {
-        "": "{who} changed their password",
-        "denied": "{who} tried to change their password and was refused{why}",
-    },
-    "auth.mfa_add": {"": "{who} added a second factor"},
-    "auth.mfa_remove": {"": "{who} removed a second factor"},
-    "auth.session_end": {"": "{who} ended a session"},
-    "audit.read": {"": "{who} read the audit log"},
-    "audit.export": {"": "{who} exported the audit log"},
-    "audit.verify": {
-        "ok": "{who} verified the audit log: it is whole",
-        "": "{who} verified the audit log: it has faults",
-    },
-    "encryption.reencrypt": {"": "{who} re-encrypted the keys"},
-}
-
 
 DAMAGED = "This entry cannot be read: somebody has changed it in the database. Below it is as it is stored."
 
@@ -268,33 +186,6 @@ def _damaged_row(event: AuditEvent) -> AuditRow:
 
 def _shown(value: object) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(value))
-
-
-def sentence(event: AuditEvent) -> str:
-    words = SENTENCES[event.event]
-    who = event.actor_label or ("Somebody" if event.actor_type == "anonymous" else event.actor_type)
-    if event.actor_type == "anonymous" and "left_out" in event.details:
-        more = event.details["left_out"]
-        return f"{more} more {'try' if more == 1 else 'tries'} like the one before, from {event.ip or 'nowhere'}"
-    if event.outcome == "denied" and "denied" not in words:
-        return _refusal(event, who)
-    return words.get(event.outcome, words.get("", "")).format(
-        who=who,
-        target=event.target_label or event.target_id or _NAMELESS.get(event.event, ""),
-        run=event.run_id,
-        why=f": {event.details['why']}" if event.details.get("why") else "",
-    )
-
-
-def _refusal(event: AuditEvent, who: str) -> str:
-    """`target` of a refusal is the page that was asked for."""
-    what = "" if event.event == "access.denied" else f" {event.event}"
-    why = f" ({event.details['why']})" if event.details.get("why") else ""
-    return f"{who} was refused{what}: {event.details.get('path') or event.target_label or event.target_id}{why}"
-
-
-# What a row without a target speaks of: a login that nobody here has is not kept.
-_NAMELESS = {"auth.sign_in": "of nobody known here"}
 
 
 def _target(event: AuditEvent, slug: str) -> Link | None:

@@ -59,6 +59,15 @@ class Sorts:
 
 
 @dataclass(frozen=True, slots=True)
+class ManyBar:
+    """Cancelling many from here: `matching` active runs pass the filter, whose fields are `fields`; 0 without one."""
+
+    url: str
+    matching: int
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """The board of one team, or (`slug` is empty) of all of a person's. `warnings` say why something may be old;
     `etag` names exactly what is shown; `walked`: only so many rows were looked at for the filter; `shown` is false for
@@ -83,3 +92,4 @@ class Board:
     previous_url: str
     next_url: str
     etag: str
+    many: ManyBar | None = None

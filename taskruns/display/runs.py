@@ -16,6 +16,8 @@ from .words import Counts, Duration, Link, Message, Moment, StatusMark, counts_o
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+# Ends after which a run that is active goes on against Arize's word.
+GOES_ON = (Outcome.CONFIRMED, Outcome.STILL_RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class RunRow:
     stopping: str
     note: str
     pace: Pace
+    alarm: bool = False  # the run goes on although Arize said otherwise
+    can_pick: bool = False
     team: str = ""
     read: Moment | None = None
     why_old: str = ""
@@ -55,6 +59,7 @@ def run_row(
     Expects `run.task.credential` to be loaded.
     """
     is_open = last is not None and last.outcome == Outcome.OPEN
+    can_cancel = may_cancel and run.is_active and not is_open
     row = RunRow(
         id=str(run.pk),
         arize_id=run.arize_id,
@@ -71,9 +76,11 @@ def run_row(
         finished=Moment.of(run.run_finished_at),
         duration=duration_of(run),
         cause=cause_of(run, last),
-        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if may_cancel and run.is_active and not is_open else "",
+        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if can_cancel else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
+        alarm=last is not None and run.is_active and last.outcome in GOES_ON,
+        can_pick=can_cancel and not team,
         team=team,
         read=Moment.of(run.observed_at) if why_old else None,
         why_old=why_old,
@@ -101,9 +108,11 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
 
 
 def _asked(last: Cancellation) -> str:
-    """Whose press ended the run, or may have; empty: it did not."""
+    """Whose press or hold ended the run, or may have; empty: none. Expects the batch to be loaded, if it is of one."""
     if last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        return f"cancelled by {last.person_label}"
+        is_held = last.batch is not None and last.batch.stop_id is not None
+        who = "a hold: emergency stop pulled by" if is_held else "cancelled by"
+        return f"{who} {last.person_label}"
     if last.outcome == Outcome.STILL_RUNNING:
         return f"asked for by {last.person_label}, Arize accepted it"
     if last.outcome == Outcome.UNKNOWN:
@@ -126,6 +135,7 @@ def last_note(run: Run, last: Cancellation | None) -> str:
         return ""
     return {
         Outcome.UNKNOWN: "A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
+        Outcome.CONFIRMED: "Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
         Outcome.STILL_RUNNING: "Arize accepted a cancel, but the run still goes on.",
         Outcome.REFUSED: "Arize refused the last cancel.",
         Outcome.NOT_SENT: "The last cancel could not be sent.",

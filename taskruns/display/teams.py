@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .stops import StopBanner
 from .words import Link, Moment
 
 
@@ -15,6 +16,11 @@ class Frame:
     links: tuple[Link, ...]
     teams: tuple[Link, ...]
     alarm: Link | None = None
+    theme: str = ""
+    no_shortcuts: bool = False
+    has_password: bool = True
+    sees_people: bool = False
+    stop: StopBanner | None = None
 
 
 @dataclass(frozen=True, slots=True)

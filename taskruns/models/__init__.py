@@ -9,10 +9,12 @@ from .audit import (
     AuditReading,
     AuditVerification,
 )
+from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .credentials import Credential, KeyUsage
-from .people import Invitation, Membership, SiteRole, Team, TeamRole, User
+from .people import Invitation, Membership, SiteRole, Team, TeamRole, Theme, User
 from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
 from .saved_views import SavedView
+from .stops import EmergencyStop, StopEnd
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
@@ -24,10 +26,17 @@ __all__ = [
     "AuditEvent",
     "AuditReading",
     "AuditVerification",
+    "BatchSource",
+    "BatchState",
+    "CancelBatch",
+    "CancelItem",
+    "CancelPace",
     "Cancellation",
     "Credential",
+    "EmergencyStop",
     "Heartbeat",
     "Invitation",
+    "ItemState",
     "KeyUsage",
     "Membership",
     "Outcome",
@@ -35,9 +44,11 @@ __all__ = [
     "SavedView",
     "SiteRole",
     "Status",
+    "StopEnd",
     "Task",
     "Team",
     "TeamRole",
+    "Theme",
     "Trigger",
     "TriggerOutcome",
     "User",

@@ -2,11 +2,11 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
-from django.db.models.functions import Coalesce, Lower
+from django.db.models.functions import Lower
 from django.utils import timezone
 
 
@@ -20,6 +20,14 @@ class SiteRole(models.TextChoices):
     NONE = "", "none"
     AUDITOR = "auditor"
     ADMIN = "admin", "site admin"
+
+
+class Theme(models.TextChoices):
+    """How pages look: as the person's system does, or always the same."""
+
+    SYSTEM = "", "as my system"
+    LIGHT = "light"
+    DARK = "dark"
 
 
 class UserManager(BaseUserManager["User"]):
@@ -37,6 +45,8 @@ class User(AbstractBaseUser):
     site_role = models.CharField(max_length=10, choices=SiteRole.choices, blank=True, default=SiteRole.NONE)
     is_active = models.BooleanField(default=True)
     time_zone = models.CharField(max_length=60, default="UTC")
+    theme = models.CharField(max_length=5, choices=Theme.choices, blank=True, default=Theme.SYSTEM)
+    shortcuts = models.BooleanField(default=True)
     last_team = models.ForeignKey("Team", models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     # Not kept: it would be written before the sign-in is in the audit log, which is where it can be read.
@@ -59,22 +69,6 @@ class TeamQuerySet(models.QuerySet["Team"]):
     def active(self) -> "TeamQuerySet":
         return self.filter(archived_at=None)
 
-    def seen_by(self, person: User) -> "TeamQuerySet":
-        """With the person's `role` in it ("" without one), and `as_of`: when the oldest of its working keys last read;
-        without any, when one last did.
-
-        One query, because each poll of each open board asks it.
-        """
-        mine = Membership.objects.filter(team=models.OuterRef("pk"), user=person)
-        working = models.Q(credentials__revoked_at=None, credentials__failing_since=None)
-        read_with: dict[str, Any] = {
-            "role": Coalesce(models.Subquery(mine.values("role")[:1]), models.Value("")),
-            "as_of": Coalesce(
-                models.Min("credentials__last_good_at", filter=working), models.Max("credentials__last_good_at")
-            ),
-        }
-        return self.annotate(**read_with)
-
 
 class Team(models.Model):
     """The unit that keys, runs and rights belong to. Archived, never deleted; the slug never changes."""
@@ -90,9 +84,11 @@ class Team(models.Model):
     watched_at = models.DateTimeField(null=True, blank=True)
 
     objects = TeamQuerySet.as_manager()
-    # Read with `seen_by` only.
+    # Read by `services.teams.seen_by` only.
     role: str
+    reader_manages: bool
     as_of: datetime | None
+    is_stopped: bool
 
     def __str__(self) -> str:
         return self.name
@@ -103,13 +99,22 @@ class Team(models.Model):
         Team.objects.filter(pk=team_id).update(board_version=models.F("board_version") + 1)
 
 
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def managing(self, person: User) -> "MembershipQuerySet":
+        return self.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+
+
 class Membership(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=TeamRole.choices)
     created_at = models.DateTimeField(default=timezone.now)
+    # Given by the groups of single sign-on, and taken by them again; what people gave themselves is people's to take.
+    by_groups = models.BooleanField(default=False)
     # The view that the team's board opens with for this member; without one it is the team's own.
     default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
+
+    objects = MembershipQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_a_person_and_team")]

@@ -169,6 +169,7 @@ class Cancellation(models.Model):
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancellations")
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
+    batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
     reason = models.CharField(max_length=512, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)
     # Arize said 200 but the run goes on: shown as "stopping" until it ends or 300 s have passed.

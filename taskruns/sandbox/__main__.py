@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
+from taskruns.sandbox import server as routes
 from taskruns.sandbox.access import UnreadableKeys, read_keys
 from taskruns.sandbox.server import start
 from taskruns.sandbox.simulation import Settings
@@ -36,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m taskruns.sandbox", description="A simulated Arize AX.")
+    parser = argparse.ArgumentParser(
+        prog="python -m taskruns.sandbox",
+        description="A simulated Arize AX.",
+        epilog=routes.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=_port, required=True, help="0 takes a free one and prints it")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
     parser.add_argument(

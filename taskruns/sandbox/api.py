@@ -12,6 +12,7 @@ from taskruns.sandbox.messages import Answer, Parameters, Request, json_answer
 from taskruns.sandbox.outcomes import Status
 from taskruns.sandbox.pages import cut, wanted
 from taskruns.sandbox.problems import Problem
+from taskruns.sandbox.runs import AT_ONCE, CancelEffect
 from taskruns.sandbox.triggers import demand_evaluations, read_trigger
 from taskruns.sandbox.wire import Spelling, Wire
 from taskruns.sandbox.world import ExperimentNameTaken, RunAlreadyEnded, SeenRun, World
@@ -21,12 +22,13 @@ LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authenticated request: its spaces, the id in its path (if any) and its parameters."""
+    """One authenticated request: its spaces, the id in its path (if any), its parameters, what a cancel does."""
 
     spaces: tuple[Space, ...]
     id: str
     parameters: Parameters
     request: Request
+    cancel: CancelEffect
 
 
 class Api:
@@ -49,7 +51,7 @@ class Api:
             ("api-keys",): {"GET": self._list_api_keys},
         }
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request, *, cancel: CancelEffect = AT_ONCE) -> Answer:
         """Raises Problem for everything but a 2xx."""
         spaces = self._access.spaces(request.bearer)
         if spaces is None:
@@ -59,7 +61,7 @@ class Api:
         object_id = segments[1] if len(segments) > 1 else ""
         if object_id:
             _demand_id("id", object_id)
-        return action(Call(spaces, object_id, request.parameters(), request))
+        return action(Call(spaces, object_id, request.parameters(), request, cancel))
 
     def _action(self, method: str, segments: Sequence[str]) -> Callable[[Call], Answer]:
         shape = tuple("{id}" if place == 1 and part else part for place, part in enumerate(segments))
@@ -163,7 +165,7 @@ class Api:
 
     def _cancel_run(self, call: Call) -> Answer:
         try:
-            return json_answer(self._spelling.run(self._world.cancel(self._run(call).run)))
+            return json_answer(self._spelling.run(self._world.cancel(self._run(call).run, effect=call.cancel)))
         except RunAlreadyEnded as ended:
             detail = f"cannot cancel a run with status '{ended.status.lower()}'"
             raise Problem(400, detail) from None

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from taskruns.sandbox.catalogue import Task
 from taskruns.sandbox.clock import Clock, iso
-from taskruns.sandbox.faults import Faults, read_faults
+from taskruns.sandbox.fault_documents import read_faults
+from taskruns.sandbox.faults import Faults
 from taskruns.sandbox.fields import Fields, read_fields
 from taskruns.sandbox.messages import Answer, Request, json_answer
 from taskruns.sandbox.outcomes import Status

@@ -1,37 +1,19 @@
-"""Faults that are put in on purpose: slow answers, error answers, cut connections."""
+"""Faults that are put in on purpose: slow, wrong or no answers, cut connections, cancels that do not do their work."""
 
 import random
 import re
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from taskruns.sandbox.fields import Fields, read_fields
 from taskruns.sandbox.messages import Answer, Request, problem_answer
 from taskruns.sandbox.problems import Problem
+from taskruns.sandbox.rate_limit import RateLimit
+from taskruns.sandbox.runs import CancelEffect
 
-_KNOWN = (
-    "method",
-    "path",
-    "path_regex",
-    "key",
-    "latency_ms",
-    "latency_at",
-    "status",
-    "headers",
-    "title",
-    "detail",
-    "body",
-    "cut",
-    "count",
-    "share",
-)
-_BEFORE_AFTER = ("before", "after")
-_ANSWER_ONLY = ("headers", "title", "detail", "body")
-# What the server itself must say about its answer.
-_FRAMING = {"content-length", "transfer-encoding", "connection"}
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-_LONGEST_LATENCY_MS = 600_000
+HANGS_FOR_MS = 600_000
+_CANCEL = re.compile(r"^/v2/task-runs/[^/]+/cancel/?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +42,8 @@ class ErrorAnswer:
     detail: str | None
     body: str | None
 
-    def answer(self, request: Request, *, request_id: str) -> Answer:
+    def answer(self, request: Request, worked: Answer | None, *, request_id: str) -> Answer:
+        del worked  # the error stands in its place
         if self.body is not None:
             return Answer(self.status, self.body.encode(), {"Content-Type": "text/html", **self.headers})
         problem = Problem(self.status, self.detail or "A fault of the sandbox.", self.title, self.headers)
@@ -68,33 +51,72 @@ class ErrorAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class MalformedAnswer:
+    """JSON that breaks off: of the true answer the first half, or of none its beginning."""
+
+    def answer(self, request: Request, worked: Answer | None, *, request_id: str) -> Answer:
+        del request, request_id
+        body = b'{"id": "VGFza1J1' if worked is None else worked.body[: len(worked.body) // 2]
+        return Answer(200, body, {"Content-Type": "application/json"})
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
+    """`wrong` is answered instead of any work, or (`answer_at` after) instead of what the work gave."""
+
     match: Match
     latency_ms: int
     latency_at: str
-    error: ErrorAnswer | None
+    wrong: ErrorAnswer | MalformedAnswer | None
+    answer_at: str
     cut: str | None
+    hang: str | None
+    cancel: CancelEffect | None
     count: int | None
     share: float | None
+    per_second: float | None
     document: dict[str, object]
 
+    def meets(self, request: Request) -> bool:
+        """What changes a cancel meets cancels only."""
+        is_cancel = request.method == "POST" and _CANCEL.search(request.path) is not None
+        return self.match.meets(request) and (self.cancel is None or is_cancel)
+
     def delay_ms(self, moment: str) -> int:
+        if self.hang == moment:
+            return HANGS_FOR_MS
         return self.latency_ms if self.latency_at == moment else 0
+
+    @property
+    def forestalls_work(self) -> bool:
+        return self.wrong is not None and self.answer_at == "before"
+
+    def answer(self, request: Request, worked: Answer | None, *, request_id: str) -> Answer:
+        """`worked` is None for a fault that forestalls work."""
+        if self.wrong is not None:
+            return self.wrong.answer(request, worked, request_id=request_id)
+        if worked is None:
+            message = "only a wrong answer forestalls work"
+            raise ValueError(message)
+        return worked
 
 
 @dataclass(slots=True)
 class _Entry:
     number: int
     fault: Fault
+    limit: RateLimit | None
     matched: int = 0
     fired: int = 0
 
-    def is_due(self, *, seed: int) -> bool:
+    def is_due(self, *, seed: int, now: float) -> bool:
         """Counts the match. A share is drawn from the seed and this counter: the same requests meet it again."""
         self.matched += 1
         if self.fault.share is not None:
             return random.Random(f"{seed}:fault:{self.number}:{self.matched}").random() < self.fault.share
-        return self.fault.count is None or self.fired < self.fault.count
+        if self.fault.count is not None and self.fired >= self.fault.count:
+            return False
+        return self.limit is None or not self.limit.lets_through(now)
 
 
 @dataclass(slots=True)
@@ -102,6 +124,7 @@ class Faults:
     """In order of arrival; the first that matches and is due meets the request, at most one a request."""
 
     seed: int
+    seconds: Callable[[], float] = time.monotonic
     _entries: list[_Entry] = field(default_factory=list)
     _added: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -109,7 +132,7 @@ class Faults:
     def add(self, faults: list[Fault]) -> list[int]:
         """Returns their numbers."""
         with self._lock:
-            entries = [_Entry(self._added + place, fault) for place, fault in enumerate(faults, start=1)]
+            entries = [_entry(self._added + place, fault) for place, fault in enumerate(faults, start=1)]
             self._added += len(entries)
             self._entries.extend(entries)
         return [entry.number for entry in entries]
@@ -121,8 +144,9 @@ class Faults:
     def draw(self, request: Request) -> tuple[int, Fault] | None:
         """The number and the fault that meets this request."""
         with self._lock:
+            now = self.seconds()
             for entry in self._entries:
-                if entry.fault.match.meets(request) and entry.is_due(seed=self.seed):
+                if entry.fault.meets(request) and entry.is_due(seed=self.seed, now=now):
                     entry.fired += 1
                     return entry.number, entry.fault
         return None
@@ -135,80 +159,5 @@ class Faults:
             ]
 
 
-def read_faults(document: object) -> list[Fault]:
-    """One fault, or `{"faults": [...]}`. Raises Problem 400, and then none of them counts."""
-    if isinstance(document, dict) and "faults" in document:
-        several = read_fields(document, known=("faults",)).document["faults"]
-        if not isinstance(several, list):
-            raise Problem(400, "faults must be a list.")
-        return [_read_fault(one) for one in several]
-    return [_read_fault(document)]
-
-
-def _read_fault(document: object) -> Fault:
-    fields = read_fields(document, known=_KNOWN)
-    fault = Fault(
-        match=_read_match(fields),
-        latency_ms=fields.whole("latency_ms", least=0, most=_LONGEST_LATENCY_MS) or 0,
-        latency_at=fields.choice("latency_at", _BEFORE_AFTER) or "before",
-        error=_read_error(fields),
-        cut=fields.choice("cut", _BEFORE_AFTER),
-        count=fields.whole("count", least=1, most=1_000_000),
-        share=fields.number("share", least=0, most=1),
-        document=_redacted(fields),
-    )
-    _demand_sense(fault)
-    return fault
-
-
-def _demand_sense(fault: Fault) -> None:
-    if not (fault.latency_ms or fault.error or fault.cut):
-        raise Problem(400, "A fault needs at least one of latency_ms, status and cut.")
-    if fault.error and fault.cut:
-        raise Problem(400, "A fault has either a status or a cut: a cut connection carries no answer.")
-    if fault.count is not None and fault.share is not None:
-        raise Problem(400, "A fault has either a count or a share.")
-
-
-def _read_match(fields: Fields) -> Match:
-    method = fields.text("method")
-    return Match(
-        method=method and method.upper(),
-        path=fields.text("path"),
-        path_regex=_read_regex(fields.text("path_regex")),
-        key=fields.text("key"),
-    )
-
-
-def _read_regex(text: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if text is None else re.compile(text)
-    except (re.error, RecursionError, OverflowError):
-        raise Problem(400, "path_regex is not a regular expression.") from None
-
-
-def _read_error(fields: Fields) -> ErrorAnswer | None:
-    status = fields.whole("status", least=200, most=599)
-    if status is None:
-        if any(name in fields.document for name in _ANSWER_ONLY):
-            raise Problem(400, f"{', '.join(_ANSWER_ONLY)} need a status.")
-        return None
-    return ErrorAnswer(
-        status=status,
-        headers=_read_headers(fields),
-        title=fields.text("title"),
-        detail=fields.text("detail"),
-        body=fields.text("body"),
-    )
-
-
-def _read_headers(fields: Fields) -> dict[str, str]:
-    headers = fields.texts("headers")
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value) or name.lower() in _FRAMING:
-            raise Problem(400, f"The header {name!r} cannot be sent.")
-    return headers
-
-
-def _redacted(fields: Fields) -> dict[str, object]:
-    return {name: "…" if name == "key" else value for name, value in fields.document.items()}
+def _entry(number: int, fault: Fault) -> _Entry:
+    return _Entry(number, fault, None if fault.per_second is None else RateLimit(fault.per_second))

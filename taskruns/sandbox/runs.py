@@ -1,6 +1,6 @@
 """One run: its plan, what somebody did to it, and so its state at any simulated time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from taskruns.sandbox.catalogue import Task, TaskType
 from taskruns.sandbox.identifiers import identifier
@@ -18,10 +18,28 @@ class State:
     counts: Counts = field(default_factory=Counts)
     failure_reason: str | None = None
 
+    def cancelled(self, at_ms: int) -> "State":
+        """As a cancel leaves it: the counts stay."""
+        return replace(self, status=Status.CANCELLED, finished_ms=at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelEffect:
+    """`after_ms`: simulated milliseconds until the run ends; None: never. `claimed`: the answer says CANCELLED."""
+
+    after_ms: int | None = 0
+    claimed: bool = False
+
+
+AT_ONCE = CancelEffect()
+
 
 @dataclass(slots=True)
 class Run:
-    """`held` is set once somebody interfered: from then on the run stays so and the plan is void."""
+    """`held` is set once somebody interfered: from then on the run stays so and the plan is void.
+
+    `cancelled_ms` is when a cancel takes effect, unless the run ends before.
+    """
 
     number: int
     id: str
@@ -29,6 +47,7 @@ class Run:
     task: Task
     plan: Plan
     held: State | None = None
+    cancelled_ms: int | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -36,6 +55,12 @@ class Run:
         return (self.plan.created_ms, self.number)
 
     def state(self, now_ms: int) -> State:
+        if self.cancelled_ms is None or now_ms < self.cancelled_ms:
+            return self._uncancelled(now_ms)
+        state = self._uncancelled(self.cancelled_ms)
+        return state.cancelled(self.cancelled_ms) if state.status.is_active else state
+
+    def _uncancelled(self, now_ms: int) -> State:
         if self.held is not None:
             return self.held
         if now_ms < self.plan.started_ms:

@@ -13,9 +13,18 @@ POST /sandbox/faults      adds one, or several as `{"faults": [..]}`; answers 20
     which requests        `method`, `path` (part of the raw path, without the query), `path_regex`, `key`;
                           all optional
     what happens          `latency_ms`, with `latency_at` "before" (default) or "after" the work was done;
-                          `status` (instead of any work) with `headers`, `title`, `detail` or a raw `body`;
-                          `cut` "before" (no work done) or "after" (done, but closed without an answer)
-    how often             `count` (the first N) or `share` (0 to 1, drawn from the seed); neither: every time.
+                          and one of
+                          `status` with `headers`, `title`, `detail` or a raw `body`;
+                          `answer` "html" (a gateway's 502 page) or "malformed" (200, JSON that breaks off);
+                          both with `answer_at` "before" (default: no work is done) or "after" it was done;
+                          `cut` "before" (no work done) or "after" (done, but closed without an answer);
+                          `hang` "before" or "after": never an answer, the line stays open (10 min at most)
+    what a cancel does    `cancel_takes_seconds` (200 and the run goes on, cancelled after so much simulated
+                          time), `cancel` "ignored" (200 and the run goes on) or "only_claimed" (200, says
+                          CANCELLED, and the run goes on); these meet cancels only
+    how often             `count` (the first N) or `share` (0 to 1, drawn from the seed) or `per_second` (what
+                          exceeds N a second of real time; alone it is a rate limit: 429 with Retry-After; N at
+                          once are let through, then one each 1/N s); none: every time.
                           The first fault that matches and is due meets the request, at most one. It comes
                           before the key is looked at, as a gateway's would.
 GET /sandbox/faults       lists them, with how often each `matched` and `fired`

@@ -14,6 +14,7 @@ from taskruns.sandbox.faults import Fault, Faults
 from taskruns.sandbox.messages import Answer, Request, problem_answer
 from taskruns.sandbox.problems import Problem
 from taskruns.sandbox.received import Entry, Received
+from taskruns.sandbox.runs import AT_ONCE, CancelEffect
 from taskruns.sandbox.wire import Spelling, Wire
 from taskruns.sandbox.world import World
 
@@ -86,29 +87,24 @@ class _Desk:
     def _faulty_or_worked(self, request: Request, entry: Entry) -> Answer:
         drawn = self.faults.draw(request)
         if drawn is None:
-            return self._worked(request, entry)
+            return self._worked(request, entry, cancel=AT_ONCE)
         entry.fault, fault = drawn
-        self._delay(fault, "before")
-        if fault.cut == "before":
-            raise Hangup
-        answer = fault.error.answer(request, request_id=entry.request_id) if fault.error else None
-        answer = answer or self._worked(request, entry)
-        self._delay(fault, "after")
-        if fault.cut == "after":
-            raise Hangup
-        return answer
+        self._hold_up(fault, "before")
+        worked = None if fault.forestalls_work else self._worked(request, entry, cancel=fault.cancel or AT_ONCE)
+        self._hold_up(fault, "after")
+        return fault.answer(request, worked, request_id=entry.request_id)
 
-    def _worked(self, request: Request, entry: Entry) -> Answer:
-        return _worked(lambda: self._route(request), request, request_id=entry.request_id)
+    def _worked(self, request: Request, entry: Entry, *, cancel: CancelEffect) -> Answer:
+        return _worked(lambda: self._route(request, cancel), request, request_id=entry.request_id)
 
-    def _route(self, request: Request) -> Answer:
+    def _route(self, request: Request, cancel: CancelEffect) -> Answer:
         if request.segments[0] != "v2":
             raise Problem(404, "There is no such route.")
-        return self.api.answer(request)
+        return self.api.answer(request, cancel=cancel)
 
-    def _delay(self, fault: Fault, moment: str) -> None:
-        """Waits as the fault says, or until the server closes."""
-        if self.closing.wait(fault.delay_ms(moment) / 1000):
+    def _hold_up(self, fault: Fault, moment: str) -> None:
+        """Waits as the fault says, or until the server closes. Raises Hangup for a line that is then to be closed."""
+        if self.closing.wait(fault.delay_ms(moment) / 1000) or moment in {fault.cut, fault.hang}:
             raise Hangup
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from taskruns.sandbox.catalogue import SPACES, USERS, Task, User, build_tasks
 from taskruns.sandbox.clock import Clock
 from taskruns.sandbox.outcomes import Counts, Status, completed
-from taskruns.sandbox.runs import Run, State, build_run
+from taskruns.sandbox.runs import AT_ONCE, CancelEffect, Run, State, build_run
 from taskruns.sandbox.schedule import Plan, data_window, plans
 
 _NUMBERS_PER_TASK = 100_000
@@ -105,21 +105,23 @@ class World:
 
     # Acting
 
-    def cancel(self, run: Run) -> SeenRun:
-        """Ends it at once and keeps the counts. Raises RunAlreadyEnded."""
+    def cancel(self, run: Run, *, effect: CancelEffect = AT_ONCE) -> SeenRun:
+        """Ends it, at once unless the effect is another, and keeps the counts. Raises RunAlreadyEnded."""
         with self._lock:
             now_ms = self._catch_up()
             state = run.state(now_ms)
             if not state.status.is_active:
                 raise RunAlreadyEnded(state.status)
-            run.held = replace(state, status=Status.CANCELLED, finished_ms=now_ms)
-            return SeenRun(run, run.held)
+            if effect.after_ms is not None:
+                run.cancelled_ms = now_ms + effect.after_ms
+            return SeenRun(run, state.cancelled(now_ms) if effect.claimed else run.state(now_ms))
 
     def hold(self, run: Run, *, status: Status | None, failure_reason: str | None) -> SeenRun:
         """Puts the run into a status where it stays; without a status it stays in the one it has."""
         with self._lock:
             now_ms = self._catch_up()
             run.held = _held(run.state(now_ms), status=status, failure_reason=failure_reason, now_ms=now_ms)
+            run.cancelled_ms = None
             return SeenRun(run, run.held)
 
     def add_runs(self, task: Task, *, status: Status, count: int, failure_reason: str | None) -> list[SeenRun]:

@@ -39,6 +39,21 @@ class Invited:
     link: str = ""
 
 
+def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tuple[Team, Invited | None]:
+    """A team and, if an address is given, its first manager: both or neither.
+
+    Raises TeamsError, people.PeopleError; a mistake in the address is one of the field `manager`.
+    """
+    with transaction.atomic():
+        team = teams.create_team(name, slug=slug, by=by)
+        if not manager:
+            return team, None
+        try:
+            return team, invite(team, email=manager, role=TeamRole.MANAGER, by=by)
+        except (TeamsError, people.PeopleError) as error:
+            raise TeamsError(error.sentence, field="manager") from None
+
+
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     """Add a known person at once, or make a link for a stranger; an older open link of theirs stops working.
 
@@ -92,8 +107,7 @@ def open_invitation(token: str) -> Invitation:
 
 @sensitive_variables("password")
 def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: Actor) -> User:
-    """Make the account, then the membership. Two chains, so two transactions: should the second one fail, the person
-    exists, the link still works, and they sign in to accept it.
+    """Make the account and the membership: one transaction over two chains, the site's first, as everywhere.
 
     `by` is the anonymous visitor. Raises InvitationGone; people.PeopleError: weak password, or the account exists.
     """
@@ -103,8 +117,8 @@ def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: 
             raise InvitationGone
         details = {"invitation": str(invitation.pk)}
         person = people.create_person(invitation.email, password=password, name=name, by=by, details=details)
-    themselves = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
-    accept_invitation(invitation, person=person, by=themselves)
+        themselves = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
+        accept_invitation(invitation, person=person, by=themselves)
     return person
 
 

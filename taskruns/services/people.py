@@ -1,18 +1,18 @@
-"""People: making an account, site roles, a new password, disabling. All of it is recorded in the site's chain."""
+"""People: making an account, site roles, a new password, disabling, their profile. Recorded in the site's chain."""
 
 from typing import Any
 
 from django.contrib.auth.hashers import check_password
 from django.contrib.auth.password_validation import validate_password
-from django.contrib.sessions.models import Session
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
-from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import SiteRole, User
+from taskruns.models import SiteRole, Theme, User
+
+from . import factors, sessions
 
 LONGEST_NAME = 100
 
@@ -44,11 +44,15 @@ def find_person(email: str) -> User | None:
 
 @sensitive_variables("password")
 def create_person(
-    email: str, *, password: str, name: str = "", by: Actor, details: dict[str, Any] | None = None
+    email: str, *, password: str | None, name: str = "", by: Actor, details: dict[str, Any] | None = None
 ) -> User:
-    """A new account that can sign in at once. Raises PeopleError: address taken, or password too weak."""
+    """A new account that can sign in at once; without a password only by single sign-on.
+
+    Raises PeopleError: address taken, or password too weak.
+    """
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
-    _check_new_password(password, person)
+    if password is not None:
+        _check_new_password(password, person)
     person.set_password(password)
     with transaction.atomic():
         _insert(person)
@@ -65,7 +69,8 @@ def _insert(person: User) -> None:
 
 
 def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
-    """True if the person did not have this site role before."""
+    """True if the person did not have this site role before. Raises PeopleError: nobody changes their own."""
+    _refuse_oneself(person, by, "your own role")
     with transaction.atomic():
         person = _locked(person)
         if person.site_role == role:
@@ -77,34 +82,77 @@ def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
 
 
 @sensitive_variables("password")
-def reset_sign_in(person: User, *, password: str, by: Actor) -> bool:
-    """Set the password and end every session of the person. False if it was the password already: nothing changes.
+def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by: Actor) -> bool:
+    """Set the password, drop the second factors if asked to, and end every session of the person.
 
-    A disabled account stays disabled. Raises PeopleError.
+    False if all was so already: nothing changes. A disabled account stays disabled. Raises PeopleError.
     """
     _check_new_password(password, person)
     with transaction.atomic():
         person = _locked(person)
+        dropped = factors.drop(person) if drop_factors else 0
         # Not person.check_password(): that one may write a newer hash of the same password.
-        if check_password(password, person.password):
+        if check_password(password, person.password) and not dropped:
             return False
         person.set_password(password)
         person.save(update_fields=["password"])
-        details = {"sessions_ended": _end_sessions(person)}
+        details = {"sessions_ended": sessions.delete(person)} | ({"factors_dropped": dropped} if drop_factors else {})
         record(EventType.PERSON_RESET, "done", by=by, target=target_of(person), details=details)
     return True
 
 
 def disable_person(person: User, *, by: Actor) -> bool:
-    """No sign-in any more, every session ended; memberships stay as they are. False if it was so already."""
+    """No sign-in any more, every session ended; memberships stay as they are. False if it was so already.
+
+    Raises PeopleError: nobody disables themselves.
+    """
+    _refuse_oneself(person, by, "your own account")
     with transaction.atomic():
         person = _locked(person)
         if not person.is_active:
             return False
         User.objects.filter(pk=person.pk).update(is_active=False)
-        details = {"sessions_ended": _end_sessions(person)}
+        details = {"sessions_ended": sessions.delete(person)}
         record(EventType.PERSON_DISABLE, "done", by=by, target=target_of(person), details=details)
     return True
+
+
+def enable_person(person: User, *, by: Actor) -> bool:
+    """They may sign in again, with what they had. False if they were not disabled."""
+    with transaction.atomic():
+        person = _locked(person)
+        if person.is_active:
+            return False
+        User.objects.filter(pk=person.pk).update(is_active=True)
+        record(EventType.PERSON_ENABLE, "done", by=by, target=target_of(person))
+    return True
+
+
+def change_profile(person: User, *, time_zone: str, theme: Theme, shortcuts: bool, by: Actor) -> bool:
+    """False if it was so already. The values have been checked by the form."""
+    wanted = {"time_zone": time_zone, "theme": theme.value, "shortcuts": shortcuts}
+    with transaction.atomic():
+        before = _locked(person)
+        changed = [name for name, value in wanted.items() if getattr(before, name) != value]
+        if not changed:
+            return False
+        User.objects.filter(pk=person.pk).update(**wanted)
+        details = {"changed": changed, "after": {name: wanted[name] for name in changed}}
+        record(EventType.PROFILE_CHANGE, "done", by=by, target=target_of(person), details=details)
+    return True
+
+
+def password_changed(person: User, *, session_key: str, by: Actor) -> None:
+    """They have just set another one in the session `session_key`: every other session of theirs ends."""
+    with transaction.atomic():
+        details = {"sessions_ended": sessions.delete(person, keep=session_key)}
+        record(EventType.AUTH_PASSWORD_CHANGE, "done", by=by, target=target_of(person), details=details)
+
+
+def _refuse_oneself(person: User, by: Actor, what: str) -> None:
+    """Who takes their own right away locks themselves out, and perhaps everybody."""
+    if by.person is not None and by.person.pk == person.pk:
+        raise PeopleError(f"Another site admin has to change {what}.")
 
 
 def target_of(person: User) -> Target:
@@ -122,10 +170,3 @@ def _check_new_password(password: str, person: User) -> None:
         validate_password(password, person)
     except ValidationError as error:
         raise PeopleError(" ".join(error.messages), field="password1") from None
-
-
-def _end_sessions(person: User) -> int:
-    """Sessions do not name their person in a column, so each live one is opened: rare, and a few thousand at most."""
-    live = Session.objects.filter(expire_date__gt=timezone.now()).iterator()
-    theirs = [row.pk for row in live if row.get_decoded().get("_auth_user_id") == str(person.pk)]
-    return Session.objects.filter(pk__in=theirs).delete()[0]

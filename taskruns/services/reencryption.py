@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.db import models, transaction
 from django.views.decorators.debug import sensitive_variables
@@ -15,6 +16,8 @@ from django.views.decorators.debug import sensitive_variables
 from taskruns.audit import Actor, EventType, record
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import Credential
+
+from . import factors
 
 PORTION = 200  # rows a transaction
 
@@ -54,7 +57,30 @@ def _reseal_credential(row: Credential, ring: Ring) -> Result:
     return "done"
 
 
-COLUMNS: tuple[EncryptedColumn, ...] = (EncryptedColumn("API keys", _credentials_behind, _reseal_credential),)
+def _factors_behind(newest: int) -> "models.QuerySet[Authenticator]":
+    """Those that hold a secret, each kind where it keeps it; passkeys hold none."""
+    kinds = ((Authenticator.Type.TOTP, "secret"), (Authenticator.Type.RECOVERY_CODES, "seed"))
+    behind = models.Q()
+    for kind, name in kinds:
+        kept = models.Q(type=kind, data__has_key=name)
+        behind |= kept & ~models.Q((f"data__{name}__startswith", f"{newest}:"))
+    rows: models.QuerySet[Authenticator] = Authenticator.objects.filter(behind).select_related("user")
+    return rows
+
+
+@sensitive_variables()
+def _reseal_factor(row: Authenticator, _ring: Ring) -> Result:
+    try:
+        factors.reseal(row)
+    except SealBroken:
+        return "unreadable"
+    return "done"
+
+
+COLUMNS: tuple[EncryptedColumn, ...] = (
+    EncryptedColumn("API keys", _credentials_behind, _reseal_credential),
+    EncryptedColumn("second factors", _factors_behind, _reseal_factor),
+)
 
 
 def reencrypt(*, by: Actor, tell: Callable[[str, Report, int], None] = lambda *_: None) -> dict[str, Report]:

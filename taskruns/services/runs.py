@@ -60,15 +60,23 @@ def record_observation(run: Run, seen: WireRun, request_started_at: datetime) ->
     """
     with transaction.atomic():
         # The row as it is now, not as it was when `run` was loaded: readings of several workers meet here.
-        held = Run.objects.select_for_update(no_key=True).filter(pk=run.pk, observed_at__lt=request_started_at).first()
-        if held is None:
-            return False
-        changes = _changes(held, seen)
-        Run.objects.filter(pk=run.pk).update(observed_at=request_started_at, **changes)
-        if changes:
-            if changes.get("status", held.status) == Status.COMPLETED:
-                learn_usual(held.task_id)
+        held = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
+        changed = observe(held, seen, request_started_at)
+        if changed:
             Team.bump(run.team_id)
+    return changed
+
+
+def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
+    """`record_observation` of a row that is locked, in a transaction that observes several and bumps the team after
+    them: locks are taken in one order.
+    """
+    if held.observed_at >= request_started_at:
+        return False
+    changes = _changes(held, seen)
+    Run.objects.filter(pk=held.pk).update(observed_at=request_started_at, **changes)
+    if changes and changes.get("status", held.status) == Status.COMPLETED:
+        learn_usual(held.task_id)
     return bool(changes)
 
 
@@ -77,10 +85,17 @@ def record_gone(run: Run, request_started_at: datetime) -> bool:
 
     One that had ended stays as it was: Arize may forget it.
     """
+    went = observe_gone(run, request_started_at)
+    if went:
+        Team.bump(run.team_id)
+    return went
+
+
+def observe_gone(run: Run, request_started_at: datetime) -> bool:
+    """`record_gone` as a part of a transaction that observes several runs and bumps the team after them."""
     older = Run.objects.filter(pk=run.pk, observed_at__lt=request_started_at)
     was_active = older.filter(status__in=[*ACTIVE, Status.UNKNOWN])
     if was_active.update(status=Status.GONE, rank=0, gone_since=timezone.now(), observed_at=request_started_at):
-        Team.bump(run.team_id)
         return True
     older.update(observed_at=request_started_at)
     return False

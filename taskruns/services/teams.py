@@ -8,14 +8,16 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.text import slugify
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import Credential, Invitation, Membership, Run, SiteRole, Task, Team, TeamRole, User
+from taskruns.models import Credential, EmergencyStop, Invitation, Membership, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.models.runs import ACTIVE
 
 LONGEST_NAME = 100
@@ -98,10 +100,10 @@ def archive(team: Team, *, by: Actor) -> bool:
     return True
 
 
-def add_member(team: Team, person: User, *, role: TeamRole, by: Actor) -> bool:
+def add_member(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool = False) -> bool:
     """False if the person has this role in the team already. Raises TeamsError: another role, disabled, archived.
 
-    An invitation that is still open for their address is used up by it.
+    An invitation that is still open for their address is used up by it. `by_groups`: single sign-on gives it.
     """
     with transaction.atomic():
         team = lock_team(team)
@@ -111,22 +113,25 @@ def add_member(team: Team, person: User, *, role: TeamRole, by: Actor) -> bool:
             return False
         if not User.objects.filter(pk=person.pk, is_active=True).exists():
             raise TeamsError("This account is disabled. A site admin has to look at it first.", field="email")
-        Membership.objects.create(team=team, user=person, role=role)
-        open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
-        details = {"role": role.value}
+        Membership.objects.create(team=team, user=person, role=role, by_groups=by_groups)
+        closed = open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
+        details = {"role": role.value, "invitations_revoked": closed}
         record(EventType.MEMBER_ADD, "done", by=by, team=team, target=_member(person), details=details)
     return True
 
 
-def change_role(team: Team, person: User, *, role: TeamRole, by: Actor) -> bool:
-    """False if the person has this role already. Raises TeamsError: no member (any more), or the last manager."""
+def change_role(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool = False) -> bool:
+    """False if the person has this role already. Raises TeamsError: no member (any more), or the last manager.
+
+    A role that a person gives is theirs from then on: groups of single sign-on no longer decide about it.
+    """
     with transaction.atomic():
         team = lock_team(team)
         before = _role_in(team, person)
         if before == role:
             return False
         _keep_a_manager(team, person)
-        Membership.objects.filter(team=team, user=person).update(role=role)
+        Membership.objects.filter(team=team, user=person).update(role=role, by_groups=by_groups)
         details = {"before": before, "after": role.value}
         record(EventType.MEMBER_CHANGE_ROLE, "done", by=by, team=team, target=_member(person), details=details)
     return True
@@ -146,6 +151,23 @@ def remember(person: User, team: Team) -> None:
     """The team whose board the person looked at last: where `/` leads."""
     if person.last_team_id != team.pk:
         User.objects.filter(pk=person.pk).exclude(last_team=team).update(last_team=team)
+
+
+def seen_by(person: User) -> "QuerySet[Team]":
+    """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team, `as_of`:
+    when the oldest of its working keys last read, and `is_stopped`: whether an emergency stop holds it.
+
+    One query, because each poll of each open board asks it.
+    """
+    mine = Membership.objects.filter(team=OuterRef("pk"), user=person)
+    working = Q(credentials__revoked_at=None, credentials__failing_since=None)
+    read_with: dict[str, Any] = {
+        "role": Coalesce(Subquery(mine.values("role")[:1]), Value("")),
+        "reader_manages": Exists(Membership.objects.managing(person)),
+        "as_of": Min("credentials__last_good_at", filter=working),
+        "is_stopped": Exists(EmergencyStop.objects.holding().filter(team=OuterRef("pk"))),
+    }
+    return Team.objects.annotate(**read_with)
 
 
 def home_of(person: User) -> Team | None:

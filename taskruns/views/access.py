@@ -2,24 +2,24 @@
 
 Not signed in: the login page. Not an insider of the team: 404, as if nothing were there. Insider without the right:
 403. Both refusals leave a row in the audit log, and stay refusals if that row cannot be written.
+
+Behind the right stands the proof: who must have a second factor and has shown none reaches only the pages that set it
+up, and `fresh` views want to see within ten minutes of acting that it is still the same person.
 """
 
-import hashlib
 import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
-from urllib.parse import urlencode, urlsplit
 
 import structlog
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
-from django.shortcuts import resolve_url
-from django.urls import ResolverMatch, URLPattern, URLResolver
+from django.shortcuts import render
+from django.urls import ResolverMatch, URLPattern, URLResolver, reverse
 from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
@@ -27,11 +27,24 @@ from taskruns.audit import Actor, EventType, Target
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
+from taskruns.services import sessions, teams
 from taskruns.services.audit import Try
+
+from . import proofs
+from .ways import page_of, referring_page, to_login, with_next
 
 View = Callable[..., HttpResponseBase]
 # Parts of a path that open a door by themselves.
-SECRETS = frozenset({"token"})
+SECRETS = frozenset({"token", "key"})
+SIGN_IN_PAGES = frozenset(
+    {
+        "account_login",
+        "account_reauthenticate",
+        "mfa_login_webauthn",
+        "mfa_reauthenticate",
+        "mfa_reauthenticate_webauthn",
+    }
+)
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 M = TypeVar("M", bound=models.Model)
 
@@ -46,11 +59,14 @@ class PanelRequest(HttpRequest):
     client_ip: str
 
 
-def requires(action: Action, *, event: EventType | None = None, acts_on: str = "POST") -> Callable[[View], View]:
+def requires(
+    action: Action, *, event: EventType | None = None, acts_on: str = "POST", fresh: bool = False
+) -> Callable[[View], View]:
     """Let the view run only for people with the right to `action`.
 
     A url with a `slug` is a team's: the view gets the team in its place. `event` is the audit event that the method
-    `acts_on` would have made: its denial is recorded under that name.
+    `acts_on` would have made: its denial is recorded under that name. `fresh` asks for a recent proof of who it is;
+    never for what stops runs.
     """
 
     def decorate(view: View) -> View:
@@ -61,9 +77,12 @@ def requires(action: Action, *, event: EventType | None = None, acts_on: str = "
             panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
+            denied_as = _event(request, event, acts_on)
             if not panel.access.may(action):
-                record_denied(panel, _event(request, event, acts_on), team=panel.team)
+                record_denied(panel, denied_as, team=panel.team)
                 raise PermissionDenied
+            if (stopped := _unproved(panel, denied_as, fresh=fresh)) is not None:
+                return stopped
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
 
@@ -74,20 +93,68 @@ def requires(action: Action, *, event: EventType | None = None, acts_on: str = "
 
 def signed_in(view: View) -> View:
     """For pages that every person has: their home, their own profile."""
+    return _for_everybody(view)
 
+
+def signed_in_freshly(view: View) -> View:
+    """For what a stolen session must not change: how its person signs in. Open to those who lack a second factor."""
+    return _for_everybody(view, fresh=True, before_second_factor=True)
+
+
+def signed_in_at_least(view: View) -> View:
+    """For the way to a second factor, and out: open to those who lack one."""
+    return _for_everybody(view, before_second_factor=True)
+
+
+def _for_everybody(view: View, *, fresh: bool = False, before_second_factor: bool = False) -> View:
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return to_login(request)
         panel = _enter(request, None)
-        return _private(view(panel, *args, **kwargs))
+        stopped = _unproved(panel, EventType.ACCESS_DENIED, fresh=fresh, before_second_factor=before_second_factor)
+        return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
 
     return _declared(gate, "signed in")
+
+
+def _unproved(
+    request: PanelRequest, event: EventType, *, fresh: bool, before_second_factor: bool = False
+) -> HttpResponse | None:
+    """The answer to somebody whose session has not shown enough. A GET is led to the proof and back; a POST is not
+    kept for later, because it may hold a key.
+    """
+    if not before_second_factor and proofs.lacks_second_factor(request, request.user, request.team):
+        return _led_to(request, reverse("factors"), event, why="no second factor")
+    if fresh and not proofs.is_fresh(request, request.user):
+        return _led_to(request, reverse("confirm"), event, why="no fresh sign-in")
+    return None
+
+
+def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
+    if request.htmx:
+        response = HttpResponse(status=401)
+        response["HX-Redirect"] = with_next(url, page_of(request.htmx))
+        return response
+    if request.method in {"GET", "HEAD"}:
+        return HttpResponseRedirect(with_next(url, request.get_full_path()))
+    record_denied(request, event, team=request.team, why=why)
+    context = {"why": why, "url": with_next(url, referring_page(request))}
+    return render(request, "taskruns/people/unproved.html", context, status=403)
 
 
 def anyone(view: View) -> View:
     """For the few pages that need no sign-in."""
     return _declared(view, "anyone")
+
+
+def by_method(*, read: View, act: View) -> View:
+    """Two gates at one url: who may look there, and who may act."""
+
+    def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
+
+    return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
@@ -96,6 +163,16 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
     if row is not None:
         return row
     if rows.model._default_manager.filter(pk=pk).exists():
+        raise _hidden(request)
+    raise Http404
+
+
+def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
+    """The row `pk` of the person themselves. Somebody else's is the same 404 as none, and a recorded try."""
+    row = rows.filter(user=request.user, pk=pk).first()
+    if row is not None:
+        return row
+    if rows.filter(pk=pk).exists():
         raise _hidden(request)
     raise Http404
 
@@ -139,21 +216,10 @@ def actor_of(request: HttpRequest) -> Actor:
         id=str(person.pk),
         label=person.email,
         role=access.role,
-        auth_method=_auth_method(request),
+        auth_method=proofs.ways(request, person),
         session_ref=_session_ref(request),
         person=person,
     )
-
-
-def to_login(request: HttpRequest) -> HttpResponse:
-    """A plain request is redirected; htmx is told to leave the page, never handed a login form for a table cell."""
-    url = resolve_url(settings.LOGIN_URL)
-    htmx: HtmxDetails | None = getattr(request, "htmx", None)
-    if htmx:
-        response = HttpResponse(status=401)
-        response["HX-Redirect"] = _with_next(url, _page_of(htmx))
-        return response
-    return HttpResponseRedirect(_with_next(url, request.get_full_path() if request.method == "GET" else ""))
 
 
 def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
@@ -187,7 +253,7 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     Raises Http404 for a team that does not exist.
     """
     panel = cast("PanelRequest", request)
-    panel.team = None if slug is None else Team.objects.seen_by(panel.user).filter(slug=slug).first()
+    panel.team = None if slug is None else teams.seen_by(panel.user).filter(slug=slug).first()
     if slug is not None and panel.team is None:
         raise Http404
     panel.access = access_to(panel.user, panel.team)
@@ -220,8 +286,8 @@ def record_forged(request: HttpRequest, *, why: str) -> None:
 def record_throttled(request: HttpRequest) -> None:
     """Allauth refused before its own view was reached."""
     page = request.resolver_match.url_name if request.resolver_match else ""
-    if page == "account_login":
-        login = request.POST.get("login", "")
+    if page in SIGN_IN_PAGES:
+        login = request.user.email if isinstance(request.user, User) else request.POST.get("login", "")
         audit_service.record_failed_sign_in(login, "throttled", by=actor_of(request))
         return
     event = EventType.AUTH_PASSWORD_CHANGE if page == "account_change_password" else EventType.ACCESS_DENIED
@@ -248,26 +314,6 @@ def _path(path: str, match: ResolverMatch) -> str:
     return _PARAMETER.sub(r"<\1>", f"/{match.route}") if SECRETS & match.kwargs.keys() else path
 
 
-def _with_next(url: str, target: str) -> str:
-    path = urlsplit(target)
-    local = target.startswith("/") and not target.startswith("//") and not path.netloc
-    return f"{url}?{urlencode({'next': target})}" if local else url
-
-
-def _page_of(htmx: HtmxDetails) -> str:
-    """The panel's page that asked by htmx, as the browser says; what is no URL of this host is none."""
-    try:
-        return htmx.current_url_abs_path or ""
-    except ValueError:
-        return ""
-
-
-def _auth_method(request: HttpRequest) -> str:
-    """Sign-in notes each factor that was shown, in order: `password`, `password+mfa`."""
-    methods = request.session.get("account_authentication_methods", [])
-    return "+".join(str(entry.get("method", "")) for entry in methods)
-
-
 def _session_ref(request: HttpRequest) -> str:
     key = request.session.session_key
-    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
+    return sessions.reference(key) if key else ""

@@ -60,7 +60,9 @@ def all_tables(request: PanelRequest) -> HttpResponse:
 
 
 def _seats(request: PanelRequest) -> list[Seat]:
-    teams = Team.objects.active().filter(memberships__user=request.user).seen_by(request.user).order_by("name")
+    teams = (
+        teams_service.seen_by(request.user).filter(archived_at=None, memberships__user=request.user).order_by("name")
+    )
     return [Seat(team, access_to(request.user, team)) for team in teams]
 
 
@@ -73,7 +75,7 @@ def _page(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         # Open boards mark attention by their polls; a page does where nobody polls.
         if not runs_service.is_watched(seat.team):
             watch(seat.team)
-    context = {"board": page, "bar": _views(request)} | _cards(request)
+    context = {"board": page, "bar": _views(request)} | _beside(request)
     return fresh(render(request, "taskruns/runs/board.html", context))
 
 
@@ -85,10 +87,13 @@ def _views(request: PanelRequest) -> ViewBar | None:
     return view_bar(request.team, request.user, request.access, query)
 
 
-def _cards(request: PanelRequest) -> dict[str, Any]:
-    """The teams to choose from, on the board of all of them; auditors and site admins may look into every one."""
+def _beside(request: PanelRequest) -> dict[str, Any]:
+    """On a team's board the emergency stop, for those who may pull it.
+
+    On the board of all teams the teams to choose from; auditors and site admins may look into every one.
+    """
     if request.team is not None:
-        return {}
+        return {"may_stop": request.access.may(Action.STOP_PULL)}
     cards = tuple(
         TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
         for it in teams_service.teams_of(request.user)

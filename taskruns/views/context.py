@@ -2,16 +2,21 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
+from django.utils.http import urlencode
 
 from taskruns.display.audit import alarm_of
+from taskruns.display.stops import StopBanner
 from taskruns.display.teams import Frame
 from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import SITE_ROLES, Access, Action
-from taskruns.services import audit
+from taskruns.services import audit, stops
+
+from . import proofs
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
@@ -25,8 +30,18 @@ _TEAM_LINKS = (
 def frame(request: HttpRequest) -> dict[str, Any]:
     person = getattr(request, "user", None)
     if not isinstance(person, User):
-        return {"frame": None}
-    return {"frame": SimpleLazyObject(lambda: _frame(request, person))}
+        return {"frame": None, "mails": settings.MAILS, "sign_on": settings.OIDC.name if settings.OIDC else ""}
+    return {
+        "frame": SimpleLazyObject(lambda: _frame(request, person)),
+        "confirm_url": SimpleLazyObject(lambda: _confirm_url(request, person)),
+    }
+
+
+def _confirm_url(request: HttpRequest, person: User) -> str:
+    """Where to confirm who it is, for pages whose buttons want that and whose session is no longer fresh."""
+    if proofs.is_fresh(request, person):
+        return ""
+    return f"{reverse('confirm')}?{urlencode({'next': request.get_full_path()})}"
 
 
 def _frame(request: HttpRequest, person: User) -> Frame:
@@ -41,7 +56,18 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         links=_team_links(request, team, access) if team and access else _site_links(request, person),
         teams=_teams(person, team),
         alarm=_alarm(person),
+        theme=person.theme,
+        no_shortcuts=not person.shortcuts,
+        has_password=person.has_usable_password(),
+        sees_people=Action.PEOPLE_VIEW in SITE_ROLES[SiteRole(person.site_role)],
+        stop=_stop(team, person, access) if team and access else None,
     )
+
+
+def _stop(team: Team, person: User, access: Access) -> StopBanner | None:
+    """The gate knows whether there is one; pages outside of it (errors) ask."""
+    is_stopped = getattr(team, "is_stopped", True)
+    return stops.banner_of(team, person=person, access=access) if is_stopped else None
 
 
 def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link, ...]:
@@ -58,7 +84,11 @@ def _also(name: str, team: Team) -> tuple[str, ...]:
 
 
 def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
-    pages = (("Teams", "teams", None), ("Audit of all", "site-audit", Action.SITE_LOG))
+    pages = (
+        ("Teams", "teams", None),
+        ("People", "people", Action.PEOPLE_VIEW),
+        ("Audit of all", "site-audit", Action.SITE_LOG),
+    )
     may = SITE_ROLES[SiteRole(person.site_role)]
     return tuple(
         Link(text, url := reverse(name), request.path == url)

@@ -2,7 +2,9 @@
 
 import uuid
 
+import structlog
 from django.contrib import messages
+from django.db import DatabaseError
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -16,9 +18,11 @@ from taskruns.forms import CredentialForm, ReplaceForm, complain, posted
 from taskruns.models import Credential, Team
 from taskruns.permissions import Action
 from taskruns.services import credentials, first_contact, usage
-from taskruns.services.credentials import CredentialsError
+from taskruns.services.credentials import CredentialsError, ResultNotWritten
 
 from .access import PanelRequest, actor_of, owned, requires
+
+log = structlog.get_logger(__name__)
 
 
 @requires(Action.CREDENTIALS_VIEW)
@@ -39,7 +43,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 
 # Outside the gate, so that not even an error of the gate itself prints the posted key.
 @sensitive_post_parameters("key")
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest, team: Team) -> HttpResponse:
     """Save first, then test: a key that Arize rejects today is kept and shown as failing."""
@@ -50,12 +54,12 @@ def new(request: PanelRequest, team: Team) -> HttpResponse:
         except CredentialsError as error:
             complain(form, error.sentence, field=error.field)
         else:
-            return _tested(request, team, credential)
+            return _saved(request, team, credential)
     return _form_page(request, "new", {"form": form, "team": team.name, "slug": team.slug})
 
 
 @sensitive_post_parameters("key")
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
     credential = _key(request, credential_id)
@@ -66,18 +70,18 @@ def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> Http
         except CredentialsError as error:
             complain(form, error.sentence, field=error.field)
         else:
-            return _tested(request, team, credential)
+            return _saved(request, team, credential)
     row = credential_row(credential, slug=team.slug, now=timezone.now())
     return _form_page(request, "replace", {"form": form, "row": row, "team": team.name, "slug": team.slug})
 
 
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_TEST)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_TEST, fresh=True)
 @require_POST
 def test(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
     return _tested(request, team, _key(request, credential_id))
 
 
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REVOKE)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REVOKE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
     """A GET asks, a POST revokes."""
@@ -97,6 +101,18 @@ def _key(request: PanelRequest, credential_id: uuid.UUID) -> Credential:
     if credential.revoked_at is not None:
         raise Http404
     return credential
+
+
+def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:
+    """The key is kept, with its row; its test is an act of its own, which the log may refuse."""
+    try:
+        return _tested(request, team, credential)
+    except (DatabaseError, ResultNotWritten):
+        log.exception("key_saved_but_not_tested", credential=str(credential.pk))
+    text = f"{credential.name} is saved, but its test could not be written down: press Test to see if it works."
+    messages.warning(request, text)
+    jobs.wake(credential.pk)
+    return redirect("credentials", slug=team.slug)
 
 
 def _tested(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:

@@ -2,8 +2,10 @@
 
 from urllib.parse import urlencode
 
+import structlog
 from allauth.account.forms import LoginForm
 from django.contrib import messages
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -22,6 +24,7 @@ from taskruns.services.people import PeopleError
 
 from .access import actor_of, anyone, record_denied
 
+log = structlog.get_logger(__name__)
 TEMPLATE = "taskruns/teams/invitation.html"
 
 
@@ -86,7 +89,13 @@ def _sign_in(request: HttpRequest, person: User, password: str, slug: str) -> Ht
     if not form.is_valid():
         messages.info(request, "Your account is there. Please sign in.")
         return redirect("account_login")
-    response: HttpResponse = form.login(request, redirect_url=reverse("board", args=[slug]))
+    try:
+        response: HttpResponse = form.login(request, redirect_url=reverse("board", args=[slug]))
+    except DatabaseError:
+        # The account and the membership are there; only the sign-in has no row, and so is none.
+        log.exception("joined_but_not_signed_in")
+        messages.info(request, "Your account is there, but signing in did not work just now. Please sign in.")
+        return redirect("account_login")
     return response
 
 

@@ -1,30 +1,77 @@
 """How allauth behaves in this house, and what of it goes into the audit log."""
 
+from threading import Thread
 from typing import Any
 
+import structlog
 from allauth.account import signals as account_signals
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.forms import LoginForm as AllauthLoginForm
 from allauth.account.views import PasswordChangeView
+from django.conf import settings
 from django.contrib.auth import signals as auth_signals
 from django.core.exceptions import ValidationError
+from django.core.mail import EmailMessage
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 
 from taskruns.audit import EventType
 from taskruns.models import User
-from taskruns.services import audit
+from taskruns.services import audit, factors, identities, people
 
+from . import proofs
 from .access import actor_of, record_denied
+from .factor_checks import entered_again
+from .single_sign_on import arrived_for_good
+
+log = structlog.get_logger(__name__)
+
+NOWHERE = "::"  # for who has no address, as behind a socket file
+
+
+class LoginForm(AllauthLoginForm):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The page itself says what to do about a forgotten password, and whether that can be mailed.
+        self.fields["password"].help_text = ""
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
-    def is_open_for_signup(self, request: HttpRequest) -> bool:  # noqa: ARG002 - allauth's signature
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
         """People come in by a command or an invitation, never by themselves."""
         return False
 
     def get_client_ip(self, request: HttpRequest) -> str:
         """The throttle counts by the same address that the audit log shows."""
-        return str(getattr(request, "client_ip", ""))
+        return str(getattr(request, "client_ip", "") or NOWHERE)
+
+    def is_reauthentication_required(self, *, app: str, **_kwargs: Any) -> bool:
+        """Asked by the gate (`access.py`) alone: allauth would keep what was posted, a key included, in the session."""
+        return False
+
+    def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
+        """The ways to confirm who it is that count for this person; the first is the one they are led to."""
+        if not isinstance(user, User):
+            return []
+        ways: list[dict[str, Any]] = super().get_reauthentication_methods(user)
+        if factors.has_second(user):
+            strong = [way for way in ways if way["id"].startswith("mfa_reauthenticate")]
+            has_app = factors.of(user).filter(type="totp").exists()
+            # Recovery codes alone: whoever has passkeys is led to those first.
+            return strong if has_app else strong[::-1]
+        if settings.OIDC and identities.account_of(user, settings.OIDC):
+            ways.append({"id": "sso", "description": "Use single sign-on", "url": reverse("sso-again")})
+        return ways
+
+    def get_reset_password_from_key_url(self, key: str) -> str:
+        """Links lead to SITE_URL, whatever host a request named."""
+        return str(settings.SITE_URL) + reverse("account_reset_password_from_key", args=key.split("-", 1))
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """Beside the request: the time of an answer must not tell whether there was somebody to write to."""
+        message = self.render_mail(template_prefix, email, context)
+        Thread(target=_deliver, args=[message]).start()
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         """A throttled try sends no signal, so it is recorded where it is refused."""
@@ -45,8 +92,22 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
         return response
 
 
-def signed_in(request: HttpRequest, user: User, **_kwargs: Any) -> None:
+def _deliver(message: EmailMessage) -> None:
+    try:
+        message.send()
+    except OSError as error:
+        log.warning("mail_not_sent", error=type(error).__name__)
+
+
+def began(request: HttpRequest | None, **_kwargs: Any) -> None:
+    if request is not None:
+        proofs.stamp(request)
+
+
+def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwargs: Any) -> None:
     """No row, no sign-in: the session that was just made is thrown away again."""
+    if sociallogin is not None:
+        arrived_for_good(request, sociallogin)
     try:
         audit.record_sign_in(user, by=actor_of(request))
     except DatabaseError:
@@ -66,12 +127,15 @@ def sign_in_failed(credentials: dict[str, Any], request: HttpRequest | None = No
 
 
 def password_changed(request: HttpRequest, user: User, **_kwargs: Any) -> None:
-    audit.record_password_change(user, by=actor_of(request))
+    people.password_changed(user, session_key=request.session.session_key or "", by=actor_of(request))
 
 
 def connect() -> None:
     """Called once, when the app is ready."""
     account_signals.user_logged_in.connect(signed_in, dispatch_uid="taskruns")
     account_signals.password_changed.connect(password_changed, dispatch_uid="taskruns")
+    account_signals.password_reset.connect(password_changed, dispatch_uid="taskruns")
+    account_signals.authentication_step_completed.connect(entered_again, dispatch_uid="taskruns")
+    auth_signals.user_logged_in.connect(began, dispatch_uid="taskruns")
     auth_signals.user_logged_out.connect(signed_out, dispatch_uid="taskruns")
     auth_signals.user_login_failed.connect(sign_in_failed, dispatch_uid="taskruns")

@@ -44,28 +44,21 @@ def home(request: PanelRequest) -> HttpResponse:
     return redirect("board", slug=team.slug) if team else redirect("teams")
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
-    """A team and, if named, its first manager: two acts in two chains, so the team stays if the second is refused."""
+    """A team and, if named, its first manager: both or neither."""
     form = TeamForm(posted(request))
     if form.is_valid():
-        wanted = form.cleaned_data
+        wanted = form.cleaned_data | {"slug": form.cleaned_data["slug"] or None}
         try:
-            team = teams.create_team(wanted["name"], slug=wanted["slug"] or None, by=actor_of(request))
+            team, invited = invitations.create_team(**wanted, by=actor_of(request))
         except TeamsError as error:
             complain(form, error.sentence, field=error.field)
         else:
             messages.success(request, f"The team {team.name} is there.")
-            return _first_manager(request, team, wanted["manager"])
+            return _invited(request, team, invited, TeamRole.MANAGER)
     return _form_page(request, "new", {"form": form})
-
-
-def _first_manager(request: PanelRequest, team: Team, email: str) -> HttpResponse:
-    if not email:
-        return redirect("members", slug=team.slug)
-    form = MemberForm({"email": email, "role": TeamRole.MANAGER})
-    return _invite(request, team, form)
 
 
 @requires(Action.MEMBERS_MANAGE)
@@ -74,13 +67,13 @@ def members(request: PanelRequest, team: Team) -> HttpResponse:
     return _members_page(request, team)
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD, fresh=True)
 @require_POST
 def add_member(request: PanelRequest, team: Team) -> HttpResponse:
     return _invite(request, team, MemberForm(request.POST))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, fresh=True)
 @require_POST
 def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -98,7 +91,7 @@ def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpRe
     return redirect(_after_own_change(request, person, team))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE, fresh=True)
 @require_POST
 def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -110,7 +103,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
     return redirect(_after_own_change(request, person, team))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE)
+@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE, fresh=True)
 @require_POST
 def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUID) -> HttpResponse:
     row = owned(request, Invitation.objects.select_related("team"), invitation_id)
@@ -119,7 +112,7 @@ def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUI
     return redirect("members", slug=team.slug)
 
 
-@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE)
+@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def settings(request: PanelRequest, team: Team) -> HttpResponse:
     form = SettingsForm(posted(request), initial={"name": team.name})
@@ -136,7 +129,7 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
     return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, fresh=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def archive(request: PanelRequest, team: Team) -> HttpResponse:
     """A GET asks, a POST archives."""
@@ -148,7 +141,6 @@ def archive(request: PanelRequest, team: Team) -> HttpResponse:
 
 
 def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse:
-    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
     if not form.is_valid():
         return _members_page(request, team, form=form, status=422)
     try:
@@ -156,9 +148,15 @@ def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse
     except (TeamsError, PeopleError) as error:
         complain(form, error.sentence, field=error.field)
         return _members_page(request, team, form=form, status=422)
-    if invited.link:
+    return _invited(request, team, invited, form.cleaned_data["role"])
+
+
+def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
+    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
+    if invited is not None and invited.link:
         return _members_page(request, team, invited=invited)
-    messages.success(request, f"{invited.email} is now a member as {form.cleaned_data['role'].value}.")
+    if invited is not None:
+        messages.success(request, f"{invited.email} is now a member as {role.value}.")
     return redirect("members", slug=team.slug)
 
 

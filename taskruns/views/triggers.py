@@ -22,8 +22,8 @@ from taskruns.trigger_forms import TriggerForm, form_for
 
 from .access import PanelRequest, actor_of, owned, requires
 
-STATUSES = {"refused": 409, "used": 409, "under_way": 409, "not_sent": 502, "unknown": 502}
-TONES = {"unknown": "warning", "under_way": "info", "used": "warning"}
+STATUSES = {"refused": 409, "used": 409, "under_way": 409, "held": 409, "not_sent": 502, "unknown": 502}
+TONES = {"unknown": "warning", "held": "warning", "under_way": "info", "used": "warning"}
 DAMAGED = "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
 
 

@@ -24,9 +24,9 @@ class Command(PanelCommand):
     ) -> None:
         by, found = Actor.command(), team_called(team)
         person, is_new = person_or_new(email, create=create, password_stdin=password_stdin, by=by)
-        changed = _give_role(found, person, TeamRole(role), by=by)
-        if is_new:
+        if is_new:  # said at once: it stays, whatever becomes of the role
             self.said(f"The account {person.email} is made.")
+        changed = _give_role(found, person, TeamRole(role), by=by)
         self.said(f"{person.email} is {'now' if changed else 'already'} {role} of {found.slug}.")
 
 

@@ -2,10 +2,11 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from taskruns import jobs
 from taskruns.audit import Actor
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Credential, Team
-from taskruns.services import first_contact, mirror
+from taskruns.services import first_contact, mirror, stops
 
 
 class Command(PanelCommand):
@@ -33,8 +34,15 @@ class Command(PanelCommand):
             return ""
         line = f"{key.team.slug} / {key.name}: {report.tasks} tasks, {report.changed} changes, {report.calls} calls"
         self.stdout.write(f"{line}. {report.problem}".rstrip())
+        self._hold(key)
         key.refresh_from_db()
         for contact in first_contact.under_way([key]):
             if contact.is_listed:
                 self.stdout.write(f"{contact.text} The worker goes on.")
         return f"{key.team.slug} / {key.name}: {report.problem}" if report.problem else ""
+
+    def _hold(self, key: Credential) -> None:
+        batch = stops.hold_of(key.pk)
+        if batch is not None:
+            jobs.wake_batch(batch.pk)
+            self.stdout.write(f"An emergency stop holds {key.team.slug}: new runs are being cancelled.")

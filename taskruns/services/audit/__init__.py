@@ -5,7 +5,7 @@ from .denials import Try, record_denial, record_left_out
 from .export import csv_lines, export, jsonl_lines
 from .outside import NoAnchors
 from .pages import EVENTS, OUTCOMES, page, record_reading
-from .sign_ins import record_failed_sign_in, record_password_change, record_sign_in, record_sign_out
+from .sign_ins import record_failed_sign_in, record_sign_in, record_sign_out
 from .verification import Report
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "record_denial",
     "record_failed_sign_in",
     "record_left_out",
-    "record_password_change",
     "record_reading",
     "record_sign_in",
     "record_sign_out",

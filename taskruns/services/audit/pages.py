@@ -106,7 +106,11 @@ def _of_batch(batch: str) -> Any:
 
 
 def record_reading(team: Team | None, *, by: Actor) -> None:
-    """Opening the log is an act: recorded once per person, chain and hour."""
+    """Opening the log is an act: recorded once per person, chain and hour.
+
+    The page of all teams (None) is a reading of the site's log: who may see it may read every chain, so one row there
+    tells it, and no team's log is filled with the readings of those who look after all.
+    """
     mine = {"actor_id": by.id, "chain": _chain(team)}
     now = timezone.now()
     known = AuditReading.objects.filter(**mine)

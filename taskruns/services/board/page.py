@@ -17,6 +17,7 @@ from taskruns.models import Credential, Run
 from taskruns.services.first_contact import under_way
 
 from .choices import board_filters, sort_links, why_empty
+from .many import many_bar
 from .matching import conditions
 from .paging import Found, Place, find, merged, micros, moment
 from .rows import Seat, run_rows, unread, warnings_of
@@ -58,6 +59,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=etag(seats, wanted, zone=zone),
+        many=None if of_all else many_bar(seats[0], wanted),
     )
 
 

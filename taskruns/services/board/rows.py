@@ -55,7 +55,7 @@ def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
     too late did not.
     """
     ended = {run.pk: run.status == Status.CANCELLED for run in runs}
-    rows = Cancellation.objects.filter(run__in=ended).order_by("requested_at")
+    rows = Cancellation.objects.filter(run__in=ended).select_related("batch").order_by("requested_at")
     in_order = sorted(rows, key=lambda row: _CREDIT.get(Outcome(row.outcome), 0) if ended[row.run_id] else 0)
     return {row.run_id: row for row in in_order}
 

@@ -1,7 +1,23 @@
 """Cancelling one run and telling the truth about how it ended: the order is section by section in `cancel.py`."""
 
-from .cancel import CancelResult, cancel
-from .closing import OutcomeNotWritten
-from .sweep import settle_stopping, sweep
+from .cancel import CancelResult, cancel, counts_now
+from .closing import End, OutcomeNotWritten, record_ends, write_ends
+from .sweep import GONE, settle_stopping, sweep
+from .verdict import AFTER_OUR_CANCEL, REREAD, Verdict, ask_arize
 
-__all__ = ["CancelResult", "OutcomeNotWritten", "cancel", "settle_stopping", "sweep"]
+__all__ = [
+    "AFTER_OUR_CANCEL",
+    "GONE",
+    "REREAD",
+    "CancelResult",
+    "End",
+    "OutcomeNotWritten",
+    "Verdict",
+    "ask_arize",
+    "cancel",
+    "counts_now",
+    "record_ends",
+    "settle_stopping",
+    "sweep",
+    "write_ends",
+]

@@ -85,7 +85,7 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
         run=run,
         operation_id=opened.pk,
         reason=reason,
-        details=_state(run) | ({"previous_operation": str(previous.pk)} if previous else {}),
+        details=counts_now(run) | ({"previous_operation": str(previous.pk)} if previous else {}),
     )
     return opened
 
@@ -122,7 +122,8 @@ def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, 
     return CancelResult(outcome, SENTENCES[outcome])
 
 
-def _state(run: Run) -> dict[str, Any]:
+def counts_now(run: Run) -> dict[str, Any]:
+    """What a cancel is about to stop, for its `requested` row."""
     return {
         "status_before": run.status,
         "num_successes": run.num_successes,

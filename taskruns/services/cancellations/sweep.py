@@ -52,7 +52,7 @@ def settle_stopping(
 
 
 def _in_order(waiting: QuerySet[Cancellation]) -> QuerySet[Cancellation]:
-    return waiting.select_related("run__task__credential").order_by("run__task__credential_id", "requested_at")
+    return waiting.select_related("run__task__credential", "batch").order_by("run__task__credential_id", "requested_at")
 
 
 def _waiting() -> QuerySet[Cancellation]:

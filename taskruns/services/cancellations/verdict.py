@@ -5,7 +5,7 @@ is not relied on, the run is read again instead).
 """
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
@@ -42,7 +42,10 @@ _LOST = (NoAnswer, ServerError, Unreadable)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log."""
+    """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log.
+
+    `error` is what the POST itself met, if no success.
+    """
 
     outcome: Outcome
     explanation: str = ""
@@ -51,6 +54,7 @@ class Verdict:
     throttled: bool = False
     gone: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+    error: ArizeError | None = None
 
 
 def ask_arize(run: Run) -> Verdict:
@@ -62,13 +66,13 @@ def ask_arize(run: Run) -> Verdict:
     started = timezone.now()
     try:
         with usage.counted(credential, get_retries=0, pool_size=1) as client:
-            seen = client.cancel_run(run.arize_id)
+            seen, facts = client.cancel_run(run.arize_id), client.facts
     except CannotConnect as error:
         return Verdict(Outcome.NOT_SENT, error.sentence)
     except ArizeError as error:
         verdict = _of_error(run, error)
-        return replace(verdict, seen_since=verdict.seen_since or started, details=error.facts | verdict.details)
-    facts = {"http_status": 200, "milliseconds": (timezone.now() - started) // timedelta(milliseconds=1)}
+        details = error.facts | verdict.details
+        return replace(verdict, seen_since=verdict.seen_since or started, details=details, error=error)
     if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
         found = _reread(run, AFTER_OUR_CANCEL)
         # Arize did accept it: a run that is seen to go on is stopping.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient, Timeouts
@@ -45,13 +45,33 @@ class TestResult:
     sees_nothing: bool = False
 
 
+class ResultNotWritten(Exception):
+    """Arize was asked what the key sees, but the answer could not be written."""
+
+
 def test(credential: Credential, *, by: Actor) -> TestResult:
     """Ask Arize what the key sees: one page of spaces, one of tasks. Takes up to half a minute when Arize is slow.
 
-    A good answer ends failing and backoff; a key that Arize rejects is marked failing.
+    A good answer ends failing and backoff; a key that Arize rejects is marked failing. Raises DatabaseError when
+    nothing was sent because the log takes no row, ResultNotWritten when it takes none any more.
     """
+    _rehearse(credential, by)
     try:
-        spaces, tasks, ends = _look(credential)
+        return _test(credential, by=by)
+    except DatabaseError as error:
+        raise ResultNotWritten from error
+
+
+@transaction.atomic
+def _rehearse(credential: Credential, by: Actor) -> None:
+    """Write the row of this test, and take it back: a test has no row that says it was asked for."""
+    record(EventType.CREDENTIAL_TEST, "failed", by=by, team=credential.team, credential=credential)
+    transaction.set_rollback(True)
+
+
+def _test(credential: Credential, *, by: Actor) -> TestResult:
+    try:
+        spaces, tasks, ends, facts = _look(credential)
     except CannotConnect as error:
         return _failed(credential, error.sentence, by=by, details={}, rejected=True)
     except ArizeError as error:
@@ -61,7 +81,7 @@ def test(credential: Credential, *, by: Actor) -> TestResult:
             "milliseconds": error.milliseconds,
         }
         return _failed(credential, error.sentence, by=by, details=facts, rejected=isinstance(error, Unauthorized))
-    return _worked(credential, spaces, tasks, ends=ends, by=by)
+    return _worked(credential, spaces, tasks, facts, ends=ends, by=by)
 
 
 def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
@@ -70,14 +90,16 @@ def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
         return _mark_failing(credential, sentence, by=by)
 
 
-def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], date | None]:
+def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], date | None, dict[str, Any]]:
+    """Spaces, tasks, when Arize says that the key ends, and what the log keeps of the answer about the tasks."""
     with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):
             # A key, or a server, without the list of spaces: the tasks alone tell what matters.
             spaces = Page(items=(), next_cursor=None)
-        return spaces, _tasks(client, spaces), read_end(client, [space.id for space in spaces.items])
+        tasks, facts = _tasks(client, spaces), client.facts
+        return spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
@@ -97,7 +119,13 @@ def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
 
 
 def _worked(
-    credential: Credential, spaces: Page[WireSpace], tasks: Page[WireTask], *, ends: date | None, by: Actor
+    credential: Credential,
+    spaces: Page[WireSpace],
+    tasks: Page[WireTask],
+    facts: dict[str, Any],
+    *,
+    ends: date | None,
+    by: Actor,
 ) -> TestResult:
     """What Arize says of the key's end stands above what was typed."""
     now = timezone.now()
@@ -109,7 +137,7 @@ def _worked(
             last_good_at=now, next_refresh_at=now, **HEALTHY, **changes
         )
         Team.bump(credential.team_id)
-        details: dict[str, Any] = {"spaces": len(spaces.items), "tasks": len(tasks.items)}
+        details = facts | {"spaces": len(spaces.items), "tasks": len(tasks.items)}
         if is_new_end:
             details |= {"changed": ["expires_on"], "expires_on": str(ends)}
         record(EventType.CREDENTIAL_TEST, "ok", by=by, team=credential.team, credential=credential, details=details)

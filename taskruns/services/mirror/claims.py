@@ -11,7 +11,7 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.models import Credential, Run, Team
+from taskruns.models import Credential, EmergencyStop, Run, Team
 from taskruns.services.runs import WATCHED_FOR
 
 # Longer than a single call with its repeats can last (28 s): a round renews its claim as answers come.
@@ -89,4 +89,6 @@ def _pace(credential: Credential) -> timedelta:
     if is_watched(credential):
         return WATCHED
     active = Run.objects.filter(team=credential.team_id, rank=1, task__credential=credential)
-    return ACTIVE if active.exists() else IDLE
+    # An emergency stop cancels what is read: new runs must not go on unseen for minutes.
+    is_held = EmergencyStop.objects.holding().filter(team=credential.team_id)
+    return ACTIVE if active.exists() or is_held.exists() else IDLE

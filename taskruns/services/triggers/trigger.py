@@ -16,13 +16,14 @@ from django.db import IntegrityError, transaction
 
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import Run, Task, Trigger, TriggerOutcome
+from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
 
 from .closing import close
 from .verdict import ask_arize
 
 UNDER_WAY = "under_way"
 USED = "used"
+HELD = "held"
 
 SENTENCES = {
     TriggerOutcome.DONE.value: "Arize started the run.",
@@ -32,6 +33,7 @@ SENTENCES = {
         "The start was sent, but whether a run began is not known. "
         "Look at the runs of the task before you send it again: that would start another one."
     ),
+    HELD: "An emergency stop holds this task, so no run was started.",
     UNDER_WAY: "This form is on its way, and Arize has not answered yet. It is sent only once.",
     USED: "This form was sent before, with other values, so nothing was sent now. Send it again to start another run.",
 }
@@ -40,7 +42,8 @@ SENTENCES = {
 @dataclass(frozen=True, slots=True)
 class TriggerResult:
     """`outcome` is one of models.TriggerOutcome, or under_way (the first POST of this form has no answer yet), or used
-    (the form was sent before and does not ask for the same). `joined`: this POST sent nothing.
+    (the form was sent before and does not ask for the same), or held (by an emergency stop). `joined`: this POST sent
+    nothing.
     """
 
     outcome: str
@@ -76,6 +79,9 @@ def _open(
 ) -> Trigger | TriggerResult:
     # Before the insert, which for a used token would spoil the transaction.
     task = Task.objects.select_related("credential", "team").get(pk=task_id)
+    stop = EmergencyStop.objects.holding().filter(team=task.team).first()
+    if stop is not None and stop.holds(task) and _mine(task, operation, by) is None:
+        return _held(task, stop, operation, by)
     opened = _insert(task, operation, parameters, by)
     if opened is None:
         return _join(_mine(task, operation, by), parameters)
@@ -102,6 +108,14 @@ def _insert(task: Task, operation: uuid.UUID, parameters: dict[str, Any], by: Ac
         if not Trigger.objects.filter(pk=operation).exists():
             raise
         return None
+
+
+def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> TriggerResult:
+    """What would be cancelled at once is not begun."""
+    details = {"stop": str(stop.pk)}
+    record(EventType.RUN_TRIGGER, "not_sent", by=by, team=task.team, task=task, operation_id=operation, details=details)
+    pulled = f"{stop.person_label} pulled it: {stop.reason}"
+    return TriggerResult(HELD, f"{SENTENCES[HELD]} {pulled}", joined=True)
 
 
 def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:

@@ -65,12 +65,11 @@ def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Verd
     started = timezone.now()
     try:
         with usage.counted(task.credential, get_retries=0, pool_size=1) as client:
-            seen = client.trigger_run(task.arize_id, wanted)
+            seen, facts = client.trigger_run(task.arize_id, wanted), client.facts
     except CannotConnect as error:
         return Verdict(TriggerOutcome.NOT_SENT, error.sentence)
     except ArizeError as error:
         return _of_error(task, error, started)
-    facts = {"http_status": 201, "milliseconds": (timezone.now() - started) // timedelta(milliseconds=1)}
     if not fits_an_index(seen.id):
         return _look(task, started, facts)
     return Verdict(TriggerOutcome.DONE, seen=(seen,), seen_since=started, details=facts)

@@ -69,6 +69,7 @@ function update(old, fresh) {
     if (kept && "parts" in kept.dataset && "parts" in child.dataset) added.push(...update(kept, child));
     const stays = kept && ("parts" in kept.dataset || same(kept, child));
     if (kept && !stays) {
+      keepPicked(kept, child);
       if (kept === next) next = next.nextElementSibling;
       kept.remove();
     }
@@ -84,7 +85,7 @@ function update(old, fresh) {
 function restoreFocus(before, place) {
   if (!before || before === document.body || document.activeElement === before) return;
   const root = place && byId(place);
-  const kind = ["[data-cancel]", "[data-copy]", ".only", "summary"].find((selector) => before.matches(selector));
+  const kind = ["[data-cancel]", "[data-pick]", "[data-copy]", ".only", "summary"].find((selector) => before.matches(selector));
   const again = before.isConnected ? before : (kind && root?.querySelector(kind)) || root?.querySelector("[data-task]");
   again?.focus({ preventScroll: true });
 }
@@ -101,6 +102,7 @@ htmx.defineExtension("rows", {
     if (!inPlace) target.replaceWith(fresh);
     tick();
     restoreFocus(focused, place);
+    countPicked();
     return added;
   },
 });
@@ -217,6 +219,30 @@ dialog?.addEventListener("submit", (event) => {
 });
 dialog?.addEventListener("close", () => refresh());
 
+// --- Selecting: ticks survive the swaps of their rows; "all that match" is another button and knows nothing of them.
+function keepPicked(old, fresh) {
+  const box = old.querySelector("[data-pick]:checked") && fresh.querySelector("[data-pick]");
+  if (box) box.checked = true;
+}
+
+function countPicked() {
+  const page = document.querySelector("[data-pick-all]");
+  if (!page) return;
+  const boxes = [...all("[data-pick]")];
+  const picked = boxes.filter((box) => box.checked).length;
+  page.checked = picked > 0 && picked === boxes.length;
+  page.indeterminate = picked > 0 && picked < boxes.length;
+  page.disabled = !boxes.length;
+  const text = picked ? `${picked} of this page selected` : "Tick the runs to cancel";
+  const said = document.querySelector("[data-picked]");
+  if (said.textContent !== text) said.textContent = text;
+  document.querySelector("[data-many]").disabled = !picked;
+}
+document.addEventListener("change", ({ target }) => {
+  if (target.matches("[data-pick-all]")) for (const box of all("[data-pick]")) box.checked = target.checked;
+  if (target.matches("[data-pick], [data-pick-all]")) countPicked();
+});
+
 // --- Clicks, wherever the swaps put their buttons.
 const CLICKS = {
   "[data-cancel]": (button, event) => {
@@ -252,4 +278,5 @@ document.addEventListener("keydown", ({ key }) => {
 });
 
 tick();
+countPicked();
 setInterval(tick, 1000);

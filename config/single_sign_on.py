@@ -1,0 +1,62 @@
+"""OIDC_*: the identity provider of a deployment, if it has one."""
+
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from taskruns.oidc import GroupRole, Provider
+from taskruns.oidc.provider import ROLES
+
+from . import environment as env
+
+
+def provider() -> Provider | None:
+    """None without OIDC_ISSUER."""
+    issuer = env.text("OIDC_ISSUER", "")
+    if not issuer:
+        return None
+    _check_issuer(issuer)
+    return Provider(
+        issuer=issuer,
+        client_id=_needed("OIDC_CLIENT_ID"),
+        client_secret=_needed("OIDC_CLIENT_SECRET"),
+        groups_claim=env.text("OIDC_GROUPS_CLAIM", "groups"),
+        group_roles=group_roles(),
+    )
+
+
+def _check_issuer(issuer: str) -> None:
+    """Kept as it is written: a slash at its end is part of its name."""
+    try:
+        parts = urlsplit(issuer)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    loopback = host in {"localhost", "127.0.0.1", "::1"}
+    is_clean = host and not (parts.query or parts.fragment or parts.username) and issuer.isascii() and " " not in issuer
+    if not is_clean or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+        message = "OIDC_ISSUER must be the issuer's https URL, exactly as the provider's own documents spell it."
+        raise ImproperlyConfigured(message)
+
+
+def _needed(name: str) -> str:
+    value = env.text(name, "")
+    if not value:
+        message = f"{name} is not set, but OIDC_ISSUER is: single sign-on needs both."
+        raise ImproperlyConfigured(message)
+    return value
+
+
+def group_roles() -> tuple[GroupRole, ...]:
+    """`group=team-slug:role`, with commas between."""
+    parts = [part.strip() for part in env.text("OIDC_GROUP_ROLES", "").split(",") if part.strip()]
+    return tuple(_group_role(part) for part in parts)
+
+
+def _group_role(part: str) -> GroupRole:
+    group, _, given = part.rpartition("=")
+    team, _, role = given.partition(":")
+    if not (group and team and role in ROLES):
+        message = "OIDC_GROUP_ROLES must look like `group=team-slug:operator`, with commas between."
+        raise ImproperlyConfigured(message)
+    return GroupRole(group.strip(), team.strip(), role)

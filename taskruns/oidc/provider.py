@@ -1,0 +1,64 @@
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+# Weakest first: of several groups the strongest role counts.
+ROLES = ("viewer", "operator", "manager")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRole:
+    """Who is in this group at the provider has this role in the team with this slug."""
+
+    group: str
+    team: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The one identity provider of a deployment."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    groups_claim: str = "groups"
+    group_roles: tuple[GroupRole, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Made of the issuer: under another issuer the same subject is somebody else."""
+        return f"oidc-{hashlib.sha256(self.issuer.encode()).hexdigest()[:16]}"
+
+    @property
+    def origin(self) -> str:
+        parts = urlsplit(self.issuer)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def name(self) -> str:
+        return urlsplit(self.issuer).hostname or ""
+
+    @property
+    def discovery_url(self) -> str:
+        return self.issuer.rstrip("/") + "/.well-known/openid-configuration"
+
+    def accepts(self, url: object) -> bool:
+        """An endpoint that the provider names is as safe as the issuer itself: https, where the issuer is."""
+        parts = urlsplit(url) if isinstance(url, str) else None
+        return parts is not None and bool(parts.hostname) and parts.scheme in {"https", urlsplit(self.issuer).scheme}
+
+    @property
+    def teams(self) -> frozenset[str]:
+        """Slugs of the teams in which groups give roles."""
+        return frozenset(given.team for given in self.group_roles)
+
+    def roles_for(self, groups: Iterable[str]) -> dict[str, str]:
+        """Team slug -> the strongest role that these groups give."""
+        theirs = set(groups)
+        found: dict[str, str] = {}
+        for given in sorted(self.group_roles, key=lambda given: ROLES.index(given.role)):
+            if given.group in theirs:
+                found[given.team] = given.role
+        return found

@@ -1,0 +1,24 @@
+"""Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
+
+from .ending import abort, counts_of, follow_unknown, stop
+from .freezing import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
+from .pages import batch_page, left_out_text, past
+from .working import due, work
+
+__all__ = [
+    "abort",
+    "batch_page",
+    "confirm",
+    "counts_of",
+    "create_batch",
+    "due",
+    "follow_unknown",
+    "forget_drafts",
+    "freeze",
+    "freeze_again",
+    "freeze_matching",
+    "left_out_text",
+    "past",
+    "stop",
+    "work",
+]

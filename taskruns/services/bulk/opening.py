@@ -1,0 +1,197 @@
+"""Opening the cancels of a few runs in one durable transaction: what is not committed here is not sent.
+
+Each run goes the way of a single press: its right is asked again, a Cancellation is opened (one open a run), the run is
+read again under lock, and `requested` is recorded. Only then may it be sent.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, OuterRef, Subquery
+from django.utils import timezone
+
+from taskruns.audit import Actor, EventType, append, compose
+from taskruns.models import (
+    AuditEvent,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    Cancellation,
+    ItemState,
+    Outcome,
+    Run,
+    Team,
+)
+from taskruns.permissions import Action, access_of
+from taskruns.services.cancellations import counts_now
+
+from .ending import NO_RIGHT, stop
+from .pace import places
+
+# Longer than a POST with its reading can last (38 s): who has not told an end by then has died.
+LEASE = timedelta(seconds=45)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One cancel that may be sent at `moment`: its rows are committed."""
+
+    item: CancelItem
+    cancellation: Cancellation
+    by: Actor
+    moment: datetime
+
+    @property
+    def run(self) -> Run:
+        return self.cancellation.run
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A run whose turn it is. `cancellation` is None when another one is open: then `holder` is that."""
+
+    item: CancelItem
+    by: Actor
+    previous: Cancellation | None
+    cancellation: Cancellation | None
+    run: Run
+    holder: Cancellation | None = None
+
+
+@transaction.atomic(durable=True)
+def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int) -> list[Opened]:
+    """Up to `most` queued runs of one key, as its pace allows. Empty: not now, or not any more."""
+    batch = CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch_id)
+    if batch.state != BatchState.WORKING:
+        return []
+    free = places(credential_id, most=most)
+    items = _due(batch, credential_id)[: len(free.moments)] if free.moments else []
+    # One answer for the few of this transaction: nothing is sent before it is committed.
+    access = access_of(batch.person, batch.team)
+    if not access.may(Action.RUNS_CANCEL_MANY):
+        stop(batch, why=NO_RIGHT.format(who=batch.person_label), actor=None)
+        return []
+    turns = [_Turn(item, actor_of(batch, access.role), None, None, item.run) for item in items]
+    if not turns:
+        return []
+    _insert(batch, turns)
+    _look_again(turns)
+    sent = [turn for turn in turns if turn.cancellation is not None]
+    free.taken(len(sent))
+    _write_items(turns)
+    Team.bump(batch.team_id)
+    append([_row(batch, turn) for turn in turns])
+    return [
+        Opened(turn.item, turn.cancellation, turn.by, moment)
+        for turn, moment in zip(sent, free.moments, strict=False)
+        if turn.cancellation is not None
+    ]
+
+
+def actor_of(batch: CancelBatch, role: str | None = None) -> Actor:
+    """Who confirmed it, as they were then; `role` is theirs now."""
+    return Actor(**batch.asker | ({"role": role} if role else {}), person=batch.person)
+
+
+def _due(batch: CancelBatch, credential_id: uuid.UUID | None) -> Any:
+    rows = CancelItem.objects.filter(batch=batch, state=ItemState.QUEUED, next_try_at__lte=timezone.now())
+    of_key = rows.filter(run__task__credential=credential_id)
+    return of_key.select_related("run").select_for_update(of=("self",)).order_by("next_try_at", "pk")
+
+
+def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
+    """A new open cancellation a run, but where another is open."""
+    run_ids = [turn.item.run_id for turn in turns]
+    latest = {row.run_id: row for row in Cancellation.objects.filter(run__in=run_ids).order_by("requested_at")}
+    now = timezone.now()
+    new = {
+        turn.item.run_id: Cancellation(
+            run=turn.run,
+            batch=batch,
+            person=batch.person,
+            person_label=batch.person_label,
+            reason=batch.reason,
+            requested_at=now,
+        )
+        for turn in turns
+    }
+    # In one order, so that two batches with the same runs cannot lock each other out.
+    Cancellation.objects.bulk_create([new[run_id] for run_id in sorted(new)], ignore_conflicts=True)
+    opened = Cancellation.objects.filter(pk__in=[row.pk for row in new.values()]).values_list("pk", flat=True)
+    inserted = set(opened)
+    for turn in turns:
+        mine = new[turn.item.run_id]
+        turn.previous = latest.get(turn.item.run_id)
+        turn.cancellation = mine if mine.pk in inserted else None
+
+
+def _look_again(turns: Sequence[_Turn]) -> None:
+    """Under lock: between a read and an insert another press may have come to its end."""
+    ids = [turn.item.run_id for turn in turns]
+    locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
+    # In the order of `write_ends`, so that nobody waits for anybody in a circle.
+    runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("task_id", "pk")}
+    ended = []
+    for turn in turns:
+        turn.run = runs[turn.item.run_id]
+        if turn.cancellation is None:
+            turn.holder = Cancellation.objects.filter(run=turn.run).order_by("-requested_at").first()
+        elif not turn.run.is_active:
+            ended.append(turn.cancellation.pk)
+            turn.cancellation = None
+        else:
+            turn.cancellation.run = turn.run
+    Cancellation.objects.filter(pk__in=ended).delete()
+
+
+def _write_items(turns: Sequence[_Turn]) -> None:
+    """Three kinds, a statement each; the open cancellation of a run is the only one."""
+    until = timezone.now() + LEASE
+    open_one = Cancellation.objects.filter(run=OuterRef("run"), outcome=Outcome.OPEN).values("pk")[:1]
+    mine = [turn.item.pk for turn in turns if turn.cancellation is not None]
+    CancelItem.objects.filter(pk__in=mine).update(
+        state=ItemState.SENT,
+        cancellation=Subquery(open_one),
+        next_try_at=until,
+        attempts=F("attempts") + 1,
+        readings=0,
+        joined=False,
+    )
+    for turn in turns:
+        if turn.cancellation is not None:
+            turn.item.state, turn.item.cancellation = ItemState.SENT, turn.cancellation
+            turn.item.attempts, turn.item.readings = turn.item.attempts + 1, 0
+        elif turn.holder is not None:
+            joined = {"state": ItemState.SENT, "cancellation": turn.holder, "joined": True}
+            CancelItem.objects.filter(pk=turn.item.pk).update(**joined)
+    ended = [turn.item.pk for turn in turns if turn.cancellation is None and turn.holder is None]
+    CancelItem.objects.filter(pk__in=ended).update(state=ItemState.NOT_NEEDED)
+
+
+def _row(batch: CancelBatch, turn: _Turn) -> AuditEvent:
+    details: dict[str, Any] = {"batch_id": str(batch.pk)}
+    details |= {"stop": str(batch.stop_id)} if batch.stop_id else {}
+    if turn.cancellation is not None:
+        outcome = "requested"
+        details |= counts_now(turn.run) | {"attempt": turn.item.attempts}
+        details |= {"previous_operation": str(turn.previous.pk)} if turn.previous else {}
+    elif turn.holder is not None:
+        outcome = "joined"
+        details |= {"previous_operation": str(turn.holder.pk)}
+    else:
+        outcome = "not_needed"
+        details |= {"status_before": turn.run.status}
+    return compose(
+        EventType.RUN_CANCEL,
+        outcome,
+        by=turn.by,
+        team=batch.team,
+        run=turn.run,
+        operation_id=turn.cancellation.pk if turn.cancellation else uuid.uuid4(),
+        reason=batch.reason,
+        details=details,
+    )

@@ -1,0 +1,217 @@
+"""Working off a batch in short portions: rows first, then a small pool of threads that talk to Arize, then the ends.
+
+The database says what is to be done. A batch has one worker at a time (a claim that is renewed while it lives); should
+two be at it nevertheless, each item is opened once, because that is one transaction under the batch's lock.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime, timedelta
+
+import structlog
+from django.db.models import Q
+from django.utils import timezone
+
+from taskruns.arize.errors import ArizeError, NotFound, Unauthorized
+from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
+from taskruns.models.credentials import CannotConnect
+from taskruns.services.cancellations import AFTER_OUR_CANCEL, GONE, REREAD, Verdict, ask_arize
+from taskruns.services.credentials import mark_failing
+
+from .closing import Answered, close_some
+from .ending import WORKER, finish, follow
+from .opening import Opened, actor_of, open_some
+from .pace import heed
+
+log = structlog.get_logger(__name__)
+
+THREADS = 32  # most of them wait for their place in time
+PORTION = 2.0  # seconds; then other jobs have their turn
+BEAT = 0.1  # seconds between two looks at what may be sent and what was answered
+CLAIM = timedelta(seconds=4)
+RENEWED_EVERY = 1.0
+# A worker that has nothing to send looks again after so many seconds.
+SOON, LATER = 1.0, 5.0
+READING = timedelta(seconds=20)  # longer than a reading can last
+
+
+def due(now: datetime) -> list[uuid.UUID]:
+    """The batches that want a worker."""
+    at_work = CancelBatch.objects.filter(finished_at=None, due_at__lte=now).exclude(state=BatchState.DRAFT)
+    return list(at_work.filter(_unclaimed(now)).order_by("due_at").values_list("pk", flat=True))
+
+
+def work(batch_id: uuid.UUID) -> float | None:
+    """One portion. The seconds after which the next one is due, or None: finished, or not this caller's turn."""
+    batch = _claim(batch_id)
+    if batch is None:
+        return None
+    delay = LATER
+    try:
+        delay = _Portion(batch).run()
+    finally:
+        _release(batch, delay)
+    return None if finish(batch) else delay
+
+
+def _unclaimed(now: datetime) -> Q:
+    return Q(claimed_until=None) | Q(claimed_until__lte=now)
+
+
+def _claim(batch_id: uuid.UUID) -> CancelBatch | None:
+    now = timezone.now()
+    free = CancelBatch.objects.filter(_unclaimed(now), pk=batch_id, finished_at=None)
+    if not free.exclude(state=BatchState.DRAFT).update(claimed_until=now + CLAIM):
+        return None
+    return CancelBatch.objects.select_related("team", "person").get(pk=batch_id)
+
+
+def _release(batch: CancelBatch, delay: float) -> None:
+    mine = CancelBatch.objects.filter(pk=batch.pk, claimed_until=batch.claimed_until)
+    mine.update(claimed_until=None, due_at=timezone.now() + timedelta(seconds=delay))
+
+
+class _Portion:
+    """The thread that made it talks to the database, those of the pool to Arize."""
+
+    def __init__(self, batch: CancelBatch) -> None:
+        self.batch = batch
+        self.pool = ThreadPoolExecutor(THREADS)
+        self.under_way: dict[Future[Verdict], Opened] = {}
+        self._renewed = time.monotonic()
+        self._ends = time.monotonic() + PORTION
+
+    def run(self) -> float:
+        follow(self.batch)
+        lanes = self._lanes()
+        with self.pool:
+            try:
+                while time.monotonic() < self._ends and self._beat(lanes):
+                    pass
+            finally:
+                self._drain()
+        follow(self.batch)
+        return self._delay()
+
+    def _beat(self, lanes: list[uuid.UUID | None]) -> bool:
+        """False when there is nothing to do now."""
+        began = time.monotonic()
+        for lane in lanes:
+            self._send(lane)
+        self._read_lost()
+        if not self.under_way and not self._has_more(lanes):
+            return False
+        wait(self.under_way, timeout=BEAT)
+        self._collect()
+        time.sleep(max(0.0, began + BEAT - time.monotonic()))
+        self._renew()
+        return True
+
+    def _lanes(self) -> list[uuid.UUID | None]:
+        """The keys of what waits, without those that are failing or told to wait."""
+        now = timezone.now()
+        waiting = CancelItem.objects.filter(batch=self.batch, state=ItemState.QUEUED, next_try_at__lte=now)
+        held = Q(run__task__credential__failing_since__isnull=False) | Q(run__task__credential__backoff_until__gt=now)
+        keys = waiting.exclude(held).order_by("run__task__credential").values_list("run__task__credential", flat=True)
+        return list(keys.distinct())
+
+    def _has_more(self, lanes: list[uuid.UUID | None]) -> bool:
+        now = timezone.now()
+        paused = Q(run__task__credential__cancel_pace__paused_until__gt=now)
+        of_lanes = Q(run__task__credential__in=[lane for lane in lanes if lane is not None])
+        of_lanes |= Q(run__task__credential=None) if None in lanes else Q()
+        waiting = CancelItem.objects.filter(of_lanes, batch=self.batch, state=ItemState.QUEUED, next_try_at__lte=now)
+        is_working = CancelBatch.objects.filter(pk=self.batch.pk, state=BatchState.WORKING).exists()
+        return bool(lanes) and is_working and waiting.exclude(paused).exists()
+
+    def _send(self, lane: uuid.UUID | None) -> None:
+        free = THREADS - len(self.under_way)
+        for opened in open_some(self.batch.pk, lane, most=free) if free else []:
+            self._submit(opened, _send_at)
+
+    def _read_lost(self) -> None:
+        """Items that were sent and of which nothing is known: first of all the run is read."""
+        for item in self._lost(THREADS - len(self.under_way)):
+            cancellation = item.cancellation
+            if cancellation is None:
+                continue
+            opened = Opened(item, cancellation, actor_of(self.batch), timezone.now())
+            self._submit(opened, _read)
+
+    def _lost(self, most: int) -> Iterator[CancelItem]:
+        now = timezone.now()
+        sent = CancelItem.objects.filter(batch=self.batch, state=ItemState.SENT, joined=False, next_try_at__lte=now)
+        is_lost = Q(cancellation__outcome=Outcome.OPEN, cancellation__stopping_since=None)
+        lost = sent.filter(is_lost | Q(cancellation__outcome=Outcome.UNKNOWN))
+        loaded = ("cancellation__run__task__credential", "cancellation__run__team", "cancellation__batch")
+        for item in lost.select_related(*loaded)[:most]:
+            mine = CancelItem.objects.filter(pk=item.pk, state=ItemState.SENT, next_try_at=item.next_try_at)
+            if mine.update(next_try_at=now + READING):
+                yield item
+
+    def _submit(self, opened: Opened, ask: Callable[[Opened], Verdict]) -> None:
+        self.under_way[self.pool.submit(ask, opened)] = opened
+
+    def _collect(self) -> None:
+        """Write what has been answered, then learn from it."""
+        done = [(self.under_way.pop(future), future.result()) for future in list(self.under_way) if future.done()]
+        if not done:
+            return
+        close_some([Answered(opened.item, opened.cancellation, opened.by, verdict) for opened, verdict in done])
+        by_key: dict[uuid.UUID, tuple[Credential, list[ArizeError | None]]] = {}
+        for opened, verdict in done:
+            key = opened.run.task.credential
+            if key is not None:
+                by_key.setdefault(key.pk, (key, []))[1].append(verdict.error)
+        for key, errors in by_key.values():
+            heed(key, errors)
+            rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
+            if rejected is not None:
+                mark_failing(key, sentence=rejected.sentence, by=WORKER)
+
+    def _drain(self) -> None:
+        while self.under_way:
+            wait(self.under_way, timeout=1.0)
+            self._collect()
+            self._renew()
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed < RENEWED_EVERY:
+            return
+        self._renewed = time.monotonic()
+        until = timezone.now() + CLAIM
+        mine = CancelBatch.objects.filter(pk=self.batch.pk, claimed_until=self.batch.claimed_until)
+        if mine.update(claimed_until=until):
+            self.batch.claimed_until = until
+
+    def _delay(self) -> float:
+        """How soon the next portion is worth its while."""
+        if self._has_more(self._lanes()):
+            return 0.0
+        items = CancelItem.objects.filter(batch=self.batch, joined=False)
+        soon = items.filter(next_try_at__lte=timezone.now() + timedelta(seconds=LATER))
+        unread = Q(state=ItemState.SENT, cancellation__stopping_since=None)
+        return SOON if soon.filter(Q(state=ItemState.QUEUED) | unread).exists() else LATER
+
+
+def _send_at(opened: Opened) -> Verdict:
+    time.sleep(max(0.0, (opened.moment - timezone.now()).total_seconds()))
+    return ask_arize(opened.run)
+
+
+def _read(opened: Opened) -> Verdict:
+    """One look at a run whose cancel was lost: its end, or UNKNOWN while it is active or cannot be read."""
+    credential, started = opened.run.task.credential, timezone.now()
+    if credential is None:
+        return Verdict(Outcome.UNKNOWN)
+    try:
+        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
+            seen = client.get_run(opened.run.arize_id)
+    except NotFound:
+        return Verdict(Outcome.UNKNOWN, GONE, gone=True, seen_since=started)
+    except (ArizeError, CannotConnect) as error:
+        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}")
+    outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.UNKNOWN)
+    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value})

@@ -1,0 +1,161 @@
+"""Second factors: adding, removing, and what they are encrypted with. Their rows are django-allauth's.
+
+A secret is bound to its person: `bound_to(person)` must be around whatever reads or writes one, and a ciphertext that
+was copied from somebody else's row does not open.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from allauth.mfa.models import Authenticator
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
+from allauth.mfa.totp.internal.auth import TOTP
+from allauth.mfa.webauthn.internal.auth import WebAuthn
+from django.conf import settings
+from django.db import transaction
+from django.db.models import QuerySet
+from django.views.decorators.debug import sensitive_variables
+
+from taskruns.audit import Actor, EventType, Target, clean_line, record
+from taskruns.encryption import Ring, SealBroken, Sealed
+from taskruns.models import User
+
+SECOND = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
+# What the log and the pages call them.
+WORDS = {"totp": "authenticator app", "webauthn": "passkey", "recovery_codes": "recovery codes"}
+LONGEST_NAME = 60
+_SECRETS = ("secret", "seed")  # where a row keeps its secret, by kind
+_owner: ContextVar[str] = ContextVar("owner of the factor at hand", default="")
+
+
+class FactorNeeded(Exception):
+    """The last second factor of somebody who must have one."""
+
+    sentence = "Your role needs a second factor, and this is your only one. Add another one before you remove it."
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@contextmanager
+def bound_to(person: User) -> Iterator[None]:
+    token = _owner.set(f"factor of {person.pk}")
+    try:
+        yield
+    finally:
+        _owner.reset(token)
+
+
+@sensitive_variables()
+def encrypt(text: str) -> str:
+    sealed = Ring(settings.ENCRYPTION_KEYS).seal(text, owner=_bound())
+    return f"{sealed.ring_number}:{sealed.ciphertext}"
+
+
+@sensitive_variables()
+def decrypt(stored: str) -> str:
+    """Raises SealBroken."""
+    number, _, ciphertext = stored.partition(":")
+    if not number.isdigit():
+        raise SealBroken
+    return Ring(settings.ENCRYPTION_KEYS).open(Sealed(int(number), ciphertext), owner=_bound())
+
+
+def _bound() -> str:
+    if not (owner := _owner.get()):
+        message = "a factor's secret was touched outside of bound_to()"
+        raise RuntimeError(message)
+    return owner
+
+
+def of(person: User) -> "QuerySet[Authenticator]":
+    rows: QuerySet[Authenticator] = Authenticator.objects.filter(user=person).order_by("created_at", "pk")
+    return rows
+
+
+def has_second(person: User) -> bool:
+    return of(person).filter(type__in=SECOND).exists()
+
+
+@sensitive_variables("secret")
+def add_totp(person: User, *, secret: str, by: Actor) -> list[str]:
+    """Returns fresh recovery codes if the person had none; they are shown once."""
+    with transaction.atomic(), bound_to(_locked(person)):
+        TOTP.activate(person, secret)
+        return _added(person, {"factor": WORDS["totp"]}, by=by)
+
+
+def add_passkey(person: User, *, name: str, credential: dict[str, Any], by: Actor) -> list[str]:
+    """`credential` is the browser's answer, already checked. Returns fresh recovery codes as `add_totp` does."""
+    cleaned = clean_line(name, LONGEST_NAME) or "Passkey"
+    with transaction.atomic(), bound_to(_locked(person)):
+        WebAuthn.add(person, cleaned, credential)
+        return _added(person, {"factor": WORDS["webauthn"], "name": cleaned}, by=by)
+
+
+def remove(factor: Authenticator, person: User, *, must_keep_one: bool, by: Actor) -> None:
+    """With the last second factor the recovery codes go too. Raises FactorNeeded."""
+    with transaction.atomic():
+        _locked(person)
+        rest = of(person).filter(type__in=SECOND).exclude(pk=factor.pk)
+        if not rest.exists() and must_keep_one:
+            raise FactorNeeded
+        details = {"factor": WORDS[factor.type], "name": factor.data.get("name", "")}
+        factor.delete()
+        if not rest.exists():
+            of(person).delete()
+        record(EventType.AUTH_MFA_REMOVE, "done", by=by, target=_target(person), details=details)
+
+
+def renew_recovery_codes(person: User, *, by: Actor) -> list[str]:
+    """Fresh ones; the old ones stop working. Shown once."""
+    with transaction.atomic(), bound_to(_locked(person)):
+        of(person).filter(type=Authenticator.Type.RECOVERY_CODES).delete()
+        codes = RecoveryCodes.activate(person).get_unused_codes()
+        details = {"factor": WORDS["recovery_codes"]}
+        record(EventType.AUTH_MFA_ADD, "done", by=by, target=_target(person), details=details)
+    return list(codes)
+
+
+def codes_left(person: User) -> int:
+    """Recovery codes that still work. Raises SealBroken."""
+    row = of(person).filter(type=Authenticator.Type.RECOVERY_CODES).first()
+    with bound_to(person):
+        return len(row.wrap().get_unused_codes()) if row else 0
+
+
+def drop(person: User) -> int:
+    """All of them, as a part of an act that has a row of its own: in its transaction. How many second ones."""
+    dropped = of(person).filter(type__in=SECOND).count()
+    of(person).delete()
+    return dropped
+
+
+def reseal(factor: Authenticator) -> bool:
+    """Encrypt its secret with the newest ring key. False if it is already, or has none. Raises SealBroken."""
+    newest = Ring(settings.ENCRYPTION_KEYS).newest
+    stored = [name for name in _SECRETS if name in factor.data and not factor.data[name].startswith(f"{newest}:")]
+    with bound_to(factor.user):
+        for name in stored:
+            factor.data[name] = encrypt(decrypt(factor.data[name]))
+    if stored:
+        factor.save(update_fields=["data"])
+    return bool(stored)
+
+
+def _added(person: User, details: dict[str, Any], *, by: Actor) -> list[str]:
+    had_codes = of(person).filter(type=Authenticator.Type.RECOVERY_CODES).exists()
+    codes = [] if had_codes else list(RecoveryCodes.activate(person).get_unused_codes())
+    made = {"recovery_codes": bool(codes)}
+    record(EventType.AUTH_MFA_ADD, "done", by=by, target=_target(person), details=details | made)
+    return codes
+
+
+def _locked(person: User) -> User:
+    return User.objects.select_for_update(no_key=True).get(pk=person.pk)
+
+
+def _target(person: User) -> Target:
+    return Target("person", str(person.pk), person.email)

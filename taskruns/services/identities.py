@@ -1,0 +1,147 @@
+"""Identities at the provider of single sign-on. Issuer and subject are the identity; an e-mail address never is."""
+
+from dataclasses import dataclass, replace
+
+import structlog
+from allauth.socialaccount.models import SocialAccount
+from django.db import IntegrityError, transaction
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import Membership, Team, TeamRole, User
+from taskruns.oidc import Provider
+
+from . import people, teams
+from .people import PeopleError
+from .teams import TeamsError
+
+log = structlog.get_logger(__name__)
+
+LONGEST_SUBJECT = 191
+NO_ADDRESS = (
+    "Single sign-on told the panel no e-mail address that it has verified, and the panel knows people by theirs. "
+    "Ask whoever runs single sign-on, or sign in with a password and connect it in your profile."
+)
+KNOWN_ADDRESS = (
+    "There already is an account with your e-mail address, and single sign-on is not connected to it. "
+    "Sign in to it with its password and connect single sign-on in your profile. The address alone is no proof."
+)
+SOMEBODY_ELSES = "This identity is connected to another account of the panel. Disconnect it there first."
+ONE_ALREADY = "Your account is connected to another identity at this provider. Disconnect that one first."
+ONLY_WAY_IN = (
+    "Your account has no password, so single sign-on is its only way in. "
+    "Ask whoever runs the panel for a password before you disconnect it."
+)
+STRANGE_SUBJECT = "Single sign-on told the panel an identity that is too long to keep. Ask whoever runs the panel."
+
+
+class IdentityRefused(Exception):
+    """`sentence` says to the person why this identity does not come in, or is not connected."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the provider vouches for. `groups` is None when it told nothing of groups."""
+
+    provider: Provider
+    subject: str
+    email: str
+    is_verified: bool
+    name: str
+    groups: frozenset[str] | None
+
+
+def account_of(person: User, provider: Provider) -> SocialAccount | None:
+    found: SocialAccount | None = SocialAccount.objects.filter(user=person, provider=provider.id).first()
+    return found
+
+
+def admit(identity: Identity, *, by: Actor) -> SocialAccount:
+    """An account for somebody whom the panel has never met: without password, role or team. Raises IdentityRefused."""
+    if not identity.email or not identity.is_verified:
+        raise IdentityRefused(NO_ADDRESS)
+    try:
+        if people.find_person(identity.email) is not None:
+            raise IdentityRefused(KNOWN_ADDRESS)
+        with transaction.atomic():
+            details = {"single_sign_on": identity.provider.issuer, "subject": identity.subject}
+            person = people.create_person(identity.email, password=None, name=identity.name, by=by, details=details)
+            return _attach(person, identity)
+    except PeopleError:
+        raise IdentityRefused(NO_ADDRESS) from None
+
+
+def connect(person: User, identity: Identity, *, by: Actor) -> None:
+    """From now on this identity signs in to the person's account. Raises IdentityRefused."""
+    if SocialAccount.objects.filter(provider=identity.provider.id, uid=identity.subject).exists():
+        raise IdentityRefused(SOMEBODY_ELSES)
+    if account_of(person, identity.provider) is not None:
+        raise IdentityRefused(ONE_ALREADY)
+    with transaction.atomic():
+        _attach(person, identity)
+        _record(person, identity.provider, identity.subject, "connected", by=by)
+
+
+def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
+    """False if it was not connected. Raises IdentityRefused: it is the only way in."""
+    if not person.has_usable_password():
+        raise IdentityRefused(ONLY_WAY_IN)
+    account = account_of(person, provider)
+    if account is None:
+        return False
+    with transaction.atomic():
+        subject = account.uid
+        account.delete()
+        _record(person, provider, subject, "disconnected", by=by)
+    return True
+
+
+def follow_groups(person: User, identity: Identity, *, by: Actor) -> None:
+    """Give, change and take the roles that OIDC_GROUP_ROLES ties to groups. What people gave by hand stays.
+
+    Without any word about groups nothing changes: a provider that is set up wrongly must not empty the teams.
+    """
+    if identity.groups is None:
+        return
+    clerk = replace(Actor.job("single sign-on"), ip=by.ip, request_id=by.request_id)
+    wanted = identity.provider.roles_for(identity.groups)
+    for slug in sorted(identity.provider.teams):
+        team = Team.objects.active().filter(slug=slug).first()
+        if team is None:
+            log.warning("group_role_of_no_team", team=slug)
+            continue
+        try:
+            _follow(team, person, wanted.get(slug), by=clerk)
+        except TeamsError as refused:
+            log.warning("group_role_not_followed", team=slug, reason=refused.sentence)
+
+
+def _follow(team: Team, person: User, role: str | None, *, by: Actor) -> None:
+    known = Membership.objects.filter(team=team, user=person).first()
+    if known is None and role:
+        teams.add_member(team, person, role=TeamRole(role), by=by, by_groups=True)
+    elif known is not None and known.by_groups and role:
+        teams.change_role(team, person, role=TeamRole(role), by=by, by_groups=True)
+    elif known is not None and known.by_groups:
+        teams.remove_member(team, person, by=by)
+
+
+def _attach(person: User, identity: Identity) -> SocialAccount:
+    if len(identity.subject) > LONGEST_SUBJECT:
+        raise IdentityRefused(STRANGE_SUBJECT)
+    try:
+        with transaction.atomic():
+            account: SocialAccount = SocialAccount.objects.create(
+                user=person, provider=identity.provider.id, uid=identity.subject
+            )
+    except IntegrityError:
+        raise IdentityRefused(SOMEBODY_ELSES) from None
+    return account
+
+
+def _record(person: User, provider: Provider, subject: str, change: str, *, by: Actor) -> None:
+    details = {"changed": ["single sign-on"], "single_sign_on": change, "issuer": provider.issuer, "subject": subject}
+    record(EventType.PROFILE_CHANGE, "done", by=by, target=people.target_of(person), details=details)

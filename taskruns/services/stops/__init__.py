@@ -1,0 +1,21 @@
+"""Emergency stops of a team: `acts.py` pulls, lifts and ends them, `hold.py` cancels what becomes active meanwhile."""
+
+from .acts import AlreadyPulled, NoReason, NotTheirs, expire, lift, pull
+from .hold import hold, hold_all, hold_of
+from .page import stop_page
+from .standing import banner_of, standing
+
+__all__ = [
+    "AlreadyPulled",
+    "NoReason",
+    "NotTheirs",
+    "banner_of",
+    "expire",
+    "hold",
+    "hold_all",
+    "hold_of",
+    "lift",
+    "pull",
+    "standing",
+    "stop_page",
+]

@@ -1,0 +1,157 @@
+"""Pulling a team's emergency stop, lifting it, and the end that comes by itself."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from taskruns.audit import Actor, EventType, Target, clean_line, record
+from taskruns.models import BatchSource, BatchState, CancelBatch, EmergencyStop, StopEnd, Task, Team
+from taskruns.permissions import access_of
+from taskruns.services import bulk
+
+from .hold import held_runs
+from .standing import may_lift
+
+REASON_LENGTH = 512
+CLOCK = Actor.job("stops")
+
+
+class NoReason(Exception):
+    """A stop says why."""
+
+
+class AlreadyPulled(Exception):
+    """One stop a team: `stop` is the one that holds."""
+
+    def __init__(self, stop: EmergencyStop) -> None:
+        super().__init__(stop)
+        self.stop = stop
+
+
+class NotTheirs(Exception):
+    """Only a manager, and whoever pulled the stop, may lift it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """`batch` cancels what was active: wake it. None when nothing was."""
+
+    stop: EmergencyStop
+    batch: CancelBatch | None
+    runs: int
+
+
+@transaction.atomic
+def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pulled:
+    """Stop the team: the stop, its row and the list of runs to cancel are one transaction.
+
+    Raises AlreadyPulled, NoReason.
+    """
+    why = clean_line(reason, REASON_LENGTH)
+    if not why:
+        raise NoReason
+    _end_overdue(team)
+    stop = _insert(team, why, left_out, by)
+    ids = list(held_runs(stop).values_list("pk", flat=True))
+    batch = _cancel(stop, ids, by) if ids else None
+    # After the list: locks are taken in one order (runs, team, log).
+    Team.bump(team.pk)
+    details: dict[str, Any] = {
+        "expires_at": stop.expires_at.isoformat(),
+        "active_runs": len(ids),
+        "left_out": stop.left_out,
+        "batch_id": str(batch.pk) if batch else None,
+    }
+    _record(EventType.STOP_PULL, stop, by=by, reason=why, details=details)
+    return Pulled(stop, batch, len(ids))
+
+
+@transaction.atomic
+def lift(team: Team, *, by: Actor) -> EmergencyStop | None:
+    """End the team's stop; what it has not sent yet is not sent any more. None if none holds. Raises NotTheirs."""
+    stop = _locked(team)
+    if stop is None:
+        return None
+    if not may_lift(stop, person=by.person, access=access_of(by.person, team)):
+        raise NotTheirs
+    _end(stop, StopEnd.LIFTED, EventType.STOP_LIFT, by=by)
+    return stop
+
+
+def expire(*, by: Actor = CLOCK) -> int:
+    """End every stop whose time is over. How many."""
+    overdue = EmergencyStop.objects.filter(end=StopEnd.HOLDING, expires_at__lte=timezone.now())
+    teams = Team.objects.filter(pk__in=overdue.values("team"))
+    return sum(_end_overdue(team, by=by) for team in teams)
+
+
+@transaction.atomic
+def _end_overdue(team: Team, *, by: Actor = CLOCK) -> bool:
+    stop = _locked(team, is_overdue=True)
+    if stop is None:
+        return False
+    _end(stop, StopEnd.EXPIRED, EventType.STOP_EXPIRE, by=by)
+    return True
+
+
+def _locked(team: Team, *, is_overdue: bool = False) -> EmergencyStop | None:
+    """The stop that holds, or the one whose time is over though nobody has written it down."""
+    now = timezone.now()
+    time = {"expires_at__lte": now} if is_overdue else {"expires_at__gt": now}
+    stops = EmergencyStop.objects.filter(team=team, end=StopEnd.HOLDING, **time)
+    return stops.select_for_update(of=("self",), no_key=True).select_related("team").first()
+
+
+def _insert(team: Team, reason: str, left_out: Sequence[Task], by: Actor) -> EmergencyStop:
+    try:
+        with transaction.atomic():
+            return EmergencyStop.objects.create(
+                team=team,
+                person=by.person,
+                person_label=by.label,
+                person_role=by.role,
+                reason=reason,
+                left_out=EmergencyStop.ids_of(left_out),
+            )
+    except IntegrityError:
+        first = EmergencyStop.objects.filter(team=team, end=StopEnd.HOLDING).first()
+        if first is None:
+            raise
+        raise AlreadyPulled(first) from None
+
+
+def _cancel(stop: EmergencyStop, ids: Sequence[uuid.UUID], by: Actor) -> CancelBatch:
+    return bulk.create_batch(stop.team, run_ids=ids, reason=stop.reason, by=by, source=BatchSource.STOP, stop=stop)
+
+
+def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> None:
+    stop.end, stop.ended_at, stop.ended_by_label = end, timezone.now(), by.label
+    stop.save(update_fields=["end", "ended_at", "ended_by_label"])
+    for batch in _at_work(stop):
+        bulk.stop(batch, why=f"The emergency stop was {end.label.lower()}, so the rest was not sent.", actor=by)
+    Team.bump(stop.team_id)
+    details = {"pulled_by": stop.person_label, "pulled_at": stop.pulled_at.isoformat()}
+    _record(event, stop, by=by, details=details)
+
+
+def _at_work(stop: EmergencyStop) -> QuerySet[CancelBatch]:
+    working = CancelBatch.objects.filter(stop=stop, state=BatchState.WORKING).order_by("pk")
+    return working.select_for_update(of=("self",)).select_related("team", "person")
+
+
+def _record(event: EventType, stop: EmergencyStop, *, by: Actor, details: dict[str, Any], reason: str = "") -> None:
+    record(
+        event,
+        "done",
+        by=by,
+        team=stop.team,
+        target=Target("stop", str(stop.pk), f"emergency stop of {stop.team}"),
+        operation_id=stop.pk,
+        reason=reason,
+        details={"stop": str(stop.pk), **details},
+    )

@@ -1,0 +1,164 @@
+"""Cancelling many: the list before it begins, the word to begin, how far it is, and past ones."""
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from taskruns import jobs
+from taskruns.audit import EventType, clean_line
+from taskruns.display.batches import TYPED_ABOVE
+from taskruns.filters import BadFilter, BoardFilter, Sort
+from taskruns.models import BatchSource, BatchState, CancelBatch, Run, Team
+from taskruns.permissions import Action
+from taskruns.services import bulk
+
+from .access import PanelRequest, actor_of, by_method, owned, requires
+from .errors import error_page
+from .live import fresh
+
+LONGEST_REASON = 512
+EMPTY = "No filter is set, and no filter never means every run. Set one on the board, or tick the runs one by one."
+BOTH = "Ticked runs and “all that match” came together. Use one of the two buttons."
+NOTHING = "No run was chosen. Go back and tick the runs to cancel."
+NONE_ACTIVE = "None of these runs is pending or running any more, so there is nothing to cancel."
+NONE_MATCHES = "No pending or running run matches this filter, so there is nothing to cancel."
+
+
+class Refused(ValueError):
+    """A list that cannot be made; the sentence is for the person."""
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def past(request: PanelRequest, team: Team) -> HttpResponse:
+    return render(request, "taskruns/runs/batches.html", {"batches": bulk.past(team), "team": team.name})
+
+
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@require_POST
+def draft(request: PanelRequest, team: Team) -> HttpResponse:
+    """Freeze what was ticked, or what matches, and lead to the page that asks. Nothing is cancelled yet."""
+    try:
+        batch = _frozen(request, team)
+    except BadFilter as error:
+        return error_page(request, 400, "That filter cannot be used", str(error))
+    except Refused as error:
+        return error_page(request, 422, "Nothing to cancel", str(error))
+    return redirect("batch", slug=team.slug, batch_id=batch.pk)
+
+
+listing = by_method(read=past, act=draft)
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+    """The list to confirm, or how far it is; for htmx the part that moves."""
+    return _page(request, _batch(request, batch_id))
+
+
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@require_POST
+def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+    found = _batch(request, batch_id)
+    if found.state != BatchState.DRAFT:
+        messages.info(request, "This was confirmed before: it began once, and once only.")
+        return redirect("batch", slug=team.slug, batch_id=batch_id)
+    reason, count = request.POST.get("reason", ""), request.POST.get("count", "").strip()
+    faults = _faults(found, reason, count)
+    if faults:
+        return _page(request, found, status=422, faults=faults, reason=reason, count=count)
+    begun = bulk.confirm(found, reason=reason, by=actor_of(request))
+    jobs.wake_batch(begun.pk)
+    left_out = f" {bulk.left_out_text(begun.left_out)}" if begun.left_out else ""
+    messages.success(request, f"It has begun. This page shows how far it is.{left_out}")
+    return redirect("batch", slug=team.slug, batch_id=batch_id)
+
+
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@require_POST
+def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+    found = _batch(request, batch_id)
+    if found.state == BatchState.DRAFT:
+        messages.info(request, "It had not begun: nothing was sent.")
+    elif bulk.abort(found, by=actor_of(request)):
+        jobs.wake_batch(found.pk)
+        messages.success(request, "Aborted: nothing more is sent. What was sent already is followed to its end.")
+    else:
+        messages.info(request, "There was nothing left to abort.")
+    return redirect("batch", slug=team.slug, batch_id=batch_id)
+
+
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@require_POST
+def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+    """Those that were not stopped, as a new list to look at."""
+    found = _batch(request, batch_id)
+    if found.finished_at is None:
+        text = "This cancel of many has not come to its end yet. Try again what is left when it has."
+        return error_page(request, 409, "Not yet", text)
+    again = bulk.freeze_again(found)
+    if again is None:
+        return error_page(request, 422, "Nothing to cancel", NONE_ACTIVE)
+    return redirect("batch", slug=team.slug, batch_id=again.pk)
+
+
+def _frozen(request: PanelRequest, team: Team) -> CancelBatch:
+    match, chosen = request.POST.get("match", ""), [text for text in request.POST.getlist("run") if text]
+    if match not in {"", "all"}:
+        raise Refused("The panel could not read what to cancel. Go back and try it from the board.")
+    if match and chosen:
+        raise Refused(BOTH)
+    made = _of_filter(request, team) if match else _of_selection(request, team, chosen)
+    if made is None:
+        raise Refused(NONE_MATCHES if match else NONE_ACTIVE)
+    return made
+
+
+def _of_filter(request: PanelRequest, team: Team) -> CancelBatch | None:
+    wanted = replace(BoardFilter.parse(request.POST), sort=Sort.ACTIVE, descending=True, cursor=None)
+    if not wanted.is_set:
+        raise Refused(EMPTY)
+    return bulk.freeze_matching(team, wanted)
+
+
+def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> CancelBatch | None:
+    try:
+        ids = list(dict.fromkeys(uuid.UUID(text) for text in chosen))
+    except ValueError:
+        raise Refused("One of the runs has an id that is none. Go back and try it from the board.") from None
+    if not ids:
+        raise Refused(NOTHING)
+    known = set(Run.objects.filter(team=team, pk__in=ids).values_list("pk", flat=True))
+    for run_id in ids:
+        if run_id not in known:
+            owned(request, Run.objects.all(), run_id)  # 404, and a try with a foreign one is recorded
+    return bulk.freeze(team, run_ids=ids, source=BatchSource.SELECTION)
+
+
+def _batch(request: PanelRequest, batch_id: uuid.UUID) -> CancelBatch:
+    return owned(request, CancelBatch.objects.select_related("team", "previous"), batch_id)
+
+
+def _faults(found: CancelBatch, reason: str, count: str) -> dict[str, str]:
+    faults = {}
+    if len(reason) > LONGEST_REASON:
+        faults["reason"] = f"The reason is longer than {LONGEST_REASON} characters. Please shorten it."
+    elif not clean_line(reason, LONGEST_REASON):
+        faults["reason"] = "Say why: others read it beside each run, and the audit log keeps it."
+    total = found.items.count()
+    if total > TYPED_ABOVE and count != str(total):
+        faults["count"] = f"Type the number of runs, {total}, to confirm that you mean all of them."
+    return faults
+
+
+def _page(request: PanelRequest, found: CancelBatch, *, status: int = 200, **typed: Any) -> HttpResponse:
+    page = bulk.batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
+    template = "taskruns/runs/_batch.html" if request.htmx else "taskruns/runs/batch.html"
+    context = {"page": page, "reason": page.reason} | typed
+    return fresh(render(request, template, context, status=status))

@@ -1,0 +1,180 @@
+"""allauth's checks of a second factor, as this house wants them: secrets bound to their person, no code good twice,
+and each wrong one in the log.
+"""
+
+import json
+from typing import Any
+
+from allauth.core import context
+from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
+from allauth.mfa.base.views import AuthenticateView, ReauthenticateView
+from allauth.mfa.models import Authenticator
+from allauth.mfa.webauthn.forms import (
+    AddWebAuthnForm,
+    AuthenticateWebAuthnForm,
+    LoginWebAuthnForm,
+    ReauthenticateWebAuthnForm,
+)
+from allauth.mfa.webauthn.views import LoginWebAuthnView, ReauthenticateWebAuthnView
+from django.conf import settings
+from django.core.cache import cache
+from django.core.exceptions import ValidationError
+from django.forms import CharField, Form
+from django.http import HttpRequest, HttpResponse
+
+from taskruns.encryption import SealBroken
+from taskruns.models import User
+from taskruns.services import audit, factors
+
+from .access import actor_of, anyone, signed_in_at_least
+
+# A code is good for its own step of 30 s and the ones beside it.
+CODE_LIVES_FOR = 30 * (2 * settings.MFA_TOTP_TOLERANCE + 1)
+UNREADABLE = (
+    "Your second factor cannot be read with the ENCRYPTION_KEYS of this deployment. Ask whoever runs the panel to put "
+    "the missing ring key back, or to reset your sign-in."
+)
+NAME_HELP = "How you tell it from others, like “Laptop” or “Blue key”."
+ALONE_HELP = "Without e-mail and password: the device itself then asks for a PIN, a finger or a face."
+THROTTLED = "too_many_login_attempts"
+
+
+class MfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
+    def encrypt(self, text: str) -> str:
+        return factors.encrypt(text)
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return factors.decrypt(encrypted_text)
+
+    def get_public_key_credential_rp_entity(self) -> dict[str, str]:
+        """A passkey belongs to SITE_URL's host, whatever a request calls it."""
+        return {"id": settings.SITE.host, "name": "Taskruns"}
+
+
+def use_up(person: User, code: str) -> bool:
+    """False if this person has used this code before: somebody may have looked over their shoulder."""
+    digits = "".join(code.split())
+    return bool(cache.add(f"taskruns.totp.used:{person.pk}:{digits}", True, timeout=CODE_LIVES_FOR))
+
+
+class _Guarded:
+    """Around allauth's check of a code."""
+
+    user: User
+    authenticator: Authenticator
+    cleaned_data: dict[str, Any]
+
+    def clean_code(self) -> str:
+        try:
+            with factors.bound_to(self.user):
+                code: str = super().clean_code()  # type: ignore[misc]
+        except SealBroken:
+            raise ValidationError(UNREADABLE, code="unreadable") from None
+        except ValidationError as refused:
+            _record_refused(context.request, self.user, "throttled" if refused.code == THROTTLED else "failed")
+            raise
+        if self.authenticator.type == Authenticator.Type.TOTP and not use_up(self.user, code):
+            _record_refused(context.request, self.user, "failed", why="code used before")
+            raise ValidationError("This code was used before. Wait for the next one.", code="used")
+        return code
+
+
+class CodeForm(_Guarded, AuthenticateForm):  # type: ignore[misc]
+    """When signing in."""
+
+
+class CodeAgainForm(_Guarded, ReauthenticateForm):  # type: ignore[misc]
+    """When entering again."""
+
+
+class _Sturdy:
+    """Around allauth's reading of what a browser says a passkey answered: nonsense is a wrong answer, not an error."""
+
+    def _read(self, method: str) -> Any:
+        try:
+            return getattr(super(), method)()
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValidationError("The passkey's answer cannot be used. Please try again.", code="nonsense") from error
+
+
+class PasskeyForm(_Sturdy, AddWebAuthnForm):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["name"] = CharField(max_length=factors.LONGEST_NAME, required=False, help_text=NAME_HELP)
+        self.initial["name"] = ""
+        self.fields["passwordless"].label = "Sign in with it alone"
+        self.fields["passwordless"].help_text = ALONE_HELP
+
+    def clean(self) -> Any:
+        return self._read("clean")
+
+
+class PasskeyStepForm(_Sturdy, AuthenticateWebAuthnForm):  # type: ignore[misc]
+    def clean_credential(self) -> Any:
+        return self._read("clean_credential")
+
+
+class PasskeyLoginForm(_Sturdy, LoginWebAuthnForm):  # type: ignore[misc]
+    def clean_credential(self) -> Any:
+        return self._read("clean_credential")
+
+
+class PasskeyAgainForm(_Sturdy, ReauthenticateWebAuthnForm):  # type: ignore[misc]
+    def clean_credential(self) -> Any:
+        return self._read("clean_credential")
+
+
+def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: str = "second factor") -> None:
+    audit.record_failed_sign_in(person.email, outcome, why=why, by=actor_of(request))
+
+
+class _Authenticate(AuthenticateView):  # type: ignore[misc]
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return _with_options(super().get_context_data(**kwargs))
+
+    def form_invalid(self, form: Form) -> HttpResponse:
+        if "credential" in form.errors:
+            _record_refused(self.request, self.stage.login.user, _outcome(form), why="passkey")
+        response: HttpResponse = super().form_invalid(form)
+        return response
+
+
+class _PasskeyLogin(LoginWebAuthnView):  # type: ignore[misc]
+    def form_invalid(self, form: Form) -> HttpResponse:
+        audit.record_failed_sign_in("", "failed", why="passkey", by=actor_of(self.request))
+        response: HttpResponse = super().form_invalid(form)
+        return response
+
+
+class _PasskeyAgain(ReauthenticateWebAuthnView):  # type: ignore[misc]
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return _with_options(super().get_context_data(**kwargs) | kwargs)
+
+    def form_invalid(self, form: Form) -> HttpResponse:
+        _record_refused(self.request, self.request.user, _outcome(form), why="passkey")
+        page: HttpResponse = self.render_to_response(self.get_context_data(form=form))
+        return page
+
+
+def _with_options(context: dict[str, Any]) -> dict[str, Any]:
+    """What the browser asks the key, as text for a data attribute: the policy allows no inline script."""
+    return context | {"options": json.dumps(context["js_data"]["request_options"])}
+
+
+def _outcome(form: Form) -> str:
+    return "throttled" if form.has_error("credential", THROTTLED) else "failed"
+
+
+def entered_again(sender: Any, request: HttpRequest, user: User, **how: Any) -> None:
+    """Allauth's signal of each step that was shown. Signing in itself is recorded when all of them are."""
+    if how.get("reauthenticated"):
+        audit.record_sign_in(user, again=True, by=actor_of(request))
+
+
+authenticate = anyone(_Authenticate.as_view())
+login_by_passkey = anyone(_PasskeyLogin.as_view())
+code_again = signed_in_at_least(ReauthenticateView.as_view())
+passkey_again = signed_in_at_least(_PasskeyAgain.as_view())
+
+__all__ = ["authenticate", "code_again", "entered_again", "login_by_passkey", "passkey_again"]

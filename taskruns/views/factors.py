@@ -1,0 +1,152 @@
+"""The pages on which a person sets up and removes their second factors."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.forms import ActivateTOTPForm
+from allauth.mfa.totp.internal.auth import clear_totp_secret
+from allauth.mfa.webauthn.internal.auth import begin_registration
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_http_methods, require_safe
+
+from taskruns.display.factors import FactorsPage, factor_row, qr_code
+from taskruns.encryption import SealBroken
+from taskruns.forms import posted
+from taskruns.services import factors
+from taskruns.services.factors import FactorNeeded
+
+from . import proofs
+from .access import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
+from .factor_checks import MfaAdapter, PasskeyForm, use_up
+
+_AFTER = "after_factor"  # where the session goes on
+
+
+@signed_in_at_least
+@require_safe
+def listing(request: PanelRequest) -> HttpResponse:
+    _keep_next(request)
+    page = _page(request)
+    return render(request, "taskruns/people/factors.html", {"page": page})
+
+
+@signed_in_freshly
+@require_http_methods(["GET", "HEAD", "POST"])
+@sensitive_variables("codes")
+def totp(request: PanelRequest) -> HttpResponse:
+    """A GET shows a new secret, a POST with a code of it makes it a factor."""
+    if factors.of(request.user).filter(type=Authenticator.Type.TOTP).exists():
+        messages.info(request, "You have an authenticator app here. Remove it before you add another one.")
+        return redirect("factors")
+    form = ActivateTOTPForm(posted(request), user=request.user)
+    if form.is_valid():
+        use_up(request.user, form.cleaned_data["code"])
+        codes = factors.add_totp(request.user, secret=form.secret, by=actor_of(request))
+        clear_totp_secret(request)
+        return _added(request, "The authenticator app is added.", Authenticator.Type.TOTP, codes)
+    url = MfaAdapter().build_totp_url(request.user, form.secret)
+    context = {"form": form, "qr": qr_code(url), "secret": parse_qs(urlsplit(url).query)["secret"][0]}
+    return _form_page(request, "factor_totp", context)
+
+
+@signed_in_freshly
+@require_http_methods(["GET", "HEAD", "POST"])
+@sensitive_variables("codes")
+def passkey(request: PanelRequest) -> HttpResponse:
+    """A GET begins, the browser asks the key, a POST brings its answer."""
+    form = PasskeyForm(posted(request), user=request.user)
+    if form.is_valid():
+        wanted = form.cleaned_data
+        codes = factors.add_passkey(
+            request.user, name=wanted["name"], credential=wanted["credential"], by=actor_of(request)
+        )
+        return _added(request, "The passkey is added.", Authenticator.Type.WEBAUTHN, codes)
+    options = json.dumps(begin_registration(request.user, passwordless=False))
+    return _form_page(request, "factor_passkey", {"form": form, "options": options})
+
+
+@signed_in_freshly
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
+    """A GET asks, a POST removes."""
+    factor: Authenticator = mine(request, Authenticator.objects.filter(type__in=factors.SECOND), factor_id)
+    row = factor_row(factor, factors.WORDS[factor.type])
+    if request.method == "POST":
+        try:
+            must_keep_one = proofs.is_required_of(request.user)
+            factors.remove(factor, request.user, must_keep_one=must_keep_one, by=actor_of(request))
+        except FactorNeeded as refused:
+            messages.error(request, refused.sentence)
+            return _form_page(request, "factor_remove", {"row": row})
+        if not factors.has_second(request.user):
+            proofs.forget_factors(request)
+        messages.success(request, f"The {row.word} is removed.")
+        return redirect("factors")
+    return _form_page(request, "factor_remove", {"row": row})
+
+
+@signed_in_freshly
+@require_http_methods(["GET", "HEAD", "POST"])
+@sensitive_variables("codes")
+def recovery_codes(request: PanelRequest) -> HttpResponse:
+    """A GET asks, a POST makes new ones and shows them this once."""
+    if not factors.has_second(request.user):
+        messages.info(request, "Recovery codes stand in for a second factor: add one first.")
+        return redirect("factors")
+    if request.method == "POST":
+        codes = factors.renew_recovery_codes(request.user, by=actor_of(request))
+        return _codes_page(request, codes)
+    return render(request, "taskruns/people/recovery_codes.html", {})
+
+
+def _page(request: PanelRequest) -> FactorsPage:
+    rows = list(factors.of(request.user))
+    kinds = {row.type for row in rows}
+    try:
+        left: int | None = factors.codes_left(request.user)
+    except SealBroken:
+        left = None
+    return FactorsPage(
+        rows=tuple(factor_row(row, factors.WORDS[row.type]) for row in rows if row.type in factors.SECOND),
+        has_app=Authenticator.Type.TOTP in kinds,
+        has_codes=Authenticator.Type.RECOVERY_CODES in kinds,
+        codes_left=left,
+        is_required=proofs.is_required_of(request.user),
+        is_missing=proofs.lacks_second_factor(request, request.user),
+        role=proofs.role_in_words(request.user),
+    )
+
+
+def _added(request: PanelRequest, text: str, kind: str, codes: list[str]) -> HttpResponse:
+    """Whoever adds a factor has just shown it."""
+    proofs.note_factor(request, request.user, kind)
+    messages.success(request, text)
+    target = _take_next(request)
+    return _codes_page(request, codes, target) if codes else redirect(target or "factors")
+
+
+def _codes_page(request: PanelRequest, codes: list[str], target: str = "") -> HttpResponse:
+    context = {"codes": codes, "next": target}
+    return render(request, "taskruns/people/recovery_codes.html", context)
+
+
+def _form_page(request: HttpRequest, page: str, context: dict[str, Any]) -> HttpResponse:
+    status = 422 if request.method == "POST" else 200
+    return render(request, f"taskruns/people/{page}.html", context, status=status)
+
+
+def _keep_next(request: PanelRequest) -> None:
+    """Where somebody was going when their role asked for a second factor: they are led on when they have it."""
+    target = request.GET.get("next", "")
+    if url_has_allowed_host_and_scheme(target, allowed_hosts=None) and target.startswith("/"):
+        request.session[_AFTER] = target
+
+
+def _take_next(request: PanelRequest) -> str:
+    return str(request.session.pop(_AFTER, ""))

@@ -1,0 +1,30 @@
+"""A forgotten password, where the panel can send mail: a link by e-mail lets its reader choose a new one.
+
+It ends every session of the person, signs nobody in, and leaves second factors as they are.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from allauth.account import views as account
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponseBase
+
+from .access import View, anyone
+
+
+def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
+    @wraps(view)
+    def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not settings.MAILS:
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return anyone(found)
+
+
+ask = _where_mail_is_sent(account.password_reset)
+sent = _where_mail_is_sent(account.password_reset_done)
+reset = _where_mail_is_sent(account.password_reset_from_key)
+over = _where_mail_is_sent(account.password_reset_from_key_done)

@@ -1,0 +1,138 @@
+"""How the panel talks to the provider of single sign-on, and what it believes of the answers.
+
+allauth takes an ID token that came straight from the token endpoint without looking at its signature, and believes
+whatever issuer the provider's own document names. Here the issuer is the one of OIDC_ISSUER, and each token is checked.
+"""
+
+import secrets
+import time
+from typing import Any
+
+from allauth.socialaccount.adapter import get_adapter as social_adapter
+from allauth.socialaccount.models import SocialApp, SocialLogin, SocialToken
+from allauth.socialaccount.providers.oauth2.client import OAuth2Error
+from allauth.socialaccount.providers.openid_connect.provider import OpenIDConnectProvider
+from allauth.socialaccount.providers.openid_connect.views import OpenIDConnectOAuth2Adapter
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import reverse
+
+from taskruns.oidc import Provider, TokenRefused, read_id_token
+
+from . import proofs
+
+NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+# What somebody is sent off for.
+LOGIN, CONNECT, AGAIN = "login", "connect", "again"
+
+
+def provider() -> Provider:
+    """Raises Http404 when this deployment has none."""
+    found: Provider | None = settings.OIDC
+    if found is None:
+        raise Http404
+    return found
+
+
+class AnswerRefused(OAuth2Error):  # type: ignore[misc]
+    """The text is a word of ours for the log."""
+
+
+class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
+    """`state` is what was kept when the person was sent off: the nonce among it."""
+
+    state: dict[str, Any]
+
+    @property
+    def openid_config(self) -> dict[str, Any]:
+        if not hasattr(self, "_openid_config"):
+            self._openid_config = self._discover()
+        return self._openid_config
+
+    def _discover(self) -> dict[str, Any]:
+        found = _fetched(provider().discovery_url)
+        if found.get("issuer") != provider().issuer:
+            raise AnswerRefused("issuer of the discovery document")
+        used = [found.get(name) for name in NEEDED] + [found[name] for name in ("userinfo_endpoint",) if name in found]
+        if not all(provider().accepts(url) for url in used):
+            raise AnswerRefused("endpoints of the discovery document")
+        return found
+
+    def parse_token(self, data: dict[str, Any]) -> SocialToken:
+        """Used for one question and then forgotten."""
+        return SocialToken(token=str(data["access_token"]))
+
+    def complete_login(self, request: HttpRequest, app: SocialApp, token: SocialToken, **kwargs: Any) -> SocialLogin:
+        claims = self._claims(kwargs["response"])
+        if "userinfo_endpoint" in self.openid_config:
+            told = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
+            if told.get("sub") != claims["sub"]:
+                raise AnswerRefused("subject of the user info")
+            # What was signed counts more than what was fetched beside it.
+            claims = told | claims
+        return self.get_provider().sociallogin_from_response(request, claims)
+
+    def _claims(self, answer: dict[str, Any]) -> dict[str, Any]:
+        keys = _fetched(self.openid_config["jwks_uri"])
+        nonce = str(self.state.get("nonce", ""))
+        if not nonce:
+            raise AnswerRefused("nonce")
+        mine = provider()
+        try:
+            return read_id_token(
+                str(answer.get("id_token", "")), keys=keys, issuer=mine.issuer, client_id=mine.client_id, nonce=nonce
+            )
+        except TokenRefused as refused:
+            raise AnswerRefused(refused.reason) from refused
+
+    def get_callback_url(self, request: HttpRequest, app: SocialApp) -> str:
+        return str(settings.SITE_URL) + reverse("sso-callback")
+
+
+def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
+    """A JSON object of the provider. Raises AnswerRefused; OSError (which all errors of `requests` are)."""
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+    with social_adapter().get_requests_session() as session:
+        answer = session.get(url, headers=headers)
+        if answer.status_code != 200:
+            raise AnswerRefused(f"status {answer.status_code}")
+        found = answer.json()
+    if not isinstance(found, dict):
+        raise AnswerRefused("no JSON object")
+    return found
+
+
+class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
+    """Nothing of the request's own query string gets into what is asked of the provider."""
+
+    oauth2_adapter_class = OidcAdapter
+
+    def redirect(self, request: HttpRequest, process: str, next_url: str | None = None, **_: Any) -> HttpResponse:
+        nonce = secrets.token_urlsafe(24)
+        params = {"nonce": nonce}
+        if process == AGAIN:
+            # `max_age` makes the provider tell `auth_time`, which is how we see that it really asked.
+            params |= {"prompt": "login", "max_age": str(proofs.FRESH_FOR)}
+        kept = {"nonce": nonce, "asked_at": time.time()}
+        answer: HttpResponse = super().redirect(
+            request, process, next_url, auth_params=params, scope=self.get_default_scope(), **kept
+        )
+        return answer
+
+    def extract_uid(self, data: dict[str, Any]) -> str:
+        return str(data["sub"])
+
+    def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What a person's provider tells of them is not kept."""
+        return {}
+
+    def extract_common_fields(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def extract_email_addresses(self, data: dict[str, Any]) -> list[Any]:
+        return []
+
+    def sociallogin_from_response(self, request: HttpRequest, response: dict[str, Any]) -> SocialLogin:
+        login = super().sociallogin_from_response(request, response)
+        login.claims = response
+        return login

@@ -1,0 +1,144 @@
+"""All people of the panel: site admins look after them, auditors read."""
+
+import uuid
+from datetime import datetime
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.views.decorators.http import require_POST, require_safe
+
+from taskruns.audit import EventType
+from taskruns.display.people import PersonPage, PersonRow, SignInRow
+from taskruns.display.words import Link, Moment
+from taskruns.forms import PeopleFilterForm, SiteRoleForm
+from taskruns.models import AuditEvent, Membership, SiteRole, User
+from taskruns.permissions import Action
+from taskruns.services import directory, people, sessions
+from taskruns.services.people import PeopleError
+
+from .access import PanelRequest, actor_of, requires
+from .errors import error_page
+
+
+@requires(Action.PEOPLE_VIEW)
+@require_safe
+def listing(request: PanelRequest) -> HttpResponse:
+    form = PeopleFilterForm(request.GET)
+    if not form.is_valid():
+        return error_page(request, 400, "That search cannot be used", "A name or address has at most 254 characters.")
+    text, after = form.cleaned_data["q"], form.cleaned_data["after"]
+    found = directory.search(text, after=after)
+    further = urlencode({"q": text, "after": found.next_after}) if found.next_after else ""
+    rows = tuple(_row(person, list(person.memberships.all()), found.signed_in_at) for person in found.people)
+    context = {"rows": rows, "q": text, "further": further, "is_first": not after}
+    return render(request, "taskruns/people/list.html", context)
+
+
+@requires(Action.PEOPLE_VIEW)
+@require_safe
+def person(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    return _page(request, _person(person_id))
+
+
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_GRANT, fresh=True)
+@require_POST
+def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    found = _person(person_id)
+    form = SiteRoleForm(request.POST)
+    if not form.is_valid():
+        return _refused(request, found, "Choose one of the roles.")
+    role: SiteRole = form.cleaned_data["role"]
+    try:
+        if people.grant_site_role(found, role=role, by=actor_of(request)):
+            messages.success(request, f"{found.email} has now the site role: {role.label}.")
+    except PeopleError as refused:
+        return _refused(request, found, refused.sentence)
+    return redirect("person", person_id=found.pk)
+
+
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_DISABLE, fresh=True)
+@require_POST
+def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    found = _person(person_id)
+    try:
+        if people.disable_person(found, by=actor_of(request)):
+            messages.success(request, f"{found.email} is disabled and signed out everywhere.")
+    except PeopleError as refused:
+        return _refused(request, found, refused.sentence)
+    return redirect("person", person_id=found.pk)
+
+
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_ENABLE, fresh=True)
+@require_POST
+def enable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    found = _person(person_id)
+    if people.enable_person(found, by=actor_of(request)):
+        messages.success(request, f"{found.email} can sign in again.")
+    return redirect("person", person_id=found.pk)
+
+
+@requires(Action.PEOPLE_MANAGE, event=EventType.AUTH_SESSION_END, fresh=True)
+@require_POST
+def end_sessions(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    found = _person(person_id)
+    ended = sessions.end_all(found, by=actor_of(request))
+    messages.success(request, f"{ended} session{'' if ended == 1 else 's'} of {found.email} ended.")
+    return redirect("person", person_id=found.pk)
+
+
+def _person(person_id: uuid.UUID) -> User:
+    found = User.objects.filter(pk=person_id).first()
+    if found is None:
+        raise Http404
+    return found
+
+
+def _refused(request: PanelRequest, found: User, sentence: str) -> HttpResponse:
+    messages.error(request, sentence)
+    return _page(request, found, status=422)
+
+
+def _page(request: PanelRequest, found: User, *, status: int = 200) -> HttpResponse:
+    known = directory.dossier(found)
+    page = PersonPage(
+        row=_row(found, known.memberships, {}),
+        teams=tuple(_team(member) for member in known.memberships),
+        sign_ins=tuple(map(_sign_in, known.sign_ins)),
+        live_sessions=known.live_sessions,
+        factors=tuple(known.factors),
+        has_identity=known.has_identity,
+        roles=SiteRoleForm.CHOICES,
+        role=found.site_role or "none",
+        may_manage=request.access.may(Action.PEOPLE_MANAGE),
+        is_self=found.pk == request.user.pk,
+    )
+    return render(request, "taskruns/people/person.html", {"page": page}, status=status)
+
+
+def _row(found: User, memberships: list[Membership], signed_in_at: dict[str, datetime]) -> PersonRow:
+    return PersonRow(
+        id=str(found.pk),
+        email=found.email,
+        name=found.name,
+        site_role=SiteRole(found.site_role).label if found.site_role else "",
+        is_active=found.is_active,
+        teams=tuple(f"{member.team.name} ({member.role})" for member in memberships),
+        signed_in=Moment.of(signed_in_at.get(str(found.pk))),
+    )
+
+
+def _team(member: Membership) -> tuple[Link, str]:
+    return Link(member.team.name, reverse("board", args=[member.team.slug])), member.role
+
+
+def _sign_in(event: AuditEvent) -> SignInRow:
+    return SignInRow(
+        at=Moment.of(event.at),
+        method=event.auth_method,
+        ip=event.ip,
+        user_agent=event.user_agent,
+        is_again=bool(event.details.get("again")),
+    )

@@ -1,0 +1,117 @@
+"""What a session has shown of its person: when, with which factors, and whether that is enough, and recent enough.
+
+allauth keeps one record a step of signing in or entering again. Beside them stand two stamps of our own: when the
+session began, and when its person was last seen at work.
+"""
+
+import time
+from typing import Any
+
+from allauth.account.authentication import AUTHENTICATION_METHODS_SESSION_KEY, get_authentication_records
+from allauth.account.internal.flows.login import record_authentication
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import SessionBase
+from django.http import HttpRequest
+
+from taskruns.models import SiteRole, Team, User
+from taskruns.permissions import must_have_second_factor
+from taskruns.services import factors
+
+FRESH_FOR = 10 * 60  # seconds
+# The stamp of work is written at most this often: not a write a request.
+SEEN_EVERY = 60  # seconds
+_BEGAN, _SEEN = "began_at", "seen_at"
+# How the log calls allauth's methods.
+_METHODS = {"socialaccount": "oidc", "webauthn": "passkey", "recovery_codes": "recovery-code"}
+
+
+def stamp(request: HttpRequest) -> None:
+    """The session begins now."""
+    request.session[_BEGAN] = request.session[_SEEN] = int(time.time())
+
+
+def note_work(request: HttpRequest) -> None:
+    """What the page asks by itself (every GET of htmx is a poll here) keeps no session alive."""
+    is_poll = request.method == "GET" and request.headers.get("HX-Request") == "true"
+    now = int(time.time())
+    if not is_poll and now - request.session.get(_SEEN, 0) >= SEEN_EVERY:
+        request.session[_SEEN] = now
+        request.session.setdefault(_BEGAN, now)
+
+
+def limit_reached(session: SessionBase) -> str:
+    """Why a signed-in session is over: `idle`, `age`, or nothing."""
+    if SESSION_KEY not in session:
+        return ""
+    now = time.time()
+    if now - session.get(_BEGAN, now) > settings.SESSION_MAX_DAYS * 86_400:
+        return "age"
+    return "idle" if now - session.get(_SEEN, now) > settings.SESSION_IDLE_HOURS * 3_600 else ""
+
+
+def ways(request: HttpRequest, person: User) -> str:
+    """How the session was signed in, each way once and in order: `password+totp`."""
+    named = [str(record.get("type") or record.get("method", "")) for record in _records(request, person)]
+    return "+".join(dict.fromkeys(_METHODS.get(name, name) for name in named))
+
+
+def has_shown_second_factor(request: HttpRequest, person: User) -> bool:
+    """One of the panel's own, or one that the provider of single sign-on vouches for (`amr`)."""
+    return any(record.get("method") == "mfa" or record.get("second_factor") for record in _records(request, person))
+
+
+def lacks_second_factor(request: HttpRequest, person: User, team: Team | None = None) -> bool:
+    """Their role needs one, and this session has shown none. `team`: see `must_have_second_factor`."""
+    if not settings.REQUIRE_MFA or has_shown_second_factor(request, person):
+        return False
+    return must_have_second_factor(person, team)
+
+
+def is_fresh(request: HttpRequest, person: User) -> bool:
+    """Signed in or entered again within the last ten minutes, with the second factor where the person has one."""
+    records = _records(request, person)
+    if factors.has_second(person):
+        times = [record["at"] for record in records if record.get("method") == "mfa"]
+    else:
+        times = [_time_of(record) for record in records] or [request.session.get(_BEGAN, 0)]
+    return time.time() - max(times, default=0) <= FRESH_FOR
+
+
+def note_factor(request: HttpRequest, person: User, kind: str) -> None:
+    """A second factor was shown outside of signing in."""
+    record_authentication(request, person, "mfa", type=kind)
+
+
+def forget_factors(request: HttpRequest) -> None:
+    """The last one was removed: having shown it counts no more."""
+    records = request.session.get(AUTHENTICATION_METHODS_SESSION_KEY, [])
+    kept = [record for record in records if record.get("method") != "mfa"]
+    request.session[AUTHENTICATION_METHODS_SESSION_KEY] = kept
+
+
+def note_identity(request: HttpRequest, *, auth_time: float, second_factor: bool) -> None:
+    """What the provider of single sign-on told of the sign-in that was just recorded."""
+    records = request.session.get(AUTHENTICATION_METHODS_SESSION_KEY, [])
+    if records and records[-1].get("method") == "socialaccount":
+        records[-1] |= {"auth_time": auth_time, "second_factor": second_factor}
+        request.session[AUTHENTICATION_METHODS_SESSION_KEY] = records
+
+
+def _time_of(record: dict[str, Any]) -> float:
+    """Coming back from single sign-on proves nothing: the provider may not have asked for anything in days."""
+    is_from_elsewhere = record.get("method") == "socialaccount"
+    return float(record.get("auth_time", 0) if is_from_elsewhere else record["at"])
+
+
+def _records(request: HttpRequest, person: User) -> list[dict[str, Any]]:
+    return list(get_authentication_records(request, person))
+
+
+def is_required_of(person: User) -> bool:
+    """Whether this person must keep a second factor."""
+    return bool(settings.REQUIRE_MFA) and must_have_second_factor(person)
+
+
+def role_in_words(person: User) -> str:
+    return SiteRole(person.site_role).label if person.site_role else "manager"

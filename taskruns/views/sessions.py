@@ -1,0 +1,50 @@
+"""The page of a person's own sessions."""
+
+from allauth.usersessions.models import UserSession
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from taskruns.display.people import SessionRow
+from taskruns.display.words import Moment
+from taskruns.services import sessions
+from taskruns.services.sessions import LiveSession
+
+from .access import PanelRequest, actor_of, mine, signed_in
+
+
+@signed_in
+@require_safe
+def listing(request: PanelRequest) -> HttpResponse:
+    rows = tuple(_row(session, request.session.session_key) for session in sessions.live(request.user))
+    return render(request, "taskruns/people/sessions.html", {"rows": rows})
+
+
+@signed_in
+@require_POST
+def end(request: PanelRequest, session_id: int) -> HttpResponse:
+    """Somebody else's is the same 404 as none. Ending the one at hand signs out."""
+    row = mine(request, UserSession.objects.all(), session_id)
+    sessions.end_one(request.user, key=row.session_key, by=actor_of(request))
+    messages.success(request, "The session is ended.")
+    return redirect("sessions")
+
+
+@signed_in
+@require_POST
+def end_others(request: PanelRequest) -> HttpResponse:
+    ended = sessions.end_others(request.user, keep=request.session.session_key or "", by=actor_of(request))
+    messages.success(request, f"{ended} other session{'' if ended == 1 else 's'} ended.")
+    return redirect("sessions")
+
+
+def _row(session: LiveSession, current: str | None) -> SessionRow:
+    return SessionRow(
+        id=session.id,
+        began=Moment.of(session.began_at),
+        seen=Moment.of(session.seen_at),
+        ip=session.ip,
+        user_agent=session.user_agent,
+        is_this=session.key == current,
+    )

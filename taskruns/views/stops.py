@@ -1,0 +1,106 @@
+"""The emergency stop: first what it will hit, then the pull; the lift; both by a plain form."""
+
+import uuid
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from taskruns import jobs
+from taskruns.audit import EventType
+from taskruns.display.words import Message
+from taskruns.forms import StopForm, complain, posted
+from taskruns.models import Task, Team
+from taskruns.permissions import Action
+from taskruns.services import stops
+
+from .access import PanelRequest, actor_of, by_method, owned, refused, requires
+
+UNREADABLE = "The list of tasks to leave out could not be read, so nothing was done. Please choose again."
+NO_REASON = "Say why: everybody in the team will read it."
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def look(request: PanelRequest, team: Team) -> HttpResponse:
+    """What would be hit, or the stop that holds."""
+    return _page(request, team, StopForm())
+
+
+@requires(Action.STOP_PULL, event=EventType.STOP_PULL)
+@require_POST
+def pull(request: PanelRequest, team: Team) -> HttpResponse:
+    form = StopForm(posted(request))
+    try:
+        left_out = _left_out(request)
+    except ValueError:
+        return _page(request, team, form, message=Message("error", UNREADABLE), status=422)
+    if not form.is_valid():
+        return _page(request, team, form, left_out=left_out, status=422)
+    return _pull(request, team, form, left_out)
+
+
+stop = by_method(read=look, act=pull)
+
+
+def _pull(request: PanelRequest, team: Team, form: StopForm, left_out: list[Task]) -> HttpResponse:
+    try:
+        pulled = stops.pull(team, reason=form.cleaned_data["reason"], left_out=left_out, by=actor_of(request))
+    except stops.NoReason:
+        complain(form, NO_REASON, field="reason")
+        return _page(request, team, form, left_out=left_out, status=422)
+    except stops.AlreadyPulled as first:
+        text = f"{first.stop.person_label} had pulled the emergency stop already. Yours changed nothing."
+        return _page(request, team, form, message=Message("warning", text), status=409)
+    if pulled.batch is not None:
+        jobs.wake_batch(pulled.batch.pk)
+    messages.warning(request, f"The emergency stop holds. {_hit(pulled.runs)}")
+    return redirect("stop", slug=team.slug)
+
+
+def _hit(runs: int) -> str:
+    if not runs:
+        return "No run was active; what becomes active now is cancelled."
+    return "1 run is being cancelled." if runs == 1 else f"{runs:,} runs are being cancelled."
+
+
+@requires(Action.STOP_PULL, event=EventType.STOP_LIFT)
+@require_POST
+def lift(request: PanelRequest, team: Team) -> HttpResponse:
+    """For managers, and for the operator who pulled it: whose it is, the service knows."""
+    try:
+        lifted = stops.lift(team, by=actor_of(request))
+    except stops.NotTheirs:
+        raise refused(request, EventType.STOP_LIFT) from None
+    if lifted is None:
+        messages.info(request, "No emergency stop holds any more.")
+    else:
+        messages.success(request, "The emergency stop is lifted: nothing more is cancelled because of it.")
+    return redirect("board", slug=team.slug)
+
+
+def _left_out(request: PanelRequest) -> list[Task]:
+    """The ticked tasks of this team. Raises ValueError for what is no id, Http404 for what is not theirs."""
+    wanted = {uuid.UUID(text) for text in request.POST.getlist("left_out")}
+    found = Task.objects.filter(team=request.team).in_bulk(wanted)
+    for missing in sorted(wanted - found.keys()):
+        owned(request, Task.objects.all(), missing)
+    return list(found.values())
+
+
+def _page(
+    request: PanelRequest,
+    team: Team,
+    form: StopForm,
+    *,
+    left_out: list[Task] | None = None,
+    message: Message | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    banner = stops.banner_of(team, person=request.user, access=request.access)
+    ticked = [str(task.pk) for task in left_out or ()]
+    may_pull = request.access.may(Action.STOP_PULL)
+    page = stops.stop_page(team, banner=banner, may_pull=may_pull, left_out=ticked)
+    context = {"page": page, "form": form, "message": message}
+    return render(request, "taskruns/runs/stop.html", context, status=status)

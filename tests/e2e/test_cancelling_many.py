@@ -1,0 +1,65 @@
+"""Cancelling many in a real browser: ticks, the list, and how each run ended."""
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack, wait_for
+
+
+def _five(stack: Stack, status: str = "running") -> tuple[str, list[str]]:
+    """A task of ops-north with five fresh runs that the board knows: its id, and theirs."""
+    task = stack.arize.tasks(limit=100)[7]["id"]
+    ids = [run["id"] for run in stack.arize.add_runs(task, status=status, count=5)]
+    stack.manage("refresh", "ops-north")
+    return task, ids
+
+
+def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit: Visit) -> None:
+    task, ids = _five(stack, "pending")
+    oli = visit(stack, "oli")
+    oli.open_board(f"?task={task}&status=pending&status=running")
+    expect(oli.page.get_by_role("button", name="Cancel the selected runs")).to_be_disabled()
+    for run_id in ids[:3]:
+        oli.row(run_id).get_by_role("checkbox").check()
+    expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
+    stack.arize.call("PATCH", f"/sandbox/runs/{ids[0]}", body={"status": "running"})
+    expect(oli.row(ids[0])).to_have_attribute("data-status", "running", timeout=30_000)
+    expect(oli.row(ids[0]).get_by_role("checkbox")).to_be_checked()
+    expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
+    oli.page.get_by_role("button", name="Cancel the selected runs").click()
+    expect(oli.page.get_by_role("heading", name="Cancel 3 runs?")).to_be_visible()
+    oli.page.get_by_label("Reason").fill("a bad prompt")
+    oli.page.get_by_role("button", name="Cancel 3 runs").click()
+    expect(oli.page.get_by_text("Of 3: 3 cancelled, 0 had ended by themselves, 0 not stopped.")).to_be_visible()
+    assert {stack.status_at_arize(run_id) for run_id in ids[:3]} == {"cancelled"}
+    assert {stack.status_at_arize(run_id) for run_id in ids[3:]} == {"pending"}
+    assert [len(stack.cancels_received(run_id)) for run_id in ids] == [1, 1, 1, 0, 0]
+
+
+def test_this_page_and_all_that_match_are_two_buttons(stack: Stack, visit: Visit) -> None:
+    task, _ = _five(stack)
+    oli = visit(stack, "oli")
+    oli.open_board(f"?task={task}")
+    oli.page.get_by_label("Select this page").check()
+    boxes = oli.page.locator("[data-pick]")
+    assert boxes.count() >= 5
+    assert all(box.is_checked() for box in boxes.all())
+    oli.page.get_by_role("button", name="that match").click()
+    expect(oli.page.get_by_role("heading", name="Cancel")).to_contain_text("runs?")
+    expect(oli.page.get_by_text("all that matched a filter")).to_be_visible()
+
+
+def test_without_javascript_many_are_cancelled_too(stack: Stack, visit: Visit) -> None:
+    task, ids = _five(stack)
+    visit(stack, "oli")  # signed in once with JavaScript, which makes his pass
+    oli = visit(stack, "oli", java_script_enabled=False)
+    oli.open_board(f"?task={task}")
+    expect(oli.page.get_by_label("Select this page")).to_be_hidden()
+    for run_id in ids:
+        oli.row(run_id).get_by_role("checkbox").check()
+    oli.page.get_by_role("button", name="Cancel the selected runs").click()
+    oli.page.get_by_label("Reason").fill("a bad prompt")
+    oli.page.get_by_role("button", name="Cancel 5 runs").click()
+    wait_for(lambda: {stack.status_at_arize(run_id) for run_id in ids} == {"cancelled"}, "five cancelled runs")
+    oli.page.reload()
+    wait_for(lambda: oli.page.reload() and "5 cancelled" in oli.page.content(), "the summary")

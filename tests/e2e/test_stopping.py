@@ -1,0 +1,48 @@
+"""The emergency stop of Ops South, from the board to what Arize received. Ops North is for the other tests."""
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack, wait_for
+from tests.sandbox_client import Caller
+
+REASON = "Judge model is down, wrong scores"
+
+
+def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack: Stack, visit: Visit) -> None:
+    arize = Caller(stack.arize.url, stack.keys["DEMO_KEY_SOUTH"])
+    kept, held = arize.tasks(limit=2)[:2]
+    (spared,), (hit,) = arize.add_runs(kept["id"]), arize.add_runs(held["id"])
+    stack.manage("refresh", "ops-south")
+    visit(stack, "otto")
+    otto = visit(stack, "otto", java_script_enabled=False)
+    otto.open_board(team="ops-south")
+    otto.page.get_by_role("link", name="Emergency stop").click()
+    otto.page.get_by_label(f"leave out {kept['name']}", exact=True).first.check()
+    otto.page.get_by_label("Reason").fill(REASON)
+    otto.page.get_by_role("button", name="Pull the emergency stop").click()
+    banner = otto.page.get_by_role("region", name="Emergency stop")
+    expect(banner).to_contain_text("pulled by otto@demo.example")
+    expect(banner).to_contain_text(REASON)
+
+    def status(run_id: str) -> str:
+        return str(arize.run(run_id)["status"])
+
+    wait_for(lambda: status(hit["id"]) == "CANCELLED", "the first cancel", within=20)
+    (new,) = arize.add_runs(held["id"])
+    stack.manage("refresh", "ops-south")
+    wait_for(lambda: status(new["id"]) == "CANCELLED", "the cancel of a new run", within=20)
+    assert [len(stack.cancels_received(run["id"])) for run in (hit, new, spared)] == [1, 1, 0]
+    stack.manage("refresh", "ops-south")
+    otto.page.goto(f"/teams/ops-south/runs/by-arize-id/{new['id']}/")
+    expect(otto.page.locator("#run-head")).to_contain_text(
+        f"a hold: emergency stop pulled by otto@demo.example: {REASON}"
+    )
+
+    otto.page.get_by_role("button", name="Lift the stop").click()
+    expect(otto.page.get_by_role("status")).to_contain_text("The emergency stop is lifted")
+    expect(otto.page.get_by_role("region", name="Emergency stop")).to_have_count(0)
+    (later,) = arize.add_runs(held["id"])
+    stack.manage("refresh", "ops-south")
+    assert stack.cancels_received(later["id"]) == []
+    assert status(later["id"]) == "RUNNING"

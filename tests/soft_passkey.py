@@ -1,0 +1,62 @@
+"""A passkey in software: answers what a browser and its device would, for http://localhost:8000."""
+
+import hashlib
+import json
+import secrets
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from fido2 import cbor
+from fido2.cose import ES256
+from fido2.utils import websafe_encode
+
+ORIGIN = "http://localhost:8000"
+PRESENT_AND_VERIFIED, ATTESTED = 0x05, 0x40
+
+
+class SoftPasskey:
+    def __init__(self, *, origin: str = ORIGIN, rp_id: str = "localhost") -> None:
+        self.origin, self.rp_id = origin, rp_id
+        self.id = secrets.token_bytes(32)
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.user_handle = ""
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """What is stored of a passkey, for tests that do not care whose."""
+        asked = {"publicKey": {"challenge": "AAAA", "user": {"id": "AAAA"}}}
+        credential: dict[str, Any] = json.loads(cls().create(json.dumps(asked)))
+        return credential
+
+    def create(self, options: str) -> str:
+        """The answer to the options of a page that adds a passkey."""
+        asked = json.loads(options)["publicKey"]
+        self.user_handle = asked["user"]["id"]
+        public = cbor.encode(ES256.from_cryptography_key(self.key.public_key()))
+        attested = bytes(16) + len(self.id).to_bytes(2, "big") + self.id + public
+        data = self._data(ATTESTED) + attested
+        attestation = cbor.encode({"fmt": "none", "attStmt": {}, "authData": data})
+        client = self._client("webauthn.create", asked["challenge"])
+        return self._answer({"clientDataJSON": client, "attestationObject": attestation})
+
+    def get(self, options: Any) -> str:
+        """The answer to the options of a page that asks for one."""
+        asked = (json.loads(options) if isinstance(options, str) else options)["publicKey"]
+        client, data = self._client("webauthn.get", asked["challenge"]), self._data(0)
+        signature = self.key.sign(data + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))
+        parts = {"clientDataJSON": client, "authenticatorData": data, "signature": signature}
+        return self._answer(parts, userHandle=self.user_handle)
+
+    def _data(self, flags: int) -> bytes:
+        return hashlib.sha256(self.rp_id.encode()).digest() + bytes([PRESENT_AND_VERIFIED | flags]) + bytes(4)
+
+    def _client(self, kind: str, challenge: str) -> bytes:
+        return json.dumps({"type": kind, "challenge": challenge, "origin": self.origin, "crossOrigin": False}).encode()
+
+    def _answer(self, parts: dict[str, bytes], **texts: str) -> str:
+        response = {name: websafe_encode(value) for name, value in parts.items()} | texts
+        own = websafe_encode(self.id)
+        return json.dumps(
+            {"id": own, "rawId": own, "type": "public-key", "response": response, "clientExtensionResults": {}}
+        )
