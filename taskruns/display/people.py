@@ -55,11 +55,11 @@ class PersonPage:
 
 @dataclass(frozen=True, slots=True)
 class RightsRow:
-    """What one action is called, and for each role of the table's head whether it is theirs."""
+    """What one action is called, and for each role, by name, whether it is theirs."""
 
     words: str
     code: str
-    cells: tuple[bool, ...]
+    cells: tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +93,7 @@ WORDS: dict[str, str] = {
 def rights_table(given: Iterable[tuple[str, AbstractSet[str]]]) -> RightsTable:
     """`given`: each role and the codes of what it may do, as the table that decides has them."""
     roles = list(given)
-    rows = (RightsRow(words, code, tuple(code in rights for _, rights in roles)) for code, words in WORDS.items())
+    rows = (
+        RightsRow(words, code, tuple((name, code in rights) for name, rights in roles)) for code, words in WORDS.items()
+    )
     return RightsTable(tuple(name for name, _ in roles), tuple(rows))

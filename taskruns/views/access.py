@@ -46,6 +46,7 @@ SIGN_IN_PAGES = frozenset(
     }
 )
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_GROUP = re.compile(r"\(\?P<(\w+)>[^)]*\)")
 M = TypeVar("M", bound=models.Model)
 
 
@@ -311,7 +312,9 @@ def _try(request: HttpRequest) -> Try:
 
 def _path(path: str, match: ResolverMatch) -> str:
     """The path; of one that lets its reader in, the pattern: no row may hold a live link."""
-    return _PARAMETER.sub(r"<\1>", f"/{match.route}") if SECRETS & match.kwargs.keys() else path
+    if not SECRETS & match.kwargs.keys():
+        return path
+    return "/" + _PARAMETER.sub(r"<\1>", _GROUP.sub(r"<\1>", match.route).strip("^$"))
 
 
 def _session_ref(request: HttpRequest) -> str:

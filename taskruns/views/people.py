@@ -123,7 +123,7 @@ def _row(found: User, memberships: list[Membership], signed_in_at: dict[str, dat
         id=str(found.pk),
         email=found.email,
         name=found.name,
-        site_role=SiteRole(found.site_role).label if found.site_role else "",
+        site_role=SiteRole(found.site_role).label.lower() if found.site_role else "",
         is_active=found.is_active,
         teams=tuple(f"{member.team.name} ({member.role})" for member in memberships),
         signed_in=Moment.of(signed_in_at.get(str(found.pk))),
