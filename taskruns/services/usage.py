@@ -33,14 +33,19 @@ def counted(credential: Credential, **how: Any) -> Iterator[ArizeClient]:
 
 
 def note(credential: Credential, client: ArizeClient) -> None:
-    if not client.calls:
+    note_calls(credential, calls=client.calls, limited=client.limited)
+
+
+def note_calls(credential: Credential, *, calls: int, limited: int) -> None:
+    """`limited`: how many of the calls were answered 429."""
+    if not calls:
         return
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
     try:
         with transaction.atomic():
-            _add(credential, hour, calls=client.calls, limited=client.limited)
+            _add(credential, hour, calls=calls, limited=limited)
     except DatabaseError:
-        log.warning("usage_not_counted", key=str(credential.pk), calls=client.calls, exc_info=True)
+        log.warning("usage_not_counted", key=str(credential.pk), calls=calls, exc_info=True)
 
 
 def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) -> None:

@@ -14,9 +14,10 @@ import structlog
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.arize.errors import ArizeError, NotFound, Unauthorized
+from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
 from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
 from taskruns.models.credentials import CannotConnect
+from taskruns.services import usage
 from taskruns.services.cancellations import AFTER_OUR_CANCEL, GONE, REREAD, Verdict, ask_arize
 from taskruns.services.credentials import mark_failing
 
@@ -160,13 +161,16 @@ class _Portion:
         if not done:
             return
         close_some([Answered(opened.item, opened.cancellation, opened.by, verdict) for opened, verdict in done])
-        by_key: dict[uuid.UUID, tuple[Credential, list[ArizeError | None]]] = {}
+        by_key: dict[uuid.UUID, tuple[Credential, list[Verdict]]] = {}
         for opened, verdict in done:
             key = opened.run.task.credential
             if key is not None:
-                by_key.setdefault(key.pk, (key, []))[1].append(verdict.error)
-        for key, errors in by_key.values():
+                by_key.setdefault(key.pk, (key, []))[1].append(verdict)
+        for key, verdicts in by_key.values():
+            errors = [verdict.error for verdict in verdicts]
             heed(key, errors)
+            limited = sum(isinstance(error, RateLimited) for error in errors)
+            usage.note_calls(key, calls=sum(verdict.calls for verdict in verdicts), limited=limited)
             rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
             if rejected is not None:
                 mark_failing(key, sentence=rejected.sentence, by=WORKER)
@@ -210,8 +214,8 @@ def _read(opened: Opened) -> Verdict:
         with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
             seen = client.get_run(opened.run.arize_id)
     except NotFound:
-        return Verdict(Outcome.UNKNOWN, GONE, gone=True, seen_since=started)
+        return Verdict(Outcome.UNKNOWN, GONE, gone=True, seen_since=started, calls=1)
     except (ArizeError, CannotConnect) as error:
-        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}")
+        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}", calls=1)
     outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.UNKNOWN)
-    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value})
+    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value}, calls=1)

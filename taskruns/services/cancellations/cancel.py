@@ -14,8 +14,10 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
+from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Cancellation, Outcome, Run, Team
+from taskruns.services import usage
 
 from .closing import close
 from .verdict import Verdict, ask_arize
@@ -61,6 +63,9 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
         return opened
     verdict = ask_arize(opened.run)
     close(opened, verdict, by=by)
+    if opened.run.task.credential is not None:
+        limited = int(isinstance(verdict.error, RateLimited))
+        usage.note_calls(opened.run.task.credential, calls=verdict.calls, limited=limited)
     return _result(verdict)
 
 

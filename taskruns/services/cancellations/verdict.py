@@ -25,7 +25,6 @@ from taskruns.arize.errors import (
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Outcome, Run
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import usage
 
 # One look at the run after an answer that leaves it open: short, a person is waiting.
 REREAD = Timeouts(connect=2.0, read=4.0)
@@ -44,7 +43,8 @@ _LOST = (NoAnswer, ServerError, Unreadable)
 class Verdict:
     """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log.
 
-    `error` is what the POST itself met, if no success.
+    `error` is what the POST itself met, if no success. `calls` were made for it: whoever writes counts them, because
+    asking may be done in a thread that has no database.
     """
 
     outcome: Outcome
@@ -55,6 +55,7 @@ class Verdict:
     gone: bool = False
     details: dict[str, Any] = field(default_factory=dict)
     error: ArizeError | None = None
+    calls: int = 0
 
 
 def ask_arize(run: Run) -> Verdict:
@@ -65,21 +66,22 @@ def ask_arize(run: Run) -> Verdict:
         return Verdict(Outcome.NOT_SENT, text)
     started = timezone.now()
     try:
-        with usage.counted(credential, get_retries=0, pool_size=1) as client:
+        with credential.connect(get_retries=0, pool_size=1) as client:
             seen, facts = client.cancel_run(run.arize_id), client.facts
     except CannotConnect as error:
         return Verdict(Outcome.NOT_SENT, error.sentence)
     except ArizeError as error:
         verdict = _of_error(run, error)
         details = error.facts | verdict.details
-        return replace(verdict, seen_since=verdict.seen_since or started, details=details, error=error)
+        calls = verdict.calls + 1
+        return replace(verdict, seen_since=verdict.seen_since or started, details=details, error=error, calls=calls)
     if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
         found = _reread(run, AFTER_OUR_CANCEL)
         # Arize did accept it: a run that is seen to go on is stopping.
         outcome = Outcome.OPEN if found.seen is not None and found.outcome is Outcome.UNKNOWN else found.outcome
-        return replace(found, outcome=outcome, details=facts | found.details)
+        return replace(found, outcome=outcome, details=facts | found.details, calls=found.calls + 1)
     outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.OPEN)
-    return Verdict(outcome, seen=seen, seen_since=started, details=facts)
+    return Verdict(outcome, seen=seen, seen_since=started, details=facts, calls=1)
 
 
 def _of_error(run: Run, error: ArizeError) -> Verdict:
@@ -109,12 +111,12 @@ def _reread(run: Run, meaning: dict[RunStatus, Outcome]) -> Verdict:
     try:
         if credential is None:
             return Verdict(Outcome.UNKNOWN)
-        with usage.counted(credential, timeouts=REREAD, get_retries=0, pool_size=1) as client:
+        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
             seen = _read(client, run)
     except (ArizeError, CannotConnect) as error:
-        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}")
+        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}", calls=1)
     outcome = meaning.get(seen.status, Outcome.UNKNOWN)
-    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value})
+    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value}, calls=1)
 
 
 def _read(client: ArizeClient, run: Run) -> WireRun:
