@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.staticfiles.finders import get_finders
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
@@ -201,14 +202,8 @@ def test_a_site_on_https_has_cookies_of_its_own_host_and_hsts(tmp_path: Path):
 
 
 def _manifest() -> dict[str, str]:
-    names = (
-        "taskruns/favicon.svg",
-        "taskruns/app.css",
-        "taskruns/app.js",
-        "django_htmx/htmx-2.min.js",
-        "django_htmx/htmx-2.js",
-    )
-    return {name: name for name in names}
+    """All static files under their own names."""
+    return {name: name for finder in get_finders() for name, _ in finder.list([])}
 
 
 @pytest.mark.parametrize(("secure", "name"), [(True, "__Host-messages"), (False, "messages")])
