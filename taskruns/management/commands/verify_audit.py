@@ -1,3 +1,4 @@
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,12 @@ class Command(PanelCommand):
         )
 
     def handle(self, *_args: Any, chain: str | None, anchors: Path | None, **_options: Any) -> None:
-        report = self._report(chain, anchors)
+        # A walk makes millions of objects and no circles of them: to look for circles takes a fifth of the time.
+        gc.disable()
+        try:
+            report = self._report(chain, anchors)
+        finally:
+            gc.enable()
         if self.stderr.isatty():
             self.stderr.write("")
         for name, rows in report.rows_of.items():

@@ -147,30 +147,32 @@ def _top(scope: QuerySet[AuditEvent], wanted: AuditFilter) -> int:
 def _rows_to_look_at(
     scope: QuerySet[AuditEvent], team: Team | None, wanted: AuditFilter, top: int
 ) -> tuple[QuerySet[AuditEvent], int]:
-    """At most WALK rows, and the lowest of their keys; 0 where nothing lies below."""
-    for name, column in _LANES.items():
-        if value := getattr(wanted, name):
-            lane = AuditEvent.objects.filter(**{column: value}, pk__lt=top).order_by("-pk")
-            keys = list(lane.values_list("pk", flat=True)[:WALK])
-            # A common event is met along the team's own chain sooner than among those of all teams.
-            if len(keys) < WALK or name != "event" or team is None:
-                return scope.filter(pk__in=keys), keys[-1] if len(keys) == WALK else 0
+    """At most WALK rows, and the lowest of their keys; 0 where nothing lies below.
+
+    As many queries for a short log as for a long one.
+    """
     below = scope.filter(pk__lt=top)
     if not wanted.is_set:
         return below, 0
     # Counted, because keys have gaps where a transaction was undone.
     bottom = next(iter(below.order_by("-pk").values_list("pk", flat=True)[WALK - 1 : WALK]), 0)
+    name = next((name for name in _LANES if getattr(wanted, name)), None)
+    if name is not None:
+        lane = AuditEvent.objects.filter(**{_LANES[name]: getattr(wanted, name)}, pk__lt=top).order_by("-pk")
+        keys = list(lane.values_list("pk", flat=True)[:WALK])
+        # A common event is met along the team's own chain sooner than among those of all teams.
+        if len(keys) < WALK or name != "event" or team is None:
+            return scope.filter(pk__in=keys), keys[-1] if len(keys) == WALK else 0
     return below.filter(pk__gte=bottom), bottom
 
 
 def _has_more(scope: QuerySet[AuditEvent], wanted: AuditFilter, bottom: int) -> bool:
     """Whether anything that could match lies below the rows that were looked at."""
-    if not bottom or not scope.filter(pk__lt=bottom).exists():
-        return False
+    is_any = scope.filter(pk__lt=bottom).exists()
     if wanted.since is None:
-        return True
+        return is_any
     since = scope.filter(at__gte=wanted.since).order_by("at", "pk")
-    return _first_key(since, bottom + SLACK) < bottom + SLACK
+    return _first_key(since, bottom + SLACK) < bottom + SLACK and is_any
 
 
 def _first_key(rows: QuerySet[AuditEvent], otherwise: int) -> int:
