@@ -11,7 +11,7 @@ from typing import TypeVar
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from taskruns.arize.errors import ArizeError, NotFound
+from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
 from taskruns.arize.wire import Page, WireRun
 from taskruns.models import Run, Status, Task, Team
 from taskruns.models.runs import STILL_LISTED
@@ -158,7 +158,12 @@ def _note_read(task: Task, page: Page[WireRun] | ArizeError) -> None:
 
 
 def _note_fault(task: Task, answer: object) -> None:
-    """That reading the runs of a task failed, or works again. Its rows say so."""
+    """That reading the runs of a task failed, or works again. Its rows say so.
+
+    A rejected key and a throttled one are told of the key.
+    """
+    if isinstance(answer, Unauthorized | RateLimited):
+        return
     failed = isinstance(answer, ArizeError)
     if not failed and task.runs_failed_at is None:
         return
