@@ -137,7 +137,7 @@ def test_a_worker_does_it_each_hour_and_goes_on_while_there_is_more(task: Task, 
     done = 0
     while job := HUEY.dequeue():
         HUEY.execute(job)
-        done += 1
+        done += job.name == "forget_old_runs"
     assert (left(), done) == (set(), 3)
 
 

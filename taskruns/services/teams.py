@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.text import slugify
@@ -155,7 +155,7 @@ def remember(person: User, team: Team) -> None:
 
 def seen_by(person: User) -> "QuerySet[Team]":
     """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team, `as_of`:
-    when the oldest of its working keys last read, and `is_stopped`: whether an emergency stop holds it.
+    when the oldest of its working keys (without any: when one) last read, and `is_stopped`: whether an emergency stop holds it.
 
     One query, because each poll of each open board asks it.
     """
@@ -164,7 +164,7 @@ def seen_by(person: User) -> "QuerySet[Team]":
     read_with: dict[str, Any] = {
         "role": Coalesce(Subquery(mine.values("role")[:1]), Value("")),
         "reader_manages": Exists(Membership.objects.managing(person)),
-        "as_of": Min("credentials__last_good_at", filter=working),
+        "as_of": Coalesce(Min("credentials__last_good_at", filter=working), Max("credentials__last_good_at")),
         "is_stopped": Exists(EmergencyStop.objects.holding().filter(team=OuterRef("pk"))),
     }
     return Team.objects.annotate(**read_with)
