@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from django.http import HttpResponse
@@ -232,11 +232,14 @@ def test_nothing_that_can_be_sent_breaks_a_page_or_shows_another_teams_things(wh
             answer = shot.at(world.client(who))
             page = answer.getvalue().decode("latin-1")
         met.add(answer.status_code)
-        assert answer.status_code < 500
+        # An Arize that cannot be asked about a run is a 503 with its sentence, and no fault of the panel.
+        assert answer.status_code < 500 or (answer.status_code == 503 and "/by-arize-id/" in shot.path)
         assert not [secret for secret in (CANARY, PASSWORD) if secret in page]
         sent = repr(shot).encode("unicode_escape").decode()
-        # What somebody typed may come back to them; what they did not type must not.
-        assert not [word for word in hidden if word in page and word not in sent]
+        # What somebody typed may come back to them; what they did not type must not. Who holds an invitation's link is
+        # told into which team.
+        told = {OWN} if world.stage.token in unquote(shot.path) else set()
+        assert not [word for word in hidden if word in page and word not in sent and word not in told]
 
     fuzzing(shoot, shots(world, ("GET", "POST", "POST", "HEAD", "PUT")), EXAMPLES)
     assert len(met) > 1

@@ -154,8 +154,9 @@ def remember(person: User, team: Team) -> None:
 
 
 def seen_by(person: User) -> "QuerySet[Team]":
-    """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team, `as_of`:
-    when the oldest of its working keys (without any: when one) last read, and `is_stopped`: whether an emergency stop holds it.
+    """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team,
+    `as_of`: when the oldest of its working keys (without any: when one) last read, and `is_stopped`: whether an
+    emergency stop holds it.
 
     One query, because each poll of each open board asks it.
     """
