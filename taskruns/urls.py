@@ -19,6 +19,7 @@ from taskruns.views import (
     sessions,
     single_sign_on,
     stops,
+    style_guide,
     tasks,
     teams,
     triggers,
@@ -92,6 +93,7 @@ urlpatterns = [
     path("teams/<slug:slug>/archive/", teams.archive, name="team-archive"),
     # Oneself: profile, sessions, second factors, single sign-on
     path("rights/", profile.rights, name="rights"),
+    path("styleguide/", style_guide.style_guide, name="style-guide"),
     path("accounts/profile/", profile.profile, name="profile"),
     path("accounts/sessions/", sessions.listing, name="sessions"),
     path("accounts/sessions/end-others/", sessions.end_others, name="sessions-end-others"),

@@ -187,6 +187,8 @@ ACCOUNT: dict[str, Row] = {
         ),
         Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
     ),
+    # With DEBUG only.
+    "style-guide": replace(ABSENT, post=EVERYBODY.replace("200", "405")),
     "sso-again": ABSENT,
     "sso-connect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
     "sso-disconnect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),

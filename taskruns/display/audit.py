@@ -66,6 +66,10 @@ class AuditFilters:
     outcomes: tuple[str, ...]
     is_set: bool
 
+    @property
+    def ids_are_set(self) -> bool:
+        return any(field.value for field in self.ids)
+
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:

@@ -1,20 +1,17 @@
 // Makes the pages live. Nothing here is needed to see runs or to cancel them: every button is a plain form too.
 const { htmx } = window;
 const byId = (id) => document.getElementById(id);
-const all = (selector, root = document) => root.querySelectorAll(selector);
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const one = (selector, root = document) => root.querySelector(selector);
 
 // --- Times: relative texts and running durations tick without requests. The server's clock is the one that counts.
 const skew = Number(document.body.dataset.now) * 1000 - Date.now();
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
 function inWords(seconds, most) {
-  const words = [];
-  for (const [unit, size] of UNITS) {
-    const amount = Math.floor(seconds / size);
-    seconds -= amount * size;
-    if (amount || (unit === "s" && !words.length)) words.push(`${amount} ${unit}`);
-  }
-  return words.slice(0, most).join(" ");
+  const amounts = UNITS.map(([unit, size], i) => [Math.floor((i ? seconds % UNITS[i - 1][1] : seconds) / size), unit]);
+  const words = amounts.filter(([amount, unit]) => amount || (unit === "s" && seconds < 1));
+  return words.slice(0, most).map((word) => word.join(" ")).join(" ");
 }
 
 function ago(seconds) {
@@ -34,59 +31,38 @@ function tick() {
   for (const node of all("[data-longer-at]")) node.hidden = now < Date.parse(node.dataset.longerAt);
 }
 
-// --- Swaps: what did not change keeps its node, and with it focus, selection and open details.
-function shape(node) {
-  const copy = node.cloneNode(true);
-  for (const ticking of all("[data-relative], [data-since]", copy)) ticking.textContent = "";
-  for (const late of all("[data-longer-at]", copy)) late.hidden = true;
-  for (const token of all("[name=csrfmiddlewaretoken]", copy)) token.setAttribute("value", "");
-  for (const open of all("details[open]", copy)) open.removeAttribute("open");
-  return copy.innerHTML;
-}
+// --- Swaps: what came as it came before keeps its node, and with it focus, ticks and open details.
+const received = new WeakMap();
+const asReceived = (node) => node.outerHTML.replace(/(csrfmiddlewaretoken" value=")[^"]*/g, "$1");
+const remember = (root) => all("[data-parts] > [id]", root).forEach((node) => received.set(node, asReceived(node)));
+const inParts = (node) => "parts" in node.dataset;
 
-const same = (old, fresh) =>
-  old.dataset.v && !("parts" in old.dataset) ? old.dataset.v === fresh.dataset.v : shape(old) === shape(fresh);
-
-function copyAttributes(old, fresh) {
-  for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && name !== "class" && name !== "open") old.removeAttribute(name);
-  }
-  for (const { name, value } of fresh.attributes) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  }
-}
-
-/** Make `old` show what `fresh` shows: children are matched by id; returns the nodes that came in. */
+/** Make `old` show what `fresh` shows, child by child as their ids say; returns the nodes that came in. */
 function update(old, fresh) {
-  copyAttributes(old, fresh);
-  const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
-  const wanted = [...fresh.children].map((child) => ({ child, kept: known.get(child.id) }));
-  const staying = new Set(wanted.map(({ kept }) => kept));
-  for (const child of [...old.children]) if (!staying.has(child)) child.remove();
+  const its = (attribute) => !["class", "open"].includes(attribute.name);
+  for (const { name } of [...old.attributes].filter(its)) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of [...fresh.attributes].filter(its)) old.setAttribute(name, value);
+  const known = new Map([...old.children].map((child) => [child.id, child]));
   const added = [];
-  let next = old.firstElementChild;
-  for (const { child, kept } of wanted) {
-    if (kept && "parts" in kept.dataset && "parts" in child.dataset) added.push(...update(kept, child));
-    const stays = kept && ("parts" in kept.dataset || same(kept, child));
-    if (kept && !stays) {
-      keepPicked(kept, child);
-      if (kept === next) next = next.nextElementSibling;
-      kept.remove();
-    }
-    const node = stays ? kept : child;
-    if (!stays) added.push(child);
-    if (node === next) next = next.nextElementSibling;
-    else old.insertBefore(node, next);
-  }
+  const wanted = [...fresh.children].map((child) => {
+    const kept = child.id && known.get(child.id);
+    if (kept && inParts(kept) && inParts(child)) return added.push(...update(kept, child)), kept;
+    if (kept && received.get(kept) === received.get(child)) return kept;
+    const box = kept && one("[data-pick]:checked", kept) && one("[data-pick]", child);
+    if (box) box.checked = true;
+    return added.push(child), child;
+  });
+  for (const child of [...old.children]) if (!wanted.includes(child)) child.remove();
+  wanted.forEach((node, i) => node === old.children[i] || old.insertBefore(node, old.children[i] ?? null));
   return added;
 }
 
-/** What was replaced gets the focus back on the same control; when that is gone, on its title. */
+/** What was replaced gives its focus to the control that says the same; when that is gone, to the row's title. */
 function restoreFocus(before, place) {
   if (!before || before === document.body || document.activeElement === before) return;
-  const root = place && byId(place);
-  const kind = ["[data-cancel]", "[data-pick]", "[data-copy]", ".only", "summary"].find((selector) => before.matches(selector));
-  const again = before.isConnected ? before : (kind && root?.querySelector(kind)) || root?.querySelector("[data-task]");
+  const root = byId(place);
+  const alike = (node) => node.textContent === before.textContent && node.name === before.name;
+  const again = before.isConnected ? before : root && (all(before.localName, root).find(alike) || one("[data-task]", root));
   again?.focus({ preventScroll: true });
 }
 
@@ -97,7 +73,9 @@ htmx.defineExtension("rows", {
     if (style !== "rows" || !fresh || !target.isConnected) return false;
     const focused = document.activeElement;
     const place = focused?.closest("tr[id], [data-cancel-target]")?.id;
-    const inPlace = "parts" in target.dataset && target.id === fresh.id;
+    const inPlace = inParts(target) && target.id === fresh.id;
+    remember(fragment);
+    received.set(fresh, asReceived(fresh));
     const added = inPlace ? update(target, fresh) : [fresh];
     if (!inPlace) target.replaceWith(fresh);
     tick();
@@ -109,17 +87,17 @@ htmx.defineExtension("rows", {
 
 // --- Polling: silent while nobody can see it, while a dialog is open, and while paused; at once on return.
 let paused = false;
-const dialog = byId("cancel-dialog");
 const isPoll = (node) => node?.dataset?.poll !== undefined;
 const refresh = () => all("[data-poll]").forEach((node) => htmx.trigger(node, "refresh"));
-const isQuiet = (node) => document.hidden || paused || dialog?.open || !node.hasAttribute("hx-trigger");
+const isHeld = () => paused || one("dialog[open]");
 
 document.addEventListener("htmx:configRequest", ({ detail }) => {
   // Only a header of our own lets htmx see the 304; left to the browser the old body would be swapped in again.
   if (isPoll(detail.elt) && detail.elt.dataset.etag) detail.headers["If-None-Match"] = `"${detail.elt.dataset.etag}"`;
 });
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (isPoll(event.detail.elt) && isQuiet(event.detail.elt)) event.preventDefault();
+  const { elt } = event.detail;
+  if (isPoll(elt) && (document.hidden || isHeld() || !elt.hasAttribute("hx-trigger"))) event.preventDefault();
 });
 document.addEventListener("htmx:beforeOnLoad", ({ detail }) => {
   // A poll may have replaced the row while its cancel was under way.
@@ -130,33 +108,26 @@ document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   const { elt } = detail.requestConfig;
   // A poll that began before a cancel must not bring the older row back.
   if (elt.dataset.for) all("[data-poll]").forEach((node) => htmx.trigger(node, "htmx:abort"));
-  if (!isPoll(elt)) return;
-  if (detail.xhr.status >= 400) Object.assign(detail, { shouldSwap: false, isError: true });
-  else if (dialog?.open || paused) detail.shouldSwap = false;
+  if (isPoll(elt) && detail.xhr.status >= 400) Object.assign(detail, { shouldSwap: false, isError: true });
+  else if (isPoll(elt) && isHeld()) detail.shouldSwap = false;
 });
 document.addEventListener("htmx:afterRequest", ({ detail }) => {
   if (!isPoll(detail.elt) || !detail.xhr.status || detail.xhr.status >= 400) return;
   byId("trouble")?.remove();
   const at = detail.xhr.getResponseHeader("X-As-Of");
-  const shown = detail.elt.querySelector("[data-as-of]");
-  if (at && shown && shown.dateTime !== at) {
-    Object.assign(shown, { dateTime: at, title: `${at.slice(0, 19).replace("T", " ")} UTC` });
-  }
+  const shown = one("[data-as-of]", detail.elt);
+  if (at && shown) Object.assign(shown, { dateTime: at, title: `${at.slice(0, 19).replace("T", " ")} UTC` });
   tick();
 });
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) tick(), refresh();
-});
+document.addEventListener("visibilitychange", () => document.hidden || (tick(), refresh()));
 
 // --- Messages: one live region for all that happens without a page load.
-const REFUSED = {
-  403: "The panel refused this: your role may have changed, or this page is too old. Reload the page.",
-  404: "This is no longer here, or no longer yours to see. Reload the page.",
-};
+const TOO_OLD = "The panel refused this: your role may have changed, or this page is too old. Reload the page.";
+const REFUSED = { 403: TOO_OLD, 404: "This is no longer here, or no longer yours to see. Reload the page." };
+const UNSURE = "Look at the run before you try again.";
 
-function say(tone, text, id = "") {
-  const note = document.createElement("p");
-  Object.assign(note, { className: `notice notice-${tone}`, textContent: text, id });
+function say(tone, textContent, id = "") {
+  const note = Object.assign(document.createElement("p"), { className: `notice notice-${tone}`, textContent, id });
   if (tone === "error") note.setAttribute("role", "alert");
   byId("messages").append(note);
 }
@@ -167,37 +138,33 @@ new MutationObserver(() => {
 
 function onTrouble({ detail }) {
   const status = detail.xhr?.status || 0;
-  if (isPoll(detail.elt)) {
-    const text = "The panel did not answer, so this page may be old. It keeps trying.";
-    if (!byId("trouble")) say("warning", REFUSED[status] || text, "trouble");
-  } else if (status) {
-    say("error", REFUSED[status] || "The panel made a mistake. Look at the run before you try again.");
-  } else {
-    say("error", "The panel did not answer: whether the cancel was sent is not known. Look at the run before you try again.");
-  }
+  if (!isPoll(detail.elt) && status) return say("error", REFUSED[status] || `The panel made a mistake. ${UNSURE}`);
+  if (!isPoll(detail.elt)) return say("error", `The panel did not answer: whether the cancel was sent is not known. ${UNSURE}`);
+  const text = REFUSED[status] || "The panel did not answer, so this page may be old. It keeps trying.";
+  return byId("trouble") || say("warning", text, "trouble");
 }
 for (const name of ["responseError", "sendError", "timeout"]) document.addEventListener(`htmx:${name}`, onTrouble);
 
 // --- Cancel: one dialog for all rows, one request a click.
+const dialog = byId("cancel-dialog");
 let asked = null;
 
 function ask(button) {
   const place = button.closest("[data-cancel-target]");
-  const fill = (name, text) => (dialog.querySelector(`[data-fill=${name}]`).textContent = text);
-  const started = place.querySelector("[data-started]");
-  asked = { button, id: place.id, url: button.formAction };
-  fill("task", place.querySelector("[data-task]").textContent);
+  const fill = (name, text) => (one(`[data-fill=${name}]`, dialog).textContent = text);
+  const started = one("[data-started]", place);
+  const notStarted = place.dataset.status === "pending" ? "not yet" : "Arize does not tell";
+  asked = { id: place.id, url: button.formAction };
+  fill("task", one("[data-task]", place).textContent);
   fill("run", place.dataset.runId);
-  fill("started", started ? `${started.textContent} (${started.title})` : place.dataset.status === "pending" ? "not yet" : "Arize does not tell");
-  dialog.querySelector("form").reset();
+  fill("started", started ? `${started.textContent} (${started.title})` : notStarted);
+  one("form", dialog).reset();
   dialog.showModal();
 }
 
 function busy(id, is) {
-  const button = byId(id)?.querySelector("[data-cancel]");
-  if (!button) return;
   // Not `disabled`: that would drop the focus.
-  button.ariaDisabled = button.ariaBusy = String(is);
+  for (const button of all(`#${id} [data-cancel]`)) button.ariaDisabled = button.ariaBusy = String(is);
 }
 
 async function send({ id, url }, values) {
@@ -213,30 +180,22 @@ async function send({ id, url }, values) {
 
 dialog?.addEventListener("submit", (event) => {
   event.preventDefault();
-  const values = Object.fromEntries(new FormData(event.target));
   dialog.close();
-  send(asked, values);
+  send(asked, Object.fromEntries(new FormData(event.target)));
 });
-dialog?.addEventListener("close", () => refresh());
+for (const box of all("dialog")) box.addEventListener("close", refresh);
 
 // --- Selecting: ticks survive the swaps of their rows; "all that match" is another button and knows nothing of them.
-function keepPicked(old, fresh) {
-  const box = old.querySelector("[data-pick]:checked") && fresh.querySelector("[data-pick]");
-  if (box) box.checked = true;
-}
-
 function countPicked() {
-  const page = document.querySelector("[data-pick-all]");
+  const page = one("[data-pick-all]");
   if (!page) return;
-  const boxes = [...all("[data-pick]")];
+  const boxes = all("[data-pick]");
   const picked = boxes.filter((box) => box.checked).length;
-  page.checked = picked > 0 && picked === boxes.length;
-  page.indeterminate = picked > 0 && picked < boxes.length;
-  page.disabled = !boxes.length;
+  const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
+  Object.assign(page, state, { disabled: !boxes.length });
   const text = picked ? `${picked} of this page selected` : "Tick the runs to cancel";
-  const said = document.querySelector("[data-picked]");
-  if (said.textContent !== text) said.textContent = text;
-  document.querySelector("[data-many]").disabled = !picked;
+  if (one("[data-picked]").textContent !== text) one("[data-picked]").textContent = text;
+  one("[data-many]").disabled = !picked;
 }
 document.addEventListener("change", ({ target }) => {
   if (target.matches("[data-pick-all]")) for (const box of all("[data-pick]")) box.checked = target.checked;
@@ -250,7 +209,7 @@ const CLICKS = {
     event.preventDefault();
     if (button.ariaDisabled !== "true") ask(button);
   },
-  "[data-close]": () => dialog.close(),
+  "[data-close]": (button) => button.closest("dialog").close(),
   "[data-dismiss]": (button) => button.closest(".notice").remove(),
   "[data-copy]": async (button) => {
     const copied = await navigator.clipboard?.writeText(button.dataset.copy).then(() => true, () => false);
@@ -269,14 +228,38 @@ document.addEventListener("click", (event) => {
   }
   for (const menu of all("[data-menu][open]")) if (!menu.contains(event.target)) menu.open = false;
 });
-document.addEventListener("keydown", ({ key }) => {
-  if (key !== "Escape") return;
-  for (const menu of all("[data-menu][open]")) {
+
+// --- Keys: single letters act only while nobody types, and not at all for who has switched them off.
+function move(by) {
+  const titles = all("tr[data-run-id] [data-task]");
+  const here = titles.findIndex((title) => title.closest("tr").contains(document.activeElement));
+  titles[Math.max(0, Math.min(titles.length - 1, here + by))]?.focus();
+}
+const press = (selector) => {
+  const run = document.activeElement.closest("[data-run-id]") ?? byId("run-page");
+  if (run) one(selector, run)?.click();
+};
+const KEYS = {
+  "/": () => one("[type=search]")?.focus(),
+  j: () => move(1),
+  k: () => move(-1),
+  x: () => press("[data-pick]"),
+  c: () => press("[data-cancel]"),
+  "?": () => byId("shortcuts")?.showModal(),
+};
+document.addEventListener("keydown", (event) => {
+  for (const menu of event.key === "Escape" ? all("[data-menu][open]") : []) {
     if (menu.contains(document.activeElement)) menu.firstElementChild.focus();
     menu.open = false;
   }
+  const typing = event.target.matches("input:not([type=checkbox]), select, textarea") || one("dialog[open]");
+  const isOff = document.body.dataset.shortcuts === "off" || event.ctrlKey || event.metaKey || event.altKey;
+  if (typing || isOff || !KEYS[event.key]) return;
+  event.preventDefault();
+  KEYS[event.key]();
 });
 
+remember(document);
 tick();
 countPicked();
 setInterval(tick, 1000);

@@ -1,0 +1,22 @@
+"""`/styleguide/`: the tokens and components on one page, where DEBUG is on and nowhere else."""
+
+from django.conf import settings
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from taskruns.display.style_guide import sample_rows, token_groups
+from taskruns.forms import ProfileForm
+
+from .access import PanelRequest, signed_in
+
+
+@signed_in
+@require_safe
+def style_guide(request: PanelRequest) -> HttpResponse:
+    if not settings.DEBUG:
+        raise Http404
+    wrong = ProfileForm({"time_zone": "Mars/Olympus"})
+    tones = ("success", "info", "warning", "error")
+    context = {"groups": token_groups(), "rows": sample_rows(), "form": ProfileForm(), "wrong": wrong, "tones": tones}
+    return render(request, "taskruns/style_guide.html", context)
