@@ -299,7 +299,7 @@ def test_one_can_be_pulled_when_the_last_is_over_but_nobody_has_written_it_down(
 def banner(page: str) -> str:
     return (
         page.split('aria-label="Emergency stop">')[1].split("</section>", maxsplit=1)[0]
-        if "stop-banner" in page
+        if 'class="stop-banner' in page
         else ""
     )
 
@@ -336,17 +336,30 @@ def test_who_pulled_it_has_the_lift_button_on_every_page(client: Client, run: Ru
     assert LIFT in banner(text_of(client.get("/teams/ops-north/runs/")))
 
 
-def test_another_team_and_the_fragments_have_none(client: Client, run: Run, otto: User, client_of: ClientOf) -> None:
-    table = "/teams/ops-north/runs/table/"
-    client.get(table)
-    with CaptureQueriesContext(connection) as before:
-        client.get(table)
+def test_another_team_has_none(client: Client, run: Run, otto: User, client_of: ClientOf) -> None:
     pull(client)
-    with CaptureQueriesContext(connection) as after:
-        answer = client.get(table)
-    assert "stop-banner" not in text_of(answer)
-    assert len(after) == len(before)
-    assert "stop-banner" not in text_of(client_of(otto).get("/teams/ops-south/runs/"))
+    assert not banner(text_of(client_of(otto).get("/teams/ops-south/runs/")))
+
+
+def test_a_poll_brings_it_to_boards_that_are_open_for_one_query_more_while_it_holds(client: Client, run: Run) -> None:
+    table = "/teams/ops-north/runs/table/"
+
+    def poll() -> tuple[str, int]:
+        with CaptureQueriesContext(connection) as asked:
+            page = text_of(client.get(table))
+        assert page.index("<section") < page.index('<div id="stop-banner"'), "the table comes first"
+        return banner(page), len(asked)
+
+    poll()
+    before, asked = poll()
+    pull(client)
+    during, asked_during = poll()
+    client.post(LIFT)
+    after, asked_after = poll()
+    assert WHY in during
+    assert not before
+    assert not after
+    assert (asked_during, asked_after) == (asked + 1, asked)
 
 
 def demote(person: User) -> None:

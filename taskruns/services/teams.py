@@ -132,6 +132,7 @@ def change_role(team: Team, person: User, *, role: TeamRole, by: Actor, by_group
             return False
         _keep_a_manager(team, person)
         Membership.objects.filter(team=team, user=person).update(role=role, by_groups=by_groups)
+        Team.bump(team.pk)  # a hold is paused with its owner's right, and open boards say so
         details = {"before": before, "after": role.value}
         record(EventType.MEMBER_CHANGE_ROLE, "done", by=by, team=team, target=_member(person), details=details)
     return True
@@ -144,6 +145,7 @@ def remove_member(team: Team, person: User, *, by: Actor) -> None:
         details = {"role": _role_in(team, person)}
         _keep_a_manager(team, person)
         Membership.objects.filter(team=team, user=person).delete()
+        Team.bump(team.pk)
         record(EventType.MEMBER_REMOVE, "done", by=by, team=team, target=_member(person), details=details)
 
 

@@ -23,6 +23,7 @@ from taskruns.services.board import Seat
 from taskruns.services.saved_views import view_bar
 
 from .access import PanelRequest, access_to, requires, signed_in
+from .context import stop_banner
 from .errors import error_page, message_only
 from .live import fresh, tagged, watch
 from .saved_views import opening
@@ -112,8 +113,16 @@ def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         page = _board(request, seats)
     except BadFilter as error:
         return message_only(400, str(error))
-    response = tagged(render(request, "taskruns/runs/_table.html", {"board": page}), page.etag)
+    context = {"board": page} | _banner(request)
+    response = tagged(render(request, "taskruns/runs/_table.html", context), page.etag)
     return _as_of(response, page.as_of)
+
+
+def _banner(request: PanelRequest) -> dict[str, Any]:
+    """A stop that is pulled or lifted while the board is open stands above it at once."""
+    if request.team is None:
+        return {}
+    return {"is_polled": True, "stop": stop_banner(request.team, request.user, request.access)}
 
 
 def _board(request: PanelRequest, seats: Sequence[Seat]) -> Board:

@@ -60,11 +60,11 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         no_shortcuts=not person.shortcuts,
         has_password=person.has_usable_password(),
         sees_people=Action.PEOPLE_VIEW in SITE_ROLES[SiteRole(person.site_role)],
-        stop=_stop(team, person, access) if team and access else None,
+        stop=stop_banner(team, person, access) if team and access else None,
     )
 
 
-def _stop(team: Team, person: User, access: Access) -> StopBanner | None:
+def stop_banner(team: Team, person: User, access: Access) -> StopBanner | None:
     """The gate knows whether there is one; pages outside of it (errors) ask."""
     is_stopped = getattr(team, "is_stopped", True)
     return stops.banner_of(team, person=person, access=access) if is_stopped else None

@@ -14,7 +14,10 @@ def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack:
     kept, held = arize.tasks(limit=2)[:2]
     (spared,), (hit,) = arize.add_runs(kept["id"]), arize.add_runs(held["id"])
     stack.manage("refresh", "ops-south")
-    visit(stack, "otto")
+    watching = visit(stack, "otto")
+    watching.open_board(team="ops-south")
+    stands = watching.page.get_by_role("region", name="Emergency stop")
+    expect(stands).to_have_count(0)
     otto = visit(stack, "otto", java_script_enabled=False)
     otto.open_board(team="ops-south")
     otto.page.get_by_role("link", name="Emergency stop").click()
@@ -24,6 +27,7 @@ def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack:
     banner = otto.page.get_by_role("region", name="Emergency stop")
     expect(banner).to_contain_text("pulled by otto@demo.example")
     expect(banner).to_contain_text(REASON)
+    expect(stands, "a board that was open before").to_contain_text(REASON)
 
     def status(run_id: str) -> str:
         return str(arize.run(run_id)["status"])
@@ -42,6 +46,7 @@ def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack:
     otto.page.get_by_role("button", name="Lift the stop").click()
     expect(otto.page.get_by_role("status")).to_contain_text("The emergency stop is lifted")
     expect(otto.page.get_by_role("region", name="Emergency stop")).to_have_count(0)
+    expect(stands).to_have_count(0)
     (later,) = arize.add_runs(held["id"])
     stack.manage("refresh", "ops-south")
     assert stack.cancels_received(later["id"]) == []
