@@ -4,6 +4,7 @@
 without it). Real parts: durable transactions, the sandbox as a process of its own, requests through all middleware.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from tests.bench.table import Figure, show  # noqa: E402
 
 def main() -> None:
     setup_test_environment()
+    _log_to(SCRATCH / "log")
     runner = DiscoverRunner(verbosity=0, interactive=False)
     databases = runner.setup_databases()
     try:
@@ -39,6 +41,13 @@ def main() -> None:
         show(figures, title=f"{connection.vendor}, {os.cpu_count()} processors, Python {sys.version.split()[0]}")
     finally:
         runner.teardown_databases(databases)
+
+
+def _log_to(path: Path) -> None:
+    """A line is written for each request, as ever, but not between the figures."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(path.open("a", encoding="utf-8"))
 
 
 if __name__ == "__main__":
