@@ -93,6 +93,7 @@ urlpatterns = [
     path("teams/<slug:slug>/archive/", teams.archive, name="team-archive"),
     # Oneself: profile, sessions, second factors, single sign-on
     path("rights/", profile.rights, name="rights"),
+    path("help/", profile.explain, name="help"),
     path("styleguide/", style_guide.style_guide, name="style-guide"),
     path("accounts/profile/", profile.profile, name="profile"),
     path("accounts/sessions/", sessions.listing, name="sessions"),

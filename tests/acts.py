@@ -372,7 +372,7 @@ LATER = {
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
     *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
-    *("board-chart", "batch", "task", "task-strip", "board-export-page", "style-guide"),
+    *("board-chart", "batch", "task", "task-strip", "board-export-page", "help", "style-guide"),
     *("audit-verification", "account_inactive", "rights", "sessions", "factors", "confirm", "people", "person"),
 }
 # Without single sign-on and without mail these are not there at all; test_single_sign_on.py and test_mailed_reset.py

@@ -187,6 +187,7 @@ ACCOUNT: dict[str, Row] = {
         ),
         Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
     ),
+    "help": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
     # With DEBUG only.
     "style-guide": replace(ABSENT, post=EVERYBODY.replace("200", "405")),
     "sso-again": ABSENT,

@@ -20,6 +20,7 @@ from taskruns.services import board as board_service
 from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.board import Seat
+from taskruns.services.first_steps import first_steps
 from taskruns.services.saved_views import view_bar
 
 from .access import PanelRequest, access_to, requires, signed_in
@@ -89,12 +90,13 @@ def _views(request: PanelRequest) -> ViewBar | None:
 
 
 def _beside(request: PanelRequest) -> dict[str, Any]:
-    """On a team's board the emergency stop, for those who may pull it.
+    """On a team's board the emergency stop, for those who may pull it, and the first steps of a new team.
 
     On the board of all teams the teams to choose from; auditors and site admins may look into every one.
     """
     if request.team is not None:
-        return {"may_stop": request.access.may(Action.STOP_PULL)}
+        may_stop = request.access.may(Action.STOP_PULL)
+        return {"may_stop": may_stop, "first": first_steps(request.team, request.access)}
     cards = tuple(
         TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
         for it in teams_service.teams_of(request.user)

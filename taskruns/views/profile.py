@@ -1,4 +1,4 @@
-"""What everybody has: their profile, the table of rights, and the ways to confirm who they are."""
+"""What everybody has: their profile, help, the table of rights, and the ways to confirm who they are."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -13,6 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
+from taskruns.display.help import help_page
 from taskruns.display.people import rights_table
 from taskruns.forms import ProfileForm, posted
 from taskruns.models import User
@@ -51,6 +52,13 @@ def _sign_on(person: User) -> dict[str, Any] | None:
     if settings.OIDC is None:
         return None
     return {"provider": settings.OIDC.name, "is_connected": identities.account_of(person, settings.OIDC) is not None}
+
+
+@signed_in
+@require_safe
+def explain(request: PanelRequest) -> HttpResponse:
+    """What the words on the other pages mean."""
+    return render(request, "taskruns/help.html", {"help": help_page()})
 
 
 @signed_in
