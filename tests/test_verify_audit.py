@@ -283,6 +283,19 @@ def test_the_walk_is_told_at_a_terminal_only(chain: str, monkeypatch: pytest.Mon
         assert ("rows, 0 faults" in stream.getvalue()) is told
 
 
+def test_an_export_tells_how_far_it_is_at_a_terminal_only(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("taskruns.management.commands.export_audit.TELL_EACH", 2)
+    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+        lines = io.StringIO()
+        call_command("export_audit", team.slug, stdout=lines, stderr=stream)
+        assert (" of " in stream.getvalue()) is told
+        assert all(line.startswith("{") for line in lines.getvalue().splitlines())
+
+
 def test_rows_that_are_added_while_it_walks_are_no_fault(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
     """Before, between and after the steps of the walk; and those that were seen are rows like others."""
     monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 2)

@@ -1,5 +1,6 @@
 """What the help page explains: every status, every end of a cancel, every role."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from taskruns.models import Outcome, SiteRole, Status, TeamRole
@@ -82,5 +83,10 @@ def help_page() -> HelpPage:
     return HelpPage(
         statuses=tuple((mark_of(status), text) for status, text in STATUSES.items()),
         endings=tuple(ENDINGS.values()),
-        roles=tuple((role.label.lower(), text) for role, text in ROLES.items()),
+        roles=role_words(ROLES),
     )
+
+
+def role_words(roles: Iterable[TeamRole | SiteRole]) -> tuple[tuple[str, str], ...]:
+    """What each role is called, and what it is for."""
+    return tuple((role.label.lower(), ROLES[role]) for role in roles)

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from taskruns.audit import EventType
+from taskruns.display.help import role_words
 from taskruns.display.teams import InvitationRow, MemberRow, MembersPage
 from taskruns.display.words import Moment
 from taskruns.forms import MemberForm, RoleForm, SettingsForm, TeamForm, complain, posted
@@ -203,6 +204,7 @@ def _members_page(
         "page": page,
         "form": form or MemberForm(),
         "may_archive": request.access.may(Action.TEAMS_MANAGE),
+        "explained": role_words(TeamRole),
     }
     return render(request, "taskruns/teams/members.html", context, status=status)
 

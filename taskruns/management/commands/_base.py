@@ -61,6 +61,12 @@ class PanelCommand(BaseCommand):
     def said(self, sentence: str) -> None:
         self.stdout.write(sentence)
 
+    def progress(self, text: str) -> None:
+        """How far it is, over what was said before: on stderr, at a terminal only. Empty: it is over."""
+        if self.stderr.isatty():
+            self.stderr.write(f"\r{text}" if text else "", ending="" if text else "\n")
+            self.stderr.flush()
+
 
 def _sentence_of(message: str) -> str:
     """argparse's words without the values that were given: one may be a secret in the wrong place."""

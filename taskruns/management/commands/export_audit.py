@@ -7,6 +7,8 @@ from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Team
 from taskruns.services import audit
 
+TELL_EACH = 5_000  # rows
+
 
 class Command(PanelCommand):
     help = "Write one chain of the audit log to stdout as JSON lines: a manifest, its events in order, its anchors."
@@ -18,5 +20,9 @@ class Command(PanelCommand):
         team = None if chain == "site" else Team.objects.filter(slug=chain).first()
         if team is None and chain != "site":
             raise CommandError(f"There is no team {chain}.")
-        for line in audit.jsonl_lines(audit.export(team, by=Actor.command(), kind="jsonl")):
+        export = audit.export(team, by=Actor.command(), kind="jsonl")
+        for number, line in enumerate(audit.jsonl_lines(export)):
             self.stdout.write(line, ending="")
+            if number % TELL_EACH == 0:
+                self.progress(f"{number} of {export.manifest['last_seq']} rows")
+        self.progress("")

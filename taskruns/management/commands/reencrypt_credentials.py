@@ -16,8 +16,7 @@ class Command(PanelCommand):
     def handle(self, *_args: Any, **_options: Any) -> None:
         newest = Ring(settings.ENCRYPTION_KEYS).newest
         reports = reencrypt(by=Actor.command(), tell=self._tell)
-        if self.stderr.isatty():
-            self.stderr.write("")
+        self.progress("")
         for name, report in reports.items():
             self.said(f"{name}: {report.done} encrypted again with ring key {newest}.")
         unreadable = sum(report.unreadable for report in reports.values())
@@ -29,7 +28,4 @@ class Command(PanelCommand):
         self.said(f"All is encrypted with ring key {newest}: the others can be taken out of ENCRYPTION_KEYS.")
 
     def _tell(self, name: str, so_far: Report, total: int) -> None:
-        """Progress, at a terminal only."""
-        if self.stderr.isatty():
-            self.stderr.write(f"\r{name}: {so_far.done + so_far.unreadable} of {total}", ending="")
-            self.stderr.flush()
+        self.progress(f"{name}: {so_far.done + so_far.unreadable} of {total}")

@@ -33,8 +33,7 @@ class Command(PanelCommand):
             report = self._report(chain, anchors)
         finally:
             gc.enable()
-        if self.stderr.isatty():
-            self.stderr.write("")
+        self.progress("")
         for name, rows in report.rows_of.items():
             self.said(f"{name}: {rows} rows, {report.anchors_of[name]} anchors checked")
         for note in report.notes:
@@ -64,10 +63,7 @@ class Command(PanelCommand):
         raise CommandError(sentence, returncode=COULD_NOT_RUN) from None
 
     def _tell(self, so_far: audit.Report) -> None:
-        """Progress, at a terminal only."""
-        if self.stderr.isatty():
-            self.stderr.write(f"\r{so_far.rows} rows, {so_far.fault_count} faults", ending="")
-            self.stderr.flush()
+        self.progress(f"{so_far.rows} rows, {so_far.fault_count} faults")
 
 
 def _chain(name: str | None) -> str | None:
