@@ -51,7 +51,7 @@ def test_the_bar_is_one_question_whatever_there_is_to_show(team: Team, vera: Use
     for number in range(3):
         kept(team, vera, f"View {number}", "status=failed")
         with CaptureQueriesContext(connection) as queries:
-            assert len(saved_views.view_bar(team, vera, access, "status=failed").tabs) == number + 1
+            assert len(saved_views.view_bar(saved_views.shelf(team, vera), access, "status=failed").tabs) == number + 1
         assert len(queries) == 1
 
 

@@ -35,7 +35,7 @@ def last_event() -> AuditEvent:
 
 
 def bar(person: User, team: Team, query: str = "") -> saved_views.pages.ViewBar:
-    return saved_views.view_bar(team, person, access_of(person, team), query)
+    return saved_views.view_bar(saved_views.shelf(team, person), access_of(person, team), query)
 
 
 def names(person: User, team: Team) -> list[str]:

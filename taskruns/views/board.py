@@ -10,7 +10,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from taskruns.display.board import Board
-from taskruns.display.saved_views import ViewBar
 from taskruns.display.teams import TeamCard
 from taskruns.display.words import Moment
 from taskruns.filters import BadFilter, BoardFilter
@@ -21,7 +20,7 @@ from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.board import Seat
 from taskruns.services.first_steps import first_steps
-from taskruns.services.saved_views import view_bar
+from taskruns.services.saved_views import Shelf, shelf, view_bar
 
 from .access import PanelRequest, access_to, requires, signed_in
 from .context import stop_banner
@@ -33,10 +32,11 @@ from .saved_views import opening
 @requires(Action.RUNS_VIEW)
 @require_safe
 def board(request: PanelRequest, team: Team) -> HttpResponse:
-    elsewhere = opening(request, team)
+    views = shelf(team, request.user)
+    elsewhere = opening(request, views)
     if elsewhere is not None:
         return elsewhere
-    response = _page(request, [Seat(team, request.access)])
+    response = _page(request, [Seat(team, request.access)], views)
     teams_service.remember(request.user, team)
     return response
 
@@ -52,7 +52,7 @@ def table(request: PanelRequest, team: Team) -> HttpResponse:
 @require_safe
 def all_boards(request: PanelRequest) -> HttpResponse:
     """One board over all teams of the person; acts are those of each team's own board."""
-    return _page(request, _seats(request))
+    return _page(request, _seats(request), None)
 
 
 @signed_in
@@ -68,7 +68,8 @@ def _seats(request: PanelRequest) -> list[Seat]:
     return [Seat(team, access_to(request.user, team)) for team in teams]
 
 
-def _page(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
+def _page(request: PanelRequest, seats: Sequence[Seat], views: Shelf | None) -> HttpResponse:
+    """A team's board has views; the board of all teams has none."""
     try:
         page = _board(request, seats)
     except BadFilter as error:
@@ -77,16 +78,9 @@ def _page(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
         # Open boards mark attention by their polls; a page does where nobody polls.
         if not runs_service.is_watched(seat.team):
             watch(seat.team)
-    context = {"board": page, "bar": _views(request)} | _beside(request)
+    bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
+    context = {"board": page, "bar": bar} | _beside(request)
     return fresh(render(request, "taskruns/runs/board.html", context))
-
-
-def _views(request: PanelRequest) -> ViewBar | None:
-    """A team's board has views; the board of all teams has none."""
-    if request.team is None:
-        return None
-    query = BoardFilter.parse(request.GET).query()
-    return view_bar(request.team, request.user, request.access, query)
 
 
 def _beside(request: PanelRequest) -> dict[str, Any]:

@@ -110,16 +110,14 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     return redirect("saved-views", slug=team.slug)
 
 
-def opening(request: PanelRequest, team: Team) -> HttpResponse | None:
+def opening(request: PanelRequest, shelf: saved_views.Shelf) -> HttpResponse | None:
     """Where a board without any question leads: to the default view, which always is one. None: show all runs here."""
-    if request.META.get("QUERY_STRING"):
-        return None
-    view = saved_views.default_of(team, request.user)
-    if view is None:
+    view = shelf.opens_with
+    if view is None or request.META.get("QUERY_STRING"):
         return None
     why_broken = saved_views.why_broken(view)
     if not why_broken:
-        return redirect(board_url(team.slug, view.query))
+        return redirect(board_url(shelf.team.slug, view.query))
     text = f"Your board would open with the view “{view.name}”, but its filter cannot be used any more. {why_broken}"
     messages.warning(request, f"{text} All runs are shown.")
     return None

@@ -1,5 +1,6 @@
 """The panel's urls, and those of a plain admin over its runs."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -15,13 +16,28 @@ class Everybody(admin.AdminSite):
 
 
 class PlainRuns(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The board's columns, its order, 50 a page."""
+    """The board's columns, its order, 50 a page; what belongs to the task and its key is read along."""
 
-    list_display = ("status", "task", "run_started_at", "run_finished_at", "num_successes", "num_errors", "num_skipped")
+    list_display = (
+        *("status", "task", "kind", "space", "key", "arize_id", "run_started_at", "created_at", "duration"),
+        *("num_successes", "num_errors", "num_skipped", "failure_reason"),
+    )
     list_per_page = 50
-    list_select_related = ("task",)
+    list_select_related = ("task__credential",)
     ordering = ("-rank", "-sorted_at", "-id")
     search_fields = ("task__name", "arize_id", "experiment_id")
+
+    def kind(self, run: Run) -> str:
+        return run.task.type
+
+    def space(self, run: Run) -> str:
+        return run.task.space_name
+
+    def key(self, run: Run) -> str:
+        return run.task.credential.name if run.task.credential else ""
+
+    def duration(self, run: Run) -> timedelta | None:
+        return run.run_finished_at - run.run_started_at if run.run_finished_at and run.run_started_at else None
 
     def has_view_permission(self, request: Any, obj: Any = None) -> bool:
         return True

@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Value
 
 from taskruns.filters import BoardFilter
 from taskruns.models import Run, Task, Team
 
-# A search that begins so many ids is no search for one run.
+# A search that begins so many ids is no search for one run, and one that is in so many names none for a task.
 MANY_IDS = 200
+MANY_TASKS = 500
 _LAST = "\U0010ffff"
 
 
@@ -19,8 +21,9 @@ _LAST = "\U0010ffff"
 class Conditions:
     """A filter, taken apart for the database.
 
-    `walked` are runs of one index, in its order: the team's, one task's, or one status of the team. `rest` is what the
-    index does not know; None: nothing. `narrow` are parts of `rest` that have an index of their own.
+    `walked` are runs of one index, in its order: the team's, one task's, or one status of the team; or a few runs by
+    their ids. `rest` is what the index does not know; None: nothing. `narrow` are parts of `rest` that have an index of
+    their own.
     """
 
     walked: Q
@@ -39,9 +42,14 @@ def matching(team: Team, wanted: BoardFilter, *, now: datetime) -> QuerySet[Run]
 
 def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
     rest: list[Q] = []
-    narrow = [part for part in (_tasks(team, wanted), _search(team, wanted.q), _started(team, wanted)) if part]
+    sought = _seek(team, wanted.q) if wanted.q else None
+    narrow = [part for part in (_tasks(team, wanted), _started(team, wanted)) if part]
     if wanted.min_duration is not None:
         narrow.append(_lasted(team, wanted.min_duration, now))
+    if sought and sought.is_few and not narrow and not wanted.task:
+        # Without the team, which an index would be tempted to begin with: the ids are the team's.
+        return Conditions(sought.where & Q(status__in=wanted.statuses) if wanted.statuses else sought.where)
+    narrow += [sought.where] if sought else []
     walked = Q(team=team)
     if wanted.task:
         ids = list(Task.objects.filter(team=team, arize_id=wanted.task).values_list("pk", flat=True))
@@ -62,15 +70,33 @@ def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
     return Q(task__in=Task.objects.filter(team=team, **chosen).values("pk")) if chosen else None
 
 
-def _search(team: Team, q: str) -> Q | None:
-    if not q:
-        return None
-    named = Task.objects.filter(team=team, name__icontains=q).values("pk")
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What a search means: `is_few`: nothing but runs that are known by their ids."""
+
+    where: Q
+    is_few: bool
+
+
+def _seek(team: Team, q: str) -> Sought:
+    """Runs of tasks with `q` in their name, and runs whose ids begin with it: which these are is one question."""
+    named = Task.objects.filter(team=team, name__icontains=q)
     begin = Q(team=team) & (_begins("arize_id", q) | _begins("experiment_id", q))
-    ids = list(Run.objects.filter(begin).values_list("pk", flat=True)[: MANY_IDS + 1])
-    if len(ids) > MANY_IDS:
-        return Q(task__in=named) | begin
-    return Q(task__in=named) | Q(pk__in=ids) if ids else Q(task__in=named)
+    tasks, runs = _ids_of(named, Run.objects.filter(begin))
+    of_runs = begin if len(runs) > MANY_IDS else Q(pk__in=runs)
+    if not tasks:
+        return Sought(of_runs, is_few=len(runs) <= MANY_IDS)
+    of_tasks = Q(task__in=named.values("pk")) if len(tasks) > MANY_TASKS else Q(task__in=tasks)
+    return Sought(of_tasks | of_runs if runs else of_tasks, is_few=False)
+
+
+def _ids_of(named: QuerySet[Task], begun: QuerySet[Run]) -> tuple[list[UUID], list[UUID]]:
+    """The ids of both, of each at most one more than is few."""
+    # The limits stand one level down: SQLite has none in the parts of a union.
+    tasks = Task.objects.filter(pk__in=named.values("pk")[: MANY_TASKS + 1]).values_list("pk", Value(0))
+    runs = Run.objects.filter(pk__in=begun.values("pk")[: MANY_IDS + 1]).values_list("pk", Value(1))
+    found = list(tasks.union(runs, all=True))
+    return [pk for pk, kind in found if kind == 0], [pk for pk, kind in found if kind == 1]
 
 
 def _begins(column: str, text: str) -> Q:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from taskruns import __version__
@@ -17,8 +17,8 @@ from taskruns.models import Credential, Run
 from taskruns.services.first_contact import under_way
 
 from .choices import board_filters, sort_links, why_empty
-from .many import many_bar
-from .matching import conditions
+from .many import many_bar, offers_many
+from .matching import Conditions, conditions
 from .paging import Found, Place, find, merged, micros, moment
 from .rows import Seat, run_rows, unread, warnings_of
 
@@ -27,9 +27,12 @@ PAGE = 50
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of runs, and where its neighbours begin. `walked`: not all rows were looked at."""
+    """One page of runs, and where its neighbours begin. `asked`: the filter as it was put to each team; `walked`: not
+    all rows were looked at.
+    """
 
     runs: tuple[Run, ...]
+    asked: tuple[Conditions, ...]
     previous: Cursor | None = None
     following: Cursor | None = None
     walked: bool = False
@@ -40,6 +43,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
     listing = list_runs(seats, wanted)
     keys = list(live_keys(seats).order_by("name"))
     rows = run_rows(listing.runs, seats=seats, name_team=of_all)
+    active, matching = _active(seats, wanted, listing.asked)
     return Board(
         shown=bool(seats),
         team="all your teams" if of_all else seats[0].team.name,
@@ -48,7 +52,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         table_url=table_url + wanted.query(cursor=wanted.cursor),
         rows=rows,
         sorts=sort_links(wanted, url),
-        active=Run.objects.filter(team__in=[seat.team for seat in seats], rank=1).count(),
+        active=active,
         filters=board_filters(seats, wanted, keys),
         empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
         warnings=(*warnings_of(keys), *unread(listing.runs)),
@@ -59,7 +63,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=etag(seats, wanted, zone=zone),
-        many=None if of_all else many_bar(seats[0], wanted),
+        many=None if of_all else many_bar(seats[0], wanted, matching=matching),
     )
 
 
@@ -82,7 +86,8 @@ def as_of(seats: Iterable[Seat]) -> datetime | None:
 def list_runs(seats: Sequence[Seat], wanted: BoardFilter) -> Listing:
     cursor = wanted.cursor
     now = moment(cursor.at) if cursor and cursor.at else timezone.now()
-    found = _find(seats, wanted, cursor, now)
+    asked = tuple(conditions(seat.team, wanted, now=now) for seat in seats)
+    found = _find(asked, wanted, cursor, now)
     is_full = len(found.rows) > PAGE
     if cursor is not None and cursor.backwards and not is_full and found.walked_to is None:
         # The top of the list is reached: show its first page whole.
@@ -100,10 +105,19 @@ def list_runs(seats: Sequence[Seat], wanted: BoardFilter) -> Listing:
         place.cursor(backwards=backwards, at=at) if place else None
         for place, backwards in zip(ends, (True, False), strict=True)
     )
-    return Listing(tuple(run for _, run in shown), before, after, found.walked_to is not None)
+    return Listing(tuple(run for _, run in shown), asked, before, after, found.walked_to is not None)
 
 
-def _find(seats: Sequence[Seat], wanted: BoardFilter, cursor: Cursor | None, now: datetime) -> Found:
-    each = [find(conditions(seat.team, wanted, now=now), wanted, cursor, limit=PAGE + 1, now=now) for seat in seats]
+def _active(seats: Sequence[Seat], wanted: BoardFilter, asked: Sequence[Conditions]) -> tuple[int, int]:
+    """How many active runs there are, and how many of them pass the filter, where that is offered. Counted together."""
+    active = Run.objects.filter(team__in=[seat.team for seat in seats], rank=1)
+    if len(seats) != 1 or not wanted.is_set or not offers_many(seats[0]):
+        return active.count(), 0
+    counted = active.aggregate(active=Count("pk"), matching=Count("pk", filter=asked[0].all))
+    return counted["active"], counted["matching"]
+
+
+def _find(asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | None, now: datetime) -> Found:
+    each = [find(part, wanted, cursor, limit=PAGE + 1, now=now) for part in asked]
     descending = wanted.descending != (cursor is not None and cursor.backwards)
     return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=descending)

@@ -1,15 +1,15 @@
 """Saved views: filters of the board with a name, private or shared with the team, and the one a board opens with."""
 
 from .keeping import NameTaken, change_view, delete_view, save_view, set_own_default, set_team_default
-from .pages import default_of, view_bar, views_page, visible
+from .pages import Shelf, shelf, view_bar, views_page, visible
 from .rights import may_change, may_delete, may_save, may_share
 from .spelling import SavedViewsError, why_broken
 
 __all__ = [
     "NameTaken",
     "SavedViewsError",
+    "Shelf",
     "change_view",
-    "default_of",
     "delete_view",
     "may_change",
     "may_delete",
@@ -18,6 +18,7 @@ __all__ = [
     "save_view",
     "set_own_default",
     "set_team_default",
+    "shelf",
     "view_bar",
     "views_page",
     "visible",

@@ -1,5 +1,7 @@
 """What people see of saved views: the bar above the board, the page of all views, and what the board opens with."""
 
+from dataclasses import dataclass
+
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.urls import reverse
 
@@ -25,19 +27,29 @@ def visible(team: Team, person: User) -> QuerySet[SavedView]:
     return views.select_related("owner", "team")
 
 
-def default_of(team: Team, person: User) -> SavedView | None:
-    """What the board opens with for this person: their own choice, else the team's."""
-    is_own = _is_own_default(person)
-    chosen = visible(team, person).filter(Q(is_own) | Q(is_team_default=True))
-    return chosen.order_by(is_own.desc()).first()
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The views that a person sees beside a team's board, in order, and the one that it opens with for them: their own
+    choice, else the team's.
+    """
+
+    team: Team
+    views: tuple[SavedView, ...]
+    opens_with: SavedView | None
 
 
-def view_bar(team: Team, person: User, access: Access, query: str) -> ViewBar:
-    """The bar above a board that shows the filter `query`, in its one spelling. One question to the database."""
-    query = query.removeprefix("?")
+def shelf(team: Team, person: User) -> Shelf:
+    """One question to the database."""
     views = _by_name(team, person)
-    opens_with = next((view for view, is_own in views if is_own), None)
-    opens_with = opens_with or next((view for view, _ in views if view.is_team_default), None)
+    own = next((view for view, is_own in views if is_own), None)
+    of_team = next((view for view, _ in views if view.is_team_default), None)
+    return Shelf(team, tuple(view for view, _ in views), own or of_team)
+
+
+def view_bar(shelf: Shelf, access: Access, query: str) -> ViewBar:
+    """The bar above a board that shows the filter `query`, in its one spelling."""
+    query = query.removeprefix("?")
+    team = shelf.team
     return ViewBar(
         all_url=board_url(team.slug, ""),
         all_is_current=not query,
@@ -47,9 +59,9 @@ def view_bar(team: Team, person: User, access: Access, query: str) -> ViewBar:
                 url=board_url(team.slug, view.query),
                 is_current=bool(query) and read(view.query)[0] == query,
                 is_shared=view.is_shared,
-                is_default=view == opens_with,
+                is_default=view == shelf.opens_with,
             )
-            for view, _ in views
+            for view in shelf.views
         ),
         query=query,
         may_save=may_save(access),
