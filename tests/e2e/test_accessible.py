@@ -1,0 +1,147 @@
+"""axe on every page, light and dark, at three widths; and nothing wider than the narrowest of them."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visitor
+
+WIDTHS = (1280, 768, 320)
+# WCAG 2.2's own rule about targets of 24 px is off unless asked for.
+OPTIONS = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+NORTH = "/teams/ops-north"
+PAGES = {
+    "mona": (
+        *(f"{NORTH}/runs/", f"{NORTH}/runs/?status=failed&q=evaluation&min_duration=1", f"{NORTH}/runs/?q=no+such+run"),
+        *(f"{NORTH}/runs/export/", f"{NORTH}/runs/chart/", f"{NORTH}/batches/", f"{NORTH}/stop/", f"{NORTH}/views/"),
+        *(f"{NORTH}/credentials/", f"{NORTH}/credentials/new/", f"{NORTH}/members/", f"{NORTH}/settings/"),
+        *(f"{NORTH}/audit/", f"{NORTH}/audit/?person=nobody", "/runs/", "/help/", "/rights/", "/accounts/profile/"),
+        *("/accounts/sessions/", "/accounts/factors/", "/accounts/factors/app/", "/accounts/factors/passkey/"),
+        *("/accounts/password/change/", "/accounts/reauthenticate/", "/accounts/logout/"),
+    ),
+    "oli": (f"{NORTH}/credentials/", f"{NORTH}/nothing/", f"{NORTH}/runs/?status=nonsense"),  # 403, 404, 400
+    "adam": ("/people/", "/teams/new/", "/audit/", f"{NORTH}/archive/"),
+    "": ("/accounts/login/", "/invitations/nonsense/"),
+}
+
+
+def faults(page: Page) -> list[str]:
+    """What axe finds, and what is wider than the window, at each width in each theme."""
+    found = []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append(f"{width}: wider than the window")
+        for theme in ("light", "dark"):
+            # Without transitions: axe would look at colours half way between the themes.
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            for violation in Axe().run(page, options=OPTIONS).response["violations"]:
+                nodes = [node["html"][:150] for node in violation["nodes"][:3]]
+                found.append(f"{width} {theme}: {violation['id']}: {nodes}")
+    return found
+
+
+def told(found: dict[str, list[str]]) -> str:
+    return "\n".join(f"{page}: {fault}" for page, wrong in found.items() for fault in wrong)
+
+
+@pytest.mark.parametrize("who", PAGES)
+def test_axe_finds_nothing_on_any_page(who: str, stack: Stack, visit: Visit) -> None:
+    visitor = visit(stack, who)
+    visitor.expected |= {400, 403, 404}
+    found = {}
+    for path in PAGES[who]:
+        visitor.page.goto(path)
+        found[path] = faults(visitor.page)
+    assert not any(found.values()), told(found)
+
+
+def first_link(visitor: Visitor, path: str, selector: str) -> str:
+    visitor.page.goto(path)
+    return str(visitor.page.locator(selector).first.get_attribute("href"))
+
+
+def test_nor_on_a_run_a_task_a_key_and_a_person(stack: Stack, visit: Visit) -> None:
+    mona, adam = visit(stack, "mona"), visit(stack, "adam")
+    found = {}
+    run = first_link(mona, f"{NORTH}/runs/?status=failed", "tr[data-run-id] a[data-task]")
+    ended = first_link(mona, f"{NORTH}/runs/?status=running", "tr[data-run-id] a[data-task]")
+    task = first_link(mona, run, "a[href*='/tasks/']")
+    keys = [first_link(mona, f"{NORTH}/credentials/", f"a[href$='/{act}/']") for act in ("replace", "revoke")]
+    for path in (run, ended, task, f"{task}trigger/", *keys):
+        mona.page.goto(path)
+        found[path] = faults(mona.page)
+    person = first_link(
+        adam, "/people/", "td a[href^='/people/'], th a[href^='/people/'], a[href^='/people/']:not(nav a)"
+    )
+    adam.page.goto(person)
+    found[person] = faults(adam.page)
+    assert not any(found.values()), told(found)
+
+
+def test_nor_on_what_acts_bring_up(stack: Stack, visit: Visit) -> None:
+    """The dialogs, a preview, a batch at its end, a link for somebody new, a form with mistakes."""
+    found: dict[str, list[str]] = {}
+    task = stack.arize.tasks(limit=100)[11]["id"]
+    ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=2)]
+    stack.manage("refresh", "ops-north")
+    mona = visit(stack, "mona")
+    page = mona.page
+
+    def look(what: str, act: Callable[[], Any]) -> None:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        act()
+        found[what] = faults(page)
+
+    mona.open_board(f"?task={task}&status=running")
+    look("cancel dialog", lambda: mona.row(ids[0]).get_by_role("button", name="Cancel").click())
+    page.keyboard.press("Escape")
+    look("shortcuts", lambda: page.keyboard.press("?"))
+    page.keyboard.press("Escape")
+    page.get_by_label("Select this page").check()
+    look("preview", lambda: page.get_by_role("button", name="Cancel the selected runs").click())
+    page.get_by_label("Reason").fill("a bad prompt")
+    page.get_by_role("button", name=re.compile(r"^Cancel \d+ runs?$")).click()
+    expect(page.get_by_text("0 not stopped.")).to_be_visible()
+    look("batch", lambda: None)
+    look("invitation", lambda: invite(page))
+    mona.expected.add(422)
+    look("mistakes", lambda: page.get_by_role("button", name="Add", exact=True).click())
+    assert not any(found.values()), told(found)
+
+
+def invite(page: Page) -> None:
+    page.goto(f"{NORTH}/members/")
+    page.get_by_label("E-mail").fill("somebody.new@demo.example")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_text("Pass this link on")).to_be_visible()
+    page.get_by_label("E-mail").fill("x" * 300 + "@demo.example")
+
+
+def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
+    stack.manage("create_team", "Newcomers", "--slug", "newcomers")
+    stack.manage("add_member", "newcomers", "mona@demo.example", "--role", "manager")
+    mona = visit(stack, "mona")
+    mona.page.goto("/teams/newcomers/runs/")
+    expect(mona.page.get_by_role("heading", name="First steps")).to_be_visible()
+    assert faults(mona.page) == []
+
+
+def test_a_planted_fault_is_found(stack: Stack, visit: Visit) -> None:
+    """The control."""
+    vera = visit(stack, "vera")
+    vera.page.goto("/help/")
+    vera.page.evaluate("""() => {
+      const button = document.createElement("button");
+      button.className = "copy";
+      const wide = Object.assign(document.createElement("p"), { className: "status", textContent: "x".repeat(900) });
+      document.querySelector("main").append(button, wide, new Image());
+    }""")
+    wrong = " ".join(faults(vera.page))
+    assert all(rule in wrong for rule in ("button-name", "image-alt", "320: wider than the window"))
