@@ -12,7 +12,7 @@ from taskruns.filters import BoardFilter
 from taskruns.models import Run, Task, Team
 
 # A search that begins so many ids is no search for one run, and one that is in so many names none for a task.
-MANY_IDS = 200
+MANY_IDS = 2_000
 MANY_TASKS = 500
 _LAST = "\U0010ffff"
 
@@ -29,6 +29,7 @@ class Conditions:
     walked: Q
     rest: Q | None = None
     narrow: Sequence[Q] = field(default=())
+    is_sparse: bool = False  # it is known that a walk of the nearest rows alone finds no page
 
     @property
     def all(self) -> Q:
@@ -60,7 +61,8 @@ def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
     elif wanted.statuses:
         narrow.append(Q(team=team, status__in=wanted.statuses))
     rest += narrow
-    return Conditions(walked, _all_of(rest), tuple(narrow))
+    is_sparse = sought is not None and sought.is_sparse
+    return Conditions(walked, _all_of(rest), () if is_sparse else tuple(narrow), is_sparse)
 
 
 def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
@@ -72,10 +74,13 @@ def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What a search means: `is_few`: nothing but runs that are known by their ids."""
+    """What a search means. `is_few`: nothing but runs that are known by their ids; `is_sparse`: nothing but runs whose
+    ids begin alike, and those are many.
+    """
 
     where: Q
-    is_few: bool
+    is_few: bool = False
+    is_sparse: bool = False
 
 
 def _seek(team: Team, q: str) -> Sought:
@@ -85,9 +90,10 @@ def _seek(team: Team, q: str) -> Sought:
     tasks, runs = _ids_of(named, Run.objects.filter(begin))
     of_runs = begin if len(runs) > MANY_IDS else Q(pk__in=runs)
     if not tasks:
-        return Sought(of_runs, is_few=len(runs) <= MANY_IDS)
+        is_many = len(runs) > MANY_IDS
+        return Sought(of_runs, is_few=not is_many, is_sparse=is_many)
     of_tasks = Q(task__in=named.values("pk")) if len(tasks) > MANY_TASKS else Q(task__in=tasks)
-    return Sought(of_tasks | of_runs if runs else of_tasks, is_few=False)
+    return Sought(of_tasks | of_runs if runs else of_tasks)
 
 
 def _ids_of(named: QuerySet[Task], begun: QuerySet[Run]) -> tuple[list[UUID], list[UUID]]:

@@ -33,6 +33,13 @@ FAR = 20_000
 NARROW = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_NOT_SHOWN = (
+    *("as_read", "data_start_time", "data_end_time", "first_seen_at"),
+    *(f"task__{name}" for name in ("as_read", "last_run_at", "listed_at", "runs_read_at", "runs_read_to", "swept_at")),
+    *(f"task__credential__{name}" for name in ("ciphertext", "spaces", "listing_at", "recent_calls", "created_at")),
+    *(f"task__credential__{name}" for name in ("next_refresh_at", "claimed_until", "tasks_read_at", "expires_on")),
+    *("task__credential__first_contact_done_at", "task__credential__users_refused_at"),
+)
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 _COLUMNS = {
     Sort.ACTIVE: "sorted_at",
@@ -192,7 +199,7 @@ def _walk(asked: Conditions, part: Stream, ordered: QuerySet[Run], limit: int, *
     # Without so many rows the whole of it is near.
     end = Subquery(places[NEAR - 1 : NEAR])
     near = ordered.filter(asked.rest, **{f"{part.column}__{within}": Coalesce(end, _extreme(part, within))})
-    found = _found(part, near, limit)
+    found = Found(()) if asked.is_sparse else _found(part, near, limit)
     if len(found.rows) >= limit:
         return found
     for narrow in asked.narrow:
@@ -226,5 +233,5 @@ def _place(part: Stream, run: Run) -> Place:
 
 
 def _loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
-    """With what a row shows, and without the JSON as read, which is long."""
-    return runs.select_related("task__credential").defer("as_read", "task__as_read", "task__credential__ciphertext")
+    """With what a row shows, and without what it does not: to read the rest costs more than to show the row."""
+    return runs.select_related("task__credential").defer(*_NOT_SHOWN)
