@@ -3,14 +3,18 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import responses
+from django.utils import timezone
 
+from taskruns.arize.wire import WireRun
 from taskruns.models import AuditEvent, Cancellation, Run, Status, User
+from taskruns.services.runs import record_observation
 from tests.conftest import ClientOf, events, press, run_url, wire_run
 
 Answer = Callable[[Run], dict[str, Any]]
@@ -285,3 +289,23 @@ def test_it_presses_again_after_an_unknown_end_as_a_new_operation(
     assert again.details["previous_operation"] == str(first.pk)
     run.refresh_from_db()
     assert run.status == Status.CANCELLED
+
+
+def test_a_list_that_was_asked_for_while_the_cancel_was_on_its_way_does_not_undo_it(
+    run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
+):
+    """Arize takes its time: a round of the mirror begins after the cancel did, and sees the run before its end."""
+    begun: list[datetime] = []
+
+    def slowly(_request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        begun.append(timezone.now())
+        record_observation(run, WireRun.from_json(wire_run(run, "RUNNING", num_successes=7)), begun[0])
+        return 200, {}, json.dumps(wire_run(run, "CANCELLED"))
+
+    arize.add_callback("POST", run_url(run, "/cancel"), slowly)
+    answer = press(client_of(oli), run)
+    row = Run.objects.get(pk=run.pk)
+    assert (answer.status_code, row.status) == (200, "cancelled")
+    # The same list again, answered only now.
+    assert not record_observation(run, WireRun.from_json(wire_run(run, "RUNNING", num_successes=8)), begun[0])
+    assert Run.objects.get(pk=run.pk).status == "cancelled"

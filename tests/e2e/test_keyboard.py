@@ -97,7 +97,7 @@ def test_a_viewers_keys_offer_no_cancel(stack: Stack, visit: Visit) -> None:
 
 def switch(visitor: Visitor, *, on: bool) -> None:
     visitor.page.goto("/accounts/profile/")
-    visitor.page.get_by_label("Keyboard shortcuts").set_checked(on)
+    visitor.page.get_by_role("checkbox", name="Keyboard shortcuts").set_checked(on)
     visitor.page.get_by_role("button", name="Save").click()
     expect(visitor.page.get_by_text("Your profile is saved.")).to_be_visible()
 

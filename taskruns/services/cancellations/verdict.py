@@ -50,7 +50,8 @@ class Verdict:
     outcome: Outcome
     explanation: str = ""
     seen: WireRun | None = None
-    seen_since: datetime | None = None  # when the request began that told `seen` or `gone`
+    # When the request began that told `seen` or `gone`; of a cancel that was answered with the end: when it was.
+    seen_since: datetime | None = None
     throttled: bool = False
     gone: bool = False
     details: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +82,9 @@ def ask_arize(run: Run) -> Verdict:
         outcome = Outcome.OPEN if found.seen is not None and found.outcome is Outcome.UNKNOWN else found.outcome
         return replace(found, outcome=outcome, details=facts | found.details, calls=found.calls + 1)
     outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.OPEN)
-    return Verdict(outcome, seen=seen, seen_since=started, details=facts, calls=1)
+    # An end stays: a list that was asked for while the cancel was on its way, and tells of the run before it, is older.
+    since = started if outcome is Outcome.OPEN else timezone.now()
+    return Verdict(outcome, seen=seen, seen_since=since, details=facts, calls=1)
 
 
 def _of_error(run: Run, error: ArizeError) -> Verdict:

@@ -1,0 +1,191 @@
+"""The board while it lives: polls, swaps, sessions that end, two people at once, and what a minute of it costs."""
+
+import re
+import time
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import CDPSession, Page, expect
+
+from tests.e2e.conftest import Visit
+from tests.e2e.stack import Stack, wait_for
+
+TABLE = "/runs/table/"
+# Shifts of what stands still for the reader, after the page has settled.
+WATCH_SHIFTS = """() => {
+  window.shifts = [];
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) {
+      if (entry.hadRecentInput) continue;
+      for (const { node } of entry.sources) window.shifts.push([entry.value, node?.nodeName, node?.className]);
+    }
+  }).observe({ type: "layout-shift" });
+}"""
+
+
+def polls_in(page: Page, seconds: float) -> int:
+    seen: list[str] = []
+
+    def note(request: Any) -> None:
+        if TABLE in request.url:
+            seen.append(request.url)
+
+    page.on("request", note)
+    page.wait_for_timeout(1000 * seconds)
+    page.remove_listener("request", note)
+    return len(seen)
+
+
+def hide(page: Page, *, hidden: bool) -> None:
+    """As a browser does it whose tab goes to the back."""
+    page.evaluate(
+        """hidden => {
+          Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def test_a_hidden_tab_is_silent_and_asks_at_once_on_return(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board()
+    hide(vera.page, hidden=True)
+    assert polls_in(vera.page, 6) == 0
+    with vera.page.expect_request(lambda request: TABLE in request.url, timeout=1_500):
+        hide(vera.page, hidden=False)
+    assert polls_in(vera.page, 6) >= 1, "the control"
+
+
+def test_a_pause_holds_until_it_is_lifted(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board()
+    pause = vera.page.get_by_role("button", name="Pause live updates")
+    pause.click()
+    expect(pause).to_have_attribute("aria-pressed", "true")
+    assert polls_in(vera.page, 6) == 0
+    with vera.page.expect_request(lambda request: TABLE in request.url, timeout=1_500):
+        pause.click()
+
+
+def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "")
+    vera.sign_in("vera")
+    vera.page.wait_for_url("**/runs/")
+    vera.open_board("?status=failed")
+    vera.expected.add(401)
+    vera.context.clear_cookies()
+    vera.page.wait_for_url("**/accounts/login/**", timeout=15_000)
+    expect(vera.page.locator("table")).to_have_count(0)
+    vera.page.get_by_label("Email").fill("vera@demo.example")
+    vera.page.get_by_label("Password").fill(stack.password)
+    vera.page.get_by_role("button", name="Sign in").click()
+    vera.page.wait_for_url("**/teams/ops-north/runs/?status=failed")
+
+
+def test_two_people_cancel_one_run_and_both_are_told_the_truth(stack: Stack, visit: Visit) -> None:
+    run_id = stack.take_run()
+    oli, mona = visit(stack, "oli"), visit(stack, "mona")
+    for person in (oli, mona):
+        person.expected.add(409)
+        person.open_board()
+        person.row(run_id).get_by_role("button", name="Cancel").click()
+    confirms = [person.page.get_by_role("button", name="Cancel the run") for person in (oli, mona)]
+    stack.arize.post("/sandbox/faults", {"method": "POST", "path": "/cancel", "latency_ms": 2000, "count": 1})
+    confirms[0].click(no_wait_after=True)
+    confirms[1].click(no_wait_after=True)
+    for person in (oli, mona):
+        expect(person.row(run_id)).to_have_attribute("data-status", "cancelled", timeout=15_000)
+        expect(person.row(run_id)).to_contain_text("@demo.example")
+    messages = " ".join(person.page.get_by_role("status").inner_text() for person in (oli, mona))
+    assert re.search(r"already|under way|had ended", messages), messages
+    assert len(stack.cancels_received(run_id)) == 1
+
+
+def test_the_first_page_is_light_and_asks_nobody_else(stack: Stack, visit: Visit) -> None:
+    """Foreign requests are every visitor's trouble; here the bytes, with an empty cache."""
+    vera = visit(stack, "vera")
+    wire = vera.context.new_cdp_session(vera.page)
+    wire.send("Network.enable")
+    wire.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    sizes: list[float] = []
+    wire.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    vera.open_board()
+    vera.page.wait_for_load_state("networkidle")
+    assert len(sizes) > 5
+    assert sum(sizes) < 100_000
+
+
+def test_nothing_moves_for_who_wants_no_motion(stack: Stack, visit: Visit) -> None:
+    still, moving = (visit(stack, "vera", reduced_motion=wish) for wish in ("reduce", "no-preference"))
+    measured = []
+    for person in (still, moving):
+        person.open_board()
+        measured.append(
+            person.page.evaluate(
+                "[...document.querySelectorAll('*')]"
+                ".filter((node) => getComputedStyle(node).transitionDuration !== '0s').length"
+            )
+        )
+    assert measured[0] == 0
+    assert measured[1] > 0, "the control"
+
+
+# --- A minute
+
+
+def heap(wire: CDPSession) -> dict[str, float]:
+    for _ in range(3):
+        wire.send("HeapProfiler.collectGarbage")
+    return {metric["name"]: metric["value"] for metric in wire.send("Performance.getMetrics")["metrics"]}
+
+
+def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(stack: Stack, visit: Visit) -> None:
+    """Four pages of runs, of which the sandbox changes what is shown again and again: at least 200 rows come anew."""
+    task = stack.arize.tasks(limit=100)[13]["id"]
+    ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=50)]
+    stack.arize.add_runs(task, status="completed", count=160)
+    stack.manage("refresh", "ops-north")
+    oli = visit(stack, "oli")
+    page = oli.page
+    oli.open_board(f"?task={task}")
+    expect(page.locator("tr[data-run-id]")).to_have_count(50)
+    expect(page.get_by_role("link", name="Next page")).to_be_visible()
+    wire = oli.context.new_cdp_session(page)
+    wire.send("Performance.enable")
+    watched = page.locator("tr[data-run-id]").nth(10)
+    cancel = watched.get_by_role("button", name="Cancel")
+    cancel.focus()
+    page.evaluate("scrollTo(0, 200)")
+    page.evaluate(WATCH_SHIFTS)
+    page.evaluate("""() => {
+      window.came = 0;
+      const body = document.querySelector("#board-body");
+      new MutationObserver((all) => { for (const { addedNodes } of all) window.came += addedNodes.length; })
+        .observe(body, { childList: true });
+    }""")
+    run_id = str(watched.get_attribute("data-run-id"))
+    middle: dict[str, float] = {}
+    began = time.monotonic()
+    others = [changed for changed in ids if changed != run_id]
+    status = "running"
+    while (passed := time.monotonic() - began) < 60:
+        status = "pending" if status == "running" else "running"
+        for changed in others:
+            stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": status})
+        with page.expect_response(lambda answer: TABLE in answer.url and answer.status == 200, timeout=30_000):
+            pass
+        if passed > 20 and not middle:
+            middle = heap(wire)
+    end = heap(wire)
+    assert page.evaluate("window.came") >= 200
+    assert page.evaluate("document.activeElement.closest('tr')?.dataset.runId") == run_id, "the focus went away"
+    assert page.evaluate("document.activeElement.matches('[data-cancel]')")
+    assert page.evaluate("scrollY") == 200
+    assert page.evaluate("window.shifts") == []
+    assert end["Nodes"] <= middle["Nodes"] * 1.05
+    assert end["JSEventListeners"] <= middle["JSEventListeners"] * 1.05
+    assert end["JSHeapUsedSize"] <= middle["JSHeapUsedSize"] * 1.1
+    for changed in ids:
+        stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": "completed"})
+    wait_for(lambda: stack.manage("refresh", "ops-north") and stack.status_at_arize(ids[0]) == "completed", "the end")
