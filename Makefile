@@ -25,7 +25,7 @@ run: $(VENV)/run.stamp ## run the panel that .env describes, until Ctrl-C
 # Exit 5 means "nothing selected", which is no failure when ARGS selects.
 test: $(VENV)/dev.stamp ## run all tests, on SQLite or on the server that DATABASE_URL names
 	@$(BIN)/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(PARALLEL)) || [ $$? -eq 5 -a -n "$(ARGS)" ]
-	@$(BIN)/python -m pytest tests/e2e $(ARGS) || [ $$? -eq 5 -a -n "$(ARGS)" ]
+	@$(BIN)/python -m pytest tests/e2e $(or $(ARGS),$(PARALLEL)) || [ $$? -eq 5 -a -n "$(ARGS)" ]
 
 test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python, which brings the next Django
 	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'
