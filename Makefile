@@ -56,7 +56,7 @@ audit: $(VENV)/dev.stamp ## look for known vulnerabilities in what is locked
 bench: $(VENV)/dev.stamp ## measure the panel on this machine
 	@$(BIN)/python -m tests.bench
 
-screenshots: $(VENV)/dev.stamp ## take the README's picture again (needs Chromium)
+screenshots: $(VENV)/dev.stamp ## take the README's pictures again (needs Chromium)
 	@$(BIN)/python -m tests.e2e.screenshots
 
 $(BIN)/python:

@@ -1,40 +1,83 @@
-"""`make screenshots`: takes docs/board.png, the README's picture, of a board on which somebody has just acted."""
+"""`make screenshots`: takes the README's pictures again, of a panel in which somebody has just acted."""
 
+import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from config.processes import ROOT
-from tests.e2e.stack import running_stack
+from tests.e2e.stack import Stack, running_stack
 from tests.e2e.visitors import ARGUMENTS, CHROMIUM, Visitor
 
-PICTURE = ROOT / "docs" / "board.png"
+DOCS = ROOT / "docs"
+WINDOW = {"width": 1280, "height": 960}
 REASON = "Judge model is down, scores are wrong"
 
 
 def main() -> None:
     if not CHROMIUM.exists():
         sys.exit(f"There is no {CHROMIUM}: pictures need Chromium (Debian: apt-get install chromium).")
+    DOCS.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        running_stack(Path(scratch), spare=3) as stack,
+        running_stack(Path(scratch), spare=5) as stack,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        oli = Visitor.arrive(stack, browser, viewport={"width": 1280, "height": 1060}, color_scheme="light")
-        oli.sign_in("oli")
-        oli.page.wait_for_url("**/runs/")
-        oli.open_board()
-        run_id = stack.take_run()
-        oli.cancel(run_id, reason=REASON)
-        expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
-        oli.page.reload()
-        PICTURE.parent.mkdir(exist_ok=True)
-        oli.page.screenshot(path=PICTURE)
+        pictures: dict[str, Callable[[Browser, Stack], Visitor]] = {"board": board, "batch": batch, "audit": audit}
+        for name, open_page in pictures.items():
+            page = open_page(browser, stack).page
+            page.screenshot(path=DOCS / f"{name}.png")
+            page.context.close()
+            sys.stdout.write(f"docs/{name}.png is taken.\n")
         browser.close()
-    sys.stdout.write(f"{PICTURE.relative_to(ROOT)} is taken.\n")
+
+
+def arrive(browser: Browser, stack: Stack, name: str, *, theme: str) -> Visitor:
+    visitor = Visitor.arrive(stack, browser, viewport=WINDOW, color_scheme=theme)
+    visitor.sign_in(name)
+    visitor.page.wait_for_url("**/runs/")
+    return visitor
+
+
+def board(browser: Browser, stack: Stack) -> Visitor:
+    """A run was cancelled just now; others go on."""
+    oli = arrive(browser, stack, "oli", theme="light")
+    run_id = stack.take_run()
+    oli.open_board()
+    oli.cancel(run_id, reason=REASON)
+    expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
+    oli.page.reload()
+    return oli
+
+
+def batch(browser: Browser, stack: Stack) -> Visitor:
+    """Many were stopped, but two: Arize refused them."""
+    task = stack.arize.tasks(limit=100)[9]["id"]
+    stack.arize.add_runs(task, status="running", count=12)
+    stack.manage("refresh", "ops-north")
+    refusal = {"status": 403, "title": "Forbidden", "detail": "The key's role is too low in this space.", "count": 2}
+    stack.arize.post("/sandbox/faults", {"method": "POST", "path": "/cancel"} | refusal)
+    oli = arrive(browser, stack, "oli", theme="dark")
+    oli.open_board(f"?task={task}")
+    oli.page.get_by_role("button", name="that match").click()
+    oli.page.get_by_label("Reason").fill(REASON)
+    oli.page.get_by_role("button", name=re.compile(r"^Cancel \d+ runs$")).click()
+    expect(oli.page.locator("#batch")).to_have_attribute("data-state", "finished", timeout=30_000)
+    expect(oli.page.locator("#batch-failed li").nth(1)).to_be_visible(timeout=30_000)
+    return oli
+
+
+def audit(browser: Browser, stack: Stack) -> Visitor:
+    """What has happened so far, a refusal among it."""
+    vera = arrive(browser, stack, "vera", theme="light")
+    vera.page.goto("/teams/ops-north/credentials/")
+    mona = arrive(browser, stack, "mona", theme="light")
+    mona.page.goto("/teams/ops-north/audit/")
+    return mona
 
 
 if __name__ == "__main__":

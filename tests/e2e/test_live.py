@@ -17,7 +17,7 @@ WATCH_SHIFTS = """() => {
   new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) {
       if (entry.hadRecentInput) continue;
-      for (const { node } of entry.sources) window.shifts.push(`${entry.value}: ${node?.nodeName} ${node?.className} ${node?.textContent}`);
+      for (const { node } of entry.sources) shifts.push(`${entry.value}: ${node?.nodeName} ${node?.textContent}`);
     }
   }).observe({ type: "layout-shift" });
 }"""
