@@ -47,7 +47,7 @@ def board(browser: Browser, stack: Stack) -> Visitor:
     """A run was cancelled just now; others go on."""
     oli = arrive(browser, stack, "oli", theme="light")
     run_id = stack.take_run()
-    oli.open_board()
+    oli.open_board("?sort=-created")
     oli.cancel(run_id, reason=REASON)
     expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
     oli.page.reload()
