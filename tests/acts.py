@@ -372,12 +372,13 @@ LATER = {
 # What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
 ONLY_LOOKED_AT = {
     *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
-    *("board-chart", "batch", "task", "task-strip", "board-export-page", "help", "style-guide"),
+    *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
     *("audit-verification", "account_inactive", "rights", "sessions", "factors", "confirm", "people", "person"),
 }
-# Without single sign-on and without mail these are not there at all; test_single_sign_on.py and test_mailed_reset.py
-# have them.
+# Without DEBUG, single sign-on and mail these are not there at all; test_style_guide.py, test_single_sign_on.py and
+# test_mailed_reset.py have them.
 NOT_HERE = {
+    "style-guide",
     *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),
     *("account_reset_password", "account_reset_password_done"),
     *("account_reset_password_from_key", "account_reset_password_from_key_done"),

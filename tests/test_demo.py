@@ -28,6 +28,8 @@ def ports() -> list[int]:
 @pytest.fixture
 def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
     started: list[subprocess.Popen[str]] = []
+    # These tests may run under nohup, which the demo would take as a wish to outlive its terminal.
+    outside = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         own = {"DEMO_DIR": str(tmp_path / "demo"), "DEMO_PORT": str(ports[0]), "DEMO_SANDBOX_PORT": str(ports[1])}
@@ -45,6 +47,7 @@ def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
         return process
 
     yield start
+    signal.signal(signal.SIGHUP, outside)
     for process in started:
         if process.poll() is None:
             process.terminate()
