@@ -191,7 +191,8 @@ class Cancellation(models.Model):
                 fields=["requested_at"],
                 condition=models.Q(followed=True, outcome__in=["", "unknown"]),
                 name="cancellation_to_follow",
-            )
+            ),
+            models.Index(fields=["closed_at"], condition=models.Q(outcome="confirmed"), name="cancellation_to_check"),
         ]
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
 from taskruns.arize.wire import Page, WireRun
-from taskruns.models import Run, Status, Task, Team
+from taskruns.models import Cancellation, Outcome, Run, Status, Task, Team
 from taskruns.models.runs import STILL_LISTED
 from taskruns.services import retention
 from taskruns.services.first_contact import unread_tasks
@@ -33,6 +33,10 @@ FAILED_WAITS = timedelta(seconds=30)
 # Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
 UNKNOWN_EVERY = timedelta(minutes=3)
 UNKNOWN_AT_ONCE = 10
+# Of many confirmed cancels those are looked at that there is time for; lists tell of the others.
+CHECKED_AFTER = timedelta(seconds=10)
+CHECKED_FOR = timedelta(minutes=5)
+CHECKED_AT_ONCE = 5
 # How often open boards are told of progress, beside what changes anyway.
 TOLD_EVERY = timedelta(seconds=2)
 
@@ -76,6 +80,19 @@ def read_unknown(reader: Reader) -> int:
     runs = Run.objects.filter(team=team, status=Status.UNKNOWN, task__credential=reader.credential)
     waiting = runs.filter(observed_at__lte=now - UNKNOWN_EVERY).select_related("task").order_by("observed_at")
     return _read_single(reader, list(waiting[:UNKNOWN_AT_ONCE]))
+
+
+def read_confirmed(reader: Reader) -> int:
+    """Runs that Arize said were cancelled by a press here: each is looked at once more, a few in a round.
+
+    No list of active runs would ever tell that one goes on in spite of Arize's word.
+    """
+    now, credential = timezone.now(), reader.credential
+    confirmed = Cancellation.objects.filter(outcome=Outcome.CONFIRMED, run__task__credential=credential)
+    lately = confirmed.filter(closed_at__gt=now - CHECKED_FOR, closed_at__lte=now - CHECKED_AFTER)
+    unseen = lately.filter(run__status=Status.CANCELLED, run__observed_at__lte=F("closed_at"))
+    presses = unseen.select_related("run__task").order_by("closed_at")[:CHECKED_AT_ONCE]
+    return _read_single(reader, [press.run for press in presses])
 
 
 def _turn(at: datetime) -> int:

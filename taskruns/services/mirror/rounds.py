@@ -77,6 +77,7 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
         changed += lists.read_active(reader, everything=force)
+        changed += lists.read_confirmed(reader)
         is_full = force or tasks.is_due(credential)
         if is_full or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
