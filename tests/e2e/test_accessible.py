@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Visit
-from tests.e2e.stack import Stack
+from tests.e2e.stack import SPARE, Stack
 from tests.e2e.visitors import Visitor
 
 WIDTHS = (1280, 768, 320)
@@ -88,7 +88,7 @@ def test_nor_on_a_run_a_task_a_key_and_a_person(stack: Stack, visit: Visit) -> N
 def test_nor_on_what_acts_bring_up(stack: Stack, visit: Visit) -> None:
     """The dialogs, a preview, a batch at its end, a link for somebody new, a form with mistakes."""
     found: dict[str, list[str]] = {}
-    task = stack.arize.tasks(limit=100)[11]["id"]
+    task = stack.arize.tasks(limit=100)[SPARE]["id"]
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=2)]
     stack.manage("refresh", "ops-north")
     mona = visit(stack, "mona")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from playwright.sync_api import CDPSession, Page, expect
 
 from tests.e2e.conftest import Visit
-from tests.e2e.stack import Stack, wait_for
+from tests.e2e.stack import SPARE, Stack, wait_for
 
 TABLE = "/runs/table/"
 # Shifts of what stands still for the reader, after the page has settled.
@@ -143,7 +143,7 @@ def heap(wire: CDPSession) -> dict[str, float]:
 
 def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(stack: Stack, visit: Visit) -> None:
     """Four pages of runs, of which the sandbox changes what is shown again and again: at least 200 rows come anew."""
-    task = stack.arize.tasks(limit=100)[13]["id"]
+    task = stack.arize.tasks(limit=100)[SPARE + 1]["id"]
     stack.arize.add_runs(task, status="completed", count=160)
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=50)]
     stack.manage("refresh", "ops-north")
