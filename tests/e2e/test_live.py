@@ -2,24 +2,35 @@
 
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from playwright.sync_api import CDPSession, Page, expect
 
 from tests.e2e.conftest import Visit
-from tests.e2e.stack import SPARE, Stack, wait_for
+from tests.e2e.stack import SPARE, Stack
 
 TABLE = "/runs/table/"
 # Shifts of what stands still for the reader, after the page has settled.
 WATCH_SHIFTS = """() => {
   window.shifts = [];
+  window.shifted = 0;
   new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) {
       if (entry.hadRecentInput) continue;
+      window.shifted += entry.value;
       for (const { node } of entry.sources) shifts.push(`${entry.value}: ${node?.nodeName} ${node?.textContent}`);
     }
   }).observe({ type: "layout-shift" });
+}"""
+
+
+COUNT_ROWS = """() => {
+  window.came = 0;
+  new MutationObserver((all) => { for (const { addedNodes } of all) window.came += addedNodes.length; })
+    .observe(document.querySelector("#board-body"), { childList: true });
 }"""
 
 
@@ -141,12 +152,28 @@ def heap(wire: CDPSession) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in wire.send("Performance.getMetrics")["metrics"]}
 
 
-def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(stack: Stack, visit: Visit) -> None:
-    """Four pages of runs, of which the sandbox changes what is shown again and again: at least 200 rows come anew."""
+@pytest.fixture
+def fifty(stack: Stack) -> Iterator[tuple[str, list[str]]]:
+    """A task with four pages of runs, and its 50 running ones, which end with the test."""
     task = stack.arize.tasks(limit=100)[SPARE + 1]["id"]
     stack.arize.add_runs(task, status="completed", count=160)
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=50)]
     stack.manage("refresh", "ops-north")
+    yield task, ids
+    put(stack, ids, "completed")
+    stack.manage("refresh", "ops-north")
+
+
+def put(stack: Stack, ids: list[str], status: str) -> None:
+    for changed in ids:
+        stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": status})
+
+
+def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(
+    stack: Stack, visit: Visit, fifty: tuple[str, list[str]]
+) -> None:
+    """All rows but the one with the focus change again and again: at least 200 come anew."""
+    task, ids = fifty
     oli = visit(stack, "oli")
     page = oli.page
     oli.open_board(f"?task={task}")
@@ -155,39 +182,27 @@ def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(stack: Stack, vi
     wire = oli.context.new_cdp_session(page)
     wire.send("Performance.enable")
     watched = page.locator("tr[data-run-id]").nth(10)
-    cancel = watched.get_by_role("button", name="Cancel")
-    cancel.focus()
+    watched.get_by_role("button", name="Cancel").focus()
+    run_id = str(watched.get_attribute("data-run-id"))
     page.evaluate("scrollTo(0, 200)")
     page.evaluate(WATCH_SHIFTS)
-    page.evaluate("""() => {
-      window.came = 0;
-      const body = document.querySelector("#board-body");
-      new MutationObserver((all) => { for (const { addedNodes } of all) window.came += addedNodes.length; })
-        .observe(body, { childList: true });
-    }""")
-    run_id = str(watched.get_attribute("data-run-id"))
-    middle: dict[str, float] = {}
-    began = time.monotonic()
+    page.evaluate(COUNT_ROWS)
     others = [changed for changed in ids if changed != run_id]
-    status = "running"
-    while (passed := time.monotonic() - began) < 60:
-        status = "pending" if status == "running" else "running"
-        for changed in others:
-            stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": status})
-        with page.expect_response(lambda answer: TABLE in answer.url and answer.status == 200, timeout=30_000):
-            pass
-        if passed > 20 and not middle:
-            middle = heap(wire)
-    end = heap(wire)
+    measured: list[dict[str, float]] = []  # each with the rows in the same state
+    began = time.monotonic()
+    while time.monotonic() - began < 60 or len(measured) < 2:
+        for status in ("pending", "running"):
+            put(stack, others, status)
+            with page.expect_response(lambda answer: TABLE in answer.url and answer.status == 200, timeout=30_000):
+                pass
+        if time.monotonic() - began > 15:
+            measured.append(heap(wire))
     assert page.evaluate("window.came") >= 200
     assert page.evaluate("document.activeElement.closest('tr')?.dataset.runId") == run_id, "the focus went away"
     assert page.evaluate("document.activeElement.matches('[data-cancel]')")
     assert page.evaluate("scrollY") == 200
-    shifts = page.evaluate("window.shifts")
-    assert not shifts, "\n".join(shifts)
-    assert end["Nodes"] <= middle["Nodes"] * 1.05
-    assert end["JSEventListeners"] <= middle["JSEventListeners"] * 1.05
-    assert end["JSHeapUsedSize"] <= middle["JSHeapUsedSize"] * 1.1
-    for changed in ids:
-        stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": "completed"})
-    wait_for(lambda: stack.manage("refresh", "ops-north") and stack.status_at_arize(ids[0]) == "completed", "the end")
+    # A fifth of what browsers' makers call good; a row that grows by a line is more.
+    assert page.evaluate("window.shifted") < 0.02, "\n".join(page.evaluate("window.shifts"))
+    # Each swap makes a quarter of all nodes anew: if they stayed, there would be twice as many by now.
+    for name in ("Nodes", "JSEventListeners", "JSHeapUsedSize"):
+        assert measured[-1][name] <= measured[0][name] * 1.25, (name, measured)
