@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 
 from django.urls import reverse
 
@@ -63,7 +65,7 @@ def run_row(
     row = RunRow(
         id=str(run.pk),
         arize_id=run.arize_id,
-        url=reverse("run", args=[slug, run.pk]),
+        url=_url("run", slug, run.pk),
         task=run.label,
         task_filter=run.task.arize_id,
         type=run.task.type.replace("_", " "),
@@ -76,7 +78,7 @@ def run_row(
         finished=Moment.of(run.run_finished_at),
         duration=duration_of(run),
         cause=cause_of(run, last),
-        cancel_url=reverse("run-cancel", args=[slug, run.pk]) if can_cancel else "",
+        cancel_url=_url("run-cancel", slug, run.pk) if can_cancel else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
         alarm=last is not None and run.is_active and last.outcome in GOES_ON,
@@ -87,6 +89,12 @@ def run_row(
         pace=pace_of(run),
     )
     return _with_version(row)
+
+
+# Django looks for an address anew each time, and a board asks for the same ones again and again.
+@lru_cache(maxsize=8_192)
+def _url(name: str, slug: str, run_id: uuid.UUID) -> str:
+    return reverse(name, args=[slug, run_id])
 
 
 def _with_version(row: RunRow) -> RunRow:

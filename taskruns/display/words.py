@@ -5,7 +5,8 @@ board's ETag are made of it. Relative times are ticked in the browser from the I
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from django.utils import timezone
@@ -37,17 +38,21 @@ class Moment:
 
     @classmethod
     def of(cls, at: datetime | None) -> "Moment | None":
-        if at is None:
-            return None
-        local = _in_current_zone(at)
-        text = local.strftime("%Y-%m-%d %H:%M:%S ") + _zone_name(local)
-        return cls(at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), text)
+        return None if at is None else _moment(at, timezone.get_current_timezone())
 
 
-def _in_current_zone(at: datetime) -> datetime:
+# A board asks for the same moments again and again.
+@lru_cache(maxsize=16_384)
+def _moment(at: datetime, zone: tzinfo) -> Moment:
+    local = _in_zone(at, zone)
+    text = local.strftime("%Y-%m-%d %H:%M:%S ") + _zone_name(local)
+    return Moment(at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), text)
+
+
+def _in_zone(at: datetime, zone: tzinfo) -> datetime:
     """Servers written in Go send the year 1 for "not yet", which is the year 0 west of Greenwich: then UTC."""
     try:
-        return at.astimezone(timezone.get_current_timezone())
+        return at.astimezone(zone)
     except OverflowError:
         return at.astimezone(UTC)
 

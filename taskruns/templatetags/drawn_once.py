@@ -7,16 +7,24 @@ from django.conf import settings
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
+from taskruns.display.board import Choice
 from taskruns.display.runs import RunRow
 
 register = template.Library()
 ROWS = 4096  # of some 2 kB each
+SELECTS = 256  # of at most 1,000 entries
 
 
 @register.simple_tag
 def run_row(row: RunRow) -> SafeString:
     """A row of the board. Of what an open board asks again nearly every row is as it was."""
     return _row(row) if settings.DEBUG else _known_row(_Versioned(row))
+
+
+@register.simple_tag
+def select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
+    """A filter's list, which has as many entries as the team has tasks. `every`: what the entry for no choice says."""
+    return (_select if settings.DEBUG else _known_select)(name, choices, every)
 
 
 @register.simple_tag
@@ -43,6 +51,10 @@ def _row(row: RunRow) -> SafeString:
     return render_to_string("taskruns/runs/_row.html", {"row": row})
 
 
+def _select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
+    return render_to_string("taskruns/runs/_select.html", {"name": name, "choices": choices, "every": every})
+
+
 def _sprite() -> SafeString:
     return render_to_string("taskruns/_icons.html")
 
@@ -52,4 +64,5 @@ def _known_row(versioned: _Versioned) -> SafeString:
     return _row(versioned.row)
 
 
+_known_select = lru_cache(maxsize=SELECTS)(_select)
 _known_sprite = lru_cache(maxsize=1)(_sprite)
