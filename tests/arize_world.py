@@ -95,7 +95,10 @@ class World:
                 wanted = self.spaces.get(query["space_id"], []) if "space_id" in query else seen
                 return self._paged("tasks", [self.tasks[id_] for id_ in wanted if id_ in seen], query)
             case ["tasks", task, "runs"] if unquote(task) in seen:
-                return self._paged("task_runs", self.runs[unquote(task)], query)
+                runs = self.runs[unquote(task)]
+                if "status" in query:
+                    runs = [run for run in runs if str(run.get("status")).upper() == query["status"]]
+                return self._paged("task_runs", runs, query)
             case ["task-runs", run_id]:
                 run = self.find(unquote(run_id))
                 return (200, {}, json.dumps(run)) if run and run["task_id"] in seen else _problem(404)

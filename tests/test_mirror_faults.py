@@ -211,3 +211,62 @@ def test_a_key_that_cannot_be_used_is_failing_and_nothing_is_asked(
     assert credential.failing_since is not None
     assert world.calls == []
     assert events() == [("credential.failing", "done")]
+
+
+def test_runs_that_always_fail_keep_no_other_from_being_read(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(8):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}")
+    must(refresh(credential.pk))
+    world.task("new", space="S1")
+    world.run("newcomer", "new")
+    broken = [f"task-runs/R{number}" for number in range(4)]
+    world.fault = lambda call: (500, {}, "") if any(part in call for part in broken) else None
+    for _ in range(3):
+        clock.shift(61)
+        world.run("R7", "T7", "COMPLETED")["id"] = "R7-next"
+        assert not must(refresh(credential.pk)).problem
+    assert Run.objects.filter(arize_id__in=["newcomer", "R7-next"]).count() == 2
+    credential.refresh_from_db()
+    assert (credential.failures, credential.backoff_until) == (0, None)
+
+
+def test_a_run_that_always_fails_costs_calls_only_now_and_then(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    world.task("T1")
+    world.task("T2")
+    world.run("broken", "T1")
+    world.run("sound", "T2")
+    must(refresh(credential.pk))
+    looks: list[tuple[bool, bool]] = []
+
+    def read() -> None:
+        clock.shift(10)
+        Credential.objects.update(next_refresh_at=timezone.now())
+        world.calls.clear()
+        must(refresh(credential.pk))
+        looks.append((bool(world.reads_of("task-runs/broken")), bool(world.reads_of("task-runs/sound"))))
+
+    world.fault = failing("task-runs/broken", 500)
+    for _ in range(6):
+        read()
+    assert looks == [(True, True), (False, True), (False, True)] * 2
+    world.fault = lambda _: None
+    looks.clear()
+    for _ in range(3):
+        read()
+    assert looks == [(True, True)] * 3
+
+
+def test_three_faults_of_an_arize_that_is_down_end_the_round(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(40):
+        world.task(f"T{number}")
+    must(refresh(credential.pk))
+    clock.shift(400)
+    world.calls.clear()
+    world.fault = failing("/v2/", 503)
+    assert "503" in must(refresh(credential.pk)).problem
+    assert world.reads_of("/runs") < 40
+    credential.refresh_from_db()
+    assert credential.backoff_until is not None

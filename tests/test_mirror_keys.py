@@ -14,6 +14,7 @@ from taskruns.audit import Actor
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services import credentials
 from taskruns.services.mirror import claims, due, refresh
+from taskruns.services.mirror.budget import Budget
 from tests.arize_world import World, failing
 from tests.conftest import ENDPOINT, make_credential
 
@@ -184,16 +185,18 @@ def test_a_long_round_keeps_its_claim_and_a_lost_one_stays_lost(credential: Cred
     held = claims.claim(credential.pk)
     assert held is not None
     assert held.claimed_until is not None
+    budget = Budget(300, [])
+    claims.renew(held, budget=budget)
     until = held.claimed_until
-    claims.renew(held, spent=list)
+    claims.renew(held, budget=budget)
     assert held.claimed_until == until, "not with every answer"
     with time_machine.travel(timezone.now() + timedelta(seconds=30)):
-        claims.renew(held, spent=list)
+        claims.renew(held, budget=budget)
     assert held.claimed_until >= until + timedelta(seconds=29)
     credential.refresh_from_db()
     assert credential.claimed_until == held.claimed_until
     Credential.objects.update(claimed_until=until + timedelta(hours=1))
     with time_machine.travel(timezone.now() + timedelta(seconds=60)):
-        claims.renew(held, spent=list)
+        claims.renew(held, budget=budget)
     credential.refresh_from_db()
     assert credential.claimed_until == until + timedelta(hours=1), "another round holds it now"

@@ -62,6 +62,12 @@ class Task(models.Model):
     # When its runs were last listed, and the `last_run_at` that was known then: a moved one is a hint to look.
     runs_read_at = models.DateTimeField(null=True)
     runs_read_to = models.DateTimeField(null=True)
+    # How far its runs are known: all that were there at that moment, down to the newest page of the first reading.
+    caught_up_at = models.DateTimeField(null=True)
+    # Where a walk through its runs broke off, and when that walk began: `services/mirror/walks.py`.
+    gap_cursor = models.TextField(blank=True)
+    gap_since = models.DateTimeField(null=True)
+    active_unread = models.BooleanField(default=False)  # the first reading left older runs out, maybe active ones
     swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
     # When reading them last failed, if their list has not worked since.
     runs_failed_at = models.DateTimeField(null=True)
@@ -100,6 +106,8 @@ class Run(models.Model):
 
     # The panel's own
     observed_at = models.DateTimeField()  # when the request began whose answer this is
+    # When a look at it alone failed, if none has worked since.
+    look_failed_at = models.DateTimeField(null=True)
     first_seen_at = models.DateTimeField(default=timezone.now)
     gone_since = models.DateTimeField(null=True)
 

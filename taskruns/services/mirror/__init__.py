@@ -1,7 +1,7 @@
 """Keeping the mirror like Arize, with few calls: the only reader of lists from Arize.
 
-`claims.py` decides who reads when, `budget.py` how much, `rounds.py` what and in which order; `tasks.py`, `lists.py`
-and `users.py` do the reading; `fill.py` makes up past runs for measuring.
+`claims.py` decides who reads when, `budget.py` how much, `rounds.py` what and in which order; `tasks.py`, `active.py`,
+`newest.py` (which walks back by `walks.py`) and `users.py` do the reading; `fill.py` makes up past runs for measuring.
 """
 
 from .claims import due

@@ -13,6 +13,7 @@ from enum import IntEnum
 WINDOW = 60  # seconds
 SLOT = 5  # seconds, from round to round while somebody looks or there is much to read
 PAUSE = 20  # seconds
+PORTION = 15  # calls, at most
 
 
 class Kind(IntEnum):
@@ -39,6 +40,7 @@ class Budget:
         self._lock = threading.Lock()
         self._ceiling = ceiling
         self._own: Counter[Kind] = Counter()  # of this round
+        self._noted = 0  # of this round, as `ahead` told
         self._spent = Counter({(second, Kind(kind)): calls for second, kind, calls in recent})
 
     def take(self, kind: Kind = Kind.OTHER) -> bool:
@@ -56,10 +58,24 @@ class Budget:
             return max(0, self._ceiling - self._within(WINDOW, int(time.time())))
 
     def recent(self) -> list[list[int]]:
-        now = int(time.time())
         with self._lock:
-            spent = sorted(self._spent.items())
-            return [[at, kind, calls] for (at, kind), calls in spent if at > now - WINDOW and calls]
+            return self._recent(Counter())
+
+    def needs_note(self) -> bool:
+        """Whether calls are about to be made of which the database does not know."""
+        with self._lock:
+            return sum(self._own.values()) >= self._noted
+
+    def ahead(self) -> list[list[int]]:
+        """`recent` and a portion that is about to be spent: noted before, so that a killed worker's calls count too."""
+        portion = max(1, min(self._ceiling // 20, PORTION))
+        with self._lock:
+            self._noted = sum(self._own.values()) + portion
+            return self._recent(Counter({(int(time.time()), Kind.OTHER): portion}))
+
+    def _recent(self, more: Counter[tuple[int, Kind]]) -> list[list[int]]:
+        spent, now = self._spent + more, int(time.time())
+        return [[at, kind, calls] for (at, kind), calls in sorted(spent.items()) if at > now - WINDOW]
 
     def _has_room(self, kind: Kind, now: int) -> bool:
         if self._within(WINDOW, now) >= self._ceiling:

@@ -4,7 +4,6 @@ A claim is a conditional UPDATE whose row count tells the winner. A worker that 
 """
 
 import uuid
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +12,8 @@ from django.utils import timezone
 
 from taskruns.models import Credential, EmergencyStop, Run, Team
 from taskruns.services.runs import WATCHED_FOR
+
+from .budget import Budget
 
 # Longer than a single call with its repeats can last (28 s): a round renews its claim as answers come.
 LEASE = timedelta(seconds=40)
@@ -48,16 +49,18 @@ def claim(credential_id: uuid.UUID, *, force: bool = False) -> Credential | None
     return Credential.objects.select_related("team").get(pk=credential_id)
 
 
-def renew(credential: Credential, *, spent: Callable[[], list[list[int]]]) -> None:
-    """Called while answers come: a worker that lives keeps its claim, one that died loses it soon.
+def renew(credential: Credential, *, budget: Budget) -> None:
+    """Called before each call and with each answer: a worker that lives keeps its claim, one that died loses it soon.
 
-    What it has spent is noted too, so that the ceiling holds for the worker that takes over.
+    What it spends is noted too, a portion ahead, so that the ceiling holds for the worker that takes over.
     """
     now = timezone.now()
-    if credential.claimed_until is None or credential.claimed_until - now > LEASE - RENEWED_EVERY:
+    if credential.claimed_until is None:
+        return
+    if credential.claimed_until - now > LEASE - RENEWED_EVERY and not budget.needs_note():
         return
     mine = Credential.objects.filter(pk=credential.pk, claimed_until=credential.claimed_until)
-    if mine.update(claimed_until=now + LEASE, recent_calls=spent()):
+    if mine.update(claimed_until=now + LEASE, recent_calls=budget.ahead()):
         credential.claimed_until = now + LEASE
 
 

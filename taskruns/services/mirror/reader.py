@@ -38,8 +38,8 @@ log = structlog.get_logger(__name__)
 THREADS = 8
 # No call begins later than this in a round; the lease leaves room for the last ones to end.
 LONGEST_ROUND = 20.0
-# So many faults of Arize's own without a good answer between them, and the rest is left for later. One broken task
-# among healthy ones does not end a round.
+# So many faults of Arize's own without a good answer between them, and it is asked whether it works at all. Broken
+# tasks among healthy ones do not end a round.
 MOST_FAULTS = 3
 _STOPS_THE_ROUND = (Unauthorized, RateLimited, NotSent)
 _FAULTS = (ServerError, NoAnswer, Unreadable, UnexpectedAnswer)
@@ -173,8 +173,30 @@ class Reader:
             return
         self._faults += isinstance(answer, _FAULTS)
         log.warning("arize_fault", key=str(self.credential.pk), kind=type(answer).__name__, status=answer.status)
-        if isinstance(answer, _STOPS_THE_ROUND) or self._faults >= MOST_FAULTS:
+        if isinstance(answer, _STOPS_THE_ROUND):
             self.trouble = self.trouble or answer
+        elif self._faults >= MOST_FAULTS and self.trouble is None:
+            self.trouble = self._probe(answer)
+
+    def _probe(self, fault: ArizeError) -> ArizeError | None:
+        """Are these tasks and runs broken, or is Arize? A question that concerns none of them tells: None if it works.
+
+        Without it a few runs that always fail would keep all others of the key from being read.
+        """
+        if not self.spend():
+            return fault
+        answer = self._ask(lambda: self.client.list_spaces(limit=1))
+        if isinstance(answer, ArizeError) and not isinstance(answer, Forbidden | NotFound):
+            return answer if isinstance(answer, _STOPS_THE_ROUND) else fault
+        self._faults = 0
+        return None
+
+    def paid(self, items: Iterable[T], kind: Kind = Kind.OTHER) -> Iterator[T]:
+        """The items, one call of the ceiling taken for each, until there is none left."""
+        for item in items:
+            if not self.spend(kind):
+                return
+            yield item
 
     def spend(self, kind: Kind = Kind.OTHER) -> bool:
         """Take a call from the ceiling just before it is made."""

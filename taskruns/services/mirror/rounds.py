@@ -18,7 +18,7 @@ from taskruns.services import first_contact, usage
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
 
-from . import claims, lists, tasks, users
+from . import active, claims, newest, tasks, users, walks
 from .budget import Budget
 from .reader import Reader
 
@@ -60,7 +60,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     with client:
-        alive = partial(claims.renew, credential, spent=budget.recent)
+        alive = partial(claims.renew, credential, budget=budget)
         reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
         try:
             report = _round(reader, began=began, force=force, by=by)
@@ -76,16 +76,17 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     listed = changed = 0
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
-        changed += lists.read_active(reader, everything=force)
-        changed += lists.read_confirmed(reader)
+        changed += active.read_active(reader, everything=force)
+        changed += active.read_confirmed(reader)
         is_full = force or tasks.is_due(credential)
         if is_full or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
-        changed += lists.read_moved(reader)
-        changed += lists.read_new(reader)
-        changed += lists.read_oldest(reader, everything=force)
-        changed += lists.read_unknown(reader) if is_full else 0
+        changed += newest.read_moved(reader)
+        changed += newest.read_new(reader)
+        changed += active.read_active_unread(reader)
+        changed += newest.read_oldest(reader, everything=force)
+        changed += active.read_unknown(reader) if is_full else 0
         users.read_names(reader)
     except ArizeError as error:
         trouble = error
@@ -115,7 +116,7 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
         # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
-    goes_on = first_contact.settle(credential)
+    goes_on = first_contact.settle(credential) or walks.are_open(credential)
     claims.release(credential, began=began, goes_on=goes_on, **changes)
     was_new = credential.last_good_at is None and reader.answered_at is not None
     was_ill = credential.backoff_until is not None or credential.failing_since is not None
