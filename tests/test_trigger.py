@@ -89,6 +89,18 @@ def test_a_started_run_is_on_the_board_at_once(
     assert (row.outcome, row.run_id, row.person, row.parameters) == ("done", run.pk, oli, SENT)
 
 
+def test_a_run_that_arize_says_ended_long_ago_is_kept_too(
+    client: Client, task: Task, oli: User, arize: responses.RequestsMock, settings: Any
+) -> None:
+    """A server with a wrong clock: the start was made, so the log and the board must tell of it."""
+    settings.RUN_RETENTION_DAYS = 1
+    past = {"status": "COMPLETED", "created_at": "2020-01-01T00:00:00Z", "run_finished_at": "2020-01-01T00:00:00Z"}
+    arize.post(trigger_url(task), json=NEW | past, status=201)
+    answer = send(client, task)
+    assert (answer.status_code, answer.url) == (302, f"/teams/ops-north/runs/{Run.objects.get().pk}/")
+    check_log(task, oli, "done")
+
+
 REFUSALS: list[tuple[dict[str, Any], int, str]] = [
     (problem(400), 409, "Arize refused the request as invalid (400)."),
     (problem(401), 409, "Arize does not accept this API key (401)"),

@@ -1,10 +1,13 @@
 """Tables that people open in a spreadsheet."""
 
 import csv
+import unicodedata
 from collections.abc import Iterable
 
-# A spreadsheet takes such a beginning for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes such a beginning for a formula; some do so behind blanks and characters that nobody sees, and in
+# full width.
+_FORMULA = ("=", "+", "-", "@")
+_CONTROL = ("\t", "\r", "\n")
 
 
 class _Echo:
@@ -16,7 +19,14 @@ class _Echo:
 
 def defused(text: str) -> str:
     """One cell: nothing that came from a person or from Arize becomes a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    is_formula = text.startswith(_CONTROL) or _first_seen(text) in _FORMULA
+    return f"'{text}" if is_formula else text
+
+
+def _first_seen(text: str) -> str:
+    """The first character that leaves a mark (no separator, control or format character), in plain width."""
+    first = next((each for each in text if unicodedata.category(each)[0] not in "ZC"), "")
+    return unicodedata.normalize("NFKC", first)
 
 
 def csv_line(cells: Iterable[str]) -> str:

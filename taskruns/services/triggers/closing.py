@@ -51,7 +51,9 @@ def sweep(*, by: Actor = SWEEPER) -> int:
 def _close(trigger: Trigger, verdict: Verdict, by: Actor) -> bool:
     task = trigger.task
     if verdict.seen and verdict.seen_since is not None:
-        record_readings([Reading(task, verdict.seen, verdict.seen_since)])
+        # A start that was asked for here is kept, however old Arize says that it is.
+        is_new = verdict.outcome is TriggerOutcome.DONE
+        record_readings([Reading(task, verdict.seen, verdict.seen_since, on_demand=is_new)])
     run = _started(trigger, verdict)
     if not _write(trigger, verdict, run):
         return False
