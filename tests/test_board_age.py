@@ -9,7 +9,7 @@ import time_machine
 from django.test import Client
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Run, Team, User
+from taskruns.models import Credential, Heartbeat, Run, Team, User
 from taskruns.services import credentials
 from taskruns.services.mirror import refresh
 from tests.arize_world import World, failing
@@ -112,3 +112,42 @@ def test_rows_whose_reading_fails_say_so_and_since_when(
     clock.shift(301)
     refresh(credential.pk)
     assert NO_ANSWER not in text(client)
+
+
+def test_an_open_board_is_told_when_a_row_falls_behind_and_when_it_does_not_any_more(
+    credential: Credential, client: Client, world: World, clock: Any, settings: Any
+) -> None:
+    reason = "other runs had to be read first"
+    settings.ARIZE_CALLS_PER_MINUTE = 1
+    behind, told, etag = [], [], table(client)["ETag"]
+    for _ in range(12):
+        clock.shift(61)
+        Credential.objects.update(next_refresh_at="2026-11-23T03:00:00Z")
+        refresh(credential.pk)
+        answer = table(client, etag)
+        behind.append(text(client).count(reason))
+        told.append(answer.status_code)
+        etag = answer["ETag"]
+    assert max(behind) > 0
+    changes = [index for index in range(1, len(behind)) if behind[index] != behind[index - 1]]
+    assert changes
+    assert [told[index] for index in changes] == [200] * len(changes)
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [("03:06:30", "Reading from Arize takes unusually long"), ("03:00:30", "the panel&#x27;s worker does not run")],
+)
+def test_an_open_board_is_told_when_nothing_reads_any_more(
+    seen: str, words: str, credential: Credential, client: Client, clock: Any
+) -> None:
+    etag = table(client)["ETag"]
+    clock.shift(300)
+    assert table(client, etag).status_code == 304, "nobody looked: each 5 minutes is as it should be"
+    clock.shift(120)
+    Heartbeat.objects.create(name="worker", seen_at=datetime.fromisoformat(f"2026-11-23T{seen}Z"))
+    answer = table(client, etag)
+    assert answer.status_code == 200
+    assert words in answer.content.decode()
+    refresh(credential.pk)
+    assert words not in text(client)

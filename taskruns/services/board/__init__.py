@@ -4,7 +4,7 @@ around them (`choices.py`), on one page (`page.py`).
 
 from .matching import matching
 from .page import as_of, board, etag, live_keys
-from .rows import Seat, latest_cancellations, row_of, warnings_of
+from .rows import Seat, latest_cancellations, row_of, warnings_of, why_old
 
 __all__ = [
     "Seat",
@@ -16,4 +16,5 @@ __all__ = [
     "matching",
     "row_of",
     "warnings_of",
+    "why_old",
 ]

@@ -21,7 +21,7 @@ from .choices import board_filters, sort_links, why_empty
 from .many import many_bar, offers_many
 from .matching import Conditions, conditions
 from .paging import Found, Place, find, merged, micros, moment
-from .rows import Seat, run_rows, unread, warnings_of
+from .rows import Seat, is_late, late, run_rows, unread, warnings_of
 
 PAGE = 50
 
@@ -56,7 +56,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         active=active,
         filters=board_filters(seats, wanted, keys),
         empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
-        warnings=(*warnings_of(keys), *unread(listing.runs)),
+        warnings=(*warnings_of(keys), *late(seats, keys), *unread(listing.runs)),
         first_contacts=under_way(keys),
         as_of=Moment.of(as_of(seats)),
         walked=listing.walked,
@@ -69,9 +69,9 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
 
 
 def etag(seats: Iterable[Seat], wanted: BoardFilter, *, zone: str) -> str:
-    """Names exactly what the table shows: no clocks, no rendered HTML."""
+    """Names exactly what the table shows: no clocks but whether any team is late, no rendered HTML."""
     teams = [(str(seat.team.pk), seat.team.board_version, seat.access.role) for seat in seats]
-    parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, __version__)
+    parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, is_late(seats), __version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

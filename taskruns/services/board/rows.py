@@ -10,13 +10,15 @@ from django.utils import timezone
 from taskruns.display.credentials import expiry_warning, health
 from taskruns.display.runs import RunRow, run_row
 from taskruns.display.words import Message
-from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Team
+from taskruns.models import Cancellation, Credential, Heartbeat, Outcome, Run, Status, Team
 from taskruns.permissions import Access, Action
 
 # Which press ended a cancelled run: one that Arize confirmed, one that it accepted, one of which nobody heard the end.
 _CREDIT = {Outcome.CONFIRMED: 4, Outcome.OPEN: 3, Outcome.STILL_RUNNING: 2, Outcome.UNKNOWN: 1}
 # A row read so long before the newest reading has fallen behind.
 BEHIND = timedelta(minutes=2)
+# A key without anybody's attention is read each 5 min; when its last reading is older, nothing reads.
+LATE = timedelta(minutes=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = Fa
             may_cancel=(seat := by_team[run.team_id]).access.may(Action.RUNS_CANCEL),
             slug=seat.team.slug,
             team=seat.team.name if name_team else "",
-            why_old=_why_old(run, now),
+            why_old=why_old(run, now),
         )
         for run in runs
     )
@@ -74,6 +76,23 @@ def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
     return tuple(warnings)
 
 
+def is_late(seats: Iterable[Seat]) -> bool:
+    """Whether a team has not been read for longer than any pace explains. No query: for each poll."""
+    since = timezone.now() - LATE
+    return any(seat.team.as_of is not None and seat.team.as_of < since for seat in seats)
+
+
+def late(seats: Iterable[Seat], keys: Iterable[Credential]) -> tuple[Message, ...]:
+    """A warning when nothing reads Arize, though no key says why. No age: the page's own clock tells it."""
+    now = timezone.now()
+    waiting = {key.team_id for key in keys if health(key, now)[0] == "working"}
+    if not is_late(seat for seat in seats if seat.team.pk in waiting):
+        return ()
+    if Heartbeat.objects.filter(seen_at__gte=now - LATE).exists():
+        return (Message("warning", "Reading from Arize takes unusually long: what is shown may be old."),)
+    return (Message("error", "Nothing reads Arize: the panel's worker does not run. What is shown is old."),)
+
+
 def unread(runs: Iterable[Run]) -> tuple[Message, ...]:
     """A warning when some of these runs belong to tasks that no live key reads: what they show stays as it is."""
     number = len({run.task_id for run in runs if not _has_key(run)})
@@ -89,7 +108,7 @@ def _has_key(run: Run) -> bool:
     return key is not None and key.revoked_at is None
 
 
-def _why_old(run: Run, now: datetime) -> str:
+def why_old(run: Run, now: datetime) -> str:
     """Why the state of an active run is not of this moment; empty: it is, as far as anyone knows."""
     if not run.is_active:
         return ""

@@ -18,7 +18,7 @@ from taskruns.services import first_contact, usage
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
 
-from . import active, claims, newest, tasks, users, walks
+from . import active, ages, claims, newest, tasks, users, walks
 from .budget import Budget
 from .reader import Reader
 
@@ -62,10 +62,13 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     with client:
         alive = partial(claims.renew, credential, budget=budget)
         reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
+        old = ages.reasons(credential.pk)
         try:
             report = _round(reader, began=began, force=force, by=by)
         finally:
             usage.note(credential, client)
+        if ages.reasons(credential.pk) != old:
+            Team.bump(credential.team_id)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
 
