@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskruns.filters import Cursor
-from taskruns.models import Credential, Run, Status, Task, Team, User
+from taskruns.models import Credential, Membership, Run, Status, Task, Team, TeamRole, User
 from taskruns.services.board.page import PAGE
-from tests.conftest import ENDPOINT, ClientOf, make_run
+from tests.conftest import ENDPOINT, ClientOf, make_credential, make_run
 
 BOARD = "/teams/ops-north/runs/"
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -236,3 +236,31 @@ def test_an_empty_board_says_why(vera: User, mona: User, client_of: ClientOf, te
     assert kind(looks_on) == "no_runs"
     make_run(Task.objects.create(team=team, endpoint=ENDPOINT, arize_id="T1", credential=key))
     assert kind(looks_on) == ""
+
+
+@pytest.mark.parametrize("name", ["\U0001f469\u200d\U0001f52c lab", "\u202babgd"])
+def test_a_name_with_joiners_and_marks_of_direction_is_found(name: str, client: Client, task: Task) -> None:
+    Task.objects.filter(pk=task.pk).update(name=name)
+    make_run(task, arize_id="marked")
+    assert shown(client, q=name) == ["marked"]
+
+
+@pytest.mark.parametrize("query", ["", "?status=running", "?sort=-duration", "?sort=errors"])
+def test_the_board_of_all_teams_asks_no_more_for_more_teams(
+    query: str, team: Team, vera: User, client_of: ClientOf
+) -> None:
+    client = client_of(vera)
+
+    def asked(teams: int) -> int:
+        for number in range(Team.objects.count(), teams):
+            more = Team.objects.create(slug=f"team-{number}", name=f"Team {number}")
+            Membership.objects.create(team=more, user=vera, role=TeamRole.VIEWER)
+            key = make_credential(more)
+            make_run(Task.objects.create(team=more, endpoint=ENDPOINT, credential=key, arize_id="T", name="Judge"))
+        client.get(f"/runs/{query}")
+        with CaptureQueriesContext(connection) as queries:
+            page = client.get(f"/runs/{query}").content.decode()
+        assert len(rows(page)) == teams - 1
+        return len(queries)
+
+    assert asked(3) == asked(20)

@@ -60,7 +60,7 @@ def most_in_a_minute(world: World, clock: Any, *, boards: int, minutes: int = MI
         clock.move_to(START + timedelta(seconds=second))
         team = Team.objects.get()  # as each of them loaded it, at one moment
         for _ in range(boards):
-            watch(team)
+            watch([team])
         before = len(world.calls)
         for key in due(timezone.now()):
             refresh(key)
@@ -89,7 +89,7 @@ def test_a_thousand_idle_tasks_and_five_active_runs_cost_few_calls(
 def test_a_change_of_an_active_run_is_mirrored_by_the_next_tick(world: World, clock: Any) -> None:
     for number in range(5):
         clock.move_to(START + timedelta(seconds=5 * number + 5))
-        watch(Team.objects.get())
+        watch([Team.objects.get()])
         world.find(f"R{number}")["status"] = "COMPLETED"  # type: ignore[index]
         for key in due(timezone.now()):
             refresh(key)

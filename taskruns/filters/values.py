@@ -1,6 +1,7 @@
 """Reading single values of a query string. Each raises BadFilter for what means nothing."""
 
 import re
+import unicodedata
 import uuid
 from datetime import UTC, datetime
 
@@ -8,6 +9,8 @@ from django.http import QueryDict
 
 LONGEST = 500  # characters
 LONGEST_SEARCH = 200  # any characters: more would not fit into a request line once they are encoded
+# Control characters, halves of characters, ends of lines. What joins an emoji or turns a script is part of a name.
+_UNSEARCHABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BLANK = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 
@@ -21,7 +24,7 @@ def one(query: QueryDict, name: str) -> str:
     longest = LONGEST_SEARCH if name == "q" else LONGEST
     if len(value) > longest and name != "cursor":
         raise BadFilter(f"The filter “{name}” is longer than {longest} characters.")
-    if "\x00" in value or not value.isprintable():
+    if any(unicodedata.category(each) in _UNSEARCHABLE for each in value):
         raise BadFilter(f"The filter “{name}” holds characters that cannot be searched for.")
     return value
 

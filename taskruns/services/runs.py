@@ -204,18 +204,20 @@ def is_watched(team: Team) -> bool:
     return team.watched_at is not None and team.watched_at >= timezone.now() - WATCHED_FOR
 
 
-def watch(team: Team) -> list[uuid.UUID]:
-    """Somebody has the team's board open: at most one write per 5 s.
+def watch(teams: Iterable[Team]) -> list[uuid.UUID]:
+    """Somebody has the board of these teams open: at most one write per 5 s.
 
-    When nobody had it open before, reading picks up its pace at once: the keys to wake.
+    Where nobody had it open before, reading picks up its pace at once: the keys to wake.
     """
     now = timezone.now()
-    if team.watched_at is not None and team.watched_at > now - WATCH_WRITTEN_EVERY:
+    due = now - WATCH_WRITTEN_EVERY
+    unnoted = [team for team in teams if team.watched_at is None or team.watched_at <= due]
+    stale = Team.objects.exclude(watched_at__gt=due).filter(pk__in=[team.pk for team in unnoted])
+    if not unnoted or not stale.update(watched_at=now):
         return []
-    stale = Team.objects.exclude(watched_at__gt=now - WATCH_WRITTEN_EVERY).filter(pk=team.pk)
-    if not stale.update(watched_at=now) or is_watched(team):
-        return []
-    keys = Credential.objects.usable().filter(team=team, next_refresh_at__gt=now)
-    ids = list(keys.values_list("pk", flat=True))
-    keys.update(next_refresh_at=now)
+    unwatched = [team for team in unnoted if not is_watched(team)]
+    keys = Credential.objects.usable().filter(team__in=unwatched, next_refresh_at__gt=now)
+    ids = list(keys.values_list("pk", flat=True)) if unwatched else []
+    if ids:
+        keys.update(next_refresh_at=now)
     return ids

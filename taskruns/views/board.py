@@ -74,10 +74,8 @@ def _page(request: PanelRequest, seats: Sequence[Seat], views: Shelf | None) -> 
         page = _board(request, seats)
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
-    for seat in seats:
-        # Open boards mark attention by their polls; a page does where nobody polls.
-        if not runs_service.is_watched(seat.team):
-            watch(seat.team)
+    # Open boards mark attention by their polls; a page does where nobody polls.
+    watch(*(seat.team for seat in seats if not runs_service.is_watched(seat.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
     return fresh(render(request, "taskruns/runs/board.html", context))
@@ -101,8 +99,7 @@ def _beside(request: PanelRequest) -> dict[str, Any]:
 def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
     try:
         wanted = BoardFilter.parse(request.GET)
-        for seat in seats:
-            watch(seat.team)
+        watch(*(seat.team for seat in seats))
         etag = board_service.etag(seats, wanted, zone=_zone())
         if etag in request.headers.get("If-None-Match", ""):
             return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(board_service.as_of(seats)))

@@ -9,9 +9,9 @@ from taskruns.models import Team
 from taskruns.services import runs as runs_service
 
 
-def watch(team: Team) -> None:
+def watch(*teams: Team) -> None:
     """Note the attention, and wake the keys that now are due."""
-    for credential_id in runs_service.watch(team):
+    for credential_id in runs_service.watch(teams):
         transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
 
 

@@ -22,6 +22,7 @@ from .many import many_bar, offers_many
 from .matching import Conditions, conditions
 from .paging import Found, Place, find, merged, micros, moment
 from .rows import Seat, is_late, late, run_rows, unread, warnings_of
+from .together import find_together, may_find_together
 
 PAGE = 50
 
@@ -126,6 +127,8 @@ def _number(runs: QuerySet[Run]) -> Coalesce:
 
 
 def _find(asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | None, now: datetime) -> Found:
+    if may_find_together(asked):
+        return find_together(asked, wanted, cursor, limit=PAGE + 1, now=now)
     each = [find(part, wanted, cursor, limit=PAGE + 1, now=now) for part in asked]
     descending = wanted.descending != (cursor is not None and cursor.backwards)
     return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=descending)

@@ -14,7 +14,7 @@ then, if it is not full, at the few rows that an index of the filter's own gives
 rows. It says how far it came, and goes on from there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -141,7 +141,7 @@ def find(asked: Conditions, wanted: BoardFilter, cursor: Cursor | None, *, limit
     if cursor is None and asked.rest is None and wanted.sort is Sort.ACTIVE:
         # The index knows both ranks, one after the other.
         runs = Run.objects.filter(asked.walked).order_by("-rank", "-sorted_at", "-pk")
-        return Found(tuple((Place(run.rank, micros(run.sorted_at), run.pk), run) for run in _loaded(runs)[:limit]))
+        return Found(tuple((Place(run.rank, micros(run.sorted_at), run.pk), run) for run in loaded(runs)[:limit]))
     if wanted.sort is Sort.ACTIVE:
         return _one_after_the_other(asked, parts if descending else parts[::-1], cursor, limit, descending=descending)
     each = [_read(asked, part, cursor, limit, descending=descending) for part in parts]
@@ -163,14 +163,16 @@ def _one_after_the_other(
     return Found(tuple(rows))
 
 
+def in_order(*, descending: bool) -> Callable[[Place], tuple[int, int, int]]:
+    """A key to sort places by."""
+    sign = -1 if descending else 1
+    return lambda place: (sign * place.rank, sign * place.value, sign * place.id.int)
+
+
 def merged(each: Iterable[Found], limit: int, *, descending: bool) -> Found:
     """Nothing beyond the nearest end of a walk: rows of that stream might lie before it."""
     parts = list(each)
-    sign = -1 if descending else 1
-
-    def key(place: Place) -> tuple[int, int, int]:
-        return (sign * place.rank, sign * place.value, sign * place.id.int)
-
+    key = in_order(descending=descending)
     end = min((found.walked_to for found in parts if found.walked_to is not None), key=key, default=None)
     rows = sorted((row for found in parts for row in found.rows), key=lambda row: key(row[0]))
     rows = [row for row in rows if end is None or key(row[0]) <= key(end)]
@@ -225,13 +227,13 @@ def _extreme(part: Stream, within: str) -> datetime | int:
 
 
 def _found(part: Stream, runs: QuerySet[Run], limit: int) -> Found:
-    return Found(tuple((_place(part, run), run) for run in _loaded(runs)[:limit]))
+    return Found(tuple((_place(part, run), run) for run in loaded(runs)[:limit]))
 
 
 def _place(part: Stream, run: Run) -> Place:
     return Place(part.rank, part.value(run), run.pk)
 
 
-def _loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
+def loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
     """With what a row shows, and without what it does not: to read the rest costs more than to show the row."""
     return runs.select_related("task__credential").defer(*_NOT_SHOWN)
