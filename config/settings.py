@@ -89,8 +89,15 @@ TEMPLATES = [
 # --- Data
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-# The sign-in throttle counts in here: only a database keeps count over several processes.
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache"}}
+# The sign-in throttle counts in here: only a database keeps count over several processes. A full cache drops counts
+# that still hold, and by default 300 entries fill it: a stranger's names would push out the one that is guessed.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "cache",
+        "OPTIONS": {"MAX_ENTRIES": 1_000_000},
+    }
+}
 HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "name": "taskruns",
     "immediate": False,
@@ -193,7 +200,7 @@ CONTENT_SECURITY_POLICY = {
         "font-src": ["'self'"],
         "connect-src": ["'self'"],
         # Browsers hold the redirect that answers a form to this too: the way to single sign-on is one.
-        "form-action": ["'self'", *([OIDC.origin] if OIDC else [])],
+        "form-action": ["'self'", *(OIDC.origins if OIDC else [])],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     }

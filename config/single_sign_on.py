@@ -1,5 +1,6 @@
 """OIDC_*: the identity provider of a deployment, if it has one."""
 
+import re
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -8,6 +9,8 @@ from taskruns.oidc import GroupRole, Provider
 from taskruns.oidc.provider import ROLES
 
 from . import environment as env
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
 
 
 def provider() -> Provider | None:
@@ -22,6 +25,7 @@ def provider() -> Provider | None:
         client_secret=_needed("OIDC_CLIENT_SECRET"),
         groups_claim=env.text("OIDC_GROUPS_CLAIM", "groups"),
         group_roles=group_roles(),
+        sign_in_origins=_sign_in_origins(issuer),
     )
 
 
@@ -37,6 +41,16 @@ def _check_issuer(issuer: str) -> None:
     if not is_clean or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
         message = "OIDC_ISSUER must be the issuer's https URL, exactly as the provider's own documents spell it."
         raise ImproperlyConfigured(message)
+
+
+def _sign_in_origins(issuer: str) -> tuple[str, ...]:
+    """Further origins of the provider's pages: browsers follow a form's redirect only where the policy allows it."""
+    found = tuple(part.strip().rstrip("/") for part in env.text("OIDC_SIGN_IN_ORIGINS", "").split(",") if part.strip())
+    schemes = {"https", urlsplit(issuer).scheme}
+    if not all(_ORIGIN.fullmatch(part) and part.partition(":")[0] in schemes for part in found):
+        message = "OIDC_SIGN_IN_ORIGINS must be https://host, perhaps with a port, with commas between."
+        raise ImproperlyConfigured(message)
+    return found
 
 
 def _needed(name: str) -> str:

@@ -14,7 +14,18 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
-from taskruns.services import audit, bulk, cancellations, credentials, mirror, retention, stops, triggers, usage
+from taskruns.services import (
+    audit,
+    bulk,
+    cancellations,
+    credentials,
+    mirror,
+    retention,
+    stops,
+    throttles,
+    triggers,
+    usage,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +80,18 @@ def look_after_audit() -> None:
 def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
+    look_after_throttles()
 
 
 @db_task(expires=60 * 60)
 def look_after_keys() -> None:
     credentials.tell_of_expiring(by=CLOCK)
     usage.forget_old()
+
+
+@db_task(expires=60 * 60)
+def look_after_throttles() -> None:
+    throttles.forget_over()
 
 
 @db_task(expires=60 * 60)

@@ -87,11 +87,38 @@ def test_a_code_is_refused_a_second_time(mona: User, app: Code):
             assert not is_in(second)
     for later in (31, 61):
         with time_machine.travel(began + later):
-            assert enter(second, mona, code).status_code == 200, later
+            assert enter(second, mona, f"{code[:3]}-{code[3:]}").status_code == 200, later
             assert not is_in(second)
     with time_machine.travel(began + 61):
         assert enter(second, mona, unused).status_code == 302, "the control: one step old and not used"
     assert ("auth.sign_in", "failed") in events()
+
+
+def test_a_code_may_be_written_with_a_dash(mona: User, app: Code):
+    code = app()
+    assert enter(Client(), mona, f"{code[:3]}-{code[3:]}").status_code == 302
+
+
+CHANGES: dict[str, Callable[[User], Any]] = {
+    "password reset": lambda person: people.reset_sign_in(
+        person, password="another battery staple", by=Actor.command()
+    ),
+    "account disabled": lambda person: people.disable_person(person, by=Actor.command()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_sign_in_that_is_half_done_ends_with_the_password_it_began_with(
+    change: Callable[[User], Any], mona: User, app: Code
+):
+    client = Client()
+    sign_in(client, mona.email)
+    change(mona)
+    answer = client.post(STEP, {"code": app()})
+    assert answer["Location"] == "/accounts/login/"
+    assert not is_in(client)
+    assert AuditEvent.objects.latest("pk").details == {"why": "changed meanwhile"}
+    assert client.get(STEP)["Location"] == "/accounts/login/", "and it cannot be tried again"
 
 
 def test_a_code_that_added_the_app_does_not_sign_in_too(vera: User, client_of: ClientOf):

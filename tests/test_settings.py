@@ -245,8 +245,24 @@ def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
 def test_a_form_may_lead_to_the_issuer_and_nowhere_else(start: Callable[..., subprocess.CompletedProcess[str]]):
     """Chromium holds the redirect that answers a form to `form-action` too."""
     code = "from config import settings as s; print(s.CONTENT_SECURITY_POLICY['DIRECTIVES']['form-action'])"
-    shown = [start([sys.executable, "-c", code], **variables).stdout.strip() for variables in (OIDC, {})]
-    assert shown == ["[\"'self'\", 'https://id.example.com']", "[\"'self'\"]"]
+    elsewhere = OIDC | {"OIDC_SIGN_IN_ORIGINS": "https://login.example.com/, https://sso.example.net:8443"}
+    shown = [start([sys.executable, "-c", code], **variables).stdout.strip() for variables in (OIDC, elsewhere, {})]
+    assert shown == [
+        "[\"'self'\", 'https://id.example.com']",
+        "[\"'self'\", 'https://id.example.com', 'https://login.example.com', 'https://sso.example.net:8443']",
+        "[\"'self'\"]",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "https:", "http://login.example.com", "https://a.example/path", "https://a b", "'unsafe-inline'"]
+)
+def test_only_plain_origins_are_added_to_the_policy(value: str, monkeypatch: pytest.MonkeyPatch):
+    for name, good in OIDC.items():
+        monkeypatch.setenv(name, good)
+    monkeypatch.setenv("OIDC_SIGN_IN_ORIGINS", value)
+    with pytest.raises(ImproperlyConfigured, match="OIDC_SIGN_IN_ORIGINS"):
+        single_sign_on.provider()
 
 
 def test_mail_is_read_from_its_url(monkeypatch: pytest.MonkeyPatch):

@@ -1,14 +1,19 @@
 """The sign-in page: no way out of the panel, no endless guessing, no telling who has an account."""
 
 import re
+from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import time_machine
 from django.conf import settings
+from django.core.cache import cache
 from django.http import HttpResponse
 from django.test import Client
+from django.utils import timezone
 
 from taskruns.models import Team, User
+from taskruns.services import throttles
 
 from .conftest import PASSWORD, ClientOf
 
@@ -89,6 +94,32 @@ def test_guessing_is_throttled_by_account_whatever_the_address(mona: User):
     answer = sign_in(late, mona.email)
     assert "Too many" in answer.content.decode()
     assert late.get("/runs/").status_code == 302
+
+
+def test_the_count_of_an_account_is_one_whatever_host_and_spelling_a_guess_uses(mona: User):
+    hosts = ["localhost", "127.0.0.1", "LOCALHOST", "localhost:8000", "[::1]"]
+    spellings = [mona.email, mona.email.upper(), f" {mona.email} ", mona.email.title(), mona.email]
+    for number, (host, email) in enumerate(zip(hosts, spellings, strict=True)):
+        guesser = Client(REMOTE_ADDR=f"192.0.2.{number}", headers={"Host": host})
+        assert sign_in(guesser, email, "wrong").status_code == 200
+    assert "Too many" in sign_in(Client(REMOTE_ADDR="192.0.2.99"), mona.email).content.decode()
+
+
+def test_other_names_do_not_push_the_count_of_an_account_out(mona: User):
+    for number in range(5):
+        sign_in(Client(REMOTE_ADDR=f"192.0.2.{number}"), mona.email, "wrong")
+    # More than Django's own 300 entries, as many names from many addresses leave them.
+    for number in range(400):
+        cache.set(f"made-up-name-{number}", [1.0], 300)
+    assert "Too many" in sign_in(Client(REMOTE_ADDR="192.0.2.99"), mona.email).content.decode()
+
+
+def test_counts_whose_time_is_over_are_forgotten(db: None):
+    cache.set("over", 1, 60)
+    cache.set("holds", 1, 600)
+    with time_machine.travel(timezone.now() + timedelta(seconds=120)):
+        assert throttles.forget_over() == 1
+        assert cache.get("holds") == 1
 
 
 def test_guessing_is_throttled_by_address_whatever_the_account(mona: User):

@@ -25,6 +25,7 @@ class Provider:
     client_secret: str = field(repr=False)
     groups_claim: str = "groups"
     group_roles: tuple[GroupRole, ...] = ()
+    sign_in_origins: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -32,9 +33,10 @@ class Provider:
         return f"oidc-{hashlib.sha256(self.issuer.encode()).hexdigest()[:16]}"
 
     @property
-    def origin(self) -> str:
+    def origins(self) -> tuple[str, ...]:
+        """Where browsers may be sent to sign in: the issuer's own, and those that the deployment names."""
         parts = urlsplit(self.issuer)
-        return f"{parts.scheme}://{parts.netloc}"
+        return (f"{parts.scheme}://{parts.netloc}", *self.sign_in_origins)
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from allauth.core import context
+from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from allauth.mfa.base.views import AuthenticateView, ReauthenticateView
@@ -54,7 +55,7 @@ class MfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
 
 def use_up(person: User, code: str) -> bool:
     """False if this person has used this code before: somebody may have looked over their shoulder."""
-    digits = "".join(code.split())
+    digits = normalize_user_code(code)  # as the check reads it: without blanks and dashes
     return bool(cache.add(f"taskruns.totp.used:{person.pk}:{digits}", True, timeout=CODE_LIVES_FOR))
 
 

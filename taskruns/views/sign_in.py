@@ -1,5 +1,6 @@
 """How allauth behaves in this house, and what of it goes into the audit log."""
 
+import unicodedata
 from threading import Thread
 from typing import Any
 
@@ -7,14 +8,18 @@ import structlog
 from allauth.account import signals as account_signals
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.forms import LoginForm as AllauthLoginForm
+from allauth.account.internal.stagekit import clear_login
 from allauth.account.views import PasswordChangeView
+from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
 from django.contrib.auth import signals as auth_signals
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.crypto import constant_time_compare
 
 from taskruns.audit import EventType
 from taskruns.models import User
@@ -27,6 +32,7 @@ from .single_sign_on import arrived_for_good
 
 log = structlog.get_logger(__name__)
 
+_AS_THEY_WERE = "signing_in_as"  # in the session, from the password to the last step
 NOWHERE = "::"  # for who has no address, as behind a socket file
 
 
@@ -72,6 +78,28 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """Beside the request: the time of an answer must not tell whether there was somebody to write to."""
         message = self.render_mail(template_prefix, email, context)
         Thread(target=_deliver, args=[message]).start()
+
+    def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
+        """By account alone: allauth adds the host that the request names, and each name of the panel would have a
+        count of its own. One spelling for what the database may take for the same address.
+        """
+        login = str(credentials.get("email") or "")
+        return unicodedata.normalize("NFKC", login).strip().casefold()
+
+    def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
+        """The password was right, or the identity: what follows is good for the person as they are now."""
+        response: HttpResponse | None = super().pre_login(request, user, **kwargs)
+        request.session[_AS_THEY_WERE] = user.get_session_auth_hash()
+        return response
+
+    def login(self, request: HttpRequest, user: User) -> None:
+        """All steps are shown. Meanwhile the password may have been reset, or the account disabled."""
+        begun = str(request.session.pop(_AS_THEY_WERE, ""))
+        if not user.is_active or not constant_time_compare(begun, user.get_session_auth_hash()):
+            clear_login(request)
+            audit.record_failed_sign_in(user.email, "failed", why="changed meanwhile", by=actor_of(request))
+            raise ImmediateHttpResponse(redirect("account_login"))
+        super().login(request, user)
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         """A throttled try sends no signal, so it is recorded where it is refused."""
