@@ -26,5 +26,7 @@ logger_class = JsonLogger
 limit_request_line = 8190
 # gunicorn would believe X-Forwarded-Proto from loopback by itself; only TRUSTED_PROXIES decides that here.
 forwarded_allow_ips = "*" if _settings.TRUSTED_PROXIES else ""
+# Nor may a header say under which path the panel lives.
+forwarder_headers = ""
 # Its default is one socket for all gunicorns of a user: nobody here uses it, and a second panel would take it over.
 control_socket_disable = True

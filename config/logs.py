@@ -6,9 +6,10 @@ import re
 import structlog
 from structlog.typing import EventDict, Processor
 
-# An invitation's link lets its reader in, and so does what a sign-in provider hands back: both are struck out.
+# The link of an invitation lets its reader in, and so do that of a new password and what a sign-in provider hands back:
+# all are struck out.
 _TOKEN = re.compile(
-    r"(/invitations/|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
+    r"(/invitations/|/password/reset/key/|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
     re.IGNORECASE,
 )
 

@@ -125,14 +125,23 @@ def test_the_allowed_ones_are_let_through_in_any_case_of_letters(
         *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.9.9", "192.168.1.1", "169.254.169.254"),
         *("100.64.0.1", "198.18.0.1", "192.0.2.1", "224.0.0.1", "255.255.255.255", "240.0.0.1"),
         *("::1", "::", "fe80::1%eth0", "fc00::1", "fd12::9", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "ff02::1"),
-        *("2002:7f00:1::", "2002:a00:1::1", "2001:db8::1"),
+        *(
+            "2002:7f00:1::",
+            "2002:a00:1::1",
+            "2001:db8::1",
+            "::7f00:1",
+            "::a00:1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+        ),
+        *("64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:80ff:fffe"),
     ],
 )
 def test_what_is_inside_is_not_public(address: str):
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "34.120.1.1", "2606:4700::1111", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize("address", ["8.8.8.8", "34.120.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_what_is_outside_is_public(address: str):
     assert is_public(address)
 

@@ -179,6 +179,7 @@ def test_what_lets_somebody_in_is_struck_out_of_paths(lines: Lines, db: None):
     for path in (
         "/invitations/s3cr3t-token-1/",
         "/accounts/oidc/x/login/callback/?state=s3cr3t-token-2&code=s3cr3t-token-3&scope=openid",
+        "/accounts/password/reset/key/1a-s3cr3t-token-5/",
         "/nowhere/?token=s3cr3t-token-4",
     ):
         Client().get(path)

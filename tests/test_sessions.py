@@ -128,8 +128,10 @@ def test_a_person_sees_their_sessions_and_ends_one(client: Client, oli: User, ve
 
 def test_ending_the_one_at_hand_signs_out(client: Client):
     (row,) = client.get("/accounts/sessions/").context["rows"]
-    client.post(f"/accounts/sessions/{row.id}/end/")
+    answer = client.post(f"/accounts/sessions/{row.id}/end/", follow=True)
+    assert (answer.status_code, answer.request["PATH_INFO"]) == (200, "/accounts/login/")
     assert client.get(BOARD).status_code == 302
+    assert AuditEvent.objects.latest("pk").event == "auth.session_end"
 
 
 def test_somebody_elses_session_is_not_there(client: Client, vera: User):

@@ -252,6 +252,11 @@ TWISTS: dict[str, dict[str, Any]] = {
     "keys are elsewhere": {"statuses": {"/jwks": 302}},
     "answer for another issuer": {"back": {"iss": "https://evil.example"}},
     "another state": {"back": {"state": "x" * 16}},
+    "a sign-in of the future": {"claims": {"auth_time": 4_000_000_000}},
+    "a moment that is text": {"claims": {"auth_time": "1700000000"}},
+    "a moment that is a truth": {"claims": {"auth_time": True}},
+    "a moment before all": {"claims": {"auth_time": -1}},
+    "a moment that is a list": {"claims": {"auth_time": [1_700_000_000]}},
     "no code": {"back": {"code": "", "error": "server_error"}},
 }
 

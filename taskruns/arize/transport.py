@@ -105,11 +105,21 @@ class GetRetry(Retry):
         return float(min(doubled + random.uniform(0, JITTER), LONGEST_BACKOFF))  # noqa: S311 - no secret
 
 
+_ENDS_WITH_IPV4 = [ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")]
+
+
 def is_public(address: str) -> bool:
     """Neither this machine, nor its network, nor what else is not the internet: also inside of an IPv6 address."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    inside = [getattr(ip, name, None) for name in ("ipv4_mapped", "sixtofour")]
-    return all(it.is_global and not it.is_multicast for it in (ip, *inside) if it is not None)
+    return all(it.is_global and not it.is_multicast for it in (ip, *_inside(ip)))
+
+
+def _inside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address leads to: mapped, compatible, 6to4, NAT64 (RFC 6052), Teredo."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return []
+    at_the_end = [ipaddress.IPv4Address(ip.packed[12:])] if any(ip in network for network in _ENDS_WITH_IPV4) else []
+    return [it for it in (ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ()), *at_the_end) if it is not None]
 
 
 class _DeadlineReader(io.RawIOBase):

@@ -27,6 +27,9 @@ def end(request: PanelRequest, session_id: int) -> HttpResponse:
     """Somebody else's is the same 404 as none. Ending the one at hand signs out."""
     row = mine(request, UserSession.objects.all(), session_id)
     sessions.end_one(request.user, key=row.session_key, by=actor_of(request))
+    if row.session_key == request.session.session_key:
+        request.session.flush()
+        return redirect("account_login")
     messages.success(request, "The session is ended.")
     return redirect("sessions")
 

@@ -120,8 +120,16 @@ def _arrived(request: HttpRequest, login: SocialLogin, identity: Identity) -> Ht
 
 
 def _auth_time(claims: dict[str, Any]) -> float:
+    """Seconds since 1970; 0 if the provider does not tell. A moment that cannot be is no proof of anything.
+
+    OpenID Connect Core 2: a JSON number. One in the future would stay fresh until then.
+    """
     told = claims.get("auth_time")
-    return float(told) if isinstance(told, int | float) else 0.0
+    if told is None:
+        return 0.0
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told <= time.time() + SKEW:
+        raise IdentityRefused(BAD_ANSWER)
+    return float(told)
 
 
 def _entered_again(request: HttpRequest, login: SocialLogin) -> HttpResponse:
