@@ -7,6 +7,7 @@ A url that is missing from the table fails. The gate comes before the method: wh
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.cookies import SimpleCookie
 from typing import Any
 
 import pytest
@@ -262,6 +263,26 @@ def urls(
     return {name: reverse(name, args=(teams | args).get(name, [])) for name in TABLE | ACCOUNT}
 
 
+class Browsers:
+    """One for each person, signed in before the first try, and in each try with the cookies of that moment: signing in
+    for each of thousands of requests would take most of the time.
+    """
+
+    def __init__(self, people: dict[str, User | None], client_of: ClientOf) -> None:
+        self._clients = {who: client_of(person) for who, person in people.items()}
+        self._cookies = {who: client.cookies.output(header="", sep=";") for who, client in self._clients.items()}
+
+    def __getitem__(self, who: str) -> Client:
+        client = self._clients[who]
+        client.cookies = SimpleCookie(self._cookies[who])
+        return client
+
+
+@pytest.fixture
+def browsers(everybody: dict[str, User | None], urls: dict[str, str], client_of: ClientOf) -> Browsers:
+    return Browsers(everybody, client_of)
+
+
 @contextmanager
 def undone() -> Iterator[None]:
     """Each request of the table starts from the same state. Not atomic(): a cancel insists on the outermost one."""
@@ -276,27 +297,23 @@ def test_every_url_is_in_the_table():
 
 @pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_table_is_what_the_panel_does(
-    name: str, row: Row, method: str, urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf
-):
+def test_the_table_is_what_the_panel_does(name: str, row: Row, method: str, urls: dict[str, str], browsers: Browsers):
     found = {}
     for who in PEOPLE:
         with undone():
-            found[who] = client_of(everybody[who]).generic(method, urls[name]).status_code
+            found[who] = browsers[who].generic(method, urls[name]).status_code
     assert found == statuses(row.get if method == "GET" else row.post)
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_other_methods_are_no_way_around_the_gate(
-    name: str, urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf
-):
+def test_other_methods_are_no_way_around_the_gate(name: str, urls: dict[str, str], browsers: Browsers):
     rights = statuses(TABLE[name].post)
     is_gated = name != "invitation"
     for who in PEOPLE:
         refused = rights[who] if is_gated and (who == "anonymous" or rights[who] in {403, 404}) else 405
         for method in OTHER_METHODS:
             with undone():
-                found = client_of(everybody[who]).generic(method, urls[name]).status_code
+                found = browsers[who].generic(method, urls[name]).status_code
             assert (who, method, found) == (who, method, refused)
 
 
@@ -308,13 +325,13 @@ def wanted(name: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "row"), TABLE.items(), ids=TABLE)
 def test_each_refusal_is_a_row_in_the_right_chain(
-    name: str, row: Row, urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf, team: Team
+    name: str, row: Row, urls: dict[str, str], browsers: Browsers, team: Team
 ):
     """403: in the chain of the team; 404, and what is no team's: in the site's. Whoever passes leaves no denial."""
     for method, line, denied_as in (("GET", row.get, row.get_event), ("POST", row.post, row.event)):
         for who, status in statuses(line).items():
             with undone():
-                client_of(everybody[who]).generic(method, urls[name])
+                browsers[who].generic(method, urls[name])
                 found = list(AuditEvent.objects.filter(outcome="denied"))
             if who == "anonymous" or status not in {403, 404}:
                 tried = [row for row in found if row.event != "invitation.accept"]  # somebody else's: a 422 with a row
@@ -339,10 +356,10 @@ def test_each_404_has_a_control_where_somebody_gets_in(name: str, row: Row):
     assert let_in & {200, 302, 422}
 
 
-def test_head_is_no_way_around_the_gate(urls: dict[str, str], everybody: dict[str, User | None], client_of: ClientOf):
+def test_head_is_no_way_around_the_gate(urls: dict[str, str], browsers: Browsers):
     for name, row in TABLE.items():
         for who, status in statuses(row.get).items():
             with undone():
-                found = client_of(everybody[who]).head(urls[name]).status_code
+                found = browsers[who].head(urls[name]).status_code
             is_refused = (who, status) == ("anonymous", 302) or status in {403, 404}
             assert found in ({status} if is_refused else {status, 405}), f"{who} {name}"
