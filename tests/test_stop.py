@@ -17,6 +17,7 @@ from taskruns.models import (
     BatchSource,
     CancelBatch,
     EmergencyStop,
+    ItemState,
     Membership,
     Run,
     Status,
@@ -80,6 +81,15 @@ def test_it_lists_the_tasks_it_would_hit_with_keys_and_counts(client: Client, ru
     assert page.count('name="left_out"') == 2
     assert not EmergencyStop.objects.exists()
     assert not AuditEvent.objects.exists()
+
+
+def test_reason_and_button_come_before_all_that_explains(client: Client, run: Run, second: Task) -> None:
+    """At 3 a.m. nobody scrolls for the button."""
+    make_run(second)
+    Task.objects.filter(pk=second.pk).update(credential=None)
+    page = text_of(client.get(PAGE)).split("<h1>")[1]
+    parts = ('name="reason"', "Pull the emergency stop</button>", "cannot be reached", "It cancels", "<table")
+    assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
 
 
 def test_tasks_without_active_runs_are_listed_apart_because_the_hold_hits_them_too(
@@ -328,12 +338,28 @@ def test_every_page_of_the_team_says_who_holds_it_and_why(
                 assert "2026-11-24 03:00:00 UTC" in said
                 assert "also those of new tasks" in said
                 assert PAGE in said
-                assert (LIFT in said) == (person == mona)
+                assert (f"{PAGE}#lift" in said) == (person == mona)
 
 
-def test_who_pulled_it_has_the_lift_button_on_every_page(client: Client, run: Run) -> None:
+def test_who_pulled_it_is_led_to_the_lift_from_every_page(client: Client, run: Run) -> None:
     pull(client)
-    assert LIFT in banner(text_of(client.get("/teams/ops-north/runs/")))
+    said = banner(text_of(client.get("/teams/ops-north/runs/")))
+    assert f'href="{PAGE}#lift"' in said
+    assert "<form" not in said, "one press on a page about something else lifts nothing"
+
+
+def test_the_lift_is_confirmed_on_a_page_that_says_what_goes_on_again(
+    client: Client, run: Run, vera: User, client_of: ClientOf
+) -> None:
+    make_run(run.task)
+    pull(client)
+    page = text_of(client.get(PAGE))
+    assert "New runs are no longer cancelled, and runs can be started from here." in page
+    assert "2 runs whose cancel was not sent yet go on: nothing more is sent." in page
+    assert page.index('id="lift"') < page.index(f'action="{LIFT}"') < page.index("What became of its cancels")
+    CancelBatch.objects.get().items.update(state=ItemState.CONFIRMED)
+    assert "No cancel is waiting to be sent." in text_of(client.get(PAGE))
+    assert LIFT not in text_of(client_of(vera).get(PAGE))
 
 
 def test_another_team_has_none(client: Client, run: Run, otto: User, client_of: ClientOf) -> None:

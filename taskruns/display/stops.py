@@ -82,7 +82,7 @@ def stop_batch(batch: CancelBatch, *, slug: str, runs: int) -> StopBatch:
 class StopPage:
     """`tasks` have active runs now; `others` have none, `hidden` of them are not listed. `banner`: a stop holds.
 
-    `may_pull`: the person gets the form.
+    `may_pull`: the person gets the form. `unsent`: runs whose cancel still waits for its turn.
     """
 
     team: str
@@ -97,6 +97,7 @@ class StopPage:
     may_pull: bool
     tally: tuple[tuple[str, int], ...] = ()
     batches: tuple[StopBatch, ...] = ()
+    unsent: int = 0
 
     @property
     def runs(self) -> int:

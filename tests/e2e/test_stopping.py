@@ -43,6 +43,7 @@ def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack:
         f"a hold: emergency stop pulled by otto@demo.example: {REASON}"
     )
 
+    otto.page.get_by_role("link", name="Lift the stop").click()
     otto.page.get_by_role("button", name="Lift the stop").click()
     expect(otto.page.get_by_role("status")).to_contain_text("The emergency stop is lifted")
     expect(otto.page.get_by_role("region", name="Emergency stop")).to_have_count(0)

@@ -26,6 +26,7 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
     idle = tasks.filter(is_active=False).order_by(F("last_run_at").desc(nulls_last=True), "pk")
     # Those that were left out are never among the hidden ones.
     shown = _rows(team, _first(idle, chosen), {}, chosen)
+    ended = _tally(stop) if stop else {}
     return StopPage(
         team=team.name,
         url=reverse("stop", args=[team.slug]),
@@ -37,8 +38,9 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
         warnings=_warnings(hit),
         banner=banner,
         may_pull=may_pull and banner is None,
-        tally=_tally(stop) if stop else (),
+        tally=tuple((state.label.lower(), runs) for state, runs in ended.items()),
         batches=_batches(stop) if stop else (),
+        unsent=ended.get(ItemState.QUEUED, 0),
     )
 
 
@@ -90,7 +92,7 @@ def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
     return tuple(stop_batch(row, slug=stop.team.slug, runs=row.runs) for row in rows)
 
 
-def _tally(stop: EmergencyStop) -> tuple[tuple[str, int], ...]:
-    """How its cancels ended so far, most first."""
+def _tally(stop: EmergencyStop) -> dict[ItemState, int]:
+    """How many of its cancels are how far, most first."""
     rows = CancelItem.objects.filter(batch__stop=stop).values_list("state").annotate(runs=Count("pk"))
-    return tuple((ItemState(state).label.lower(), runs) for state, runs in rows.order_by("-runs", "state"))
+    return {ItemState(state): runs for state, runs in rows.order_by("-runs", "state")}
