@@ -100,6 +100,43 @@ def test_a_file_that_cannot_be_read_is_said_and_stops_nothing(chain: str, anchor
     assert any(line.startswith("not compared with anchors outside") for line in lines)
 
 
+@pytest.mark.parametrize("held", ["", "\n", "another"])
+def test_a_file_that_is_named_and_holds_nothing_of_it_proves_nothing(
+    held: str, chain: str, anchor_file: Path, tmp_path: Path, other_team: Team, commits: Any
+):
+    other = tmp_path / "other.jsonl"
+    append(other_team)
+    with commits():
+        anchor_moved()
+    lines = anchor_file.read_text().splitlines(keepends=True)
+    elsewhere = [line for line in lines if json.loads(line)["chain"] != chain]
+    assert len(elsewhere) == 1
+    other.write_text("".join(elsewhere) if held == "another" else held)
+    with pytest.raises(CommandError, match="holds n") as refused:
+        verify("--chain", "ops-north", "--anchors", str(other))
+    assert refused.value.returncode == 2
+    assert verify("--chain", "ops-north", "--anchors", str(anchor_file))[0] == 0, "the control"
+
+
+def test_a_chain_of_which_the_file_says_nothing_is_told_and_takes_no_fault_off_the_page(
+    chain: str, anchor_file: Path, other_team: Team, commits: Any
+):
+    append(other_team)
+    with commits():
+        anchor_moved()
+    copy = anchor_file.read_text().splitlines(keepends=True)
+    cut(chain)
+    assert verify()[0] == 1
+    assert audit.latest_failed() is not None
+    anchor_file.write_text("".join(line for line in copy if json.loads(line)["chain"] != chain))
+    code, lines = verify()
+    told = " ".join(lines)
+    assert code == 0
+    assert f"the file of anchors holds none of the chain {chain}" in told
+    assert "not compared with anchors outside" in told
+    assert audit.latest_failed() is not None, "an empty file is no proof that all is well"
+
+
 def test_verify_now_reads_it_and_the_banner_stays_until_a_comparison_is_clean(
     chain: str, ada: User, client_of: ClientOf, anchor_file: Path, settings: Any
 ):

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.audit.damaged import lenient
-from taskruns.models import AuditChain, AuditVerification
+from taskruns.models import AuditAnchor, AuditChain, AuditVerification
 
 from .outside import NoAnchors, Outside
 from .verification import Found, Report, Tell, walk
@@ -80,12 +80,23 @@ def _walk(*, by: Actor, chain: str | None, anchors: Path | None, tell: Tell, fou
     report = Report(found=found)
     outside = _outside(anchors, report, tell)
     if outside is not None:
-        report.compared = True
+        report.compared = _covers(outside, chain, report, is_named=anchors is not None)
         if outside.torn_count:
             lines = ", ".join(map(str, outside.torn)) + (" ..." if outside.torn_count > len(outside.torn) else "")
             report.notes.append(f"lines of the file of anchors that are none, torn by a crash or edited: {lines}")
     walk(by=by, chain=chain, outside=outside, report=report, tell=tell)
     return report
+
+
+def _covers(outside: Outside, chain: str | None, report: Report, *, is_named: bool) -> bool:
+    """Whether the file speaks of each chain that is to be walked and has an anchor: of another it proves nothing."""
+    chains = {chain} if chain else set(AuditAnchor.objects.values_list("chain", flat=True).distinct())
+    left_out = sorted(map(str, chains - outside.chains()))
+    if chain and left_out and is_named:
+        raise NoAnchors(f"The file of anchors holds none of the chain {chain}.")
+    for name in left_out:
+        report.notes.append(f"not compared: the file of anchors holds none of the chain {name}")
+    return not left_out
 
 
 def _outside(anchors: Path | None, report: Report, tell: Tell) -> Outside | None:

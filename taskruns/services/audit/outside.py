@@ -36,7 +36,7 @@ class Outside:
                 self._take(lines, tell)
         except OSError as error:
             raise NoAnchors(f"The file of anchors cannot be read: {error.strerror}.") from None
-        if self.torn_count and not self.count:
+        if not self.count:
             raise NoAnchors("The file of anchors holds no anchor at all.")
 
     def chains(self) -> set[str]:
