@@ -396,8 +396,23 @@ def test_a_stale_post_is_refused_and_never_kept(mona: User, team: Team):
         assert not Credential.objects.exists()
         row = AuditEvent.objects.latest("pk")
         assert (row.event, row.outcome, row.details["why"]) == ("credential.add", "denied", "no fresh sign-in")
+        # Whatever else the request says of itself.
+        assert client.post(url, {"name": "x", "key": KEY}, headers={"HX-Request": "true"}).status_code == 401
+        assert AuditEvent.objects.filter(outcome="denied", event="credential.add").count() == 2
         elsewhere = client.post(url, {}, headers={"Referer": "https://evil.example/teams/"})
         assert "evil" not in elsewhere.content.decode()
+
+
+def test_a_wrong_answer_to_who_are_you_is_in_the_log_under_ones_own_name(mona: User, app: Code, team: Team):
+    """Each one: somebody at a session that was left open is no stranger among many."""
+    client = Client()
+    enter(client, mona, app())
+    for _ in range(2):
+        client.post("/accounts/confirm/code/", {"code": "000000"})
+    rows = AuditEvent.objects.filter(event="auth.sign_in", outcome="failed")
+    assert [(row.actor_type, row.actor_label, row.session_ref != "") for row in rows] == [
+        ("user", mona.email, True)
+    ] * 2
 
 
 def fresh_urls(team: Team, vera: User) -> dict[str, str]:

@@ -133,13 +133,14 @@ def _unproved(
 
 
 def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
+    if request.method not in {"GET", "HEAD"}:
+        record_denied(request, event, team=request.team, why=why)
     if request.htmx:
         response = HttpResponse(status=401)
         response["HX-Redirect"] = with_next(url, page_of(request.htmx))
         return response
     if request.method in {"GET", "HEAD"}:
         return HttpResponseRedirect(with_next(url, request.get_full_path()))
-    record_denied(request, event, team=request.team, why=why)
     context = {"why": why, "url": with_next(url, referring_page(request))}
     return render(request, "taskruns/people/unproved.html", context, status=403)
 

@@ -26,7 +26,13 @@ def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor)
     """
     person = User.objects.filter(email__iexact=login.strip()).first() if login else None
     target = Target("person", str(person.pk), person.email) if person else None
-    record_anonymous(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details={"why": why} if why else {})
+    details = {"why": why} if why else {}
+    if by.person is None:
+        record_anonymous(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
+        return
+    # Somebody who is signed in and could not show again that it is them: their row, not one of many strangers'.
+    with transaction.atomic():
+        record(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
 
 
 def _record(event: EventType, person: User, *, by: Actor, details: dict[str, Any] | None = None) -> None:
