@@ -95,7 +95,7 @@ def test_spellings_of_an_allowed_address_are_one(typed, address):
 def test_everything_else_is_refused_without_being_repeated(url):
     with pytest.raises(EndpointRefused) as refused:
         check_endpoint(url, extra=EXTRA)
-    assert str(refused.value).endswith("Choose one from the list.")
+    assert str(refused.value).endswith("Choose a region from the list.")
     assert "evil" not in str(refused.value)
 
 

@@ -6,6 +6,7 @@ import pytest
 from django.urls import reverse
 from django.views.debug import SafeExceptionReporterFilter
 
+from taskruns.arize.errors import ArizeError
 from taskruns.audit import Actor
 from taskruns.models import Credential
 from taskruns.services import credentials
@@ -89,6 +90,18 @@ def test_a_bad_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of
     assert "two words" not in page
     assert not Credential.objects.exists()
     assert events() == []
+
+
+def test_errors_call_the_field_by_its_label(team, mona, client_of):
+    response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | {"endpoint": "https://evil.example"})
+    assert response.context["form"]["endpoint"].label == "Region"
+    said = [*response.context["form"].errors["endpoint"]]
+    classes = [ArizeError]
+    for kind in classes:
+        classes += kind.__subclasses__()
+        said += [text for name, text in vars(kind).items() if isinstance(text, str) and not name.startswith("__")]
+    assert sum("region" in text for text in said) >= 7, "the control"
+    assert not [text for text in said if re.search(r"\bendpoint", text)]
 
 
 def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):

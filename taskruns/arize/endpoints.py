@@ -57,8 +57,8 @@ def check_endpoint(url: str, *, extra: Collection[str]) -> str:
     if address in _ARIZE or address in {check_extra(allowed) for allowed in extra}:
         return address
     raise EndpointRefused(
-        "This address is not one of Arize's API endpoints, nor one that this panel's ARIZE_ENDPOINTS allows. "
-        "Choose one from the list."
+        "This address is not one of Arize's regions, nor one that this panel's ARIZE_ENDPOINTS allows. "
+        "Choose a region from the list."
     )
 
 

@@ -65,19 +65,19 @@ class NotSent(ArizeError):
     """No connection was made (name, refusal, TLS, connect time-out): Arize has received nothing."""
 
     default = (
-        "No connection to Arize could be made, so nothing was sent. Check the endpoint and the network, then try again."
+        "No connection to Arize could be made, so nothing was sent. Check the region and the network, then try again."
     )
     not_trusted: ClassVar[str] = (
-        "The certificate of this endpoint cannot be trusted, so nothing was sent. "
-        "Check the endpoint; if it is right, somebody stands between this panel and Arize."
+        "The certificate of this region's address cannot be trusted, so nothing was sent. "
+        "Check the region; if it is right, somebody stands between this panel and Arize."
     )
     not_found: ClassVar[str] = (
-        "The host name of this endpoint cannot be found, so nothing was sent. "
-        "Check the endpoint and the name service of this machine."
+        "The host name of this region cannot be found, so nothing was sent. "
+        "Check the region and the name service of this machine."
     )
     private: ClassVar[str] = (
-        "The host name of this endpoint leads to a private address, so nothing was sent. "
-        "If that is meant, whoever runs the panel lists the endpoint in ARIZE_ENDPOINTS."
+        "The host name of this region leads to a private address, so nothing was sent. "
+        "If that is meant, whoever runs the panel lists the address in ARIZE_ENDPOINTS."
     )
 
 
@@ -94,7 +94,7 @@ class BadRequest(ArizeError):
 class Unauthorized(ArizeError):
     default = (
         "Arize does not accept this API key (401): it is wrong, expired, revoked, or of another region. "
-        "Test the key, check its endpoint, or replace it."
+        "Test the key, check its region, or replace it."
     )
 
 
@@ -140,7 +140,7 @@ class Unreadable(ArizeError):
 
     default = (
         "Arize answered, but not with the data that was expected. "
-        "Check that the endpoint is an Arize API address, not a web page or a proxy."
+        "Check that the region is an API address of Arize, not a web page or a proxy."
     )
 
 
@@ -149,7 +149,7 @@ class UnexpectedAnswer(ArizeError):
 
     default = (
         "Arize gave an answer that it should not give ({status}), so it was not followed. "
-        "Check that the endpoint is an Arize API address."
+        "Check that the region is an API address of Arize."
     )
 
 
