@@ -57,6 +57,16 @@ def test_it_shows_all_members_of_a_run(client: Client, run: Run) -> None:
     assert "6 min 2 s" in html
 
 
+def test_times_are_readable_without_a_script_and_in_the_persons_zone(client: Client, vera: User, run: Run) -> None:
+    User.objects.filter(pk=vera.pk).update(time_zone="Asia/Tokyo")
+    record_observation(run, reading(run, "FAILED", run_finished_at="2026-11-23T03:01:02.500Z"), timezone.now())
+    text = re.sub(r"<pre.*?</pre>|<[^>]*>", "|", page(client, run), flags=re.DOTALL)
+    assert "2026-11-23 12:01:02 JST" in text
+    assert re.findall(r"\d{4}-\d\d-\d\dT[\d:.]+", text) == []
+    beside = set(re.findall(r"<dd><time [^>]*>[^<]*</time> <span class=\"([^\"]*)\">\(<time", page(client, run)))
+    assert beside == {"quiet needs-script"}, "without a script it would only say again what stands before it"
+
+
 def test_htmx_gets_the_fragment_that_the_page_holds(client: Client, run: Run) -> None:
     whole, fragment = page(client, run), page(client, run, **{"HX-Request": "true"})
     assert fragment.lstrip().startswith('<article id="run-page"')
