@@ -8,7 +8,19 @@ import responses
 from django.test import Client
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Team, User
+from taskruns.models import (
+    AuditEvent,
+    BatchSource,
+    CancelBatch,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    Outcome,
+    Run,
+    Status,
+    Team,
+    User,
+)
 from taskruns.services import cancellations, credentials
 from tests.conftest import ClientOf, actor, events, make_credential, make_run, press, refuse_inserts, run_url, wire_run
 
@@ -65,6 +77,21 @@ def test_it_reads_the_run_again_before_it_sends(run: Run, oli: User) -> None:
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
+def test_it_says_whose_cancel_is_open(client: Client, run: Run, oli: User, mona: User) -> None:
+    def told(person: User) -> str:
+        Cancellation.objects.update(person=person, person_label=person.email)
+        return press(client, run).content.decode()
+
+    Cancellation.objects.create(run=run)
+    assert "You asked for it at 20" in told(oli)
+    assert "mona@example.com asked for it at 20" in told(mona)
+    stop = EmergencyStop.objects.create(team=run.team, person=mona, person_label=mona.email, reason="why")
+    batch = CancelBatch.objects.create(team=run.team, source=BatchSource.STOP, stop=stop)
+    Cancellation.objects.update(batch=batch)
+    assert "The emergency stop that mona@example.com pulled asked for it at 20" in told(mona)
+
+
+@pytest.mark.usefixtures("_nothing_is_sent")
 @pytest.mark.parametrize("is_stopping", [True, False])
 def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run: Run, mona: User, htmx: Any) -> None:
     first = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
@@ -72,7 +99,9 @@ def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run:
         Cancellation.objects.update(stopping_since=first.requested_at)
     page = press(client, run, htmx=htmx, reason="me too")
     assert page.status_code == 409
-    assert "already under way" in page.content.decode()
+    text = page.content.decode()
+    assert "already under way" in text
+    assert f"mona@example.com asked for it at {first.requested_at:%Y-%m-%d %H:%M:%S} UTC." in text
     row = AuditEvent.objects.get(event="run.cancel")
     assert (row.outcome, row.reason, row.actor_label) == ("joined", "me too", "oli@example.com")
     assert row.details["previous_operation"] == str(first.pk)

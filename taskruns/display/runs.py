@@ -115,11 +115,25 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
     return "cancelled by someone outside this team"
 
 
+def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
+    """Who asked first, as the row of the run tells everybody in the team. Expects the batch to be loaded, if any."""
+    at = Moment.of(holder.requested_at)
+    when = f" at {at.text}" if at else ""
+    if is_own:
+        return f"You asked for it{when} already."
+    if _is_held(holder):
+        return f"The emergency stop that {holder.person_label} pulled asked for it{when}."
+    return f"{holder.person_label} asked for it{when}."
+
+
+def _is_held(last: Cancellation) -> bool:
+    return last.batch is not None and last.batch.stop_id is not None
+
+
 def _asked(last: Cancellation) -> str:
     """Whose press or hold ended the run, or may have; empty: none. Expects the batch to be loaded, if it is of one."""
     if last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        is_held = last.batch is not None and last.batch.stop_id is not None
-        who = "a hold: emergency stop pulled by" if is_held else "cancelled by"
+        who = "a hold: emergency stop pulled by" if _is_held(last) else "cancelled by"
         return f"{who} {last.person_label}"
     if last.outcome == Outcome.STILL_RUNNING:
         return f"asked for by {last.person_label}, Arize accepted it"

@@ -9,13 +9,14 @@ stays without an end.
 """
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
 from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
+from taskruns.display.runs import joined_sentence
 from taskruns.models import Cancellation, Outcome, Run, Team
 from taskruns.services import usage
 
@@ -38,7 +39,7 @@ SENTENCES = {
         "The cancel was sent, but how it ended is not known. The panel keeps looking and will show it here; "
         "you may press Cancel again."
     ),
-    JOINED: "Somebody's cancel of this run is already under way. Yours was noted and joins it.",
+    JOINED: "A cancel of this run is already under way. Yours was noted and joins it.",
     NOT_NEEDED: "The run is not pending or running, so there is nothing to cancel: nothing was sent.",
     STOPPING: "Arize accepted the cancel. The run is stopping.",
 }
@@ -107,9 +108,13 @@ def _insert(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | None
 
 
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
-    holder = Cancellation.objects.filter(run=run).order_by("-requested_at").first()
+    holder = Cancellation.objects.filter(run=run).select_related("batch").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
-    return _note(run, JOINED, by=by, reason=reason, details=details)
+    noted = _note(run, JOINED, by=by, reason=reason, details=details)
+    if holder is None:
+        return noted
+    is_own = by.person is not None and holder.person_id == by.person.pk
+    return replace(noted, sentence=f"{joined_sentence(holder, is_own=is_own)} {noted.sentence}")
 
 
 def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
