@@ -7,6 +7,11 @@ PIP    := -m pip --disable-pip-version-check --quiet install --require-hashes
 # What `make test` passes on to pytest, like ARGS="-k cancel" or ARGS=tests/test_cancel.py
 ARGS   ?=
 PARALLEL := -n auto --dist loadfile
+# Files that were named run alone; without any, all do.
+NAMED  := $(filter tests/%,$(ARGS))
+UNIT   := $(if $(NAMED),$(filter-out tests/e2e%,$(NAMED)),--ignore=tests/e2e)
+E2E    := $(if $(NAMED),$(filter tests/e2e%,$(NAMED)),tests/e2e)
+HOW    := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,$(PARALLEL)))
 
 .PHONY: help demo run test test-next lint format lock audit bench screenshots
 .DEFAULT_GOAL := help
@@ -24,8 +29,8 @@ run: $(VENV)/run.stamp ## run the panel that .env describes, until Ctrl-C
 # processor; a selection starts faster on one.
 # Exit 5 means "nothing selected", which is no failure when ARGS selects.
 test: $(VENV)/dev.stamp ## run all tests, on SQLite or on the server that DATABASE_URL names
-	@$(BIN)/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(PARALLEL)) || [ $$? -eq 5 -a -n "$(ARGS)" ]
-	@$(BIN)/python -m pytest tests/e2e $(or $(ARGS),$(PARALLEL)) || [ $$? -eq 5 -a -n "$(ARGS)" ]
+	@$(if $(UNIT),$(BIN)/python -m pytest $(UNIT) $(HOW) || [ $$? -eq 5 -a -n '$(ARGS)' ])
+	@$(if $(E2E),$(BIN)/python -m pytest $(E2E) $(HOW) || [ $$? -eq 5 -a -n '$(ARGS)' ])
 
 test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python, which brings the next Django
 	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'
