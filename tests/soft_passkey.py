@@ -21,6 +21,7 @@ class SoftPasskey:
         self.id = secrets.token_bytes(32)
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.user_handle = ""
+        self.count = 0  # of its uses; 0: this device does not count
 
     @classmethod
     def example(cls) -> dict[str, Any]:
@@ -49,7 +50,8 @@ class SoftPasskey:
         return self._answer(parts, userHandle=self.user_handle)
 
     def _data(self, flags: int) -> bytes:
-        return hashlib.sha256(self.rp_id.encode()).digest() + bytes([PRESENT_AND_VERIFIED | flags]) + bytes(4)
+        count = self.count.to_bytes(4, "big")
+        return hashlib.sha256(self.rp_id.encode()).digest() + bytes([PRESENT_AND_VERIFIED | flags]) + count
 
     def _client(self, kind: str, challenge: str) -> bytes:
         return json.dumps({"type": kind, "challenge": challenge, "origin": self.origin, "crossOrigin": False}).encode()

@@ -155,7 +155,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "factors.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
     "factors.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
     "factors.remove": lambda stage: factors.remove(
-        Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, by=BY
+        Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, session_key="", by=BY
     ),
     "factors.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
     "identities.admit": lambda _: identities.admit(IDENTITY, by=stranger()),

@@ -104,6 +104,45 @@ def test_a_wrong_answer_lets_nobody_in(wrong: str, mona: User, vera: User, passk
     assert [outcome for event, outcome in events(event="auth.sign_in")] == ["failed"], "one row a minute and address"
 
 
+def alone(passkey: SoftPasskey) -> bool:
+    client = Client()
+    client.post(ALONE, {"credential": passkey.get(options_alone(client))})
+    return is_in(client)
+
+
+def test_a_copy_of_a_passkey_is_found_by_its_count(mona: User, client_of: ClientOf):
+    passkey = SoftPasskey()
+    passkey.count = 7
+    assert add(client_of(mona), passkey).status_code == 200
+    for count, is_let_in in ((7, False), (8, True), (8, False), (3, False), (0, False), (1000, True), (999, False)):
+        passkey.count = count
+        assert alone(passkey) is is_let_in, count
+    row = AuditEvent.objects.filter(event="auth.sign_in", outcome="failed").earliest("pk")
+    assert row.details["why"] == "passkey used by a copy"
+
+
+def test_a_copy_is_no_second_factor_and_confirms_nothing(mona: User, client_of: ClientOf):
+    passkey = SoftPasskey()
+    add(client_of(mona), passkey)
+    passkey.count = 5
+    assert alone(passkey)
+    passkey.count = 4
+    second = Client()
+    sign_in(second, mona.email)
+    page = second.post(STEP, {"credential": passkey.get(second.get(STEP).context["options"])})
+    assert "there may be a copy of it" in page.content.decode()
+    assert not is_in(second)
+    again = client_of(mona)
+    page = again.post(AGAIN, {"credential": passkey.get(again.get(AGAIN).context["options"]), "next": "/runs/"})
+    assert page.status_code == 200
+    assert "there may be a copy of it" in page.content.decode()
+
+
+def test_a_passkey_that_does_not_count_is_good_each_time(mona: User, passkey: SoftPasskey):
+    assert alone(passkey)
+    assert alone(passkey)
+
+
 def test_a_disabled_person_does_not_get_in_with_it(mona: User, passkey: SoftPasskey):
     User.objects.filter(pk=mona.pk).update(is_active=False)
     client = Client()

@@ -232,6 +232,15 @@ def test_removing_the_last_one_takes_the_recovery_codes_along(mona: User, app: C
     assert sign_in(Client(), mona.email)["Location"] == "/"
 
 
+def test_removing_one_ends_the_other_sessions(mona: User, app: Code, vera: User, client_of: ClientOf):
+    here, there, theirs = Client(), client_of(mona), client_of(vera)
+    enter(here, mona, app())
+    pk = Authenticator.objects.get(type="totp").pk
+    here.post(f"/accounts/factors/{pk}/remove/")
+    assert [is_in(client) for client in (here, there, theirs)] == [True, False, True]
+    assert AuditEvent.objects.latest("pk").details["sessions_ended"] == 1
+
+
 def test_somebody_elses_factor_is_not_there(mona: User, app: Code, vera: User, client_of: ClientOf):
     pk = Authenticator.objects.get(type="totp").pk
     assert client_of(vera).post(f"/accounts/factors/{pk}/remove/").status_code == 404

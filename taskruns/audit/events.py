@@ -126,7 +126,7 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.AUTH_SIGN_IN: frozenset({"again", "why"}),
     EventType.AUTH_PASSWORD_CHANGE: frozenset({"sessions_ended"}),
     EventType.AUTH_MFA_ADD: _FACTOR,
-    EventType.AUTH_MFA_REMOVE: _FACTOR,
+    EventType.AUTH_MFA_REMOVE: _FACTOR | {"sessions_ended"},
     EventType.AUTH_SESSION_END: frozenset({"why", "sessions", "sessions_ended"}),
     EventType.ENCRYPTION_REENCRYPT: frozenset({"column", "rows", "ring_number"}),
     EventType.AUDIT_EXPORT: frozenset({"format", "filtered"}),

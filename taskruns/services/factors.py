@@ -22,11 +22,14 @@ from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import User
 
+from . import sessions
+
 SECOND = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
 # What the log and the pages call them.
 WORDS = {"totp": "authenticator app", "webauthn": "passkey", "recovery_codes": "recovery codes"}
 LONGEST_NAME = 60
 _SECRETS = ("secret", "seed")  # where a row keeps its secret, by kind
+_COUNT = "count"  # where a passkey's row keeps how often its device says that it was used
 _owner: ContextVar[str] = ContextVar("owner of the factor at hand", default="")
 
 
@@ -95,17 +98,37 @@ def add_passkey(person: User, *, name: str, credential: dict[str, Any], by: Acto
         return _added(person, {"factor": WORDS["webauthn"], "name": cleaned}, by=by)
 
 
-def remove(factor: Authenticator, person: User, *, must_keep_one: bool, by: Actor) -> None:
-    """With the last second factor the recovery codes go too. Raises FactorNeeded."""
+def count_use(passkey: Authenticator, count: int) -> bool:
+    """False if the passkey's own count of uses has not gone up: somebody else may have a copy of it.
+
+    WebAuthn Level 2, 7.2, step 21: a device that does not count says 0 each time.
+    """
+    with transaction.atomic():
+        row = Authenticator.objects.select_for_update(of=("self",), no_key=True).get(pk=passkey.pk)
+        before = int(row.data.get(_COUNT, row.wrap().authenticator_data.counter))
+        if count == before == 0:
+            return True
+        if count <= before:
+            return False
+        row.data[_COUNT] = count
+        row.save(update_fields=["data"])
+    return True
+
+
+def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_key: str, by: Actor) -> None:
+    """With the last second factor the recovery codes go too. Every session but `session_key` ends: one of them may
+    have shown just this factor. Raises FactorNeeded.
+    """
     with transaction.atomic():
         _locked(person)
         rest = of(person).filter(type__in=SECOND).exclude(pk=factor.pk)
         if not rest.exists() and must_keep_one:
             raise FactorNeeded
-        details = {"factor": WORDS[factor.type], "name": factor.data.get("name", "")}
+        details: dict[str, Any] = {"factor": WORDS[factor.type], "name": factor.data.get("name", "")}
         factor.delete()
         if not rest.exists():
             of(person).delete()
+        details["sessions_ended"] = sessions.delete(person, keep=session_key)
         record(EventType.AUTH_MFA_REMOVE, "done", by=by, target=_target(person), details=details)
 
 

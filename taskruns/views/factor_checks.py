@@ -17,6 +17,7 @@ from allauth.mfa.webauthn.forms import (
     LoginWebAuthnForm,
     ReauthenticateWebAuthnForm,
 )
+from allauth.mfa.webauthn.internal.auth import parse_authentication_response
 from allauth.mfa.webauthn.views import LoginWebAuthnView, ReauthenticateWebAuthnView
 from django.conf import settings
 from django.core.cache import cache
@@ -38,6 +39,7 @@ UNREADABLE = (
 )
 NAME_HELP = "How you tell it from others, like “Laptop” or “Blue key”."
 ALONE_HELP = "Without e-mail and password: the device itself then asks for a PIN, a finger or a face."
+COPIED = "This passkey has counted its uses wrongly: there may be a copy of it. Sign in another way and remove it."
 THROTTLED = "too_many_login_attempts"
 
 
@@ -111,19 +113,29 @@ class PasskeyForm(_Sturdy, AddWebAuthnForm):  # type: ignore[misc]
         return self._read("clean")
 
 
-class PasskeyStepForm(_Sturdy, AuthenticateWebAuthnForm):  # type: ignore[misc]
+class _Counted(_Sturdy):
+    """A copy of a passkey answers as well as the passkey does; the count in its answers tells them apart."""
+
+    cleaned_data: dict[str, Any]
+
     def clean_credential(self) -> Any:
-        return self._read("clean_credential")
+        answer = self.cleaned_data["credential"]
+        factor = self._read("clean_credential")
+        if not factors.count_use(factor, parse_authentication_response(answer).response.authenticator_data.counter):
+            raise ValidationError(COPIED, code="copied")
+        return factor
 
 
-class PasskeyLoginForm(_Sturdy, LoginWebAuthnForm):  # type: ignore[misc]
-    def clean_credential(self) -> Any:
-        return self._read("clean_credential")
+class PasskeyStepForm(_Counted, AuthenticateWebAuthnForm):  # type: ignore[misc]
+    """When signing in, after a password."""
 
 
-class PasskeyAgainForm(_Sturdy, ReauthenticateWebAuthnForm):  # type: ignore[misc]
-    def clean_credential(self) -> Any:
-        return self._read("clean_credential")
+class PasskeyLoginForm(_Counted, LoginWebAuthnForm):  # type: ignore[misc]
+    """When signing in, without one."""
+
+
+class PasskeyAgainForm(_Counted, ReauthenticateWebAuthnForm):  # type: ignore[misc]
+    """When entering again."""
 
 
 def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: str = "second factor") -> None:
@@ -136,14 +148,14 @@ class _Authenticate(AuthenticateView):  # type: ignore[misc]
 
     def form_invalid(self, form: Form) -> HttpResponse:
         if "credential" in form.errors:
-            _record_refused(self.request, self.stage.login.user, _outcome(form), why="passkey")
+            _record_refused(self.request, self.stage.login.user, _outcome(form), why=_why(form))
         response: HttpResponse = super().form_invalid(form)
         return response
 
 
 class _PasskeyLogin(LoginWebAuthnView):  # type: ignore[misc]
     def form_invalid(self, form: Form) -> HttpResponse:
-        audit.record_failed_sign_in("", "failed", why="passkey", by=actor_of(self.request))
+        audit.record_failed_sign_in("", "failed", why=_why(form), by=actor_of(self.request))
         response: HttpResponse = super().form_invalid(form)
         return response
 
@@ -153,7 +165,7 @@ class _PasskeyAgain(ReauthenticateWebAuthnView):  # type: ignore[misc]
         return _with_options(super().get_context_data(**kwargs) | kwargs)
 
     def form_invalid(self, form: Form) -> HttpResponse:
-        _record_refused(self.request, self.request.user, _outcome(form), why="passkey")
+        _record_refused(self.request, self.request.user, _outcome(form), why=_why(form))
         page: HttpResponse = self.render_to_response(self.get_context_data(form=form))
         return page
 
@@ -165,6 +177,10 @@ def _with_options(context: dict[str, Any]) -> dict[str, Any]:
 
 def _outcome(form: Form) -> str:
     return "throttled" if form.has_error("credential", THROTTLED) else "failed"
+
+
+def _why(form: Form) -> str:
+    return "passkey used by a copy" if form.has_error("credential", "copied") else "passkey"
 
 
 def entered_again(sender: Any, request: HttpRequest, user: User, **how: Any) -> None:

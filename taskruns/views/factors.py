@@ -80,7 +80,13 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     if request.method == "POST":
         try:
             must_keep_one = proofs.is_required_of(request.user)
-            factors.remove(factor, request.user, must_keep_one=must_keep_one, by=actor_of(request))
+            factors.remove(
+                factor,
+                request.user,
+                must_keep_one=must_keep_one,
+                session_key=request.session.session_key or "",
+                by=actor_of(request),
+            )
         except FactorNeeded as refused:
             messages.error(request, refused.sentence)
             return _form_page(request, "factor_remove", {"row": row})
