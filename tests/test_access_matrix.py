@@ -327,12 +327,18 @@ def wanted(name: str) -> tuple[str, ...]:
 def test_each_refusal_is_a_row_in_the_right_chain(
     name: str, row: Row, urls: dict[str, str], browsers: Browsers, team: Team
 ):
-    """403: in the chain of the team; 404, and what is no team's: in the site's. Whoever passes leaves no denial."""
+    """403: in the chain of the team; 404, what is no team's, and nobody's POST: in the site's. Whoever passes, or is
+    led to the sign-in for looking, leaves no denial.
+    """
     for method, line, denied_as in (("GET", row.get, row.get_event), ("POST", row.post, row.event)):
         for who, status in statuses(line).items():
             with undone():
                 browsers[who].generic(method, urls[name])
                 found = list(AuditEvent.objects.filter(outcome="denied"))
+            if who == "anonymous" and method == "POST" and name != "invitation":
+                (denial,) = found
+                assert (denial.chain, denial.event, denial.actor_type) == ("site", denied_as, "anonymous")
+                continue
             if who == "anonymous" or status not in {403, 404}:
                 tried = [row for row in found if row.event != "invitation.accept"]  # somebody else's: a 422 with a row
                 assert not tried, f"{who} {method}"

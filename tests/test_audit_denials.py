@@ -100,6 +100,25 @@ def test_a_wrong_old_password_changes_none_and_leaves_no_change(mona: User, clie
     assert AuditEvent.objects.count() == 1, "a new password that is too short is no try to take an account"
 
 
+def test_who_fails_to_show_again_who_they_are_is_named_each_time(mona: User, ada: User, client_of: ClientOf):
+    """Somebody may sit at a session that was left open: the session and its person are what the log must tell."""
+    client = client_of(mona)
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for _ in range(7):
+            client.post("/accounts/confirm/password/", {"password": WRONG})
+    found = list(AuditEvent.objects.order_by("pk"))
+    assert [row.outcome for row in found] == ["failed"] * 5 + ["throttled"] * 2, "each try is one"
+    assert {(row.chain, row.event, row.actor_type, row.actor_id) for row in found} == {
+        ("site", "auth.sign_in", "user", str(mona.pk))
+    }
+    assert {row.target_label for row in found} == {mona.email}
+    assert {len(row.session_ref) for row in found} == {16}
+    assert not AnonymousTally.objects.exists()
+    text = client_of(ada).get("/audit/").content.decode()
+    assert "mona@example.com was asked who they are, and gave a wrong answer" in text
+    assert WRONG not in repr(dump())
+
+
 def test_of_many_tries_within_a_minute_one_is_written_and_the_others_are_told_later(db: None):
     at = datetime.fromisoformat("2026-11-23T03:00:05+00:00")
     with time_machine.travel(at, tick=False) as clock:
@@ -194,6 +213,33 @@ def test_the_page_says_why_a_form_was_refused(team: Team, strict: Client, mona: 
     strict.post("/teams/ops-north/settings/")
     text = client_of(mona).get("/teams/ops-north/audit/").content.decode()
     assert "mona@example.com was refused: /teams/ops-north/settings/ (form token: CSRF cookie not set.)" in text
+
+
+# --- Whatever the client says of itself
+
+HTMX = {"HX-Request": "true", "HX-Current-URL": "http://localhost:8000/teams/ops-north/runs/"}
+
+
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["plain", "htmx"])
+def test_a_change_by_somebody_whose_session_is_over_is_a_row_and_a_poll_is_none(
+    headers: dict[str, str], team: Team, run: Run
+):
+    client = Client(headers={"host": "localhost:8000"} | headers)
+    for path in ("runs/", "runs/table/", f"runs/{run.pk}/", "audit/", "audit/export.jsonl"):
+        assert client.get(f"/teams/ops-north/{path}").status_code in {302, 401}
+        client.head(f"/teams/ops-north/{path}")
+    assert not AuditEvent.objects.exists(), "open pages ask for ever"
+    path = f"/teams/ops-north/runs/{run.pk}/cancel/"
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for _ in range(3):
+            assert client.post(path, {"reason": "not to be kept"}).status_code == (401 if headers else 302)
+    row = AuditEvent.objects.get()
+    assert (row.chain, row.event, row.outcome, row.actor_type) == ("site", "run.cancel", "denied", "anonymous")
+    assert row.details == {"page": "run-cancel", "path": path, "method": "POST", "why": "not signed in"}
+    assert AnonymousTally.objects.get().left_out == 2
+    assert "not to be kept" not in repr(dump())
+    client.post("/accounts/profile/", {"name": "x"})
+    assert AuditEvent.objects.get(seq=2).details["page"] == "profile", "the pages of everybody too"
 
 
 # --- What was aimed at

@@ -108,6 +108,8 @@ def sentence(event: AuditEvent) -> str:
 # What one event and outcome means depends on a detail: whether it was again, and why.
 _TOLD_BY_DETAILS = {
     ("auth.sign_in", "done", "again"): "{who} confirmed who they are",
+    ("auth.sign_in", "failed", "again"): "{who} was asked who they are, and gave a wrong answer",
+    ("auth.sign_in", "throttled", "again"): "{who} was asked who they are, and tried too often",
     ("auth.sign_in", "failed", "second factor"): "A second factor was wrong: {target}",
     ("auth.sign_in", "failed", "code used before"): "A code was used a second time: {target}",
     ("auth.sign_in", "failed", "passkey"): "A passkey was wrong: {target}",

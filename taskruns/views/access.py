@@ -34,6 +34,7 @@ from . import proofs
 from .declared import View, declared
 from .ways import page_of, referring_page, to_login, with_next
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 # Parts of a path that open a door by themselves.
 SECRETS = frozenset({"token", "key"})
 SIGN_IN_PAGES = frozenset(
@@ -73,12 +74,12 @@ def requires(
     def decorate(view: View) -> View:
         @wraps(view)
         def gate(request: HttpRequest, *args: Any, slug: str | None = None, **kwargs: Any) -> HttpResponseBase:
+            denied_as = _event(request, event, acts_on)
             if not request.user.is_authenticated:
-                return to_login(request)
+                return _stranger(request, denied_as)
             panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
-            denied_as = _event(request, event, acts_on)
             if not panel.access.may(action):
                 record_denied(panel, denied_as, team=panel.team)
                 raise PermissionDenied
@@ -111,12 +112,19 @@ def _for_everybody(view: View, *, fresh: bool = False, before_second_factor: boo
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
-            return to_login(request)
+            return _stranger(request, EventType.ACCESS_DENIED)
         panel = _enter(request, None)
         stopped = _unproved(panel, EventType.ACCESS_DENIED, fresh=fresh, before_second_factor=before_second_factor)
         return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
 
     return declared(gate, "signed in")
+
+
+def _stranger(request: HttpRequest, event: EventType) -> HttpResponse:
+    """Looking is led to the sign-in and back, and is no try: open pages go on asking when a session has ended."""
+    if request.method not in SAFE_METHODS:
+        record_denied(request, event, why="not signed in")
+    return to_login(request)
 
 
 def _unproved(
@@ -133,13 +141,15 @@ def _unproved(
 
 
 def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
-    if request.method not in {"GET", "HEAD"}:
+    """What was to be changed is refused, and a row, whatever the client says of itself in its headers."""
+    is_look = request.method in {"GET", "HEAD"}
+    if not is_look:
         record_denied(request, event, team=request.team, why=why)
     if request.htmx:
         response = HttpResponse(status=401)
         response["HX-Redirect"] = with_next(url, page_of(request.htmx))
         return response
-    if request.method in {"GET", "HEAD"}:
+    if is_look:
         return HttpResponseRedirect(with_next(url, request.get_full_path()))
     context = {"why": why, "url": with_next(url, referring_page(request))}
     return render(request, "taskruns/people/unproved.html", context, status=403)

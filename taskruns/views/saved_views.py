@@ -41,7 +41,7 @@ def _one(right: Right, event: EventType) -> Callable[[View], View]:
     return decorate
 
 
-@requires(Action.RUNS_VIEW)
+@requires(Action.RUNS_VIEW, event=EventType.VIEW_SAVE)
 @members_change(EventType.VIEW_SAVE)
 @require_http_methods(["GET", "HEAD", "POST"])
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
@@ -60,7 +60,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
     return _unsaved(request, team, form)
 
 
-@requires(Action.RUNS_VIEW)
+@requires(Action.RUNS_VIEW, event=EventType.VIEW_SAVE)
 @_one(saved_views.may_change, EventType.VIEW_SAVE)
 @require_POST
 def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
@@ -76,7 +76,7 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     return _page(request, team, {"form": form, "changing": view.name, "changing_id": view.pk}, status=422)
 
 
-@requires(Action.RUNS_VIEW)
+@requires(Action.RUNS_VIEW, event=EventType.VIEW_DELETE)
 @_one(saved_views.may_delete, EventType.VIEW_DELETE)
 @require_POST
 def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
@@ -88,7 +88,7 @@ def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     return redirect("saved-views", slug=team.slug)
 
 
-@requires(Action.RUNS_VIEW)
+@requires(Action.RUNS_VIEW, event=EventType.VIEW_SAVE)
 @_one(lambda _view, _person, access: saved_views.may_save(access), EventType.VIEW_SAVE)
 @require_POST
 def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:

@@ -22,15 +22,15 @@ def record_sign_out(person: User, *, by: Actor) -> None:
 def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor) -> None:
     """`outcome` is failed or throttled. What was typed is kept only where it is somebody's name here.
 
-    `why` is our own word for what else than a password was wrong.
+    `why` is our own word for what else than a password was wrong. Who is signed in and fails to show once more that it
+    is them is named, each time: their session may be in somebody else's hands.
     """
     person = User.objects.filter(email__iexact=login.strip()).first() if login else None
     target = Target("person", str(person.pk), person.email) if person else None
-    details = {"why": why} if why else {}
-    if by.person is None:
+    details = ({"why": why} if why else {}) | ({"again": True} if by.type == "user" else {})
+    if by.type == "anonymous":
         record_anonymous(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
         return
-    # Somebody who is signed in and could not show again that it is them: their row, not one of many strangers'.
     with transaction.atomic():
         record(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
 
