@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskruns.filters import Cursor
-from taskruns.models import Credential, Membership, Run, Status, Task, Team, TeamRole, User
+from taskruns.models import ArizeUser, Credential, Membership, Run, Status, Task, Team, TeamRole, User
 from taskruns.services.board.page import PAGE
 from tests.conftest import ENDPOINT, ClientOf, make_credential, make_run
 
@@ -193,13 +193,29 @@ def test_the_number_of_queries_does_not_grow_with_the_runs(client: Client, task:
         return len(captured)
 
     fill(task, 3, active=1)
+    Run.objects.update(created_by_user_id="U0")
     client.get(BOARD)
     few = queries(BOARD), queries(f"{BOARD}table/")
     second = Task.objects.create(team=task.team, endpoint=ENDPOINT, arize_id="T2", credential=task.credential)
     for number in range(60):
-        make_run(second, arize_id=f"S{number}", status=Status.RUNNING if number < 20 else Status.FAILED)
+        status = Status.RUNNING if number < 20 else Status.FAILED
+        make_run(second, arize_id=f"S{number}", status=status, created_by_user_id=f"U{number}")
+        ArizeUser.objects.create(team=task.team, endpoint=ENDPOINT, arize_id=f"U{number}", name="Nora", known=True)
     assert (queries(BOARD), queries(f"{BOARD}table/")) == few
     assert max(few) <= 12
+
+
+def test_a_row_says_who_triggered_the_run_by_name_where_it_is_known(client: Client, task: Task) -> None:
+    def by() -> str:
+        (said,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', client.get(BOARD).content.decode())
+        return str(said)
+
+    run = make_run(task)
+    assert 'class="by"' not in client.get(BOARD).content.decode(), "the schedule did"
+    Run.objects.update(created_by_user_id="VXNlcjox")
+    assert by() == "by <code>VXNlcjox</code>"
+    ArizeUser.objects.create(team=run.team, endpoint=ENDPOINT, arize_id="VXNlcjox", name="Nora <b>", known=True)
+    assert by() == "by Nora &lt;b&gt;"
 
 
 def test_the_other_teams_runs_are_not_here(

@@ -17,7 +17,7 @@ from django.utils import timezone
 from taskruns.display.exports import COLUMNS
 from taskruns.display.spreadsheet import csv_line, defused
 from taskruns.filters import BoardFilter
-from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.models import ArizeUser, AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services import exports, mirror
 
 from .conftest import CANARY, ENDPOINT, NOW, ClientOf, accept_inserts, actor, events, make_run, refuse_inserts
@@ -79,6 +79,7 @@ def test_every_column_of_a_run_and_times_in_utc(
         outcome=Outcome.CONFIRMED,
         requested_at=NOW + timedelta(seconds=300),
     )
+    name_the_creator(run, "Nora Lindqvist")
     (row,) = table_of(client_of(vera).get(FILE))
     assert tuple(row) == COLUMNS
     assert row == {
@@ -104,6 +105,7 @@ def test_every_column_of_a_run_and_times_in_utc(
         "num_skipped": "",
         "experiment_id": "RXhwZXJpbWVudDox",
         "created_by_user_id": "VXNlcjoxOm5OYkM=",
+        "triggered_by": "Nora Lindqvist",
         "failure_reason": "",
         "cancelled_because": "cancelled by oli@example.com: wrong data",
         "cancel_asked_at": "2026-11-23T03:05:00.000000Z",
@@ -113,6 +115,29 @@ def test_every_column_of_a_run_and_times_in_utc(
         "gone_since": "",
         "last_read_at": "2026-11-23T04:00:00.000000Z",
     }
+
+
+def name_the_creator(run: Run, name: str) -> None:
+    arize_id = run.created_by_user_id or ""
+    ArizeUser.objects.create(team=run.team, endpoint=run.endpoint, arize_id=arize_id, name=name, known=True)
+
+
+def test_who_triggered_a_run_is_an_id_until_the_name_is_known_and_costs_no_question_a_row(
+    team: Team, task: Task, vera: User, client_of: ClientOf
+):
+    def asked() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            table_of(client.get(FILE))
+        return len(queries)
+
+    client = client_of(vera)
+    named, *_ = some_runs(task, *[Status.COMPLETED] * 3, created_by_user_id="U1")
+    assert {row["triggered_by"] for row in table_of(client.get(FILE))} == {"U1"}
+    few = asked()
+    Run.objects.filter(pk=named.pk).update(created_by_user_id="=U2")
+    name_the_creator(Run.objects.get(pk=named.pk), "=Nora")
+    assert [row["triggered_by"] for row in table_of(client.get(FILE))] == ["'=Nora", "U1", "U1"]
+    assert asked() == few
 
 
 def test_what_is_not_known_is_an_empty_cell(team: Team, task: Task, vera: User, client_of: ClientOf):

@@ -32,6 +32,7 @@ COLUMNS = (
     "num_skipped",
     "experiment_id",
     "created_by_user_id",
+    "triggered_by",
     "failure_reason",
     "cancelled_because",
     "cancel_asked_at",
@@ -60,8 +61,9 @@ class ExportPage:
         return "1 run" if self.rows == 1 else f"{self.rows:,} runs"
 
 
-def run_cells(run: Run, *, last: Cancellation | None) -> list[str]:
+def run_cells(run: Run, *, last: Cancellation | None, creator: str = "") -> list[str]:
     """One row under COLUMNS; times in UTC. `last` is the run's cancellation as its row on the board tells it.
+    `creator`: the name of who triggered it; where that is not known, the id stands in its place.
 
     Expects `run.task.credential` to be loaded.
     """
@@ -74,7 +76,7 @@ def run_cells(run: Run, *, last: Cancellation | None) -> list[str]:
         _seconds(run),
         *map(_utc, (run.data_start_time, run.data_end_time)),
         *map(_number, (run.num_successes, run.num_errors, run.num_skipped)),
-        *_texts(run.experiment_id, run.created_by_user_id, run.failure_reason),
+        *_texts(run.experiment_id, run.created_by_user_id, creator or run.created_by_user_id, run.failure_reason),
         defused(cause_of(run, last)) if run.status == Status.CANCELLED else "",
         *_cancellation(last),
         *map(_utc, (run.gone_since, run.observed_at)),

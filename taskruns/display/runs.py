@@ -24,7 +24,10 @@ GOES_ON = (Outcome.CONFIRMED, Outcome.STILL_RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One row of the board. `version` changes exactly when something in the row does: 16 hex digits of a hash."""
+    """One row of the board. `version` changes exactly when something in the row does: 16 hex digits of a hash.
+
+    `creator` is the name of who triggered the run, empty where only the `creator_id` is known.
+    """
 
     id: str
     arize_id: str
@@ -37,6 +40,8 @@ class RunRow:
     status: StatusMark
     counts: Counts
     created: Moment | None
+    creator: str
+    creator_id: str
     started: Moment | None
     finished: Moment | None
     duration: Duration | None
@@ -54,9 +59,17 @@ class RunRow:
 
 
 def run_row(
-    run: Run, *, last: Cancellation | None, may_cancel: bool, slug: str, team: str = "", why_old: str = ""
+    run: Run,
+    *,
+    last: Cancellation | None,
+    may_cancel: bool,
+    slug: str,
+    team: str = "",
+    why_old: str = "",
+    creator: str = "",
 ) -> RunRow:
     """`last` is the run's cancellation that counts. `why_old`: why its state is not of this moment, if it is not.
+    `creator`: the name of who triggered it, if it is known.
 
     Expects `run.task.credential` to be loaded.
     """
@@ -74,6 +87,8 @@ def run_row(
         status=status_mark(run),
         counts=counts_of(run),
         created=Moment.of(run.created_at),
+        creator=creator,
+        creator_id=run.created_by_user_id or "",
         started=Moment.of(run.run_started_at),
         finished=Moment.of(run.run_finished_at),
         duration=duration_of(run),

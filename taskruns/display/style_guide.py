@@ -46,7 +46,8 @@ def token_groups() -> tuple[TokenGroup, ...]:
 def sample_rows() -> tuple[RunRow, ...]:
     """A row of the board for each status."""
     return tuple(
-        run_row(_sample(status, number), last=None, may_cancel=True, slug="ops") for number, status in enumerate(Status)
+        run_row(_sample(status, number), last=None, may_cancel=True, slug="ops", creator="Nora Lindqvist")
+        for number, status in enumerate(Status)
     )
 
 
@@ -54,6 +55,7 @@ def _sample(status: Status, number: int) -> Run:
     task = Task(arize_id=f"task-{number}", name=f"Relevance evaluation {number}", type="template_evaluation")
     run = Run(task=task, arize_id=f"run-{number}", status=status, raw_status=status.value.upper())
     run.created_at = run.run_started_at = _NOW - timedelta(minutes=7 * number)
+    run.created_by_user_id = f"user-{number}"
     run.num_successes, run.num_errors, run.num_skipped = 812 * number, 31 * number, 5 * number
     if not run.is_active:
         run.run_finished_at = run.run_started_at + timedelta(minutes=5, seconds=21)

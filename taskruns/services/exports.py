@@ -21,6 +21,7 @@ from taskruns.display.spreadsheet import csv_line
 from taskruns.filters import BoardFilter
 from taskruns.models import Run, Team
 
+from . import arize_users
 from .board import latest_cancellations, matching
 
 CHUNK = 500
@@ -70,8 +71,8 @@ def csv_parts(chosen: Export) -> Iterator[str]:
     """The header, then some hundred lines at a time."""
     yield csv_line(COLUMNS)
     for runs in _in_steps(chosen.ids):
-        last = latest_cancellations(runs)
-        yield "".join(csv_line(run_cells(run, last=last.get(run.pk))) for run in runs)
+        last, creators = latest_cancellations(runs), arize_users.names_of(runs)
+        yield "".join(csv_line(run_cells(run, last=last.get(run.pk), creator=creators.get(run.pk, ""))) for run in runs)
 
 
 def _in_steps(ids: bytes) -> Iterator[list[Run]]:

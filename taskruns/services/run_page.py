@@ -11,7 +11,6 @@ from taskruns.display.timeline import timeline_of
 from taskruns.display.words import Moment
 from taskruns.models import AuditEvent, Run
 
-from . import arize_users
 from .board import Seat, latest_cancellations, warnings_of
 from .board.rows import run_rows, unread
 from .tasks import task_strip
@@ -24,17 +23,16 @@ def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
     run = Run.objects.select_related("task__credential").get(pk=run_id)
     last = latest_cancellations([run]).get(run.pk)
     (row,) = run_rows([run], seats=[seat])
-    creator = arize_users.names_of([run]).get(run.pk, "")
     key = run.task.credential
     warnings = (*(warnings_of([key]) if key else ()), *(unread([run]) if run.is_active else ()))
     return RunPage(
         row=row,
-        fields=run_fields(run, triggered_by=creator),
+        fields=run_fields(run, triggered_by=row.creator),
         explanation=last.explanation if last else "",
         warnings=warnings,
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
-        timeline=timeline_of(run, _events(run), cause=row.cause, creator=creator),
+        timeline=timeline_of(run, _events(run), cause=row.cause, creator=row.creator),
         strip=task_strip(run.task, slug=seat.team.slug, here=run),
         task_url=reverse("task", args=[seat.team.slug, run.task_id]),
         links=run_links(run),

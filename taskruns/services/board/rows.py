@@ -12,6 +12,7 @@ from taskruns.display.runs import RunRow, run_row
 from taskruns.display.words import Message
 from taskruns.models import Cancellation, Credential, Heartbeat, Outcome, Run, Status, Team
 from taskruns.permissions import Access, Action
+from taskruns.services import arize_users
 
 # Which press ended a cancelled run: one that Arize confirmed, one that it accepted, one of which nobody heard the end.
 _CREDIT = {Outcome.CONFIRMED: 4, Outcome.OPEN: 3, Outcome.STILL_RUNNING: 2, Outcome.UNKNOWN: 1}
@@ -32,6 +33,7 @@ class Seat:
 def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
     by_team = {seat.team.pk: seat for seat in seats}
     latest = latest_cancellations(runs)
+    creators = arize_users.names_of(runs)
     now = timezone.now()
     return tuple(
         run_row(
@@ -41,6 +43,7 @@ def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = Fa
             slug=seat.team.slug,
             team=seat.team.name if name_team else "",
             why_old=why_old(run, now),
+            creator=creators.get(run.pk, ""),
         )
         for run in runs
     )
