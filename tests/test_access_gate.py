@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Invitation, Membership, Run, Task, Team, User
 
-from .conftest import ENDPOINT, ClientOf, events, make_credential, make_run, run_url, wire_run
+from .conftest import ENDPOINT, PASSWORD, ClientOf, events, make_credential, make_run, run_url, wire_run
 
 TOKEN = re.compile(rb'(name="csrfmiddlewaretoken" value=")[^"]*|(<code>)[^<]*|(data-now=")[0-9]*')
 OWN_ORIGIN = "http://localhost:8000"
@@ -156,9 +156,52 @@ def test_who_is_not_signed_in_is_led_to_the_login_page_and_back(team: Team):
     assert parse_qs(where.query) == {"next": [target]}
 
 
-def test_a_post_is_not_repeated_after_sign_in(team: Team, run: Run):
-    answer = Client().post(reverse("run-cancel", args=[team.slug, run.pk]), {"reason": "x"})
-    assert answer["Location"] == "/accounts/login/"
+BOARD = "/teams/ops-north/runs/?status=running"
+
+
+def way_of(where: str) -> tuple[str, dict[str, list[str]]]:
+    parts = urlsplit(where)
+    return parts.path, parse_qs(parts.query)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("run-cancel", "run_id", "Nothing was sent; press Cancel again after you sign in."),
+        ("stop", "", "Nothing was done; do it again after you sign in."),
+        ("batches", "", "Nothing was done; do it again after you sign in."),
+        ("credential-new", "", "Nothing was done; do it again after you sign in."),
+    ],
+)
+@pytest.mark.parametrize("by_htmx", [True, False])
+def test_a_post_of_a_session_that_ended_is_not_repeated_and_the_sign_in_page_says_so(
+    name: str, kind: str, says: str, *, by_htmx: bool, own: dict[str, uuid.UUID], mona: User, arize: Any
+):
+    htmx = {"HX-Request": "true", "HX-Current-URL": f"{OWN_ORIGIN}{BOARD}"}
+    headers = htmx if by_htmx else {"Referer": f"{OWN_ORIGIN}{BOARD}"}
+    client = Client(headers={"host": "localhost:8000"})
+    answer = client.post(path_of(name, kind, own), {"reason": "x"}, headers=headers)
+    where = answer["HX-Redirect"] if by_htmx else answer["Location"]
+    assert way_of(where)[1]["next"] == [BOARD]
+    assert not arize.calls
+    page = client.get(where).content.decode()
+    assert "You were signed out." in page
+    assert says in page
+    signed_in = client.post("/accounts/login/", {"login": mona.email, "password": PASSWORD, "next": BOARD})
+    assert signed_in["Location"] == BOARD
+
+
+def test_a_page_that_was_merely_opened_says_nothing_of_what_was_not_done(team: Team):
+    page = Client().get(Client().get(BOARD)["Location"]).content.decode()
+    assert "You were signed out" not in page
+    assert "You were signed out" not in Client().get("/accounts/login/?undone=nonsense").content.decode()
+
+
+def test_a_post_that_came_from_elsewhere_leads_nowhere_after_sign_in(team: Team, run: Run):
+    cancel = reverse("run-cancel", args=[team.slug, run.pk])
+    for referer in ("https://evil.example/x", "", "http://localhost:8000//evil.example/"):
+        answer = Client(headers={"host": "localhost:8000"}).post(cancel, headers={"Referer": referer})
+        assert way_of(answer["Location"]) == ("/accounts/login/", {"undone": ["cancel"]})
 
 
 def test_nobody_is_led_away_from_the_panel_after_sign_in(team: Team):
@@ -172,9 +215,9 @@ def test_htmx_is_told_to_leave_the_page_and_gets_no_login_form(team: Team):
     client = Client(headers={"HX-Request": "true", "HX-Current-URL": page, "host": "localhost:8000"})
     answer = client.get("/teams/ops-north/runs/table/?status=failed")
     assert (answer.status_code, answer.content) == (401, b"")
-    assert answer["HX-Redirect"] == "/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F%3Fstatus%3Dfailed"
+    assert way_of(answer["HX-Redirect"])[1]["next"] == ["/teams/ops-north/runs/?status=failed"]
     elsewhere = client.get("/teams/ops-north/runs/table/", headers={"HX-Current-URL": "https://evil.example/x"})
-    assert elsewhere["HX-Redirect"] == "/accounts/login/"
+    assert way_of(elsewhere["HX-Redirect"]) == ("/accounts/login/", {"undone": ["page"]})
 
 
 def test_a_disabled_person_is_out_at_the_next_request(team: Team, oli: User, client_of: ClientOf):

@@ -17,6 +17,7 @@ from taskruns.permissions import SITE_ROLES, Access, Action
 from taskruns.services import audit, stops
 
 from . import proofs
+from .ways import UNDONE
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
@@ -30,7 +31,12 @@ _TEAM_LINKS = (
 def frame(request: HttpRequest) -> dict[str, Any]:
     person = getattr(request, "user", None)
     if not isinstance(person, User):
-        return {"frame": None, "mails": settings.MAILS, "sign_on": settings.OIDC.name if settings.OIDC else ""}
+        return {
+            "frame": None,
+            "mails": settings.MAILS,
+            "sign_on": settings.OIDC.name if settings.OIDC else "",
+            "undone": UNDONE.get(request.GET.get("undone", ""), ""),
+        }
     return {
         "frame": SimpleLazyObject(lambda: _frame(request, person)),
         "confirm_url": SimpleLazyObject(lambda: _confirm_url(request, person)),

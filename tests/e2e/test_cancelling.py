@@ -114,3 +114,19 @@ def test_a_cancel_that_arize_refuses_keeps_the_run_and_says_why(stack: Stack, vi
     expect(oli.page.locator("#messages")).to_contain_text("Forbidden")
     expect(oli.row(run_id)).to_have_attribute("data-status", "running")
     expect(oli.row(run_id).get_by_role("button", name="Cancel")).to_be_visible()
+
+
+def test_a_cancel_of_a_session_that_ended_says_that_nothing_was_sent_and_leads_back(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    oli.expected.add(401)
+    oli.open_board(f"?q={run_id}")
+    oli.context.clear_cookies(name="sessionid")
+    oli.cancel(run_id, reason=REASON)
+    expect(oli.page.get_by_role("alert")).to_contain_text("Nothing was sent; press Cancel again after you sign in.")
+    assert stack.cancels_received(run_id) == []
+    oli.page.get_by_label("Email").fill("oli@demo.example")
+    oli.page.get_by_label("Password").fill(stack.password)
+    oli.page.get_by_role("button", name="Sign in", exact=True).click()
+    oli.page.wait_for_url(f"**/teams/ops-north/runs/?q={run_id}")
+    oli.cancel(run_id, reason=REASON)
+    expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")

@@ -40,5 +40,5 @@ def test_a_session_that_ended_ends_at_the_login_page_by_the_next_poll(stack: Sta
     ada.page.wait_for_url("**/runs/")
     ada.open_board()
     stack.manage("reset_sign_in", "ada@demo.example", "--password-stdin", given="another-horse-battery-9\n")
-    ada.page.wait_for_url("**/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F", timeout=15_000)
+    ada.page.wait_for_url("**/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F&undone=page", timeout=15_000)
     expect(ada.page.get_by_role("heading", name="Sign in")).to_be_visible()

@@ -87,6 +87,7 @@ htmx.defineExtension("rows", {
 
 // --- Polling: silent while nobody can see it, while a dialog is open, and while paused; at once on return.
 let paused = false;
+let leaving = false;
 const isPoll = (node) => node?.dataset?.poll !== undefined;
 const refresh = () => all("[data-poll]").forEach((node) => htmx.trigger(node, "refresh"));
 const isHeld = () => paused || one("dialog[open]");
@@ -99,7 +100,13 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   const { elt } = event.detail;
   if (isPoll(elt) && (document.hidden || isHeld() || !elt.hasAttribute("hx-trigger"))) event.preventDefault();
 });
-document.addEventListener("htmx:beforeOnLoad", ({ detail }) => {
+document.addEventListener("htmx:beforeOnLoad", (event) => {
+  const { detail } = event;
+  if (detail.xhr.getResponseHeader("HX-Redirect")) {
+    // Once, and where the answer to a press leads: the sign-in page says of that what a poll beside it cannot know.
+    if (leaving || (isPoll(detail.elt) && one("[data-for]"))) return event.preventDefault();
+    leaving = true;
+  }
   // A poll may have replaced the row while its cancel was under way.
   const id = detail.elt.dataset.for;
   if (id) detail.target = byId(id) || detail.elt;
