@@ -134,7 +134,11 @@ ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # of this session; all others of the person end
-ACCOUNT_FORMS = {"login": "taskruns.views.sign_in.LoginForm"}
+ACCOUNT_FORMS = {
+    "login": "taskruns.views.sign_in.LoginForm",
+    "change_password": "taskruns.views.sign_in.ChangePasswordForm",
+    "reauthenticate": "taskruns.views.sign_in.ReauthenticateForm",
+}
 # Managers, auditors and site admins reach nothing before they have a second factor.
 REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
 MFA_ADAPTER = "taskruns.views.factor_checks.MfaAdapter"

@@ -47,6 +47,17 @@ def test_the_login_page_offers_it_only_where_mail_is_sent(db: None, settings: An
     assert "no reset by mail" in page
 
 
+@pytest.mark.parametrize("page", ["/accounts/password/change/", "/accounts/confirm/password/"])
+@pytest.mark.parametrize("mails", ["mail", ""])
+def test_nor_does_a_page_that_wants_the_current_password(
+    page: str, mails: str, vera: User, client_of: ClientOf, settings: Any
+):
+    settings.MAILS = bool(mails)
+    answer = client_of(vera).get(page)
+    assert answer.status_code == 200
+    assert (ASK in answer.content.decode()) == bool(mails)
+
+
 def test_a_mailed_link_sets_a_new_password_once_and_ends_every_session(vera: User, client_of: ClientOf):
     elsewhere, client = client_of(vera), Client()
     link = link_for(vera.email)

@@ -7,7 +7,9 @@ from typing import Any
 import structlog
 from allauth.account import signals as account_signals
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.forms import ChangePasswordForm as AllauthChangePasswordForm
 from allauth.account.forms import LoginForm as AllauthLoginForm
+from allauth.account.forms import ReauthenticateForm as AllauthReauthenticateForm
 from allauth.account.internal.stagekit import clear_login
 from allauth.account.views import PasswordChangeView
 from allauth.core.exceptions import ImmediateHttpResponse
@@ -16,6 +18,7 @@ from django.contrib.auth import signals as auth_signals
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMessage
 from django.db import DatabaseError
+from django.forms import Field
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -41,6 +44,24 @@ class LoginForm(AllauthLoginForm):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # The page itself says what to do about a forgotten password, and whether that can be mailed.
         self.fields["password"].help_text = ""
+
+
+class ChangePasswordForm(AllauthChangePasswordForm):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _offer_no_mail(self.fields["oldpassword"])
+
+
+class ReauthenticateForm(AllauthReauthenticateForm):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _offer_no_mail(self.fields["password"])
+
+
+def _offer_no_mail(password: Field) -> None:
+    """Allauth links to the reset by mail beside each current password."""
+    if not settings.MAILS:
+        password.help_text = ""
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]

@@ -26,7 +26,7 @@ PAGES = {
         *(f"{NORTH}/credentials/", f"{NORTH}/credentials/new/", f"{NORTH}/members/", f"{NORTH}/settings/"),
         *(f"{NORTH}/audit/", f"{NORTH}/audit/?person=nobody", "/runs/", "/help/", "/rights/", "/accounts/profile/"),
         *("/accounts/sessions/", "/accounts/factors/", "/accounts/factors/app/", "/accounts/factors/passkey/"),
-        *("/accounts/password/change/", "/accounts/reauthenticate/", "/accounts/logout/"),
+        *("/accounts/password/change/", "/accounts/confirm/password/", "/accounts/logout/"),
     ),
     "oli": (f"{NORTH}/credentials/", f"{NORTH}/nothing/", f"{NORTH}/runs/?status=nonsense"),  # 403, 404, 400
     "adam": ("/people/", "/teams/new/", "/audit/", f"{NORTH}/archive/"),
