@@ -9,8 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import responses
 from django.conf import settings
+from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -120,6 +122,29 @@ def test_a_foreign_team_looks_like_one_that_does_not_exist(team: Team, otto: Use
     assert without_token(theirs) == without_token(missing)
     assert b"Ops North" not in theirs.content
     assert b"Ops North" in client_of(mona).get("/teams/ops-north/runs/").content
+
+
+@pytest.mark.parametrize("page", ["runs/", "credentials/", "audit/", "settings/"])
+def test_a_foreign_team_is_as_much_work_as_one_that_does_not_exist(
+    page: str, team: Team, otto: User, client_of: ClientOf
+):
+    """What takes longer tells that there is something: the same questions to the database, and a row in the log."""
+    client = client_of(otto)
+    client.get("/teams/ops-never/runs/")  # the first row of a chain asks one question more
+
+    def asked(slug: str) -> list[str]:
+        with CaptureQueriesContext(connection) as questions:
+            assert client.get(f"/teams/{slug}/{page}").status_code == 404
+        # Savepoints have numbers of their own.
+        return [question["sql"][:40].partition("SAVEPOINT")[0] for question in questions]
+
+    assert asked("ops-north") == asked("ops-never")
+    assert AuditEvent.objects.filter(event="access.denied", actor_label=otto.email).count() == 3
+
+
+def test_who_sees_every_team_is_not_told_off_for_a_wrong_name(ada: User, client_of: ClientOf):
+    assert client_of(ada).get("/teams/ops-never/runs/").status_code == 404
+    assert not AuditEvent.objects.exists()
 
 
 def test_another_teams_runs_are_not_found_by_their_arize_id(

@@ -247,13 +247,14 @@ def _private(response: HttpResponseBase) -> HttpResponseBase:
 def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     """Read who asks and where: the person was loaded for this very request, the team and their role are one query.
 
-    Raises Http404 for a team that does not exist.
+    Raises Http404 for a team that does not exist. For an outsider that is as much work as one that does, the row in the
+    log too: the time of an answer must not tell them apart.
     """
     panel = cast("PanelRequest", request)
     panel.team = None if slug is None else teams.seen_by(panel.user).filter(slug=slug).first()
-    if slug is not None and panel.team is None:
-        raise Http404
     panel.access = access_to(panel.user, panel.team)
+    if slug is not None and panel.team is None:
+        raise Http404 if panel.access.is_insider else _hidden(panel)
     return panel
 
 
