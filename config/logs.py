@@ -7,9 +7,10 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 # The link of an invitation lets its reader in, and so do that of a new password and what a sign-in provider hands back:
-# all are struck out.
+# all are struck out. A slash may be encoded, as in the way back that a sign-in page's address holds.
 _TOKEN = re.compile(
-    r"(/invitations/|/password/reset/key/|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
+    r"((?:/|%2F)(?:invitations|password(?:/|%2F)reset(?:/|%2F)key)(?:/|%2F)"
+    r"|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
     re.IGNORECASE,
 )
 

@@ -181,6 +181,8 @@ def test_what_lets_somebody_in_is_struck_out_of_paths(lines: Lines, db: None):
         "/accounts/oidc/x/login/callback/?state=s3cr3t-token-2&code=s3cr3t-token-3&scope=openid",
         "/accounts/password/reset/key/1a-s3cr3t-token-5/",
         "/nowhere/?token=s3cr3t-token-4",
+        "/accounts/login/?next=%2Finvitations%2Fs3cr3t-token-6%2F&x=1",
+        "/accounts/login/?next=%2Faccounts%2Fpassword%2Freset%2Fkey%2F1a-s3cr3t-token-7%2F",
     ):
         Client().get(path)
     logged = json.dumps(lines())
