@@ -178,5 +178,6 @@ def test_a_refused_status_filter_is_not_asked_for_ever(
     make_credential(team)
     read(world, clock)
     assert world.reads_of("status=") > 0
+    assert (Task.objects.get().runs_failed_at is not None) == bool(asked_again), "a filter is no fault of the task"
     read(world, clock)
     assert (world.reads_of("status=") > 0) == bool(asked_again)
