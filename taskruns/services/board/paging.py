@@ -95,6 +95,17 @@ class Stream:
         # Said twice, because only the first is a place in an index.
         return runs.filter(Q((f"{self.column}__{further}e", bound)), beyond)
 
+    def is_past(self, wanted: BoardFilter, cursor: Cursor | None, *, descending: bool) -> bool:
+        """Whether the cursor lies behind all of these: where active runs come first, it may be among the ended ones."""
+        if cursor is None or wanted.sort is not Sort.ACTIVE:
+            return False
+        return self.rank != cursor.rank and (self.rank > cursor.rank) == descending
+
+    def within(self, wanted: BoardFilter, cursor: Cursor | None) -> Cursor | None:
+        """The cursor, if it lies among these; None: all of them are still to come."""
+        is_beside = cursor is not None and (wanted.sort is not Sort.ACTIVE or cursor.rank == self.rank)
+        return cursor if is_beside else None
+
     def ordered(self, runs: QuerySet[Run], *, descending: bool) -> QuerySet[Run]:
         sign = "-" if descending != (self.since is not None) else ""
         return runs.order_by(f"{sign}{self.column}", "-pk" if descending else "pk")
@@ -143,20 +154,26 @@ def find(asked: Conditions, wanted: BoardFilter, cursor: Cursor | None, *, limit
         runs = Run.objects.filter(asked.walked).order_by("-rank", "-sorted_at", "-pk")
         return Found(tuple((Place(run.rank, micros(run.sorted_at), run.pk), run) for run in loaded(runs)[:limit]))
     if wanted.sort is Sort.ACTIVE:
-        return _one_after_the_other(asked, parts if descending else parts[::-1], cursor, limit, descending=descending)
+        in_turn = parts if descending else parts[::-1]
+        return _one_after_the_other(asked, wanted, in_turn, cursor, limit, descending=descending)
     each = [_read(asked, part, cursor, limit, descending=descending) for part in parts]
     return merged(each, limit, descending=descending)
 
 
 def _one_after_the_other(
-    asked: Conditions, parts: tuple[Stream, ...], cursor: Cursor | None, limit: int, *, descending: bool
+    asked: Conditions,
+    wanted: BoardFilter,
+    parts: tuple[Stream, ...],
+    cursor: Cursor | None,
+    limit: int,
+    *,
+    descending: bool,
 ) -> Found:
     rows: list[tuple[Place, Run]] = []
     for part in parts:
-        if cursor is not None and (part.rank > cursor.rank) == descending and part.rank != cursor.rank:
-            continue  # the cursor is past all of these
-        beside = cursor if cursor is not None and cursor.rank == part.rank else None
-        found = _read(asked, part, beside, limit - len(rows), descending=descending)
+        if part.is_past(wanted, cursor, descending=descending):
+            continue
+        found = _read(asked, part, part.within(wanted, cursor), limit - len(rows), descending=descending)
         rows += found.rows
         if found.walked_to is not None or len(rows) >= limit:
             return Found(tuple(rows), found.walked_to)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from taskruns.filters import BoardFilter, Cursor, Sort
+from taskruns.filters import BoardFilter, Cursor
 from taskruns.models import Run
 
 from .matching import Conditions
@@ -22,9 +22,8 @@ def find_together(
     descending = wanted.descending != (cursor is not None and cursor.backwards)
     places: list[Place] = []
     for part in streams(wanted, now):
-        if not _is_past(part, wanted, cursor, descending=descending):
-            beside = cursor if _is_beside(part, wanted, cursor) else None
-            places += _nearest(asked, part, beside, limit, descending=descending)
+        if not part.is_past(wanted, cursor, descending=descending):
+            places += _nearest(asked, part, part.within(wanted, cursor), limit, descending=descending)
     places = sorted(places, key=in_order(descending=descending))[:limit]
     runs = loaded(Run.objects.all()).in_bulk([place.id for place in places])
     return Found(tuple((place, runs[place.id]) for place in places if place.id in runs))
@@ -44,14 +43,3 @@ def _nearest(
         each.append(Run.objects.filter(pk__in=ids).values_list("pk", part.column))
     for pk, value in each[0].union(*each[1:], all=True):
         yield Place(part.rank, part.value_of(value), pk)
-
-
-def _is_past(part: Stream, wanted: BoardFilter, cursor: Cursor | None, *, descending: bool) -> bool:
-    """Where active runs come first: the cursor stands among those that have ended, or the other way round."""
-    if wanted.sort is not Sort.ACTIVE or cursor is None:
-        return False
-    return part.rank != cursor.rank and (part.rank > cursor.rank) == descending
-
-
-def _is_beside(part: Stream, wanted: BoardFilter, cursor: Cursor | None) -> bool:
-    return cursor is not None and (wanted.sort is not Sort.ACTIVE or part.rank == cursor.rank)
