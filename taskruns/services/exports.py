@@ -1,4 +1,4 @@
-"""Taking the runs of a board away as a table: all columns, newest first, in constant memory.
+"""Taking the runs of a board away as a table: all columns, newest first, in little memory.
 
 Which rows these are is settled when the export begins (16 bytes a run are held), so that the file has as many as were
 said, whatever ends meanwhile. They are then read in short questions: neither a copy of the table nor a transaction is

@@ -109,9 +109,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
         """The password was right, or the identity: what follows is good for the person as they are now."""
-        response: HttpResponse | None = super().pre_login(request, user, **kwargs)
-        request.session[_AS_THEY_WERE] = user.get_session_auth_hash()
-        return response
+        refused: HttpResponse | None = super().pre_login(request, user, **kwargs)
+        if refused is None:
+            request.session[_AS_THEY_WERE] = user.get_session_auth_hash()
+        return refused
 
     def login(self, request: HttpRequest, user: User) -> None:
         """All steps are shown. Meanwhile the password may have been reset, or the account disabled."""

@@ -88,8 +88,8 @@ def is_late(seats: Iterable[Seat]) -> bool:
 def late(seats: Iterable[Seat], keys: Iterable[Credential]) -> tuple[Message, ...]:
     """A warning when nothing reads Arize, though no key says why. No age: the page's own clock tells it."""
     now = timezone.now()
-    waiting = {key.team_id for key in keys if health(key, now)[0] == "working"}
-    if not is_late(seat for seat in seats if seat.team.pk in waiting):
+    unexplained = {key.team_id for key in keys if health(key, now)[0] == "working"}
+    if not is_late(seat for seat in seats if seat.team.pk in unexplained):
         return ()
     if Heartbeat.objects.filter(seen_at__gte=now - LATE).exists():
         return (Message("warning", "Reading from Arize takes unusually long: what is shown may be old."),)
