@@ -1,5 +1,7 @@
 """A key is replaced while rounds read and people cancel: no call fails, and none goes without a key."""
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +17,13 @@ OTHER = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 SHELL = Actor(type="command", label="tests")
 CANCELS, ROUNDS, REPLACED = 12, 15, 15
 NOTHING: dict[str, Any] = {"pagination": {"has_more": False}}
+
+
+def wait_for_a_call(arize: Double) -> None:
+    calls, deadline = len(arize.keys), time.monotonic() + 30
+    while len(arize.keys) == calls:
+        assert time.monotonic() < deadline, "nobody calls Arize"
+        time.sleep(0.001)
 
 
 @pytest.mark.commits
@@ -41,16 +50,26 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
         runs |= {run.arize_id: run for run in (make_run(task) for _ in range(CANCELS))}
         pressed = list(runs.values())
 
+        settled = threading.Event()
+
         def replace() -> list[bool]:
+            """Each key is in use before the next takes its place: a thread that is quick must not be alone."""
             row = Credential.objects.get(pk=key.pk)
-            return [
-                credentials.replace(row, key=(OTHER, CANARY)[turn % 2], expires_on=None, by=SHELL)
-                for turn in range(REPLACED)
-            ]
+            done = []
+            try:
+                for turn in range(REPLACED):
+                    wait_for_a_call(arize)
+                    done.append(credentials.replace(row, key=(OTHER, CANARY)[turn % 2], expires_on=None, by=SHELL))
+            finally:
+                settled.set()
+            return done
 
         def read() -> list[str]:
-            reports = [mirror.refresh(key.pk, force=True) for _ in range(ROUNDS)]
-            return [report.problem for report in reports if report is not None]
+            problems = []
+            while len(problems) < ROUNDS or not settled.is_set():
+                report = mirror.refresh(key.pk, force=True)
+                problems.append("no round" if report is None else report.problem)
+            return problems
 
         def cancel(part: int) -> list[str]:
             return [cancellations.cancel(run, by=SHELL).outcome for run in pressed[part::2]]
@@ -59,7 +78,7 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
         replaced, problems, *ended = in_threads(len(work), lambda number: work[number]())
 
     assert replaced == [True] * REPLACED
-    assert problems == [""] * ROUNDS
+    assert set(problems) == {""}
     assert ended[0] + ended[1] == [Outcome.CONFIRMED.value] * CANCELS
     assert set(arize.keys) == {f"Bearer {CANARY}", f"Bearer {OTHER}"}
     assert not arize.faults
