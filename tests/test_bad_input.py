@@ -196,10 +196,14 @@ def post(
         **{name: reverse(name) for name in ("team-new", "profile", "factor-totp", "factor-passkey")},
     }
 
+    clients = {who: client_of(cast[who]) for who in {form.who for form in FORMS.values()} - {"anonymous"}}
+
     def send(name: str, /, **changed: str) -> HttpResponse:
         form = FORMS[name]
         path = paths.get(name) or reverse(name, args=[team.slug])
-        answer: HttpResponse = client_of(cast[form.who]).post(path, form.fields | changed)
+        # Who accepts an invitation is signed in by it: the next try is a stranger's again.
+        client = clients.get(form.who) or client_of(None)
+        answer: HttpResponse = client.post(path, form.fields | changed)
         return answer
 
     return send
