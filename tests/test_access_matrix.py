@@ -330,9 +330,10 @@ def test_every_url_is_in_the_table():
 
 @pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_table_is_what_the_panel_does_and_each_refusal_is_a_row_in_the_right_chain(
+def test_the_table_is_what_the_panel_does(
     name: str, row: Row, method: str, urls: dict[str, str], browsers: Browsers, team: Team
 ):
+    """And each refusal is a row in the right chain."""
     found, denials = {}, {}
     for who in PEOPLE:
         with undone():
