@@ -3,23 +3,28 @@
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
 import time_machine
+from django.db import connection
 from django.http import QueryDict
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskruns.filters import BoardFilter, Cursor
-from taskruns.models import Run, Status, Task, Team, User
+from taskruns.models import Credential, Run, Status, Task, Team, User
 from taskruns.models.runs import ACTIVE
 from taskruns.permissions import access_of
 from taskruns.services.board import Seat, paging
 from taskruns.services.board import page as page_module
 from taskruns.services.board.page import Listing, list_runs
 from tests.conftest import ENDPOINT, make_run
+
+MATCHING = import_module("taskruns.services.board.matching")  # the package gives the function of that name
 
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NOW = BASE + timedelta(hours=1)
@@ -159,6 +164,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paging, "NEAR", 3)
     monkeypatch.setattr(paging, "FAR", 8)
     monkeypatch.setattr(paging, "NARROW", 2)
+    # A search for one task reads that task, one for more of them is walked.
+    monkeypatch.setattr(MATCHING, "FEW_TASKS", 1)
 
 
 PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -241,11 +248,26 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
         assert ids(walk([seat, Seat(other_team, access_of(vera, other_team))], query)) == expected(query)
 
 
+@PROPERTY
+@given(runs=st.lists(RUN, max_size=25), query=QUERY.filter(lambda query: "q" in query))
+def test_a_search_for_a_few_tasks_reads_task_by_task(
+    runs: Any, query: dict[str, str], tasks: list[Task], seat: Seat, monkeypatch: Any
+) -> None:
+    """As the limits are outside of tests: every search of these few tasks is one."""
+    monkeypatch.setattr(page_module, "PAGE", 4)
+    Run.objects.all().delete()
+    for number, drawn in enumerate(runs):
+        write(tasks, number, drawn)
+    with time_machine.travel(NOW, tick=False):
+        assert ids(walk([seat], query)) == expected(query)
+
+
 def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
     tasks: list[Task], seat: Seat, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("NEAR", 5), ("FAR", 10), ("NARROW", 1)):
         monkeypatch.setattr(paging, name, limit)
+    monkeypatch.setattr(MATCHING, "FEW_TASKS", 0)
     for number in range(30):
         write(tasks, number, (0 if number in {1, 2} else 1, Status.COMPLETED, number, 0, 1, 0))
     client = client_of(vera)
@@ -297,3 +319,40 @@ def test_gone_time_of_a_page_link_is_not_a_crash(seat: Seat, client_of: Any, ver
         answer = client_of(vera).get(f"/teams/ops-north/runs/?sort={sort}&cursor={far}")
         assert answer.status_code in {200, 400}, sort
     assert timezone.now() > BASE
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "status=failed", "status=failed&status=running", "sort=-duration", "started_before=2100-01-01"),
+        *("q=toxi", "q=o", "q=R00", "q=nothing", "q=toxi&status=completed&status=running", "q=toxi&sort=errors"),
+        *("q=o&min_duration=1&type=unknown", "type=unknown&min_duration=1&started_before=2100-01-01"),
+    ],
+)
+@pytest.mark.parametrize(("few", "most"), [(20, 12), (0, 14)])
+@pytest.mark.usefixtures("_small")
+def test_no_page_takes_more_than_twelve_questions(
+    query: str,
+    few: int,
+    most: int,
+    tasks: list[Task],
+    seat: Seat,
+    client_of: Any,
+    vera: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With every limit within reach: filters that are walked to the end, and those that find a page at once.
+
+    Two more are taken by a name that is in many tasks of which hardly one ran lately.
+    """
+    monkeypatch.setattr(MATCHING, "FEW_TASKS", few)
+    monkeypatch.setattr(page_module, "PAGE", 4)
+    Credential.objects.update(last_good_at=timezone.now(), first_contact_done_at=timezone.now())
+    for number in range(40):
+        run = write(tasks, number, (number % 3, Status.CANCELLED, number % 7, 0, 1, 0))
+        Run.objects.filter(pk=run.pk).update(created_by_user_id="U1")
+    client = client_of(vera)
+    client.get("/teams/ops-north/runs/")  # the first look is written down: somebody watches
+    with CaptureQueriesContext(connection) as captured:
+        assert client.get(f"/teams/ops-north/runs/?{query}").status_code == 200
+    assert len(captured) <= most

@@ -3,8 +3,10 @@
 import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, TextField, Value
+from django.db.models.functions import Coalesce, NullIf
 from django.utils import timezone
 
 from taskruns.arize.wire import WireUser
@@ -40,12 +42,12 @@ def record_user(user: ArizeUser, seen: WireUser | None) -> bool:
     return changed
 
 
-def names_of(runs: Iterable[Run]) -> dict[uuid.UUID, str]:
-    """From a run's pk to the name of who triggered it; runs whose name is not known are left out. One query."""
-    triggered = {run.pk: (run.team_id, run.endpoint, run.created_by_user_id) for run in runs if run.created_by_user_id}
-    if not triggered:
-        return {}
-    teams, endpoints, ids = (set(column) for column in zip(*triggered.values(), strict=True))
-    rows = ArizeUser.objects.filter(team__in=teams, endpoint__in=endpoints, arize_id__in=ids, known=True)
-    names = {(row.team_id, row.endpoint, row.arize_id): row.name or row.email for row in rows}
-    return {pk: names[who] for pk, who in triggered.items() if who in names}
+def with_creators(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """The runs, each with its `creator`: the name of who triggered it, empty where it is not known."""
+    same = {"team": OuterRef("team"), "endpoint": OuterRef("endpoint"), "arize_id": OuterRef("created_by_user_id")}
+    known = ArizeUser.objects.filter(known=True, **same)
+    called = Coalesce(NullIf("name", Value("")), "email", output_field=TextField())
+    read_with: dict[str, Any] = {
+        "creator": Coalesce(Subquery(known.values(called=called)[:1]), Value(""), output_field=TextField())
+    }
+    return runs.annotate(**read_with)

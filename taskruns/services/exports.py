@@ -71,8 +71,8 @@ def csv_parts(chosen: Export) -> Iterator[str]:
     """The header, then some hundred lines at a time."""
     yield csv_line(COLUMNS)
     for runs in _in_steps(chosen.ids):
-        last, creators = latest_cancellations(runs), arize_users.names_of(runs)
-        yield "".join(csv_line(run_cells(run, last=last.get(run.pk), creator=creators.get(run.pk, ""))) for run in runs)
+        last = latest_cancellations(runs)
+        yield "".join(csv_line(run_cells(run, last=last.get(run.pk), creator=run.creator)) for run in runs)
 
 
 def _in_steps(ids: bytes) -> Iterator[list[Run]]:
@@ -80,6 +80,7 @@ def _in_steps(ids: bytes) -> Iterator[list[Run]]:
     for start in range(0, len(ids), step):
         part = ids[start : start + step]
         wanted = [uuid.UUID(bytes=part[at : at + _WIDTH]) for at in range(0, len(part), _WIDTH)]
-        found = Run.objects.select_related("task__credential").defer(*_LEFT_OUT).in_bulk(wanted)
+        table = Run.objects.select_related("task__credential").defer(*_LEFT_OUT)
+        found = arize_users.with_creators(table).in_bulk(wanted)
         # One that is past its time may have been deleted meanwhile.
         yield [found[pk] for pk in wanted if pk in found]

@@ -11,6 +11,7 @@ from taskruns.display.timeline import timeline_of
 from taskruns.display.words import Moment
 from taskruns.models import AuditEvent, Run
 
+from . import arize_users
 from .board import Seat, latest_cancellations, warnings_of
 from .board.rows import run_rows, unread
 from .tasks import task_strip
@@ -20,7 +21,7 @@ HISTORY = 200
 
 def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
     """One run with its own audit rows, which every member may read."""
-    run = Run.objects.select_related("task__credential").get(pk=run_id)
+    run = arize_users.with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     last = latest_cancellations([run]).get(run.pk)
     (row,) = run_rows([run], seats=[seat])
     key = run.task.credential

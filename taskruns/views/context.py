@@ -1,5 +1,6 @@
 """The frame around every page. Built only when a template asks for it: fragments do not."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -114,5 +115,13 @@ def _alarm(person: User) -> Link | None:
 
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
-    teams = Team.objects.active().filter(memberships__user=person).order_by("name")
+    """Their own; the gate knows when that is the current one and no other."""
+    teams: Iterable[Team] = Team.objects.active().filter(memberships__user=person).order_by("name")
+    if current is not None and _is_only(current):
+        teams = (current,)
     return tuple(Link(team.name, reverse("board", args=[team.slug]), team == current) for team in teams)
+
+
+def _is_only(team: Team) -> bool:
+    """Pages outside of the gate do not know, and ask."""
+    return bool(getattr(team, "role", "")) and not getattr(team, "has_others", True) and team.archived_at is None

@@ -14,6 +14,8 @@ from taskruns.models import Run, Task, Team
 # A search that begins so many ids is no search for one run, and one that is in so many names none for a task.
 MANY_IDS = 2_000
 MANY_TASKS = 500
+# The runs of so few tasks are read task by task, each in its own order.
+FEW_TASKS = 20
 _LAST = "\U0010ffff"
 
 
@@ -22,11 +24,12 @@ class Conditions:
     """A filter, taken apart for the database.
 
     `walked` are runs of one index, in its order: the team's, one task's, or one status of the team; or a few runs by
-    their ids. `rest` is what the index does not know; None: nothing. `narrow` are parts of `rest` that have an index of
-    their own.
+    their ids. `apart`: the same as a few parts, each of which is in order in an index. `rest` is what the index does
+    not know; None: nothing. `narrow` are parts of `rest` that have an index of their own.
     """
 
     walked: Q
+    apart: Sequence[Q] = field(default=())
     rest: Q | None = None
     narrow: Sequence[Q] = field(default=())
     is_sparse: bool = False  # it is known that a walk of the nearest rows alone finds no page
@@ -34,6 +37,11 @@ class Conditions:
     @property
     def all(self) -> Q:
         return self.walked if self.rest is None else self.walked & self.rest
+
+    @property
+    def parts(self) -> tuple["Conditions", ...]:
+        """Each in order in an index of its own; itself, where it is one."""
+        return tuple(Conditions(part) for part in self.apart) or (self,)
 
 
 def matching(team: Team, wanted: BoardFilter, *, now: datetime) -> QuerySet[Run]:
@@ -50,6 +58,8 @@ def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
     if sought and sought.is_few and not narrow and not wanted.task:
         # Without the team, which an index would be tempted to begin with: the ids are the team's.
         return Conditions(sought.where & Q(status__in=wanted.statuses) if wanted.statuses else sought.where)
+    if sought and sought.tasks and not (narrow or wanted.task or wanted.statuses or wanted.sort):
+        return Conditions(sought.where, tuple(Q(task=task) for task in sought.tasks))
     narrow += [sought.where] if sought else []
     walked = Q(team=team)
     if wanted.task:
@@ -62,7 +72,7 @@ def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
         narrow.append(Q(team=team, status__in=wanted.statuses))
     rest += narrow
     is_sparse = sought is not None and sought.is_sparse
-    return Conditions(walked, _all_of(rest), () if is_sparse else tuple(narrow), is_sparse)
+    return Conditions(walked, (), _all_of(rest), () if is_sparse else tuple(narrow), is_sparse)
 
 
 def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
@@ -74,11 +84,12 @@ def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What a search means. `is_few`: nothing but runs that are known by their ids; `is_sparse`: nothing but runs whose
-    ids begin alike, and those are many.
+    """What a search means. `tasks`: nothing but the runs of these few; `is_few`: nothing but runs that are known by
+    their ids; `is_sparse`: nothing but runs whose ids begin alike, and those are many.
     """
 
     where: Q
+    tasks: Sequence[UUID] = ()
     is_few: bool = False
     is_sparse: bool = False
 
@@ -93,7 +104,9 @@ def _seek(team: Team, q: str) -> Sought:
         is_many = len(runs) > MANY_IDS
         return Sought(of_runs, is_few=not is_many, is_sparse=is_many)
     of_tasks = Q(task__in=named.values("pk")) if len(tasks) > MANY_TASKS else Q(task__in=tasks)
-    return Sought(of_tasks | of_runs if runs else of_tasks)
+    if runs:
+        return Sought(of_tasks | of_runs)
+    return Sought(of_tasks, tasks if len(tasks) <= FEW_TASKS else ())
 
 
 def _ids_of(named: QuerySet[Task], begun: QuerySet[Run]) -> tuple[list[UUID], list[UUID]]:

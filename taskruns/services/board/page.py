@@ -127,8 +127,9 @@ def _number(runs: QuerySet[Run]) -> Coalesce:
 
 
 def _find(asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | None, now: datetime) -> Found:
-    if may_find_together(asked):
-        return find_together(asked, wanted, cursor, limit=PAGE + 1, now=now)
+    parts = [part for conditions in asked for part in conditions.parts]
+    if may_find_together(parts):
+        return find_together(parts, wanted, cursor, limit=PAGE + 1, now=now)
     each = [find(part, wanted, cursor, limit=PAGE + 1, now=now) for part in asked]
     descending = wanted.descending != (cursor is not None and cursor.backwards)
     return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=descending)

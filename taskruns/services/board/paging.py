@@ -14,17 +14,18 @@ then, if it is not full, at the few rows that an index of the filter's own gives
 rows. It says how far it came, and goes on from there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from django.db.models import Q, QuerySet, Subquery
+from django.db.models import Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from taskruns.filters import BadFilter, BoardFilter, Cursor, Sort
 from taskruns.models import Run
 from taskruns.models.runs import ACTIVE
+from taskruns.services import arize_users
 
 from .matching import Conditions
 
@@ -221,19 +222,31 @@ def _walk(asked: Conditions, part: Stream, ordered: QuerySet[Run], limit: int, *
     found = Found(()) if asked.is_sparse else _found(part, near, limit)
     if len(found.rows) >= limit:
         return found
-    for narrow in asked.narrow:
-        ids = list(Run.objects.filter(narrow).values_list("pk", flat=True)[: NARROW + 1])
-        if len(ids) <= NARROW:
-            return _found(part, ordered.filter(asked.rest, pk__in=ids), limit)
-    bound, *further = list(places[FAR - 1 : FAR + 1]) or [None]
-    if not further:
-        return _found(part, ordered.filter(asked.rest), limit)
-    found = _found(part, ordered.filter(asked.rest, **{f"{part.column}__{within}": bound}), limit)
+    if (ids := _few(asked.narrow)) is not None:
+        return _found(part, ordered.filter(asked.rest, pk__in=ids), limit)
+    end = Subquery(places[FAR - 1 : FAR])
+    far = ordered.filter(asked.rest, **{f"{part.column}__{within}": Coalesce(end, _extreme(part, within))})
+    found = _found(part, far, limit)
     if len(found.rows) >= limit:
         return found
+    bound, *further = list(places[FAR - 1 : FAR + 1]) or [None]
     # All rows with this very value were looked at.
     beyond = _FIRST if descending else _LAST
-    return replace(found, walked_to=Place(part.rank, part.value_of(bound), beyond))
+    return replace(found, walked_to=Place(part.rank, part.value_of(bound), beyond)) if further else found
+
+
+def _few(narrow: Sequence[Q]) -> list[UUID] | None:
+    """The runs that pass the first of these which no more than NARROW pass; None: more pass each. One question."""
+    if not narrow:
+        return None
+    each = [
+        Run.objects.filter(pk__in=Run.objects.filter(part).values("pk")[: NARROW + 1]).values_list("pk", Value(number))
+        for number, part in enumerate(narrow)
+    ]
+    ids: list[list[UUID]] = [[] for _ in narrow]
+    for pk, number in each[0].union(*each[1:], all=True):
+        ids[number].append(pk)
+    return next((found for found in ids if len(found) <= NARROW), None)
 
 
 def _extreme(part: Stream, within: str) -> datetime | int:
@@ -253,4 +266,4 @@ def _place(part: Stream, run: Run) -> Place:
 
 def loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
     """With what a row shows, and without what it does not: to read the rest costs more than to show the row."""
-    return runs.select_related("task__credential").defer(*_NOT_SHOWN)
+    return arize_users.with_creators(runs.select_related("task__credential").defer(*_NOT_SHOWN))

@@ -31,9 +31,9 @@ class Seat:
 
 
 def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
+    """Expects tasks and keys to be loaded, and the runs' creators."""
     by_team = {seat.team.pk: seat for seat in seats}
     latest = latest_cancellations(runs)
-    creators = arize_users.names_of(runs)
     now = timezone.now()
     return tuple(
         run_row(
@@ -43,7 +43,7 @@ def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = Fa
             slug=seat.team.slug,
             team=seat.team.name if name_team else "",
             why_old=why_old(run, now),
-            creator=creators.get(run.pk, ""),
+            creator=run.creator,
         )
         for run in runs
     )
@@ -51,7 +51,7 @@ def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = Fa
 
 def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
     """One fresh row, as after a cancel."""
-    run = Run.objects.select_related("task__credential").get(pk=run_id)
+    run = arize_users.with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     return run_rows([run], seats=[seat])[0]
 
 
