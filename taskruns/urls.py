@@ -120,6 +120,7 @@ urlpatterns = [
     # Audit
     path("audit/", audit.site, name="site-audit"),
     path("audit/verification/", audit.verification, name="audit-verification"),
+    path("audit/encryption/", audit.encryption, name="encryption"),
     path("audit/verify/", audit.verify, name="audit-verify"),
     path("audit/export.<audit_kind:kind>", audit.site_export, name="site-audit-export"),
     path("teams/<slug:slug>/audit/", audit.listing, name="audit"),

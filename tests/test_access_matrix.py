@@ -156,6 +156,7 @@ TABLE: dict[str, Row] = {
     "audit-export": replace(LOG_READ, get_event="audit.export"),
     "site-audit": replace(SITE_LOG_READ, get_event="audit.read"),
     "audit-verification": replace(SITE_LOG_READ, get_event="audit.read"),
+    "encryption": replace(SITE_LOG_READ, get_event="audit.read"),
     "audit-verify": Row(get=SITE_LOG_READ.post, post=SITE_LOG_POST, event="audit.verify", is_teams=False),
     "site-audit-export": replace(SITE_LOG_READ, get_event="audit.export"),
 }

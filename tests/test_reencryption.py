@@ -3,21 +3,23 @@
 import io
 import os
 import pty
+import re
 import tracemalloc
 from typing import Any
 
 import pytest
+from allauth.mfa.totp.internal.auth import generate_totp_secret
 from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 
 from taskruns.audit import Actor
 from taskruns.encryption import SealBroken
-from taskruns.models import AuditEvent, Credential, Team
-from taskruns.services import credentials, reencryption
+from taskruns.models import AuditEvent, Credential, Team, User
+from taskruns.services import credentials, factors, reencryption
 from taskruns.services.reencryption import reencrypt
 
-from .conftest import CANARY, events, make_credential
+from .conftest import CANARY, ClientOf, events, make_credential
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 SHELL = Actor(type="command", label="tests")
@@ -167,6 +169,33 @@ def test_progress_is_shown_on_a_terminal_only(keys: dict[str, Credential], setti
     shown = os.read(ours, 1000).decode()
     os.close(ours)
     assert "API keys: 3 of 3" in shown
+
+
+def test_the_page_of_the_site_shows_how_far_it_is(
+    keys: dict[str, Credential], settings: Any, ada: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    factors.add_totp(ada, secret=generate_totp_secret(), by=SHELL)
+    client = client_of(ada)
+    page = client.get("/audit/").content.decode()
+    assert "All stored secrets are encrypted with ring key 1, the newest." in page
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    monkeypatch.setattr(reencryption, "PORTION", 2)
+    seen = []
+
+    def look(name: str, *_: Any) -> None:
+        seen.append(client.get("/audit/encryption/", headers={"HX-Request": "true"}).content.decode())
+
+    look("")
+    reencrypt(by=SHELL, tell=look)
+    told = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
+    assert told == [
+        ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app, and the recovery codes that come with it
+        ["API keys: 2 of 3", "Second factors: 0 of 2"],
+        ["Second factors: 0 of 2"],
+        [],
+    ]
+    assert ["data-poll" in fragment for fragment in seen] == [True, True, True, False]
+    assert "ring key 2, the newest." in seen[-1]
 
 
 def test_memory_does_not_grow_with_the_number_of_keys(team: Team, settings: Any, monkeypatch: pytest.MonkeyPatch):

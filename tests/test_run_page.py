@@ -299,3 +299,26 @@ def test_looking_for_an_id_sends_nothing_for_those_without_the_right(
     assert by_id(client_of(otto), "unknown").status_code == 404
     assert by_id(client_of(None), "unknown").status_code == 302
     assert len(arize.calls) == 0
+
+
+@pytest.mark.parametrize(
+    ("came_from", "leads_to"),
+    [
+        (
+            "http://testserver/teams/ops-north/runs/?status=failed&q=a%20b",
+            "/teams/ops-north/runs/?status=failed&amp;q=a%20b",
+        ),
+        ("http://testserver/teams/ops-north/runs/", "/teams/ops-north/runs/"),
+        ("http://testserver/teams/ops-north/runs/export/?status=failed", "/teams/ops-north/runs/"),
+        ("http://testserver/teams/ops-south/runs/?status=failed", "/teams/ops-north/runs/"),
+        ("https://evil.example/teams/ops-north/runs/?status=failed", "/teams/ops-north/runs/"),
+        ("http://testserver//evil.example/", "/teams/ops-north/runs/"),
+        ("", "/teams/ops-north/runs/"),
+    ],
+)
+def test_the_way_back_leads_to_the_board_as_it_was_filtered(
+    came_from: str, leads_to: str, run: Run, vera: User, client_of: ClientOf
+):
+    for path in (f"/teams/ops-north/runs/{run.pk}/", f"/teams/ops-north/tasks/{run.task_id}/"):
+        html = client_of(vera).get(path, headers={"Referer": came_from}).content.decode()
+        assert f'<p class="crumbs"><a href="{leads_to}">Runs</a></p>' in html

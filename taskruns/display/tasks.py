@@ -52,7 +52,6 @@ class TaskPage:
     counted: str
     strip: Strip
     runs: tuple[RunLine, ...]
-    board_url: str
     all_runs_url: str
     is_active: bool
     warnings: tuple[Message, ...]

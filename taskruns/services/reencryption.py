@@ -14,6 +14,7 @@ from django.db import models, transaction
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, record
+from taskruns.display.encryption import ColumnView, EncryptionView
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import Credential
 
@@ -26,11 +27,12 @@ Result = Literal["done", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class EncryptedColumn:
-    """`behind`: given the newest ring number, the rows that another one wrote; `reseal` encrypts one such row, which is
-    locked, again, and saves it.
+    """`sealed`: the rows that hold a secret; `behind`: given the newest ring number, those of them that another one
+    wrote; `reseal` encrypts one such row, which is locked, again, and saves it.
     """
 
     name: str
+    sealed: Callable[[], "models.QuerySet[Any]"]
     behind: Callable[[int], "models.QuerySet[Any]"]
     reseal: Callable[[Any, Ring], Result]
 
@@ -41,8 +43,12 @@ class Report:
     unreadable: int = 0
 
 
+def _credentials() -> "models.QuerySet[Credential]":
+    return Credential.objects.exclude(ciphertext="")
+
+
 def _credentials_behind(newest: int) -> "models.QuerySet[Credential]":
-    return Credential.objects.exclude(ciphertext="").exclude(ring_number=newest)
+    return _credentials().exclude(ring_number=newest)
 
 
 @sensitive_variables()
@@ -57,11 +63,21 @@ def _reseal_credential(row: Credential, ring: Ring) -> Result:
     return "done"
 
 
+# Where each kind of second factor keeps its secret; passkeys hold none.
+_KINDS = ((Authenticator.Type.TOTP, "secret"), (Authenticator.Type.RECOVERY_CODES, "seed"))
+
+
+def _factors() -> "models.QuerySet[Authenticator]":
+    kept = models.Q()
+    for kind, name in _KINDS:
+        kept |= models.Q(type=kind, data__has_key=name)
+    rows: models.QuerySet[Authenticator] = Authenticator.objects.filter(kept)
+    return rows
+
+
 def _factors_behind(newest: int) -> "models.QuerySet[Authenticator]":
-    """Those that hold a secret, each kind where it keeps it; passkeys hold none."""
-    kinds = ((Authenticator.Type.TOTP, "secret"), (Authenticator.Type.RECOVERY_CODES, "seed"))
     behind = models.Q()
-    for kind, name in kinds:
+    for kind, name in _KINDS:
         kept = models.Q(type=kind, data__has_key=name)
         behind |= kept & ~models.Q((f"data__{name}__startswith", f"{newest}:"))
     rows: models.QuerySet[Authenticator] = Authenticator.objects.filter(behind).select_related("user")
@@ -78,9 +94,18 @@ def _reseal_factor(row: Authenticator, _ring: Ring) -> Result:
 
 
 COLUMNS: tuple[EncryptedColumn, ...] = (
-    EncryptedColumn("API keys", _credentials_behind, _reseal_credential),
-    EncryptedColumn("second factors", _factors_behind, _reseal_factor),
+    EncryptedColumn("API keys", _credentials, _credentials_behind, _reseal_credential),
+    EncryptedColumn("second factors", _factors, _factors_behind, _reseal_factor),
 )
+
+
+def standing() -> EncryptionView:
+    """How far all is encrypted with the newest ring key; while `reencrypt` runs, elsewhere, it moves."""
+    newest = Ring(settings.ENCRYPTION_KEYS).newest
+    columns = tuple(
+        ColumnView(column.name, column.sealed().count(), column.behind(newest).count()) for column in COLUMNS
+    )
+    return EncryptionView(newest, columns)
 
 
 def reencrypt(*, by: Actor, tell: Callable[[str, Report, int], None] = lambda *_: None) -> dict[str, Report]:

@@ -50,7 +50,6 @@ def task_page(task_id: uuid.UUID, *, access: Access, slug: str) -> TaskPage:
         counted=f"of the last {total:,} runs" if total == COUNTED else f"of {total:,} known here",
         strip=strip_of(task, runs, slug=slug),
         runs=tuple(run_line(run, slug=slug) for run in runs),
-        board_url=reverse("board", args=[slug]),
         all_runs_url=all_runs_url(task, slug=slug),
         is_active=any(run.is_active for run in runs),
         warnings=warnings_of([key]) if key else (),

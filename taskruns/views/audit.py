@@ -14,7 +14,7 @@ from taskruns.display.audit import verification_view
 from taskruns.filters import AuditFilter, BadFilter
 from taskruns.models import Team
 from taskruns.permissions import Action
-from taskruns.services import audit
+from taskruns.services import audit, reencryption
 
 from .access import PanelRequest, actor_of, requires
 from .errors import error_page
@@ -31,7 +31,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def site(request: PanelRequest) -> HttpResponse:
-    return _page(request, None, _verifications())
+    return _page(request, None, _verifications() | {"encryption": reencryption.standing()})
 
 
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
@@ -39,6 +39,13 @@ def site(request: PanelRequest) -> HttpResponse:
 def verification(request: PanelRequest) -> HttpResponse:
     """The fragment that polls while a verification runs."""
     return render(request, "taskruns/audit/_verification.html", _verifications())
+
+
+@requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
+@require_GET
+def encryption(request: PanelRequest) -> HttpResponse:
+    """The fragment that polls while secrets wait for the newest ring key."""
+    return render(request, "taskruns/audit/_encryption.html", {"encryption": reencryption.standing()})
 
 
 @requires(Action.SITE_LOG, event=EventType.AUDIT_VERIFY)

@@ -21,6 +21,7 @@ from taskruns.services.run_page import run_page
 from .access import PanelRequest, actor_of, owned, requires
 from .errors import error_page
 from .live import fresh, watch
+from .ways import board_before
 
 # What each end of a cancel is for HTTP; everything else is a 200.
 STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}
@@ -38,7 +39,7 @@ def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
     watch(team)
     page = run_page(run_id, seat=Seat(team, request.access))
     template = "taskruns/runs/_run.html" if request.htmx else "taskruns/runs/run.html"
-    context = {"page": page, "board_url": reverse("board", args=[team.slug])}
+    context = {"page": page, "board_url": board_before(request, team.slug)}
     return fresh(render(request, template, context))
 
 

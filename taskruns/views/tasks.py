@@ -12,6 +12,7 @@ from taskruns.services import tasks as tasks_service
 
 from .access import PanelRequest, owned, requires
 from .live import fresh, watch
+from .ways import board_before
 
 
 @requires(Action.RUNS_VIEW)
@@ -22,7 +23,7 @@ def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
     watch(team)
     page = tasks_service.task_page(task_id, access=request.access, slug=team.slug)
     template = "taskruns/runs/_task.html" if request.htmx else "taskruns/runs/task.html"
-    return fresh(render(request, template, {"page": page}))
+    return fresh(render(request, template, {"page": page, "board_url": board_before(request, team.slug)}))
 
 
 @requires(Action.RUNS_VIEW)

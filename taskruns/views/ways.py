@@ -5,6 +5,7 @@ from urllib.parse import urlencode, urlsplit
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import resolve_url
+from django.urls import reverse
 from django_htmx.middleware import HtmxDetails
 
 # What the sign-in page says of that for which the session was no longer good, by the word in its address.
@@ -55,6 +56,13 @@ def page_of(htmx: HtmxDetails) -> str:
         return htmx.current_url_abs_path or ""
     except ValueError:
         return ""
+
+
+def board_before(request: HttpRequest, slug: str) -> str:
+    """The board of the team that the person came from, with its filter; else the board as it opens."""
+    board = reverse("board", args=[slug])
+    came_from = referring_page(request)
+    return came_from if came_from == board or came_from.startswith(f"{board}?") else board
 
 
 def referring_page(request: HttpRequest) -> str:

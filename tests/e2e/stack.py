@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,7 @@ class Stack:
     password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     spare: list[str] = field(default_factory=list)  # ids of running runs of ops-north that no test has taken yet
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)  # beside or instead of those that each stack has
 
     def __post_init__(self) -> None:
         self.port, self.sandbox_port = free_ports(2)
@@ -75,7 +77,7 @@ class Stack:
             "ARIZE_ENDPOINTS": endpoint,
             "DEMO_ENDPOINT": endpoint,
             "REQUIRE_MFA": "off",
-        }  # fmt: skip
+        } | self.variables  # fmt: skip
 
     # --- Processes
 
@@ -114,6 +116,18 @@ class Stack:
             return self.arize.get("/v2/spaces").status == 200
         except OSError:
             return False
+
+    @contextmanager
+    def with_debug(self) -> Iterator["Stack"]:
+        """A second web process of the same panel, as its developers start it."""
+        beside = copy(self)
+        (beside.port,), beside.processes, beside.variables = free_ports(1), {}, {"DEBUG": "on"}
+        try:
+            beside.start("web")
+            wait_for(lambda: beside.get("/readyz") == 200, f"/readyz\n{beside.logs()}", within=START_WITHIN)
+            yield beside
+        finally:
+            beside.end_all()
 
     # --- What people do at a shell
 

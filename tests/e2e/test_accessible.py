@@ -137,6 +137,14 @@ def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
     assert faults(mona.page) == []
 
 
+def test_nor_on_the_style_guide(stack: Stack, visit: Visit) -> None:
+    with stack.with_debug() as debugging:
+        vera = visit(debugging, "vera")
+        vera.page.goto("/styleguide/")
+        expect(vera.page.get_by_role("heading", name="Style guide")).to_be_visible()
+        assert faults(vera.page) == []
+
+
 def test_a_planted_fault_is_found(stack: Stack, visit: Visit) -> None:
     """The control."""
     vera = visit(stack, "vera")

@@ -85,12 +85,22 @@ htmx.defineExtension("rows", {
   },
 });
 
+// --- What a reload and the back button bring back: the browser keeps it with this entry of its history.
+const kept = { picked: [], paused: false, ...history.state };
+const keep = (values) => history.replaceState(Object.assign(kept, values), "");
+
 // --- Polling: silent while nobody can see it, while a dialog is open, and while paused; at once on return.
-let paused = false;
 let leaving = false;
 const isPoll = (node) => node?.dataset?.poll !== undefined;
 const refresh = () => all("[data-poll]").forEach((node) => htmx.trigger(node, "refresh"));
-const isHeld = () => paused || one("dialog[open]");
+const isHeld = () => kept.paused || one("dialog[open]");
+
+function showPause() {
+  const button = one("[data-pause]");
+  if (!button) return;
+  button.setAttribute("aria-pressed", String(kept.paused));
+  one("[data-paused]").hidden = !kept.paused;
+}
 
 document.addEventListener("htmx:configRequest", ({ detail }) => {
   // Only a header of our own lets htmx see the 304; left to the browser the old body would be swapped in again.
@@ -206,7 +216,9 @@ function countPicked() {
 }
 document.addEventListener("change", ({ target }) => {
   if (target.matches("[data-pick-all]")) for (const box of all("[data-pick]")) box.checked = target.checked;
-  if (target.matches("[data-pick], [data-pick-all]")) countPicked();
+  if (!target.matches("[data-pick], [data-pick-all]")) return;
+  keep({ picked: all("[data-pick]:checked").map((box) => box.value) });
+  countPicked();
 });
 
 // --- Clicks, wherever the swaps put their buttons.
@@ -222,9 +234,9 @@ const CLICKS = {
     const copied = await navigator.clipboard?.writeText(button.dataset.copy).then(() => true, () => false);
     say(copied ? "info" : "warning", copied ? "Copied." : "The browser does not let this page copy. Select the text instead.");
   },
-  "[data-pause]": (button) => {
-    paused = !paused;
-    button.setAttribute("aria-pressed", String(paused));
+  "[data-pause]": () => {
+    keep({ paused: !kept.paused });
+    showPause();
     refresh();
   },
 };
@@ -268,5 +280,7 @@ document.addEventListener("keydown", (event) => {
 
 remember(document);
 tick();
+for (const box of all("[data-pick]")) box.checked = kept.picked.includes(box.value);
 countPicked();
+showPause();
 setInterval(tick, 1000);
