@@ -98,24 +98,27 @@ def _seek(team: Team, q: str) -> Sought:
     """Runs of tasks with `q` in their name, and runs whose ids begin with it: which these are is one question."""
     named = Task.objects.filter(team=team, name__icontains=q)
     begin = Q(team=team) & (_begins("arize_id", q) | _begins("experiment_id", q))
-    tasks, runs = _ids_of(named, Run.objects.filter(begin))
-    of_runs = begin if len(runs) > MANY_IDS else Q(pk__in=runs)
+    tasks, runs, is_many = _look(named, begin)
+    # With its limit, which the database takes as it stands: first the few ids, then their rows.
+    of_runs = begin if is_many else Q(pk__in=Run.objects.filter(begin).values("pk")[:MANY_IDS])
     if not tasks:
-        is_many = len(runs) > MANY_IDS
-        return Sought(of_runs, is_few=not is_many, is_sparse=is_many)
+        return Sought(of_runs if runs else Q(pk__in=[]), is_few=not is_many, is_sparse=is_many)
     of_tasks = Q(task__in=named.values("pk")) if len(tasks) > MANY_TASKS else Q(task__in=tasks)
     if runs:
         return Sought(of_tasks | of_runs)
     return Sought(of_tasks, tasks if len(tasks) <= FEW_TASKS else ())
 
 
-def _ids_of(named: QuerySet[Task], begun: QuerySet[Run]) -> tuple[list[UUID], list[UUID]]:
-    """The ids of both, of each at most one more than is few."""
+def _look(named: QuerySet[Task], begin: Q) -> tuple[list[UUID], bool, bool]:
+    """The ids of the tasks, at most one more than is few; whether there are such runs, and whether they are many."""
+    begun = Run.objects.filter(begin).values("pk")
     # The limits stand one level down: SQLite has none in the parts of a union.
     tasks = Task.objects.filter(pk__in=named.values("pk")[: MANY_TASKS + 1]).values_list("pk", Value(0))
-    runs = Run.objects.filter(pk__in=begun.values("pk")[: MANY_IDS + 1]).values_list("pk", Value(1))
-    found = list(tasks.union(runs, all=True))
-    return [pk for pk, kind in found if kind == 0], [pk for pk, kind in found if kind == 1]
+    first = Run.objects.filter(pk__in=begun[:1]).values_list("pk", Value(1))
+    beyond = Run.objects.filter(pk__in=begun[MANY_IDS : MANY_IDS + 1]).values_list("pk", Value(2))
+    found = list(tasks.union(first, beyond, all=True))
+    kinds = {kind for _, kind in found}
+    return [pk for pk, kind in found if kind == 0], 1 in kinds, 2 in kinds
 
 
 def _begins(column: str, text: str) -> Q:
