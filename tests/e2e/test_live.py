@@ -82,6 +82,23 @@ def test_a_pause_holds_until_it_is_lifted(stack: Stack, visit: Visit) -> None:
         pause.click()
 
 
+def test_what_was_opened_is_open_after_a_reload(stack: Stack, visit: Visit) -> None:
+    vera = visit(stack, "vera")
+    vera.open_board()
+    chart, kind = vera.page.locator("#board-chart-picture"), vera.page.get_by_label("Type", exact=True)
+    for box in ("#chart-box", "#filters-more"):
+        vera.page.locator(f"{box} > summary").click()
+    expect(chart).to_be_visible()
+    vera.page.reload()
+    expect(chart).to_be_visible()
+    expect(kind).to_be_visible()
+    vera.page.locator("#chart-box > summary").click()
+    expect(chart).to_be_hidden()
+    vera.page.reload()
+    expect(kind).to_be_visible()
+    expect(chart).to_be_hidden()
+
+
 def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "")
     vera.sign_in("vera")

@@ -86,8 +86,9 @@ htmx.defineExtension("rows", {
 });
 
 // --- What a reload and the back button bring back: the browser keeps it with this entry of its history.
-const kept = { picked: [], paused: false, ...history.state };
+const kept = { picked: [], opened: [], paused: false, ...history.state };
 const keep = (values) => history.replaceState(Object.assign(kept, values), "");
+const keepOpened = () => keep({ opened: all("details[id][open]").map(({ id }) => id) });
 
 // --- Polling: silent while nobody can see it, while a dialog is open, and while paused; at once on return.
 let leaving = false;
@@ -281,6 +282,8 @@ document.addEventListener("keydown", (event) => {
 remember(document);
 tick();
 for (const box of all("[data-pick]")) box.checked = kept.picked.includes(box.value);
+for (const node of all("details[id]")) node.open ||= kept.opened.includes(node.id);
+document.addEventListener("toggle", ({ target }) => target.matches("details[id]") && keepOpened(), true);
 countPicked();
 showPause();
 setInterval(tick, 1000);
