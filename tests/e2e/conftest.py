@@ -29,7 +29,7 @@ def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def old_stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Arize as it spoke before, in lower case and with members missing. Its processes may be ended and killed."""
     with running_stack(tmp_path_factory.mktemp("old-stack"), wire="lower", spare=6) as started:
