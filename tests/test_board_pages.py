@@ -236,11 +236,11 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
             team=other_team,
             endpoint=ENDPOINT,
             arize_id=task.arize_id,
-            name=task.name,
+            name=f"{task.name}, answer {number}" if number else task.name,  # of the two, one search is walked in one
             type=task.type,
             space_id=task.space_id,
         )
-        for task in tasks
+        for number, task in enumerate(tasks)
     ]
     for number, (is_other, drawn) in enumerate(runs):
         write(others if is_other else tasks, number, drawn)

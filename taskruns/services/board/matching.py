@@ -99,13 +99,13 @@ def _seek(team: Team, q: str) -> Sought:
     named = Task.objects.filter(team=team, name__icontains=q)
     begin = Q(team=team) & (_begins("arize_id", q) | _begins("experiment_id", q))
     tasks, runs, is_many = _look(named, begin)
-    # With its limit, which the database takes as it stands: first the few ids, then their rows.
-    of_runs = begin if is_many else Q(pk__in=Run.objects.filter(begin).values("pk")[:MANY_IDS])
     if not tasks:
+        # With its limit, which the database takes as it stands: first the few ids, then their rows.
+        of_runs = begin if is_many else Q(pk__in=Run.objects.filter(begin).values("pk")[:MANY_IDS])
         return Sought(of_runs if runs else Q(pk__in=[]), is_few=not is_many, is_sparse=is_many)
     of_tasks = Q(task__in=named.values("pk")) if len(tasks) > MANY_TASKS else Q(task__in=tasks)
     if runs:
-        return Sought(of_tasks | of_runs)
+        return Sought(of_tasks | begin)
     return Sought(of_tasks, tasks if len(tasks) <= FEW_TASKS else ())
 
 

@@ -130,6 +130,12 @@ def _find(asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | Non
     parts = [part for conditions in asked for part in conditions.parts]
     if may_find_together(parts):
         return find_together(parts, wanted, cursor, limit=PAGE + 1, now=now)
-    each = [find(part, wanted, cursor, limit=PAGE + 1, now=now) for part in asked]
+    # One that is walked does not take the indexes of the others from them.
+    each = [
+        find_together(team.parts, wanted, cursor, limit=PAGE + 1, now=now)
+        if may_find_together(team.parts)
+        else find(team, wanted, cursor, limit=PAGE + 1, now=now)
+        for team in asked
+    ]
     descending = wanted.descending != (cursor is not None and cursor.backwards)
     return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=descending)

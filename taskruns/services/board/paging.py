@@ -224,15 +224,16 @@ def _walk(asked: Conditions, part: Stream, ordered: QuerySet[Run], limit: int, *
         return found
     if (ids := _few(asked.narrow)) is not None:
         return _found(part, ordered.filter(asked.rest, pk__in=ids), limit)
-    end = Subquery(places[FAR - 1 : FAR])
-    far = ordered.filter(asked.rest, **{f"{part.column}__{within}": Coalesce(end, _extreme(part, within))})
-    found = _found(part, far, limit)
+    # Read first: the end that is told must be the one up to which the rows were looked at.
+    bound, *further = list(places[FAR - 1 : FAR + 1]) or [None]
+    if not further:
+        return _found(part, ordered.filter(asked.rest), limit)
+    found = _found(part, ordered.filter(asked.rest, **{f"{part.column}__{within}": bound}), limit)
     if len(found.rows) >= limit:
         return found
-    bound, *further = list(places[FAR - 1 : FAR + 1]) or [None]
     # All rows with this very value were looked at.
     beyond = _FIRST if descending else _LAST
-    return replace(found, walked_to=Place(part.rank, part.value_of(bound), beyond)) if further else found
+    return replace(found, walked_to=Place(part.rank, part.value_of(bound), beyond))
 
 
 def _few(narrow: Sequence[Q]) -> list[UUID] | None:
