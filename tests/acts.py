@@ -373,17 +373,8 @@ LATER = {
 ONLY_LOOKED_AT = {
     *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
     *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
-    *(
-        "audit-verification",
-        "encryption",
-        "account_inactive",
-        "rights",
-        "sessions",
-        "factors",
-        "confirm",
-        "people",
-        "person",
-    ),
+    *("audit-verification", "encryption", "account_inactive", "rights", "sessions", "factors", "confirm"),
+    *("people", "person"),
 }
 # Without DEBUG, single sign-on and mail these are not there at all; test_style_guide.py, test_single_sign_on.py and
 # test_mailed_reset.py have them.

@@ -87,7 +87,7 @@ class Team(models.Model):
     # Read by `services.teams.seen_by` only.
     role: str
     reader_manages: bool
-    has_others: bool
+    has_other_teams: bool
     as_of: datetime | None
     is_stopped: bool
 

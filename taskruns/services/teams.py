@@ -157,7 +157,7 @@ def remember(person: User, team: Team) -> None:
 
 def seen_by(person: User) -> "QuerySet[Team]":
     """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team,
-    `has_others`: whether they belong to other teams too, `as_of`: when the oldest of its working keys (without any:
+    `has_other_teams`: whether they belong to others too, `as_of`: when the oldest of its working keys (without any:
     when one) last read, and `is_stopped`: whether an emergency stop holds it.
 
     One query, because each poll of each open board asks it.
@@ -167,7 +167,7 @@ def seen_by(person: User) -> "QuerySet[Team]":
     read_with: dict[str, Any] = {
         "role": Coalesce(Subquery(mine.values("role")[:1]), Value("")),
         "reader_manages": Exists(Membership.objects.managing(person)),
-        "has_others": Exists(Membership.objects.filter(user=person).exclude(team=OuterRef("pk"))),
+        "has_other_teams": Exists(Membership.objects.filter(user=person).exclude(team=OuterRef("pk"))),
         "as_of": Coalesce(Min("credentials__last_good_at", filter=working), Max("credentials__last_good_at")),
         "is_stopped": Exists(EmergencyStop.objects.holding().filter(team=OuterRef("pk"))),
     }

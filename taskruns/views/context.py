@@ -124,4 +124,4 @@ def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
 
 def _is_only(team: Team) -> bool:
     """Pages outside of the gate do not know, and ask."""
-    return bool(getattr(team, "role", "")) and not getattr(team, "has_others", True) and team.archived_at is None
+    return bool(getattr(team, "role", "")) and not getattr(team, "has_other_teams", True) and team.archived_at is None

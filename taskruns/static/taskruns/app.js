@@ -85,8 +85,11 @@ htmx.defineExtension("rows", {
   },
 });
 
-// --- What a reload and the back button bring back: the browser keeps it with this entry of its history.
-const kept = { picked: [], opened: [], paused: false, ...history.state };
+// --- What a reload and the back button bring back: the browser keeps it with this entry of its history. It is the
+// person's own: whoever signs in after them in the same tab finds none of it.
+const { person } = document.body.dataset;
+const before = history.state?.person === person ? history.state : {};
+const kept = { picked: [], opened: [], paused: false, ...before, person };
 const keep = (values) => history.replaceState(Object.assign(kept, values), "");
 const keepOpened = () => keep({ opened: all("details[id][open]").map(({ id }) => id) });
 
@@ -208,7 +211,10 @@ function countPicked() {
   const page = one("[data-pick-all]");
   if (!page) return;
   const boxes = all("[data-pick]");
-  const picked = boxes.filter((box) => box.checked).length;
+  const ticked = boxes.filter((box) => box.checked).map((box) => box.value);
+  const picked = ticked.length;
+  // What the page shows, and nothing that has left it: a tick that nobody sees must not come back.
+  if (String(ticked) !== String(kept.picked)) keep({ picked: ticked });
   const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
   Object.assign(page, state, { disabled: !boxes.length });
   const text = picked ? `${picked} of this page selected` : "Tick the runs to cancel";
@@ -217,9 +223,7 @@ function countPicked() {
 }
 document.addEventListener("change", ({ target }) => {
   if (target.matches("[data-pick-all]")) for (const box of all("[data-pick]")) box.checked = target.checked;
-  if (!target.matches("[data-pick], [data-pick-all]")) return;
-  keep({ picked: all("[data-pick]:checked").map((box) => box.value) });
-  countPicked();
+  if (target.matches("[data-pick], [data-pick-all]")) countPicked();
 });
 
 // --- Clicks, wherever the swaps put their buttons.
@@ -286,4 +290,5 @@ for (const node of all("details[id]")) node.open ||= kept.opened.includes(node.i
 document.addEventListener("toggle", ({ target }) => target.matches("details[id]") && keepOpened(), true);
 countPicked();
 showPause();
+addEventListener("hashchange", () => keep({}));
 setInterval(tick, 1000);
