@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NEXT   := .venv-next
 PIP    := -m pip --disable-pip-version-check --quiet install --require-hashes
-# What `make test` passes on to pytest, like ARGS="-k cancel" or ARGS=tests/test_cancel.py
+# What `make test` passes on to pytest, like ARGS="-k cancel" or ARGS=tests/cancellations/test_cancel.py
 ARGS   ?=
 PARALLEL := -n auto --dist loadfile
 # Files that were named run alone; without any, all do.

@@ -36,9 +36,19 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import bulk, factors, invitations
-
-from .conftest import ENDPOINT, PASSWORD, actor, code_of, member, person, run_url, show_factor, trigger_url, wire_run
-from .soft_passkey import SoftPasskey
+from tests.factories import (
+    ENDPOINT,
+    PASSWORD,
+    actor,
+    code_of,
+    member,
+    person,
+    run_url,
+    show_factor,
+    trigger_url,
+    wire_run,
+)
+from tests.people.soft_passkey import SoftPasskey
 
 NEW_PASSWORD = "another battery staple"
 NEW_KEY = "ak-new-1Xy7Qz4Mn8Lk2Jh5"
@@ -376,8 +386,8 @@ ONLY_LOOKED_AT = {
     *("audit-verification", "encryption", "account_inactive", "rights", "sessions", "factors", "confirm"),
     *("people", "person"),
 }
-# Without DEBUG, single sign-on and mail these are not there at all; test_style_guide.py, test_single_sign_on.py and
-# test_mailed_reset.py have them.
+# Without DEBUG, single sign-on and mail these are not there at all; house/test_style_guide.py, sso/test_sign_on.py and
+# people/test_password_reset.py have them.
 NOT_HERE = {
     "style-guide",
     *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),

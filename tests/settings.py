@@ -18,7 +18,7 @@ os.environ.update(
         "DATA_DIR": str(_scratch),
         "QUEUE_URL": f"sqlite:///{_scratch}/queue.sqlite3",
         "ARIZE_ENDPOINTS": "http://arize.test:9999",
-        # Most tests are about what people do once they are in; test_second_factor.py turns it on.
+        # Most tests are about what people do once they are in; people/test_second_factor.py turns it on.
         "REQUIRE_MFA": "off",
     }
 )

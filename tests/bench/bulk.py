@@ -15,8 +15,8 @@ from django.utils import timezone
 from taskruns.audit import triggers
 from taskruns.models import Cancellation, Heartbeat, Run, Team, User
 from taskruns.services import bulk
+from tests.batches.world import FAULTS, World, world
 from tests.bench.table import Figure, show
-from tests.bulk_world import FAULTS, World, world
 from tests.e2e.stack import wait_for
 
 RUNS, A_SECOND = 5_000, 50

@@ -25,7 +25,7 @@ from taskruns.services import mirror
 from tests.bench.cancels import KEY, sandbox
 from tests.bench.table import Figure
 from tests.e2e.stack import Stack, running_stack
-from tests.sandbox_client import Caller
+from tests.sandbox.caller import Caller
 
 TASKS, ACTIVE = 1_000, 5
 MINUTES = 2

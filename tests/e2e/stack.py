@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from config import new_secrets
 from config.processes import ROOT, base_environment, launch, stop
 from tests.e2e.databases import own_database
-from tests.sandbox_client import Caller
+from tests.sandbox.caller import Caller
 
 T = TypeVar("T")
 START_WITHIN = 40  # seconds

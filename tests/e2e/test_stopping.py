@@ -4,7 +4,7 @@ from playwright.sync_api import expect
 
 from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack, wait_for
-from tests.sandbox_client import Caller
+from tests.sandbox.caller import Caller
 
 REASON = "Judge model is down, wrong scores"
 

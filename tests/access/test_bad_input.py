@@ -1,0 +1,392 @@
+"""Nonsense in every field, parameter, path and header: a 4xx with a sentence, never a 500, and nothing stored."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import responses
+from allauth.mfa.models import Authenticator
+from django.conf import settings
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import reverse
+
+from taskruns.models import (
+    AuditEvent,
+    CancelBatch,
+    Credential,
+    Invitation,
+    Membership,
+    Run,
+    SavedView,
+    Team,
+    TeamRole,
+    User,
+)
+from taskruns.services import factors, invitations
+from tests.acts import EVALUATION, batches_of
+from tests.factories import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
+from tests.people.soft_passkey import SoftPasskey
+
+LONG = "x" * 10_000
+NUL = "a\x00b"
+ODD = {
+    "nothing": "",
+    "blanks": " \t ",
+    "long": LONG,
+    "NUL": NUL,
+    "line ends": "a\r\nb",
+    "emoji": "\N{ROCKET}" * 40,
+    "right to left": "\u202eabc\u2066",
+    "separators": "a\u2028b\u0085c",
+    "number": "-1",
+    "not a number": "NaN",
+    "list": "[]",
+    "markup": "<img src=x onerror=alert(1)>",
+    "template": "{{ 7|add:7 }}{% now %}",
+    "percent": "%00%ff%s%(x)s",
+    "sql": "' OR 1=1 --",
+    "foreign digits": "\N{ARABIC-INDIC DIGIT ONE}",
+    "a uuid": "00000000-0000-4000-8000-000000000000",
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """`refused`: values of a field that must be refused, beside what is refused anyway."""
+
+    who: str
+    fields: dict[str, str]
+    refused: dict[str, list[str]] = field(default_factory=dict)
+
+
+NAMES = ["", "  ", LONG, NUL, "x" * 101]
+EMAILS = ["", LONG, NUL, "nobody", "a@b", "a b@example.com", "a@example.com\nb@example.com", f"{'x' * 250}@example.com"]
+ROLES = ["", LONG, NUL, "admin", "owner", "MANAGER", "viewer,manager"]
+KEYS = ["", "   ", LONG, NUL, "two words", "line\nend", "ключ-0123456789"]
+DAYS = ["soon", LONG, NUL, "2026-13-45", "11/23/2026", "0000-00-00", "99999-01-01", "2001-01-01"]
+ENDPOINTS = [
+    *(
+        "",
+        LONG,
+        NUL,
+        "evil",
+        "https://evil.example",
+        "https://api.arize.com@evil.example",
+        "https://api.arize.com:8443",
+    ),
+    *(
+        "http://api.arize.com",
+        "http://169.254.169.254",
+        "http://[::1]",
+        "http://2130706433",
+        "http://[::ffff:127.0.0.1]",
+    ),
+    *("file:///etc/passwd", "https://api.arize.com/path", "https://api.arize.com.evil.example", "http://[::1"),
+]
+MOMENTS = ["", LONG, NUL, "soon", "2026-13-45T00:00", "0001-01-01T00:00", "9999-12-31T23:59", "2026-11-22T25:00"]
+BROKEN_KEY = json.dumps(
+    {"id": "AA", "rawId": "AA", "type": "public-key", "response": {"clientDataJSON": "AA", "attestationObject": "AA"}}
+)
+# Their good values are made by what the page shows: people/test_second_factor.py.
+NEVER_GOOD = {"factor-totp", "factor-passkey"}
+FORMS = {
+    "credential-new": Form(
+        "mona",
+        {"name": "Europe", "endpoint": ENDPOINT, "key": CANARY, "expires_on": ""},
+        {"name": NAMES, "endpoint": ENDPOINTS, "key": KEYS, "expires_on": DAYS},
+    ),
+    "credential-replace": Form("mona", {"key": CANARY, "expires_on": ""}, {"key": KEYS, "expires_on": DAYS}),
+    "member-add": Form("mona", {"email": "new@example.com", "role": "viewer"}, {"email": EMAILS, "role": ROLES}),
+    "member-role": Form("mona", {"role": "operator"}, {"role": ROLES}),
+    "saved-views": Form(
+        "vera", {"name": "Mine", "query": "status=failed"}, {"name": NAMES, "query": [LONG, NUL, "status=nothing"]}
+    ),
+    "saved-view": Form("vera", {"name": "Hers"}, {"name": NAMES}),
+    "saved-view-default": Form("vera", {"whose": "me"}, {"whose": [LONG, NUL, "everybody"]}),
+    "team-settings": Form("mona", {"name": "Another"}, {"name": NAMES}),
+    "team-new": Form(
+        "adam",
+        {"name": "New", "slug": "", "manager": ""},
+        {
+            "name": NAMES,
+            "slug": [LONG, NUL, "Upper", "two words", "../x", "site", "new", "ops-north", "x" * 51],
+            "manager": EMAILS[1:],
+        },
+    ),
+    "profile": Form(
+        "vera",
+        {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": "on"},
+        {"time_zone": ["", LONG, NUL, "Mars/Base", "utc", "../../etc/passwd"], "theme": [LONG, NUL, "pink", "DARK"]},
+    ),
+    "person-role": Form("adam", {"role": "auditor"}, {"role": ["", LONG, NUL, "owner", "ADMIN", "manager"]}),
+    "factor-totp": Form("vera", {"code": ""}, {"code": ["", LONG, NUL, "000000", "12345", "1.5", "\N{ROCKET}"]}),
+    "factor-passkey": Form(
+        "vera",
+        {"name": "Laptop", "credential": ""},
+        {"credential": ["", LONG, NUL, "null", "[]", "{}", '{"id": 1}', '{"response": {}}', "NaN", '"x"', BROKEN_KEY]},
+    ),
+    "run-cancel": Form("oli", {"reason": "why"}, {"reason": ["x" * 513, LONG]}),
+    "stop": Form(
+        "oli",
+        {"reason": "why"},
+        {"reason": ["", "  ", LONG, NUL, "x" * 513], "left_out": ["", LONG, NUL, "1", "{}", "None"]},
+    ),
+    "batch-confirm": Form(
+        "oli", {"reason": "why", "count": ""}, {"reason": ["", "  ", "\x00", "\u2028", "x" * 513, LONG]}
+    ),
+    "task-trigger": Form(
+        "oli",
+        {name: str(value) for name, value in EVALUATION.items()},
+        {
+            "operation": ["", LONG, NUL, "one", "5f0c4a34"],
+            "data_start_time": [*MOMENTS, "2026-10-24T02:59", "2026-11-23T03:00", "2026-11-24T00:00"],
+            "data_end_time": [*MOMENTS, "2026-12-22T03:01", "2026-11-21T00:00"],
+            "max_spans": ["", LONG, NUL, "0", "-1", "1.5", "many", "9" * 5_000, "2147483648"],
+        },
+    ),
+    "invitation": Form(
+        "anonymous",
+        {"name": "Nora", "password1": PASSWORD, "password2": PASSWORD},
+        {
+            "name": [LONG, NUL, "x" * 101],
+            "password1": ["", LONG, NUL, "short", "password1234", "123456789012"],
+            "password2": ["", LONG, NUL, "another password"],
+        },
+    ),
+}
+REFUSED = [
+    (name, field, value) for name, form in FORMS.items() for field, values in form.refused.items() for value in values
+]
+
+
+@pytest.fixture
+def post(
+    team: Team,
+    run: Run,
+    credential: Credential,
+    mona: User,
+    vera: User,
+    cast: dict[str, User | None],
+    client_of: ClientOf,
+    arize: responses.RequestsMock,
+) -> Callable[..., HttpResponse]:
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
+    arize.get(re.compile(f"{ENDPOINT}/v2/(spaces|tasks)"), json={"spaces": [], "tasks": []})
+    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
+    view = SavedView.objects.create(team=team, owner=vera, name="Old", query="status=failed")
+    paths = {
+        "saved-view": reverse("saved-view", args=[team.slug, view.pk]),
+        "saved-view-default": reverse("saved-view-default", args=[team.slug, view.pk]),
+        "run-cancel": reverse("run-cancel", args=[team.slug, run.pk]),
+        "stop": reverse("stop", args=[team.slug]),
+        "batch-confirm": reverse(
+            "batch-confirm", args=[team.slug, batches_of(team, run, actor(mona))["batch-confirm"].pk]
+        ),
+        "task-trigger": reverse("task-trigger", args=[team.slug, run.task.pk]),
+        "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
+        "member-role": reverse("member-role", args=[team.slug, vera.pk]),
+        "invitation": link.removeprefix(settings.SITE_URL),
+        "person-role": reverse("person-role", args=[vera.pk]),
+        **{name: reverse(name) for name in ("team-new", "profile", "factor-totp", "factor-passkey")},
+    }
+
+    clients = {who: client_of(cast[who]) for who in {form.who for form in FORMS.values()} - {"anonymous"}}
+
+    def send(name: str, /, **changed: str) -> HttpResponse:
+        form = FORMS[name]
+        path = paths.get(name) or reverse(name, args=[team.slug])
+        # Who accepts an invitation is signed in by it: the next try is a stranger's again.
+        client = clients.get(form.who) or client_of(None)
+        answer: HttpResponse = client.post(path, form.fields | changed)
+        return answer
+
+    return send
+
+
+def state() -> list[object]:
+    """What a form could have changed."""
+    return [
+        AuditEvent.objects.count(),
+        sorted(User.objects.values_list("email", "site_role", "time_zone", "theme", "shortcuts")),
+        Authenticator.objects.count(),
+        sorted(Team.objects.values_list("slug", "name")),
+        sorted(Membership.objects.values_list("user_id", "role")),
+        sorted(Credential.objects.values_list("name", "ciphertext", "endpoint")),
+        sorted(Invitation.objects.values_list("email", "accepted_at")),
+        list(Run.objects.values_list("status", "cancellations__id")),
+        sorted(CancelBatch.objects.values_list("state", "reason")),
+        sorted(SavedView.objects.values_list("name", "query", "is_shared")),
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMS) - NEVER_GOOD))
+def test_each_form_takes_what_is_right(name: str, post: Callable[..., HttpResponse]):
+    """The control of all that follows: the forms are real and the base values good."""
+    before = state()
+    assert post(name).status_code in {200, 302}
+    assert state() != before
+
+
+@pytest.mark.parametrize(("name", "field", "value"), REFUSED, ids=[f"{n} {f} {v[:24]!r}" for n, f, v in REFUSED])
+def test_what_cannot_be_is_refused_with_a_sentence_and_nothing_is_stored(
+    name: str, field: str, value: str, post: Callable[..., HttpResponse], arize: responses.RequestsMock
+):
+    before = state()
+    answer = post(name, **{field: value})
+    page = answer.content.decode()
+    assert answer.status_code == 422
+    assert [sentence for sentence in complaints(page) if re.search(r"[A-Z].{8,}\.$", sentence)]
+    assert not [secret for secret in (CANARY, PASSWORD) if secret in page]
+    if (name, field) != ("team-new", "manager"):  # two acts: the team is made, its manager refused
+        assert state() == before
+    assert not arize.calls
+
+
+def complaints(page: str) -> list[str]:
+    """What stands in the red: at the fields, or above them."""
+    marked = re.findall(r'class="(?:errorlist[^"]*|notice notice-error)".*?</(?:ul|p)>', page, re.DOTALL)
+    return [" ".join(re.sub(r"^[^>]*>|<[^>]+>", " ", text).split()) for text in marked]
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+def test_no_text_in_any_field_breaks_a_form(name: str, value: str, post: Callable[..., HttpResponse]):
+    for changed in FORMS[name].fields:
+        assert post(name, **{changed: value}).status_code in {200, 302, 404, 422}
+
+
+def test_a_cancel_reason_that_is_too_long_sends_nothing_and_says_so(
+    post: Callable[..., HttpResponse], run: Run, oli: User, client_of: ClientOf
+):
+    client = client_of(oli)
+    url = reverse("run-cancel", args=["ops-north", run.pk])
+    answer = client.post(url, {"reason": "x" * 513}, headers={"HX-Request": "true"})
+    assert answer.status_code == 422
+    assert "longer than 512 characters" in answer.content.decode()
+    assert not AuditEvent.objects.filter(event="run.cancel").exists()
+    assert client.post(url, {"reason": "x" * 512}, headers={"HX-Request": "true"}).status_code == 200
+
+
+BODIES: dict[str, tuple[bytes, str]] = {
+    "no form at all": (b"{}", "application/json"),
+    "a broken multipart": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
+    "a multipart without its boundary": (b"x", "multipart/form-data"),
+    "not UTF-8": (b"email=%c3%28&role=%ed%a0%80&key=%ff&reason=%ff", "application/x-www-form-urlencoded"),
+    "a foreign charset": (b"role=x", "application/x-www-form-urlencoded; charset=nonsense"),
+    "too many fields": (b"&".join(b"run=%d" % n for n in range(6_000)), "application/x-www-form-urlencoded"),
+    "too much": (b"name=" + b"x" * 1_100_000, "application/x-www-form-urlencoded"),
+    "a file where text belongs": (
+        b'--x\r\nContent-Disposition: form-data; name="name"; filename="a"\r\n\r\nb\r\n--x--\r\n',
+        "multipart/form-data; boundary=x",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), BODIES.values(), ids=BODIES)
+def test_no_body_breaks_a_form(
+    body: bytes, kind: str, post: Callable[..., HttpResponse], mona: User, client_of: ClientOf
+):
+    before = state()
+    for name in ("credential-new", "member-add", "team-settings"):
+        answer = client_of(mona).generic("POST", reverse(name, args=["ops-north"]), body, kind)
+        assert answer.status_code in {400, 413, 415, 422}
+        assert "<h1" in answer.content.decode()
+    assert state() == before
+
+
+ANSWERS = ["", NUL, LONG, "null", "[]", "{}", '{"response": []}', '{"response": {"userHandle": "AA"}}', BROKEN_KEY]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=[text[:30].encode().decode("ascii", "replace") for text in ANSWERS])
+def test_no_answer_of_a_passkey_breaks_signing_in(answer: str, vera: User, client_of: ClientOf):
+    """Alone, as a second step, and again."""
+    factors.add_totp(vera, secret="JBSWY3DPEHPK3PXP", by=actor(vera))
+    factors.add_passkey(vera, name="x", credential=SoftPasskey.example(), by=actor(vera))
+    client = Client()
+    client.get(reverse("mfa_login_webauthn"), headers={"Accept": "application/json"})
+    assert client.post(reverse("mfa_login_webauthn"), {"credential": answer}).status_code == 302
+    client.post(reverse("account_login"), {"login": vera.email, "password": PASSWORD})
+    for fields in ({"credential": answer}, {"code": answer}):
+        assert client.post(reverse("mfa_authenticate"), fields).status_code == 200
+    assert client.get("/runs/").status_code == 302
+    again = client_of(vera)
+    for name, wanted in (("mfa_reauthenticate_webauthn", "credential"), ("mfa_reauthenticate", "code")):
+        again.get(reverse(name))
+        assert again.post(reverse(name), {wanted: answer}).status_code == 200
+
+
+def test_no_search_of_people_is_a_500(adam: User, client_of: ClientOf):
+    client = client_of(adam)
+    for value in ODD.values():
+        for parameter in ("q", "after", "unknown"):
+            assert client.get(reverse("people"), {parameter: value}).status_code in {200, 400}
+
+
+QUERIES = {
+    "board": ("status", "task", "q", "cursor"),
+    "board-table": ("status", "task", "q", "cursor"),
+    "board-export-page": ("status", "task", "q", "cursor"),
+    "audit": ("event", "outcome", "person", "q", "before"),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("value", [*ODD.values(), "W10", "bnVsbA", "WzEsMiwzXQ"], ids=[*ODD, "[]", "null", "[1,2,3]"])
+def test_no_query_parameter_breaks_a_list(name: str, value: str, team: Team, mona: User, client_of: ClientOf):
+    for parameter in (*QUERIES[name], "unknown"):
+        answer = client_of(mona).get(reverse(name, args=["ops-north"]), {parameter: value})
+        assert answer.status_code in {200, 400}
+        assert answer.content
+        if parameter == "unknown":
+            assert answer.status_code == 200
+
+
+def test_a_raw_query_that_is_no_text_is_no_500(team: Team, mona: User, client_of: ClientOf):
+    for query in ("q=%ff", "q=%00", "status=%ed%a0%80", "&&&=", "q[]=1", "cursor=%", "%00=%00", "q=" + "a" * 60_000):
+        assert client_of(mona).get(f"/teams/ops-north/runs/?{query}").status_code in {200, 400}
+
+
+PATHS = [
+    *("/teams/%00/runs/", "/teams/ops-north/runs/not-a-uuid/", "/teams/OPS-NORTH/runs/", "/teams/../runs/"),
+    *("/teams/ops-north/runs/by-arize-id/%00/", "/teams/ops-north/runs/by-arize-id/%ff/", "/invitations/%00/"),
+    *("/teams/ops-north/runs/by-arize-id/a%2Fb%3D%3D/", "/teams/ops-north/runs/by-arize-id/../../x/"),
+    *("/invitations/x:y:z/", "/invitations/\N{ROCKET}/", "/invitations/" + "x" * 5_000 + "/"),
+    *("/teams/ops-north/runs/by-arize-id/" + "x" * 5_000 + "/", "/teams/" + "x" * 5_000 + "/runs/"),
+    *("/teams/ops-north/members/00000000-0000-0000-0000-000000000000/role/x", "/%00", "/\udcff"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=[path[:60].encode("ascii", "replace").decode() for path in PATHS])
+def test_no_path_is_a_500(path: str, team: Team, mona: User, client_of: ClientOf):
+    for client in (Client(), client_of(mona)):
+        assert client.get(path.encode("utf-8", "replace").decode()).status_code in {302, 400, 404}
+
+
+HEADERS = [
+    {"HX-Request": "true", "HX-Current-URL": "http://[::1"},
+    {"HX-Request": "true", "HX-Current-URL": "\xff\xfe", "HX-Current-URL-URI-AutoEncoded": "true"},
+    {"HX-Request": "true", "HX-Current-URL": "http://localhost:8000/" + "x" * 10_000},
+    {"HX-Request": "true", "HX-Target": "\xff" * 1_000},
+    {"If-None-Match": "x" * 10_000},
+    {"If-None-Match": '"\xff"'},
+    {"Cookie": 'sessionid="a\\000bcdefghij"'},
+    {"Cookie": "sessionid=" + "x" * 4_000},
+    {"Cookie": 'messages="\\000"; csrftoken="\\000"'},
+    {"User-Agent": "\x1b[31m" + "\xff" * 5_000},
+    {"Accept-Encoding": "gzip;q=nonsense", "Accept-Language": "\xff"},
+    {"X-Forwarded-For": "x" * 10_000, "X-Request-ID": "x\ty"},
+]
+
+
+@pytest.mark.parametrize("headers", HEADERS, ids=[str(header)[:60] for header in HEADERS])
+def test_no_header_is_a_500(headers: dict[str, str], team: Team, mona: User, client_of: ClientOf, settings: Any):
+    for proxies in (0, 1):
+        settings.TRUSTED_PROXIES = proxies
+        for client in (Client(), client_of(mona)):
+            for path in ("/teams/ops-north/runs/table/", "/teams/ops-north/settings/", "/accounts/login/", "/nowhere/"):
+                assert client.get(path, headers=headers).status_code in {200, 302, 304, 401, 403, 404}

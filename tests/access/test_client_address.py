@@ -1,0 +1,74 @@
+"""What a client says of itself - its address, its protocol, its request id - counts for nothing without a proxy."""
+
+import re
+from typing import Any
+
+import pytest
+from django.test import Client, RequestFactory
+
+from taskruns.middleware import client_ip, request_id
+from taskruns.models import AuditEvent, Team, User
+from tests.factories import ClientOf
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "expected"),
+    [
+        (0, None, "192.0.2.1"),
+        (0, "203.0.113.9", "192.0.2.1"),
+        (1, None, "192.0.2.1"),
+        (1, "203.0.113.9", "203.0.113.9"),
+        (1, "198.51.100.66, 203.0.113.9", "203.0.113.9"),
+        (2, "198.51.100.66, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
+        (2, "203.0.113.9", "203.0.113.9"),
+        (1, "2001:DB8::1", "2001:db8::1"),
+        (1, "198.51.100.66, <script>", ""),
+    ],
+)
+def test_the_clients_address_is_not_the_clients_word(settings: Any, proxies: int, forwarded: str | None, expected: str):
+    settings.TRUSTED_PROXIES = proxies
+    headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
+    assert client_ip(RequestFactory().get("/", headers=headers, REMOTE_ADDR="192.0.2.1")) == expected
+
+
+def test_the_log_shows_the_connections_address_whatever_a_client_says(team: Team, vera: User, client_of: ClientOf):
+    forged = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
+    forged["X-Request-ID"] = "chosen-by-the-client"
+    client_of(vera).get("/teams/ops-north/credentials/", headers=forged, REMOTE_ADDR="192.0.2.1")
+    row = AuditEvent.objects.get(event="access.denied")
+    assert row.ip == "192.0.2.1"
+    assert row.request_id
+    assert row.request_id != "chosen-by-the-client"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "said", "is_kept"),
+    [
+        (0, "abc-1", False),
+        (1, "abc-1", True),
+        (1, "a b", False),
+        (1, "x" * 65, False),
+        (1, "a\tb", False),
+        (1, "", False),
+    ],
+)
+def test_a_request_id_is_a_proxys_or_our_own(*, proxies: int, said: str, is_kept: bool, settings: Any):
+    settings.TRUSTED_PROXIES = proxies
+    found = request_id(RequestFactory().get("/", headers={"X-Request-ID": said}))
+    assert (found == said) is is_kept
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", found)
+
+
+def test_the_log_and_the_page_name_one_request_id(settings: Any, team: Team, vera: User, client_of: ClientOf):
+    settings.TRUSTED_PROXIES = 1
+    page = client_of(vera).get("/teams/ops-north/credentials/", headers={"X-Request-ID": "from-the-proxy-1"})
+    assert page.status_code == 403
+    assert "from-the-proxy-1" in page.content.decode()
+    assert AuditEvent.objects.get(event="access.denied").request_id == "from-the-proxy-1"
+
+
+def test_a_forged_protocol_is_believed_only_behind_a_proxy(settings: Any, db: None):
+    forged = {"X-Forwarded-Proto": "https"}
+    assert not Client().get("/accounts/login/", headers=forged).wsgi_request.is_secure()
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    assert Client().get("/accounts/login/", headers=forged).wsgi_request.is_secure()

@@ -1,0 +1,120 @@
+"""The ring fence in the browser: what the headers promise on every url, and pages that do not need more."""
+
+import re
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from taskruns.models import Credential, Run, Team, User
+from tests.acts import batches_of
+from tests.factories import ClientOf, actor
+
+from .test_matrix import Browsers, names, undone
+
+FIXED = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+ONLY_OWN = {"script-src", "style-src", "img-src", "font-src", "connect-src", "form-action"}
+
+
+def policy(answer: HttpResponse) -> dict[str, list[str]]:
+    parts = (part.split() for part in answer["Content-Security-Policy"].split(";") if part.strip())
+    return {name: sources for name, *sources in parts}
+
+
+def assert_fenced(answer: HttpResponse) -> None:
+    csp = policy(answer)
+    assert csp["default-src"] == csp["frame-ancestors"] == csp["base-uri"] == ["'none'"]
+    assert {name: csp[name] for name in ONLY_OWN} == {name: ["'self'"] for name in ONLY_OWN}
+    assert "unsafe" not in answer["Content-Security-Policy"]
+    assert "*" not in answer["Content-Security-Policy"]
+    assert {header: answer.get(header) for header in FIXED} == FIXED
+
+
+@pytest.fixture
+def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str, str]:
+    """One address for each url of the urlconf. Ids that exist where the page needs them."""
+    known = {
+        "slug": team.slug,
+        "run_id": run.pk,
+        "task_id": run.task_id,
+        "credential_id": credential.pk,
+        "user_id": vera.pk,
+        "invitation_id": run.pk,
+        "token": "no-token",
+        "view_id": run.pk,
+        "batch_id": batches_of(team, run, actor(vera))["batch-confirm"].pk,
+        "arize_id": run.arize_id,
+        "kind": "csv",
+        "person_id": vera.pk,
+        "session_id": 1,
+        "factor_id": 1,
+        "uidb36": "abc",
+        "key": "def",
+    }
+    resolver = get_resolver()
+    found = {}
+    for name in names(resolver.url_patterns):
+        ((_, wanted),) = resolver.reverse_dict.getlist(name)[0][0]
+        found[name] = reverse(name, kwargs={argument: known[argument] for argument in wanted})
+    return found
+
+
+@pytest.mark.parametrize("who", ["anonymous", "otto", "vera", "mona", "adam"])
+def test_every_url_is_fenced_for_everybody(
+    who: str, paths: dict[str, str], cast: dict[str, User | None], client_of: ClientOf
+):
+    browsers = Browsers({who: cast[who]}, client_of)
+    for path in paths.values():
+        for method in ("GET", "POST", "PUT"):
+            with undone():
+                assert_fenced(browsers[who].generic(method, path))
+
+
+def test_pages_of_people_are_kept_by_nobody(paths: dict[str, str], mona: User, client_of: ClientOf):
+    for name in ("home", "teams", "board", "board-table", "run", "credentials", "members", "audit", "team-settings"):
+        assert "no-store" in client_of(mona).get(paths[name])["Cache-Control"], name
+
+
+def test_errors_are_fenced_too(team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise RuntimeError
+
+    client = client_of(mona)
+    client.raise_request_exception = False
+    missing, foreign_host = client.get("/nowhere/"), client.get("/", headers={"host": "evil.example"})
+    monkeypatch.setattr("taskruns.services.board.board", fail)
+    broken = client.get("/teams/ops-north/runs/")
+    assert [answer.status_code for answer in (missing, foreign_host, broken)] == [404, 400, 500]
+    for answer in (missing, foreign_host, broken):
+        assert_fenced(answer)
+
+
+def test_no_page_needs_what_the_policy_forbids(paths: dict[str, str], mona: User, client_of: ClientOf):
+    """No inline script, style or handler, and nothing from another host."""
+    seen = 0
+    for path in paths.values():
+        page = client_of(mona).get(path, follow=True).getvalue().decode()
+        seen += "<script" in page
+        assert not re.findall(r"<script(?![^>]*\ssrc=)[^>]*>", page)
+        assert not re.findall(r"<style|\sstyle=|\son[a-z]+=|\shx-on|javascript:", page)
+        assert not re.findall(r"""(?:src|href|action)=["'](?:https?:)?//""", page)
+    assert seen > 5
+
+
+def test_https_sends_hsts_with_every_answer(settings: Any, team: Team):
+    assert "Strict-Transport-Security" not in Client().get("/accounts/login/")
+    settings.SECURE_HSTS_SECONDS = 31_536_000
+    for path in ("/accounts/login/", "/teams/ops-north/runs/", "/nowhere/"):
+        assert Client().get(path)["Strict-Transport-Security"].startswith("max-age=31536000")
+
+
+def test_a_foreign_host_name_is_refused(db: None):
+    assert Client().get("/accounts/login/", headers={"host": "evil.example"}).status_code == 400
+    assert Client().get("/accounts/login/", headers={"host": "localhost:8000"}).status_code == 200

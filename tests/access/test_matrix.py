@@ -1,0 +1,374 @@
+"""Who reaches what: ONE table of url name x method x person -> status, and each refusal's row in the right chain.
+
+A url that is missing from the table fails. The gate comes before the method: who may not pass learns nothing from a
+405.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.cookies import SimpleCookie
+from typing import Any
+
+import pytest
+import responses
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import generate_totp_secret
+from allauth.usersessions.models import UserSession
+from django.db import transaction
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from taskruns.audit import Actor
+from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
+from taskruns.services import factors, invitations
+from tests.acts import batches_of
+from tests.factories import ENDPOINT, ClientOf, actor, person, run_url, wire_run
+from tests.people.test_sign_in import sign_in
+
+# Two kinds of outsiders: otto manages another team, nora has none.
+PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
+OTHER_METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Statuses in the order of PEOPLE. The names under which a refused POST, and a refused GET, are recorded."""
+
+    get: str
+    post: str
+    event: str = "access.denied"
+    get_event: str = "access.denied"
+    is_teams: bool = True
+
+
+#                      anonymous nora otto  vera oli mona  ada adam
+MEMBERS_READ = Row(get="302 404 404  200 200 200  200 200", post="302 404 404  405 405 405  405 405")
+LOG_READ = Row(get="302 404 404  403 403 200  200 200", post="302 404 404  403 403 405  405 405")
+OPERATOR_GET = "302 404 404  403 405 405  403 403"
+MANAGER_GET, MANAGER_POST = "302 404 404  403 403 200  403 403", "302 404 404  403 403 {}  403 403"
+PEOPLE_POST = "302 404 404  403 403 {0}  403 {0}"
+NO_GET = PEOPLE_POST.format(405)
+SITE_ADMIN_GET = "302 404 404  403 403 403  403 200"
+SITE_LOG_READ = Row(get="302 403 403  403 403 403  200 200", post="302 403 403  403 403 403  405 405", is_teams=False)
+SITE_LOG_POST = "302 403 403  403 403 403  302 302"
+
+EVERYBODY = "302 200 200  200 200 200  200 200"
+ABSENT = Row(get=EVERYBODY.replace("200", "404"), post=EVERYBODY.replace("200", "404"), is_teams=False)
+PEOPLE_READ = Row(get="302 403 403  403 403 403  200 200", post="302 403 403  403 403 403  405 405", is_teams=False)
+PEOPLE_CHANGE = Row(get="302 403 403  403 403 403  403 405", post="302 403 403  403 403 403  403 302", is_teams=False)
+
+# Urls of one run, task or key: a refusal names it.
+AIMED_AT = ("run", "task", "credential")
+TABLE: dict[str, Row] = {
+    # The choice of teams is everybody's own page; the first page leads to it or to a board.
+    "home": Row(get="302 302 302  302 302 302  302 302", post="302 405 405  405 405 405  405 405", is_teams=False),
+    "teams": Row(get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False),
+    "teams-table": Row(
+        get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False
+    ),
+    "team-new": Row(
+        get="302 403 403  403 403 403  403 200",
+        post="302 403 403  403 403 403  403 422",
+        event="team.create",
+        is_teams=False,
+    ),
+    # An invitation's link is for a stranger; people with an account are told whom it is for.
+    "invitation": Row(
+        get="200 200 200  200 200 200  200 200", post="422 422 422  422 422 422  422 422", is_teams=False
+    ),
+    "board": MEMBERS_READ,
+    "board-table": MEMBERS_READ,
+    "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "board-chart": MEMBERS_READ,
+    "run": MEMBERS_READ,
+    "run-cancel": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
+    ),
+    "task": MEMBERS_READ,
+    "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
+    "task-trigger": Row(
+        get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
+    ),
+    "stop": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="stop.pull"),
+    # The stop that holds is oli's. That another operator may not lift it is the service's: stops/test_actions.py.
+    "stop-lift": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="stop.lift"
+    ),
+    "board-export-page": MEMBERS_READ,
+    "board-export": MEMBERS_READ,
+    # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
+    "saved-views": Row(get=MEMBERS_READ.get, post="302 404 404  422 422 422  403 403", event="view.save"),
+    "saved-view": Row(
+        get="302 404 404  403 405 403  403 403", post="302 404 404  403 422 403  403 403", event="view.save"
+    ),
+    "saved-view-default": Row(
+        get="302 404 404  405 405 405  403 403", post="302 404 404  302 302 302  403 403", event="view.save"
+    ),
+    "saved-view-delete": Row(
+        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
+    ),
+    # The one url where looking takes another right than acting: past batches, and the list that begins one.
+    "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch": MEMBERS_READ,
+    "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch-abort": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
+    "batch-retry": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
+    "credentials": LOG_READ,
+    "credential-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.add"),
+    "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
+    "credential-test": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="credential.test"),
+    "credential-revoke": Row(get=MANAGER_GET, post=MANAGER_POST.format(302), event="credential.revoke"),
+    "members": Row(get="302 404 404  403 403 200  403 200", post=PEOPLE_POST.format(405)),
+    "member-add": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.add"),
+    "member-role": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.change_role"),
+    "member-remove": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="member.remove"),
+    "invitation-revoke": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="invitation.revoke"),
+    "team-settings": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="team.change"),
+    "team-archive": Row(get=SITE_ADMIN_GET, post="302 404 404  403 403 403  403 302", event="team.archive"),
+    # Oneself: everybody's own pages. There is neither single sign-on nor mail in this deployment.
+    "rights": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "profile": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
+    "sessions": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "sessions-end-others": Row(
+        get=EVERYBODY.replace("200", "405"), post=EVERYBODY.replace("200", "302"), is_teams=False
+    ),
+    "factors": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "factor-totp": Row(
+        get="302 200 200  200 200 302  200 200", post="302 422 422  422 422 302  422 422", is_teams=False
+    ),
+    "factor-passkey": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
+    # The authenticator app of the table is mona's.
+    "factor-recovery-codes": Row(
+        get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302", is_teams=False
+    ),
+    "confirm": Row(get=EVERYBODY.replace("200", "302"), post=EVERYBODY.replace("200", "405"), is_teams=False),
+    "people": PEOPLE_READ,
+    "person": PEOPLE_READ,
+    "person-role": replace(
+        PEOPLE_CHANGE, post=PEOPLE_CHANGE.post.replace("302", "422").replace("422", "302", 1), event="person.grant"
+    ),
+    "person-disable": replace(PEOPLE_CHANGE, event="person.disable"),
+    "person-enable": replace(PEOPLE_CHANGE, event="person.enable"),
+    "person-sessions-end": replace(PEOPLE_CHANGE, event="auth.session_end"),
+    "audit": replace(LOG_READ, get_event="audit.read"),
+    "audit-export": replace(LOG_READ, get_event="audit.export"),
+    "site-audit": replace(SITE_LOG_READ, get_event="audit.read"),
+    "audit-verification": replace(SITE_LOG_READ, get_event="audit.read"),
+    "encryption": replace(SITE_LOG_READ, get_event="audit.read"),
+    "audit-verify": Row(get=SITE_LOG_READ.post, post=SITE_LOG_POST, event="audit.verify", is_teams=False),
+    "site-audit-export": replace(SITE_LOG_READ, get_event="audit.export"),
+}
+# allauth's own views answer a form with mistakes by 200, and take no methods of ours.
+ACCOUNT: dict[str, Row] = {
+    "account_login": Row(get="200 302 302  302 302 302  302 302", post="200 302 302  302 302 302  302 302"),
+    "account_logout": Row(get="302 200 200  200 200 200  200 200", post="302 302 302  302 302 302  302 302"),
+    "account_inactive": Row(get="200 200 200  200 200 200  200 200", post="405 405 405  405 405 405  405 405"),
+    # Of a sign-in that nobody has begun, and of second factors that only mona has.
+    "mfa_authenticate": Row(get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"),
+    "mfa_login_webauthn": Row(get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"),
+    "account_reauthenticate": Row(get="302 200 200  200 200 302  200 200", post="302 200 200  200 200 302  200 200"),
+    "mfa_reauthenticate": Row(get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302"),
+    "mfa_reauthenticate_webauthn": Row(
+        get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"
+    ),
+    # The session of the table is oli's.
+    "session-end": Row(get=EVERYBODY.replace("200", "405"), post="302 404 404  404 302 404  404 404", is_teams=False),
+    # The authenticator app of the table is mona's.
+    "factor-remove": Row(
+        get="302 404 404  404 404 200  404 404", post="302 404 404  404 404 302  404 404", is_teams=False
+    ),
+    # For everybody, and not there where nothing can be mailed or nobody signs in from elsewhere.
+    **dict.fromkeys(
+        (
+            "account_reset_password",
+            "account_reset_password_done",
+            "account_reset_password_from_key",
+            "account_reset_password_from_key_done",
+        ),
+        Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
+    ),
+    "help": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
+    # With DEBUG only.
+    "style-guide": replace(ABSENT, post=EVERYBODY.replace("200", "405")),
+    "sso-again": ABSENT,
+    "sso-connect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
+    "sso-disconnect": replace(ABSENT, get=EVERYBODY.replace("200", "405")),
+    "sso-login": Row(get="405 405 405  405 405 405  405 405", post="404 404 404  404 404 404  404 404"),
+    "sso-callback": Row(get="404 404 404  404 404 404  404 404", post="405 405 405  405 405 405  405 405"),
+    "account_change_password": Row(get="302 200 200  200 200 200  200 200", post="302 200 200  200 200 200  200 200"),
+}
+
+
+def names(patterns: Any) -> Iterator[str]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from names(pattern.url_patterns)
+        elif isinstance(pattern, URLPattern):
+            yield str(pattern.name)
+
+
+def statuses(line: str) -> dict[str, int]:
+    return dict(zip(PEOPLE, map(int, line.split()), strict=True))
+
+
+@pytest.fixture
+def everybody(cast: dict[str, User | None]) -> dict[str, User | None]:
+    return cast | {"nora": person("nora@example.com")}
+
+
+@pytest.fixture
+def urls(
+    team: Team, run: Run, credential: Credential, mona: User, oli: User, vera: User, arize: responses.RequestsMock
+) -> dict[str, str]:
+    """Where each name leads, with ids that exist, and an Arize that answers."""
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [], "pagination": {"has_more": False}})
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [], "pagination": {"has_more": False}})
+    by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
+    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
+    invitation = team.invitations.get()
+    EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
+    view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
+    sign_in(Client(), oli.email)
+    factors.add_totp(mona, secret=generate_totp_secret(), by=by)
+    batches = batches_of(team, run, actor(oli))
+    args: dict[str, list[object]] = {
+        **{name: [team.slug, batch.pk] for name, batch in batches.items()},
+        "batch": [team.slug, batches["batch-confirm"].pk],
+        "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
+        "run": [team.slug, run.pk],
+        "run-cancel": [team.slug, run.pk],
+        "run-by-arize-id": [team.slug, run.arize_id],
+        "task": [team.slug, run.task_id],
+        "task-strip": [team.slug, run.task_id],
+        "task-trigger": [team.slug, run.task.pk],
+        "saved-view": [team.slug, view.pk],
+        "saved-view-default": [team.slug, view.pk],
+        "saved-view-delete": [team.slug, view.pk],
+        "credential-replace": [team.slug, credential.pk],
+        "credential-test": [team.slug, credential.pk],
+        "credential-revoke": [team.slug, credential.pk],
+        "member-role": [team.slug, vera.pk],
+        "member-remove": [team.slug, vera.pk],
+        "invitation-revoke": [team.slug, invitation.pk],
+        "audit-export": [team.slug, "jsonl"],
+        "site-audit-export": ["jsonl"],
+        "session-end": [UserSession.objects.get().pk],
+        "factor-remove": [Authenticator.objects.get(type="totp").pk],
+        "account_reset_password_from_key": ["abc", "def"],
+        **{name: [vera.pk] for name in TABLE if name.startswith("person")},
+    }
+    teams = {name: [team.slug] for name, row in TABLE.items() if row.is_teams}
+    return {name: reverse(name, args=(teams | args).get(name, [])) for name in TABLE | ACCOUNT}
+
+
+class Browsers:
+    """One for each person, signed in before the first try, and in each try with the cookies of that moment: signing in
+    for each of thousands of requests would take most of the time.
+    """
+
+    def __init__(self, people: dict[str, User | None], client_of: ClientOf) -> None:
+        self._clients = {who: client_of(person) for who, person in people.items()}
+        self._cookies = {who: client.cookies.output(header="", sep=";") for who, client in self._clients.items()}
+
+    def __getitem__(self, who: str) -> Client:
+        client = self._clients[who]
+        client.cookies = SimpleCookie(self._cookies[who])
+        return client
+
+
+@pytest.fixture
+def browsers(everybody: dict[str, User | None], urls: dict[str, str], client_of: ClientOf) -> Browsers:
+    return Browsers(everybody, client_of)
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Each request of the table starts from the same state. Not atomic(): a cancel insists on the outermost one."""
+    point = transaction.savepoint()
+    yield
+    transaction.savepoint_rollback(point)
+
+
+def wanted(name: str) -> tuple[str, ...]:
+    """The parts of a url."""
+    ((_, parts),) = get_resolver().reverse_dict.getlist(name)[0][0]
+    return tuple(parts)
+
+
+def assert_recorded(
+    denials: list[AuditEvent], name: str, row: Row, method: str, who: str, status: int, path: str, team: Team
+) -> None:
+    """403: in the chain of the team; 404, what is no team's, and nobody's POST: in the site's. Whoever passes, or is
+    led to the sign-in for looking, leaves no denial.
+    """
+    denied_as = row.get_event if method == "GET" else row.event
+    if who == "anonymous" and method == "POST" and name != "invitation":
+        (denial,) = denials
+        assert (denial.chain, denial.event, denial.actor_type) == ("site", denied_as, "anonymous")
+        return
+    if who == "anonymous" or status not in {403, 404}:
+        tried = [denial for denial in denials if denial.event != "invitation.accept"]  # somebody else's: a 422
+        assert not tried, f"{who} {method}"
+        return
+    (denial,) = denials
+    assert denial.actor_label == f"{who}@example.com"
+    assert denial.details == {"page": name, "path": path, "method": method}
+    aimed_at = next((kind for kind in AIMED_AT if f"{kind}_id" in wanted(name)), "page")
+    assert denial.target_type == ("page" if status == 404 else aimed_at)
+    if status == 404:
+        assert (denial.chain, denial.event) == ("site", "access.denied")
+    else:
+        assert denial.event == denied_as
+        assert denial.chain == (f"team:{team.pk}" if row.is_teams else "site")
+
+
+def test_every_url_is_in_the_table():
+    assert sorted(names(get_resolver().url_patterns)) == sorted(TABLE | ACCOUNT)
+
+
+@pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_table_is_what_the_panel_does(
+    name: str, row: Row, method: str, urls: dict[str, str], browsers: Browsers, team: Team
+):
+    """And each refusal is a row in the right chain."""
+    found, denials = {}, {}
+    for who in PEOPLE:
+        with undone():
+            found[who] = browsers[who].generic(method, urls[name]).status_code
+            denials[who] = list(AuditEvent.objects.filter(outcome="denied"))
+    assert found == statuses(row.get if method == "GET" else row.post)
+    if name in TABLE:  # allauth's own refusals have tests of their own
+        for who in PEOPLE:
+            assert_recorded(denials[who], name, row, method, who, found[who], urls[name], team)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_other_methods_are_no_way_around_the_gate(name: str, urls: dict[str, str], browsers: Browsers):
+    rights = statuses(TABLE[name].post)
+    is_gated = name != "invitation"
+    for number, who in enumerate(PEOPLE):
+        refused = rights[who] if is_gated and (who == "anonymous" or rights[who] in {403, 404}) else 405
+        # Two for each person, and so each method by three people or more, of those let in and of those refused.
+        for method in (OTHER_METHODS[number % 5], OTHER_METHODS[(number + 2) % 5]):
+            with undone():
+                found = browsers[who].generic(method, urls[name]).status_code
+            assert (who, method, found) == (who, method, refused)
+
+
+@pytest.mark.parametrize(("name", "row"), TABLE.items(), ids=TABLE)
+def test_each_404_has_a_control_where_somebody_gets_in(name: str, row: Row):
+    """A 422 is a way in too: gate and ids were good, only the empty form was not."""
+    let_in = {statuses(line)[who] for line in (row.get, row.post) for who in PEOPLE[1:]}
+    assert let_in & {200, 302, 422}
+
+
+def test_head_is_no_way_around_the_gate(urls: dict[str, str], browsers: Browsers):
+    for name, row in TABLE.items():
+        for who, status in statuses(row.get).items():
+            with undone():
+                found = browsers[who].head(urls[name]).status_code
+            is_refused = (who, status) == ("anonymous", 302) or status in {403, 404}
+            assert found in ({status} if is_refused else {status, 405}), f"{who} {name}"

@@ -1,0 +1,337 @@
+"""The copy of the anchors outside the database: it is read wherever the log is verified, it catches up on what it
+missed, and what it has shown is not forgotten.
+"""
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+from django.core.management import CommandError
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from huey.contrib.djhuey import HUEY
+
+from taskruns import jobs
+from taskruns.audit import Actor, EventType, record
+from taskruns.audit.anchors import anchor_chain, anchor_moved
+from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Team, User
+from taskruns.services import audit
+from taskruns.services.audit.outside import Outside
+from taskruns.services.audit.steps import ANCHOR, in_steps
+from tests.factories import ClientOf, accept_inserts, refuse_inserts
+from tests.jobs.test_jobs import _empty_queue, work
+
+from .tampering import ANCHORS, delete, set_head
+from .test_verify_audit import verify
+
+assert _empty_queue
+SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+BANNER = "The last verification of the audit log found"
+
+
+def append(team: Team | None, rows: int = 1) -> None:
+    for _ in range(rows):
+        with transaction.atomic():
+            record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team)
+
+
+@pytest.fixture
+def anchor_file(tmp_path: Path, settings: Any) -> Path:
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path / "anchors.jsonl")
+    return Path(settings.AUDIT_ANCHOR_FILE)
+
+
+@pytest.fixture
+def commits(django_capture_on_commit_callbacks: Any) -> Any:
+    return lambda: django_capture_on_commit_callbacks(execute=True)
+
+
+@pytest.fixture
+def chain(team: Team, anchor_file: Path, commits: Any) -> str:
+    """Five rows; the third and the last are anchored, here and in the file."""
+    append(team, 3)
+    with commits():
+        anchor_moved()
+    append(team, 2)
+    with commits():
+        anchor_moved()
+    return f"team:{team.pk}"
+
+
+def cut(chain: str) -> None:
+    """The tail, with all that speaks of it in the database."""
+    delete(chain, "seq > 3")
+    delete(chain, "seq > 3", table=ANCHORS)
+    set_head(chain, 3)
+
+
+def seqs(path: Path) -> list[int]:
+    return [json.loads(line)["seq"] for line in path.read_text().splitlines() if line.startswith("{") and "}" in line]
+
+
+# --- Where it is read
+
+
+def test_a_plain_verification_reads_the_file_of_the_deployment(chain: str, anchor_file: Path, settings: Any):
+    assert verify() == (0, [f"{chain}: 5 rows, 2 anchors checked", "clean"])
+    cut(chain)
+    code, lines = verify("--chain", "ops-north")
+    assert code == 1
+    assert f"{chain} row 5: anchor not met" in lines[0]
+    settings.AUDIT_ANCHOR_FILE = ""
+    assert verify("--chain", "ops-north")[0] == 0, "the control: it was the file"
+
+
+def test_a_file_that_is_named_takes_its_place(chain: str, anchor_file: Path, tmp_path: Path):
+    (tmp_path / "older").write_text(anchor_file.read_text().splitlines()[0] + "\n")
+    cut(chain)
+    assert verify("--anchors", str(tmp_path / "older"))[0] == 0
+    assert verify()[0] == 1
+
+
+def test_a_file_that_cannot_be_read_is_said_and_stops_nothing(chain: str, anchor_file: Path):
+    anchor_file.unlink()
+    code, lines = verify()
+    assert code == 0
+    assert "note: not compared with AUDIT_ANCHOR_FILE: The file of anchors cannot be read" in "\n".join(lines)
+    assert any(line.startswith("not compared with anchors outside") for line in lines)
+
+
+@pytest.mark.parametrize("held", ["", "\n", "another"])
+def test_a_file_that_is_named_and_holds_nothing_of_it_proves_nothing(
+    held: str, chain: str, anchor_file: Path, tmp_path: Path, other_team: Team, commits: Any
+):
+    other = tmp_path / "other.jsonl"
+    append(other_team)
+    with commits():
+        anchor_moved()
+    lines = anchor_file.read_text().splitlines(keepends=True)
+    elsewhere = [line for line in lines if json.loads(line)["chain"] != chain]
+    assert len(elsewhere) == 1
+    other.write_text("".join(elsewhere) if held == "another" else held)
+    with pytest.raises(CommandError, match="holds n") as refused:
+        verify("--chain", "ops-north", "--anchors", str(other))
+    assert refused.value.returncode == 2
+    assert verify("--chain", "ops-north", "--anchors", str(anchor_file))[0] == 0, "the control"
+
+
+def test_a_chain_of_which_the_file_says_nothing_is_told_and_takes_no_fault_off_the_page(
+    chain: str, anchor_file: Path, other_team: Team, commits: Any
+):
+    append(other_team)
+    with commits():
+        anchor_moved()
+    copy = anchor_file.read_text().splitlines(keepends=True)
+    cut(chain)
+    assert verify()[0] == 1
+    assert audit.latest_failed() is not None
+    anchor_file.write_text("".join(line for line in copy if json.loads(line)["chain"] != chain))
+    code, lines = verify()
+    told = " ".join(lines)
+    assert code == 0
+    assert f"the file of anchors holds none of the chain {chain}" in told
+    assert "not compared with anchors outside" in told
+    assert audit.latest_failed() is not None, "an empty file is no proof that all is well"
+
+
+def test_verify_now_reads_it_and_the_banner_stays_until_a_comparison_is_clean(
+    chain: str, ada: User, client_of: ClientOf, anchor_file: Path, settings: Any
+):
+    def banner() -> bool:
+        return BANNER in client_of(ada).get("/runs/").content.decode()
+
+    def verify_now() -> str:
+        client_of(ada).post("/audit/verify/")
+        work()
+        assert not len(HUEY)
+        return AuditVerification.objects.latest("started_at").result
+
+    whole = anchor_file.read_text()
+    assert (verify_now(), banner()) == ("clean", False)
+    anchor_file.write_text(whole.replace('"seq": 5', '"seq": 7'))
+    assert (verify_now(), banner()) == ("faults", True)
+    assert "compared with anchors outside the database" in client_of(ada).get("/audit/").content.decode()
+    settings.AUDIT_ANCHOR_FILE = ""
+    assert (verify_now(), banner()) == ("clean", True), "it has not looked where the faults are"
+    assert verify()[0] == 0
+    assert banner()
+    settings.AUDIT_ANCHOR_FILE = str(anchor_file)
+    anchor_file.write_text(whole)
+    assert (verify_now(), banner()) == ("clean", False)
+
+
+def test_one_that_was_broken_off_is_in_the_banner_too(
+    chain: str, ada: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("taskruns.services.audit.verification.in_steps", fail)
+    client_of(ada).post("/audit/verify/")
+    work()
+    assert "was broken off" in client_of(ada).get("/runs/").content.decode()
+    with pytest.raises(CommandError, match=r"broke off: MemoryError\(\)") as refused:
+        verify()
+    assert refused.value.returncode == 2
+
+
+# --- Torn lines, order, many chains
+
+
+def test_torn_lines_are_told_by_number_and_the_others_count(chain: str, anchor_file: Path):
+    lines = anchor_file.read_text().splitlines()
+    anchor_file.write_bytes(
+        b"\n".join([b'{"chain": "si', lines[1].encode(), b"\x00\xff", lines[0].encode(), b"", b"[]"])
+    )
+    code, said = verify()
+    assert code == 0
+    assert "note: lines of the file of anchors that are none, torn by a crash or edited: 1, 3, 6" in said
+    cut(chain)
+    assert f"{chain} row 5: anchor not met" in "\n".join(verify()[1])
+
+
+def test_a_copy_in_any_order_with_each_line_twice_is_the_same(chain: str, anchor_file: Path, team: Team):
+    append(None, 2)
+    anchor_moved()
+    site = [json.dumps(line) for line in in_steps(AuditAnchor.objects.filter(chain="site"), ANCHOR)]
+    lines = [*anchor_file.read_text().splitlines(), *site]
+    anchor_file.write_text("\n".join([*reversed(lines), *lines]))
+    code, said = verify()
+    assert (code, said[-1]) == (0, "clean")
+    assert f"{chain}: 5 rows, 2 anchors checked" in said
+
+
+def test_the_file_is_not_held_in_memory(chain: str, anchor_file: Path):
+    one = json.loads(anchor_file.read_text().splitlines()[0])
+
+    def peak(lines: int) -> int:
+        anchor_file.write_text("".join(json.dumps(one | {"seq": number}) + "\n" for number in range(lines)))
+        tracemalloc.start()
+        outside = Outside(anchor_file)
+        assert sum(1 for _ in outside.of(chain)) == lines
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak(10)
+    assert peak(20_000) < peak(1_000) * 1.3
+
+
+# --- What it missed
+
+
+@pytest.mark.parametrize("trouble", ["gone", "directory"])
+def test_anchors_that_miss_the_file_are_made_up_for(
+    team: Team, anchor_file: Path, commits: Any, trouble: str, settings: Any
+):
+    if trouble == "gone":
+        settings.AUDIT_ANCHOR_FILE = str(anchor_file.parent / "gone" / "anchors.jsonl")
+    else:
+        anchor_file.mkdir()
+    for _ in range(3):
+        append(team)
+        with commits():
+            assert anchor_moved() == 1
+    assert AnchorToPublish.objects.count() == 3
+    if trouble == "gone":
+        Path(settings.AUDIT_ANCHOR_FILE).parent.mkdir()
+    else:
+        anchor_file.rmdir()
+    jobs.look_after_audit.call_local()
+    path = Path(settings.AUDIT_ANCHOR_FILE)
+    assert seqs(path) == [1, 2, 3]
+    assert not AnchorToPublish.objects.exists()
+    jobs.look_after_audit.call_local()
+    assert seqs(path) == [1, 2, 3], "once"
+
+
+def test_a_torn_last_line_does_not_take_the_next_one_with_it(team: Team, anchor_file: Path, commits: Any):
+    anchor_file.write_text('{"chain": "site", "se')
+    append(team)
+    with commits():
+        anchor_moved()
+    first, second = anchor_file.read_text().splitlines()
+    assert first == '{"chain": "site", "se'
+    assert json.loads(second)["seq"] == 1
+    assert anchor_file.read_text().endswith("\n")
+
+
+def test_without_a_file_nothing_is_kept_for_it(team: Team):
+    append(team)
+    assert anchor_moved() == 1
+    assert not AnchorToPublish.objects.exists()
+
+
+def test_a_note_that_cannot_be_kept_is_no_anchor(team: Team, anchor_file: Path):
+    """Both or neither: else an anchor could be missing from the file for ever."""
+    append(team)
+    refuse_inserts("taskruns_anchortopublish")
+    with transaction.atomic():
+        assert anchor_moved() == 0
+    assert not AuditAnchor.objects.exists()
+    accept_inserts("taskruns_anchortopublish")
+    assert anchor_moved() == 1
+
+
+# --- Anchors that are gone
+
+
+def test_a_long_stretch_without_an_anchor_is_told(team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("taskruns.services.audit.verification.STRETCH", 10)
+    chain = f"team:{team.pk}"
+    append(team, 8)
+    anchor_chain(chain)
+    append(team, 8)
+    anchor_chain(chain)
+    assert verify()[0] == 0
+    delete(chain, "seq = 8", table=ANCHORS)
+    code, lines = verify()
+    assert code == 1
+    assert lines[0].startswith(f"{chain} row 1: anchor not met: 10 rows from here on have no anchor")
+    delete(chain, "1 = 1", table=ANCHORS)
+    assert [line for line in verify()[1] if "anchor not met" in line] == lines[:1]
+
+
+def test_rows_that_nobody_has_signed_for_long_are_told(team: Team):
+    chain = f"team:{team.pk}"
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as now:
+        append(team)
+        anchor_chain(chain)
+        append(team)
+        now.shift(600)
+        assert verify()[0] == 0
+        now.shift(1)
+        code, lines = verify("--chain", "ops-north")
+    assert code == 1
+    assert lines[0].startswith(f"{chain} row 2: anchor not met: written at 2026-11-23T03:00:00.000000Z, and no anchor")
+
+
+def test_every_chain_that_moved_is_anchored_before_an_export(team: Team, other_team: Team):
+    append(team)
+    append(other_team)
+    audit.export(team, by=SOMEBODY, kind="jsonl")
+    assert set(AuditAnchor.objects.values_list("chain", "seq")) == {
+        (f"team:{team.pk}", 2),
+        (f"team:{other_team.pk}", 1),
+    }
+
+
+def test_one_chain_that_cannot_be_anchored_does_not_keep_the_others(team: Team, other_team: Team):
+    append(team)
+    append(other_team)
+    refuse_inserts(ANCHORS, unless=f"NEW.chain <> 'team:{team.pk}'")
+    with transaction.atomic():
+        assert anchor_moved() == 1
+    assert AuditAnchor.objects.get().chain == f"team:{other_team.pk}"
+
+
+def test_looking_for_what_moved_takes_few_queries_when_nothing_is_due(team: Team, other_team: Team):
+    append(team)
+    append(other_team)
+    anchor_moved()
+    with CaptureQueriesContext(connection) as queries:
+        assert anchor_moved() == 0
+    assert len(queries) == 1

@@ -1,0 +1,218 @@
+"""The log refuses to be changed: by the database itself, by the model and by the queryset."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, connection, models, transaction
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.audit.triggers import seal
+from taskruns.models import AuditEvent, Team
+from taskruns.models.audit import AppendOnly
+
+from .chain_reader import TABLE, assert_whole, stored
+
+IS_POSTGRESQL = connection.vendor == "postgresql"
+SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+
+CHANGES = {
+    "update": f"UPDATE {TABLE} SET reason = 'another'",
+    "update of one": f"UPDATE {TABLE} SET outcome = 'denied' WHERE seq = 2",
+    "update of nothing": f"UPDATE {TABLE} SET reason = reason",
+    "delete": f"DELETE FROM {TABLE}",
+    "delete of the tail": f"DELETE FROM {TABLE} WHERE seq = 3",
+}
+SQLITE_CHANGES = {
+    "update or replace": f"UPDATE OR REPLACE {TABLE} SET seq = 1 WHERE seq = 2",
+    "replace by primary key": f"INSERT OR REPLACE INTO {TABLE} SELECT * FROM {TABLE} WHERE seq = 2",
+    "upsert": f"""INSERT INTO {TABLE} SELECT * FROM {TABLE} WHERE seq = 2
+                  ON CONFLICT (id) DO UPDATE SET reason = 'another'""",
+}
+POSTGRESQL_CHANGES = {
+    "truncate": f"TRUNCATE {TABLE}",
+    "truncate with what hangs on it": f"TRUNCATE {TABLE} RESTART IDENTITY CASCADE",
+    "upsert": f"""INSERT INTO {TABLE} SELECT * FROM {TABLE} WHERE seq = 2
+                  ON CONFLICT (id) DO UPDATE SET reason = 'another'""",
+    "delete by a common table expression": f"""WITH gone AS (DELETE FROM {TABLE} RETURNING id) SELECT * FROM gone""",
+}
+STATEMENTS = CHANGES | (POSTGRESQL_CHANGES if IS_POSTGRESQL else SQLITE_CHANGES)
+
+
+@pytest.fixture(autouse=True)
+def _three_rows(db: None) -> None:
+    with transaction.atomic():
+        for number in range(3):
+            record(EventType.TEAM_CREATE, "done", by=SOMEBODY, reason=f"reason {number}")
+
+
+def execute(statement: str) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def sealed_by() -> set[str]:
+    query = (
+        "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = %s::regclass"
+        if IS_POSTGRESQL
+        else "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(query, [TABLE])
+        return {name for (name,) in cursor.fetchall()}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
+def test_the_database_refuses(statement: str):
+    before = stored("site")
+    with pytest.raises(DatabaseError, match="append-only"):
+        execute(statement)
+    assert stored("site") == before
+    assert_whole("site", rows=3)
+
+
+@pytest.mark.parametrize("column", ["id", "event_id", "chain_and_seq"])
+def test_the_database_refuses_a_row_in_the_place_of_another(column: str):
+    """By whichever unique column SQLite's REPLACE would have pushed the old row out."""
+    row = AuditEvent.objects.get(seq=2)
+    values = {field.attname: getattr(row, field.attname) for field in AuditEvent._meta.concrete_fields}
+    values |= {"reason": "another"}
+    if column != "id":
+        values["id"] = 999
+    if column != "event_id":
+        values["event_id"] = uuid.uuid4()
+    if column != "chain_and_seq":
+        values["seq"] = 999
+    with pytest.raises(DatabaseError), transaction.atomic():
+        replace_into(values)
+    assert_whole("site", rows=3)
+    values |= {"id": 1000, "event_id": uuid.uuid4(), "seq": 1000}
+    replace_into(values)
+    assert AuditEvent.objects.filter(reason="another").count() == 1
+
+
+def replace_into(values: dict[str, Any]) -> None:
+    fields = {field.attname: field for field in AuditEvent._meta.concrete_fields}
+    prepared = [fields[name].get_db_prep_save(value, connection) for name, value in values.items()]
+    verb = "INSERT" if IS_POSTGRESQL else "INSERT OR REPLACE"
+    with connection.cursor() as cursor:
+        marks = ", ".join(["%s"] * len(values))
+        cursor.execute(f"{verb} INTO {TABLE} ({', '.join(values)}) VALUES ({marks})", prepared)
+
+
+def change_and_save() -> None:
+    row = AuditEvent.objects.get(seq=1)
+    row.reason = "another"
+    row.save()
+
+
+def save_as_if_new() -> None:
+    row = AuditEvent.objects.get(seq=1)
+    row.reason, row._state.adding = "another", True
+    row.save()
+
+
+def change_in_bulk() -> None:
+    rows = list(AuditEvent.objects.all())
+    AuditEvent.objects.bulk_update(rows, ["reason"])
+
+
+def upsert_in_bulk() -> None:
+    rows = list(AuditEvent.objects.all())
+    AuditEvent.objects.bulk_create(rows, update_conflicts=True, unique_fields=["event_id"], update_fields=["reason"])
+
+
+BY_MODEL: dict[str, Callable[[], object]] = {
+    "save": change_and_save,
+    "save of some fields": lambda: AuditEvent.objects.get(seq=1).save(update_fields=["reason"]),
+    "delete": lambda: AuditEvent.objects.get(seq=1).delete(),
+    "queryset update": lambda: AuditEvent.objects.filter(seq=1).update(reason="another"),
+    "queryset delete": lambda: AuditEvent.objects.filter(seq=1).delete(),
+    "delete of all": lambda: AuditEvent.objects.all().delete(),
+    "bulk_update": change_in_bulk,
+    "bulk_create": lambda: AuditEvent.objects.bulk_create([AuditEvent(chain="site", seq=4)]),
+    "bulk_create that updates": upsert_in_bulk,
+    "bulk_create that ignores": lambda: AuditEvent.objects.bulk_create([], ignore_conflicts=True),
+    "create": lambda: AuditEvent.objects.create(chain="site", seq=4),
+    "update_or_create": lambda: AuditEvent.objects.update_or_create(seq=1, defaults={"reason": "another"}),
+    "get_or_create": lambda: AuditEvent.objects.get_or_create(seq=4, chain="site"),
+}
+
+
+@pytest.mark.parametrize("change", BY_MODEL.values(), ids=BY_MODEL)
+def test_model_and_queryset_refuse(change: Callable[[], object]):
+    before = stored("site")
+    with pytest.raises(AppendOnly, match="append-only"):
+        change()
+    assert stored("site") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        save_as_if_new,
+        lambda: models.QuerySet(AuditEvent).update(reason="another"),
+        lambda: models.QuerySet(AuditEvent).filter(seq=3).delete(),
+        lambda: AuditEvent._base_manager.filter(seq=3).update(reason="another"),
+        lambda: AuditEvent.objects.filter(seq=3)._raw_delete(using="default"),
+        lambda: models.Model.delete(AuditEvent.objects.get(seq=3)),
+    ],
+)
+def test_ways_around_the_model_end_at_the_database(change: Callable[[], object]):
+    before = stored("site")
+    with pytest.raises((AppendOnly, DatabaseError)), transaction.atomic():
+        change()
+    assert stored("site") == before
+
+
+def test_the_same_statements_work_where_nothing_is_sealed():
+    """The control: it is the seal that refuses, not the statements."""
+    Team.objects.create(slug="one", name="One")
+    execute("UPDATE taskruns_team SET name = 'another'")
+    assert Team.objects.filter(name="another").update(name="One") == 1
+    execute("DELETE FROM taskruns_team")
+    assert not Team.objects.exists()
+
+
+def test_writing_goes_on_after_a_refusal():
+    with pytest.raises(DatabaseError):
+        execute(f"DELETE FROM {TABLE}")
+    record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+    assert_whole("site", rows=4)
+
+
+def test_sealing_twice_is_sealing_once():
+    before = sealed_by()
+    assert before
+    seal(connection)
+    seal(connection)
+    assert sealed_by() == before
+    with pytest.raises(DatabaseError, match="append-only"):
+        execute(f"DELETE FROM {TABLE}")
+
+
+@pytest.mark.commits
+def test_the_seal_comes_back_after_django_remakes_the_table(committed: None):
+    """SQLite drops a table's triggers without a word when a migration alters a field."""
+    before = sealed_by()
+    alter_reason(512, 513)
+    assert sealed_by() == (before if IS_POSTGRESQL else set())
+    alter_reason(513, 512)
+    call_command("migrate", verbosity=0)
+    assert sealed_by() == before
+    with transaction.atomic():
+        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+    assert_whole("site", rows=4)
+    with pytest.raises(DatabaseError, match="append-only"):
+        execute(f"UPDATE {TABLE} SET reason = 'another'")
+
+
+def alter_reason(before: int, after: int) -> None:
+    old, new = (models.CharField(max_length=length, blank=True) for length in (before, after))
+    for field in (old, new):
+        field.set_attributes_from_name("reason")
+        field.model = AuditEvent
+    with connection.schema_editor() as editor:
+        editor.alter_field(AuditEvent, old, new, strict=True)

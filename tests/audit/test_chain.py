@@ -1,0 +1,82 @@
+"""One number after the other: the chain under rollbacks and under writers at once, on both databases."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.db import connection, transaction
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import AuditEvent, Team
+
+from .chain_reader import assert_whole
+
+pytestmark = [pytest.mark.commits, pytest.mark.usefixtures("any_details")]
+SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+
+
+def test_it_refuses_to_write_outside_a_transaction(committed: None):
+    with pytest.raises(transaction.TransactionManagementError):
+        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+    assert not AuditEvent.objects.exists()
+    with transaction.atomic():
+        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+    assert_whole("site", rows=1)
+
+
+def test_a_rollback_leaves_no_gap(committed: None):
+    for number in range(6):
+        with transaction.atomic():
+            record(EventType.TEAM_CREATE, "done", by=SOMEBODY, details={"number": number})
+            transaction.set_rollback(number % 2 == 0)
+    rows = assert_whole("site", rows=3)
+    assert [row["details"]["number"] for row in rows] == [1, 3, 5]
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """All start together; the first failure of any is raised here."""
+    failures: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        try:
+            start.wait(timeout=10)
+            work(number)
+        except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=90)
+    assert not any(thread.is_alive() for thread in threads), "the writers hold each other up"
+    if failures:
+        raise failures[0]
+
+
+def append(team: Team | None, *, writer: int, times: int) -> None:
+    for number in range(times):
+        with transaction.atomic():
+            record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team, details={"writer": writer, "number": number})
+
+
+def test_eight_writers_on_one_chain_leave_no_gap_and_no_double(committed: None):
+    in_threads(8, lambda writer: append(None, writer=writer, times=10))
+    rows = assert_whole("site", rows=80)
+    written = {(row["details"]["writer"], row["details"]["number"]) for row in rows}
+    assert written == {(writer, number) for writer in range(8) for number in range(10)}
+
+
+def test_eight_writers_on_three_chains_do_not_wait_for_each_other_for_ever(committed: None):
+    teams = [Team.objects.create(slug="one", name="One"), Team.objects.create(slug="two", name="Two"), None]
+
+    def append_to_each(writer: int) -> None:
+        for number in range(12):
+            append(teams[(writer + number) % 3], writer=writer, times=1)
+
+    in_threads(8, append_to_each)
+    for team in teams:
+        assert_whole(f"team:{team.pk}" if team else "site", rows=32)

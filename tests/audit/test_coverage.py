@@ -1,0 +1,344 @@
+"""No act without a row: every url x method that changes something, and every command that does. What is not in these
+walks fails them.
+"""
+
+import io
+import re
+import sys
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from django.urls import get_resolver
+from django.utils import timezone
+
+from taskruns import jobs
+from taskruns.audit import CATALOGUE, Actor, EventType, record
+from taskruns.audit.events import allowed_details
+from taskruns.encryption import Ring
+from taskruns.models import (
+    AuditEvent,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    Membership,
+    Outcome,
+    Run,
+    Team,
+    Trigger,
+    User,
+)
+from taskruns.services import mirror
+from tests.access.test_matrix import names
+from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, Act, Stage, a_stop, dump, stage
+from tests.factories import ENDPOINT, run_url, wire_run
+from tests.jobs.test_jobs import _empty_queue, work
+from tests.paths import ROOT
+
+assert stage
+assert _empty_queue
+Rows = list[tuple[str, str]]
+
+
+def rows_since(last: int) -> Rows:
+    return list(AuditEvent.objects.filter(pk__gt=last).order_by("pk").values_list("event", "outcome"))
+
+
+def last_row() -> int:
+    return AuditEvent.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+
+
+def test_every_url_is_in_the_walk():
+    walked = {act.url for act in (*ACTS.values(), *LATER.values())}
+    assert sorted(names(get_resolver().url_patterns)) == sorted(walked | ONLY_LOOKED_AT | NOT_HERE)
+    assert not walked & ONLY_LOOKED_AT
+
+
+@pytest.mark.parametrize("name", ACTS | LATER)
+def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, stage: Stage):
+    act: Act = (ACTS | LATER)[name]
+    act.prepare(stage)
+    client = stage.client(act.who)
+    data = act.filled(stage, client)
+    last = last_row()
+    answer = act.do(stage, client, data)
+    assert answer.status_code in {200, 302}
+    work()
+    assert rows_since(last) == list(act.events)
+    for row in AuditEvent.objects.filter(pk__gt=last):
+        assert row.request_id
+        assert row.ip == "127.0.0.1"
+        if act.who:
+            assert row.actor_label == f"{act.who}@example.com"
+            assert row.actor_role or act.is_everybodys
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name: str, stage: Stage):
+    act = ACTS[name]
+    if not act.who or act.is_everybodys:
+        return  # open to everybody, or to everybody with an account
+    Membership.objects.all().update(role="viewer")
+    User.objects.update(site_role="")
+    act.prepare(stage)
+    last = last_row()
+    with transaction.atomic():
+        assert act.do(stage).status_code in {403, 404}
+    ((event, outcome),) = rows_since(last)
+    assert outcome == "denied"
+    assert event == "access.denied" or event.split(".")[0] in {
+        "run",
+        "credential",
+        "member",
+        "team",
+        "audit",
+        "invitation",
+        "stop",
+        "view",
+        "person",
+        "auth",
+    }
+
+
+@pytest.mark.parametrize("url", sorted(NOT_HERE))
+def test_what_is_not_here_does_nothing(url: str, stage: Stage):
+    """But that nobody's POST is refused, where it is somebody's page elsewhere, and that this is a row."""
+    its_rows = {"django_session", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
+    path, before, last = Act(url, "vera", ()).path(stage), dump(without=its_rows.__contains__), last_row()
+    for client in (stage.client(""), stage.client("vera")):
+        assert {client.get(path).status_code, client.post(path).status_code} <= {302, 404, 405}
+    assert dump(without=its_rows.__contains__) == before
+    assert rows_since(last) in ([], [("access.denied", "denied")])
+
+
+@pytest.mark.parametrize("url", sorted(ONLY_LOOKED_AT))
+def test_what_is_only_looked_at_takes_no_post(url: str, stage: Stage):
+    User.objects.filter(pk=stage.people["mona"].pk).update(site_role="admin")
+    path = Act(url, "mona", ()).path(stage)
+    before = dump()
+    assert stage.client("mona").post(path).status_code == 405
+    after = dump(without=lambda table: table == "django_session")
+    assert after == {table: rows for table, rows in before.items() if table in after}
+    last = last_row()
+    assert stage.client("mona").get(path).status_code in {200, 302}
+    assert rows_since(last) == []
+
+
+# --- The catalogue's details
+
+
+def test_every_list_of_details_names_details_and_none_is_a_secret():
+    for event, outcomes in CATALOGUE.items():
+        for outcome in outcomes:
+            for name in allowed_details(event, outcome):
+                assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+                assert not re.search("key$|secret|token|password|cookie|body|ciphertext", name)
+    assert allowed_details(EventType.TEAM_CREATE, "denied") > allowed_details(EventType.TEAM_CREATE, "done")
+
+
+def test_a_detail_that_is_not_listed_is_hidden_and_the_act_goes_on(
+    team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.undo()  # of the tests' own strictness
+    details = {"role": "viewer", "password": "correct horse", "why": "it was no denial"}
+    row = record(EventType.MEMBER_ADD, "done", by=Actor.command(), team=team, details=details)
+    assert row.details == {"role": "viewer"}
+    assert "audit_detail_hidden" in caplog.text
+    assert "correct horse" not in caplog.text
+
+
+# --- Commands
+
+
+@dataclass(frozen=True)
+class Call:
+    """`events` are those of the call; `prepare` sets its scene."""
+
+    arguments: tuple[str, ...]
+    events: Rows
+    stdin: str = ""
+    prepare: Callable[[Stage], object] = lambda _: None
+    exits: bool = False
+
+
+def a_lost_cancel(stage: Stage) -> None:
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    Cancellation.objects.create(run=stage.run, person_label="oli@example.com", requested_at=long_ago)
+    stage.arize.get(run_url(stage.run), json=wire_run(stage.run, "CANCELLED"))
+
+
+def a_lost_start(stage: Stage) -> None:
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+
+
+def a_rejected_key(stage: Stage) -> None:
+    stage.arize.reset()
+    for path in ("spaces", "tasks"):
+        stage.arize.get(f"{ENDPOINT}/v2/{path}", status=401)
+    stage.arize.get(run_url(stage.run), status=401)
+
+
+def a_stopping_run(stage: Stage) -> None:
+    a_lost_cancel(stage)
+    Cancellation.objects.update(stopping_since=timezone.now())
+
+
+def an_old_ring_key(stage: Stage) -> None:
+    old = Ring({1: settings.ENCRYPTION_KEYS[1]}).seal(NEW_KEY, owner=str(stage.credential.pk))
+    Credential.objects.update(ring_number=old.ring_number, ciphertext=old.ciphertext)
+
+
+COMMANDS: dict[str, list[Call]] = {
+    "create_team": [Call(("create_team", "Ops West"), [("team.create", "done")])],
+    "add_member": [
+        Call(
+            ("add_member", "ops-north", "neo@example.com", "--role", "viewer", "--create", "--password-stdin"),
+            [("person.create", "done"), ("member.add", "done")],
+            stdin=f"{NEW_PASSWORD}\n",
+        ),
+        Call(("add_member", "ops-north", "vera@example.com", "--role", "operator"), [("member.change_role", "done")]),
+    ],
+    "grant_site_role": [Call(("grant_site_role", "vera@example.com", "auditor"), [("person.grant", "done")])],
+    "reset_sign_in": [
+        Call(
+            ("reset_sign_in", "vera@example.com", "--password-stdin"),
+            [("person.reset", "done")],
+            stdin=f"{NEW_PASSWORD}\n",
+        ),
+        Call(
+            ("reset_sign_in", "tom@example.com", "--password-stdin", "--drop-mfa"),
+            [("person.reset", "done")],
+            stdin=f"{NEW_PASSWORD}\n",
+        ),
+    ],
+    "disable_person": [Call(("disable_person", "vera@example.com"), [("person.disable", "done")])],
+    "add_credential": [
+        Call(
+            ("add_credential", "ops-north", "Second", "--endpoint", ENDPOINT, "--key-stdin"),
+            [("credential.add", "done")],
+            stdin=f"{NEW_KEY}\n",
+        ),
+        Call(
+            ("add_credential", "ops-north", "Production", "--endpoint", ENDPOINT, "--key-stdin", "--replace"),
+            [("credential.replace", "done")],
+            stdin=f"{NEW_KEY}\n",
+        ),
+    ],
+    # Reading Arize is no act, but what it meets may be one.
+    "refresh": [
+        Call(("refresh", "ops-north"), [("credential.failing", "done")], prepare=a_rejected_key, exits=True),
+        Call(("refresh", "ops-north"), [("run.cancel", "confirmed")], prepare=a_stopping_run),
+    ],
+    "sweep": [
+        Call(("sweep",), [("run.cancel", "confirmed")], prepare=a_lost_cancel),
+        Call(("sweep",), [("run.trigger", "unknown")], prepare=a_lost_start),
+    ],
+    "reencrypt_credentials": [
+        Call(("reencrypt_credentials",), [("encryption.reencrypt", "done")], prepare=an_old_ring_key),
+    ],
+    "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
+    "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
+    "demo_setup": [],  # below: it needs an environment of its own
+    "fill_runs": [],  # made-up runs for benchmarks, in the mirror only: no act of the catalogue
+}
+FOLDER = ROOT / "taskruns/management/commands"
+
+
+def test_every_command_is_in_the_walk():
+    assert sorted(COMMANDS) == sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+
+
+CALLS = [(name, call) for name, calls in COMMANDS.items() for call in calls]
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS, ids=[f"{name} {number}" for number, (name, _) in enumerate(CALLS)])
+def test_every_command_leaves_its_rows_as_a_command(
+    name: str, call: Call, stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    call.prepare(stage)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(call.stdin))
+    last = last_row()
+    run(call)
+    assert rows_since(last) == call.events
+    rows = AuditEvent.objects.filter(pk__gt=last)
+    assert {row.actor_type for row in rows} == {"command"}
+    assert all(row.actor_label and row.request_id for row in rows)
+
+
+def run(call: Call) -> None:
+    with pytest.raises(CommandError) if call.exits else nullcontext():
+        call_command(*call.arguments, stdout=io.StringIO())
+
+
+def test_the_demo_is_set_up_by_a_command_too(db: None, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"DEMO_KEY_NORTH": "ak-1", "DEMO_KEY_SOUTH": "ak-2", "DEMO_ENDPOINT": ENDPOINT}.items():
+        monkeypatch.setenv(name, value)
+    call_command("demo_setup", stdout=io.StringIO())
+    rows = AuditEvent.objects.values_list("event", "actor_type")
+    made = {"team.create", "person.create", "person.grant", "member.add", "credential.add"}
+    assert {event for event, _ in rows} == made
+    assert {kind for _, kind in rows} == {"command"}
+
+
+def test_made_up_runs_change_the_mirror_and_nothing_else(stage: Stage):
+    ours = ("taskruns_run", "taskruns_task", "taskruns_team")
+    before = dump(without=lambda table: table in ours)
+    call_command("fill_runs", "ops-north", "--runs", "3", stdout=io.StringIO())
+    assert dump(without=lambda table: table in ours) == before
+    assert Run.objects.count() == 4
+
+
+# --- The clock and Arize
+
+
+def test_a_key_that_the_mirror_marks_as_failing_is_told_by_the_job(stage: Stage):
+    a_rejected_key(stage)
+    last = last_row()
+    mirror.refresh(stage.credential.pk)
+    assert rows_since(last) == [("credential.failing", "done")]
+    row = AuditEvent.objects.latest("pk")
+    assert (row.actor_type, row.actor_label, row.credential_id) == ("job", "mirror", stage.credential.pk)
+    mirror.refresh(stage.credential.pk, force=True)
+    assert rows_since(last) == [("credential.failing", "done")], "once is enough"
+
+
+def test_a_cancel_that_the_worker_closes_is_told_by_the_job(stage: Stage):
+    a_lost_cancel(stage)
+    last = last_row()
+    jobs.sweep()
+    work()
+    assert rows_since(last) == [("run.cancel", "confirmed")]
+    assert AuditEvent.objects.latest("pk").actor_type == "job"
+    assert Cancellation.objects.get().outcome == Outcome.CONFIRMED
+
+
+def test_a_stop_that_the_clock_ends_is_told_by_the_job(stage: Stage):
+    a_stop(stage)
+    EmergencyStop.objects.update(expires_at=timezone.now())
+    last = last_row()
+    jobs.look_after_stops()
+    work()
+    assert rows_since(last) == [("stop.expire", "done")]
+    assert AuditEvent.objects.latest("pk").actor_type == "job"
+
+
+def test_a_key_that_ends_soon_is_told_by_the_job(stage: Stage):
+    Credential.objects.update(expires_on=timezone.localdate() + timezone.timedelta(days=3))
+    last = last_row()
+    jobs.look_after_keys()
+    work()
+    assert rows_since(last) == [("credential.expiring", "done")]
+    assert AuditEvent.objects.latest("pk").actor_label == "clock"
+
+
+def test_every_event_is_met_in_a_walk():
+    walked = {event for act in (*ACTS.values(), *LATER.values()) for event, _ in act.events}
+    walked |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
+    walked |= {"credential.expiring", "stop.expire"}  # the clock's, above
+    assert walked == {event.value for event in EventType} == set(map(str, CATALOGUE))

@@ -1,0 +1,180 @@
+"""Values that no column of ours can hold, put there by hand: SQLite takes anything anywhere. Each is a fault at its
+place, and nothing that reads the log stops on it.
+"""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from huey.contrib.djhuey import HUEY
+
+from taskruns.audit import EventType, record
+from taskruns.audit.anchors import anchor_chain, anchor_moved
+from taskruns.models import AuditAnchor, AuditEvent, AuditVerification, Team, User
+from taskruns.services import audit
+from tests.factories import ClientOf, actor
+from tests.jobs.test_jobs import _empty_queue, work
+
+from .chain_reader import TABLE, stored
+from .tampering import ANCHORS, HEADS, IS_POSTGRESQL, edit, found, insert, said, unsealed
+
+assert _empty_queue
+ROWS, PLACE = 6, 4
+
+
+def only_sqlite(test: Any) -> Any:
+    """PostgreSQL's columns have types: there such a value cannot be put."""
+    return None if IS_POSTGRESQL else test
+
+
+STRANGE = {"bytes": "x'ff00'", "no UTF-8": "CAST(x'ff41' AS TEXT)", "a fraction": "2.5"}
+COLUMNS = [field.column for field in AuditEvent._meta.concrete_fields if field.name != "id"]
+ANCHOR_COLUMNS = [field.column for field in AuditAnchor._meta.concrete_fields if field.name not in {"id", "chain"}]
+
+
+@pytest.fixture
+def chain(team: Team, oli: User) -> str:
+    for number in range(ROWS):
+        record(EventType.TEAM_CHANGE, "done", by=actor(oli), team=team, reason=f"reason {number}")
+    name = f"team:{team.pk}"
+    assert anchor_chain(name)
+    return name
+
+
+def put(column: str, value: str, *, table: str = TABLE, where: str = f"seq = {PLACE}") -> None:
+    """As it stands in SQL, whatever SQLite's own checks say."""
+    with unsealed(), connection.cursor() as cursor:
+        if not IS_POSTGRESQL:
+            cursor.execute("PRAGMA ignore_check_constraints = 1")
+        cursor.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}")
+        if not IS_POSTGRESQL:
+            cursor.execute("PRAGMA ignore_check_constraints = 0")
+
+
+@only_sqlite
+@pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("column", COLUMNS)
+def test_any_value_in_any_column_is_a_fault_with_its_place(chain: str, column: str, value: str):
+    put(column, value)
+    if column == "chain":
+        assert ("missing", PLACE) in found(chain)
+        assert any("no chain has such a name" in fault for fault in said(None)) or ("edited", PLACE) in found("2.5")
+        return
+    assert ("edited", PLACE) in found(chain)
+    assert {place for _, place in found(chain)} <= {PLACE, PLACE + 1}, "the others are read as if nothing were there"
+
+
+@only_sqlite
+@pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("column", ANCHOR_COLUMNS)
+def test_any_value_in_an_anchor_is_a_bad_anchor(chain: str, column: str, value: str):
+    put(column, value, table=ANCHORS, where=f"seq = {ROWS}")
+    assert [kind for kind, _ in found(chain)] == ["bad anchor signature"]
+
+
+@only_sqlite
+@pytest.mark.parametrize("value", ["'x'", *STRANGE.values()])
+def test_a_head_whose_number_is_none_is_told(chain: str, value: str):
+    put("seq", value, table=HEADS, where="1 = 1")
+    assert found(chain) == [("missing", 0)]
+    assert audit.ask_for_verification(by=actor(User(email="ada@example.com"))).rows_expected == 0
+    anchor_moved()
+
+
+@only_sqlite
+@pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
+def test_a_head_with_a_strange_hash_or_name_is_told(chain: str, value: str):
+    put("hash", value, table=HEADS, where="1 = 1")
+    assert found(chain) == [("bad link", ROWS)]
+    put("chain", value, table=HEADS, where="1 = 1")
+    faults = said(None)
+    assert f"{chain} row 0: missing" in "\n".join(faults)
+    anchor_moved()
+
+
+@pytest.mark.parametrize("seq", [0, -1, -7, -(2**63)])
+def test_a_row_before_the_first_is_inserted(chain: str, seq: int):
+    insert(stored(chain)[0] | {"seq": seq, "event_id": "11111111-1111-4111-8111-111111111111"})
+    assert ("inserted", seq) in found(chain)
+    assert found("site") == []
+
+
+def test_a_row_that_was_moved_below_one_is_missed_and_found(chain: str):
+    edit(chain, PLACE, seq=-PLACE)
+    assert set(found(chain)) >= {("missing", PLACE), ("inserted", -PLACE)}
+
+
+@lambda test: test if IS_POSTGRESQL else None  # SQLite's times are texts
+@pytest.mark.parametrize("at", ["infinity", "-infinity", "0044-03-15 12:00:00+00 BC", "20000-01-01 00:00:00+00"])
+def test_a_time_that_python_has_no_word_for_is_an_edited_row(chain: str, at: str):
+    put("at", f"'{at}'")
+    assert found(chain) == [("edited", PLACE)]
+    put("signed_at", f"'{at}'", table=ANCHORS, where=f"seq = {ROWS}")
+    assert ("bad anchor signature", ROWS) in found(chain)
+
+
+UNREADABLE = {"at": "'infinity'"} if IS_POSTGRESQL else {"at": "'oops'", "reason": "x'ff'", "details": "'oops'"}
+FORGED = {"event": "'x.y'", "details": "'[1]'", "outcome": "'perhaps'"}
+
+
+@pytest.mark.parametrize(("column", "value"), [*UNREADABLE.items(), *FORGED.items()])
+def test_the_pages_show_such_a_row_as_it_is_and_go_on(
+    chain: str, column: str, value: str, ada: User, mona: User, client_of: ClientOf
+):
+    put(column, value)
+    for who, path in ((mona, "/teams/ops-north/audit/"), (ada, "/audit/")):
+        answer = client_of(who).get(path)
+        assert answer.status_code == 200
+        text = answer.content.decode()
+        assert "This entry cannot be read" in text
+        assert "reason 2" in text
+        assert "reason 4" in text
+
+
+@pytest.mark.parametrize(("column", "value"), [*UNREADABLE.items(), *FORGED.items()])
+def test_the_export_goes_on_and_its_reader_finds_the_fault(chain: str, column: str, value: str):
+    put(column, value)
+    out = io.StringIO()
+    call_command("export_audit", "ops-north", stdout=out)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    rows = [line["event"] for line in lines if "event" in line]
+    assert [row["seq"] for row in rows] == list(range(1, ROWS + 2))
+    out.getvalue().encode()
+    assert "reason 5" in out.getvalue()
+
+
+@only_sqlite
+def test_half_a_character_leaves_in_an_export_as_json_spells_it(chain: str, mona: User, client_of: ClientOf):
+    put("details", """'{"why": "\\ud800"}'""")
+    answer = client_of(mona).get("/teams/ops-north/audit/export.jsonl")
+    text = b"".join(answer.streaming_content).decode()
+    assert '"why":"\\ud800"' in text
+    assert b"".join(client_of(mona).get("/teams/ops-north/audit/export.csv").streaming_content).decode()
+    assert client_of(mona).get("/teams/ops-north/audit/").status_code == 200
+
+
+@only_sqlite
+def test_a_batch_is_looked_for_past_details_that_are_no_json(chain: str, mona: User, client_of: ClientOf):
+    put("details", "'oops'")
+    assert client_of(mona).get("/teams/ops-north/audit/?batch=7").status_code == 200
+
+
+@only_sqlite
+def test_verify_now_comes_to_its_end_and_the_banner_tells(chain: str, ada: User, client_of: ClientOf):
+    put("reason", "x'ff00'")
+    client_of(ada).post("/audit/verify/")
+    work()
+    assert not len(HUEY)
+    assert AuditVerification.objects.get().result == "faults"
+    assert "found 1 faults" in client_of(ada).get("/runs/").content.decode()
+
+
+@only_sqlite
+def test_nothing_of_a_forged_row_steers_the_terminal(chain: str):
+    put("chain", "'x' || char(10) || 'clean' || char(27) || '[2J'")
+    faults = said(None)
+    assert any("no chain has such a name" in fault for fault in faults)
+    assert all(fault.isprintable() for fault in faults)

@@ -1,0 +1,394 @@
+"""Who was not let in: sign-ins, refusals, forged forms; one row a minute for those whom nobody knows."""
+
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from taskruns import jobs
+from taskruns.audit import Actor, EventType
+from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
+from taskruns.services import audit
+from taskruns.services.audit import Try
+from taskruns.views.access import SECRETS
+from tests.access.test_matrix import names, wanted
+from tests.acts import Stage, dump, stage
+from tests.factories import PASSWORD, ClientOf, accept_inserts, events, make_credential, refuse_inserts
+
+from .test_chain import in_threads
+
+assert stage
+LOGIN = "/accounts/login/"
+WRONG = "wrong password 123"
+
+
+def sign_in(email: str, password: str = PASSWORD, *, ip: str = "192.0.2.1", **headers: str) -> Any:
+    client = Client(REMOTE_ADDR=ip, headers=headers)
+    return client.post(LOGIN, {"login": email, "password": password})
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    found = AuditEvent.objects.order_by("pk").values_list("event", "outcome", "ip", "target_label")
+    return [(event.removeprefix("auth."), outcome, ip, label) for event, outcome, ip, label in found]
+
+
+def test_a_sign_in_names_person_way_address_and_session(mona: User):
+    sign_in(mona.email, ip="192.0.2.7", **{"User-Agent": "Firefox"})
+    row = AuditEvent.objects.get()
+    assert (row.chain, row.event, row.outcome) == ("site", "auth.sign_in", "done")
+    assert (row.actor_type, row.actor_id, row.actor_label) == ("user", str(mona.pk), mona.email)
+    assert (row.ip, row.user_agent, row.auth_method) == ("192.0.2.7", "Firefox", "password")
+    assert re.fullmatch(r"[0-9a-f]{16}", row.session_ref)
+
+
+# Where sessions are kept, and whose they are.
+SESSIONS = {"django_session", "usersessions_usersession"}
+
+
+def test_the_rows_of_one_session_carry_one_mark_that_is_not_its_key(mona: User):
+    client = Client()
+    client.post(LOGIN, {"login": mona.email, "password": PASSWORD})
+    key = client.session.session_key
+    client.post("/accounts/logout/")
+    came, went = AuditEvent.objects.order_by("pk")
+    assert (went.event, went.outcome, went.actor_label) == ("auth.sign_out", "done", mona.email)
+    assert came.session_ref == went.session_ref != ""
+    assert key not in repr(dump(without=lambda table: table in SESSIONS))
+
+
+def test_a_failed_sign_in_names_the_account_only_if_there_is_one(mona: User):
+    sign_in(mona.email.upper(), WRONG, ip="192.0.2.1")
+    sign_in("no-such-person@example.com", WRONG, ip="192.0.2.2")
+    assert rows() == [("sign_in", "failed", "192.0.2.1", mona.email), ("sign_in", "failed", "192.0.2.2", "")]
+    assert {row.actor_type for row in AuditEvent.objects.all()} == {"anonymous"}
+
+
+def test_what_was_typed_by_nobody_known_is_stored_nowhere(mona: User):
+    """People type their password into the wrong field."""
+    for typed in ("my secret password 77", "no-such-person@example.com"):
+        sign_in(typed, typed)
+    stored = repr(dump())
+    assert "my secret password 77" not in stored
+    assert "no-such-person" not in stored
+    assert mona.email in stored
+
+
+def test_a_throttled_sign_in_is_another_outcome(mona: User):
+    for number in range(6):
+        sign_in(mona.email, WRONG, ip=f"192.0.2.{number}")
+    found = rows()
+    assert [outcome for _, outcome, _, _ in found] == ["failed"] * 5 + ["throttled"]
+    assert {label for *_, label in found} == {mona.email}
+
+
+def test_a_wrong_old_password_changes_none_and_leaves_no_change(mona: User, client_of: ClientOf):
+    fields = {"oldpassword": WRONG, "password1": "another battery staple", "password2": "another battery staple"}
+    assert client_of(mona).post("/accounts/password/change/", fields).status_code == 200
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome, row.actor_label) == ("auth.password_change", "denied", mona.email)
+    assert row.details["why"] == "wrong current password"
+    assert WRONG not in repr(dump())
+    assert User.objects.get().check_password(PASSWORD)
+    new = {"oldpassword": PASSWORD, "password1": "short", "password2": "short"}
+    client_of(mona).post("/accounts/password/change/", new)
+    assert AuditEvent.objects.count() == 1, "a new password that is too short is no try to take an account"
+
+
+def test_who_fails_to_show_again_who_they_are_is_named_each_time(mona: User, ada: User, client_of: ClientOf):
+    """Somebody may sit at a session that was left open: the session and its person are what the log must tell."""
+    client = client_of(mona)
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for _ in range(7):
+            client.post("/accounts/confirm/password/", {"password": WRONG})
+    found = list(AuditEvent.objects.order_by("pk"))
+    assert [row.outcome for row in found] == ["failed"] * 5 + ["throttled"] * 2, "each try is one"
+    assert {(row.chain, row.event, row.actor_type, row.actor_id) for row in found} == {
+        ("site", "auth.sign_in", "user", str(mona.pk))
+    }
+    assert {row.target_label for row in found} == {mona.email}
+    assert {len(row.session_ref) for row in found} == {16}
+    assert not AnonymousTally.objects.exists()
+    text = client_of(ada).get("/audit/").content.decode()
+    assert "mona@example.com was asked who they are, and gave a wrong answer" in text
+    assert WRONG not in repr(dump())
+
+
+def test_of_many_tries_within_a_minute_one_is_written_and_the_others_are_told_later(db: None):
+    at = datetime.fromisoformat("2026-11-23T03:00:05+00:00")
+    with time_machine.travel(at, tick=False) as clock:
+        for _ in range(4):
+            sign_in("guess@example.com", WRONG)
+        sign_in("guess@example.com", WRONG, ip="192.0.2.2")
+        assert rows() == [("sign_in", "failed", "192.0.2.1", ""), ("sign_in", "failed", "192.0.2.2", "")]
+        assert audit.record_left_out() == 0, "the minute is not over"
+        clock.shift(timedelta(minutes=1))
+        sign_in("guess@example.com", WRONG)
+        assert len(rows()) == 3, "a new minute, a new row"
+        clock.shift(timedelta(minutes=1))
+        jobs.look_after_audit.call_local()
+        jobs.look_after_audit.call_local()
+    told = AuditEvent.objects.get(details__has_key="left_out")
+    assert (told.event, told.outcome, told.ip, told.actor_type) == ("auth.sign_in", "failed", "192.0.2.1", "anonymous")
+    assert told.details == {"left_out": 3, "minute": "2026-11-23T03:00Z"}
+    assert not AnonymousTally.objects.exists()
+
+
+def test_the_page_tells_how_many_were_left_out(db: None, ada: User, client_of: ClientOf):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for _ in range(3):
+            sign_in("guess@example.com", WRONG)
+    audit.record_left_out()
+    text = client_of(ada).get("/audit/").content.decode()
+    assert "2 more tries like the one before, from 192.0.2.1" in text
+    assert "A sign-in failed: of nobody known here" in text
+
+
+@pytest.mark.commits
+def test_tries_at_once_are_one_row_and_none_is_lost(committed: None):
+    by = Actor(type="anonymous", ip="192.0.2.9")
+
+    def one(_: int) -> None:
+        for _ in range(3):
+            audit.record_denial(EventType.ACCESS_DENIED, Try("x", "/x/", "GET"), by=by, team=None)
+
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        in_threads(6, one)
+    assert events() == [("access.denied", "denied")]
+    in_threads(3, lambda _: audit.record_left_out())
+    assert AuditEvent.objects.get(seq=2).details["left_out"] == 17
+    assert AuditEvent.objects.count() == 2
+
+
+# --- Forms that did not come from the panel
+
+
+@pytest.fixture
+def strict(mona: User) -> Client:
+    client = Client(enforce_csrf_checks=True, headers={"host": "localhost:8000"})
+    client.force_login(mona, backend=settings.AUTHENTICATION_BACKENDS[0])
+    return client
+
+
+def test_a_form_without_its_token_is_a_denial_in_the_teams_log(team: Team, run: Run, strict: Client, mona: User):
+    path = f"/teams/ops-north/runs/{run.pk}/cancel/"
+    assert strict.post(path, {"reason": "not to be kept"}).status_code == 403
+    row = AuditEvent.objects.get()
+    assert (row.chain, row.event, row.outcome) == (f"team:{team.pk}", "access.denied", "denied")
+    assert (row.actor_label, row.actor_role) == (mona.email, "manager")
+    assert (row.target_type, row.target_id, row.run_id) == ("run", str(run.pk), run.arize_id)
+    assert row.details == {
+        "page": "run-cancel",
+        "path": path,
+        "method": "POST",
+        "why": "form token: CSRF cookie not set.",
+    }
+    assert "not to be kept" not in repr(dump())
+
+
+def test_what_the_other_side_sent_is_not_kept(team: Team, strict: Client):
+    strict.post("/teams/ops-north/settings/", headers={"Origin": "https://evil.example"})
+    assert AuditEvent.objects.get().details["why"] == "form token: Origin checking failed"
+    assert "evil" not in repr(dump())
+
+
+def test_a_form_of_an_outsider_or_of_nobody_is_told_in_the_sites_log(team: Team, otto: User):
+    client = Client(enforce_csrf_checks=True)
+    client.post("/teams/ops-north/settings/")
+    client.post("/teams/ops-north/archive/")
+    assert events(chain="site", actor_type="anonymous") == [("access.denied", "denied")]
+    client.force_login(otto, backend=settings.AUTHENTICATION_BACKENDS[0])
+    client.post("/teams/ops-north/settings/")
+    assert events(chain="site", actor_label=otto.email) == [("access.denied", "denied")]
+    assert not events(chain=f"team:{team.pk}")
+    assert Client().post("/teams/ops-north/settings/").status_code == 302, "the control: it was the token"
+
+
+def test_the_page_says_why_a_form_was_refused(team: Team, strict: Client, mona: User, client_of: ClientOf):
+    strict.post("/teams/ops-north/settings/")
+    text = client_of(mona).get("/teams/ops-north/audit/").content.decode()
+    assert "mona@example.com was refused: /teams/ops-north/settings/ (form token: CSRF cookie not set.)" in text
+
+
+# --- Whatever the client says of itself
+
+HTMX = {"HX-Request": "true", "HX-Current-URL": "http://localhost:8000/teams/ops-north/runs/"}
+
+
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["plain", "htmx"])
+def test_a_change_by_somebody_whose_session_is_over_is_a_row_and_a_poll_is_none(
+    headers: dict[str, str], team: Team, run: Run
+):
+    client = Client(headers={"host": "localhost:8000"} | headers)
+    for path in ("runs/", "runs/table/", f"runs/{run.pk}/", "audit/", "audit/export.jsonl"):
+        assert client.get(f"/teams/ops-north/{path}").status_code in {302, 401}
+        client.head(f"/teams/ops-north/{path}")
+    assert not AuditEvent.objects.exists(), "open pages ask for ever"
+    path = f"/teams/ops-north/runs/{run.pk}/cancel/"
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for _ in range(3):
+            assert client.post(path, {"reason": "not to be kept"}).status_code == (401 if headers else 302)
+    row = AuditEvent.objects.get()
+    assert (row.chain, row.event, row.outcome, row.actor_type) == ("site", "run.cancel", "denied", "anonymous")
+    assert row.details == {"page": "run-cancel", "path": path, "method": "POST", "why": "not signed in"}
+    assert AnonymousTally.objects.get().left_out == 2
+    assert "not to be kept" not in repr(dump())
+    client.post("/accounts/profile/", {"name": "x"})
+    assert AuditEvent.objects.get(seq=2).details["page"] == "profile", "the pages of everybody too"
+
+
+# --- What was aimed at
+
+
+def test_a_denial_on_a_run_stands_in_the_history_of_the_run(
+    team: Team, run: Run, vera: User, mona: User, client_of: ClientOf
+):
+    client_of(vera).post(f"/teams/ops-north/runs/{run.pk}/cancel/")
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome) == ("run.cancel", "denied")
+    assert (row.target_type, row.target_id, row.target_label) == ("run", str(run.pk), run.task.name)
+    assert (row.run_id, row.task_id, row.endpoint) == (run.arize_id, run.task.arize_id, run.endpoint)
+    assert row.credential_id == run.task.credential_id
+    sentence = f"vera@example.com tried to cancel a run without the right to: {run.task.name}"
+    for path in (
+        f"/teams/ops-north/audit/?run={run.arize_id}",
+        f"/teams/ops-north/audit/?key={run.task.credential_id}",
+        f"/teams/ops-north/runs/{run.pk}/",
+    ):
+        assert sentence in client_of(mona).get(path).content.decode()
+
+
+def test_a_denial_on_a_key_names_the_key(team: Team, run: Run, vera: User, client_of: ClientOf):
+    key = run.task.credential
+    assert key is not None
+    client_of(vera).post(f"/teams/ops-north/credentials/{key.pk}/test/")
+    row = AuditEvent.objects.get()
+    assert (row.event, row.target_type, row.target_id, row.target_label) == (
+        "credential.test",
+        "credential",
+        str(key.pk),
+        key.name,
+    )
+    assert row.credential_id == key.pk
+
+
+def test_what_is_another_teams_stays_hidden(
+    team: Team, other_team: Team, run: Run, otto: User, vera: User, client_of: ClientOf
+):
+    south = make_credential(other_team)
+    client_of(otto).post(f"/teams/ops-south/runs/{run.pk}/cancel/")
+    client_of(vera).post(f"/teams/ops-north/credentials/{south.pk}/revoke/")
+    assert {row.target_type for row in AuditEvent.objects.all()} == {"page"}
+    assert not AuditEvent.objects.exclude(run_id="", task_id="", endpoint="", credential_id=None).exists()
+    assert run.arize_id not in repr(list(AuditEvent.objects.values()))
+    assert south.name not in repr(list(AuditEvent.objects.values()))
+
+
+# --- Links that let their reader in
+
+
+def test_no_url_with_a_token_leaves_it_in_the_log(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is done with it, and by whomever: the link is good still, or was a moment ago."""
+    urls = [name for name in names(get_resolver().url_patterns) if SECRETS & set(wanted(name))]
+    assert urls == ["account_reset_password_from_key", "invitation"]
+    good = [stage.token, f"{stage.token}x"]
+    for name in urls:
+        for token in good:
+            others = {"uidb36": "abc"} if name != "invitation" else {}
+            path = reverse(name, kwargs={next(iter(SECRETS & set(wanted(name)))): token} | others)
+            for strict_ in (True, False):
+                for who in ("", "vera"):
+                    client = Client(enforce_csrf_checks=strict_)
+                    if who:
+                        client.force_login(stage.people[who], backend=settings.AUTHENTICATION_BACKENDS[0])
+                    client.get(path)
+                    client.post(path, {"name": "x", "password1": "y", "password2": "y"})
+                    client.put(path)
+    denials = AuditEvent.objects.filter(outcome="denied")
+    assert {row.details["path"] for row in denials} == {
+        "/invitations/<token>/",
+        "/accounts/password/reset/key/<uidb36>-<key>/",
+    }
+    assert events(outcome="denied", actor_type="anonymous") == [
+        ("access.denied", "denied"),
+        ("invitation.accept", "denied"),
+    ]
+    log_text = repr(list(AuditEvent.objects.values()))
+    assert stage.token not in log_text
+    assert stage.token.split(":")[-1] not in log_text
+    assert stage.invitation.email in log_text, "the control: who was invited is there"
+
+
+def test_a_link_that_is_tried_by_somebody_else_is_told_in_the_sites_log(stage: Stage):
+    path = f"/invitations/{stage.token}/"
+    assert stage.client("vera").get(path).status_code == 200
+    assert not events(outcome="denied"), "looking at it is no try"
+    assert stage.client("vera").post(path).status_code == 422
+    row = AuditEvent.objects.get(outcome="denied")
+    assert (row.chain, row.event, row.actor_label) == ("site", "invitation.accept", "vera@example.com")
+    assert (row.target_type, row.target_label) == ("invitation", "stranger@example.com")
+    assert row.details["why"] == "somebody else's invitation"
+
+
+# --- allauth's throttle
+
+
+def test_throttled_tries_are_told_wherever_allauth_throttles(mona: User, client_of: ClientOf):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        answers = [sign_in(f"nobody{number}@example.com", WRONG) for number in range(40)]
+        assert [answer.status_code for answer in answers].count(429) > 0
+        assert "too many tries" in answers[-1].content.decode()
+        client = client_of(mona)
+        fields = {"oldpassword": WRONG, "password1": "x", "password2": "x"}
+        codes = [client.post("/accounts/password/change/", fields).status_code for _ in range(8)]
+    assert codes == [200] * 5 + [429] * 3
+    left_out = dict(AnonymousTally.objects.values_list("outcome", "left_out"))
+    assert left_out["failed"] + left_out["throttled"] + 2 == len(answers), "each try is one"
+    whys = AuditEvent.objects.filter(event="auth.password_change", outcome="denied").values_list(
+        "details__why", flat=True
+    )
+    assert list(whys.order_by("pk")) == ["wrong current password"] * 5 + ["too many tries"] * 3
+
+
+def test_a_throttled_try_that_cannot_be_recorded_stays_refused(mona: User, client_of: ClientOf):
+    refuse_inserts("taskruns_auditevent")
+    client = client_of(mona)
+    fields = {"oldpassword": WRONG, "password1": "x", "password2": "x"}
+    codes = [client.post("/accounts/password/change/", fields).status_code for _ in range(6)]
+    assert codes == [200] * 5 + [429]
+
+
+# --- A denial stays a denial
+
+
+@pytest.mark.parametrize("who", ["vera", "otto", "forged", "nobody"])
+def test_a_denial_that_cannot_be_recorded_stays_one(
+    who: str, team: Team, vera: User, otto: User, strict: Client, client_of: ClientOf, caplog: pytest.LogCaptureFixture
+):
+    asks = {
+        "vera": lambda: client_of(vera).get("/teams/ops-north/credentials/"),
+        "otto": lambda: client_of(otto).get("/teams/ops-north/runs/"),
+        "forged": lambda: strict.post("/teams/ops-north/settings/"),
+        "nobody": lambda: Client(enforce_csrf_checks=True).post("/teams/ops-north/settings/"),
+    }
+    refuse_inserts("taskruns_auditevent")
+    refused = asks[who]().status_code
+    assert refused in {403, 404}
+    assert "denial_not_recorded" in caplog.text
+    assert not AuditEvent.objects.exists()
+    assert not AnonymousTally.objects.exists()
+    accept_inserts("taskruns_auditevent")
+    assert asks[who]().status_code == refused
+    assert events() == [("access.denied", "denied")]
+
+
+def test_the_right_of_the_test_to_fail(db: None):
+    """The control of the one above: the trigger really refuses."""
+    refuse_inserts("taskruns_auditevent")
+    with pytest.raises(DatabaseError, match="refused by the test"), transaction.atomic():
+        audit.record_sign_in(User(email="x@example.com"), by=Actor.command())

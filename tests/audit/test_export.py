@@ -1,0 +1,172 @@
+"""`export_audit`: what is on stdout can be checked by an outsider with SHA-256 and JSON alone."""
+
+import base64
+import hashlib
+import io
+import json
+import tracemalloc
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import AuditEvent, Run, Team, User
+from tests.factories import actor, events
+
+from .chain_reader import assert_linked, stored
+
+pytestmark = pytest.mark.usefixtures("any_details")
+
+
+def exported(chain: str) -> list[dict[str, Any]]:
+    out = io.StringIO()
+    call_command("export_audit", chain, stdout=out)
+    assert out.getvalue().endswith("\n")
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def rows_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line["event"] for line in lines if "event" in line]
+
+
+@pytest.fixture
+def history(team: Team, other_team: Team, run: Run, oli: User) -> None:
+    """Rows of three chains, mixed."""
+    for number in range(3):
+        by = actor(oli)
+        record(
+            EventType.RUN_CANCEL,
+            "requested",
+            by=by,
+            team=team,
+            run=run,
+            details={"n": number, "why": "東京 \N{ROCKET}"},
+        )
+        record(EventType.TEAM_CHANGE, "done", by=by, team=other_team)
+        record(EventType.PERSON_CREATE, "done", by=by)
+
+
+def test_it_gives_the_manifest_then_each_event_in_order(history: None, team: Team):
+    before = datetime.now(tz=UTC)
+    lines = exported("ops-north")
+    assert [next(iter(line)) for line in lines] == ["manifest", *["event"] * 4, "anchor"]
+    manifest = lines[0]["manifest"]
+    assert before <= datetime.fromisoformat(manifest.pop("exported_at")) <= datetime.now(tz=UTC)
+    public = Ed25519PrivateKey.from_private_bytes(settings.AUDIT_SIGNING_KEY).public_key().public_bytes_raw()
+    assert manifest.pop("exported_by")
+    assert manifest == {
+        "chain": f"team:{team.pk}",
+        "first_seq": 1,
+        "last_seq": 4,
+        "filtered": False,
+        "public_keys": {hashlib.sha256(public).hexdigest()[:16]: base64.b64encode(public).decode()},
+    }
+
+
+def test_every_hash_can_be_recomputed_from_stdout_alone(history: None):
+    rows = rows_of(exported("ops-north"))
+    assert_linked(rows)
+    assert [row["details"].get("n") for row in rows] == [0, 1, 2, None]
+
+
+@pytest.mark.parametrize("column", ["reason", "actor_label", "at", "prev_hash", "seq", "details"])
+def test_an_edited_export_is_found_out(history: None, column: str):
+    """The control of the test above: the same check fails when one value is another."""
+    rows = rows_of(exported("ops-north"))
+    rows[1][column] = rows[0][column] if rows[1][column] != rows[0][column] else "another"
+    with pytest.raises(AssertionError):
+        assert_linked(rows)
+
+
+def test_it_is_the_same_as_what_the_database_holds(history: None, team: Team):
+    assert rows_of(exported("ops-north")) == stored(f"team:{team.pk}")
+
+
+def test_the_export_itself_is_the_last_row_of_the_export(history: None, team: Team):
+    last = rows_of(exported("ops-north"))[-1]
+    assert (last["event"], last["outcome"], last["actor_type"]) == ("audit.export", "done", "command")
+    assert last["actor_label"] == Actor.command().label
+    again = rows_of(exported("ops-north"))
+    assert [row["event"] for row in again[-2:]] == ["audit.export", "audit.export"]
+    assert events(chain=f"team:{team.pk}", event="audit.export") == [("audit.export", "done")] * 2
+
+
+def test_only_the_chain_that_was_asked_for_is_read_and_marked(history: None, other_team: Team):
+    lines = exported("site")
+    assert lines[0]["manifest"]["chain"] == "site"
+    assert {row["chain"] for row in rows_of(lines)} == {"site"}
+    assert_linked(rows_of(lines))
+    assert not events(chain=f"team:{other_team.pk}", event="audit.export")
+
+
+def test_an_empty_chain_holds_its_export_only(team: Team):
+    lines = exported("ops-north")
+    assert lines[0]["manifest"]["last_seq"] == 1
+    assert [row["event"] for row in rows_of(lines)] == ["audit.export"]
+    assert_linked(rows_of(lines))
+
+
+def test_the_log_of_an_archived_team_can_be_exported(history: None, team: Team):
+    Team.objects.filter(pk=team.pk).update(archived_at=datetime.now(tz=UTC))
+    assert len(rows_of(exported("ops-north"))) == 4
+
+
+def test_lines_stay_lines_whatever_a_text_holds(team: Team, oli: User):
+    record(EventType.TEAM_CHANGE, "done", by=actor(oli), team=team, reason='"}\n{"event": {}}\u2028\u0085', details={})
+    assert_linked(rows_of(exported("ops-north")))
+
+
+def test_an_unknown_team_is_one_sentence(db: None):
+    with pytest.raises(CommandError) as refused:
+        call_command("export_audit", "nowhere", stdout=io.StringIO())
+    assert str(refused.value) == "There is no team nowhere."
+    assert refused.value.returncode == 1
+    assert not AuditEvent.objects.exists()
+
+
+def test_it_asks_the_database_the_same_few_questions_for_a_long_log(history: None, team: Team, oli: User):
+    queries_of_an_export()  # which anchors the other chains too
+    short = queries_of_an_export()
+    for _ in range(200):
+        record(EventType.TEAM_CHANGE, "done", by=actor(oli), team=team)
+    assert queries_of_an_export() == short
+
+
+def queries_of_an_export() -> int:
+    with CaptureQueriesContext(connection) as queries:
+        exported("ops-north")
+    return len(queries)
+
+
+def test_memory_does_not_grow_with_the_log(team: Team, oli: User, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 100)
+    grow(team, oli, rows=500)
+    exported("ops-north")  # imports and caches are paid for
+    short = peak_of_an_export()
+    grow(team, oli, rows=1_000)
+    assert peak_of_an_export() < short * 1.3
+    assert len(stored(f"team:{team.pk}")) > 1_500
+
+
+def grow(team: Team, oli: User, *, rows: int) -> None:
+    for _ in range(rows):
+        record(EventType.TEAM_CHANGE, "done", by=actor(oli), team=team, reason="x" * 500)
+
+
+def peak_of_an_export() -> int:
+    class Nowhere(io.TextIOBase):
+        def write(self, text: str) -> int:
+            return len(text)
+
+    tracemalloc.start()
+    try:
+        call_command("export_audit", "ops-north", stdout=Nowhere())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,370 @@
+"""A log that takes no row stops every act: nothing is changed, nothing is sent to Arize, and people are told."""
+
+import inspect
+import pkgutil
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+import pytest
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.db import DatabaseError, transaction
+from django.test import Client
+from django.utils import timezone
+from huey.contrib.djhuey import HUEY
+
+from taskruns import services
+from taskruns.arize.triggers import EvaluationTrigger
+from taskruns.audit import Actor
+from taskruns.encryption import Ring
+from taskruns.filters import BoardFilter
+from taskruns.models import (
+    AuditVerification,
+    BatchSource,
+    CancelBatch,
+    Cancellation,
+    Credential,
+    EmergencyStop,
+    SiteRole,
+    TeamRole,
+    Theme,
+    Trigger,
+    User,
+)
+from taskruns.oidc import GroupRole, Provider
+from taskruns.services import (
+    audit,
+    bulk,
+    cancellations,
+    credentials,
+    exports,
+    factors,
+    identities,
+    invitations,
+    mirror,
+    people,
+    reencryption,
+    saved_views,
+    sessions,
+    stops,
+    teams,
+    triggers,
+)
+from taskruns.services.cancellations import OutcomeNotWritten
+from taskruns.services.identities import Identity
+from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
+from tests.factories import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
+from tests.jobs.test_jobs import _empty_queue, work
+
+assert stage
+assert _empty_queue
+LOG = "taskruns_auditevent"
+BY = Actor(type="user", id="1", label="mona@example.com", role="manager")
+# Claims and clocks of the mirror, which are no acts.
+CLAIMS = {"claimed_until": None, "next_refresh_at": None, "recent_calls": {}, "last_good_at": None}
+
+
+@pytest.fixture(autouse=True)
+def _refusing(stage: Stage) -> None:
+    refuse_inserts(LOG)
+
+
+# --- Every service that a person, a command or the clock can call: the act, after what it needs was made ready
+
+
+def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    stage.arize.get(run_url(stage.run), json=wire_run(stage.run, "CANCELLED"))
+    return Cancellation.objects.create(run=stage.run, person_label="oli@example.com", requested_at=long_ago, **fields)
+
+
+def a_lost_start(stage: Stage) -> None:
+    long_ago = timezone.now() - timezone.timedelta(minutes=5)
+    Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+
+
+def an_old_stop(stage: Stage) -> None:
+    a_stop(stage)
+    EmergencyStop.objects.update(expires_at=timezone.now())
+
+
+def settle(stage: Stage) -> None:
+    with stage.credential.connect() as client:
+        cancellations.settle_stopping(stage.credential, client=client, may_call=lambda: True, by=BY)
+
+
+def rejected(stage: Stage) -> None:
+    stage.arize.reset()
+    stage.arize.get(f"{ENDPOINT}/v2/spaces", status=401)
+    stage.arize.get(run_url(stage.run), status=401)
+
+
+def stranger() -> Actor:
+    return Actor(type="anonymous", ip="192.0.2.1")
+
+
+def vera(stage: Stage) -> User:
+    return stage.people["vera"]
+
+
+def oli(stage: Stage) -> Actor:
+    return actor(stage.people["oli"])
+
+
+def accept(stage: Stage) -> None:
+    neo = User.objects.get(email="stranger@example.com")
+    invitations.accept_invitation(stage.invitation, person=neo, by=BY)
+
+
+SERVICES: dict[str, Callable[[Stage], object]] = {
+    "audit.ask_for_verification": lambda _: LATER,  # below: it is a job that has to write
+    "audit.export": lambda stage: audit.export(stage.team, by=BY, kind="jsonl"),
+    "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
+    "audit.record_denial": lambda _: LATER,  # a denial stays a denial: test_denials.py
+    "audit.record_failed_sign_in": lambda _: audit.record_failed_sign_in("x", "throttled", by=stranger()),
+    "audit.record_reading": lambda stage: audit.record_reading(stage.team, by=BY),
+    "audit.record_sign_in": lambda stage: audit.record_sign_in(vera(stage), by=BY),
+    "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
+    "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None, found=print),
+    "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None, found=print),
+    "bulk.abort": lambda stage: bulk.abort(stage.batches["batch-abort"], by=oli(stage)),
+    "bulk.confirm": lambda stage: bulk.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
+    "bulk.create_batch": lambda stage: bulk.create_batch(
+        stage.team, run_ids=[stage.run.pk], reason="why", by=oli(stage), source=BatchSource.STOP
+    ),
+    "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
+    "cancellations.close": lambda _: cancellations.sweep(by=BY),
+    "cancellations.settle_stopping": settle,
+    "cancellations.sweep": lambda _: cancellations.sweep(),
+    "credentials.add": lambda stage: credentials.add(
+        stage.team, name="Second", endpoint=ENDPOINT, key=NEW_KEY, expires_on=None, by=BY
+    ),
+    "credentials.mark_failing": lambda stage: credentials.mark_failing(stage.credential, sentence="No.", by=BY),
+    "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
+    "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
+    "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
+    "reencryption.reencrypt": lambda _: reencryption.reencrypt(by=BY),
+    "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
+    "factors.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
+    "factors.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
+    "factors.remove": lambda stage: factors.remove(
+        Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, session_key="", by=BY
+    ),
+    "factors.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
+    "identities.admit": lambda _: identities.admit(IDENTITY, by=stranger()),
+    "identities.connect": lambda stage: identities.connect(vera(stage), IDENTITY, by=BY),
+    "identities.disconnect": lambda stage: identities.disconnect(vera(stage), IDENTITY.provider, by=BY),
+    "identities.follow_groups": lambda stage: identities.follow_groups(stage.people["ada"], IDENTITY, by=BY),
+    "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
+        stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
+    ),
+    "invitations.accept_invitation": accept,
+    "invitations.create_team": lambda _: invitations.create_team(
+        "Ops West", slug=None, manager="mona@example.com", by=BY
+    ),
+    "invitations.invite": lambda stage: invitations.invite(
+        stage.team, email="new@example.com", role=TeamRole.VIEWER, by=BY
+    ),
+    "invitations.revoke_invitation": lambda stage: invitations.revoke_invitation(stage.invitation, by=BY),
+    "mirror.refresh": lambda stage: mirror.refresh(stage.credential.pk, by=BY),
+    "people.create_person": lambda _: people.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
+    "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
+    "people.change_profile": lambda stage: people.change_profile(
+        vera(stage), time_zone="Asia/Tokyo", theme=Theme.DARK, shortcuts=False, by=BY
+    ),
+    "people.enable_person": lambda stage: people.enable_person(vera(stage), by=BY),
+    "people.password_changed": lambda stage: people.password_changed(vera(stage), session_key="", by=BY),
+    "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
+    "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
+    "saved_views.change_view": lambda stage: saved_views.change_view(
+        stage.view, name="Lost ones", shared=False, by=oli(stage)
+    ),
+    "saved_views.delete_view": lambda stage: saved_views.delete_view(stage.view, by=oli(stage)),
+    "saved_views.save_view": lambda stage: saved_views.save_view(
+        stage.team, name="Second", query="", shared=True, by=oli(stage)
+    ),
+    "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
+    "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
+    "sessions.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
+    "sessions.end_one": lambda stage: sessions.end_one(vera(stage), key=stage.session.session_key, by=BY),
+    "sessions.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
+    "sessions.end_over": lambda stage: sessions.end_over(vera(stage), key=stage.session.session_key, why="idle", by=BY),
+    "stops.expire": lambda _: stops.expire(by=BY),
+    "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
+    "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
+    "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
+    "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
+    "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
+    "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
+    "teams.remove_member": lambda stage: teams.remove_member(stage.team, vera(stage), by=BY),
+    "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
+    "triggers.close": lambda _: triggers.sweep(by=BY),
+    "triggers.earlier": lambda _: LATER,  # only looks
+    "triggers.sweep": lambda _: triggers.sweep(),
+    "triggers.trigger": lambda stage: triggers.trigger(
+        stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
+    ),
+}
+IDENTITY = Identity(
+    provider=Provider("https://id.example", "id", "secret", group_roles=(GroupRole("ops", "ops-north", "operator"),)),
+    subject="subject-1",
+    email="nina@example.com",
+    is_verified=True,
+    name="Nina",
+    groups=frozenset({"ops"}),
+)
+
+
+def an_old_ring_key(stage: Stage) -> None:
+    old = Ring({1: settings.ENCRYPTION_KEYS[1]}).seal(NEW_KEY, owner=str(stage.credential.pk))
+    Credential.objects.update(ring_number=old.ring_number, ciphertext=old.ciphertext)
+
+
+READY: dict[str, Callable[[Stage], object]] = {
+    "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
+    "reencryption.reencrypt": an_old_ring_key,
+    "identities.disconnect": lambda stage: SocialAccount.objects.create(
+        user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
+    ),
+    "people.enable_person": lambda stage: User.objects.filter(pk=vera(stage).pk).update(is_active=False),
+    "cancellations.close": a_lost_cancel,
+    "cancellations.sweep": a_lost_cancel,
+    "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
+    "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
+    "mirror.refresh": rejected,
+    "stops.expire": an_old_stop,
+    "stops.lift": a_stop,
+    "triggers.close": a_lost_start,
+    "triggers.sweep": a_lost_start,
+}
+NO_ACTS_OF_THEIR_OWN = {"audit.ask_for_verification", "audit.record_denial", "triggers.earlier"}
+
+
+def acting() -> set[str]:
+    """Every public function below `services` that takes an actor."""
+    found = set()
+    for module in pkgutil.walk_packages(services.__path__, f"{services.__name__}."):
+        noun = module.name.split(".")[2]
+        for name, function in inspect.getmembers(import_module(module.name), inspect.isfunction):
+            takes = "by" in inspect.signature(function).parameters
+            if takes and not name.startswith("_") and function.__module__ == module.name:
+                found.add(f"{noun}.{name}")
+    return found
+
+
+def test_every_service_that_takes_an_actor_is_in_the_walk():
+    assert acting() == set(SERVICES)
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - NO_ACTS_OF_THEIR_OWN))
+def test_a_service_that_cannot_write_its_row_changes_nothing(name: str, stage: Stage):
+    READY.get(name, lambda _: None)(stage)
+    before = state(name)
+    with pytest.raises((DatabaseError, OutcomeNotWritten)):
+        SERVICES[name](stage)
+    assert state(name) == before
+    assert stage.posts_to_arize == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - NO_ACTS_OF_THEIR_OWN))
+def test_the_same_service_does_it_when_the_log_takes_its_row(name: str, stage: Stage):
+    """The control: it was the log that stopped it."""
+    accept_inserts(LOG)
+    READY.get(name, lambda _: None)(stage)
+    before = dump()
+    SERVICES[name](stage)
+    assert dump() != before
+
+
+def state(name: str) -> dict[str, Any]:
+    """All tables, without what the mirror notes about its own rounds: which task it has looked at, and when."""
+    Credential.objects.update(**CLAIMS | {"next_refresh_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    return dump(without=lambda table: name == "mirror.refresh" and table == "taskruns_task")
+
+
+# --- Over HTTP
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str, stage: Stage):
+    act = ACTS[name]
+    client = stage.client(act.who)
+    act.prepare(stage)
+    data = act.filled(stage, client)
+    before = dump()
+    answer = act.do(stage, client, data)
+    assert answer.status_code == 503
+    assert "nothing was changed and nothing was sent" in answer.content.decode()
+    assert dump() == before
+    assert stage.posts_to_arize == 0
+    accept_inserts(LOG)
+    answer = act.do(stage, client)
+    assert answer.status_code in {200, 302}, "the control: the same, when the log takes its row"
+    assert dump() != before
+
+
+def test_a_refused_sign_in_leaves_no_session(stage: Stage):
+    act = ACTS["sign in"]
+    client = Client()
+    assert act.do(stage, client).status_code == 503
+    assert not Session.objects.exclude(pk=stage.session.session_key).exists()
+    assert client.get("/runs/").status_code == 302
+    accept_inserts(LOG)
+    assert act.do(stage, client).status_code == 302
+    assert client.get("/runs/").status_code == 200
+
+
+def test_a_refused_change_of_password_leaves_the_old_one_and_the_session(stage: Stage):
+    client = stage.client("vera")
+    assert ACTS["change the password"].do(stage, client).status_code == 503
+    assert client.get("/runs/").status_code == 200
+    assert User.objects.get(email="vera@example.com").check_password("correct horse battery")
+
+
+@pytest.mark.parametrize("name", ["cancel a run", "read the team's log"])
+def test_htmx_is_told_too(name: str, stage: Stage):
+    act = ACTS[name]
+    client = stage.client(act.who)
+    headers = {"HX-Request": "true", "HX-Target": f"run-{stage.run.pk}"}
+    answer = getattr(client, act.method)(act.path(stage), headers=headers)
+    assert (answer.status_code, answer["HX-Reswap"]) == (503, "none")
+    assert "nothing was sent" in answer.content.decode()
+
+
+def test_looking_at_runs_goes_on(stage: Stage):
+    for path in ("/runs/", "/teams/ops-north/runs/", f"/teams/ops-north/runs/{stage.run.pk}/"):
+        assert stage.client("oli").get(path).status_code == 200
+
+
+def test_a_verification_that_cannot_be_recorded_ends_and_is_not_clean(stage: Stage):
+    client = stage.client("ada")
+    assert LATER["verify the log"].do(stage, client).status_code == 302
+    with transaction.atomic():
+        work()
+    assert AuditVerification.objects.get().result == "broken off"
+    assert not len(HUEY)
+    accept_inserts(LOG)
+    LATER["verify the log"].do(stage, client)
+    work()
+    assert AuditVerification.objects.latest("started_at").result == "clean"
+
+
+def test_a_worker_that_cannot_write_sends_nothing_of_a_batch_and_goes_on_later(stage: Stage):
+    batch = stage.batches["batch-abort"]
+    before = list(batch.items.values_list("state", "attempts"))
+    with pytest.raises(DatabaseError):
+        bulk.work(batch.pk)
+    assert stage.posts_to_arize == 0
+    assert list(batch.items.values_list("state", "attempts")) == before
+    assert not Cancellation.objects.exists()
+    accept_inserts(LOG)
+    CancelBatch.objects.update(claimed_until=None)
+    bulk.work(batch.pk)
+    assert stage.posts_to_arize == 1
+    assert list(batch.items.values_list("state", flat=True)) == ["confirmed"]

@@ -1,0 +1,132 @@
+"""When the log refuses one event, or one of two chains: an act is whole or nothing, and what people read is true."""
+
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from taskruns.models import AuditEvent, Credential, Membership, Team, User
+from tests.acts import ACTS, NEW_KEY, Stage, dump, stage
+from tests.factories import accept_inserts, refuse_inserts
+
+assert stage
+LOG = "taskruns_auditevent"
+NOTHING = "nothing was changed and nothing was sent"
+
+
+def refuse(which: str) -> None:
+    """Rows for which the condition on NEW holds."""
+    refuse_inserts(LOG, unless=f"NOT ({which})")
+
+
+def do(stage: Stage, name: str) -> Any:
+    with transaction.atomic():
+        return ACTS[name].do(stage)
+
+
+@pytest.mark.parametrize("chain", ["site", "team:%"])
+def test_an_invitation_is_accepted_in_both_chains_or_not_at_all(stage: Stage, chain: str):
+    before = dump(without=lambda table: table == "django_session")
+    refuse(f"NEW.chain LIKE '{chain}'")
+    answer = do(stage, "accept an invitation")
+    assert (answer.status_code, NOTHING in answer.content.decode()) == (503, True)
+    assert dump(without=lambda table: table == "django_session") == before
+    accept_inserts(LOG)
+    assert do(stage, "accept an invitation").status_code == 302
+    assert Membership.objects.filter(user__email="stranger@example.com").exists()
+
+
+def test_who_joined_but_could_not_be_signed_in_is_told_so(stage: Stage):
+    refuse("NEW.event = 'auth.sign_in'")
+    answer = do(stage, "accept an invitation")
+    assert (answer.status_code, answer["Location"]) == (302, "/accounts/login/")
+    assert Membership.objects.filter(user__email="stranger@example.com").exists()
+    assert "_auth_user_id" not in answer.client.session
+    assert "Your account is there" in answer.client.get("/accounts/login/").content.decode()
+
+
+@pytest.mark.parametrize("manager", ["mona@example.com", "new@example.com"])
+@pytest.mark.parametrize("chain", ["site", "team:%"])
+def test_a_team_comes_with_its_manager_or_not_at_all(stage: Stage, chain: str, manager: str):
+    before = dump()
+    fields = {"name": "Ops West", "slug": "", "manager": manager}
+    refuse(f"NEW.chain LIKE '{chain}'")
+    client = stage.client("adam")
+    before = dump()
+    with transaction.atomic():
+        answer = client.post("/teams/new/", fields)
+    assert (answer.status_code, NOTHING in answer.content.decode()) == (503, True)
+    assert dump() == before
+    accept_inserts(LOG)
+    assert client.post("/teams/new/", fields).status_code in {200, 302}
+    team = Team.objects.get(name="Ops West")
+    assert Membership.objects.filter(team=team).exists() or team.invitations.exists()
+
+
+def test_a_manager_who_cannot_be_one_leaves_no_team(stage: Stage):
+    User.objects.filter(email="vera@example.com").update(is_active=False)
+    answer = stage.client("adam").post("/teams/new/", {"name": "Ops West", "slug": "", "manager": "vera@example.com"})
+    assert answer.status_code == 422
+    assert "This account is disabled" in answer.content.decode()
+    assert not Team.objects.filter(name="Ops West").exists()
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("add a key", "Second"), ("replace a key", "Production")])
+def test_a_key_that_is_saved_and_not_tested_is_said_to_be_so(stage: Stage, name: str, wanted: str):
+    refuse("NEW.event = 'credential.test'")
+    answer = do(stage, name)
+    assert answer.status_code == 302
+    text = answer.client.get(answer["Location"]).content.decode()
+    assert f"{wanted} is saved, but its test could not be written down" in text
+    assert Credential.objects.get(name=wanted).open() == NEW_KEY
+    assert not stage.arize.calls, "the log was asked before Arize"
+
+
+def test_a_test_that_the_log_does_not_take_asks_arize_nothing(stage: Stage):
+    before = dump()
+    refuse("NEW.event = 'credential.test'")
+    client = stage.client("mona")
+    before = dump()
+    with transaction.atomic():
+        answer = client.post(f"/teams/ops-north/credentials/{stage.credential.pk}/test/")
+    assert (answer.status_code, NOTHING in answer.content.decode()) == (503, True)
+    assert not stage.arize.calls
+    assert dump() == before
+
+
+def test_a_log_that_refuses_while_arize_is_asked_is_told_truly(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    refuse("NEW.event = 'credential.test'")
+    monkeypatch.setattr("taskruns.services.credentials.health._rehearse", lambda *_: None)
+    with transaction.atomic():
+        answer = stage.client("mona").post(f"/teams/ops-north/credentials/{stage.credential.pk}/test/")
+    assert answer.status_code == 503
+    assert "Arize was asked what the key sees" in answer.content.decode()
+    assert NOTHING not in answer.content.decode()
+
+
+def test_rehearsing_a_row_leaves_no_trace(stage: Stage):
+    do(stage, "test a key")
+    rows = AuditEvent.objects.filter(event="credential.test")
+    assert [row.outcome for row in rows] == ["ok"]
+    seqs = list(AuditEvent.objects.filter(chain=f"team:{stage.team.pk}").order_by("seq").values_list("seq", flat=True))
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_what_arize_calls_its_answer_is_in_the_row_of_a_success_too(stage: Stage):
+    for call in stage.arize.registered():
+        call.headers = {"x-request-id": "req-of-arize"}
+    for name in ("test a key", "cancel a run", "start a run"):
+        assert ACTS[name].do(stage).status_code in {200, 302}
+    for event, status in (("credential.test", 200), ("run.cancel", 200), ("run.trigger", 201)):
+        details = AuditEvent.objects.filter(event=event).latest("pk").details
+        assert (details["http_status"], details["arize_request_id"]) == (status, "req-of-arize")
+        assert details["milliseconds"] >= 0
+
+
+def test_a_member_who_is_added_closes_the_open_invitation_and_the_row_says_so(stage: Stage):
+    User.objects.create(email="stranger@example.com")
+    stage.client("mona").post("/teams/ops-north/members/add/", {"email": "stranger@example.com", "role": "viewer"})
+    row = AuditEvent.objects.get(event="member.add")
+    assert row.details == {"role": "viewer", "invitations_revoked": 1}
+    stage.invitation.refresh_from_db()
+    assert stage.invitation.revoked_at is not None

@@ -1,0 +1,395 @@
+"""`verify_audit`: exit codes, sentences, its own rows, and what it leaves alone."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection, transaction
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.audit.anchors import anchor_moved
+from taskruns.audit.triggers import _SQLITE_REFUSES, SEALED_TABLES, seal
+from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
+from taskruns.services import audit
+from taskruns.services.audit.steps import ANCHOR, in_steps
+from tests.factories import accept_inserts, events, lift_triggers, refuse_inserts
+from tests.paths import ROOT
+
+from .tampering import delete, edit, set_head, unsealed
+
+ALONE = "not compared with anchors outside the database: a cut tail or a recomputed chain may be missed"
+SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+
+
+@pytest.fixture
+def chain(team: Team, other_team: Team) -> str:
+    append(team, 5)
+    append(other_team, 2)
+    append(None, 3)
+    return f"team:{team.pk}"
+
+
+def append(team: Team | None, rows: int) -> None:
+    for _ in range(rows):
+        with transaction.atomic():
+            record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team, reason="x" * 200)
+
+
+def verify(*arguments: str) -> tuple[int, list[str]]:
+    out = io.StringIO()
+    try:
+        call_command("verify_audit", *arguments, stdout=out)
+    except SystemExit as end:
+        return int(str(end.code)), out.getvalue().splitlines()
+    return 0, out.getvalue().splitlines()
+
+
+def test_a_clean_log_is_exit_0_with_the_rows_of_each_chain(chain: str, other_team: Team):
+    code, lines = verify()
+    assert code == 0
+    assert set(lines[:3]) == {
+        f"{chain}: 5 rows, 0 anchors checked",
+        f"team:{other_team.pk}: 2 rows, 0 anchors checked",
+        "site: 3 rows, 0 anchors checked",
+    }
+    assert lines[3:] == [ALONE, "clean"]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("ops-north", 5), ("site", 3)])
+def test_one_chain_can_be_asked_for(chain: str, team: Team, name: str, rows: int):
+    code, lines = verify("--chain", name)
+    read = "site" if name == "site" else chain
+    assert (code, lines) == (0, [f"{read}: {rows} rows, 0 anchors checked", ALONE, "clean"])
+    assert AuditEvent.objects.get(event="audit.verify").chain == read
+
+
+def test_a_fault_is_exit_1_with_kind_and_place(chain: str):
+    edit(chain, 4, reason="another")
+    code, lines = verify()
+    assert code == 1
+    assert [line for line in lines if " row " in line] == [
+        f"{chain} row 4: edited: it is not what its hash says, or of another chain"
+    ]
+    assert lines[-1] == "1 faults"
+
+
+def test_each_chain_that_was_read_holds_how_it_ended(chain: str, team: Team, other_team: Team):
+    edit(chain, 4, reason="another")
+    verify()
+    assert events(event="audit.verify", chain=chain) == [("audit.verify", "failed")]
+    assert events(event="audit.verify", outcome="ok") == [("audit.verify", "ok")] * 2
+    row = AuditEvent.objects.get(event="audit.verify", chain=chain)
+    assert (row.actor_type, row.team_id, row.seq) == ("command", team.pk, 6)
+    assert row.details == {
+        "chain": chain,
+        "rows": 5,
+        "anchors": 0,
+        "compared": False,
+        "faults": 1,
+        "triggers_missing": 0,
+    }
+
+
+def test_every_fault_is_printed_and_the_page_keeps_the_first_of_each_chain(chain: str, team: Team):
+    append(team, 115)
+    with unsealed(), connection.cursor() as cursor:
+        cursor.execute("UPDATE taskruns_auditevent SET reason = 'another' WHERE chain = %s", [chain])
+    code, lines = verify("--chain", "ops-north")
+    assert code == 1
+    told = [int(line.split(" row ")[1].split(":")[0]) for line in lines if ": edited: " in line]
+    assert told == list(range(1, 121))
+    assert lines[-1] == "120 faults"
+    asked = AuditVerification.objects.get()
+    assert (asked.fault_count, len(asked.faults)) == (120, 20)
+
+
+def test_anchors_from_outside_are_met_or_not(chain: str, tmp_path: Path):
+    anchor_moved()
+    lines = [json.dumps(line) for line in in_steps(AuditAnchor.objects.filter(chain=chain), ANCHOR)]
+    copy = tmp_path / "anchors.jsonl"
+    copy.write_text("\n".join(lines) + "\n\n")
+    assert verify("--chain", "ops-north", "--anchors", str(copy))[0] == 0
+    delete(chain, "seq > 3")
+    delete(chain, "seq > 3", table="taskruns_auditanchor")
+    set_head(chain, 3)
+    assert verify("--chain", "ops-north")[0] == 0
+    code, said = verify("--chain", "ops-north", "--anchors", str(copy))
+    assert code == 1
+    assert f"{chain} row 5: anchor not met" in "\n".join(said)
+
+
+@pytest.mark.parametrize("table", SEALED_TABLES)
+def test_a_missing_trigger_is_said_and_a_fault_of_every_chain(chain: str, table: str):
+    with connection.cursor() as cursor:
+        lift_triggers(cursor, table)
+    code, lines = verify()
+    assert code == 1
+    assert any(line.startswith(f"the trigger {table}_") for line in lines)
+    assert events(event="audit.verify") == [("audit.verify", "failed")] * 3
+
+
+EVENTS = "taskruns_auditevent"
+_REFUSE = "FOR EACH STATEMENT EXECUTE FUNCTION taskruns_append_only()"
+CHANGED_TRIGGERS = (
+    {
+        "of one column": f"BEFORE UPDATE OF id OR DELETE OR TRUNCATE ON {EVENTS} {_REFUSE}",
+        "never": f"BEFORE UPDATE OR DELETE ON {EVENTS} FOR EACH STATEMENT WHEN (false) "
+        "EXECUTE FUNCTION taskruns_append_only()",
+        "too late": f"AFTER UPDATE OR DELETE OR TRUNCATE ON {EVENTS} {_REFUSE}",
+        "without truncate": f"BEFORE UPDATE OR DELETE ON {EVENTS} {_REFUSE}",
+    }
+    if connection.vendor == "postgresql"
+    else {
+        "of one column": f"BEFORE UPDATE OF id ON {EVENTS} {_SQLITE_REFUSES}",
+        "never": f"BEFORE UPDATE ON {EVENTS} WHEN 0 {_SQLITE_REFUSES}",
+        "too late": f"AFTER UPDATE ON {EVENTS} {_SQLITE_REFUSES}",
+        "of another table": f"BEFORE UPDATE ON taskruns_heartbeat {_SQLITE_REFUSES}",
+    }
+)
+
+
+@pytest.mark.parametrize("when", CHANGED_TRIGGERS.values(), ids=CHANGED_TRIGGERS)
+def test_a_trigger_that_was_changed_is_said(chain: str, when: str):
+    name = f"{EVENTS}_append_only" if connection.vendor == "postgresql" else f"{EVENTS}_no_update"
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TRIGGER {name}" + (f" ON {EVENTS}" if connection.vendor == "postgresql" else ""))
+        cursor.execute(f"CREATE TRIGGER {name} {when}")
+    code, lines = verify()
+    assert code == 1
+    assert [line for line in lines if line.startswith(f"the trigger {name} ")]
+    with connection.cursor() as cursor:
+        table = "taskruns_heartbeat" if "heartbeat" in when else EVENTS
+        cursor.execute(f"DROP TRIGGER {name}" + (f" ON {table}" if connection.vendor == "postgresql" else ""))
+    seal(connection)
+    assert verify()[0] == 0
+
+
+def only_postgresql(test: Any) -> Any:
+    """On SQLite a trigger has its function in itself, and there is one schema."""
+    return test if connection.vendor == "postgresql" else None
+
+
+REFUSES = "RAISE EXCEPTION 'the audit log is append-only'"
+
+
+@only_postgresql
+@pytest.mark.parametrize("body", ["RETURN NULL;", f"IF false THEN {REFUSES}; END IF; RETURN NULL;"])
+def test_a_function_that_was_changed_is_said(chain: str, body: str):
+    function = (
+        f"CREATE OR REPLACE FUNCTION taskruns_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(function)
+    assert verify()[0] == 1
+    seal(connection)
+    assert verify()[0] == 0
+
+
+@only_postgresql
+def test_a_trigger_of_the_same_name_on_a_table_elsewhere_does_not_count(chain: str):
+    schema = "elsewhere"
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {schema}")
+        cursor.execute(f"CREATE TABLE {schema}.{EVENTS} (id int)")
+        for table in (f"{schema}.{EVENTS}", EVENTS):
+            cursor.execute(f"DROP TRIGGER IF EXISTS {EVENTS}_append_only ON {table}")
+        when = f"BEFORE UPDATE OR DELETE OR TRUNCATE ON {schema}.{EVENTS} {_REFUSE}"
+        cursor.execute(f"CREATE TRIGGER {EVENTS}_append_only {when}")
+    assert verify()[0] == 1
+
+
+def test_a_trigger_that_is_there_and_does_nothing_is_missing_too(chain: str):
+    table = "taskruns_auditevent"
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER {table}_append_only")
+            name = f"{table}_append_only"
+        else:
+            name = f"{table}_no_update"
+            cursor.execute(f"DROP TRIGGER {name}")
+            cursor.execute(f"CREATE TRIGGER {name} BEFORE UPDATE ON {table} BEGIN SELECT 1; END")
+    code, lines = verify()
+    assert code == 1
+    assert [line for line in lines if line.startswith(f"the trigger {name} ")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--chain", "nowhere"], "There is no team nowhere."),
+        (["--anchors", "/nowhere/at/all"], "The file of anchors cannot be read: No such file or directory."),
+        (["--anchors", __file__], "The file of anchors holds no anchor at all."),
+        (["--anchors", "{tmp}/strange"], "The file of anchors holds no anchor at all."),
+    ],
+)
+def test_what_could_not_run_is_exit_2_with_a_sentence(chain: str, arguments: list[str], sentence: str, tmp_path: Path):
+    strange = {"chain": "site", "seq": "1", "hash": "", "signed_at": "", "key_id": "", "signature": ""}
+    (tmp_path / "strange").write_text(json.dumps(strange))
+    with pytest.raises(CommandError) as refused:
+        verify(*[part.format(tmp=tmp_path) for part in arguments])
+    assert (str(refused.value), refused.value.returncode) == (sentence, 2)
+    assert not events(event="audit.verify")
+
+
+def test_a_clean_walk_that_cannot_be_recorded_is_none(chain: str):
+    refuse_inserts("taskruns_auditevent")
+    with pytest.raises(CommandError) as refused, transaction.atomic():
+        verify()
+    assert refused.value.returncode == 2
+    accept_inserts("taskruns_auditevent")
+    assert verify()[0] == 0
+
+
+def test_faults_are_told_even_if_the_log_takes_no_row_any_more(chain: str):
+    edit(chain, 4, reason="another")
+    refuse_inserts("taskruns_auditevent")
+    code, lines = verify("--chain", "ops-north")
+    assert code == 1
+    assert f"{chain} row 4: edited" in "\n".join(lines)
+    assert f"{chain}: nothing can be added to this chain" in lines
+
+
+def test_a_chain_that_takes_no_row_is_noted_in_the_sites(chain: str, team: Team):
+    """Its head was set back: the next number is taken already."""
+    set_head(chain, 3)
+    code, lines = verify("--chain", "ops-north")
+    assert code == 1
+    assert f"{chain} row 4: inserted" in "\n".join(lines)
+    row = AuditEvent.objects.get(event="audit.verify")
+    assert (row.chain, row.outcome, row.details["chain"]) == ("site", "failed", chain)
+
+
+def test_a_chain_whose_team_is_gone_is_read_and_noted_in_the_sites(chain: str, team: Team):
+    Team.objects.filter(pk=team.pk).delete()
+    code, lines = verify()
+    assert (code, f"{chain}: 5 rows, 0 anchors checked" in lines) == (0, True)
+    assert chain in {row.details["chain"] for row in AuditEvent.objects.filter(event="audit.verify", chain="site")}
+
+
+def test_the_walk_is_told_at_a_terminal_only(chain: str, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("taskruns.services.audit.verification.TOLD_EVERY", 2)
+    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+        call_command("verify_audit", stdout=io.StringIO(), stderr=stream)
+        assert ("rows, 0 faults" in stream.getvalue()) is told
+
+
+def test_an_export_tells_how_far_it_is_at_a_terminal_only(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("taskruns.management.commands.export_audit.TELL_EACH", 2)
+    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+        lines = io.StringIO()
+        call_command("export_audit", team.slug, stdout=lines, stderr=stream)
+        assert (" of " in stream.getvalue()) is told
+        assert all(line.startswith("{") for line in lines.getvalue().splitlines())
+
+
+def test_rows_that_are_added_while_it_walks_are_no_fault(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
+    """Before, between and after the steps of the walk; and those that were seen are rows like others."""
+    monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 2)
+    monkeypatch.setattr("taskruns.services.audit.verification.TOLD_EVERY", 1)
+    added = []
+
+    def meanwhile(report: audit.Report) -> None:
+        if len(added) < 7:
+            append(team, 1)
+            added.append(anchor_moved())
+
+    report = audit.verify(by=SOMEBODY, chain=chain, tell=meanwhile, found=print)
+    assert (report.fault_count, len(added)) == (0, 7)
+    assert 5 < report.rows <= 12
+
+
+def test_it_does_what_it_says_as_a_process(tmp_path: Path):
+    """Exit codes as a shell sees them: no migration yet, then clean."""
+    environ = os.environ | {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+    }
+
+    def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "manage.py", *arguments]
+        root = ROOT
+        return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=120, check=False)
+
+    early = manage("verify_audit")
+    assert (early.returncode, early.stdout) == (2, "")
+    assert early.stderr.count("\n") == 1
+    assert manage("migrate", "--verbosity", "0").returncode == 0
+    assert manage("create_team", "Ops North").returncode == 0
+    done = manage("verify_audit")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"site: 1 rows, 0 anchors checked\n{ALONE}\nclean\n", "")
+
+
+@pytest.mark.parametrize("key", ["", "abc", "AAAA"])
+def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
+    environ = os.environ | {
+        "AUDIT_SIGNING_KEY": key,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+    }
+    for command, code in (("verify_audit", 2), ("migrate", 1)):
+        done = subprocess.run(
+            [sys.executable, "manage.py", command],
+            cwd=ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith("Cannot start: AUDIT_SIGNING_KEY")
+        assert done.stderr.count("\n") == 1
+
+
+def test_memory_does_not_grow_with_the_chain(team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 100)
+    append(team, 400)
+    peak()
+    short = peak()
+    append(team, 1_200)
+    assert peak() < short * 1.3
+    assert AuditChain.objects.get(chain=f"team:{team.pk}").seq > 1_600
+
+
+def peak() -> int:
+    tracemalloc.start()
+    try:
+        assert verify("--chain", "ops-north")[0] == 0
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_page_of_auditors_shows_what_the_command_found(chain: str, team: Team):
+    edit(chain, 4, reason="another")
+    verify("--chain", "ops-north")
+    asked = AuditVerification.objects.get()
+    assert (asked.result, asked.rows, asked.fault_count) == ("faults", 5, 1)
+    assert asked.faults[0].startswith(f"{chain} row 4: edited")
+    verify("--chain", "site")
+    assert audit.latest_failed() == asked, "one clean chain says nothing of the others"
+
+
+def test_a_database_that_fails_midway_is_exit_2(chain: str, monkeypatch: Any):
+    def fail(*_: Any, **__: Any) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr("taskruns.services.audit.verification.in_steps", fail)
+    with pytest.raises(CommandError) as refused:
+        verify()
+    assert refused.value.returncode == 2

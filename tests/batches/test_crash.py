@@ -1,0 +1,108 @@
+"""Real workers, a simulated Arize with faults, and power cuts: every run still comes to a true end."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, CancelItem
+from taskruns.services import bulk, cancellations
+from taskruns.services.bulk import working
+from tests.arize_double import in_threads
+from tests.e2e.stack import wait_for
+from tests.factories import actor
+
+from .world import FAULTS, World, world
+
+
+def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path, settings: Any) -> None:
+    with world(tmp_path, rate=100) as here:
+        runs = here.add_runs(200)
+        here.fail(*FAULTS)
+        batch = here.batch(runs)
+        here.start_worker()
+        here.wait_for(batch, within=90)
+        assert here.faults_of(batch) == []
+        assert bulk.counts_of(batch)["confirmed"] >= 190
+        assert len(here.posts()) == 200
+
+
+def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
+    committed: None, tmp_path: Path, settings: Any
+) -> None:
+    with world(tmp_path, rate=20) as here:
+        runs = here.add_runs(60)
+        here.fail({"path": "/cancel", "latency_ms": 400, "latency_at": "after"})
+        batch = here.batch(runs)
+        for cut in range(2):
+            worker = here.start_worker()
+            until_some_are_sent(here, 12 * (cut + 1))
+            here.kill(worker)
+        lost = CancelItem.objects.filter(batch=batch, state="sent").count()
+        assert lost, "the control: something was under way when the power was cut"
+        # Nobody needs to wait for the leases of those who died.
+        CancelItem.objects.filter(batch=batch, state="sent").update(next_try_at=timezone.now())
+        here.start_worker()
+        here.wait_for(batch, within=90)
+        assert here.faults_of(batch) == []
+        assert bulk.counts_of(batch) == {"confirmed": 60}
+
+
+def until_some_are_sent(here: World, number: int) -> None:
+    wait_for(lambda: sum(map(len, here.posts().values())) >= number, f"{number} POSTs", within=60)
+
+
+def test_two_workers_on_one_batch_send_nothing_twice(
+    committed: None, tmp_path: Path, settings: Any, monkeypatch: Any
+) -> None:
+    """Even when the claim of the batch does not keep one of them away."""
+    settings.CANCELS_PER_SECOND = 1_000
+    with world(tmp_path) as here:
+        batch = here.batch(here.add_runs(80))
+        monkeypatch.setattr(working, "_unclaimed", lambda _: Q())
+        in_threads(2, lambda _: bulk.work(batch.pk))
+        while bulk.work(batch.pk) is not None:
+            pass
+        batch.refresh_from_db()
+        assert here.faults_of(batch) == []
+        assert [len(posts) for posts in here.posts().values()] == [1] * 80
+
+
+def test_a_run_cancelled_singly_while_its_batch_is_at_work_gets_one_post(
+    committed: None, tmp_path: Path, settings: Any
+) -> None:
+    settings.CANCELS_PER_SECOND = 1_000
+    with world(tmp_path) as here:
+        runs = here.add_runs(12)
+        here.fail({"path": "/cancel", "latency_ms": 100})
+        batch = here.batch(runs)
+        acts: list[Any] = [lambda: bulk.work(batch.pk)]
+        acts += [lambda run=run: cancellations.cancel(run, by=actor(here.person)) for run in runs[:5]]
+        in_threads(len(acts), lambda number: acts[number]())
+        while bulk.work(batch.pk) is not None:
+            pass
+        assert here.faults_of(batch) == []
+        assert [len(posts) for posts in here.posts().values()] == [1] * 12
+        assert bulk.counts_of(batch).keys() <= {"confirmed", "not_needed"}
+
+
+def test_an_abort_stops_within_2_s_and_what_was_sent_comes_to_its_end(
+    committed: None, tmp_path: Path, settings: Any
+) -> None:
+    with world(tmp_path, rate=20) as here:
+        batch = here.batch(here.add_runs(300))
+        here.start_worker()
+        until_some_are_sent(here, 10)
+        assert bulk.abort(batch, by=actor(here.person))
+        batch.refresh_from_db()
+        here.wait_for(batch, within=30)
+        last = max(at for posts in here.posts().values() for at in posts)
+        assert last - batch.aborted_at < timedelta(seconds=2)
+        assert here.faults_of(batch) == []
+        counts = bulk.counts_of(batch)
+        assert set(counts) == {"confirmed", "left_out"}
+        assert counts["confirmed"] == len(here.posts())
+        aborted = AuditEvent.objects.get(event="run.cancel_many", outcome="aborted")
+        assert aborted.details["counts"]["left_out"] == counts["left_out"]

@@ -1,0 +1,348 @@
+"""The pages of cancelling many: the list to confirm, the word to begin, how far it is, and who sees what."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from taskruns.models import (
+    AuditEvent,
+    CancelBatch,
+    CancelItem,
+    Credential,
+    ItemState,
+    Outcome,
+    Run,
+    Status,
+    Task,
+    Team,
+    User,
+)
+from taskruns.services import bulk
+from tests.factories import ClientOf, events, make_run, run_url, wire_run
+from tests.jobs.test_jobs import _empty_queue, work
+
+assert _empty_queue
+URL = "/teams/ops-north/batches/"
+
+
+@pytest.fixture
+def runs(task: Task) -> list[Run]:
+    return [make_run(task) for _ in range(3)]
+
+
+@pytest.fixture
+def client(oli: User, client_of: ClientOf) -> Client:
+    return client_of(oli)
+
+
+def drafted(client: Client, runs: list[Run]) -> CancelBatch:
+    answer = client.post(URL, {"run": [str(run.pk) for run in runs]})
+    assert answer.status_code == 302, answer.content.decode()
+    batch = CancelBatch.objects.latest("created_at")
+    assert answer["Location"] == f"{URL}{batch.pk}/"
+    return batch
+
+
+def page(client: Client, batch: CancelBatch, **headers: str) -> str:
+    answer = client.get(f"{URL}{batch.pk}/", headers=headers)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def words(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def test_ticked_runs_become_a_list_to_look_at_and_nothing_is_sent(client: Client, runs: list[Run], arize: Any) -> None:
+    batch = drafted(client, runs)
+    text = words(page(client, batch))
+    assert "Cancel 3 runs?" in text
+    assert "Answer relevance evaluation 0 3 0" in text
+    assert "Nothing has been sent" in text
+    work()
+    assert not arize.calls
+    assert events() == []
+
+
+def test_the_list_says_what_it_leaves_out_because_it_has_ended(client: Client, task: Task, runs: list[Run]) -> None:
+    batch = drafted(client, [*runs, make_run(task, status=Status.COMPLETED)])
+    Run.objects.filter(pk=runs[0].pk).update(status=Status.FAILED, rank=0)
+    text = words(page(client, batch))
+    assert "1 more was asked for, but is not pending or running" in text
+    assert "Answer relevance evaluation 0 2 1" in text
+
+
+def test_all_that_match_are_those_of_every_page_and_active(client: Client, task: Task, other_team: Team) -> None:
+    wanted = [make_run(task) for _ in range(70)]
+    make_run(task, status=Status.PENDING)
+    make_run(task, status=Status.COMPLETED)
+    other = Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id=task.arize_id)
+    make_run(other)
+    client.post(URL, {"match": "all", "status": ["running", "completed"], "task": task.arize_id, "sort": "-errors"})
+    batch = CancelBatch.objects.get()
+    assert set(batch.items.values_list("run_id", flat=True)) == {run.pk for run in wanted}
+    assert batch.filters == f"?status=completed&status=running&task={task.arize_id}"
+
+
+@pytest.mark.parametrize("fields", [{}, {"q": "  "}, {"status": ""}, {"sort": "created"}, {"unknown": "x"}])
+def test_an_empty_filter_never_means_everything(fields: dict[str, str], client: Client, runs: list[Run]) -> None:
+    answer = client.post(URL, {"match": "all"} | fields)
+    assert answer.status_code == 422
+    assert "no filter never means every run" in words(answer.content.decode())
+    assert not CancelBatch.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence"),
+    [
+        ({}, 422, "No run was chosen"),
+        ({"run": "nonsense"}, 422, "an id that is none"),
+        ({"run": "\x00"}, 422, "an id that is none"),
+        ({"match": "page"}, 422, "could not read what to cancel"),
+        ({"match": "all", "status": "failed"}, 422, "No pending or running run matches"),
+        ({"match": "all", "status": "nonsense"}, 400, "There is no status"),
+        ({"match": "all", "min_duration": "many"}, 400, "must be a whole number"),
+    ],
+)
+def test_what_makes_no_list_is_refused_with_a_sentence(
+    fields: dict[str, str], status: int, sentence: str, client: Client, runs: list[Run]
+) -> None:
+    answer = client.post(URL, fields)
+    assert (answer.status_code, sentence in words(answer.content.decode())) == (status, True)
+    assert not CancelBatch.objects.exists()
+
+
+def test_ticks_and_all_that_match_are_never_mixed(client: Client, runs: list[Run]) -> None:
+    answer = client.post(URL, {"match": "all", "status": "running", "run": str(runs[0].pk)})
+    assert answer.status_code == 422
+    assert not CancelBatch.objects.exists()
+
+
+def test_a_run_of_another_team_is_the_same_404_as_none_and_a_recorded_try(
+    client: Client, runs: list[Run], other_team: Team
+) -> None:
+    theirs = make_run(Task.objects.create(team=other_team, endpoint=runs[0].endpoint, arize_id="x"))
+    answers = [
+        client.post(URL, {"run": [str(runs[0].pk), str(pk)]})
+        for pk in (theirs.pk, "00000000-0000-4000-8000-000000000000")
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert not CancelBatch.objects.exists()
+    assert events(outcome="denied", chain="site") == [("access.denied", "denied")]
+
+
+def test_a_batch_of_another_team_is_a_404(client: Client, otto: User, client_of: ClientOf, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    assert client_of(otto).get(f"/teams/ops-south/batches/{batch.pk}/").status_code == 404
+    assert client_of(otto).post(f"/teams/ops-south/batches/{batch.pk}/confirm/", {"reason": "x"}).status_code == 404
+    batch.refresh_from_db()
+    assert batch.state == "draft"
+
+
+# --- The word to begin
+
+
+def test_a_reason_is_wanted(client: Client, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    for reason in ("", "  ", "\u2028", "x" * 513):
+        answer = client.post(f"{URL}{batch.pk}/confirm/", {"reason": reason})
+        assert answer.status_code == 422
+        assert 'class="errorlist"' in answer.content.decode()
+    batch.refresh_from_db()
+    assert batch.state == "draft"
+    assert client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}).status_code == 302
+
+
+@pytest.mark.parametrize("count", ["", "20", "22", "twenty-one", "21.0", "\N{ARABIC-INDIC DIGIT TWO}1"])
+def test_above_20_the_number_is_typed(count: str, client: Client, task: Task) -> None:
+    batch = drafted(client, [make_run(task) for _ in range(21)])
+    assert 'name="count"' in page(client, batch)
+    answer = client.post(f"{URL}{batch.pk}/confirm/", {"reason": "a bad prompt", "count": count})
+    assert answer.status_code == 422
+    assert "Type the number of runs, 21" in words(answer.content.decode())
+    assert 'value="a bad prompt"' in answer.content.decode(), "what was typed is kept"
+    assert events() == []
+    assert client.post(f"{URL}{batch.pk}/confirm/", {"reason": "a bad prompt", "count": " 21 "}).status_code == 302
+    assert events() == [("run.cancel_many", "requested")]
+
+
+def test_up_to_20_no_number_is_wanted(client: Client, task: Task) -> None:
+    batch = drafted(client, [make_run(task) for _ in range(20)])
+    assert 'name="count"' not in page(client, batch)
+    assert client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}).status_code == 302
+
+
+def test_runs_that_begin_after_the_list_was_made_are_left_out_and_counted(
+    client: Client, task: Task, runs: list[Run], arize: Any
+) -> None:
+    client.post(URL, {"match": "all", "status": "running"})
+    batch = CancelBatch.objects.get()
+    late = [make_run(task) for _ in range(2)]
+    for run in [*runs, *late]:
+        arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    answer = client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}, follow=True)
+    assert "2 more runs match now; they are left out." in words(answer.content.decode())
+    work()
+    assert {call.request.url for call in arize.calls} == {run_url(run, "/cancel") for run in runs}
+    requested = AuditEvent.objects.get(event="run.cancel_many", outcome="requested")
+    assert (requested.details["runs"], requested.details["left_out"]) == (3, 2)
+    assert requested.details["filters"] == "?status=running"
+    assert requested.details["statuses"] == {"running": 3}
+
+
+def test_the_same_list_confirmed_twice_begins_once(client: Client, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    for _ in range(2):
+        assert client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}).status_code == 302
+    assert events(event="run.cancel_many") == [("run.cancel_many", "requested")]
+
+
+def test_the_whole_way_from_ticks_to_the_summary(client: Client, runs: list[Run], arize: Any) -> None:
+    for run, said in zip(runs, ("CANCELLED", "CANCELLED", "COMPLETED"), strict=True):
+        arize.post(run_url(run, "/cancel"), json=wire_run(run, said))
+    batch = drafted(client, runs)
+    client.post(f"{URL}{batch.pk}/confirm/", {"reason": "a bad prompt"})
+    assert "hx-trigger" in page(client, batch)
+    work()
+    html = page(client, batch)
+    assert "Of 3: 2 cancelled, 1 had ended by themselves, 0 not stopped." in words(html)
+    assert 'hx-trigger="every' not in html, "nothing moves any more"
+    assert "a bad prompt" in words(client.get(URL).content.decode())
+    board = words(client.get("/teams/ops-north/runs/").content.decode())
+    assert board.count("cancelled by oli@example.com: a bad prompt") == 2
+
+
+def test_htmx_gets_the_part_that_moves(client: Client, runs: list[Run]) -> None:
+    fragment = page(client, drafted(client, runs), **{"HX-Request": "true"})
+    assert fragment.lstrip().startswith('<article id="batch"')
+
+
+# --- What was not stopped
+
+
+def ended(batch: CancelBatch, states: dict[Run, str]) -> None:
+    for run, state in states.items():
+        CancelItem.objects.filter(batch=batch, run=run).update(state=state)
+    CancelBatch.objects.filter(pk=batch.pk).update(state="finished", finished_at=timezone.now(), person_label="oli")
+
+
+def test_what_was_not_stopped_is_listed_with_why_and_can_be_tried_again(client: Client, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    refused = runs[0].cancellations.create(
+        outcome=Outcome.REFUSED, explanation="The key may not do it (403).", person_label="oli"
+    )
+    CancelItem.objects.filter(run=runs[0]).update(cancellation=refused)
+    ended(batch, {runs[0]: "refused", runs[1]: "confirmed", runs[2]: "unknown"})
+    Run.objects.filter(pk=runs[1].pk).update(status=Status.CANCELLED, rank=0)
+    text = words(page(client, batch))
+    assert "Not stopped: 2" in text
+    assert "refused by Arize: The key may not do it (403)." in text
+    answer = client.post(f"{URL}{batch.pk}/retry/")
+    again = CancelBatch.objects.latest("created_at")
+    assert answer["Location"] == f"{URL}{again.pk}/"
+    assert set(again.items.values_list("run_id", flat=True)) == {runs[0].pk, runs[2].pk}
+    assert again.previous == batch
+    assert f'href="{URL}{batch.pk}/"' in page(client, again)
+
+
+def test_nothing_is_tried_again_before_the_end_or_when_all_have_ended(client: Client, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    assert client.post(f"{URL}{batch.pk}/retry/").status_code == 409
+    ended(batch, dict.fromkeys(runs, "refused"))
+    Run.objects.update(status=Status.COMPLETED, rank=0)
+    assert client.post(f"{URL}{batch.pk}/retry/").status_code == 422
+    assert CancelBatch.objects.count() == 1
+
+
+@pytest.mark.parametrize("state", ["confirmed", "still_running"])
+def test_a_run_that_goes_on_although_arize_said_otherwise_is_red_on_board_and_batch(
+    state: str, client: Client, runs: list[Run]
+) -> None:
+    batch = drafted(client, runs[:1])
+    ended(batch, {runs[0]: state})
+    runs[0].cancellations.create(outcome=state, person_label="oli")
+    html = page(client, batch)
+    assert 'class="said said-alarm"' in html
+    assert "0 cancelled" in words(html)
+    assert "goes on" in client.get(URL).content.decode() or state == "still_running"
+    for path in ("/teams/ops-north/runs/", f"/teams/ops-north/runs/{runs[0].pk}/"):
+        board = client.get(path).content.decode()
+        assert re.search(r'said-alarm">|notice-error">', board), path
+    Run.objects.update(status=Status.CANCELLED, rank=0)
+    assert "said-alarm" not in client.get("/teams/ops-north/runs/").content.decode()
+    assert ("said-alarm" in page(client, batch)) is False
+
+
+def test_the_page_says_why_it_waits(client: Client, credential: Credential, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
+    Credential.objects.update(failing_since=timezone.now(), failing_reason="Arize rejects it.")
+    assert "The runs of key “Production” wait: Arize rejects it." in words(page(client, batch))
+    later = timezone.now() + timedelta(minutes=1)
+    Credential.objects.update(failing_since=None, backoff_until=later, backoff_reason="Too many calls.")
+    assert "wait: Too many calls." in words(page(client, batch))
+
+
+# --- Who sees what
+
+
+def test_who_looks_on_sees_all_and_no_button(client: Client, vera: User, client_of: ClientOf, runs: list[Run]) -> None:
+    batch = drafted(client, runs)
+    watcher = client_of(vera)
+    assert "<button" not in page(watcher, batch).split('<main id="main"')[1].split("</main>")[0]
+    client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
+    assert "Abort" in page(client, batch)
+    assert "Abort" not in page(watcher, batch)
+    ended(batch, dict.fromkeys(runs, "refused"))
+    assert "Try these again" in page(client, batch)
+    assert "Try these again" not in page(watcher, batch)
+    assert "Cancel of 3 runs" in words(watcher.get(URL).content.decode())
+
+
+def test_only_runs_that_can_be_cancelled_have_a_tick_box(
+    client: Client, vera: User, client_of: ClientOf, task: Task, runs: list[Run]
+) -> None:
+    make_run(task, status=Status.COMPLETED)
+    runs[0].cancellations.create(person_label="mona")
+    board = client.get("/teams/ops-north/runs/").content.decode()
+    assert sorted(re.findall(r'name="run" value="([^"]+)"', board)) == sorted(str(run.pk) for run in runs[1:])
+    assert 'name="run"' not in client_of(vera).get("/teams/ops-north/runs/").content.decode()
+    assert 'name="run"' not in client.get("/runs/").content.decode(), "each team's own board"
+
+
+def test_the_first_button_of_the_boards_form_cancels_nothing(client: Client, runs: list[Run]) -> None:
+    """Enter on a tick box presses it."""
+    form = client.get("/teams/ops-north/runs/").content.decode().split('id="board"')[1]
+    first = re.search(r"<button[^>]*>", form)
+    assert first is not None
+    assert f'formaction="{URL}"' in first[0]
+
+
+def test_the_board_offers_all_that_match_only_under_a_filter(client: Client, task: Task, runs: list[Run]) -> None:
+    make_run(task, status=Status.COMPLETED)
+    assert "match-all" not in client.get("/teams/ops-north/runs/").content.decode()
+    html = client.get("/teams/ops-north/runs/?status=running&status=completed&sort=created").content.decode()
+    assert "3 active runs match the filter, on all pages together." in words(html)
+    form = html.split('id="match-all"')[1].split("</form>")[0]
+    fields = re.findall(r'name="(\w+)" value="([^"]*)"', form)
+    assert fields[1:] == [("match", "all"), ("status", "completed"), ("status", "running")]
+    one = client.get("/teams/ops-north/runs/?status=pending").content.decode()
+    assert "match the filter" not in one
+
+
+def test_an_abort_over_http_stops_it_and_says_so(client: Client, runs: list[Run], arize: Any) -> None:
+    batch = drafted(client, runs)
+    client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
+    answer = client.post(f"{URL}{batch.pk}/abort/", follow=True)
+    assert "Aborted: nothing more is sent." in words(answer.content.decode())
+    work()
+    assert not arize.calls
+    batch.refresh_from_db()
+    assert bulk.counts_of(batch) == {ItemState.LEFT_OUT: 3}
+    again = client.post(f"{URL}{batch.pk}/abort/", follow=True)
+    assert "There was nothing left to abort." in words(again.content.decode())
+    assert events(event="run.cancel_many")[1:] == [("run.cancel_many", "aborted")]

@@ -1,0 +1,485 @@
+"""Cancelling many: each run of a frozen list comes to a true end, with its rows."""
+
+import json
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, Self
+
+import pytest
+import requests
+import responses
+import time_machine
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from taskruns.arize.errors import RateLimited
+from taskruns.models import (
+    AuditEvent,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    Cancellation,
+    CancelPace,
+    Credential,
+    Membership,
+    Outcome,
+    Run,
+    Status,
+    Task,
+    Team,
+    User,
+)
+from taskruns.services import bulk, cancellations
+from taskruns.services.bulk import opening, pace
+from tests.factories import NOW, actor, events, make_run, run_url, wire_run
+
+
+@pytest.fixture(autouse=True)
+def _fast(settings: Any) -> None:  # pytest-django's own, which puts them back
+    settings.CANCELS_PER_SECOND = 1_000
+
+
+@pytest.fixture
+def runs(task: Task) -> list[Run]:
+    return [make_run(task) for _ in range(5)]
+
+
+def batch_of(team: Team, runs: list[Run], by: User, **fields: Any) -> CancelBatch:
+    ids = [run.pk for run in runs]
+    return bulk.create_batch(
+        team, run_ids=ids, reason="bad prompt", by=actor(by), source=BatchSource.SELECTION, **fields
+    )
+
+
+def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
+    """Portion after portion, each when it is due, until the batch says that it is finished."""
+    for _ in range(most):
+        delay = bulk.work(batch.pk)
+        if delay is None:
+            batch.refresh_from_db()
+            return batch
+        CancelItem.objects.update(next_try_at=timezone.now())
+        CancelPace.objects.update(paused_until=None)
+    raise AssertionError("the batch does not come to its end")
+
+
+def answers(arize: responses.RequestsMock, run: Run, *posts: Any, seen: str = "RUNNING") -> None:
+    """What Arize says to the POSTs, one after the other (a status, or a state of the run), and to each reading."""
+    for post in posts:
+        if isinstance(post, str):
+            arize.post(run_url(run, "/cancel"), json=wire_run(run, post))
+        elif isinstance(post, Exception):
+            arize.post(run_url(run, "/cancel"), body=post)
+        else:
+            arize.post(run_url(run, "/cancel"), status=post, json={"title": "No", "status": post})
+    arize.get(run_url(run), json=wire_run(run, seen))
+
+
+def states(batch: CancelBatch) -> list[str]:
+    return list(batch.items.order_by("pk").values_list("state", flat=True))
+
+
+def posts(arize: responses.RequestsMock, run: Run) -> int:
+    return sum(call.request.method == "POST" and call.request.url == run_url(run, "/cancel") for call in arize.calls)
+
+
+def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+    for run in runs:
+        answers(arize, run, "CANCELLED")
+    batch = work_off(batch_of(team, runs, oli))
+    assert states(batch) == ["confirmed"] * 5
+    assert batch.state == BatchState.FINISHED
+    assert [posts(arize, run) for run in runs] == [1] * 5
+    assert events(event="run.cancel_many") == [("run.cancel_many", "requested"), ("run.cancel_many", "finished")]
+    for run in runs:
+        rows = AuditEvent.objects.filter(run_id=run.arize_id).order_by("id")
+        assert [row.outcome for row in rows] == ["requested", "confirmed"]
+        assert {row.details["batch_id"] for row in rows} == {str(batch.pk)}
+        assert {(row.actor_label, row.actor_role) for row in rows} == {("oli@example.com", "operator")}
+        assert rows[0].reason == "bad prompt"
+    finished = AuditEvent.objects.get(outcome="finished")
+    assert finished.details["counts"] == {"confirmed": 5}
+
+
+# --- What Arize may say
+
+
+@pytest.mark.parametrize(
+    ("said", "seen", "state"),
+    [
+        ("CANCELLED", "CANCELLED", "confirmed"),
+        ("COMPLETED", "COMPLETED", "finished_first"),
+        (400, "COMPLETED", "finished_first"),
+        (400, "FAILED", "failed_first"),
+        (409, "CANCELLED", "already_cancelled"),
+        (400, "RUNNING", "refused"),
+        (403, "RUNNING", "refused"),
+        (404, "RUNNING", "refused"),
+        (503, "CANCELLED", "confirmed"),
+        (503, "COMPLETED", "finished_first"),
+    ],
+)
+def test_an_item_ends_as_its_cancellation(
+    said: Any, seen: str, state: str, team: Team, run: Run, oli: User, arize: Any
+) -> None:
+    answers(arize, run, said, seen=seen)
+    batch = work_off(batch_of(team, [run], oli))
+    assert states(batch) == [state]
+    assert posts(arize, run) == 1
+    assert outcomes(run) == ["requested", state]
+
+
+def outcomes(run: Run) -> list[str]:
+    rows = AuditEvent.objects.filter(run_id=run.arize_id, event="run.cancel").order_by("seq")
+    return list(rows.values_list("outcome", flat=True))
+
+
+def test_a_429_returns_the_item_to_the_queue_as_often_as_it_comes(team: Team, run: Run, oli: User, arize: Any) -> None:
+    answers(arize, run, 429, 429, 429, 429, 429, "CANCELLED")
+    batch = work_off(batch_of(team, [run], oli))
+    assert states(batch) == ["confirmed"]
+    assert posts(arize, run) == 6
+    assert outcomes(run) == ["requested", "refused"] * 5 + ["requested", "confirmed"]
+    assert batch.items.get().attempts == 1, "a 429 is no attempt"
+
+
+def test_a_429_makes_the_item_wait_as_long_as_arize_asks(team: Team, run: Run, oli: User, arize: Any) -> None:
+    arize.post(run_url(run, "/cancel"), status=429, headers={"Retry-After": "4"})
+    batch = batch_of(team, [run], oli)
+    before = timezone.now()
+    assert bulk.work(batch.pk) == 1.0
+    item = batch.items.get()
+    assert item.state == "queued"
+    assert timedelta(seconds=3.5) < item.next_try_at - before < timedelta(seconds=6)
+
+
+@pytest.mark.parametrize("lost", [503, 500, requests.ConnectionError("cut")])
+def test_what_was_lost_without_effect_is_tried_twice_more_and_no_oftener(
+    lost: Any, team: Team, run: Run, oli: User, arize: Any
+) -> None:
+    answers(arize, run, lost, lost, lost, "CANCELLED")
+    batch = work_off(batch_of(team, [run], oli))
+    assert states(batch) == ["unknown"]
+    assert posts(arize, run) == 3
+    assert outcomes(run) == ["requested", "unknown"] * 3
+    rows = AuditEvent.objects.filter(outcome="requested", event="run.cancel").order_by("seq")
+    assert [row.details["attempt"] for row in rows] == [1, 2, 3]
+    assert [row.details.get("previous_operation") for row in rows[1:]] == [str(row.operation_id) for row in rows[:2]]
+
+
+def test_what_was_lost_is_read_before_anything_is_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
+    arize.post(run_url(run, "/cancel"), body=requests.ConnectionError("cut"))
+    for _ in range(3):
+        arize.get(run_url(run), status=500)
+    batch = batch_of(team, [run], oli)
+    bulk.work(batch.pk)
+    assert states(batch) == ["sent"], "it could not be read, so nothing is known"
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    work_off(batch)
+    assert states(batch) == ["confirmed"]
+    assert posts(arize, run) == 1
+    assert outcomes(run) == ["requested", "unknown", "confirmed"]
+
+
+def test_a_run_that_can_never_be_read_ends_unknown_and_is_not_sent_again(
+    team: Team, run: Run, oli: User, arize: Any
+) -> None:
+    arize.post(run_url(run, "/cancel"), status=503)
+    arize.get(run_url(run), status=500)
+    batch = work_off(batch_of(team, [run], oli))
+    assert states(batch) == ["unknown"]
+    assert posts(arize, run) == 1
+    assert outcomes(run) == ["requested", "unknown"]
+
+
+def test_the_truth_that_comes_later_reaches_the_item(team: Team, run: Run, oli: User, arize: Any) -> None:
+    answers(arize, run, 503, 503, 503)
+    batch = work_off(batch_of(team, [run], oli))
+    assert states(batch) == ["unknown"]
+    arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
+    cancellations.sweep()
+    assert bulk.follow_unknown() == 1
+    assert states(batch) == ["confirmed"]
+
+
+def test_a_stopping_run_holds_the_batch_open_until_it_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
+    answers(arize, run, "RUNNING")
+    batch = batch_of(team, [run], oli)
+    assert bulk.work(batch.pk) == 5.0
+    assert states(batch) == ["sent"]
+    arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
+    cancellations.sweep()
+    work_off(batch)
+    assert states(batch) == ["confirmed"]
+    assert posts(arize, run) == 1
+
+
+def test_a_run_that_goes_on_for_300_s_is_still_running(team: Team, run: Run, oli: User, arize: Any) -> None:
+    answers(arize, run, "RUNNING")
+    batch = batch_of(team, [run], oli)
+    bulk.work(batch.pk)
+    with time_machine.travel(timezone.now() + timedelta(seconds=301)):
+        cancellations.sweep()
+        batch = work_off(batch)
+    assert states(batch) == ["still_running"]
+    assert batch.state == BatchState.FINISHED
+
+
+# --- Others
+
+
+def test_a_run_that_ended_before_its_turn_needs_nothing(team: Team, run: Run, oli: User, arize: Any) -> None:
+    batch = batch_of(team, [run], oli)
+    Run.objects.filter(pk=run.pk).update(status=Status.COMPLETED, rank=0)
+    work_off(batch)
+    assert states(batch) == ["not_needed"]
+    assert outcomes(run) == ["not_needed"]
+    assert not arize.calls
+
+
+def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
+    team: Team, run: Run, oli: User, mona: User, arize: Any
+) -> None:
+    batch = batch_of(team, [run], oli)
+    single = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
+    bulk.work(batch.pk)
+    item = batch.items.get()
+    assert (item.state, item.joined, item.cancellation) == ("sent", True, single)
+    assert outcomes(run) == ["joined"]
+    Cancellation.objects.filter(pk=single.pk).update(outcome=Outcome.CONFIRMED)
+    work_off(batch)
+    assert states(batch) == ["confirmed"]
+    assert not arize.calls
+
+
+def test_a_single_press_joins_what_its_batch_has_sent(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
+    answers(arize, run, "RUNNING")
+    bulk.work(batch_of(team, [run], oli).pk)
+    assert cancellations.cancel(run, by=actor(mona, "manager")).outcome == "joined"
+    assert posts(arize, run) == 1
+
+
+def test_two_batches_with_one_run_send_one_post(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
+    answers(arize, run, "RUNNING")
+    first, second = batch_of(team, [run], oli), batch_of(team, [run], mona)
+    bulk.work(first.pk)
+    bulk.work(second.pk)
+    assert posts(arize, run) == 1
+    arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
+    cancellations.sweep()
+    assert [states(work_off(batch)) for batch in (first, second)] == [["confirmed"], ["confirmed"]]
+
+
+# --- Rights, abort, keys
+
+
+def test_a_right_that_is_lost_mid_way_stops_the_rest(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+    def demoted(request: Any) -> Any:
+        Membership.objects.filter(user=oli).update(role="viewer")
+        return (200, {}, json.dumps(wire_run(runs[0], "CANCELLED")))
+
+    settings.CANCELS_PER_SECOND = 3  # one or two at a time
+    for run in runs:
+        arize.add_callback("POST", run_url(run, "/cancel"), demoted)
+    batch = batch_of(team, runs, oli)
+    in_this_thread(batch)
+    batch.refresh_from_db()
+    assert batch.state == BatchState.ABORTED
+    assert batch.why_aborted.startswith("oli@example.com may no longer")
+    assert set(states(batch)) == {"confirmed", "left_out"}
+    aborted = AuditEvent.objects.get(event="run.cancel_many", outcome="aborted")
+    assert (aborted.actor_type, aborted.details["counts"]["left_out"]) == ("job", states(batch).count("left_out"))
+
+
+def in_this_thread(batch: CancelBatch) -> None:
+    """One portion whose pool is this thread: what Arize's double does is in the test's transaction."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taskruns.services.bulk.working.ThreadPoolExecutor", SameThread)
+        bulk.work(batch.pk)
+
+
+class SameThread:
+    def __init__(self, _threads: int) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, ask: Any, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(ask(*args))
+        return future
+
+
+@pytest.mark.parametrize("loss", ["removed", "disabled", "archived"])
+def test_who_has_lost_the_right_sends_nothing(loss: str, team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+    batch = batch_of(team, runs, oli)
+    {
+        "removed": Membership.objects.filter(user=oli).delete,
+        "disabled": lambda: User.objects.filter(pk=oli.pk).update(is_active=False),
+        "archived": lambda: Team.objects.filter(pk=team.pk).update(archived_at=timezone.now()),
+    }[loss]()
+    bulk.work(batch.pk)
+    batch.refresh_from_db()
+    assert (batch.state, states(batch)) == (BatchState.ABORTED, ["left_out"] * 5)
+    assert not arize.calls
+
+
+def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
+    team: Team, runs: list[Run], oli: User, mona: User, arize: Any
+) -> None:
+    settings.CANCELS_PER_SECOND = 1
+    answers(arize, runs[0], "RUNNING")
+    for run in runs:
+        answers(arize, run, "RUNNING")
+    batch = batch_of(team, runs, oli)
+    CancelItem.objects.filter(batch=batch).exclude(run=runs[0]).update(next_try_at=timezone.now() + timedelta(hours=1))
+    bulk.work(batch.pk)
+    CancelItem.objects.filter(batch=batch, state="queued").update(next_try_at=timezone.now())
+    assert bulk.abort(batch, by=actor(mona, "manager"))
+    assert not bulk.abort(batch, by=actor(mona, "manager")), "once"
+    bulk.work(batch.pk)
+    batch.refresh_from_db()
+    assert batch.finished_at is None
+    assert sorted(states(batch)) == ["left_out"] * 4 + ["sent"]
+    arize.replace("GET", run_url(runs[0]), json=wire_run(runs[0], "CANCELLED"))
+    cancellations.sweep()
+    batch = work_off(batch)
+    assert batch.state == BatchState.ABORTED
+    assert sorted(states(batch)) == ["confirmed"] + ["left_out"] * 4
+    assert sum(posts(arize, run) for run in runs) == 1
+    many = AuditEvent.objects.filter(event="run.cancel_many").order_by("seq")
+    assert [(row.outcome, row.actor_label) for row in many] == [
+        ("requested", "oli@example.com"),
+        ("aborted", "mona@example.com"),
+        ("finished", "oli@example.com"),
+    ]
+    assert many[1].details["counts"] == {"left_out": 4, "sent": 1}
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"failing_since": timezone.now()}, {"backoff_until": timezone.now() + timedelta(hours=1)}]
+)
+def test_a_key_in_trouble_holds_its_runs_back_until_it_is_well(
+    trouble: Any, team: Team, run: Run, credential: Credential, oli: User, arize: Any
+) -> None:
+    answers(arize, run, "CANCELLED")
+    Credential.objects.filter(pk=credential.pk).update(**trouble)
+    batch = batch_of(team, [run], oli)
+    assert bulk.work(batch.pk) is not None
+    assert (states(batch), len(arize.calls)) == (["queued"], 0)
+    Credential.objects.filter(pk=credential.pk).update(**dict.fromkeys(trouble))
+    work_off(batch)
+    assert states(batch) == ["confirmed"]
+
+
+def test_a_key_that_arize_rejects_is_marked_and_the_rest_waits(
+    team: Team, runs: list[Run], credential: Credential, oli: User, arize: Any
+) -> None:
+    settings.CANCELS_PER_SECOND = 1
+    for run in runs:
+        answers(arize, run, 401)
+    batch = batch_of(team, runs, oli)
+    in_this_thread(batch)
+    credential.refresh_from_db()
+    assert credential.failing_since is not None
+    assert sorted(states(batch)) == ["queued"] * 4 + ["refused"]
+    assert ("credential.failing", "done") in events()
+
+
+def test_a_run_of_no_key_is_not_sent_and_told_so(team: Team, task: Task, run: Run, oli: User, arize: Any) -> None:
+    Task.objects.update(credential=None)
+    batch = work_off(batch_of(team, [run], oli))
+    assert states(batch) == ["not_sent"]
+    assert outcomes(run) == ["requested", "not_sent"]
+
+
+# --- Pace
+
+
+def test_the_pace_of_a_key_is_one_for_all_batches(credential: Credential) -> None:
+    settings.CANCELS_PER_SECOND = 20
+    with time_machine.travel(NOW, tick=False), transaction.atomic():
+        CancelPace.objects.create(credential=credential, free_at=NOW)
+        first = pace.places(credential.pk, most=50)
+        assert len(first.moments) == 11, "those within the next 0.5 s"
+        first.taken(8)
+        assert pace.places(credential.pk, most=50).moments == [], "the next free place is not near enough"
+    with time_machine.travel(NOW + timedelta(seconds=0.2), tick=False), transaction.atomic():
+        assert pace.places(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
+    with time_machine.travel(NOW + timedelta(hours=1), tick=False), transaction.atomic():
+        late = pace.places(credential.pk, most=50).moments
+        assert len([moment for moment in late if moment < timezone.now()]) == 4, "a fifth of a second is made up for"
+
+
+def test_a_single_429_is_the_items_trouble_and_three_are_the_keys(credential: Credential) -> None:
+    slow = RateLimited(retry_after=2)
+    pace.heed(credential, [slow, None, slow, slow, None])
+    assert CancelPace.objects.get().paused_until is None
+    pace.heed(credential, [slow, slow])
+    assert CancelPace.objects.get().paused_until is None
+    pace.heed(credential, [slow])
+    assert CancelPace.objects.get().paused_until > timezone.now() + timedelta(seconds=1)
+
+
+def test_a_long_retry_after_pauses_the_key_at_once(credential: Credential) -> None:
+    pace.heed(credential, [RateLimited(retry_after=30)])
+    assert CancelPace.objects.get().paused_until > timezone.now() + timedelta(seconds=28)
+    with transaction.atomic():
+        assert pace.places(credential.pk, most=5).moments == []
+
+
+# --- Workers
+
+
+def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
+    team: Team, run: Run, oli: User, arize: Any
+) -> None:
+    answers(arize, run, "CANCELLED")
+    batch = batch_of(team, [run], oli)
+    CancelBatch.objects.update(claimed_until=timezone.now() + timedelta(seconds=4))
+    assert bulk.due(timezone.now()) == []
+    assert bulk.work(batch.pk) is None
+    assert not arize.calls
+    with time_machine.travel(timezone.now() + timedelta(seconds=6)):
+        assert bulk.due(timezone.now()) == [batch.pk]
+        work_off(batch)
+    assert states(batch) == ["confirmed"]
+
+
+def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run, oli: User, arize: Any) -> None:
+    """Killed between the row and the POST, or between the POST and its end: nobody can tell, but Arize can."""
+    answers(arize, run, "CANCELLED")
+    batch = batch_of(team, [run], oli)
+    assert len(opening.open_some(batch.pk, run.task.credential_id, most=5)) == 1
+    assert outcomes(run) == ["requested"]
+    bulk.work(batch.pk)
+    assert not arize.calls, "it may still be under way"
+    with time_machine.travel(timezone.now() + timedelta(seconds=46)):
+        bulk.work(batch.pk)
+        assert [call.request.method for call in arize.calls] == ["GET"]
+        work_off(batch)
+    assert states(batch) == ["confirmed"]
+    assert outcomes(run) == ["requested", "unknown", "requested", "confirmed"]
+
+
+def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], arize: Any) -> None:
+    draft = bulk.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    assert bulk.work(draft.pk) is None
+    assert bulk.due(timezone.now()) == []
+    assert bulk.forget_drafts() == 0
+    with time_machine.travel(timezone.now() + timedelta(days=2)):
+        bulk.forget_drafts()
+    assert not CancelBatch.objects.exists()
+    assert not arize.calls
+    assert not AuditEvent.objects.exists()
+
+
+def test_the_list_holds_active_runs_of_the_team_only(team: Team, task: Task, runs: list[Run], other_team: Team) -> None:
+    ended = make_run(task, status=Status.COMPLETED)
+    theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
+    draft = bulk.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
+    assert set(draft.items.values_list("run_id", flat=True)) == {run.pk for run in runs}
+    assert draft.passed_over == 2

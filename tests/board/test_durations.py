@@ -1,0 +1,197 @@
+"""How long the runs of a task usually take: learned with each reading that ends a run, shown beside each run."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from taskruns.arize.wire import WireRun
+from taskruns.display.durations import Pace, pace_of, roughly, usual_of
+from taskruns.models import Run, Status, Task, Team
+from taskruns.services.durations import ENOUGH, LOOKED_THROUGH, OF_LAST, learn_usual
+from taskruns.services.runs import Reading, record_observation, record_readings
+from tests.commands.test_fill_runs import fill
+from tests.factories import make_run
+from tests.runs.test_observations import START, at, reading, without
+
+
+def past(task: Task, *seconds: float, status: Status = Status.COMPLETED, **fields: Any) -> list[Run]:
+    """Ended runs of these lengths, the first one the newest."""
+    made = []
+    for number, length in enumerate(seconds):
+        begun = START - timedelta(hours=number + 1)
+        times = {"created_at": begun, "run_started_at": begun, "run_finished_at": begun + timedelta(seconds=length)}
+        made.append(make_run(task, status=status, **times | fields))
+    return made
+
+
+def usual(task: Task) -> int | None:
+    learn_usual(task.pk)
+    task.refresh_from_db()
+    return task.usual_seconds
+
+
+def test_it_is_the_median_of_the_completed_runs(task: Task):
+    past(task, 60, 600, 300)
+    assert usual(task) == 300
+
+
+@pytest.mark.parametrize("known", range(ENOUGH))
+def test_too_few_runs_tell_nothing(known: int, task: Task):
+    past(task, *[60] * known)
+    assert usual(task) is None
+    past(task, *[60] * ENOUGH)
+    assert usual(task) == 60
+
+
+def test_only_completed_runs_with_both_times_count(task: Task, team: Team):
+    past(task, 100, 100, 100)
+    past(task, *[900] * 9, status=Status.FAILED)
+    past(task, *[900] * 9, status=Status.CANCELLED)
+    past(task, *[900] * 9, run_started_at=None)
+    past(task, *[900] * 9, run_finished_at=None)
+    other = Task.objects.create(team=team, endpoint=task.endpoint, arize_id="other")
+    past(other, *[900] * 9)
+    assert usual(task) == 100
+
+
+def test_times_that_cannot_be_do_not_count(task: Task):
+    """An end before the start; the year 1, which some servers send for "not yet"."""
+    past(task, 100, 100, 100)
+    past(task, *[-50] * 9)
+    past(task, *[900] * 9, run_started_at=datetime(1, 1, 1, tzinfo=UTC))
+    assert usual(task) == 100
+
+
+def test_only_the_last_runs_count(task: Task):
+    past(task, *[60] * OF_LAST, *[3_600] * 100)
+    assert usual(task) == 60
+
+
+def test_what_was_usual_long_ago_is_not_looked_for(task: Task):
+    past(task, *[1] * LOOKED_THROUGH, status=Status.FAILED)
+    past(task, 60, 60, 60, created_at=START - timedelta(days=400))
+    assert usual(task) is None
+
+
+def test_a_task_that_lost_its_runs_has_no_usual_duration_any_more(task: Task):
+    past(task, 60, 60, 60)
+    assert usual(task) == 60
+    Run.objects.all().delete()
+    assert usual(task) is None
+
+
+COMPLETED = {"run_started_at": "2026-11-23T03:00:00Z", "run_finished_at": "2026-11-23T03:02:00Z"}
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_reading_that_completes_a_run_teaches_its_task(as_list: Any, task: Task):
+    past(task, 120, 120)
+    run = make_run(task, created_at=START)
+    seen = reading(run, "COMPLETED", **COMPLETED)
+    if as_list:
+        record_readings([Reading(task, [seen], at(5))])
+    else:
+        record_observation(run, seen, at(5))
+    task.refresh_from_db()
+    assert task.usual_seconds == 120
+
+
+def test_first_contact_teaches_too(task: Task):
+    stored = [Run(task=task, arize_id=f"R{number}") for number in range(3)]
+    record_readings([Reading(task, [reading(run, "COMPLETED", **COMPLETED) for run in stored], at(5))])
+    task.refresh_from_db()
+    assert task.usual_seconds == 120
+
+
+def looks_at_durations(act: Any) -> bool:
+    with CaptureQueriesContext(connection) as queries:
+        act()
+    return any("usual_seconds" in query["sql"] and query["sql"].startswith("UPDATE") for query in queries)
+
+
+def test_a_reading_that_completes_nothing_does_not_look(task: Task):
+    running, failing = make_run(task, created_at=START), make_run(task, created_at=START)
+    done = past(task, 120)[0]
+    page: list[WireRun] = [reading(running, num_successes=11), reading(failing, "FAILED"), reading(done, "COMPLETED")]
+    assert looks_at_durations(lambda: record_readings([Reading(task, page, at(5))]))
+    page[:2] = [reading(running, num_successes=12), reading(failing, "FAILED", num_errors=3)]
+    assert not looks_at_durations(lambda: record_readings([Reading(task, page, at(6))]))
+    assert not looks_at_durations(lambda: record_observation(running, reading(running, num_successes=13), at(7)))
+    assert not looks_at_durations(lambda: record_observation(done, reading(done, "COMPLETED"), at(8)))
+
+
+def test_an_answer_without_a_status_is_no_obstacle(task: Task):
+    run = make_run(task, created_at=START)
+    record_readings([Reading(task, [without(run, "status")], at(5))])
+    run.refresh_from_db()
+    assert run.num_successes == 10
+
+
+def test_learning_costs_two_queries_however_many_runs_there_are(task: Task):
+    counts = []
+    for length in (3, 300):
+        past(task, *[60] * length)
+        with CaptureQueriesContext(connection) as queries:
+            learn_usual(task.pk)
+        counts.append(len(queries))
+    assert counts == [2, 2]
+
+
+def test_made_up_runs_have_a_usual_duration_too(team: Team):
+    fill("ops-north", 2_000)
+    completed = Run.objects.filter(status=Status.COMPLETED).values("task")
+    assert Task.objects.filter(pk__in=completed).count() == 200
+    assert not Task.objects.filter(pk__in=completed, usual_seconds=None).exists()
+
+
+SAID = {
+    0: "0 s",
+    99: "99 s",
+    100: "2 min",
+    321: "5 min",
+    7_169: "119 min",
+    7_199: "2 h",
+    86_400: "24 h",
+    172_800: "2 d",
+}
+
+
+@pytest.mark.parametrize(("seconds", "words"), SAID.items())
+def test_it_is_said_in_one_unit(seconds: int, words: str):
+    assert roughly(seconds) == words
+
+
+def running(task: Task, usual_seconds: int | None, **fields: Any) -> Pace:
+    task.usual_seconds = usual_seconds
+    return pace_of(Run(task=task, status=Status.RUNNING, **{"run_started_at": START} | fields))
+
+
+def test_a_run_that_goes_on_names_the_moment_from_which_it_is_longer(task: Task):
+    assert running(task, 300) == Pace("usually 5 min", is_longer=False, longer_at="2026-11-23T03:10:00.000Z")
+
+
+def test_a_run_of_seconds_is_given_a_minute_more(task: Task):
+    assert running(task, 10).longer_at == "2026-11-23T03:01:10.000Z"
+
+
+@pytest.mark.parametrize("begun", [None, datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)])
+def test_without_a_true_start_no_moment_is_named(begun: datetime | None, task: Task):
+    assert running(task, 300, run_started_at=begun).longer_at == ""
+    assert running(task, 300).longer_at
+
+
+def test_without_a_usual_duration_nothing_is_said(task: Task):
+    assert running(task, None) == Pace()
+    assert usual_of(task) == ""
+
+
+@pytest.mark.parametrize(("seconds", "longer"), [(600, False), (601, True)])
+def test_a_run_that_has_ended_is_judged_at_once(seconds: int, longer: Any, task: Task):
+    ended = START + timedelta(seconds=seconds)
+    task.usual_seconds = 300
+    for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED):
+        pace = pace_of(Run(task=task, status=status, run_started_at=START, run_finished_at=ended))
+        assert (pace.is_longer, pace.longer_at) == (longer, "")

@@ -1,0 +1,358 @@
+"""Pages of the board in every order, both ways, with every filter, while runs arrive: against a plain answer."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from typing import Any
+
+import pytest
+import time_machine
+from django.db import connection
+from django.http import QueryDict
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from taskruns.filters import BoardFilter, Cursor
+from taskruns.models import Credential, Run, Status, Task, Team, User
+from taskruns.models.runs import ACTIVE
+from taskruns.permissions import access_of
+from taskruns.services.board import Seat, paging
+from taskruns.services.board import page as page_module
+from taskruns.services.board.page import Listing, list_runs
+from tests.factories import ENDPOINT, make_run
+
+MATCHING = import_module("taskruns.services.board.matching")  # the package gives the function of that name
+
+BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+NOW = BASE + timedelta(hours=1)
+SORTS = ("", "created", "-created", "started", "-started", "duration", "-duration", "errors", "-errors")
+NAMES = ("Toxicity", "Answer relevance", "Prompt experiment")
+
+
+def at(seconds: int) -> datetime:
+    return BASE + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def tasks(team: Team, task: Task) -> list[Task]:
+    kinds = ("template_evaluation", "code_evaluation", "run_experiment")
+    return [
+        Task.objects.create(
+            team=team, endpoint=ENDPOINT, arize_id=f"T{number}", name=name, type=kinds[number], space_id=f"S{number}"
+        )
+        for number, name in enumerate(NAMES)
+    ]
+
+
+@pytest.fixture
+def seat(team: Team, vera: User) -> Seat:
+    return Seat(team, access_of(vera, team))
+
+
+# (task, status, created, started after or None, took or None, errors or None)
+RUN = st.tuples(
+    st.integers(0, 2),
+    st.sampled_from(list(Status)),
+    st.integers(0, 6),
+    st.one_of(st.none(), st.integers(0, 3)),
+    st.one_of(st.none(), st.integers(0, 9)),
+    st.one_of(st.none(), st.integers(0, 2)),
+)
+QUERY = st.fixed_dictionaries(
+    {"sort": st.sampled_from(SORTS)},
+    optional={
+        "status": st.sampled_from(["running", "completed", "running&status=pending", "failed&status=running", "gone"]),
+        "task": st.sampled_from(["T0", "T2", "none"]),
+        "type": st.sampled_from(["code_evaluation", "unknown"]),
+        "space": st.just("S1"),
+        "q": st.sampled_from(["oxi", "R0", "E", "answer", "nothing at all"]),
+        "started_after": st.just("2026-11-23T03:00:03Z"),
+        "started_before": st.just("2026-11-23T03:00:06"),
+        "min_duration": st.sampled_from(["0", "4", "3595"]),
+    },
+)
+
+
+def write(tasks: list[Task], number: int, drawn: Any) -> Run:
+    which, status, created, wait, took, errors = drawn
+    started = None if wait is None else at(created + wait)
+    finished = started + timedelta(seconds=took) if started and took is not None and status not in ACTIVE else None
+    return make_run(
+        tasks[which],
+        arize_id=f"R{number:03}",
+        experiment_id=f"E{number}" if number % 2 else None,
+        status=status,
+        created_at=at(created),
+        run_started_at=started,
+        run_finished_at=finished,
+        num_errors=errors,
+    )
+
+
+def parsed(query: dict[str, str], cursor: Cursor | None = None) -> BoardFilter:
+    text = "&".join(f"{name}={value}" for name, value in query.items())
+    return BoardFilter.parse(QueryDict(text + (f"&cursor={cursor.text()}" if cursor else "")))
+
+
+def elapsed(run: Run) -> timedelta:
+    if run.run_started_at is None:
+        return timedelta(0)
+    if run.run_finished_at is None:
+        return NOW - run.run_started_at if run.status in ACTIVE else timedelta(0)
+    return run.run_finished_at - run.run_started_at
+
+
+def passes(run: Run, query: dict[str, str]) -> bool:
+    """What the filters mean, said once more without a database."""
+    statuses = query["status"].replace("status=", "").split("&") if "status" in query else list(Status.values)
+    begun, ended = run.run_started_at, run.run_finished_at
+    lasts = begun is not None and (ended is not None or run.status in ACTIVE)
+    q = query.get("q", "")
+    return all(
+        (
+            run.status in statuses,
+            query.get("task", run.task.arize_id) == run.task.arize_id,
+            query.get("type", run.task.type) == run.task.type,
+            query.get("space", run.task.space_id) == run.task.space_id,
+            "started_after" not in query or (begun is not None and begun >= at(3)),
+            "started_before" not in query or (begun is not None and begun < at(6)),
+            "min_duration" not in query or (lasts and elapsed(run).total_seconds() >= int(query["min_duration"])),
+            q.lower() in run.task.name.lower() or run.arize_id.startswith(q) or (run.experiment_id or "").startswith(q),
+        )
+    )
+
+
+def key_of(sort: str) -> Callable[[Run], Any]:
+    keys: dict[str, Callable[[Run], Any]] = {
+        "": lambda run: (run.status in ACTIVE, run.created_at),
+        "created": lambda run: run.created_at,
+        "started": lambda run: run.run_started_at or run.created_at,
+        "duration": elapsed,
+        "errors": lambda run: run.num_errors or 0,
+    }
+    return lambda run: (keys[sort.lstrip("-")](run), run.pk.int)
+
+
+def expected(query: dict[str, str]) -> list[str]:
+    sort = query["sort"]
+    runs = sorted(Run.objects.select_related("task"), key=key_of(sort), reverse=sort[:1] in {"", "-"})
+    return [run.arize_id for run in runs if passes(run, query)]
+
+
+def walk(seats: list[Seat], query: dict[str, str], between: Callable[[], Any] = lambda: None) -> Iterator[Listing]:
+    cursor: Cursor | None = None
+    for _ in range(400):
+        listing = list_runs(seats, parsed(query, cursor))
+        yield listing
+        between()
+        cursor = listing.following
+        if cursor is None:
+            return
+    raise AssertionError("the pages never end")
+
+
+def ids(listings: Any) -> list[str]:
+    return [run.arize_id for listing in listings for run in listing.runs]
+
+
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every limit within reach of a few rows."""
+    monkeypatch.setattr(paging, "NEAR", 3)
+    monkeypatch.setattr(paging, "FAR", 8)
+    monkeypatch.setattr(paging, "NARROW", 2)
+    # A search for one task reads that task, one for more of them is walked.
+    monkeypatch.setattr(MATCHING, "FEW_TASKS", 1)
+
+
+PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@PROPERTY
+@given(runs=st.lists(RUN, max_size=30), query=QUERY, size=st.integers(1, 7))
+@pytest.mark.usefixtures("_small")
+def test_every_page_holds_the_right_runs_in_order_both_ways(
+    runs: Any, query: dict[str, str], size: int, tasks: list[Task], seat: Seat, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(page_module, "PAGE", size)
+    Run.objects.all().delete()
+    for number, drawn in enumerate(runs):
+        write(tasks, number, drawn)
+    wanted = expected(query)
+    with time_machine.travel(NOW, tick=False):
+        there = list(walk([seat], query))
+        assert ids(there) == wanted
+        assert all(len(listing.runs) == size or listing.walked for listing in there[:-1])
+        last = there[-1]
+        back = [last]
+        while last.previous is not None:
+            last = list_runs([seat], parsed(query, last.previous))
+            back.insert(0, last)
+            assert len(back) < 400
+    # The way back ends in a full first page, which may hold again what the page before it held.
+    assert list(dict.fromkeys(ids(back))) == wanted
+
+
+@PROPERTY
+@given(runs=st.lists(RUN, min_size=8, max_size=25), query=QUERY, new=st.lists(RUN, min_size=3, max_size=3))
+@pytest.mark.usefixtures("_small")
+def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
+    runs: Any, query: dict[str, str], new: Any, tasks: list[Task], seat: Seat, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(page_module, "PAGE", 3)
+    Run.objects.all().delete()
+    for number, drawn in enumerate(runs):
+        write(tasks, number, drawn)
+    wanted = expected(query)
+    count = len(runs)
+
+    def arrive() -> None:
+        nonlocal count
+        if count < len(runs) + 20:
+            for drawn in new:
+                write(tasks, count, drawn)
+                count += 1
+
+    with time_machine.travel(NOW, tick=False):
+        seen = ids(walk([seat], query, arrive))
+    assert len(seen) == len(set(seen))
+    assert [run for run in seen if int(run[1:]) < len(runs)] == wanted
+
+
+@PROPERTY
+@given(runs=st.lists(st.tuples(st.booleans(), RUN), max_size=25), query=QUERY)
+@pytest.mark.usefixtures("_small")
+def test_the_board_of_two_teams_is_the_two_boards_as_one(
+    runs: Any, query: dict[str, str], tasks: list[Task], seat: Seat, other_team: Team, vera: User, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(page_module, "PAGE", 4)
+    Run.objects.all().delete()
+    Task.objects.filter(team=other_team).delete()
+    others = [
+        Task.objects.create(
+            team=other_team,
+            endpoint=ENDPOINT,
+            arize_id=task.arize_id,
+            name=f"{task.name}, answer {number}" if number else task.name,  # of the two, one search is walked in one
+            type=task.type,
+            space_id=task.space_id,
+        )
+        for number, task in enumerate(tasks)
+    ]
+    for number, (is_other, drawn) in enumerate(runs):
+        write(others if is_other else tasks, number, drawn)
+    with time_machine.travel(NOW, tick=False):
+        assert ids(walk([seat, Seat(other_team, access_of(vera, other_team))], query)) == expected(query)
+
+
+@PROPERTY
+@given(runs=st.lists(RUN, max_size=25), query=QUERY.filter(lambda query: "q" in query))
+def test_a_search_for_a_few_tasks_reads_task_by_task(
+    runs: Any, query: dict[str, str], tasks: list[Task], seat: Seat, monkeypatch: Any
+) -> None:
+    """As the limits are outside of tests: every search of these few tasks is one."""
+    monkeypatch.setattr(page_module, "PAGE", 4)
+    Run.objects.all().delete()
+    for number, drawn in enumerate(runs):
+        write(tasks, number, drawn)
+    with time_machine.travel(NOW, tick=False):
+        assert ids(walk([seat], query)) == expected(query)
+
+
+def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
+    tasks: list[Task], seat: Seat, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in (("NEAR", 5), ("FAR", 10), ("NARROW", 1)):
+        monkeypatch.setattr(paging, name, limit)
+    monkeypatch.setattr(MATCHING, "FEW_TASKS", 0)
+    for number in range(30):
+        write(tasks, number, (0 if number in {1, 2} else 1, Status.COMPLETED, number, 0, 1, 0))
+    client = client_of(vera)
+    html = client.get("/teams/ops-north/runs/?q=toxi").content.decode()
+    assert "Nothing so far" in html
+    assert 'id="board-empty"' not in html
+    pages = 0
+    while "R001" not in html:
+        following = re.search(r'href="([^"]+)" rel="next"', html)
+        assert following is not None
+        html = client.get(following[1].replace("&amp;", "&")).content.decode()
+        pages += 1
+    assert pages == 2
+    assert "Look further" not in html
+
+
+def test_a_page_in_the_middle_leads_both_ways(tasks: list[Task], seat: Seat, client_of: Any, vera: User) -> None:
+    for number in range(130):
+        write(tasks, number, (0, Status.COMPLETED, number, 0, 1, 0))
+    client, seen = client_of(vera), []
+    url = "/teams/ops-north/runs/"
+    for _ in range(3):
+        html = client.get(url).content.decode()
+        seen.append(re.findall(r'data-run-id="([^"]+)"', html))
+        url = (re.search(r'href="([^"]+)" rel="next"', html) or [""] * 2)[1].replace("&amp;", "&")
+    assert url == ""
+    for number in (1, 0):
+        found = re.search(r'href="([^"]+)" rel="prev"', html)
+        assert found is not None
+        html = client.get(found[1].replace("&amp;", "&")).content.decode()
+        assert re.findall(r'data-run-id="([^"]+)"', html) == seen[number]
+    assert 'rel="prev"' not in html
+
+
+def test_a_deep_page_asks_no_more_questions_than_the_first(
+    tasks: list[Task], seat: Seat, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(200):
+        write(tasks, number, (0, Status.COMPLETED, number, 0, 1, 0))
+    for query in ({"sort": ""}, {"sort": "-errors"}, {"sort": "", "status": "completed"}):
+        *_, last = list(walk([seat], query))
+        with django_assert_max_num_queries(1):
+            list_runs([seat], parsed(query, last.previous))
+
+
+def test_gone_time_of_a_page_link_is_not_a_crash(seat: Seat, client_of: Any, vera: User) -> None:
+    far = Cursor(0, 2**62, Team().pk, at=2**62).text()
+    for sort in SORTS:
+        answer = client_of(vera).get(f"/teams/ops-north/runs/?sort={sort}&cursor={far}")
+        assert answer.status_code in {200, 400}, sort
+    assert timezone.now() > BASE
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "status=failed", "status=failed&status=running", "sort=-duration", "started_before=2100-01-01"),
+        *("q=toxi", "q=o", "q=R00", "q=nothing", "q=toxi&status=completed&status=running", "q=toxi&sort=errors"),
+        *("q=o&min_duration=1&type=unknown", "type=unknown&min_duration=1&started_before=2100-01-01"),
+    ],
+)
+@pytest.mark.parametrize(("few", "most"), [(20, 12), (0, 14)])
+@pytest.mark.usefixtures("_small")
+def test_no_page_takes_more_than_twelve_questions(
+    query: str,
+    few: int,
+    most: int,
+    tasks: list[Task],
+    seat: Seat,
+    client_of: Any,
+    vera: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With every limit within reach: filters that are walked to the end, and those that find a page at once.
+
+    Two more are taken by a name that is in many tasks of which hardly one ran lately.
+    """
+    monkeypatch.setattr(MATCHING, "FEW_TASKS", few)
+    monkeypatch.setattr(page_module, "PAGE", 4)
+    Credential.objects.update(last_good_at=timezone.now(), first_contact_done_at=timezone.now())
+    for number in range(40):
+        run = write(tasks, number, (number % 3, Status.CANCELLED, number % 7, 0, 1, 0))
+        Run.objects.filter(pk=run.pk).update(created_by_user_id="U1")
+    client = client_of(vera)
+    client.get("/teams/ops-north/runs/")  # the first look is written down: somebody watches
+    with CaptureQueriesContext(connection) as captured:
+        assert client.get(f"/teams/ops-north/runs/?{query}").status_code == 200
+    assert len(captured) <= most

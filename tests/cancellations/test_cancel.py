@@ -1,0 +1,311 @@
+"""Each row of the cancel table: what Arize says, what the panel makes of it, and what the person is told."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+import requests
+import responses
+from django.utils import timezone
+
+from taskruns.arize.wire import WireRun
+from taskruns.models import AuditEvent, Cancellation, Run, Status, User
+from taskruns.services.runs import record_observation
+from tests.factories import ClientOf, events, press, run_url, wire_run
+from tests.paths import CANCEL_ANSWER
+
+Answer = Callable[[Run], dict[str, Any]]
+BODY = "what-arize-wrote-in-its-body"
+
+
+def says(status: str, **members: Any) -> Answer:
+    return lambda run: {"json": wire_run(run, status, failure_reason=BODY, **members)}
+
+
+def problem(status: int, *, detail: str = BODY, headers: dict[str, str] | None = None) -> Answer:
+    document = {"status": status, "title": "Refused", "detail": detail, "request_id": "req_42"}
+    return lambda _: {"status": status, "json": document, "headers": headers or {}}
+
+
+def answers(status: int, body: str, content_type: str = "application/json") -> Answer:
+    return lambda _: {"status": status, "body": body, "content_type": content_type}
+
+
+def breaks(error: Exception) -> Answer:
+    return lambda _: {"body": error}
+
+
+@dataclass(frozen=True)
+class End:
+    """`outcome` as in audit, or `stopping`; `status` is the run's own afterwards; `words` are in the sentence."""
+
+    outcome: str
+    http: int
+    status: str
+    words: str
+
+
+CONFIRMED = End("confirmed", 200, "cancelled", "Arize confirmed")
+FINISHED = End("finished_first", 200, "completed", "already finished")
+FAILED = End("failed_first", 200, "failed", "already failed")
+ALREADY = End("already_cancelled", 200, "cancelled", "cancelled already")
+UNKNOWN = End("unknown", 502, "running", "not known")
+REFUSED = End("refused", 409, "running", "refused")
+
+SAID = {
+    "CANCELLED": CONFIRMED,
+    "cancelled": CONFIRMED,
+    "Canceled": CONFIRMED,
+    "COMPLETED": FINISHED,
+    "completed": FINISHED,
+    "FAILED": FAILED,
+    "failed": FAILED,
+}
+LOST: dict[str, Answer] = {
+    "read time-out": breaks(requests.ReadTimeout()),
+    "cut": breaks(requests.ConnectionError("Connection aborted.")),
+    "500": problem(500),
+    "502 HTML": answers(502, "<html><h1>Bad gateway</h1></html>", "text/html"),
+    "503": problem(503, headers={"Retry-After": "7"}),
+    "504": problem(504),
+    "408": problem(408),
+    "200 empty": answers(200, ""),
+    "200 HTML": answers(200, "<html>Sign in</html>", "text/html"),
+    "200 list": answers(200, "[]"),
+    "204": answers(204, ""),
+}
+UNREADABLE: dict[str, Answer] = {
+    "500": problem(500),
+    "cut": breaks(requests.ConnectionError("Connection aborted.")),
+    "slow": breaks(requests.ReadTimeout()),
+    "HTML": answers(200, "<html></html>", "text/html"),
+    "404": problem(404),
+    "401": problem(401),
+    "429": problem(429),
+}
+ENDS = {"CANCELLED": CONFIRMED, "completed": FINISHED, "FAILED": FAILED}
+
+
+@pytest.fixture(params=[True, False], ids=["htmx", "plain"])
+def htmx(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def check(arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf) -> Callable[..., Cancellation]:
+    """Press once and compare everything that the end of a cancel shows in."""
+
+    def check(end: End, answer: Answer, *, reread: Answer | None = None, htmx: bool = True) -> Cancellation:
+        post = arize.post(run_url(run, "/cancel"), **answer(run))
+        read = arize.get(run_url(run), **reread(run)) if reread else None
+        page = press(client_of(oli), run, htmx=htmx, reason="evaluates the wrong model")
+        assert post.call_count == 1
+        assert (read.call_count if read else 0) == bool(reread)
+        _check_answer(page, run, end, htmx=htmx, client=client_of(oli))
+        return _check_database(run, end, oli)
+
+    return check
+
+
+def _check_answer(page: Any, run: Run, end: End, *, htmx: Any, client: Any) -> None:
+    if not htmx and end.http == 200:
+        assert page.status_code == 302
+        assert page.url == f"/teams/{run.team.slug}/runs/{run.pk}/"
+        page = page.client.get(page.url)
+    assert page.status_code == end.http if not htmx or end.http != 200 else page.status_code == 200
+    text = page.content.decode()
+    assert end.words in text
+    assert f'data-status="{end.status}"' in text
+    assert ("<!doctype html>" in text.lower()) is not htmx
+    if htmx:
+        assert text.lstrip().startswith(f'<tr id="run-{run.pk}"')
+        assert text.index("</tr>") < text.index('hx-swap-oob="beforeend:#messages"')
+
+
+def _check_database(run: Run, end: End, person: User) -> Cancellation:
+    run.refresh_from_db()
+    assert run.status == end.status
+    assert run.rank == int(end.status in {"pending", "running"})
+    cancellation = Cancellation.objects.get()
+    assert cancellation.outcome == ("" if end.outcome == "stopping" else end.outcome)
+    rows = list(AuditEvent.objects.filter(event="run.cancel").order_by("seq"))
+    assert [row.outcome for row in rows] == ["requested"] + [end.outcome] * (end.outcome != "stopping")
+    for row in rows:
+        assert row.operation_id == cancellation.pk
+        assert (row.actor_label, row.actor_role, row.actor_type) == (person.email, "operator", "user")
+        assert (row.run_id, row.task_id, row.endpoint) == (run.arize_id, run.task.arize_id, run.endpoint)
+        assert row.details["status_before"] == "running"
+        assert BODY not in json.dumps(row.details) + row.reason
+    assert rows[0].reason == cancellation.reason == "evaluates the wrong model"
+    return cancellation
+
+
+@pytest.mark.parametrize("status", SAID)
+def test_it_believes_the_end_that_a_200_tells_in_either_case(status: str, check: Any, htmx: Any) -> None:
+    check(SAID[status], says(status), htmx=htmx)
+    outcome = AuditEvent.objects.get(outcome=SAID[status].outcome)
+    assert outcome.details["http_status"] == 200
+    assert outcome.details["status_after"] == SAID[status].status
+    assert outcome.details["num_successes"] == 10
+    assert outcome.details["milliseconds"] >= 0
+
+
+def test_it_takes_the_sample_answer_of_arizes_own_page_for_finished_first(check: Any, run: Run) -> None:
+    sample = CANCEL_ANSWER.read_text()
+    arize_id = run.arize_id
+    check(FINISHED, answers(200, sample))
+    run.refresh_from_db()
+    assert (run.num_successes, run.num_errors, run.num_skipped) == (4850, 12, 138)
+    assert run.arize_id == arize_id != json.loads(sample)["id"]
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "running", "PENDING", "pending"])
+def test_it_shows_stopping_while_a_cancelled_run_goes_on(status: str, check: Any, htmx: Any, run: Run) -> None:
+    cancellation = check(
+        End("stopping", 200, status.lower(), "stopping, asked by oli@example.com"), says(status), htmx=htmx
+    )
+    assert cancellation.stopping_since is not None
+    assert cancellation.closed_at is None
+
+
+def test_it_keeps_looking_at_a_run_that_answers_with_a_word_nobody_knows(check: Any) -> None:
+    assert check(End("stopping", 200, "unknown", "ARCHIVING"), says("ARCHIVING")).stopping_since is not None
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "failed", "CANCELLED"])
+@pytest.mark.parametrize("code", [400, 409])
+def test_it_takes_a_refusal_of_an_ended_run_for_no_error(code: int, status: str, check: Any, htmx: Any) -> None:
+    end = {"COMPLETED": FINISHED, "failed": FAILED, "CANCELLED": ALREADY}[status]
+    check(end, problem(code), reread=says(status), htmx=htmx)
+    details = AuditEvent.objects.get(outcome=end.outcome).details
+    assert details["http_status"] == code
+    assert details["arize_request_id"] == "req_42"
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "pending"])
+@pytest.mark.parametrize("code", [400, 409])
+def test_it_shows_arizes_own_words_when_an_active_run_is_refused(code: int, status: str, check: Any, htmx: Any) -> None:
+    detail = "cannot\x1b[31m cancel\r\n<img src=x onerror=alert(1)> " + "x" * 400
+    end = End("refused", 409, status.lower(), "&lt;img src=x onerror=alert(1)&gt; xxx")
+    cancellation = check(end, problem(code, detail=detail), reread=says(status), htmx=htmx)
+    words = cancellation.explanation.partition("Arize says: ")[2]
+    assert words.startswith("Refused: cannot")
+    assert len(words) <= 302
+    assert words.isprintable()
+
+
+@pytest.mark.parametrize("reread", UNREADABLE)
+@pytest.mark.parametrize("code", [400, 409])
+def test_it_says_refused_when_the_run_cannot_be_read_after_a_refusal(code: int, reread: str, check: Any) -> None:
+    check(REFUSED, problem(code), reread=UNREADABLE[reread])
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "status"),
+    [
+        (401, "does not accept this API key", "running"),
+        (403, "may not do it", "running"),
+        (404, "does not know this", "gone"),
+        (422, "cannot carry it out", "running"),
+        (302, "should not give", "running"),
+        (418, "should not give", "running"),
+    ],
+)
+def test_it_says_why_arize_refused(code: int, words: str, status: str, check: Any, htmx: Any) -> None:
+    check(End("refused", 409, status, words), problem(code), htmx=htmx)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [({"Retry-After": "42"}, "Try again in 42 seconds"), ({}, "Wait a little, then try again")],
+)
+def test_it_says_when_to_try_again_after_429(headers: Any, words: str, check: Any, htmx: Any) -> None:
+    check(End("refused", 429, "running", words), problem(429, headers=headers), htmx=htmx)
+
+
+@pytest.mark.parametrize("error", [requests.ConnectTimeout(), requests.exceptions.SSLError("foreign certificate")])
+def test_it_says_that_nothing_was_sent_without_a_connection(error: Exception, check: Any, htmx: Any) -> None:
+    check(End("not_sent", 502, "running", "Nothing was sent"), breaks(error), htmx=htmx)
+
+
+@pytest.mark.parametrize("status", ENDS)
+@pytest.mark.parametrize("lost", LOST)
+def test_it_reads_the_end_of_a_run_whose_cancel_was_lost(lost: str, status: str, check: Any) -> None:
+    check(ENDS[status], LOST[lost], reread=says(status))
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "pending", "ARCHIVING"])
+@pytest.mark.parametrize("lost", LOST)
+def test_it_does_not_guess_while_a_run_goes_on_after_a_lost_cancel(lost: str, status: str, check: Any) -> None:
+    after = "unknown" if status == "ARCHIVING" else status.lower()
+    assert check(End("unknown", 502, after, "not known"), LOST[lost], reread=says(status)).followed
+
+
+def test_an_accepted_cancel_without_a_status_is_stopping_while_the_run_goes_on(check: Any) -> None:
+    accepted = answers(200, '{"id": "x"}')
+    assert check(End("stopping", 200, "running", "stopping"), accepted, reread=says("RUNNING")).stopping_since
+    assert Cancellation.objects.get().answer["http_status"] == 200
+
+
+@pytest.mark.parametrize("reread", UNREADABLE)
+@pytest.mark.parametrize("lost", LOST)
+def test_it_does_not_guess_when_the_run_cannot_be_read_either(lost: str, reread: str, check: Any) -> None:
+    assert check(UNKNOWN, LOST[lost], reread=UNREADABLE[reread]).followed
+
+
+def test_it_answers_a_plain_form_in_full_when_the_end_is_unknown(check: Any) -> None:
+    check(UNKNOWN, LOST["cut"], reread=UNREADABLE["500"], htmx=False)
+
+
+def test_it_sends_one_empty_post_with_the_key_and_the_quoted_id(
+    arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf
+) -> None:
+    Run.objects.update(arize_id="odd/id?=")
+    run.refresh_from_db()
+    arize.post("http://arize.test:9999/v2/task-runs/odd%2Fid%3F%3D/cancel", json=wire_run(run, "CANCELLED"))
+    assert press(client_of(oli), run).status_code == 200
+    sent = arize.calls[0].request
+    assert sent.headers["Authorization"].startswith("Bearer ak-canary")
+    assert (sent.body, sent.headers["Content-Length"], "Content-Type" in sent.headers) == (None, "0", False)
+
+
+def test_it_presses_again_after_an_unknown_end_as_a_new_operation(
+    arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf
+) -> None:
+    post = arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
+    arize.get(run_url(run), json=wire_run(run, "RUNNING"))
+    assert press(client_of(oli), run).status_code == 502
+    arize.replace(responses.POST, run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    assert press(client_of(oli), run).status_code == 200
+    assert post.call_count == 1
+    first, second = Cancellation.objects.order_by("requested_at")
+    assert (first.outcome, second.outcome) == ("unknown", "confirmed")
+    assert events(operation_id=first.pk) == [("run.cancel", "requested"), ("run.cancel", "unknown")]
+    assert events(operation_id=second.pk) == [("run.cancel", "requested"), ("run.cancel", "confirmed")]
+    again = AuditEvent.objects.get(operation_id=second.pk, outcome="requested")
+    assert again.details["previous_operation"] == str(first.pk)
+    run.refresh_from_db()
+    assert run.status == Status.CANCELLED
+
+
+def test_a_list_that_was_asked_for_while_the_cancel_was_on_its_way_does_not_undo_it(
+    run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
+):
+    """Arize takes its time: a round of the mirror begins after the cancel did, and sees the run before its end."""
+    begun: list[datetime] = []
+
+    def slowly(_request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        begun.append(timezone.now())
+        record_observation(run, WireRun.from_json(wire_run(run, "RUNNING", num_successes=7)), begun[0])
+        return 200, {}, json.dumps(wire_run(run, "CANCELLED"))
+
+    arize.add_callback("POST", run_url(run, "/cancel"), slowly)
+    answer = press(client_of(oli), run)
+    row = Run.objects.get(pk=run.pk)
+    assert (answer.status_code, row.status) == (200, "cancelled")
+    # The same list again, answered only now.
+    assert not record_observation(run, WireRun.from_json(wire_run(run, "RUNNING", num_successes=8)), begun[0])
+    assert Run.objects.get(pk=run.pk).status == "cancelled"

@@ -1,0 +1,238 @@
+"""The sweep finds the end of what a crash, a lost answer or a slow stop left open. Nothing is closed twice."""
+
+import itertools
+from collections.abc import Callable
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+import requests
+import responses
+import time_machine
+from django.core.management import call_command
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.services.cancellations import settle_stopping, sweep
+from tests.arize_double import Double, in_threads, serving
+from tests.factories import (
+    ClientOf,
+    accept_inserts,
+    events,
+    make_credential,
+    make_run,
+    press,
+    refuse_inserts,
+    run_url,
+    wire_run,
+)
+
+ENDS = {"CANCELLED": "confirmed", "completed": "finished_first", "Failed": "failed_first"}
+
+
+def opened(run: Run, *, age: int, outcome: str = "", stopping: int | None = None) -> Cancellation:
+    """A cancellation asked for `age` seconds ago; `stopping` seconds ago Arize accepted it."""
+    now = timezone.now()
+    return Cancellation.objects.create(
+        run=run,
+        person_label="oli@example.com",
+        requested_at=now - timedelta(seconds=age),
+        outcome=outcome,
+        stopping_since=None if stopping is None else now - timedelta(seconds=stopping),
+    )
+
+
+@pytest.mark.parametrize("status", ENDS)
+@pytest.mark.parametrize("state", ["crashed", "unknown", "stopping"])
+def test_it_writes_the_truth_when_arize_tells_it(state: str, status: str, run: Run, arize: Any) -> None:
+    row = {
+        "crashed": lambda: opened(run, age=61),
+        "unknown": lambda: opened(run, age=5, outcome=Outcome.UNKNOWN),
+        "stopping": lambda: opened(run, age=5, stopping=4),
+    }[state]()
+    arize.get(run_url(run), json=wire_run(run, status))
+    assert sweep() == 1
+    row.refresh_from_db()
+    run.refresh_from_db()
+    assert row.outcome == ENDS[status]
+    assert row.closed_at is not None
+    assert run.status == status.lower()
+    written = AuditEvent.objects.get()
+    assert (written.event, written.outcome, written.operation_id) == ("run.cancel", ENDS[status], row.pk)
+    assert (written.actor_type, written.actor_label, written.team_id) == ("job", "sweep", run.team_id)
+    assert written.run_id == run.arize_id
+    assert sweep() == 0
+    assert len(arize.calls) == 1
+
+
+def test_it_closes_a_crashed_one_as_unknown_while_the_run_goes_on_and_later_with_the_truth(
+    run: Run, arize: responses.RequestsMock
+) -> None:
+    row = opened(run, age=61)
+    arize.get(run_url(run), json=wire_run(run, "RUNNING"))
+    assert sweep() == 1
+    assert sweep() == 0
+    arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
+    assert sweep() == 1
+    assert events(operation_id=row.pk) == [("run.cancel", "unknown"), ("run.cancel", "confirmed")]
+
+
+def test_it_leaves_a_press_that_is_under_way_alone(run: Run, arize: responses.RequestsMock) -> None:
+    opened(run, age=55)
+    assert sweep() == 0
+    assert len(arize.calls) == 0
+
+
+def test_it_gives_a_stopping_run_300_seconds(run: Run, arize: Any, oli: User, client_of: ClientOf) -> None:
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
+    arize.get(run_url(run), json=wire_run(run, "RUNNING"))
+    start = timezone.now()
+    with time_machine.travel(start, tick=False) as clock:
+        client = client_of(oli)
+        press(client, run)
+        for seconds, closed in ((1, 0), (61, 0), (299, 0), (301, 1), (400, 0)):
+            clock.move_to(start + timedelta(seconds=seconds))
+            assert sweep() == closed, seconds
+    row = Cancellation.objects.get()
+    assert row.outcome == Outcome.STILL_RUNNING
+    assert events(operation_id=row.pk) == [("run.cancel", "requested"), ("run.cancel", "still_running")]
+    page = client_of(oli).get(f"/teams/ops-north/runs/{run.pk}/").content.decode()
+    assert "the run still goes on" in page
+    assert "data-cancel>" in page
+
+
+def settle(credential: Credential, may_call: Callable[[], bool] = lambda: True) -> int:
+    with credential.connect(get_retries=0) as client:
+        return settle_stopping(credential, client=client, may_call=may_call)
+
+
+def test_the_mirror_looks_first_at_the_runs_of_its_key_that_stop(
+    run: Run, arize: responses.RequestsMock, credential: Credential
+) -> None:
+    other = make_credential(run.team, name="Other")
+    task = Task.objects.create(team=run.team, endpoint=run.endpoint, arize_id="T2", credential=other)
+    row, foreign = opened(run, age=5, stopping=4), opened(make_run(task), age=5, stopping=4)
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    arize.get(run_url(foreign.run), json=wire_run(foreign.run, "CANCELLED"))
+    assert settle(credential, may_call=lambda: False) == 0
+    assert settle(credential) == 1
+    assert set(Cancellation.objects.filter(outcome="").values_list("pk", flat=True)) == {foreign.pk}
+    assert settle(other) == 1
+    assert events(operation_id=row.pk) == [("run.cancel", "confirmed")]
+
+
+def test_it_ends_the_search_when_arize_no_longer_knows_the_run(run: Run, arize: responses.RequestsMock) -> None:
+    row = opened(run, age=61, outcome=Outcome.UNKNOWN)
+    arize.get(run_url(run), status=404)
+    assert sweep() == 1
+    row.refresh_from_db()
+    run.refresh_from_db()
+    assert (row.followed, run.status) == (False, Status.GONE)
+    assert sweep() == 0
+    assert len(arize.calls) == 1
+
+
+UNREACHABLE = {
+    "slow": {"body": requests.ReadTimeout()},
+    "refused": {"body": requests.ConnectTimeout()},
+    "cut": {"body": requests.ConnectionError("cut")},
+    "429": {"status": 429},
+    "401": {"status": 401},
+    "403": {"status": 403},
+    "500": {"status": 500},
+    "HTML": {"status": 200, "body": "<html></html>"},
+}
+
+
+@pytest.mark.parametrize("kind", UNREACHABLE)
+def test_it_survives_an_arize_that_cannot_be_read(kind: str, task: Task, arize: responses.RequestsMock) -> None:
+    runs = [make_run(task) for _ in range(4)]
+    crashed = opened(runs[0], age=90)
+    stopping = opened(runs[1], age=80, stopping=79)
+    stopped = opened(runs[2], age=400, stopping=399)
+    unknown = opened(runs[3], age=70, outcome=Outcome.UNKNOWN)
+    for run in runs:
+        arize.get(run_url(run), **UNREACHABLE[kind])
+    assert sweep() == 2
+    found = {row.pk: (row.outcome, row.followed) for row in Cancellation.objects.all()}
+    assert found[crashed.pk] == ("unknown", True)
+    assert found[stopping.pk] == ("", True)
+    assert found[stopped.pk] == ("unknown", True)
+    assert found[unknown.pk] == ("unknown", True)
+    arize.reset()
+    for run in runs:
+        arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    assert sweep() == 4
+    assert set(Cancellation.objects.values_list("outcome", flat=True)) == {"confirmed"}
+
+
+def test_it_goes_on_with_the_next_key_when_one_is_unreachable(run: Run, arize: responses.RequestsMock) -> None:
+    healthy = Task.objects.create(
+        team=run.team, endpoint=run.endpoint, arize_id="T2", credential=make_credential(run.team, name="Other")
+    )
+    bare = Task.objects.create(team=run.team, endpoint=run.endpoint, arize_id="T3")
+    second = make_run(healthy)
+    for target in (run, second, make_run(bare)):
+        opened(target, age=61)
+    arize.get(run_url(run), body=requests.ConnectTimeout())
+    arize.get(run_url(second), json=wire_run(second, "CANCELLED"))
+    assert sweep() == 3
+    outcomes = {row.run_id: row.outcome for row in Cancellation.objects.all()}
+    assert outcomes[second.pk] == "confirmed"
+    assert sorted(outcomes.values()) == ["confirmed", "unknown", "unknown"]
+
+
+def test_it_closes_an_outcome_that_could_not_be_written(
+    run: Run, arize: responses.RequestsMock, oli: User, client_of: ClientOf
+) -> None:
+    post = arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    client = client_of(oli)
+    refuse_inserts("taskruns_auditevent", unless="NEW.outcome = 'requested'")
+    page = press(client, run)
+    assert page.status_code == 503
+    assert "was sent to Arize, but its answer could not be written down" in page.content.decode()
+    row = Cancellation.objects.get()
+    assert (row.outcome, post.call_count) == ("", 1)
+    assert press(client, run).status_code == 503
+    assert post.call_count == 1
+    accept_inserts("taskruns_auditevent")
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
+        assert sweep() == 1
+    assert events(operation_id=row.pk) == [("run.cancel", "requested"), ("run.cancel", "confirmed")]
+
+
+def test_the_command_says_how_many_it_closed(run: Run, arize: responses.RequestsMock) -> None:
+    opened(run, age=61)
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    said = [StringIO(), StringIO()]
+    for out in said:
+        call_command("sweep", stdout=out)
+    assert [out.getvalue() for out in said] == ["1 cancellation closed.\n", "0 cancellations closed.\n"]
+
+
+def test_it_follows_both_operations_of_one_run_to_the_same_truth(run: Run, arize: responses.RequestsMock) -> None:
+    first, second = opened(run, age=90, outcome=Outcome.UNKNOWN), opened(run, age=61)
+    arize.get(run_url(run), json=wire_run(run, "COMPLETED"))
+    assert sweep() == 2
+    assert events(operation_id=first.pk) == events(operation_id=second.pk) == [("run.cancel", "finished_first")]
+
+
+@pytest.mark.commits
+@pytest.mark.parametrize(("outcome", "age"), [("", 61), (Outcome.UNKNOWN, 5)])
+def test_two_sweeps_at_once_write_one_outcome(committed: None, outcome: str, age: int, settings: Any) -> None:
+    def answer(_: str, path: str) -> tuple[int, Any]:
+        return 200, wire_run(Run.objects.get(arize_id=path.split("/")[3]), "CANCELLED")
+
+    with serving(Double(answer)) as double:
+        settings.ARIZE_ENDPOINTS = (double.url,)
+        team = Team.objects.create(slug="ops-north", name="Ops North")
+        credential = make_credential(team)
+        Credential.objects.update(endpoint=double.url)
+        task = Task.objects.create(team=team, endpoint=double.url, arize_id="T1", credential=credential)
+        rows = [opened(make_run(task), age=age, outcome=outcome) for _ in range(3)]
+        closed = in_threads(4, lambda _: sweep())
+    assert sum(closed) == 3
+    assert events() == list(itertools.repeat(("run.cancel", "confirmed"), 3))
+    assert {row.pk for row in rows} == set(AuditEvent.objects.values_list("operation_id", flat=True))

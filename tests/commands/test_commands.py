@@ -1,0 +1,270 @@
+"""The commands for people, teams and keys: each call twice is as good as once, mistakes are one sentence."""
+
+import io
+import sys
+from datetime import timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Task, Team, User
+from taskruns.services import people, teams
+from tests.factories import CANARY, ENDPOINT, PASSWORD, events, make_run
+
+OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call a command with text on stdin; gives what it printed."""
+
+    def call(*args, stdin=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        call_command(*args)
+        return capsys.readouterr().out
+
+    return call
+
+
+def role_of(team, email):
+    return Membership.objects.filter(team=team, user__email=email).values_list("role", flat=True).first()
+
+
+# --- create_team
+
+
+@pytest.mark.parametrize("args", [["Ops North"], ["Ops North", "--slug", "north"]])
+def test_a_team_is_made_once(db, run, args):
+    assert "is made" in run("create_team", *args)
+    assert "is there already" in run("create_team", *args)
+    assert Team.objects.count() == 1
+    row = AuditEvent.objects.get()
+    assert (row.event, row.actor_type, bool(row.actor_label)) == ("team.create", "command", True)
+
+
+def test_a_slug_of_another_team_is_refused(team, run):
+    with pytest.raises(CommandError, match="belongs to another team"):
+        run("create_team", "Else", "--slug", "ops-north")
+
+
+# --- add_member
+
+
+def test_a_new_member_gets_an_account_and_a_role_once(team, run):
+    args = ["add_member", "ops-north", "Neo@Example.com", "--role", "operator", "--create", "--password-stdin"]
+    assert run(*args, stdin=f"{PASSWORD}\nsecond line\n") == (
+        "The account neo@example.com is made.\nneo@example.com is now operator of ops-north.\n"
+    )
+    assert run(*args, stdin="quite another password\n") == "neo@example.com is already operator of ops-north.\n"
+    assert User.objects.get().check_password(PASSWORD)
+    assert events(chain="site") == [("person.create", "done")]
+    assert events(chain=f"team:{team.pk}") == [("member.add", "done")]
+
+
+def test_a_member_gets_the_role_that_is_asked_for(team, vera, run):
+    assert "is now operator" in run("add_member", "ops-north", vera.email, "--role", "operator")
+    assert role_of(team, vera.email) == "operator"
+    assert events() == [("member.change_role", "done")]
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "why"),
+    [
+        (["nowhere", "neo@example.com"], "", "no team nowhere"),
+        (["ops-north", "neo@example.com"], "", "no person neo@example.com"),
+        (["ops-north", "neo"], "", "not an e-mail"),
+        (["ops-north", "neo@example.com", "--create"], PASSWORD, "--password-stdin"),
+        (["ops-north", "neo@example.com", "--create", "--password-stdin"], "", "first line is empty"),
+        (["ops-north", "neo@example.com", "--create", "--password-stdin"], "\nsecond line", "first line is empty"),
+        (["ops-north", "neo@example.com", "--create", "--password-stdin"], "short", "12 characters"),
+        (["ops-north", "mona@example.com"], "", "needs a manager"),
+    ],
+)
+def test_what_cannot_be_added_is_a_sentence(team, mona, run, args, stdin, why):
+    with pytest.raises(CommandError, match=why):
+        run("add_member", *args, "--role", "viewer", stdin=stdin)
+    assert User.objects.count() == 1
+    assert events() == []
+
+
+def test_an_archived_team_gets_no_members(team, mona, run):
+    teams.archive(team, by=people.Actor.command())
+    with pytest.raises(CommandError, match="archived"):
+        run("add_member", "ops-north", mona.email, "--role", "viewer")
+
+
+# --- grant_site_role
+
+
+def test_a_site_role_is_granted_once(db, run):
+    args = ["grant_site_role", "adam@example.com", "admin", "--create", "--password-stdin"]
+    assert "now site admin" in run(*args, stdin=PASSWORD)
+    assert "already site admin" in run(*args, stdin=PASSWORD)
+    assert User.objects.get().site_role == "admin"
+    assert events() == [("person.create", "done"), ("person.grant", "done")]
+
+
+def test_a_site_role_needs_a_person(db, run):
+    with pytest.raises(CommandError, match="no person"):
+        run("grant_site_role", "adam@example.com", "auditor")
+
+
+# --- reset_sign_in, disable_person
+
+
+def test_a_sign_in_is_reset_once(oli, run, client_of):
+    client = client_of(oli)
+    args = ["reset_sign_in", "OLI@example.com", "--password-stdin"]
+    assert "has the new password" in run(*args, stdin="another horse battery\n")
+    assert "already" in run(*args, stdin="another horse battery\n")
+    assert client.get("/runs/").status_code == 302
+    assert events() == [("person.reset", "done")]
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "why"),
+    [
+        (["oli@example.com"], PASSWORD, "--password-stdin"),
+        (["oli@example.com", "--password-stdin"], "123456789012", "numeric"),
+        (["nobody@example.com", "--password-stdin"], PASSWORD, "no person"),
+    ],
+)
+def test_a_reset_that_cannot_be_is_a_sentence(oli, run, args, stdin, why):
+    with pytest.raises(CommandError, match=why):
+        run("reset_sign_in", *args, stdin=stdin)
+    oli.refresh_from_db()
+    assert oli.check_password(PASSWORD)
+
+
+def test_a_person_is_disabled_once(oli, run):
+    assert "now disabled" in run("disable_person", oli.email)
+    assert "already disabled" in run("disable_person", oli.email)
+    assert "stays so" in run("reset_sign_in", oli.email, "--password-stdin", stdin="another horse battery")
+    oli.refresh_from_db()
+    assert not oli.is_active
+    assert events() == [("person.disable", "done"), ("person.reset", "done")]
+
+
+# --- add_credential
+
+ADD_KEY = ["add_credential", "ops-north", "Europe", "--endpoint", ENDPOINT, "--key-stdin"]
+
+
+def test_a_key_is_kept_once(team, run):
+    said = run(*ADD_KEY, stdin=f"{CANARY}\n") + run(*ADD_KEY, stdin=f" {CANARY} \n")
+    assert "is kept" in said
+    assert "is there already" in said
+    assert CANARY not in said
+    assert Credential.objects.get().open() == CANARY
+    assert events() == [("credential.add", "done")]
+
+
+def test_another_key_needs_to_be_told_to_replace(team, run):
+    run(*ADD_KEY, stdin=CANARY)
+    with pytest.raises(CommandError, match="--replace") as refused:
+        run(*ADD_KEY, stdin=OTHER_KEY)
+    assert OTHER_KEY not in str(refused.value)
+    assert Credential.objects.get().open() == CANARY
+    assert "is replaced" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
+    assert "nothing is changed" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
+    assert Credential.objects.get().open() == OTHER_KEY
+    assert events() == [("credential.add", "done"), ("credential.replace", "done")]
+
+
+def test_the_same_key_for_another_endpoint_is_another_key(team, run):
+    run(*ADD_KEY, stdin=CANARY)
+    elsewhere = [*ADD_KEY[:4], "https://api.arize.com", "--key-stdin"]
+    with pytest.raises(CommandError, match="--replace"):
+        run(*elsewhere, stdin=CANARY)
+    run(*elsewhere, "--replace", stdin=CANARY)
+    assert Credential.objects.get().endpoint == "https://api.arize.com"
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "why"),
+    [
+        (ADD_KEY[:-1], CANARY, "--key-stdin"),
+        (ADD_KEY, "", "first line is empty"),
+        (ADD_KEY, "a b", "one word"),
+        ([*ADD_KEY[:4], "https://evil.example", "--key-stdin"], CANARY, "not one of Arize's"),
+        (["add_credential", "nowhere", *ADD_KEY[2:]], CANARY, "no team nowhere"),
+        (["add_credential", "ops-north", " ", *ADD_KEY[3:]], CANARY, "name"),
+    ],
+)
+def test_a_key_that_cannot_be_kept_is_a_sentence(team, run, args, stdin, why):
+    with pytest.raises(CommandError, match=why):
+        run(*args, stdin=stdin)
+    assert not Credential.objects.exists()
+
+
+# --- demo_setup
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    for name, value in (("ENDPOINT", ENDPOINT), ("KEY_NORTH", CANARY), ("KEY_SOUTH", OTHER_KEY)):
+        monkeypatch.setenv(f"DEMO_{name}", value)
+
+
+def test_the_demo_is_set_up_once(db, demo, run):
+    said = run("demo_setup")
+    written = AuditEvent.objects.count()
+    again = run("demo_setup")
+    roles = {user.email: user.memberships.values_list("team__slug", "role").first() for user in User.objects.all()}
+    assert roles == {
+        "vera@demo.example": ("ops-north", "viewer"),
+        "oli@demo.example": ("ops-north", "operator"),
+        "mona@demo.example": ("ops-north", "manager"),
+        "otto@demo.example": ("ops-south", "manager"),
+        "ada@demo.example": None,
+        "adam@demo.example": None,
+    }
+    assert {key.team.slug: key.open() for key in Credential.objects.all()} == {
+        "ops-north": CANARY,
+        "ops-south": OTHER_KEY,
+    }
+    password = next(line.split()[1] for line in said.splitlines() if line.startswith("vera@"))
+    assert all(user.check_password(password) for user in User.objects.all())
+    assert again.count("already there") == 6
+    assert password not in again
+    assert AuditEvent.objects.count() == written
+
+
+def test_the_demo_gives_new_passwords_when_told_to(db, demo, run):
+    run("demo_setup")
+    said = run("demo_setup", "--reset")
+    password = next(line.split()[1] for line in said.splitlines() if line.startswith("adam@"))
+    assert User.objects.get(email="adam@demo.example").check_password(password)
+    assert len(events(event="person.reset")) == 6
+
+
+def test_the_demo_forgets_a_world_that_is_no_more(db, demo, run):
+    run("demo_setup")
+    key = Credential.objects.get(team__slug="ops-north")
+    task = Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T", credential=key)
+    followed, old = make_run(task), make_run(task)
+    Cancellation.objects.create(run=followed, person_label="oli", outcome="unknown")
+    Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T2", credential=key)
+    later = timezone.now() + timedelta(minutes=5)
+    Credential.objects.update(
+        tasks_read_at=timezone.now(), first_contact_done_at=timezone.now(), backoff_until=later, next_refresh_at=later
+    )
+    written = AuditEvent.objects.count()
+    run("demo_setup")
+    assert Run.objects.count() == 2
+    run("demo_setup", "--new-world")
+    assert list(Run.objects.all()) == [followed], f"{old} is of the old world; a cancel that is followed gets its end"
+    assert list(Task.objects.all()) == [task]
+    key.refresh_from_db()
+    assert (key.tasks_read_at, key.first_contact_done_at, key.backoff_until) == (None, None, None)
+    assert key.next_refresh_at <= timezone.now()
+    assert AuditEvent.objects.count() == written
+
+
+def test_the_demo_says_what_it_lacks(db, run, monkeypatch):
+    monkeypatch.delenv("DEMO_ENDPOINT", raising=False)
+    monkeypatch.setenv("DEMO_KEY_NORTH", CANARY)
+    with pytest.raises(CommandError, match="DEMO_KEY_SOUTH is not set"):
+        run("demo_setup")
+    assert not Team.objects.exists()

@@ -1,0 +1,137 @@
+"""When something breaks with a key in its hands: the error page, with DEBUG too, shows no value of any variable."""
+
+import logging
+from typing import Any
+
+import pytest
+import responses
+from django.test import RequestFactory
+from django.urls import reverse
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
+
+from taskruns.models import Credential, Team, User
+from taskruns.services import mirror
+from tests.factories import CANARY, ENDPOINT
+from tests.secret_search import Witness, found
+
+BROKEN = "broken on purpose"
+FIELDS = {"name": "Canary", "endpoint": ENDPOINT, "key": CANARY}
+PLACES = {
+    "the form": "taskruns.forms.CredentialForm.clean_endpoint",
+    "the field": "taskruns.forms.KeyField.clean",
+    "the encryption": "cryptography.fernet.Fernet.encrypt",
+    "the model": "taskruns.models.Credential.save",
+    "the audit log": "taskruns.services.credentials.keys.record",
+    "the endpoint's check": "taskruns.models.credentials.check_endpoint",
+    "the connection": "taskruns.arize.client._Adapter.send",
+    "deep in the library": "urllib3.connectionpool.HTTPConnectionPool._make_request",
+    "the last step": "taskruns.jobs.wake",
+}
+
+
+def fail(*_args: Any, **_kwargs: Any) -> None:
+    raise RuntimeError(BROKEN)
+
+
+@pytest.fixture
+def witness(team: Team, mona: User) -> Witness:
+    client = Witness()
+    client.force_login(mona, backend="allauth.account.auth_backends.AuthenticationBackend")
+    return client
+
+
+@pytest.mark.parametrize("debug", [False, True], ids=["DEBUG off", "DEBUG on"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_an_error_page_shows_no_key_wherever_it_broke(
+    *,
+    place: str,
+    debug: bool,
+    witness: Witness,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+):
+    if place != PLACES["deep in the library"]:
+        arize = request.getfixturevalue("arize")
+        arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": []})
+        arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": []})
+    settings.DEBUG = debug
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(place, fail)
+    answer = witness.post(reverse("credential-new", args=["ops-north"]), FIELDS)
+    assert answer.status_code == 500
+    assert (BROKEN in answer.content.decode()) == debug
+    assert BROKEN in caplog.text
+    assert not found(CANARY, [*witness.seen, caplog.text])
+    for ring_key in settings.ENCRYPTION_KEYS.values():
+        assert not found(ring_key, witness.seen)
+
+
+def test_a_page_that_broke_names_a_reference_and_nothing_else(witness: Witness, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("taskruns.services.board.board", fail)
+    answer = witness.get("/teams/ops-north/runs/")
+    page = answer.content.decode()
+    assert answer.status_code == 500
+    assert "It was logged" in page
+    assert not [
+        word for word in ("Traceback", "RuntimeError", BROKEN, "SELECT", "taskruns/") if word in page.split("<main")[1]
+    ]
+
+
+def report(error: RuntimeError, *, careful: bool) -> str:
+    """The report as Django makes it, with the panel's filter or with Django's own."""
+    posted = RequestFactory().post("/", {"key": CANARY})
+    reporter = ExceptionReporter(posted, type(error), error, error.__traceback__)
+    if not careful:
+        reporter.filter = SafeExceptionReporterFilter()
+    return reporter.get_traceback_html() + reporter.get_traceback_text()
+
+
+def test_the_filter_is_what_keeps_the_key_out(credential: Credential, settings: Any, monkeypatch: pytest.MonkeyPatch):
+    """The control: with Django's own filter and DEBUG the same report does hold the key."""
+    settings.DEBUG = True
+    monkeypatch.setattr("cryptography.fernet.Fernet.encrypt", fail)
+    with pytest.raises(RuntimeError) as broken:
+        credential.seal(CANARY)
+    error = broken.value
+    careful, careless = report(error, careful=True), report(error, careful=False)
+    assert BROKEN in careful
+    assert not found(CANARY, [careful])
+    assert found(CANARY, [careless])
+
+
+def test_the_workers_errors_show_no_key(
+    credential: Credential, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("taskruns.arize.client._Adapter.send", fail)
+    with pytest.raises(RuntimeError) as broken:
+        mirror.refresh(credential.pk)
+    assert BROKEN in report(broken.value, careful=True)
+    assert not found(CANARY, [report(broken.value, careful=True), str(broken.getrepr(showlocals=False))])
+
+
+def test_the_settings_page_of_debug_hides_what_holds_a_password(settings: Any):
+    settings.HUEY = {"dsn": "postgres://user:s3kr3t-pass@host/queue"}
+    error = RuntimeError(BROKEN)
+    assert "s3kr3t-pass" not in report(error, careful=True)
+    assert "s3kr3t-pass" in report(error, careful=False)
+
+
+def test_a_failing_database_is_a_503_with_a_sentence_and_no_sql(
+    witness: Witness, credential: Credential, monkeypatch: pytest.MonkeyPatch
+):
+    from django.db import DatabaseError
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise DatabaseError('INSERT INTO "taskruns_auditevent" failed: disk full')
+
+    monkeypatch.setattr("taskruns.services.credentials.keys.record", refuse)
+    answer = witness.post(reverse("credential-revoke", args=["ops-north", credential.pk]))
+    assert answer.status_code == 503
+    assert "could not write to its database, so nothing was changed" in answer.content.decode()
+    assert "INSERT" not in answer.content.decode()
+    credential.refresh_from_db()
+    assert credential.revoked_at is None
+    assert credential.open() == CANARY
+    assert not found(CANARY, witness.seen)

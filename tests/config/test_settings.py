@@ -1,0 +1,302 @@
+"""Starting: what the environment must hold, and what follows from it. Real processes where the start itself counts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from config import environment, mail, single_sign_on
+from tests.paths import ROOT
+
+FERNET = "bmV3LXJpbmcta2V5LW9mLXRoZS10ZXN0cy0wMTIzNDU="
+GOOD = {
+    "SECRET_KEY": "test-secret-key-that-is-long-enough-0123456789",
+    "ENCRYPTION_KEYS": f"2:{FERNET}",
+    "AUDIT_SIGNING_KEY": "YXVkaXQtc2lnbmluZy1rZXktb2YtdGhlLXRlc3RzLTE=",
+}
+MANAGE = [sys.executable, "manage.py", "check"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "--check-config", "config.wsgi"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in a deployment's environment and nothing else of this machine's."""
+
+    def run(
+        command: list[str], *, secrets: dict[str, str] = GOOD, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ENV_FILE": "", "DATA_DIR": str(tmp_path / "var")}
+        return subprocess.run(
+            command, check=False, env=env | secrets | variables, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("command", [MANAGE, GUNICORN], ids=["manage.py", "gunicorn"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECRET_KEY", ""),
+        ("SECRET_KEY", "s3kr3t-but-short"),
+        ("SECRET_KEY", "a" * 60),
+        ("ENCRYPTION_KEYS", ""),
+        ("ENCRYPTION_KEYS", "1:s3kr3t"),
+        ("AUDIT_SIGNING_KEY", ""),
+        ("AUDIT_SIGNING_KEY", "czNrcjN0"),
+        ("SITE_URL", "http://panel.example.com"),
+        ("DATABASE_URL", "postgres://user:s3kr3t@host:port/name"),
+        ("ARIZE_ENDPOINTS", "http://user:s3kr3t@host"),
+        ("TRUSTED_PROXIES", "many"),
+        ("OIDC_ISSUER", "http://id.example.com/s3kr3t"),
+        ("EMAIL_URL", "smtp:s3kr3t"),
+        ("RUN_RETENTION_DAYS", "0"),
+    ],
+)
+def test_it_refuses_to_start_with_one_sentence_that_names_the_variable(
+    start: Callable[..., subprocess.CompletedProcess[str]], command: list[str], name: str, value: str
+):
+    ended = start(command, **{name: value})
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"Cannot start: {name}\b[^\n]*\.\n", ended.stderr)
+    assert not ended.stdout
+    assert "s3kr3t" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [MANAGE, GUNICORN], ids=["manage.py", "gunicorn"])
+def test_it_starts_with_the_three_secrets_alone(
+    start: Callable[..., subprocess.CompletedProcess[str]], command: list[str]
+):
+    assert start(command).returncode == 0
+
+
+def test_the_secrets_that_new_secrets_makes_are_accepted_and_never_the_same(
+    start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+):
+    command = [sys.executable, "manage.py", "new_secrets"]
+    first, second = (start(command, secrets={}).stdout for _ in range(2))
+    assert [line.partition("=")[0] for line in first.splitlines()] == list(GOOD)
+    assert not set(first.splitlines()) & set(second.splitlines())
+    env_file = tmp_path / "env"
+    env_file.write_text(first)
+    assert start(MANAGE, secrets={}).returncode == 1
+    assert start(MANAGE, secrets={}, ENV_FILE=str(env_file)).returncode == 0
+
+
+@pytest.mark.parametrize("proxies", [{}, {"TRUSTED_PROXIES": "0"}, {"TRUSTED_PROXIES": "1"}])
+def test_a_complete_deployment_has_no_warning(
+    proxies: dict[str, str], start: Callable[..., subprocess.CompletedProcess[str]]
+):
+    command = [*MANAGE, "--deploy", "--fail-level", "WARNING"]
+    secret = "kZ8-qv1T_x0PzL5nR7mY3wE9uHc2BdFgJaSo4iKt6UbVXWNe-9sQ"
+    site = {"SITE_URL": "https://panel.example.com", "SECRET_KEY": secret}
+    checked = start(command, **site, **proxies)
+    assert (checked.returncode, "W0" in checked.stdout + checked.stderr) == (0, False)
+    assert start(command, SECRET_KEY=secret).returncode == 1  # the control: plain http on loopback is warned about
+
+
+SHOWN = [
+    *("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SITE_URL", "DEBUG"),
+    *("SESSION_COOKIE_SECURE", "SESSION_COOKIE_NAME", "SESSION_COOKIE_HTTPONLY", "SESSION_COOKIE_SAMESITE"),
+    *("CSRF_COOKIE_SECURE", "CSRF_COOKIE_NAME", "CSRF_COOKIE_HTTPONLY"),
+    *("SECURE_HSTS_SECONDS", "SECURE_PROXY_SSL_HEADER", "SECURE_SSL_REDIRECT"),
+]
+
+
+def shown(start: Callable[..., subprocess.CompletedProcess[str]], **variables: str) -> dict[str, Any]:
+    code = f"from config import settings as s; import json; print(json.dumps({{n: getattr(s, n) for n in {SHOWN}}}))"
+    ended = start([sys.executable, "-c", code], **variables)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def test_https_gives_secure_cookies_with_host_names_and_hsts(start: Callable[..., subprocess.CompletedProcess[str]]):
+    found = shown(start, SITE_URL="https://Panel.example.com:443/", TRUSTED_PROXIES="1")
+    assert found["SITE_URL"] == "https://panel.example.com"
+    assert found["ALLOWED_HOSTS"] == ["panel.example.com"]
+    assert found["CSRF_TRUSTED_ORIGINS"] == ["https://panel.example.com"]
+    assert found["SESSION_COOKIE_SECURE"] is found["CSRF_COOKIE_SECURE"] is True
+    assert found["SESSION_COOKIE_HTTPONLY"] is found["CSRF_COOKIE_HTTPONLY"] is True
+    assert found["SESSION_COOKIE_NAME"] == "__Host-sessionid"
+    assert found["CSRF_COOKIE_NAME"] == "__Host-csrftoken"
+    assert found["SECURE_HSTS_SECONDS"] >= 31_536_000
+    assert found["SECURE_SSL_REDIRECT"] is True
+    assert found["SECURE_PROXY_SSL_HEADER"] == ["HTTP_X_FORWARDED_PROTO", "https"]
+
+
+def test_the_default_is_loopback_under_all_its_names_without_debug(
+    start: Callable[..., subprocess.CompletedProcess[str]],
+):
+    found = shown(start, SITE_URL="", DEBUG="", TRUSTED_PROXIES="")
+    assert found["SITE_URL"] == "http://localhost:8000"
+    assert found["DEBUG"] is False
+    assert {"localhost", "127.0.0.1"} <= set(found["ALLOWED_HOSTS"])
+    assert {"http://localhost:8000", "http://127.0.0.1:8000"} <= set(found["CSRF_TRUSTED_ORIGINS"])
+    assert found["SESSION_COOKIE_SECURE"] is False
+    assert found["SECURE_HSTS_SECONDS"] == 0
+    assert found["SECURE_PROXY_SSL_HEADER"] is None
+
+
+NO_SITES = [
+    *("panel", "//panel.example.com", "ftp://localhost", "https://", "https://user:s3kr3t@panel.example.com"),
+    *("https://panel.example.com/path", "https://panel.example.com?x", "https://panel.example.com#x"),
+    *("https://panel.example.com:port", "https://panel.example.com:99999", "https://[::1", "https://pa nel.com"),
+    *("https://*", "https://.example.com", "https://panel.example.com,evil.example"),
+    *("http://panel.example.com", "http://localhost.evil.example", "http://0.0.0.0", "http://127.0.0.1.evil.example"),
+]
+MALFORMED: list[tuple[str, str, Callable[[], object]]] = [
+    *[("SITE_URL", value, environment.site) for value in NO_SITES],
+    ("SECRET_KEY", "s3kr3t", environment.secret_key),
+    ("ENCRYPTION_KEYS", FERNET, environment.encryption_keys),
+    ("ENCRYPTION_KEYS", f"1:{FERNET},1:{FERNET}", environment.encryption_keys),
+    ("ENCRYPTION_KEYS", f"1:{FERNET},", environment.encryption_keys),
+    ("ENCRYPTION_KEYS", "1:s3kr3t", environment.encryption_keys),
+    ("AUDIT_SIGNING_KEY", "s3kr3t, not base64", environment.signing_key),
+    ("AUDIT_SIGNING_KEY", FERNET + "AAAA", environment.signing_key),
+    *[
+        ("DATABASE_URL", value, lambda: environment.database(Path("unused")))
+        for value in (
+            *("nonsense", "mysql://user:s3kr3t@host/name", "postgres://", "sqlite:///", "sqlite:///:memory:"),
+            "sqlite:////no/such/directory/file",
+        )
+    ],
+    *[
+        ("QUEUE_URL", value, lambda: environment.queue(Path("unused")))
+        for value in ("nonsense", "amqp://user:s3kr3t@host", "redis://:s3kr3t@host:port/0", "sqlite:///")
+    ],
+    *[
+        ("ARIZE_ENDPOINTS", value, environment.arize_endpoints)
+        for value in ("arize", "http://host/s3kr3t", "http://ok.example, ftp://bad.example", "http://host:99999")
+    ],
+    *[("TRUSTED_PROXIES", value, lambda: environment.integer("TRUSTED_PROXIES", 0)) for value in ("-1", "1.5", "one")],
+    *[("DEBUG", value, lambda: environment.boolean("DEBUG", default=False)) for value in ("maybe", "2", "None")],
+    ("DATA_DIR", "/dev/null/taskruns", environment.data_dir),
+    *[
+        ("OIDC_ISSUER", value, single_sign_on.provider)
+        for value in (
+            *("id.example.com", "ftp://id.example.com", "http://id.example.com", "https://user:s3kr3t@id.example.com"),
+            *("https://id.example.com?x=s3kr3t", "https://id.example.com#x", "https://", "https://[::1", "https://a b"),
+        )
+    ],
+    ("OIDC_CLIENT_ID", "", single_sign_on.provider),
+    *[
+        ("OIDC_GROUP_ROLES", value, single_sign_on.group_roles)
+        for value in ("ops", "ops=north", "ops=north:owner", "=north:viewer", "ops=:viewer", "a=b:viewer,s3kr3t")
+    ],
+    *[
+        ("EMAIL_URL", value, lambda: mail.of_environment("panel.example.com"))
+        for value in ("nonsense", "https://s3kr3t@host", "smtp://", "smtp://user:s3kr3t@host:port")
+    ],
+    *[
+        (name, value, lambda name=name: environment.integer(name, 7, at_least=1, at_most=365))
+        for name in ("SESSION_IDLE_HOURS", "SESSION_MAX_DAYS")
+        for value in ("0", "-1", "1.5", "ever", "999999")
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"), MALFORMED, ids=[f"{name} {value[:50]}" for name, value, _ in MALFORMED]
+)
+def test_a_malformed_value_is_refused_by_name_and_not_shown(
+    name: str, value: str, read: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+):
+    if name == "OIDC_CLIENT_ID":
+        monkeypatch.setenv("OIDC_ISSUER", "https://id.example.com")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured) as refused:
+        read()
+    assert str(refused.value).startswith(name)
+    assert str(refused.value).endswith(".")
+    assert "s3kr3t" not in str(refused.value)
+
+
+OIDC = {
+    "OIDC_ISSUER": "https://id.example.com/realms/ops/",
+    "OIDC_CLIENT_ID": "panel",
+    "OIDC_CLIENT_SECRET": "a secret",
+    "OIDC_GROUP_ROLES": "cn=ops=ops-north:operator, leads=ops-north:manager",
+}
+
+
+def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    assert single_sign_on.provider() is None
+    for name, value in OIDC.items():
+        monkeypatch.setenv(name, value)
+    found = single_sign_on.provider()
+    assert found is not None
+    assert found.issuer == OIDC["OIDC_ISSUER"], "the slash is a part of its name"
+    assert found.discovery_url == "https://id.example.com/realms/ops/.well-known/openid-configuration"
+    assert found.roles_for(["leads", "cn=ops"]) == {"ops-north": "manager"}
+    assert found.roles_for(["cn=ops", "x"]) == {"ops-north": "operator"}
+    assert "a secret" not in repr(found)
+    assert found.id != replace(found, issuer=found.issuer.rstrip("/")).id
+
+
+def test_a_form_may_lead_to_the_issuer_and_nowhere_else(start: Callable[..., subprocess.CompletedProcess[str]]):
+    """Chromium holds the redirect that answers a form to `form-action` too."""
+    code = "from config import settings as s; print(s.CONTENT_SECURITY_POLICY['DIRECTIVES']['form-action'])"
+    elsewhere = OIDC | {"OIDC_SIGN_IN_ORIGINS": "https://login.example.com/, https://sso.example.net:8443"}
+    shown = [start([sys.executable, "-c", code], **variables).stdout.strip() for variables in (OIDC, elsewhere, {})]
+    assert shown == [
+        "[\"'self'\", 'https://id.example.com']",
+        "[\"'self'\", 'https://id.example.com', 'https://login.example.com', 'https://sso.example.net:8443']",
+        "[\"'self'\"]",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "https:", "http://login.example.com", "https://a.example/path", "https://a b", "'unsafe-inline'"]
+)
+def test_only_plain_origins_are_added_to_the_policy(value: str, monkeypatch: pytest.MonkeyPatch):
+    for name, good in OIDC.items():
+        monkeypatch.setenv(name, good)
+    monkeypatch.setenv("OIDC_SIGN_IN_ORIGINS", value)
+    with pytest.raises(ImproperlyConfigured, match="OIDC_SIGN_IN_ORIGINS"):
+        single_sign_on.provider()
+
+
+def test_mail_is_read_from_its_url(monkeypatch: pytest.MonkeyPatch):
+    assert mail.of_environment("panel.example.com") is None
+    monkeypatch.setenv("EMAIL_URL", "submission://me%40example.com:pa%2Fss@mail.example.com:587")
+    found = mail.of_environment("panel.example.com")
+    assert found is not None
+    assert (found.host, found.port, found.user, found.password) == ("mail.example.com", 587, "me@example.com", "pa/ss")
+    assert (found.use_tls, found.sender) == (True, "taskruns@panel.example.com")
+
+
+def test_a_secret_may_come_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "secret"
+    path.write_text("a-secret-of-a-file-that-is-long-enough-0123\n")
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("SECRET_KEY_FILE", str(path))
+    assert environment.secret_key() == "a-secret-of-a-file-that-is-long-enough-0123"
+    path.unlink()
+    with pytest.raises(ImproperlyConfigured, match="SECRET_KEY_FILE names a file that cannot be read"):
+        environment.secret_key()
+    path.write_text("")
+    with pytest.raises(ImproperlyConfigured, match="SECRET_KEY is not set"):
+        environment.secret_key()
+
+
+def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch):
+    for name in ("SITE_URL", "DEBUG", "TRUSTED_PROXIES", "ARIZE_ENDPOINTS"):
+        monkeypatch.setenv(name, "  ")
+    assert environment.site().url == "http://localhost:8000"
+    assert environment.boolean("DEBUG", default=False) is False
+    assert environment.integer("TRUSTED_PROXIES", 0) == 0
+    assert environment.arize_endpoints() == ()
+
+
+def test_the_newest_encryption_key_comes_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ENCRYPTION_KEYS", f" 7:{FERNET} , 3:{FERNET}")
+    assert list(environment.encryption_keys()) == [7, 3]

@@ -1,0 +1,157 @@
+"""Stored keys: readable with the ring that wrote them, bound to their row, and one sentence when they do not open."""
+
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskruns.audit import Actor
+from taskruns.encryption import Ring, SealBroken, Sealed
+from taskruns.models import Credential, Run, Team, User
+from taskruns.models.credentials import CannotConnect
+from taskruns.services import cancellations, credentials, mirror
+from tests.factories import CANARY, ClientOf, events, make_credential
+
+OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+SENTENCE = SealBroken.sentence
+
+
+def test_a_key_is_read_back_by_its_own_row_only():
+    ring = Ring({1: OLD})
+    sealed = ring.seal(CANARY, owner="row 1")
+    assert ring.open(sealed, owner="row 1") == CANARY
+    with pytest.raises(SealBroken):
+        ring.open(sealed, owner="row 2")
+
+
+@given(st.text(st.characters(codec=None)))
+@settings(max_examples=50)
+def test_every_text_comes_back_as_it_was(text: str):
+    ring = Ring({1: OLD})
+    assert ring.open(ring.seal(text, owner="row"), owner="row") == text
+
+
+def test_the_ring_rotates_in_three_steps():
+    before = Ring({1: OLD}).seal(CANARY, owner="row")
+    both = Ring({2: NEW, 1: OLD})
+    assert both.open(before, owner="row") == CANARY
+    after = both.seal(CANARY, owner="row")
+    assert after.ring_number == 2
+    with pytest.raises(SealBroken):
+        Ring({1: OLD}).open(after, owner="row")
+    assert Ring({2: NEW}).open(after, owner="row") == CANARY
+    with pytest.raises(SealBroken):
+        Ring({2: NEW}).open(before, owner="row")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda sealed: Sealed(sealed.ring_number, sealed.ciphertext[:-2] + "AA"),
+        lambda sealed: Sealed(sealed.ring_number, ""),
+        lambda sealed: Sealed(sealed.ring_number, "\N{ROCKET}"),
+        lambda sealed: Sealed(sealed.ring_number + 1, sealed.ciphertext),
+        lambda sealed: Sealed(1, Fernet(OLD).encrypt(b"not json").decode()),
+        lambda sealed: Sealed(1, Fernet(OLD).encrypt(b"[]").decode()),
+        lambda sealed: Sealed(1, Fernet(OLD).encrypt(b'{"owner": "row"}').decode()),
+        lambda sealed: Sealed(1, Fernet(NEW).encrypt(b'{"owner": "row", "secret": "x"}').decode()),
+    ],
+)
+def test_damage_of_any_kind_is_the_one_error_with_the_sentence(broken: Any):
+    ring = Ring({1: OLD})
+    sealed = ring.seal(CANARY, owner="row")
+    assert ring.open(sealed, owner="row") == CANARY
+    with pytest.raises(SealBroken) as refused:
+        ring.open(broken(sealed), owner="row")
+    assert str(refused.value) == SENTENCE
+    assert refused.value.__cause__ is None
+
+
+def test_ciphertext_copied_into_another_row_does_not_open_there(team: Team):
+    mine, other = make_credential(team), make_credential(team, name="Other", key="ak-other-0123456789abcdef")
+    assert other.open() == "ak-other-0123456789abcdef"
+    Credential.objects.filter(pk=other.pk).update(ciphertext=mine.ciphertext, ring_number=mine.ring_number)
+    other.refresh_from_db()
+    with pytest.raises(SealBroken):
+        other.open()
+    with pytest.raises(CannotConnect, match="cannot be opened"):
+        other.connect()
+
+
+@pytest.fixture
+def lost_ring(settings: Any, credential: Credential) -> None:
+    """The deployment came back from its backup with another ring."""
+    settings.ENCRYPTION_KEYS = {3: NEW}
+
+
+def test_a_lost_ring_key_is_a_sentence_on_the_keys_page(
+    lost_ring: None, credential: Credential, mona: User, client_of: ClientOf
+):
+    client = client_of(mona)
+    url = f"/teams/ops-north/credentials/{credential.pk}/test/"
+    page = client.post(url, follow=True)
+    assert page.status_code == 200
+    assert "cannot be opened with the ENCRYPTION_KEYS of this deployment" in page.content.decode()
+    assert ("credential.test", "failed") in events()
+
+
+def test_a_lost_ring_key_sends_no_cancel_and_says_so(lost_ring: None, run: Run, oli: User, arize: Any):
+    result = cancellations.cancel(run, by=Actor(type="user", id=str(oli.pk), label=oli.email, person=oli))
+    assert result.outcome == "not_sent"
+    assert SENTENCE in result.sentence
+    assert not arize.calls
+    assert events() == [("run.cancel", "requested"), ("run.cancel", "not_sent")]
+
+
+def test_a_lost_ring_key_is_the_mirrors_problem_not_its_end(lost_ring: None, credential: Credential):
+    report = mirror.refresh(credential.pk)
+    assert report is not None
+    assert report.problem == SENTENCE
+    credential.refresh_from_db()
+    assert credential.failing_reason == SENTENCE
+
+
+def test_a_lost_key_can_be_replaced(lost_ring: None, credential: Credential, mona: User):
+    by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
+    assert credentials.replace(credential, key=CANARY, expires_on=None, by=by)
+    assert (credential.ring_number, credential.open()) == (3, CANARY)
+
+
+def test_a_revoked_keys_ciphertext_is_gone(credential: Credential, mona: User):
+    assert Credential.objects.get(pk=credential.pk).ciphertext
+    by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
+    assert credentials.revoke(credential, by=by)
+    row = Credential.objects.get(pk=credential.pk)
+    assert row.ciphertext == ""
+    with pytest.raises(SealBroken):
+        row.open()
+    with pytest.raises(CannotConnect, match="revoked"):
+        row.connect()
+
+
+def test_replacing_a_key_leaves_nothing_of_the_old_one(credential: Credential, mona: User):
+    before = credential.ciphertext
+    by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
+    credentials.replace(credential, key="ak-another-key-0123456789", expires_on=None, by=by)
+    row = Credential.objects.get(pk=credential.pk)
+    assert (row.open(), row.last4) == ("ak-another-key-0123456789", "6789")
+    assert row.ciphertext != before
+
+
+def test_a_short_key_gives_no_hint_away(team: Team):
+    assert make_credential(team, key="ak-0123456789abcd").last4 == "abcd"
+    assert make_credential(team, name="Short", key="ak-01234567").last4 == ""
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://169.254.169.254", "https://evil.example", "https://api.arize.com@evil.example"]
+)
+def test_a_stored_endpoint_that_is_no_longer_allowed_gets_no_key(credential: Credential, endpoint: str, arize: Any):
+    with credential.connect() as client:
+        assert client.endpoint == credential.endpoint
+    Credential.objects.update(endpoint=endpoint)
+    credential.refresh_from_db()
+    with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"):
+        credential.connect()

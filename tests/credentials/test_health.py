@@ -1,0 +1,166 @@
+"""What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
+
+import pytest
+import requests
+from django.utils import timezone
+from responses import matchers
+
+from taskruns.audit import Actor
+from taskruns.models import AuditEvent, Credential
+from taskruns.services import credentials
+from tests.factories import CANARY, ENDPOINT, actor, events
+
+SHELL = Actor(type="command", label="tests")
+OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
+
+
+def add(team, **change):
+    wanted = {"name": "Europe", "endpoint": ENDPOINT, "key": CANARY, "expires_on": None, "by": SHELL} | change
+    return credentials.add(team, **wanted)
+
+
+def sees(arize, *, spaces=2, tasks=40, more=False):
+    pagination = {"has_more": more, "next_cursor": "c2"} if more else {"has_more": False}
+    named = [{"id": f"s{i}", "name": f"Space {i}"} for i in range(spaces)]
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
+    listed = [{"id": f"t{i}"} for i in range(tasks)]
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": listed, "pagination": pagination})
+
+
+def rejects(arize, status=401, **body):
+    arize.get(f"{ENDPOINT}/v2/spaces", status=status, json={"status": status, "title": "No"} | body)
+
+
+# --- Testing
+
+
+def test_a_test_says_what_the_key_sees(arize, credential, mona):
+    Credential.objects.update(
+        failing_since=timezone.now(), failing_reason="x", backoff_until=timezone.now(), failures=2
+    )
+    credential.refresh_from_db()
+    sees(arize)
+    result = credentials.test(credential, by=actor(mona))
+    assert result.ok
+    assert "2 spaces (Space 0, Space 1) and 40 tasks" in result.sentence
+    assert "may cancel cannot be tried" in result.sentence
+    credential.refresh_from_db()
+    assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
+    assert credential.last_good_at is not None
+    assert credential.next_refresh_at <= timezone.now()
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome) == ("credential.test", "ok")
+    assert row.details | {"milliseconds": 0} == {
+        "http_status": 200,
+        "arize_request_id": None,
+        "milliseconds": 0,
+        "spaces": 2,
+        "tasks": 40,
+    }
+    assert {call.request.headers["Authorization"] for call in arize.calls} == {f"Bearer {CANARY}"}
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
+    query = matchers.query_param_matcher
+    spaces = [{"id": "s1", "name": "Prod"}, {"id": "s2", "name": "Locked"}]
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces})
+    arize.get(f"{ENDPOINT}/v2/tasks", status=status, match=[query({"limit": "100"})])
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "t"}]}, match=[query({"space_id": "s1", "limit": "100"})])
+    arize.get(f"{ENDPOINT}/v2/tasks", status=403, match=[query({"space_id": "s2", "limit": "100"})])
+    result = credentials.test(credential, by=actor(mona))
+    assert result.ok
+    assert "2 spaces (Prod, Locked) and 1 task." in result.sentence
+    assert events() == [("credential.test", "ok")]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, mona, status):
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [{"id": "s1", "name": "Prod"}]})
+    arize.get(f"{ENDPOINT}/v2/tasks", status=status)
+    result = credentials.test(credential, by=actor(mona))
+    assert not result.ok
+    assert f"({status})" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("spaces", "tasks", "more", "words"),
+    [
+        (1, 1, False, "1 space (Space 0) and 1 task."),
+        (1, 100, True, "and 100 or more tasks."),
+        (7, 0, False, "7 spaces (Space 0, Space 1, Space 2, Space 3, Space 4, …) and 0 tasks."),
+        (0, 0, False, "no space and no task"),
+    ],
+)
+def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
+    sees(arize, spaces=spaces, tasks=tasks, more=more)
+    result = credentials.test(credential, by=SHELL)
+    assert words in result.sentence
+    assert result.sees_nothing is (spaces == tasks == 0)
+
+
+def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
+    rejects(arize, request_id="req_1")
+    result = credentials.test(credential, by=SHELL)
+    credentials.test(credential, by=SHELL)
+    credential.refresh_from_db()
+    team.refresh_from_db()
+    assert not result.ok
+    assert "401" in result.sentence
+    assert credential.failing_reason == result.sentence
+    assert events() == [("credential.failing", "done"), ("credential.test", "failed"), ("credential.test", "failed")]
+    last = AuditEvent.objects.latest("seq").details
+    assert (last["http_status"], last["arize_request_id"]) == (401, "req_1")
+    assert team.board_version == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 429, 500, 503])
+def test_other_answers_fail_the_test_but_not_the_key(arize, credential, status):
+    rejects(arize, status)
+    result = credentials.test(credential, by=SHELL)
+    credential.refresh_from_db()
+    assert (result.ok, credential.failing_since) == (False, None)
+    assert events() == [("credential.test", "failed")]
+
+
+def test_an_unreachable_host_is_a_sentence(arize, credential):
+    arize.get(f"{ENDPOINT}/v2/spaces", body=requests.ConnectionError("boom http://user:pw@host"))
+    result = credentials.test(credential, by=SHELL)
+    assert not result.ok
+    assert "boom" not in result.sentence
+    assert len(result.sentence) > 20
+
+
+def test_an_endpoint_that_is_no_longer_allowed_gets_nothing(arize, credential, settings):
+    settings.ARIZE_ENDPOINTS = ()
+    result = credentials.test(credential, by=SHELL)
+    credential.refresh_from_db()
+    assert (result.ok, len(arize.calls), credential.failing_since is None) == (False, 0, False)
+
+
+def test_the_mirror_marks_a_key_once(team, credential):
+    assert credentials.mark_failing(credential, sentence="Arize says no.", by=Actor.job("mirror"))
+    assert not credentials.mark_failing(credential, sentence="Arize says no again.", by=Actor.job("mirror"))
+    credential.refresh_from_db()
+    row = AuditEvent.objects.get()
+    assert credential.failing_reason == "Arize says no."
+    assert (row.event, row.actor_type, row.actor_label) == ("credential.failing", "job", "mirror")
+
+
+def test_a_rejection_of_the_old_key_says_nothing_of_the_new_one(credential):
+    read_before = Credential.objects.get()
+    credentials.replace(credential, key=OTHER_KEY, expires_on=None, by=SHELL)
+    assert not credentials.mark_failing(read_before, sentence="Arize says no.", by=Actor.job("mirror"))
+    assert credentials.mark_failing(Credential.objects.get(), sentence="Arize says no.", by=Actor.job("mirror"))
+
+
+def test_a_server_without_a_list_of_spaces_does_not_make_a_key_fail(team, arize):
+    credential = add(team)
+    Credential.objects.update(failing_since=timezone.now(), failing_reason="once")
+    arize.get(f"{ENDPOINT}/v2/spaces", status=404)
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "T1"}], "pagination": {"has_more": False}})
+    result = credentials.test(credential, by=SHELL)
+    assert result.ok
+    assert "1 task" in result.sentence
+    credential.refresh_from_db()
+    assert credential.failing_since is None

@@ -1,0 +1,165 @@
+"""The pages of a team's keys: what they say, and that they never show a key."""
+
+import re
+
+import pytest
+from django.urls import reverse
+from django.views.debug import SafeExceptionReporterFilter
+
+from taskruns.arize.errors import ArizeError
+from taskruns.audit import Actor
+from taskruns.models import Credential
+from taskruns.services import credentials
+from tests.factories import CANARY, ENDPOINT, events, make_credential
+
+SHELL = Actor(type="command", label="tests")
+OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
+FORM = {"name": "Europe", "endpoint": ENDPOINT, "key": CANARY, "expires_on": ""}
+
+
+def add(team, **change):
+    wanted = {"name": "Europe", "endpoint": ENDPOINT, "key": CANARY, "expires_on": None, "by": SHELL} | change
+    return credentials.add(team, **wanted)
+
+
+def sees(arize, *, spaces=2, tasks=40, more=False):
+    pagination = {"has_more": more, "next_cursor": "c2"} if more else {"has_more": False}
+    named = [{"id": f"s{i}", "name": f"Space {i}"} for i in range(spaces)]
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
+    listed = [{"id": f"t{i}"} for i in range(tasks)]
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": listed, "pagination": pagination})
+
+
+def rejects(arize, status=401, **body):
+    arize.get(f"{ENDPOINT}/v2/spaces", status=status, json={"status": status, "title": "No"} | body)
+
+
+def pieces(key):
+    return {key[i : i + 8] for i in range(len(key) - 7)}
+
+
+# --- Pages
+
+
+def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of):
+    sees(arize)
+    response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
+    kept = Credential.objects.get()
+    said = [str(message) for message in response.context["messages"]]
+    assert response.redirect_chain == [("/teams/ops-north/credentials/", 302)]
+    assert said[0].startswith("Europe: The key works.")
+    assert [row.name for row in response.context["rows"]] == ["Europe"]
+    assert (kept.open(), kept.created_by) == (CANARY, mona)
+    assert events() == [("credential.add", "done"), ("credential.test", "ok")]
+    assert f"…{CANARY[-4:]}" in response.content.decode()
+    assert not any(piece in response.content.decode() for piece in pieces(CANARY))
+
+
+def test_a_key_that_arize_rejects_is_kept_and_shown_as_failing(arize, team, mona, client_of):
+    rejects(arize)
+    response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
+    row = response.context["rows"][0]
+    assert (row.state, "401" in row.state_text) == ("failing", True)
+    assert [message.level_tag for message in response.context["messages"]] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"key": ""}, "key"),
+        ({"key": "two words of it"}, "key"),
+        ({"key": "x" * 5000}, "key"),
+        ({"key": "nul\0nulnul"}, "key"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 101}, "name"),
+        ({"name": "a\0b"}, "name"),
+        ({"endpoint": "http://169.254.169.254"}, "endpoint"),
+        ({"endpoint": ""}, "endpoint"),
+        ({"endpoint": "x" * 400}, "endpoint"),
+        ({"expires_on": "soon"}, "expires_on"),
+        ({"expires_on": "2001-01-01"}, "expires_on"),
+    ],
+)
+def test_a_bad_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of, change, field):
+    response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | change)
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert list(response.context["form"].errors) == [field]
+    assert field == "name" or 'value="Europe"' in page
+    assert not any(piece in page for piece in pieces(CANARY))
+    assert "two words" not in page
+    assert not Credential.objects.exists()
+    assert events() == []
+
+
+def test_errors_call_the_field_by_its_label(team, mona, client_of):
+    response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | {"endpoint": "https://evil.example"})
+    assert response.context["form"]["endpoint"].label == "Region"
+    said = [*response.context["form"].errors["endpoint"]]
+    classes = [ArizeError]
+    for kind in classes:
+        classes += kind.__subclasses__()
+        said += [text for name, text in vars(kind).items() if isinstance(text, str) and not name.startswith("__")]
+    assert sum("region" in text for text in said) >= 7, "the control"
+    assert not [text for text in said if re.search(r"\bendpoint", text)]
+
+
+def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
+    sees(arize)
+    url = reverse("credential-replace", args=[team.slug, credential.pk])
+    client = client_of(mona)
+    assert not any(piece in client.get(url).content.decode() for piece in pieces(CANARY))
+    assert client.post(url, {"key": OTHER_KEY})["Location"] == "/teams/ops-north/credentials/"
+    assert Credential.objects.get().open() == OTHER_KEY
+    refused = client.post(url, {"key": "no key"})
+    assert (refused.status_code, Credential.objects.get().open()) == (422, OTHER_KEY)
+
+
+def test_a_manager_tests_a_key(arize, team, credential, mona, client_of):
+    sees(arize, spaces=0, tasks=0)
+    url = reverse("credential-test", args=[team.slug, credential.pk])
+    response = client_of(mona).post(url, follow=True)
+    assert [message.level_tag for message in response.context["messages"]] == ["warning"]
+
+
+def test_a_manager_is_asked_before_a_key_is_revoked(team, credential, mona, client_of):
+    client, url = client_of(mona), reverse("credential-revoke", args=[team.slug, credential.pk])
+    assert client.get(url).status_code == 200
+    assert Credential.objects.live().exists()
+    assert client.post(url)["Location"] == "/teams/ops-north/credentials/"
+    assert not Credential.objects.live().exists()
+    assert client.post(url).status_code == 404
+    assert events() == [("credential.revoke", "done")]
+
+
+@pytest.mark.parametrize("page", ["replace", "test", "revoke"])
+def test_a_key_of_another_team_opens_nothing(team, other_team, mona, client_of, page):
+    foreign = make_credential(other_team)
+    own = make_credential(team)
+    client = client_of(mona)
+    strange = client.post(reverse(f"credential-{page}", args=[team.slug, foreign.pk]), {"key": OTHER_KEY})
+    missing = client.post(reverse(f"credential-{page}", args=[team.slug, team.pk]), {"key": OTHER_KEY})
+    assert (strange.status_code, missing.status_code) == (404, 404)
+    nonce = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|csrfmiddlewaretoken\S+ value=\S+|X-CSRFToken\S+|data-now=\S+")
+    assert nonce.sub("", strange.content.decode()) == nonce.sub("", missing.content.decode())
+    assert events() == [("access.denied", "denied")]
+    foreign.refresh_from_db()
+    assert foreign.open() == CANARY
+    if page != "test":
+        assert client.get(reverse(f"credential-{page}", args=[team.slug, own.pk])).status_code == 200
+
+
+def test_an_auditor_sees_the_keys_but_no_buttons(team, credential, ada, client_of):
+    response = client_of(ada).get("/teams/ops-north/credentials/")
+    assert (response.status_code, response.context["may_manage"]) == (200, False)
+    assert "/test/" not in response.content.decode()
+
+
+def test_the_posted_key_is_marked_as_sensitive_even_before_the_gate(team, rf):
+    from taskruns.views import credentials as views
+
+    request = rf.post("/", FORM)
+    request.user = type("Anonymous", (), {"is_authenticated": False})()
+    views.new(request, slug="ops-north")
+    hidden = SafeExceptionReporterFilter().get_post_parameters(request)
+    assert (hidden["key"], hidden["name"]) == ("********************", "Europe")

@@ -1,0 +1,215 @@
+"""Turning the ring: what an old ring key encrypted is encrypted again, row by row, as often as anybody likes."""
+
+import io
+import os
+import pty
+import re
+import tracemalloc
+from typing import Any
+
+import pytest
+from allauth.mfa.totp.internal.auth import generate_totp_secret
+from cryptography.fernet import Fernet
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError
+
+from taskruns.audit import Actor
+from taskruns.encryption import SealBroken
+from taskruns.models import AuditEvent, Credential, Team, User
+from taskruns.services import credentials, factors, reencryption
+from taskruns.services.reencryption import reencrypt
+from tests.factories import CANARY, ClientOf, events, make_credential
+
+OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+SHELL = Actor(type="command", label="tests")
+
+
+@pytest.fixture
+def keys(team: Team, other_team: Team, settings: Any) -> dict[str, Credential]:
+    """Keys of two teams, written when there was only the old ring key."""
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    return {
+        "ak-first-0123456789abcdef": make_credential(team, key="ak-first-0123456789abcdef"),
+        "ak-second-0123456789abcde": make_credential(team, name="Second", key="ak-second-0123456789abcde"),
+        "ak-third-0123456789abcdef": make_credential(other_team, key="ak-third-0123456789abcdef"),
+    }
+
+
+def turn() -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    call_command("reencrypt_credentials", stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def opens(keys: dict[str, Credential]) -> list[bool]:
+    """Of each row whether it gives its key. A row that gives another's would be an error of its own."""
+    found = []
+    for key, row in keys.items():
+        row.refresh_from_db()
+        try:
+            found.append(row.open() == key)
+        except SealBroken:
+            found.append(False)
+    return found
+
+
+def test_the_ring_turns_in_three_steps(keys: dict[str, Credential], settings: Any):
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    assert all(opens(keys)), "readable before"
+    settings.ENCRYPTION_KEYS = {2: NEW}
+    assert not any(opens(keys)), "the control: the new one alone does not open them yet"
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    out, _ = turn()
+    assert "API keys: 3 encrypted again with ring key 2." in out
+    assert "the others can be taken out of ENCRYPTION_KEYS" in out
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    assert not any(opens(keys)), "the old key alone fails after"
+    settings.ENCRYPTION_KEYS = {2: NEW}
+    assert all(opens(keys)), "the new alone works"
+
+
+def test_a_second_call_changes_nothing(keys: dict[str, Credential], settings: Any):
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    turn()
+    before = list(Credential.objects.order_by("pk").values())
+    out, _ = turn()
+    assert "API keys: 0 encrypted again" in out
+    assert list(Credential.objects.order_by("pk").values()) == before
+    assert events() == [("encryption.reencrypt", "done")]
+
+
+def test_it_is_told_in_the_sites_log_without_a_secret(keys: dict[str, Credential], settings: Any):
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    turn()
+    row = AuditEvent.objects.get()
+    assert (row.chain, row.actor_type, row.outcome) == ("site", "command", "done")
+    assert row.details == {"column": "API keys", "rows": 3, "ring_number": 2}
+
+
+def test_only_what_the_ring_wrote_changes(keys: dict[str, Credential], settings: Any):
+    other = [field.name for field in Credential._meta.fields if field.name not in {"ring_number", "ciphertext"}]
+    before = list(Credential.objects.order_by("pk").values(*other))
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    turn()
+    assert list(Credential.objects.order_by("pk").values(*other)) == before
+    assert set(Credential.objects.values_list("ring_number", flat=True)) == {2}
+
+
+def test_each_row_stays_bound_to_its_owner(keys: dict[str, Credential], settings: Any):
+    """Ciphertext that was copied into another row is not made good by turning the ring."""
+    first, second, third = keys.values()
+    Credential.objects.filter(pk=second.pk).update(ciphertext=first.ciphertext)
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    with pytest.raises(CommandError, match="1 could not be opened"):
+        turn()
+    assert opens(keys) == [True, False, True]
+    Credential.objects.filter(pk=third.pk).update(ciphertext=Credential.objects.get(pk=first.pk).ciphertext)
+    assert opens(keys) == [True, False, False]
+
+
+def test_what_cannot_be_opened_is_counted_left_alone_and_is_exit_1(keys: dict[str, Credential], settings: Any):
+    lost = next(iter(keys.values()))
+    Credential.objects.filter(pk=lost.pk).update(ring_number=9)
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    with pytest.raises(CommandError, match="Put the missing ring key back"):
+        turn()
+    lost.refresh_from_db()
+    assert lost.ring_number == 9
+    assert opens(keys) == [False, True, True]
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD, 9: OLD}
+    turn()
+    assert all(opens(keys))
+
+
+def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], settings: Any):
+    for row in keys.values():
+        credentials.revoke(row, by=SHELL)
+    settings.ENCRYPTION_KEYS = {2: NEW}
+    assert "API keys: 0 encrypted again" in turn()[0]
+
+
+def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
+    """What the log cannot take is not done: the portion at hand stays as it was, the ones before it stay done."""
+    monkeypatch.setattr(reencryption, "PORTION", 2)
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    left = [2]
+
+    def refuse_later(*args: Any, **kwargs: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise DatabaseError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reencryption, "record", refuse_later)
+        with pytest.raises(CommandError, match="database cannot be used"):
+            turn()
+    assert sorted(Credential.objects.values_list("ring_number", flat=True)) == [1, 2, 2]
+    assert "API keys: 1 encrypted again" in turn()[0]
+    assert all(opens(keys))
+
+
+def test_progress_is_told_after_each_portion(
+    keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reencryption, "PORTION", 2)
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    told: list[tuple[str, int, int]] = []
+    reencrypt(by=SHELL, tell=lambda name, report, total: told.append((name, report.done, total)))
+    assert told == [("API keys", 2, 3), ("API keys", 3, 3)]
+
+
+def test_progress_is_shown_on_a_terminal_only(keys: dict[str, Credential], settings: Any):
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    assert turn()[1] == ""
+    settings.ENCRYPTION_KEYS = {3: Fernet.generate_key().decode(), 2: NEW}
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        call_command("reencrypt_credentials", stdout=io.StringIO(), stderr=terminal)
+    shown = os.read(ours, 1000).decode()
+    os.close(ours)
+    assert "API keys: 3 of 3" in shown
+
+
+def test_the_page_of_the_site_shows_how_far_it_is(
+    keys: dict[str, Credential], settings: Any, ada: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    factors.add_totp(ada, secret=generate_totp_secret(), by=SHELL)
+    client = client_of(ada)
+    page = client.get("/audit/").content.decode()
+    assert "All stored secrets are encrypted with ring key 1, the newest." in page
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    monkeypatch.setattr(reencryption, "PORTION", 2)
+    seen = []
+
+    def look(name: str, *_: Any) -> None:
+        seen.append(client.get("/audit/encryption/", headers={"HX-Request": "true"}).content.decode())
+
+    look("")
+    reencrypt(by=SHELL, tell=look)
+    told = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
+    assert told == [
+        ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app, and the recovery codes that come with it
+        ["API keys: 2 of 3", "Second factors: 0 of 2"],
+        ["Second factors: 0 of 2"],
+        [],
+    ]
+    assert ["data-poll" in fragment for fragment in seen] == [True, True, True, False]
+    assert "ring key 2, the newest." in seen[-1]
+
+
+def test_memory_does_not_grow_with_the_number_of_keys(team: Team, settings: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reencryption, "PORTION", 20)
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    wide = {"team": team, "endpoint": "https://api.arize.com", "spaces": ["x" * 30_000]}
+    rows = [Credential(name=f"Key {number}", **wide) for number in range(300)]
+    for row in rows:
+        row.seal(CANARY)
+    Credential.objects.bulk_create(rows)
+    del rows, row
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    tracemalloc.start()
+    report = reencrypt(by=SHELL)["API keys"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert report.done == 300
+    assert peak < 4_000_000, "all rows at once are more than 9 MB"

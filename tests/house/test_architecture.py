@@ -1,0 +1,171 @@
+"""The house rules of CONTRIBUTING.md that a machine can check."""
+
+import ast
+import re
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from taskruns.audit import CATALOGUE, EventType
+from taskruns.display.sentences import SENTENCES, sentence
+from taskruns.models import AuditEvent
+from tests.paths import ROOT
+
+SOURCES = sorted(path for folder in ("config", "taskruns") for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TEXTS = {path: path.read_text() for path in SOURCES}
+HAND_WRITTEN = [path for path in SOURCES if "migrations" not in path.parts]
+LONGEST = 320  # lines
+VAGUE = {"utils", "util", "helpers", "helper", "common", "mixins", "misc", "base"}
+WRITES = {
+    *("save", "create", "get_or_create", "update_or_create", "bulk_create", "bulk_update", "update", "delete"),
+    *("seal", "set_password", "add_to", "atomic", "record"),
+}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def calls(path: Path) -> Iterator[tuple[str, str]]:
+    """Each call of the module: what it is called on (source text, "" for a plain name), and the name."""
+    for node in ast.walk(ast.parse(TEXTS[path])):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func.value), node.func.attr
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield "", node.func.id
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(TEXTS[path])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+def test_the_sources_are_found():
+    assert len(HAND_WRITTEN) > 50
+    assert "config/settings.py" in map(named, HAND_WRITTEN)
+
+
+def test_imports_go_down_only():
+    lint = Path(sys.executable).with_name("lint-imports")
+    ended = subprocess.run([lint, "--no-cache"], check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout
+    assert " 0 broken" in ended.stdout
+
+
+def test_only_the_audit_package_makes_rows_of_the_log():
+    makers = {named(path) for path in SOURCES for on, name in calls(path) if name == "AuditEvent"}
+    assert makers == {"taskruns/audit/record.py"}
+    writes = WRITES - {"record"}
+    through = {named(path) for path in SOURCES for on, name in calls(path) if "AuditEvent" in on and name in writes}
+    assert not through
+
+
+def test_only_the_client_speaks_http():
+    assert {named(path) for path in SOURCES if "requests" in imports(path)} == {"taskruns/arize/client.py"}
+    assert not {named(path) for path in SOURCES if imports(path) & {"httpx", "aiohttp", "httplib2", "pycurl"}}
+
+
+def test_arize_and_the_sandbox_know_no_django():
+    plain = [path for path in SOURCES if {"arize", "sandbox"} & set(path.parts)]
+    assert plain
+    assert not [named(path) for path in plain if "django" in imports(path)]
+    for path in plain:
+        if "sandbox" in path.parts:
+            assert not re.search(r"^\s*from taskruns\.(?!sandbox)", TEXTS[path], re.MULTILINE), named(path)
+
+
+def test_views_never_write_to_the_database():
+    views = [path for path in SOURCES if "views" in path.relative_to(ROOT).parts]
+    assert len(views) > 5
+    found = {f"{named(path)}: {on}.{name}()" for path in views for on, name in calls(path) if on and name in WRITES}
+    assert not found
+
+
+def test_the_check_of_views_would_find_a_write():
+    """The control of the test above."""
+    path = ROOT / "taskruns/services/people.py"
+    assert ("person", "save") in set(calls(path))
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    assert not [named(path) for path in SOURCES + TESTS if path.stem in VAGUE]
+    assert not [named(path) for path in SOURCES for part in path.parts if part in VAGUE]
+
+
+@pytest.mark.parametrize("path", HAND_WRITTEN, ids=named)
+def test_no_file_grows_past_what_one_reads_in_one_go(path: Path):
+    assert TEXTS[path].count("\n") <= LONGEST
+
+
+def test_nothing_is_left_out_of_the_tests():
+    found = [named(path) for path in TESTS if re.search(r"mark\.(skip|xfail)|time\.sleep\(", path.read_text())]
+    real_time = ("tests/e2e", "tests/bench")
+    assert [name for name in found if not name.startswith(real_time)] in ([], ["tests/house/test_architecture.py"])
+
+
+COMMANDS = sorted(path.stem for path in (ROOT / "taskruns/management/commands").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_test(command: str):
+    assert COMMANDS
+    mentioned = [named(path) for path in TESTS if re.search(rf"[\"' ]{command}[\"' ,]", path.read_text())]
+    assert mentioned
+
+
+EVENTS = [(event, outcome) for event, outcomes in CATALOGUE.items() for outcome in sorted(outcomes)]
+
+
+@pytest.mark.parametrize(("event", "outcome"), EVENTS)
+def test_every_event_of_the_catalogue_has_a_sentence(event: EventType, outcome: str):
+    row = AuditEvent(
+        event=event.value, outcome=outcome, actor_type="user", actor_label="WHO", target_label="WHAT", run_id="RUN"
+    )
+    words = sentence(row)
+    assert words
+    assert not re.search(r"[{}]", words)
+    assert words[0].isupper()
+    if outcome == "denied":
+        assert "WHO" in words
+
+
+def test_no_sentence_is_left_of_an_event_that_is_no_more():
+    assert set(SENTENCES) == {event.value for event in EventType}
+    for event, words in SENTENCES.items():
+        assert set(words) - {""} <= CATALOGUE[EventType(event)]
+        for text in words.values():
+            assert {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {"who", "target", "run", "why"}
+
+
+def test_the_catalogue_is_the_documents():
+    """Written out once more from the page on the audit log."""
+    names = {
+        *("run.cancel", "run.cancel_many", "run.trigger", "run.export", "stop.pull", "stop.lift", "stop.expire"),
+        *("credential.add", "credential.replace", "credential.test", "credential.revoke", "credential.failing"),
+        *("credential.expiring", "member.add", "member.change_role", "member.remove"),
+        *("invitation.create", "invitation.accept", "invitation.revoke"),
+        *("team.create", "team.change", "team.archive", "view.save", "view.delete"),
+        *("person.create", "person.disable", "person.enable", "person.grant", "person.reset"),
+        *("profile.change", "access.denied"),
+        *("auth.sign_in", "auth.sign_out", "auth.password_change", "auth.mfa_add", "auth.mfa_remove"),
+        *("auth.session_end", "audit.read", "audit.export", "audit.verify", "encryption.reencrypt"),
+    }
+    assert {event.value for event in EventType} == names
+    cancel = "requested confirmed finished_first failed_first already_cancelled still_running refused not_sent unknown"
+    assert CATALOGUE[EventType.RUN_CANCEL] == {*cancel.split(), "joined", "not_needed", "denied"}
+    assert CATALOGUE[EventType.RUN_CANCEL_MANY] == {"requested", "finished", "aborted", "denied"}
+    assert CATALOGUE[EventType.RUN_TRIGGER] == {"requested", "done", "refused", "not_sent", "unknown", "denied"}
+    assert CATALOGUE[EventType.AUTH_SIGN_IN] == {"done", "failed", "throttled"}
+    for check in (EventType.CREDENTIAL_TEST, EventType.AUDIT_VERIFY):
+        assert {"ok", "failed"} <= CATALOGUE[check]
+    assert CATALOGUE[EventType.TEAM_CHANGE] == {"done", "denied"}

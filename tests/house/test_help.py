@@ -1,0 +1,54 @@
+"""The help page explains everything that the other pages say without words."""
+
+import re
+
+from django.test import Client
+
+from taskruns.display.help import ENDINGS, ROLES, STATUSES
+from taskruns.display.sentences import SENTENCES
+from taskruns.models import Outcome, SiteRole, Status, TeamRole
+from tests.factories import person
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "taskruns" / "static" / "taskruns" / "app.js"
+
+
+def page(client: Client) -> str:
+    client.force_login(person("nora@example.com"))
+    return client.get("/help/").content.decode()
+
+
+def test_every_status_end_and_role_of_the_code_is_explained():
+    assert set(STATUSES) == set(Status)
+    assert set(ROLES) == set(TeamRole) | (set(SiteRole) - {SiteRole.NONE})
+    logged = set(SENTENCES["run.cancel"]) - {"requested", "denied"}
+    assert {ending for ending in ENDINGS if ending} == logged
+    assert set(Outcome) <= set(ENDINGS)
+
+
+def test_the_page_shows_them(client: Client, db: None):
+    text = page(client)
+    assert all(f"<code>{ending.code}</code>" in text for ending in ENDINGS.values())
+    assert all(f"status-{status.value}" in text for status in Status)
+    links = re.findall(r'href="#([a-z]+)"', text.split('aria-label="On this page"')[1].split("</nav>")[0])
+    assert len(links) == 7
+    assert all(f'id="{target}"' in text for target in links)
+
+
+def test_every_key_that_acts_is_in_the_list(client: Client, db: None):
+    keys = SCRIPT.read_text().split("const KEYS = {")[1].split("};")[0]
+    acting = set(re.findall(r'^\s*"?([^\s":]+)"?: \(\) =>', keys, re.MULTILINE))
+    assert acting == set(
+        re.findall(r"<kbd>([^<]+)</kbd>", page(client).split('<dl class="shortcuts">')[1].split("</dl>")[0])
+    )
+
+
+def test_the_list_opens_on_every_page_but_for_whom_has_switched_it_off(client: Client, db: None):
+    nora = person("nora@example.com")
+    client.force_login(nora)
+    assert 'id="shortcuts"' in client.get("/help/").content.decode()
+    type(nora).objects.filter(pk=nora.pk).update(shortcuts=False)
+    text = client.get("/help/").content.decode()
+    assert 'id="shortcuts"' not in text
+    assert 'data-shortcuts="off"' in text
+    assert "For you they are off." in text

@@ -1,0 +1,73 @@
+"""THREAT_MODEL.md: every line of it names tests that exist."""
+
+import ast
+import re
+
+import pytest
+
+from tests.paths import ROOT
+
+TEXT = (ROOT / "THREAT_MODEL.md").read_text()
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)
+PROMISES = (
+    *("Only the right people reach each url", "Foreign ids open nothing", "Rights are read when the act happens"),
+    *("A key is never seen again", "Ciphertext belongs to its row", "Keys rotate", "Requests go to Arize only"),
+    *("TLS is checked", "Nothing from Arize is markup", "A ring fence in the browser", "No change without a token"),
+    *("No open redirect", "Strong sign-in", "Sessions end", "Input is checked"),
+    *("The client address is not the client's word", "Log lines cannot be forged", "Errors keep quiet"),
+    *("One cancel is one cancel", "No event, no act", "Debug stays home", "Supply chain"),
+)
+
+
+def section(title: str) -> str:
+    return TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def rows(title: str) -> dict[str, str]:
+    """First cell -> the rest of the line, without the head of the table."""
+    lines = [line.strip("| ") for line in section(title).splitlines() if line.startswith("|")]
+    return dict(tuple(map(str.strip, line.split("|", 1))) for line in lines[2:])  # type: ignore[misc]
+
+
+def defined_in(file: str) -> set[str]:
+    tree = ast.parse((ROOT / file).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+@pytest.mark.parametrize("file", sorted({file for file, _ in NAMED}))
+def test_every_named_test_exists(file: str):
+    assert (ROOT / file).is_file()
+    assert {name for named_in, name in NAMED if named_in == file} <= defined_in(file)
+
+
+def test_every_promise_names_its_tests():
+    promised = rows("What is promised")
+    assert set(PROMISES) <= set(promised)
+    for promise, rest in promised.items():
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", rest), promise
+        assert re.search(r"\| [\d., x]+ *$", rest), promise
+
+
+def test_what_is_missing_belongs_to_a_promise():
+    missing = rows("Not yet") if "\n## Not yet\n" in TEXT else {}
+    assert set(missing) <= set(PROMISES)
+    assert all(wants.startswith("not yet: ") for wants in missing.values())
+
+
+def test_a_test_that_is_not_there_would_be_found():
+    assert "test_every_named_test_exists" in defined_in("tests/house/test_threat_model.py")
+    assert "test_nobody_wrote_this" not in defined_in("tests/house/test_threat_model.py")
+    assert len(NAMED) > 60
+
+
+def test_what_is_installed_is_locked_by_hash_and_can_be_audited():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = (ROOT / name).read_text()
+        packages = re.split(r"\n(?=[a-z0-9])", text.strip())
+        assert len(packages) > 20
+        assert all(re.match(r"[\w.\[\]-]+==[\w.+]+", package) for package in packages)
+        assert not [package.split("==")[0] for package in packages if "--hash=sha256:" not in package]
+        assert not re.search(r"https?://|git\+|--(extra-)?index-url|--trusted-host", text)
+    makefile = (ROOT / "Makefile").read_text()
+    assert "--require-hashes" in re.search(r"^PIP\s*:=.*$", makefile, re.MULTILINE)[0]  # type: ignore[index]
+    assert re.search(r"^audit:.*\n\t@\$\(BIN\)/pip-audit --require-hashes .*--strict", makefile, re.MULTILINE)

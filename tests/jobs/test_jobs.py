@@ -1,0 +1,150 @@
+"""The clock's jobs: the queue only wakes work up, the database says what is to be done."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.db import DatabaseError
+from django.test import Client
+from django.utils import timezone
+from huey.contrib.djhuey import HUEY
+
+from taskruns import jobs
+from taskruns.models import Credential, Heartbeat, Team
+from tests.factories import make_credential
+
+
+@pytest.fixture(autouse=True)
+def _empty_queue(monkeypatch: Any) -> Any:
+    """And one connection throughout: a worker closes its own after each job, a test has its data in an open one."""
+    monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
+    HUEY.storage.flush_all()
+    yield
+    HUEY.storage.flush_all()
+
+
+@pytest.fixture
+def done(monkeypatch: Any) -> list[Any]:
+    """What the services were asked to do, instead of doing it."""
+    done: list[Any] = []
+    monkeypatch.setattr("taskruns.services.mirror.refresh", done.append)
+    monkeypatch.setattr("taskruns.services.cancellations.sweep", lambda: done.append("sweep"))
+    return done
+
+
+def work(seconds_later: float = 0) -> None:
+    """A worker and a scheduler, at that moment."""
+    with time_machine.travel(timezone.now() + timedelta(seconds=seconds_later)):
+        now = HUEY._get_timestamp()
+        for task in HUEY.read_schedule(now):
+            HUEY.enqueue(task)
+        while task := HUEY.dequeue():
+            HUEY.execute(task)
+
+
+def test_every_minute_shows_that_a_worker_lives_sweeps_and_plans_twelve_ticks(db: None, done: list[Any]) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
+        jobs.every_minute.call_local()
+        jobs.every_minute.call_local()
+        assert Heartbeat.objects.get().seen_at == timezone.now()
+        now = timezone.now().replace(tzinfo=None)
+        etas = sorted((task.eta - now).total_seconds() for task in HUEY.pending() if task.eta)
+    assert etas == sorted(list(range(0, 60, 5)) * 2)
+
+
+def test_ticks_wake_the_keys_that_are_due_and_nobody_else(team: Team, done: list[Any]) -> None:
+    key = make_credential(team)
+    later = timezone.now() + timedelta(hours=1)
+    make_credential(team, name="Later", next_refresh_at=later)
+    make_credential(team, name="Waiting", backoff_until=later)
+    make_credential(team, name="Failing", failing_since=timezone.now())
+    jobs.tick()
+    work()
+    assert done == [key.pk]
+
+
+def test_a_minute_of_ticks_comes_in_steps(team: Team, done: list[Any]) -> None:
+    make_credential(team)
+    jobs.every_minute.call_local()
+    counts = []
+    for second in (1, 6, 11, 31, 61):
+        work(second)
+        counts.append(done.count("sweep") * 100 + len([entry for entry in done if entry != "sweep"]))
+    assert counts == [101, 102, 103, 107, 112]
+
+
+def test_ticks_that_come_too_late_do_nothing(team: Team, done: list[Any]) -> None:
+    key = make_credential(team)
+    jobs.tick()
+    work(91)
+    assert done == []
+    jobs.tick()
+    work(85)
+    assert done == [key.pk]
+
+
+def test_a_refresh_that_comes_too_late_does_nothing(credential: Credential, done: list[Any]) -> None:
+    jobs.wake(credential.pk)
+    work(61)
+    assert done == []
+    jobs.wake(credential.pk)
+    work(1)
+    assert done == [credential.pk]
+
+
+def test_the_worker_looks_at_once_when_it_starts_and_once_only(db: None, done: list[Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(jobs, "_first_start", threading.Lock())
+    for _ in range(4):
+        jobs.start()
+    assert Heartbeat.objects.exists()
+    assert len([task for task in HUEY.pending() if task.eta]) == 12
+    work()
+    assert done.count("sweep") == 1
+
+
+def test_a_queue_that_is_down_is_a_log_line(credential: Credential, monkeypatch: Any, caplog: Any) -> None:
+    def down(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no queue")
+
+    monkeypatch.setattr(HUEY.storage, "enqueue", down)
+    jobs.wake(credential.pk)
+    assert "queue_unreachable" in caplog.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "anything.example"])
+def test_machines_ask_without_host_name_or_session(host: str, client: Client, db: None) -> None:
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now())
+    for path in ("/healthz", "/readyz"):
+        answer = client.get(path, headers={"Host": host})
+        assert (answer.status_code, answer.content) == (200, b"ok\n")
+        assert not answer.cookies
+    assert client.get("/accounts/login/", headers={"Host": "anything.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, 200), (179, 200), (181, 503)])
+def test_it_is_ready_while_a_worker_was_seen(seconds: int, status: int, client: Client, db: None) -> None:
+    assert client.get("/readyz").status_code == 503
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now() - timedelta(seconds=seconds))
+    answer = client.get("/readyz")
+    assert answer.status_code == status
+    assert answer.content == (b"ok\n" if status == 200 else b"not ready\n")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_it_is_not_ready_without_its_database_or_migrations(client: Client, db: None, monkeypatch: Any) -> None:
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now())
+    assert client.get("/readyz").status_code == 200
+    planned = "django.db.migrations.executor.MigrationExecutor.migration_plan"
+    with monkeypatch.context() as patch:
+        patch.setattr(planned, lambda *_: [("taskruns.9999", False)])
+        assert client.get("/readyz").status_code == 503
+
+    def down(*_: Any) -> None:
+        raise DatabaseError
+
+    monkeypatch.setattr(planned, down)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.content) == (503, b"not ready\n")
+    assert client.get("/healthz").status_code == 200

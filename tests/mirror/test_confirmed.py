@@ -1,0 +1,93 @@
+"""Arize's word that a run is cancelled is looked at once more: some go on in spite of it."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import responses
+import time_machine
+from django.utils import timezone
+
+from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.services.mirror import refresh
+from tests.factories import ClientOf, make_credential, make_run
+
+from .arize_world import World
+
+START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
+
+
+@pytest.fixture
+def world(arize: responses.RequestsMock) -> World:
+    return World().speak(arize)
+
+
+@pytest.fixture
+def clock() -> Any:
+    with time_machine.travel(START, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def credential(clock: Any, team: Team) -> Credential:
+    return make_credential(team)
+
+
+@pytest.fixture
+def task(credential: Credential, world: World, clock: Any) -> Task:
+    """Read so lately that neither a list nor the sweep comes to it."""
+    world.task("T1")
+    refresh(credential.pk, force=True)
+    far = START + timedelta(days=1)
+    Task.objects.update(runs_read_at=far, swept_at=far)
+    Credential.objects.update(tasks_read_at=far)
+    world.calls.clear()
+    return Task.objects.get()
+
+
+def cancelled(task: Task, world: World, number: int, *, now_in_arize: str) -> Run:
+    run = make_run(task, status=Status.CANCELLED, arize_id=f"R{number}", observed_at=timezone.now())
+    outcome = {"outcome": Outcome.CONFIRMED, "closed_at": timezone.now()}
+    Cancellation.objects.create(run=run, person_label="oli@example.com", requested_at=timezone.now(), **outcome)
+    world.run(run.arize_id, status=now_in_arize)
+    return run
+
+
+def rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
+    clock.shift(seconds)
+    Credential.objects.update(next_refresh_at=timezone.now(), tasks_read_at=timezone.now())
+    assert refresh(credential.pk) is not None
+
+
+def test_one_that_goes_on_is_found_and_shown_in_red(
+    task: Task, world: World, credential: Credential, clock: Any, vera: User, client_of: ClientOf
+) -> None:
+    lies = cancelled(task, world, 1, now_in_arize="RUNNING")
+    rounds(credential, clock, seconds=5)
+    assert world.reads_of("task-runs/R1") == 0, "too early: Arize may need a moment"
+    rounds(credential, clock, seconds=6)
+    lies.refresh_from_db()
+    assert lies.status == Status.RUNNING
+    page = client_of(vera).get("/teams/ops-north/runs/").content.decode()
+    assert "said-alarm" in page
+    assert "Arize said that it was cancelled, but the run goes on." in page
+
+
+def test_one_that_keeps_its_word_costs_one_call(task: Task, world: World, credential: Credential, clock: Any) -> None:
+    cancelled(task, world, 1, now_in_arize="CANCELLED")
+    for _ in range(6):
+        rounds(credential, clock, seconds=12)
+    assert world.reads_of("task-runs/R1") == 1
+
+
+def test_of_many_a_few_are_looked_at_in_a_round_and_old_ones_never(
+    task: Task, world: World, credential: Credential, clock: Any
+) -> None:
+    for number in range(12):
+        cancelled(task, world, number, now_in_arize="CANCELLED")
+    rounds(credential, clock, seconds=12)
+    assert world.reads_of("task-runs/") == 5
+    rounds(credential, clock, seconds=5)
+    assert world.reads_of("task-runs/") == 10
+    rounds(credential, clock, seconds=600)
+    assert world.reads_of("task-runs/") == 10

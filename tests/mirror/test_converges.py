@@ -1,0 +1,178 @@
+"""Whatever goes wrong on the way, rounds bring the mirror to what Arize holds."""
+
+import itertools
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+import requests
+import responses
+import time_machine
+from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from taskruns.models import Credential, Run, Status, Task, Team
+from taskruns.services.mirror import refresh
+from tests.arize_double import in_threads
+from tests.factories import make_credential
+
+from .arize_world import Fault, World
+
+NOT_FOUND: Fault = (404, {}, "")
+FAULTS: list[Fault] = [
+    (500, {}, ""),
+    (429, {"Retry-After": "20"}, ""),
+    NOT_FOUND,
+    (403, {}, ""),
+    (200, {}, "<html>"),
+    requests.ReadTimeout(),
+    requests.ConnectionError("cut"),
+    requests.ConnectTimeout(),
+]
+WORDS = ["PENDING", "running", "COMPLETED", "Failed", "CANCELLED", "PAUSED"]
+
+
+def live_on(world: World, chance: Random) -> None:
+    """What happens in Arize between two rounds."""
+    if chance.random() < 0.2:
+        world.task(f"N{len(world.tasks)}", space=chance.choice(["S1", "S2"]))
+    for task in world.tasks:
+        if chance.random() < 0.4:
+            number = sum(len(runs) for runs in world.runs.values())
+            world.run(f"R{number}", task, chance.choice(WORDS[:2]), minute=number)
+            world.tasks[task]["last_run_at"] = f"2026-11-23T{number // 60:02}:{number % 60:02}:00Z"
+        for run in world.runs[task]:
+            if run["status"] in WORDS[:2] and chance.random() < 0.5:
+                run["status"] = chance.choice(WORDS[1:5])
+                run["num_successes"] += 1
+        if chance.random() < 0.1:
+            world.tasks[task]["name"] = f"Renamed {chance.randrange(100)}"
+
+
+def held(world: World) -> dict[str, tuple[str, int]]:
+    runs = [run for runs in world.runs.values() for run in runs]
+    known = set(Status.values)
+    return {
+        run["id"]: (word if (word := run["status"].lower()) in known else "unknown", run["num_successes"])
+        for run in runs
+    }
+
+
+@pytest.fixture
+def world(arize: responses.RequestsMock) -> World:
+    return World().speak(arize)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_rounds_converge_under_random_faults(seed: int, credential: Credential, world: World) -> None:
+    chance = Random(seed)
+    Task.objects.all().delete()
+    Credential.objects.update(
+        tasks_read_at=None, backoff_until=None, recent_calls=[], failures=0, next_refresh_at=timezone.now()
+    )
+    world.__init__()  # type: ignore[misc]
+    for number in range(4):
+        world.task(f"T{number}", space=f"S{number % 2 + 1}")
+    world.page = chance.choice([2, 5, 100])
+    with time_machine.travel(timezone.now() + timedelta(hours=1), tick=False) as clock:
+        world.fault = lambda call: _fault(call, chance)
+        for _ in range(8):
+            live_on(world, chance)
+            _round(credential, clock)
+        world.fault = lambda _: None
+        for _ in range(4):
+            _round(credential, clock)
+    _assert_same(world)
+
+
+@pytest.mark.commits
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_two_workers_at_once_and_late_answers_undo_nothing(
+    seed: int, committed: None, arize: responses.RequestsMock
+) -> None:
+    """Two rounds with one key at the same time, as when a lease ran out on a worker that was only slow. An answer
+    arrives after Arize has moved on and after the other worker has read that.
+    """
+    chance = Random(seed)
+    Team.objects.all().delete()
+    credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+    world = World(page=chance.choice([2, 5, 100])).speak(arize)
+    for number in range(4):
+        world.task(f"T{number}", space=f"S{number % 2 + 1}")
+    with time_machine.travel(timezone.now() + timedelta(hours=1)) as clock:
+        ended: set[tuple[str, str]] = set()
+        for _ in range(7):
+            live_on(world, chance)
+            ended |= _two_rounds(credential, world, chance)
+            assert _ended() >= ended, "what had ended has never begun again"
+            clock.shift(61)
+        world.fault, world.on_its_way = lambda _: None, lambda _: None
+        for _ in range(3):
+            clock.shift(61)
+            _forced(credential)
+    _assert_same(world)
+
+
+def _two_rounds(credential: Credential, world: World, chance: Random) -> set[tuple[str, str]]:
+    """While one answer of the first is on its way, Arize moves on and the second makes a whole round. What was mirrored
+    as ended then.
+    """
+    world.fault = lambda call: _fault(call, chance) if chance.random() < 0.3 else None
+    reads = itertools.count()
+    late = chance.randrange(4)
+    ended: set[tuple[str, str]] = set()
+
+    def on_its_way(call: str) -> None:
+        if "run" in call and next(reads) == late:
+            with world.standing_still():
+                for _ in range(3):
+                    live_on(world, chance)
+            ended.update(*in_threads(1, lambda _: _forced(credential) or _ended()))
+
+    world.on_its_way = on_its_way
+    _forced(credential)
+    return ended
+
+
+def _forced(credential: Credential) -> None:
+    assert refresh(credential.pk, force=True) is not None
+
+
+def _ended() -> set[tuple[str, str]]:
+    ended = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+    return set(Run.objects.filter(status__in=ended).values_list("arize_id", "status"))
+
+
+def _fault(call: str, chance: Random) -> Fault | None:
+    """Anything at any time, but for one lie: that a single run which is there is not. That makes it gone, and what is
+    gone comes back by the lists only.
+    """
+    fault = chance.choice(FAULTS) if chance.random() < 0.3 else None
+    return None if fault == NOT_FOUND and "/task-runs/" in call else fault
+
+
+def _round(credential: Credential, clock: Any) -> None:
+    """When the key is due again, and the tasks may be listed again."""
+    credential.refresh_from_db()
+    due = max(filter(None, (credential.next_refresh_at, credential.backoff_until, timezone.now())))
+    clock.move_to(due + timedelta(seconds=61))
+    assert refresh(credential.pk) is not None
+
+
+def _assert_same(world: World) -> None:
+    """Runs that had ended and left the newest page before they were first seen are read on demand only."""
+    mirrored = {run.arize_id: (run.status, run.num_successes) for run in Run.objects.all()}
+    there = held(world)
+    newest = {run["id"] for runs in world.runs.values() for run in runs[: world.page]}
+    assert mirrored.keys() <= there.keys()
+    assert newest <= mirrored.keys()
+    assert mirrored == {run_id: there[run_id] for run_id in mirrored}
+    assert dict(Task.objects.values_list("arize_id", "name")) == {
+        task: members["name"] for task, members in world.tasks.items()
+    }
+    active = {run_id for run_id, (status, _) in there.items() if status in {"pending", "running"}} & mirrored.keys()
+    assert set(Run.objects.filter(rank=1).values_list("arize_id", flat=True)) == active

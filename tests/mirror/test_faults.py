@@ -1,0 +1,273 @@
+"""What a round does when Arize refuses, is slow, or answers nonsense."""
+
+import math
+from datetime import datetime, timedelta
+from itertools import cycle
+from typing import Any
+
+import pytest
+import requests
+import responses
+import time_machine
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, Credential, Run, Task, Team
+from taskruns.services import credentials
+from taskruns.services.mirror import RoundReport, due, refresh
+from taskruns.services.mirror.reader import THREADS
+from tests.factories import actor, events, make_credential
+
+from .arize_world import World, failing
+
+START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
+
+
+@pytest.fixture
+def world(arize: responses.RequestsMock) -> World:
+    return World().speak(arize)
+
+
+@pytest.fixture
+def clock() -> Any:
+    with time_machine.travel(START, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def credential(clock: Any, team: Team) -> Credential:
+    return make_credential(team)
+
+
+def wait_of(credential: Credential) -> float:
+    """Seconds until the key is due again."""
+    credential.refresh_from_db()
+    until = max(credential.next_refresh_at, credential.backoff_until or credential.next_refresh_at)
+    return (until - timezone.now()).total_seconds()
+
+
+def must(report: RoundReport | None) -> RoundReport:
+    assert report is not None
+    return report
+
+
+def test_401_marks_the_key_failing_once_and_leaves_it_alone(
+    credential: Credential, world: World, clock: Any, team: Team
+) -> None:
+    world.fault = failing("/v2/", 401)
+    before = Team.objects.get().board_version
+    report = must(refresh(credential.pk))
+    assert report.unauthorized
+    assert len(world.calls) == 1
+    credential.refresh_from_db()
+    assert credential.failing_since == timezone.now()
+    assert "401" in credential.failing_reason
+    assert credential.claimed_until is None
+    assert events() == [("credential.failing", "done")]
+    assert AuditEvent.objects.get().credential_id == credential.pk
+    assert Team.objects.get().board_version > before
+    clock.shift(86_400)
+    assert (due(timezone.now()), refresh(credential.pk)) == ([], None)
+    refresh(credential.pk, force=True)
+    assert events() == [("credential.failing", "done")]
+
+
+def test_a_good_test_wakes_a_failing_key(credential: Credential, world: World, mona: Any) -> None:
+    world.fault = failing("/v2/", 401)
+    refresh(credential.pk)
+    world.fault = lambda _: None
+    credential.refresh_from_db()
+    assert credentials.test(credential, by=actor(mona, "manager")).ok
+    assert due(timezone.now()) == [credential.pk]
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("42", 42), ("0", 5), ("100000", 300), ("soon", 30), (None, 30)])
+def test_429_waits_as_long_as_arize_asks(
+    header: str | None, seconds: int, credential: Credential, world: World
+) -> None:
+    Team.objects.update(watched_at=START)
+    world.fault = failing("/v2/", 429, **({"Retry_After": header} if header else {}))
+    report = must(refresh(credential.pk))
+    assert not report.unauthorized
+    assert "429" in report.problem
+    assert len(world.calls) == 1
+    assert wait_of(credential) == seconds
+    credential.refresh_from_db()
+    assert "429" in credential.backoff_reason
+    assert credential.failing_since is None
+
+
+def test_429_in_the_middle_stops_the_round(credential: Credential, world: World) -> None:
+    for number in range(60):
+        world.task(f"T{number}")
+    world.fault = lambda _: (429, {}, "") if len(world.calls) > 10 else None
+    assert "429" in must(refresh(credential.pk)).problem
+    # The first refusal, and what was under way with it.
+    assert 11 <= len(world.calls) <= 10 + THREADS
+
+
+FAULTS: dict[str, Any] = {
+    "500": (500, {}, ""),
+    "503": (503, {"Retry-After": "0"}, ""),
+    "HTML": (200, {}, "<html>"),
+    "cut": requests.ConnectionError("cut"),
+    "slow": requests.ReadTimeout(),
+    "refused": requests.ConnectTimeout(),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
+    kind: str, credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    for number in range(20):
+        task = Task(team=credential.team, endpoint=credential.endpoint, arize_id=f"T{number}", credential=credential)
+        task.save()
+    world.fault = lambda _: FAULTS[kind]
+    waits = []
+    for _ in range(9):
+        world.calls.clear()
+        assert must(refresh(credential.pk)).problem
+        # Three faults, with two repeats each, and what was under way with them.
+        assert len(world.calls) <= 33
+        waits.append(wait_of(credential))
+        clock.shift(math.ceil(waits[-1]) + 60)
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert events() == []
+    before = Team.objects.get().board_version
+    world.fault = lambda _: None
+    assert must(refresh(credential.pk)).problem == ""
+    assert wait_of(credential) == 5
+    credential.refresh_from_db()
+    assert (credential.failures, credential.backoff_until, credential.backoff_reason) == (0, None, "")
+    assert Team.objects.get().board_version > before
+
+
+@pytest.mark.parametrize(
+    ("header", "waits"),
+    [
+        ("42", [42, 42, 42, 42, 80]),
+        ("3600", [300]),
+        ("Mon, 23 Nov 2026 03:01:30 GMT", [90]),
+        ("1", [5, 10]),
+        ("soon", [5, 10]),
+    ],
+)
+def test_a_fault_that_names_its_end_is_waited_for(
+    header: str, waits: list[int], credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    world.fault = failing("/v2/", 503, Retry_After=header)
+    for seconds in waits:
+        assert "503" in must(refresh(credential.pk)).problem
+        assert wait_of(credential) == seconds
+        clock.shift(seconds)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "refused"])
+def test_one_broken_task_does_not_starve_the_others(
+    kind: str, credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    for number in range(8):
+        world.task(f"T{number}", last_run_at="2026-11-23T00:00:00Z")
+        world.run(f"R{number}", f"T{number}", "COMPLETED")
+    world.fault = lambda call: FAULTS[kind] if "T3/runs" in call else None
+    assert must(refresh(credential.pk)).problem == ""
+    for number in range(8):
+        world.run(f"N{number}", f"T{number}", "COMPLETED", minute=1)
+        world.tasks[f"T{number}"]["last_run_at"] = "2026-11-23T00:01:00Z"
+    clock.shift(61)
+    assert must(refresh(credential.pk)).problem == ""
+    expected = {f"{kind}{number}" for kind in "RN" for number in range(8) if number != 3}
+    assert set(Run.objects.values_list("arize_id", flat=True)) == expected
+    world.fault = lambda _: None
+    clock.shift(61)
+    refresh(credential.pk)
+    assert set(Run.objects.values_list("arize_id", flat=True)) == expected | {"R3", "N3"}
+
+
+def test_many_broken_tasks_among_healthy_ones_do_not_end_the_round(
+    credential: Credential, world: World, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("taskruns.services.mirror.reader.THREADS", 1)
+    for number in range(12):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}", "COMPLETED")
+    turns = cycle([FAULTS["HTML"], FAULTS["HTML"], None])
+    world.fault = lambda call: next(turns) if "/runs" in call else None
+    assert must(refresh(credential.pk)).problem == ""
+    assert Run.objects.count() == 4
+    credential.refresh_from_db()
+    assert credential.backoff_until is None
+
+
+@pytest.mark.parametrize("spoil", [{"ciphertext": "no-token"}, {"endpoint": "http://elsewhere.test"}])
+def test_a_key_that_cannot_be_used_is_failing_and_nothing_is_asked(
+    spoil: dict[str, str], credential: Credential, world: World
+) -> None:
+    Credential.objects.update(**spoil)
+    assert must(refresh(credential.pk)).problem
+    credential.refresh_from_db()
+    assert credential.failing_since is not None
+    assert world.calls == []
+    assert events() == [("credential.failing", "done")]
+
+
+def test_runs_that_always_fail_keep_no_other_from_being_read(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(8):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}")
+    must(refresh(credential.pk))
+    world.task("new", space="S1")
+    world.run("newcomer", "new")
+    broken = [f"task-runs/R{number}" for number in range(4)]
+    world.fault = lambda call: (500, {}, "") if any(part in call for part in broken) else None
+    for _ in range(3):
+        clock.shift(61)
+        world.run("R7", "T7", "COMPLETED")["id"] = "R7-next"
+        assert not must(refresh(credential.pk)).problem
+    assert Run.objects.filter(arize_id__in=["newcomer", "R7-next"]).count() == 2
+    credential.refresh_from_db()
+    assert (credential.failures, credential.backoff_until) == (0, None)
+
+
+def test_a_run_that_always_fails_costs_calls_only_now_and_then(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    world.task("T1")
+    world.task("T2")
+    world.run("broken", "T1")
+    world.run("sound", "T2")
+    must(refresh(credential.pk))
+    looks: list[tuple[bool, bool]] = []
+
+    def read() -> None:
+        clock.shift(10)
+        Credential.objects.update(next_refresh_at=timezone.now())
+        world.calls.clear()
+        must(refresh(credential.pk))
+        looks.append((bool(world.reads_of("task-runs/broken")), bool(world.reads_of("task-runs/sound"))))
+
+    world.fault = failing("task-runs/broken", 500)
+    for _ in range(6):
+        read()
+    assert looks == [(True, True), (False, True), (False, True)] * 2
+    world.fault = lambda _: None
+    looks.clear()
+    for _ in range(3):
+        read()
+    assert looks == [(True, True)] * 3
+
+
+def test_three_faults_of_an_arize_that_is_down_end_the_round(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(40):
+        world.task(f"T{number}")
+    must(refresh(credential.pk))
+    clock.shift(400)
+    world.calls.clear()
+    world.fault = failing("/v2/", 503)
+    assert "503" in must(refresh(credential.pk)).problem
+    assert world.reads_of("/runs") < 40
+    credential.refresh_from_db()
+    assert credential.backoff_until is not None

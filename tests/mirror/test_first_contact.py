@@ -1,0 +1,290 @@
+"""The first reading of a large account: in the background, under the ceiling, with progress that people see."""
+
+import itertools
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+import responses
+import time_machine
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from taskruns.models import Cancellation, Credential, Run, Task, Team, User
+from taskruns.services import credentials
+from taskruns.services.first_contact import under_way
+from taskruns.services.mirror import due, refresh
+from tests.factories import ClientOf, actor, make_credential
+
+from .arize_world import World, failing
+
+START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
+CEILING = 60
+
+
+@pytest.fixture
+def clock() -> Any:
+    with time_machine.travel(START, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def world(arize: responses.RequestsMock, settings: Any) -> World:
+    settings.ARIZE_CALLS_PER_MINUTE = CEILING
+    return World().speak(arize)
+
+
+@pytest.fixture
+def credential(clock: Any, team: Team) -> Credential:
+    return make_credential(team)
+
+
+def work(clock: Any, world: World, *, until: Callable[[int], bool]) -> dict[int, list[str]]:
+    """A worker's ticks, each 5 s; the calls of each."""
+    called: dict[int, list[str]] = {}
+    for second in range(0, 3600, 5):
+        clock.move_to(START + timedelta(seconds=second))
+        before = len(world.calls)
+        for key in due(timezone.now()):
+            refresh(key)
+        called[second] = world.calls[before:]
+        if until(second):
+            return called
+    raise AssertionError("it took more than an hour")
+
+
+def is_done(_: int) -> bool:
+    return Credential.objects.get().first_contact_done_at is not None
+
+
+def most_in_a_minute(called: dict[int, list[str]]) -> int:
+    return max(sum(len(calls) for at, calls in called.items() if start <= at < start + 60) for start in called)
+
+
+def texts() -> list[str]:
+    return [contact.text for contact in under_way(Credential.objects.all())]
+
+
+def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_looks(
+    credential: Credential, world: World, clock: Any, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 120
+    for number in range(250):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}", "COMPLETED")
+    called = work(clock, world, until=is_done)
+    assert most_in_a_minute(called) <= 120
+    # 250 tasks and, each minute, their lists (4 calls) and the sweep (10).
+    assert max(called) < 180
+    assert Run.objects.count() == 250
+    credential.refresh_from_db()
+    assert (credential.next_refresh_at - timezone.now()).total_seconds() == 300
+
+
+def test_the_newest_page_of_each_task_is_read_once(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(100):
+        world.task(f"T{number:03}")
+    called = work(clock, world, until=lambda second: second == 60)
+    lists = [call for calls in called.values() for call in calls if "/runs" in call]
+    assert not [call for call in lists if "cursor" in call]
+    unread = Task.objects.filter(runs_read_at=None).count()
+    assert len(lists) - len(set(lists)) <= 10, "only the sweep reads one again"
+    assert 0 < unread < 100
+
+
+def test_a_small_account_is_read_in_one_round(credential: Credential, world: World) -> None:
+    for number in range(20):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}", "COMPLETED")
+    refresh(credential.pk)
+    assert Run.objects.count() == 20
+    assert is_done(0)
+    assert texts() == []
+
+
+def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(100):
+        world.task(f"T{number:03}")
+    world.tasks["T099"]["last_run_at"] = "2026-11-23T02:59:00Z"  # such a task is read among the first
+    world.run("active", "T099")
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    called = work(clock, world, until=is_done)
+    reads = [second for second, calls in called.items() if "/v2/task-runs/active" in calls]
+    assert [calls[0] for second, calls in called.items() if second in reads] == ["/v2/task-runs/active"] * len(reads)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(reads)]
+    assert (reads[0], max(gaps)) == (5, 5), "it is never left for the next minute"
+    assert most_in_a_minute(called) <= CEILING
+
+
+def test_when_nobody_looks_its_rounds_do_not_read_active_runs_each_time(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    for number in range(80):
+        world.task(f"T{number:03}")
+    world.tasks["T000"]["last_run_at"] = "2026-11-23T02:59:00Z"
+    world.run("active", "T000")
+    called = work(clock, world, until=is_done)
+    alone = [second for second, calls in called.items() if "/v2/task-runs/active" in calls]
+    reads = [second for second, calls in called.items() if any("active" in call or "T000" in call for call in calls)]
+    assert max(later - earlier for earlier, later in itertools.pairwise(reads)) == 25
+    assert min(later - earlier for earlier, later in itertools.pairwise(alone)) == 25
+
+
+def test_cancellations_come_before_everything_else(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(150):
+        world.task(f"T{number:03}")
+    world.tasks["T000"]["last_run_at"] = "2026-11-23T02:59:00Z"
+    world.run("stopping", "T000")
+    refresh(credential.pk)
+    run = Run.objects.get()
+    Cancellation.objects.create(run=run, person_label="oli", stopping_since=timezone.now())
+    called = work(clock, world, until=lambda second: second == 55)
+    assert [calls[0] for calls in called.values() if calls] == ["/v2/task-runs/stopping"] * 11
+
+
+def test_many_active_runs_leave_a_third_of_the_ceiling_to_it(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(60):
+        world.task(f"T{number:03}")
+        world.run(f"R{number}", f"T{number:03}")
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    called = work(clock, world, until=is_done)
+    assert most_in_a_minute(called) <= CEILING
+    assert max(called) <= 60 / (CEILING / 3 - 3) * 60
+    assert Run.objects.count() == 60
+
+
+def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
+    credential: Credential, world: World, clock: Any, django_assert_num_queries: Any
+) -> None:
+    assert texts() == ["Key “Production” is new: the list of its tasks is being read."]
+    for number in range(1200):
+        world.task(f"T{number}")
+    numbers = []
+    versions = set()
+
+    def look(_: int) -> bool:
+        numbers.extend((contact.read, contact.total) for contact in under_way(Credential.objects.all()))
+        versions.add(Team.objects.get().board_version)
+        return len(numbers) == 13
+
+    work(clock, world, until=look)
+    assert numbers[0] == (CEILING / 3, 1200), "a third of the ceiling at once"
+    assert numbers == sorted(numbers)
+    assert numbers[11][0] > numbers[0][0] + 10
+    assert texts() == [f"First reading with key “Production”: read {numbers[-1][0]:,} of 1,200 tasks."]
+    assert len(versions) >= 8, "open boards are told"
+    Task.objects.update(runs_read_at=timezone.now())
+    clock.shift(5)
+    refresh(credential.pk)
+    keys = list(Credential.objects.all())
+    with django_assert_num_queries(0):
+        assert under_way(keys) == ()
+
+
+def test_a_failing_key_shows_no_progress(credential: Credential, world: World) -> None:
+    world.fault = failing("/v2/", 401)
+    refresh(credential.pk)
+    assert texts() == []
+
+
+def test_a_task_that_always_fails_does_not_keep_it_open(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(5):
+        world.task(f"T{number}", last_run_at="2026-11-23T02:00:00Z")
+    world.fault = failing("T3/runs", 500)
+    refresh(credential.pk)
+    assert is_done(0)
+    world.calls.clear()
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    for second in range(5, 65, 5):
+        clock.move_to(START + timedelta(seconds=second))
+        refresh(credential.pk)
+    assert world.reads_of("T3/runs") <= 3 * 3, "three tries at each, twice as a task that moved and once by the sweep"
+
+
+def test_a_key_that_is_let_into_a_large_space_begins_again(credential: Credential, world: World, clock: Any) -> None:
+    world.task("T0")
+    refresh(credential.pk)
+    assert is_done(0)
+    for number in range(1, 200):
+        world.task(f"T{number}")
+    clock.shift(300)
+    refresh(credential.pk)
+    assert not is_done(0)
+    assert texts()[0].endswith("of 200 tasks.")
+    clock.shift(5)
+    assert due(timezone.now()) == [credential.pk]
+
+
+def test_a_replaced_key_begins_again(credential: Credential, world: World, mona: User) -> None:
+    world.task("T0")
+    refresh(credential.pk)
+    assert is_done(0)
+    credential.refresh_from_db()
+    credentials.replace(credential, key="ak-another-key-0123456789", expires_on=None, by=actor(mona, "manager"))
+    assert not is_done(0)
+    refresh(credential.pk)
+    assert is_done(0)
+
+
+def test_429_in_the_middle_waits_and_goes_on(credential: Credential, world: World, clock: Any) -> None:
+    for number in range(80):
+        world.task(f"T{number}")
+    world.fault = lambda _: (429, {"Retry-After": "40"}, "") if len(world.calls) == 10 else None
+    refresh(credential.pk)
+    read = Task.objects.exclude(runs_read_at=None).count()
+    clock.shift(35)
+    assert due(timezone.now()) == []
+    clock.shift(5)
+    assert due(timezone.now()) == [credential.pk]
+    refresh(credential.pk)
+    assert Task.objects.exclude(runs_read_at=None).count() > read
+
+
+def test_a_list_of_tasks_that_does_not_fit_into_a_round_goes_on_in_the_next(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    world.page = 2
+    for number in range(180):
+        world.task(f"T{number:03}", space=f"S{number // 60}")
+    called = work(clock, world, until=lambda _: Credential.objects.get().tasks_read_at is not None)
+    assert Task.objects.count() == 180
+    lists = [call for calls in called.values() for call in calls if call.startswith("/v2/tasks?")]
+    assert len(lists) == len(set(lists)) == 90, "no page is read twice"
+    assert set(Task.objects.values_list("space_id", flat=True)) == {"S0", "S1", "S2"}
+    assert max(called) >= 60
+
+
+def test_a_round_without_calls_left_forgets_nothing_of_the_key(credential: Credential, world: World) -> None:
+    world.task("T0")
+    refresh(credential.pk)
+    spaces = Credential.objects.get().spaces
+    assert [space["id"] for space in spaces] == ["S1"]
+    spent = [[int(timezone.now().timestamp()), 0, CEILING]]
+    Credential.objects.update(recent_calls=spent, tasks_read_at=None, next_refresh_at=timezone.now())
+    refresh(credential.pk)
+    assert Credential.objects.get().spaces == spaces
+
+
+def test_the_page_of_the_keys_and_the_command_tell_how_far_it_is(
+    credential: Credential, world: World, mona: User, client_of: ClientOf
+) -> None:
+    for number in range(50):
+        world.task(f"T{number}")
+    page = client_of(mona).get(f"/teams/{credential.team.slug}/credentials/").content.decode()
+    assert "the list of its tasks is being read" in page
+    assert "<progress aria-label" in page
+    world.fault = lambda _: (429, {}, "") if len(world.calls) > 20 else None
+    out = StringIO()
+    with pytest.raises(CommandError, match="429"):
+        call_command("refresh", stdout=out)
+    world.fault = lambda _: None
+    page = client_of(mona).get(f"/teams/{credential.team.slug}/credentials/").content.decode()
+    said = out.getvalue().splitlines()[-1].removesuffix(" The worker goes on.")
+    assert said.startswith("First reading with key “Production”: read ")
+    assert said in page
+    assert '<progress max="50" value="' in page
+    call_command("refresh", stdout=(out := StringIO()))
+    assert "First reading" not in out.getvalue()
+    assert "<progress" not in client_of(mona).get(f"/teams/{credential.team.slug}/credentials/").content.decode()

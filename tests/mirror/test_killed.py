@@ -1,0 +1,152 @@
+"""A worker that is killed in the middle of a round: real processes, killed by SIGKILL while Arize answers them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from random import Random
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import time_machine
+from django.db import connection
+from django.utils import timezone
+
+from taskruns.models import Credential, Run, Task, Team
+from taskruns.services.mirror import claims, due, refresh
+from taskruns.services.mirror.budget import Budget
+from tests.arize_double import Double, in_threads, serving
+from tests.factories import make_credential
+from tests.paths import ROOT
+
+TASKS = 12
+# One round as the worker makes it: nothing but the claim stands between two of them.
+ROUND = """
+import sys, uuid, django
+django.setup()
+from django.db import connections
+connections["default"].settings_dict["NAME"] = sys.argv[1]
+from django.conf import settings
+settings.ARIZE_ENDPOINTS = (sys.argv[2],)
+from taskruns.services.mirror import refresh
+sys.stdin.readline()
+print(refresh(uuid.UUID(sys.argv[3])), flush=True)
+"""
+
+
+class Arize:
+    """A task's list tells one run that is active or has ended. Notes what is asked, and what is asked twice at once."""
+
+    def __init__(self) -> None:
+        self.statuses = {f"R{number}": "RUNNING" if number < 4 else "COMPLETED" for number in range(TASKS)}
+        self.under_way: Counter[str] = Counter()
+        self.at_once: list[str] = []
+        self.kill: dict[int, int] = {}  # at which request, whom
+        self.asked = 0
+
+    def arrived(self, path: str) -> None:
+        self.asked += 1
+        if victim := self.kill.pop(self.asked, None):
+            os.kill(victim, signal.SIGKILL)
+        self.under_way[path] += 1
+        if self.under_way[path] > 1:
+            self.at_once.append(path)
+
+    def answer(self, _: str, path: str) -> tuple[int, Any]:
+        self.under_way[path] -= 1
+        match urlsplit(path).path.split("/")[2:]:
+            case ["spaces"]:
+                return 200, {"spaces": [{"id": "S1", "name": "one"}]}
+            case ["tasks"]:
+                return 200, {"tasks": [{"id": f"T{number}", "name": f"Task {number}"} for number in range(TASKS)]}
+            case ["tasks", task, "runs"]:
+                return 200, {"task_runs": [self._run(f"R{task[1:]}")]}
+            case ["task-runs", run]:
+                return 200, self._run(unquote(run))
+        return 404, {}
+
+    def _run(self, id_: str) -> dict[str, Any]:
+        return {"id": id_, "task_id": f"T{id_[1:]}", "status": self.statuses[id_]}
+
+
+def worker(double: Double, credential: Credential) -> subprocess.Popen[str]:
+    """A process that is about to begin a round."""
+    database = connection.settings_dict["NAME"]
+    return subprocess.Popen(
+        [sys.executable, "-c", ROUND, str(database), double.url, str(credential.pk)],
+        cwd=ROOT,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def go(process: subprocess.Popen[str]) -> str:
+    """Let it begin; what it told of its round, nothing if it was killed."""
+    return process.communicate("go\n", timeout=60)[0].strip()
+
+
+@pytest.mark.commits
+def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_reads_nothing_twice_at_once(
+    committed: None, settings: Any
+) -> None:
+    arize = Arize()
+    chance = Random(4)
+    with serving(Double(arize.answer, on_arrival=arize.arrived)) as double:
+        settings.ARIZE_ENDPOINTS = (double.url,)
+        credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+        Credential.objects.update(endpoint=double.url)
+        moments = (1, 3, chance.randrange(4, 14))
+        for moment, victim in [(moment, worker(double, credential)) for moment in moments]:
+            arize.kill = {arize.asked + moment: victim.pid}
+            assert go(victim) == ""
+            assert victim.returncode == -signal.SIGKILL
+            # Its claim holds: nobody reads at the same time, as far as anyone can know that it is dead.
+            assert due(timezone.now()) == []
+            assert refresh(credential.pk) is None
+            Credential.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+        with time_machine.travel(timezone.now() + claims.LEASE):
+            assert due(timezone.now()) == [credential.pk]
+            reports = in_threads(4, lambda _: refresh(credential.pk))
+        assert sum(report is not None for report in reports) == 1
+        assert mirrored() == {id_: word.lower() for id_, word in arize.statuses.items()}
+        assert Task.objects.filter(runs_read_at=None).count() == 0
+        assert arize.at_once == []
+        assert [fault for fault in double.faults if not isinstance(fault, ConnectionError)] == []
+
+
+@pytest.mark.commits
+def test_what_a_killed_worker_has_spent_counts_against_the_ceiling(committed: None, settings: Any) -> None:
+    """Also when it is killed again and again in the first seconds of a round: what is spent was noted before."""
+    credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+    spent = 0
+    for _ in range(30):
+        Credential.objects.update(claimed_until=None)
+        held = claims.claim(credential.pk)
+        assert held is not None
+        budget = Budget(300, held.recent_calls)
+        for _ in range(20):
+            claims.renew(held, budget=budget)
+            spent += budget.take()
+    assert 200 <= spent <= 300
+
+
+def test_a_round_that_ends_well_counts_only_what_it_spent(credential: Credential) -> None:
+    held = claims.claim(credential.pk)
+    assert held is not None
+    budget = Budget(300, held.recent_calls)
+    for _ in range(20):
+        claims.renew(held, budget=budget)
+        assert budget.take()
+    claims.release(held, began=timezone.now(), recent_calls=budget.recent())
+    credential.refresh_from_db()
+    assert Budget(300, credential.recent_calls).left() == 280
+
+
+def mirrored() -> dict[str, str]:
+    return dict(Run.objects.values_list("arize_id", "status"))

@@ -1,0 +1,269 @@
+"""Who reads when, how much, and what happens when Arize does not answer as it should."""
+
+import threading
+from datetime import datetime, timedelta
+from itertools import cycle
+from typing import Any
+
+import pytest
+import responses
+import time_machine
+from django.utils import timezone
+
+from taskruns.models import Cancellation, Credential, EmergencyStop, Run, Status, Task, Team
+from taskruns.services.mirror import RoundReport, due, reader, refresh
+from tests.arize_double import Double, in_threads, serving
+from tests.factories import events, make_credential, make_run
+
+from .arize_world import World, failing
+
+START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
+
+
+@pytest.fixture
+def world(arize: responses.RequestsMock) -> World:
+    return World().speak(arize)
+
+
+@pytest.fixture
+def clock() -> Any:
+    with time_machine.travel(START, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def credential(clock: Any, team: Team) -> Credential:
+    return make_credential(team)
+
+
+def wait_of(credential: Credential) -> float:
+    """Seconds until the key is due again."""
+    credential.refresh_from_db()
+    until = max(credential.next_refresh_at, credential.backoff_until or credential.next_refresh_at)
+    return (until - timezone.now()).total_seconds()
+
+
+def must(report: RoundReport | None) -> RoundReport:
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize(
+    ("is_watched", "is_active", "seconds"), [(True, False, 5), (True, True, 5), (False, True, 30), (False, False, 300)]
+)
+def test_attention_decides_the_pace(
+    is_watched: Any, is_active: Any, seconds: int, credential: Credential, world: World, clock: Any
+) -> None:
+    world.task("T1")
+    if is_active:
+        world.run("R1")
+    if is_watched:
+        Team.objects.update(watched_at=START - timedelta(seconds=14))
+    assert due(timezone.now()) == [credential.pk]
+    refresh(credential.pk)
+    assert wait_of(credential) == seconds
+    clock.shift(seconds - 2)
+    assert due(timezone.now()) == []
+    assert refresh(credential.pk) is None
+    clock.shift(2)
+    assert due(timezone.now()) == [credential.pk]
+
+
+def test_attention_is_gone_after_fifteen_seconds(credential: Credential, world: World) -> None:
+    Team.objects.update(watched_at=START - timedelta(seconds=16))
+    refresh(credential.pk)
+    assert wait_of(credential) == 300
+
+
+def test_a_team_under_an_emergency_stop_is_read_as_if_runs_were_active(credential: Credential, world: World) -> None:
+    stop = EmergencyStop.objects.create(team=credential.team, person_label="oli@example.com", reason="why")
+    refresh(credential.pk)
+    assert wait_of(credential) == 30
+    EmergencyStop.objects.filter(pk=stop.pk).update(end="lifted")
+    Credential.objects.update(next_refresh_at=timezone.now())
+    refresh(credential.pk)
+    assert wait_of(credential) == 300
+
+
+def test_the_runs_of_another_key_do_not_hurry_this_one(credential: Credential, world: World) -> None:
+    other = make_credential(credential.team, name="Other")
+    make_run(Task.objects.create(team=credential.team, endpoint=credential.endpoint, arize_id="T9", credential=other))
+    refresh(credential.pk)
+    assert wait_of(credential) == 300
+
+
+def test_a_worker_that_died_keeps_its_claim_for_a_while_only(credential: Credential, world: World, clock: Any) -> None:
+    Credential.objects.update(claimed_until=timezone.now() + timedelta(seconds=120))
+    clock.shift(119)
+    assert refresh(credential.pk) is None
+    assert due(timezone.now()) == []
+    clock.shift(1)
+    assert must(refresh(credential.pk)).problem == ""
+    credential.refresh_from_db()
+    assert credential.claimed_until is None
+
+
+def test_a_person_at_the_shell_waits_for_no_claim(credential: Credential, world: World) -> None:
+    later = timezone.now() + timedelta(minutes=1)
+    Credential.objects.update(claimed_until=later, backoff_until=later, next_refresh_at=later)
+    assert refresh(credential.pk) is None
+    assert must(refresh(credential.pk, force=True)).problem == ""
+
+
+def test_a_revoked_key_and_the_key_of_an_archived_team_are_never_read_with(
+    credential: Credential, world: World
+) -> None:
+    Team.objects.update(archived_at=timezone.now())
+    assert (due(timezone.now()), refresh(credential.pk, force=True)) == ([], None)
+    Team.objects.update(archived_at=None)
+    Credential.objects.update(revoked_at=timezone.now())
+    assert (due(timezone.now()), refresh(credential.pk, force=True)) == ([], None)
+    assert world.calls == []
+
+
+@pytest.mark.parametrize("ceiling", [7, 20])
+def test_no_sixty_seconds_hold_more_calls_than_the_ceiling(
+    ceiling: int, credential: Credential, world: World, clock: Any, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = ceiling
+    for number in range(60):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}")
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    counted: dict[int, int] = {}
+    for second in range(0, 300, 5):
+        clock.move_to(START + timedelta(seconds=second))
+        before = len(world.calls)
+        refresh(credential.pk)
+        counted[second] = len(world.calls) - before
+    windows = [sum(counted[at] for at in counted if start <= at < start + 60) for start in range(300)]
+    assert max(windows) <= ceiling
+    assert sum(counted.values()) >= 4 * ceiling
+    # The runs that are active leave room to find the others.
+    assert Run.objects.count() >= ceiling
+
+
+def test_the_ceiling_counts_the_reads_of_stopping_runs_and_repeated_reads(
+    credential: Credential, world: World, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 3
+    world.task("T1")
+    task = Task.objects.create(team=credential.team, endpoint=credential.endpoint, arize_id="T1", credential=credential)
+    for number in range(6):
+        world.run(f"R{number}")
+        run = make_run(task, arize_id=f"R{number}")
+        Cancellation.objects.create(run=run, person_label="oli", stopping_since=timezone.now())
+    refresh(credential.pk)
+    assert world.paths() == ["task-runs/R0", "task-runs/R1", "task-runs/R2"]
+    credential.refresh_from_db()
+    assert sum(calls for _, _, calls in credential.recent_calls) == 3
+
+
+def test_repeats_of_a_read_count_too(credential: Credential, world: World) -> None:
+    world.fault = failing("spaces", 500)
+    refresh(credential.pk)
+    credential.refresh_from_db()
+    assert sum(calls for _, _, calls in credential.recent_calls) == len(world.calls)
+    assert world.reads_of("spaces") == 3
+
+
+def test_there_is_no_retry_once_the_ceiling_is_reached(credential: Credential, world: World, settings: Any) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 5
+    world.fault = failing("/v2/", 500)
+    assert "500" in must(refresh(credential.pk)).problem
+    assert world.paths() == ["spaces"] * 3 + ["tasks"] * 2
+
+
+def test_the_ceiling_holds_while_everything_fails(
+    credential: Credential, world: World, clock: Any, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 20
+    for number in range(40):
+        world.task(f"T{number}")
+    refresh(credential.pk)
+    clock.shift(60)
+    world.calls.clear()
+    turns = cycle([(500, {}, ""), (500, {}, ""), (500, {}, ""), None])
+    world.fault = lambda _: next(turns)  # type: ignore[assignment,return-value]
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    for _ in range(12):
+        refresh(credential.pk)
+        Credential.objects.update(backoff_until=None, next_refresh_at=START)
+        clock.shift(4)
+    assert len(world.calls) == 20
+
+
+def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credential, world: World, clock: Any) -> None:
+    world.task("T1")
+    seen = world.run("R1")
+    refresh(credential.pk)
+    run = Run.objects.get()
+    row = Cancellation.objects.create(run=run, person_label="oli", stopping_since=timezone.now())
+    clock.shift(30)
+    refresh(credential.pk)
+    assert Cancellation.objects.get().outcome == ""
+    seen["status"] = "CANCELLED"
+    clock.shift(30)
+    refresh(credential.pk)
+    row.refresh_from_db()
+    run.refresh_from_db()
+    assert (row.outcome, run.status) == ("confirmed", Status.CANCELLED)
+    assert events(operation_id=row.pk) == [("run.cancel", "confirmed")]
+
+
+@pytest.mark.parametrize(("force", "tasks_read"), [(True, 40), (False, 0)])
+def test_only_a_person_at_the_shell_reads_as_long_as_it_takes(
+    force: Any, tasks_read: int, team: Team, settings: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(reader, "LONGEST_ROUND", 0.15)
+    tasks = {"tasks": [{"id": f"T{number}"} for number in range(40)]}
+    is_slow = threading.Event()  # never set: waiting for it takes as long as one may wait
+
+    def answer(_: str, path: str) -> tuple[int, Any]:
+        is_slow.wait(0.2)
+        return 200, tasks if path.startswith("/v2/tasks?") else {}
+
+    with serving(Double(answer)) as double:
+        settings.ARIZE_ENDPOINTS = (double.url,)
+        credential = make_credential(team)
+        Credential.objects.update(endpoint=double.url)
+        report = must(refresh(credential.pk, force=force))
+    assert report.problem == ""
+    assert Task.objects.exclude(runs_read_at=None).count() == tasks_read
+    assert sum("/runs" in line for line in double.received) >= tasks_read
+
+
+@pytest.mark.commits
+def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> None:
+    def answer(_: str, path: str) -> tuple[int, Any]:
+        return 200, {path.split("/")[2].split("?", maxsplit=1)[0]: []}
+
+    with serving(Double(answer)) as double:
+        settings.ARIZE_ENDPOINTS = (double.url,)
+        credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+        Credential.objects.update(endpoint=double.url)
+        reports = in_threads(8, lambda _: refresh(credential.pk))
+    assert sum(report is not None for report in reports) == 1
+    assert len(double.received) == 2
+
+
+def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
+    credential: Credential, world: World, clock: Any
+) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    begun = []
+    for tick in range(40):
+        late = (1.0, 0.95, 0.1, 1.1, 0.0)[tick % 5]
+        clock.move_to(START + timedelta(seconds=5 * tick + late))
+        if refresh(credential.pk) is not None:
+            begun.append(tick)
+    assert begun == list(range(40))
+
+
+def test_ticks_of_several_workers_do_not_make_the_pace_faster(credential: Credential, world: World, clock: Any) -> None:
+    Team.objects.update(watched_at=START + timedelta(days=1))
+    begun = 0
+    for tick in range(180):  # three workers, each with ticks of its own: five minutes
+        clock.move_to(START + timedelta(seconds=5 * tick / 3))
+        begun += refresh(credential.pk) is not None
+    assert begun == 60

@@ -1,0 +1,184 @@
+"""Walks through a task's runs that break off: whatever breaks them, no run stays unread."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+import requests
+import responses
+import time_machine
+from django.utils import timezone
+
+from taskruns.models import Credential, Run, Task, Team
+from taskruns.services.mirror import refresh
+from taskruns.services.mirror.walks import MOST_PAGES
+from tests.factories import make_credential
+
+from .arize_world import World, failing
+
+START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
+
+
+@pytest.fixture
+def clock() -> Any:
+    with time_machine.travel(START, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def world(clock: Any, team: Team, arize: responses.RequestsMock) -> World:
+    """One task, read once, with one known run; then `missed` makes runs that came since."""
+    world = World().speak(arize)
+    world.task("T1", last_run_at="2026-11-23T00:00:00Z")
+    world.run("known", status="COMPLETED")
+    make_credential(team)
+    read(world, clock)
+    world.page = 10
+    return world
+
+
+def missed(world: World, number: int) -> None:
+    before = len(world.runs["T1"])
+    for each in range(before, before + number):
+        world.run(f"new{each}", status="COMPLETED", minute=each)
+    world.tasks["T1"]["last_run_at"] = f"2026-11-23T{before // 60:02}:{before % 60:02}:30Z"
+
+
+def read(world: World, clock: Any, *, later: int = 61) -> None:
+    clock.shift(later)
+    world.calls.clear()
+    Credential.objects.update(next_refresh_at=timezone.now(), backoff_until=None)
+    assert refresh(Credential.objects.get().pk) is not None
+
+
+def unread(world: World) -> set[str]:
+    return {run["id"] for run in world.runs["T1"]} - set(Run.objects.values_list("arize_id", flat=True))
+
+
+@pytest.mark.parametrize("fault", [(500, {}, ""), (429, {}, ""), requests.ConnectionError(), (200, {}, "nonsense")])
+def test_a_walk_that_breaks_goes_on_where_it_broke(world: World, clock: Any, fault: Any) -> None:
+    missed(world, 35)
+    world.fault = lambda call: fault if "cursor=20" in call else None
+    read(world, clock)
+    assert len(unread(world)) == 15
+    world.fault = lambda _: None
+    read(world, clock)
+    assert unread(world) == set()
+    assert world.reads_of("cursor=10") == 0
+    assert Task.objects.get().gap_cursor == ""
+    read(world, clock)
+    assert world.reads_of("cursor") == 0
+
+
+def test_runs_that_come_while_a_walk_is_broken_are_found_too(world: World, clock: Any) -> None:
+    missed(world, 35)
+    world.fault = failing("cursor=20", 500)
+    read(world, clock)
+    missed(world, 25)
+    read(world, clock)
+    world.fault = lambda _: None
+    read(world, clock)
+    assert unread(world) == set()
+    assert world.paths().count("tasks/T1/runs") >= 2
+
+
+def test_a_walk_is_as_long_as_it_must_be_a_few_pages_a_round(world: World, clock: Any) -> None:
+    world.page = 1
+    missed(world, 3 * MOST_PAGES - 1)
+    for reached in (1, 2):
+        read(world, clock, later=6)
+        assert world.reads_of("T1/runs") == MOST_PAGES
+        assert len(unread(world)) == (3 - reached) * MOST_PAGES - 1
+        key = Credential.objects.get()
+        assert (key.next_refresh_at - timezone.now()).total_seconds() <= 5, (
+            "the rest does not wait until somebody looks"
+        )
+    read(world, clock, later=6)
+    assert unread(world) == set()
+
+
+def test_a_worker_that_dies_on_a_walk_leaves_no_run_unread(world: World, clock: Any) -> None:
+    missed(world, 35)
+
+    def die(call: str) -> None:
+        if "cursor=20" in call:
+            raise KeyboardInterrupt
+
+    world.on_its_way = die
+    with pytest.raises(KeyboardInterrupt):
+        read(world, clock)
+    world.on_its_way = lambda _: None
+    assert 0 < len(unread(world)) <= 25
+    read(world, clock)
+    assert unread(world) == set()
+
+
+def test_a_place_that_arize_no_longer_takes_begins_the_walk_anew(world: World, clock: Any) -> None:
+    missed(world, 35)
+    world.fault = failing("cursor=20", 500)
+    read(world, clock)
+    world.fault = failing("cursor=20", 400)
+    read(world, clock)
+    assert Task.objects.get().gap_cursor == ""
+    world.fault = lambda _: None
+    read(world, clock)
+    assert unread(world) == set()
+
+
+def test_the_sweep_walks_back_too(world: World, clock: Any) -> None:
+    """A task whose `last_run_at` stands still may have more new runs than fit on a page."""
+    missed(world, 35)
+    world.tasks["T1"]["last_run_at"] = "2026-11-23T00:00:00Z"
+    read(world, clock)
+    assert unread(world) == set()
+
+
+def test_one_look_at_a_run_hides_none_below_it(world: World, clock: Any) -> None:
+    missed(world, 6)
+    clock.shift(1)
+    newest = world.runs["T1"][0]
+    task = Task.objects.get()
+    known = {"team": task.team, "task": task, "endpoint": task.endpoint}
+    Run.objects.create(
+        **known, arize_id=newest["id"], status="completed", observed_at=timezone.now(), sorted_at=timezone.now()
+    )
+    world.page = 1
+    read(world, clock)
+    assert unread(world) == set()
+
+
+def test_active_runs_below_the_newest_page_are_found_after_first_contact(
+    team: Team, arize: responses.RequestsMock, clock: Any
+) -> None:
+    world = World().speak(arize)
+    world.task("T1")
+    world.run("old-running")
+    world.run("old-pending", status="PENDING")
+    for number in range(1, 40):
+        world.run(f"done{number}", status="COMPLETED", minute=number)
+    world.page = 10
+    make_credential(team)
+    read(world, clock)
+    assert set(Run.objects.filter(rank=1).values_list("arize_id", flat=True)) == {"old-running", "old-pending"}
+    assert world.reads_of("status=RUNNING") == world.reads_of("status=PENDING") == 1
+    read(world, clock)
+    assert world.reads_of("status=") == 0, "once is enough"
+    assert Run.objects.count() == 12, "older runs that have ended are read on demand"
+
+
+@pytest.mark.parametrize(("status", "asked_again"), [(400, 0), (500, 1)])
+def test_a_refused_status_filter_is_not_asked_for_ever(
+    status: int, asked_again: int, team: Team, arize: responses.RequestsMock, clock: Any
+) -> None:
+    world = World().speak(arize)
+    world.task("T1")
+    for number in range(15):
+        world.run(f"done{number}", status="COMPLETED", minute=number)
+    world.page = 10
+    world.fault = failing("status=", status)
+    make_credential(team)
+    read(world, clock)
+    assert world.reads_of("status=") > 0
+    assert (Task.objects.get().runs_failed_at is not None) == bool(asked_again), "a filter is no fault of the task"
+    read(world, clock)
+    assert (world.reads_of("status=") > 0) == bool(asked_again)

@@ -1,0 +1,334 @@
+"""The client against a real socket: cuts, silences, drips, redirects, foreign certificates."""
+
+import socket
+import ssl
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from taskruns.arize import errors, transport
+from taskruns.arize.client import ArizeClient, Timeouts
+from taskruns.arize.errors import ArizeError
+from tests.paths import CANCEL_ANSWER
+
+KEY = "ak-canary-7f3d9b2e51c84a60"
+SAMPLE = CANCEL_ANSWER.read_bytes()
+QUICK = Timeouts(connect=0.5, read=0.3)
+
+
+def answer(status=b"200 OK", body=SAMPLE, headers=b""):
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n%s" % (status, len(body), headers, body)
+
+
+class Server:
+    """Each connection is handed to `serve(connection, request)` for each request head read from it."""
+
+    def __init__(self, serve, tls=None):
+        self.serve, self.tls, self.requests, self.connections = serve, tls, [], 0
+        self.over = threading.Event()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while not self.over.is_set():
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
+
+    def talk(self, connection):
+        try:
+            with self.tls.wrap_socket(connection, server_side=True) if self.tls else connection as stream:
+                while head := self.head(stream):
+                    self.requests.append(head)
+                    if self.serve(stream, head) == "close":
+                        return
+        except OSError:
+            return  # the client left, which is what several tests are about
+
+    def head(self, stream):
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            more = stream.recv(65536)
+            if not more:
+                return b""
+            data += more
+        return data
+
+    def close(self):
+        self.over.set()
+        self.socket.close()
+
+
+@pytest.fixture
+def server():
+    opened = []
+
+    def start(serve, **kwargs):
+        opened.append(Server(serve, **kwargs))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture(autouse=True)
+def _short_backoff(monkeypatch):
+    monkeypatch.setattr(transport, "BACKOFF", 0.01)
+    monkeypatch.setattr(transport, "JITTER", 0.0)
+
+
+def failure(url, method, **kwargs):
+    with ArizeClient(url, KEY, **{"timeouts": QUICK, **kwargs}) as client:
+        started = time.monotonic()
+        with pytest.raises(ArizeError) as caught:
+            getattr(client, method)("r1")
+    caught.value.took = time.monotonic() - started
+    caught.value.calls = client.calls
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert "urllib3" not in str(caught.value)
+    return caught.value
+
+
+def say(data):
+    return lambda stream, _: stream.sendall(data)
+
+
+def test_a_cancel_on_the_wire_is_bare_and_comes_on_a_fresh_connection(server):
+    arize = server(say(answer()))
+    with ArizeClient(arize.url, KEY) as client:
+        client.get_run("r1")
+        client.get_run("r1")
+        assert arize.connections == 1
+        client.cancel_run("VGFza1J1bjo5OTpxUndY=")
+        client.cancel_run("r2")
+    assert (arize.connections, client.calls) == (3, 4)
+    line, *headers = arize.requests[2].decode().strip().split("\r\n")
+    assert line == "POST /v2/task-runs/VGFza1J1bjo5OTpxUndY%3D/cancel HTTP/1.1"
+    assert "Content-Length: 0" in headers
+    assert f"Authorization: Bearer {KEY}" in headers
+    assert not [header for header in headers if header.lower().startswith("content-type")]
+
+
+@pytest.mark.parametrize(
+    ("run_id", "segment"),
+    [
+        ("a/b", "a%2Fb"),
+        ("%2F", "%252F"),
+        ("a?b", "a%3Fb"),
+        ("a#b", "a%23b"),
+        ("...", "..."),
+        ("../x", "..%2Fx"),
+        ("a b+c", "a%20b%2Bc"),
+        ("%2e%2e", "%252e%252e"),
+        ("ä=", "%C3%A4%3D"),
+        ("a\r\nb", "a%0D%0Ab"),
+        ("~-_.", "~-_."),
+        ("http://evil/", "http%3A%2F%2Fevil%2F"),
+    ],
+)
+def test_an_id_stays_one_path_part_on_the_wire(server, run_id, segment):
+    arize = server(say(answer()))
+    with ArizeClient(arize.url, KEY) as client:
+        client.get_run(run_id)
+    assert arize.requests[0].startswith(f"GET /v2/task-runs/{segment} HTTP/1.1\r\n".encode())
+
+
+def test_a_redirect_is_not_followed_nor_looked_at(server):
+    other = server(say(answer()))
+    for location in (f"{other.url}/v2/task-runs/r1", "http://[", "\xff\xfe", "//", ""):
+        arize = server(say(answer(b"302 Found", b"", f"Location: {location}\r\n".encode("latin-1"))))
+        for method in ("get_run", "cancel_run"):
+            error = failure(arize.url, method)
+            assert (type(error), error.status, error.calls) == (errors.UnexpectedAnswer, 302, 1)
+    assert other.requests == []
+    with ArizeClient(other.url, KEY) as client:
+        client.get_run("r1")
+    assert len(other.requests) == 1
+
+
+@pytest.mark.parametrize(("method", "calls"), [("get_run", 3), ("cancel_run", 1)])
+def test_a_connection_cut_after_the_request_is_no_answer(server, method, calls):
+    arize = server(lambda *_: "close")
+    error = failure(arize.url, method)
+    assert (type(error), error.calls, len(arize.requests)) == (errors.NoAnswer, calls, calls)
+
+
+@pytest.mark.parametrize("method", ["get_run", "cancel_run"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        answer()[:-20],
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"id"',
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_a_success_that_breaks_on_its_way_is_no_answer(server, data, method):
+    def serve(stream, _):
+        stream.sendall(data)
+        return "close"
+
+    assert type(failure(server(serve).url, method)) is errors.NoAnswer
+
+
+def test_a_refusal_that_breaks_on_its_way_is_still_that_refusal(server):
+    def serve(stream, _):
+        stream.sendall(answer(b"401 Unauthorized", b'{"title": "Authentication required"}')[:-5])
+        return "close"
+
+    error = failure(server(serve).url, "cancel_run")
+    assert (type(error), error.title) == (errors.Unauthorized, "")
+
+
+def test_a_silent_server_is_no_answer_within_the_deadline(server):
+    arize = server(lambda *_: None)
+    post = failure(arize.url, "cancel_run")
+    assert (type(post), post.calls) == (errors.NoAnswer, 1)
+    assert 0.3 <= post.took < 0.9
+    get = failure(arize.url, "get_run", get_retries=50)
+    assert type(get) is errors.NoAnswer
+    assert get.took < QUICK.call + 0.5
+    assert 2 <= get.calls <= 5
+
+
+@pytest.mark.parametrize("method", ["get_run", "cancel_run"])
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"])
+def test_a_server_that_drips_is_held_to_the_deadline(server, start, method):
+    def serve(stream, _):
+        stream.sendall(start)
+        while not arize.over.wait(0.05):
+            stream.sendall(b"x")
+
+    arize = server(serve)
+    error = failure(arize.url, method)
+    assert type(error) is errors.NoAnswer
+    assert QUICK.call - 0.3 <= error.took < QUICK.call + 0.5
+
+
+def test_a_slow_answer_within_the_deadline_is_read(server):
+    def serve(stream, _):
+        data = answer()
+        for start in range(0, len(data), 200):
+            stream.sendall(data[start : start + 200])
+            arize.over.wait(0.05)
+
+    arize = server(serve)
+    with ArizeClient(arize.url, KEY, timeouts=QUICK) as client:
+        assert client.get_run("r1").num_errors == 12
+
+
+@pytest.mark.parametrize(("method", "calls"), [("get_run", 3), ("cancel_run", 1)])
+def test_a_refused_connection_means_nothing_was_sent(method, calls):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    error = failure(f"http://127.0.0.1:{port}", method)
+    assert (type(error), error.status, error.calls) == (errors.NotSent, None, calls)
+
+
+def test_an_unknown_host_name_means_nothing_was_sent():
+    error = failure("https://no-such-host.invalid", "cancel_run")
+    assert type(error) is errors.NotSent
+    assert "host name" in error.sentence
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "https://[", "https://a..b", "http://127.0.0.1:99999", "ftp://x"])
+def test_an_endpoint_that_is_none_means_nothing_was_sent(url):
+    assert type(failure(url, "cancel_run")) is errors.NotSent
+
+
+def test_a_full_backlog_means_nothing_was_sent():
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        error = failure(f"http://127.0.0.1:{deaf.getsockname()[1]}", "cancel_run")
+        for one in waiting:
+            one.close()
+    assert type(error) is errors.NotSent
+    assert "within 0.5 seconds" in error.sentence
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "api.arize.com")])
+    now = datetime.now(tz=UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "foreign.pem"
+    file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context, str(file)
+
+
+@pytest.mark.parametrize("method", ["get_run", "cancel_run"])
+def test_a_foreign_certificate_is_refused_and_the_environment_cannot_help(server, foreign, method, monkeypatch):
+    context, file = foreign
+    arize = server(say(answer()), tls=context)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, file)
+    error = failure(arize.url, method)
+    assert (type(error), error.calls) == (errors.NotSent, 1)
+    assert "certificate" in error.sentence
+    assert (arize.connections, arize.requests) == (1, [])
+
+
+def test_a_tls_handshake_that_never_ends_means_nothing_was_sent(server):
+    arize = server(lambda *_: None)
+    error = failure(arize.url.replace("http", "https"), "cancel_run")
+    assert type(error) is errors.NotSent
+    assert error.took < 1.5
+
+
+def test_the_environment_names_no_proxy_and_no_other_key(server, monkeypatch, tmp_path):
+    arize, proxy = server(say(answer())), server(say(answer()))
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login mallory password word\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    with ArizeClient(arize.url, KEY) as client:
+        client.get_run("r1")
+    assert f"Authorization: Bearer {KEY}\r\n".encode() in arize.requests[0]
+    assert proxy.connections == 0
+
+
+def test_many_threads_share_one_client_and_no_call_is_lost(server):
+    arize = server(say(answer()))
+    with ArizeClient(arize.url, KEY, pool_size=4) as client:
+        threads = [threading.Thread(target=lambda: [client.get_run("r") for _ in range(25)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert client.calls == len(arize.requests) == 100
+    assert arize.connections <= 4

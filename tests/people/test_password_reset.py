@@ -1,0 +1,113 @@
+"""A forgotten password where mail is sent: a link, good once, to whom it belongs, and the same answer to everybody."""
+
+import re
+import threading
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.test import Client
+
+from taskruns.models import AuditEvent, User
+from tests.factories import PASSWORD, ClientOf
+
+from .test_second_factor import with_app
+from .test_sign_in import TOKEN, sign_in
+
+NEW = "another battery staple"
+ASK = "/accounts/password/reset/"
+
+
+@pytest.fixture(autouse=True)
+def _mails(settings: Any) -> None:
+    settings.MAILS = True
+
+
+def link_for(email: str) -> str:
+    Client(headers={"host": "127.0.0.1:8000"}).post(ASK, {"email": email})
+    wait_for_mail()
+    (message,) = mail.outbox
+    assert message.to == [email]
+    (link,) = re.findall(r"https?://\S+", message.body)
+    assert link.startswith("http://localhost:8000/accounts/password/reset/key/")
+    return str(link.removeprefix("http://localhost:8000"))
+
+
+def wait_for_mail() -> None:
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and thread.name.endswith("(_deliver)"):
+            thread.join(5)
+
+
+def test_the_login_page_offers_it_only_where_mail_is_sent(db: None, settings: Any):
+    assert ASK in Client().get("/accounts/login/").content.decode()
+    settings.MAILS = False
+    page = Client().get("/accounts/login/").content.decode()
+    assert ASK not in page
+    assert "no reset by mail" in page
+
+
+@pytest.mark.parametrize("page", ["/accounts/password/change/", "/accounts/confirm/password/"])
+@pytest.mark.parametrize("mails", ["mail", ""])
+def test_nor_does_a_page_that_wants_the_current_password(
+    page: str, mails: str, vera: User, client_of: ClientOf, settings: Any
+):
+    settings.MAILS = bool(mails)
+    answer = client_of(vera).get(page)
+    assert answer.status_code == 200
+    assert (ASK in answer.content.decode()) == bool(mails)
+
+
+def test_a_mailed_link_sets_a_new_password_once_and_ends_every_session(vera: User, client_of: ClientOf):
+    elsewhere, client = client_of(vera), Client()
+    link = link_for(vera.email)
+    form = client.get(link)["Location"]
+    assert client.get(form).status_code == 200
+    assert client.post(form, {"password1": "short", "password2": "short"}).status_code == 200
+    assert client.post(form, {"password1": NEW, "password2": NEW})["Location"] == f"{ASK}over/"
+    assert client.get(f"{ASK}over/").status_code == 200
+    assert client.get("/runs/").status_code == 302, "it signs nobody in"
+    assert elsewhere.get("/runs/").status_code == 302
+    assert sign_in(Client(), vera.email, NEW)["Location"] == "/"
+    row = AuditEvent.objects.get(event="auth.password_change")
+    assert (row.target_label, row.details) == (vera.email, {"sessions_ended": 1})
+    again = Client()
+    assert "not good any more" in again.get(link).content.decode()
+
+
+def test_second_factors_stay(vera: User):
+    code = with_app(vera)
+    client = Client()
+    client.post(client.get(link_for(vera.email))["Location"], {"password1": NEW, "password2": NEW})
+    assert sign_in(client, vera.email, NEW)["Location"] == "/accounts/login/second-factor/"
+    assert client.post("/accounts/login/second-factor/", {"code": code()}).status_code == 302
+
+
+def test_known_and_unknown_addresses_get_the_same_answer_and_only_one_gets_mail(vera: User, oli: User):
+    User.objects.filter(pk=oli.pk).update(is_active=False)
+    pages = set()
+    for email in (vera.email, oli.email, "nobody@example.com"):
+        answer = Client().post(ASK, {"email": email})
+        assert answer.status_code == 302
+        pages.add((answer["Location"], TOKEN.sub(b"", Client().get(answer["Location"]).content)))
+    wait_for_mail()
+    assert len(pages) == 1
+    assert [message.to for message in mail.outbox] == [[vera.email]]
+
+
+def test_mail_that_cannot_be_sent_changes_no_answer(vera: User, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("django.core.mail.EmailMessage.send", fail)
+    assert Client().post(ASK, {"email": vera.email}).status_code == 302
+    wait_for_mail()
+    assert sign_in(Client(), vera.email, PASSWORD)["Location"] == "/"
+
+
+@pytest.mark.parametrize(
+    "path", ["key/abc-def/", "key/%00-%00/", "key/zzzzzz-set-password/", "key/" + "x" * 500 + "-y/"]
+)
+def test_a_forged_link_is_a_sentence(db: None, path: str):
+    answer = Client().get(f"{ASK}{path}")
+    assert (answer.status_code, "not good any more" in answer.content.decode()) in {(200, True), (404, False)}

@@ -1,0 +1,479 @@
+"""Second factors: adding, using, losing them, who must have one, and what wants a fresh proof."""
+
+import io
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import time_machine
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import generate_totp_secret
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from taskruns.audit import Actor
+from taskruns.encryption import SealBroken
+from taskruns.models import AuditEvent, Credential, Membership, Run, Team, User
+from taskruns.services import factors, people
+from tests.factories import PASSWORD, ClientOf, actor, code_of, events, make_credential, run_url, wire_run
+
+from .test_sign_in import sign_in
+
+STEP = "/accounts/login/second-factor/"
+BOARD = "/teams/ops-north/runs/"
+Code = Callable[..., str]
+
+
+def with_app(person: User) -> Code:
+    secret = generate_totp_secret()
+    factors.add_totp(person, secret=secret, by=actor(person))
+    return lambda steps=0: code_of(secret, steps)
+
+
+@pytest.fixture
+def app(mona: User) -> Code:
+    return with_app(mona)
+
+
+def enter(client: Client, person: User, code: str) -> Any:
+    sign_in(client, person.email)
+    return client.post(STEP, {"code": code})
+
+
+def is_in(client: Client) -> bool:
+    return client.get("/runs/").status_code == 200
+
+
+# --- Signing in with one
+
+
+def test_the_password_alone_is_not_enough_for_who_has_a_second_factor(mona: User, app: Code):
+    client = Client()
+    assert sign_in(client, mona.email)["Location"] == STEP
+    assert not is_in(client)
+    assert client.get(STEP).status_code == 200
+    assert client.post(STEP, {"code": app()})["Location"] == "/"
+    assert is_in(client)
+    row = AuditEvent.objects.latest("pk")
+    assert (row.event, row.outcome, row.auth_method) == ("auth.sign_in", "done", "password+totp")
+
+
+@pytest.mark.parametrize("wrong", ["000000", "", "abc", "1" * 500, "\N{ARABIC-INDIC DIGIT ONE}" * 6])
+def test_a_wrong_code_lets_nobody_in_and_is_in_the_log(mona: User, app: Code, wrong: str):
+    client = Client()
+    assert enter(client, mona, wrong).status_code == 200
+    assert not is_in(client)
+    failed = AuditEvent.objects.filter(event="auth.sign_in", outcome="failed")
+    assert failed.count() == (1 if wrong else 0)
+    for row in failed:
+        assert (row.target_label, row.details["why"]) == (mona.email, "second factor")
+
+
+def test_a_code_is_refused_a_second_time(mona: User, app: Code):
+    """Nor in the next half minute, when a code is still good that nobody has used."""
+    first, second = Client(), Client()
+    began = time.time() // 30 * 30 + 1
+    with time_machine.travel(began):
+        code, unused = app(), app(1)
+        assert enter(first, mona, code).status_code == 302
+        for spelled in (code, f" {code[:3]} {code[3:]} "):
+            answer = enter(second, mona, spelled)
+            assert answer.status_code == 200
+            assert not is_in(second)
+    for later in (31, 61):
+        with time_machine.travel(began + later):
+            assert enter(second, mona, f"{code[:3]}-{code[3:]}").status_code == 200, later
+            assert not is_in(second)
+    with time_machine.travel(began + 61):
+        assert enter(second, mona, unused).status_code == 302, "the control: one step old and not used"
+    assert ("auth.sign_in", "failed") in events()
+
+
+def test_a_code_may_be_written_with_a_dash(mona: User, app: Code):
+    code = app()
+    assert enter(Client(), mona, f"{code[:3]}-{code[3:]}").status_code == 302
+
+
+CHANGES: dict[str, Callable[[User], Any]] = {
+    "password reset": lambda person: people.reset_sign_in(
+        person, password="another battery staple", by=Actor.command()
+    ),
+    "account disabled": lambda person: people.disable_person(person, by=Actor.command()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_sign_in_that_is_half_done_ends_with_the_password_it_began_with(
+    change: Callable[[User], Any], mona: User, app: Code
+):
+    client = Client()
+    sign_in(client, mona.email)
+    change(mona)
+    answer = client.post(STEP, {"code": app()})
+    assert answer["Location"] == "/accounts/login/"
+    assert not is_in(client)
+    assert AuditEvent.objects.latest("pk").details == {"why": "changed meanwhile"}
+    assert client.get(STEP)["Location"] == "/accounts/login/", "and it cannot be tried again"
+
+
+def test_a_code_that_added_the_app_does_not_sign_in_too(vera: User, client_of: ClientOf):
+    client = client_of(vera)
+    page = client.get("/accounts/factors/app/")
+    code = code_of(page.context["secret"])
+    assert client.post("/accounts/factors/app/", {"code": code}).status_code == 200
+    assert enter(Client(), vera, code).status_code == 200
+
+
+def test_codes_of_the_steps_beside_are_accepted_and_others_are_not(mona: User, app: Code):
+    assert enter(Client(), mona, app(-1)).status_code == 302
+    assert enter(Client(), mona, app(1)).status_code == 302
+    assert enter(Client(), mona, app(-2)).status_code == 200
+    assert enter(Client(), mona, app(3)).status_code == 200
+
+
+def test_guessing_codes_is_throttled_and_the_right_one_does_not_help_then(mona: User, app: Code):
+    client = Client()
+    sign_in(client, mona.email)
+    for number in range(5):
+        Client()
+        client.post(STEP, {"code": f"{number:06}"})
+    answer = client.post(STEP, {"code": app()})
+    assert "Too many" in answer.content.decode()
+    assert not is_in(client)
+    assert ("auth.sign_in", "throttled") in events()
+
+
+def test_a_recovery_code_lets_in_once(mona: User, app: Code):
+    codes = factors.renew_recovery_codes(mona, by=actor(mona))
+    assert len(set(codes)) == 10
+    assert enter(Client(), mona, codes[0]).status_code == 302
+    assert enter(Client(), mona, codes[0]).status_code == 200
+    assert enter(Client(), mona, codes[1]).status_code == 302
+    assert factors.codes_left(mona) == 8
+    assert AuditEvent.objects.latest("pk").auth_method == "password+recovery-code"
+
+
+# --- What is stored
+
+
+def test_no_secret_is_stored_in_clear(vera: User, client_of: ClientOf):
+    client = client_of(vera)
+    secret = client.get("/accounts/factors/app/").context["secret"]
+    answer = client.post("/accounts/factors/app/", {"code": code_of(secret)})
+    codes = re.findall(r"<li><code>(\d{8})</code>", answer.content.decode())
+    assert len(codes) == 10
+    stored = str(list(Authenticator.objects.values())) + str(list(AuditEvent.objects.values()))
+    assert not [text for text in (secret, *codes) if text in stored]
+    assert secret not in str(client.session.items())
+    assert codes[0] not in client.get("/accounts/factors/").content.decode(), "shown once"
+
+
+def test_a_secret_copied_from_another_person_does_not_open(mona: User, vera: User, app: Code):
+    theirs = with_app(vera)
+    rows = {row.user_id: row for row in Authenticator.objects.filter(type="totp")}
+    rows[mona.pk].data = rows[vera.pk].data
+    rows[mona.pk].save()
+    answer = enter(Client(), mona, theirs())
+    assert "cannot be read" in answer.content.decode()
+    assert enter(Client(), vera, theirs(1)).status_code == 302, "the control"
+
+
+def test_a_lost_ring_key_is_a_sentence(mona: User, app: Code, settings: Any, client_of: ClientOf):
+    client = client_of(mona)
+    settings.ENCRYPTION_KEYS = {3: "b3RoZXItcmluZy1rZXktb2YtdGhlLXRlc3RzLTAxMjM="}
+    answer = enter(Client(), mona, app())
+    assert (answer.status_code, "ENCRYPTION_KEYS" in answer.content.decode()) == (200, True)
+    page = client.get("/accounts/factors/")
+    assert (page.status_code, "cannot be read" in page.content.decode()) == (200, True)
+
+
+def test_secrets_move_to_the_newest_ring_key(mona: User, app: Code, settings: Any):
+    old = settings.ENCRYPTION_KEYS
+    settings.ENCRYPTION_KEYS = {3: "b3RoZXItcmluZy1rZXktb2YtdGhlLXRlc3RzLTAxMjM=", **old}
+    call_command("reencrypt_credentials", stdout=io.StringIO())
+    assert {factors.reseal(row) for row in Authenticator.objects.all()} == {False}, "nothing is left to do"
+    settings.ENCRYPTION_KEYS = {3: settings.ENCRYPTION_KEYS[3]}
+    assert enter(Client(), mona, app()).status_code == 302
+    assert factors.codes_left(mona) == 10
+    settings.ENCRYPTION_KEYS = old
+    with pytest.raises(SealBroken):
+        factors.codes_left(mona)
+
+
+# --- Adding and removing
+
+
+def test_adding_an_app_shows_its_secret_as_text_and_picture_and_is_recorded(vera: User, client_of: ClientOf):
+    client = client_of(vera)
+    page = client.get("/accounts/factors/app/")
+    text = page.content.decode()
+    assert page.context["secret"] in text
+    assert '<svg class="qr"' in text
+    assert client.post("/accounts/factors/app/", {"code": "000000"}).status_code == 422
+    assert client.post("/accounts/factors/app/", {"code": code_of(page.context["secret"])}).status_code == 200
+    row = AuditEvent.objects.latest("pk")
+    assert (row.event, row.details) == ("auth.mfa_add", {"factor": "authenticator app", "recovery_codes": True})
+    assert client.get("/accounts/factors/app/")["Location"] == "/accounts/factors/"
+
+
+def test_removing_the_last_one_takes_the_recovery_codes_along(mona: User, app: Code):
+    client = Client()
+    enter(client, mona, app())
+    pk = Authenticator.objects.get(type="totp").pk
+    assert client.get(f"/accounts/factors/{pk}/remove/").status_code == 200
+    client.post(f"/accounts/factors/{pk}/remove/")
+    assert not Authenticator.objects.exists()
+    assert AuditEvent.objects.latest("pk").event == "auth.mfa_remove"
+    assert sign_in(Client(), mona.email)["Location"] == "/"
+
+
+def test_removing_one_ends_the_other_sessions(mona: User, app: Code, vera: User, client_of: ClientOf):
+    here, there, theirs = Client(), client_of(mona), client_of(vera)
+    enter(here, mona, app())
+    pk = Authenticator.objects.get(type="totp").pk
+    here.post(f"/accounts/factors/{pk}/remove/")
+    assert [is_in(client) for client in (here, there, theirs)] == [True, False, True]
+    assert AuditEvent.objects.latest("pk").details["sessions_ended"] == 1
+
+
+def test_somebody_elses_factor_is_not_there(mona: User, app: Code, vera: User, client_of: ClientOf):
+    pk = Authenticator.objects.get(type="totp").pk
+    assert client_of(vera).post(f"/accounts/factors/{pk}/remove/").status_code == 404
+    row = AuditEvent.objects.latest("pk")
+    assert (row.chain, row.event, row.actor_label) == ("site", "access.denied", vera.email)
+    assert Authenticator.objects.filter(pk=pk).exists()
+
+
+def test_who_must_have_one_keeps_the_last(mona: User, app: Code, settings: Any):
+    settings.REQUIRE_MFA = True
+    client = Client()
+    enter(client, mona, app())
+    pk = Authenticator.objects.get(type="totp").pk
+    answer = client.post(f"/accounts/factors/{pk}/remove/")
+    assert (answer.status_code, "your only one" in answer.content.decode()) == (422, True)
+    assert Authenticator.objects.filter(pk=pk).exists()
+
+
+def test_a_reset_drops_lost_factors_and_says_so(mona: User, app: Code):
+    assert people.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
+    assert not Authenticator.objects.exists()
+    assert AuditEvent.objects.latest("pk").details["factors_dropped"] == 1
+    assert not people.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
+    assert sign_in(Client(), mona.email)["Location"] == "/"
+
+
+# --- Who must have one
+
+
+@pytest.fixture
+def required(settings: Any) -> None:
+    settings.REQUIRE_MFA = True
+
+
+EVERYWHERE = ["/", "/runs/", "/rights/", "/accounts/profile/", "/accounts/sessions/", "/accounts/password/change/"]
+
+
+@pytest.mark.parametrize("who", ["mona", "otto", "ada", "adam"])
+def test_who_must_have_a_second_factor_reaches_only_the_way_to_it(
+    required: None, who: str, cast: dict[str, User | None], team: Team, client_of: ClientOf
+):
+    client = client_of(cast[who])
+    board = BOARD.replace("north", "south") if who == "otto" else BOARD
+    for path in (*EVERYWHERE, board):
+        assert client.get(path)["Location"].startswith("/accounts/factors/"), path
+    poll = client.get(f"{board}table/", headers={"HX-Request": "true"})
+    assert (poll.status_code, poll["HX-Redirect"].split("?")[0]) == (401, "/accounts/factors/")
+    page = client.get("/accounts/factors/")
+    assert (page.status_code, "needs a second factor" in page.content.decode()) == (200, True)
+    assert client.get("/accounts/factors/app/").status_code == 200
+    assert client.post("/accounts/logout/").status_code == 302
+
+
+@pytest.mark.parametrize("who", ["vera", "oli"])
+def test_viewers_and_operators_go_on_without_one(
+    required: None, who: str, cast: dict[str, User | None], team: Team, client_of: ClientOf
+):
+    assert client_of(cast[who]).get(BOARD).status_code == 200
+
+
+def test_a_post_without_the_needed_factor_does_nothing(required: None, mona: User, run: Run, client_of: ClientOf):
+    answer = client_of(mona).post(f"{BOARD}{run.pk}/cancel/", {"reason": "x"})
+    assert (answer.status_code, "second factor" in answer.content.decode()) == (403, True)
+    assert not run.cancellations.exists()
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome, row.details["why"]) == ("run.cancel", "denied", "no second factor")
+
+
+def test_setting_one_up_leads_on_to_where_they_were_going(required: None, mona: User):
+    client = Client()
+    sign_in(client, mona.email)
+    client.get(client.get(BOARD)["Location"])
+    secret = client.get("/accounts/factors/app/").context["secret"]
+    page = client.post("/accounts/factors/app/", {"code": code_of(secret)})
+    assert f'href="{BOARD}"' in page.content.decode()
+    assert client.get(BOARD).status_code == 200
+    with time_machine.travel(time.time() + 3_600):
+        again = Client()
+        assert enter(again, mona, code_of(secret)).status_code == 302
+        assert again.get(BOARD).status_code == 200
+
+
+def test_who_becomes_a_manager_needs_one_from_the_next_request_on(required: None, oli: User, client_of: ClientOf):
+    client = client_of(oli)
+    assert client.get(BOARD).status_code == 200
+    Membership.objects.update(role="manager")
+    assert client.get(BOARD)["Location"].startswith("/accounts/factors/")
+
+
+def test_a_poll_stays_within_four_queries_and_a_board_within_twelve(
+    required: None, oli: User, credential: Credential, client_of: ClientOf
+):
+    client = client_of(oli)
+    etag = client.get(f"{BOARD}table/", headers={"HX-Request": "true"})["ETag"]
+    with CaptureQueriesContext(connection) as queries:
+        poll = client.get(f"{BOARD}table/", headers={"HX-Request": "true", "If-None-Match": etag})
+    assert poll.status_code == 304
+    assert len(queries) <= 4
+    with CaptureQueriesContext(connection) as queries:
+        client.get(BOARD)
+    assert len(queries) <= 12
+
+
+# --- What wants a fresh proof
+
+
+def later(minutes: float) -> Any:
+    return time_machine.travel(time.time() + 60 * minutes)
+
+
+def test_ten_minutes_after_sign_in_a_page_of_keys_asks_again_and_comes_back(mona: User, team: Team):
+    client = Client()
+    sign_in(client, mona.email)
+    target = reverse("credential-new", args=[team.slug])
+    with later(9.5):
+        assert client.get(target).status_code == 200
+    with later(10.5):
+        asked = client.get(target)
+        assert (asked.status_code, asked["Location"].split("?")[0]) == (302, "/accounts/confirm/")
+        page = client.get(asked["Location"], follow=True)
+        assert page.request["PATH_INFO"] == "/accounts/confirm/password/"
+        assert client.post("/accounts/confirm/password/", {"password": "wrong", "next": target}).status_code == 200
+        assert client.get(target).status_code == 302
+        back = client.post("/accounts/confirm/password/", {"password": PASSWORD, "next": target})
+        assert back["Location"] == target
+        assert client.get(target).status_code == 200
+    rows = [(row.outcome, row.details.get("again")) for row in AuditEvent.objects.filter(event="auth.sign_in")]
+    assert rows == [("done", None), ("failed", True), ("done", True)]
+
+
+def test_the_second_factor_is_what_counts_for_who_has_one(mona: User, app: Code, team: Team):
+    client = Client()
+    enter(client, mona, app())
+    target = reverse("members", args=[team.slug])
+    settings_page = reverse("team-settings", args=[team.slug])
+    with later(11):
+        assert "confirm first" in client.get(target).content.decode()
+        assert client.get(settings_page).status_code == 302
+        assert client.get("/accounts/confirm/")["Location"] == "/accounts/confirm/code/"
+        assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
+        assert client.get(settings_page).status_code == 302, "the password alone is not enough"
+        client.post("/accounts/confirm/code/", {"code": app()})
+        assert client.get(settings_page).status_code == 200
+        assert "confirm first" not in client.get(target).content.decode()
+
+
+KEY = "ak-never-kept-1Xy7Qz4Mn8Lk2Jh5"
+
+
+def test_a_stale_post_is_refused_and_never_kept(mona: User, team: Team):
+    client = Client(headers={"host": "localhost:8000"})
+    sign_in(client, mona.email)
+    with later(11):
+        page = f"http://localhost:8000/teams/{team.slug}/credentials/"
+        url = reverse("credential-new", args=[team.slug])
+        answer = client.post(url, {"name": "x", "key": KEY}, headers={"Referer": page})
+        text = answer.content.decode()
+        assert answer.status_code == 403
+        assert "Nothing was changed" in text
+        assert "/accounts/confirm/?next=%2Fteams%2Fops-north%2Fcredentials%2F" in text
+        assert KEY not in text + str(dict(client.session))
+        assert not Credential.objects.exists()
+        row = AuditEvent.objects.latest("pk")
+        assert (row.event, row.outcome, row.details["why"]) == ("credential.add", "denied", "no fresh sign-in")
+        # Whatever else the request says of itself.
+        assert client.post(url, {"name": "x", "key": KEY}, headers={"HX-Request": "true"}).status_code == 401
+        assert AuditEvent.objects.filter(outcome="denied", event="credential.add").count() == 2
+        elsewhere = client.post(url, {}, headers={"Referer": "https://evil.example/teams/"})
+        assert "evil" not in elsewhere.content.decode()
+
+
+def test_a_wrong_answer_to_who_are_you_is_in_the_log_under_ones_own_name(mona: User, app: Code, team: Team):
+    """Each one: somebody at a session that was left open is no stranger among many."""
+    client = Client()
+    enter(client, mona, app())
+    for _ in range(2):
+        client.post("/accounts/confirm/code/", {"code": "000000"})
+    rows = AuditEvent.objects.filter(event="auth.sign_in", outcome="failed")
+    assert [(row.actor_type, row.actor_label, row.session_ref != "") for row in rows] == [
+        ("user", mona.email, True)
+    ] * 2
+
+
+def fresh_urls(team: Team, vera: User) -> dict[str, str]:
+    credential = make_credential(team)
+    return {
+        "credential-new": reverse("credential-new", args=[team.slug]),
+        "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
+        "credential-test": reverse("credential-test", args=[team.slug, credential.pk]),
+        "credential-revoke": reverse("credential-revoke", args=[team.slug, credential.pk]),
+        "member-add": reverse("member-add", args=[team.slug]),
+        "member-role": reverse("member-role", args=[team.slug, vera.pk]),
+        "member-remove": reverse("member-remove", args=[team.slug, vera.pk]),
+        "team-settings": reverse("team-settings", args=[team.slug]),
+        "team-archive": reverse("team-archive", args=[team.slug]),
+        "team-new": reverse("team-new"),
+        "factor-totp": reverse("factor-totp"),
+        "factor-passkey": reverse("factor-passkey"),
+        "factor-recovery-codes": reverse("factor-recovery-codes"),
+        "person-role": reverse("person-role", args=[vera.pk]),
+        "person-disable": reverse("person-disable", args=[vera.pk]),
+        "person-enable": reverse("person-enable", args=[vera.pk]),
+        "person-sessions-end": reverse("person-sessions-end", args=[vera.pk]),
+    }
+
+
+def test_each_act_on_keys_members_roles_and_sign_in_wants_a_fresh_proof(
+    team: Team, mona: User, vera: User, client_of: ClientOf
+):
+    User.objects.filter(pk=mona.pk).update(site_role="admin")
+    client = client_of(mona)
+    urls = fresh_urls(team, vera)
+    with later(11):
+        for name, url in urls.items():
+            answer = client.post(url)
+            assert (name, answer.status_code, "Nothing was changed" in answer.content.decode()) == (name, 403, True)
+        for url in (f"/teams/{team.slug}/audit/export.jsonl", "/audit/export.csv"):
+            assert client.get(url)["Location"].startswith("/accounts/confirm/")
+
+
+def test_stopping_a_run_never_asks_again(team: Team, oli: User, run: Run, arize: Any, client_of: ClientOf):
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    client = client_of(oli)
+    with_app(oli)
+    with later(600):
+        assert client.get(BOARD).status_code == 200
+        assert client.post(f"{BOARD}{run.pk}/cancel/").status_code == 302
+    assert run.cancellations.exists()
+
+
+def test_who_has_no_way_to_confirm_is_told(vera: User, client_of: ClientOf):
+    client = client_of(vera)
+    User.objects.filter(pk=vera.pk).update(password="!")
+    answer = client_of(User.objects.get(pk=vera.pk)).get("/accounts/confirm/")
+    assert (answer.status_code, "reset your sign-in" in answer.content.decode()) == (403, True)
+    assert client.get("/accounts/confirm/").status_code == 302

@@ -1,0 +1,181 @@
+"""Sessions: their limits, which no poll puts off, seeing and ending them."""
+
+import time
+from typing import Any
+
+import pytest
+import time_machine
+from django.contrib.sessions.models import Session
+from django.db import DatabaseError
+from django.test import Client
+
+from taskruns.audit import Actor
+from taskruns.models import AuditEvent, Run, Team, User
+from taskruns.services import people
+from tests.factories import PASSWORD, ClientOf, events, run_url, wire_run
+
+from .test_sign_in import sign_in
+
+BOARD = "/teams/ops-north/runs/"
+TABLE = f"{BOARD}table/"
+POLL = {"HX-Request": "true"}
+HOUR = 3_600.0
+
+
+@pytest.fixture
+def client(oli: User) -> Client:
+    client = Client()
+    sign_in(client, oli.email)
+    return client
+
+
+def after(hours: float) -> Any:
+    return time_machine.travel(time.time() + hours * HOUR)
+
+
+def test_an_idle_session_ends_after_twelve_hours(client: Client, oli: User):
+    with after(11.9):
+        assert client.get(BOARD).status_code == 200
+    with after(23.8):
+        assert client.get(BOARD).status_code == 200, "work has put it off"
+    with after(36):
+        answer = client.get(BOARD)
+        assert answer["Location"] == "/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F"
+        assert not Session.objects.exists()
+    row = AuditEvent.objects.latest("pk")
+    assert (row.event, row.actor_label, row.details["why"]) == ("auth.session_end", oli.email, "idle")
+    assert row.details["sessions"] == [row.session_ref]
+
+
+@pytest.mark.parametrize("path", [TABLE, "/runs/table/", BOARD.replace("runs/", "runs/chart/")])
+def test_polling_does_not_keep_an_idle_session_alive(client: Client, path: str):
+    for hours in range(1, 12):
+        with after(hours):
+            assert client.get(path, headers=POLL).status_code in {200, 302}
+    with after(12.1):
+        answer = client.get(path, headers=POLL | {"HX-Current-URL": f"http://testserver{BOARD}"})
+        assert answer.status_code == 401
+        assert answer["HX-Redirect"].startswith("/accounts/login/")
+    assert AuditEvent.objects.latest("pk").details["why"] == "idle"
+
+
+def test_what_a_person_sends_keeps_it_alive_also_by_htmx(client: Client, oli: User, run: Run, arize: Any):
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    with after(11):
+        client.post(f"{BOARD}{run.pk}/cancel/", headers=POLL)
+    with after(13):
+        assert client.get(BOARD).status_code == 200
+
+
+def test_no_work_makes_a_session_last_longer_than_seven_days(client: Client):
+    for hours in range(8, 7 * 24, 8):
+        with after(hours):
+            assert client.get(BOARD).status_code == 200
+    with after(7 * 24 + 0.1):
+        assert client.get(BOARD).status_code == 302
+    assert AuditEvent.objects.latest("pk").details["why"] == "age"
+
+
+def test_the_limits_are_settings(client: Client, settings: Any):
+    settings.SESSION_IDLE_HOURS = 1
+    with after(1.1):
+        assert client.get(BOARD).status_code == 302
+
+
+def test_a_session_that_is_over_is_over_also_when_that_cannot_be_written(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise DatabaseError
+
+    monkeypatch.setattr("taskruns.services.sessions.record", refuse)
+    with after(13):
+        assert client.get(BOARD).status_code == 302
+        assert client.post(f"{BOARD}00000000-0000-4000-8000-000000000000/cancel/").status_code == 302
+
+
+def test_work_is_noted_once_a_minute_and_no_more(client: Client):
+    seen = client.session["seen_at"]
+    with after(0.5 / 60):
+        client.get(BOARD)
+        assert client.session["seen_at"] == seen
+    with after(1.5 / 60):
+        client.get(BOARD)
+        assert client.session["seen_at"] > seen
+
+
+# --- The page
+
+
+def test_a_person_sees_their_sessions_and_ends_one(client: Client, oli: User, vera: User):
+    other = Client(headers={"User-Agent": "Another browser"}, REMOTE_ADDR="192.0.2.7")
+    sign_in(other, oli.email)
+    sign_in(Client(headers={"User-Agent": "Vera's browser"}), vera.email)
+    page = client.get("/accounts/sessions/")
+    text = page.content.decode()
+    assert "Another browser" in text
+    assert "192.0.2.7" in text
+    assert "(this one)" in text
+    assert "Vera" not in text
+    assert not [key for key in Session.objects.values_list("pk", flat=True) if key in text]
+    (row,) = (row for row in page.context["rows"] if not row.is_this)
+    assert client.post(f"/accounts/sessions/{row.id}/end/")["Location"] == "/accounts/sessions/"
+    assert other.get(BOARD).status_code == 302
+    assert client.get(BOARD).status_code == 200
+    ended = AuditEvent.objects.latest("pk")
+    assert (ended.event, ended.details["why"], ended.details["sessions_ended"]) == ("auth.session_end", "asked", 1)
+
+
+def test_ending_the_one_at_hand_signs_out(client: Client):
+    (row,) = client.get("/accounts/sessions/").context["rows"]
+    answer = client.post(f"/accounts/sessions/{row.id}/end/", follow=True)
+    assert (answer.status_code, answer.request["PATH_INFO"]) == (200, "/accounts/login/")
+    assert client.get(BOARD).status_code == 302
+    assert AuditEvent.objects.latest("pk").event == "auth.session_end"
+
+
+def test_somebody_elses_session_is_not_there(client: Client, vera: User):
+    (row,) = client.get("/accounts/sessions/").context["rows"]
+    theirs = Client()
+    sign_in(theirs, vera.email)
+    assert theirs.post(f"/accounts/sessions/{row.id}/end/").status_code == 404
+    assert client.get(BOARD).status_code == 200
+    assert ("access.denied", "denied") in events(chain="site", actor_label=vera.email)
+    assert "auth.session_end" not in [event for event, _ in events()]
+
+
+def test_all_others_end_at_once(client: Client, oli: User):
+    others = [Client(), Client()]
+    for other in others:
+        sign_in(other, oli.email)
+    client.post("/accounts/sessions/end-others/")
+    assert {other.get(BOARD).status_code for other in others} == {302}
+    assert client.get(BOARD).status_code == 200
+    assert AuditEvent.objects.latest("pk").details["sessions_ended"] == 2
+
+
+def test_a_new_password_ends_the_other_sessions(client: Client, oli: User):
+    other = Client()
+    sign_in(other, oli.email)
+    new = "another battery staple"
+    fields = {"oldpassword": PASSWORD, "password1": new, "password2": new}
+    assert client.post("/accounts/password/change/", fields).status_code == 302
+    assert client.get(BOARD).status_code == 200
+    assert other.get(BOARD).status_code == 302
+    assert Session.objects.count() == 1
+    row = AuditEvent.objects.get(event="auth.password_change")
+    assert row.details == {"sessions_ended": 1}
+
+
+def test_a_disabled_persons_next_poll_ends_it(client: Client, oli: User, adam: User, client_of: ClientOf):
+    assert client.get(TABLE, headers=POLL).status_code == 200
+    client_of(adam).post(f"/people/{oli.pk}/disable/")
+    assert client.get(TABLE, headers=POLL).status_code == 401
+    people.enable_person(oli, by=Actor.command())
+    assert client.get(TABLE, headers=POLL).status_code == 401, "the old session does not come back"
+
+
+def test_a_person_without_an_address_can_sign_in(oli: User, team: Team):
+    nowhere = Client(REMOTE_ADDR="")
+    sign_in(nowhere, oli.email)
+    assert nowhere.get("/accounts/sessions/").status_code == 200

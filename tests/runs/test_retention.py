@@ -1,0 +1,189 @@
+"""RUN_RETENTION_DAYS: runs that ended long ago leave the mirror; the audit log stays."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import responses
+import time_machine
+from django.utils import timezone
+from huey.contrib.djhuey import HUEY
+
+from config import settings as deployment
+from taskruns import jobs
+from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.services import cancellations, retention
+from taskruns.services.mirror import find_by_arize_id, refresh
+from tests.factories import actor, make_run, run_url, wire_run
+from tests.mirror.arize_world import World
+
+NOW = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
+OLD = NOW - timedelta(days=11)
+
+
+@pytest.fixture(autouse=True)
+def _ten_days(settings: Any) -> Any:
+    settings.RUN_RETENTION_DAYS = 10
+    with time_machine.travel(NOW, tick=False):
+        yield
+
+
+def old(task: Task, status: Status = Status.COMPLETED, **fields: Any) -> Run:
+    return make_run(task, status=status, **{"created_at": OLD, "run_finished_at": OLD} | fields)
+
+
+def left() -> set[str]:
+    return set(Run.objects.values_list("arize_id", flat=True))
+
+
+def test_it_is_400_days_unless_told_otherwise() -> None:
+    assert deployment.RUN_RETENTION_DAYS == 400
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.GONE])
+def test_ended_runs_older_than_that_are_deleted_and_no_younger_ones(status: Status, task: Task) -> None:
+    old(task, status, arize_id="old")
+    old(task, status, arize_id="young", created_at=NOW - timedelta(days=9), run_finished_at=None)
+    old(task, status, arize_id="ended lately", run_finished_at=NOW - timedelta(days=9))
+    old(task, status, arize_id="gone lately", gone_since=NOW - timedelta(days=1))
+    before = Team.objects.get().board_version
+    assert retention.forget_old_runs() is False
+    assert left() == {"young", "ended lately", "gone lately"}
+    assert Team.objects.get().board_version == before + 1
+    retention.forget_old_runs()
+    assert Team.objects.get().board_version == before + 1
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.UNKNOWN])
+def test_runs_that_have_not_ended_are_never_deleted(status: Status, task: Task) -> None:
+    old(task, status, arize_id="goes on", run_finished_at=None)
+    old(task, arize_id="ended")
+    retention.forget_old_runs()
+    assert left() == {"goes on"}
+
+
+def test_a_run_without_any_time_counts_from_when_it_was_first_seen(task: Task) -> None:
+    times = {"created_at": None, "run_started_at": None, "run_finished_at": None, "observed_at": OLD}
+    make_run(task, status=Status.COMPLETED, arize_id="old", **times | {"sorted_at": OLD})
+    make_run(task, status=Status.COMPLETED, arize_id="young", **times | {"sorted_at": NOW})
+    retention.forget_old_runs()
+    assert left() == {"young"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "followed", "stays"),
+    [
+        (Outcome.OPEN, True, True),
+        (Outcome.UNKNOWN, True, True),
+        (Outcome.UNKNOWN, False, False),
+        (Outcome.CONFIRMED, False, False),
+        (Outcome.STILL_RUNNING, False, False),
+    ],
+)
+def test_its_cancellations_go_with_it_unless_one_is_open_or_followed(
+    outcome: Outcome, followed: Any, stays: Any, task: Task
+) -> None:
+    run = old(task)
+    Cancellation.objects.create(run=run, person_label="oli", outcome=outcome, followed=followed)
+    Cancellation.objects.create(run=run, person_label="oli", outcome=Outcome.REFUSED, followed=False)
+    retention.forget_old_runs()
+    assert Run.objects.exists() == stays
+    assert Cancellation.objects.count() == (2 if stays else 0)
+
+
+def test_the_audit_log_is_not_touched(task: Task, oli: User, arize: responses.RequestsMock) -> None:
+    run = old(task, Status.RUNNING, run_finished_at=None)
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    cancellations.cancel(run, by=actor(oli), reason="stuck")
+    rows = list(AuditEvent.objects.values())
+    assert len(rows) == 2
+    Run.objects.update(run_finished_at=OLD, sorted_at=OLD)
+    retention.forget_old_runs()
+    assert (left(), Cancellation.objects.count()) == (set(), 0)
+    assert list(AuditEvent.objects.values()) == rows
+
+
+def test_it_goes_in_portions_and_says_when_there_is_more(
+    task: Task, monkeypatch: Any, django_assert_max_num_queries: Any
+) -> None:
+    monkeypatch.setattr(retention, "PORTION", 3)
+    monkeypatch.setattr(retention, "PORTIONS", 2)
+    for number in range(8):
+        old(task, arize_id=f"R{number}", created_at=OLD - timedelta(hours=number))
+    assert retention.forget_old_runs() is True
+    assert left() == {"R0", "R1"}, "the oldest go first"
+    assert retention.forget_old_runs() is False
+    assert left() == set()
+
+
+def test_all_teams_are_looked_after_archived_ones_too(task: Task, other_team: Team) -> None:
+    old(task)
+    elsewhere = Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="T2")
+    old(elsewhere)
+    Team.objects.filter(pk=other_team.pk).update(archived_at=NOW)
+    retention.forget_old_runs()
+    assert left() == set()
+
+
+def test_a_worker_does_it_each_hour_and_goes_on_while_there_is_more(task: Task, monkeypatch: Any) -> None:
+    monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
+    monkeypatch.setattr(retention, "PORTION", 2)
+    monkeypatch.setattr(retention, "PORTIONS", 1)
+    HUEY.storage.flush_all()
+    for _ in range(5):
+        old(task)
+    assert [at.minute for at in (NOW + timedelta(minutes=m) for m in range(60)) if is_due(at)] == [23]
+    jobs.every_hour.call_local()
+    done = 0
+    while job := HUEY.dequeue():
+        HUEY.execute(job)
+        done += job.name == "forget_old_runs"
+    assert (left(), done) == (set(), 3)
+
+
+def is_due(at: datetime) -> bool:
+    return bool(jobs.every_hour.task_class().validate_datetime(at))
+
+
+def test_a_list_that_still_holds_an_old_run_does_not_bring_it_back(
+    credential: Credential, arize: responses.RequestsMock
+) -> None:
+    world = World().speak(arize)
+    world.task("T1")
+    world.run("old", status="COMPLETED", created_at=OLD.isoformat())
+    world.run("old but active", created_at=OLD.isoformat())
+    world.run("old but ended lately", status="FAILED", created_at=OLD.isoformat(), run_finished_at=NOW.isoformat())
+    world.run("without a time", status="COMPLETED", created_at=None)
+    world.run("young", status="COMPLETED", created_at=NOW.isoformat())
+    refresh(credential.pk)
+    assert left() == {"young", "without a time", "old but active", "old but ended lately"}
+    retention.forget_old_runs()
+    assert len(left()) == 4
+
+
+def test_a_walk_back_ends_where_runs_are_too_old_to_be_kept(
+    credential: Credential, arize: responses.RequestsMock
+) -> None:
+    world = World(page=2).speak(arize)
+    world.task("T1", last_run_at="2026-11-22T00:00:00Z")
+    refresh(credential.pk)
+    for number in range(8):
+        world.run(f"old{number}", status="COMPLETED", created_at=OLD.isoformat())
+    for number in range(3):
+        world.run(f"young{number}", status="COMPLETED", created_at=NOW.isoformat())
+    world.tasks["T1"]["last_run_at"] = "2026-11-23T00:00:00Z"
+    world.calls.clear()
+    with time_machine.travel(NOW + timedelta(seconds=301)):
+        refresh(credential.pk)
+    assert left() == {"young0", "young1", "young2"}
+    assert world.reads_of("T1/runs") == 2
+
+
+def test_an_old_run_that_somebody_asks_for_is_shown(credential: Credential, arize: responses.RequestsMock) -> None:
+    world = World().speak(arize)
+    world.task("T1")
+    world.run("old", status="COMPLETED", created_at=OLD.isoformat())
+    found = find_by_arize_id(credential.team, "old")
+    assert found is not None
+    assert found.status == Status.COMPLETED
+    assert timezone.now() - found.sorted_at > timedelta(days=10)

@@ -1,0 +1,127 @@
+"""The life of a run on its page: what Arize tells, and in between what people did to it, oldest first."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import responses
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from taskruns.display.timeline import timeline_of
+from taskruns.models import AuditEvent, Run, Status, Task, User
+from tests.board.test_durations import past
+from tests.factories import ClientOf, make_run, press, run_url, wire_run
+
+CREATED = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+
+
+def life(status: Status, **fields: Any) -> list[str]:
+    run = Run(status=status, raw_status=status.value.upper(), first_seen_at=CREATED + timedelta(hours=1), **fields)
+    return [entry.text for entry in timeline_of(run, [], cause="")]
+
+
+TIMES: dict[str, Any] = {"created_at": CREATED, "run_started_at": CREATED, "run_finished_at": CREATED}
+
+
+def test_the_steps_of_a_run_stand_in_their_order():
+    assert life(Status.COMPLETED, **TIMES) == ["Created in Arize", "Started", "Ended: COMPLETED"]
+    assert life(Status.COMPLETED, num_errors=1, **TIMES)[-1] == "Ended: COMPLETED with errors"
+
+
+def test_a_run_that_goes_on_has_not_ended():
+    assert life(Status.RUNNING, created_at=CREATED, run_started_at=CREATED) == ["Created in Arize", "Started"]
+    assert life(Status.PENDING, created_at=CREATED) == ["Created in Arize"]
+
+
+def test_what_arize_does_not_tell_is_not_made_up():
+    assert life(Status.FAILED) == ["First seen here", "Ended: FAILED"]
+    assert life(Status.UNKNOWN) == ["First seen here"]
+    assert life(Status.FAILED, run_started_at=datetime(1, 1, 1, tzinfo=UTC)) == ["First seen here", "Ended: FAILED"]
+
+
+def test_a_run_that_arize_forgot_is_gone_not_ended():
+    run = Run(status=Status.GONE, gone_since=CREATED, first_seen_at=CREATED - timedelta(days=1))
+    last = timeline_of(run, [], cause="")[-1]
+    assert last.at is not None
+    assert (last.kind, last.text, last.at.iso) == (
+        "gone",
+        "Arize no longer knows this run",
+        "2026-11-23T03:00:00.000Z",
+    )
+
+
+def test_acts_stand_where_they_happened():
+    minutes = [1, 3, 5]
+    run = Run(
+        status=Status.CANCELLED,
+        first_seen_at=CREATED,
+        created_at=CREATED,
+        run_started_at=CREATED + timedelta(minutes=2),
+        run_finished_at=CREATED + timedelta(minutes=4),
+    )
+    events = [
+        AuditEvent(
+            event="run.cancel",
+            outcome="requested",
+            actor_type="user",
+            actor_label=f"p{minute}",
+            at=CREATED + timedelta(minutes=minute),
+        )
+        for minute in minutes
+    ]
+    found = [entry.event.actor if entry.event else entry.kind for entry in timeline_of(run, events, cause="")]
+    assert found == ["created", "p1", "started", "p3", "ended", "p5"]
+
+
+@pytest.fixture
+def client(vera: User, client_of: ClientOf) -> Client:
+    return client_of(vera)
+
+
+def page(client: Client, run: Run) -> str:
+    return str(client.get(f"/teams/ops-north/runs/{run.pk}/").content.decode())
+
+
+def in_order(html: str, *texts: str) -> bool:
+    places = [html.find(text) for text in texts]
+    return -1 not in places and places == sorted(places)
+
+
+def test_a_cancel_is_told_from_its_reason_to_its_end(
+    client: Client, run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
+):
+    assert "Nobody has acted on this run from this panel." in page(client, run)
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    press(client_of(oli), run, reason="wrong model")
+    html = page(client, run).split('id="run-history"')[1]
+    asked, answered = "oli@example.com asked to cancel run", "Arize confirmed: run"
+    assert in_order(html, "Created in Arize", "Started", asked, "“wrong model”", answered, "Ended: CANCELLED")
+    assert in_order(html, "by VXNlcjoxOm5OYkM=", "run.cancel / requested", "run.cancel / confirmed")
+    assert "cancelled by oli@example.com: wrong model" in html
+    assert "Nobody has acted" not in html
+
+
+def test_it_shows_the_pace_the_strip_and_the_way_to_the_task(client: Client, run: Run, task: Task):
+    past(task, 60, 60)
+    Task.objects.update(usual_seconds=60)
+    html = page(client, run)
+    assert f'href="/teams/ops-north/tasks/{task.pk}/"' in html
+    assert "usually 60 s" in html
+    assert "data-longer-at=" in html
+    assert '<section id="task-strip"' in html
+    assert "Last 3 runs" in html
+    assert "The arrow is this run." in html
+
+
+def test_the_number_of_queries_does_not_depend_on_the_runs_of_the_task(client: Client, task: Task):
+    run = make_run(task)
+    counts = []
+    for more in (0, 40):
+        past(task, *[60] * more)
+        page(client, run)
+        with CaptureQueriesContext(connection) as queries:
+            page(client, run)
+        counts.append(len(queries))
+    assert counts[0] == counts[1] <= 12

@@ -1,0 +1,452 @@
+"""Single sign-on against a real provider, a process of its own: who gets in, as whom, and which answers are refused."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+import time_machine
+from allauth.socialaccount.models import SocialAccount
+from django.http import HttpResponse
+from django.test import Client
+
+from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
+from taskruns.oidc import GroupRole, Provider
+from tests.e2e.stack import free_ports
+from tests.factories import ClientOf, events
+from tests.paths import ROOT
+from tests.people.test_second_factor import with_app
+from tests.people.test_sign_in import sign_in
+
+from .identity_provider import CLIENT_ID, CLIENT_SECRET
+
+
+class Idp:
+    """The provider's process, and the person's browser between it and the panel."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def tell(self, **twists: Any) -> None:
+        assert requests.post(f"{self.url}/control", json=twists, timeout=5).ok
+
+    def asked(self) -> dict[str, str]:
+        """What the panel asked for at the last sign-in."""
+        found: dict[str, str] = requests.get(f"{self.url}/asked", timeout=5).json()[-1]
+        return found
+
+    def send_back(self, away: HttpResponse) -> str:
+        """Where the provider sends the browser that was sent off by `away`."""
+        assert away.status_code == 302, away.content
+        assert away["Location"].startswith(f"{self.url}/authorize?")
+        back = urlsplit(requests.get(away["Location"], allow_redirects=False, timeout=5).headers["Location"])
+        assert (back.scheme, back.netloc, back.path) == ("http", "localhost:8000", "/accounts/sso/callback/")
+        return f"{back.path}?{back.query}"
+
+    def sign_in(self, client: Client, path: str = "/accounts/sso/", **data: str) -> Any:
+        return client.get(self.send_back(client.post(path, data)))
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Idp]:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "tests.sso.identity_provider", str(port)]
+    with subprocess.Popen(command, cwd=ROOT) as running:
+        idp = Idp(port)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                idp.tell()
+                break
+            except requests.ConnectionError:
+                assert running.poll() is None
+        yield idp
+        running.terminate()
+
+
+@pytest.fixture
+def idp(process: Idp, settings: Any) -> Idp:
+    process.tell()
+    settings.OIDC = Provider(
+        issuer=process.url,
+        client_id=CLIENT_ID,
+        client_secret=CLIENT_SECRET,
+        groups_claim="groups",
+        group_roles=(
+            GroupRole("ops", "ops-north", "operator"),
+            GroupRole("leads", "ops-north", "manager"),
+            GroupRole("ops", "ops-nowhere", "viewer"),
+        ),
+    )
+    return process
+
+
+@pytest.fixture
+def linked(vera: User, idp: Idp, settings: Any) -> User:
+    SocialAccount.objects.create(user=vera, provider=settings.OIDC.id, uid="subject-1")
+    return vera
+
+
+def is_in(client: Client) -> bool:
+    return client.get("/runs/").status_code == 200
+
+
+# --- Who gets in, and as whom
+
+
+def test_a_known_identity_signs_in_as_its_person_and_is_led_on(idp: Idp, linked: User, team: Team):
+    client = Client()
+    answer = idp.sign_in(client, next="/teams/ops-north/runs/?status=failed")
+    assert (answer.status_code, answer["Location"]) == (302, "/teams/ops-north/runs/?status=failed")
+    assert client.get("/accounts/profile/").context["user"] == linked
+    row = AuditEvent.objects.get()
+    assert (row.event, row.outcome, row.actor_label, row.auth_method) == (
+        "auth.sign_in",
+        "done",
+        "vera@example.com",
+        "oidc",
+    )
+
+
+def test_the_provider_is_asked_with_state_nonce_and_pkce_and_nothing_of_the_visitors(idp: Idp, linked: User):
+    client = Client()
+    idp.send_back(client.post("/accounts/sso/?auth_params=prompt%3Dnone&scope=admin&process=connect"))
+    asked = idp.asked()
+    assert asked["code_challenge_method"] == "S256"
+    assert {len(asked[name]) >= 16 for name in ("state", "nonce", "code_challenge")} == {True}
+    assert set(asked["scope"].split()) == {"openid", "profile", "email"}
+    assert "prompt" not in asked
+
+
+def test_the_same_subject_of_another_issuer_is_somebody_else(idp: Idp, linked: User, settings: Any):
+    SocialAccount.objects.update(provider=Provider("https://other.example", "x", "y").id)
+    answer = idp.sign_in(Client())
+    assert answer.status_code == 302
+    assert User.objects.get(email="nina@example.com").pk != linked.pk
+
+
+def test_an_unknown_identity_gets_an_account_without_password_role_or_team(idp: Idp, team: Team):
+    client = Client()
+    idp.sign_in(client)
+    nina = User.objects.get()
+    assert (nina.email, nina.name, nina.site_role, nina.has_usable_password()) == (
+        "nina@example.com",
+        "Nina",
+        "",
+        False,
+    )
+    assert not Membership.objects.exists()
+    assert events() == [("person.create", "done"), ("auth.sign_in", "done")]
+    created = AuditEvent.objects.get(event="person.create")
+    assert (created.details["single_sign_on"], created.details["subject"]) == (idp.url, "subject-1")
+    assert "You are in no team yet" in client.get("/runs/").content.decode()
+    assert SocialAccount.objects.get().extra_data == {}
+
+
+@pytest.mark.parametrize(
+    "twist", [{"email": ""}, {"email": None}, {"email_verified": False}, {"email_verified": "true"}]
+)
+def test_an_unknown_identity_without_a_verified_address_is_told_so(idp: Idp, db: None, twist: dict[str, Any]):
+    idp.tell(userinfo=twist)
+    client = Client()
+    answer = idp.sign_in(client)
+    assert answer.status_code == 403
+    assert "no e-mail address that it has verified" in answer.content.decode()
+    assert not User.objects.exists()
+    assert not is_in(client)
+    assert events() == [("auth.sign_in", "failed")]
+
+
+def test_an_account_with_the_same_address_is_not_taken_over(idp: Idp, vera: User):
+    idp.tell(userinfo={"email": "Vera@Example.com"})
+    client = Client()
+    answer = idp.sign_in(client)
+    assert answer.status_code == 403
+    assert "connect single sign-on in your profile" in answer.content.decode()
+    assert not is_in(client)
+    assert not SocialAccount.objects.exists()
+
+
+def test_its_person_connects_an_identity_and_then_it_signs_in(idp: Idp, vera: User):
+    idp.tell(userinfo={"email": "vera@example.com"})
+    client = Client()
+    sign_in(client, vera.email)
+    assert "Connect it" in client.get("/accounts/profile/").content.decode()
+    answer = idp.sign_in(client, "/accounts/sso/connect/")
+    assert answer["Location"] == "/accounts/profile/"
+    assert SocialAccount.objects.get().user == vera
+    row = AuditEvent.objects.latest("pk")
+    assert (row.event, row.details["single_sign_on"], row.details["subject"]) == (
+        "profile.change",
+        "connected",
+        "subject-1",
+    )
+    another = Client()
+    idp.sign_in(another)
+    assert another.get("/accounts/profile/").context["user"] == vera
+    client.post("/accounts/sso/disconnect/")
+    assert not SocialAccount.objects.exists()
+    assert AuditEvent.objects.latest("pk").details["single_sign_on"] == "disconnected"
+
+
+def test_an_identity_of_somebody_else_is_not_connected_twice(idp: Idp, linked: User, oli: User, client_of: ClientOf):
+    client = client_of(oli)
+    answer = idp.sign_in(client, "/accounts/sso/connect/")
+    assert answer.status_code == 403
+    assert "connected to another account" in answer.content.decode()
+    assert SocialAccount.objects.get().user == linked
+
+
+def test_the_only_way_in_is_not_disconnected(idp: Idp, db: None):
+    client = Client()
+    idp.sign_in(client)
+    client.post("/accounts/sso/disconnect/")
+    assert SocialAccount.objects.exists()
+    assert "no password" in client.get("/accounts/profile/").content.decode()
+    assert client.get("/accounts/password/change/")["Location"] == "/accounts/profile/"
+
+
+def test_a_disabled_person_does_not_get_in_by_single_sign_on(idp: Idp, linked: User):
+    User.objects.filter(pk=linked.pk).update(is_active=False)
+    client = Client()
+    assert idp.sign_in(client)["Location"] == "/accounts/inactive/"
+    assert not is_in(client)
+
+
+def test_without_single_sign_on_its_pages_are_not_there(db: None, vera: User, client_of: ClientOf):
+    for client in (Client(), client_of(vera)):
+        for path in ("/accounts/sso/", "/accounts/sso/connect/", "/accounts/sso/disconnect/"):
+            assert client.post(path).status_code in {302, 404}
+        assert client.get("/accounts/sso/callback/?code=x&state=y").status_code == 404
+    assert b"sso" not in Client().get("/accounts/login/").content
+
+
+# --- Answers that are refused
+
+HOUR = 3_600
+TWISTS: dict[str, dict[str, Any]] = {
+    "issuer": {"claims": {"iss": "https://evil.example"}},
+    "audience": {"claims": {"aud": "another-client"}},
+    "audience among others, for another": {"claims": {"aud": [CLIENT_ID, "x"], "azp": "x"}},
+    "audience among others, for nobody": {"claims": {"aud": [CLIENT_ID, "x"]}},
+    "nonce": {"claims": {"nonce": "of another sign-in"}},
+    "no nonce": {"claims": {"nonce": None}},
+    "expired": {"claims": {"exp": 1_600_000_000}},
+    "no end": {"claims": {"exp": None}},
+    "not yet": {"claims": {"iat": 4_000_000_000}},
+    "no subject": {"claims": {"sub": ""}},
+    "another key": {"signed_by": "other"},
+    "no signature": {"signed_by": "none"},
+    "signed with the client's secret": {"signed_by": "secret"},
+    "user info of somebody else": {"userinfo": {"sub": "subject-2"}},
+    "discovery of another issuer": {"discovery": {"issuer": "https://evil.example"}},
+    "user info fails": {"statuses": {"/userinfo": 500}},
+    "token fails": {"statuses": {"/token": 400}},
+    "keys fail": {"statuses": {"/jwks": 404}},
+    "keys are elsewhere": {"statuses": {"/jwks": 302}},
+    "answer for another issuer": {"back": {"iss": "https://evil.example"}},
+    "another state": {"back": {"state": "x" * 16}},
+    "a sign-in of the future": {"claims": {"auth_time": 4_000_000_000}},
+    "a moment that is text": {"claims": {"auth_time": "1700000000"}},
+    "a moment that is a truth": {"claims": {"auth_time": True}},
+    "a moment before all": {"claims": {"auth_time": -1}},
+    "a moment that is a list": {"claims": {"auth_time": [1_700_000_000]}},
+    "no code": {"back": {"code": "", "error": "server_error"}},
+}
+
+
+@pytest.mark.parametrize("twist", TWISTS.values(), ids=TWISTS)
+def test_a_twisted_answer_signs_nobody_in(idp: Idp, linked: User, twist: dict[str, Any]):
+    client = Client()
+    away = client.post("/accounts/sso/")
+    idp.tell(**twist)
+    answer = client.get(idp.send_back(away))
+    assert answer.status_code == 403
+    assert "nobody was signed in" in answer.content.decode()
+    assert CLIENT_SECRET not in answer.content.decode()
+    assert not is_in(client)
+    assert events() == [("auth.sign_in", "failed")]
+    idp.tell()
+    idp.sign_in(client)
+    assert is_in(client), "the control: it was the twist"
+
+
+def test_a_replayed_answer_is_refused(idp: Idp, linked: User):
+    client = Client()
+    back = idp.send_back(client.post("/accounts/sso/"))
+    assert client.get(back).status_code == 302
+    client.post("/accounts/logout/")
+    assert client.get(back).status_code == 403
+    assert not is_in(client)
+    assert Client().get(back).status_code == 403, "nor in another browser"
+
+
+def test_an_answer_is_good_only_in_the_browser_that_asked(idp: Idp, linked: User):
+    """Or somebody could sign their victim in to an account of their own."""
+    back = idp.send_back(Client().post("/accounts/sso/"))
+    victim = Client()
+    assert victim.get(back).status_code == 403
+    assert not is_in(victim)
+
+
+@pytest.mark.parametrize(
+    "twist",
+    [
+        {"discovery": {"issuer": "https://evil.example"}},
+        {"discovery": {"token_endpoint": "ftp://evil.example"}},
+        {"discovery": {"jwks_uri": None}},
+        {"statuses": {"/.well-known/openid-configuration": 503}},
+        {"statuses": {"/.well-known/openid-configuration": 302}},
+    ],
+    ids=str,
+)
+def test_nobody_is_sent_off_when_the_providers_document_is_no_good(idp: Idp, db: None, twist: dict[str, Any]):
+    idp.tell(**twist)
+    answer = Client().post("/accounts/sso/")
+    assert answer.status_code == 502
+    assert "does not answer" in answer.content.decode()
+
+
+def test_a_provider_that_is_down_is_a_sentence(idp: Idp, settings: Any, free_port: int, db: None):
+    settings.OIDC = Provider(f"http://127.0.0.1:{free_port}", CLIENT_ID, CLIENT_SECRET)
+    answer = Client().post("/accounts/sso/")
+    assert (answer.status_code, "does not answer" in answer.content.decode()) == (502, True)
+
+
+# --- Second factors, and how recent a sign-in is
+
+
+def test_who_has_a_second_factor_here_is_asked_for_it_too(idp: Idp, linked: User):
+    code = with_app(linked)
+    client = Client()
+    assert idp.sign_in(client, next="/runs/")["Location"] == "/accounts/login/second-factor/"
+    assert not is_in(client)
+    assert client.post("/accounts/login/second-factor/", {"code": code()})["Location"] == "/runs/"
+    assert is_in(client)
+    assert AuditEvent.objects.latest("pk").auth_method == "oidc+totp"
+
+
+def test_a_second_factor_that_the_provider_vouches_for_counts(idp: Idp, linked: User, settings: Any):
+    settings.REQUIRE_MFA = True
+    User.objects.filter(pk=linked.pk).update(site_role="auditor")
+    plain, strong = Client(), Client()
+    idp.sign_in(plain)
+    assert plain.get("/runs/")["Location"].startswith("/accounts/factors/")
+    idp.tell(claims={"amr": ["pwd", "otp"]})
+    idp.sign_in(strong)
+    assert is_in(strong)
+
+
+def test_an_old_sign_in_at_the_provider_is_not_fresh_until_it_asked_again(idp: Idp, linked: User, team: Team):
+    Membership.objects.update(role="manager")
+    User.objects.filter(pk=linked.pk).update(password="!")
+    idp.tell(claims={"auth_time": int(time.time()) - HOUR})
+    client = Client()
+    idp.sign_in(client)
+    asked = client.get("/teams/ops-north/credentials/new/")
+    assert asked["Location"] == "/accounts/confirm/?next=%2Fteams%2Fops-north%2Fcredentials%2Fnew%2F"
+    page = client.get(asked["Location"], follow=True)
+    assert "127.0.0.1" in page.content.decode()
+    answer = idp.sign_in(client, "/accounts/confirm/sso/", next="/teams/ops-north/credentials/new/")
+    assert "did not ask you to sign in anew" in answer.content.decode()
+    asked_for = idp.asked()
+    assert (asked_for["prompt"], asked_for["max_age"]) == ("login", "600")
+    idp.tell()
+    answer = idp.sign_in(client, "/accounts/confirm/sso/", next="/teams/ops-north/credentials/new/")
+    assert answer["Location"] == "/teams/ops-north/credentials/new/"
+    assert client.get(answer["Location"]).status_code == 200
+    row = AuditEvent.objects.filter(event="auth.sign_in", outcome="done").latest("pk")
+    assert row.details == {"again": True}
+
+
+def test_a_provider_without_auth_time_is_asked_before_it_counts_as_fresh(idp: Idp, linked: User, team: Team):
+    Membership.objects.update(role="manager")
+    idp.tell(claims={"auth_time": None})
+    client = Client()
+    idp.sign_in(client)
+    assert client.get("/teams/ops-north/settings/").status_code == 302
+    idp.sign_in(client, "/accounts/confirm/sso/")
+    assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+def test_confirming_as_somebody_else_is_refused(idp: Idp, linked: User):
+    client = Client()
+    idp.sign_in(client)
+    idp.tell(claims={"sub": "subject-2"})
+    answer = idp.sign_in(client, "/accounts/confirm/sso/")
+    assert "somebody else" in answer.content.decode()
+    assert client.get("/accounts/profile/").context["user"] == linked
+
+
+# --- Groups
+
+
+def roles(email: str = "nina@example.com") -> dict[str, tuple[str, bool]]:
+    rows = Membership.objects.filter(user__email=email)
+    return {row.team.slug: (row.role, row.by_groups) for row in rows}
+
+
+def test_groups_give_change_and_take_roles(idp: Idp, team: Team, mona: User):
+    for groups, wanted in (
+        (["ops"], {"ops-north": ("operator", True)}),
+        (["ops", "leads"], {"ops-north": ("manager", True)}),
+        (["leads-of-others"], {}),
+    ):
+        idp.tell(claims={"groups": groups})
+        assert idp.sign_in(Client()).status_code == 302
+        assert roles() == wanted
+    changes = AuditEvent.objects.filter(event__startswith="member.")
+    assert [row.event for row in changes] == ["member.add", "member.change_role", "member.remove"]
+    assert {(row.actor_type, row.actor_label, row.team_id) for row in changes} == {("job", "single sign-on", team.pk)}
+
+
+@pytest.mark.parametrize("groups", [None, "ops", {"ops": True}])
+def test_a_provider_that_tells_no_list_of_groups_changes_nothing(idp: Idp, team: Team, groups: Any):
+    idp.tell(claims={"groups": ["ops"]})
+    idp.sign_in(Client())
+    idp.tell(claims={"groups": groups})
+    idp.sign_in(Client())
+    assert roles() == {"ops-north": ("operator", True)}
+
+
+def test_what_a_person_gave_by_hand_is_not_for_groups_to_take(idp: Idp, linked: User, team: Team, mona: User):
+    idp.tell(claims={"groups": []})
+    idp.sign_in(Client())
+    assert roles("vera@example.com") == {"ops-north": ("viewer", False)}
+    idp.tell(claims={"groups": ["leads"]})
+    idp.sign_in(Client())
+    assert roles("vera@example.com") == {"ops-north": ("viewer", False)}
+
+
+def test_the_last_manager_stays_whatever_the_groups_say(idp: Idp, team: Team):
+    for groups in (["leads"], []):
+        idp.tell(claims={"groups": groups})
+        assert idp.sign_in(Client()).status_code == 302
+    assert roles() == {"ops-north": ("manager", True)}
+
+
+def test_a_role_that_a_person_changes_is_theirs_from_then_on(idp: Idp, team: Team, mona: User, client_of: ClientOf):
+    idp.tell(claims={"groups": ["ops"]})
+    idp.sign_in(Client())
+    nina = User.objects.get(email="nina@example.com")
+    client_of(mona).post(f"/teams/ops-north/members/{nina.pk}/role/", {"role": TeamRole.VIEWER})
+    idp.sign_in(Client())
+    assert roles() == {"ops-north": ("viewer", False)}
+
+
+def test_the_state_of_a_sign_in_is_good_for_ten_minutes(idp: Idp, linked: User):
+    client = Client()
+    away = client.post("/accounts/sso/")
+    with time_machine.travel(time.time() + 601):
+        idp.tell(claims={"exp": 4_000_000_000, "iat": 1_700_000_000})
+        assert client.get(idp.send_back(away)).status_code == 403
+
+
+def test_the_way_back_is_told_apart_from_a_page_elsewhere(idp: Idp, linked: User):
+    for target in ("https://evil.example/", "//evil.example", "/\\evil.example"):
+        assert idp.sign_in(Client(), next=target)["Location"] == "/"
+    assert parse_qs(urlsplit(Client().get("/runs/")["Location"]).query) == {"next": ["/runs/"]}

@@ -1,0 +1,450 @@
+"""The emergency stop: what it shows first, what a pull does, who lifts it, how it ends."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from taskruns import jobs
+from taskruns.models import (
+    AuditEvent,
+    BatchSource,
+    CancelBatch,
+    EmergencyStop,
+    ItemState,
+    Membership,
+    Run,
+    Status,
+    StopEnd,
+    Task,
+    Team,
+    TeamRole,
+    User,
+)
+from taskruns.services import stops
+from tests.factories import ClientOf, actor, events, make_credential, make_run
+
+PAGE = "/teams/ops-north/stop/"
+LIFT = "/teams/ops-north/stop/lift/"
+WHY = "Evaluations eat the budget"
+
+
+@pytest.fixture
+def client(oli: User, client_of: ClientOf) -> Client:
+    return client_of(oli)
+
+
+@pytest.fixture
+def second(team: Team) -> Task:
+    """A task of another key and space."""
+    key = make_credential(team, name="Second key")
+    return Task.objects.create(
+        team=team, endpoint=key.endpoint, arize_id="T2", credential=key, name="Toxicity check", space_name="chat"
+    )
+
+
+def pull(client: Client, reason: str = WHY, **data: Any) -> Any:
+    return client.post(PAGE, {"reason": reason, **data})
+
+
+def text_of(answer: Any) -> str:
+    return " ".join(answer.content.decode().split())
+
+
+def the_stop() -> EmergencyStop:
+    return EmergencyStop.objects.get()
+
+
+def items() -> set[Any]:
+    return set(CancelBatch.objects.get().items.values_list("run_id", flat=True))
+
+
+# What it shows first
+
+
+def test_it_lists_the_tasks_it_would_hit_with_keys_and_counts(client: Client, run: Run, second: Task) -> None:
+    make_run(run.task)
+    make_run(second, status=Status.PENDING)
+    make_run(second, status=Status.COMPLETED)
+    page = text_of(client.get(PAGE))
+    assert "<strong>3 runs of 2 tasks</strong>" in page
+    assert "with the keys Production, Second key" in page
+    assert page.index("Answer relevance evaluation") < page.index("Toxicity check")
+    assert "2 running" in page
+    assert "1 pending" in page
+    assert page.count('name="left_out"') == 2
+    assert not EmergencyStop.objects.exists()
+    assert not AuditEvent.objects.exists()
+
+
+def test_reason_and_button_come_before_all_that_explains(client: Client, run: Run, second: Task) -> None:
+    """At 3 a.m. nobody scrolls for the button."""
+    make_run(second)
+    Task.objects.filter(pk=second.pk).update(credential=None)
+    page = text_of(client.get(PAGE)).split("<h1>")[1]
+    parts = ('name="reason"', "Pull the emergency stop</button>", "cannot be reached", "It cancels", "<table")
+    assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
+
+
+def test_tasks_without_active_runs_are_listed_apart_because_the_hold_hits_them_too(
+    client: Client, run: Run, second: Task
+) -> None:
+    page = text_of(client.get(PAGE))
+    assert "<strong>1 run of 1 task</strong>" in page
+    assert page.index("Tasks without active runs") < page.index("Toxicity check")
+
+
+def test_the_page_says_which_tasks_no_key_can_stop(client: Client, run: Run, second: Task) -> None:
+    make_run(second)
+    assert "cannot be reached" not in text_of(client.get(PAGE))
+    Task.objects.filter(pk=second.pk).update(credential=None)
+    page = text_of(client.get(PAGE))
+    assert "1 of these tasks cannot be reached with a working key." in page
+    assert "no key reads it: it cannot be stopped from here" in page
+
+
+def test_it_costs_the_same_number_of_queries_for_one_task_and_for_many(client: Client, team: Team, run: Run) -> None:
+    counts = []
+    for number in range(2):
+        with CaptureQueriesContext(connection) as captured:
+            assert client.get(PAGE).status_code == 200
+        counts.append(len(captured))
+        for each in range(20):
+            task = Task.objects.create(
+                team=team, endpoint=run.endpoint, arize_id=f"{number}-{each}", credential=run.task.credential
+            )
+            make_run(task)
+    assert counts[0] == counts[1]
+
+
+# The pull
+
+
+def test_a_pull_writes_the_stop_its_row_and_the_frozen_list_at_once(
+    client: Client, oli: User, run: Run, second: Task
+) -> None:
+    others = {make_run(second).pk, make_run(run.task, status=Status.PENDING).pk}
+    make_run(run.task, status=Status.COMPLETED)
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
+        answer = pull(client)
+    assert (answer.status_code, answer["Location"]) == (302, PAGE)
+    stop = the_stop()
+    assert (stop.person, stop.person_label, stop.person_role) == (oli, "oli@example.com", "operator")
+    assert (stop.reason, stop.end, stop.expires_at - stop.pulled_at) == (WHY, "", timedelta(hours=24))
+    assert items() == others | {run.pk}
+    batch = CancelBatch.objects.get()
+    assert (batch.stop, batch.source, batch.person, batch.reason) == (stop, BatchSource.STOP, oli, WHY)
+    assert events() == [("run.cancel_many", "requested"), ("stop.pull", "done")]
+    many, pulled = AuditEvent.objects.order_by("pk")
+    assert (pulled.reason, pulled.operation_id, pulled.target_id) == (WHY, stop.pk, str(stop.pk))
+    assert (pulled.actor_label, pulled.actor_role, pulled.ip) == ("oli@example.com", "operator", "127.0.0.1")
+    assert pulled.details == {
+        "stop": str(stop.pk),
+        "expires_at": "2026-11-24T03:00:00+00:00",
+        "active_runs": 3,
+        "left_out": [],
+        "batch_id": str(batch.pk),
+    }
+    assert many.details["stop"] == str(stop.pk)
+    assert "3 runs are being cancelled." in text_of(client.get(PAGE))
+
+
+def test_a_pull_wakes_a_worker_for_the_list(client: Client, run: Run, monkeypatch: Any) -> None:
+    woken: list[Any] = []
+    monkeypatch.setattr(jobs, "wake_batch", woken.append)
+    pull(client)
+    assert woken == [CancelBatch.objects.get().pk]
+
+
+def test_a_team_without_active_runs_can_be_held_all_the_same(client: Client, task: Task) -> None:
+    assert pull(client).status_code == 302
+    assert the_stop().end == StopEnd.HOLDING
+    assert not CancelBatch.objects.exists()
+    assert events() == [("stop.pull", "done")]
+    assert "No run was active; what becomes active now is cancelled." in text_of(client.get(PAGE))
+
+
+def test_tasks_can_be_left_out(client: Client, run: Run, second: Task) -> None:
+    make_run(second)
+    assert pull(client, left_out=[str(second.pk)]).status_code == 302
+    assert items() == {run.pk}
+    assert the_stop().left_out == [str(second.pk)]
+    assert AuditEvent.objects.get(event="stop.pull").details["left_out"] == [str(second.pk)]
+    page = text_of(client.get(PAGE))
+    assert "1 task is left out" in page
+    assert '<td data-label="Held">left out</td>' in page
+    assert '<td data-label="Held">held</td>' in page
+
+
+@pytest.mark.parametrize("reason", ["", "   ", "\u2028\x1f", "x" * 513])
+def test_a_reason_is_required_and_what_was_ticked_is_kept(reason: str, client: Client, run: Run, second: Task) -> None:
+    make_run(second)
+    answer = pull(client, reason=reason, left_out=[str(second.pk)])
+    page = text_of(answer)
+    assert answer.status_code == 422
+    assert "errorlist" in page
+    assert f'value="{second.pk}" checked' in page
+    assert f'value="{run.task.pk}">' in page
+    assert "<strong>1 run of 1 task</strong>" in page
+    assert not EmergencyStop.objects.exists()
+    assert not AuditEvent.objects.exists()
+
+
+def test_the_id_of_a_foreign_task_is_a_404_like_a_missing_one(client: Client, run: Run, other_team: Team) -> None:
+    foreign = Task.objects.create(team=other_team, endpoint=run.endpoint, arize_id="T9")
+    theirs = pull(client, left_out=[str(foreign.pk)])
+    missing = pull(client, left_out=["00000000-0000-4000-8000-000000000000"])
+    assert (theirs.status_code, missing.status_code) == (404, 404)
+    assert events() == [("access.denied", "denied")]
+    assert not EmergencyStop.objects.exists()
+    assert pull(client, left_out=[str(run.task.pk)]).status_code == 302, "the control"
+
+
+def test_what_is_no_id_is_refused_with_a_sentence(client: Client, run: Run) -> None:
+    answer = pull(client, left_out=["nonsense"])
+    assert answer.status_code == 422
+    assert "could not be read, so nothing was done" in text_of(answer)
+    assert not EmergencyStop.objects.exists()
+
+
+def test_a_second_pull_says_who_pulled_it(client: Client, mona: User, run: Run, client_of: ClientOf) -> None:
+    pull(client)
+    answer = pull(client_of(mona), "Me too")
+    assert answer.status_code == 409
+    assert "oli@example.com had pulled the emergency stop already. Yours changed nothing." in text_of(answer)
+    assert the_stop().reason == WHY
+    assert CancelBatch.objects.count() == 1
+    assert events(event="stop.pull") == [("stop.pull", "done")]
+
+
+def test_it_never_asks_for_a_fresh_sign_in(client: Client, run: Run) -> None:
+    with time_machine.travel(timezone.now() + timedelta(hours=11)):
+        session = client.session
+        session["account_authentication_methods"] = [{"method": "password", "at": 0}]
+        session.save()
+        assert pull(client).status_code == 302
+
+
+# The end
+
+
+def test_the_person_who_pulled_it_lifts_it(client: Client, run: Run) -> None:
+    pull(client)
+    answer = client.post(LIFT)
+    assert (answer.status_code, answer["Location"]) == (302, "/teams/ops-north/runs/")
+    stop = the_stop()
+    assert (stop.end, stop.ended_by_label) == (StopEnd.LIFTED, "oli@example.com")
+    assert events(event="stop.lift") == [("stop.lift", "done")]
+    row = AuditEvent.objects.get(event="stop.lift")
+    assert (row.operation_id, row.details["pulled_by"]) == (stop.pk, "oli@example.com")
+    assert pull(client, "Again").status_code == 302, "and it can be pulled again"
+
+
+def test_a_manager_lifts_what_somebody_else_pulled_and_another_operator_does_not(
+    client: Client, team: Team, mona: User, run: Run, client_of: ClientOf
+) -> None:
+    pull(client)
+    person = User.objects.create(email="olga@example.com")
+    Membership.objects.create(team=team, user=person, role=TeamRole.OPERATOR)
+    refused = client_of(person).post(LIFT)
+    assert refused.status_code == 403
+    assert the_stop().end == StopEnd.HOLDING
+    assert events(outcome="denied") == [("stop.lift", "denied")]
+    assert AuditEvent.objects.get(outcome="denied").actor_label == "olga@example.com"
+    assert client_of(mona).post(LIFT).status_code == 302
+    assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.LIFTED, "mona@example.com")
+
+
+def test_whoever_pulled_it_and_may_not_pull_any_more_does_not_lift_it(client: Client, oli: User, run: Run) -> None:
+    pull(client)
+    Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
+    assert client.post(LIFT).status_code == 403
+    with pytest.raises(stops.NotTheirs):
+        stops.lift(run.team, by=actor(oli))
+    assert the_stop().end == StopEnd.HOLDING
+
+
+def test_a_lift_of_nothing_says_so(client: Client, run: Run) -> None:
+    client.post(LIFT)
+    assert "No emergency stop holds any more." in text_of(client.get(PAGE))
+    assert not AuditEvent.objects.exists()
+
+
+def test_after_24_hours_it_ends_by_itself_and_the_clock_says_so(client: Client, team: Team, run: Run) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
+        pull(client)
+    with time_machine.travel("2026-11-24T02:59:59Z", tick=False):
+        assert stops.expire() == 0
+        assert stops.standing(team) is not None
+    with time_machine.travel("2026-11-24T03:00:00Z", tick=False):
+        assert stops.standing(team) is None, "also before the clock has come by"
+        jobs.look_after_stops.call_local()
+        assert stops.expire() == 0
+    assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.EXPIRED, "stops")
+    row = AuditEvent.objects.get(event="stop.expire")
+    assert (row.outcome, row.actor_type, row.actor_label) == ("done", "job", "stops")
+
+
+def test_one_can_be_pulled_when_the_last_is_over_but_nobody_has_written_it_down(client: Client, run: Run) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
+        pull(client)
+    with time_machine.travel("2026-11-24T04:00:00Z", tick=False):
+        session = client.session
+        session.save()
+        client.force_login(User.objects.get(email="oli@example.com"))
+        assert pull(client, "The next night").status_code == 302
+    assert list(EmergencyStop.objects.order_by("pulled_at").values_list("end", flat=True)) == ["expired", ""]
+    assert ("stop.expire", "done") in events()
+
+
+# Above every page
+
+
+def banner(page: str) -> str:
+    return (
+        page.split('aria-label="Emergency stop">')[1].split("</section>", maxsplit=1)[0]
+        if 'class="stop-banner' in page
+        else ""
+    )
+
+
+def test_every_page_of_the_team_says_who_holds_it_and_why(
+    client: Client, run: Run, vera: User, mona: User, ada: User, client_of: ClientOf
+) -> None:
+    paths = {
+        vera: ["runs/", f"runs/{run.pk}/"],
+        mona: ["runs/", "stop/", "credentials/", "members/", "settings/", "audit/", f"tasks/{run.task.pk}/trigger/"],
+        ada: ["runs/", "credentials/", "audit/"],
+    }
+    for person, parts in paths.items():
+        for part in parts:
+            assert not banner(text_of(client_of(person).get(f"/teams/ops-north/{part}"))), "the control"
+    with time_machine.travel("2026-11-23T03:00:00Z"):
+        pull(client)
+    with time_machine.travel("2026-11-23T04:00:00Z"):
+        for person, parts in paths.items():
+            signed_in = client_of(person)
+            for part in parts:
+                said = banner(text_of(signed_in.get(f"/teams/ops-north/{part}")))
+                assert "pulled by oli@example.com" in said
+                assert f"“{WHY}”" in said
+                assert "2026-11-23 03:00:00 UTC" in said
+                assert "2026-11-24 03:00:00 UTC" in said
+                assert "also those of new tasks" in said
+                assert PAGE in said
+                assert (f"{PAGE}#lift" in said) == (person == mona)
+
+
+def test_who_pulled_it_is_led_to_the_lift_from_every_page(client: Client, run: Run) -> None:
+    pull(client)
+    said = banner(text_of(client.get("/teams/ops-north/runs/")))
+    assert f'href="{PAGE}#lift"' in said
+    assert "<form" not in said, "one press on a page about something else lifts nothing"
+
+
+def test_the_lift_is_confirmed_on_a_page_that_says_what_goes_on_again(
+    client: Client, run: Run, vera: User, client_of: ClientOf
+) -> None:
+    make_run(run.task)
+    pull(client)
+    page = text_of(client.get(PAGE))
+    assert "New runs are no longer cancelled, and runs can be started from here." in page
+    assert "2 runs whose cancel was not sent yet go on: nothing more is sent." in page
+    assert page.index('id="lift"') < page.index(f'action="{LIFT}"') < page.index("What became of its cancels")
+    CancelBatch.objects.get().items.update(state=ItemState.CONFIRMED)
+    assert "No cancel is waiting to be sent." in text_of(client.get(PAGE))
+    assert LIFT not in text_of(client_of(vera).get(PAGE))
+
+
+def test_another_team_has_none(client: Client, run: Run, otto: User, client_of: ClientOf) -> None:
+    pull(client)
+    assert not banner(text_of(client_of(otto).get("/teams/ops-south/runs/")))
+
+
+def test_a_poll_brings_it_to_boards_that_are_open_for_one_query_more_while_it_holds(client: Client, run: Run) -> None:
+    table = "/teams/ops-north/runs/table/"
+
+    def poll() -> tuple[str, int]:
+        with CaptureQueriesContext(connection) as asked:
+            page = text_of(client.get(table))
+        assert page.index("<section") < page.index('<div id="stop-banner"'), "the table comes first"
+        return banner(page), len(asked)
+
+    poll()
+    before, asked = poll()
+    pull(client)
+    during, asked_during = poll()
+    client.post(LIFT)
+    after, asked_after = poll()
+    assert WHY in during
+    assert not before
+    assert not after
+    assert (asked_during, asked_after) == (asked + 1, asked)
+
+
+def demote(person: User) -> None:
+    Membership.objects.filter(user=person).update(role=TeamRole.VIEWER)
+
+
+def remove(person: User) -> None:
+    Membership.objects.filter(user=person).delete()
+
+
+def disable(person: User) -> None:
+    User.objects.filter(pk=person.pk).update(is_active=False)
+
+
+@pytest.mark.parametrize("lose", [demote, remove, disable])
+def test_it_says_in_red_that_the_hold_is_paused_while_its_owner_may_not_stop_runs(
+    lose: Callable[[User], None], client: Client, run: Run, oli: User, vera: User, client_of: ClientOf
+) -> None:
+    def seen() -> str:
+        return text_of(client_of(vera).get("/teams/ops-north/runs/"))
+
+    pull(client)
+    assert 'class="stop-banner"' in seen()
+    lose(oli)
+    assert 'class="stop-banner stop-paused"' in seen()
+    assert "The hold is paused: oli@example.com may not stop runs in this team any more" in banner(seen())
+    User.objects.filter(pk=oli.pk).update(is_active=True)
+    Membership.objects.update_or_create(user=oli, team=run.team, defaults={"role": TeamRole.OPERATOR})
+    assert 'class="stop-banner"' in seen()
+
+
+def test_the_board_has_the_button_for_those_who_may_pull(
+    client: Client, run: Run, vera: User, client_of: ClientOf
+) -> None:
+    assert f'href="{PAGE}"' in text_of(client.get("/teams/ops-north/runs/"))
+    assert f'href="{PAGE}"' not in text_of(client_of(vera).get("/teams/ops-north/runs/"))
+    assert f'href="{PAGE}"' not in text_of(client.get("/runs/"))
+
+
+def test_text_of_people_is_text(client: Client, run: Run) -> None:
+    pull(client, "<img src=x onerror=alert(1)> {{ 7|add:7 }}")
+    page = text_of(client.get(PAGE))
+    assert "<img" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt; {{ 7|add:7 }}" in page
+
+
+def test_who_may_not_pull_sees_what_it_would_hit_and_no_form(run: Run, vera: User, client_of: ClientOf) -> None:
+    page = text_of(client_of(vera).get(PAGE))
+    assert "<strong>1 run of 1 task</strong>" in page
+    assert "Operators and managers of the team can pull it." in page
+    assert "left_out" not in page
+    assert "Pull the emergency stop" not in page
+
+
+def test_its_page_tells_what_became_of_its_cancels_and_leads_to_their_lists(client: Client, run: Run) -> None:
+    pull(client)
+    batch = CancelBatch.objects.get()
+    assert "<strong>1</strong> queued" in text_of(client.get(PAGE))
+    batch.items.update(state="confirmed")
+    page = text_of(client.get(PAGE))
+    assert "<strong>1</strong> confirmed" in page
+    assert f'<a href="/teams/ops-north/batches/{batch.pk}/">1 run</a>' in page

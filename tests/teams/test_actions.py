@@ -1,0 +1,203 @@
+"""Teams and memberships."""
+
+import contextlib
+import threading
+
+import pytest
+from django.db import connection
+
+from taskruns.audit import Actor
+from taskruns.models import AuditEvent, Credential, Invitation, Membership, Task, Team, TeamRole
+from taskruns.services import people, teams
+from taskruns.services.teams import TeamExists, TeamsError
+from tests.factories import actor, events, member, person
+
+SHELL = Actor(type="command", label="tests")
+
+
+def role_of(team, user):
+    return Membership.objects.filter(team=team, user=user).values_list("role", flat=True).first()
+
+
+# --- Teams
+
+
+def test_it_creates_a_team_with_a_slug_of_its_name(db):
+    team = teams.create_team("  Ops & Nörth  ", by=SHELL)
+    row = AuditEvent.objects.get()
+    assert (team.name, team.slug) == ("Ops & Nörth", "ops-north")
+    assert (row.chain, row.event, row.target_id, row.details) == (
+        "site",
+        "team.create",
+        str(team.pk),
+        {"slug": "ops-north"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"), [("Site", "site-2"), ("new", "new-2"), ("試験", "team"), ("x" * 100, "x" * 45)]
+)
+def test_it_finds_a_slug_for_every_name(db, name, slug):
+    assert teams.create_team(name, by=SHELL).slug == slug
+
+
+def test_it_numbers_the_slug_when_another_name_took_it(team):
+    assert teams.create_team("Ops, North", by=SHELL).slug == "ops-north-2"
+    assert teams.create_team("Ops: North", by=SHELL).slug == "ops-north-3"
+
+
+@pytest.mark.parametrize("slug", [None, "ops-north"])
+def test_the_same_team_again_is_told_and_nothing_is_written(team, slug):
+    with pytest.raises(TeamExists) as known:
+        teams.create_team("Ops North", slug=slug, by=SHELL)
+    assert known.value.team == team
+    assert events() == []
+    assert Team.objects.count() == 1
+
+
+@pytest.mark.parametrize("slug", ["ops-north", "site", "new", "Ops", "a b", "-a", "a--b", "x" * 51, "ä", "a\n"])
+def test_it_refuses_a_slug_that_cannot_be(team, slug):
+    with pytest.raises(TeamsError) as refused:
+        teams.create_team("Another", slug=slug, by=SHELL)
+    assert refused.value.field == "slug"
+    assert Team.objects.count() == 1
+    assert teams.create_team("Another", slug="a-b_c", by=SHELL).slug == "a-b_c"
+
+
+@pytest.mark.parametrize("name", ["", " \n ", "x" * 101])
+def test_it_refuses_a_name_that_is_none(db, name):
+    with pytest.raises(TeamsError) as refused:
+        teams.create_team(name, by=SHELL)
+    assert refused.value.field == "name"
+
+
+def test_renaming_keeps_the_slug_and_says_what_changed(team, mona):
+    assert teams.rename(team, name="Night\nshift", by=actor(mona))
+    row = AuditEvent.objects.get()
+    assert Team.objects.get().name == "Night shift"
+    assert Team.objects.get().slug == "ops-north"
+    assert row.chain == f"team:{team.pk}"
+    assert row.details == {"changed": ["name"], "before": "Ops North", "after": "Night shift"}
+
+
+def test_the_same_name_again_changes_nothing(team, mona):
+    assert not teams.rename(team, name=" Ops North ", by=actor(mona))
+    assert events() == []
+
+
+def test_archiving_destroys_the_keys_and_ends_everything(team, credential, task, adam):
+    Invitation.objects.create(team=team, email="x@example.com", role="viewer", expires_at="2999-01-01T00:00Z")
+    assert teams.archive(team, by=actor(adam))
+    credential.refresh_from_db()
+    assert (credential.ciphertext, credential.revoked_at is None) == ("", False)
+    assert Task.objects.get().credential is None
+    assert Invitation.objects.get().revoked_at is not None
+    assert not Credential.objects.live().exists()
+    assert events(chain=f"team:{team.pk}") == [("credential.revoke", "done"), ("team.archive", "done")]
+
+
+def test_archiving_twice_is_once(team, adam):
+    assert teams.archive(team, by=actor(adam))
+    assert not teams.archive(team, by=actor(adam))
+    assert events() == [("team.archive", "done")]
+
+
+def test_nothing_changes_in_an_archived_team(team, mona, vera, adam):
+    teams.archive(team, by=actor(adam))
+    for act in (
+        lambda: teams.rename(team, name="New", by=actor(adam)),
+        lambda: teams.add_member(team, person("new@example.com"), role=TeamRole.VIEWER, by=actor(adam)),
+        lambda: teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(adam)),
+        lambda: teams.remove_member(team, vera, by=actor(adam)),
+    ):
+        with pytest.raises(TeamsError, match="archived"):
+            act()
+    assert events() == [("team.archive", "done")]
+    assert role_of(team, vera) == "viewer"
+
+
+# --- Members
+
+
+def test_it_adds_a_member_once(team, otto, mona):
+    assert teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
+    assert not teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
+    row = AuditEvent.objects.get()
+    assert (row.event, row.target_label, row.details) == (
+        "member.add",
+        "otto@example.com",
+        {"role": "viewer", "invitations_revoked": 0},
+    )
+    assert role_of(team, otto) == "viewer"
+
+
+def test_adding_never_changes_a_role(team, vera, mona):
+    with pytest.raises(TeamsError, match="as viewer"):
+        teams.add_member(team, vera, role=TeamRole.MANAGER, by=actor(mona))
+    assert role_of(team, vera) == "viewer"
+
+
+def test_it_adds_no_disabled_person(team, otto, mona):
+    people.disable_person(otto, by=SHELL)
+    with pytest.raises(TeamsError, match="disabled"):
+        teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
+
+
+def test_it_changes_a_role_and_says_both(team, vera, mona):
+    assert teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
+    assert not teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
+    assert AuditEvent.objects.get().details == {"before": "viewer", "after": "operator"}
+
+
+def test_the_last_manager_cannot_leave(team, mona, otto):
+    for act in (
+        lambda: teams.remove_member(team, mona, by=actor(mona)),
+        lambda: teams.change_role(team, mona, role=TeamRole.VIEWER, by=actor(mona)),
+    ):
+        with pytest.raises(TeamsError, match="needs a manager"):
+            act()
+    assert events() == []
+    teams.add_member(team, otto, role=TeamRole.MANAGER, by=actor(mona))
+    teams.remove_member(team, mona, by=actor(mona))
+    assert role_of(team, mona) is None
+
+
+def test_a_disabled_manager_does_not_count_as_one(team, mona):
+    gone = member(team, "gone@example.com", TeamRole.MANAGER)
+    people.disable_person(gone, by=SHELL)
+    with pytest.raises(TeamsError, match="needs a manager"):
+        teams.remove_member(team, mona, by=actor(mona))
+    teams.remove_member(team, gone, by=actor(mona))
+    assert role_of(team, mona) == "manager"
+
+
+def test_two_managers_who_remove_each_other_at_once_leave_one(committed, monkeypatch):
+    team = Team.objects.create(slug="t", name="T")
+    both = [member(team, f"{name}@example.com", TeamRole.MANAGER) for name in ("a", "b")]
+    looked, refused = threading.Barrier(2), []
+    look = teams._keep_a_manager
+
+    def look_and_wait_for_the_other(*args):
+        """Without the lock both would come here and see two managers; with it the second is not let in yet."""
+        look(*args)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            looked.wait(timeout=1)
+
+    monkeypatch.setattr(teams, "_keep_a_manager", look_and_wait_for_the_other)
+
+    def remove(gone, by):
+        try:
+            teams.remove_member(team, gone, by=actor(by))
+        except TeamsError as error:
+            refused.append(error.sentence)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=remove, args=pair) for pair in (both, both[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Membership.objects.filter(team=team, role="manager").count() == 1
+    assert refused == [teams.LAST_MANAGER]
+    assert events() == [("member.remove", "done")]

@@ -1,0 +1,292 @@
+"""A stranger's way into a team: the link, who may use it, and how often."""
+
+import threading
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import pytest
+import time_machine
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from taskruns.audit import Actor
+from taskruns.models import AuditEvent, Invitation, Membership, Team, TeamRole, User
+from taskruns.services import invitations, people, teams
+from taskruns.services.invitations import InvitationGone
+from taskruns.services.people import PeopleError
+from taskruns.services.teams import TeamsError
+from tests.factories import PASSWORD, actor, events, member, person
+
+SHELL = Actor(type="command", label="tests")
+VISITOR = Actor(type="anonymous", ip="192.0.2.7")
+NEO = "neo@example.com"
+ANSWER = {"name": "Neo", "password1": PASSWORD, "password2": PASSWORD}
+
+
+@pytest.fixture
+def link(team, mona):
+    return urlsplit(invitations.invite(team, email=NEO, role=TeamRole.OPERATOR, by=actor(mona)).link).path
+
+
+def token_of(link):
+    return link.removeprefix("/invitations/").rstrip("/")
+
+
+def role_of(team, email):
+    return Membership.objects.filter(team=team, user__email=email).values_list("role", flat=True).first()
+
+
+# --- Inviting
+
+
+def test_a_stranger_gets_a_link_of_this_site(team, mona):
+    invited = invitations.invite(team, email=" NEO@example.com", role=TeamRole.VIEWER, by=actor(mona))
+    row = AuditEvent.objects.get()
+    assert invited.link.startswith("http://localhost:8000/invitations/")
+    assert invitations.open_invitation(token_of(urlsplit(invited.link).path)).email == NEO
+    assert (row.event, row.target_label, row.details["role"]) == ("invitation.create", NEO, "viewer")
+    assert token_of(urlsplit(invited.link).path) not in str(AuditEvent.objects.values().get())
+
+
+def test_a_known_person_is_added_at_once(team, mona, otto):
+    assert invitations.invite(team, email="Otto@example.com", role=TeamRole.VIEWER, by=actor(mona)).link == ""
+    assert role_of(team, otto.email) == "viewer"
+    assert events() == [("member.add", "done")]
+
+
+def test_a_member_is_not_invited_again(team, mona, vera):
+    with pytest.raises(TeamsError, match="is a member of this team already"):
+        invitations.invite(team, email=vera.email, role=TeamRole.VIEWER, by=actor(mona))
+    assert events() == []
+
+
+def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other_team, mona, link):
+    elsewhere = invitations.invite(other_team, email=NEO, role=TeamRole.VIEWER, by=SHELL).link
+    again = invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=actor(mona)).link
+    with pytest.raises(InvitationGone):
+        invitations.open_invitation(token_of(link))
+    assert invitations.open_invitation(token_of(urlsplit(again).path)).role == "viewer"
+    assert invitations.open_invitation(token_of(urlsplit(elsewhere).path)).team == other_team
+    newest = AuditEvent.objects.filter(chain=f"team:{team.pk}").latest("seq")
+    assert newest.details["replaces"] == 1
+
+
+def test_adding_the_person_otherwise_uses_the_link_up(team, mona, link):
+    newcomer = person(NEO)
+    teams.add_member(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
+    with pytest.raises(InvitationGone):
+        invitations.open_invitation(token_of(link))
+
+
+def test_it_invites_nobody_without_an_address(team, mona):
+    with pytest.raises(PeopleError):
+        invitations.invite(team, email="neo", role=TeamRole.VIEWER, by=actor(mona))
+    assert not Invitation.objects.exists()
+
+
+# --- Links that are no good
+
+
+@pytest.mark.parametrize("spoil", ["forged", "cut", "expired", "revoked", "used", "archived", "nothing"])
+def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
+    good = Client().get(link)
+    assert (good.status_code, bool(good.context.get("problem"))) == (200, False)
+    found = invitations.open_invitation(token_of(link))
+    url, at = link, timezone.now()
+    if spoil == "forged":
+        url = link.replace(link[-5:-1], "AAAA")
+    if spoil == "cut":
+        url = "/invitations/abc/"
+    if spoil == "expired":
+        at += timedelta(days=7, seconds=1)
+    if spoil == "revoked":
+        invitations.revoke_invitation(found, by=actor(mona))
+    if spoil == "used":
+        invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
+    if spoil == "archived":
+        teams.archive(team, by=SHELL)
+    if spoil == "nothing":
+        Invitation.objects.all().delete()
+    before = events()
+    with time_machine.travel(at, tick=False):
+        for response in (Client().get(url), Client().post(url, ANSWER)):
+            assert response.status_code == 404
+            assert response.context["problem"] == InvitationGone.sentence
+            assert response.context.get("form") is None
+    # Of somebody unknown: one row an event, address and minute.
+    assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
+    assert not AuditEvent.objects.filter(chain=f"team:{team.pk}", outcome="denied").exists()
+
+
+def test_a_link_is_good_for_seven_days_and_no_longer(team, mona):
+    made = timezone.now()
+    with time_machine.travel(made, tick=False):
+        token = token_of(urlsplit(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL).link).path)
+    with time_machine.travel(made + timedelta(days=7, seconds=-5), tick=False):
+        assert invitations.open_invitation(token).email == NEO
+    with time_machine.travel(made + timedelta(days=7, seconds=5), tick=False), pytest.raises(InvitationGone):
+        invitations.open_invitation(token)
+
+
+def test_taking_back_twice_is_once(team, mona, link):
+    found = invitations.open_invitation(token_of(link))
+    assert invitations.revoke_invitation(found, by=actor(mona))
+    assert not invitations.revoke_invitation(found, by=actor(mona))
+    assert events() == [("invitation.create", "done"), ("invitation.revoke", "done")]
+
+
+# --- Accepting
+
+
+def test_a_stranger_makes_an_account_and_is_signed_in(team, link):
+    client = Client()
+    page = client.get(link)
+    # The token stays out of caches and foreign logs; `no-referrer` would make browsers post with `Origin: null`.
+    assert (page["Referrer-Policy"], "no-store" in page["Cache-Control"]) == ("same-origin", True)
+    response = client.post(link, ANSWER)
+    newcomer = User.objects.get(email=NEO)
+    assert response["Location"] == "/teams/ops-north/runs/"
+    assert client.session["_auth_user_id"] == str(newcomer.pk)
+    assert [entry["method"] for entry in client.session["account_authentication_methods"]] == ["password"]
+    assert (newcomer.name, role_of(team, NEO)) == ("Neo", "operator")
+    assert events(chain="site", event="person.create") == [("person.create", "done")]
+    accepted = AuditEvent.objects.get(event="invitation.accept")
+    assert (accepted.chain, accepted.actor_type, accepted.actor_label) == (f"team:{team.pk}", "user", NEO)
+    assert PASSWORD not in str(list(AuditEvent.objects.values()))
+
+
+def test_the_session_key_changes_on_the_way_in(team, link):
+    client = Client()
+    session = client.session
+    session["theme"] = "dark"
+    session.save()
+    before = session.session_key
+    client.cookies["taskruns-session"] = before
+    client.post(link, ANSWER)
+    assert client.session.session_key != before
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"password2": "another horse battery"}, "password2"),
+        ({"password1": "short", "password2": "short"}, "password1"),
+        ({"password1": "", "password2": ""}, "password1"),
+        ({"password1": "x" * 1001, "password2": "x" * 1001}, "password1"),
+        ({"name": "x" * 101}, "name"),
+        ({"name": "a\0b"}, "name"),
+    ],
+)
+def test_a_bad_answer_is_refused_on_the_form_without_showing_a_password(team, link, change, field):
+    response = Client().post(link, ANSWER | change)
+    assert response.status_code == 422
+    assert field in response.context["form"].errors
+    assert "Neo" in response.content.decode() or field == "name"
+    assert PASSWORD not in response.content.decode()
+    assert not User.objects.filter(email=NEO).exists()
+    assert Client().post(link, ANSWER).status_code == 302
+
+
+def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, client_of):
+    newcomer = person(NEO)
+    asked = Client().get(link)
+    assert asked.context["must_sign_in"]
+    assert asked.context["login_url"].startswith("/accounts/login/?next=%2Finvitations%2F")
+    assert Client().post(link, ANSWER).status_code == 422
+    assert newcomer.check_password(PASSWORD)
+    client = client_of(newcomer)
+    assert client.get(link).context["can_accept"]
+    assert role_of(team, NEO) is None
+    assert client.post(link)["Location"] == "/teams/ops-north/runs/"
+    assert role_of(team, NEO) == "operator"
+    assert events(event="person.create") == []
+
+
+def test_somebody_else_cannot_accept(team, link, otto, client_of):
+    client = client_of(otto)
+    assert "Sign out first" in client.get(link).context["problem"]
+    assert client.post(link, ANSWER).status_code == 422
+    found = invitations.open_invitation(token_of(link))
+    with pytest.raises(InvitationGone):
+        invitations.accept_invitation(found, person=otto, by=actor(otto))
+    assert role_of(team, otto.email) is None
+
+
+def test_accepting_keeps_the_role_of_a_member(team, link):
+    newcomer = member(team, NEO, TeamRole.MANAGER)
+    found = invitations.open_invitation(token_of(link))
+    invitations.accept_invitation(found, person=newcomer, by=actor(newcomer))
+    assert role_of(team, NEO) == "manager"
+
+
+def test_two_accepts_at_once_make_one(committed):
+    team = Team.objects.create(slug="t", name="T")
+    link = urlsplit(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL).link).path
+    found = invitations.open_invitation(token_of(link))
+    start, refused = threading.Barrier(4), []
+
+    def accept():
+        start.wait()
+        try:
+            invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
+        except (InvitationGone, PeopleError) as error:
+            refused.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=accept) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 3
+    assert User.objects.filter(email=NEO).count() == 1
+    assert events() == [("invitation.create", "done"), ("person.create", "done"), ("invitation.accept", "done")]
+
+
+# --- Pages of the inviter
+
+
+def test_the_inviter_sees_the_link_once(team, mona, client_of):
+    client = client_of(mona)
+    response = client.post("/teams/ops-north/members/add/", {"email": NEO, "role": "operator"})
+    page = response.context["page"]
+    assert (response.status_code, page.link_email) == (200, NEO)
+    assert page.link in response.content.decode()
+    assert [row.email for row in page.invitations] == [NEO]
+    later = client.get("/teams/ops-north/members/")
+    assert "/invitations/" not in later.content.decode().replace("/teams/ops-north/invitations/", "")
+    assert later.context["page"].link == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"email": "neo", "role": "viewer"},
+        {"email": NEO, "role": "king"},
+        {},
+        {"email": "vera@example.com", "role": "viewer"},
+    ],
+)
+def test_a_bad_invitation_is_refused_on_the_form(team, mona, vera, client_of, body):
+    response = client_of(mona).post("/teams/ops-north/members/add/", body)
+    assert response.status_code == 422
+    assert response.context["form"].errors
+    assert not Invitation.objects.exists()
+
+
+def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, client_of):
+    found = Invitation.objects.get()
+    foreign = reverse("invitation-revoke", args=["ops-south", found.pk])
+    assert client_of(otto).post(foreign).status_code == 404
+    assert Client().get(link).status_code == 200
+    own = reverse("invitation-revoke", args=["ops-north", found.pk])
+    assert client_of(mona).post(own)["Location"] == "/teams/ops-north/members/"
+    assert Client().get(link).status_code == 404
+
+
+def test_people_are_found_by_address_only_when_it_is_one(db):
+    with pytest.raises(PeopleError):
+        people.find_person("neo")

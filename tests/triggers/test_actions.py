@@ -1,0 +1,313 @@
+"""Each end of a start: what Arize says, what the panel makes of it, and what the person is told."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+import requests
+import responses
+import time_machine
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, Credential, Run, Status, Task, Team, Trigger, User
+from taskruns.services import credentials, triggers
+from tests.acts import EVALUATION
+from tests.factories import ENDPOINT, ClientOf, accept_inserts, actor, events, make_run, refuse_inserts, trigger_url
+
+BODY = "what-arize-wrote-in-its-body"
+SENT = {
+    "data_start_time": "2026-11-22T03:00:00.000Z",
+    "data_end_time": "2026-11-23T03:00:00.000Z",
+    "max_spans": 10_000,
+    "override_evaluations": False,
+}
+NEW: dict[str, Any] = {"id": "new-run", "task_id": "T25saW5lVGFzazo0NTpxUndY", "status": "PENDING"}
+RUNS = f"{ENDPOINT}/v2/tasks/T25saW5lVGFzazo0NTpxUndY/runs"
+
+
+@pytest.fixture
+def client(oli: User, client_of: ClientOf) -> Client:
+    return client_of(oli)
+
+
+def url(task: Task) -> str:
+    return reverse("task-trigger", args=[task.team.slug, task.pk])
+
+
+def send(client: Client, task: Task, **changed: str) -> Any:
+    return client.post(url(task), EVALUATION | {"operation": str(uuid.uuid4())} | changed)
+
+
+def problem(status: int, **headers: str) -> dict[str, Any]:
+    document = {"status": status, "title": "Refused", "detail": BODY, "request_id": "req_42"}
+    return {"status": status, "json": document, "headers": headers}
+
+
+def rows() -> list[AuditEvent]:
+    return list(AuditEvent.objects.filter(event="run.trigger").order_by("seq"))
+
+
+def check_log(task: Task, person: User, outcome: str) -> AuditEvent:
+    """Two rows of one operation; the second is returned."""
+    requested, ended = rows()
+    assert (requested.outcome, ended.outcome) == ("requested", outcome)
+    assert requested.operation_id == ended.operation_id == Trigger.objects.get().pk
+    for row in (requested, ended):
+        assert (row.actor_label, row.actor_role, row.team_id) == (person.email, "operator", task.team_id)
+        assert (row.task_id, row.endpoint, row.credential_id) == (task.arize_id, task.endpoint, task.credential_id)
+        assert row.target_label == str(task)
+        assert BODY not in json.dumps(row.details)
+    assert requested.details == SENT
+    assert (requested.target_type, requested.target_id) == ("task", str(task.pk))
+    return ended
+
+
+def test_a_started_run_is_on_the_board_at_once(
+    client: Client, task: Task, oli: User, arize: responses.RequestsMock
+) -> None:
+    version = Team.objects.get().board_version
+    post = arize.post(trigger_url(task), json=NEW | {"created_at": "2026-11-23T03:00:01Z"}, status=201)
+    answer = send(client, task)
+    run = Run.objects.get(arize_id="new-run")
+    assert (answer.status_code, answer.url) == (302, f"/teams/ops-north/runs/{run.pk}/")
+    assert (run.status, run.rank, run.task_id) == (Status.PENDING, 1, task.pk)
+    assert post.call_count == len(arize.calls) == 1
+    assert json.loads(arize.calls[0].request.body or "") == SENT
+    assert Team.objects.get().board_version > version
+    assert 'data-run-id="new-run"' in client.get("/teams/ops-north/runs/table/").content.decode()
+    page = client.get(answer.url).content.decode()
+    assert "Answer relevance evaluation: Arize started the run." in page
+    assert "oli@example.com started run new-run of task Answer relevance evaluation" in page
+    ended = check_log(task, oli, "done")
+    assert (ended.target_type, ended.target_id, ended.run_id) == ("run", str(run.pk), "new-run")
+    assert ended.details["http_status"] == 201
+    assert ended.details["milliseconds"] >= 0
+    row = Trigger.objects.get()
+    assert (row.outcome, row.run_id, row.person, row.parameters) == ("done", run.pk, oli, SENT)
+
+
+def test_a_run_that_arize_says_ended_long_ago_is_kept_too(
+    client: Client, task: Task, oli: User, arize: responses.RequestsMock, settings: Any
+) -> None:
+    """A server with a wrong clock: the start was made, so the log and the board must tell of it."""
+    settings.RUN_RETENTION_DAYS = 1
+    past = {"status": "COMPLETED", "created_at": "2020-01-01T00:00:00Z", "run_finished_at": "2020-01-01T00:00:00Z"}
+    arize.post(trigger_url(task), json=NEW | past, status=201)
+    answer = send(client, task)
+    assert (answer.status_code, answer.url) == (302, f"/teams/ops-north/runs/{Run.objects.get().pk}/")
+    check_log(task, oli, "done")
+
+
+REFUSALS: list[tuple[dict[str, Any], int, str]] = [
+    (problem(400), 409, "Arize refused the request as invalid (400)."),
+    (problem(401), 409, "Arize does not accept this API key (401)"),
+    (problem(403), 409, "may not do it (403)"),
+    (problem(404), 409, "Arize does not know this task any more, or this API key may not see it (404)."),
+    (problem(409), 409, "most likely an experiment of this name"),
+    (problem(422), 409, "cannot carry it out (422)"),
+    (problem(429, **{"Retry-After": "42"}), 429, "Try again in 42 seconds."),
+    (problem(429), 429, "Wait a little, then try again."),
+    (problem(302, Location="https://evil.example/"), 409, "should not give (302)"),
+    (problem(418), 409, "should not give (418)"),
+]
+
+
+@pytest.mark.parametrize(("answer", "http", "words"), REFUSALS, ids=[str(a["status"]) for a, _, _ in REFUSALS])
+def test_a_refusal_says_why_and_keeps_what_was_typed(
+    answer: dict[str, Any],
+    http: int,
+    words: str,
+    client: Client,
+    task: Task,
+    oli: User,
+    arize: responses.RequestsMock,
+) -> None:
+    post = arize.post(trigger_url(task), **answer)
+    page = send(client, task)
+    text = page.content.decode()
+    assert page.status_code == http
+    assert "Arize refused to start a run." in text
+    assert words in text
+    assert f"Arize says: Refused: {BODY}" in text
+    assert 'value="2026-11-22T03:00"' in text
+    assert str(Trigger.objects.get().pk) not in text, "the form comes back under a new token"
+    assert post.call_count == len(arize.calls) == 1
+    ended = check_log(task, oli, "refused")
+    assert (ended.details["http_status"], ended.details["arize_request_id"]) == (answer["status"], "req_42")
+    assert not Run.objects.exists()
+
+
+def test_arizes_own_words_are_cut_and_cleaned(client: Client, task: Task, arize: responses.RequestsMock) -> None:
+    arize.post(trigger_url(task), status=400, json={"title": "Bad\r\n<b>", "detail": "x" * 5_000 + "\u202e"})
+    text = send(client, task).content.decode()
+    assert "Arize says: Bad &lt;b&gt;: xxx" in text
+    assert len(Trigger.objects.get().explanation) < 450
+
+
+LOST: dict[str, dict[str, Any]] = {
+    "read time-out": {"body": requests.ReadTimeout()},
+    "cut": {"body": requests.ConnectionError("Connection aborted.")},
+    "500": problem(500),
+    "502 HTML": {"status": 502, "body": "<html>", "content_type": "text/html"},
+    "503": problem(503),
+    "408": problem(408),
+    "201 empty": {"status": 201, "body": ""},
+    "201 HTML": {"status": 201, "body": "<html>"},
+    "201 without an id": {"status": 201, "json": {"status": "PENDING"}},
+    "201 with an endless id": {"status": 201, "json": NEW | {"id": "x" * 3_000}},
+}
+
+
+@pytest.mark.parametrize("answer", LOST.values(), ids=LOST)
+def test_a_lost_answer_is_unknown_and_a_run_that_did_start_is_on_the_board(
+    answer: dict[str, Any], client: Client, task: Task, oli: User, arize: responses.RequestsMock
+) -> None:
+    make_run(task, arize_id="old-run")
+    now = timezone.now().isoformat()
+    listed = [NEW | {"created_at": now}, NEW | {"id": "old-run", "created_at": now}, NEW | {"id": "before"}]
+    listed[2]["created_at"] = "2026-01-01T00:00:00Z"
+    post = arize.post(trigger_url(task), **answer)
+    look = arize.get(RUNS, json={"task_runs": listed})
+    page = send(client, task)
+    text = page.content.decode()
+    assert page.status_code == 502
+    assert "whether a run began is not known" in text
+    assert "One run of the task has appeared since: it may be yours." in text
+    assert (post.call_count, look.call_count) == (1, 1)
+    assert 'data-run-id="new-run"' in client.get("/teams/ops-north/runs/table/").content.decode()
+    ended = check_log(task, oli, "unknown")
+    assert (ended.run_id, ended.details["new_runs"]) == ("", ["new-run"])
+    row = Trigger.objects.get()
+    assert (row.outcome, row.run_id) == ("unknown", None)
+
+
+@pytest.mark.parametrize(
+    ("look", "words"),
+    [
+        ({"json": {"task_runs": []}}, "showed none that is new, but one may still come"),
+        ({"json": {"task_runs": [NEW, NEW | {"id": "r2"}]}}, "2 runs of the task have appeared since: one of them"),
+        ({"status": 503}, "could not be read either"),
+        ({"body": requests.ReadTimeout()}, "could not be read either"),
+        ({"status": 404}, "could not be read either"),
+        ({"body": "<html>"}, "could not be read either"),
+    ],
+)
+def test_what_the_look_at_the_newest_runs_told_is_said(
+    look: dict[str, Any], words: str, client: Client, task: Task, oli: User, arize: responses.RequestsMock
+) -> None:
+    arize.post(trigger_url(task), status=504)
+    read = arize.get(RUNS, **look)
+    page = send(client, task)
+    assert page.status_code == 502
+    assert words in page.content.decode()
+    assert read.call_count == 1, "a person is waiting: one look, no retries"
+    check_log(task, oli, "unknown")
+
+
+@pytest.mark.parametrize("raised", [requests.ConnectTimeout(), requests.exceptions.SSLError()])
+def test_what_could_not_be_sent_is_not_sent(
+    raised: Exception, client: Client, task: Task, oli: User, arize: responses.RequestsMock
+) -> None:
+    arize.post(trigger_url(task), body=raised)
+    page = send(client, task)
+    assert page.status_code == 502
+    assert "No run was started." in page.content.decode()
+    assert check_log(task, oli, "not_sent").details["http_status"] is None
+    assert len(arize.calls) == 1
+
+
+def test_a_closed_port_got_nothing(client: Client, task: Task, settings: Any, free_port: int) -> None:
+    endpoint = f"http://127.0.0.1:{free_port}"
+    settings.ARIZE_ENDPOINTS = (endpoint,)
+    Credential.objects.update(endpoint=endpoint)
+    assert send(client, task).status_code == 502
+    assert events() == [("run.trigger", "requested"), ("run.trigger", "not_sent")]
+
+
+def _no_key(task: Task, settings: Any) -> None:
+    Task.objects.update(credential=None)
+
+
+def _revoke(task: Task, settings: Any) -> None:
+    credentials.revoke(task.credential, by=actor(User.objects.get()))
+
+
+def _damage(task: Task, settings: Any) -> None:
+    Credential.objects.update(ciphertext="no-token")
+
+
+def _forbid(task: Task, settings: Any) -> None:
+    settings.ARIZE_ENDPOINTS = ()
+
+
+def _odd_id(task: Task, settings: Any) -> None:
+    Task.objects.update(arize_id="..")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_no_key, "No key of this team reads this task"),
+        (_revoke, "No key of this team reads this task"),
+        (_damage, "cannot be opened"),
+        (_forbid, "not one of Arize"),
+        (_odd_id, "so nothing was sent"),
+    ],
+)
+def test_it_says_why_nothing_could_be_sent(
+    spoil: Any, words: str, settings: Any, client: Client, task: Task, arize: responses.RequestsMock
+) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    spoil(task, settings)
+    page = send(client, task)
+    assert page.status_code == 502
+    assert words in page.content.decode().replace("&#x27;", "'")
+    assert events(event="run.trigger") == [("run.trigger", "requested"), ("run.trigger", "not_sent")]
+    assert not arize.calls
+
+
+@pytest.mark.parametrize("state", [{"failing_since": "2026-11-23T00:00Z"}, {"backoff_until": "2999-01-01T00:00Z"}])
+def test_a_failing_key_or_a_backoff_does_not_hold_back_a_person(
+    state: dict[str, str], client: Client, task: Task, arize: responses.RequestsMock
+) -> None:
+    Credential.objects.update(**state)
+    arize.post(trigger_url(task), json=NEW, status=201)
+    assert send(client, task).status_code == 302
+    assert len(arize.calls) == 1
+
+
+@pytest.mark.parametrize("table", ["taskruns_auditevent", "taskruns_trigger"])
+def test_nothing_is_sent_when_the_request_cannot_be_written(
+    table: str, client: Client, task: Task, arize: responses.RequestsMock
+) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    refuse_inserts(table)
+    operation = str(uuid.uuid4())
+    page = send(client, task, operation=operation)
+    assert page.status_code == 503
+    assert "nothing was sent to Arize" in page.content.decode()
+    assert not arize.calls
+    assert not Trigger.objects.exists()
+    accept_inserts(table)
+    assert send(client, task, operation=operation).status_code == 302, "the same form, once it can be written"
+
+
+def test_an_answer_that_cannot_be_written_is_told_and_closed_by_the_sweep(
+    client: Client, task: Task, arize: responses.RequestsMock
+) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    refuse_inserts("taskruns_auditevent", unless="NEW.outcome <> 'done'")
+    operation = str(uuid.uuid4())
+    page = send(client, task, operation=operation)
+    assert page.status_code == 503
+    assert "The start was sent to Arize, but its answer could not be written down." in page.content.decode()
+    assert not Run.objects.exists()
+    accept_inserts("taskruns_auditevent")
+    again = send(client, task, operation=operation)
+    assert (again.status_code, len(arize.calls)) == (409, 1)
+    with time_machine.travel(timezone.now() + timezone.timedelta(seconds=61)):
+        assert triggers.sweep() == 1
+    assert events() == [("run.trigger", "requested"), ("run.trigger", "unknown")]
