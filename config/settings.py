@@ -1,7 +1,7 @@
 """The only settings module. What differs between deployments comes from the environment (`config/environment.py`)."""
 
 from config import environment as env
-from config import logs, mail, single_sign_on
+from config import logs, mail, sso
 
 env.load_env_file()
 
@@ -80,7 +80,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "taskruns.views.context.frame",
+                "taskruns.views.frame.frame",
             ],
         },
     }
@@ -123,7 +123,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
-ACCOUNT_ADAPTER = "taskruns.views.sign_in.AccountAdapter"
+ACCOUNT_ADAPTER = "taskruns.views.people.sign_in.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
@@ -135,27 +135,27 @@ ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # of this session; all others of the person end
 ACCOUNT_FORMS = {
-    "login": "taskruns.views.sign_in.LoginForm",
-    "change_password": "taskruns.views.sign_in.ChangePasswordForm",
-    "reauthenticate": "taskruns.views.sign_in.ReauthenticateForm",
+    "login": "taskruns.views.people.sign_in.LoginForm",
+    "change_password": "taskruns.views.people.sign_in.ChangePasswordForm",
+    "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
 }
 # Managers, auditors and site admins reach nothing before they have a second factor.
 REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
-MFA_ADAPTER = "taskruns.views.factor_checks.MfaAdapter"
+MFA_ADAPTER = "taskruns.views.people.factor_checks.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = f"Taskruns ({SITE.host})"
 MFA_TOTP_TOLERANCE = 1  # steps of 30 s before and after: clocks differ, and people type
 MFA_FORMS = {
-    "authenticate": "taskruns.views.factor_checks.CodeForm",
-    "reauthenticate": "taskruns.views.factor_checks.CodeAgainForm",
-    "authenticate_webauthn": "taskruns.views.factor_checks.PasskeyStepForm",
-    "login_webauthn": "taskruns.views.factor_checks.PasskeyLoginForm",
-    "reauthenticate_webauthn": "taskruns.views.factor_checks.PasskeyAgainForm",
+    "authenticate": "taskruns.views.people.factor_checks.CodeForm",
+    "reauthenticate": "taskruns.views.people.factor_checks.CodeAgainForm",
+    "authenticate_webauthn": "taskruns.views.people.factor_checks.PasskeyStepForm",
+    "login_webauthn": "taskruns.views.people.factor_checks.PasskeyLoginForm",
+    "reauthenticate_webauthn": "taskruns.views.people.factor_checks.PasskeyAgainForm",
 }
 USERSESSIONS_TRACK_ACTIVITY = False  # a write a request; the idle limit has a stamp of its own
-OIDC = single_sign_on.provider()
-SOCIALACCOUNT_ADAPTER = "taskruns.views.single_sign_on.IdentityAdapter"
+OIDC = sso.provider()
+SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.actions.IdentityAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
 SOCIALACCOUNT_REQUESTS_TIMEOUT = 5  # seconds
 

@@ -8,7 +8,7 @@ from allauth.account import views as account
 from django.db import transaction
 from django.urls import include, path, re_path
 
-from taskruns.views import factor_checks, mailed_reset, profile
+from taskruns.views.people import factor_checks, password_reset, profile
 
 urlpatterns = [
     path("accounts/login/", account.login, name="account_login"),
@@ -23,14 +23,14 @@ urlpatterns = [
         "accounts/confirm/passkey/", transaction.atomic(factor_checks.passkey_again), name="mfa_reauthenticate_webauthn"
     ),
     # These are there only where EMAIL_URL lets the panel send mail.
-    path("accounts/password/reset/", mailed_reset.ask, name="account_reset_password"),
-    path("accounts/password/reset/done/", mailed_reset.sent, name="account_reset_password_done"),
+    path("accounts/password/reset/", password_reset.ask, name="account_reset_password"),
+    path("accounts/password/reset/done/", password_reset.sent, name="account_reset_password_done"),
     re_path(
         r"^accounts/password/reset/key/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>.+)/$",
-        transaction.atomic(mailed_reset.reset),
+        transaction.atomic(password_reset.reset),
         name="account_reset_password_from_key",
     ),
-    path("accounts/password/reset/over/", mailed_reset.over, name="account_reset_password_from_key_done"),
+    path("accounts/password/reset/over/", password_reset.over, name="account_reset_password_from_key_done"),
     path("", include("taskruns.urls")),
 ]
 handler400 = "taskruns.views.errors.bad_request"

@@ -16,13 +16,14 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
 
+from taskruns.access import recent_auth
+from taskruns.access.gate import actor_of
 from taskruns.models import Heartbeat, User
 from taskruns.services import sessions
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.credentials import ResultNotWritten
 from taskruns.services.triggers import StartNotWritten
-from taskruns.views import errors, proofs
-from taskruns.views.access import actor_of
+from taskruns.views import errors
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
@@ -157,10 +158,10 @@ class SessionLimits:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.COOKIES.get(settings.SESSION_COOKIE_NAME):
-            if why := proofs.limit_reached(request.session):
+            if why := recent_auth.limit_reached(request.session):
                 self._end(request, why)
             elif SESSION_KEY in request.session:
-                proofs.note_work(request)
+                recent_auth.note_work(request)
         return self.get_response(request)
 
     def _end(self, request: HttpRequest, why: str) -> None:

@@ -3,27 +3,24 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
+from taskruns.access import declared
 from taskruns.views import (
     audit,
     batches,
     board,
     chart,
     credentials,
-    declared,
     exports,
-    factors,
-    people,
-    profile,
     runs,
     saved_views,
-    sessions,
-    single_sign_on,
     stops,
     style_guide,
     tasks,
     teams,
     triggers,
 )
+from taskruns.views.people import accounts, factors, profile, sessions
+from taskruns.views.sso import actions
 
 
 class AuditKind(StringConverter):
@@ -105,18 +102,18 @@ urlpatterns = [
     path("accounts/factors/recovery-codes/", factors.recovery_codes, name="factor-recovery-codes"),
     path("accounts/factors/<int:factor_id>/remove/", factors.remove, name="factor-remove"),
     path("accounts/confirm/", profile.confirm, name="confirm"),
-    path("accounts/confirm/sso/", single_sign_on.again, name="sso-again"),
-    path("accounts/sso/", single_sign_on.start, name="sso-login"),
-    path("accounts/sso/callback/", single_sign_on.callback, name="sso-callback"),
-    path("accounts/sso/connect/", single_sign_on.connect, name="sso-connect"),
-    path("accounts/sso/disconnect/", single_sign_on.disconnect, name="sso-disconnect"),
+    path("accounts/confirm/sso/", actions.again, name="sso-again"),
+    path("accounts/sso/", actions.start, name="sso-login"),
+    path("accounts/sso/callback/", actions.callback, name="sso-callback"),
+    path("accounts/sso/connect/", actions.connect, name="sso-connect"),
+    path("accounts/sso/disconnect/", actions.disconnect, name="sso-disconnect"),
     # All people
-    path("people/", people.listing, name="people"),
-    path("people/<uuid:person_id>/", people.person, name="person"),
-    path("people/<uuid:person_id>/role/", people.change_role, name="person-role"),
-    path("people/<uuid:person_id>/disable/", people.disable, name="person-disable"),
-    path("people/<uuid:person_id>/enable/", people.enable, name="person-enable"),
-    path("people/<uuid:person_id>/sessions/end/", people.end_sessions, name="person-sessions-end"),
+    path("people/", accounts.listing, name="people"),
+    path("people/<uuid:person_id>/", accounts.person, name="person"),
+    path("people/<uuid:person_id>/role/", accounts.change_role, name="person-role"),
+    path("people/<uuid:person_id>/disable/", accounts.disable, name="person-disable"),
+    path("people/<uuid:person_id>/enable/", accounts.enable, name="person-enable"),
+    path("people/<uuid:person_id>/sessions/end/", accounts.end_sessions, name="person-sessions-end"),
     # Audit
     path("audit/", audit.site, name="site-audit"),
     path("audit/verification/", audit.verification, name="audit-verification"),

@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Membership, Team, TeamRole, User
-from taskruns.oidc import Provider
+from taskruns.sso import Provider
 
 from . import people, teams
 from .people import PeopleError

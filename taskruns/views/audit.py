@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from taskruns import jobs
+from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.display.audit import verification_view
 from taskruns.filters import AuditFilter, BadFilter
@@ -16,7 +17,6 @@ from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import audit, reencryption
 
-from .access import PanelRequest, actor_of, requires
 from .errors import error_page
 
 _KINDS = {"jsonl": ("application/x-ndjson", audit.jsonl_lines), "csv": ("text/csv; charset=utf-8", audit.csv_lines)}

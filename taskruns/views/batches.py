@@ -10,6 +10,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from taskruns import jobs
+from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requires
 from taskruns.audit import EventType, clean_line
 from taskruns.display.batches import TYPED_ABOVE
 from taskruns.filters import BadFilter, BoardFilter, Sort
@@ -17,9 +18,8 @@ from taskruns.models import BatchSource, BatchState, CancelBatch, Run, Team
 from taskruns.permissions import Action
 from taskruns.services import bulk
 
-from .access import PanelRequest, actor_of, by_method, owned, requires
 from .errors import error_page
-from .live import fresh
+from .fragments import fresh
 
 LONGEST_REASON = 512
 EMPTY = "No filter is set, and no filter never means every run. Set one on the board, or tick the runs one by one."

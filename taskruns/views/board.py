@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from taskruns.access.gate import PanelRequest, access_to, requires, signed_in
 from taskruns.display.board import Board
 from taskruns.display.teams import TeamCard
 from taskruns.display.words import Moment
@@ -22,10 +23,9 @@ from taskruns.services.board import Seat
 from taskruns.services.first_steps import first_steps
 from taskruns.services.saved_views import Shelf, shelf, view_bar
 
-from .access import PanelRequest, access_to, requires, signed_in
-from .context import stop_banner
 from .errors import error_page, message_only
-from .live import fresh, tagged, watch
+from .fragments import fresh, tagged, watch
+from .frame import stop_banner
 from .saved_views import opening
 
 

@@ -4,12 +4,12 @@ from django.http import HttpResponse, HttpResponseNotModified
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from taskruns.access.gate import PanelRequest, requires
 from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import chart as chart_service
 
-from .access import PanelRequest, requires
-from .live import fresh, tagged
+from .fragments import fresh, tagged
 
 
 @requires(Action.RUNS_VIEW)

@@ -12,6 +12,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from taskruns import jobs
+from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.display.credentials import credential_row
 from taskruns.forms import CredentialForm, ReplaceForm, complain, posted
@@ -19,8 +20,6 @@ from taskruns.models import Credential, Team
 from taskruns.permissions import Action
 from taskruns.services import credentials, first_contact, usage
 from taskruns.services.credentials import CredentialsError, ResultNotWritten
-
-from .access import PanelRequest, actor_of, owned, requires
 
 log = structlog.get_logger(__name__)
 

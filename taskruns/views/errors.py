@@ -11,9 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 
+from taskruns.access.gate import record_forged, record_throttled
 from taskruns.display.words import Message
-
-from .access import record_forged, record_throttled
 
 NOT_WRITTEN = (
     "The panel could not write to its database, so nothing was changed and nothing was sent to Arize. "

@@ -4,13 +4,13 @@ from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_safe
 
+from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.filters import BadFilter, BoardFilter
 from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import exports
 
-from .access import PanelRequest, actor_of, requires
 from .errors import error_page
 
 

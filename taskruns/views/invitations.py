@@ -13,6 +13,7 @@ from django.utils.cache import add_never_cache_headers
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
+from taskruns.access.gate import actor_of, anyone, record_denied
 from taskruns.audit import EventType, Target
 from taskruns.display.teams import InvitationRow
 from taskruns.display.words import Moment
@@ -21,8 +22,6 @@ from taskruns.models import Invitation, User
 from taskruns.services import invitations, people
 from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import PeopleError
-
-from .access import actor_of, anyone, record_denied
 
 log = structlog.get_logger(__name__)
 TEMPLATE = "taskruns/teams/invitation.html"

@@ -8,6 +8,8 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
+from taskruns.access.gate import PanelRequest, actor_of, owned, requires
+from taskruns.access.redirects import board_before
 from taskruns.audit import EventType
 from taskruns.display.words import Message
 from taskruns.models import Run, Team
@@ -18,10 +20,8 @@ from taskruns.services.cancellations import CancelResult
 from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.run_page import run_page
 
-from .access import PanelRequest, actor_of, owned, requires
 from .errors import error_page
-from .live import fresh, watch
-from .ways import board_before
+from .fragments import fresh, watch
 
 # What each end of a cancel is for HTTP; everything else is a 200.
 STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}

@@ -10,6 +10,8 @@ from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
+from taskruns.access.declared import View
+from taskruns.access.gate import PanelRequest, actor_of, members_change, owned, refused, requires
 from taskruns.audit import EventType
 from taskruns.display.saved_views import board_url, choices_of
 from taskruns.forms import DefaultViewForm, NewViewForm, SavedViewForm, complain, posted
@@ -18,9 +20,6 @@ from taskruns.permissions import Access, Action
 from taskruns.services import saved_views
 from taskruns.services.saved_views import NameTaken, SavedViewsError
 from taskruns.services.teams import TeamsError
-
-from .access import PanelRequest, actor_of, members_change, owned, refused, requires
-from .declared import View
 
 Right = Callable[[SavedView, User, Access], bool]
 

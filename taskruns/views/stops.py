@@ -8,14 +8,13 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from taskruns import jobs
+from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, refused, requires
 from taskruns.audit import EventType
 from taskruns.display.words import Message
 from taskruns.forms import StopForm, complain, posted
 from taskruns.models import Task, Team
 from taskruns.permissions import Action
 from taskruns.services import stops
-
-from .access import PanelRequest, actor_of, by_method, owned, refused, requires
 
 UNREADABLE = "The list of tasks to leave out could not be read, so nothing was done. Please choose again."
 NO_REASON = "Say why: everybody in the team will read it."

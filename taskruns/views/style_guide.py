@@ -5,10 +5,9 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from taskruns.access.gate import PanelRequest, signed_in
 from taskruns.display.style_guide import sample_rows, token_groups
 from taskruns.forms import ProfileForm
-
-from .access import PanelRequest, signed_in
 
 
 @signed_in

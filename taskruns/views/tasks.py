@@ -6,13 +6,13 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
+from taskruns.access.gate import PanelRequest, owned, requires
+from taskruns.access.redirects import board_before
 from taskruns.models import Task, Team
 from taskruns.permissions import Action
 from taskruns.services import tasks as tasks_service
 
-from .access import PanelRequest, owned, requires
-from .live import fresh, watch
-from .ways import board_before
+from .fragments import fresh, watch
 
 
 @requires(Action.RUNS_VIEW)

@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from taskruns.access.gate import PanelRequest, actor_of, owned, requires, signed_in
 from taskruns.audit import EventType
 from taskruns.display.help import role_words
 from taskruns.display.teams import InvitationRow, MemberRow, MembersPage
@@ -21,7 +22,6 @@ from taskruns.services.invitations import Invited
 from taskruns.services.people import PeopleError
 from taskruns.services.teams import TeamsError
 
-from .access import PanelRequest, actor_of, owned, requires, signed_in
 from .invitations import invitation
 
 __all__ = [

@@ -11,6 +11,7 @@ from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods
 from django_htmx.http import HttpResponseClientRedirect
 
+from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.display.triggers import trigger_page
 from taskruns.display.words import Message
@@ -19,8 +20,6 @@ from taskruns.permissions import Action
 from taskruns.services import triggers
 from taskruns.services.triggers import TriggerResult
 from taskruns.trigger_forms import TriggerForm, form_for
-
-from .access import PanelRequest, actor_of, owned, requires
 
 STATUSES = {"refused": 409, "used": 409, "under_way": 409, "held": 409, "not_sent": 502, "unknown": 502}
 TONES = {"unknown": "warning", "held": "warning", "under_way": "info", "used": "warning"}

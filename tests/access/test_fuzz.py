@@ -312,6 +312,6 @@ def test_a_500_would_be_seen(world: World, monkeypatch: pytest.MonkeyPatch):
     def breaks(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("taskruns.views.access.access_to", breaks)
+    monkeypatch.setattr("taskruns.access.gate.access_to", breaks)
     with pytest.raises(AssertionError):
         test_nothing_that_can_be_sent_breaks_a_page_or_shows_another_teams_things("mona", world)

@@ -12,11 +12,11 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from taskruns import jobs
+from taskruns.access.gate import SECRETS
 from taskruns.audit import Actor, EventType
 from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
 from taskruns.services import audit
 from taskruns.services.audit import Try
-from taskruns.views.access import SECRETS
 from tests.access.test_matrix import names, wanted
 from tests.acts import Stage, dump, stage
 from tests.factories import PASSWORD, ClientOf, accept_inserts, events, make_credential, refuse_inserts

@@ -36,7 +36,6 @@ from taskruns.models import (
     Trigger,
     User,
 )
-from taskruns.oidc import GroupRole, Provider
 from taskruns.services import (
     audit,
     bulk,
@@ -57,6 +56,7 @@ from taskruns.services import (
 )
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.identities import Identity
+from taskruns.sso import GroupRole, Provider
 from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
 from tests.factories import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
 from tests.jobs.test_jobs import _empty_queue, work

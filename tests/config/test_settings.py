@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from config import environment, mail, single_sign_on
+from config import environment, mail, sso
 from tests.paths import ROOT
 
 FERNET = "bmV3LXJpbmcta2V5LW9mLXRoZS10ZXN0cy0wMTIzNDU="
@@ -181,15 +181,15 @@ MALFORMED: list[tuple[str, str, Callable[[], object]]] = [
     *[("DEBUG", value, lambda: environment.boolean("DEBUG", default=False)) for value in ("maybe", "2", "None")],
     ("DATA_DIR", "/dev/null/taskruns", environment.data_dir),
     *[
-        ("OIDC_ISSUER", value, single_sign_on.provider)
+        ("OIDC_ISSUER", value, sso.provider)
         for value in (
             *("id.example.com", "ftp://id.example.com", "http://id.example.com", "https://user:s3kr3t@id.example.com"),
             *("https://id.example.com?x=s3kr3t", "https://id.example.com#x", "https://", "https://[::1", "https://a b"),
         )
     ],
-    ("OIDC_CLIENT_ID", "", single_sign_on.provider),
+    ("OIDC_CLIENT_ID", "", sso.provider),
     *[
-        ("OIDC_GROUP_ROLES", value, single_sign_on.group_roles)
+        ("OIDC_GROUP_ROLES", value, sso.group_roles)
         for value in ("ops", "ops=north", "ops=north:owner", "=north:viewer", "ops=:viewer", "a=b:viewer,s3kr3t")
     ],
     *[
@@ -229,10 +229,10 @@ OIDC = {
 
 
 def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    assert single_sign_on.provider() is None
+    assert sso.provider() is None
     for name, value in OIDC.items():
         monkeypatch.setenv(name, value)
-    found = single_sign_on.provider()
+    found = sso.provider()
     assert found is not None
     assert found.issuer == OIDC["OIDC_ISSUER"], "the slash is a part of its name"
     assert found.discovery_url == "https://id.example.com/realms/ops/.well-known/openid-configuration"
@@ -262,7 +262,7 @@ def test_only_plain_origins_are_added_to_the_policy(value: str, monkeypatch: pyt
         monkeypatch.setenv(name, good)
     monkeypatch.setenv("OIDC_SIGN_IN_ORIGINS", value)
     with pytest.raises(ImproperlyConfigured, match="OIDC_SIGN_IN_ORIGINS"):
-        single_sign_on.provider()
+        sso.provider()
 
 
 def test_mail_is_read_from_its_url(monkeypatch: pytest.MonkeyPatch):

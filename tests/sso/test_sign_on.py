@@ -15,7 +15,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
-from taskruns.oidc import GroupRole, Provider
+from taskruns.sso import GroupRole, Provider
 from tests.e2e.stack import free_ports
 from tests.factories import ClientOf, events
 from tests.paths import ROOT

@@ -19,15 +19,15 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from taskruns.access import recent_auth
+from taskruns.access.gate import PanelRequest, actor_of, anyone, signed_in_at_least, signed_in_freshly
 from taskruns.models import User
-from taskruns.oidc import Provider
 from taskruns.services import audit, identities
 from taskruns.services.identities import Identity, IdentityRefused
+from taskruns.sso import Provider
+from taskruns.views.errors import error_page
 
-from . import proofs
-from .access import PanelRequest, actor_of, anyone, signed_in_at_least, signed_in_freshly
-from .errors import error_page
-from .oidc_flow import AGAIN, CONNECT, LOGIN, AnswerRefused, OidcAdapter, OidcProvider, provider
+from .provider import AGAIN, CONNECT, LOGIN, AnswerRefused, OidcAdapter, OidcProvider, provider
 
 log = structlog.get_logger(__name__)
 
@@ -159,7 +159,9 @@ def _refused(request: HttpRequest, sentence: str, *, why: str) -> HttpResponse:
 def arrived_for_good(request: HttpRequest, sociallogin: SocialLogin) -> None:
     """Signed in, perhaps after a second factor of the panel's own."""
     state = sociallogin.state
-    proofs.note_identity(request, auth_time=state.get("auth_time", 0), second_factor=state.get("second_factor", False))
+    recent_auth.note_identity(
+        request, auth_time=state.get("auth_time", 0), second_factor=state.get("second_factor", False)
+    )
 
 
 class _Callback(OAuth2CallbackView):  # type: ignore[misc]

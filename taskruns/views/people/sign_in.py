@@ -24,14 +24,14 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.crypto import constant_time_compare
 
+from taskruns.access import recent_auth
+from taskruns.access.gate import actor_of, record_denied
 from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit, factors, identities, people
+from taskruns.views.sso.actions import arrived_for_good
 
-from . import proofs
-from .access import actor_of, record_denied
 from .factor_checks import entered_again
-from .single_sign_on import arrived_for_good
 
 log = structlog.get_logger(__name__)
 
@@ -151,7 +151,7 @@ def _deliver(message: EmailMessage) -> None:
 
 def began(request: HttpRequest | None, **_kwargs: Any) -> None:
     if request is not None:
-        proofs.stamp(request)
+        recent_auth.stamp(request)
 
 
 def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwargs: Any) -> None:

@@ -13,15 +13,15 @@ from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
+from taskruns.access.gate import PanelRequest, actor_of, signed_in, signed_in_at_least
 from taskruns.display.help import help_page
 from taskruns.display.people import rights_table
 from taskruns.forms import ProfileForm, posted
 from taskruns.models import User
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES
 from taskruns.services import identities, people
+from taskruns.views.errors import error_page
 
-from .access import PanelRequest, actor_of, signed_in, signed_in_at_least
-from .errors import error_page
 from .sign_in import PasswordChange
 
 NO_WAY = (

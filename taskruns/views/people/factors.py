@@ -15,14 +15,14 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
 
+from taskruns.access import recent_auth
+from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
 from taskruns.display.factors import FactorsPage, factor_row, qr_code
 from taskruns.encryption import SealBroken
 from taskruns.forms import posted
 from taskruns.services import factors
 from taskruns.services.factors import FactorNeeded
 
-from . import proofs
-from .access import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
 from .factor_checks import MfaAdapter, PasskeyForm, use_up
 
 _AFTER = "after_factor"  # where the session goes on
@@ -79,7 +79,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     row = factor_row(factor, factors.WORDS[factor.type])
     if request.method == "POST":
         try:
-            must_keep_one = proofs.is_required_of(request.user)
+            must_keep_one = recent_auth.is_required_of(request.user)
             factors.remove(
                 factor,
                 request.user,
@@ -91,7 +91,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
             messages.error(request, refused.sentence)
             return _form_page(request, "factor_remove", {"row": row})
         if not factors.has_second(request.user):
-            proofs.forget_factors(request)
+            recent_auth.forget_factors(request)
         messages.success(request, f"The {row.word} is removed.")
         return redirect("factors")
     return _form_page(request, "factor_remove", {"row": row})
@@ -123,15 +123,15 @@ def _page(request: PanelRequest) -> FactorsPage:
         has_app=Authenticator.Type.TOTP in kinds,
         has_codes=Authenticator.Type.RECOVERY_CODES in kinds,
         codes_left=left,
-        is_required=proofs.is_required_of(request.user),
-        is_missing=proofs.lacks_second_factor(request, request.user),
-        role=proofs.role_in_words(request.user),
+        is_required=recent_auth.is_required_of(request.user),
+        is_missing=recent_auth.lacks_second_factor(request, request.user),
+        role=recent_auth.role_in_words(request.user),
     )
 
 
 def _added(request: PanelRequest, text: str, kind: str, codes: list[str]) -> HttpResponse:
     """Whoever adds a factor has just shown it."""
-    proofs.note_factor(request, request.user, kind)
+    recent_auth.note_factor(request, request.user, kind)
     messages.success(request, text)
     target = _take_next(request)
     return _codes_page(request, codes, target) if codes else redirect(target or "factors")

@@ -9,6 +9,8 @@ from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
 from django.utils.http import urlencode
 
+from taskruns.access import recent_auth
+from taskruns.access.redirects import UNDONE
 from taskruns.display.audit import alarm_of
 from taskruns.display.stops import StopBanner
 from taskruns.display.teams import Frame
@@ -16,9 +18,6 @@ from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import SITE_ROLES, Access, Action
 from taskruns.services import audit, stops
-
-from . import proofs
-from .ways import UNDONE
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
@@ -46,7 +45,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
 
 def _confirm_url(request: HttpRequest, person: User) -> str:
     """Where to confirm who it is, for pages whose buttons want that and whose session is no longer fresh."""
-    if proofs.is_fresh(request, person):
+    if recent_auth.is_fresh(request, person):
         return ""
     return f"{reverse('confirm')}?{urlencode({'next': request.get_full_path()})}"
 

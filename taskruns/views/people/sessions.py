@@ -6,12 +6,11 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
+from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in
 from taskruns.display.people import SessionRow
 from taskruns.display.words import Moment
 from taskruns.services import sessions
 from taskruns.services.sessions import LiveSession
-
-from .access import PanelRequest, actor_of, mine, signed_in
 
 
 @signed_in

@@ -30,9 +30,9 @@ from taskruns.services import audit as audit_service
 from taskruns.services import sessions, teams
 from taskruns.services.audit import Try
 
-from . import proofs
+from . import recent_auth
 from .declared import View, declared
-from .ways import page_of, referring_page, to_login, with_next
+from .redirects import page_of, referring_page, to_login, with_next
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 # Parts of a path that open a door by themselves.
@@ -133,9 +133,9 @@ def _unproved(
     """The answer to somebody whose session has not shown enough. A GET is led to the proof and back; a POST is not
     kept for later, because it may hold a key.
     """
-    if not before_second_factor and proofs.lacks_second_factor(request, request.user, request.team):
+    if not before_second_factor and recent_auth.lacks_second_factor(request, request.user, request.team):
         return _led_to(request, reverse("factors"), event, why="no second factor")
-    if fresh and not proofs.is_fresh(request, request.user):
+    if fresh and not recent_auth.is_fresh(request, request.user):
         return _led_to(request, reverse("confirm"), event, why="no fresh sign-in")
     return None
 
@@ -228,7 +228,7 @@ def actor_of(request: HttpRequest) -> Actor:
         id=str(person.pk),
         label=person.email,
         role=access.role,
-        auth_method=proofs.ways(request, person),
+        auth_method=recent_auth.ways(request, person),
         session_ref=_session_ref(request),
         person=person,
     )

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_POST, require_safe
 
+from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.display.people import PersonPage, PersonRow, SignInRow
 from taskruns.display.words import Link, Moment
@@ -18,9 +19,7 @@ from taskruns.models import AuditEvent, Membership, SiteRole, User
 from taskruns.permissions import Action
 from taskruns.services import directory, people, sessions
 from taskruns.services.people import PeopleError
-
-from .access import PanelRequest, actor_of, requires
-from .errors import error_page
+from taskruns.views.errors import error_page
 
 
 @requires(Action.PEOPLE_VIEW)

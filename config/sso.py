@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from taskruns.oidc import GroupRole, Provider
-from taskruns.oidc.provider import ROLES
+from taskruns.sso import GroupRole, Provider
+from taskruns.sso.provider import ROLES
 
 from . import environment as env
 

@@ -17,9 +17,8 @@ from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 
-from taskruns.oidc import Provider, TokenRefused, read_id_token
-
-from . import proofs
+from taskruns.access import recent_auth
+from taskruns.sso import Provider, TokenRefused, read_id_token
 
 NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 # What somebody is sent off for.
@@ -112,7 +111,7 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
         params = {"nonce": nonce}
         if process == AGAIN:
             # `max_age` makes the provider tell `auth_time`, which is how we see that it really asked.
-            params |= {"prompt": "login", "max_age": str(proofs.FRESH_FOR)}
+            params |= {"prompt": "login", "max_age": str(recent_auth.FRESH_FOR)}
         kept = {"nonce": nonce, "asked_at": time.time()}
         answer: HttpResponse = super().redirect(
             request, process, next_url, auth_params=params, scope=self.get_default_scope(), **kept

@@ -11,8 +11,8 @@ from allauth.account import views as account
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponseBase
 
-from .access import anyone
-from .declared import View
+from taskruns.access.declared import View
+from taskruns.access.gate import anyone
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
