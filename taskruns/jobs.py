@@ -14,18 +14,10 @@ from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
-from taskruns.services import (
-    audit,
-    bulk,
-    cancellations,
-    credentials,
-    mirror,
-    retention,
-    stops,
-    throttles,
-    triggers,
-    usage,
-)
+from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
+from taskruns.services.credentials import client
+from taskruns.services.people import throttles
+from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +47,7 @@ def every_minute() -> None:
 def sweep() -> None:
     triggers.sweep()
     cancellations.sweep()
-    bulk.follow_unknown()
+    batches.follow_unknown()
 
 
 @db_task(expires=2 * 60)
@@ -86,7 +78,7 @@ def every_hour() -> None:
 @db_task(expires=60 * 60)
 def look_after_keys() -> None:
     credentials.tell_of_expiring(by=CLOCK)
-    usage.forget_old()
+    client.forget_old()
 
 
 @db_task(expires=60 * 60)
@@ -97,7 +89,7 @@ def look_after_throttles() -> None:
 @db_task(expires=60 * 60)
 def forget_old_runs() -> None:
     """A few portions, then others have their turn before the next few."""
-    bulk.forget_drafts()
+    batches.forget_drafts()
     if retention.forget_old_runs():
         forget_old_runs()
 
@@ -110,7 +102,7 @@ def run_verification(verification_id: str) -> None:
 @db_task(expires=90)
 def tick() -> None:
     """Wake the batches and the keys whose time has come; claims make a second wake-up harmless."""
-    for batch_id in bulk.due(timezone.now()):
+    for batch_id in batches.due(timezone.now()):
         work_batch(str(batch_id))
     for credential_id in mirror.due(timezone.now()):
         refresh_credential(str(credential_id))
@@ -119,7 +111,7 @@ def tick() -> None:
 @db_task(expires=60)
 def work_batch(batch_id: str) -> None:
     """One portion, then others have their turn before the next one. A tick takes up what was lost."""
-    delay = bulk.work(uuid.UUID(batch_id))
+    delay = batches.work(uuid.UUID(batch_id))
     if delay == 0:
         work_batch(batch_id)
     elif delay is not None and delay < TICK:

@@ -19,9 +19,9 @@ from django.utils import timezone
 from taskruns.access import recent_auth
 from taskruns.access.gate import actor_of
 from taskruns.models import Heartbeat, User
-from taskruns.services import sessions
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.credentials import ResultNotWritten
+from taskruns.services.people import sessions
 from taskruns.services.triggers import StartNotWritten
 from taskruns.views import errors
 

@@ -35,7 +35,9 @@ from taskruns.models import (
     TeamRole,
     User,
 )
-from taskruns.services import bulk, factors, invitations
+from taskruns.services import batches as bulk
+from taskruns.services import invitations
+from taskruns.services.people import factors
 from tests.factories import (
     ENDPOINT,
     PASSWORD,

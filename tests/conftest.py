@@ -30,7 +30,7 @@ from taskruns.models import (
     TeamRole,
     User,
 )
-from taskruns.services import factors
+from taskruns.services.people import factors
 from tests.factories import ENDPOINT, ClientOf, lift_triggers, make_credential, make_run, member, person, show_factor
 
 RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name

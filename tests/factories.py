@@ -25,7 +25,7 @@ from taskruns.models import (
     User,
 )
 from taskruns.models.runs import ACTIVE
-from taskruns.services.runs import duration_us
+from taskruns.services.runs.observations import duration_us
 
 ENDPOINT = "http://arize.test:9999"
 CANARY = "ak-canary-7QzN4vXw81LrT0pKe6Yb"

@@ -27,8 +27,9 @@ from taskruns.audit import Actor, EventType, Target
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import audit as audit_service
-from taskruns.services import sessions, teams
+from taskruns.services import teams
 from taskruns.services.audit import Try
+from taskruns.services.people import sessions
 
 from . import recent_auth
 from .declared import View, declared

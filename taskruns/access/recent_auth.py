@@ -16,7 +16,7 @@ from django.http import HttpRequest
 
 from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import must_have_second_factor
-from taskruns.services import factors
+from taskruns.services.people import factors
 
 FRESH_FOR = 10 * 60  # seconds
 # The stamp of work is written at most this often: not a write a request.

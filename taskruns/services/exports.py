@@ -21,8 +21,8 @@ from taskruns.display.spreadsheet import csv_line
 from taskruns.filters import BoardFilter
 from taskruns.models import Run, Team
 
-from . import arize_users
 from .board import latest_cancellations, matching
+from .runs import arize_users
 
 CHUNK = 500
 # Not for the table, and much of it: what Arize sent as it was, and everything about a key but its name.

@@ -15,7 +15,8 @@ from django.views.decorators.debug import sensitive_variables
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
 
-from . import people, teams
+from . import teams
+from .people import accounts
 from .teams import TeamsError
 
 GOOD_FOR = timedelta(days=7)
@@ -50,7 +51,7 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
             return team, None
         try:
             return team, invite(team, email=manager, role=TeamRole.MANAGER, by=by)
-        except (TeamsError, people.PeopleError) as error:
+        except (TeamsError, accounts.PeopleError) as error:
             raise TeamsError(error.sentence, field="manager") from None
 
 
@@ -59,8 +60,8 @@ def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
 
     Raises TeamsError: already a member, disabled, archived; people.PeopleError: not an e-mail address.
     """
-    email = people.clean_email(email)
-    person = people.find_person(email)
+    email = accounts.clean_email(email)
+    person = accounts.find_person(email)
     if person is None:
         return Invited(email, _link(_invite_stranger(team, email=email, role=role, by=by)))
     if Membership.objects.filter(team=team, user=person).exists():
@@ -116,7 +117,7 @@ def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: 
         if not held.is_open:
             raise InvitationGone
         details = {"invitation": str(invitation.pk)}
-        person = people.create_person(invitation.email, password=password, name=name, by=by, details=details)
+        person = accounts.create_person(invitation.email, password=password, name=name, by=by, details=details)
         themselves = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
         accept_invitation(invitation, person=person, by=themselves)
     return person

@@ -18,7 +18,7 @@ from taskruns.display.encryption import ColumnView, EncryptionView
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import Credential
 
-from . import factors
+from .people import factors
 
 PORTION = 200  # rows a transaction
 

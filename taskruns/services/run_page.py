@@ -11,9 +11,9 @@ from taskruns.display.timeline import timeline_of
 from taskruns.display.words import Moment
 from taskruns.models import AuditEvent, Run
 
-from . import arize_users
 from .board import Seat, latest_cancellations, warnings_of
 from .board.rows import run_rows, unread
+from .runs import arize_users
 from .tasks import task_strip
 
 HISTORY = 200

@@ -16,7 +16,7 @@ from taskruns.display.batches import TYPED_ABOVE
 from taskruns.filters import BadFilter, BoardFilter, Sort
 from taskruns.models import BatchSource, BatchState, CancelBatch, Run, Team
 from taskruns.permissions import Action
-from taskruns.services import bulk
+from taskruns.services import batches
 
 from .errors import error_page
 from .fragments import fresh
@@ -36,7 +36,7 @@ class Refused(ValueError):
 @requires(Action.RUNS_VIEW)
 @require_safe
 def past(request: PanelRequest, team: Team) -> HttpResponse:
-    return render(request, "taskruns/runs/batches.html", {"batches": bulk.past(team), "team": team.name})
+    return render(request, "taskruns/runs/batches.html", {"batches": batches.past(team), "team": team.name})
 
 
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
@@ -73,9 +73,9 @@ def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespo
     faults = _faults(found, reason, count)
     if faults:
         return _page(request, found, status=422, faults=faults, reason=reason, count=count)
-    begun = bulk.confirm(found, reason=reason, by=actor_of(request))
+    begun = batches.confirm(found, reason=reason, by=actor_of(request))
     jobs.wake_batch(begun.pk)
-    left_out = f" {bulk.left_out_text(begun.left_out)}" if begun.left_out else ""
+    left_out = f" {batches.left_out_text(begun.left_out)}" if begun.left_out else ""
     messages.success(request, f"It has begun. This page shows how far it is.{left_out}")
     return redirect("batch", slug=team.slug, batch_id=batch_id)
 
@@ -86,7 +86,7 @@ def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     found = _batch(request, batch_id)
     if found.state == BatchState.DRAFT:
         messages.info(request, "It had not begun: nothing was sent.")
-    elif bulk.abort(found, by=actor_of(request)):
+    elif batches.abort(found, by=actor_of(request)):
         jobs.wake_batch(found.pk)
         messages.success(request, "Aborted: nothing more is sent. What was sent already is followed to its end.")
     else:
@@ -102,7 +102,7 @@ def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     if found.finished_at is None:
         text = "This cancel of many has not come to its end yet. Try again what is left when it has."
         return error_page(request, 409, "Not yet", text)
-    again = bulk.freeze_again(found)
+    again = batches.freeze_again(found)
     if again is None:
         return error_page(request, 422, "Nothing to cancel", NONE_ACTIVE)
     return redirect("batch", slug=team.slug, batch_id=again.pk)
@@ -124,7 +124,7 @@ def _of_filter(request: PanelRequest, team: Team) -> CancelBatch | None:
     wanted = replace(BoardFilter.parse(request.POST), sort=Sort.ACTIVE, descending=True, cursor=None)
     if not wanted.is_set:
         raise Refused(EMPTY)
-    return bulk.freeze_matching(team, wanted)
+    return batches.freeze_matching(team, wanted)
 
 
 def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> CancelBatch | None:
@@ -138,7 +138,7 @@ def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> Cance
     for run_id in ids:
         if run_id not in known:
             owned(request, Run.objects.all(), run_id)  # 404, and a try with a foreign one is recorded
-    return bulk.freeze(team, run_ids=ids, source=BatchSource.SELECTION)
+    return batches.freeze(team, run_ids=ids, source=BatchSource.SELECTION)
 
 
 def _batch(request: PanelRequest, batch_id: uuid.UUID) -> CancelBatch:
@@ -158,7 +158,7 @@ def _faults(found: CancelBatch, reason: str, count: str) -> dict[str, str]:
 
 
 def _page(request: PanelRequest, found: CancelBatch, *, status: int = 200, **typed: Any) -> HttpResponse:
-    page = bulk.batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
+    page = batches.batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
     template = "taskruns/runs/_batch.html" if request.htmx else "taskruns/runs/batch.html"
     context = {"page": page, "reason": page.reason} | typed
     return fresh(render(request, template, context, status=status))

@@ -17,10 +17,10 @@ from taskruns.filters import BadFilter, BoardFilter
 from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import board as board_service
-from taskruns.services import runs as runs_service
 from taskruns.services import teams as teams_service
 from taskruns.services.board import Seat
 from taskruns.services.first_steps import first_steps
+from taskruns.services.runs import observations as runs_service
 from taskruns.services.saved_views import Shelf, shelf, view_bar
 
 from .errors import error_page, message_only

@@ -18,8 +18,8 @@ from taskruns.display.credentials import credential_row
 from taskruns.forms import CredentialForm, ReplaceForm, complain, posted
 from taskruns.models import Credential, Team
 from taskruns.permissions import Action
-from taskruns.services import credentials, first_contact, usage
-from taskruns.services.credentials import CredentialsError, ResultNotWritten
+from taskruns.services import credentials, first_contact
+from taskruns.services.credentials import CredentialsError, ResultNotWritten, client
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
     now = timezone.now()
     keys = list(Credential.objects.live().filter(team=team).order_by("name", "pk"))
-    used = usage.usage_by_key(keys)
+    used = client.usage_by_key(keys)
     context = {
         "first_contacts": first_contact.under_way(keys),
         "rows": tuple(credential_row(key, slug=team.slug, now=now, usage=used[key]) for key in keys),

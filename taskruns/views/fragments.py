@@ -6,7 +6,7 @@ from django.utils.cache import patch_vary_headers
 
 from taskruns import jobs
 from taskruns.models import Team
-from taskruns.services import runs as runs_service
+from taskruns.services.runs import observations as runs_service
 
 
 def watch(*teams: Team) -> None:

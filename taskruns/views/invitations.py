@@ -19,9 +19,10 @@ from taskruns.display.teams import InvitationRow
 from taskruns.display.words import Moment
 from taskruns.forms import AcceptForm, complain, posted
 from taskruns.models import Invitation, User
-from taskruns.services import invitations, people
+from taskruns.services import invitations
 from taskruns.services.invitations import InvitationGone
-from taskruns.services.people import PeopleError
+from taskruns.services.people import accounts
+from taskruns.services.people.accounts import PeopleError
 
 log = structlog.get_logger(__name__)
 TEMPLATE = "taskruns/teams/invitation.html"
@@ -45,7 +46,7 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
 def _answer(request: HttpRequest, found: Invitation) -> HttpResponse:
     if isinstance(request.user, User):
         return _for_signed_in(request, found, request.user)
-    if people.find_person(found.email) is not None:
+    if accounts.find_person(found.email) is not None:
         return _must_sign_in(request, found)
     return _for_stranger(request, found)
 

@@ -19,7 +19,7 @@ from taskruns.models import Invitation, Membership, Team, TeamRole, User
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams
 from taskruns.services.invitations import Invited
-from taskruns.services.people import PeopleError
+from taskruns.services.people.accounts import PeopleError
 from taskruns.services.teams import TeamsError
 
 from .invitations import invitation

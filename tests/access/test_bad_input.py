@@ -26,7 +26,8 @@ from taskruns.models import (
     TeamRole,
     User,
 )
-from taskruns.services import factors, invitations
+from taskruns.services import invitations
+from taskruns.services.people import factors
 from tests.acts import EVALUATION, batches_of
 from tests.factories import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
 from tests.people.soft_passkey import SoftPasskey

@@ -21,7 +21,8 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
-from taskruns.services import factors, invitations
+from taskruns.services import invitations
+from taskruns.services.people import factors
 from tests.acts import batches_of
 from tests.factories import ENDPOINT, ClientOf, actor, person, run_url, wire_run
 from tests.people.test_sign_in import sign_in

@@ -19,8 +19,8 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_chain, anchor_moved
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Team, User
 from taskruns.services import audit
-from taskruns.services.audit.outside import Outside
-from taskruns.services.audit.steps import ANCHOR, in_steps
+from taskruns.services.audit.anchor_file import Outside
+from taskruns.services.audit.row_stream import ANCHOR, in_steps
 from tests.factories import ClientOf, accept_inserts, refuse_inserts
 from tests.jobs.test_jobs import _empty_queue, work
 

@@ -186,7 +186,7 @@ def test_steps_fit_together(team: Team, mona: User, monkeypatch: pytest.MonkeyPa
     for _ in range(11):
         record(EventType.TEAM_CHANGE, "done", by=actor(mona), team=team)
     for chunk in (1, 2, 3, 6, 12, 13):
-        monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", chunk)
+        monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", chunk)
         with CaptureQueriesContext(connection):
             lines = [json.loads(line) for line in audit.jsonl_lines(audit.export(team, by=actor(mona), kind="jsonl"))]
         assert_linked(rows_of(lines))

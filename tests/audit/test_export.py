@@ -145,7 +145,7 @@ def queries_of_an_export() -> int:
 
 
 def test_memory_does_not_grow_with_the_log(team: Team, oli: User, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 100)
+    monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 100)
     grow(team, oli, rows=500)
     exported("ops-north")  # imports and caches are paid for
     short = peak_of_an_export()

@@ -38,24 +38,21 @@ from taskruns.models import (
 )
 from taskruns.services import (
     audit,
-    bulk,
+    batches,
     cancellations,
     credentials,
     exports,
-    factors,
-    identities,
     invitations,
     mirror,
-    people,
     reencryption,
     saved_views,
-    sessions,
     stops,
     teams,
     triggers,
 )
 from taskruns.services.cancellations import OutcomeNotWritten
-from taskruns.services.identities import Identity
+from taskruns.services.people import accounts, factors, sessions, sso_accounts
+from taskruns.services.people.sso_accounts import Identity
 from taskruns.sso import GroupRole, Provider
 from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
 from tests.factories import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
@@ -132,9 +129,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
     "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None, found=print),
     "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None, found=print),
-    "bulk.abort": lambda stage: bulk.abort(stage.batches["batch-abort"], by=oli(stage)),
-    "bulk.confirm": lambda stage: bulk.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
-    "bulk.create_batch": lambda stage: bulk.create_batch(
+    "bulk.abort": lambda stage: batches.abort(stage.batches["batch-abort"], by=oli(stage)),
+    "bulk.confirm": lambda stage: batches.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
+    "bulk.create_batch": lambda stage: batches.create_batch(
         stage.team, run_ids=[stage.run.pk], reason="why", by=oli(stage), source=BatchSource.STOP
     ),
     "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
@@ -157,10 +154,10 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, session_key="", by=BY
     ),
     "factors.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
-    "identities.admit": lambda _: identities.admit(IDENTITY, by=stranger()),
-    "identities.connect": lambda stage: identities.connect(vera(stage), IDENTITY, by=BY),
-    "identities.disconnect": lambda stage: identities.disconnect(vera(stage), IDENTITY.provider, by=BY),
-    "identities.follow_groups": lambda stage: identities.follow_groups(stage.people["ada"], IDENTITY, by=BY),
+    "identities.admit": lambda _: sso_accounts.admit(IDENTITY, by=stranger()),
+    "identities.connect": lambda stage: sso_accounts.connect(vera(stage), IDENTITY, by=BY),
+    "identities.disconnect": lambda stage: sso_accounts.disconnect(vera(stage), IDENTITY.provider, by=BY),
+    "identities.follow_groups": lambda stage: sso_accounts.follow_groups(stage.people["ada"], IDENTITY, by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
@@ -173,15 +170,15 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     ),
     "invitations.revoke_invitation": lambda stage: invitations.revoke_invitation(stage.invitation, by=BY),
     "mirror.refresh": lambda stage: mirror.refresh(stage.credential.pk, by=BY),
-    "people.create_person": lambda _: people.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
-    "people.disable_person": lambda stage: people.disable_person(vera(stage), by=BY),
-    "people.change_profile": lambda stage: people.change_profile(
+    "people.create_person": lambda _: accounts.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
+    "people.disable_person": lambda stage: accounts.disable_person(vera(stage), by=BY),
+    "people.change_profile": lambda stage: accounts.change_profile(
         vera(stage), time_zone="Asia/Tokyo", theme=Theme.DARK, shortcuts=False, by=BY
     ),
-    "people.enable_person": lambda stage: people.enable_person(vera(stage), by=BY),
-    "people.password_changed": lambda stage: people.password_changed(vera(stage), session_key="", by=BY),
-    "people.grant_site_role": lambda stage: people.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
-    "people.reset_sign_in": lambda stage: people.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
+    "people.enable_person": lambda stage: accounts.enable_person(vera(stage), by=BY),
+    "people.password_changed": lambda stage: accounts.password_changed(vera(stage), session_key="", by=BY),
+    "people.grant_site_role": lambda stage: accounts.grant_site_role(vera(stage), role=SiteRole.AUDITOR, by=BY),
+    "people.reset_sign_in": lambda stage: accounts.reset_sign_in(vera(stage), password=NEW_PASSWORD, by=BY),
     "saved_views.change_view": lambda stage: saved_views.change_view(
         stage.view, name="Lost ones", shared=False, by=oli(stage)
     ),
@@ -359,12 +356,12 @@ def test_a_worker_that_cannot_write_sends_nothing_of_a_batch_and_goes_on_later(s
     batch = stage.batches["batch-abort"]
     before = list(batch.items.values_list("state", "attempts"))
     with pytest.raises(DatabaseError):
-        bulk.work(batch.pk)
+        batches.work(batch.pk)
     assert stage.posts_to_arize == 0
     assert list(batch.items.values_list("state", "attempts")) == before
     assert not Cancellation.objects.exists()
     accept_inserts(LOG)
     CancelBatch.objects.update(claimed_until=None)
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     assert stage.posts_to_arize == 1
     assert list(batch.items.values_list("state", flat=True)) == ["confirmed"]

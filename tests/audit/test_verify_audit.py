@@ -18,7 +18,7 @@ from taskruns.audit.anchors import anchor_moved
 from taskruns.audit.triggers import _SQLITE_REFUSES, SEALED_TABLES, seal
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
-from taskruns.services.audit.steps import ANCHOR, in_steps
+from taskruns.services.audit.row_stream import ANCHOR, in_steps
 from tests.factories import accept_inserts, events, lift_triggers, refuse_inserts
 from tests.paths import ROOT
 
@@ -299,7 +299,7 @@ def test_an_export_tells_how_far_it_is_at_a_terminal_only(chain: str, team: Team
 
 def test_rows_that_are_added_while_it_walks_are_no_fault(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
     """Before, between and after the steps of the walk; and those that were seen are rows like others."""
-    monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 2)
+    monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 2)
     monkeypatch.setattr("taskruns.services.audit.verification.TOLD_EVERY", 1)
     added = []
 
@@ -357,7 +357,7 @@ def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
 
 
 def test_memory_does_not_grow_with_the_chain(team: Team, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("taskruns.services.audit.steps.CHUNK", 100)
+    monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 100)
     append(team, 400)
     peak()
     short = peak()

@@ -8,8 +8,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, CancelItem
-from taskruns.services import bulk, cancellations
-from taskruns.services.bulk import working
+from taskruns.services import batches, cancellations
+from taskruns.services.batches import worker as working
 from tests.arize_double import in_threads
 from tests.e2e.stack import wait_for
 from tests.factories import actor
@@ -25,7 +25,7 @@ def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path
         here.start_worker()
         here.wait_for(batch, within=90)
         assert here.faults_of(batch) == []
-        assert bulk.counts_of(batch)["confirmed"] >= 190
+        assert batches.counts_of(batch)["confirmed"] >= 190
         assert len(here.posts()) == 200
 
 
@@ -47,7 +47,7 @@ def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
         here.start_worker()
         here.wait_for(batch, within=90)
         assert here.faults_of(batch) == []
-        assert bulk.counts_of(batch) == {"confirmed": 60}
+        assert batches.counts_of(batch) == {"confirmed": 60}
 
 
 def until_some_are_sent(here: World, number: int) -> None:
@@ -62,8 +62,8 @@ def test_two_workers_on_one_batch_send_nothing_twice(
     with world(tmp_path) as here:
         batch = here.batch(here.add_runs(80))
         monkeypatch.setattr(working, "_unclaimed", lambda _: Q())
-        in_threads(2, lambda _: bulk.work(batch.pk))
-        while bulk.work(batch.pk) is not None:
+        in_threads(2, lambda _: batches.work(batch.pk))
+        while batches.work(batch.pk) is not None:
             pass
         batch.refresh_from_db()
         assert here.faults_of(batch) == []
@@ -78,14 +78,14 @@ def test_a_run_cancelled_singly_while_its_batch_is_at_work_gets_one_post(
         runs = here.add_runs(12)
         here.fail({"path": "/cancel", "latency_ms": 100})
         batch = here.batch(runs)
-        acts: list[Any] = [lambda: bulk.work(batch.pk)]
+        acts: list[Any] = [lambda: batches.work(batch.pk)]
         acts += [lambda run=run: cancellations.cancel(run, by=actor(here.person)) for run in runs[:5]]
         in_threads(len(acts), lambda number: acts[number]())
-        while bulk.work(batch.pk) is not None:
+        while batches.work(batch.pk) is not None:
             pass
         assert here.faults_of(batch) == []
         assert [len(posts) for posts in here.posts().values()] == [1] * 12
-        assert bulk.counts_of(batch).keys() <= {"confirmed", "not_needed"}
+        assert batches.counts_of(batch).keys() <= {"confirmed", "not_needed"}
 
 
 def test_an_abort_stops_within_2_s_and_what_was_sent_comes_to_its_end(
@@ -95,13 +95,13 @@ def test_an_abort_stops_within_2_s_and_what_was_sent_comes_to_its_end(
         batch = here.batch(here.add_runs(300))
         here.start_worker()
         until_some_are_sent(here, 10)
-        assert bulk.abort(batch, by=actor(here.person))
+        assert batches.abort(batch, by=actor(here.person))
         batch.refresh_from_db()
         here.wait_for(batch, within=30)
         last = max(at for posts in here.posts().values() for at in posts)
         assert last - batch.aborted_at < timedelta(seconds=2)
         assert here.faults_of(batch) == []
-        counts = bulk.counts_of(batch)
+        counts = batches.counts_of(batch)
         assert set(counts) == {"confirmed", "left_out"}
         assert counts["confirmed"] == len(here.posts())
         aborted = AuditEvent.objects.get(event="run.cancel_many", outcome="aborted")

@@ -21,7 +21,7 @@ from taskruns.models import (
     Team,
     User,
 )
-from taskruns.services import bulk
+from taskruns.services import batches
 from tests.factories import ClientOf, events, make_run, run_url, wire_run
 from tests.jobs.test_jobs import _empty_queue, work
 
@@ -342,7 +342,7 @@ def test_an_abort_over_http_stops_it_and_says_so(client: Client, runs: list[Run]
     work()
     assert not arize.calls
     batch.refresh_from_db()
-    assert bulk.counts_of(batch) == {ItemState.LEFT_OUT: 3}
+    assert batches.counts_of(batch) == {ItemState.LEFT_OUT: 3}
     again = client.post(f"{URL}{batch.pk}/abort/", follow=True)
     assert "There was nothing left to abort." in words(again.content.decode())
     assert events(event="run.cancel_many")[1:] == [("run.cancel_many", "aborted")]

@@ -31,8 +31,8 @@ from taskruns.models import (
     Team,
     User,
 )
-from taskruns.services import bulk, cancellations
-from taskruns.services.bulk import opening, pace
+from taskruns.services import batches, cancellations
+from taskruns.services.batches import dispatch, pace
 from tests.factories import NOW, actor, events, make_run, run_url, wire_run
 
 
@@ -48,7 +48,7 @@ def runs(task: Task) -> list[Run]:
 
 def batch_of(team: Team, runs: list[Run], by: User, **fields: Any) -> CancelBatch:
     ids = [run.pk for run in runs]
-    return bulk.create_batch(
+    return batches.create_batch(
         team, run_ids=ids, reason="bad prompt", by=actor(by), source=BatchSource.SELECTION, **fields
     )
 
@@ -56,7 +56,7 @@ def batch_of(team: Team, runs: list[Run], by: User, **fields: Any) -> CancelBatc
 def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
     """Portion after portion, each when it is due, until the batch says that it is finished."""
     for _ in range(most):
-        delay = bulk.work(batch.pk)
+        delay = batches.work(batch.pk)
         if delay is None:
             batch.refresh_from_db()
             return batch
@@ -149,7 +149,7 @@ def test_a_429_makes_the_item_wait_as_long_as_arize_asks(team: Team, run: Run, o
     arize.post(run_url(run, "/cancel"), status=429, headers={"Retry-After": "4"})
     batch = batch_of(team, [run], oli)
     before = timezone.now()
-    assert bulk.work(batch.pk) == 1.0
+    assert batches.work(batch.pk) == 1.0
     item = batch.items.get()
     assert item.state == "queued"
     assert timedelta(seconds=3.5) < item.next_try_at - before < timedelta(seconds=6)
@@ -174,7 +174,7 @@ def test_what_was_lost_is_read_before_anything_is_sent_again(team: Team, run: Ru
     for _ in range(3):
         arize.get(run_url(run), status=500)
     batch = batch_of(team, [run], oli)
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     assert states(batch) == ["sent"], "it could not be read, so nothing is known"
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
     work_off(batch)
@@ -200,14 +200,14 @@ def test_the_truth_that_comes_later_reaches_the_item(team: Team, run: Run, oli: 
     assert states(batch) == ["unknown"]
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
-    assert bulk.follow_unknown() == 1
+    assert batches.follow_unknown() == 1
     assert states(batch) == ["confirmed"]
 
 
 def test_a_stopping_run_holds_the_batch_open_until_it_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batch = batch_of(team, [run], oli)
-    assert bulk.work(batch.pk) == 5.0
+    assert batches.work(batch.pk) == 5.0
     assert states(batch) == ["sent"]
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
@@ -219,7 +219,7 @@ def test_a_stopping_run_holds_the_batch_open_until_it_has_stopped(team: Team, ru
 def test_a_run_that_goes_on_for_300_s_is_still_running(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batch = batch_of(team, [run], oli)
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     with time_machine.travel(timezone.now() + timedelta(seconds=301)):
         cancellations.sweep()
         batch = work_off(batch)
@@ -244,7 +244,7 @@ def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
 ) -> None:
     batch = batch_of(team, [run], oli)
     single = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     item = batch.items.get()
     assert (item.state, item.joined, item.cancellation) == ("sent", True, single)
     assert outcomes(run) == ["joined"]
@@ -256,7 +256,7 @@ def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
 
 def test_a_single_press_joins_what_its_batch_has_sent(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
-    bulk.work(batch_of(team, [run], oli).pk)
+    batches.work(batch_of(team, [run], oli).pk)
     assert cancellations.cancel(run, by=actor(mona, "manager")).outcome == "joined"
     assert posts(arize, run) == 1
 
@@ -264,8 +264,8 @@ def test_a_single_press_joins_what_its_batch_has_sent(team: Team, run: Run, oli:
 def test_two_batches_with_one_run_send_one_post(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     first, second = batch_of(team, [run], oli), batch_of(team, [run], mona)
-    bulk.work(first.pk)
-    bulk.work(second.pk)
+    batches.work(first.pk)
+    batches.work(second.pk)
     assert posts(arize, run) == 1
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
@@ -296,8 +296,8 @@ def test_a_right_that_is_lost_mid_way_stops_the_rest(team: Team, runs: list[Run]
 def in_this_thread(batch: CancelBatch) -> None:
     """One portion whose pool is this thread: what Arize's double does is in the test's transaction."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taskruns.services.bulk.working.ThreadPoolExecutor", SameThread)
-        bulk.work(batch.pk)
+        patch.setattr("taskruns.services.batches.worker.ThreadPoolExecutor", SameThread)
+        batches.work(batch.pk)
 
 
 class SameThread:
@@ -321,7 +321,7 @@ def test_who_has_lost_the_right_sends_nothing(loss: str, team: Team, runs: list[
         "disabled": lambda: User.objects.filter(pk=oli.pk).update(is_active=False),
         "archived": lambda: Team.objects.filter(pk=team.pk).update(archived_at=timezone.now()),
     }[loss]()
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     batch.refresh_from_db()
     assert (batch.state, states(batch)) == (BatchState.ABORTED, ["left_out"] * 5)
     assert not arize.calls
@@ -336,11 +336,11 @@ def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
         answers(arize, run, "RUNNING")
     batch = batch_of(team, runs, oli)
     CancelItem.objects.filter(batch=batch).exclude(run=runs[0]).update(next_try_at=timezone.now() + timedelta(hours=1))
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     CancelItem.objects.filter(batch=batch, state="queued").update(next_try_at=timezone.now())
-    assert bulk.abort(batch, by=actor(mona, "manager"))
-    assert not bulk.abort(batch, by=actor(mona, "manager")), "once"
-    bulk.work(batch.pk)
+    assert batches.abort(batch, by=actor(mona, "manager"))
+    assert not batches.abort(batch, by=actor(mona, "manager")), "once"
+    batches.work(batch.pk)
     batch.refresh_from_db()
     assert batch.finished_at is None
     assert sorted(states(batch)) == ["left_out"] * 4 + ["sent"]
@@ -368,7 +368,7 @@ def test_a_key_in_trouble_holds_its_runs_back_until_it_is_well(
     answers(arize, run, "CANCELLED")
     Credential.objects.filter(pk=credential.pk).update(**trouble)
     batch = batch_of(team, [run], oli)
-    assert bulk.work(batch.pk) is not None
+    assert batches.work(batch.pk) is not None
     assert (states(batch), len(arize.calls)) == (["queued"], 0)
     Credential.objects.filter(pk=credential.pk).update(**dict.fromkeys(trouble))
     work_off(batch)
@@ -440,11 +440,11 @@ def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
     answers(arize, run, "CANCELLED")
     batch = batch_of(team, [run], oli)
     CancelBatch.objects.update(claimed_until=timezone.now() + timedelta(seconds=4))
-    assert bulk.due(timezone.now()) == []
-    assert bulk.work(batch.pk) is None
+    assert batches.due(timezone.now()) == []
+    assert batches.work(batch.pk) is None
     assert not arize.calls
     with time_machine.travel(timezone.now() + timedelta(seconds=6)):
-        assert bulk.due(timezone.now()) == [batch.pk]
+        assert batches.due(timezone.now()) == [batch.pk]
         work_off(batch)
     assert states(batch) == ["confirmed"]
 
@@ -453,12 +453,12 @@ def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run
     """Killed between the row and the POST, or between the POST and its end: nobody can tell, but Arize can."""
     answers(arize, run, "CANCELLED")
     batch = batch_of(team, [run], oli)
-    assert len(opening.open_some(batch.pk, run.task.credential_id, most=5)) == 1
+    assert len(dispatch.open_some(batch.pk, run.task.credential_id, most=5)) == 1
     assert outcomes(run) == ["requested"]
-    bulk.work(batch.pk)
+    batches.work(batch.pk)
     assert not arize.calls, "it may still be under way"
     with time_machine.travel(timezone.now() + timedelta(seconds=46)):
-        bulk.work(batch.pk)
+        batches.work(batch.pk)
         assert [call.request.method for call in arize.calls] == ["GET"]
         work_off(batch)
     assert states(batch) == ["confirmed"]
@@ -466,12 +466,12 @@ def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run
 
 
 def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], arize: Any) -> None:
-    draft = bulk.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
-    assert bulk.work(draft.pk) is None
-    assert bulk.due(timezone.now()) == []
-    assert bulk.forget_drafts() == 0
+    draft = batches.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    assert batches.work(draft.pk) is None
+    assert batches.due(timezone.now()) == []
+    assert batches.forget_drafts() == 0
     with time_machine.travel(timezone.now() + timedelta(days=2)):
-        bulk.forget_drafts()
+        batches.forget_drafts()
     assert not CancelBatch.objects.exists()
     assert not arize.calls
     assert not AuditEvent.objects.exists()
@@ -480,6 +480,6 @@ def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], ariz
 def test_the_list_holds_active_runs_of_the_team_only(team: Team, task: Task, runs: list[Run], other_team: Team) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
-    draft = bulk.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
+    draft = batches.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
     assert set(draft.items.values_list("run_id", flat=True)) == {run.pk for run in runs}
     assert draft.passed_over == 2

@@ -36,8 +36,8 @@ from taskruns.models import (
     TeamRole,
     User,
 )
-from taskruns.services import bulk
-from taskruns.services.runs import Reading, record_readings
+from taskruns.services import batches
+from taskruns.services.runs.observations import Reading, record_readings
 from tests.e2e.stack import wait_for
 from tests.factories import actor
 from tests.sandbox.caller import Caller
@@ -101,7 +101,7 @@ class World:
 
     def batch(self, runs: list[Run]) -> CancelBatch:
         ids = [run.pk for run in runs]
-        return bulk.create_batch(
+        return batches.create_batch(
             self.team, run_ids=ids, reason="a bench", by=actor(self.person), source=BatchSource.SELECTION
         )
 

@@ -16,7 +16,7 @@ from taskruns.filters import Cursor
 from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
 from taskruns.services import mirror
 from taskruns.services.board.paging import micros
-from taskruns.services.runs import WATCH_WRITTEN_EVERY
+from taskruns.services.runs.observations import WATCH_WRITTEN_EVERY
 from tests.bench.table import Figure, median_ms
 
 FEW = 1_000

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from taskruns.audit import triggers
 from taskruns.models import Cancellation, Heartbeat, Run, Team, User
-from taskruns.services import bulk
+from taskruns.services import batches
 from tests.batches.world import FAULTS, World, world
 from tests.bench.table import Figure, show
 from tests.e2e.stack import wait_for
@@ -82,7 +82,7 @@ def _with_power_cuts(here: World) -> list[Figure]:
     wait_for(lambda: not is_open.exists(), "the sweep", within=180)
     faults = here.faults_of(batch)
     print(*faults[:20], sep="\n")  # noqa: T201
-    print(f"{bulk.counts_of(batch)}, {presser.answered} single presses were answered")  # noqa: T201
+    print(f"{batches.counts_of(batch)}, {presser.answered} single presses were answered")  # noqa: T201
     return [
         Figure(f"{RUNS_OF_CUTS} cancels, {CUTS} cuts of worker and web", time.monotonic() - began, "s", 0, ""),
         Figure("  untrue ends, rows too late, unexplained POSTs", len(faults), "", 0, "none may be"),

@@ -83,7 +83,7 @@ def _mirror_all(credential: Credential, url: str, task_id: str) -> None:
 
     from taskruns.arize.paging import pages
     from taskruns.models import Task
-    from taskruns.services.runs import Reading, record_readings
+    from taskruns.services.runs.observations import Reading, record_readings
 
     mirror.refresh(credential.pk, force=True)
     task = Task.objects.get(arize_id=task_id)

@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.arize.wire import WireRun
 from taskruns.display.durations import Pace, pace_of, roughly, usual_of
 from taskruns.models import Run, Status, Task, Team
-from taskruns.services.durations import ENOUGH, LOOKED_THROUGH, OF_LAST, learn_usual
-from taskruns.services.runs import Reading, record_observation, record_readings
+from taskruns.services.runs.durations import ENOUGH, LOOKED_THROUGH, OF_LAST, learn_usual
+from taskruns.services.runs.observations import Reading, record_observation, record_readings
 from tests.commands.test_fill_runs import fill
 from tests.factories import make_run
 from tests.runs.test_observations import START, at, reading, without

@@ -24,7 +24,7 @@ from taskruns.services.board import page as page_module
 from taskruns.services.board.page import Listing, list_runs
 from tests.factories import ENDPOINT, make_run
 
-MATCHING = import_module("taskruns.services.board.matching")  # the package gives the function of that name
+MATCHING = import_module("taskruns.services.runs.matching")  # the package gives the function of that name
 
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NOW = BASE + timedelta(hours=1)

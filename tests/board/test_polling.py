@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from taskruns import jobs
 from taskruns.models import Cancellation, Credential, Membership, Run, Task, Team, User
-from taskruns.services.runs import record_observation
+from taskruns.services.runs.observations import record_observation
 from tests.factories import ClientOf, make_run
 from tests.runs.test_observations import reading
 

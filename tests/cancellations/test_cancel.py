@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from taskruns.arize.wire import WireRun
 from taskruns.models import AuditEvent, Cancellation, Run, Status, User
-from taskruns.services.runs import record_observation
+from taskruns.services.runs.observations import record_observation
 from tests.factories import ClientOf, events, press, run_url, wire_run
 from tests.paths import CANCEL_ANSWER
 

@@ -9,7 +9,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Task, Team, User
-from taskruns.services import people, teams
+from taskruns.services import teams
+from taskruns.services.people import accounts
 from tests.factories import CANARY, ENDPOINT, PASSWORD, events, make_run
 
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
@@ -89,7 +90,7 @@ def test_what_cannot_be_added_is_a_sentence(team, mona, run, args, stdin, why):
 
 
 def test_an_archived_team_gets_no_members(team, mona, run):
-    teams.archive(team, by=people.Actor.command())
+    teams.archive(team, by=accounts.Actor.command())
     with pytest.raises(CommandError, match="archived"):
         run("add_member", "ops-north", mona.email, "--role", "viewer")
 

@@ -21,7 +21,7 @@ PLACES = {
     "the field": "taskruns.forms.KeyField.clean",
     "the encryption": "cryptography.fernet.Fernet.encrypt",
     "the model": "taskruns.models.Credential.save",
-    "the audit log": "taskruns.services.credentials.keys.record",
+    "the audit log": "taskruns.services.credentials.actions.record",
     "the endpoint's check": "taskruns.models.credentials.check_endpoint",
     "the connection": "taskruns.arize.client._Adapter.send",
     "deep in the library": "urllib3.connectionpool.HTTPConnectionPool._make_request",
@@ -126,7 +126,7 @@ def test_a_failing_database_is_a_503_with_a_sentence_and_no_sql(
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError('INSERT INTO "taskruns_auditevent" failed: disk full')
 
-    monkeypatch.setattr("taskruns.services.credentials.keys.record", refuse)
+    monkeypatch.setattr("taskruns.services.credentials.actions.record", refuse)
     answer = witness.post(reverse("credential-revoke", args=["ops-north", credential.pk]))
     assert answer.status_code == 503
     assert "could not write to its database, so nothing was changed" in answer.content.decode()

@@ -16,7 +16,8 @@ from django.db import DatabaseError
 from taskruns.audit import Actor
 from taskruns.encryption import SealBroken
 from taskruns.models import AuditEvent, Credential, Team, User
-from taskruns.services import credentials, factors, reencryption
+from taskruns.services import credentials, reencryption
+from taskruns.services.people import factors
 from taskruns.services.reencryption import reencrypt
 from tests.factories import CANARY, ClientOf, events, make_credential
 

@@ -12,7 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.models import Credential, KeyUsage, Run, Team, User
-from taskruns.services import cancellations, credentials, mirror, usage
+from taskruns.services import cancellations, credentials, mirror
+from taskruns.services.credentials import client
 from tests.factories import ENDPOINT, ClientOf, actor, make_credential, run_url, wire_run
 
 NOTHING: dict[str, Any] = {"pagination": {"has_more": False}}
@@ -70,7 +71,7 @@ def test_a_count_that_cannot_be_written_undoes_nothing(
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError
 
-    monkeypatch.setattr("taskruns.services.usage._add", refuse)
+    monkeypatch.setattr("taskruns.services.credentials.client._add", refuse)
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     assert cancellations.cancel(run, by=actor(oli)).outcome == "confirmed"
     assert counts() == []
@@ -81,7 +82,7 @@ def test_what_no_page_shows_is_forgotten(team: Team, credential: Credential):
     gone = make_credential(team, name="Gone", revoked_at=now)
     for key, age in ((credential, timedelta(days=9)), (credential, timedelta(days=7)), (gone, timedelta(hours=1))):
         KeyUsage.objects.create(credential=key, hour=now - age, calls=1)
-    assert usage.forget_old() == 2
+    assert client.forget_old() == 2
     assert KeyUsage.objects.get().credential == credential
 
 

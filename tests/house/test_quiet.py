@@ -158,7 +158,7 @@ def test_no_secret_is_printed_when_a_request_breaks(
     )
     assert signed_in.status_code == 302
     token, session = client.cookies["csrftoken"].value, client.cookies["sessionid"].value
-    monkeypatch.setattr("taskruns.services.credentials.keys.record", fail)
+    monkeypatch.setattr("taskruns.services.credentials.actions.record", fail)
     own = "Bearer somebodys-own-9f8e7d6c5b"
     form = {"name": "Second", "endpoint": credential.endpoint, "key": CANARY, "csrfmiddlewaretoken": token}
     answer = client.post("/teams/ops-north/credentials/new/", form, headers={"Authorization": own})

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services.mirror import due, refresh
-from taskruns.services.runs import watch
+from taskruns.services.runs.observations import watch
 from tests.factories import make_credential
 
 from .arize_world import World

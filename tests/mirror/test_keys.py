@@ -13,7 +13,7 @@ from django.utils import timezone
 from taskruns.audit import Actor
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services import credentials
-from taskruns.services.mirror import claims, due, refresh
+from taskruns.services.mirror import due, refresh, schedule
 from taskruns.services.mirror.budget import Budget
 from tests.factories import ENDPOINT, make_credential
 
@@ -183,21 +183,21 @@ def test_an_endpoint_that_is_no_longer_allowed_is_said_in_a_sentence(team: Team,
 
 
 def test_a_long_round_keeps_its_claim_and_a_lost_one_stays_lost(credential: Credential) -> None:
-    held = claims.claim(credential.pk)
+    held = schedule.claim(credential.pk)
     assert held is not None
     assert held.claimed_until is not None
     budget = Budget(300, [])
-    claims.renew(held, budget=budget)
+    schedule.renew(held, budget=budget)
     until = held.claimed_until
-    claims.renew(held, budget=budget)
+    schedule.renew(held, budget=budget)
     assert held.claimed_until == until, "not with every answer"
     with time_machine.travel(timezone.now() + timedelta(seconds=30)):
-        claims.renew(held, budget=budget)
+        schedule.renew(held, budget=budget)
     assert held.claimed_until >= until + timedelta(seconds=29)
     credential.refresh_from_db()
     assert credential.claimed_until == held.claimed_until
     Credential.objects.update(claimed_until=until + timedelta(hours=1))
     with time_machine.travel(timezone.now() + timedelta(seconds=60)):
-        claims.renew(held, budget=budget)
+        schedule.renew(held, budget=budget)
     credential.refresh_from_db()
     assert credential.claimed_until == until + timedelta(hours=1), "another round holds it now"

@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
-from taskruns.services.mirror import claims, due, refresh
+from taskruns.services.mirror import due, refresh, schedule
 from taskruns.services.mirror.budget import Budget
 from tests.arize_double import Double, in_threads, serving
 from tests.factories import make_credential
@@ -110,7 +110,7 @@ def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_re
             assert due(timezone.now()) == []
             assert refresh(credential.pk) is None
             Credential.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
-        with time_machine.travel(timezone.now() + claims.LEASE):
+        with time_machine.travel(timezone.now() + schedule.LEASE):
             assert due(timezone.now()) == [credential.pk]
             reports = in_threads(4, lambda _: refresh(credential.pk))
         assert sum(report is not None for report in reports) == 1
@@ -127,23 +127,23 @@ def test_what_a_killed_worker_has_spent_counts_against_the_ceiling(committed: No
     spent = 0
     for _ in range(30):
         Credential.objects.update(claimed_until=None)
-        held = claims.claim(credential.pk)
+        held = schedule.claim(credential.pk)
         assert held is not None
         budget = Budget(300, held.recent_calls)
         for _ in range(20):
-            claims.renew(held, budget=budget)
+            schedule.renew(held, budget=budget)
             spent += budget.take()
     assert 200 <= spent <= 300
 
 
 def test_a_round_that_ends_well_counts_only_what_it_spent(credential: Credential) -> None:
-    held = claims.claim(credential.pk)
+    held = schedule.claim(credential.pk)
     assert held is not None
     budget = Budget(300, held.recent_calls)
     for _ in range(20):
-        claims.renew(held, budget=budget)
+        schedule.renew(held, budget=budget)
         assert budget.take()
-    claims.release(held, began=timezone.now(), recent_calls=budget.recent())
+    schedule.release(held, began=timezone.now(), recent_calls=budget.recent())
     credential.refresh_from_db()
     assert Budget(300, credential.recent_calls).left() == 280
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services.mirror import refresh
-from taskruns.services.mirror.walks import MOST_PAGES
+from taskruns.services.mirror.task_runs import MOST_PAGES
 from tests.factories import make_credential
 
 from .arize_world import World, failing

@@ -4,8 +4,8 @@ import pytest
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, SiteRole, User
-from taskruns.services import people
-from taskruns.services.people import PeopleError
+from taskruns.services.people import accounts
+from taskruns.services.people.accounts import PeopleError
 from tests.factories import PASSWORD, events
 
 SHELL = Actor(type="command", label="tests")
@@ -15,11 +15,11 @@ SHELL = Actor(type="command", label="tests")
 
 
 def test_an_address_is_one_person_in_any_case(db):
-    made = people.create_person(" Neo@Example.COM ", password=PASSWORD, name="Neo", by=SHELL)
+    made = accounts.create_person(" Neo@Example.COM ", password=PASSWORD, name="Neo", by=SHELL)
     assert made.email == "neo@example.com"
-    assert people.find_person("NEO@example.com") == made
+    assert accounts.find_person("NEO@example.com") == made
     with pytest.raises(PeopleError) as refused:
-        people.create_person("neo@EXAMPLE.com", password=PASSWORD, by=SHELL)
+        accounts.create_person("neo@EXAMPLE.com", password=PASSWORD, by=SHELL)
     assert refused.value.field == "email"
     assert events() == [("person.create", "done")]
 
@@ -27,7 +27,7 @@ def test_an_address_is_one_person_in_any_case(db):
 @pytest.mark.parametrize("email", ["", "neo", "neo@", "a b@example.com", "x@" + "a" * 260 + ".com", "x\0@example.com"])
 def test_it_refuses_what_is_no_address(db, email):
     with pytest.raises(PeopleError) as refused:
-        people.create_person(email, password=PASSWORD, by=SHELL)
+        accounts.create_person(email, password=PASSWORD, by=SHELL)
     assert refused.value.field == "email"
 
 
@@ -42,13 +42,13 @@ def test_it_refuses_what_is_no_address(db, email):
 )
 def test_a_weak_password_is_refused_in_sentences(db, password, why):
     with pytest.raises(PeopleError, match=why):
-        people.create_person("neo@example.com", password=password, by=SHELL)
+        accounts.create_person("neo@example.com", password=password, by=SHELL)
     assert not User.objects.exists()
 
 
 def test_a_site_role_is_granted_once(oli):
-    assert people.grant_site_role(oli, role=SiteRole.AUDITOR, by=SHELL)
-    assert not people.grant_site_role(oli, role=SiteRole.AUDITOR, by=SHELL)
+    assert accounts.grant_site_role(oli, role=SiteRole.AUDITOR, by=SHELL)
+    assert not accounts.grant_site_role(oli, role=SiteRole.AUDITOR, by=SHELL)
     row = AuditEvent.objects.get()
     assert (row.chain, row.details) == ("site", {"before": "", "after": "auditor"})
 
@@ -56,7 +56,7 @@ def test_a_site_role_is_granted_once(oli):
 def test_a_reset_ends_every_session_of_that_person_only(oli, vera, client_of):
     theirs, mine = client_of(oli), client_of(vera)
     assert theirs.session.exists(theirs.session.session_key)
-    assert people.reset_sign_in(oli, password="another horse battery", by=SHELL)
+    assert accounts.reset_sign_in(oli, password="another horse battery", by=SHELL)
     assert not theirs.session.exists(theirs.session.session_key)
     assert mine.session.exists(mine.session.session_key)
     oli.refresh_from_db()
@@ -68,7 +68,7 @@ def test_a_reset_ends_every_session_of_that_person_only(oli, vera, client_of):
 
 def test_a_reset_to_the_same_password_changes_nothing(oli, client_of):
     client = client_of(oli)
-    assert not people.reset_sign_in(oli, password=PASSWORD, by=SHELL)
+    assert not accounts.reset_sign_in(oli, password=PASSWORD, by=SHELL)
     assert client.session.exists(client.session.session_key)
     assert events() == []
 
@@ -76,7 +76,7 @@ def test_a_reset_to_the_same_password_changes_nothing(oli, client_of):
 def test_a_disabled_person_is_out_at_once(oli, client_of):
     client = client_of(oli)
     assert client.get("/runs/").status_code == 200
-    assert people.disable_person(oli, by=SHELL)
-    assert not people.disable_person(oli, by=SHELL)
+    assert accounts.disable_person(oli, by=SHELL)
+    assert not accounts.disable_person(oli, by=SHELL)
     assert client.get("/runs/")["Location"].startswith("/accounts/login/")
     assert events() == [("person.disable", "done")]

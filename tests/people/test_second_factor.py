@@ -19,7 +19,7 @@ from django.urls import reverse
 from taskruns.audit import Actor
 from taskruns.encryption import SealBroken
 from taskruns.models import AuditEvent, Credential, Membership, Run, Team, User
-from taskruns.services import factors, people
+from taskruns.services.people import accounts, factors
 from tests.factories import PASSWORD, ClientOf, actor, code_of, events, make_credential, run_url, wire_run
 
 from .test_sign_in import sign_in
@@ -100,10 +100,10 @@ def test_a_code_may_be_written_with_a_dash(mona: User, app: Code):
 
 
 CHANGES: dict[str, Callable[[User], Any]] = {
-    "password reset": lambda person: people.reset_sign_in(
+    "password reset": lambda person: accounts.reset_sign_in(
         person, password="another battery staple", by=Actor.command()
     ),
-    "account disabled": lambda person: people.disable_person(person, by=Actor.command()),
+    "account disabled": lambda person: accounts.disable_person(person, by=Actor.command()),
 }
 
 
@@ -260,10 +260,10 @@ def test_who_must_have_one_keeps_the_last(mona: User, app: Code, settings: Any):
 
 
 def test_a_reset_drops_lost_factors_and_says_so(mona: User, app: Code):
-    assert people.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
+    assert accounts.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
     assert not Authenticator.objects.exists()
     assert AuditEvent.objects.latest("pk").details["factors_dropped"] == 1
-    assert not people.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
+    assert not accounts.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
     assert sign_in(Client(), mona.email)["Location"] == "/"
 
 

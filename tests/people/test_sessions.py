@@ -11,7 +11,7 @@ from django.test import Client
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Run, Team, User
-from taskruns.services import people
+from taskruns.services.people import accounts
 from tests.factories import PASSWORD, ClientOf, events, run_url, wire_run
 
 from .test_sign_in import sign_in
@@ -88,7 +88,7 @@ def test_a_session_that_is_over_is_over_also_when_that_cannot_be_written(
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError
 
-    monkeypatch.setattr("taskruns.services.sessions.record", refuse)
+    monkeypatch.setattr("taskruns.services.people.sessions.record", refuse)
     with after(13):
         assert client.get(BOARD).status_code == 302
         assert client.post(f"{BOARD}00000000-0000-4000-8000-000000000000/cancel/").status_code == 302
@@ -171,7 +171,7 @@ def test_a_disabled_persons_next_poll_ends_it(client: Client, oli: User, adam: U
     assert client.get(TABLE, headers=POLL).status_code == 200
     client_of(adam).post(f"/people/{oli.pk}/disable/")
     assert client.get(TABLE, headers=POLL).status_code == 401
-    people.enable_person(oli, by=Actor.command())
+    accounts.enable_person(oli, by=Actor.command())
     assert client.get(TABLE, headers=POLL).status_code == 401, "the old session does not come back"
 
 

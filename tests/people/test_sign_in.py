@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.models import Team, User
-from taskruns.services import throttles
+from taskruns.services.people import throttles
 from tests.factories import PASSWORD, ClientOf
 
 

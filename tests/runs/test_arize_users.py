@@ -16,8 +16,8 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import NotFound, Unreadable
 from taskruns.arize.wire import WireUser
 from taskruns.models import ArizeUser, Credential, Run, Task, Team, User
-from taskruns.services import arize_users
 from taskruns.services.mirror import refresh
+from taskruns.services.runs import arize_users
 from tests.factories import ENDPOINT, ClientOf, make_credential, make_run
 from tests.mirror.arize_world import Fault, World, failing
 

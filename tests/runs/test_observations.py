@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Run, Status, Task, Team
-from taskruns.services.runs import Reading, record_gone, record_observation, record_readings
+from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
 from tests.factories import make_run, wire_run
 
 START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

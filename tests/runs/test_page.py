@@ -16,7 +16,7 @@ from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, 
 from taskruns.permissions import access_of
 from taskruns.services import board
 from taskruns.services.cancellations import sweep
-from taskruns.services.runs import record_observation
+from taskruns.services.runs.observations import record_observation
 from tests.factories import ENDPOINT, ClientOf, make_credential, make_run, press, run_url, wire_run
 
 from .test_observations import reading

@@ -12,8 +12,9 @@ from huey.contrib.djhuey import HUEY
 from config import settings as deployment
 from taskruns import jobs
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
-from taskruns.services import cancellations, retention
+from taskruns.services import cancellations
 from taskruns.services.mirror import find_by_arize_id, refresh
+from taskruns.services.runs import retention
 from tests.factories import actor, make_run, run_url, wire_run
 from tests.mirror.arize_world import World
 

@@ -8,7 +8,8 @@ from django.db import connection
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Invitation, Membership, Task, Team, TeamRole
-from taskruns.services import people, teams
+from taskruns.services import teams
+from taskruns.services.people import accounts
 from taskruns.services.teams import TeamExists, TeamsError
 from tests.factories import actor, events, member, person
 
@@ -138,7 +139,7 @@ def test_adding_never_changes_a_role(team, vera, mona):
 
 
 def test_it_adds_no_disabled_person(team, otto, mona):
-    people.disable_person(otto, by=SHELL)
+    accounts.disable_person(otto, by=SHELL)
     with pytest.raises(TeamsError, match="disabled"):
         teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
 
@@ -164,7 +165,7 @@ def test_the_last_manager_cannot_leave(team, mona, otto):
 
 def test_a_disabled_manager_does_not_count_as_one(team, mona):
     gone = member(team, "gone@example.com", TeamRole.MANAGER)
-    people.disable_person(gone, by=SHELL)
+    accounts.disable_person(gone, by=SHELL)
     with pytest.raises(TeamsError, match="needs a manager"):
         teams.remove_member(team, mona, by=actor(mona))
     teams.remove_member(team, gone, by=actor(mona))

@@ -13,9 +13,10 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Invitation, Membership, Team, TeamRole, User
-from taskruns.services import invitations, people, teams
+from taskruns.services import invitations, teams
 from taskruns.services.invitations import InvitationGone
-from taskruns.services.people import PeopleError
+from taskruns.services.people import accounts
+from taskruns.services.people.accounts import PeopleError
 from taskruns.services.teams import TeamsError
 from tests.factories import PASSWORD, actor, events, member, person
 
@@ -289,4 +290,4 @@ def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, clien
 
 def test_people_are_found_by_address_only_when_it_is_one(db):
     with pytest.raises(PeopleError):
-        people.find_person("neo")
+        accounts.find_person("neo")

@@ -16,8 +16,8 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.models import AuditEvent, Credential, Membership, Run, Task, Team, TeamRole, Trigger, User
 from taskruns.services import triggers
-from taskruns.services.triggers import verdict
-from taskruns.services.triggers.closing import close
+from taskruns.services.triggers import answer as verdict
+from taskruns.services.triggers.results import close
 from tests.arize_double import Double, in_threads, serving
 from tests.factories import CANARY, ClientOf, actor, events, person, trigger_url
 from tests.jobs.test_jobs import _empty_queue, work

@@ -15,9 +15,9 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
 from taskruns.models import Team, User
-from taskruns.services import people
 from taskruns.services.credentials import CredentialsError
-from taskruns.services.people import PeopleError
+from taskruns.services.people import accounts
+from taskruns.services.people.accounts import PeopleError
 from taskruns.services.teams import TeamsError
 
 # As any program that SIGPIPE ends.
@@ -114,23 +114,23 @@ def team_called(slug: str) -> Team:
 
 
 def person_called(email: str) -> User:
-    person = people.find_person(email)
+    person = accounts.find_person(email)
     if person is None:
-        raise CommandError(f"There is no person {people.clean_email(email)}.")
+        raise CommandError(f"There is no person {accounts.clean_email(email)}.")
     return person
 
 
 @sensitive_variables("password")
 def person_or_new(email: str, *, create: bool, password_stdin: bool, by: Actor) -> tuple[User, bool]:
     """The person, and whether the account was made just now. A known person's password is neither read nor changed."""
-    person = people.find_person(email)
+    person = accounts.find_person(email)
     if person is not None:
         return person, False
     if not create:
         raise CommandError(
-            f"There is no person {people.clean_email(email)}. Make the account with --create --password-stdin."
+            f"There is no person {accounts.clean_email(email)}. Make the account with --create --password-stdin."
         )
     if not password_stdin:
         raise CommandError("A new account needs a password: give --password-stdin and the password on stdin.")
     password = secret_from_stdin("password")
-    return people.create_person(email, password=password, by=by), True
+    return accounts.create_person(email, password=password, by=by), True

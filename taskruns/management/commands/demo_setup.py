@@ -8,7 +8,9 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
 from taskruns.models import Membership, SiteRole, Team, TeamRole, User
-from taskruns.services import credentials, people, retention, teams
+from taskruns.services import credentials, teams
+from taskruns.services.people import accounts
+from taskruns.services.runs import retention
 from taskruns.services.teams import TeamExists
 
 from ._base import PanelCommand
@@ -97,12 +99,12 @@ def _team(slug: str, *, by: Actor) -> Team:
 @sensitive_variables("password")
 def _play(part: Part, made: dict[str, Team], *, password: str, reset: bool, by: Actor) -> str:
     """The person with their role. Returns the password if they have it now, else nothing: only a hash is stored."""
-    person = people.find_person(part.email)
+    person = accounts.find_person(part.email)
     is_new = person is None
     if person is None:
-        person = people.create_person(part.email, password=password, name=part.name, by=by)
+        person = accounts.create_person(part.email, password=password, name=part.name, by=by)
     elif reset:
-        people.reset_sign_in(person, password=password, by=by)
+        accounts.reset_sign_in(person, password=password, by=by)
     _give_role(part, person, made, by=by)
     return password if is_new or reset else ""
 
@@ -110,7 +112,7 @@ def _play(part: Part, made: dict[str, Team], *, password: str, reset: bool, by: 
 def _give_role(part: Part, person: User, made: dict[str, Team], *, by: Actor) -> None:
     """What somebody changed by hand since stays as it is."""
     if part.site_role:
-        people.grant_site_role(person, role=part.site_role, by=by)
+        accounts.grant_site_role(person, role=part.site_role, by=by)
     elif not Membership.objects.filter(team=made[part.team], user=person).exists():
         teams.add_member(made[part.team], person, role=part.role, by=by)
 

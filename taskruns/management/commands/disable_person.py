@@ -3,7 +3,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from taskruns.audit import Actor
-from taskruns.services import people
+from taskruns.services.people import accounts
 
 from ._base import PanelCommand, person_called
 
@@ -16,5 +16,5 @@ class Command(PanelCommand):
 
     def handle(self, *_args: Any, email: str, **_options: Any) -> None:
         person = person_called(email)
-        changed = people.disable_person(person, by=Actor.command())
+        changed = accounts.disable_person(person, by=Actor.command())
         self.said(f"{person.email} is {'now' if changed else 'already'} disabled.")

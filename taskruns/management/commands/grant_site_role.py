@@ -4,7 +4,7 @@ from django.core.management.base import CommandParser
 
 from taskruns.audit import Actor
 from taskruns.models import SiteRole
-from taskruns.services import people
+from taskruns.services.people import accounts
 
 from ._base import PanelCommand, person_or_new
 
@@ -21,7 +21,7 @@ class Command(PanelCommand):
     def handle(self, *_args: Any, email: str, role: str, create: bool, password_stdin: bool, **_options: Any) -> None:
         by, wanted = Actor.command(), SiteRole(role)
         person, is_new = person_or_new(email, create=create, password_stdin=password_stdin, by=by)
-        changed = people.grant_site_role(person, role=wanted, by=by)
+        changed = accounts.grant_site_role(person, role=wanted, by=by)
         if is_new:
             self.said(f"The account {person.email} is made.")
         self.said(f"{person.email} is {'now' if changed else 'already'} {wanted.label.lower()}.")

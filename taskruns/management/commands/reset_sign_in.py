@@ -4,7 +4,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
-from taskruns.services import people
+from taskruns.services.people import accounts
 
 from ._base import PanelCommand, person_called, secret_from_stdin
 
@@ -23,7 +23,7 @@ class Command(PanelCommand):
             raise CommandError("Give --password-stdin and the new password on stdin.")
         person = person_called(email)
         password = secret_from_stdin("password")
-        if people.reset_sign_in(person, password=password, drop_factors=drop_mfa, by=Actor.command()):
+        if accounts.reset_sign_in(person, password=password, drop_factors=drop_mfa, by=Actor.command()):
             dropped = " Their second factors are removed." if drop_mfa else ""
             self.said(f"{person.email} has the new password; every session is ended.{dropped}")
         else:

@@ -1,12 +1,12 @@
 """Reading and keeping the audit log, by what people do with it."""
 
-from .asked import ask_for_verification, latest_failed, run_verification, stalled, status, verify
+from .anchor_file import NoAnchors
 from .denials import Try, record_denial, record_left_out
 from .export import csv_lines, export, jsonl_lines
-from .outside import NoAnchors
 from .pages import EVENTS, OUTCOMES, page, record_reading
 from .sign_ins import record_failed_sign_in, record_sign_in, record_sign_out
 from .verification import Report
+from .verification_job import ask_for_verification, latest_failed, run_verification, stalled, status, verify
 
 __all__ = [
     "EVENTS",

@@ -22,7 +22,7 @@ from taskruns.filters import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, Team
 
 from .pages import matching
-from .steps import ANCHOR, EVENT, in_steps
+from .row_stream import ANCHOR, EVENT, in_steps
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

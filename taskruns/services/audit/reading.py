@@ -12,7 +12,7 @@ from taskruns.audit import CATALOGUE, EventType
 from taskruns.audit.damaged import STRANGE_VALUES, as_stored, lenient
 from taskruns.models import AuditEvent
 
-from .steps import EVENT
+from .row_stream import EVENT
 
 _KINDS = {"seq": int, "at": datetime, "details": dict}
 

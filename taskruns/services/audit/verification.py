@@ -24,8 +24,8 @@ from taskruns.audit.triggers import missing
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
 from taskruns.verifier import UNREADABLE, Fault, Walker, event_hash
 
-from .outside import Outside
-from .steps import ANCHOR, EVENT, in_steps, unnumbered
+from .anchor_file import Outside
+from .row_stream import ANCHOR, EVENT, in_steps, unnumbered
 
 log = structlog.get_logger(__name__)
 

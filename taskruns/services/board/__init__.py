@@ -2,7 +2,8 @@
 around them (`choices.py`), on one page (`page.py`).
 """
 
-from .matching import matching
+from taskruns.services.runs.matching import matching
+
 from .page import as_of, board, etag, live_keys
 from .rows import Seat, latest_cancellations, row_of, warnings_of, why_old
 

@@ -16,10 +16,10 @@ from taskruns.display.words import Moment
 from taskruns.filters import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run, Team
 from taskruns.services.first_contact import under_way
+from taskruns.services.runs.matching import Conditions, conditions
 
 from .choices import board_filters, sort_links, why_empty
 from .many import many_bar, offers_many
-from .matching import Conditions, conditions
 from .paging import Found, Place, find, merged, micros, moment
 from .rows import Seat, is_late, late, run_rows, unread, warnings_of
 from .together import find_together, may_find_together

@@ -25,9 +25,8 @@ from django.db.models.functions import Coalesce
 from taskruns.filters import BadFilter, BoardFilter, Cursor, Sort
 from taskruns.models import Run
 from taskruns.models.runs import ACTIVE
-from taskruns.services import arize_users
-
-from .matching import Conditions
+from taskruns.services.runs import arize_users
+from taskruns.services.runs.matching import Conditions
 
 NEAR = 2_000
 FAR = 20_000

@@ -12,7 +12,7 @@ from taskruns.display.runs import RunRow, run_row
 from taskruns.display.words import Message
 from taskruns.models import Cancellation, Credential, Heartbeat, Outcome, Run, Status, Team
 from taskruns.permissions import Access, Action
-from taskruns.services import arize_users
+from taskruns.services.runs import arize_users
 
 # Which press ended a cancelled run: one that Arize confirmed, one that it accepted, one of which nobody heard the end.
 _CREDIT = {Outcome.CONFIRMED: 4, Outcome.OPEN: 3, Outcome.STILL_RUNNING: 2, Outcome.UNKNOWN: 1}

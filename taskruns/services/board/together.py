@@ -8,8 +8,8 @@ from django.db.models import QuerySet
 
 from taskruns.filters import BoardFilter, Cursor, Sort
 from taskruns.models import Run
+from taskruns.services.runs.matching import Conditions
 
-from .matching import Conditions
 from .paging import Found, Place, Stream, in_order, loaded, micros, streams
 
 MOST = 200  # parts of one union; SQLite takes no more than 500

@@ -1,9 +1,9 @@
 """Cancelling one run and telling the truth about how it ended: the order is section by section in `cancel.py`."""
 
-from .cancel import CancelResult, cancel, counts_now
-from .closing import End, OutcomeNotWritten, record_ends, write_ends
+from .actions import CancelResult, cancel, counts_now
+from .answer import AFTER_OUR_CANCEL, REREAD, Verdict, ask_arize
+from .results import End, OutcomeNotWritten, record_ends, write_ends
 from .sweep import GONE, settle_stopping, sweep
-from .verdict import AFTER_OUR_CANCEL, REREAD, Verdict, ask_arize
 
 __all__ = [
     "AFTER_OUR_CANCEL",

@@ -17,10 +17,10 @@ from taskruns.arize.wire import RunStatus
 from taskruns.audit import Actor
 from taskruns.models import Cancellation, Credential, Outcome
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import usage
+from taskruns.services.credentials import client as usage
 
-from .closing import close
-from .verdict import AFTER_OUR_CANCEL, REREAD, Verdict
+from .answer import AFTER_OUR_CANCEL, REREAD, Verdict
+from .results import close
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from taskruns.arize.wire import Page, WireSpace, WireTask
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import usage
+from taskruns.services.credentials import client as usage
 
 from .expiry import read_end
 

@@ -4,9 +4,9 @@
 `newest.py` (which walks back by `walks.py`) and `users.py` do the reading; `fill.py` makes up past runs for measuring.
 """
 
-from .claims import due
 from .fill import fill_runs
 from .lookup import CannotTell, find_by_arize_id
-from .rounds import RoundReport, refresh
+from .round import RoundReport, refresh
+from .schedule import due
 
 __all__ = ["CannotTell", "RoundReport", "due", "fill_runs", "find_by_arize_id", "refresh"]

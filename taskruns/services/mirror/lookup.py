@@ -11,8 +11,8 @@ from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.models.credentials import CannotConnect
 from taskruns.models.runs import NO_USABLE_KEY
-from taskruns.services import usage
-from taskruns.services.runs import Reading, fits_an_index, record_readings
+from taskruns.services.credentials import client as usage
+from taskruns.services.runs.observations import Reading, fits_an_index, record_readings
 
 from .budget import Budget
 

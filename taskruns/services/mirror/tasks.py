@@ -13,7 +13,7 @@ from taskruns.arize.errors import ArizeError, Forbidden, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
 from taskruns.models.runs import NO_LONGER_LISTED, NO_USABLE_KEY
-from taskruns.services.runs import fits_an_index
+from taskruns.services.runs.observations import fits_an_index
 
 from .reader import Reader
 

@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound
 from taskruns.models import Credential, Team
-from taskruns.services import arize_users
+from taskruns.services.runs import arize_users
 
 from .reader import Reader
 

@@ -1,6 +1,6 @@
 """Emergency stops of a team: `acts.py` pulls, lifts and ends them, `hold.py` cancels what becomes active meanwhile."""
 
-from .acts import AlreadyPulled, NoReason, NotTheirs, expire, lift, pull
+from .actions import AlreadyPulled, NoReason, NotTheirs, expire, lift, pull
 from .hold import hold, hold_all, hold_of
 from .page import stop_page
 from .standing import banner_of, standing

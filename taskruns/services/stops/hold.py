@@ -14,7 +14,7 @@ from django.utils import timezone
 from taskruns.audit import Actor
 from taskruns.models import BatchSource, CancelBatch, CancelItem, EmergencyStop, ItemState, Run
 from taskruns.permissions import Access, Action, access_of
-from taskruns.services import bulk
+from taskruns.services import batches
 
 # A run that goes on in spite of its cancel is tried again, but not for ever.
 TRIED_AGAIN_AFTER = timedelta(seconds=60)
@@ -42,7 +42,7 @@ def hold(team_id: uuid.UUID) -> CancelBatch | None:
         ids = list(_due(stop).values_list("pk", flat=True))
         if not ids:
             return None
-        return bulk.create_batch(
+        return batches.create_batch(
             stop.team, run_ids=ids, reason=stop.reason, by=_owner(stop, access), source=BatchSource.STOP, stop=stop
         )
 

@@ -17,8 +17,8 @@ from taskruns.display.words import Link, Moment
 from taskruns.forms import PeopleFilterForm, SiteRoleForm
 from taskruns.models import AuditEvent, Membership, SiteRole, User
 from taskruns.permissions import Action
-from taskruns.services import directory, people, sessions
-from taskruns.services.people import PeopleError
+from taskruns.services.people import accounts, directory, sessions
+from taskruns.services.people.accounts import PeopleError
 from taskruns.views.errors import error_page
 
 
@@ -51,7 +51,7 @@ def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
         return _refused(request, found, "Choose one of the roles.")
     role: SiteRole = form.cleaned_data["role"]
     try:
-        if people.grant_site_role(found, role=role, by=actor_of(request)):
+        if accounts.grant_site_role(found, role=role, by=actor_of(request)):
             messages.success(request, f"{found.email} has now the site role: {role.label}.")
     except PeopleError as refused:
         return _refused(request, found, refused.sentence)
@@ -63,7 +63,7 @@ def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
 def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
     try:
-        if people.disable_person(found, by=actor_of(request)):
+        if accounts.disable_person(found, by=actor_of(request)):
             messages.success(request, f"{found.email} is disabled and signed out everywhere.")
     except PeopleError as refused:
         return _refused(request, found, refused.sentence)
@@ -74,7 +74,7 @@ def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def enable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
-    if people.enable_person(found, by=actor_of(request)):
+    if accounts.enable_person(found, by=actor_of(request)):
         messages.success(request, f"{found.email} can sign in again.")
     return redirect("person", person_id=found.pk)
 

@@ -28,7 +28,8 @@ from django.http import HttpRequest, HttpResponse
 from taskruns.access.gate import actor_of, anyone, signed_in_at_least
 from taskruns.encryption import SealBroken
 from taskruns.models import User
-from taskruns.services import audit, factors
+from taskruns.services import audit
+from taskruns.services.people import factors
 
 # A code is good for its own step of 30 s and the ones beside it.
 CODE_LIVES_FOR = 30 * (2 * settings.MFA_TOTP_TOLERANCE + 1)

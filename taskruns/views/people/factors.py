@@ -20,8 +20,8 @@ from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in_at_leas
 from taskruns.display.factors import FactorsPage, factor_row, qr_code
 from taskruns.encryption import SealBroken
 from taskruns.forms import posted
-from taskruns.services import factors
-from taskruns.services.factors import FactorNeeded
+from taskruns.services.people import factors
+from taskruns.services.people.factors import FactorNeeded
 
 from .factor_checks import MfaAdapter, PasskeyForm, use_up
 

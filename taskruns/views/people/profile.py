@@ -19,7 +19,7 @@ from taskruns.display.people import rights_table
 from taskruns.forms import ProfileForm, posted
 from taskruns.models import User
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES
-from taskruns.services import identities, people
+from taskruns.services.people import accounts, sso_accounts
 from taskruns.views.errors import error_page
 
 from .sign_in import PasswordChange
@@ -35,7 +35,7 @@ NO_WAY = (
 def profile(request: PanelRequest) -> HttpResponse:
     form = ProfileForm(posted(request), initial=_profile_of(request.user))
     if form.is_valid():
-        if people.change_profile(request.user, **form.cleaned_data, by=actor_of(request)):
+        if accounts.change_profile(request.user, **form.cleaned_data, by=actor_of(request)):
             messages.success(request, "Your profile is saved.")
         return redirect("profile")
     context = {"form": form, "sign_on": _sign_on(request.user), "has_password": request.user.has_usable_password()}
@@ -51,7 +51,7 @@ def _sign_on(person: User) -> dict[str, Any] | None:
     """None where there is no single sign-on."""
     if settings.OIDC is None:
         return None
-    return {"provider": settings.OIDC.name, "is_connected": identities.account_of(person, settings.OIDC) is not None}
+    return {"provider": settings.OIDC.name, "is_connected": sso_accounts.account_of(person, settings.OIDC) is not None}
 
 
 @signed_in

@@ -9,8 +9,8 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in
 from taskruns.display.people import SessionRow
 from taskruns.display.words import Moment
-from taskruns.services import sessions
-from taskruns.services.sessions import LiveSession
+from taskruns.services.people import sessions
+from taskruns.services.people.sessions import LiveSession
 
 
 @signed_in

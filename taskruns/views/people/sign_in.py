@@ -28,7 +28,8 @@ from taskruns.access import recent_auth
 from taskruns.access.gate import actor_of, record_denied
 from taskruns.audit import EventType
 from taskruns.models import User
-from taskruns.services import audit, factors, identities, people
+from taskruns.services import audit
+from taskruns.services.people import accounts, factors, sso_accounts
 from taskruns.views.sso.actions import arrived_for_good
 
 from .factor_checks import entered_again
@@ -87,7 +88,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             has_app = factors.of(user).filter(type="totp").exists()
             # Recovery codes alone: whoever has passkeys is led to those first.
             return strong if has_app else strong[::-1]
-        if settings.OIDC and identities.account_of(user, settings.OIDC):
+        if settings.OIDC and sso_accounts.account_of(user, settings.OIDC):
             ways.append({"id": "sso", "description": "Use single sign-on", "url": reverse("sso-again")})
         return ways
 
@@ -177,7 +178,7 @@ def sign_in_failed(credentials: dict[str, Any], request: HttpRequest | None = No
 
 
 def password_changed(request: HttpRequest, user: User, **_kwargs: Any) -> None:
-    people.password_changed(user, session_key=request.session.session_key or "", by=actor_of(request))
+    accounts.password_changed(user, session_key=request.session.session_key or "", by=actor_of(request))
 
 
 def connect() -> None:

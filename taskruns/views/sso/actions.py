@@ -22,8 +22,9 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from taskruns.access import recent_auth
 from taskruns.access.gate import PanelRequest, actor_of, anyone, signed_in_at_least, signed_in_freshly
 from taskruns.models import User
-from taskruns.services import audit, identities
-from taskruns.services.identities import Identity, IdentityRefused
+from taskruns.services import audit
+from taskruns.services.people import sso_accounts
+from taskruns.services.people.sso_accounts import Identity, IdentityRefused
 from taskruns.sso import Provider
 from taskruns.views.errors import error_page
 
@@ -112,10 +113,10 @@ def _arrived(request: HttpRequest, login: SocialLogin, identity: Identity) -> Ht
         return _connected(request, login, identity)
     account: SocialAccount = login.account
     if not login.is_existing:
-        account = login.account = identities.admit(identity, by=actor_of(request))
+        account = login.account = sso_accounts.admit(identity, by=actor_of(request))
         login.user = account.user
     if account.user.is_active:
-        identities.follow_groups(account.user, identity, by=actor_of(request))
+        sso_accounts.follow_groups(account.user, identity, by=actor_of(request))
     return None
 
 
@@ -146,7 +147,7 @@ def _entered_again(request: HttpRequest, login: SocialLogin) -> HttpResponse:
 def _connected(request: HttpRequest, login: SocialLogin, identity: Identity) -> HttpResponse:
     if not isinstance(request.user, User):
         return _refused(request, SOMEBODY_ELSE, why="somebody else")
-    identities.connect(request.user, identity, by=actor_of(request))
+    sso_accounts.connect(request.user, identity, by=actor_of(request))
     messages.success(request, "Single sign-on is connected: from now on you can sign in with it.")
     return redirect("profile")
 
@@ -214,7 +215,7 @@ def connect(request: PanelRequest) -> HttpResponse:
 @require_POST
 def disconnect(request: PanelRequest) -> HttpResponse:
     try:
-        if identities.disconnect(request.user, provider(), by=actor_of(request)):
+        if sso_accounts.disconnect(request.user, provider(), by=actor_of(request)):
             messages.success(request, "Single sign-on is disconnected from your account.")
     except IdentityRefused as refused:
         messages.error(request, refused.sentence)
@@ -225,7 +226,7 @@ def disconnect(request: PanelRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def again(request: PanelRequest) -> HttpResponse:
     """A GET asks to confirm with the provider, a POST leads there."""
-    if identities.account_of(request.user, provider()) is None:
+    if sso_accounts.account_of(request.user, provider()) is None:
         raise Http404
     if request.method == "POST":
         return _sent_off(request, AGAIN, get_next_redirect_url(request))

@@ -1,9 +1,9 @@
 """Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
 
-from .ending import abort, counts_of, follow_unknown, stop
-from .freezing import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
-from .pages import batch_page, left_out_text, past
-from .working import due, work
+from .draft import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
+from .lifecycle import abort, counts_of, follow_unknown, stop
+from .page import batch_page, left_out_text, past
+from .worker import due, work
 
 __all__ = [
     "abort",

@@ -18,10 +18,10 @@ from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.display.runs import joined_sentence
 from taskruns.models import Cancellation, Outcome, Run, Team
-from taskruns.services import usage
+from taskruns.services.credentials import client
 
-from .closing import close
-from .verdict import Verdict, ask_arize
+from .answer import Verdict, ask_arize
+from .results import close
 
 REASON_LENGTH = 512
 JOINED = "joined"
@@ -66,7 +66,7 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
     close(opened, verdict, by=by)
     if opened.run.task.credential is not None:
         limited = int(isinstance(verdict.error, RateLimited))
-        usage.note_calls(opened.run.task.credential, calls=verdict.calls, limited=limited)
+        client.note_calls(opened.run.task.credential, calls=verdict.calls, limited=limited)
     return _result(verdict)
 
 

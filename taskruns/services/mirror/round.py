@@ -14,11 +14,12 @@ from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import first_contact, usage
+from taskruns.services import first_contact
 from taskruns.services.cancellations import settle_stopping
+from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
 
-from . import active, ages, claims, newest, tasks, users, walks
+from . import active_runs, ages, new_runs, schedule, task_runs, tasks, users
 from .budget import Budget
 from .reader import Reader
 
@@ -50,7 +51,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     what the log must tell: a key that Arize rejects, a cancel that has come to its end.
     """
     began = timezone.now()
-    credential = claims.claim(credential_id, force=force)
+    credential = schedule.claim(credential_id, force=force)
     if credential is None:
         return None
     budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
@@ -60,7 +61,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     with client:
-        alive = partial(claims.renew, credential, budget=budget)
+        alive = partial(schedule.renew, credential, budget=budget)
         reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
         old = ages.reasons(credential.pk)
         try:
@@ -79,17 +80,17 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
     listed = changed = 0
     try:
         settle_stopping(credential, client=client, may_call=lambda: not reader.is_over and reader.spend(), by=by)
-        changed += active.read_active(reader, everything=force)
-        changed += active.read_confirmed(reader)
+        changed += active_runs.read_active(reader, everything=force)
+        changed += active_runs.read_confirmed(reader)
         is_full = force or tasks.is_due(credential)
         if is_full or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
-        changed += newest.read_moved(reader)
-        changed += newest.read_new(reader)
-        changed += active.read_active_unread(reader)
-        changed += newest.read_oldest(reader, everything=force)
-        changed += active.read_unknown(reader) if is_full else 0
+        changed += new_runs.read_moved(reader)
+        changed += new_runs.read_new(reader)
+        changed += active_runs.read_active_unread(reader)
+        changed += new_runs.read_oldest(reader, everything=force)
+        changed += active_runs.read_unknown(reader) if is_full else 0
         users.read_names(reader)
     except ArizeError as error:
         trouble = error
@@ -119,8 +120,8 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
         # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
-    goes_on = first_contact.settle(credential) or walks.are_open(credential)
-    claims.release(credential, began=began, goes_on=goes_on, **changes)
+    goes_on = first_contact.settle(credential) or task_runs.are_open(credential)
+    schedule.release(credential, began=began, goes_on=goes_on, **changes)
     was_new = credential.last_good_at is None and reader.answered_at is not None
     was_ill = credential.backoff_until is not None or credential.failing_since is not None
     if was_new or was_ill or goes_on or trouble is not None:
@@ -141,4 +142,4 @@ def _backoff(credential: Credential, trouble: ArizeError, now: datetime) -> dict
 def _fail(credential: Credential, sentence: str, *, began: datetime, by: Actor) -> None:
     """Leave a rejected key alone until it is tested or replaced."""
     mark_failing(credential, sentence=sentence, by=by)
-    claims.release(credential, began=began)
+    schedule.release(credential, began=began)

@@ -22,8 +22,8 @@ from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Task, TriggerOutcome
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import usage
-from taskruns.services.runs import fits_an_index
+from taskruns.services.credentials import client as usage
+from taskruns.services.runs.observations import fits_an_index
 
 # One look at the task's runs after an answer that got lost: short, a person is waiting.
 LOOK = Timeouts(connect=2.0, read=4.0)

@@ -20,8 +20,8 @@ from taskruns.display.words import Link, Message, Moment
 from taskruns.models import BatchState, CancelBatch, CancelItem, CancelPace, Credential, ItemState, Status, Team
 from taskruns.models.batches import OPEN_ITEMS
 
-from .ending import counts_of
-from .freezing import not_stopped
+from .draft import not_stopped
+from .lifecycle import counts_of
 
 NAMED = 200  # runs that were not stopped
 TASKS = 200

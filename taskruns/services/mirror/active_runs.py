@@ -11,12 +11,12 @@ from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited,
 from taskruns.arize.wire import Page, RunStatus, WireRun
 from taskruns.models import Cancellation, Outcome, Run, Status, Task
 from taskruns.services.first_contact import unread_tasks
-from taskruns.services.runs import Reading, record_gone, record_observation, record_readings
+from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
 
 from .budget import Kind
-from .claims import ACTIVE, WATCHED, is_watched
 from .faults import FAILED_WAITS, failed_lately, note_fault
 from .reader import Reader
+from .schedule import ACTIVE, WATCHED, is_watched
 
 # Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
 UNKNOWN_EVERY = timedelta(minutes=3)

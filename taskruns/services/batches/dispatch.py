@@ -29,7 +29,7 @@ from taskruns.models import (
 from taskruns.permissions import Action, access_of
 from taskruns.services.cancellations import counts_now
 
-from .ending import NO_RIGHT, stop
+from .lifecycle import NO_RIGHT, stop
 from .pace import places
 
 # Longer than a POST with its reading can last (38 s): who has not told an end by then has died.

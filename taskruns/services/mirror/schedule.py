@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.models import Credential, EmergencyStop, Run, Team
-from taskruns.services.runs import WATCHED_FOR
+from taskruns.services.runs.observations import WATCHED_FOR
 
 from .budget import Budget
 

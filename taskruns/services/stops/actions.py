@@ -12,7 +12,7 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.models import BatchSource, BatchState, CancelBatch, EmergencyStop, StopEnd, Task, Team
 from taskruns.permissions import access_of
-from taskruns.services import bulk
+from taskruns.services import batches
 
 from .hold import held_runs
 from .standing import may_lift
@@ -126,14 +126,14 @@ def _insert(team: Team, reason: str, left_out: Sequence[Task], by: Actor) -> Eme
 
 
 def _cancel(stop: EmergencyStop, ids: Sequence[uuid.UUID], by: Actor) -> CancelBatch:
-    return bulk.create_batch(stop.team, run_ids=ids, reason=stop.reason, by=by, source=BatchSource.STOP, stop=stop)
+    return batches.create_batch(stop.team, run_ids=ids, reason=stop.reason, by=by, source=BatchSource.STOP, stop=stop)
 
 
 def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> None:
     stop.end, stop.ended_at, stop.ended_by_label = end, timezone.now(), by.label
     stop.save(update_fields=["end", "ended_at", "ended_by_label"])
     for batch in _at_work(stop):
-        bulk.stop(batch, why=f"The emergency stop was {end.label.lower()}, so the rest was not sent.", actor=by)
+        batches.stop(batch, why=f"The emergency stop was {end.label.lower()}, so the rest was not sent.", actor=by)
     Team.bump(stop.team_id)
     details = {"pulled_by": stop.person_label, "pulled_at": stop.pulled_at.isoformat()}
     _record(event, stop, by=by, details=details)

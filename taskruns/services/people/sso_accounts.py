@@ -8,11 +8,12 @@ from django.db import IntegrityError, transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Membership, Team, TeamRole, User
+from taskruns.services import teams
+from taskruns.services.teams import TeamsError
 from taskruns.sso import Provider
 
-from . import people, teams
-from .people import PeopleError
-from .teams import TeamsError
+from . import accounts
+from .accounts import PeopleError
 
 log = structlog.get_logger(__name__)
 
@@ -64,11 +65,11 @@ def admit(identity: Identity, *, by: Actor) -> SocialAccount:
     if not identity.email or not identity.is_verified:
         raise IdentityRefused(NO_ADDRESS)
     try:
-        if people.find_person(identity.email) is not None:
+        if accounts.find_person(identity.email) is not None:
             raise IdentityRefused(KNOWN_ADDRESS)
         with transaction.atomic():
             details = {"single_sign_on": identity.provider.issuer, "subject": identity.subject}
-            person = people.create_person(identity.email, password=None, name=identity.name, by=by, details=details)
+            person = accounts.create_person(identity.email, password=None, name=identity.name, by=by, details=details)
             return _attach(person, identity)
     except PeopleError:
         raise IdentityRefused(NO_ADDRESS) from None
@@ -144,4 +145,4 @@ def _attach(person: User, identity: Identity) -> SocialAccount:
 
 def _record(person: User, provider: Provider, subject: str, change: str, *, by: Actor) -> None:
     details = {"changed": ["single sign-on"], "single_sign_on": change, "issuer": provider.issuer, "subject": subject}
-    record(EventType.PROFILE_CHANGE, "done", by=by, target=people.target_of(person), details=details)
+    record(EventType.PROFILE_CHANGE, "done", by=by, target=accounts.target_of(person), details=details)

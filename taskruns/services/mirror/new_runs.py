@@ -14,7 +14,7 @@ from taskruns.models import Task, Team
 from taskruns.models.runs import STILL_LISTED
 from taskruns.services.first_contact import unread_tasks
 
-from . import walks
+from . import task_runs
 from .budget import Kind
 from .faults import failed_lately
 from .reader import Reader
@@ -27,7 +27,7 @@ TOLD_EVERY = timedelta(seconds=2)
 def read_moved(reader: Reader) -> int:
     """Tasks whose `last_run_at` moved, and those where a walk broke off."""
     moved = Q(last_run_at__isnull=False) & (Q(runs_read_to=None) | ~Q(last_run_at=F("runs_read_to")))
-    tasks = _tasks(reader).filter(moved | walks.HAS_GAP, STILL_LISTED, runs_read_at__isnull=False)
+    tasks = _tasks(reader).filter(moved | task_runs.HAS_GAP, STILL_LISTED, runs_read_at__isnull=False)
     waiting = tasks.exclude(failed_lately())
     return _read(reader, reader.paid(waiting.order_by("runs_read_at", "pk")))
 
@@ -57,8 +57,8 @@ def _tasks(reader: Reader) -> QuerySet[Task]:
 def _read(reader: Reader, tasks: Iterator[Task]) -> int:
     changed = 0
     told_at = timezone.now()
-    for task, started, answer in reader.each(tasks, partial(walks.first_page, reader)):
-        changed += walks.walk(reader, task, answer, started)
+    for task, started, answer in reader.each(tasks, partial(task_runs.first_page, reader)):
+        changed += task_runs.walk(reader, task, answer, started)
         if task.runs_read_at is None and timezone.now() - told_at > TOLD_EVERY:
             Team.bump(task.team_id)
             told_at = timezone.now()

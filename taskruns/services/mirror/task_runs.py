@@ -15,8 +15,8 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, BadRequest
 from taskruns.arize.wire import Page, WireRun
 from taskruns.models import Credential, Run, Task
-from taskruns.services import retention
-from taskruns.services.runs import Reading, record_readings
+from taskruns.services.runs import retention
+from taskruns.services.runs.observations import Reading, record_readings
 
 from .faults import note_fault
 from .reader import Reader

@@ -18,8 +18,8 @@ from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
 
-from .closing import close
-from .verdict import ask_arize
+from .answer import ask_arize
+from .results import close
 
 UNDER_WAY = "under_way"
 USED = "used"

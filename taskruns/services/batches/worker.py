@@ -17,14 +17,14 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
 from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import usage
 from taskruns.services.cancellations import AFTER_OUR_CANCEL, GONE, REREAD, Verdict, ask_arize
+from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
 
-from .closing import Answered, close_some
-from .ending import WORKER, finish, follow
-from .opening import Opened, actor_of, open_some
+from .dispatch import Opened, actor_of, open_some
+from .lifecycle import WORKER, finish, follow
 from .pace import heed
+from .results import Answered, close_some
 
 log = structlog.get_logger(__name__)
 

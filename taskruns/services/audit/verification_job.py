@@ -18,7 +18,7 @@ from taskruns.audit import Actor
 from taskruns.audit.damaged import lenient
 from taskruns.models import AuditAnchor, AuditChain, AuditVerification
 
-from .outside import NoAnchors, Outside
+from .anchor_file import NoAnchors, Outside
 from .verification import Found, Report, Tell, walk
 
 SILENT_FOR = timedelta(seconds=60)

@@ -8,9 +8,9 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Run, Trigger, TriggerOutcome
-from taskruns.services.runs import Reading, record_readings
+from taskruns.services.runs.observations import Reading, record_readings
 
-from .verdict import Verdict
+from .answer import Verdict
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.models import BatchState, CancelBatch, CancelItem, ItemState, Outcome, Team
 from taskruns.models.batches import OPEN_ITEMS
 
-from .freezing import target_of
+from .draft import target_of
 
 NO_RIGHT = "{who} may no longer cancel many runs in this team, so the rest was not sent."
 BY_PERSON = "{who} aborted it, so the rest was not sent."

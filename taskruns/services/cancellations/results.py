@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, append, compose
 from taskruns.models import AuditEvent, Cancellation, Outcome, Run, Team
-from taskruns.services.runs import observe, observe_gone
+from taskruns.services.runs.observations import observe, observe_gone
 
-from .verdict import Verdict
+from .answer import Verdict
 
 
 class OutcomeNotWritten(Exception):
