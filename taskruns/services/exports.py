@@ -18,7 +18,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.display.exports import COLUMNS, ExportPage, run_cells
 from taskruns.display.saved_views import board_url, choices_of
 from taskruns.display.spreadsheet import csv_line
-from taskruns.filters import BoardFilter
+from taskruns.forms import BoardFilter
 from taskruns.models import Run, Team
 
 from .board import latest_cancellations, matching

@@ -12,7 +12,7 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.display.audit import verification_view
-from taskruns.filters import AuditFilter, BadFilter
+from taskruns.forms import AuditFilter, BadFilter
 from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import audit, reencryption

@@ -13,7 +13,7 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requires
 from taskruns.audit import EventType, clean_line
 from taskruns.display.batches import TYPED_ABOVE
-from taskruns.filters import BadFilter, BoardFilter, Sort
+from taskruns.forms import BadFilter, BoardFilter, Sort
 from taskruns.models import BatchSource, BatchState, CancelBatch, Run, Team
 from taskruns.permissions import Action
 from taskruns.services import batches

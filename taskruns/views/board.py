@@ -13,7 +13,7 @@ from taskruns.access.gate import PanelRequest, access_to, requires, signed_in
 from taskruns.display.board import Board
 from taskruns.display.teams import TeamCard
 from taskruns.display.words import Moment
-from taskruns.filters import BadFilter, BoardFilter
+from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import board as board_service

@@ -15,7 +15,8 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.display.credentials import credential_row
-from taskruns.forms import CredentialForm, ReplaceForm, complain, posted
+from taskruns.forms.credentials import CredentialForm, ReplaceForm
+from taskruns.forms.fields import complain, posted
 from taskruns.models import Credential, Team
 from taskruns.permissions import Action
 from taskruns.services import credentials, first_contact

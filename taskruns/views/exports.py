@@ -6,7 +6,7 @@ from django.views.decorators.http import require_GET, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
-from taskruns.filters import BadFilter, BoardFilter
+from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import Team
 from taskruns.permissions import Action
 from taskruns.services import exports

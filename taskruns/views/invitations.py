@@ -17,7 +17,8 @@ from taskruns.access.gate import actor_of, anyone, record_denied
 from taskruns.audit import EventType, Target
 from taskruns.display.teams import InvitationRow
 from taskruns.display.words import Moment
-from taskruns.forms import AcceptForm, complain, posted
+from taskruns.forms.fields import complain, posted
+from taskruns.forms.teams import AcceptForm
 from taskruns.models import Invitation, User
 from taskruns.services import invitations
 from taskruns.services.invitations import InvitationGone

@@ -14,7 +14,8 @@ from taskruns.access.declared import View
 from taskruns.access.gate import PanelRequest, actor_of, members_change, owned, refused, requires
 from taskruns.audit import EventType
 from taskruns.display.saved_views import board_url, choices_of
-from taskruns.forms import DefaultViewForm, NewViewForm, SavedViewForm, complain, posted
+from taskruns.forms.fields import complain, posted
+from taskruns.forms.saved_views import DefaultViewForm, NewViewForm, SavedViewForm
 from taskruns.models import SavedView, Team, User
 from taskruns.permissions import Access, Action
 from taskruns.services import saved_views

@@ -11,7 +11,8 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, refused, requires
 from taskruns.audit import EventType
 from taskruns.display.words import Message
-from taskruns.forms import StopForm, complain, posted
+from taskruns.forms.fields import complain, posted
+from taskruns.forms.stops import StopForm
 from taskruns.models import Task, Team
 from taskruns.permissions import Action
 from taskruns.services import stops

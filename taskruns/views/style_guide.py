@@ -7,7 +7,7 @@ from django.views.decorators.http import require_safe
 
 from taskruns.access.gate import PanelRequest, signed_in
 from taskruns.display.style_guide import sample_rows, token_groups
-from taskruns.forms import ProfileForm
+from taskruns.forms.people import ProfileForm
 
 
 @signed_in

@@ -14,7 +14,8 @@ from taskruns.audit import EventType
 from taskruns.display.help import role_words
 from taskruns.display.teams import InvitationRow, MemberRow, MembersPage
 from taskruns.display.words import Moment
-from taskruns.forms import MemberForm, RoleForm, SettingsForm, TeamForm, complain, posted
+from taskruns.forms.fields import complain, posted
+from taskruns.forms.teams import MemberForm, RoleForm, SettingsForm, TeamForm
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams

@@ -15,11 +15,11 @@ from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.display.triggers import trigger_page
 from taskruns.display.words import Message
+from taskruns.forms.triggers import TriggerForm, form_for
 from taskruns.models import Task, Team
 from taskruns.permissions import Action
 from taskruns.services import triggers
 from taskruns.services.triggers import TriggerResult
-from taskruns.trigger_forms import TriggerForm, form_for
 
 STATUSES = {"refused": 409, "used": 409, "under_way": 409, "held": 409, "not_sent": 502, "unknown": 502}
 TONES = {"unknown": "warning", "held": "warning", "under_way": "info", "used": "warning"}

@@ -214,7 +214,7 @@ def test_a_revoked_key_is_nowhere_not_even_encrypted(story: Story):
 
 def test_no_object_shows_a_key_when_it_is_printed(credential: Credential, settings: Any):
     from taskruns.encryption import Ring
-    from taskruns.forms import CredentialForm
+    from taskruns.forms.credentials import CredentialForm
 
     form = CredentialForm({"name": "x", "endpoint": ENDPOINT, "key": CANARY})
     assert form.is_valid()

@@ -22,7 +22,7 @@ from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
 from taskruns.encryption import Ring
-from taskruns.filters import BoardFilter
+from taskruns.forms import BoardFilter
 from taskruns.models import (
     AuditVerification,
     BatchSource,

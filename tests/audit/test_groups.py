@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.filters import AuditFilter
+from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Run, Task, Team, User
 from taskruns.services.audit import pages
 from tests.factories import ClientOf, actor, make_run

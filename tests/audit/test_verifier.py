@@ -16,7 +16,7 @@ from django.http import QueryDict
 from taskruns import verifier
 from taskruns.audit import EventType, record
 from taskruns.audit.keys import public_keys
-from taskruns.filters import AuditFilter
+from taskruns.forms import AuditFilter
 from taskruns.models import Run, Team, User
 from taskruns.services import audit
 from taskruns.verifier import event_hash

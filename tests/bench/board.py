@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from taskruns.filters import Cursor
+from taskruns.forms import Cursor
 from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
 from taskruns.services import mirror
 from taskruns.services.board.paging import micros

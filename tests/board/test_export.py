@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from taskruns.display.exports import COLUMNS
 from taskruns.display.spreadsheet import csv_line, defused
-from taskruns.filters import BoardFilter
+from taskruns.forms import BoardFilter
 from taskruns.models import ArizeUser, AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services import exports, mirror
 from tests.audit.test_download import EVIL

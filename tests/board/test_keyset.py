@@ -15,7 +15,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskruns.filters import BoardFilter, Cursor
+from taskruns.forms import BoardFilter, Cursor
 from taskruns.models import Credential, Run, Status, Task, Team, User
 from taskruns.models.runs import ACTIVE
 from taskruns.permissions import access_of

@@ -15,7 +15,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskruns.filters import Cursor
+from taskruns.forms import Cursor
 from taskruns.models import ArizeUser, Credential, Membership, Run, Status, Task, Team, TeamRole, User
 from taskruns.services.board.page import PAGE
 from tests.factories import ENDPOINT, ClientOf, make_credential, make_run

@@ -12,8 +12,8 @@ import time_machine
 from django.test import Client
 from django.utils import timezone
 
+from taskruns.forms.triggers import ExperimentForm, form_for
 from taskruns.models import AuditEvent, Task, Trigger, User
-from taskruns.trigger_forms import ExperimentForm, form_for
 from tests.acts import EVALUATION
 from tests.factories import NOW, ClientOf, trigger_url
 

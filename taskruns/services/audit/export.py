@@ -18,7 +18,7 @@ from taskruns.audit.anchors import anchor_moved
 from taskruns.audit.keys import public_keys
 from taskruns.audit.seal import plain
 from taskruns.display.spreadsheet import csv_line, defused
-from taskruns.filters import AuditFilter
+from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, Team
 
 from .pages import matching

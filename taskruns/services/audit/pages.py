@@ -24,7 +24,7 @@ from django.utils import timezone
 from taskruns.audit import CATALOGUE, Actor, EventType, record
 from taskruns.audit.record import SITE_CHAIN
 from taskruns.display.audit import AuditFilters, AuditGroup, AuditPage, IdFilter, audit_group
-from taskruns.filters import AuditFilter
+from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, AuditReading, Team
 
 from .reading import readable

@@ -12,7 +12,7 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.filters import BoardFilter
+from taskruns.forms import BoardFilter
 from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, EmergencyStop, ItemState, Run, Team
 from taskruns.services.board import matching
 

@@ -7,7 +7,7 @@ from django.urls import reverse
 
 from taskruns.display.board import BoardFilters, Choice, EmptyBoard, SortLink, Sorts
 from taskruns.display.words import Link
-from taskruns.filters import BoardFilter, Sort
+from taskruns.forms import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
 from taskruns.models.runs import STILL_LISTED
 from taskruns.permissions import Action

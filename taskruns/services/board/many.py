@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 from django.urls import reverse
 
 from taskruns.display.board import ManyBar
-from taskruns.filters import BoardFilter, Sort
+from taskruns.forms import BoardFilter, Sort
 from taskruns.permissions import Action
 
 from .rows import Seat

@@ -13,7 +13,7 @@ from taskruns import __version__
 from taskruns.display.board import Board
 from taskruns.display.saved_views import ALL
 from taskruns.display.words import Moment
-from taskruns.filters import BoardFilter, Cursor, Sort
+from taskruns.forms import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run, Team
 from taskruns.services.first_contact import under_way
 from taskruns.services.runs.matching import Conditions, conditions

@@ -22,7 +22,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 
-from taskruns.filters import BadFilter, BoardFilter, Cursor, Sort
+from taskruns.forms import BadFilter, BoardFilter, Cursor, Sort
 from taskruns.models import Run
 from taskruns.models.runs import ACTIVE
 from taskruns.services.runs import arize_users

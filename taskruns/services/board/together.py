@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from taskruns.filters import BoardFilter, Cursor, Sort
+from taskruns.forms import BoardFilter, Cursor, Sort
 from taskruns.models import Run
 from taskruns.services.runs.matching import Conditions
 

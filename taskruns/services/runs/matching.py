@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Q, QuerySet, Value
 
-from taskruns.filters import BoardFilter
+from taskruns.forms import BoardFilter
 from taskruns.models import Run, Task, Team
 
 # A search that begins so many ids is no search for one run, and one that is in so many names none for a task.

@@ -3,7 +3,7 @@
 from django.core.exceptions import TooManyFieldsSent
 from django.http import QueryDict
 
-from taskruns.filters import BadFilter, BoardFilter
+from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import SavedView
 
 # Characters, encoded: an address has to fit into a request line of 8,190 bytes with some room to spare.

@@ -14,7 +14,7 @@ from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.display.people import PersonPage, PersonRow, SignInRow
 from taskruns.display.words import Link, Moment
-from taskruns.forms import PeopleFilterForm, SiteRoleForm
+from taskruns.forms.people import PeopleFilterForm, SiteRoleForm
 from taskruns.models import AuditEvent, Membership, SiteRole, User
 from taskruns.permissions import Action
 from taskruns.services.people import accounts, directory, sessions

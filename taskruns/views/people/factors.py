@@ -19,7 +19,7 @@ from taskruns.access import recent_auth
 from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
 from taskruns.display.factors import FactorsPage, factor_row, qr_code
 from taskruns.encryption import SealBroken
-from taskruns.forms import posted
+from taskruns.forms.fields import posted
 from taskruns.services.people import factors
 from taskruns.services.people.factors import FactorNeeded
 

@@ -16,7 +16,8 @@ from django.views.decorators.http import require_http_methods, require_safe
 from taskruns.access.gate import PanelRequest, actor_of, signed_in, signed_in_at_least
 from taskruns.display.help import help_page
 from taskruns.display.people import rights_table
-from taskruns.forms import ProfileForm, posted
+from taskruns.forms.fields import posted
+from taskruns.forms.people import ProfileForm
 from taskruns.models import User
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES
 from taskruns.services.people import accounts, sso_accounts

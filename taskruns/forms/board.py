@@ -18,7 +18,7 @@ from django.http import QueryDict
 from taskruns.arize.wire import TaskType
 from taskruns.models import Status
 
-from .values import BadFilter, key_id, moment, number, one, one_of
+from .query import BadFilter, key_id, moment, number, one, one_of
 
 _TYPES = frozenset(kind.value for kind in TaskType)
 _LARGEST = 2**63

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from django.http import QueryDict
 
-from .values import BadFilter, key_id, moment, one, one_of
+from .query import BadFilter, key_id, moment, one, one_of
 
 
 @dataclass(frozen=True, slots=True)

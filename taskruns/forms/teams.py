@@ -1,0 +1,47 @@
+"""What people type about teams and their members."""
+
+from typing import Any
+
+from django import forms
+
+from .fields import EmailField, PasswordField, RoleField
+
+
+class TeamForm(forms.Form):
+    name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    slug = forms.CharField(
+        max_length=50,
+        required=False,
+        help_text="The team's part of every address; it never changes. Empty: made of the name.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+    manager = EmailField("First manager's e-mail", required=False, help_text="They add the others and the keys.")
+
+
+class SettingsForm(forms.Form):
+    name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+
+
+class MemberForm(forms.Form):
+    email = EmailField(
+        help_text="Somebody with an account is added at once; for anybody else you get a link to pass on."
+    )
+    role = RoleField()
+
+
+class RoleForm(forms.Form):
+    role = RoleField()
+
+
+class AcceptForm(forms.Form):
+    name = forms.CharField(
+        label="Your name", max_length=100, required=False, widget=forms.TextInput(attrs={"autocomplete": "name"})
+    )
+    password1 = PasswordField("Password", help_text="At least 12 characters, and not one that everybody uses.")
+    password2 = PasswordField("Password again")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = self.cleaned_data
+        if "password1" in cleaned and "password2" in cleaned and cleaned["password1"] != cleaned["password2"]:
+            self.add_error("password2", "The two passwords are not the same.")
+        return cleaned
