@@ -8,7 +8,7 @@ class TaskrunsConfig(AppConfig):
 
     def ready(self) -> None:
         from taskruns import jobs  # noqa: F401 - the queue's consumer must know the jobs
-        from taskruns.audit.triggers import seal_after_migrate
+        from taskruns.audit.append_only import seal_after_migrate
         from taskruns.views.people import sign_in
 
         sign_in.connect()

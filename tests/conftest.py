@@ -19,8 +19,8 @@ from django.db import connection
 from django.test import Client
 
 from taskruns.audit import EventType
+from taskruns.audit.append_only import SEALED_TABLES, seal
 from taskruns.audit.events import allowed_details
-from taskruns.audit.triggers import SEALED_TABLES, seal
 from taskruns.models import (
     Credential,
     Run,

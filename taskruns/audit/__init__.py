@@ -8,7 +8,7 @@ from .actor import Actor
 from .cleaning import clean_line
 from .events import CATALOGUE, EventType
 from .record import Target, append, compose, record
-from .seal import exported
+from .row_json import exported
 
 __all__ = [
     "CATALOGUE",

@@ -22,8 +22,8 @@ from django.utils import timezone
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditEvent
 
 from .damaged import STRANGE_VALUES, lenient, numbered
-from .keys import sign, signing_key_id
-from .seal import plain
+from .row_json import plain
+from .signing_keys import sign, signing_key_id
 
 log = structlog.get_logger(__name__)
 

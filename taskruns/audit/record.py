@@ -17,7 +17,7 @@ from .actor import Actor
 from .anchors import EVERY, anchor_row
 from .cleaning import clean_details, clean_line
 from .events import CATALOGUE, EventType, allowed_details
-from .seal import exported
+from .row_json import exported
 
 SITE_CHAIN = "site"
 log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from taskruns.audit import Actor
-from taskruns.audit.triggers import SEALED_TABLES, seal
+from taskruns.audit.append_only import SEALED_TABLES, seal
 from taskruns.models import AuditEvent
 from taskruns.services import audit
 from taskruns.verifier import event_hash

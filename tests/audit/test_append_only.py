@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, models, transaction
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.triggers import seal
+from taskruns.audit.append_only import seal
 from taskruns.models import AuditEvent, Team
 from taskruns.models.audit import AppendOnly
 

@@ -15,7 +15,7 @@ from django.http import QueryDict
 
 from taskruns import verifier
 from taskruns.audit import EventType, record
-from taskruns.audit.keys import public_keys
+from taskruns.audit.signing_keys import public_keys
 from taskruns.forms import AuditFilter
 from taskruns.models import Run, Team, User
 from taskruns.services import audit

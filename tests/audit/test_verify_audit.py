@@ -15,7 +15,7 @@ from django.db import OperationalError, connection, transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_moved
-from taskruns.audit.triggers import _SQLITE_REFUSES, SEALED_TABLES, seal
+from taskruns.audit.append_only import _SQLITE_REFUSES, SEALED_TABLES, seal
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
 from taskruns.services.audit.row_stream import ANCHOR, in_steps

@@ -12,8 +12,8 @@ from django.db import connection, transaction
 
 from taskruns.audit import exported
 from taskruns.audit.anchors import EVERY
-from taskruns.audit.keys import sign, signing_key_id
-from taskruns.audit.seal import plain
+from taskruns.audit.row_json import plain
+from taskruns.audit.signing_keys import sign, signing_key_id
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent
 from taskruns.verifier import event_hash
 

@@ -12,7 +12,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.audit import triggers
+from taskruns.audit import append_only
 from taskruns.models import Cancellation, Heartbeat, Run, Team, User
 from taskruns.services import batches
 from tests.batches.world import FAULTS, World, world
@@ -25,7 +25,7 @@ RATE_LIMIT = {"path": "/v2/", "per_second": A_SECOND}
 
 
 def measure() -> list[Figure]:
-    triggers.seal(connection)
+    append_only.seal(connection)
     figures = []
     for part in (_with_power_cuts, _whole):
         with tempfile.TemporaryDirectory() as directory, world(Path(directory), rate=A_SECOND) as here:

@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_moved
-from taskruns.audit.keys import public_keys
-from taskruns.audit.seal import plain
+from taskruns.audit.row_json import plain
+from taskruns.audit.signing_keys import public_keys
 from taskruns.display.spreadsheet import csv_line, defused
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, Team

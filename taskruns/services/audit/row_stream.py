@@ -7,7 +7,7 @@ from django.db import DatabaseError
 from django.db.models import CharField, Func, Model, Q, QuerySet, UUIDField
 
 from taskruns.audit.damaged import STRANGE_VALUES, as_stored, lenient, numbered
-from taskruns.audit.seal import COLUMNS, SPELLED
+from taskruns.audit.row_json import COLUMNS, SPELLED
 
 CHUNK = 2_000
 EVENT = (*COLUMNS, "hash")

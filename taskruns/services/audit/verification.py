@@ -16,11 +16,11 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import EVERY
+from taskruns.audit.append_only import missing
 from taskruns.audit.damaged import STRANGE_VALUES, lenient, numbered
-from taskruns.audit.keys import public_keys
 from taskruns.audit.record import SITE_CHAIN
-from taskruns.audit.seal import plain
-from taskruns.audit.triggers import missing
+from taskruns.audit.row_json import plain
+from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
 from taskruns.verifier import UNREADABLE, Fault, Walker, event_hash
 
