@@ -35,6 +35,7 @@ from taskruns.models import (
     TeamRole,
     User,
 )
+from taskruns.pages.teams import link_of
 from taskruns.services import batches as bulk
 from taskruns.services import invitations
 from taskruns.services.people import factors
@@ -127,7 +128,7 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
     arize.get(f"{ENDPOINT}/v2/spaces", json=nothing | {"spaces": []})
     arize.get(f"{ENDPOINT}/v2/tasks", json=nothing | {"tasks": []})
     by: Actor = actor(people["mona"], "manager")
-    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
+    link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by))
     return Stage(
         team=team,
         run=run,

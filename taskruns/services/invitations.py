@@ -4,11 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.core import signing
 from django.db import transaction
 from django.db.models import Q
-from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -34,10 +32,10 @@ class InvitationGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """`link` is empty when the person had an account and was added at once. It can be shown only now."""
+    """`token` opens the invitation; empty when the person had an account and was added at once. Shown only now."""
 
     email: str
-    link: str = ""
+    token: str = ""
 
 
 def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tuple[Team, Invited | None]:
@@ -63,7 +61,7 @@ def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     email = accounts.clean_email(email)
     person = accounts.find_person(email)
     if person is None:
-        return Invited(email, _link(_invite_stranger(team, email=email, role=role, by=by)))
+        return Invited(email, _token_of(_invite_stranger(team, email=email, role=role, by=by)))
     if Membership.objects.filter(team=team, user=person).exists():
         raise TeamsError(f"{email} is a member of this team already.", field="email")
     teams.add_member(team, person, role=role, by=by)
@@ -145,9 +143,8 @@ def _use_up(invitation: Invitation, person: User) -> None:
         raise InvitationGone
 
 
-def _link(invitation: Invitation) -> str:
-    token = signing.dumps(str(invitation.pk), salt=_SALT)
-    return str(settings.SITE_URL) + reverse("invitation", args=[token])
+def _token_of(invitation: Invitation) -> str:
+    return signing.dumps(str(invitation.pk), salt=_SALT)
 
 
 def _record(event: EventType, invitation: Invitation, *, by: Actor, details: dict[str, Any]) -> None:

@@ -14,14 +14,12 @@ from django.db import models, transaction
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.display.encryption import ColumnView, EncryptionView
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import Credential
 
 from .people import factors
 
 PORTION = 200  # rows a transaction
-
 Result = Literal["done", "unreadable"]
 
 
@@ -97,15 +95,6 @@ COLUMNS: tuple[EncryptedColumn, ...] = (
     EncryptedColumn("API keys", _credentials, _credentials_behind, _reseal_credential),
     EncryptedColumn("second factors", _factors, _factors_behind, _reseal_factor),
 )
-
-
-def standing() -> EncryptionView:
-    """How far all is encrypted with the newest ring key; while `reencrypt` runs, elsewhere, it moves."""
-    newest = Ring(settings.ENCRYPTION_KEYS).newest
-    columns = tuple(
-        ColumnView(column.name, column.sealed().count(), column.behind(newest).count()) for column in COLUMNS
-    )
-    return EncryptionView(newest, columns)
 
 
 def reencrypt(*, by: Actor, tell: Callable[[str, Report, int], None] = lambda *_: None) -> dict[str, Report]:

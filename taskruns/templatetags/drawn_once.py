@@ -7,8 +7,8 @@ from django.conf import settings
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from taskruns.display.board import Choice
-from taskruns.display.runs import RunRow
+from taskruns.pages.board.parts import Choice
+from taskruns.pages.board.rows import RunRow
 
 register = template.Library()
 ROWS = 4096  # of some 2 kB each

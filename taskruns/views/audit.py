@@ -11,11 +11,14 @@ from django.views.decorators.http import require_GET, require_POST
 from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
-from taskruns.display.audit import verification_view
 from taskruns.forms import AuditFilter, BadFilter
 from taskruns.models import Team
+from taskruns.pages.audit.page import EVENTS, OUTCOMES
+from taskruns.pages.audit.page import page as audit_page
+from taskruns.pages.audit.rows import verification_view
+from taskruns.pages.encryption import standing as encryption_state
 from taskruns.permissions import Action
-from taskruns.services import audit, reencryption
+from taskruns.services import audit
 
 from .errors import error_page
 
@@ -31,7 +34,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def site(request: PanelRequest) -> HttpResponse:
-    return _page(request, None, _verifications() | {"encryption": reencryption.standing()})
+    return _page(request, None, _verifications() | {"encryption": encryption_state()})
 
 
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
@@ -45,7 +48,7 @@ def verification(request: PanelRequest) -> HttpResponse:
 @require_GET
 def encryption(request: PanelRequest) -> HttpResponse:
     """The fragment that polls while secrets wait for the newest ring key."""
-    return render(request, "taskruns/audit/_encryption.html", {"encryption": reencryption.standing()})
+    return render(request, "taskruns/audit/_encryption.html", {"encryption": encryption_state()})
 
 
 @requires(Action.SITE_LOG, event=EventType.AUDIT_VERIFY)
@@ -77,7 +80,7 @@ def _page(request: PanelRequest, team: Team | None, context: dict[str, Any]) -> 
     audit.record_reading(team, by=actor_of(request))
     here = reverse("audit", args=[team.slug]) if team else reverse("site-audit")
     context |= {
-        "page": audit.page(team, wanted),
+        "page": audit_page(team, wanted),
         "may_export": request.access.may(Action.AUDIT_EXPORT),
         "export_url": f"{here}export.",
     }
@@ -98,7 +101,7 @@ def _export(request: PanelRequest, team: Team | None, kind: str) -> HttpResponse
 
 
 def _wanted(request: PanelRequest) -> AuditFilter:
-    return AuditFilter.parse(request.GET, events=audit.EVENTS, outcomes=audit.OUTCOMES)
+    return AuditFilter.parse(request.GET, events=EVENTS, outcomes=OUTCOMES)
 
 
 def _verifications() -> dict[str, Any]:

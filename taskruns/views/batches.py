@@ -12,9 +12,10 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requires
 from taskruns.audit import EventType, clean_line
-from taskruns.display.batches import TYPED_ABOVE
 from taskruns.forms import BadFilter, BoardFilter, Sort
 from taskruns.models import BatchSource, BatchState, CancelBatch, Run, Team
+from taskruns.pages.batches import TYPED_ABOVE, batch_page, left_out_text
+from taskruns.pages.batches import past as past_batches
 from taskruns.permissions import Action
 from taskruns.services import batches
 
@@ -36,7 +37,7 @@ class Refused(ValueError):
 @requires(Action.RUNS_VIEW)
 @require_safe
 def past(request: PanelRequest, team: Team) -> HttpResponse:
-    return render(request, "taskruns/runs/batches.html", {"batches": batches.past(team), "team": team.name})
+    return render(request, "taskruns/runs/batches.html", {"batches": past_batches(team), "team": team.name})
 
 
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
@@ -75,7 +76,7 @@ def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespo
         return _page(request, found, status=422, faults=faults, reason=reason, count=count)
     begun = batches.confirm(found, reason=reason, by=actor_of(request))
     jobs.wake_batch(begun.pk)
-    left_out = f" {batches.left_out_text(begun.left_out)}" if begun.left_out else ""
+    left_out = f" {left_out_text(begun.left_out)}" if begun.left_out else ""
     messages.success(request, f"It has begun. This page shows how far it is.{left_out}")
     return redirect("batch", slug=team.slug, batch_id=batch_id)
 
@@ -158,7 +159,7 @@ def _faults(found: CancelBatch, reason: str, count: str) -> dict[str, str]:
 
 
 def _page(request: PanelRequest, found: CancelBatch, *, status: int = 200, **typed: Any) -> HttpResponse:
-    page = batches.batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
+    page = batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
     template = "taskruns/runs/_batch.html" if request.htmx else "taskruns/runs/batch.html"
     context = {"page": page, "reason": page.reason} | typed
     return fresh(render(request, template, context, status=status))

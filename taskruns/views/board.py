@@ -10,18 +10,18 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from taskruns.access.gate import PanelRequest, access_to, requires, signed_in
-from taskruns.display.board import Board
-from taskruns.display.teams import TeamCard
-from taskruns.display.words import Moment
 from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import Team
+from taskruns.pages import board as board_service
+from taskruns.pages.board import Seat
+from taskruns.pages.board.parts import Board
+from taskruns.pages.first_steps import first_steps
+from taskruns.pages.saved_views import Shelf, shelf, view_bar
+from taskruns.pages.teams import TeamCard
+from taskruns.pages.values import Moment
 from taskruns.permissions import Action
-from taskruns.services import board as board_service
 from taskruns.services import teams as teams_service
-from taskruns.services.board import Seat
-from taskruns.services.first_steps import first_steps
 from taskruns.services.runs import observations as runs_service
-from taskruns.services.saved_views import Shelf, shelf, view_bar
 
 from .errors import error_page, message_only
 from .fragments import fresh, tagged, watch

@@ -6,8 +6,8 @@ from django.views.decorators.http import require_safe
 
 from taskruns.access.gate import PanelRequest, requires
 from taskruns.models import Team
+from taskruns.pages.board import chart as chart_service
 from taskruns.permissions import Action
-from taskruns.services import chart as chart_service
 
 from .fragments import fresh, tagged
 

@@ -14,13 +14,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
-from taskruns.display.credentials import credential_row
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
 from taskruns.forms.fields import complain, posted
 from taskruns.models import Credential, Team
+from taskruns.pages.credentials import credential_row, under_way
+from taskruns.pages.key_usage import usage_by_key
 from taskruns.permissions import Action
-from taskruns.services import credentials, first_contact
-from taskruns.services.credentials import CredentialsError, ResultNotWritten, client
+from taskruns.services import credentials
+from taskruns.services.credentials import CredentialsError, ResultNotWritten
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +31,9 @@ log = structlog.get_logger(__name__)
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
     now = timezone.now()
     keys = list(Credential.objects.live().filter(team=team).order_by("name", "pk"))
-    used = client.usage_by_key(keys)
+    used = usage_by_key(keys)
     context = {
-        "first_contacts": first_contact.under_way(keys),
+        "first_contacts": under_way(keys),
         "rows": tuple(credential_row(key, slug=team.slug, now=now, usage=used[key]) for key in keys),
         "may_manage": request.access.may(Action.CREDENTIALS_MANAGE),
         "team": team.name,

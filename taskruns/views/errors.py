@@ -12,7 +12,7 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 
 from taskruns.access.gate import record_forged, record_throttled
-from taskruns.display.words import Message
+from taskruns.pages.values import Message
 
 NOT_WRITTEN = (
     "The panel could not write to its database, so nothing was changed and nothing was sent to Arize. "

@@ -8,8 +8,9 @@ from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import Team
+from taskruns.pages.board import export as export_pages
 from taskruns.permissions import Action
-from taskruns.services import exports
+from taskruns.services.runs import export
 
 from .errors import error_page
 
@@ -21,7 +22,7 @@ def page(request: PanelRequest, team: Team) -> HttpResponse:
         wanted = _wanted(request)
     except BadFilter as error:
         return _unusable(request, error)
-    return render(request, "taskruns/runs/export.html", {"page": exports.export_page(team, wanted)})
+    return render(request, "taskruns/runs/export.html", {"page": export_pages.export_page(team, wanted)})
 
 
 @requires(Action.RUNS_VIEW, event=EventType.RUN_EXPORT, acts_on="GET")
@@ -31,8 +32,8 @@ def csv(request: PanelRequest, team: Team) -> HttpResponseBase:
         wanted = _wanted(request)
     except BadFilter as error:
         return _unusable(request, error)
-    chosen = exports.export(team, wanted, by=actor_of(request))
-    response = StreamingHttpResponse(exports.csv_parts(chosen), content_type="text/csv; charset=utf-8")
+    chosen = export.export(team, wanted, by=actor_of(request))
+    response = StreamingHttpResponse(export_pages.csv_parts(chosen), content_type="text/csv; charset=utf-8")
     name = f"runs-{team.slug}-{chosen.began:%Y%m%dT%H%M%SZ}.csv"
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     return response

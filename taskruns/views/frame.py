@@ -11,13 +11,13 @@ from django.utils.http import urlencode
 
 from taskruns.access import recent_auth
 from taskruns.access.redirects import UNDONE
-from taskruns.display.audit import alarm_of
-from taskruns.display.stops import StopBanner
-from taskruns.display.teams import Frame
-from taskruns.display.words import Link
 from taskruns.models import SiteRole, Team, User
+from taskruns.pages.audit.rows import alarm_of
+from taskruns.pages.stops import StopBanner, banner_of
+from taskruns.pages.teams import Frame
+from taskruns.pages.values import Link
 from taskruns.permissions import SITE_ROLES, Access, Action
-from taskruns.services import audit, stops
+from taskruns.services import audit
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
@@ -73,7 +73,7 @@ def _frame(request: HttpRequest, person: User) -> Frame:
 def stop_banner(team: Team, person: User, access: Access) -> StopBanner | None:
     """The gate knows whether there is one; pages outside of it (errors) ask."""
     is_stopped = getattr(team, "is_stopped", True)
-    return stops.banner_of(team, person=person, access=access) if is_stopped else None
+    return banner_of(team, person=person, access=access) if is_stopped else None
 
 
 def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link, ...]:

@@ -15,11 +15,11 @@ from django.views.decorators.http import require_http_methods
 
 from taskruns.access.gate import actor_of, anyone, record_denied
 from taskruns.audit import EventType, Target
-from taskruns.display.teams import InvitationRow
-from taskruns.display.words import Moment
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.teams import AcceptForm
 from taskruns.models import Invitation, User
+from taskruns.pages.teams import InvitationRow
+from taskruns.pages.values import Moment
 from taskruns.services import invitations
 from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import accounts

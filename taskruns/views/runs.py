@@ -11,14 +11,15 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.access.redirects import board_before
 from taskruns.audit import EventType
-from taskruns.display.words import Message
 from taskruns.models import Run, Team
+from taskruns.pages.board import Seat, row_of
+from taskruns.pages.outcomes import sentence_of
+from taskruns.pages.runs import run_page
+from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import mirror
-from taskruns.services.board import Seat, row_of
 from taskruns.services.cancellations import CancelResult
 from taskruns.services.cancellations import cancel as cancel_run
-from taskruns.services.run_page import run_page
 
 from .errors import error_page
 from .fragments import fresh, watch
@@ -91,4 +92,4 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
 
 def _message(run: Run, result: CancelResult) -> Message:
     """Names the run: several may be cancelled one after the other."""
-    return Message(TONES.get(result.outcome, "info"), f"{run.label}: {result.sentence}")
+    return Message(TONES.get(result.outcome, "info"), f"{run.label}: {sentence_of(result)}")

@@ -13,10 +13,10 @@ from django.views.decorators.http import require_http_methods, require_POST
 from taskruns.access.declared import View
 from taskruns.access.gate import PanelRequest, actor_of, members_change, owned, refused, requires
 from taskruns.audit import EventType
-from taskruns.display.saved_views import board_url, choices_of
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.saved_views import DefaultViewForm, NewViewForm, SavedViewForm
 from taskruns.models import SavedView, Team, User
+from taskruns.pages.saved_views import Shelf, board_url, choices_of, views_page, visible
 from taskruns.permissions import Access, Action
 from taskruns.services import saved_views
 from taskruns.services.saved_views import NameTaken, SavedViewsError
@@ -31,7 +31,7 @@ def _one(right: Right, event: EventType) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def gate(request: PanelRequest, team: Team, view_id: uuid.UUID) -> HttpResponseBase:
-            found = owned(request, saved_views.visible(team, request.user), view_id)
+            found = owned(request, visible(team, request.user), view_id)
             if not right(found, request.user, request.access):
                 raise refused(request, event)
             return view(request, team, found)
@@ -110,7 +110,7 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     return redirect("saved-views", slug=team.slug)
 
 
-def opening(request: PanelRequest, shelf: saved_views.Shelf) -> HttpResponse | None:
+def opening(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
     """Where a board without any question leads: to the default view, which always is one. None: show all runs here."""
     view = shelf.opens_with
     if view is None or request.META.get("QUERY_STRING"):
@@ -149,7 +149,7 @@ def _cannot(request: PanelRequest, team: Team, sentence: str) -> HttpResponse:
 
 
 def _page(request: PanelRequest, team: Team, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
-    page = saved_views.views_page(team, request.user, request.access)
+    page = views_page(team, request.user, request.access)
     form = context.get("form")
     if form is not None and not page.may_share:
         del form.fields["shared"]

@@ -10,10 +10,11 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, refused, requires
 from taskruns.audit import EventType
-from taskruns.display.words import Message
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.stops import StopForm
 from taskruns.models import Task, Team
+from taskruns.pages.stops import banner_of, stop_page
+from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import stops
 
@@ -98,9 +99,9 @@ def _page(
     message: Message | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    banner = stops.banner_of(team, person=request.user, access=request.access)
+    banner = banner_of(team, person=request.user, access=request.access)
     ticked = [str(task.pk) for task in left_out or ()]
     may_pull = request.access.may(Action.STOP_PULL)
-    page = stops.stop_page(team, banner=banner, may_pull=may_pull, left_out=ticked)
+    page = stop_page(team, banner=banner, may_pull=may_pull, left_out=ticked)
     context = {"page": page, "form": form, "message": message}
     return render(request, "taskruns/runs/stop.html", context, status=status)

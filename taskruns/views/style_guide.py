@@ -6,8 +6,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from taskruns.access.gate import PanelRequest, signed_in
-from taskruns.display.style_guide import sample_rows, token_groups
 from taskruns.forms.people import ProfileForm
+from taskruns.pages.style_guide import sample_rows, token_groups
 
 
 @signed_in

@@ -9,8 +9,8 @@ from django.views.decorators.http import require_safe
 from taskruns.access.gate import PanelRequest, owned, requires
 from taskruns.access.redirects import board_before
 from taskruns.models import Task, Team
+from taskruns.pages import tasks as tasks_service
 from taskruns.permissions import Action
-from taskruns.services import tasks as tasks_service
 
 from .fragments import fresh, watch
 

@@ -11,12 +11,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires, signed_in
 from taskruns.audit import EventType
-from taskruns.display.help import role_words
-from taskruns.display.teams import InvitationRow, MemberRow, MembersPage
-from taskruns.display.words import Moment
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.teams import MemberForm, RoleForm, SettingsForm, TeamForm
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
+from taskruns.pages.help import role_words
+from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, link_of
+from taskruns.pages.values import Moment
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams
 from taskruns.services.invitations import Invited
@@ -155,7 +155,7 @@ def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse
 
 def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
     """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
-    if invited is not None and invited.link:
+    if invited is not None and invited.token:
         return _members_page(request, team, invited=invited)
     if invited is not None:
         messages.success(request, f"{invited.email} is now a member as {role.value}.")
@@ -198,7 +198,7 @@ def _members_page(
         members=_member_rows(team, request.user),
         invitations=_invitation_rows(team),
         roles=tuple((role.value, role.value) for role in TeamRole),
-        link=invited.link if invited else "",
+        link=link_of(invited) if invited else "",
         link_email=invited.email if invited else "",
     )
     context = {

@@ -13,10 +13,10 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
-from taskruns.display.triggers import trigger_page
-from taskruns.display.words import Message
 from taskruns.forms.triggers import TriggerForm, form_for
 from taskruns.models import Task, Team
+from taskruns.pages.triggers import trigger_page
+from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import triggers
 from taskruns.services.triggers import TriggerResult

@@ -26,6 +26,7 @@ from taskruns.models import (
     TeamRole,
     User,
 )
+from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.acts import EVALUATION, batches_of
@@ -178,7 +179,7 @@ def post(
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
     arize.get(re.compile(f"{ENDPOINT}/v2/(spaces|tasks)"), json={"spaces": [], "tasks": []})
-    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
+    link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)))
     view = SavedView.objects.create(team=team, owner=vera, name="Old", query="status=failed")
     paths = {
         "saved-view": reverse("saved-view", args=[team.slug, view.pk]),

@@ -89,7 +89,7 @@ def test_errors_are_fenced_too(team: Team, mona: User, client_of: ClientOf, monk
     client = client_of(mona)
     client.raise_request_exception = False
     missing, foreign_host = client.get("/nowhere/"), client.get("/", headers={"host": "evil.example"})
-    monkeypatch.setattr("taskruns.services.board.board", fail)
+    monkeypatch.setattr("taskruns.pages.board.board", fail)
     broken = client.get("/teams/ops-north/runs/")
     assert [answer.status_code for answer in (missing, foreign_host, broken)] == [404, 400, 500]
     for answer in (missing, foreign_host, broken):

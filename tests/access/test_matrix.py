@@ -21,6 +21,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
+from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.acts import batches_of
@@ -227,7 +228,7 @@ def urls(
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [], "pagination": {"has_more": False}})
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [], "pagination": {"has_more": False}})
     by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
-    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by).link
+    link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by))
     invitation = team.invitations.get()
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)

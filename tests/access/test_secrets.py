@@ -16,6 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Task, Team, User
+from taskruns.pages.teams import link_of
 from taskruns.services import cancellations, mirror
 from tests.factories import CANARY, ENDPOINT, actor, make_run, run_url, wire_run
 from tests.secret_search import Witness, database_dump, found, queue_dump
@@ -233,7 +234,7 @@ def test_a_typed_password_is_never_rendered_again(team: Team, mona: User, witnes
     from taskruns.services import invitations
 
     password = "Zq8-canary-horse-W4xT"
-    link = invitations.invite(team, email="new@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
+    link = link_of(invitations.invite(team, email="new@example.com", role=TeamRole.VIEWER, by=actor(mona)))
     stranger = Witness()
     path = link.removeprefix("http://localhost:8000")
     assert stranger.post(path, {"password1": password, "password2": f"{password}?"}).status_code == 422

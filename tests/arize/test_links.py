@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import responses
 
-from taskruns.display.arize_links import arize_links, run_links
 from taskruns.models import Credential, Run, Task, Team, User
+from taskruns.pages.arize_links import arize_links, run_links
 from taskruns.services.mirror import refresh
 from tests.factories import ClientOf, make_credential, make_run
 from tests.mirror.arize_world import World

@@ -36,12 +36,12 @@ from taskruns.models import (
     Trigger,
     User,
 )
+from taskruns.pages.board import export
 from taskruns.services import (
     audit,
     batches,
     cancellations,
     credentials,
-    exports,
     invitations,
     mirror,
     reencryption,
@@ -147,7 +147,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
     "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
     "reencryption.reencrypt": lambda _: reencryption.reencrypt(by=BY),
-    "exports.export": lambda stage: exports.export(stage.team, BoardFilter(), by=BY),
+    "exports.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
     "factors.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
     "factors.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
     "factors.remove": lambda stage: factors.remove(

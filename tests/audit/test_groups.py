@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from taskruns.audit import Actor, EventType, record
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Run, Task, Team, User
-from taskruns.services.audit import pages
+from taskruns.pages.audit import page as pages
 from tests.factories import ClientOf, actor, make_run
 
 URL = "/teams/ops-north/audit/"

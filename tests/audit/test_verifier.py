@@ -18,6 +18,7 @@ from taskruns.audit import EventType, record
 from taskruns.audit.signing_keys import public_keys
 from taskruns.forms import AuditFilter
 from taskruns.models import Run, Team, User
+from taskruns.pages.audit.page import EVENTS, OUTCOMES
 from taskruns.services import audit
 from taskruns.verifier import event_hash
 from tests.factories import actor
@@ -35,7 +36,7 @@ def export(team: Team, run: Run, oli: User) -> Lines:
 
 
 def exported(team: Team, oli: User, query: str = "") -> Lines:
-    wanted = AuditFilter.parse(QueryDict(query), events=audit.EVENTS, outcomes=audit.OUTCOMES)
+    wanted = AuditFilter.parse(QueryDict(query), events=EVENTS, outcomes=OUTCOMES)
     chosen = audit.export(team, by=actor(oli), kind="jsonl", wanted=wanted)
     return [json.loads(line) for line in audit.jsonl_lines(chosen)]
 

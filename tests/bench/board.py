@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from taskruns.forms import Cursor
 from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
+from taskruns.pages.board.keyset import micros
 from taskruns.services import mirror
-from taskruns.services.board.paging import micros
 from taskruns.services.runs.observations import WATCH_WRITTEN_EVERY
 from tests.bench.table import Figure, median_ms
 

@@ -12,9 +12,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from taskruns.display.chart import HEIGHT, OUTCOMES, Chart, series_of
 from taskruns.models import Run, Status, Task, Team, User
-from taskruns.services.chart import runs_per_hour
+from taskruns.pages.board.chart import HEIGHT, OUTCOMES, Chart, runs_per_hour, series_of
 from tests.factories import ClientOf, make_run
 
 NOW = datetime(2026, 11, 23, 3, 20, tzinfo=UTC)

@@ -8,8 +8,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from taskruns.arize.wire import WireRun
-from taskruns.display.durations import Pace, pace_of, roughly, usual_of
 from taskruns.models import Run, Status, Task, Team
+from taskruns.pages.durations import Pace, pace_of, roughly, usual_of
 from taskruns.services.runs.durations import ENOUGH, LOOKED_THROUGH, OF_LAST, learn_usual
 from taskruns.services.runs.observations import Reading, record_observation, record_readings
 from tests.commands.test_fill_runs import fill

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from taskruns.forms import BoardFilter, Cursor
 from taskruns.models import Credential, Run, Status, Task, Team, User
 from taskruns.models.runs import ACTIVE
+from taskruns.pages.board import Seat, keyset
+from taskruns.pages.board import page as page_module
+from taskruns.pages.board.page import Listing, list_runs
 from taskruns.permissions import access_of
-from taskruns.services.board import Seat, paging
-from taskruns.services.board import page as page_module
-from taskruns.services.board.page import Listing, list_runs
 from tests.factories import ENDPOINT, make_run
 
 MATCHING = import_module("taskruns.services.runs.matching")  # the package gives the function of that name
@@ -161,9 +161,9 @@ def ids(listings: Any) -> list[str]:
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every limit within reach of a few rows."""
-    monkeypatch.setattr(paging, "NEAR", 3)
-    monkeypatch.setattr(paging, "FAR", 8)
-    monkeypatch.setattr(paging, "NARROW", 2)
+    monkeypatch.setattr(keyset, "NEAR", 3)
+    monkeypatch.setattr(keyset, "FAR", 8)
+    monkeypatch.setattr(keyset, "NARROW", 2)
     # A search for one task reads that task, one for more of them is walked.
     monkeypatch.setattr(MATCHING, "FEW_TASKS", 1)
 
@@ -266,7 +266,7 @@ def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
     tasks: list[Task], seat: Seat, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("NEAR", 5), ("FAR", 10), ("NARROW", 1)):
-        monkeypatch.setattr(paging, name, limit)
+        monkeypatch.setattr(keyset, name, limit)
     monkeypatch.setattr(MATCHING, "FEW_TASKS", 0)
     for number in range(30):
         write(tasks, number, (0 if number in {1, 2} else 1, Status.COMPLETED, number, 0, 1, 0))

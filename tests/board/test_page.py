@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from taskruns.forms import Cursor
 from taskruns.models import ArizeUser, Credential, Membership, Run, Status, Task, Team, TeamRole, User
-from taskruns.services.board.page import PAGE
+from taskruns.pages.board.page import PAGE
 from tests.factories import ENDPOINT, ClientOf, make_credential, make_run
 
 BOARD = "/teams/ops-north/runs/"
@@ -105,7 +105,7 @@ def test_new_runs_neither_shift_nor_repeat_older_pages(client: Client, task: Tas
 def test_pages_of_any_size_hold_every_run_once_in_order(
     runs: Any, size: int, client: Client, task: Task, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("taskruns.services.board.page.PAGE", size)
+    monkeypatch.setattr("taskruns.pages.board.page.PAGE", size)
     Run.objects.all().delete()
     for status, second in runs:
         make_run(task, status=status, created_at=at(second))

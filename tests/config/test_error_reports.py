@@ -69,7 +69,7 @@ def test_an_error_page_shows_no_key_wherever_it_broke(
 
 
 def test_a_page_that_broke_names_a_reference_and_nothing_else(witness: Witness, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("taskruns.services.board.board", fail)
+    monkeypatch.setattr("taskruns.pages.board.board", fail)
     answer = witness.get("/teams/ops-north/runs/")
     page = answer.content.decode()
     assert answer.status_code == 500

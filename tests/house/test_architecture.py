@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from taskruns.audit import CATALOGUE, EventType
-from taskruns.display.sentences import SENTENCES, sentence
 from taskruns.models import AuditEvent
+from taskruns.pages.audit.sentences import SENTENCES, sentence
 from tests.paths import ROOT
 
 SOURCES = sorted(path for folder in ("config", "taskruns") for path in (ROOT / folder).rglob("*.py"))

@@ -4,9 +4,9 @@ import re
 
 from django.test import Client
 
-from taskruns.display.help import ENDINGS, ROLES, STATUSES
-from taskruns.display.sentences import SENTENCES
 from taskruns.models import Outcome, SiteRole, Status, TeamRole
+from taskruns.pages.audit.sentences import SENTENCES
+from taskruns.pages.help import ENDINGS, ROLES, STATUSES
 from tests.factories import person
 from tests.paths import ROOT
 

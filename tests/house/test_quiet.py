@@ -78,7 +78,7 @@ ERRORS: dict[str, tuple[int, Ask]] = {
 
 
 def patched(client: Client, patch: pytest.MonkeyPatch, wrong: Callable[..., None]) -> HttpResponse:
-    patch.setattr("taskruns.services.board.board", wrong)
+    patch.setattr("taskruns.pages.board.board", wrong)
     answer: Any = client.get("/teams/ops-north/runs/")
     return answer  # type: ignore[no-any-return]
 

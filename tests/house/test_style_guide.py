@@ -5,8 +5,8 @@ from typing import Any
 
 from django.test import Client
 
-from taskruns.display.style_guide import sample_rows, token_groups
 from taskruns.models import Status
+from taskruns.pages.style_guide import sample_rows, token_groups
 from tests.factories import person
 from tests.paths import ROOT
 

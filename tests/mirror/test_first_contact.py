@@ -13,8 +13,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, Run, Task, Team, User
+from taskruns.pages.credentials import under_way
 from taskruns.services import credentials
-from taskruns.services.first_contact import under_way
 from taskruns.services.mirror import due, refresh
 from tests.factories import ClientOf, actor, make_credential
 

@@ -9,8 +9,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from taskruns.display.people import WORDS
 from taskruns.models import AuditEvent, SiteRole, Team, User
+from taskruns.pages.people import WORDS
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action
 from tests.factories import ClientOf, events, person
 

@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from taskruns.models import Team, TeamRole, User
+from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from tests.factories import PASSWORD, ClientOf, actor
 
@@ -24,7 +25,7 @@ BAD = {
 
 
 def by_invitation(password: str, team: Team, mona: User, _: ClientOf) -> bool:
-    link = invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)).link
+    link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)))
     form = {"name": "Nora", "password1": password, "password2": password}
     answer = Client().post(link.removeprefix("http://localhost:8000"), form)
     assert answer.status_code in {302, 422}

@@ -13,8 +13,8 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.pages import board
 from taskruns.permissions import access_of
-from taskruns.services import board
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs.observations import record_observation
 from tests.factories import ENDPOINT, ClientOf, make_credential, make_run, press, run_url, wire_run

@@ -9,8 +9,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from taskruns.display.timeline import timeline_of
 from taskruns.models import AuditEvent, Run, Status, Task, User
+from taskruns.pages.timeline import timeline_of
 from tests.board.test_durations import past
 from tests.factories import ClientOf, make_run, press, run_url, wire_run
 

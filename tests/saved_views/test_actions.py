@@ -8,10 +8,10 @@ from django.test import Client
 from django.utils.http import urlencode
 
 from taskruns.models import AuditEvent, Membership, SavedView, Team, TeamRole, User
+from taskruns.pages.saved_views import shelf, view_bar
 from taskruns.permissions import access_of
 from taskruns.services import saved_views
-from taskruns.services.saved_views import NameTaken, SavedViewsError
-from taskruns.services.saved_views.keeping import MOST
+from taskruns.services.saved_views import MOST, NameTaken, SavedViewsError
 from tests.factories import ClientOf, accept_inserts, actor, events, member, refuse_inserts
 
 VIEWS, BOARD = "/teams/ops-north/views/", "/teams/ops-north/runs/"
@@ -34,7 +34,7 @@ def last_event() -> AuditEvent:
 
 
 def bar(person: User, team: Team, query: str = "") -> saved_views.pages.ViewBar:
-    return saved_views.view_bar(saved_views.shelf(team, person), access_of(person, team), query)
+    return view_bar(shelf(team, person), access_of(person, team), query)
 
 
 def names(person: User, team: Team) -> list[str]:

@@ -7,8 +7,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from taskruns.models import Run, SavedView, Team, User
+from taskruns.pages.saved_views import shelf, view_bar
 from taskruns.permissions import access_of
-from taskruns.services import saved_views
 from tests.factories import ClientOf
 
 from .test_actions import BOARD, VIEWS, bar, kept, post
@@ -51,7 +51,7 @@ def test_the_bar_is_one_question_whatever_there_is_to_show(team: Team, vera: Use
     for number in range(3):
         kept(team, vera, f"View {number}", "status=failed")
         with CaptureQueriesContext(connection) as queries:
-            assert len(saved_views.view_bar(saved_views.shelf(team, vera), access, "status=failed").tabs) == number + 1
+            assert len(view_bar(shelf(team, vera), access, "status=failed").tabs) == number + 1
         assert len(queries) == 1
 
 

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Status, Task, Team, User
-from taskruns.services import tasks
+from taskruns.pages import tasks
 from tests.board.test_durations import past
 from tests.factories import ENDPOINT, ClientOf, make_run
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from taskruns.display.strip import LAST, Strip, kind_of, strip_of
 from taskruns.models import Run, Status, Task, User
+from taskruns.pages.strip import LAST, Strip, kind_of, strip_of
 from tests.board.test_durations import past
 from tests.factories import ClientOf, make_run
 from tests.runs.test_observations import START

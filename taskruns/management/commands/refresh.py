@@ -6,7 +6,8 @@ from taskruns import jobs
 from taskruns.audit import Actor
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Credential, Team
-from taskruns.services import first_contact, mirror, stops
+from taskruns.pages.credentials import under_way
+from taskruns.services import mirror, stops
 
 
 class Command(PanelCommand):
@@ -36,7 +37,7 @@ class Command(PanelCommand):
         self.stdout.write(f"{line}. {report.problem}".rstrip())
         self._hold(key)
         key.refresh_from_db()
-        for contact in first_contact.under_way([key]):
+        for contact in under_way([key]):
             if contact.is_listed:
                 self.stdout.write(f"{contact.text} The worker goes on.")
         return f"{key.team.slug} / {key.name}: {report.problem}" if report.problem else ""

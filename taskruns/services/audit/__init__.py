@@ -3,14 +3,12 @@
 from .anchor_file import NoAnchors
 from .denials import Try, record_denial, record_left_out
 from .export import csv_lines, export, jsonl_lines
-from .pages import EVENTS, OUTCOMES, page, record_reading
+from .readings import record_reading
 from .sign_ins import record_failed_sign_in, record_sign_in, record_sign_out
 from .verification import Report
 from .verification_job import ask_for_verification, latest_failed, run_verification, stalled, status, verify
 
 __all__ = [
-    "EVENTS",
-    "OUTCOMES",
     "NoAnchors",
     "Report",
     "Try",
@@ -19,7 +17,6 @@ __all__ = [
     "export",
     "jsonl_lines",
     "latest_failed",
-    "page",
     "record_denial",
     "record_failed_sign_in",
     "record_left_out",

@@ -17,11 +17,11 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_moved
 from taskruns.audit.row_json import plain
 from taskruns.audit.signing_keys import public_keys
-from taskruns.display.spreadsheet import csv_line, defused
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, Team
+from taskruns.services.spreadsheet import csv_line, defused
 
-from .pages import matching
+from .matching import matching
 from .row_stream import ANCHOR, EVENT, in_steps
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -2,12 +2,10 @@
 
 from .draft import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
 from .lifecycle import abort, counts_of, follow_unknown, stop
-from .page import batch_page, left_out_text, past
 from .worker import due, work
 
 __all__ = [
     "abort",
-    "batch_page",
     "confirm",
     "counts_of",
     "create_batch",
@@ -17,8 +15,6 @@ __all__ = [
     "freeze",
     "freeze_again",
     "freeze_matching",
-    "left_out_text",
-    "past",
     "stop",
     "work",
 ]

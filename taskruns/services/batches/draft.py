@@ -14,7 +14,7 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.forms import BoardFilter
 from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, EmergencyStop, ItemState, Run, Team
-from taskruns.services.board import matching
+from taskruns.services.runs.matching import matching
 
 REASON_LENGTH = 512
 _PORTION = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere

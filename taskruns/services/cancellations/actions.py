@@ -16,7 +16,6 @@ from django.db import IntegrityError, transaction
 
 from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
-from taskruns.display.runs import joined_sentence
 from taskruns.models import Cancellation, Outcome, Run, Team
 from taskruns.services.credentials import client
 
@@ -28,30 +27,19 @@ JOINED = "joined"
 NOT_NEEDED = "not_needed"
 STOPPING = "stopping"
 
-SENTENCES = {
-    Outcome.CONFIRMED.value: "Cancelled: Arize confirmed it.",
-    Outcome.FINISHED_FIRST.value: "The run had already finished: nothing was stopped.",
-    Outcome.FAILED_FIRST.value: "The run had already failed: nothing was stopped.",
-    Outcome.ALREADY_CANCELLED.value: "The run was cancelled already.",
-    Outcome.REFUSED.value: "Arize refused to cancel this run.",
-    Outcome.NOT_SENT.value: "Nothing was sent to Arize.",
-    Outcome.UNKNOWN.value: (
-        "The cancel was sent, but how it ended is not known. The panel keeps looking and will show it here; "
-        "you may press Cancel again."
-    ),
-    JOINED: "A cancel of this run is already under way. Yours was noted and joins it.",
-    NOT_NEEDED: "The run is not pending or running, so there is nothing to cancel: nothing was sent.",
-    STOPPING: "Arize accepted the cancel. The run is stopping.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
-    """`outcome` is one of models.Outcome, or joined, not_needed, stopping; `sentence` is for the person."""
+    """`outcome` is one of models.Outcome, or joined, not_needed, stopping.
+
+    `explanation`: what Arize said of it. `holder`: the open cancellation that was joined, with its batch.
+    """
 
     outcome: str
-    sentence: str
+    explanation: str = ""
     throttled: bool = False
+    holder: Cancellation | None = None
+    is_own: bool = False  # the holder is of the same person
 
 
 def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
@@ -111,10 +99,8 @@ def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
     holder = Cancellation.objects.filter(run=run).select_related("batch").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
     noted = _note(run, JOINED, by=by, reason=reason, details=details)
-    if holder is None:
-        return noted
-    is_own = by.person is not None and holder.person_id == by.person.pk
-    return replace(noted, sentence=f"{joined_sentence(holder, is_own=is_own)} {noted.sentence}")
+    is_own = holder is not None and by.person is not None and holder.person_id == by.person.pk
+    return replace(noted, holder=holder, is_own=is_own)
 
 
 def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
@@ -129,7 +115,7 @@ def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, 
         reason=reason,
         details=details,
     )
-    return CancelResult(outcome, SENTENCES[outcome])
+    return CancelResult(outcome)
 
 
 def counts_now(run: Run) -> dict[str, Any]:
@@ -144,5 +130,4 @@ def counts_now(run: Run) -> dict[str, Any]:
 
 def _result(verdict: Verdict) -> CancelResult:
     outcome = STOPPING if verdict.outcome is Outcome.OPEN else verdict.outcome.value
-    sentence = " ".join(part for part in (SENTENCES[outcome], verdict.explanation) if part)
-    return CancelResult(outcome, sentence, verdict.throttled)
+    return CancelResult(outcome, verdict.explanation, verdict.throttled)

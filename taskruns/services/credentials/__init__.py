@@ -2,10 +2,11 @@
 
 from .actions import CredentialsError, add, find_live, holds, replace, revoke
 from .expiry import tell_of_expiring
-from .health import ResultNotWritten, TestResult, mark_failing, test
+from .health import KeyState, ResultNotWritten, TestResult, mark_failing, state_of, test
 
 __all__ = [
     "CredentialsError",
+    "KeyState",
     "ResultNotWritten",
     "TestResult",
     "add",
@@ -14,6 +15,7 @@ __all__ = [
     "mark_failing",
     "replace",
     "revoke",
+    "state_of",
     "tell_of_expiring",
     "test",
 ]

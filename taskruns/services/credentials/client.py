@@ -3,7 +3,7 @@
 Counting never gets into the way of what is counted: a count that cannot be written is logged and lost.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,11 +14,9 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient
-from taskruns.display.key_usage import HOURS, HourOfUse, Usage, usage_of
 from taskruns.models import Credential, KeyUsage
 
 log = structlog.get_logger(__name__)
-
 KEPT = timedelta(days=8)
 
 
@@ -57,16 +55,6 @@ def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) ->
         )
         if not is_new:  # another worker was quicker
             row.update(**more)
-
-
-def usage_by_key(keys: Iterable[Credential]) -> dict[Credential, Usage]:
-    """The last 24 hours of each key, the one at hand included. One query."""
-    this_hour = timezone.now().replace(minute=0, second=0, microsecond=0)
-    starts = [this_hour - timedelta(hours=back) for back in reversed(range(HOURS))]
-    keys = list(keys)
-    rows = KeyUsage.objects.filter(credential__in=keys, hour__gte=starts[0])
-    counts = {(row.credential_id, row.hour): HourOfUse(row.calls, row.limited) for row in rows}
-    return {key: usage_of(starts, [counts.get((key.pk, start), HourOfUse()) for start in starts]) for key in keys}
 
 
 def forget_old() -> int:

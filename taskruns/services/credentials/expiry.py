@@ -13,12 +13,11 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError
 from taskruns.arize.paging import pages
 from taskruns.audit import Actor, EventType, record
-from taskruns.display.credentials import TOLD_DAYS
 from taskruns.models import Credential, Team
 
 log = structlog.get_logger(__name__)
 
-THRESHOLDS = (TOLD_DAYS, 7, 1)  # days before the end
+THRESHOLDS = (14, 7, 1)  # days before the end
 PAGES = 3  # of one list of keys
 SPACES = 3  # whose service keys are looked through
 

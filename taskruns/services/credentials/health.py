@@ -2,7 +2,8 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from enum import StrEnum
 from typing import Any
 
 from django.db import DatabaseError, transaction
@@ -32,6 +33,23 @@ HEALTHY: dict[str, Any] = {
     "failures": 0,
     "users_refused_at": None,
 }
+
+
+class KeyState(StrEnum):
+    """How a key does. `waiting`: left alone until `backoff_until`; `new`: not used yet."""
+
+    FAILING = "failing"
+    WAITING = "waiting"
+    NEW = "new"
+    WORKING = "working"
+
+
+def state_of(credential: Credential, now: datetime) -> KeyState:
+    if credential.failing_since is not None:
+        return KeyState.FAILING
+    if credential.is_backing_off(now):
+        return KeyState.WAITING
+    return KeyState.NEW if credential.last_good_at is None else KeyState.WORKING
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited, Unauthorized
 from taskruns.arize.wire import Page, RunStatus, WireRun
 from taskruns.models import Cancellation, Outcome, Run, Status, Task
-from taskruns.services.first_contact import unread_tasks
+from taskruns.services.mirror.first_contact import unread_tasks
 from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
 
 from .budget import Kind
-from .faults import FAILED_WAITS, failed_lately, note_fault
 from .reader import Reader
 from .schedule import ACTIVE, WATCHED, is_watched
+from .staleness import FAILED_WAITS, failed_lately, note_fault
 
 # Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
 UNKNOWN_EVERY = timedelta(minutes=3)

@@ -12,12 +12,12 @@ from django.utils import timezone
 
 from taskruns.models import Task, Team
 from taskruns.models.runs import STILL_LISTED
-from taskruns.services.first_contact import unread_tasks
+from taskruns.services.mirror.first_contact import unread_tasks
 
 from . import task_runs
 from .budget import Kind
-from .faults import failed_lately
 from .reader import Reader
+from .staleness import failed_lately
 
 SWEEP_CALLS_PER_MINUTE = 10
 # How often open boards are told of progress, beside what changes anyway.

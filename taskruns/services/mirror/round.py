@@ -14,12 +14,12 @@ from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
-from taskruns.services import first_contact
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
+from taskruns.services.mirror import first_contact
 
-from . import active_runs, ages, new_runs, schedule, task_runs, tasks, users
+from . import active_runs, new_runs, schedule, staleness, task_runs, tasks, users
 from .budget import Budget
 from .reader import Reader
 
@@ -63,12 +63,12 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     with client:
         alive = partial(schedule.renew, credential, budget=budget)
         reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
-        old = ages.reasons(credential.pk)
+        old = staleness.reasons(credential.pk)
         try:
             report = _round(reader, began=began, force=force, by=by)
         finally:
             usage.note(credential, client)
-        if ages.reasons(credential.pk) != old:
+        if staleness.reasons(credential.pk) != old:
             Team.bump(credential.team_id)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report

@@ -18,8 +18,8 @@ from taskruns.models import Credential, Run, Task
 from taskruns.services.runs import retention
 from taskruns.services.runs.observations import Reading, record_readings
 
-from .faults import note_fault
 from .reader import Reader
+from .staleness import note_fault
 
 # Of one task in one round: the others have their turn too.
 MOST_PAGES = 10

@@ -2,14 +2,12 @@
 
 from .actions import AlreadyPulled, NoReason, NotTheirs, expire, lift, pull
 from .hold import hold, hold_all, hold_of
-from .page import stop_page
-from .standing import banner_of, standing
+from .standing import standing
 
 __all__ = [
     "AlreadyPulled",
     "NoReason",
     "NotTheirs",
-    "banner_of",
     "expire",
     "hold",
     "hold_all",
@@ -17,5 +15,4 @@ __all__ = [
     "lift",
     "pull",
     "standing",
-    "stop_page",
 ]

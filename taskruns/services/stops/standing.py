@@ -1,6 +1,5 @@
 """The stop that a team is under, and what its owner and others may do with it now."""
 
-from taskruns.display.stops import StopBanner, stop_banner
 from taskruns.models import EmergencyStop, SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, granted
 
@@ -20,16 +19,3 @@ def may_lift(stop: EmergencyStop, *, person: User | None, access: Access) -> boo
     """A manager, and whoever pulled it as long as they may pull."""
     is_owner = person is not None and stop.person_id == person.pk
     return access.may(Action.STOP_LIFT) or (is_owner and access.may(Action.STOP_PULL))
-
-
-def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
-    """What stands above every page of the team while a stop holds."""
-    stop = standing(team)
-    if stop is None:
-        return None
-    return stop_banner(
-        stop,
-        slug=team.slug,
-        is_paused=is_paused(stop),
-        may_lift=may_lift(stop, person=person, access=access),
-    )

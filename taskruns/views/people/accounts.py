@@ -12,12 +12,13 @@ from django.views.decorators.http import require_POST, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
-from taskruns.display.people import PersonPage, PersonRow, SignInRow
-from taskruns.display.words import Link, Moment
 from taskruns.forms.people import PeopleFilterForm, SiteRoleForm
 from taskruns.models import AuditEvent, Membership, SiteRole, User
+from taskruns.pages import people
+from taskruns.pages.people import PersonPage, PersonRow, SignInRow
+from taskruns.pages.values import Link, Moment
 from taskruns.permissions import Action
-from taskruns.services.people import accounts, directory, sessions
+from taskruns.services.people import accounts, sessions
 from taskruns.services.people.accounts import PeopleError
 from taskruns.views.errors import error_page
 
@@ -29,7 +30,7 @@ def listing(request: PanelRequest) -> HttpResponse:
     if not form.is_valid():
         return error_page(request, 400, "That search cannot be used", "A name or address has at most 254 characters.")
     text, after = form.cleaned_data["q"], form.cleaned_data["after"]
-    found = directory.search(text, after=after)
+    found = people.search(text, after=after)
     further = urlencode({"q": text, "after": found.next_after}) if found.next_after else ""
     rows = tuple(_row(person, list(person.memberships.all()), found.signed_in_at) for person in found.people)
     context = {"rows": rows, "q": text, "further": further, "is_first": not after}
@@ -101,7 +102,7 @@ def _refused(request: PanelRequest, found: User, sentence: str) -> HttpResponse:
 
 
 def _page(request: PanelRequest, found: User, *, status: int = 200) -> HttpResponse:
-    known = directory.dossier(found)
+    known = people.dossier(found)
     page = PersonPage(
         row=_row(found, known.memberships, {}),
         teams=tuple(_team(member) for member in known.memberships),

@@ -17,9 +17,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
-from taskruns.display.factors import FactorsPage, factor_row, qr_code
 from taskruns.encryption import SealBroken
 from taskruns.forms.fields import posted
+from taskruns.pages.factors import FactorsPage, factor_row, qr_code
 from taskruns.services.people import factors
 from taskruns.services.people.factors import FactorNeeded
 

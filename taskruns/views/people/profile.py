@@ -14,11 +14,11 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, signed_in, signed_in_at_least
-from taskruns.display.help import help_page
-from taskruns.display.people import rights_table
 from taskruns.forms.fields import posted
 from taskruns.forms.people import ProfileForm
 from taskruns.models import User
+from taskruns.pages.help import help_page
+from taskruns.pages.people import rights_table
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES
 from taskruns.services.people import accounts, sso_accounts
 from taskruns.views.errors import error_page

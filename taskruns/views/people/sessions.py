@@ -7,8 +7,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in
-from taskruns.display.people import SessionRow
-from taskruns.display.words import Moment
+from taskruns.pages.people import SessionRow
+from taskruns.pages.values import Moment
 from taskruns.services.people import sessions
 from taskruns.services.people.sessions import LiveSession
 

@@ -1,0 +1,209 @@
+"""The audit log in sentences, with the codes beside them."""
+
+from dataclasses import dataclass
+
+from django.urls import NoReverseMatch, reverse
+
+from taskruns.models import AuditEvent, AuditVerification
+from taskruns.pages.values import Link, Moment
+
+from .sentences import sentence
+
+DAMAGED = "This entry cannot be read: somebody has changed it in the database. Below it is as it is stored."
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One row: the sentence for people, the codes for those who compare. `tone` marks what should stand out."""
+
+    id: int
+    seq: int
+    at: Moment | None
+    sentence: str
+    event: str
+    outcome: str
+    tone: str
+    actor: str
+    actor_id: str  # of a person
+    role: str
+    reason: str
+    run: str
+    target: Link | None
+    details: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditGroup:
+    """One operation: what was asked and how it ended, oldest row first. A single act is a group of one row."""
+
+    rows: tuple[AuditRow, ...]
+    team: Link | None
+
+    @property
+    def first(self) -> AuditRow:
+        return self.rows[0]
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, as far as it has."""
+        return self.rows[-1].outcome
+
+
+@dataclass(frozen=True, slots=True)
+class IdFilter:
+    name: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilters:
+    """`chosen`: name -> value as in the query string; `ids`: the filters that are ids, as fields of a form."""
+
+    chosen: dict[str, str]
+    ids: tuple[IdFilter, ...]
+    events: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    is_set: bool
+
+    @property
+    def ids_are_set(self) -> bool:
+        return any(field.value for field in self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """One page of a team's log (or, without a team, of all). `walked`: rows looked at in vain before giving up."""
+
+    team: str
+    slug: str
+    groups: tuple[AuditGroup, ...]
+    filters: AuditFilters
+    url: str
+    query: str
+    first_url: str
+    next_url: str
+    walked: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationView:
+    """One verification: `result` is running, clean, faults or broken off; `percent` while it runs; `compared`: with
+    the anchors outside the database.
+    """
+
+    result: str
+    asked_by: str
+    started: Moment | None
+    finished: Moment | None
+    rows: int
+    percent: int
+    faults: tuple[str, ...]
+    more_faults: int
+    compared: bool
+    notes: tuple[str, ...]
+
+
+def verification_view(asked: AuditVerification) -> VerificationView:
+    done = 100 * asked.rows // asked.rows_expected if asked.rows_expected else 0
+    return VerificationView(
+        result=asked.result,
+        asked_by=asked.asked_by,
+        started=Moment.of(asked.started_at),
+        finished=Moment.of(asked.finished_at),
+        rows=asked.rows,
+        percent=min(done, 100),
+        faults=tuple(asked.faults),
+        more_faults=asked.fault_count - len(asked.faults),
+        compared=asked.compared,
+        notes=tuple(asked.notes),
+    )
+
+
+def alarm_of(failed: AuditVerification) -> str:
+    if failed.result == AuditVerification.Result.FAULTS:
+        return f"The last verification of the audit log found {failed.fault_count} faults."
+    return "The last verification of the audit log was broken off: whether it is whole is not known."
+
+
+_TONES = {
+    "denied": "error",
+    "failed": "error",
+    "throttled": "error",
+    "unknown": "warning",
+    "refused": "warning",
+    "not_sent": "warning",
+    "still_running": "error",
+    "confirmed": "success",
+}
+_EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning"}
+
+
+def audit_group(events: list[AuditEvent], *, slug: str = "") -> AuditGroup:
+    rows = tuple(audit_row(event, slug=slug) for event in events)
+    url = reverse("audit", args=[slug]) if slug else ""
+    first = events[0]
+    return AuditGroup(rows, Link(first.team_label, url) if first.team_id and not first.is_damaged else None)
+
+
+def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
+    if event.is_damaged:
+        return _damaged_row(event)
+    return AuditRow(
+        id=event.pk,
+        seq=event.seq,
+        at=Moment.of(event.at),
+        sentence=sentence(event),
+        event=event.event,
+        outcome=event.outcome,
+        tone=_TONES.get(event.outcome) or _EVENT_TONES.get(event.event, ""),
+        actor=event.actor_label or event.actor_type,
+        actor_id=event.actor_id if event.actor_type == "user" else "",
+        role=event.actor_role,
+        reason=event.reason,
+        run=event.run_id,
+        target=_target(event, slug),
+        details=_all_fields(event),
+    )
+
+
+def _damaged_row(event: AuditEvent) -> AuditRow:
+    """Everything as it is stored, and nothing of it taken at its word."""
+    stored = {field.attname: getattr(event, field.attname) for field in event._meta.concrete_fields}
+    return AuditRow(
+        id=event.pk,
+        seq=event.seq,
+        at=None,
+        sentence=DAMAGED,
+        event=_shown(event.event),
+        outcome=_shown(event.outcome),
+        tone="error",
+        actor=_shown(event.actor_label) or "unknown",
+        actor_id="",
+        role="",
+        reason="",
+        run="",
+        target=None,
+        details=tuple((name, _shown(value)) for name, value in stored.items() if value not in ("", None)),
+    )
+
+
+def _shown(value: object) -> str:
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(value))
+
+
+def _target(event: AuditEvent, slug: str) -> Link | None:
+    if event.target_type != "run" or not slug:
+        return None
+    try:
+        return Link(event.run_id or event.target_label, reverse("run", args=[slug, event.target_id]))
+    except NoReverseMatch:
+        return None
+
+
+def _all_fields(event: AuditEvent) -> tuple[tuple[str, str], ...]:
+    """Every stored column that holds something, by its own name."""
+    names = [field.attname for field in event._meta.concrete_fields if field.attname != "id"]
+    shown = [(name, getattr(event, name)) for name in names if name != "details"]
+    flat = [(f"details.{key}", value) for key, value in sorted(event.details.items())]
+    return tuple((name, str(value)) for name, value in shown + flat if value not in ("", None))

@@ -1,0 +1,325 @@
+"""What the pages about cancelling many show: the list before it begins, how far it is, and how each run ended."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import Count, Q
+from django.urls import reverse
+from django.utils import timezone
+
+from taskruns.models import (
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    CancelPace,
+    Credential,
+    ItemState,
+    Status,
+    Team,
+)
+from taskruns.models.batches import OPEN_ITEMS
+from taskruns.services.batches.draft import not_stopped
+from taskruns.services.batches.lifecycle import counts_of
+
+from .values import Link, Message, Moment, in_words
+
+# From here on the number is typed before anything begins.
+TYPED_ABOVE = 20
+_WORDS: dict[str, tuple[str, str, str]] = {
+    ItemState.QUEUED: ("waiting", "quiet", "clock"),
+    ItemState.SENT: ("under way", "going", "play"),
+    ItemState.CONFIRMED: ("cancelled, Arize confirmed it", "good", "check"),
+    ItemState.ALREADY_CANCELLED: ("cancelled already", "good", "check"),
+    ItemState.FINISHED_FIRST: ("had already finished", "quiet", "check"),
+    ItemState.FAILED_FIRST: ("had already failed", "quiet", "check"),
+    ItemState.NOT_NEEDED: ("had ended before its turn, nothing sent", "quiet", "check"),
+    ItemState.STILL_RUNNING: ("still running although Arize accepted the cancel", "bad", "error"),
+    ItemState.REFUSED: ("refused by Arize", "bad", "error"),
+    ItemState.NOT_SENT: ("not sent", "bad", "error"),
+    ItemState.UNKNOWN: ("sent, end not known", "bad", "warning"),
+    ItemState.LEFT_OUT: ("left out, nothing sent", "bad", "warning"),
+}
+GOES_ON = "Arize said that it was cancelled, but it goes on"
+_SOURCES = {
+    BatchSource.SELECTION: "chosen one by one",
+    BatchSource.FILTER: "all that matched a filter",
+    BatchSource.RETRY: "those that an earlier one did not stop",
+    BatchSource.STOP: "the emergency stop",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StateCount:
+    """`tone` is good, quiet, going or bad: it drives the colour; the word says it too."""
+
+    state: str
+    word: str
+    number: int
+    tone: str
+    icon: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCount:
+    """How many frozen runs of one task are in which status now."""
+
+    task: str
+    pending: int
+    running: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One run that was not stopped, and why. `alarm`: it goes on although Arize said otherwise."""
+
+    url: str
+    task: str
+    run: str
+    word: str
+    why: str
+    status: str
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """`may_act`: the buttons are there. `typed` is the number to type, empty when none is wanted."""
+
+    id: str
+    url: str
+    team: str
+    slug: str
+    state: str
+    title: str
+    sentence: str
+    source: str
+    matched: Link | None
+    previous: Link | None
+    retries: tuple[Link, ...]
+    who: str
+    reason: str
+    created: Moment | None
+    started: Moment | None
+    finished: Moment | None
+    took: str
+    total: int
+    done: int
+    counts: tuple[StateCount, ...]
+    tasks: tuple[TaskCount, ...]
+    notes: tuple[Message, ...]
+    not_stopped: tuple[BatchItem, ...]
+    not_stopped_total: int
+    can_retry: int
+    may_act: bool
+    typed: str
+    is_live: bool
+    confirm_url: str
+    abort_url: str
+    retry_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """One past cancel of many in the list."""
+
+    url: str
+    title: str
+    state: str
+    who: str
+    reason: str
+    at: Moment | None
+    counts: tuple[StateCount, ...]
+
+
+def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
+    """In the order of the words; runs that go on although they were confirmed are not counted as stopped."""
+    numbers = counts | {ItemState.CONFIRMED: counts.get(ItemState.CONFIRMED, 0) - goes_on}
+    found = [
+        StateCount(state, word, numbers[state], tone, icon)
+        for state, (word, tone, icon) in _WORDS.items()
+        if numbers.get(state)
+    ]
+    alarm = [StateCount("goes_on", GOES_ON, goes_on, "bad", "error")] if goes_on else []
+    return tuple(alarm + found)
+
+
+def batch_item(item: CancelItem, *, slug: str) -> BatchItem:
+    """Expects `run.task` and `cancellation` to be loaded."""
+    run = item.run
+    alarm = run.is_active and item.state in {ItemState.CONFIRMED, ItemState.STILL_RUNNING}
+    word = GOES_ON if item.state == ItemState.CONFIRMED else _WORDS[item.state][0]
+    return BatchItem(
+        url=reverse("run", args=[slug, run.pk]),
+        task=str(run.task),
+        run=run.arize_id,
+        word=word,
+        why=item.cancellation.explanation if item.cancellation else "",
+        status=run.status,
+        alarm=alarm,
+    )
+
+
+def title_of(batch: CancelBatch, total: int) -> str:
+    runs = f"{total:,} run{'' if total == 1 else 's'}"
+    return {
+        BatchState.DRAFT: f"Cancel {runs}?",
+        BatchState.WORKING: f"Cancelling {runs}",
+        BatchState.FINISHED: f"Cancel of {runs}",
+        BatchState.ABORTED: f"Aborted cancel of {runs}",
+    }[BatchState(batch.state)]
+
+
+def source_of(batch: CancelBatch) -> str:
+    return _SOURCES[BatchSource(batch.source)]
+
+
+def sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> str:
+    """The whole of it in one sentence, for who reads nothing else."""
+    total = sum(counts.values())
+    is_open = sum(counts.get(state, 0) for state in OPEN_ITEMS)
+    if batch.state == BatchState.DRAFT:
+        return "Nothing has been sent. Look at the list, then confirm it."
+    if is_open:
+        sent = counts.get(ItemState.SENT, 0)
+        return f"{total - is_open:,} of {total:,} have come to their end, {sent:,} are under way."
+    stopped = sum(counts.get(state, 0) for state in (ItemState.CONFIRMED, ItemState.ALREADY_CANCELLED)) - goes_on
+    ended = sum(
+        counts.get(state, 0) for state in (ItemState.FINISHED_FIRST, ItemState.FAILED_FIRST, ItemState.NOT_NEEDED)
+    )
+    rest = total - stopped - ended
+    return f"Of {total:,}: {stopped:,} cancelled, {ended:,} had ended by themselves, {rest:,} not stopped."
+
+
+def took(batch: CancelBatch) -> str:
+    if batch.started_at is None or batch.finished_at is None:
+        return ""
+    return in_words(max(batch.finished_at - batch.started_at, timedelta(seconds=1)))
+
+
+NAMED = 200  # runs that were not stopped
+TASKS = 200
+LISTED = 100
+
+
+def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
+    slug, counts = batch.team.slug, counts_of(batch)
+    total = sum(counts.values())
+    open_ = sum(counts.get(state, 0) for state in OPEN_ITEMS)
+    is_draft = batch.state == BatchState.DRAFT
+    failed = not_stopped(batch)
+    goes_on = failed.filter(state=ItemState.CONFIRMED).count()
+    named = failed.select_related("run__task", "cancellation").order_by("state", "pk")[:NAMED]
+    return BatchPage(
+        id=str(batch.pk),
+        url=reverse("batch", args=[slug, batch.pk]),
+        team=batch.team.name,
+        slug=slug,
+        state=batch.state,
+        title=title_of(batch, total),
+        sentence=sentence_of(batch, counts, goes_on),
+        source=source_of(batch),
+        matched=Link("the filter on the board", reverse("board", args=[slug]) + batch.filters)
+        if batch.filters
+        else None,
+        previous=_link(batch.previous, slug) if batch.previous else None,
+        retries=tuple(_link(it, slug) for it in batch.retries.exclude(state=BatchState.DRAFT).order_by("created_at")),
+        who=f"{batch.person_label} ({batch.person_role})" if batch.person_role else batch.person_label,
+        reason=batch.reason or (batch.previous.reason if is_draft and batch.previous else ""),
+        created=Moment.of(batch.created_at),
+        started=Moment.of(batch.started_at),
+        finished=Moment.of(batch.finished_at),
+        took=took(batch),
+        total=total,
+        done=total - open_,
+        counts=() if is_draft else state_counts(counts, goes_on=goes_on),
+        tasks=_tasks(batch) if is_draft else (),
+        notes=_notes(batch, goes_on),
+        not_stopped=tuple(batch_item(item, slug=slug) for item in named),
+        not_stopped_total=failed.count(),
+        can_retry=failed.filter(run__rank=1).count() if batch.finished_at else 0,
+        may_act=may_act,
+        typed=str(total) if total > TYPED_ABOVE else "",
+        is_live=not is_draft and batch.finished_at is None,
+        confirm_url=reverse("batch-confirm", args=[slug, batch.pk]),
+        abort_url=reverse("batch-abort", args=[slug, batch.pk]),
+        retry_url=reverse("batch-retry", args=[slug, batch.pk]),
+    )
+
+
+def past(team: Team) -> tuple[BatchRow, ...]:
+    """The newest first; drafts that nobody confirmed are none."""
+    rows = list(CancelBatch.objects.filter(team=team).exclude(state=BatchState.DRAFT).order_by("-created_at")[:LISTED])
+    numbers: dict[object, dict[str, int]] = {row.pk: {} for row in rows}
+    counted = CancelItem.objects.filter(batch__in=rows).values_list("batch", "state").annotate(number=Count("pk"))
+    for batch_id, state, number in counted.order_by("batch", "state"):
+        numbers[batch_id][state] = number
+    goes_on = dict(counted.filter(state=ItemState.CONFIRMED, run__rank=1).values_list("batch", "number"))
+    return tuple(
+        BatchRow(
+            url=reverse("batch", args=[team.slug, row.pk]),
+            title=title_of(row, sum(numbers[row.pk].values())),
+            state=row.state,
+            who=row.person_label,
+            reason=row.reason,
+            at=Moment.of(row.started_at),
+            counts=state_counts(numbers[row.pk], goes_on=goes_on.get(row.pk, 0)),
+        )
+        for row in rows
+    )
+
+
+def _link(batch: CancelBatch, slug: str) -> Link:
+    return Link(title_of(batch, batch.items.count()), reverse("batch", args=[slug, batch.pk]))
+
+
+def _tasks(batch: CancelBatch) -> tuple[TaskCount, ...]:
+    """The most runs first."""
+    by_task = CancelItem.objects.filter(batch=batch).values_list("run__task__name", "run__task__arize_id")
+    counted = by_task.annotate(
+        all=Count("pk"),
+        pending=Count("pk", filter=Q(run__status=Status.PENDING)),
+        running=Count("pk", filter=Q(run__status=Status.RUNNING)),
+    ).order_by("-all", "run__task__name")
+    return tuple(
+        TaskCount(name or arize_id, pending, running, number - pending - running)
+        for name, arize_id, number, pending, running in counted[:TASKS]
+    )
+
+
+def _notes(batch: CancelBatch, goes_on: int) -> tuple[Message, ...]:
+    notes = []
+    if goes_on:
+        text = f"{goes_on:,} of these runs go on although Arize said that they were cancelled. Look at them in Arize."
+        notes.append(Message("error", text))
+    if batch.why_aborted:
+        notes.append(Message("warning", batch.why_aborted))
+    if batch.passed_over:
+        one = batch.passed_over == 1
+        text = f"{batch.passed_over:,} more {'was' if one else 'were'} asked for, but {'is' if one else 'are'} not "
+        notes.append(Message("info", text + "pending or running and cannot be cancelled."))
+    if batch.left_out:
+        notes.append(Message("info", left_out_text(batch.left_out)))
+    if batch.state == BatchState.WORKING and batch.finished_at is None:
+        notes += _why_it_waits(batch)
+    return tuple(notes)
+
+
+def left_out_text(number: int) -> str:
+    return (
+        "1 more run matches now; it is left out."
+        if number == 1
+        else f"{number:,} more runs match now; they are left out."
+    )
+
+
+def _why_it_waits(batch: CancelBatch) -> list[Message]:
+    now = timezone.now()
+    waiting = CancelItem.objects.filter(batch=batch, state=ItemState.QUEUED).order_by()
+    keys = Credential.objects.filter(pk__in=waiting.values("run__task__credential"), revoked_at=None)
+    paused = CancelPace.objects.filter(credential__in=keys, paused_until__gt=now).select_related("credential")
+    held = [(key, key.failing_reason) for key in keys.exclude(failing_since=None)]
+    held += [(key, key.backoff_reason) for key in keys.filter(failing_since=None, backoff_until__gt=now)]
+    held += [(pace.credential, pace.pause_reason) for pace in paused]
+    return [Message("warning", f"The runs of key “{key.name}” wait: {why}") for key, why in dict(held).items()]

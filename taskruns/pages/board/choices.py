@@ -1,0 +1,120 @@
+"""What the board's filter form offers, and what an empty board says."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from urllib.parse import parse_qsl
+
+from django.urls import reverse
+
+from taskruns.forms import BoardFilter, Sort
+from taskruns.models import Credential, Status, Task
+from taskruns.models.runs import STILL_LISTED
+from taskruns.pages.values import Link
+from taskruns.permissions import Action
+
+from .parts import BoardFilters, Choice, EmptyBoard, ManyBar, SortLink, Sorts
+from .seats import Seat
+
+# A longer list is no help; the search finds the others.
+MOST_TASKS = 1_000
+_SORTS = (
+    ("-created", "Created, newest first"),
+    ("created", "Created, oldest first"),
+    ("-started", "Started, latest first"),
+    ("started", "Started, earliest first"),
+    ("-duration", "Longest first"),
+    ("duration", "Shortest first"),
+    ("-errors", "Most errors first"),
+    ("errors", "Fewest errors first"),
+)
+_TYPES = ("template_evaluation", "code_evaluation", "run_experiment", "unknown")
+
+
+def board_filters(seats: Sequence[Seat], wanted: BoardFilter, keys: Sequence[Credential]) -> BoardFilters:
+    teams = [seat.team for seat in seats]
+    tasks = Task.objects.filter(STILL_LISTED, team__in=teams).exclude(arize_id="").order_by("name", "arize_id")
+    named = {id_: name or id_ for id_, name in tasks.values_list("arize_id", "name")[:MOST_TASKS]}
+    spaces = {space["id"]: space["name"] or space["id"] for key in keys for space in key.spaces}
+    more = (wanted.type, wanted.credential, wanted.space, wanted.started_after, wanted.started_before)
+    return BoardFilters(
+        statuses=tuple(Choice(it.value, it.value.upper(), it in wanted.statuses) for it in Status),
+        tasks=_choices(named.items(), wanted.task),
+        types=_choices(((it, it.replace("_", " ")) for it in _TYPES), wanted.type),
+        credentials=_choices(((str(key.pk), key.name) for key in keys), str(wanted.credential or "")),
+        spaces=_choices(sorted(spaces.items(), key=lambda space: space[1]), wanted.space),
+        q=wanted.q,
+        started_after=_local(wanted.started_after),
+        started_before=_local(wanted.started_before),
+        min_duration="" if wanted.min_duration is None else str(wanted.min_duration),
+        sorts=_choices(_SORTS, f"{'-' if wanted.descending else ''}{wanted.sort.value}" if wanted.sort else ""),
+        is_set=wanted.is_set,
+        more_is_set=any(more) or wanted.min_duration is not None,
+    )
+
+
+def _choices(pairs: Iterable[tuple[str, str]], chosen: str) -> tuple[Choice, ...]:
+    """With what is chosen among them, although it may be on no list any more: the form must not drop it."""
+    listed = dict(pairs)
+    listed |= {chosen: chosen} if chosen and chosen not in listed else {}
+    return tuple(Choice(value, word, value == chosen) for value, word in listed.items())
+
+
+def _local(at: datetime | None) -> str:
+    """As `<input type=datetime-local>` wants it; seconds only where there are some."""
+    if at is None:
+        return ""
+    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+
+
+def why_empty(seats: Sequence[Seat], wanted: BoardFilter, keys: Sequence[Credential], *, url: str) -> EmptyBoard:
+    """The empty boards: no key yet, filter hides all, key failing, no runs."""
+    manages = [seat for seat in seats if seat.access.may(Action.CREDENTIALS_MANAGE)]
+    if not keys:
+        return _no_key(manages)
+    if wanted.is_set or wanted.cursor:
+        step = Link("Show all runs", f"{url}?all=1")
+        return EmptyBoard("filtered", "No run matches", "The filters hide every run.", step)
+    if all(key.failing_since for key in keys):
+        step_ = Link("Look at the keys", reverse("credentials", args=[manages[0].team.slug])) if manages else None
+        return EmptyBoard("key_failing", "Arize rejects the key", "No runs can be read until a key works again.", step_)
+    if not any(key.last_good_at for key in keys):
+        text = "The key is new: the first runs appear here as soon as Arize answers."
+        return EmptyBoard("no_runs", "Reading for the first time", text)
+    return EmptyBoard("no_runs", "No runs", "Arize lists no runs for the keys here.")
+
+
+def _no_key(manages: Sequence[Seat]) -> EmptyBoard:
+    text = "The board fills by itself once the team has an Arize API key."
+    if not manages:
+        return EmptyBoard("no_key", "No key yet", f"{text} A manager of the team can add one.")
+    step = Link("Add a key", reverse("credential-new", args=[manages[0].team.slug]))
+    return EmptyBoard("no_key", "No key yet", text, step)
+
+
+def sort_links(wanted: BoardFilter, url: str) -> Sorts:
+    """The first click on a heading brings the largest to the top, the second turns the order round."""
+    links = {sort.value: _sort_link(wanted, sort, url) for sort in Sort if sort}
+    return Sorts(**links)
+
+
+def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
+    is_current = wanted.sort is sort
+    turned = wanted.sorted_by(sort, descending=not (is_current and wanted.descending))
+    direction = "" if not is_current else "descending" if wanted.descending else "ascending"
+    return SortLink(url + turned.query(), direction)
+
+
+def offers_many(seat: Seat) -> bool:
+    return seat.access.may(Action.RUNS_CANCEL_MANY)
+
+
+def many_bar(seat: Seat, wanted: BoardFilter, *, matching: int) -> ManyBar | None:
+    """`matching`: how many active runs pass the filter."""
+    if not offers_many(seat):
+        return None
+    url = reverse("batches", args=[seat.team.slug])
+    if not wanted.is_set:
+        return ManyBar(url, 0, ())
+    query = replace(wanted, sort=Sort.ACTIVE, descending=True, cursor=None).query()
+    return ManyBar(url, matching, tuple(parse_qsl(query.removeprefix("?"))))

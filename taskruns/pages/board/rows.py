@@ -1,0 +1,153 @@
+"""Runs as rows: with the cancellation that tells how each ended, and with why a row may be old."""
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from django.urls import reverse
+from django.utils import timezone
+
+from taskruns.models import Cancellation, Outcome, Run, Status
+from taskruns.pages.durations import Pace, pace_of
+from taskruns.pages.outcomes import GOES_ON, cause_of, last_note
+from taskruns.pages.values import Counts, Duration, Moment, StatusMark, counts_of, duration_of, status_mark
+from taskruns.permissions import Action
+from taskruns.services.runs import arize_users
+
+from .seats import Seat
+from .staleness import old_text
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One row of the board. `version` changes exactly when something in the row does: 16 hex digits of a hash.
+
+    `creator` is the name of who triggered the run, empty where only the `creator_id` is known.
+    """
+
+    id: str
+    arize_id: str
+    url: str
+    task: str
+    task_filter: str
+    type: str
+    space: str
+    credential: str
+    status: StatusMark
+    counts: Counts
+    created: Moment | None
+    creator: str
+    creator_id: str
+    started: Moment | None
+    finished: Moment | None
+    duration: Duration | None
+    cause: str
+    cancel_url: str
+    stopping: str
+    note: str
+    pace: Pace
+    alarm: bool = False  # the run goes on although Arize said otherwise
+    can_pick: bool = False
+    team: str = ""
+    read: Moment | None = None
+    why_old: str = ""
+    version: str = ""
+
+
+def run_row(
+    run: Run,
+    *,
+    last: Cancellation | None,
+    may_cancel: bool,
+    slug: str,
+    team: str = "",
+    why_old: str = "",
+    creator: str = "",
+) -> RunRow:
+    """`last` is the run's cancellation that counts. `why_old`: why its state is not of this moment, if it is not.
+    `creator`: the name of who triggered it, if it is known.
+
+    Expects `run.task.credential` to be loaded.
+    """
+    is_open = last is not None and last.outcome == Outcome.OPEN
+    can_cancel = may_cancel and run.is_active and not is_open
+    row = RunRow(
+        id=str(run.pk),
+        arize_id=run.arize_id,
+        url=_url("run", slug, run.pk),
+        task=run.label,
+        task_filter=run.task.arize_id,
+        type=run.task.type.replace("_", " "),
+        space=run.task.space_name,
+        credential=run.task.credential.name if run.task.credential else "",
+        status=status_mark(run),
+        counts=counts_of(run),
+        created=Moment.of(run.created_at),
+        creator=creator,
+        creator_id=run.created_by_user_id or "",
+        started=Moment.of(run.run_started_at),
+        finished=Moment.of(run.run_finished_at),
+        duration=duration_of(run),
+        cause=cause_of(run, last),
+        cancel_url=_url("run-cancel", slug, run.pk) if can_cancel else "",
+        stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
+        note=last_note(run, last),
+        alarm=last is not None and run.is_active and last.outcome in GOES_ON,
+        can_pick=can_cancel and not team,
+        team=team,
+        read=Moment.of(run.observed_at) if why_old else None,
+        why_old=why_old,
+        pace=pace_of(run),
+    )
+    return _with_version(row)
+
+
+# Django looks for an address anew each time, and a board asks for the same ones again and again.
+@lru_cache(maxsize=8_192)
+def _url(name: str, slug: str, run_id: uuid.UUID) -> str:
+    return reverse(name, args=[slug, run_id])
+
+
+def _with_version(row: RunRow) -> RunRow:
+    return replace(row, version=hashlib.blake2b(repr(row).encode(), digest_size=8).hexdigest())
+
+
+# Which press ended a cancelled run: one that Arize confirmed, one that it accepted, one of which nobody heard the end.
+_CREDIT = {Outcome.CONFIRMED: 4, Outcome.OPEN: 3, Outcome.STILL_RUNNING: 2, Outcome.UNKNOWN: 1}
+
+
+def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
+    """Expects tasks and keys to be loaded, and the runs' creators."""
+    by_team = {seat.team.pk: seat for seat in seats}
+    latest = latest_cancellations(runs)
+    now = timezone.now()
+    return tuple(
+        run_row(
+            run,
+            last=latest.get(run.pk),
+            may_cancel=(seat := by_team[run.team_id]).access.may(Action.RUNS_CANCEL),
+            slug=seat.team.slug,
+            team=seat.team.name if name_team else "",
+            why_old=old_text(run, now),
+            creator=run.creator,
+        )
+        for run in runs
+    )
+
+
+def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
+    """One fresh row, as after a cancel."""
+    run = arize_users.with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
+    return run_rows([run], seats=[seat])[0]
+
+
+def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
+    """By run: the latest, but of a cancelled run the one that most likely ended it. A press that was refused or came
+    too late did not.
+    """
+    ended = {run.pk: run.status == Status.CANCELLED for run in runs}
+    rows = Cancellation.objects.filter(run__in=ended).select_related("batch").order_by("requested_at")
+    in_order = sorted(rows, key=lambda row: _CREDIT.get(Outcome(row.outcome), 0) if ended[row.run_id] else 0)
+    return {row.run_id: row for row in in_order}

@@ -1,0 +1,184 @@
+"""The bar of saved views above the board, and the page on which they are changed."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.urls import reverse
+
+from taskruns.models import Membership, SavedView, Team, User
+from taskruns.permissions import Access
+from taskruns.services.saved_views import may_change, may_delete, may_save, may_share, read, why_broken
+
+# An explicit question for everything: without any question at all the board opens with a default view.
+ALL = "all=1"
+_WORDS = {"q": "search", "credential": "key", "started_after": "started after", "started_before": "started before"}
+_WORDS |= {"min_duration": "takes at least (s)", "sort": "order"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One filter that is set, in words."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewTab:
+    """`is_default`: the board opens with it for this person."""
+
+    name: str
+    url: str
+    is_current: bool
+    is_shared: bool
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewBar:
+    """`query` is the filter that would be saved, without `?`."""
+
+    all_url: str
+    all_is_current: bool
+    tabs: tuple[ViewTab, ...]
+    query: str
+    may_save: bool
+    may_share: bool
+    views_url: str
+    export_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRow:
+    """One saved view as one person may use it. `broken` is why its filter cannot be used any more, if so.
+
+    `owner` is empty for one's own.
+    """
+
+    id: str
+    name: str
+    url: str
+    owner: str
+    choices: tuple[Choice, ...]
+    broken: str
+    is_shared: bool
+    is_own_default: bool
+    is_team_default: bool
+    may_change: bool
+    may_delete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewsPage:
+    team: str
+    slug: str
+    board_url: str
+    rows: tuple[ViewRow, ...]
+    may_save: bool
+    may_share: bool
+
+
+def board_url(slug: str, query: str) -> str:
+    """The board with exactly this filter: never without a question, which would ask for a default view."""
+    return f"{reverse('board', args=[slug])}?{query or ALL}"
+
+
+def choices_of(query: str) -> tuple[Choice, ...]:
+    """A query string as people read it."""
+    found: dict[str, list[str]] = {}
+    for name, value in parse_qsl(query):
+        found.setdefault(_WORDS.get(name, name.replace("_", " ")), []).append(value)
+    return tuple(Choice(name, tuple(values)) for name, values in found.items())
+
+
+def export_page_url(slug: str, query: str) -> str:
+    return reverse("board-export-page", args=[slug]) + (f"?{query}" if query else "")
+
+
+def visible(team: Team, person: User) -> QuerySet[SavedView]:
+    """The person's own views and those shared with the team."""
+    views = SavedView.objects.filter(Q(owner=person) | Q(is_shared=True), team=team)
+    return views.select_related("owner", "team")
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The views that a person sees beside a team's board, in order, and the one that it opens with for them: their own
+    choice, else the team's.
+    """
+
+    team: Team
+    views: tuple[SavedView, ...]
+    opens_with: SavedView | None
+
+
+def shelf(team: Team, person: User) -> Shelf:
+    """One question to the database."""
+    views = _by_name(team, person)
+    own = next((view for view, is_own in views if is_own), None)
+    of_team = next((view for view, _ in views if view.is_team_default), None)
+    return Shelf(team, tuple(view for view, _ in views), own or of_team)
+
+
+def view_bar(shelf: Shelf, access: Access, query: str) -> ViewBar:
+    """The bar above a board that shows the filter `query`, in its one spelling."""
+    query = query.removeprefix("?")
+    team = shelf.team
+    return ViewBar(
+        all_url=board_url(team.slug, ""),
+        all_is_current=not query,
+        tabs=tuple(
+            ViewTab(
+                name=view.name,
+                url=board_url(team.slug, view.query),
+                is_current=bool(query) and read(view.query)[0] == query,
+                is_shared=view.is_shared,
+                is_default=view == shelf.opens_with,
+            )
+            for view in shelf.views
+        ),
+        query=query,
+        may_save=may_save(access),
+        may_share=may_share(access),
+        views_url=reverse("saved-views", args=[team.slug]),
+        export_url=export_page_url(team.slug, query),
+    )
+
+
+def views_page(team: Team, person: User, access: Access) -> ViewsPage:
+    return ViewsPage(
+        team=team.name,
+        slug=team.slug,
+        board_url=board_url(team.slug, ""),
+        rows=tuple(_row(view, person, access, is_own_default=is_own) for view, is_own in _by_name(team, person)),
+        may_save=may_save(access),
+        may_share=may_share(access),
+    )
+
+
+def _row(view: SavedView, person: User, access: Access, *, is_own_default: bool) -> ViewRow:
+    return ViewRow(
+        id=str(view.pk),
+        name=view.name,
+        url=board_url(view.team.slug, view.query),
+        owner="" if view.owner_id == person.pk else view.owner.email,
+        choices=choices_of(view.query),
+        broken=why_broken(view),
+        is_shared=view.is_shared,
+        is_own_default=is_own_default,
+        is_team_default=view.is_team_default,
+        may_change=may_change(view, person, access),
+        may_delete=may_delete(view, person, access),
+    )
+
+
+def _is_own_default(person: User) -> Exists:
+    return Exists(Membership.objects.filter(user=person, default_view=OuterRef("pk")))
+
+
+def _by_name(team: Team, person: User) -> list[tuple[SavedView, bool]]:
+    """One's own private ones first; beside each whether it is the person's own default."""
+    views = visible(team, person).annotate(is_own_default=_is_own_default(person))
+    pairs = [(view, view.is_own_default) for view in views]
+    return sorted(pairs, key=lambda pair: (pair[0].is_shared, pair[0].name.casefold()))

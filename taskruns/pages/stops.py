@@ -1,0 +1,239 @@
+"""What the emergency stop shows: above every page of its team, and on its own."""
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.urls import reverse
+from django.utils import timezone
+
+from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
+from taskruns.permissions import Access
+from taskruns.services.stops.standing import is_paused, may_lift, standing
+
+from .credentials import health
+from .values import Message, Moment
+
+
+@dataclass(frozen=True, slots=True)
+class StopBanner:
+    """Who holds the team, and why. `paused`: why the hold does nothing. `lift_url`: for those who may."""
+
+    who: str
+    reason: str
+    since: Moment | None
+    until: Moment | None
+    paused: str
+    left_out: int
+    url: str
+    lift_url: str
+
+
+def stop_banner(stop: EmergencyStop, *, slug: str, is_paused: bool, may_lift: bool) -> StopBanner:
+    return StopBanner(
+        who=stop.person_label,
+        reason=stop.reason,
+        since=Moment.of(stop.pulled_at),
+        until=Moment.of(stop.expires_at),
+        paused=_paused(stop) if is_paused else "",
+        left_out=len(stop.left_out),
+        url=reverse("stop", args=[slug]),
+        lift_url=reverse("stop-lift", args=[slug]) if may_lift else "",
+    )
+
+
+def _paused(stop: EmergencyStop) -> str:
+    return (
+        f"The hold is paused: {stop.person_label} may not stop runs in this team any more, so new runs are not "
+        "cancelled. It goes on if they regain the right. A manager can lift it, and then somebody else can pull it."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StopTask:
+    """A task that the stop hits. `key`: which key would send the cancel; `trouble`: why it cannot."""
+
+    id: str
+    name: str
+    url: str
+    type: str
+    space: str
+    key: str
+    trouble: str
+    pending: int
+    running: int
+    is_left_out: bool
+
+    @property
+    def active(self) -> int:
+        return self.pending + self.running
+
+
+@dataclass(frozen=True, slots=True)
+class StopBatch:
+    """One list of runs that the stop cancels."""
+
+    url: str
+    runs: int
+    at: Moment | None
+
+
+def stop_batch(batch: CancelBatch, *, slug: str, runs: int) -> StopBatch:
+    return StopBatch(reverse("batch", args=[slug, batch.pk]), runs, Moment.of(batch.created_at))
+
+
+@dataclass(frozen=True, slots=True)
+class StopPage:
+    """`tasks` have active runs now; `others` have none, `hidden` of them are not listed. `banner`: a stop holds.
+
+    `may_pull`: the person gets the form. `unsent`: runs whose cancel still waits for its turn.
+    """
+
+    team: str
+    url: str
+    board_url: str
+    tasks: tuple[StopTask, ...]
+    others: tuple[StopTask, ...]
+    hidden: int
+    keys: tuple[str, ...]
+    warnings: tuple[Message, ...]
+    banner: StopBanner | None
+    may_pull: bool
+    tally: tuple[tuple[str, int], ...] = ()
+    batches: tuple[StopBatch, ...] = ()
+    unsent: int = 0
+
+    @property
+    def runs(self) -> int:
+        """Those that are hit."""
+        return sum(task.active for task in self.tasks if not task.is_left_out)
+
+    @property
+    def others_total(self) -> int:
+        return len(self.others) + self.hidden
+
+    @property
+    def hit(self) -> int:
+        return sum(not task.is_left_out for task in self.tasks)
+
+
+def stop_task(task: Task, *, slug: str, counts: tuple[int, int], is_left_out: bool, trouble: str) -> StopTask:
+    """Expects `task.credential` to be loaded. `counts`: pending and running."""
+    query = urlencode({"task": task.arize_id})
+    return StopTask(
+        id=str(task.pk),
+        name=str(task),
+        url=f"{reverse('board', args=[slug])}?{query}",
+        type=task.type.replace("_", " "),
+        space=task.space_name,
+        key=task.credential.name if task.credential else "",
+        trouble=trouble,
+        pending=counts[0],
+        running=counts[1],
+        is_left_out=is_left_out,
+    )
+
+
+def keys_of(tasks: Sequence[StopTask]) -> tuple[str, ...]:
+    return tuple(sorted({task.key for task in tasks if task.key}))
+
+
+MOST_OTHERS = 200
+MOST_BATCHES = 20
+
+
+def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out: Collection[str] = ()) -> StopPage:
+    """`left_out`: ids of tasks as they were ticked, for a form that comes back; of a stop that holds its own count."""
+    stop = EmergencyStop.objects.holding().select_related("team").filter(team=team).first() if banner else None
+    chosen = set(stop.left_out if stop else left_out)
+    active = Run.objects.filter(task=OuterRef("pk"), rank=1)
+    tasks = Task.objects.filter(team=team).select_related("credential").annotate(is_active=Exists(active))
+    hit = _rows(team, tasks.filter(is_active=True).order_by("name", "pk"), _active_counts(team), chosen)
+    idle = tasks.filter(is_active=False).order_by(F("last_run_at").desc(nulls_last=True), "pk")
+    # Those that were left out are never among the hidden ones.
+    shown = _rows(team, _first(idle, chosen), {}, chosen)
+    ended = _tally(stop) if stop else {}
+    return StopPage(
+        team=team.name,
+        url=reverse("stop", args=[team.slug]),
+        board_url=reverse("board", args=[team.slug]),
+        tasks=hit,
+        others=shown,
+        hidden=max(0, idle.count() - len(shown)),
+        keys=keys_of([task for task in hit if not task.is_left_out]),
+        warnings=_warnings(hit),
+        banner=banner,
+        may_pull=may_pull and banner is None,
+        tally=tuple((state.label.lower(), runs) for state, runs in ended.items()),
+        batches=_batches(stop) if stop else (),
+        unsent=ended.get(ItemState.QUEUED, 0),
+    )
+
+
+def _first(idle: QuerySet[Task], chosen: Collection[str]) -> list[Task]:
+    mine = list(idle.filter(pk__in=list(chosen)))
+    return mine + list(idle.exclude(pk__in=list(chosen))[: max(0, MOST_OTHERS - len(mine))])
+
+
+def _active_counts(team: Team) -> dict[uuid.UUID, tuple[int, int]]:
+    pending, running = Q(status=Status.PENDING), Q(status=Status.RUNNING)
+    rows = Run.objects.filter(team=team, rank=1).values_list("task").order_by()
+    counted = rows.annotate(pending=Count("pk", filter=pending), running=Count("pk", filter=running))
+    return {task: (waiting, going) for task, waiting, going in counted}
+
+
+def _rows(
+    team: Team, tasks: Iterable[Task], counts: dict[uuid.UUID, tuple[int, int]], chosen: Collection[str]
+) -> tuple[StopTask, ...]:
+    return tuple(
+        stop_task(
+            task,
+            slug=team.slug,
+            counts=counts.get(task.pk, (0, 0)),
+            is_left_out=str(task.pk) in chosen,
+            trouble=_trouble(task.credential),
+        )
+        for task in tasks
+    )
+
+
+def _trouble(key: Credential | None) -> str:
+    """Why no cancel can be sent for a task."""
+    if key is None or key.revoked_at is not None:
+        return "no key reads it: it cannot be stopped from here"
+    state, text = health(key, timezone.now())
+    return text if state == "failing" else ""
+
+
+def _warnings(hit: Iterable[StopTask]) -> tuple[Message, ...]:
+    beyond = sum(bool(task.trouble) and not task.is_left_out for task in hit)
+    if not beyond:
+        return ()
+    text = f"{beyond} of these tasks cannot be reached with a working key. Their runs may go on."
+    return (Message("warning", text),)
+
+
+def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
+    rows = CancelBatch.objects.filter(stop=stop).annotate(runs=Count("items")).order_by("-created_at")[:MOST_BATCHES]
+    return tuple(stop_batch(row, slug=stop.team.slug, runs=row.runs) for row in rows)
+
+
+def _tally(stop: EmergencyStop) -> dict[ItemState, int]:
+    """How many of its cancels are how far, most first."""
+    rows = CancelItem.objects.filter(batch__stop=stop).values_list("state").annotate(runs=Count("pk"))
+    return {ItemState(state): runs for state, runs in rows.order_by("-runs", "state")}
+
+
+def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
+    """What stands above every page of the team while a stop holds."""
+    stop = standing(team)
+    if stop is None:
+        return None
+    return stop_banner(
+        stop,
+        slug=team.slug,
+        is_paused=is_paused(stop),
+        may_lift=may_lift(stop, person=person, access=access),
+    )

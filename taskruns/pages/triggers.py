@@ -1,0 +1,57 @@
+"""What the page shows that starts a run of a task. The form's fields stand beside it."""
+
+import json
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from django.urls import reverse
+
+from taskruns.models import Task
+
+from .values import Message
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerPage:
+    """`operation`: the token of the form on the page. `waiting_url`: where to look again for an answer that is out.
+    `cannot`: why there is no form.
+    """
+
+    team: str
+    task: str
+    space: str
+    what: str
+    url: str
+    runs_url: str
+    operation: str
+    message: Message | None
+    waiting_url: str = ""
+    cannot: str = ""
+
+
+def trigger_page(
+    task: Task, *, team: str, slug: str, what: str, operation: str, message: Message | None, is_waiting: bool
+) -> TriggerPage:
+    url = reverse("task-trigger", args=[slug, task.pk])
+    return TriggerPage(
+        team=team,
+        task=str(task),
+        space=task.space_name,
+        what=what,
+        url=url,
+        runs_url=f"{reverse('board', args=[slug])}?{urlencode({'task': task.arize_id})}",
+        operation=operation,
+        message=message,
+        waiting_url=f"{url}?{urlencode({'operation': operation})}" if is_waiting else "",
+        cannot="" if what else _why_not(task),
+    )
+
+
+def _why_not(task: Task) -> str:
+    kind = json.loads(task.as_read).get("type")
+    if not kind:
+        return "Arize has not told yet what kind of task this is. Come back when the panel has read the tasks again."
+    return (
+        f"Arize calls this kind of task “{kind}”, which this panel does not know, so it cannot be started from here. "
+        "Start it in Arize: its runs appear on the board by themselves."
+    )

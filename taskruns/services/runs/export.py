@@ -1,0 +1,39 @@
+"""Exporting the runs of a board: which runs these are is settled, and recorded before the first byte is sent."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db import transaction
+from django.utils import timezone
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.forms import BoardFilter
+from taskruns.models import Team
+
+from .matching import matching
+
+_WIDTH = 16  # bytes of a UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One export: the panel's ids of its runs, newest first, as bytes."""
+
+    began: datetime
+    ids: bytes = field(repr=False)
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids) // _WIDTH
+
+
+def export(team: Team, wanted: BoardFilter, *, by: Actor) -> Export:
+    """Settle which runs and record; `csv_parts` then gives the file."""
+    began = timezone.now()
+    runs = matching(team, wanted, now=began).order_by("-sorted_at", "-pk")
+    ids = b"".join(pk.bytes for pk in runs.values_list("pk", flat=True).iterator())
+    chosen = Export(began, ids)
+    details = {"format": "csv", "query": wanted.query().removeprefix("?"), "rows": chosen.rows}
+    with transaction.atomic():
+        record(EventType.RUN_EXPORT, "done", by=by, team=team, details=details)
+    return chosen

@@ -1,0 +1,229 @@
+"""Saved views: filters of the board with a name, private or shared with the team, and the one a board opens with.
+
+Every change first locks the team's row, so that names stay unique in any case of letters and there is one default.
+"""
+
+from django.core.exceptions import TooManyFieldsSent
+from django.db import transaction
+from django.http import QueryDict
+from django.utils import timezone
+
+from taskruns.audit import Actor, EventType, Target, clean_line, record
+from taskruns.forms import BadFilter, BoardFilter
+from taskruns.models import Membership, SavedView, Team, User
+from taskruns.permissions import Access, Action
+from taskruns.services.teams import lock_team
+
+LONGEST_NAME = 100
+# Characters, encoded: an address has to fit into a request line of 8,190 bytes with some room to spare.
+LONGEST_QUERY = 6_000
+MOST = 50  # of one person in one team, and shared in one team: what a bar can still show
+
+
+class SavedViewsError(Exception):
+    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
+
+    def __init__(self, sentence: str, *, field: str = "") -> None:
+        self.sentence, self.field = sentence, field
+        super().__init__(sentence)
+
+
+class NameTaken(SavedViewsError):
+    """The person has a view of that name already: `known`. Saving may replace it."""
+
+    def __init__(self, known: SavedView) -> None:
+        self.known = known
+        super().__init__(f"You already have a view “{known.name}” in this team. Choose another name.", field="name")
+
+
+def may_save(access: Access) -> bool:
+    return access.team_role is not None
+
+
+def may_share(access: Access) -> bool:
+    return may_save(access) and access.may(Action.VIEWS_SHARE)
+
+
+def may_change(view: SavedView, person: User, access: Access) -> bool:
+    return may_save(access) and view.owner_id == person.pk and (not view.is_shared or may_share(access))
+
+
+def may_delete(view: SavedView, person: User, access: Access) -> bool:
+    is_manager = may_save(access) and access.may(Action.TEAM_SETTINGS)
+    return may_change(view, person, access) or (view.is_shared and is_manager)
+
+
+def save_view(team: Team, *, name: str, query: str, shared: bool, replace: bool = False, by: Actor) -> SavedView:
+    """Keep a filter under a name; with `replace`, in place of the person's own view of that name.
+
+    Raises NameTaken and SavedViewsError, and TeamsError for an archived team.
+    """
+    name, query = _clean_name(name), canonical(query)
+    with transaction.atomic():
+        team = lock_team(team)
+        owner = _member(team, by)
+        known = _own(team, owner, name)
+        if known is not None and not replace:
+            raise NameTaken(known)
+        view = known or SavedView(team=team, owner=owner)
+        _refuse_too_many(view, shared=shared)
+        _write(view, name=name, query=query, shared=shared)
+        _record(EventType.VIEW_SAVE, view, by=by)
+    return view
+
+
+def change_view(view: SavedView, *, name: str, shared: bool, by: Actor) -> bool:
+    """Rename, share, or take back from the team. False if it was so already. Raises as `save_view` does."""
+    name = _clean_name(name)
+    with transaction.atomic():
+        view = _locked(view)
+        if (view.name, view.is_shared) == (name, shared):
+            return False
+        known = _own(view.team, view.owner, name)
+        if known is not None and known.pk != view.pk:
+            raise NameTaken(known)
+        _refuse_too_many(view, shared=shared)
+        _write(view, name=name, query=view.query, shared=shared)
+        _record(EventType.VIEW_SAVE, view, by=by)
+    return True
+
+
+def delete_view(view: SavedView, *, by: Actor) -> None:
+    """Whoever's board opened with it gets the team's default, or all runs."""
+    with transaction.atomic():
+        view = _locked(view)
+        target, details = _told(view, by)
+        view.delete()
+        record(EventType.VIEW_DELETE, "done", by=by, team=view.team, target=target, details=details)
+
+
+def set_own_default(view: SavedView, *, on: bool, by: Actor) -> bool:
+    """Let the person's board open with a view that they see, or not any more. False if it was so already."""
+    with transaction.atomic():
+        view = _locked(view)
+        mine = Membership.objects.filter(team=view.team, user=_member(view.team, by))
+        is_so = mine.filter(default_view=view).exists()
+        if is_so == on:
+            return False
+        mine.update(default_view=view if on else None)
+        _record(EventType.VIEW_SAVE, view, by=by)
+    return True
+
+
+def set_team_default(view: SavedView, *, on: bool, by: Actor) -> bool:
+    """What the board opens with for all who have chosen nothing else. False if it was so already.
+
+    Raises SavedViewsError for a view that is not shared.
+    """
+    with transaction.atomic():
+        view = _locked(view)
+        if view.is_team_default == on:
+            return False
+        if not view.is_shared:
+            raise SavedViewsError("Only a shared view can be the team's default. Share it first.")
+        SavedView.objects.filter(team=view.team, is_team_default=True).update(is_team_default=False)
+        SavedView.objects.filter(pk=view.pk).update(is_team_default=on)
+        view.is_team_default = on
+        _record(EventType.VIEW_SAVE, view, by=by)
+    return True
+
+
+def canonical(query: str) -> str:
+    """The one spelling of a board's query string: no `?`, no cursor, nothing that the board would ignore.
+
+    Raises SavedViewsError.
+    """
+    asked, why_not = read(query)
+    if why_not:
+        raise SavedViewsError(f"This filter cannot be saved. {why_not}")
+    if len(asked) > LONGEST_QUERY:
+        raise SavedViewsError("This filter is too long to be saved. Take something out of it first.")
+    return asked
+
+
+def why_broken(view: SavedView) -> str:
+    """Why the filter of the view cannot be used any more, in a sentence; empty if it can."""
+    return read(view.query)[1]
+
+
+def read(query: str) -> tuple[str, str]:
+    """The query string in its one spelling, or why it cannot be used."""
+    try:
+        given = QueryDict(query.removeprefix("?"), mutable=True)
+        given.pop("cursor", None)
+        return BoardFilter.parse(given).query().removeprefix("?"), ""
+    except BadFilter as error:
+        return "", str(error)
+    except TooManyFieldsSent:
+        return "", "It has too many parts."
+
+
+def _clean_name(name: str) -> str:
+    cleaned = clean_line(name, LONGEST_NAME + 1)
+    if not cleaned:
+        raise SavedViewsError("Give the view a name.", field="name")
+    if len(cleaned) > LONGEST_NAME:
+        raise SavedViewsError(f"A view's name has at most {LONGEST_NAME} characters.", field="name")
+    return cleaned
+
+
+def _locked(view: SavedView) -> SavedView:
+    """The view as it is now, under the team's lock. Raises SavedViewsError if it is no more."""
+    lock_team(view.team)
+    found = SavedView.objects.select_related("team", "owner").filter(pk=view.pk).first()
+    if found is None:
+        raise SavedViewsError("This view was deleted just now.")
+    return found
+
+
+def _member(team: Team, by: Actor) -> User:
+    """Who acts, if they belong to the team at this moment."""
+    if by.person is None or not Membership.objects.filter(team=team, user=by.person).exists():
+        raise SavedViewsError("Only members of the team keep views in it.")
+    return by.person
+
+
+def _own(team: Team, owner: User, name: str) -> SavedView | None:
+    """In any case of letters of any script, which a database alone would not compare."""
+    own = SavedView.objects.filter(team=team, owner=owner)
+    return next((view for view in own if view.name.casefold() == name.casefold()), None)
+
+
+def _refuse_too_many(view: SavedView, *, shared: bool) -> None:
+    others = SavedView.objects.filter(team=view.team).exclude(pk=view.pk)
+    if others.filter(owner=view.owner).count() >= MOST:
+        raise SavedViewsError(f"You have {MOST} views in this team already. Delete one first.")
+    if shared and others.filter(is_shared=True).count() >= MOST:
+        raise SavedViewsError(f"The team shares {MOST} views already. One has to be deleted first.", field="shared")
+
+
+def _write(view: SavedView, *, name: str, query: str, shared: bool) -> None:
+    if shared:
+        _refuse_shared_name(view, name)
+    else:
+        # What is private again is nobody else's default any more.
+        Membership.objects.filter(default_view=view.pk).exclude(user=view.owner).update(default_view=None)
+    view.name, view.query, view.is_shared = name, query, shared
+    view.is_team_default = view.is_team_default and shared
+    view.changed_at = timezone.now()
+    view.save()
+
+
+def _refuse_shared_name(view: SavedView, name: str) -> None:
+    others = SavedView.objects.filter(team=view.team, is_shared=True).exclude(pk=view.pk)
+    if any(other.name.casefold() == name.casefold() for other in others):
+        sentence = f"The team already shares a view “{name}”. Choose another name, or keep this one to yourself."
+        raise SavedViewsError(sentence, field="name")
+
+
+def _record(event: EventType, view: SavedView, *, by: Actor) -> None:
+    target, details = _told(view, by)
+    record(event, "done", by=by, team=view.team, target=target, details=details)
+
+
+def _told(view: SavedView, by: Actor) -> tuple[Target, dict[str, object]]:
+    """What the log says of a view. `default`: for whom the board opens with it, among the actor and the team."""
+    is_own = Membership.objects.filter(default_view=view.pk, user=by.person).exists()
+    defaults = [word for word, is_so in (("own", is_own), ("team", view.is_team_default)) if is_so]
+    details: dict[str, object] = {"query": view.query, "shared": view.is_shared, "default": ", ".join(defaults)}
+    return Target("view", str(view.pk), view.name), details
