@@ -36,7 +36,6 @@ from taskruns.models import (
     Trigger,
     User,
 )
-from taskruns.pages.board import export
 from taskruns.services import (
     audit,
     batches,
@@ -53,6 +52,7 @@ from taskruns.services import (
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import Identity
+from taskruns.services.runs import export
 from taskruns.sso import GroupRole, Provider
 from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
 from tests.factories import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
@@ -129,9 +129,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
     "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None, found=print),
     "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None, found=print),
-    "bulk.abort": lambda stage: batches.abort(stage.batches["batch-abort"], by=oli(stage)),
-    "bulk.confirm": lambda stage: batches.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
-    "bulk.create_batch": lambda stage: batches.create_batch(
+    "batches.abort": lambda stage: batches.abort(stage.batches["batch-abort"], by=oli(stage)),
+    "batches.confirm": lambda stage: batches.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
+    "batches.create_batch": lambda stage: batches.create_batch(
         stage.team, run_ids=[stage.run.pk], reason="why", by=oli(stage), source=BatchSource.STOP
     ),
     "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
@@ -147,17 +147,17 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
     "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
     "reencryption.reencrypt": lambda _: reencryption.reencrypt(by=BY),
-    "exports.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
-    "factors.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
-    "factors.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
-    "factors.remove": lambda stage: factors.remove(
+    "runs.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
+    "people.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
+    "people.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
+    "people.remove": lambda stage: factors.remove(
         Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, session_key="", by=BY
     ),
-    "factors.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
-    "identities.admit": lambda _: sso_accounts.admit(IDENTITY, by=stranger()),
-    "identities.connect": lambda stage: sso_accounts.connect(vera(stage), IDENTITY, by=BY),
-    "identities.disconnect": lambda stage: sso_accounts.disconnect(vera(stage), IDENTITY.provider, by=BY),
-    "identities.follow_groups": lambda stage: sso_accounts.follow_groups(stage.people["ada"], IDENTITY, by=BY),
+    "people.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
+    "people.admit": lambda _: sso_accounts.admit(IDENTITY, by=stranger()),
+    "people.connect": lambda stage: sso_accounts.connect(vera(stage), IDENTITY, by=BY),
+    "people.disconnect": lambda stage: sso_accounts.disconnect(vera(stage), IDENTITY.provider, by=BY),
+    "people.follow_groups": lambda stage: sso_accounts.follow_groups(stage.people["ada"], IDENTITY, by=BY),
     "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
@@ -188,10 +188,10 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     ),
     "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
     "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
-    "sessions.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
-    "sessions.end_one": lambda stage: sessions.end_one(vera(stage), key=stage.session.session_key, by=BY),
-    "sessions.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
-    "sessions.end_over": lambda stage: sessions.end_over(vera(stage), key=stage.session.session_key, why="idle", by=BY),
+    "people.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
+    "people.end_one": lambda stage: sessions.end_one(vera(stage), key=stage.session.session_key, by=BY),
+    "people.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
+    "people.end_over": lambda stage: sessions.end_over(vera(stage), key=stage.session.session_key, why="idle", by=BY),
     "stops.expire": lambda _: stops.expire(by=BY),
     "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
     "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
@@ -226,7 +226,7 @@ def an_old_ring_key(stage: Stage) -> None:
 READY: dict[str, Callable[[Stage], object]] = {
     "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
     "reencryption.reencrypt": an_old_ring_key,
-    "identities.disconnect": lambda stage: SocialAccount.objects.create(
+    "people.disconnect": lambda stage: SocialAccount.objects.create(
         user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
     ),
     "people.enable_person": lambda stage: User.objects.filter(pk=vera(stage).pk).update(is_active=False),

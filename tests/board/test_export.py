@@ -19,6 +19,8 @@ from taskruns.models import ArizeUser, AuditEvent, Cancellation, Credential, Out
 from taskruns.pages.board import export
 from taskruns.pages.board.export import COLUMNS
 from taskruns.services import mirror
+from taskruns.services.runs.export import Export
+from taskruns.services.runs.export import export as export_runs
 from taskruns.services.spreadsheet import csv_line, defused
 from tests.audit.test_download import EVIL
 from tests.factories import CANARY, ENDPOINT, NOW, ClientOf, accept_inserts, actor, events, make_run, refuse_inserts
@@ -199,7 +201,7 @@ def test_the_file_has_as_many_rows_as_were_said_whatever_leaves_the_filter_meanw
 ):
     monkeypatch.setattr(export, "CHUNK", 2)
     some_runs(task, *[Status.RUNNING] * 7)
-    chosen = export.export(team, wanted("status=running"), by=actor(mona))
+    chosen = export_runs(team, wanted("status=running"), by=actor(mona))
 
     def meanwhile() -> None:
         Run.objects.update(status=Status.COMPLETED, rank=0)
@@ -338,7 +340,7 @@ def test_without_its_row_nothing_leaves(team: Team, run: Run, vera: User, client
 # --- Stable while rows arrive and end
 
 
-def taken(chosen: export.Export, between: Any = lambda: None) -> list[str]:
+def taken(chosen: Export, between: Any = lambda: None) -> list[str]:
     """Arize's ids in the file; `between` happens after each part."""
     text = ""
     for part in export.csv_parts(chosen):
@@ -353,7 +355,7 @@ def test_steps_fit_together_newest_first_whatever_is_active(
 ):
     monkeypatch.setattr(export, "CHUNK", chunk)
     some_runs(task, *[Status.RUNNING, Status.COMPLETED, Status.COMPLETED, Status.PENDING] * 2)
-    chosen = export.export(team, wanted(), by=actor(mona))
+    chosen = export_runs(team, wanted(), by=actor(mona))
     assert chosen.rows == 8
     assert taken(chosen) == [f"run-{number}" for number in range(8)]
 
@@ -362,7 +364,7 @@ def test_runs_of_one_moment_come_once_each(team: Team, task: Task, mona: User, m
     monkeypatch.setattr(export, "CHUNK", 2)
     for number in range(7):
         make_run(task, arize_id=str(number), status=[Status.RUNNING, Status.FAILED][number % 2], created_at=NOW)
-    assert sorted(taken(export.export(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
+    assert sorted(taken(export_runs(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
 
 
 def test_what_comes_or_ends_meanwhile_neither_repeats_nor_skips_a_run(
@@ -370,7 +372,7 @@ def test_what_comes_or_ends_meanwhile_neither_repeats_nor_skips_a_run(
 ):
     monkeypatch.setattr(export, "CHUNK", 2)
     some_runs(task, *[Status.RUNNING, Status.COMPLETED] * 5)
-    chosen = export.export(team, wanted(), by=actor(mona))
+    chosen = export_runs(team, wanted(), by=actor(mona))
     ending = iter([run.pk for run in Run.objects.filter(rank=1).order_by("-sorted_at")])
 
     def meanwhile() -> None:
@@ -391,7 +393,7 @@ MANY_BLOCKS = 60_000
 def test_fifteen_thousand_runs_need_no_more_memory_than_five_thousand(team: Team, mona: User):
     for _done in mirror.fill_runs(team, runs=15_000):
         pass
-    chosen = export.export(team, wanted(), by=actor(mona))
+    chosen = export_runs(team, wanted(), by=actor(mona))
     held: dict[int, int] = {}
     lines = 0
     for part in export.csv_parts(chosen):
@@ -405,7 +407,7 @@ def test_five_thousand_runs_kept_would_be_seen(team: Team, mona: User):
     """The control: a third of them kept in a list are more than the test above lets pass."""
     for _done in mirror.fill_runs(team, runs=5_000):
         pass
-    chosen = export.export(team, wanted(), by=actor(mona))
+    chosen = export_runs(team, wanted(), by=actor(mona))
     before = sys.getallocatedblocks()
     kept = [run for runs in export._in_steps(chosen.ids) for run in runs]
     assert len(kept) == 5_000
@@ -415,7 +417,7 @@ def test_five_thousand_runs_kept_would_be_seen(team: Team, mona: User):
 def test_each_step_is_a_few_short_questions(team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export, "CHUNK", 2)
     some_runs(task, *[Status.COMPLETED] * 4)
-    chosen = export.export(team, wanted(), by=actor(mona))
+    chosen = export_runs(team, wanted(), by=actor(mona))
     with CaptureQueriesContext(connection) as queries:
         assert len(taken(chosen)) == 4
     assert len(queries) == 2 + 2, "two steps of rows and their cancellations"

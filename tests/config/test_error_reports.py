@@ -17,8 +17,8 @@ from tests.secret_search import Witness, found
 BROKEN = "broken on purpose"
 FIELDS = {"name": "Canary", "endpoint": ENDPOINT, "key": CANARY}
 PLACES = {
-    "the form": "taskruns.forms.people.CredentialForm.clean_endpoint",
-    "the field": "taskruns.forms.people.KeyField.clean",
+    "the form": "taskruns.forms.credentials.CredentialForm.clean_endpoint",
+    "the field": "taskruns.forms.credentials.KeyField.clean",
     "the encryption": "cryptography.fernet.Fernet.encrypt",
     "the model": "taskruns.models.Credential.save",
     "the audit log": "taskruns.services.credentials.actions.record",

@@ -8,7 +8,7 @@ from django.test import Client
 from django.utils.http import urlencode
 
 from taskruns.models import AuditEvent, Membership, SavedView, Team, TeamRole, User
-from taskruns.pages.saved_views import shelf, view_bar
+from taskruns.pages.saved_views import ViewBar, shelf, view_bar
 from taskruns.permissions import access_of
 from taskruns.services import saved_views
 from taskruns.services.saved_views import MOST, NameTaken, SavedViewsError
@@ -33,7 +33,7 @@ def last_event() -> AuditEvent:
     return AuditEvent.objects.latest("pk")
 
 
-def bar(person: User, team: Team, query: str = "") -> saved_views.pages.ViewBar:
+def bar(person: User, team: Team, query: str = "") -> ViewBar:
     return view_bar(shelf(team, person), access_of(person, team), query)
 
 
