@@ -39,19 +39,10 @@ from taskruns.pages.teams import link_of
 from taskruns.services import batches as bulk
 from taskruns.services import invitations
 from taskruns.services.people import factors
-from tests.factories import (
-    ENDPOINT,
-    PASSWORD,
-    actor,
-    code_of,
-    member,
-    person,
-    run_url,
-    show_factor,
-    trigger_url,
-    wire_run,
-)
+from tests.clients import code_of, show_factor
+from tests.factories import PASSWORD, actor, member, person
 from tests.people.soft_passkey import SoftPasskey
+from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
 NEW_PASSWORD = "another battery staple"
 NEW_KEY = "ak-new-1Xy7Qz4Mn8Lk2Jh5"

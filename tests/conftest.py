@@ -21,17 +21,12 @@ from django.test import Client
 from taskruns.audit import EventType
 from taskruns.audit.append_only import SEALED_TABLES, seal
 from taskruns.audit.events import allowed_details
-from taskruns.models import (
-    Credential,
-    Run,
-    SiteRole,
-    Task,
-    Team,
-    TeamRole,
-    User,
-)
+from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.services.people import factors
-from tests.factories import ENDPOINT, ClientOf, lift_triggers, make_credential, make_run, member, person, show_factor
+from tests.clients import ClientOf, show_factor
+from tests.database_refusals import lift_triggers
+from tests.factories import make_credential, make_run, member, person
+from tests.wire import ENDPOINT
 
 RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
 

@@ -30,8 +30,10 @@ from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.acts import EVALUATION, batches_of
-from tests.factories import CANARY, ENDPOINT, PASSWORD, ClientOf, actor, run_url, trigger_url, wire_run
+from tests.clients import ClientOf
+from tests.factories import CANARY, PASSWORD, actor
 from tests.people.soft_passkey import SoftPasskey
+from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
 LONG = "x" * 10_000
 NUL = "a\x00b"

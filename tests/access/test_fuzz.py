@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from taskruns.models import Credential, Run, SavedView, Status, Task, Team, TeamRole, User
 from tests.acts import Stage, dump, stage
-from tests.factories import CANARY, ENDPOINT, PASSWORD, make_credential, make_run, member, person
+from tests.factories import CANARY, PASSWORD, make_credential, make_run, member, person
+from tests.wire import ENDPOINT
 
 from .test_bad_input import ODD
 from .test_matrix import names, undone

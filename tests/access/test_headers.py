@@ -10,7 +10,8 @@ from django.urls import get_resolver, reverse
 
 from taskruns.models import Credential, Run, Team, User
 from tests.acts import batches_of
-from tests.factories import ClientOf, actor
+from tests.clients import ClientOf
+from tests.factories import actor
 
 from .test_matrix import Browsers, names, undone
 

@@ -25,8 +25,10 @@ from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.acts import batches_of
-from tests.factories import ENDPOINT, ClientOf, actor, person, run_url, wire_run
+from tests.clients import ClientOf
+from tests.factories import actor, person
 from tests.people.test_sign_in import sign_in
+from tests.wire import ENDPOINT, run_url, wire_run
 
 # Two kinds of outsiders: otto manages another team, nora has none.
 PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")

@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from taskruns.models import AuditEvent, Run, Task, Team, User
 from tests.acts import ACTS, EVALUATION, Act, Stage, dump, stage
-from tests.factories import PASSWORD, ClientOf, make_credential, make_run
+from tests.clients import ClientOf
+from tests.factories import PASSWORD, make_credential, make_run
 
 from .test_matrix import undone
 

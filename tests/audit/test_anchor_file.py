@@ -21,7 +21,8 @@ from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Tea
 from taskruns.services import audit
 from taskruns.services.audit.anchor_file import Outside
 from taskruns.services.audit.row_stream import ANCHOR, in_steps
-from tests.factories import ClientOf, accept_inserts, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.jobs.test_jobs import _empty_queue, work
 
 from .tampering import ANCHORS, delete, set_head

@@ -36,9 +36,9 @@ from taskruns.models import (
 from taskruns.services import mirror
 from tests.access.test_matrix import names
 from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, Act, Stage, a_stop, dump, stage
-from tests.factories import ENDPOINT, run_url, wire_run
 from tests.jobs.test_jobs import _empty_queue, work
 from tests.paths import ROOT
+from tests.wire import ENDPOINT, run_url, wire_run
 
 assert stage
 assert _empty_queue

@@ -15,7 +15,8 @@ from taskruns.audit import EventType, record
 from taskruns.audit.anchors import anchor_chain, anchor_moved
 from taskruns.models import AuditAnchor, AuditEvent, AuditVerification, Team, User
 from taskruns.services import audit
-from tests.factories import ClientOf, actor
+from tests.clients import ClientOf
+from tests.factories import actor
 from tests.jobs.test_jobs import _empty_queue, work
 
 from .chain_reader import TABLE, stored

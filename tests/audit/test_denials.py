@@ -19,7 +19,10 @@ from taskruns.services import audit
 from taskruns.services.audit import Try
 from tests.access.test_matrix import names, wanted
 from tests.acts import Stage, dump, stage
-from tests.factories import PASSWORD, ClientOf, accept_inserts, events, make_credential, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import PASSWORD, make_credential
+from tests.stored import events
 
 from .test_chain import in_threads
 

@@ -17,7 +17,10 @@ from taskruns.models import AuditAnchor, AuditEvent, Run, Team, User
 from taskruns.services import audit
 from taskruns.services.audit.export import _cell
 from tests.bench.audit_rows import fill
-from tests.factories import ClientOf, accept_inserts, actor, events, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor
+from tests.stored import events
 
 from .chain_reader import SEALED, assert_linked, stored
 from .tampering import found

@@ -55,8 +55,10 @@ from taskruns.services.people.sso_accounts import Identity
 from taskruns.services.runs import export
 from taskruns.sso import GroupRole, Provider
 from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
-from tests.factories import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor
 from tests.jobs.test_jobs import _empty_queue, work
+from tests.wire import ENDPOINT, run_url, wire_run
 
 assert stage
 assert _empty_queue

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from taskruns.models import AuditEvent, Credential, Membership, Team, User
 from tests.acts import ACTS, NEW_KEY, Stage, dump, stage
-from tests.factories import accept_inserts, refuse_inserts
+from tests.database_refusals import accept_inserts, refuse_inserts
 
 assert stage
 LOG = "taskruns_auditevent"

@@ -16,8 +16,10 @@ from taskruns import jobs
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, AuditReading, AuditVerification, Run, Team, User
 from taskruns.services import audit
-from tests.factories import ClientOf, actor, events
+from tests.clients import ClientOf
+from tests.factories import actor
 from tests.jobs.test_jobs import _empty_queue, work
+from tests.stored import events
 
 from .tampering import edit
 from .test_chain import in_threads

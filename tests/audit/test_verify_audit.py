@@ -19,8 +19,9 @@ from taskruns.audit.append_only import _SQLITE_REFUSES, SEALED_TABLES, seal
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
 from taskruns.services.audit.row_stream import ANCHOR, in_steps
-from tests.factories import accept_inserts, events, lift_triggers, refuse_inserts
+from tests.database_refusals import accept_inserts, lift_triggers, refuse_inserts
 from tests.paths import ROOT
+from tests.stored import events
 
 from .tampering import delete, edit, set_head, unsealed
 

@@ -12,7 +12,8 @@ from taskruns.audit import Actor
 from taskruns.models import Credential, Heartbeat, Run, Team, User
 from taskruns.services import credentials
 from taskruns.services.mirror import refresh
-from tests.factories import ClientOf, make_credential
+from tests.clients import ClientOf
+from tests.factories import make_credential
 from tests.mirror.arize_world import World, failing
 
 START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")

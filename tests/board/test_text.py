@@ -8,7 +8,8 @@ import pytest
 from django.test import Client
 
 from taskruns.models import Credential, Run, Status, Task, User
-from tests.factories import ClientOf, make_run
+from tests.clients import ClientOf
+from tests.factories import make_run
 
 BOARD = "/teams/ops-north/runs/"
 

@@ -14,8 +14,10 @@ from django.utils import timezone
 from taskruns.arize.wire import WireRun
 from taskruns.models import AuditEvent, Cancellation, Run, Status, User
 from taskruns.services.runs.observations import record_observation
-from tests.factories import ClientOf, events, press, run_url, wire_run
+from tests.clients import ClientOf, press
 from tests.paths import CANCEL_ANSWER
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 Answer = Callable[[Run], dict[str, Any]]
 BODY = "what-arize-wrote-in-its-body"

@@ -22,7 +22,11 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import cancellations, credentials
-from tests.factories import ClientOf, actor, events, make_credential, make_run, press, refuse_inserts, run_url, wire_run
+from tests.clients import ClientOf, press
+from tests.database_refusals import refuse_inserts
+from tests.factories import actor, make_credential, make_run
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import pytest
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Status, Task, Team, TeamRole
 from tests.arize_double import Double, in_threads, serving
-from tests.factories import CANARY, ClientOf, make_run, person, press, wire_run
+from tests.clients import ClientOf, press
+from tests.factories import CANARY, make_run, person
+from tests.wire import wire_run
 
 CLICKS = 50
 pytestmark = [pytest.mark.commits, pytest.mark.usefixtures("committed")]

@@ -16,17 +16,11 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services.cancellations import settle_stopping, sweep
 from tests.arize_double import Double, in_threads, serving
-from tests.factories import (
-    ClientOf,
-    accept_inserts,
-    events,
-    make_credential,
-    make_run,
-    press,
-    refuse_inserts,
-    run_url,
-    wire_run,
-)
+from tests.clients import ClientOf, press
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import make_credential, make_run
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 ENDS = {"CANCELLED": "confirmed", "completed": "finished_first", "Failed": "failed_first"}
 

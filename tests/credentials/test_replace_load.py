@@ -9,7 +9,8 @@ from taskruns.audit import Actor
 from taskruns.models import Credential, Outcome, Run, Task, Team
 from taskruns.services import cancellations, credentials, mirror
 from tests.arize_double import Double, in_threads, serving
-from tests.factories import CANARY, make_credential, make_run, wire_run
+from tests.factories import CANARY, make_credential, make_run
+from tests.wire import wire_run
 
 OTHER = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 SHELL = Actor(type="command", label="tests")

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import requests
 import responses
 
-from tests.factories import ENDPOINT
+from tests.wire import ENDPOINT
 
 Fault = tuple[int, dict[str, str], str] | Exception
 

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services.mirror import refresh
-from tests.factories import ClientOf, make_credential, make_run
+from tests.clients import ClientOf
+from tests.factories import make_credential, make_run
 
 from .arize_world import World
 

@@ -15,7 +15,8 @@ from taskruns.models import AuditEvent, Credential, Run, Task, Team
 from taskruns.services import credentials
 from taskruns.services.mirror import RoundReport, due, refresh
 from taskruns.services.mirror.reader import THREADS
-from tests.factories import actor, events, make_credential
+from tests.factories import actor, make_credential
+from tests.stored import events
 
 from .arize_world import World, failing
 

@@ -16,7 +16,8 @@ from taskruns.models import Cancellation, Credential, Run, Task, Team, User
 from taskruns.pages.credentials import under_way
 from taskruns.services import credentials
 from taskruns.services.mirror import due, refresh
-from tests.factories import ClientOf, actor, make_credential
+from tests.clients import ClientOf
+from tests.factories import actor, make_credential
 
 from .arize_world import World, failing
 

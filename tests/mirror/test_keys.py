@@ -15,7 +15,8 @@ from taskruns.models import Credential, Run, Task, Team
 from taskruns.services import credentials
 from taskruns.services.mirror import due, refresh, schedule
 from taskruns.services.mirror.budget import Budget
-from tests.factories import ENDPOINT, make_credential
+from tests.factories import make_credential
+from tests.wire import ENDPOINT
 
 from .arize_world import World, failing
 

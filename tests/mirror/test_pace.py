@@ -13,7 +13,8 @@ from django.utils import timezone
 from taskruns.models import Cancellation, Credential, EmergencyStop, Run, Status, Task, Team
 from taskruns.services.mirror import RoundReport, due, reader, refresh
 from tests.arize_double import Double, in_threads, serving
-from tests.factories import events, make_credential, make_run
+from tests.factories import make_credential, make_run
+from tests.stored import events
 
 from .arize_world import World, failing
 

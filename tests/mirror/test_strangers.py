@@ -17,7 +17,8 @@ from taskruns.models import Credential, Run, Task, Team, User
 from taskruns.models.runs import STILL_LISTED, UNLISTED_AFTER
 from taskruns.services import credentials
 from taskruns.services.mirror import find_by_arize_id, refresh
-from tests.factories import ClientOf, make_credential
+from tests.clients import ClientOf
+from tests.factories import make_credential
 
 from .arize_world import World
 

@@ -7,7 +7,8 @@ import pytest
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from tests.factories import ClientOf, events
+from tests.clients import ClientOf
+from tests.stored import events
 
 from .soft_passkey import SoftPasskey
 from .test_sign_in import sign_in

@@ -9,7 +9,8 @@ from django.core import mail
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from tests.factories import PASSWORD, ClientOf
+from tests.clients import ClientOf
+from tests.factories import PASSWORD
 
 from .test_second_factor import with_app
 from .test_sign_in import TOKEN, sign_in

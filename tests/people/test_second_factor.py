@@ -20,7 +20,10 @@ from taskruns.audit import Actor
 from taskruns.encryption import SealBroken
 from taskruns.models import AuditEvent, Credential, Membership, Run, Team, User
 from taskruns.services.people import accounts, factors
-from tests.factories import PASSWORD, ClientOf, actor, code_of, events, make_credential, run_url, wire_run
+from tests.clients import ClientOf, code_of
+from tests.factories import PASSWORD, actor, make_credential
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 from .test_sign_in import sign_in
 

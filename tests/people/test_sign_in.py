@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from taskruns.models import Team, User
 from taskruns.services.people import throttles
-from tests.factories import PASSWORD, ClientOf
+from tests.clients import ClientOf
+from tests.factories import PASSWORD
 
 
 def sign_in(client: Client, email: str, password: str = PASSWORD, query: str = "", **more: str) -> HttpResponse:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Run, Status, Task, Team
 from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
-from tests.factories import make_run, wire_run
+from tests.factories import make_run
+from tests.wire import wire_run
 
 START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 

@@ -17,7 +17,9 @@ from taskruns.pages import board
 from taskruns.permissions import access_of
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs.observations import record_observation
-from tests.factories import ENDPOINT, ClientOf, make_credential, make_run, press, run_url, wire_run
+from tests.clients import ClientOf, press
+from tests.factories import make_credential, make_run
+from tests.wire import ENDPOINT, run_url, wire_run
 
 from .test_observations import reading
 

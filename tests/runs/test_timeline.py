@@ -12,7 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.models import AuditEvent, Run, Status, Task, User
 from taskruns.pages.timeline import timeline_of
 from tests.board.test_durations import past
-from tests.factories import ClientOf, make_run, press, run_url, wire_run
+from tests.clients import ClientOf, press
+from tests.factories import make_run
+from tests.wire import run_url, wire_run
 
 CREATED = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 

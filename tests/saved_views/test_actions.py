@@ -12,7 +12,10 @@ from taskruns.pages.saved_views import ViewBar, shelf, view_bar
 from taskruns.permissions import access_of
 from taskruns.services import saved_views
 from taskruns.services.saved_views import MOST, NameTaken, SavedViewsError
-from tests.factories import ClientOf, accept_inserts, actor, events, member, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor, member
+from tests.stored import events
 
 VIEWS, BOARD = "/teams/ops-north/views/", "/teams/ops-north/runs/"
 

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.models import Run, SavedView, Team, User
 from taskruns.pages.saved_views import shelf, view_bar
 from taskruns.permissions import access_of
-from tests.factories import ClientOf
+from tests.clients import ClientOf
 
 from .test_actions import BOARD, VIEWS, bar, kept, post
 

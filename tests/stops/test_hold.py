@@ -26,9 +26,12 @@ from taskruns.models import (
 )
 from taskruns.services import stops
 from tests.acts import EVALUATION
-from tests.factories import ClientOf, actor, events, make_run, run_url, wire_run
+from tests.clients import ClientOf
+from tests.factories import actor, make_run
 from tests.jobs.test_jobs import _empty_queue, work
 from tests.mirror.arize_world import World
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 assert _empty_queue
 WHY = "Evaluations eat the budget"

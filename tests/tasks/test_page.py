@@ -13,7 +13,9 @@ from django.utils import timezone
 from taskruns.models import Credential, Run, Status, Task, Team, User
 from taskruns.pages import tasks
 from tests.board.test_durations import past
-from tests.factories import ENDPOINT, ClientOf, make_run
+from tests.clients import ClientOf
+from tests.factories import make_run
+from tests.wire import ENDPOINT
 
 
 @pytest.fixture

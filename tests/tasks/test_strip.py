@@ -10,7 +10,8 @@ from django.test import Client
 from taskruns.models import Run, Status, Task, User
 from taskruns.pages.strip import LAST, Strip, kind_of, strip_of
 from tests.board.test_durations import past
-from tests.factories import ClientOf, make_run
+from tests.clients import ClientOf
+from tests.factories import make_run
 from tests.runs.test_observations import START
 
 

@@ -15,7 +15,11 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, Credential, Run, Status, Task, Team, Trigger, User
 from taskruns.services import credentials, triggers
 from tests.acts import EVALUATION
-from tests.factories import ENDPOINT, ClientOf, accept_inserts, actor, events, make_run, refuse_inserts, trigger_url
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor, make_run
+from tests.stored import events
+from tests.wire import ENDPOINT, trigger_url
 
 BODY = "what-arize-wrote-in-its-body"
 SENT = {

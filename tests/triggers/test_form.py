@@ -15,7 +15,9 @@ from django.utils import timezone
 from taskruns.forms.triggers import ExperimentForm, form_for
 from taskruns.models import AuditEvent, Task, Trigger, User
 from tests.acts import EVALUATION
-from tests.factories import NOW, ClientOf, trigger_url
+from tests.clients import ClientOf
+from tests.factories import NOW
+from tests.wire import trigger_url
 
 from .test_actions import NEW, url
 

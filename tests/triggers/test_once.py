@@ -19,8 +19,11 @@ from taskruns.services import triggers
 from taskruns.services.triggers import answer as verdict
 from taskruns.services.triggers.results import close
 from tests.arize_double import Double, in_threads, serving
-from tests.factories import CANARY, ClientOf, actor, events, person, trigger_url
+from tests.clients import ClientOf
+from tests.factories import CANARY, actor, person
 from tests.jobs.test_jobs import _empty_queue, work
+from tests.stored import events
+from tests.wire import trigger_url
 
 from .test_actions import NEW, problem, send, url
 
