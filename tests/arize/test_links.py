@@ -12,7 +12,7 @@ from taskruns.pages.arize_links import arize_links, run_links
 from taskruns.services.mirror import refresh
 from tests.clients import ClientOf
 from tests.factories import make_credential, make_run
-from tests.mirror.arize_world import World
+from tests.fake_arize import World
 
 GLOBAL = "https://api.arize.com"
 

@@ -18,13 +18,14 @@ from taskruns.models import AuditEvent, AuditReading, AuditVerification, Run, Te
 from taskruns.services import audit
 from tests.clients import ClientOf
 from tests.factories import actor
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.queue_worker import work
 from tests.stored import events
+from tests.threads import in_threads
 
 from .tampering import edit
-from .test_chain import in_threads
 
-assert _empty_queue  # an autouse fixture of this module too
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 URL, VERIFY = "/audit/", "/audit/verify/"
 BANNER = "The last verification of the audit log found"
 

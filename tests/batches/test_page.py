@@ -24,11 +24,12 @@ from taskruns.models import (
 from taskruns.services import batches
 from tests.clients import ClientOf
 from tests.factories import make_run
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.queue_worker import work
 from tests.stored import events
 from tests.wire import run_url, wire_run
 
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 URL = "/teams/ops-north/batches/"
 
 

@@ -27,11 +27,6 @@ def clock() -> Iterator[Any]:
         yield clock
 
 
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
-
-
 def at(hour: int, minute: int = 0, *, day: int = 23) -> dict[str, Any]:
     return {"created_at": datetime(2026, 11, day, hour, minute, tzinfo=UTC)}
 

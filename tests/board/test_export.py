@@ -22,10 +22,10 @@ from taskruns.services import mirror
 from taskruns.services.runs.export import Export
 from taskruns.services.runs.export import export as export_runs
 from taskruns.services.spreadsheet import csv_line, defused
-from tests.audit.test_download import EVIL
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import CANARY, NOW, actor, make_run
+from tests.spreadsheets import EVIL
 from tests.stored import events
 from tests.wire import ENDPOINT
 

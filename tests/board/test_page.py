@@ -26,11 +26,6 @@ BOARD = "/teams/ops-north/runs/"
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
 
-@pytest.fixture
-def client(vera: User, credential: Credential, client_of: ClientOf) -> Client:
-    return client_of(vera)
-
-
 def rows(html: str) -> list[str]:
     return re.findall(r'<tr id="run-[0-9a-f-]+"[^>]* data-run-id="([^"]*)"', html)
 

@@ -14,7 +14,7 @@ from taskruns.models import Cancellation, Credential, Membership, Run, Task, Tea
 from taskruns.services.runs.observations import record_observation
 from tests.clients import ClientOf
 from tests.factories import make_run
-from tests.runs.test_observations import reading
+from tests.runs.readings import reading
 
 BOARD = "/teams/ops-north/runs/"
 TABLE = f"{BOARD}table/"

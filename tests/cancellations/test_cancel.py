@@ -91,11 +91,6 @@ UNREADABLE: dict[str, Answer] = {
 ENDS = {"CANCELLED": CONFIRMED, "completed": FINISHED, "FAILED": FAILED}
 
 
-@pytest.fixture(params=[True, False], ids=["htmx", "plain"])
-def htmx(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def check(arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf) -> Callable[..., Cancellation]:
     """Press once and compare everything that the end of a cancel shows in."""

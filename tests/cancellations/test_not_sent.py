@@ -40,11 +40,6 @@ def post(arize: responses.RequestsMock, run: Run) -> responses.BaseResponse:
     return arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
 
 
-@pytest.fixture(params=[True, False], ids=["htmx", "plain"])
-def htmx(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def _nothing_is_sent(arize: responses.RequestsMock, post: responses.BaseResponse) -> Iterator[None]:
     yield

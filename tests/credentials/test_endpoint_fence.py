@@ -21,8 +21,8 @@ from taskruns.models import Credential, Team, User
 from taskruns.models.credentials import CannotConnect
 from tests.clients import ClientOf
 from tests.factories import CANARY
-from tests.house.test_architecture import TEXTS
 from tests.outbound.test_connections import QUICK, Server, answer, say, server
+from tests.sources import TEXTS
 from tests.wire import ENDPOINT
 
 assert server

@@ -16,9 +16,8 @@ from taskruns.services import credentials
 from taskruns.services.mirror import due, refresh, schedule
 from taskruns.services.mirror.budget import Budget
 from tests.factories import make_credential
+from tests.fake_arize import World, failing
 from tests.wire import ENDPOINT
-
-from .arize_world import World, failing
 
 FIRST, SECOND = "ak-first-key-0123456789", "ak-second-key-0123456789"
 

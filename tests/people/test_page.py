@@ -12,11 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.models import AuditEvent, SiteRole, Team, User
 from taskruns.pages.people import WORDS
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action
-from tests.clients import ClientOf
+from tests.clients import ClientOf, sign_in
 from tests.factories import person
 from tests.stored import events
-
-from .test_sign_in import sign_in
 
 PROFILE = {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": ""}
 

@@ -20,7 +20,7 @@ from taskruns.services.mirror import refresh
 from taskruns.services.runs import arize_users
 from tests.clients import ClientOf
 from tests.factories import make_credential, make_run
-from tests.mirror.arize_world import Fault, World, failing
+from tests.fake_arize import Fault, World, failing
 from tests.wire import ENDPOINT
 
 NORA = "VXNlcjoxOm5OYkM="

@@ -38,11 +38,6 @@ WHY = "Evaluations eat the budget"
 
 
 @pytest.fixture
-def client(oli: User, client_of: ClientOf) -> Client:
-    return client_of(oli)
-
-
-@pytest.fixture
 def second(team: Team) -> Task:
     """A task of another key and space."""
     key = make_credential(team, name="Second key")
