@@ -4,8 +4,8 @@ down.
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
 from tests.processes import wait_for
 
 _LET_CLAIMS_LAPSE = """
