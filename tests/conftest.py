@@ -8,7 +8,6 @@ ada   audits the whole site (auditor); she reads everything and changes nothing.
 adam  runs the site (site admin); he makes teams, but stops no run.
 """
 
-import socket
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -17,21 +16,19 @@ import pytest
 import responses
 from django.db import connection
 from django.test import Client
+from huey.contrib.djhuey import HUEY
 
 from taskruns.audit import EventType
 from taskruns.audit.append_only import SEALED_TABLES, seal
 from taskruns.audit.events import allowed_details
-from taskruns.models import (
-    Credential,
-    Run,
-    SiteRole,
-    Task,
-    Team,
-    TeamRole,
-    User,
-)
+from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.services.people import factors
-from tests.factories import ENDPOINT, ClientOf, lift_triggers, make_credential, make_run, member, person, show_factor
+from tests.clients import ClientOf, show_factor
+from tests.database_refusals import lift_triggers
+from tests.factories import make_credential, make_run, member, person
+from tests.processes import free_ports
+from tests.stage import Stage, set_stage
+from tests.wire import ENDPOINT
 
 RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
 
@@ -160,6 +157,20 @@ def arize() -> Iterator[responses.RequestsMock]:
 
 
 @pytest.fixture
+def stage(team: Team, run: Run, credential: Credential, arize: responses.RequestsMock) -> Stage:
+    return set_stage(team, run, credential, arize)
+
+
+@pytest.fixture
+def empty_queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Also keeps the test's connection: a worker closes its own after each job, a test has its data in an open one."""
+    monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
+    HUEY.storage.flush_all()
+    yield
+    HUEY.storage.flush_all()
+
+
+@pytest.fixture
 def committed(transactional_db: None) -> Iterator[None]:
     """For tests that must really commit (threads, durable transactions over connections).
 
@@ -176,6 +187,4 @@ def committed(transactional_db: None) -> Iterator[None]:
 @pytest.fixture
 def free_port() -> int:
     """A port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]

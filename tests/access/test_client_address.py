@@ -8,7 +8,7 @@ from django.test import Client, RequestFactory
 
 from taskruns.middleware import client_ip, request_id
 from taskruns.models import AuditEvent, Team, User
-from tests.factories import ClientOf
+from tests.clients import ClientOf
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskruns.models import Credential, Run, SavedView, Status, Task, Team, TeamRole, User
-from tests.acts import Stage, dump, stage
-from tests.factories import CANARY, ENDPOINT, PASSWORD, make_credential, make_run, member, person
+from tests.access.browsers import undone
+from tests.access.odd_text import ODD
+from tests.factories import CANARY, PASSWORD, make_credential, make_run, member, person
+from tests.stage import Stage
+from tests.stored import dump
+from tests.urlconf import url_names
+from tests.wire import ENDPOINT
 
-from .test_bad_input import ODD
-from .test_matrix import names, undone
-
-assert stage
 PEOPLE = ("", "vera", "oli", "mona", "otto", "ada", "adam", "nora")
 STRICT = ("mona", "oli", "adam")  # who may do most
 SEES_ALL = {"ada", "adam"}
@@ -101,7 +102,7 @@ def world(stage: Stage, other_team: Team) -> World:
     ids = {name: [str(value)] for name, value in stage.ids.items()}
     for name in own:
         ids.setdefault(name, []).extend([own[name], foreign[name]])
-    urls = {name: resolver.reverse_dict.getlist(name)[0][0][0] for name in names(resolver.url_patterns)}
+    urls = {name: resolver.reverse_dict.getlist(name)[0][0][0] for name in url_names()}
     found = World(stage, people, ids, urls)
     found.sign_all_in()
     if not OFFERED:

@@ -17,7 +17,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Invitation, Membership, Run, Task, Team, User
-from tests.factories import ENDPOINT, PASSWORD, ClientOf, events, make_credential, make_run, run_url, wire_run
+from tests.clients import ClientOf
+from tests.factories import PASSWORD, make_credential, make_run
+from tests.stored import events
+from tests.wire import ENDPOINT, run_url, wire_run
 
 TOKEN = re.compile(rb'(name="csrfmiddlewaretoken" value=")[^"]*|(<code>)[^<]*|(data-now=")[0-9]*')
 OWN_ORIGIN = "http://localhost:8000"

@@ -4,37 +4,16 @@ import re
 from typing import Any
 
 import pytest
-from django.http import HttpResponse
 from django.test import Client
-from django.urls import get_resolver, reverse
+from django.urls import reverse
 
 from taskruns.models import Credential, Run, Team, User
-from tests.acts import batches_of
-from tests.factories import ClientOf, actor
-
-from .test_matrix import Browsers, names, undone
-
-FIXED = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "X-Frame-Options": "DENY",
-}
-ONLY_OWN = {"script-src", "style-src", "img-src", "font-src", "connect-src", "form-action"}
-
-
-def policy(answer: HttpResponse) -> dict[str, list[str]]:
-    parts = (part.split() for part in answer["Content-Security-Policy"].split(";") if part.strip())
-    return {name: sources for name, *sources in parts}
-
-
-def assert_fenced(answer: HttpResponse) -> None:
-    csp = policy(answer)
-    assert csp["default-src"] == csp["frame-ancestors"] == csp["base-uri"] == ["'none'"]
-    assert {name: csp[name] for name in ONLY_OWN} == {name: ["'self'"] for name in ONLY_OWN}
-    assert "unsafe" not in answer["Content-Security-Policy"]
-    assert "*" not in answer["Content-Security-Policy"]
-    assert {header: answer.get(header) for header in FIXED} == FIXED
+from tests.access.browsers import Browsers, undone
+from tests.access.fence import assert_fenced
+from tests.clients import ClientOf
+from tests.factories import actor
+from tests.stage import batches_of
+from tests.urlconf import url_names, wanted
 
 
 @pytest.fixture
@@ -58,12 +37,7 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
         "uidb36": "abc",
         "key": "def",
     }
-    resolver = get_resolver()
-    found = {}
-    for name in names(resolver.url_patterns):
-        ((_, wanted),) = resolver.reverse_dict.getlist(name)[0][0]
-        found[name] = reverse(name, kwargs={argument: known[argument] for argument in wanted})
-    return found
+    return {name: reverse(name, kwargs={part: known[part] for part in wanted(name)}) for name in url_names()}
 
 
 @pytest.mark.parametrize("who", ["anonymous", "otto", "vera", "mona", "adam"])

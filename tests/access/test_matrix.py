@@ -4,29 +4,27 @@ A url that is missing from the table fails. The gate comes before the method: wh
 405.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from http.cookies import SimpleCookie
-from typing import Any
 
 import pytest
 import responses
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import generate_totp_secret
 from allauth.usersessions.models import UserSession
-from django.db import transaction
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import reverse
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
-from tests.acts import batches_of
-from tests.factories import ENDPOINT, ClientOf, actor, person, run_url, wire_run
-from tests.people.test_sign_in import sign_in
+from tests.access.browsers import Browsers, undone
+from tests.clients import ClientOf, sign_in
+from tests.factories import actor, person
+from tests.stage import batches_of
+from tests.urlconf import url_names, wanted
+from tests.wire import ENDPOINT, run_url, wire_run
 
 # Two kinds of outsiders: otto manages another team, nora has none.
 PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
@@ -202,14 +200,6 @@ ACCOUNT: dict[str, Row] = {
 }
 
 
-def names(patterns: Any) -> Iterator[str]:
-    for pattern in patterns:
-        if isinstance(pattern, URLResolver):
-            yield from names(pattern.url_patterns)
-        elif isinstance(pattern, URLPattern):
-            yield str(pattern.name)
-
-
 def statuses(line: str) -> dict[str, int]:
     return dict(zip(PEOPLE, map(int, line.split()), strict=True))
 
@@ -265,38 +255,9 @@ def urls(
     return {name: reverse(name, args=(teams | args).get(name, [])) for name in TABLE | ACCOUNT}
 
 
-class Browsers:
-    """One for each person, signed in before the first try, and in each try with the cookies of that moment: signing in
-    for each of thousands of requests would take most of the time.
-    """
-
-    def __init__(self, people: dict[str, User | None], client_of: ClientOf) -> None:
-        self._clients = {who: client_of(person) for who, person in people.items()}
-        self._cookies = {who: client.cookies.output(header="", sep=";") for who, client in self._clients.items()}
-
-    def __getitem__(self, who: str) -> Client:
-        client = self._clients[who]
-        client.cookies = SimpleCookie(self._cookies[who])
-        return client
-
-
 @pytest.fixture
 def browsers(everybody: dict[str, User | None], urls: dict[str, str], client_of: ClientOf) -> Browsers:
     return Browsers(everybody, client_of)
-
-
-@contextmanager
-def undone() -> Iterator[None]:
-    """Each request of the table starts from the same state. Not atomic(): a cancel insists on the outermost one."""
-    point = transaction.savepoint()
-    yield
-    transaction.savepoint_rollback(point)
-
-
-def wanted(name: str) -> tuple[str, ...]:
-    """The parts of a url."""
-    ((_, parts),) = get_resolver().reverse_dict.getlist(name)[0][0]
-    return tuple(parts)
 
 
 def assert_recorded(
@@ -327,7 +288,7 @@ def assert_recorded(
 
 
 def test_every_url_is_in_the_table():
-    assert sorted(names(get_resolver().url_patterns)) == sorted(TABLE | ACCOUNT)
+    assert url_names() == sorted(TABLE | ACCOUNT)
 
 
 @pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])

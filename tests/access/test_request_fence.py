@@ -17,9 +17,9 @@ from django.test import Client, RequestFactory
 
 from taskruns.models import Team, User
 from taskruns.views.messages import HostCookie
-from tests.access.test_headers import assert_fenced
-from tests.config.test_settings import FERNET, GOOD
-from tests.factories import ClientOf
+from tests.access.fence import assert_fenced
+from tests.clients import ClientOf
+from tests.config.deployment import FERNET, GOOD
 from tests.paths import ROOT
 
 TEN_MEGABYTES = 10_000_000

@@ -18,8 +18,9 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, Cancellation, Credential, Task, Team, User
 from taskruns.pages.teams import link_of
 from taskruns.services import cancellations, mirror
-from tests.factories import CANARY, ENDPOINT, actor, make_run, run_url, wire_run
+from tests.factories import CANARY, actor, make_run
 from tests.secret_search import Witness, database_dump, found, queue_dump
+from tests.wire import ENDPOINT, run_url, wire_run
 
 SECOND = "ak-second-3HgWq9ZkT5mXb2VcRn7Ld"
 BY_COMMAND = "ak-third-Jx8Yp4QsUe6Nf1MzWv0Kt"

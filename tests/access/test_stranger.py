@@ -14,12 +14,13 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Run, Task, Team, User
-from tests.acts import ACTS, EVALUATION, Act, Stage, dump, stage
-from tests.factories import PASSWORD, ClientOf, make_credential, make_run
+from tests.access.browsers import undone
+from tests.actions import ACTIONS, EVALUATION, HttpAction
+from tests.clients import ClientOf
+from tests.factories import PASSWORD, make_credential, make_run
+from tests.stage import Stage
+from tests.stored import dump
 
-from .test_matrix import undone
-
-assert stage
 OWN = "http://localhost:8000"
 LOG_AND_SESSIONS = ("django_session", "taskruns_audit", "taskruns_anonymoustally")
 
@@ -39,10 +40,10 @@ def strict(stage: Stage, who: str) -> tuple[Client, str]:
 
 # --- Forms that are not the panel's
 
-POSTS = {name: act for name, act in ACTS.items() if act.method == "post"}
+POSTS = {name: act for name, act in ACTIONS.items() if act.method == "post"}
 
 
-def form_of(act: Act, stage: Stage) -> dict[str, object]:
+def form_of(act: HttpAction, stage: Stage) -> dict[str, object]:
     """A form that is right, filled in elsewhere: in the browser at hand nothing is half done."""
     return act.filled(stage, stage.client(act.who))
 
@@ -82,7 +83,7 @@ def test_no_act_is_done_for_a_form_without_its_token(name: str, stage: Stage):
 def test_the_same_form_with_its_token_is_done(stage: Stage):
     """The control of the one above."""
     client, token = strict(stage, "oli")
-    act = ACTS["cancel a run"]
+    act = ACTIONS["cancel a run"]
     form = {"csrfmiddlewaretoken": token}
     assert client.post(act.path(stage), form, headers={"Origin": OWN}).status_code == 302
     assert stage.posts_to_arize == 1
@@ -90,8 +91,8 @@ def test_the_same_form_with_its_token_is_done(stage: Stage):
 
 def test_a_form_that_is_sent_again_does_nothing_more(stage: Stage):
     client, token = strict(stage, "oli")
-    cancel = ACTS["cancel a run"].path(stage)
-    start = ACTS["start a run"].path(stage)
+    cancel = ACTIONS["cancel a run"].path(stage)
+    start = ACTIONS["start a run"].path(stage)
     for _ in range(5):
         client.post(cancel, {"csrfmiddlewaretoken": token})
         client.post(start, {**EVALUATION, "csrfmiddlewaretoken": token})
@@ -105,13 +106,13 @@ def test_a_form_of_somebody_who_signed_out_is_worth_nothing(stage: Stage):
     assert client.post("/accounts/logout/", form).status_code == 302
     replayed = Client(enforce_csrf_checks=True, headers={"host": "localhost:8000"})
     replayed.cookies["sessionid"], replayed.cookies["csrftoken"] = session, token
-    answer = replayed.post(ACTS["cancel a run"].path(stage), form)
+    answer = replayed.post(ACTIONS["cancel a run"].path(stage), form)
     assert (answer.status_code, urlsplit(answer["Location"]).path) == (302, "/accounts/login/")
     assert stage.posts_to_arize == 0
 
 
 def test_an_invitation_that_was_used_is_worth_nothing(stage: Stage):
-    act = ACTS["accept an invitation"]
+    act = ACTIONS["accept an invitation"]
     assert act.do(stage, Client()).status_code == 302
     people = User.objects.count()
     again = act.do(stage, Client())
@@ -255,7 +256,7 @@ def test_no_path_leads_out(path: str, stage: Stage):
 def test_a_viewer_gets_no_further_than_looking(stage: Stage):
     """Every act of everybody else, by somebody who is in the team to look on."""
     tried = 0
-    for act in ACTS.values():
+    for act in ACTIONS.values():
         if act.is_everybodys or act.url == "saved-views" or (act.method == "get" and act.who == "oli"):
             continue
         with undone():

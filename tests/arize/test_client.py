@@ -3,7 +3,6 @@
 import gzip
 import json
 import tomllib
-import traceback
 
 import pytest
 import requests
@@ -12,37 +11,13 @@ import responses
 from taskruns.arize import client as client_module
 from taskruns.arize import errors, transport
 from taskruns.arize.client import USER_AGENT, ArizeClient
-from taskruns.arize.errors import ArizeError
 from taskruns.arize.wire import Page, RunStatus
+from tests.arize.calls import DOCUMENTED, HOST, KEY, failure
 from tests.paths import CANCEL_ANSWER, ROOT
 
-HOST = "https://api.arize.com"
-KEY = "ak-canary-7f3d9b2e51c84a60"
 SAMPLE = CANCEL_ANSWER.read_text()
 RUN = f"{HOST}/v2/task-runs/r1"
 CANCEL = f"{RUN}/cancel"
-
-DOCUMENTED = [
-    (400, errors.BadRequest),
-    (401, errors.Unauthorized),
-    (403, errors.Forbidden),
-    (404, errors.NotFound),
-    (409, errors.Conflict),
-    (422, errors.Unprocessable),
-    (429, errors.RateLimited),
-    (500, errors.ServerError),
-    (501, errors.ServerError),
-    (502, errors.ServerError),
-    (503, errors.ServerError),
-    (504, errors.ServerError),
-    (301, errors.UnexpectedAnswer),
-    (302, errors.UnexpectedAnswer),
-    (307, errors.UnexpectedAnswer),
-    (308, errors.UnexpectedAnswer),
-    (303, errors.UnexpectedAnswer),
-    (402, errors.UnexpectedAnswer),
-    (418, errors.UnexpectedAnswer),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +36,6 @@ def client():
 def arize():
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
         yield mock
-
-
-def failure(call, *args, **kwargs):
-    with pytest.raises(ArizeError) as caught:
-        call(*args, **kwargs)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert KEY not in shown + repr(vars(caught.value))
-    assert caught.value.__cause__ is None
-    return caught.value
 
 
 @pytest.mark.parametrize(("status", "kind"), DOCUMENTED)

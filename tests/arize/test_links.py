@@ -10,8 +10,9 @@ import responses
 from taskruns.models import Credential, Run, Task, Team, User
 from taskruns.pages.arize_links import arize_links, run_links
 from taskruns.services.mirror import refresh
-from tests.factories import ClientOf, make_credential, make_run
-from tests.mirror.arize_world import World
+from tests.clients import ClientOf
+from tests.factories import make_credential, make_run
+from tests.fake_arize import World
 
 GLOBAL = "https://api.arize.com"
 

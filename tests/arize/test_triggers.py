@@ -12,8 +12,7 @@ from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import RunStatus
-
-from .test_client import DOCUMENTED, HOST, KEY, failure
+from tests.arize.calls import DOCUMENTED, HOST, KEY, failure
 
 URL = f"{HOST}/v2/tasks/T25saW5l%3D/trigger"
 BERLIN = timezone(timedelta(hours=1))

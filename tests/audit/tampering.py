@@ -19,7 +19,7 @@ from taskruns.audit.append_only import SEALED_TABLES, seal
 from taskruns.models import AuditEvent
 from taskruns.services import audit
 from taskruns.verifier import event_hash
-from tests.factories import lift_triggers
+from tests.database_refusals import lift_triggers
 
 from .chain_reader import SEALED, TABLE, stored
 

@@ -21,13 +21,15 @@ from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Tea
 from taskruns.services import audit
 from taskruns.services.audit.anchor_file import Outside
 from taskruns.services.audit.row_stream import ANCHOR, in_steps
-from tests.factories import ClientOf, accept_inserts, refuse_inserts
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.audit.verifying import verify
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.queue_worker import work
 
 from .tampering import ANCHORS, delete, set_head
-from .test_verify_audit import verify
 
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 BANNER = "The last verification of the audit log found"
 
@@ -36,17 +38,6 @@ def append(team: Team | None, rows: int = 1) -> None:
     for _ in range(rows):
         with transaction.atomic():
             record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team)
-
-
-@pytest.fixture
-def anchor_file(tmp_path: Path, settings: Any) -> Path:
-    settings.AUDIT_ANCHOR_FILE = str(tmp_path / "anchors.jsonl")
-    return Path(settings.AUDIT_ANCHOR_FILE)
-
-
-@pytest.fixture
-def commits(django_capture_on_commit_callbacks: Any) -> Any:
-    return lambda: django_capture_on_commit_callbacks(execute=True)
 
 
 @pytest.fixture

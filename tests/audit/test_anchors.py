@@ -22,9 +22,9 @@ from taskruns.audit.anchors import EVERY, anchor_chain, anchor_moved
 from taskruns.models import AuditAnchor, AuditChain, Team
 from taskruns.models.audit import AppendOnly
 from taskruns.services import audit
+from tests.threads import in_threads
 
 from .tampering import ANCHORS, delete, found, set_head, sql
-from .test_chain import in_threads
 
 SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
@@ -36,17 +36,6 @@ def append(team: Team | None = None) -> None:
 
 def anchored() -> list[tuple[str, int]]:
     return list(AuditAnchor.objects.order_by("pk").values_list("chain", "seq"))
-
-
-@pytest.fixture
-def anchor_file(tmp_path: Path, settings: Any) -> Path:
-    settings.AUDIT_ANCHOR_FILE = str(tmp_path / "anchors.jsonl")
-    return Path(settings.AUDIT_ANCHOR_FILE)
-
-
-@pytest.fixture
-def commits(django_capture_on_commit_callbacks: Any) -> Any:
-    return lambda: django_capture_on_commit_callbacks(execute=True)
 
 
 def test_an_independent_reader_checks_the_signature_with_the_document_alone(db: None):

@@ -1,13 +1,11 @@
 """One number after the other: the chain under rollbacks and under writers at once, on both databases."""
 
-import threading
-from collections.abc import Callable
-
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, Team
+from tests.threads import in_threads
 
 from .chain_reader import assert_whole
 
@@ -31,30 +29,6 @@ def test_a_rollback_leaves_no_gap(committed: None):
             transaction.set_rollback(number % 2 == 0)
     rows = assert_whole("site", rows=3)
     assert [row["details"]["number"] for row in rows] == [1, 3, 5]
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """All start together; the first failure of any is raised here."""
-    failures: list[BaseException] = []
-    start = threading.Barrier(count)
-
-    def run(number: int) -> None:
-        try:
-            start.wait(timeout=10)
-            work(number)
-        except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
-            failures.append(error)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=90)
-    assert not any(thread.is_alive() for thread in threads), "the writers hold each other up"
-    if failures:
-        raise failures[0]
 
 
 def append(team: Team | None, *, writer: int, times: int) -> None:

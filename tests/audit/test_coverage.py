@@ -14,7 +14,6 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import transaction
-from django.urls import get_resolver
 from django.utils import timezone
 
 from taskruns import jobs
@@ -34,14 +33,16 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import mirror
-from tests.access.test_matrix import names
-from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, Act, Stage, a_stop, dump, stage
-from tests.factories import ENDPOINT, run_url, wire_run
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, HttpAction
 from tests.paths import ROOT
+from tests.queue_worker import work
+from tests.stage import Stage, a_stop
+from tests.stored import dump
+from tests.urlconf import url_names
+from tests.wire import ENDPOINT, run_url, wire_run
 
-assert stage
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 Rows = list[tuple[str, str]]
 
 
@@ -54,14 +55,14 @@ def last_row() -> int:
 
 
 def test_every_url_is_in_the_walk():
-    walked = {act.url for act in (*ACTS.values(), *LATER.values())}
-    assert sorted(names(get_resolver().url_patterns)) == sorted(walked | ONLY_LOOKED_AT | NOT_HERE)
+    walked = {act.url for act in (*ACTIONS.values(), *LATER.values())}
+    assert url_names() == sorted(walked | ONLY_LOOKED_AT | NOT_HERE)
     assert not walked & ONLY_LOOKED_AT
 
 
-@pytest.mark.parametrize("name", ACTS | LATER)
+@pytest.mark.parametrize("name", ACTIONS | LATER)
 def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, stage: Stage):
-    act: Act = (ACTS | LATER)[name]
+    act: HttpAction = (ACTIONS | LATER)[name]
     act.prepare(stage)
     client = stage.client(act.who)
     data = act.filled(stage, client)
@@ -78,9 +79,9 @@ def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, sta
             assert row.actor_role or act.is_everybodys
 
 
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", ACTIONS)
 def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name: str, stage: Stage):
-    act = ACTS[name]
+    act = ACTIONS[name]
     if not act.who or act.is_everybodys:
         return  # open to everybody, or to everybody with an account
     Membership.objects.all().update(role="viewer")
@@ -109,7 +110,7 @@ def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name:
 def test_what_is_not_here_does_nothing(url: str, stage: Stage):
     """But that nobody's POST is refused, where it is somebody's page elsewhere, and that this is a row."""
     its_rows = {"django_session", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
-    path, before, last = Act(url, "vera", ()).path(stage), dump(without=its_rows.__contains__), last_row()
+    path, before, last = HttpAction(url, "vera", ()).path(stage), dump(without=its_rows.__contains__), last_row()
     for client in (stage.client(""), stage.client("vera")):
         assert {client.get(path).status_code, client.post(path).status_code} <= {302, 404, 405}
     assert dump(without=its_rows.__contains__) == before
@@ -119,7 +120,7 @@ def test_what_is_not_here_does_nothing(url: str, stage: Stage):
 @pytest.mark.parametrize("url", sorted(ONLY_LOOKED_AT))
 def test_what_is_only_looked_at_takes_no_post(url: str, stage: Stage):
     User.objects.filter(pk=stage.people["mona"].pk).update(site_role="admin")
-    path = Act(url, "mona", ()).path(stage)
+    path = HttpAction(url, "mona", ()).path(stage)
     before = dump()
     assert stage.client("mona").post(path).status_code == 405
     after = dump(without=lambda table: table == "django_session")
@@ -338,7 +339,7 @@ def test_a_key_that_ends_soon_is_told_by_the_job(stage: Stage):
 
 
 def test_every_event_is_met_in_a_walk():
-    walked = {event for act in (*ACTS.values(), *LATER.values()) for event, _ in act.events}
+    walked = {event for act in (*ACTIONS.values(), *LATER.values()) for event, _ in act.events}
     walked |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
     walked |= {"credential.expiring", "stop.expire"}  # the clock's, above
     assert walked == {event.value for event in EventType} == set(map(str, CATALOGUE))

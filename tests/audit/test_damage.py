@@ -15,13 +15,15 @@ from taskruns.audit import EventType, record
 from taskruns.audit.anchors import anchor_chain, anchor_moved
 from taskruns.models import AuditAnchor, AuditEvent, AuditVerification, Team, User
 from taskruns.services import audit
-from tests.factories import ClientOf, actor
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.clients import ClientOf
+from tests.factories import actor
+from tests.queue_worker import work
 
 from .chain_reader import TABLE, stored
 from .tampering import ANCHORS, HEADS, IS_POSTGRESQL, edit, found, insert, said, unsealed
 
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 ROWS, PLACE = 6, 4
 
 

@@ -9,7 +9,7 @@ import time_machine
 from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.test import Client
-from django.urls import get_resolver, reverse
+from django.urls import reverse
 
 from taskruns import jobs
 from taskruns.access.gate import SECRETS
@@ -17,13 +17,14 @@ from taskruns.audit import Actor, EventType
 from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
 from taskruns.services import audit
 from taskruns.services.audit import Try
-from tests.access.test_matrix import names, wanted
-from tests.acts import Stage, dump, stage
-from tests.factories import PASSWORD, ClientOf, accept_inserts, events, make_credential, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import PASSWORD, make_credential
+from tests.stage import Stage
+from tests.stored import dump, events
+from tests.threads import in_threads
+from tests.urlconf import url_names, wanted
 
-from .test_chain import in_threads
-
-assert stage
 LOGIN = "/accounts/login/"
 WRONG = "wrong password 123"
 
@@ -294,7 +295,7 @@ def test_what_is_another_teams_stays_hidden(
 
 def test_no_url_with_a_token_leaves_it_in_the_log(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     """Whatever is done with it, and by whomever: the link is good still, or was a moment ago."""
-    urls = [name for name in names(get_resolver().url_patterns) if SECRETS & set(wanted(name))]
+    urls = [name for name in url_names() if SECRETS & set(wanted(name))]
     assert urls == ["account_reset_password_from_key", "invitation"]
     good = [stage.token, f"{stage.token}x"]
     for name in urls:

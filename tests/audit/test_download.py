@@ -17,7 +17,11 @@ from taskruns.models import AuditAnchor, AuditEvent, Run, Team, User
 from taskruns.services import audit
 from taskruns.services.audit.export import _cell
 from tests.bench.audit_rows import fill
-from tests.factories import ClientOf, accept_inserts, actor, events, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor
+from tests.spreadsheets import EVIL
+from tests.stored import events
 
 from .chain_reader import SEALED, assert_linked, stored
 from .tampering import found
@@ -142,9 +146,6 @@ def test_the_table_has_every_column_and_the_oldest_row_first(
         assert row["reason"] == known["reason"]
         assert (row["seq"], row["at"], row["hash"]) == (str(known["seq"]), known["at"], known["hash"])
         assert json.loads(row["details"]) == known["details"]
-
-
-EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://evil.example")']
 
 
 def test_no_cell_is_a_formula(team: Team, mona: User, client_of: ClientOf):

@@ -17,7 +17,8 @@ from django.test.utils import CaptureQueriesContext
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, Run, Team, User
-from tests.factories import actor, events
+from tests.factories import actor
+from tests.stored import events
 
 from .chain_reader import assert_linked, stored
 

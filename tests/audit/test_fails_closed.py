@@ -54,12 +54,16 @@ from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import Identity
 from taskruns.services.runs import export
 from taskruns.sso import GroupRole, Provider
-from tests.acts import ACTS, LATER, NEW_KEY, NEW_PASSWORD, Stage, a_stop, dump, stage
-from tests.factories import ENDPOINT, accept_inserts, actor, refuse_inserts, run_url, wire_run
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor
+from tests.queue_worker import work
+from tests.stage import Stage, a_stop
+from tests.stored import dump
+from tests.wire import ENDPOINT, run_url, wire_run
 
-assert stage
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 LOG = "taskruns_auditevent"
 BY = Actor(type="user", id="1", label="mona@example.com", role="manager")
 # Claims and clocks of the mirror, which are no acts.
@@ -288,9 +292,9 @@ def state(name: str) -> dict[str, Any]:
 # --- Over HTTP
 
 
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", ACTIONS)
 def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str, stage: Stage):
-    act = ACTS[name]
+    act = ACTIONS[name]
     client = stage.client(act.who)
     act.prepare(stage)
     data = act.filled(stage, client)
@@ -307,7 +311,7 @@ def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str,
 
 
 def test_a_refused_sign_in_leaves_no_session(stage: Stage):
-    act = ACTS["sign in"]
+    act = ACTIONS["sign in"]
     client = Client()
     assert act.do(stage, client).status_code == 503
     assert not Session.objects.exclude(pk=stage.session.session_key).exists()
@@ -319,14 +323,14 @@ def test_a_refused_sign_in_leaves_no_session(stage: Stage):
 
 def test_a_refused_change_of_password_leaves_the_old_one_and_the_session(stage: Stage):
     client = stage.client("vera")
-    assert ACTS["change the password"].do(stage, client).status_code == 503
+    assert ACTIONS["change the password"].do(stage, client).status_code == 503
     assert client.get("/runs/").status_code == 200
     assert User.objects.get(email="vera@example.com").check_password("correct horse battery")
 
 
 @pytest.mark.parametrize("name", ["cancel a run", "read the team's log"])
 def test_htmx_is_told_too(name: str, stage: Stage):
-    act = ACTS[name]
+    act = ACTIONS[name]
     client = stage.client(act.who)
     headers = {"HX-Request": "true", "HX-Target": f"run-{stage.run.pk}"}
     answer = getattr(client, act.method)(act.path(stage), headers=headers)

@@ -15,7 +15,8 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Run, Task, Team, User
 from taskruns.pages.audit import page as pages
-from tests.factories import ClientOf, actor, make_run
+from tests.clients import ClientOf
+from tests.factories import actor, make_run
 
 URL = "/teams/ops-north/audit/"
 

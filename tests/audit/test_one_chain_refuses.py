@@ -6,10 +6,11 @@ import pytest
 from django.db import transaction
 
 from taskruns.models import AuditEvent, Credential, Membership, Team, User
-from tests.acts import ACTS, NEW_KEY, Stage, dump, stage
-from tests.factories import accept_inserts, refuse_inserts
+from tests.actions import ACTIONS, NEW_KEY
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.stage import Stage
+from tests.stored import dump
 
-assert stage
 LOG = "taskruns_auditevent"
 NOTHING = "nothing was changed and nothing was sent"
 
@@ -21,7 +22,7 @@ def refuse(which: str) -> None:
 
 def do(stage: Stage, name: str) -> Any:
     with transaction.atomic():
-        return ACTS[name].do(stage)
+        return ACTIONS[name].do(stage)
 
 
 @pytest.mark.parametrize("chain", ["site", "team:%"])
@@ -116,7 +117,7 @@ def test_what_arize_calls_its_answer_is_in_the_row_of_a_success_too(stage: Stage
     for call in stage.arize.registered():
         call.headers = {"x-request-id": "req-of-arize"}
     for name in ("test a key", "cancel a run", "start a run"):
-        assert ACTS[name].do(stage).status_code in {200, 302}
+        assert ACTIONS[name].do(stage).status_code in {200, 302}
     for event, status in (("credential.test", 200), ("run.cancel", 200), ("run.trigger", 201)):
         details = AuditEvent.objects.filter(event=event).latest("pk").details
         assert (details["http_status"], details["arize_request_id"]) == (status, "req-of-arize")

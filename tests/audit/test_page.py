@@ -14,7 +14,8 @@ from django.urls import reverse
 
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import AuditEvent, Run, Team, TeamRole, User
-from tests.factories import ClientOf, actor, member
+from tests.clients import ClientOf
+from tests.factories import actor, member
 
 pytestmark = pytest.mark.usefixtures("any_details")
 

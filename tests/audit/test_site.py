@@ -16,13 +16,16 @@ from taskruns import jobs
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, AuditReading, AuditVerification, Run, Team, User
 from taskruns.services import audit
-from tests.factories import ClientOf, actor, events
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.clients import ClientOf
+from tests.factories import actor
+from tests.queue_worker import work
+from tests.stored import events
+from tests.threads import in_threads
 
 from .tampering import edit
-from .test_chain import in_threads
 
-assert _empty_queue  # an autouse fixture of this module too
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 URL, VERIFY = "/audit/", "/audit/verify/"
 BANNER = "The last verification of the audit log found"
 

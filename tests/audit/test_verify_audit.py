@@ -19,8 +19,10 @@ from taskruns.audit.append_only import _SQLITE_REFUSES, SEALED_TABLES, seal
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
 from taskruns.services.audit.row_stream import ANCHOR, in_steps
-from tests.factories import accept_inserts, events, lift_triggers, refuse_inserts
+from tests.audit.verifying import verify
+from tests.database_refusals import accept_inserts, lift_triggers, refuse_inserts
 from tests.paths import ROOT
+from tests.stored import events
 
 from .tampering import delete, edit, set_head, unsealed
 
@@ -40,15 +42,6 @@ def append(team: Team | None, rows: int) -> None:
     for _ in range(rows):
         with transaction.atomic():
             record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team, reason="x" * 200)
-
-
-def verify(*arguments: str) -> tuple[int, list[str]]:
-    out = io.StringIO()
-    try:
-        call_command("verify_audit", *arguments, stdout=out)
-    except SystemExit as end:
-        return int(str(end.code)), out.getvalue().splitlines()
-    return 0, out.getvalue().splitlines()
 
 
 def test_a_clean_log_is_exit_0_with_the_rows_of_each_chain(chain: str, other_team: Team):

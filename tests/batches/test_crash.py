@@ -10,15 +10,14 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, CancelItem
 from taskruns.services import batches, cancellations
 from taskruns.services.batches import worker as working
-from tests.arize_double import in_threads
-from tests.e2e.stack import wait_for
+from tests.batches.worker_stack import FAULTS, WorkerStack, worker_stack
 from tests.factories import actor
-
-from .world import FAULTS, World, world
+from tests.processes import wait_for
+from tests.threads import in_threads
 
 
 def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path, settings: Any) -> None:
-    with world(tmp_path, rate=100) as here:
+    with worker_stack(tmp_path, rate=100) as here:
         runs = here.add_runs(200)
         here.fail(*FAULTS)
         batch = here.batch(runs)
@@ -32,7 +31,7 @@ def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path
 def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
     committed: None, tmp_path: Path, settings: Any
 ) -> None:
-    with world(tmp_path, rate=20) as here:
+    with worker_stack(tmp_path, rate=20) as here:
         runs = here.add_runs(60)
         here.fail({"path": "/cancel", "latency_ms": 400, "latency_at": "after"})
         batch = here.batch(runs)
@@ -50,7 +49,7 @@ def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
         assert batches.counts_of(batch) == {"confirmed": 60}
 
 
-def until_some_are_sent(here: World, number: int) -> None:
+def until_some_are_sent(here: WorkerStack, number: int) -> None:
     wait_for(lambda: sum(map(len, here.posts().values())) >= number, f"{number} POSTs", within=60)
 
 
@@ -59,7 +58,7 @@ def test_two_workers_on_one_batch_send_nothing_twice(
 ) -> None:
     """Even when the claim of the batch does not keep one of them away."""
     settings.CANCELS_PER_SECOND = 1_000
-    with world(tmp_path) as here:
+    with worker_stack(tmp_path) as here:
         batch = here.batch(here.add_runs(80))
         monkeypatch.setattr(working, "_unclaimed", lambda _: Q())
         in_threads(2, lambda _: batches.work(batch.pk))
@@ -74,7 +73,7 @@ def test_a_run_cancelled_singly_while_its_batch_is_at_work_gets_one_post(
     committed: None, tmp_path: Path, settings: Any
 ) -> None:
     settings.CANCELS_PER_SECOND = 1_000
-    with world(tmp_path) as here:
+    with worker_stack(tmp_path) as here:
         runs = here.add_runs(12)
         here.fail({"path": "/cancel", "latency_ms": 100})
         batch = here.batch(runs)
@@ -91,7 +90,7 @@ def test_a_run_cancelled_singly_while_its_batch_is_at_work_gets_one_post(
 def test_an_abort_stops_within_2_s_and_what_was_sent_comes_to_its_end(
     committed: None, tmp_path: Path, settings: Any
 ) -> None:
-    with world(tmp_path, rate=20) as here:
+    with worker_stack(tmp_path, rate=20) as here:
         batch = here.batch(here.add_runs(300))
         here.start_worker()
         until_some_are_sent(here, 10)

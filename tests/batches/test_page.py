@@ -22,10 +22,14 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import batches
-from tests.factories import ClientOf, events, make_run, run_url, wire_run
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.clients import ClientOf
+from tests.factories import make_run
+from tests.queue_worker import work
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 URL = "/teams/ops-north/batches/"
 
 

@@ -33,7 +33,9 @@ from taskruns.models import (
 )
 from taskruns.services import batches, cancellations
 from taskruns.services.batches import dispatch, pace
-from tests.factories import NOW, actor, events, make_run, run_url, wire_run
+from tests.factories import NOW, actor, make_run
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 
 @pytest.fixture(autouse=True)

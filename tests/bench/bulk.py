@@ -15,9 +15,9 @@ from django.utils import timezone
 from taskruns.audit import append_only
 from taskruns.models import Cancellation, Heartbeat, Run, Team, User
 from taskruns.services import batches
-from tests.batches.world import FAULTS, World, world
+from tests.batches.worker_stack import FAULTS, WorkerStack, worker_stack
 from tests.bench.table import Figure, show
-from tests.e2e.stack import wait_for
+from tests.processes import wait_for
 
 RUNS, A_SECOND = 5_000, 50
 RUNS_OF_CUTS, CUTS = 500, 20
@@ -28,7 +28,7 @@ def measure() -> list[Figure]:
     append_only.seal(connection)
     figures = []
     for part in (_with_power_cuts, _whole):
-        with tempfile.TemporaryDirectory() as directory, world(Path(directory), rate=A_SECOND) as here:
+        with tempfile.TemporaryDirectory() as directory, worker_stack(Path(directory), rate=A_SECOND) as here:
             found = part(here)
             show(found, title="")
             figures += found
@@ -38,7 +38,7 @@ def measure() -> list[Figure]:
     return figures
 
 
-def _whole(here: World) -> list[Figure]:
+def _whole(here: WorkerStack) -> list[Figure]:
     runs = here.add_runs(RUNS)
     here.fail(RATE_LIMIT, *FAULTS)
     worker = here.start_worker()
@@ -60,7 +60,7 @@ def _whole(here: World) -> list[Figure]:
     ]
 
 
-def _with_power_cuts(here: World) -> list[Figure]:
+def _with_power_cuts(here: WorkerStack) -> list[Figure]:
     runs = here.add_runs(RUNS_OF_CUTS)
     here.fail(*FAULTS)
     batch = here.batch(runs)
@@ -92,7 +92,7 @@ def _with_power_cuts(here: World) -> list[Figure]:
 class Presser(threading.Thread):
     """Somebody who presses Cancel on single runs of the batch meanwhile, as often as the web process answers."""
 
-    def __init__(self, here: World, run_ids: list[uuid.UUID]) -> None:
+    def __init__(self, here: WorkerStack, run_ids: list[uuid.UUID]) -> None:
         super().__init__()
         self.here, self.run_ids, self.answered = here, run_ids, 0
         self.over = threading.Event()

@@ -9,11 +9,11 @@ import time_machine
 from django.test import Client
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Heartbeat, Run, Team, User
+from taskruns.models import Credential, Heartbeat, Run, Team
 from taskruns.services import credentials
 from taskruns.services.mirror import refresh
-from tests.factories import ClientOf, make_credential
-from tests.mirror.arize_world import World, failing
+from tests.factories import make_credential
+from tests.fake_arize import World, failing
 
 START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
 TABLE = "/teams/ops-north/runs/table/"
@@ -43,11 +43,6 @@ def credential(clock: Any, team: Team, world: World) -> Credential:
     key = make_credential(team)
     refresh(key.pk)
     return key
-
-
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
 
 
 def table(client: Client, etag: str = "") -> Any:

@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from taskruns.models import Run, Status, Task, Team, User
 from taskruns.pages.board.chart import HEIGHT, OUTCOMES, Chart, runs_per_hour, series_of
-from tests.factories import ClientOf, make_run
+from tests.clients import ClientOf
+from tests.factories import make_run
 
 NOW = datetime(2026, 11, 23, 3, 20, tzinfo=UTC)
 URL = "/teams/ops-north/runs/chart/"
@@ -24,11 +25,6 @@ URL = "/teams/ops-north/runs/chart/"
 def clock() -> Iterator[Any]:
     with time_machine.travel(NOW, tick=False) as clock:
         yield clock
-
-
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
 
 
 def at(hour: int, minute: int = 0, *, day: int = 23) -> dict[str, Any]:

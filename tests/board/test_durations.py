@@ -12,19 +12,9 @@ from taskruns.models import Run, Status, Task, Team
 from taskruns.pages.durations import Pace, pace_of, roughly, usual_of
 from taskruns.services.runs.durations import ENOUGH, LOOKED_THROUGH, OF_LAST, learn_usual
 from taskruns.services.runs.observations import Reading, record_observation, record_readings
-from tests.commands.test_fill_runs import fill
 from tests.factories import make_run
-from tests.runs.test_observations import START, at, reading, without
-
-
-def past(task: Task, *seconds: float, status: Status = Status.COMPLETED, **fields: Any) -> list[Run]:
-    """Ended runs of these lengths, the first one the newest."""
-    made = []
-    for number, length in enumerate(seconds):
-        begun = START - timedelta(hours=number + 1)
-        times = {"created_at": begun, "run_started_at": begun, "run_finished_at": begun + timedelta(seconds=length)}
-        made.append(make_run(task, status=status, **times | fields))
-    return made
+from tests.runs.past import fill, past
+from tests.runs.readings import START, at, reading, without
 
 
 def usual(task: Task) -> int | None:

@@ -22,8 +22,12 @@ from taskruns.services import mirror
 from taskruns.services.runs.export import Export
 from taskruns.services.runs.export import export as export_runs
 from taskruns.services.spreadsheet import csv_line, defused
-from tests.audit.test_download import EVIL
-from tests.factories import CANARY, ENDPOINT, NOW, ClientOf, accept_inserts, actor, events, make_run, refuse_inserts
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import CANARY, NOW, actor, make_run
+from tests.spreadsheets import EVIL
+from tests.stored import events
+from tests.wire import ENDPOINT
 
 FILE, PAGE = "/teams/ops-north/runs/export.csv", "/teams/ops-north/runs/export/"
 HOSTILE = 'a"b,c;\r\nd\N{ROCKET} 東京 \u202ex <script>'

@@ -10,7 +10,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.models import Credential, Invitation, Task, Team, TeamRole, User
-from tests.factories import ENDPOINT, ClientOf, make_credential, make_run, member
+from tests.clients import ClientOf
+from tests.factories import make_credential, make_run, member
+from tests.wire import ENDPOINT
 
 BOARD = "/teams/ops-north/runs/"
 

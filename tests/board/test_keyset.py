@@ -22,7 +22,8 @@ from taskruns.pages.board import Seat, keyset
 from taskruns.pages.board import page as page_module
 from taskruns.pages.board.page import Listing, list_runs
 from taskruns.permissions import access_of
-from tests.factories import ENDPOINT, make_run
+from tests.factories import make_run
+from tests.wire import ENDPOINT
 
 MATCHING = import_module("taskruns.services.runs.matching")  # the package gives the function of that name
 

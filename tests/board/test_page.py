@@ -18,15 +18,12 @@ from hypothesis import strategies as st
 from taskruns.forms import Cursor
 from taskruns.models import ArizeUser, Credential, Membership, Run, Status, Task, Team, TeamRole, User
 from taskruns.pages.board.page import PAGE
-from tests.factories import ENDPOINT, ClientOf, make_credential, make_run
+from tests.clients import ClientOf
+from tests.factories import make_credential, make_run
+from tests.wire import ENDPOINT
 
 BOARD = "/teams/ops-north/runs/"
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def client(vera: User, credential: Credential, client_of: ClientOf) -> Client:
-    return client_of(vera)
 
 
 def rows(html: str) -> list[str]:

@@ -12,8 +12,9 @@ from django.utils import timezone
 from taskruns import jobs
 from taskruns.models import Cancellation, Credential, Membership, Run, Task, Team, User
 from taskruns.services.runs.observations import record_observation
-from tests.factories import ClientOf, make_run
-from tests.runs.test_observations import reading
+from tests.clients import ClientOf
+from tests.factories import make_run
+from tests.runs.readings import reading
 
 BOARD = "/teams/ops-north/runs/"
 TABLE = f"{BOARD}table/"

@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from taskruns.models import Credential, Run, Status, Task, User
-from tests.factories import ClientOf, make_run
+from taskruns.models import Run, Status, Task, User
+from tests.factories import make_run
 
 BOARD = "/teams/ops-north/runs/"
-
-
-@pytest.fixture
-def client(vera: User, credential: Credential, client_of: ClientOf) -> Client:
-    return client_of(vera)
 
 
 NASTY = [

@@ -14,8 +14,10 @@ from django.utils import timezone
 from taskruns.arize.wire import WireRun
 from taskruns.models import AuditEvent, Cancellation, Run, Status, User
 from taskruns.services.runs.observations import record_observation
-from tests.factories import ClientOf, events, press, run_url, wire_run
+from tests.clients import ClientOf, press
 from tests.paths import CANCEL_ANSWER
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 Answer = Callable[[Run], dict[str, Any]]
 BODY = "what-arize-wrote-in-its-body"
@@ -87,11 +89,6 @@ UNREADABLE: dict[str, Answer] = {
     "429": problem(429),
 }
 ENDS = {"CANCELLED": CONFIRMED, "completed": FINISHED, "FAILED": FAILED}
-
-
-@pytest.fixture(params=[True, False], ids=["htmx", "plain"])
-def htmx(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture

@@ -22,7 +22,11 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import cancellations, credentials
-from tests.factories import ClientOf, actor, events, make_credential, make_run, press, refuse_inserts, run_url, wire_run
+from tests.clients import ClientOf, press
+from tests.database_refusals import refuse_inserts
+from tests.factories import actor, make_credential, make_run
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 
 @pytest.fixture
@@ -34,11 +38,6 @@ def client(oli: User, client_of: ClientOf) -> Client:
 def post(arize: responses.RequestsMock, run: Run) -> responses.BaseResponse:
     """Arize is there and would cancel: a test that sends nothing shows it by `call_count`."""
     return arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-
-
-@pytest.fixture(params=[True, False], ids=["htmx", "plain"])
-def htmx(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture

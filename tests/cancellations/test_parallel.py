@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Status, Task, Team, TeamRole
-from tests.arize_double import Double, in_threads, serving
-from tests.factories import CANARY, ClientOf, make_run, person, press, wire_run
+from tests.arize_server import ArizeServer, serving
+from tests.clients import ClientOf, press
+from tests.factories import CANARY, make_run, person
+from tests.threads import in_threads
+from tests.wire import wire_run
 
 CLICKS = 50
 pytestmark = [pytest.mark.commits, pytest.mark.usefixtures("committed")]
 
 
 @pytest.fixture
-def stage(committed: None, settings: Any) -> Iterator[tuple[Double, Task]]:
+def stage(committed: None, settings: Any) -> Iterator[tuple[ArizeServer, Task]]:
     """A team whose key leads to a double that cancels at once, and that looks into the log when a POST arrives."""
     statuses: Counter[str] = Counter()
 
@@ -26,7 +29,7 @@ def stage(committed: None, settings: Any) -> Iterator[tuple[Double, Task]]:
             return 400, {"title": "Bad Request", "detail": "cannot cancel a run with status 'cancelled'"}
         return 200, wire_run(run, "CANCELLED")
 
-    with serving(Double(answer, _a_request_is_written)) as double:
+    with serving(ArizeServer(answer, _a_request_is_written)) as double:
         settings.ARIZE_ENDPOINTS = (double.url,)
         team = Team.objects.create(slug="ops-north", name="Ops North")
         credential = Credential(team=team, name="Production", endpoint=double.url)
@@ -42,7 +45,7 @@ def _a_request_is_written(path: str) -> None:
     assert Cancellation.objects.get(run=run).pk == requested.get().operation_id
 
 
-def test_fifty_clicks_on_one_run_are_one_post(stage: tuple[Double, Task], client_of: ClientOf) -> None:
+def test_fifty_clicks_on_one_run_are_one_post(stage: tuple[ArizeServer, Task], client_of: ClientOf) -> None:
     double, task = stage
     run = make_run(task)
     clients = []
@@ -62,7 +65,7 @@ def test_fifty_clicks_on_one_run_are_one_post(stage: tuple[Double, Task], client
     assert run.status == Status.CANCELLED
 
 
-def test_clicks_on_many_runs_do_not_hinder_each_other(stage: tuple[Double, Task], client_of: ClientOf) -> None:
+def test_clicks_on_many_runs_do_not_hinder_each_other(stage: tuple[ArizeServer, Task], client_of: ClientOf) -> None:
     double, task = stage
     runs = [make_run(task) for _ in range(8)]
     someone = person("operator@example.com")

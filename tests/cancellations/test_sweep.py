@@ -15,18 +15,13 @@ from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services.cancellations import settle_stopping, sweep
-from tests.arize_double import Double, in_threads, serving
-from tests.factories import (
-    ClientOf,
-    accept_inserts,
-    events,
-    make_credential,
-    make_run,
-    press,
-    refuse_inserts,
-    run_url,
-    wire_run,
-)
+from tests.arize_server import ArizeServer, serving
+from tests.clients import ClientOf, press
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import make_credential, make_run
+from tests.stored import events
+from tests.threads import in_threads
+from tests.wire import run_url, wire_run
 
 ENDS = {"CANCELLED": "confirmed", "completed": "finished_first", "Failed": "failed_first"}
 
@@ -225,7 +220,7 @@ def test_two_sweeps_at_once_write_one_outcome(committed: None, outcome: str, age
     def answer(_: str, path: str) -> tuple[int, Any]:
         return 200, wire_run(Run.objects.get(arize_id=path.split("/")[3]), "CANCELLED")
 
-    with serving(Double(answer)) as double:
+    with serving(ArizeServer(answer)) as double:
         settings.ARIZE_ENDPOINTS = (double.url,)
         team = Team.objects.create(slug="ops-north", name="Ops North")
         credential = make_credential(team)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.factories import CANARY, ENDPOINT
+from tests.factories import CANARY
+from tests.wire import ENDPOINT
 
 Manage = Callable[..., subprocess.CompletedProcess[str]]
 

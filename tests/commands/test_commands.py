@@ -11,7 +11,9 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Task, Team, User
 from taskruns.services import teams
 from taskruns.services.people import accounts
-from tests.factories import CANARY, ENDPOINT, PASSWORD, events, make_run
+from tests.factories import CANARY, PASSWORD, make_run
+from tests.stored import events
+from tests.wire import ENDPOINT
 
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 

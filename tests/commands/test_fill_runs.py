@@ -1,19 +1,13 @@
 """`fill_runs`: made-up past runs for measuring, the same few rules whatever the number."""
 
-import io
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 
 from taskruns.models import Run, Task, Team
-
-
-def fill(team: str, runs: int) -> str:
-    out = io.StringIO()
-    call_command("fill_runs", team, "--runs", str(runs), stdout=out)
-    return out.getvalue()
+from tests.runs.past import fill
 
 
 def test_it_writes_so_many_past_runs_half_a_minute_apart_over_200_tasks(team: Team, other_team: Team):

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from config.processes import ROOT, is_taken
-from tests.e2e.stack import free_ports, wait_for
+from tests.processes import free_ports, wait_for
 
 Launch = Callable[..., subprocess.Popen[str]]
 LEAKS = {"DATABASE_URL": "postgres://nobody@localhost/real", "SECRET_KEY": "short", "DEBUG": "perhaps"}

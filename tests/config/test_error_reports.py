@@ -11,8 +11,9 @@ from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 from taskruns.models import Credential, Team, User
 from taskruns.services import mirror
-from tests.factories import CANARY, ENDPOINT
+from tests.factories import CANARY
 from tests.secret_search import Witness, found
+from tests.wire import ENDPOINT
 
 BROKEN = "broken on purpose"
 FIELDS = {"name": "Canary", "endpoint": ENDPOINT, "key": CANARY}

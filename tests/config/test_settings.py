@@ -14,14 +14,9 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment, mail, sso
+from tests.config.deployment import FERNET, GOOD
 from tests.paths import ROOT
 
-FERNET = "bmV3LXJpbmcta2V5LW9mLXRoZS10ZXN0cy0wMTIzNDU="
-GOOD = {
-    "SECRET_KEY": "test-secret-key-that-is-long-enough-0123456789",
-    "ENCRYPTION_KEYS": f"2:{FERNET}",
-    "AUDIT_SIGNING_KEY": "YXVkaXQtc2lnbmluZy1rZXktb2YtdGhlLXRlc3RzLTE=",
-}
 MANAGE = [sys.executable, "manage.py", "check"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "--check-config", "config.wsgi"]
 

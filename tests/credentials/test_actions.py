@@ -12,7 +12,9 @@ from taskruns.models import AuditEvent, Credential, Task, Team
 from taskruns.models.credentials import CannotConnect
 from taskruns.services import credentials, teams
 from taskruns.services.credentials import CredentialsError
-from tests.factories import CANARY, ENDPOINT, actor, events, make_credential
+from tests.factories import CANARY, actor, make_credential
+from tests.stored import events
+from tests.wire import ENDPOINT
 
 SHELL = Actor(type="command", label="tests")
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"

@@ -13,7 +13,9 @@ from taskruns.models import Credential, Run, Team, User
 from taskruns.models.credentials import CannotConnect
 from taskruns.pages.outcomes import sentence_of
 from taskruns.services import cancellations, credentials, mirror
-from tests.factories import CANARY, ClientOf, events, make_credential
+from tests.clients import ClientOf
+from tests.factories import CANARY, make_credential
+from tests.stored import events
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 SENTENCE = SealBroken.sentence

@@ -19,9 +19,11 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.transport import is_public
 from taskruns.models import Credential, Team, User
 from taskruns.models.credentials import CannotConnect
-from tests.factories import CANARY, ENDPOINT, ClientOf
-from tests.house.test_architecture import TEXTS
+from tests.clients import ClientOf
+from tests.factories import CANARY
 from tests.outbound.test_connections import QUICK, Server, answer, say, server
+from tests.sources import TEXTS
+from tests.wire import ENDPOINT
 
 assert server
 ARIZE = "https://api.arize.com"

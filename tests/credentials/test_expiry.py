@@ -17,12 +17,16 @@ from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Team, User
 from taskruns.sandbox.server import running
 from taskruns.services import credentials
-from tests.factories import CANARY, ENDPOINT, ClientOf, events, make_credential
-from tests.jobs.test_jobs import _empty_queue, work
-from tests.sandbox.test_world import KEYS
-from tests.sandbox.test_world import settings as sandbox_settings
+from tests.clients import ClientOf
+from tests.factories import CANARY, make_credential
+from tests.queue_worker import work
+from tests.sandbox.frozen import KEYS
+from tests.sandbox.frozen import settings as sandbox_settings
+from tests.stored import events
+from tests.wire import ENDPOINT
 
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 CLOCK = Actor.job("clock")
 SHELL = Actor(type="command", label="tests")
 TODAY = date(2026, 11, 23)

@@ -8,7 +8,9 @@ from responses import matchers
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential
 from taskruns.services import credentials
-from tests.factories import CANARY, ENDPOINT, actor, events
+from tests.factories import CANARY, actor
+from tests.stored import events
+from tests.wire import ENDPOINT
 
 SHELL = Actor(type="command", label="tests")
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"

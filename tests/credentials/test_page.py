@@ -10,7 +10,9 @@ from taskruns.arize.errors import ArizeError
 from taskruns.audit import Actor
 from taskruns.models import Credential
 from taskruns.services import credentials
-from tests.factories import CANARY, ENDPOINT, events, make_credential
+from tests.factories import CANARY, make_credential
+from tests.stored import events
+from tests.wire import ENDPOINT
 
 SHELL = Actor(type="command", label="tests")
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"

@@ -19,7 +19,9 @@ from taskruns.models import AuditEvent, Credential, Team, User
 from taskruns.services import credentials, reencryption
 from taskruns.services.people import factors
 from taskruns.services.reencryption import reencrypt
-from tests.factories import CANARY, ClientOf, events, make_credential
+from tests.clients import ClientOf
+from tests.factories import CANARY, make_credential
+from tests.stored import events
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 SHELL = Actor(type="command", label="tests")

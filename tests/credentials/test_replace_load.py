@@ -8,8 +8,10 @@ import pytest
 from taskruns.audit import Actor
 from taskruns.models import Credential, Outcome, Run, Task, Team
 from taskruns.services import cancellations, credentials, mirror
-from tests.arize_double import Double, in_threads, serving
-from tests.factories import CANARY, make_credential, make_run, wire_run
+from tests.arize_server import ArizeServer, serving
+from tests.factories import CANARY, make_credential, make_run
+from tests.threads import in_threads
+from tests.wire import wire_run
 
 OTHER = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 SHELL = Actor(type="command", label="tests")
@@ -33,7 +35,7 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
         return 200, NOTHING | {"spaces": [{"id": "S1", "name": "Space"}], "api_keys": []}
 
     called = threading.Event()
-    with serving(Double(answer, on_arrival=lambda _path: called.set())) as arize:
+    with serving(ArizeServer(answer, on_arrival=lambda _path: called.set())) as arize:
         settings.ARIZE_ENDPOINTS = (arize.url,)
         team = Team.objects.create(slug="ops-north", name="Ops North")
         key = make_credential(team, key=CANARY)

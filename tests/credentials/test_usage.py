@@ -14,7 +14,9 @@ from django.utils import timezone
 from taskruns.models import Credential, KeyUsage, Run, Team, User
 from taskruns.services import cancellations, credentials, mirror
 from taskruns.services.credentials import client
-from tests.factories import ENDPOINT, ClientOf, actor, make_credential, run_url, wire_run
+from tests.clients import ClientOf
+from tests.factories import actor, make_credential
+from tests.wire import ENDPOINT, run_url, wire_run
 
 NOTHING: dict[str, Any] = {"pagination": {"has_more": False}}
 

@@ -1,14 +1,12 @@
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.e2e.stack import Stack, running_stack
-from tests.e2e.visitors import ARGUMENTS, CHROMIUM, Visitor
-
-Visit = Callable[..., Visitor]
+from tests.e2e.visitors import ARGUMENTS, CHROMIUM, Visit, Visitor
 
 
 @pytest.fixture(scope="session")

@@ -5,23 +5,21 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from config import new_secrets
 from config.processes import ROOT, base_environment, launch, stop
 from tests.e2e.databases import own_database
+from tests.processes import free_ports, wait_for
 from tests.sandbox.caller import Caller
 
-T = TypeVar("T")
 START_WITHIN = 40  # seconds
 NORTH = "support-bot,search-ranking"
 SOUTH = "sales-copilot,fraud-watch"
@@ -29,15 +27,6 @@ SOUTH = "sales-copilot,fraud-watch"
 TASKS = 48
 # So many running runs are there for tests to take, one each of the first tasks; further tasks are for whole lists.
 SPARE = 14
-
-
-def wait_for(condition: Callable[[], T], what: str, *, within: float = 20) -> T:
-    """The first true value of the condition."""
-    deadline = time.monotonic() + within
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {within} s for {what}"
-        time.sleep(0.1)
-    return value
 
 
 @dataclass
@@ -204,11 +193,3 @@ def _prepare(stack: Stack, *, spare: int) -> None:
     table = stack.manage("demo_setup")
     stack.password = re.search(r"^vera@demo\.example\s+(\S+)", table, re.MULTILINE).group(1)
     stack.manage("refresh")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

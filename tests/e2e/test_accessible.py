@@ -8,9 +8,8 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import SPARE, Stack
-from tests.e2e.visitors import Visitor
+from tests.e2e.visitors import Visit, Visitor
 
 WIDTHS = (1280, 768, 320)
 # WCAG 2.2's own rule about targets of 24 px is off unless asked for. The second theme differs in its colours only, so

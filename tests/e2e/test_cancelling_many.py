@@ -2,8 +2,9 @@
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
-from tests.e2e.stack import Stack, wait_for
+from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
+from tests.processes import wait_for
 
 
 def _five(stack: Stack, status: str = "running") -> tuple[str, list[str]]:

@@ -4,8 +4,8 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
 
 
 def test_a_heading_sorts_and_the_order_survives_the_next_page(stack: Stack, visit: Visit) -> None:

@@ -2,9 +2,8 @@
 
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
-from tests.e2e.visitors import Visitor
+from tests.e2e.visitors import Visit, Visitor
 
 
 def focused_run(page: Page) -> str:

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import CDPSession, Page, expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import SPARE, Stack
+from tests.e2e.visitors import Visit
 
 TABLE = "/runs/table/"
 # Shifts of what stands still for the reader, after the page has settled.

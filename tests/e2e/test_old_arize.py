@@ -4,8 +4,9 @@ down.
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
-from tests.e2e.stack import Stack, wait_for
+from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
+from tests.processes import wait_for
 
 _LET_CLAIMS_LAPSE = """
 from django.utils import timezone

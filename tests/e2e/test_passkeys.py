@@ -2,8 +2,8 @@
 
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
 
 PASSWORD = "another-horse-battery-7"
 DEVICE = {

@@ -2,8 +2,8 @@
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
 
 
 def test_a_wrong_password_is_a_sentence_and_the_e_mail_stays(stack: Stack, visit: Visit) -> None:

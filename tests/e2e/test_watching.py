@@ -2,8 +2,8 @@
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
 
 
 def test_an_operator_sees_runs_of_many_tasks_active_ones_first(stack: Stack, visit: Visit) -> None:

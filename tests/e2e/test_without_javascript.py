@@ -4,8 +4,8 @@ from urllib.parse import quote
 
 from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
 from tests.e2e.stack import Stack
+from tests.e2e.visitors import Visit
 
 REASON = "no scripts here"
 

@@ -1,5 +1,6 @@
 """A person at a browser. Everything that a page should never do is collected and fails the test that saw it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,6 @@ class Visitor:
         expect(dialog).to_contain_text(run_id)
         dialog.get_by_label("Reason").fill(reason)
         dialog.get_by_role("button", name="Cancel the run").click()
+
+
+Visit = Callable[..., Visitor]  # the fixture `visit`

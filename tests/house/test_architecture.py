@@ -14,20 +14,14 @@ from taskruns.audit import CATALOGUE, EventType
 from taskruns.models import AuditEvent
 from taskruns.pages.audit.sentences import SENTENCES, sentence
 from tests.paths import ROOT
+from tests.sources import SOURCES, TESTS, TEXTS, named
 
-SOURCES = sorted(path for folder in ("config", "taskruns") for path in (ROOT / folder).rglob("*.py"))
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
-TEXTS = {path: path.read_text() for path in SOURCES}
 HAND_WRITTEN = [path for path in SOURCES if "migrations" not in path.parts]
 VAGUE = {"utils", "util", "helpers", "helper", "common", "mixins", "misc", "base"}
 WRITES = {
     *("save", "create", "get_or_create", "update_or_create", "bulk_create", "bulk_update", "update", "delete"),
     *("seal", "set_password", "add_to", "atomic", "record"),
 }
-
-
-def named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def calls(path: Path) -> Iterator[tuple[str, str]]:

@@ -18,8 +18,10 @@ from gunicorn.config import Config
 from config.gunicorn_logs import JsonLogger
 from config.logs import strike_out_tokens
 from taskruns.models import AuditEvent, Credential, Run, Team, User
-from tests.factories import CANARY, PASSWORD, ClientOf, press, run_url, wire_run
+from tests.clients import ClientOf, press
+from tests.factories import CANARY, PASSWORD
 from tests.secret_search import Witness, found
+from tests.wire import run_url, wire_run
 
 FORGED = 'why\r\n{"event": "forged", "level": "info"}\n\x1b[2J\x1b[31m\u2028{"event": "forged"}\u2029\x85\x0b"}\x00'
 BROKEN = "broken on purpose"

@@ -14,15 +14,9 @@ from huey.contrib.djhuey import HUEY
 from taskruns import jobs
 from taskruns.models import Credential, Heartbeat, Team
 from tests.factories import make_credential
+from tests.queue_worker import work
 
-
-@pytest.fixture(autouse=True)
-def _empty_queue(monkeypatch: Any) -> Any:
-    """And one connection throughout: a worker closes its own after each job, a test has its data in an open one."""
-    monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
-    HUEY.storage.flush_all()
-    yield
-    HUEY.storage.flush_all()
+pytestmark = pytest.mark.usefixtures("empty_queue")
 
 
 @pytest.fixture
@@ -32,16 +26,6 @@ def done(monkeypatch: Any) -> list[Any]:
     monkeypatch.setattr("taskruns.services.mirror.refresh", done.append)
     monkeypatch.setattr("taskruns.services.cancellations.sweep", lambda: done.append("sweep"))
     return done
-
-
-def work(seconds_later: float = 0) -> None:
-    """A worker and a scheduler, at that moment."""
-    with time_machine.travel(timezone.now() + timedelta(seconds=seconds_later)):
-        now = HUEY._get_timestamp()
-        for task in HUEY.read_schedule(now):
-            HUEY.enqueue(task)
-        while task := HUEY.dequeue():
-            HUEY.execute(task)
 
 
 def test_every_minute_shows_that_a_worker_lives_sweeps_and_plans_twelve_ticks(db: None, done: list[Any]) -> None:

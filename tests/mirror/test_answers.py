@@ -1,21 +1,17 @@
 """What counts as an answer of Arize's: a round that met nothing but refusals has read nothing."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-import responses
-import time_machine
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from taskruns.models import ArizeUser, Credential, Run, Status, Task, Team
+from taskruns.models import ArizeUser, Credential, Run, Status, Task
 from taskruns.services.mirror import RoundReport, refresh
-from tests.factories import make_credential, make_run
+from tests.factories import make_run
+from tests.fake_arize import START, Fault, World, failing
 
-from .arize_world import Fault, World, failing
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
 EARLIER = START - timedelta(days=1)
 NO_ANSWERS: dict[str, Fault] = {
     "redirect": (302, {"Location": "https://login.example.com/"}, ""),
@@ -24,22 +20,6 @@ NO_ANSWERS: dict[str, Fault] = {
     "404 of a web server": (404, {"Content-Type": "text/html"}, "<html>Not found</html>"),
     "418": (418, {}, ""),
 }
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
-
-
-@pytest.fixture
-def credential(clock: Any, team: Team) -> Credential:
-    return make_credential(team)
 
 
 def must(report: RoundReport | None) -> RoundReport:

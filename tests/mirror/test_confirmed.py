@@ -1,36 +1,16 @@
 """Arize's word that a run is cancelled is looked at once more: some go on in spite of it."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-import responses
-import time_machine
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, Team, User
+from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, User
 from taskruns.services.mirror import refresh
-from tests.factories import ClientOf, make_credential, make_run
-
-from .arize_world import World
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
-
-
-@pytest.fixture
-def credential(clock: Any, team: Team) -> Credential:
-    return make_credential(team)
+from tests.clients import ClientOf
+from tests.factories import make_run
+from tests.fake_arize import START, World
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from taskruns.models import Credential, Run, Status, Task, Team
 from taskruns.services.mirror import refresh
-from tests.arize_double import in_threads
 from tests.factories import make_credential
-
-from .arize_world import Fault, World
+from tests.fake_arize import Fault, World
+from tests.threads import in_threads
 
 NOT_FOUND: Fault = (404, {}, "")
 FAULTS: list[Fault] = [
@@ -58,11 +57,6 @@ def held(world: World) -> dict[str, tuple[str, int]]:
         run["id"]: (word if (word := run["status"].lower()) in known else "unknown", run["num_successes"])
         for run in runs
     }
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

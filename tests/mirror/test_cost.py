@@ -1,29 +1,19 @@
 """What watching costs: calls to Arize in a minute, counted while simulated workers tick and simulated boards poll."""
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import responses
-import time_machine
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services.mirror import due, refresh
 from taskruns.services.runs.observations import watch
 from tests.factories import make_credential
+from tests.fake_arize import START, World
 
-from .arize_world import World
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
 MINUTES = 2
-
-
-@pytest.fixture
-def clock() -> Iterator[Any]:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
 
 
 @pytest.fixture

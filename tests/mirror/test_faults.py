@@ -1,41 +1,21 @@
 """What a round does when Arize refuses, is slow, or answers nonsense."""
 
 import math
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import cycle
 from typing import Any
 
 import pytest
 import requests
-import responses
-import time_machine
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Credential, Run, Task, Team
 from taskruns.services import credentials
 from taskruns.services.mirror import RoundReport, due, refresh
 from taskruns.services.mirror.reader import THREADS
-from tests.factories import actor, events, make_credential
-
-from .arize_world import World, failing
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
-
-
-@pytest.fixture
-def credential(clock: Any, team: Team) -> Credential:
-    return make_credential(team)
+from tests.factories import actor
+from tests.fake_arize import START, World, failing
+from tests.stored import events
 
 
 def wait_of(credential: Credential) -> float:

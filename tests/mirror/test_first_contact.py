@@ -2,13 +2,12 @@
 
 import itertools
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
 import responses
-import time_machine
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
@@ -16,29 +15,17 @@ from taskruns.models import Cancellation, Credential, Run, Task, Team, User
 from taskruns.pages.credentials import under_way
 from taskruns.services import credentials
 from taskruns.services.mirror import due, refresh
-from tests.factories import ClientOf, actor, make_credential
+from tests.clients import ClientOf
+from tests.factories import actor
+from tests.fake_arize import START, World, failing
 
-from .arize_world import World, failing
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
 CEILING = 60
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
 
 
 @pytest.fixture
 def world(arize: responses.RequestsMock, settings: Any) -> World:
     settings.ARIZE_CALLS_PER_MINUTE = CEILING
     return World().speak(arize)
-
-
-@pytest.fixture
-def credential(clock: Any, team: Team) -> Credential:
-    return make_credential(team)
 
 
 def work(clock: Any, world: World, *, until: Callable[[int], bool]) -> dict[int, list[str]]:

@@ -15,9 +15,9 @@ from taskruns.models import Credential, Run, Task, Team
 from taskruns.services import credentials
 from taskruns.services.mirror import due, refresh, schedule
 from taskruns.services.mirror.budget import Budget
-from tests.factories import ENDPOINT, make_credential
-
-from .arize_world import World, failing
+from tests.factories import make_credential
+from tests.fake_arize import World, failing
+from tests.wire import ENDPOINT
 
 FIRST, SECOND = "ak-first-key-0123456789", "ak-second-key-0123456789"
 

@@ -18,9 +18,10 @@ from django.utils import timezone
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services.mirror import due, refresh, schedule
 from taskruns.services.mirror.budget import Budget
-from tests.arize_double import Double, in_threads, serving
+from tests.arize_server import ArizeServer, serving
 from tests.factories import make_credential
 from tests.paths import ROOT
+from tests.threads import in_threads
 
 TASKS = 12
 # One round as the worker makes it: nothing but the claim stands between two of them.
@@ -72,7 +73,7 @@ class Arize:
         return {"id": id_, "task_id": f"T{id_[1:]}", "status": self.statuses[id_]}
 
 
-def worker(double: Double, credential: Credential) -> subprocess.Popen[str]:
+def worker(double: ArizeServer, credential: Credential) -> subprocess.Popen[str]:
     """A process that is about to begin a round."""
     database = connection.settings_dict["NAME"]
     return subprocess.Popen(
@@ -97,7 +98,7 @@ def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_re
 ) -> None:
     arize = Arize()
     chance = Random(4)
-    with serving(Double(arize.answer, on_arrival=arize.arrived)) as double:
+    with serving(ArizeServer(arize.answer, on_arrival=arize.arrived)) as double:
         settings.ARIZE_ENDPOINTS = (double.url,)
         credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
         Credential.objects.update(endpoint=double.url)

@@ -1,39 +1,20 @@
 """Who reads when, how much, and what happens when Arize does not answer as it should."""
 
 import threading
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import cycle
 from typing import Any
 
 import pytest
-import responses
-import time_machine
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, EmergencyStop, Run, Status, Task, Team
 from taskruns.services.mirror import RoundReport, due, reader, refresh
-from tests.arize_double import Double, in_threads, serving
-from tests.factories import events, make_credential, make_run
-
-from .arize_world import World, failing
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
-
-
-@pytest.fixture
-def credential(clock: Any, team: Team) -> Credential:
-    return make_credential(team)
+from tests.arize_server import ArizeServer, serving
+from tests.factories import make_credential, make_run
+from tests.fake_arize import START, World, failing
+from tests.stored import events
+from tests.threads import in_threads
 
 
 def wait_of(credential: Credential) -> float:
@@ -223,7 +204,7 @@ def test_only_a_person_at_the_shell_reads_as_long_as_it_takes(
         is_slow.wait(0.2)
         return 200, tasks if path.startswith("/v2/tasks?") else {}
 
-    with serving(Double(answer)) as double:
+    with serving(ArizeServer(answer)) as double:
         settings.ARIZE_ENDPOINTS = (double.url,)
         credential = make_credential(team)
         Credential.objects.update(endpoint=double.url)
@@ -238,7 +219,7 @@ def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> 
     def answer(_: str, path: str) -> tuple[int, Any]:
         return 200, {path.split("/")[2].split("?", maxsplit=1)[0]: []}
 
-    with serving(Double(answer)) as double:
+    with serving(ArizeServer(answer)) as double:
         settings.ARIZE_ENDPOINTS = (double.url,)
         credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
         Credential.objects.update(endpoint=double.url)

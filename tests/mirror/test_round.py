@@ -4,21 +4,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-import responses
 import time_machine
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, Run, Task, Team
 from taskruns.services.mirror import RoundReport, refresh
-
-from .arize_world import World, failing
+from tests.fake_arize import World, failing
 
 Round = Callable[..., RoundReport]
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 import json
 import re
 from collections import Counter
-from datetime import datetime
 from typing import Any
 
 import pytest
-import responses
-import time_machine
 from django.test import Client
 from django.utils import timezone
 
@@ -17,27 +14,9 @@ from taskruns.models import Credential, Run, Task, Team, User
 from taskruns.models.runs import STILL_LISTED, UNLISTED_AFTER
 from taskruns.services import credentials
 from taskruns.services.mirror import find_by_arize_id, refresh
-from tests.factories import ClientOf, make_credential
-
-from .arize_world import World
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
-
-
-@pytest.fixture
-def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
-
-
-@pytest.fixture
-def credential(clock: Any, team: Team) -> Credential:
-    return make_credential(team)
+from tests.clients import ClientOf
+from tests.factories import make_credential
+from tests.fake_arize import World
 
 
 @pytest.fixture

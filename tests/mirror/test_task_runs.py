@@ -1,28 +1,17 @@
 """Walks through a task's runs that break off: whatever breaks them, no run stays unread."""
 
-from datetime import datetime
 from typing import Any
 
 import pytest
 import requests
 import responses
-import time_machine
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services.mirror import refresh
 from taskruns.services.mirror.task_runs import MOST_PAGES
 from tests.factories import make_credential
-
-from .arize_world import World, failing
-
-START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
-
-
-@pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(START, tick=False) as clock:
-        yield clock
+from tests.fake_arize import World, failing
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from taskruns.audit import Actor
 from taskruns.models import AuditEvent, SiteRole, User
 from taskruns.services.people import accounts
 from taskruns.services.people.accounts import PeopleError
-from tests.factories import PASSWORD, events
+from tests.factories import PASSWORD
+from tests.stored import events
 
 SHELL = Actor(type="command", label="tests")
 

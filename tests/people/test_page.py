@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.models import AuditEvent, SiteRole, Team, User
 from taskruns.pages.people import WORDS
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action
-from tests.factories import ClientOf, events, person
-
-from .test_sign_in import sign_in
+from tests.clients import ClientOf, sign_in
+from tests.factories import person
+from tests.stored import events
 
 PROFILE = {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": ""}
 

@@ -7,10 +7,10 @@ import pytest
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from tests.factories import ClientOf, events
+from tests.clients import ClientOf, sign_in
+from tests.stored import events
 
 from .soft_passkey import SoftPasskey
-from .test_sign_in import sign_in
 
 ADD = "/accounts/factors/passkey/"
 STEP = "/accounts/login/second-factor/"

@@ -9,10 +9,9 @@ from django.core import mail
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from tests.factories import PASSWORD, ClientOf
-
-from .test_second_factor import with_app
-from .test_sign_in import TOKEN, sign_in
+from tests.clients import ClientOf, sign_in, with_app
+from tests.factories import PASSWORD
+from tests.people.pages import TOKEN
 
 NEW = "another battery staple"
 ASK = "/accounts/password/reset/"

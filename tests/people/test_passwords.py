@@ -11,7 +11,8 @@ from django.test import Client
 from taskruns.models import Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
-from tests.factories import PASSWORD, ClientOf, actor
+from tests.clients import ClientOf
+from tests.factories import PASSWORD, actor
 
 GOOD = "Zq8-horse-W4"  # 12 characters
 BAD = {

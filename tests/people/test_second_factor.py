@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import time_machine
 from allauth.mfa.models import Authenticator
-from allauth.mfa.totp.internal.auth import generate_totp_secret
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
@@ -20,19 +19,13 @@ from taskruns.audit import Actor
 from taskruns.encryption import SealBroken
 from taskruns.models import AuditEvent, Credential, Membership, Run, Team, User
 from taskruns.services.people import accounts, factors
-from tests.factories import PASSWORD, ClientOf, actor, code_of, events, make_credential, run_url, wire_run
-
-from .test_sign_in import sign_in
+from tests.clients import ClientOf, Code, code_of, sign_in, with_app
+from tests.factories import PASSWORD, actor, make_credential
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 STEP = "/accounts/login/second-factor/"
 BOARD = "/teams/ops-north/runs/"
-Code = Callable[..., str]
-
-
-def with_app(person: User) -> Code:
-    secret = generate_totp_secret()
-    factors.add_totp(person, secret=secret, by=actor(person))
-    return lambda steps=0: code_of(secret, steps)
 
 
 @pytest.fixture

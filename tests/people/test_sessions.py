@@ -12,9 +12,10 @@ from django.test import Client
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Run, Team, User
 from taskruns.services.people import accounts
-from tests.factories import PASSWORD, ClientOf, events, run_url, wire_run
-
-from .test_sign_in import sign_in
+from tests.clients import ClientOf, sign_in
+from tests.factories import PASSWORD
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
 BOARD = "/teams/ops-north/runs/"
 TABLE = f"{BOARD}table/"

@@ -1,6 +1,5 @@
 """The sign-in page: no way out of the panel, no endless guessing, no telling who has an account."""
 
-import re
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -8,18 +7,14 @@ import pytest
 import time_machine
 from django.conf import settings
 from django.core.cache import cache
-from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
 from taskruns.models import Team, User
 from taskruns.services.people import throttles
-from tests.factories import PASSWORD, ClientOf
-
-
-def sign_in(client: Client, email: str, password: str = PASSWORD, query: str = "", **more: str) -> HttpResponse:
-    answer: HttpResponse = client.post(f"/accounts/login/{query}", {"login": email, "password": password, **more})
-    return answer
+from tests.clients import ClientOf, sign_in
+from tests.factories import PASSWORD
+from tests.people.pages import TOKEN
 
 
 def test_the_right_password_signs_in_under_a_new_session(mona: User):
@@ -57,9 +52,6 @@ def test_nobody_is_led_out_of_the_panel_after_sign_in(mona: User, target: str):
     sign_in(signed_in, mona.email)
     assert "evil" not in signed_in.get("/accounts/login/", {"next": target})["Location"]
     assert "evil" not in signed_in.post("/accounts/logout/", {"next": target})["Location"]
-
-
-TOKEN = re.compile(rb'name="csrfmiddlewaretoken" value="[^"]*"|data-now="[0-9]*"')
 
 
 def failed_page(email: str, password: str = "wrong password 123") -> bytes:

@@ -18,8 +18,10 @@ from taskruns.arize.wire import WireUser
 from taskruns.models import ArizeUser, Credential, Run, Task, Team, User
 from taskruns.services.mirror import refresh
 from taskruns.services.runs import arize_users
-from tests.factories import ENDPOINT, ClientOf, make_credential, make_run
-from tests.mirror.arize_world import Fault, World, failing
+from tests.clients import ClientOf
+from tests.factories import make_credential, make_run
+from tests.fake_arize import Fault, World, failing
+from tests.wire import ENDPOINT
 
 NORA = "VXNlcjoxOm5OYkM="
 

@@ -1,7 +1,7 @@
 """A reading of Arize changes a mirrored run only if it is newer than what is known."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,26 +12,13 @@ from hypothesis import strategies as st
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Run, Status, Task, Team
 from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
-from tests.factories import make_run, wire_run
-
-START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
-
-
-def reading(run: Run, status: str = "RUNNING", **members: Any) -> WireRun:
-    return WireRun.from_json(wire_run(run, status, **members))
-
-
-def without(run: Run, *names: str) -> WireRun:
-    return WireRun.from_json({name: value for name, value in wire_run(run).items() if name not in names})
+from tests.factories import make_run
+from tests.runs.readings import START, at, reading, without
 
 
 @pytest.fixture
 def run(task: Task) -> Run:
     return make_run(task, observed_at=START, created_at=START)
-
-
-def at(seconds: float) -> datetime:
-    return START + timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("as_list", [False, True])

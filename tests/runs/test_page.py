@@ -17,14 +17,10 @@ from taskruns.pages import board
 from taskruns.permissions import access_of
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs.observations import record_observation
-from tests.factories import ENDPOINT, ClientOf, make_credential, make_run, press, run_url, wire_run
-
-from .test_observations import reading
-
-
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
+from tests.clients import ClientOf, press
+from tests.factories import make_credential, make_run
+from tests.runs.readings import reading
+from tests.wire import ENDPOINT, run_url, wire_run
 
 
 def page(client: Client, run: Run, **headers: str) -> str:

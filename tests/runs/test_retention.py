@@ -15,8 +15,9 @@ from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, 
 from taskruns.services import cancellations
 from taskruns.services.mirror import find_by_arize_id, refresh
 from taskruns.services.runs import retention
-from tests.factories import actor, make_run, run_url, wire_run
-from tests.mirror.arize_world import World
+from tests.factories import actor, make_run
+from tests.fake_arize import World
+from tests.wire import run_url, wire_run
 
 NOW = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
 OLD = NOW - timedelta(days=11)

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 import responses
 from django.db import connection
 from django.test import Client
@@ -11,8 +10,10 @@ from django.test.utils import CaptureQueriesContext
 
 from taskruns.models import AuditEvent, Run, Status, Task, User
 from taskruns.pages.timeline import timeline_of
-from tests.board.test_durations import past
-from tests.factories import ClientOf, make_run, press, run_url, wire_run
+from tests.clients import ClientOf, press
+from tests.factories import make_run
+from tests.runs.past import past
+from tests.wire import run_url, wire_run
 
 CREATED = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
@@ -73,11 +74,6 @@ def test_acts_stand_where_they_happened():
     ]
     found = [entry.event.actor if entry.event else entry.kind for entry in timeline_of(run, events, cause="")]
     assert found == ["created", "p1", "started", "p3", "ended", "p5"]
-
-
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
 
 
 def page(client: Client, run: Run) -> str:

@@ -17,9 +17,9 @@ from taskruns.arize.wire import RunStatus
 from taskruns.sandbox.server import running
 from taskruns.sandbox.simulation import Settings
 from taskruns.sandbox.wire import Wire
+from tests.sandbox.strict import strictly_read
 
 from .caller import Answered, Caller
-from .test_wire import strictly_read
 
 EPOCH = datetime(2026, 9, 1, 12, tzinfo=UTC)
 KEYS = {"ak-full-key-1": (), "ak-support-key-2": ("support-bot",)}

@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from taskruns.sandbox.server import running
-from taskruns.sandbox.simulation import Settings
+from tests.sandbox.frozen import settings
 
 from .caller import Caller
-
-EPOCH = datetime(2026, 9, 1, 12, tzinfo=UTC)
-KEYS = {"ak-full-key-1": (), "ak-support-key-2": ("support-bot",), "ak-pair-key-3": ("sales-copilot", "fraud-watch")}
-
-
-def settings(**changes: Any) -> Settings:
-    return Settings(**{"keys": KEYS, "tasks": 12, "speed": 0, "epoch": EPOCH, **changes})
 
 
 @pytest.fixture

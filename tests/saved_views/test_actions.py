@@ -8,33 +8,21 @@ from django.test import Client
 from django.utils.http import urlencode
 
 from taskruns.models import AuditEvent, Membership, SavedView, Team, TeamRole, User
-from taskruns.pages.saved_views import ViewBar, shelf, view_bar
-from taskruns.permissions import access_of
 from taskruns.services import saved_views
 from taskruns.services.saved_views import MOST, NameTaken, SavedViewsError
-from tests.factories import ClientOf, accept_inserts, actor, events, member, refuse_inserts
-
-VIEWS, BOARD = "/teams/ops-north/views/", "/teams/ops-north/runs/"
+from tests.clients import ClientOf
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor, member
+from tests.saved_views.panel import BOARD, VIEWS, bar, kept, post
+from tests.stored import events
 
 
 def save(client: Client, name: str = "Failed ones", query: str = "status=failed", **fields: str) -> Any:
     return client.post(VIEWS, {"name": name, "query": query} | fields)
 
 
-def kept(team: Team, owner: User, name: str = "Failed ones", query: str = "status=failed", **fields: Any) -> SavedView:
-    return SavedView.objects.create(team=team, owner=owner, name=name, query=query, **fields)
-
-
-def post(client: Client, view: SavedView, what: str = "", **fields: str) -> Any:
-    return client.post(f"{VIEWS}{view.pk}/{what}", fields)
-
-
 def last_event() -> AuditEvent:
     return AuditEvent.objects.latest("pk")
-
-
-def bar(person: User, team: Team, query: str = "") -> ViewBar:
-    return view_bar(shelf(team, person), access_of(person, team), query)
 
 
 def names(person: User, team: Team) -> list[str]:

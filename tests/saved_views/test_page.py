@@ -9,9 +9,8 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.models import Run, SavedView, Team, User
 from taskruns.pages.saved_views import shelf, view_bar
 from taskruns.permissions import access_of
-from tests.factories import ClientOf
-
-from .test_actions import BOARD, VIEWS, bar, kept, post
+from tests.clients import ClientOf
+from tests.saved_views.panel import BOARD, VIEWS, bar, kept, post
 
 
 def current(page: str) -> list[str]:

@@ -16,11 +16,10 @@ from django.test import Client
 
 from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
 from taskruns.sso import GroupRole, Provider
-from tests.e2e.stack import free_ports
-from tests.factories import ClientOf, events
+from tests.clients import ClientOf, sign_in, with_app
 from tests.paths import ROOT
-from tests.people.test_second_factor import with_app
-from tests.people.test_sign_in import sign_in
+from tests.processes import free_ports
+from tests.stored import events
 
 from .identity_provider import CLIENT_ID, CLIENT_SECRET
 

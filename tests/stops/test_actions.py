@@ -28,16 +28,13 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import stops
-from tests.factories import ClientOf, actor, events, make_credential, make_run
+from tests.clients import ClientOf
+from tests.factories import actor, make_credential, make_run
+from tests.stored import events
 
 PAGE = "/teams/ops-north/stop/"
 LIFT = "/teams/ops-north/stop/lift/"
 WHY = "Evaluations eat the budget"
-
-
-@pytest.fixture
-def client(oli: User, client_of: ClientOf) -> Client:
-    return client_of(oli)
 
 
 @pytest.fixture

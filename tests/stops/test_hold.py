@@ -25,12 +25,16 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import stops
-from tests.acts import EVALUATION
-from tests.factories import ClientOf, actor, events, make_run, run_url, wire_run
-from tests.jobs.test_jobs import _empty_queue, work
-from tests.mirror.arize_world import World
+from tests.actions import EVALUATION
+from tests.clients import ClientOf
+from tests.factories import actor, make_run
+from tests.fake_arize import World
+from tests.queue_worker import work
+from tests.stored import events
+from tests.wire import run_url, wire_run
 
-assert _empty_queue
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
 WHY = "Evaluations eat the budget"
 
 
@@ -258,11 +262,6 @@ def test_without_a_stop_a_round_costs_one_question_more(
 
 
 # Starting runs meanwhile
-
-
-@pytest.fixture
-def client(oli: User, client_of: ClientOf) -> Client:
-    return client_of(oli)
 
 
 def start(client: Client, task: Task, **data: str) -> Any:

@@ -12,13 +12,10 @@ from django.utils import timezone
 
 from taskruns.models import Credential, Run, Status, Task, Team, User
 from taskruns.pages import tasks
-from tests.board.test_durations import past
-from tests.factories import ENDPOINT, ClientOf, make_run
-
-
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
+from tests.clients import ClientOf
+from tests.factories import make_run
+from tests.runs.past import past
+from tests.wire import ENDPOINT
 
 
 def url(task: Task) -> str:

@@ -4,14 +4,13 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from django.test import Client
 
-from taskruns.models import Run, Status, Task, User
+from taskruns.models import Run, Status, Task
 from taskruns.pages.strip import LAST, Strip, kind_of, strip_of
-from tests.board.test_durations import past
-from tests.factories import ClientOf, make_run
-from tests.runs.test_observations import START
+from tests.factories import make_run
+from tests.runs.past import past
+from tests.runs.readings import START
 
 
 def drawn(task: Task, **options: Any) -> Strip:
@@ -104,11 +103,6 @@ def test_a_run_is_pointed_at_on_its_own_page(task: Task):
     runs = past(task, 100, 100)
     assert drawn(task).here == ""
     assert drawn(task, here=runs[0]).here.startswith("M15 ")
-
-
-@pytest.fixture
-def client(vera: User, client_of: ClientOf) -> Client:
-    return client_of(vera)
 
 
 def test_the_fragment_links_each_mark_and_keeps_out_of_the_way_of_the_keyboard(client: Client, task: Task):

@@ -11,7 +11,8 @@ from taskruns.models import AuditEvent, Credential, Invitation, Membership, Task
 from taskruns.services import teams
 from taskruns.services.people import accounts
 from taskruns.services.teams import TeamExists, TeamsError
-from tests.factories import actor, events, member, person
+from tests.factories import actor, member, person
+from tests.stored import events
 
 SHELL = Actor(type="command", label="tests")
 

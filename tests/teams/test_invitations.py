@@ -19,7 +19,8 @@ from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import accounts
 from taskruns.services.people.accounts import PeopleError
 from taskruns.services.teams import TeamsError
-from tests.factories import PASSWORD, actor, events, member, person
+from tests.factories import PASSWORD, actor, member, person
+from tests.stored import events
 
 SHELL = Actor(type="command", label="tests")
 VISITOR = Actor(type="anonymous", ip="192.0.2.7")

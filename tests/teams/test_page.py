@@ -6,7 +6,8 @@ from django.urls import reverse
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Membership, Status, Team, TeamRole
 from taskruns.services import teams
-from tests.factories import events, make_credential, make_run, member, person
+from tests.factories import make_credential, make_run, member, person
+from tests.stored import events
 
 SHELL = Actor(type="command", label="tests")
 

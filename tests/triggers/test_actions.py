@@ -9,41 +9,23 @@ import requests
 import responses
 import time_machine
 from django.test import Client
-from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Credential, Run, Status, Task, Team, Trigger, User
 from taskruns.services import credentials, triggers
-from tests.acts import EVALUATION
-from tests.factories import ENDPOINT, ClientOf, accept_inserts, actor, events, make_run, refuse_inserts, trigger_url
+from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.factories import actor, make_run
+from tests.stored import events
+from tests.triggers.starting import BODY, NEW, problem, send
+from tests.wire import ENDPOINT, trigger_url
 
-BODY = "what-arize-wrote-in-its-body"
 SENT = {
     "data_start_time": "2026-11-22T03:00:00.000Z",
     "data_end_time": "2026-11-23T03:00:00.000Z",
     "max_spans": 10_000,
     "override_evaluations": False,
 }
-NEW: dict[str, Any] = {"id": "new-run", "task_id": "T25saW5lVGFzazo0NTpxUndY", "status": "PENDING"}
 RUNS = f"{ENDPOINT}/v2/tasks/T25saW5lVGFzazo0NTpxUndY/runs"
-
-
-@pytest.fixture
-def client(oli: User, client_of: ClientOf) -> Client:
-    return client_of(oli)
-
-
-def url(task: Task) -> str:
-    return reverse("task-trigger", args=[task.team.slug, task.pk])
-
-
-def send(client: Client, task: Task, **changed: str) -> Any:
-    return client.post(url(task), EVALUATION | {"operation": str(uuid.uuid4())} | changed)
-
-
-def problem(status: int, **headers: str) -> dict[str, Any]:
-    document = {"status": status, "title": "Refused", "detail": BODY, "request_id": "req_42"}
-    return {"status": status, "json": document, "headers": headers}
 
 
 def rows() -> list[AuditEvent]:

@@ -14,20 +14,15 @@ from django.utils import timezone
 
 from taskruns.forms.triggers import ExperimentForm, form_for
 from taskruns.models import AuditEvent, Task, Trigger, User
-from tests.acts import EVALUATION
-from tests.factories import NOW, ClientOf, trigger_url
-
-from .test_actions import NEW, url
+from tests.actions import EVALUATION
+from tests.factories import NOW
+from tests.triggers.starting import NEW, url
+from tests.wire import trigger_url
 
 LONG = "x" * 200_000
 NUL = "a\x00b"
 EXPERIMENT = {"experiment_name": "Prompt 12"}
 DATASET = {"max_spans": "10000"}
-
-
-@pytest.fixture
-def client(oli: User, client_of: ClientOf) -> Client:
-    return client_of(oli)
 
 
 @pytest.fixture

@@ -18,19 +18,18 @@ from taskruns.models import AuditEvent, Credential, Membership, Run, Task, Team,
 from taskruns.services import triggers
 from taskruns.services.triggers import answer as verdict
 from taskruns.services.triggers.results import close
-from tests.arize_double import Double, in_threads, serving
-from tests.factories import CANARY, ClientOf, actor, events, person, trigger_url
-from tests.jobs.test_jobs import _empty_queue, work
+from tests.arize_server import ArizeServer, serving
+from tests.clients import ClientOf
+from tests.factories import CANARY, actor, person
+from tests.queue_worker import work
+from tests.stored import events
+from tests.threads import in_threads
+from tests.triggers.starting import NEW, problem, send, url
+from tests.wire import trigger_url
 
-from .test_actions import NEW, problem, send, url
+pytestmark = pytest.mark.usefixtures("empty_queue")
 
-assert _empty_queue
 FORM = "5f0c4a34-27a5-4d0c-9d0f-3c3c1b8a0002"
-
-
-@pytest.fixture
-def client(oli: User, client_of: ClientOf) -> Client:
-    return client_of(oli)
 
 
 @pytest.fixture
@@ -203,7 +202,7 @@ def test_twenty_posts_of_one_form_are_one_post_to_arize(client_of: ClientOf, set
     def a_request_is_written(path: str) -> None:
         assert AuditEvent.objects.get(outcome="requested").operation_id == Trigger.objects.get().pk
 
-    with serving(Double(answer, a_request_is_written)) as double:
+    with serving(ArizeServer(answer, a_request_is_written)) as double:
         settings.ARIZE_ENDPOINTS = (double.url,)
         team = Team.objects.create(slug="ops-north", name="Ops North")
         credential = Credential(team=team, name="Production", endpoint=double.url)

@@ -1,5 +1,5 @@
-"""Real parts for cancelling many: a simulated Arize as a process, worker processes on the database of the tests, and
-the comparison of what was written here with what was received there.
+"""Real processes for batches: the sandbox, workers on the tests' own database, and a check that the rows written here
+agree with the requests received there.
 """
 
 import os
@@ -38,8 +38,8 @@ from taskruns.models import (
 )
 from taskruns.services import batches
 from taskruns.services.runs.observations import Reading, record_readings
-from tests.e2e.stack import wait_for
 from tests.factories import actor
+from tests.processes import wait_for
 from tests.sandbox.caller import Caller
 
 KEY = "ak-many-key-0123456789"
@@ -60,7 +60,7 @@ FAULTS = (
 
 
 @dataclass
-class World:
+class WorkerStack:
     """A team with one key for a sandbox of its own, and the sandbox's runs in the mirror."""
 
     url: str
@@ -205,7 +205,7 @@ def database_url() -> str:
 
 
 @contextmanager
-def world(directory: Path, *, rate: int = 50) -> Iterator[World]:
+def worker_stack(directory: Path, *, rate: int = 50) -> Iterator[WorkerStack]:
     with sandbox() as url:
         settings.ARIZE_ENDPOINTS = (url,)
         team = Team.objects.create(slug="many", name="Many")
@@ -214,7 +214,7 @@ def world(directory: Path, *, rate: int = 50) -> Iterator[World]:
         credential = Credential(team=team, name="Many", endpoint=url)
         credential.seal(KEY)
         credential.save()
-        here = World(url, directory, team, person, credential, rate=rate)
+        here = WorkerStack(url, directory, team, person, credential, rate=rate)
         try:
             yield here
         finally:

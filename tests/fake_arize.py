@@ -1,4 +1,4 @@
-"""What a fake Arize holds, answered through `responses`: spaces, tasks, runs newest first, pages, and faults."""
+"""A fake Arize in this process, answered through `responses`: spaces, tasks, runs newest first, pages, and faults."""
 
 import json
 import re
@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import requests
 import responses
 
-from tests.factories import ENDPOINT
+from tests.wire import ENDPOINT
 
+START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)  # where the clock of the mirror's tests stands first
 Fault = tuple[int, dict[str, str], str] | Exception
 
 

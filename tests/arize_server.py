@@ -1,4 +1,4 @@
-"""A fast Arize on a real socket, for tests with threads: it answers at once, and looks around before it does."""
+"""A fast Arize on a real socket, for tests with threads. It can check the database before it answers."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from django.db import connection
 
 
 @dataclass
-class Double:
+class ArizeServer:
     """`answer(method, path)` gives status and JSON; `on_arrival(path)` is called first, in the server's thread."""
 
     answer: Callable[[str, str], tuple[int, Any]]
@@ -44,7 +44,7 @@ class Double:
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
-    double: Double
+    double: ArizeServer
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(double: Double) -> Iterator[Double]:
+def serving(double: ArizeServer) -> Iterator[ArizeServer]:
     server = _Server(("127.0.0.1", 0), _Handler)
     server.double = double
     double.url = f"http://127.0.0.1:{server.server_port}"
@@ -80,28 +80,3 @@ def serving(double: Double) -> Iterator[Double]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Start all at one moment, each with a database connection of its own. Results in order; errors are raised."""
-    gate = threading.Barrier(count)
-    results: list[Any] = [None] * count
-    faults: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            gate.wait()
-            results[number] = work(number)
-        except BaseException as fault:  # noqa: BLE001 - raised again by the test's own thread
-            faults.append(fault)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if faults:
-        raise faults[0]
-    return results

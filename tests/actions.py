@@ -1,0 +1,226 @@
+"""Every request by which a person changes something: one action for each url and method, done so that it succeeds, with
+the audit events that it must leave.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.test import Client
+from django.urls import reverse
+
+from taskruns.models import User
+from tests.clients import code_of
+from tests.factories import PASSWORD
+from tests.people.soft_passkey import SoftPasskey
+from tests.stage import Stage, a_stop
+from tests.urlconf import views, wanted
+from tests.wire import ENDPOINT
+
+NEW_PASSWORD = "another battery staple"
+NEW_KEY = "ak-new-1Xy7Qz4Mn8Lk2Jh5"
+
+
+@dataclass(frozen=True)
+class HttpAction:
+    """`who`: empty for somebody without a session. `events`: (event, outcome) that the act leaves, in order.
+
+    `data` may be made by what comes before the act: a page that was opened, a sign-in half done. `prepare`
+    sets a scene that the stage has not.
+    """
+
+    url: str
+    who: str
+    events: tuple[tuple[str, str], ...]
+    data: dict[str, object] | Callable[[Stage, Client], dict[str, object]] = field(default_factory=dict)
+    method: str = "post"
+    prepare: Callable[[Stage], object] = lambda _: None
+
+    @property
+    def is_everybodys(self) -> bool:
+        """No role has anything to do with it."""
+        (view,) = (view for view, name in views() if name == self.url)
+        return getattr(view, "declared_access", "signed in") in {"signed in", "anyone"}
+
+    def filled(self, stage: Stage, client: Client) -> dict[str, object]:
+        return self.data(stage, client) if callable(self.data) else self.data
+
+    def path(self, stage: Stage) -> str:
+        return reverse(self.url, kwargs={name: stage.ids_for(self.url)[name] for name in wanted(self.url)})
+
+    def do(self, stage: Stage, client: Client | None = None, data: dict[str, object] | None = None) -> Any:
+        client = stage.client(self.who) if client is None else client
+        data = self.filled(stage, client) if data is None else data
+        return getattr(client, self.method)(self.path(stage), data if self.method == "post" else None)
+
+
+# A filled form that starts a run of an evaluation task on a project.
+EVALUATION: dict[str, object] = {
+    "operation": "5f0c4a34-27a5-4d0c-9d0f-3c3c1b8a0001",
+    "data_start_time": "2026-11-22T03:00",
+    "data_end_time": "2026-11-23T03:00",
+    "max_spans": "10000",
+}
+TESTED = ("credential.test", "ok")
+SIGNED_IN = (("auth.sign_in", "done"),)
+TOM = {"login": "tom@example.com", "password": PASSWORD}
+
+
+def a_code(stage: Stage, client: Client) -> dict[str, object]:
+    return {"code": code_of(stage.secret)}
+
+
+def a_code_after_the_password(stage: Stage, client: Client) -> dict[str, object]:
+    client.post(reverse("account_login"), TOM)
+    return a_code(stage, client)
+
+
+def a_code_of_a_new_app(stage: Stage, client: Client) -> dict[str, object]:
+    return {"code": code_of(client.get(reverse("factor-totp")).context["secret"])}
+
+
+def a_new_passkey(stage: Stage, client: Client) -> dict[str, object]:
+    options = client.get(reverse("factor-passkey")).context["options"]
+    return {"name": "Soft", "credential": SoftPasskey().create(options)}
+
+
+def the_passkey_alone(stage: Stage, client: Client) -> dict[str, object]:
+    asked = client.get(reverse("mfa_login_webauthn"), headers={"Accept": "application/json"}).json()
+    return {"credential": stage.passkey.get(asked["request_options"])}
+
+
+def the_passkey_again(stage: Stage, client: Client) -> dict[str, object]:
+    return {"credential": stage.passkey.get(client.get(reverse("mfa_reauthenticate_webauthn")).context["options"])}
+
+
+def while_disabled(stage: Stage, client: Client) -> dict[str, object]:
+    User.objects.filter(pk=stage.people["vera"].pk).update(is_active=False)
+    return {}
+
+
+ACTIONS: dict[str, HttpAction] = {
+    "sign in": HttpAction(
+        "account_login", "", (("auth.sign_in", "done"),), {"login": "vera@example.com", "password": PASSWORD}
+    ),
+    "fail to sign in": HttpAction(
+        "account_login", "", (("auth.sign_in", "failed"),), {"login": "vera@example.com", "password": "wrong"}
+    ),
+    "sign out": HttpAction("account_logout", "vera", (("auth.sign_out", "done"),)),
+    "change the password": HttpAction(
+        "account_change_password",
+        "vera",
+        (("auth.password_change", "done"),),
+        {"oldpassword": PASSWORD, "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
+    ),
+    "enter a second factor": HttpAction("mfa_authenticate", "", SIGNED_IN, a_code_after_the_password),
+    "sign in by a passkey alone": HttpAction("mfa_login_webauthn", "", SIGNED_IN, the_passkey_alone),
+    "confirm by the password": HttpAction("account_reauthenticate", "vera", SIGNED_IN, {"password": PASSWORD}),
+    "confirm by a code": HttpAction("mfa_reauthenticate", "tom", SIGNED_IN, a_code),
+    "confirm by a passkey": HttpAction("mfa_reauthenticate_webauthn", "tom", SIGNED_IN, the_passkey_again),
+    "add an authenticator app": HttpAction("factor-totp", "vera", (("auth.mfa_add", "done"),), a_code_of_a_new_app),
+    "add a passkey": HttpAction("factor-passkey", "vera", (("auth.mfa_add", "done"),), a_new_passkey),
+    "make new recovery codes": HttpAction("factor-recovery-codes", "tom", (("auth.mfa_add", "done"),)),
+    "remove a second factor": HttpAction("factor-remove", "tom", (("auth.mfa_remove", "done"),)),
+    "end a session": HttpAction("session-end", "vera", (("auth.session_end", "done"),)),
+    "end the other sessions": HttpAction("sessions-end-others", "vera", (("auth.session_end", "done"),)),
+    "change the profile": HttpAction(
+        "profile", "vera", (("profile.change", "done"),), {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": ""}
+    ),
+    "give a site role": HttpAction("person-role", "adam", (("person.grant", "done"),), {"role": "auditor"}),
+    "disable a person": HttpAction("person-disable", "adam", (("person.disable", "done"),)),
+    "let a person in again": HttpAction("person-enable", "adam", (("person.enable", "done"),), while_disabled),
+    "end a person's sessions": HttpAction("person-sessions-end", "adam", (("auth.session_end", "done"),)),
+    "make a team": HttpAction(
+        "team-new", "adam", (("team.create", "done"),), {"name": "Ops West", "slug": "", "manager": ""}
+    ),
+    "accept an invitation": HttpAction(
+        "invitation",
+        "",
+        (("person.create", "done"), ("invitation.accept", "done"), ("auth.sign_in", "done")),
+        {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
+    ),
+    "cancel a run": HttpAction("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "cancel many runs": HttpAction(
+        "batch-confirm",
+        "oli",
+        (
+            ("run.cancel_many", "requested"),
+            ("run.cancel", "requested"),
+            ("run.cancel", "confirmed"),
+            ("run.cancel_many", "finished"),
+        ),
+        {"reason": "a bad prompt"},
+    ),
+    "abort a cancel of many": HttpAction("batch-abort", "oli", (("run.cancel_many", "aborted"),)),
+    "start a run": HttpAction(
+        "task-trigger", "oli", (("run.trigger", "requested"), ("run.trigger", "done")), EVALUATION
+    ),
+    "pull the emergency stop": HttpAction(
+        "stop",
+        "oli",
+        (
+            *(("run.cancel_many", "requested"), ("stop.pull", "done")),
+            *(("run.cancel", "requested"), ("run.cancel", "confirmed"), ("run.cancel_many", "finished")),
+        ),
+        {"reason": "why"},
+    ),
+    "lift the emergency stop": HttpAction("stop-lift", "oli", (("stop.lift", "done"),), prepare=a_stop),
+    "take the runs away": HttpAction("board-export", "ada", (("run.export", "done"),), method="get"),
+    "save a view": HttpAction(
+        "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
+    ),
+    "rename a view": HttpAction("saved-view", "oli", (("view.save", "done"),), {"name": "Lost ones", "shared": "on"}),
+    "make a view the team's default": HttpAction(
+        "saved-view-default", "oli", (("view.save", "done"),), {"whose": "team"}
+    ),
+    "delete a view": HttpAction("saved-view-delete", "oli", (("view.delete", "done"),)),
+    "add a key": HttpAction(
+        "credential-new",
+        "mona",
+        (("credential.add", "done"), TESTED),
+        {"name": "Second", "endpoint": ENDPOINT, "key": NEW_KEY, "expires_on": ""},
+    ),
+    "replace a key": HttpAction(
+        "credential-replace", "mona", (("credential.replace", "done"), TESTED), {"key": NEW_KEY, "expires_on": ""}
+    ),
+    "test a key": HttpAction("credential-test", "mona", (TESTED,)),
+    "revoke a key": HttpAction("credential-revoke", "mona", (("credential.revoke", "done"),)),
+    "add a member": HttpAction(
+        "member-add", "mona", (("member.add", "done"),), {"email": "ada@example.com", "role": "viewer"}
+    ),
+    "invite a stranger": HttpAction(
+        "member-add", "mona", (("invitation.create", "done"),), {"email": "new@example.com", "role": "viewer"}
+    ),
+    "change a role": HttpAction("member-role", "mona", (("member.change_role", "done"),), {"role": "operator"}),
+    "remove a member": HttpAction("member-remove", "mona", (("member.remove", "done"),)),
+    "take an invitation back": HttpAction("invitation-revoke", "mona", (("invitation.revoke", "done"),)),
+    "rename the team": HttpAction("team-settings", "mona", (("team.change", "done"),), {"name": "Ops Far North"}),
+    "archive the team": HttpAction("team-archive", "adam", (("credential.revoke", "done"), ("team.archive", "done"))),
+    "read the team's log": HttpAction("audit", "mona", (("audit.read", "done"),), method="get"),
+    "read the site's log": HttpAction("site-audit", "ada", (("audit.read", "done"),), method="get"),
+    "export the team's log": HttpAction("audit-export", "mona", (("audit.export", "done"),), method="get"),
+    "export the site's log": HttpAction("site-audit-export", "ada", (("audit.export", "done"),), method="get"),
+}
+# The act is a job's; its rows come with its end. See `test_verify_now_is_a_job_and_the_page_tells_how_it_went`.
+# A list of runs to look at is no act yet: its rows come with the word to begin.
+LATER = {
+    "list runs to cancel": HttpAction("batches", "oli", (), {"match": "all", "status": "running"}),
+    "list again what was not stopped": HttpAction("batch-retry", "oli", ()),
+    # Of the team's chain and of the site's.
+    "verify the log": HttpAction("audit-verify", "ada", (("audit.verify", "ok"), ("audit.verify", "ok"))),
+}
+# What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
+ONLY_LOOKED_AT = {
+    *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
+    *("audit-verification", "encryption", "account_inactive", "rights", "sessions", "factors", "confirm"),
+    *("people", "person"),
+}
+# Without DEBUG, single sign-on and mail these are not there at all; house/test_style_guide.py, sso/test_sign_on.py and
+# people/test_password_reset.py have them.
+NOT_HERE = {
+    "style-guide",
+    *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),
+    *("account_reset_password", "account_reset_password_done"),
+    *("account_reset_password_from_key", "account_reset_password_from_key_done"),
+}

@@ -1,0 +1,15 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def anchor_file(tmp_path: Path, settings: Any) -> Path:
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path / "anchors.jsonl")
+    return Path(settings.AUDIT_ANCHOR_FILE)
+
+
+@pytest.fixture
+def commits(django_capture_on_commit_callbacks: Any) -> Any:
+    return lambda: django_capture_on_commit_callbacks(execute=True)

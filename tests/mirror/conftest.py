@@ -1,0 +1,27 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import responses
+import time_machine
+
+from taskruns.models import Credential, Team
+from tests.factories import make_credential
+from tests.fake_arize import START, World
+
+
+@pytest.fixture
+def clock() -> Iterator[Any]:
+    """It stands still until the test moves it."""
+    with time_machine.travel(START, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def credential(clock: Any, team: Team) -> Credential:
+    return make_credential(team)
+
+
+@pytest.fixture
+def world(arize: responses.RequestsMock) -> World:
+    return World().speak(arize)

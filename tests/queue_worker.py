@@ -1,0 +1,17 @@
+"""A worker that empties the queue in the test's own process."""
+
+from datetime import timedelta
+
+import time_machine
+from django.utils import timezone
+from huey.contrib.djhuey import HUEY
+
+
+def work(seconds_later: float = 0) -> None:
+    """A worker and a scheduler, at that moment."""
+    with time_machine.travel(timezone.now() + timedelta(seconds=seconds_later)):
+        now = HUEY._get_timestamp()
+        for task in HUEY.read_schedule(now):
+            HUEY.enqueue(task)
+        while task := HUEY.dequeue():
+            HUEY.execute(task)

@@ -1,0 +1,164 @@
+"""A team with one of everything that a person can act on, and an Arize that accepts every call."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import responses
+from allauth.account.utils import user_pk_to_url_str
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import generate_totp_secret
+from allauth.usersessions.models import UserSession
+from django.test import Client
+from django.utils import timezone
+from fido2.utils import websafe_encode
+
+from taskruns.audit import Actor
+from taskruns.models import (
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    Credential,
+    EmergencyStop,
+    Invitation,
+    ItemState,
+    Run,
+    SavedView,
+    SiteRole,
+    Team,
+    TeamRole,
+    User,
+)
+from taskruns.pages.teams import link_of
+from taskruns.services import batches as bulk
+from taskruns.services import invitations
+from taskruns.services.people import factors
+from tests.clients import show_factor
+from tests.factories import actor, member, person
+from tests.people.soft_passkey import SoftPasskey
+from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
+
+
+@dataclass
+class Stage:
+    team: Team
+    run: Run
+    credential: Credential
+    people: dict[str, User]
+    invitation: Invitation
+    token: str
+    view: SavedView
+    batches: dict[str, CancelBatch]  # by the name of the url that acts on it
+    arize: responses.RequestsMock
+    secret: str  # of tom's authenticator app
+    passkey: SoftPasskey  # tom's too
+    session: UserSession  # another one of vera's
+
+    def ids_for(self, url: str) -> dict[str, object]:
+        return self.ids | {"batch_id": self.batches.get(url, self.batches["batch-confirm"]).pk}
+
+    @property
+    def ids(self) -> dict[str, object]:
+        return {
+            "slug": self.team.slug,
+            "run_id": self.run.pk,
+            "task_id": self.run.task_id,
+            "credential_id": self.credential.pk,
+            "user_id": self.people["vera"].pk,
+            "invitation_id": self.invitation.pk,
+            "token": self.token,
+            "view_id": self.view.pk,
+            "kind": "jsonl",
+            "arize_id": self.run.arize_id,
+            "session_id": self.session.pk,
+            "factor_id": Authenticator.objects.get(type="totp").pk,
+            "person_id": self.people["vera"].pk,
+            "uidb36": "abc",
+            "key": "def",
+        }
+
+    def client(self, who: str) -> Client:
+        client = Client()
+        if who:
+            client.force_login(self.people[who], backend="allauth.account.auth_backends.AuthenticationBackend")
+        if who == "tom":
+            show_factor(client, self.people[who])
+        return client
+
+    @property
+    def posts_to_arize(self) -> int:
+        return sum(call.request.method == "POST" for call in self.arize.calls)
+
+
+def set_stage(team: Team, run: Run, credential: Credential, arize: responses.RequestsMock) -> Stage:
+    people = {
+        "vera": member(team, "vera@example.com", TeamRole.VIEWER),
+        "oli": member(team, "oli@example.com", TeamRole.OPERATOR),
+        "mona": member(team, "mona@example.com", TeamRole.MANAGER),
+        "ada": person("ada@example.com", site_role=SiteRole.AUDITOR),
+        "adam": person("adam@example.com", site_role=SiteRole.ADMIN),
+        # A viewer with second factors.
+        "tom": member(team, "tom@example.com", TeamRole.VIEWER),
+    }
+    secret, passkey = add_factors(people["tom"])
+    nothing: dict[str, Any] = {"pagination": {"has_more": False}}
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
+    arize.get(f"{ENDPOINT}/v2/spaces", json=nothing | {"spaces": []})
+    arize.get(f"{ENDPOINT}/v2/tasks", json=nothing | {"tasks": []})
+    by: Actor = actor(people["mona"], "manager")
+    link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by))
+    return Stage(
+        team=team,
+        run=run,
+        credential=credential,
+        people=people,
+        invitation=team.invitations.get(),
+        token=link.rstrip("/").rsplit("/", 1)[1],
+        view=SavedView.objects.create(
+            team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
+        ),
+        batches=batches_of(team, run, actor(people["oli"])),
+        arize=arize,
+        secret=secret,
+        passkey=passkey,
+        session=another_session(people["vera"]),
+    )
+
+
+def add_factors(tom: User) -> tuple[str, SoftPasskey]:
+    secret, passkey = generate_totp_secret(), SoftPasskey()
+    asked = {"publicKey": {"challenge": "AAAA", "user": {"id": websafe_encode(user_pk_to_url_str(tom).encode())}}}
+    credential = json.loads(passkey.create(json.dumps(asked)))
+    by = Actor(type="command", label="tests")
+    factors.add_totp(tom, secret=secret, by=by)
+    factors.add_passkey(tom, name="Soft", credential=credential, by=by)
+    return secret, passkey
+
+
+def another_session(person: User) -> UserSession:
+    client = Client()
+    client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
+    return UserSession.objects.create(user=person, session_key=client.session.session_key, ip="192.0.2.9")
+
+
+def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:
+    """A draft to confirm, one at work to abort, and one that left its run out; of none a row in the log."""
+
+    def batch(**fields: Any) -> CancelBatch:
+        draft = bulk.freeze(team, run_ids=[run.pk], source=BatchSource.SELECTION)
+        assert draft is not None
+        CancelBatch.objects.filter(pk=draft.pk).update(**fields)
+        return draft
+
+    asked = {"person": by.person, "person_label": by.label, "asker": {"type": "user", "label": by.label}}
+    draft = batch(state=BatchState.DRAFT)
+    at_work = batch(state=BatchState.WORKING, **asked)
+    aborted = batch(state=BatchState.ABORTED, finished_at=timezone.now(), **asked)
+    aborted.items.update(state=ItemState.LEFT_OUT)
+    return {"batch-confirm": draft, "batch-abort": at_work, "batch-retry": aborted}
+
+
+def a_stop(stage: Stage) -> None:
+    oli = stage.people["oli"]
+    EmergencyStop.objects.create(team=stage.team, person=oli, person_label=oli.email, reason="why")

@@ -1,0 +1,33 @@
+"""Work in several threads that start at the same moment."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connection
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Results in order. Each thread has a database connection of its own; the first error of any is raised here."""
+    gate = threading.Barrier(count)
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            gate.wait(timeout=10)
+            results[number] = work(number)
+        except BaseException as error:  # noqa: BLE001 - raised again by the test's own thread
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=90)
+    assert not any(thread.is_alive() for thread in threads), "the threads block each other"
+    if errors:
+        raise errors[0]
+    return results
