@@ -19,8 +19,8 @@ from taskruns.sandbox.server import running
 from taskruns.services import credentials
 from tests.factories import CANARY, ENDPOINT, ClientOf, events, make_credential
 from tests.jobs.test_jobs import _empty_queue, work
-from tests.sandbox.test_world import KEYS
-from tests.sandbox.test_world import settings as sandbox_settings
+from tests.sandbox.frozen import KEYS
+from tests.sandbox.frozen import settings as sandbox_settings
 
 assert _empty_queue
 CLOCK = Actor.job("clock")

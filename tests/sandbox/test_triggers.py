@@ -19,7 +19,7 @@ from taskruns.sandbox.simulation import Settings
 from taskruns.sandbox.wire import Wire
 
 from .caller import Answered, Caller
-from .test_wire import strictly_read
+from .strict import strictly_read
 
 EPOCH = datetime(2026, 9, 1, 12, tzinfo=UTC)
 KEYS = {"ak-full-key-1": (), "ak-support-key-2": ("support-bot",)}

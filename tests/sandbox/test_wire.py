@@ -1,7 +1,5 @@
 """How the simulated Arize spells things: as the newest server, as an old one, and as a mixture of both."""
 
-import base64
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +11,7 @@ from taskruns.sandbox.simulation import Settings
 from taskruns.sandbox.wire import Wire
 
 from .caller import Caller
+from .strict import strictly_read
 
 
 @contextmanager
@@ -25,38 +24,6 @@ def speaking(wire: Wire) -> Iterator[Caller]:
 def arize() -> Iterator[Caller]:
     with speaking(Wire.UPPER) as caller:
         yield caller
-
-
-TEXT, WHOLE = (str,), (int,)
-STRICT_RUN = {
-    "id": TEXT,
-    "task_id": TEXT,
-    "experiment_id": (str, type(None)),
-    "status": TEXT,
-    "run_started_at": (str, type(None)),
-    "run_finished_at": (str, type(None)),
-    "data_start_time": (str, type(None)),
-    "data_end_time": (str, type(None)),
-    "num_successes": WHOLE,
-    "num_errors": WHOLE,
-    "num_skipped": WHOLE,
-    "created_at": TEXT,
-    "created_by_user_id": (str, type(None)),
-    "failure_reason": (str, type(None)),
-}
-
-
-def strictly_read(run: dict[str, Any]) -> None:
-    """Fails as the official client of August 2026 would, and for what it would only overlook."""
-    assert run.keys() == STRICT_RUN.keys()
-    for name, value in run.items():
-        assert type(value) in STRICT_RUN[name], name
-        if value is not None and (name.endswith("_at") or name in {"data_start_time", "data_end_time"}):
-            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value), name
-    assert run["status"] in {"PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED"}
-    assert base64.b64decode(run["id"], validate=True).decode().startswith("TaskRun:")
-    times = [run[name] for name in ("created_at", "run_started_at", "run_finished_at") if run[name]]
-    assert times == sorted(times)
 
 
 def wire_runs(arize: Caller) -> list[Any]:
