@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import dj_email_url
-from django.core.exceptions import ImproperlyConfigured
-
 from . import environment as env
 
 _SMTP = {"smtp", "smtps", "submission", "submit"}
@@ -30,15 +27,11 @@ def of_environment(host: str) -> Mail | None:
     url = env.text("EMAIL_URL", "")
     if not url:
         return None
-    try:
-        parts = urlsplit(url)
-        is_known = parts.scheme == "console" or (parts.scheme in _SMTP and bool(parts.hostname))
-        found = dict(dj_email_url.parse(url)) if is_known else {}
-    except ValueError:
-        found = {}
-    if not found:
-        message = "EMAIL_URL must look like submission://user:password@mail.example.com:587."
-        raise ImproperlyConfigured(message)
+    with env.checked("EMAIL_URL", "must look like submission://user:password@mail.example.com:587."):
+        split = urlsplit(url)
+        if not (split.scheme == "console" or (split.scheme in _SMTP and split.hostname)):
+            raise ValueError
+        found = env.variables.dj_email_url("EMAIL_URL")
     return Mail(
         backend=found["EMAIL_BACKEND"],
         host=found["EMAIL_HOST"] or "",

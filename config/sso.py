@@ -3,8 +3,6 @@
 import re
 from urllib.parse import urlsplit
 
-from django.core.exceptions import ImproperlyConfigured
-
 from taskruns.sso import GroupRole, Provider
 from taskruns.sso.provider import ROLES
 
@@ -18,11 +16,14 @@ def provider() -> Provider | None:
     issuer = env.text("OIDC_ISSUER", "")
     if not issuer:
         return None
-    _check_issuer(issuer)
+    with env.checked(
+        "OIDC_ISSUER", "must be the issuer's https URL, exactly as the provider's own documents spell it."
+    ):
+        _check_issuer(issuer)
     return Provider(
         issuer=issuer,
-        client_id=_needed("OIDC_CLIENT_ID"),
-        client_secret=_needed("OIDC_CLIENT_SECRET"),
+        client_id=_required("OIDC_CLIENT_ID"),
+        client_secret=_required("OIDC_CLIENT_SECRET"),
         groups_claim=env.text("OIDC_GROUPS_CLAIM", "groups"),
         group_roles=group_roles(),
         sign_in_origins=_sign_in_origins(issuer),
@@ -30,47 +31,38 @@ def provider() -> Provider | None:
 
 
 def _check_issuer(issuer: str) -> None:
-    """Kept as it is written: a slash at its end is part of its name."""
-    try:
-        parts = urlsplit(issuer)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
+    """Kept as it is written: a slash at its end is part of its name. Raises ValueError."""
+    parts = urlsplit(issuer)
+    host, _ = parts.hostname, parts.port  # reading the port checks it
     loopback = host in {"localhost", "127.0.0.1", "::1"}
     is_clean = host and not (parts.query or parts.fragment or parts.username) and issuer.isascii() and " " not in issuer
     if not is_clean or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
-        message = "OIDC_ISSUER must be the issuer's https URL, exactly as the provider's own documents spell it."
-        raise ImproperlyConfigured(message)
+        raise ValueError
 
 
-def _sign_in_origins(issuer: str) -> tuple[str, ...]:
-    """Further origins of the provider's pages: browsers follow a form's redirect only where the policy allows it."""
-    found = tuple(part.strip().rstrip("/") for part in env.text("OIDC_SIGN_IN_ORIGINS", "").split(",") if part.strip())
-    schemes = {"https", urlsplit(issuer).scheme}
-    if not all(_ORIGIN.fullmatch(part) and part.partition(":")[0] in schemes for part in found):
-        message = "OIDC_SIGN_IN_ORIGINS must be https://host, perhaps with a port, with commas between."
-        raise ImproperlyConfigured(message)
-    return found
-
-
-def _needed(name: str) -> str:
-    value = env.text(name, "")
-    if not value:
-        message = f"{name} is not set, but OIDC_ISSUER is: single sign-on needs both."
-        raise ImproperlyConfigured(message)
-    return value
+def _required(name: str) -> str:
+    return env.text(name, "") or env.refuse(name, "is not set, but OIDC_ISSUER is: single sign-on needs both.")
 
 
 def group_roles() -> tuple[GroupRole, ...]:
     """`group=team-slug:role`, with commas between."""
-    parts = [part.strip() for part in env.text("OIDC_GROUP_ROLES", "").split(",") if part.strip()]
-    return tuple(_group_role(part) for part in parts)
+    with env.checked("OIDC_GROUP_ROLES", "must look like `group=team-slug:operator`, with commas between."):
+        return tuple(_group_role(part) for part in env.parts("OIDC_GROUP_ROLES"))
 
 
 def _group_role(part: str) -> GroupRole:
     group, _, given = part.rpartition("=")
     team, _, role = given.partition(":")
     if not (group and team and role in ROLES):
-        message = "OIDC_GROUP_ROLES must look like `group=team-slug:operator`, with commas between."
-        raise ImproperlyConfigured(message)
+        raise ValueError
     return GroupRole(group.strip(), team.strip(), role)
+
+
+def _sign_in_origins(issuer: str) -> tuple[str, ...]:
+    """Further origins of the provider's pages: browsers follow a form's redirect only where the policy allows it."""
+    schemes = {"https", urlsplit(issuer).scheme}
+    with env.checked("OIDC_SIGN_IN_ORIGINS", "must be https://host, perhaps with a port, with commas between."):
+        origins = tuple(part.rstrip("/") for part in env.parts("OIDC_SIGN_IN_ORIGINS"))
+        if not all(_ORIGIN.fullmatch(origin) and origin.partition(":")[0] in schemes for origin in origins):
+            raise ValueError
+    return origins

@@ -1,5 +1,6 @@
 """What the database holds, by noun."""
 
+from .arize_users import ArizeUser
 from .audit import (
     AnchorToPublish,
     AnonymousTally,
@@ -10,11 +11,15 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
+from .cancellations import Cancellation, Outcome
 from .credentials import Credential, KeyUsage
-from .people import Invitation, Membership, SiteRole, Team, TeamRole, Theme, User
-from .runs import ArizeUser, Cancellation, Heartbeat, Outcome, Run, Status, Task
+from .heartbeat import Heartbeat
+from .people import SiteRole, Theme, User
+from .runs import Run, Status
 from .saved_views import SavedView
 from .stops import EmergencyStop, StopEnd
+from .tasks import Task
+from .teams import Invitation, Membership, Team, TeamRole
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [

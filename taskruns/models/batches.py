@@ -5,9 +5,11 @@ import uuid
 from django.db import models
 from django.utils import timezone
 
+from .cancellations import Cancellation, Outcome
 from .credentials import Credential
-from .people import Team, User
-from .runs import Cancellation, Outcome, Run
+from .people import User
+from .runs import Run
+from .teams import Team
 
 
 class BatchState(models.TextChoices):

@@ -14,7 +14,8 @@ from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import Ring, SealBroken, Sealed
 
-from .people import Team, User
+from .people import User
+from .teams import Team
 
 
 class CannotConnect(Exception):

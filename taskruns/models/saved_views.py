@@ -6,7 +6,8 @@ from django.db import models
 from django.db.models.functions import Lower
 from django.utils import timezone
 
-from .people import Team, User
+from .people import User
+from .teams import Team
 
 
 class SavedView(models.Model):

@@ -8,8 +8,9 @@ from typing import Self
 from django.db import models
 from django.utils import timezone
 
-from .people import Membership, Team, TeamRole, User
-from .runs import Task
+from .people import User
+from .tasks import Task
+from .teams import Membership, Team, TeamRole
 
 HOLDS_FOR = timedelta(hours=24)
 

@@ -4,7 +4,8 @@ from django.db import models
 from django.utils import timezone
 
 from .people import User
-from .runs import Run, Task
+from .runs import Run
+from .tasks import Task
 
 
 class TriggerOutcome(models.TextChoices):

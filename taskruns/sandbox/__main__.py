@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
-from taskruns.sandbox import server as routes
-from taskruns.sandbox.access import UnreadableKeys, read_keys
-from taskruns.sandbox.server import start
-from taskruns.sandbox.simulation import Settings
-from taskruns.sandbox.wire import Wire
+from . import api, controls
+from .keys import UnreadableKeys, read_keys
+from .server import start
+from .simulation import Settings
+from .wire import Wire
 
 KEYS_VARIABLE = "SANDBOX_KEYS"
 Number = TypeVar("Number", int, float)
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m taskruns.sandbox",
         description="A simulated Arize AX.",
-        epilog=routes.__doc__,
+        epilog=f"{api.__doc__}\n{controls.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--port", type=_port, required=True, help="0 takes a free one and prints it")
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wire", type=Wire, choices=list(Wire), default=Wire.UPPER, help="how values are spelled")
     parser.add_argument("--seed", type=int, default=1, help="same seed, same world")
     parser.add_argument("--tasks", type=_tasks, default=40, help="how many tasks, 1 to 5000")
-    parser.add_argument("--busy", type=_tasks_or_none, default=0, help="so many tasks of each space always have a run")
+    parser.add_argument(
+        "--busy", type=_tasks_or_none, default=0, help="this many tasks of each space are always active"
+    )
     parser.add_argument("--speed", type=_speed, default=1.0, help="10 is ten times as fast, 0 stands still")
     return parser
 

@@ -1,23 +1,35 @@
-"""The routes under /v2: who may read what, and Arize's answers. Source: REST API v2, August 2026."""
+"""Under /v2, as Arize answers (REST API v2, August 2026); each request with `Authorization: Bearer <key>`:
 
+GET spaces, spaces/{id}, tasks, tasks/{id}, tasks/{id}/runs, task-runs/{id}, users/{id}, api-keys
+POST task-runs/{id}/cancel, tasks/{id}/trigger
+
+Lists take `limit` (1-100, default 50) and `cursor`; tasks also `space_id`, `space_name`, `name`, `project_id`,
+`dataset_id`, `type`; the runs of a task `status`; spaces `name`, `org_id`. Lists are ordered newest first. A run that
+was triggered is pending for 20 s and then lives like others; the key's bot user triggered it. Names of experiments are
+unique in their dataset, among those triggered.
+"""
+
+import base64
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from taskruns.sandbox.access import Access
-from taskruns.sandbox.api_keys import KeyList
-from taskruns.sandbox.catalogue import ORGANIZATION_ID, USERS, Space, Task, TaskType
-from taskruns.sandbox.clock import Clock
-from taskruns.sandbox.identifiers import MalformedIdentifier, demand_wellformed
-from taskruns.sandbox.messages import Answer, Parameters, Request, json_answer
-from taskruns.sandbox.outcomes import Status
-from taskruns.sandbox.pages import cut, wanted
-from taskruns.sandbox.problems import Problem
-from taskruns.sandbox.runs import AT_ONCE, CancelEffect
-from taskruns.sandbox.triggers import demand_evaluations, read_trigger
-from taskruns.sandbox.wire import Spelling, Wire
-from taskruns.sandbox.world import ExperimentNameTaken, RunAlreadyEnded, SeenRun, World
+from .catalogue import ORGANIZATION_ID, USERS, Space, Task, TaskType, is_identifier
+from .keys import Keys
+from .messages import Answer, Parameters, Problem, Request, json_answer
+from .runs import AT_ONCE, CancelEffect, Status
+from .triggers import check_evaluations, read_trigger
+from .wire import Spelling, Wire
+from .world import Clock, ExperimentNameTaken, RunAlreadyEnded, SeenRun, World
 
 LONGEST_NAME = 255
+LARGEST_PAGE = 100
+DEFAULT_PAGE = 50
+
+Item = TypeVar("Item")
+# (created, in simulated milliseconds; the object's number)
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +44,11 @@ class Call:
 
 
 class Api:
-    def __init__(self, *, world: World, access: Access, spelling: Spelling, clock: Clock) -> None:
+    def __init__(self, *, world: World, keys: Keys, spelling: Spelling, clock: Clock) -> None:
         self._world = world
         self._clock = clock
-        self._access = access
+        self._keys = keys
         self._spelling = spelling
-        self._keys = KeyList(tuple(access.keys))
         self._routes: dict[tuple[str, ...], dict[str, Callable[[Call], Answer]]] = {
             ("spaces",): {"GET": self._list_spaces},
             ("spaces", "{id}"): {"GET": self._get_space},
@@ -53,14 +64,14 @@ class Api:
 
     def answer(self, request: Request, *, cancel: CancelEffect = AT_ONCE) -> Answer:
         """Raises Problem for everything but a 2xx."""
-        spaces = self._access.spaces(request.bearer)
+        spaces = self._keys.spaces(request.bearer)
         if spaces is None:
             raise Problem(401, "The API key is missing, unknown, expired or revoked.")
         segments = request.segments[1:]
         action = self._action(request.method, segments)
         object_id = segments[1] if len(segments) > 1 else ""
         if object_id:
-            _demand_id("id", object_id)
+            _check_id("id", object_id)
         return action(Call(spaces, object_id, request.parameters(), request, cancel))
 
     def _action(self, method: str, segments: Sequence[str]) -> Callable[[Call], Answer]:
@@ -73,7 +84,7 @@ class Api:
             raise Problem(405, f"This route answers {allowed}.", headers={"Allow": allowed})
         return methods[method]
 
-    # Spaces and users
+    # Spaces, users and keys
 
     def _list_spaces(self, call: Call) -> Answer:
         organization = _read_id(call.parameters, "org_id")
@@ -81,34 +92,34 @@ class Api:
         spaces = [space for space in call.spaces if name in space.name]
         if organization not in {None, ORGANIZATION_ID}:
             spaces = []
-        page = cut(spaces, place=lambda space: (space.created_ms, space.number), to=wanted(call.parameters))
+        page = page_of(spaces, call.parameters, place=lambda space: (space.created_ms, space.number))
         bodies = [self._spelling.space(space) for space in page.items]
         return json_answer({"spaces": bodies, "pagination": page.pagination()})
 
     def _get_space(self, call: Call) -> Answer:
         space = next((space for space in call.spaces if space.id == call.id), None)
         if space is None:
-            raise _absent("space")
+            raise _not_found("space")
         return json_answer(self._spelling.space(space))
 
     def _get_user(self, call: Call) -> Answer:
         user = next((user for user in USERS if user.id == call.id), None)
         if user is None:
-            raise _absent("user")
+            raise _not_found("user")
         return json_answer(self._spelling.user(user))
 
     def _list_api_keys(self, call: Call) -> Answer:
         """The caller's own; the service keys of a space are not for everybody."""
         if _read_id(call.parameters, "space_id") is not None:
             raise Problem(403, "This key may not read the service keys of a space.")
-        page = cut([self._keys.own(call.request.bearer or "")], place=lambda _: (0, 0), to=wanted(call.parameters))
+        page = page_of([self._keys.listed(call.request.bearer or "")], call.parameters, place=lambda _: (0, 0))
         return json_answer({"api_keys": list(page.items), "pagination": page.pagination()})
 
     # Tasks
 
     def _list_tasks(self, call: Call) -> Answer:
         tasks = self._filtered(self._readable(call), call)
-        page = cut(tasks, place=lambda task: (task.created_ms, task.number), to=wanted(call.parameters))
+        page = page_of(tasks, call.parameters, place=lambda task: (task.created_ms, task.number))
         bodies = [self._spelling.task(seen) for seen in self._world.seen_tasks(page.items)]
         return json_answer({"tasks": bodies, "pagination": page.pagination()})
 
@@ -122,7 +133,7 @@ class Api:
     def _task(self, call: Call) -> Task:
         task = next((task for task in self._readable(call) if task.id == call.id), None)
         if task is None:
-            raise _absent("task")
+            raise _not_found("task")
         return task
 
     def _filtered(self, tasks: list[Task], call: Call) -> list[Task]:
@@ -144,10 +155,10 @@ class Api:
         return found
 
     def _scope(self, parameters: Parameters, scope: str, *, readable: Collection[str | None]) -> str | None:
-        """An absent or unreadable scope is a 404 since July 2026; old servers answer an empty list."""
+        """A missing or unreadable scope is a 404 since July 2026; old servers answer an empty list."""
         wanted_id = _read_id(parameters, scope)
         if wanted_id is not None and wanted_id not in readable and self._spelling.wire is not Wire.LOWER:
-            raise _absent(scope.removesuffix("_id"))
+            raise _not_found(scope.removesuffix("_id"))
         return wanted_id
 
     # Runs
@@ -155,8 +166,7 @@ class Api:
     def _list_runs(self, call: Call) -> Answer:
         task = self._task(call)
         status = self._spelling.read_choice("status", call.parameters.one("status"), Status)
-        runs = self._world.runs_of(task, status=status)
-        page = cut(runs, place=lambda seen: seen.run.place, to=wanted(call.parameters))
+        page = page_of(self._world.runs_of(task, status=status), call.parameters, place=lambda seen: seen.run.place)
         bodies = [self._spelling.run(seen) for seen in page.items]
         return json_answer({"task_runs": bodies, "pagination": page.pagination()})
 
@@ -171,12 +181,12 @@ class Api:
             raise Problem(400, detail) from None
 
     def _trigger_run(self, call: Call) -> Answer:
-        """Whoever holds the key acts as its bot user, the last of the people."""
+        """The key's holder acts as its bot user, the last of the people."""
         task, show = self._task(call), self._clock.shown
         (seen,) = self._world.seen_tasks([task])
         last_run = None if seen.last_run_ms is None else show(seen.last_run_ms)
         wanted = read_trigger(call.request, task=task, last_run=last_run, now=show(self._clock.now_ms()))
-        demand_evaluations(wanted, {task.id: task for task in self._readable(call)}.get)
+        check_evaluations(wanted, {task.id: task for task in self._readable(call)}.get)
         window_ms = wanted.window and (self._clock.simulated(wanted.window[0]), self._clock.simulated(wanted.window[1]))
         try:
             run = self._world.trigger(task, window_ms=window_ms, experiment_name=wanted.experiment_name, by=USERS[-1])
@@ -187,7 +197,7 @@ class Api:
     def _run(self, call: Call) -> SeenRun:
         seen = self._world.find_run(call.id)
         if seen is None or seen.run.task.space not in call.spaces:
-            raise _absent("task run")
+            raise _not_found("task run")
         return seen
 
 
@@ -203,28 +213,79 @@ def _dataset_of(task: Task) -> str | None:
     return task.dataset_id
 
 
-def _absent(what: str) -> Problem:
+def _not_found(what: str) -> Problem:
     """The same answer for what does not exist and for what the key may not read, as Arize does on purpose."""
     return Problem(404, f"The {what} does not exist or is not readable with this key.")
 
 
-def _demand_id(name: str, text: str) -> None:
-    try:
-        demand_wellformed(text)
-    except MalformedIdentifier:
-        raise Problem(400, f"{name} is not a valid identifier.") from None
+def _check_id(name: str, text: str) -> None:
+    if not is_identifier(text):
+        raise Problem(400, f"{name} is not a valid identifier.")
 
 
 def _read_id(parameters: Parameters, name: str) -> str | None:
     text = parameters.one(name)
     if text is not None:
-        _demand_id(name, text)
+        _check_id(name, text)
     return text
 
 
 def _read_name(parameters: Parameters, name: str) -> str:
-    """A case-insensitive part of a name, folded; empty when it is not given."""
+    """A case-insensitive part of a name, in lower case; empty when it is not given."""
     text = parameters.one(name) or ""
     if len(text) > LONGEST_NAME:
         raise Problem(400, f"{name} must have at most {LONGEST_NAME} characters.")
     return text.lower()
+
+
+# Pages by limit and opaque cursor: keyset by creation, newest first, so that new objects shift nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    items: Sequence[Item]
+    next_cursor: str | None
+
+    def pagination(self) -> dict[str, object]:
+        """`next_cursor` is there only when there is more."""
+        if self.next_cursor is None:
+            return {"has_more": False}
+        return {"has_more": True, "next_cursor": self.next_cursor}
+
+
+def page_of(items: Sequence[Item], parameters: Parameters, *, place: Callable[[Item], Place]) -> Page[Item]:
+    """The page that `limit` and `cursor` ask for, whatever order the items come in.
+
+    Raises Problem 400 for a limit outside 1-100 or a cursor that this server cannot have given out.
+    """
+    limit, before = _read_limit(parameters.one("limit")), _read_cursor(parameters.one("cursor"))
+    ordered = sorted(items, key=place, reverse=True)
+    rest = [item for item in ordered if before is None or place(item) < before]
+    shown = rest[:limit]
+    return Page(shown, _cursor(place(shown[-1])) if len(rest) > limit else None)
+
+
+def _read_limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_PAGE
+    # Only plain ASCII digits: int() would take " 5 ", "1_0" and other scripts' digits.
+    if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LARGEST_PAGE:
+        return int(text)
+    raise Problem(400, f"limit must be an integer from 1 to {LARGEST_PAGE}.")
+
+
+def _read_cursor(text: str | None) -> Place | None:
+    if text is None:
+        return None
+    try:
+        document = json.loads(base64.b64decode(text, validate=True))
+        created, number = document["createdAt"], document["id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Problem(400, "cursor is invalid.") from None
+    if type(created) is int and type(number) is int:
+        return (created, number)
+    raise Problem(400, "cursor is invalid.")
+
+
+def _cursor(place: Place) -> str:
+    return base64.b64encode(json.dumps({"createdAt": place[0], "id": place[1]}).encode()).decode()

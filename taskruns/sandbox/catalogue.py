@@ -1,10 +1,36 @@
-"""What does not change while the world runs: spaces, people, tasks. All times are simulated milliseconds."""
+"""What does not change while the world runs: spaces, people and tasks, and how Arize's ids look.
 
+All times are milliseconds of simulated time; the world starts at 0.
+"""
+
+import base64
+import binascii
+import hashlib
 import random
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from taskruns.sandbox.identifiers import identifier
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DECODED_ID = re.compile(r"[A-Za-z]+:[0-9]{1,18}:[A-Za-z0-9_-]+")
+
+
+def identifier(*, kind: str, number: int, seed: int = 0) -> str:
+    """The id of object `number`: padded base64 of `Kind:number:suffix`. The suffix differs from seed to seed."""
+    digest = hashlib.sha256(f"{seed}:{kind}:{number}".encode()).digest()
+    suffix = "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:4])
+    return base64.b64encode(f"{kind}:{number}:{suffix}".encode()).decode()
+
+
+def is_identifier(text: str) -> bool:
+    """Strict as Arize is: no missing padding, no stray characters."""
+    try:
+        decoded = base64.b64decode(text, validate=True)
+        is_id = _DECODED_ID.fullmatch(decoded.decode("ascii")) is not None
+    except (binascii.Error, ValueError):
+        return False
+    return is_id and base64.b64encode(decoded).decode() == text
+
 
 DAY_MS = 86_400_000
 ORGANIZATION_ID = identifier(kind="AccountOrganization", number=1)
@@ -102,7 +128,7 @@ class Evaluator:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task belongs to a project or to a dataset, never to both; Arize's answer does not tell its space."""
+    """A task belongs to a project or to a dataset, never to both. Arize's answer does not contain its space."""
 
     index: int
     number: int

@@ -1,31 +1,83 @@
-"""The routes under /sandbox, which Arize does not have. No key is needed. `server.py` is their reference."""
+"""Under /sandbox (no key; JSON in, JSON out; unknown members or nonsense: 400 with a sentence):
 
+POST /sandbox/faults      adds one, or several as `{"faults": [..]}`; answers 201 `{"added": [numbers]}`
+    which requests        `method`, `path` (part of the raw path, without the query), `path_regex`, `key`;
+                          all optional
+    what happens          `latency_ms`, with `latency_at` "before" (default) or "after" the work was done;
+                          and one of
+                          `status` with `headers`, `title`, `detail` or a raw `body`;
+                          `answer` "html" (a gateway's 502 page) or "malformed" (200, JSON that stops in the middle);
+                          both with `answer_at` "before" (default: no work is done) or "after" it was done;
+                          `cut` "before" (no work done) or "after" (done, but closed without an answer);
+                          `hang` "before" or "after": never an answer, the line stays open (10 min at most)
+    what a cancel does    `cancel_takes_seconds` (200 and the run goes on, cancelled after that much simulated
+                          time), `cancel` "ignored" (200 and the run goes on) or "only_claimed" (200, says
+                          CANCELLED, and the run goes on); these match cancels only
+    how often             `count` (the first N) or `share` (0 to 1, drawn from the seed) or `per_second` (what
+                          exceeds N a second of real time; alone it is a rate limit: 429 with Retry-After; N at
+                          once are let through, then one each 1/N s); none: every time.
+                          The first fault that matches and is due is applied, at most one a request. It comes
+                          before the key is looked at, as a gateway's would.
+GET /sandbox/faults       lists them, with how often each `matched` and `fired`
+DELETE /sandbox/faults    removes all
+GET /sandbox/requests     what came in outside /sandbox: `{"requests": [{n, at, method, path, query, headers,
+                          status, fault, in_flight}], "total"}`; newest last, the last 10,000; keys redacted;
+                          `status` null when cut or not yet answered; `?method=` and `?path=` (a part) filter;
+                          `total` counts all since the start
+POST /sandbox/reset       world, clock, faults and requests as at the start
+POST /sandbox/runs        `{"task": id or name, "status": "running", "count": 1, "failure_reason": text}` adds
+                          runs now; active ones live on by themselves; answers 201 `{"runs": [..]}`, oldest first
+PATCH /sandbox/runs/{id}  `{"status": .., "failure_reason": ..}` sets a run, which stays so from then on
+POST /sandbox/clock       `{"advance_seconds": n}` moves simulated time; GET shows it
+"""
+
+import math
+import re
 from collections.abc import Callable
 
-from taskruns.sandbox.catalogue import Task
-from taskruns.sandbox.clock import Clock, iso
-from taskruns.sandbox.fault_documents import read_faults
-from taskruns.sandbox.faults import Faults
-from taskruns.sandbox.fields import Fields, read_fields
-from taskruns.sandbox.messages import Answer, Request, json_answer
-from taskruns.sandbox.outcomes import Status
-from taskruns.sandbox.problems import Problem
-from taskruns.sandbox.received import Received
-from taskruns.sandbox.wire import Spelling, Wire
-from taskruns.sandbox.world import World
+from .catalogue import Task
+from .faults import ErrorAnswer, Fault, Faults, MalformedAnswer, Match
+from .messages import Answer, Fields, Problem, Request, iso, json_answer
+from .request_log import RequestLog
+from .runs import CancelEffect, Status
+from .wire import Spelling, Wire
+from .world import Clock, World
 
 MOST_ADDED = 1_000
 _FARTHEST_ADVANCE_S = 31 * 86_400
+_BEFORE_AFTER = ("before", "after")
+_ANSWER_ONLY = ("headers", "title", "detail", "body")
+_KNOWN = (
+    *("method", "path", "path_regex", "key"),
+    *("latency_ms", "latency_at", "status", *_ANSWER_ONLY, "answer", "answer_at", "cut", "hang"),
+    *("cancel", "cancel_takes_seconds"),
+    *("count", "share", "per_second"),
+)
+# What the server itself must say about its answer.
+_FRAMING = {"content-length", "transfer-encoding", "connection"}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+_LONGEST_LATENCY_MS = 600_000
+_LONGEST_CANCEL_S = 31 * 86_400
+_HTML = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n"
+_ANSWERS: dict[str, ErrorAnswer | MalformedAnswer] = {
+    "html": ErrorAnswer(502, headers={}, title=None, detail=None, body=_HTML),
+    "malformed": MalformedAnswer(),
+}
+_CANCELS = {
+    "ignored": CancelEffect(after_ms=None),
+    "only_claimed": CancelEffect(after_ms=None, claimed=True),
+}
 
 
 class Controls:
     def __init__(
-        self, *, world: World, clock: Clock, faults: Faults, received: Received, reset: Callable[[], None]
+        self, *, world: World, clock: Clock, faults: Faults, requests: RequestLog, reset: Callable[[], None]
     ) -> None:
         self._world = world
         self._clock = clock
         self._faults = faults
-        self._received = received
+        self._requests = requests
         self._reset_all = reset
         self._spelling = Spelling(Wire.UPPER, clock=clock)
         self._routes: dict[str, dict[str, Callable[[Request], Answer]]] = {
@@ -63,7 +115,7 @@ class Controls:
     def _list_requests(self, request: Request) -> Answer:
         parameters = request.parameters()
         method = parameters.one("method")
-        return json_answer(self._received.listing(method=method and method.upper(), path=parameters.one("path")))
+        return json_answer(self._requests.listing(method=method and method.upper(), path=parameters.one("path")))
 
     def _reset(self, request: Request) -> Answer:
         del request
@@ -71,7 +123,7 @@ class Controls:
         return json_answer({"reset": True})
 
     def _add_runs(self, request: Request) -> Answer:
-        fields = read_fields(request.json(), known=("task", "status", "count", "failure_reason"))
+        fields = Fields.read(request.json(), known=("task", "status", "count", "failure_reason"))
         seen = self._world.add_runs(
             self._task(fields.text("task")),
             status=_read_status(fields) or Status.RUNNING,
@@ -81,11 +133,11 @@ class Controls:
         return json_answer({"runs": [self._spelling.run(one) for one in seen]}, status=201)
 
     def _change_run(self, request: Request) -> Answer:
-        fields = read_fields(request.json(), known=("status", "failure_reason"))
+        fields = Fields.read(request.json(), known=("status", "failure_reason"))
         seen = self._world.find_run(request.segments[2])
         if seen is None:
             raise Problem(404, "There is no such run.")
-        changed = self._world.hold(seen.run, status=_read_status(fields), failure_reason=fields.text("failure_reason"))
+        changed = self._world.pin(seen.run, status=_read_status(fields), failure_reason=fields.text("failure_reason"))
         return json_answer(self._spelling.run(changed))
 
     def _read_clock(self, request: Request) -> Answer:
@@ -94,7 +146,7 @@ class Controls:
         return json_answer({"simulated_seconds": now_ms / 1000, "shown_as": iso(self._clock.shown(now_ms))})
 
     def _move_clock(self, request: Request) -> Answer:
-        fields = read_fields(request.json(), known=("advance_seconds",))
+        fields = Fields.read(request.json(), known=("advance_seconds",))
         seconds = fields.number("advance_seconds", least=0, most=_FARTHEST_ADVANCE_S)
         if seconds is None:
             raise Problem(400, "advance_seconds is missing.")
@@ -115,3 +167,125 @@ def _read_status(fields: Fields) -> Status | None:
     if status.upper() in set(Status):
         return Status(status.upper())
     raise Problem(400, f"status must be one of {', '.join(one.lower() for one in Status)}.")
+
+
+# Reading the documents of faults
+
+
+def read_faults(document: object) -> list[Fault]:
+    """One fault, or `{"faults": [...]}`. Raises Problem 400, and then none of them counts."""
+    if isinstance(document, dict) and "faults" in document:
+        several = Fields.read(document, known=("faults",)).document["faults"]
+        if not isinstance(several, list):
+            raise Problem(400, "faults must be a list.")
+        return [_read_fault(one) for one in several]
+    return [_read_fault(document)]
+
+
+def _read_fault(document: object) -> Fault:
+    fields = Fields.read(document, known=_KNOWN)
+    fault = Fault(
+        match=_read_match(fields),
+        latency_ms=fields.whole("latency_ms", least=0, most=_LONGEST_LATENCY_MS) or 0,
+        latency_at=fields.choice("latency_at", _BEFORE_AFTER) or "before",
+        replacement=_read_replacement(fields),
+        answer_at=fields.choice("answer_at", _BEFORE_AFTER) or "before",
+        cut=fields.choice("cut", _BEFORE_AFTER),
+        hang=fields.choice("hang", _BEFORE_AFTER),
+        cancel=_read_cancel(fields),
+        count=fields.whole("count", least=1, most=1_000_000),
+        share=fields.number("share", least=0, most=1),
+        per_second=fields.number("per_second", least=0.01, most=10_000),
+        document={name: "…" if name == "key" else value for name, value in fields.document.items()},
+    )
+    _check(fault, fields)
+    return fault
+
+
+def _check(fault: Fault, fields: Fields) -> None:
+    """Raises Problem 400 for members that exclude each other."""
+    endings = [ending for ending in (fault.replacement, fault.cut, fault.hang) if ending]
+    if not (fault.latency_ms or fault.cancel or endings):
+        raise Problem(
+            400,
+            "A fault needs at least one of latency_ms, status, answer, cut, hang, cancel, cancel_takes_seconds "
+            "and per_second.",
+        )
+    if len(endings) > 1:
+        raise Problem(400, "A fault has one of status, answer, cut and hang: the others leave no such answer.")
+    if fault.cancel and ("before" in {fault.cut, fault.hang} or fault.prevents_work):
+        raise Problem(400, "A fault that changes a cancel must let it be done: cut, hang or answer after it.")
+    if "answer_at" in fields.document and fault.replacement is None:
+        raise Problem(400, "answer_at needs a status or an answer.")
+    if fault.share is not None and (fault.count is not None or fault.per_second is not None):
+        raise Problem(400, "A fault has either a share, or a count or a per_second.")
+
+
+def _read_match(fields: Fields) -> Match:
+    method = fields.text("method")
+    return Match(
+        method=method and method.upper(),
+        path=fields.text("path"),
+        path_regex=_read_regex(fields.text("path_regex")),
+        key=fields.text("key"),
+    )
+
+
+def _read_regex(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        raise Problem(400, "path_regex is not a regular expression.") from None
+
+
+def _read_replacement(fields: Fields) -> ErrorAnswer | MalformedAnswer | None:
+    named = fields.choice("answer", _ANSWERS)
+    error = _read_error(fields)
+    if named is None:
+        return error or _read_rate_limit(fields)
+    if error is not None:
+        raise Problem(400, "A fault has either a status or an answer.")
+    return _ANSWERS[named]
+
+
+def _read_error(fields: Fields) -> ErrorAnswer | None:
+    status = fields.whole("status", least=200, most=599)
+    if status is None:
+        if any(name in fields.document for name in _ANSWER_ONLY):
+            raise Problem(400, f"{', '.join(_ANSWER_ONLY)} need a status.")
+        return None
+    return ErrorAnswer(
+        status=status,
+        headers=_read_headers(fields),
+        title=fields.text("title"),
+        detail=fields.text("detail"),
+        body=fields.text("body"),
+    )
+
+
+def _read_rate_limit(fields: Fields) -> ErrorAnswer | None:
+    """A rate without anything else that happens means a 429 for what exceeds it."""
+    per_second = fields.number("per_second", least=0.01, most=10_000)
+    others = fields.document.keys() & {"latency_ms", "cut", "hang", "cancel", "cancel_takes_seconds"}
+    if per_second is None or others:
+        return None
+    wait = {"Retry-After": str(math.ceil(1 / per_second))}
+    return ErrorAnswer(429, wait, title=None, detail=f"More than {per_second:g} requests a second.", body=None)
+
+
+def _read_cancel(fields: Fields) -> CancelEffect | None:
+    named = fields.choice("cancel", _CANCELS)
+    seconds = fields.number("cancel_takes_seconds", least=0, most=_LONGEST_CANCEL_S)
+    if named is not None and seconds is not None:
+        raise Problem(400, "A fault has either a cancel or a cancel_takes_seconds.")
+    if seconds is not None:
+        return CancelEffect(after_ms=int(seconds * 1000))
+    return None if named is None else _CANCELS[named]
+
+
+def _read_headers(fields: Fields) -> dict[str, str]:
+    headers = fields.texts("headers")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value) or name.lower() in _FRAMING:
+            raise Problem(400, f"The header {name!r} cannot be sent.")
+    return headers

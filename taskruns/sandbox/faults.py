@@ -1,4 +1,4 @@
-"""Faults that are put in on purpose: slow, wrong or no answers, cut connections, cancels that do not do their work."""
+"""Injected faults: slow, wrong or no answers, cut connections, cancels without effect. `controls.py` describes them."""
 
 import random
 import re
@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from taskruns.sandbox.messages import Answer, Request, problem_answer
-from taskruns.sandbox.problems import Problem
-from taskruns.sandbox.rate_limit import RateLimit
-from taskruns.sandbox.runs import CancelEffect
+from .messages import Answer, Problem, Request, problem_answer
+from .runs import CancelEffect
 
 HANGS_FOR_MS = 600_000
 _CANCEL = re.compile(r"^/v2/task-runs/[^/]+/cancel/?$")
@@ -23,7 +21,7 @@ class Match:
     path_regex: re.Pattern[str] | None
     key: str | None
 
-    def meets(self, request: Request) -> bool:
+    def matches(self, request: Request) -> bool:
         return (
             self.method in {None, request.method}
             and (self.path or "") in request.path
@@ -42,8 +40,8 @@ class ErrorAnswer:
     detail: str | None
     body: str | None
 
-    def answer(self, request: Request, worked: Answer | None, *, request_id: str) -> Answer:
-        del worked  # the error stands in its place
+    def answer(self, request: Request, real: Answer | None, *, request_id: str) -> Answer:
+        del real  # the error stands in its place
         if self.body is not None:
             return Answer(self.status, self.body.encode(), {"Content-Type": "text/html", **self.headers})
         problem = Problem(self.status, self.detail or "A fault of the sandbox.", self.title, self.headers)
@@ -52,22 +50,22 @@ class ErrorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class MalformedAnswer:
-    """JSON that breaks off: of the true answer the first half, or of none its beginning."""
+    """JSON that stops in the middle: the first half of the real answer, or without one the beginning of a run."""
 
-    def answer(self, request: Request, worked: Answer | None, *, request_id: str) -> Answer:
+    def answer(self, request: Request, real: Answer | None, *, request_id: str) -> Answer:
         del request, request_id
-        body = b'{"id": "VGFza1J1' if worked is None else worked.body[: len(worked.body) // 2]
+        body = b'{"id": "VGFza1J1' if real is None else real.body[: len(real.body) // 2]
         return Answer(200, body, {"Content-Type": "application/json"})
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`wrong` is answered instead of any work, or (`answer_at` after) instead of what the work gave."""
+    """`replacement` is answered before any work is done, or (`answer_at` after) in place of the work's own answer."""
 
     match: Match
     latency_ms: int
     latency_at: str
-    wrong: ErrorAnswer | MalformedAnswer | None
+    replacement: ErrorAnswer | MalformedAnswer | None
     answer_at: str
     cut: str | None
     hang: str | None
@@ -77,10 +75,10 @@ class Fault:
     per_second: float | None
     document: dict[str, object]
 
-    def meets(self, request: Request) -> bool:
-        """What changes a cancel meets cancels only."""
+    def matches(self, request: Request) -> bool:
+        """A fault that changes a cancel matches cancels only."""
         is_cancel = request.method == "POST" and _CANCEL.search(request.path) is not None
-        return self.match.meets(request) and (self.cancel is None or is_cancel)
+        return self.match.matches(request) and (self.cancel is None or is_cancel)
 
     def delay_ms(self, moment: str) -> int:
         if self.hang == moment:
@@ -88,17 +86,37 @@ class Fault:
         return self.latency_ms if self.latency_at == moment else 0
 
     @property
-    def forestalls_work(self) -> bool:
-        return self.wrong is not None and self.answer_at == "before"
+    def prevents_work(self) -> bool:
+        return self.replacement is not None and self.answer_at == "before"
 
-    def answer(self, request: Request, worked: Answer | None, *, request_id: str) -> Answer:
-        """`worked` is None for a fault that forestalls work."""
-        if self.wrong is not None:
-            return self.wrong.answer(request, worked, request_id=request_id)
-        if worked is None:
-            message = "only a wrong answer forestalls work"
+    def answer(self, request: Request, real: Answer | None, *, request_id: str) -> Answer:
+        """`real` is None for a fault that prevents work."""
+        if self.replacement is not None:
+            return self.replacement.answer(request, real, request_id=request_id)
+        if real is None:
+            message = "only a replacement prevents work"
             raise ValueError(message)
-        return worked
+        return real
+
+
+class RateLimit:
+    """A token bucket that holds one second's requests and fills evenly, so that a steady pace is never refused."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._capacity = max(1.0, per_second)
+        self._tokens = self._capacity
+        self._at: float | None = None
+
+    def allows(self, now: float) -> bool:
+        """`now` in seconds of any clock that only goes forward. Not thread-safe."""
+        if self._at is not None:
+            self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._per_second)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 @dataclass(slots=True)
@@ -110,18 +128,18 @@ class _Entry:
     fired: int = 0
 
     def is_due(self, *, seed: int, now: float) -> bool:
-        """Counts the match. A share is drawn from the seed and this counter: the same requests meet it again."""
+        """Counts the match. A share is drawn from the seed and this counter, so the same requests meet it again."""
         self.matched += 1
         if self.fault.share is not None:
             return random.Random(f"{seed}:fault:{self.number}:{self.matched}").random() < self.fault.share
         if self.fault.count is not None and self.fired >= self.fault.count:
             return False
-        return self.limit is None or not self.limit.lets_through(now)
+        return self.limit is None or not self.limit.allows(now)
 
 
 @dataclass(slots=True)
 class Faults:
-    """In order of arrival; the first that matches and is due meets the request, at most one a request."""
+    """In order of arrival; the first that matches and is due is applied, at most one a request."""
 
     seed: int
     seconds: Callable[[], float] = time.monotonic
@@ -141,12 +159,12 @@ class Faults:
         with self._lock:
             self._entries.clear()
 
-    def draw(self, request: Request) -> tuple[int, Fault] | None:
-        """The number and the fault that meets this request."""
+    def pick(self, request: Request) -> tuple[int, Fault] | None:
+        """The fault that this request meets, with its number."""
         with self._lock:
             now = self.seconds()
             for entry in self._entries:
-                if entry.fault.meets(request) and entry.is_due(seed=self.seed, now=now):
+                if entry.fault.matches(request) and entry.is_due(seed=self.seed, now=now):
                     entry.fired += 1
                     return entry.number, entry.fault
         return None

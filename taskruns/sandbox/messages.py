@@ -1,13 +1,53 @@
-"""What comes in and what goes out, apart from sockets."""
+"""Requests, answers and problem documents, apart from sockets."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import parse_qs, unquote
 
-from taskruns.sandbox.problems import Problem
+MOST_PARAMETERS = 100
+ERRORS_PAGE = "https://arize.com/docs/ax/rest-reference/errors"
 
-MANY_FIELDS = 100
+_DOCUMENTED = {
+    400: ("#invalid-request", "Invalid request parameters"),
+    401: ("#authentication-required", "Authentication required"),
+    403: ("#access-forbidden", "Access forbidden"),
+    404: ("#resource-not-found", "Resource not found"),
+    409: ("#resource-conflict", "Resource conflict"),
+    422: ("#unprocessable-entity", "Unprocessable Entity"),
+    429: ("#rate-limit-exceeded", "Rate limit exceeded"),
+    503: ("#service-unavailable", "Service Unavailable"),
+}
+
+
+@dataclass(eq=False)  # not frozen: Python itself writes tracebacks into exceptions
+class Problem(Exception):
+    """An answer that is no success, as the RFC 9457 document that Arize sends."""
+
+    status: int
+    detail: str
+    title: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self, *, instance: str, request_id: str) -> dict[str, object]:
+        fragment, title = _DOCUMENTED.get(self.status, ("", reason_phrase(self.status)))
+        return {
+            "type": ERRORS_PAGE + fragment,
+            "title": self.title or title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": instance,
+            "request_id": request_id,
+        }
+
+
+def reason_phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +75,15 @@ class Request:
         return key.strip() or None if scheme == "Bearer" else None
 
     def parameters(self) -> "Parameters":
+        """Raises Problem 400."""
         try:
-            fields = parse_qs(self.query, keep_blank_values=True, max_num_fields=MANY_FIELDS)
+            values = parse_qs(self.query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
         except ValueError:
-            raise Problem(400, f"A query takes at most {MANY_FIELDS} fields.") from None
-        return Parameters(fields)
+            raise Problem(400, f"A query takes at most {MOST_PARAMETERS} fields.") from None
+        return Parameters(values)
 
     def json(self) -> object:
+        """Raises Problem 400."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -50,14 +92,67 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    fields: Mapping[str, list[str]]
+    """The query string, taken apart."""
+
+    values: Mapping[str, list[str]]
 
     def one(self, name: str) -> str | None:
         """The only value of a parameter, or None. Raises Problem 400 when it is given twice."""
-        values = self.fields.get(name, [])
+        values = self.values.get(name, [])
         if len(values) > 1:
             raise Problem(400, f"{name} takes one value.")
         return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The members of a JSON object. Each reader raises Problem 400 for a value of another kind."""
+
+    document: dict[str, object]
+
+    @classmethod
+    def read(cls, document: object, *, known: Collection[str]) -> "Fields":
+        """Raises Problem 400 for anything but an object of known members."""
+        if not isinstance(document, dict):
+            raise Problem(400, "The body must be a JSON object.")
+        unknown = sorted(document.keys() - set(known))
+        if unknown:
+            raise Problem(400, f"Unknown member {unknown[0]!r}; known are {', '.join(known)}.")
+        return cls(document)
+
+    def text(self, name: str) -> str | None:
+        value = self.document.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise Problem(400, f"{name} must be a text.")
+
+    def whole(self, name: str, *, least: int, most: int) -> int | None:
+        value = self.document.get(name)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most):
+            return value
+        raise Problem(400, f"{name} must be a whole number from {least} to {most}.")
+
+    def number(self, name: str, *, least: float, most: float) -> float | None:
+        """Also refuses NaN, which Python's JSON accepts and which is neither small nor large."""
+        value = self.document.get(name)
+        if value is None:
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        raise Problem(400, f"{name} must be a number from {least} to {most}.")
+
+    def choice(self, name: str, choices: Collection[str]) -> str | None:
+        value = self.text(name)
+        if value is None or value in choices:
+            return value
+        raise Problem(400, f"{name} must be one of {', '.join(choices)}.")
+
+    def texts(self, name: str) -> dict[str, str]:
+        """An object of texts; numbers become texts, because `Retry-After` is mostly written as one."""
+        value = self.document.get(name, {})
+        if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
+            raise Problem(400, f"{name} must be an object of texts.")
+        return {key: str(one) for key, one in value.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +170,9 @@ def problem_answer(problem: Problem, *, instance: str, request_id: str) -> Answe
     document = problem.document(instance=instance, request_id=request_id)
     headers = {"Content-Type": "application/problem+json", **problem.headers}
     return Answer(problem.status, json.dumps(document).encode(), headers)
+
+
+def iso(moment: datetime, *, fractions: bool = True) -> str:
+    """As Arize writes times: UTC, milliseconds, `Z`."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if fractions else "seconds")
+    return text.replace("+00:00", "Z")

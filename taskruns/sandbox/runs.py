@@ -1,16 +1,65 @@
-"""One run: its plan, what somebody did to it, and so its state at any simulated time."""
+"""What a run is: its plan, what someone did to it, and so its state at any moment.
+
+Times are milliseconds of simulated time; the world starts at 0.
+"""
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
-from taskruns.sandbox.catalogue import Task, TaskType
-from taskruns.sandbox.identifiers import identifier
-from taskruns.sandbox.outcomes import Counts, Status
-from taskruns.sandbox.schedule import Plan
+from .catalogue import Task, TaskType, User, identifier
+
+
+class Status(StrEnum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_active(self) -> bool:
+        return self in {Status.PENDING, Status.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Items (spans, traces, sessions or examples) so far."""
+
+    successes: int = 0
+    errors: int = 0
+    skipped: int = 0
+
+    def at(self, share: float) -> "Counts":
+        """What is reached of these final counts when `share` (0 to 1) of the time has passed."""
+        return Counts(int(self.successes * share), int(self.errors * share), int(self.skipped * share))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    status: Status
+    running_ms: int
+    counts: Counts
+    failure_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run's whole life, as long as no one changes it."""
+
+    created_ms: int
+    started_ms: int
+    outcome: Outcome
+    data_window_ms: tuple[int, int] | None
+    created_by: User | None
+
+    @property
+    def finished_ms(self) -> int:
+        return self.started_ms + self.outcome.running_ms
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What Arize would answer now; times in simulated milliseconds."""
+    """What Arize would answer now."""
 
     status: Status
     started_ms: int | None = None
@@ -25,7 +74,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class CancelEffect:
-    """`after_ms`: simulated milliseconds until the run ends; None: never. `claimed`: the answer says CANCELLED."""
+    """`after_ms`: milliseconds until the run ends; None: never. `claimed`: the answer says CANCELLED anyway."""
 
     after_ms: int | None = 0
     claimed: bool = False
@@ -36,7 +85,7 @@ AT_ONCE = CancelEffect()
 
 @dataclass(slots=True)
 class Run:
-    """`held` is set once somebody interfered: from then on the run stays so and the plan is void.
+    """`pinned` is a state that a control has set: the run keeps it, and its plan no longer counts.
 
     `cancelled_ms` is when a cancel takes effect, unless the run ends before.
     """
@@ -46,7 +95,7 @@ class Run:
     experiment_id: str
     task: Task
     plan: Plan
-    held: State | None = None
+    pinned: State | None = None
     cancelled_ms: int | None = None
 
     @property
@@ -60,33 +109,27 @@ class Run:
         state = self._uncancelled(self.cancelled_ms)
         return state.cancelled(self.cancelled_ms) if state.status.is_active else state
 
+    def experiment_in(self, state: State) -> str | None:
+        """The experiment this run made. Arize fills it in once it is provisioned; here that is when the run starts."""
+        is_provisioned = self.task.type is TaskType.RUN_EXPERIMENT and state.started_ms is not None
+        return self.experiment_id if is_provisioned else None
+
     def _uncancelled(self, now_ms: int) -> State:
-        if self.held is not None:
-            return self.held
+        if self.pinned is not None:
+            return self.pinned
         if now_ms < self.plan.started_ms:
             return State(Status.PENDING)
         if now_ms < self.plan.finished_ms:
             return self._running(now_ms)
         return self._ended()
 
-    def experiment_in(self, state: State) -> str | None:
-        """The experiment this run made; Arize fills it in once provisioned, here when the run starts."""
-        provisioned = self.task.type is TaskType.RUN_EXPERIMENT and state.started_ms is not None
-        return self.experiment_id if provisioned else None
-
     def _running(self, now_ms: int) -> State:
         share = (now_ms - self.plan.started_ms) / self.plan.outcome.running_ms
         return State(Status.RUNNING, self.plan.started_ms, counts=self.plan.outcome.counts.at(share))
 
     def _ended(self) -> State:
-        outcome = self.plan.outcome
-        return State(
-            outcome.ending,
-            self.plan.started_ms,
-            self.plan.finished_ms,
-            outcome.counts,
-            outcome.failure_reason,
-        )
+        plan, outcome = self.plan, self.plan.outcome
+        return State(outcome.status, plan.started_ms, plan.finished_ms, outcome.counts, outcome.failure_reason)
 
 
 def build_run(*, number: int, task: Task, plan: Plan, seed: int) -> Run:

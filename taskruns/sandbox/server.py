@@ -1,44 +1,4 @@
-"""The simulated Arize on a port.
-
-**Under /v2** (each request with `Authorization: Bearer <key>`): GET spaces, spaces/{id}, tasks, tasks/{id},
-tasks/{id}/runs, task-runs/{id}, users/{id} and POST task-runs/{id}/cancel, tasks/{id}/trigger, as Arize answers
-them. Lists take `limit` (1-100, default 50) and `cursor`; tasks also `space_id`, `space_name`, `name`, `project_id`,
-`dataset_id`, `type`; the runs of a task `status`; spaces `name`, `org_id`. Lists are ordered newest first. A run that
-was triggered is pending for 20 s and then lives like others; the key's bot user is who triggered it. Names of
-experiments are unique in their dataset, among those triggered.
-
-**Under /sandbox** (no key; JSON in, JSON out; unknown members or nonsense: 400 with a sentence):
-
-POST /sandbox/faults      adds one, or several as `{"faults": [..]}`; answers 201 `{"added": [numbers]}`
-    which requests        `method`, `path` (part of the raw path, without the query), `path_regex`, `key`;
-                          all optional
-    what happens          `latency_ms`, with `latency_at` "before" (default) or "after" the work was done;
-                          and one of
-                          `status` with `headers`, `title`, `detail` or a raw `body`;
-                          `answer` "html" (a gateway's 502 page) or "malformed" (200, JSON that breaks off);
-                          both with `answer_at` "before" (default: no work is done) or "after" it was done;
-                          `cut` "before" (no work done) or "after" (done, but closed without an answer);
-                          `hang` "before" or "after": never an answer, the line stays open (10 min at most)
-    what a cancel does    `cancel_takes_seconds` (200 and the run goes on, cancelled after so much simulated
-                          time), `cancel` "ignored" (200 and the run goes on) or "only_claimed" (200, says
-                          CANCELLED, and the run goes on); these meet cancels only
-    how often             `count` (the first N) or `share` (0 to 1, drawn from the seed) or `per_second` (what
-                          exceeds N a second of real time; alone it is a rate limit: 429 with Retry-After; N at
-                          once are let through, then one each 1/N s); none: every time.
-                          The first fault that matches and is due meets the request, at most one. It comes
-                          before the key is looked at, as a gateway's would.
-GET /sandbox/faults       lists them, with how often each `matched` and `fired`
-DELETE /sandbox/faults    removes all
-GET /sandbox/requests     what came in outside /sandbox: `{"requests": [{n, at, method, path, query, headers,
-                          status, fault, in_flight}], "total"}`; newest last, the last 10,000; keys redacted;
-                          `status` null when cut or not yet answered; `?method=` and `?path=` (a part) filter;
-                          `total` counts all since the start
-POST /sandbox/reset       world, clock, faults and requests as at the start
-POST /sandbox/runs        `{"task": id or name, "status": "running", "count": 1, "failure_reason": text}` adds
-                          runs now; active ones live on by themselves; answers 201 `{"runs": [..]}`, oldest first
-PATCH /sandbox/runs/{id}  `{"status": .., "failure_reason": ..}` sets a run, which stays so from then on
-POST /sandbox/clock       `{"advance_seconds": n}` moves simulated time; GET tells it
-"""
+"""The simulated Arize on a port: sockets and HTTP. What it answers is in `api.py` and `controls.py`."""
 
 import socket
 import socketserver
@@ -50,9 +10,8 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from taskruns.sandbox.messages import Answer, Request, problem_answer
-from taskruns.sandbox.problems import Problem, reason_phrase
-from taskruns.sandbox.simulation import Hangup, Settings, Simulation
+from .messages import Answer, Problem, Request, problem_answer, reason_phrase
+from .simulation import HangUp, Settings, Simulation
 
 LARGEST_BODY = 1_000_000
 _IDLE_S = 120
@@ -73,19 +32,19 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.server.simulation.answer(request)
         except Problem as problem:
             self._refuse(problem)
-        except Hangup:
-            self._hang_up()
+        except HangUp:
+            self.close_connection = True
         else:
             self._write(answer)
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = do_OPTIONS = _serve  # noqa: N815 - the parser's names
 
     def _read(self) -> Request:
-        """Raises Problem for a body that cannot be taken, Hangup when the client vanished within it."""
+        """Raises Problem for a body that is not accepted, HangUp when the client vanished within it."""
         length = self._body_length()
         body = self.rfile.read(length)
         if len(body) < length:
-            raise Hangup
+            raise HangUp
         path, _, query = self.path.partition("?")
         return Request(self.command, path, query, tuple(self.headers.items()), body)
 
@@ -100,24 +59,21 @@ class _Handler(BaseHTTPRequestHandler):
         return int(text)
 
     def _refuse(self, problem: Problem) -> None:
-        """Says why, and closes: what follows on the wire cannot be told apart."""
+        """Say why, and close: where the next request begins on the wire is not known."""
         self.close_connection = True
         self._write(problem_answer(problem, instance="", request_id="req_unread"))
         self._drain()
 
     def _drain(self) -> None:
-        """Takes what is still being sent: closing on it would reset the line before the answer is read.
+        """Read what is still being sent, at most 8 MB and until 2 s of silence.
 
-        At most 8 MB and 2 s of silence.
+        Closing earlier would reset the connection before the client has read the answer.
         """
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(2)
-        taken = 0
-        while taken < 8 * LARGEST_BODY and (data := self.connection.recv(65_536)):
-            taken += len(data)
-
-    def _hang_up(self) -> None:
-        self.close_connection = True
+        read = 0
+        while read < 8 * LARGEST_BODY and (data := self.connection.recv(65_536)):
+            read += len(data)
 
     def _write(self, answer: Answer) -> None:
         body = b"" if answer.status in _BODILESS else answer.body
@@ -130,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.sendall(head if self.command == "HEAD" else head + body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Called by Python's parser for what is no HTTP, and for methods of no known name."""
+        """Python's parser calls this for anything that is not HTTP, and for unknown methods."""
         del explain
         self._refuse(Problem(code, message or "The request cannot be read."))
 
@@ -149,7 +105,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Without the parent's look-up of the host's name, which may take seconds."""
+        """Skip the parent's look-up of the host's name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -161,7 +117,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that vanishes is no news; anything else is a bug of ours."""
+        """A client that vanishes is not reported; anything else is a bug of ours."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -184,7 +140,7 @@ class RunningServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends listening, waiting faults and open connections."""
+        """End listening, waiting faults and open connections."""
         self._server.simulation.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -192,7 +148,7 @@ class RunningServer:
 
 
 def start(settings: Settings, *, host: str = "127.0.0.1", port: int = 0) -> RunningServer:
-    """Port 0 takes a free one. Raises OSError for an address that cannot be had, UnreadableKeys."""
+    """Port 0 takes a free one. Raises OSError when the address is not available, and UnreadableKeys."""
     return RunningServer(server=_Server((host, port), Simulation(settings)), host=host)
 
 

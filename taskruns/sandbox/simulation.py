@@ -1,4 +1,4 @@
-"""One simulated Arize from a request to its answer: log it, let a fault meet it, do the work."""
+"""One simulated Arize from a request to its answer: log it, apply a fault, do the work."""
 
 import threading
 import traceback
@@ -6,20 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from taskruns.sandbox.access import build_access
-from taskruns.sandbox.api import Api
-from taskruns.sandbox.clock import Clock
-from taskruns.sandbox.controls import Controls
-from taskruns.sandbox.faults import Fault, Faults
-from taskruns.sandbox.messages import Answer, Request, problem_answer
-from taskruns.sandbox.problems import Problem
-from taskruns.sandbox.received import Entry, Received
-from taskruns.sandbox.runs import AT_ONCE, CancelEffect
-from taskruns.sandbox.wire import Spelling, Wire
-from taskruns.sandbox.world import World
+from .api import Api
+from .controls import Controls
+from .faults import Fault, Faults
+from .keys import Keys
+from .messages import Answer, Problem, Request, problem_answer
+from .request_log import LoggedRequest, RequestLog
+from .runs import AT_ONCE, CancelEffect
+from .wire import Spelling, Wire
+from .world import Clock, World
 
 
-class Hangup(Exception):
+class HangUp(Exception):
     """The connection is to be closed without an answer."""
 
 
@@ -37,78 +35,80 @@ class Settings:
 
 
 class Simulation:
-    """Everything behind the sockets. A reset replaces all; requests under way end on what they began with."""
+    """Everything behind the sockets. A reset replaces all of it; requests in progress end on what they began with."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises UnreadableKeys."""
         self._settings = settings
         self.closing = threading.Event()
-        self._fill()
+        self._start()
 
-    def _fill(self) -> None:
+    def _start(self) -> None:
         settings = self._settings
         clock = Clock(speed=settings.speed, epoch=settings.epoch)
         world = World(seed=settings.seed, tasks=settings.tasks, clock=clock, busy=settings.busy)
+        requests, faults = RequestLog(keys=settings.keys.keys()), Faults(seed=settings.seed)
         spelling = Spelling(settings.wire, clock=clock)
-        received = Received(keys=settings.keys.keys())
-        faults = Faults(seed=settings.seed)
-        self._desk = _Desk(
-            api=Api(world=world, access=build_access(settings.keys), spelling=spelling, clock=clock),
-            controls=Controls(world=world, clock=clock, faults=faults, received=received, reset=self._fill),
+        self._session = _Session(
+            api=Api(world=world, keys=Keys(settings.keys), spelling=spelling, clock=clock),
+            controls=Controls(world=world, clock=clock, faults=faults, requests=requests, reset=self._start),
             faults=faults,
-            received=received,
+            requests=requests,
             closing=self.closing,
         )
 
     def answer(self, request: Request) -> Answer:
-        """Raises Hangup."""
-        return self._desk.answer(request)
+        """Raises HangUp."""
+        return self._session.answer(request)
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
+class _Session:
+    """What lives from one reset to the next."""
+
     api: Api
     controls: Controls
     faults: Faults
-    received: Received
+    requests: RequestLog
     closing: threading.Event
 
     def answer(self, request: Request) -> Answer:
         if request.segments[0] == "sandbox":
-            return _worked(lambda: self.controls.answer(request), request, request_id="req_sandbox")
-        entry = self.received.open(request)
+            return _answered(lambda: self.controls.answer(request), request, request_id="req_sandbox")
+        logged = self.requests.open(request)
         try:
-            answer = self._faulty_or_worked(request, entry)
-        except Hangup:
-            entry.close(status=None)
+            answer = self._with_fault(request, logged)
+        except HangUp:
+            logged.close(status=None)
             raise
-        entry.close(status=answer.status)
+        logged.close(status=answer.status)
         return answer
 
-    def _faulty_or_worked(self, request: Request, entry: Entry) -> Answer:
-        drawn = self.faults.draw(request)
-        if drawn is None:
-            return self._worked(request, entry, cancel=AT_ONCE)
-        entry.fault, fault = drawn
-        self._hold_up(fault, "before")
-        worked = None if fault.forestalls_work else self._worked(request, entry, cancel=fault.cancel or AT_ONCE)
-        self._hold_up(fault, "after")
-        return fault.answer(request, worked, request_id=entry.request_id)
+    def _with_fault(self, request: Request, logged: LoggedRequest) -> Answer:
+        picked = self.faults.pick(request)
+        if picked is None:
+            return self._real(request, logged, cancel=AT_ONCE)
+        logged.fault, fault = picked
+        self._interrupt(fault, "before")
+        real = None if fault.prevents_work else self._real(request, logged, cancel=fault.cancel or AT_ONCE)
+        self._interrupt(fault, "after")
+        return fault.answer(request, real, request_id=logged.request_id)
 
-    def _worked(self, request: Request, entry: Entry, *, cancel: CancelEffect) -> Answer:
-        return _worked(lambda: self._route(request, cancel), request, request_id=entry.request_id)
+    def _interrupt(self, fault: Fault, moment: str) -> None:
+        """Wait as the fault says, or until the server closes. Raises HangUp when the fault ends the connection here."""
+        if self.closing.wait(fault.delay_ms(moment) / 1000) or moment in {fault.cut, fault.hang}:
+            raise HangUp
+
+    def _real(self, request: Request, logged: LoggedRequest, *, cancel: CancelEffect) -> Answer:
+        return _answered(lambda: self._route(request, cancel), request, request_id=logged.request_id)
 
     def _route(self, request: Request, cancel: CancelEffect) -> Answer:
         if request.segments[0] != "v2":
             raise Problem(404, "There is no such route.")
         return self.api.answer(request, cancel=cancel)
 
-    def _hold_up(self, fault: Fault, moment: str) -> None:
-        """Waits as the fault says, or until the server closes. Raises Hangup for a line that is then to be closed."""
-        if self.closing.wait(fault.delay_ms(moment) / 1000) or moment in {fault.cut, fault.hang}:
-            raise Hangup
 
-
-def _worked(work: Callable[[], Answer], request: Request, *, request_id: str) -> Answer:
+def _answered(work: Callable[[], Answer], request: Request, *, request_id: str) -> Answer:
     try:
         return work()
     except Problem as problem:

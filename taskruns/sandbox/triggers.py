@@ -4,11 +4,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from taskruns.sandbox.catalogue import Task, TaskType
-from taskruns.sandbox.fields import Fields, read_fields
-from taskruns.sandbox.identifiers import MalformedIdentifier, demand_wellformed
-from taskruns.sandbox.messages import Request
-from taskruns.sandbox.problems import Problem
+from .catalogue import Task, TaskType, is_identifier
+from .messages import Fields, Problem, Request
 
 _WINDOW = ("data_start_time", "data_end_time")
 _EVALUATION = ("max_spans", "override_evaluations")
@@ -37,9 +34,9 @@ class Trigger:
 
 
 def read_trigger(request: Request, *, task: Task, last_run: datetime | None, now: datetime) -> Trigger:
-    """Raises Problem: 400 for what the body must not hold, 422 for what it holds but cannot be done."""
-    fields = read_fields(request.json() if request.body else {}, known=_KNOWN)
-    _demand_own(fields, task)
+    """Raises Problem: 400 for a body that breaks the rules, 422 for values that exclude each other."""
+    fields = Fields.read(request.json() if request.body else {}, known=_KNOWN)
+    _check_members(fields, task)
     if task.type is TaskType.RUN_EXPERIMENT:
         return _read_experiment(fields)
     fields.whole("max_spans", least=1, most=_MOST)
@@ -50,22 +47,22 @@ def read_trigger(request: Request, *, task: Task, last_run: datetime | None, now
     return Trigger(window=_read_window(fields, last_run=last_run, now=now))
 
 
-def _demand_own(fields: Fields, task: Task) -> None:
-    """A task's kind is read from the task; fields of another kind are refused, not ignored."""
+def _check_members(fields: Fields, task: Task) -> None:
+    """The task decides which members apply; those of another kind of task are refused, not ignored."""
     given = [name for name in _KNOWN if fields.document.get(name) is not None]
-    foreign = [name for name in given if name not in _own(task)]
-    if foreign:
-        raise Problem(400, f"{foreign[0]} does not apply to this task.")
+    others = [name for name in given if name not in _members_of(task)]
+    if others:
+        raise Problem(400, f"{others[0]} does not apply to this task.")
 
 
-def _own(task: Task) -> Collection[str]:
+def _members_of(task: Task) -> Collection[str]:
     if task.type is TaskType.RUN_EXPERIMENT:
         return _EXPERIMENT
     return (*_EVALUATION, "experiment_ids") if task.project_id is None else (*_EVALUATION, *_WINDOW)
 
 
 def _read_window(fields: Fields, *, last_run: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """Neither end: from the last run until now. One end alone is refused: the server wants both."""
+    """Without one: from the last run until now. One end alone is refused."""
     start, end = (_read_time(fields, name) for name in _WINDOW)
     if (start is None) != (end is None):
         raise Problem(400, "data_start_time and data_end_time must be given together.")
@@ -109,7 +106,7 @@ def _read_experiment(fields: Fields) -> Trigger:
 def _read_version(fields: Fields) -> None:
     version = fields.text("dataset_version_id")
     if version is not None:
-        _demand_id("dataset_version_id", version)
+        _check_id("dataset_version_id", version)
 
 
 def _read_flag(fields: Fields, name: str) -> None:
@@ -124,19 +121,17 @@ def _read_ids(fields: Fields, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise Problem(400, f"{name} must be a list of ids.")
     for one in value:
-        _demand_id(name, one)
+        _check_id(name, one)
     return tuple(value)
 
 
-def _demand_id(name: str, text: str) -> None:
-    try:
-        demand_wellformed(text)
-    except MalformedIdentifier:
-        raise Problem(400, f"{name} holds {text[:50]!r}, which is not a valid identifier.") from None
+def _check_id(name: str, text: str) -> None:
+    if not is_identifier(text):
+        raise Problem(400, f"{name} holds {text[:50]!r}, which is not a valid identifier.")
 
 
-def demand_evaluations(trigger: Trigger, find: Callable[[str], Task | None]) -> None:
-    """What is chained after an experiment must be an evaluation that the key can read. Raises Problem 422."""
+def check_evaluations(trigger: Trigger, find: Callable[[str], Task | None]) -> None:
+    """Only evaluations that the key can read may follow an experiment. Raises Problem 422."""
     for task_id in trigger.evaluation_task_ids:
         task = find(task_id)
         if task is None or task.type is TaskType.RUN_EXPERIMENT:

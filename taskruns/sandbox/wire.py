@@ -1,14 +1,13 @@
-"""How things are spelled: as the newest Arize, as an old server, or as a mixture that tests tolerance."""
+"""How objects look on the wire: as the newest Arize sends them, as an old server, or as a mixture to test tolerance."""
 
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-from taskruns.sandbox.catalogue import ORGANIZATION_ID, Evaluator, Space, Task, TaskType, User
-from taskruns.sandbox.clock import Clock, iso
-from taskruns.sandbox.problems import Problem
-from taskruns.sandbox.world import SeenRun, SeenTask
+from .catalogue import ORGANIZATION_ID, Evaluator, Space, Task, TaskType, User
+from .messages import Problem, iso
+from .world import Clock, SeenRun, SeenTask
 
 Body = dict[str, object]
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -31,11 +30,6 @@ class Wire(StrEnum):
     MIXED = "mixed"
 
 
-def _lot(number: int, member: str) -> int:
-    """0 to 99, always the same for this member of this object."""
-    return hashlib.sha256(f"{number}:{member}".encode()).digest()[0] * 100 // 256
-
-
 class Spelling:
     """Bodies of one wire. In `mixed` an object's number decides case, fractions of seconds, what is missing."""
 
@@ -47,7 +41,7 @@ class Spelling:
         run, state = seen.run, seen.state
         number = run.number
         window = run.plan.data_window_ms or (None, None)
-        return self._loosen(
+        return self._vary(
             {
                 "id": run.id,
                 "task_id": run.task.id,
@@ -69,7 +63,7 @@ class Spelling:
 
     def task(self, seen: SeenTask) -> Body:
         task, number = seen.task, seen.task.number
-        return self._loosen(
+        return self._vary(
             {
                 "id": task.id,
                 "name": task.name,
@@ -92,7 +86,7 @@ class Spelling:
         )
 
     def space(self, space: Space) -> Body:
-        return self._loosen(
+        return self._vary(
             {
                 "id": space.id,
                 "organization_id": ORGANIZATION_ID,
@@ -105,7 +99,7 @@ class Spelling:
         )
 
     def user(self, user: User) -> Body:
-        return self._loosen(
+        return self._vary(
             {
                 "id": user.id,
                 "name": user.name,
@@ -136,7 +130,7 @@ class Spelling:
             "column_mappings": {"input": "attributes.input.value", "output": "attributes.output.value"},
             "query_mappings": None,
         }
-        return self._loosen(body, number)
+        return self._vary(body, number)
 
     def _run_configuration(self, task: Task) -> Body | None:
         if task.type is not TaskType.RUN_EXPERIMENT:
@@ -156,27 +150,32 @@ class Spelling:
         fractions = self.wire is not Wire.MIXED or number % 3 != 0
         return iso(self._clock.shown(simulated_ms), fractions=fractions)
 
-    def _loosen(self, body: Mapping[str, object], number: int) -> Body:
+    def _vary(self, body: Mapping[str, object], number: int) -> Body:
         if self.wire is Wire.UPPER:
             return dict(body)
         if self.wire is Wire.LOWER:
-            return {name: value for name, value in body.items() if not _left_out_by_old(name, value, number)}
-        return _mixed(body, number)
+            return {name: value for name, value in body.items() if not _missing_in_lower(name, value, number)}
+        return _mix(body, number)
 
 
-def _left_out_by_old(name: str, value: object, number: int) -> bool:
-    return name in _UNKNOWN_TO_OLD_SERVERS or (value is None and _lot(number, name) < 50)
+def _missing_in_lower(name: str, value: object, number: int) -> bool:
+    return name in _UNKNOWN_TO_OLD_SERVERS or (value is None and _percent(number, name) < 50)
 
 
-def _mixed(body: Mapping[str, object], number: int) -> Body:
-    mixed = {name: value for name, value in body.items() if not _left_out_of_mixture(name, value, number)}
+def _mix(body: Mapping[str, object], number: int) -> Body:
+    mixed = {name: value for name, value in body.items() if not _missing_in_mixed(name, value, number)}
     for name in mixed.keys() - _NEVER_LEFT_OUT:
-        if 8 <= _lot(number, name) < 14:
+        if 8 <= _percent(number, name) < 14:
             mixed[name] = None
-    if _lot(number, "extra") < 15:
+    if _percent(number, "extra") < 15:
         mixed["shard_hint"] = number % 16
     return mixed
 
 
-def _left_out_of_mixture(name: str, value: object, number: int) -> bool:
-    return name not in _NEVER_LEFT_OUT and _lot(number, name) < (50 if value is None else 8)
+def _missing_in_mixed(name: str, value: object, number: int) -> bool:
+    return name not in _NEVER_LEFT_OUT and _percent(number, name) < (50 if value is None else 8)
+
+
+def _percent(number: int, member: str) -> int:
+    """0 to 99, always the same for this member of this object."""
+    return hashlib.sha256(f"{number}:{member}".encode()).digest()[0] * 100 // 256

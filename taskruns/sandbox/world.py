@@ -1,23 +1,67 @@
-"""The simulation: tasks and their runs at the clock's time, what may be done to them, under one lock.
+"""The simulation: simulated time, the tasks, their runs at any moment, and what may be done to them.
 
-What happens by itself is a function of seed and simulated time: plans are drawn lazily from each task's
-schedule and a state is computed from its plan, so neither questions nor the timing of threads change anything.
+What happens by itself is a function of seed and simulated time: plans are drawn lazily from each task's schedule and a
+state is computed from its plan, so neither questions nor the timing of threads change anything. All of it is under one
+lock.
 """
 
 import bisect
+import math
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
-from taskruns.sandbox.catalogue import SPACES, USERS, Task, User, build_tasks
-from taskruns.sandbox.clock import Clock
-from taskruns.sandbox.outcomes import Counts, Status, completed
-from taskruns.sandbox.runs import AT_ONCE, CancelEffect, Run, State, build_run
-from taskruns.sandbox.schedule import Plan, data_window, plans
+from .catalogue import SPACES, Task, User, build_tasks
+from .runs import AT_ONCE, CancelEffect, Counts, Plan, Run, State, Status, build_run
+from .schedule import added_plan, plans
 
 _NUMBERS_PER_TASK = 100_000
 _FIRST_ADDED_NUMBER = 900_000_001
+
+
+class Clock:
+    """Turns the wall clock into simulated time, and simulated time into the UTC times that are shown.
+
+    Simulated time counts milliseconds since the start of the world, negative in its past. A fast world is shown in the
+    viewer's own time: a run of 300 simulated seconds at speed 10 takes 30 seconds and its times say so, hence no time
+    lies in the future. The past before the start is shown unscaled. Speed 0 stands still and moves by `advance` only,
+    which may lead ahead of the wall clock.
+    """
+
+    def __init__(self, *, speed: float, epoch: datetime | None) -> None:
+        self._speed = speed
+        self._scale = speed or 1.0
+        self._epoch = epoch or datetime.now(UTC)
+        self._started = time.monotonic()
+        self._advanced_ms = 0
+        self._lock = threading.Lock()
+
+    def now_ms(self) -> int:
+        elapsed = (time.monotonic() - self._started) * self._speed
+        with self._lock:
+            return int(elapsed * 1000) + self._advanced_ms
+
+    def advance(self, milliseconds: int) -> None:
+        with self._lock:
+            self._advanced_ms += milliseconds
+
+    @property
+    def tick_ms(self) -> int:
+        """The simulated milliseconds that are shown as one."""
+        return math.ceil(self._scale)
+
+    def shown(self, simulated_ms: int) -> datetime:
+        """The UTC time at which a viewer sees this simulated time."""
+        scaled = simulated_ms / self._scale if simulated_ms > 0 else simulated_ms
+        return self._epoch + timedelta(milliseconds=int(scaled))
+
+    def simulated(self, shown: datetime) -> int:
+        """The simulated milliseconds that are shown so: the inverse of `shown`."""
+        scaled = -((self._epoch - shown) // timedelta(milliseconds=1))  # rounded up: `shown` rounds down
+        return math.ceil(scaled * self._scale) if scaled > 0 else scaled
 
 
 class RunAlreadyEnded(Exception):
@@ -58,7 +102,7 @@ class _Timeline:
 
 
 class World:
-    """`busy`: so many tasks of each space never rest."""
+    """`busy`: this many tasks of each space always have an active run."""
 
     def __init__(self, *, seed: int, tasks: int, clock: Clock, busy: int = 0) -> None:
         self._seed = seed
@@ -106,7 +150,7 @@ class World:
     # Acting
 
     def cancel(self, run: Run, *, effect: CancelEffect = AT_ONCE) -> SeenRun:
-        """Ends it, at once unless the effect is another, and keeps the counts. Raises RunAlreadyEnded."""
+        """End it, at once unless the effect says otherwise, and keep its counts. Raises RunAlreadyEnded."""
         with self._lock:
             now_ms = self._catch_up()
             state = run.state(now_ms)
@@ -116,16 +160,16 @@ class World:
                 run.cancelled_ms = now_ms + effect.after_ms
             return SeenRun(run, state.cancelled(now_ms) if effect.claimed else run.state(now_ms))
 
-    def hold(self, run: Run, *, status: Status | None, failure_reason: str | None) -> SeenRun:
-        """Puts the run into a status where it stays; without a status it stays in the one it has."""
+    def pin(self, run: Run, *, status: Status | None, failure_reason: str | None) -> SeenRun:
+        """Set the run to a status where it stays; without a status it stays in the one it has."""
         with self._lock:
             now_ms = self._catch_up()
-            run.held = _held(run.state(now_ms), status=status, failure_reason=failure_reason, now_ms=now_ms)
+            run.pinned = _pinned(run.state(now_ms), status=status, failure_reason=failure_reason, now_ms=now_ms)
             run.cancelled_ms = None
-            return SeenRun(run, run.held)
+            return SeenRun(run, run.pinned)
 
     def add_runs(self, task: Task, *, status: Status, count: int, failure_reason: str | None) -> list[SeenRun]:
-        """Runs created now; active ones live on like any other. Oldest first."""
+        """Create runs now; active ones live on like any other. Oldest first."""
         with self._lock:
             runs = [self._add(task, status=status, failure_reason=failure_reason) for _ in range(count)]
             now_ms = self._clock.now_ms()
@@ -134,7 +178,7 @@ class World:
     def trigger(
         self, task: Task, *, window_ms: tuple[int, int] | None, experiment_name: str | None, by: User
     ) -> SeenRun:
-        """A pending run created now, which lives on like any other. Raises ExperimentNameTaken."""
+        """Create a pending run now, which lives on like any other. Raises ExperimentNameTaken."""
         with self._lock:
             if experiment_name is not None:
                 self._take_name(task, experiment_name)
@@ -152,13 +196,13 @@ class World:
         run = self._add_planned(task, plan)
         if not status.is_active:
             counts = plan.outcome.counts if status is Status.COMPLETED else Counts()
-            run.held = State(status, plan.created_ms, plan.created_ms, counts, failure_reason)
+            run.pinned = State(status, plan.created_ms, plan.created_ms, counts, failure_reason)
         return run
 
     def _plan(self, task: Task, *, status: Status) -> Plan:
         created_ms = self._next_creation_ms(task)
         chance = random.Random(f"{self._seed}:added:{self._added}")
-        return _added_plan(chance, task=task, status=status, created_ms=created_ms)
+        return added_plan(chance, task=task, status=status, created_ms=created_ms)
 
     def _add_planned(self, task: Task, plan: Plan) -> Run:
         run = build_run(number=_FIRST_ADDED_NUMBER + self._added, task=task, plan=plan, seed=self._seed)
@@ -179,7 +223,7 @@ class World:
     # Time
 
     def _catch_up(self) -> int:
-        """Draws what has been created by now. Returns the simulated now; call it under the lock."""
+        """Draw the runs that have been created by now. Returns the simulated now; call it under the lock."""
         now_ms = self._clock.now_ms()
         for task in self.tasks:
             timeline = self._timelines[task.id]
@@ -199,7 +243,7 @@ class World:
         self._runs[run.id] = run
 
 
-def _held(state: State, *, status: Status | None, failure_reason: str | None, now_ms: int) -> State:
+def _pinned(state: State, *, status: Status | None, failure_reason: str | None, now_ms: int) -> State:
     reason = failure_reason if failure_reason is not None or status is not None else state.failure_reason
     status = status or state.status
     if status is Status.PENDING:
@@ -210,14 +254,4 @@ def _held(state: State, *, status: Status | None, failure_reason: str | None, no
         finished_ms=None if status.is_active else (state.finished_ms or now_ms),
         counts=state.counts,
         failure_reason=reason,
-    )
-
-
-def _added_plan(chance: random.Random, *, task: Task, status: Status, created_ms: int) -> Plan:
-    return Plan(
-        created_ms=created_ms,
-        started_ms=created_ms + (20_000 if status is Status.PENDING else 0),
-        outcome=completed(chance, with_errors=False),
-        data_window_ms=data_window(chance, task=task, created_ms=created_ms),
-        created_by=chance.choice(USERS),
     )

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.models import Credential, Run, Task, Team, User
-from taskruns.models.runs import STILL_LISTED, UNLISTED_AFTER
+from taskruns.models.tasks import STILL_LISTED, UNLISTED_AFTER
 from taskruns.services import credentials
 from taskruns.services.mirror import find_by_arize_id, refresh
 from tests.clients import ClientOf

@@ -1,5 +1,6 @@
 """A plain HTTP client for the sandbox's own tests: it hides nothing, repeats nothing and follows nothing."""
 
+import base64
 import http.client
 import json
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ class Caller:
         assert answer.status == 201, answer.body
         return answer.json["runs"]
 
+    def fault(self, **members: Any) -> None:
+        answer = self.post("/sandbox/faults", members)
+        assert answer.status == 201, answer.body
+
     def advance(self, seconds: float) -> None:
         assert self.post("/sandbox/clock", {"advance_seconds": seconds}).status == 200
 
@@ -87,3 +92,7 @@ class Caller:
             "tasks": self.tasks(limit=100),
             "runs": {task["id"]: self.runs(task["id"]) for task in self.tasks()},
         }
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

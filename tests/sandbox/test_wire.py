@@ -12,6 +12,7 @@ from taskruns.sandbox.wire import Wire
 from tests.sandbox.strict import strictly_read
 
 from .caller import Caller
+from .strict import strictly_read
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from taskruns.forms import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
-from taskruns.models.runs import STILL_LISTED
+from taskruns.models.tasks import STILL_LISTED
 from taskruns.pages.values import Link
 from taskruns.permissions import Action
 

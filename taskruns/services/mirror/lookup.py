@@ -10,7 +10,7 @@ from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.models.credentials import CannotConnect
-from taskruns.models.runs import NO_USABLE_KEY
+from taskruns.models.tasks import NO_USABLE_KEY
 from taskruns.services.credentials import client as usage
 from taskruns.services.runs.observations import Reading, fits_an_index, record_readings
 

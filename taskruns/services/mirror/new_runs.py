@@ -11,7 +11,7 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.models import Task, Team
-from taskruns.models.runs import STILL_LISTED
+from taskruns.models.tasks import STILL_LISTED
 from taskruns.services.mirror.first_contact import unread_tasks
 
 from . import task_runs

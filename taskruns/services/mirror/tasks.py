@@ -12,7 +12,7 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, Forbidden, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
-from taskruns.models.runs import NO_LONGER_LISTED, NO_USABLE_KEY
+from taskruns.models.tasks import NO_LONGER_LISTED, NO_USABLE_KEY
 from taskruns.services.runs.observations import fits_an_index
 
 from .reader import Reader

@@ -1,4 +1,4 @@
-"""What was received under /v2, without any key."""
+"""What was received outside /sandbox, without any key."""
 
 import threading
 from collections import deque
@@ -6,8 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from taskruns.sandbox.clock import iso
-from taskruns.sandbox.messages import Request
+from .messages import Request, iso
 
 KEPT = 10_000
 _SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie", "x-api-key"}
@@ -16,8 +15,8 @@ _SHORTEST_WITH_ENDING = 8
 
 
 @dataclass(slots=True)
-class Entry:
-    """`status` is None while the answer is under way and for ever when the connection was cut."""
+class LoggedRequest:
+    """`status` is None until the answer is known, and stays so when the connection was cut."""
 
     number: int
     at: datetime
@@ -34,7 +33,7 @@ class Entry:
         return f"req_{self.number:08d}"
 
     def close(self, *, status: int | None) -> None:
-        """Before the answer leaves, so that who has an answer finds its status here."""
+        """Call it before the answer leaves, so that a client that has its answer finds its status here."""
         self.status = status
         self.in_flight = False
 
@@ -53,20 +52,20 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Received:
+class RequestLog:
     """The last 10,000 requests, in order of arrival."""
 
     keys: Collection[str]
-    _entries: deque[Entry] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _kept: deque[LoggedRequest] = field(default_factory=lambda: deque(maxlen=KEPT))
     _total: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def open(self, request: Request) -> Entry:
+    def open(self, request: Request) -> LoggedRequest:
         secrets = [*self.keys, request.bearer or ""]
         headers = {name: _redacted(name, value, secrets=secrets) for name, value in request.headers}
         with self._lock:
             self._total += 1
-            entry = Entry(
+            logged = LoggedRequest(
                 number=self._total,
                 at=datetime.now(UTC),
                 method=request.method,
@@ -74,19 +73,15 @@ class Received:
                 query=_without(request.query, secrets),
                 headers=headers,
             )
-            self._entries.append(entry)
-        return entry
+            self._kept.append(logged)
+        return logged
 
     def listing(self, *, method: str | None, path: str | None) -> dict[str, object]:
         """`total` counts all since the start, whatever the filters and however many are kept."""
         with self._lock:
-            entries, total = list(self._entries), self._total
-        return {
-            "requests": [
-                entry.document() for entry in entries if method in {None, entry.method} and (path or "") in entry.path
-            ],
-            "total": total,
-        }
+            kept, total = list(self._kept), self._total
+        shown = [one.document() for one in kept if method in {None, one.method} and (path or "") in one.path]
+        return {"requests": shown, "total": total}
 
 
 def _redacted(name: str, value: str, *, secrets: Collection[str]) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from taskruns.sandbox.access import UnreadableKeys, read_keys
+from taskruns.sandbox.keys import UnreadableKeys, read_keys
 from taskruns.sandbox.server import running, start
 from taskruns.sandbox.simulation import Settings
 from tests.paths import ROOT

@@ -1,0 +1,64 @@
+"""The mirror of Arize's tasks.
+
+Text from Arize is unbounded, so its columns are text. Identity of a task is (team, endpoint, Arize id).
+"""
+
+import uuid
+from datetime import timedelta
+
+from django.db import models
+from django.utils import timezone
+
+from taskruns.arize.wire import TaskType
+
+from .credentials import Credential
+from .teams import Team
+
+# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
+UNLISTED_AFTER = timedelta(minutes=5)
+NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
+STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(
+    listed_at__gte=models.F("credential__tasks_read_at") - UNLISTED_AFTER
+)
+NO_USABLE_KEY = (
+    models.Q(credential=None)
+    | models.Q(credential__revoked_at__isnull=False)
+    | models.Q(credential__failing_since__isnull=False)
+)
+
+
+class Task(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    team = models.ForeignKey(Team, models.CASCADE, related_name="tasks")
+    endpoint = models.CharField(max_length=300)
+    arize_id = models.TextField()
+    # Of several keys that see the task, the one that reads and acts.
+    credential = models.ForeignKey(Credential, models.SET_NULL, null=True, related_name="tasks")
+    space_id = models.TextField(blank=True)
+    space_name = models.TextField(blank=True)
+    name = models.TextField(blank=True)
+    type = models.CharField(max_length=30, choices=[(t.value, t.value) for t in TaskType], default=TaskType.UNKNOWN)
+    is_continuous = models.BooleanField(null=True)
+    last_run_at = models.DateTimeField(null=True)
+    as_read = models.TextField(default="{}")  # the JSON object as last read
+    listed_at = models.DateTimeField(default=timezone.now)
+    # When its runs were last listed, and the `last_run_at` that was known then: a moved one is a hint to look.
+    runs_read_at = models.DateTimeField(null=True)
+    runs_read_to = models.DateTimeField(null=True)
+    # How far its runs are known: all that were there at that moment, down to the newest page of the first reading.
+    caught_up_at = models.DateTimeField(null=True)
+    # Where a walk through its runs broke off, and when that walk began: `services/mirror/task_runs.py`.
+    gap_cursor = models.TextField(blank=True)
+    gap_since = models.DateTimeField(null=True)
+    active_unread = models.BooleanField(default=False)  # the first reading left older runs out, maybe active ones
+    swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
+    # When reading them last failed, if their list has not worked since.
+    runs_failed_at = models.DateTimeField(null=True)
+    usual_seconds = models.PositiveIntegerField(null=True)  # how long its runs take; null: too few are known
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]
+        indexes = [models.Index(fields=["credential", "runs_read_at"], name="task_oldest_read")]
+
+    def __str__(self) -> str:
+        return self.name.strip() or self.arize_id

@@ -1,0 +1,95 @@
+"""Teams, who belongs to them with which role, and invitations to them."""
+
+import uuid
+from datetime import datetime
+
+from django.db import models
+from django.utils import timezone
+
+from .people import User
+
+
+class TeamRole(models.TextChoices):
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    MANAGER = "manager"
+
+
+class TeamQuerySet(models.QuerySet["Team"]):
+    def active(self) -> "TeamQuerySet":
+        return self.filter(archived_at=None)
+
+
+class Team(models.Model):
+    """The unit that keys, runs and rights belong to. Archived, never deleted; the slug never changes."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slug = models.SlugField(max_length=50, unique=True)
+    name = models.CharField(max_length=100)
+    created_at = models.DateTimeField(default=timezone.now)
+    archived_at = models.DateTimeField(null=True, blank=True)
+    # Raised by every change that the team's board can show; its ETag is made of it.
+    board_version = models.BigIntegerField(default=0)
+    # When a board of this team was last open somewhere: it decides the pace of reading.
+    watched_at = models.DateTimeField(null=True, blank=True)
+
+    objects = TeamQuerySet.as_manager()
+    # Read by `services.teams.seen_by` only.
+    role: str
+    reader_manages: bool
+    has_other_teams: bool
+    as_of: datetime | None
+    is_stopped: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def bump(team_id: uuid.UUID) -> None:
+        """Tell open boards that something they show has changed. Call it before the audit row: locks in one order."""
+        Team.objects.filter(pk=team_id).update(board_version=models.F("board_version") + 1)
+
+
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def managing(self, person: User) -> "MembershipQuerySet":
+        return self.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+
+
+class Membership(models.Model):
+    team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=TeamRole.choices)
+    created_at = models.DateTimeField(default=timezone.now)
+    # Given by the groups of single sign-on, and taken by them again; what people gave themselves is people's to take.
+    by_groups = models.BooleanField(default=False)
+    # The view that the team's board opens with for this member; without one it is the team's own.
+    default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
+
+    objects = MembershipQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_a_person_and_team")]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} {self.role} of {self.team_id}"
+
+
+class Invitation(models.Model):
+    """A stranger's way in: its link is the signed id, good once. Neither link nor token is stored."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    team = models.ForeignKey(Team, models.CASCADE, related_name="invitations")
+    email = models.EmailField()
+    role = models.CharField(max_length=10, choices=TeamRole.choices)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.email} to {self.team_id}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.accepted_at is None and self.revoked_at is None and self.expires_at > timezone.now()

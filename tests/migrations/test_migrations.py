@@ -1,0 +1,138 @@
+"""Upgrading: a database of release 0.1.0 becomes one of today and loses nothing; applied migrations never change."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.conf import global_settings
+from django.core.management import call_command
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from taskruns.audit import Actor
+from taskruns.audit.append_only import missing
+from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Outcome, Run, Team, TeamRole, User
+from taskruns.services import audit
+from tests.migrations.kept_database import FILLED_BY_MIGRATE, kept_database, kept_rows
+from tests.paths import ROOT
+
+# SHA-256 of each migration that has been applied somewhere. A new one gets a line; a line never changes.
+APPLIED = {
+    "0001_initial.py": "8a6a7b5feb1edb7eb372b05ac665430b5364f11dc8110a7fcc1457d8d494b643",
+    "0002_cache_table.py": "8206727a042b83189f191799b389dea66131c19de2ab4b8dcdb7daaa3c6d8d0d",
+}
+Schema = dict[str, Any]
+
+
+def test_no_applied_migration_has_changed():
+    folder = ROOT / "taskruns" / "migrations"
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("[0-9]*.py")}
+    assert found == APPLIED
+
+
+def schema_of(database: BaseDatabaseWrapper) -> Schema:
+    """Every table with its columns, constraints and indexes, as the database itself describes them."""
+    look = database.introspection
+    with database.cursor() as cursor:
+        tables = look.table_names(cursor)
+        return {
+            table: {
+                "columns": sorted(look.get_table_description(cursor, table)),
+                "constraints": look.get_constraints(cursor, table),
+            }
+            for table in tables
+        }
+
+
+def columns_of_models() -> dict[str, dict[str, bool]]:
+    """Table -> column -> whether it may be null, as the models say. No database refuses null in a generated one."""
+    return {
+        model._meta.db_table: {field.column: field.null or field.generated for field in model._meta.concrete_fields}
+        for model in apps.get_app_config("taskruns").get_models()
+    }
+
+
+def counts(database: BaseDatabaseWrapper, tables: Any) -> dict[str, int]:
+    with database.cursor() as cursor:
+        found = {}
+        for table in tables:
+            cursor.execute(f'SELECT COUNT(*) FROM "{table}"')
+            found[table] = cursor.fetchone()[0]
+        return found
+
+
+# Without the mark there is no new database to compare with. What a test changes in the upgraded one is undone after it.
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(scope="module")
+def new_schema(django_db_setup: None, django_db_blocker: Any) -> Schema:
+    """What the migrations make of an empty database."""
+    with django_db_blocker.unblock():
+        return schema_of(connections["default"])
+
+
+@pytest.fixture(scope="module")
+def upgraded(
+    new_schema: Schema, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BaseDatabaseWrapper]:
+    with django_db_blocker.unblock(), kept_database(tmp_path_factory.mktemp("kept")) as kept:
+        call_command("migrate", verbosity=0)
+        yield kept
+
+
+def test_the_kept_database_has_rows_in_every_table():
+    kept = kept_rows()
+    assert not [table for table in columns_of_models() if not kept[table]]
+    assert {row["status"] for row in kept["taskruns_run"]} >= {"running", "cancelled", "completed"}
+
+
+def test_an_upgrade_gives_the_tables_that_a_new_database_has(upgraded: BaseDatabaseWrapper, new_schema: Schema):
+    assert schema_of(upgraded) == new_schema
+    assert missing(upgraded) == []
+
+
+def test_the_tables_of_an_upgrade_are_those_of_the_models(upgraded: BaseDatabaseWrapper):
+    call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+    call_command("migrate", check_unapplied=True, verbosity=0)
+    schema = schema_of(upgraded)
+    wanted = columns_of_models()
+    assert {table: {column.name: column.null_ok for column in schema[table]["columns"]} for table in wanted} == wanted
+
+
+def test_an_upgrade_keeps_every_row(upgraded: BaseDatabaseWrapper):
+    kept = {table: len(rows) for table, rows in kept_rows().items()}
+    tables = kept.keys() - set(FILLED_BY_MIGRATE)
+    assert counts(upgraded, tables) == {table: kept[table] for table in tables}
+
+
+def test_what_people_kept_can_be_used_after_an_upgrade(upgraded: BaseDatabaseWrapper, settings: Any):
+    settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
+    team = Team.objects.get(slug="ops-north")
+    oli = User.objects.get(email="oli@example.com")
+    assert oli.check_password("kept since 0.1.0")
+    assert Membership.objects.get(team=team, user=oli).role == TeamRole.OPERATOR
+    assert Credential.objects.get(team=team).open() == "ak-kept-0-1-0-key-000"
+    outcomes = set(Cancellation.objects.filter(run__team=team).values_list("outcome", flat=True))
+    assert {Outcome.CONFIRMED, Outcome.UNKNOWN} <= outcomes
+    assert Run.objects.filter(team=team, sort_started_at__isnull=False).exists()
+
+
+def test_the_audit_log_verifies_after_an_upgrade(upgraded: BaseDatabaseWrapper):
+    rows = AuditEvent.objects.count()
+    faults: list[str] = []
+    report = audit.verify(by=Actor.command(), tell=lambda _: None, found=faults.append)
+    assert (faults, report.rows) == ([], rows)
+    assert sum(report.anchors_of.values()) == 4
+    assert AuditEvent.objects.count() == rows + len(report.rows_of), "each chain takes a further row"
+
+
+def test_a_table_that_differs_is_noticed(upgraded: BaseDatabaseWrapper, new_schema: Schema):
+    """The control of the comparison."""
+    with upgraded.cursor() as cursor:
+        cursor.execute("ALTER TABLE taskruns_heartbeat ADD COLUMN forgotten integer NULL")
+        assert schema_of(upgraded) != new_schema
+        cursor.execute("ALTER TABLE taskruns_heartbeat DROP COLUMN forgotten")
+    assert schema_of(upgraded) == new_schema
