@@ -30,6 +30,10 @@ def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def on_floors(*floors: str) -> list[Path]:
+    return [path for path in HAND_WRITTEN if path.relative_to(ROOT).parts[:2] in {("taskruns", it) for it in floors}]
+
+
 def calls(path: Path) -> Iterator[tuple[str, str]]:
     """Each call of the module: what it is called on (source text, "" for a plain name), and the name."""
     for node in ast.walk(ast.parse(TEXTS[path])):
@@ -39,14 +43,19 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
             yield "", node.func.id
 
 
-def imports(path: Path) -> set[str]:
+def imported_names(text: str) -> set[str]:
+    """Each module and each name of a module that the source imports by its full name, wherever it does so."""
     found = set()
-    for node in ast.walk(ast.parse(TEXTS[path])):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(str(node.module).split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_names(TEXTS[path])}
 
 
 def test_the_sources_are_found():
@@ -69,22 +78,21 @@ def test_only_the_audit_package_makes_rows_of_the_log():
     assert not through
 
 
-def test_only_the_client_speaks_http():
-    assert {named(path) for path in SOURCES if "requests" in imports(path)} == {"taskruns/arize/client.py"}
+def test_only_the_way_out_speaks_http():
+    speakers = {named(path) for path in SOURCES if imports(path) & {"requests", "urllib3"}}
+    assert speakers == {"taskruns/outbound/session.py", "taskruns/outbound/connection.py"}
     assert not {named(path) for path in SOURCES if imports(path) & {"httpx", "aiohttp", "httplib2", "pycurl"}}
+    others = {named(path) for path in SOURCES if {"http.client", "urllib.request"} & imported_names(TEXTS[path])}
+    assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo waits for its own pages"
 
 
-def test_arize_and_the_sandbox_know_no_django():
-    plain = [path for path in SOURCES if {"arize", "sandbox"} & set(path.parts)]
-    assert plain
+def test_the_way_out_arize_and_the_sandbox_know_no_django():
+    plain = on_floors("outbound", "arize", "sandbox")
+    assert len(plain) > 20
     assert not [named(path) for path in plain if "django" in imports(path)]
     for path in plain:
         if "sandbox" in path.parts:
             assert not re.search(r"^\s*from taskruns\.(?!sandbox)", TEXTS[path], re.MULTILINE), named(path)
-
-
-def on_floors(*floors: str) -> list[Path]:
-    return [path for path in HAND_WRITTEN if path.relative_to(ROOT).parts[:2] in {("taskruns", it) for it in floors}]
 
 
 def test_views_and_pages_never_write_to_the_database():
