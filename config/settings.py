@@ -157,7 +157,6 @@ USERSESSIONS_TRACK_ACTIVITY = False  # a write a request; the idle limit has a s
 OIDC = sso.provider()
 SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.actions.IdentityAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
-SOCIALACCOUNT_REQUESTS_TIMEOUT = 5  # seconds
 
 # --- Mail: without EMAIL_URL nothing is mailed, and no page pretends to
 MAILS = (_mail := mail.of_environment(SITE.host)) is not None

@@ -28,7 +28,7 @@ from taskruns.services.people.sso_accounts import Identity, IdentityRefused
 from taskruns.sso import Provider
 from taskruns.views.errors import error_page
 
-from .provider import AGAIN, CONNECT, LOGIN, AnswerRefused, OidcAdapter, OidcProvider, provider
+from .provider import AGAIN, CONNECT, LOGIN, AnswerRefused, OidcAdapter, OidcProvider, provider, session
 
 log = structlog.get_logger(__name__)
 
@@ -65,11 +65,8 @@ class IdentityAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         return OidcProvider(request, app=self.get_app(request, provider, client_id))
 
     def get_requests_session(self) -> Any:
-        """No redirects: secrets and tokens go to the address that was checked, or nowhere."""
-        session = super().get_requests_session()
-        session.max_redirects = 0
-        session.trust_env = False
-        return session
+        """For what allauth itself sends, the exchange of a code for tokens."""
+        return session()
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
         """By now allauth knows whether issuer and subject belong to somebody here. All that follows is ours."""
@@ -84,8 +81,7 @@ class IdentityAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     def on_authentication_error(
         self, request: HttpRequest, provider: Any, error: Any = None, exception: Any = None, extra_context: Any = None
     ) -> None:
-        why = str(exception) if isinstance(exception, AnswerRefused) else type(exception).__name__
-        log.warning("single_sign_on_refused", error=str(error), why=why)
+        log.warning("single_sign_on_refused", error=str(error), why=_word_for(exception))
         sentence = GIVEN_UP if error == "cancelled" else BAD_ANSWER
         raise ImmediateHttpResponse(_refused(request, sentence, why="single sign-on"))
 
@@ -152,6 +148,11 @@ def _connected(request: HttpRequest, login: SocialLogin, identity: Identity) -> 
     return redirect("profile")
 
 
+def _word_for(error: Exception | None) -> str:
+    """For the log, never a piece of what the provider sent."""
+    return str(error) if isinstance(error, AnswerRefused) else type(error).__name__
+
+
 def _refused(request: HttpRequest, sentence: str, *, why: str) -> HttpResponse:
     audit.record_failed_sign_in("", "failed", why=why, by=actor_of(request))
     return error_page(request, 403, "Not signed in", sentence)
@@ -177,7 +178,7 @@ def _sent_off(request: HttpRequest, process: str, next_url: str | None) -> HttpR
     try:
         away: HttpResponse = mine.redirect(request, process, next_url)
     except (OSError, OAuth2Error, ValueError) as error:
-        log.warning("single_sign_on_unreachable", error=type(error).__name__)
+        log.warning("single_sign_on_unreachable", error=_word_for(error))
         return error_page(request, 502, "No single sign-on", NO_ANSWER)
     return away
 
@@ -201,7 +202,7 @@ def callback(request: HttpRequest) -> HttpResponse:
         return cast("HttpResponse", view(request))
     except (OSError, OAuth2Error) as error:
         # The provider's document went bad between the way there and the way back.
-        log.warning("single_sign_on_refused", why=type(error).__name__)
+        log.warning("single_sign_on_refused", why=_word_for(error))
         return _refused(request, BAD_ANSWER, why="single sign-on")
 
 

@@ -4,11 +4,11 @@ allauth takes an ID token that came straight from the token endpoint without loo
 whatever issuer the provider's own document names. Here the issuer is the one of OIDC_ISSUER, and each token is checked.
 """
 
+import json
 import secrets
 import time
 from typing import Any
 
-from allauth.socialaccount.adapter import get_adapter as social_adapter
 from allauth.socialaccount.models import SocialApp, SocialLogin, SocialToken
 from allauth.socialaccount.providers.oauth2.client import OAuth2Error
 from allauth.socialaccount.providers.openid_connect.provider import OpenIDConnectProvider
@@ -18,8 +18,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 
 from taskruns.access import recent_auth
+from taskruns.outbound import Bearer, Egress, NotAnswered, Session, Timeouts
 from taskruns.sso import Provider, TokenRefused, read_id_token
 
+# Whoever runs the panel names the issuer, so it may have a private address.
+EGRESS = Egress(Timeouts(connect=5, read=5))
 NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 # What somebody is sent off for.
 LOGIN, CONNECT, AGAIN = "login", "connect", "again"
@@ -88,14 +91,23 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
         return str(settings.SITE_URL) + reverse("sso-callback")
 
 
+def session(bearer: str = "") -> Session:
+    """The way to the provider. A failed request is not sent again: a code or a token may be good for one only."""
+    return Session(EGRESS, auth=Bearer(bearer) if bearer else None)
+
+
 def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
-    """A JSON object of the provider. Raises AnswerRefused; OSError (which all errors of `requests` are)."""
-    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-    with social_adapter().get_requests_session() as session:
-        answer = session.get(url, headers=headers)
-        if answer.status_code != 200:
-            raise AnswerRefused(f"status {answer.status_code}")
-        found = answer.json()
+    """A JSON object of the provider. Raises AnswerRefused."""
+    with session(bearer) as opened:
+        answer = opened.ask("GET", url)
+    if isinstance(answer, NotAnswered):
+        raise AnswerRefused(answer.why.name.lower().replace("_", " "))
+    if answer.status != 200:
+        raise AnswerRefused(f"status {answer.status}")
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise AnswerRefused("no JSON") from None
     if not isinstance(found, dict):
         raise AnswerRefused("no JSON object")
     return found
