@@ -8,12 +8,12 @@ import time
 from typing import Any
 
 from allauth.account.authentication import AUTHENTICATION_METHODS_SESSION_KEY, get_authentication_records
-from allauth.account.internal.flows.login import record_authentication
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
+from taskruns.allauth_compat import record_authentication
 from taskruns.models import SiteRole, Team, User
 from taskruns.permissions import must_have_second_factor
 from taskruns.services.people import factors

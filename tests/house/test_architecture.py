@@ -86,6 +86,30 @@ def test_only_the_way_out_speaks_http():
     assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo waits for its own pages"
 
 
+def of_allauth_internals(text: str) -> set[str]:
+    return {name for name in imported_names(text) if re.match(r"allauth\..*\binternal\b", name)}
+
+
+def test_one_file_imports_the_internals_of_allauth():
+    assert {named(path) for path in SOURCES if of_allauth_internals(TEXTS[path])} == {"taskruns/allauth_compat.py"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from allauth.mfa.totp.internal.auth import TOTP",
+        "from allauth.mfa.totp.internal import auth",
+        "from allauth.mfa.totp import internal",
+        "import allauth.mfa.totp.internal.auth as auth",
+        "def late():\n    from allauth.account.internal import flows",
+    ],
+)
+def test_each_way_to_import_an_internal_of_allauth_is_found(line: str):
+    """The control of the test above."""
+    assert of_allauth_internals(line)
+    assert not of_allauth_internals(line.replace("internal", "external"))
+
+
 def test_the_way_out_arize_and_the_sandbox_know_no_django():
     plain = on_floors("outbound", "arize", "sandbox")
     assert len(plain) > 20

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from allauth.core import context
-from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from allauth.mfa.base.views import AuthenticateView, ReauthenticateView
@@ -17,7 +16,6 @@ from allauth.mfa.webauthn.forms import (
     LoginWebAuthnForm,
     ReauthenticateWebAuthnForm,
 )
-from allauth.mfa.webauthn.internal.auth import parse_authentication_response
 from allauth.mfa.webauthn.views import LoginWebAuthnView, ReauthenticateWebAuthnView
 from django.conf import settings
 from django.core.cache import cache
@@ -26,6 +24,7 @@ from django.forms import CharField, Form
 from django.http import HttpRequest, HttpResponse
 
 from taskruns.access.gate import actor_of, anyone, signed_in_at_least
+from taskruns.allauth_compat import normalize_user_code, parse_authentication_response
 from taskruns.encryption import SealBroken
 from taskruns.models import User
 from taskruns.services import audit

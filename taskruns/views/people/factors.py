@@ -6,8 +6,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.forms import ActivateTOTPForm
-from allauth.mfa.totp.internal.auth import clear_totp_secret
-from allauth.mfa.webauthn.internal.auth import begin_registration
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -17,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
+from taskruns.allauth_compat import begin_registration, clear_totp_secret
 from taskruns.encryption import SealBroken
 from taskruns.forms.fields import posted
 from taskruns.pages.factors import FactorsPage, factor_row, qr_code

@@ -10,7 +10,6 @@ from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.forms import ChangePasswordForm as AllauthChangePasswordForm
 from allauth.account.forms import LoginForm as AllauthLoginForm
 from allauth.account.forms import ReauthenticateForm as AllauthReauthenticateForm
-from allauth.account.internal.stagekit import clear_login
 from allauth.account.views import PasswordChangeView
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
@@ -26,6 +25,7 @@ from django.utils.crypto import constant_time_compare
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import actor_of, record_denied
+from taskruns.allauth_compat import clear_login
 from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit

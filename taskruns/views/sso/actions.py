@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import structlog
 from allauth.account.adapter import get_adapter as account_adapter
-from allauth.account.internal.flows.login import record_authentication
 from allauth.account.utils import get_next_redirect_url
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
@@ -21,6 +20,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import PanelRequest, actor_of, anyone, signed_in_at_least, signed_in_freshly
+from taskruns.allauth_compat import record_authentication
 from taskruns.models import User
 from taskruns.services import audit
 from taskruns.services.people import sso_accounts
