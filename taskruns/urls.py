@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.access import declared
+from taskruns.access.gate import check_declared
 from taskruns.views import (
     audit,
     batches,
@@ -123,4 +123,4 @@ urlpatterns = [
     path("teams/<slug:slug>/audit/", audit.listing, name="audit"),
     path("teams/<slug:slug>/audit/export.<audit_kind:kind>", audit.export, name="audit-export"),
 ]
-declared.check_declared(urlpatterns)
+check_declared(urlpatterns)

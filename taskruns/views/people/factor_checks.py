@@ -23,7 +23,7 @@ from django.core.exceptions import ValidationError
 from django.forms import CharField, Form
 from django.http import HttpRequest, HttpResponse
 
-from taskruns.access.gate import actor_of, anyone, signed_in_at_least
+from taskruns.access.gate import actor_of, anyone, first_factor_enough
 from taskruns.allauth_compat import normalize_user_code, parse_authentication_response
 from taskruns.encryption import SealBroken
 from taskruns.models import User
@@ -190,7 +190,7 @@ def entered_again(sender: Any, request: HttpRequest, user: User, **how: Any) -> 
 
 authenticate = anyone(_Authenticate.as_view())
 login_by_passkey = anyone(_PasskeyLogin.as_view())
-code_again = signed_in_at_least(ReauthenticateView.as_view())
-passkey_again = signed_in_at_least(_PasskeyAgain.as_view())
+code_again = first_factor_enough(ReauthenticateView.as_view())
+passkey_again = first_factor_enough(_PasskeyAgain.as_view())
 
 __all__ = ["authenticate", "code_again", "entered_again", "login_by_passkey", "passkey_again"]

@@ -13,7 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_safe
 
-from taskruns.access.gate import PanelRequest, actor_of, signed_in, signed_in_at_least
+from taskruns.access.gate import PanelRequest, actor_of, first_factor_enough, signed_in
 from taskruns.forms.fields import posted
 from taskruns.forms.people import ProfileForm
 from taskruns.models import User
@@ -70,7 +70,7 @@ def rights(request: PanelRequest) -> HttpResponse:
     return render(request, "taskruns/people/rights.html", {"table": rights_table(given)})
 
 
-@signed_in_at_least
+@first_factor_enough
 @require_safe
 def confirm(request: PanelRequest) -> HttpResponse:
     """Leads to the way in which this person confirms who they are, and from there to `next`."""
@@ -92,4 +92,4 @@ def change_password(request: PanelRequest) -> HttpResponseBase:
 
 
 _change = PasswordChange.as_view()
-password_again = signed_in_at_least(account.reauthenticate)
+password_again = first_factor_enough(account.reauthenticate)

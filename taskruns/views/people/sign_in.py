@@ -24,7 +24,8 @@ from django.urls import reverse
 from django.utils.crypto import constant_time_compare
 
 from taskruns.access import recent_auth
-from taskruns.access.gate import actor_of, record_denied
+from taskruns.access.denials import record_denied
+from taskruns.access.gate import actor_of
 from taskruns.allauth_compat import clear_login
 from taskruns.audit import EventType
 from taskruns.models import User
@@ -138,7 +139,8 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
     def form_invalid(self, form: Any) -> HttpResponse:
         """A wrong current password is a try to take an account that was left open."""
         if "oldpassword" in form.errors:
-            record_denied(self.request, EventType.AUTH_PASSWORD_CHANGE, why="wrong current password")
+            event = EventType.AUTH_PASSWORD_CHANGE
+            record_denied(self.request, event, by=actor_of(self.request), why="wrong current password")
         response: HttpResponse = super().form_invalid(form)
         return response
 
@@ -152,7 +154,7 @@ def _deliver(message: EmailMessage) -> None:
 
 def began(request: HttpRequest | None, **_kwargs: Any) -> None:
     if request is not None:
-        recent_auth.stamp(request)
+        recent_auth.begin(request)
 
 
 def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwargs: Any) -> None:

@@ -19,7 +19,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from taskruns.access import recent_auth
-from taskruns.access.gate import PanelRequest, actor_of, anyone, signed_in_at_least, signed_in_freshly
+from taskruns.access.gate import PanelRequest, actor_of, anyone, first_factor_enough, requires_recent_auth
 from taskruns.allauth_compat import record_authentication
 from taskruns.models import User
 from taskruns.services import audit
@@ -161,9 +161,7 @@ def _refused(request: HttpRequest, sentence: str, *, why: str) -> HttpResponse:
 def arrived_for_good(request: HttpRequest, sociallogin: SocialLogin) -> None:
     """Signed in, perhaps after a second factor of the panel's own."""
     state = sociallogin.state
-    recent_auth.note_identity(
-        request, auth_time=state.get("auth_time", 0), second_factor=state.get("second_factor", False)
-    )
+    recent_auth.note_sso(request, auth_time=state.get("auth_time", 0), second_factor=state.get("second_factor", False))
 
 
 class _Callback(OAuth2CallbackView):  # type: ignore[misc]
@@ -206,13 +204,13 @@ def callback(request: HttpRequest) -> HttpResponse:
         return _refused(request, BAD_ANSWER, why="single sign-on")
 
 
-@signed_in_freshly
+@requires_recent_auth
 @require_POST
 def connect(request: PanelRequest) -> HttpResponse:
     return _sent_off(request, CONNECT, None)
 
 
-@signed_in_freshly
+@requires_recent_auth
 @require_POST
 def disconnect(request: PanelRequest) -> HttpResponse:
     try:
@@ -223,7 +221,7 @@ def disconnect(request: PanelRequest) -> HttpResponse:
     return redirect("profile")
 
 
-@signed_in_at_least
+@first_factor_enough
 @require_http_methods(["GET", "HEAD", "POST"])
 def again(request: PanelRequest) -> HttpResponse:
     """A GET asks to confirm with the provider, a POST leads there."""

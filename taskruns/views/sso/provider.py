@@ -123,7 +123,7 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
         params = {"nonce": nonce}
         if process == AGAIN:
             # `max_age` makes the provider tell `auth_time`, which is how we see that it really asked.
-            params |= {"prompt": "login", "max_age": str(recent_auth.FRESH_FOR)}
+            params |= {"prompt": "login", "max_age": str(recent_auth.RECENT_FOR)}
         kept = {"nonce": nonce, "asked_at": time.time()}
         answer: HttpResponse = super().redirect(
             request, process, next_url, auth_params=params, scope=self.get_default_scope(), **kept
