@@ -1,4 +1,4 @@
-"""How the panel talks to the provider of single sign-on, and what it believes of the answers.
+"""OpenID Connect: how the panel asks the provider, and what it believes of the answers.
 
 allauth takes an ID token that came straight from the token endpoint without looking at its signature, and believes
 whatever issuer the provider's own document names. Here the issuer is the one of OIDC_ISSUER, and each token is checked.
@@ -24,8 +24,8 @@ from taskruns.sso import Provider, TokenRefused, read_id_token
 # Whoever runs the panel names the issuer, so it may have a private address.
 EGRESS = Egress(Timeouts(connect=5, read=5))
 NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-# What somebody is sent off for.
-LOGIN, CONNECT, AGAIN = "login", "connect", "again"
+# What a person goes to the provider for.
+LOGIN, CONNECT, CONFIRM = "login", "connect", "again"
 
 
 def provider() -> Provider:
@@ -37,11 +37,11 @@ def provider() -> Provider:
 
 
 class AnswerRefused(OAuth2Error):  # type: ignore[misc]
-    """The text is a word of ours for the log."""
+    """The text is a word of ours for the log, never a piece of the answer."""
 
 
 class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
-    """`state` is what was kept when the person was sent off: the nonce among it."""
+    """`state` was kept when the person left for the provider; the nonce is in it."""
 
     state: dict[str, Any]
 
@@ -61,17 +61,17 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
         return found
 
     def parse_token(self, data: dict[str, Any]) -> SocialToken:
-        """Used for one question and then forgotten."""
+        """Used for one request and then forgotten."""
         return SocialToken(token=str(data["access_token"]))
 
     def complete_login(self, request: HttpRequest, app: SocialApp, token: SocialToken, **kwargs: Any) -> SocialLogin:
         claims = self._claims(kwargs["response"])
         if "userinfo_endpoint" in self.openid_config:
-            told = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
-            if told.get("sub") != claims["sub"]:
+            info = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
+            if info.get("sub") != claims["sub"]:
                 raise AnswerRefused("subject of the user info")
             # What was signed counts more than what was fetched beside it.
-            claims = told | claims
+            claims = info | claims
         return self.get_provider().sociallogin_from_response(request, claims)
 
     def _claims(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
     def redirect(self, request: HttpRequest, process: str, next_url: str | None = None, **_: Any) -> HttpResponse:
         nonce = secrets.token_urlsafe(24)
         params = {"nonce": nonce}
-        if process == AGAIN:
-            # `max_age` makes the provider tell `auth_time`, which is how we see that it really asked.
+        if process == CONFIRM:
+            # `max_age` makes the provider send `auth_time`, which shows that it really asked.
             params |= {"prompt": "login", "max_age": str(recent_auth.RECENT_FOR)}
         kept = {"nonce": nonce, "asked_at": time.time()}
         answer: HttpResponse = super().redirect(
@@ -134,7 +134,7 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
         return str(data["sub"])
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What a person's provider tells of them is not kept."""
+        """What the provider says about a person is not kept."""
         return {}
 
     def extract_common_fields(self, data: dict[str, Any]) -> dict[str, Any]:
