@@ -48,21 +48,6 @@ class PanelRequest(HttpRequest):
     client_ip: str
 
 
-def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
-    """Refuse to start with a view that declares no access."""
-    for pattern in patterns:
-        if isinstance(pattern, URLResolver):
-            check_declared(pattern.url_patterns)
-        elif not hasattr(pattern.callback, "declared_access"):
-            message = f"The view of {pattern.pattern} declares no access."
-            raise ImproperlyConfigured(message)
-
-
-def _declared(view: View, access: Action | str) -> View:
-    view.declared_access = access  # type: ignore[attr-defined]
-    return view
-
-
 def requires(
     action: Action, *, event: EventType | None = None, acts_on: str = "POST", recent_auth: bool = False
 ) -> Callable[[View], View]:
@@ -171,6 +156,21 @@ def by_method(*, read: View, act: View) -> View:
         return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
 
     return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+
+
+def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
+    """Refuse to start with a view that declares no access."""
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            check_declared(pattern.url_patterns)
+        elif not hasattr(pattern.callback, "declared_access"):
+            message = f"The view of {pattern.pattern} declares no access."
+            raise ImproperlyConfigured(message)
+
+
+def _declared(view: View, access: Action | str) -> View:
+    view.declared_access = access  # type: ignore[attr-defined]
+    return view
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:

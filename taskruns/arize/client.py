@@ -161,8 +161,8 @@ class ArizeClient:
         return self._call(self._reads, "GET", path, read=read, params=params)
 
     def _post(self, *path: str, read: Callable[[object], T], body: Mapping[str, Any] | None = None) -> T:
-        """Once, on a connection of its own: on a kept one, closed by Arize in the meantime, nobody could tell
-        whether the request arrived.
+        """Once, on a connection of its own: on a kept one that Arize has closed, nobody could tell whether the request
+        arrived.
         """
         with self._session() as session:
             return self._call(session, "POST", path, read=read, body=body)
