@@ -148,16 +148,15 @@ MFA_TOTP_ISSUER = f"Taskruns ({SITE.host})"
 MFA_TOTP_TOLERANCE = 1  # steps of 30 s before and after: clocks differ, and people type
 MFA_FORMS = {
     "authenticate": "taskruns.views.people.factor_checks.CodeForm",
-    "reauthenticate": "taskruns.views.people.factor_checks.CodeAgainForm",
+    "reauthenticate": "taskruns.views.people.factor_checks.ConfirmCodeForm",
     "authenticate_webauthn": "taskruns.views.people.factor_checks.PasskeyStepForm",
     "login_webauthn": "taskruns.views.people.factor_checks.PasskeyLoginForm",
-    "reauthenticate_webauthn": "taskruns.views.people.factor_checks.PasskeyAgainForm",
+    "reauthenticate_webauthn": "taskruns.views.people.factor_checks.ConfirmPasskeyForm",
 }
 USERSESSIONS_TRACK_ACTIVITY = False  # a write a request; the idle limit has a stamp of its own
 OIDC = sso.provider()
-SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.actions.IdentityAdapter"
+SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.sign_in.SsoAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
-SOCIALACCOUNT_REQUESTS_TIMEOUT = 5  # seconds
 
 # --- Mail: without EMAIL_URL nothing is mailed, and no page pretends to
 MAILS = (_mail := mail.of_environment(SITE.host)) is not None

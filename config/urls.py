@@ -8,7 +8,7 @@ from allauth.account import views as account
 from django.db import transaction
 from django.urls import include, path, re_path
 
-from taskruns.views.people import factor_checks, password_reset, profile
+from taskruns.views.people import factor_checks, password_reset, profile, recent_auth
 
 urlpatterns = [
     path("accounts/login/", account.login, name="account_login"),
@@ -17,10 +17,12 @@ urlpatterns = [
     path("accounts/logout/", account.logout, name="account_logout"),
     path("accounts/inactive/", account.account_inactive, name="account_inactive"),
     path("accounts/password/change/", transaction.atomic(profile.change_password), name="account_change_password"),
-    path("accounts/confirm/password/", profile.password_again, name="account_reauthenticate"),
-    path("accounts/confirm/code/", transaction.atomic(factor_checks.code_again), name="mfa_reauthenticate"),
+    path("accounts/confirm/password/", recent_auth.confirm_by_password, name="account_reauthenticate"),
+    path("accounts/confirm/code/", transaction.atomic(factor_checks.confirm_by_code), name="mfa_reauthenticate"),
     path(
-        "accounts/confirm/passkey/", transaction.atomic(factor_checks.passkey_again), name="mfa_reauthenticate_webauthn"
+        "accounts/confirm/passkey/",
+        transaction.atomic(factor_checks.confirm_by_passkey),
+        name="mfa_reauthenticate_webauthn",
     ),
     # These are there only where EMAIL_URL lets the panel send mail.
     path("accounts/password/reset/", password_reset.ask, name="account_reset_password"),

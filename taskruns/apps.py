@@ -11,5 +11,5 @@ class TaskrunsConfig(AppConfig):
         from taskruns.audit.append_only import seal_after_migrate
         from taskruns.views.people import sign_in
 
-        sign_in.connect()
+        sign_in.connect_signals()
         post_migrate.connect(seal_after_migrate, sender=self)

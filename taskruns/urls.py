@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from taskruns.access import declared
+from taskruns.access.gate import check_declared
 from taskruns.views import (
     audit,
     batches,
@@ -19,7 +19,8 @@ from taskruns.views import (
     teams,
     triggers,
 )
-from taskruns.views.people import accounts, factors, profile, sessions
+from taskruns.views.help import explain, rights
+from taskruns.views.people import accounts, factors, profile, recent_auth, sessions
 from taskruns.views.sso import actions
 
 
@@ -89,8 +90,8 @@ urlpatterns = [
     path("teams/<slug:slug>/settings/", teams.settings, name="team-settings"),
     path("teams/<slug:slug>/archive/", teams.archive, name="team-archive"),
     # Oneself: profile, sessions, second factors, single sign-on
-    path("rights/", profile.rights, name="rights"),
-    path("help/", profile.explain, name="help"),
+    path("rights/", rights, name="rights"),
+    path("help/", explain, name="help"),
     path("styleguide/", style_guide.style_guide, name="style-guide"),
     path("accounts/profile/", profile.profile, name="profile"),
     path("accounts/sessions/", sessions.listing, name="sessions"),
@@ -101,8 +102,8 @@ urlpatterns = [
     path("accounts/factors/passkey/", factors.passkey, name="factor-passkey"),
     path("accounts/factors/recovery-codes/", factors.recovery_codes, name="factor-recovery-codes"),
     path("accounts/factors/<int:factor_id>/remove/", factors.remove, name="factor-remove"),
-    path("accounts/confirm/", profile.confirm, name="confirm"),
-    path("accounts/confirm/sso/", actions.again, name="sso-again"),
+    path("accounts/confirm/", recent_auth.confirm, name="confirm"),
+    path("accounts/confirm/sso/", actions.confirm, name="sso-again"),
     path("accounts/sso/", actions.start, name="sso-login"),
     path("accounts/sso/callback/", actions.callback, name="sso-callback"),
     path("accounts/sso/connect/", actions.connect, name="sso-connect"),
@@ -123,4 +124,4 @@ urlpatterns = [
     path("teams/<slug:slug>/audit/", audit.listing, name="audit"),
     path("teams/<slug:slug>/audit/export.<audit_kind:kind>", audit.export, name="audit-export"),
 ]
-declared.check_declared(urlpatterns)
+check_declared(urlpatterns)

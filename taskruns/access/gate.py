@@ -1,54 +1,40 @@
 """The only gate of views. Every view declares who may reach it: `@requires(Action.X)`, `@signed_in` or `@anyone`.
+A view that declares nothing stops the start.
 
 Not signed in: the login page. Not an insider of the team: 404, as if nothing were there. Insider without the right:
 403. Both refusals leave a row in the audit log, and stay refusals if that row cannot be written.
 
-Behind the right stands the proof: who must have a second factor and has shown none reaches only the pages that set it
-up, and `fresh` views want to see within ten minutes of acting that it is still the same person.
+The right is not always enough. A person who must have a second factor and has shown none reaches only the pages that
+set it up, and a view with `recent_auth` wants proof from the last ten minutes that it is still the same person.
 """
 
-import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import structlog
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import render
-from django.urls import ResolverMatch, reverse
+from django.urls import URLPattern, URLResolver, reverse
 from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
-from taskruns.audit import Actor, EventType, Target
+from taskruns.audit import Actor, EventType
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
-from taskruns.services import audit as audit_service
 from taskruns.services import teams
-from taskruns.services.audit import Try
 from taskruns.services.people import sessions
 
-from . import recent_auth
-from .declared import View, declared
+from .denials import record_denied
+from .recent_auth import auth_method, is_recent, lacks_second_factor
 from .redirects import page_of, referring_page, to_login, with_next
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Parts of a path that open a door by themselves.
-SECRETS = frozenset({"token", "key"})
-SIGN_IN_PAGES = frozenset(
-    {
-        "account_login",
-        "account_reauthenticate",
-        "mfa_login_webauthn",
-        "mfa_reauthenticate",
-        "mfa_reauthenticate_webauthn",
-    }
-)
-_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
-_GROUP = re.compile(r"\(\?P<(\w+)>[^)]*\)")
+View = Callable[..., HttpResponseBase]
 M = TypeVar("M", bound=models.Model)
 
 
@@ -63,13 +49,13 @@ class PanelRequest(HttpRequest):
 
 
 def requires(
-    action: Action, *, event: EventType | None = None, acts_on: str = "POST", fresh: bool = False
+    action: Action, *, event: EventType | None = None, acts_on: str = "POST", recent_auth: bool = False
 ) -> Callable[[View], View]:
     """Let the view run only for people with the right to `action`.
 
     A url with a `slug` is a team's: the view gets the team in its place. `event` is the audit event that the method
-    `acts_on` would have made: its denial is recorded under that name. `fresh` asks for a recent proof of who it is;
-    never for what stops runs.
+    `acts_on` would have made: its denial is recorded under that name. `recent_auth` asks for a recent proof of who it
+    is; never for what stops runs.
     """
 
     def decorate(view: View) -> View:
@@ -82,14 +68,14 @@ def requires(
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
             if not panel.access.may(action):
-                record_denied(panel, denied_as, team=panel.team)
+                record_denied(panel, denied_as, by=actor_of(panel), team=panel.team)
                 raise PermissionDenied
-            if (stopped := _unproved(panel, denied_as, fresh=fresh)) is not None:
+            if (stopped := _not_shown_enough(panel, denied_as, recent_auth=recent_auth)) is not None:
                 return stopped
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
 
-        return declared(gate, action)
+        return _declared(gate, action)
 
     return decorate
 
@@ -99,44 +85,46 @@ def signed_in(view: View) -> View:
     return _for_everybody(view)
 
 
-def signed_in_freshly(view: View) -> View:
+def requires_recent_auth(view: View) -> View:
     """For what a stolen session must not change: how its person signs in. Open to those who lack a second factor."""
-    return _for_everybody(view, fresh=True, before_second_factor=True)
+    return _for_everybody(view, recent_auth=True, before_second_factor=True)
 
 
-def signed_in_at_least(view: View) -> View:
+def first_factor_enough(view: View) -> View:
     """For the way to a second factor, and out: open to those who lack one."""
     return _for_everybody(view, before_second_factor=True)
 
 
-def _for_everybody(view: View, *, fresh: bool = False, before_second_factor: bool = False) -> View:
+def _for_everybody(view: View, *, recent_auth: bool = False, before_second_factor: bool = False) -> View:
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return _stranger(request, EventType.ACCESS_DENIED)
         panel = _enter(request, None)
-        stopped = _unproved(panel, EventType.ACCESS_DENIED, fresh=fresh, before_second_factor=before_second_factor)
+        stopped = _not_shown_enough(
+            panel, EventType.ACCESS_DENIED, recent_auth=recent_auth, before_second_factor=before_second_factor
+        )
         return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
 
-    return declared(gate, "signed in")
+    return _declared(gate, "signed in")
 
 
 def _stranger(request: HttpRequest, event: EventType) -> HttpResponse:
-    """Looking is led to the sign-in and back, and is no try: open pages go on asking when a session has ended."""
+    """GETs are redirected to the sign-in and not recorded: open pages keep polling after their session ends."""
     if request.method not in SAFE_METHODS:
-        record_denied(request, event, why="not signed in")
+        record_denied(request, event, by=actor_of(request), why="not signed in")
     return to_login(request)
 
 
-def _unproved(
-    request: PanelRequest, event: EventType, *, fresh: bool, before_second_factor: bool = False
+def _not_shown_enough(
+    request: PanelRequest, event: EventType, *, recent_auth: bool, before_second_factor: bool = False
 ) -> HttpResponse | None:
-    """The answer to somebody whose session has not shown enough. A GET is led to the proof and back; a POST is not
-    kept for later, because it may hold a key.
+    """The answer to a person whose session has not shown enough. A GET is redirected to the proof and back; a POST is
+    not kept for later, because it may hold a key.
     """
-    if not before_second_factor and recent_auth.lacks_second_factor(request, request.user, request.team):
+    if not before_second_factor and lacks_second_factor(request, request.user, request.team):
         return _led_to(request, reverse("factors"), event, why="no second factor")
-    if fresh and not recent_auth.is_fresh(request, request.user):
+    if recent_auth and not is_recent(request, request.user):
         return _led_to(request, reverse("confirm"), event, why="no fresh sign-in")
     return None
 
@@ -145,7 +133,7 @@ def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> H
     """What was to be changed is refused, and a row, whatever the client says of itself in its headers."""
     is_look = request.method in {"GET", "HEAD"}
     if not is_look:
-        record_denied(request, event, team=request.team, why=why)
+        record_denied(request, event, by=actor_of(request), team=request.team, why=why)
     if request.htmx:
         response = HttpResponse(status=401)
         response["HX-Redirect"] = with_next(url, page_of(request.htmx))
@@ -158,7 +146,7 @@ def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> H
 
 def anyone(view: View) -> View:
     """For the few pages that need no sign-in."""
-    return declared(view, "anyone")
+    return _declared(view, "anyone")
 
 
 def by_method(*, read: View, act: View) -> View:
@@ -167,7 +155,22 @@ def by_method(*, read: View, act: View) -> View:
     def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
 
-    return declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+    return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+
+
+def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
+    """Refuse to start with a view that declares no access."""
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            check_declared(pattern.url_patterns)
+        elif not hasattr(pattern.callback, "declared_access"):
+            message = f"The view of {pattern.pattern} declares no access."
+            raise ImproperlyConfigured(message)
+
+
+def _declared(view: View, access: Action | str) -> View:
+    view.declared_access = access  # type: ignore[attr-defined]
+    return view
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
@@ -191,8 +194,8 @@ def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
 
 
 def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
-    """For rights that depend on more than the role: the try is recorded, and the 403 is there to be raised."""
-    record_denied(request, _event(request, event, acts_on), team=request.team)
+    """For rights that depend on more than the role: the attempt is recorded, and the 403 is there to be raised."""
+    record_denied(request, _event(request, event, acts_on), by=actor_of(request), team=request.team)
     return PermissionDenied()
 
 
@@ -229,7 +232,7 @@ def actor_of(request: HttpRequest) -> Actor:
         id=str(person.pk),
         label=person.email,
         role=access.role,
-        auth_method=recent_auth.ways(request, person),
+        auth_method=auth_method(request, person),
         session_ref=_session_ref(request),
         person=person,
     )
@@ -266,53 +269,9 @@ def access_to(person: User, team: Team | None) -> Access:
 
 
 def _hidden(request: PanelRequest) -> Http404:
-    """Somebody tried what is not theirs. It goes to the site's log: the team must not learn who the outsiders are."""
-    record_denied(request, EventType.ACCESS_DENIED)
+    """An attempt on what is not theirs. It goes to the site's log: the team must not learn who the outsiders are."""
+    record_denied(request, EventType.ACCESS_DENIED, by=actor_of(request))
     return Http404()
-
-
-def record_forged(request: HttpRequest, *, why: str) -> None:
-    """A form that did not come from the panel is refused before the gate: in the log of the team for its insiders."""
-    slug = request.resolver_match.kwargs.get("slug") if request.resolver_match else None
-    team = Team.objects.filter(slug=slug).first() if slug else None
-    panel = cast("PanelRequest", request)
-    access = access_of(request.user if isinstance(request.user, User) else None, team)
-    if team is not None and access.is_insider:
-        panel.team, panel.access = team, access
-    record_denied(request, EventType.ACCESS_DENIED, team=team if access.is_insider else None, why=why)
-
-
-def record_throttled(request: HttpRequest) -> None:
-    """Allauth refused before its own view was reached."""
-    page = request.resolver_match.url_name if request.resolver_match else ""
-    if page in SIGN_IN_PAGES:
-        login = request.user.email if isinstance(request.user, User) else request.POST.get("login", "")
-        audit_service.record_failed_sign_in(login, "throttled", by=actor_of(request))
-        return
-    event = EventType.AUTH_PASSWORD_CHANGE if page == "account_change_password" else EventType.ACCESS_DENIED
-    record_denied(request, event, why="too many tries")
-
-
-def record_denied(
-    request: HttpRequest, event: EventType, *, team: Team | None = None, why: str = "", target: Target | None = None
-) -> None:
-    """The one place where a refused try becomes a row."""
-    audit_service.record_denial(event, _try(request), by=actor_of(request), team=team, why=why, target=target)
-
-
-def _try(request: HttpRequest) -> Try:
-    match = request.resolver_match
-    if match is None:
-        return Try("", "", request.method or "")
-    ids = {name: match.kwargs[name] for name in ("run_id", "task_id", "credential_id") if name in match.kwargs}
-    return Try(match.url_name or "", _path(request.path, match), request.method or "", **ids)
-
-
-def _path(path: str, match: ResolverMatch) -> str:
-    """The path; of one that lets its reader in, the pattern: no row may hold a live link."""
-    if not SECRETS & match.kwargs.keys():
-        return path
-    return "/" + _PARAMETER.sub(r"<\1>", _GROUP.sub(r"<\1>", match.route).strip("^$"))
 
 
 def _session_ref(request: HttpRequest) -> str:

@@ -1,24 +1,24 @@
-"""What a session has shown of its person: when, with which factors, and whether that is enough, and recent enough.
+"""What a session has shown of its person: when, with which factors, and whether that is enough and recent enough.
 
-allauth keeps one record a step of signing in or entering again. Beside them stand two stamps of our own: when the
-session began, and when its person was last seen at work.
+allauth keeps one record for each step of signing in or confirming. Beside them stand two stamps of our own: when the
+session began, and when its person was last active in it.
 """
 
 import time
 from typing import Any
 
 from allauth.account.authentication import AUTHENTICATION_METHODS_SESSION_KEY, get_authentication_records
-from allauth.account.internal.flows.login import record_authentication
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
-from taskruns.models import SiteRole, Team, User
+from taskruns.allauth_compat import record_authentication
+from taskruns.models import Team, User
 from taskruns.permissions import must_have_second_factor
 from taskruns.services.people import factors
 
-FRESH_FOR = 10 * 60  # seconds
+RECENT_FOR = 10 * 60  # seconds
 # The stamp of work is written at most this often: not a write a request.
 SEEN_EVERY = 60  # seconds
 _BEGAN, _SEEN = "began_at", "seen_at"
@@ -26,7 +26,7 @@ _BEGAN, _SEEN = "began_at", "seen_at"
 _METHODS = {"socialaccount": "oidc", "webauthn": "passkey", "recovery_codes": "recovery-code"}
 
 
-def stamp(request: HttpRequest) -> None:
+def begin(request: HttpRequest) -> None:
     """The session begins now."""
     request.session[_BEGAN] = request.session[_SEEN] = int(time.time())
 
@@ -50,7 +50,7 @@ def limit_reached(session: SessionBase) -> str:
     return "idle" if now - session.get(_SEEN, now) > settings.SESSION_IDLE_HOURS * 3_600 else ""
 
 
-def ways(request: HttpRequest, person: User) -> str:
+def auth_method(request: HttpRequest, person: User) -> str:
     """How the session was signed in, each way once and in order: `password+totp`."""
     named = [str(record.get("type") or record.get("method", "")) for record in _records(request, person)]
     return "+".join(dict.fromkeys(_METHODS.get(name, name) for name in named))
@@ -68,14 +68,18 @@ def lacks_second_factor(request: HttpRequest, person: User, team: Team | None = 
     return must_have_second_factor(person, team)
 
 
-def is_fresh(request: HttpRequest, person: User) -> bool:
-    """Signed in or entered again within the last ten minutes, with the second factor where the person has one."""
+def must_keep_second_factor(person: User) -> bool:
+    return bool(settings.REQUIRE_MFA) and must_have_second_factor(person)
+
+
+def is_recent(request: HttpRequest, person: User) -> bool:
+    """Signed in or confirmed within the last ten minutes, with the second factor where the person has one."""
     records = _records(request, person)
     if factors.has_second(person):
         times = [record["at"] for record in records if record.get("method") == "mfa"]
     else:
         times = [_time_of(record) for record in records] or [request.session.get(_BEGAN, 0)]
-    return time.time() - max(times, default=0) <= FRESH_FOR
+    return time.time() - max(times, default=0) <= RECENT_FOR
 
 
 def note_factor(request: HttpRequest, person: User, kind: str) -> None:
@@ -90,8 +94,8 @@ def forget_factors(request: HttpRequest) -> None:
     request.session[AUTHENTICATION_METHODS_SESSION_KEY] = kept
 
 
-def note_identity(request: HttpRequest, *, auth_time: float, second_factor: bool) -> None:
-    """What the provider of single sign-on told of the sign-in that was just recorded."""
+def note_sso(request: HttpRequest, *, auth_time: float, second_factor: bool) -> None:
+    """What the provider of single sign-on said about the sign-in that was just recorded."""
     records = request.session.get(AUTHENTICATION_METHODS_SESSION_KEY, [])
     if records and records[-1].get("method") == "socialaccount":
         records[-1] |= {"auth_time": auth_time, "second_factor": second_factor}
@@ -106,12 +110,3 @@ def _time_of(record: dict[str, Any]) -> float:
 
 def _records(request: HttpRequest, person: User) -> list[dict[str, Any]]:
     return list(get_authentication_records(request, person))
-
-
-def is_required_of(person: User) -> bool:
-    """Whether this person must keep a second factor."""
-    return bool(settings.REQUIRE_MFA) and must_have_second_factor(person)
-
-
-def role_in_words(person: User) -> str:
-    return SiteRole(person.site_role).label if person.site_role else "manager"

@@ -1,49 +1,61 @@
-"""Arize's REST API v2, one method an endpoint. The only file that imports requests.
+"""Arize's REST API v2, one method an endpoint.
 
-Every failure is an ArizeError; nothing of requests or urllib3 gets out, not even as a chained exception:
-their objects hold the request with its key.
+Every failure is an ArizeError. None is chained to an exception of a library, which could hold the request with its key.
 """
 
+import json
 import threading
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
+from urllib.parse import quote
 
-import requests
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
-from urllib3.exceptions import TimeoutError as Urllib3Timeout
-
-from taskruns import __version__
-from taskruns.arize.answers import Answer, path_segment, sendable
-from taskruns.arize.api_keys import WireApiKey
-from taskruns.arize.casing import StatusCasing
 from taskruns.arize.endpoints import normalise
-from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, NotSent, Unauthorized
-from taskruns.arize.transport import POOLS, Call, GetRetry, PrivateAddress, Timeouts, call_within
+from taskruns.arize.errors import BadRequest, Unauthorized, Unreadable, error_for, error_without_answer
+from taskruns.arize.paging import Identified, Page
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
-from taskruns.arize.wire import Identified, Page, RunStatus, WireRun, WireSpace, WireTask, WireUser
+from taskruns.arize.values import read_request_id
+from taskruns.arize.wire import RunStatus, WireApiKey, WireRun, WireSpace, WireTask, WireUser
+from taskruns.outbound import Answer, Bearer, Egress, NotAnswered, Session, Timeouts
 
 __all__ = ["ArizeClient", "Timeouts"]
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Identified)
 
-USER_AGENT = f"taskruns/{__version__}"
-LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
-_CHUNK = 65_536
 _PATIENT = Timeouts()
-_NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
+
+
+class StatusCasing:
+    """Which endpoints still want a status filter in lower case (self-hosted ones from before July 2026).
+
+    Remembers what worked last; upper case until shown otherwise. Safe between threads.
+    """
+
+    def __init__(self) -> None:
+        self._lower: set[str] = set()
+        self._lock = threading.Lock()
+
+    def spellings(self, endpoint: str, status: RunStatus) -> tuple[str, str]:
+        """The likelier spelling first."""
+        with self._lock:
+            is_lower = endpoint in self._lower
+        upper, lower = status.value.upper(), status.value.lower()
+        return (lower, upper) if is_lower else (upper, lower)
+
+    def worked(self, endpoint: str, spelling: str) -> None:
+        with self._lock:
+            if spelling.islower():
+                self._lower.add(endpoint)
+            else:
+                self._lower.discard(endpoint)
 
 
 class ArizeClient:
     """Calls one endpoint with one key. Safe to share between threads; close it, or use it in `with`.
 
     `calls` counts every HTTP request attempted, retries included; `limited` those that Arize answered with 429.
-    `may_retry` is asked before each retry, in the thread of its call: a ceiling per key can refuse it. `public_only`:
-    whatever the host's name leads to, no private address is called.
+    `may_retry` is asked before each retry, in the thread of its call: a rate limit per key can refuse it.
+    `public_only`: whatever the host's name leads to, no private address is called.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -61,13 +73,12 @@ class ArizeClient:
     ) -> None:
         self.endpoint = normalise(endpoint)
         self.calls = self.limited = 0
-        self._public_only = public_only
-        self.facts: dict[str, Any] = {}  # of the last answer that was a success, for a caller with one thread
+        # What the audit log keeps of the last success; an error has the same. For a caller with one thread.
+        self.facts: dict[str, Any] = {}
         self._calls_lock = threading.Lock()
-        self._timeouts = timeouts
-        self._may_retry = may_retry
-        self._bearer = _Bearer(key)
-        self._reads = _session(self._bearer, retries=get_retries, pool_size=pool_size)
+        self._egress = Egress(timeouts, public_only=public_only)
+        self._bearer = Bearer(key)
+        self._reads = self._session(retries=get_retries, pool_size=pool_size, may_retry=may_retry)
 
     def __repr__(self) -> str:
         return f"<ArizeClient {self.endpoint}>"
@@ -126,7 +137,7 @@ class ArizeClient:
 
     def is_itself(self, listed: WireApiKey) -> bool:
         """Whether a listed key can be the one that this client calls with."""
-        return listed.shortens(self._bearer.key)
+        return listed.shortens(self._bearer.secret)
 
     def cancel_run(self, run_id: str) -> WireRun:
         """POST /v2/task-runs/{id}/cancel."""
@@ -150,15 +161,20 @@ class ArizeClient:
         return self._call(self._reads, "GET", path, read=read, params=params)
 
     def _post(self, *path: str, read: Callable[[object], T], body: Mapping[str, Any] | None = None) -> T:
-        """Once, on a connection of its own: on a kept one, closed by Arize in the meantime, nobody could tell
-        whether the request arrived.
+        """Once, on a connection of its own: on a kept one that Arize has closed, nobody could tell whether the request
+        arrived.
         """
-        with _session(self._bearer, retries=0, pool_size=1) as session:
+        with self._session() as session:
             return self._call(session, "POST", path, read=read, body=body)
+
+    def _session(self, **how: Any) -> Session:
+        session = Session(self._egress, auth=self._bearer, **how)
+        session.headers["Accept"] = "application/json"
+        return session
 
     def _call(
         self,
-        session: requests.Session,
+        session: Session,
         method: str,
         path: tuple[str, ...],
         *,
@@ -170,40 +186,24 @@ class ArizeClient:
         self._check_key()
         url = f"{self.endpoint}/v2/{'/'.join(map(path_segment, path))}"
         sent = {name: sendable(str(value)) for name, value in (params or {}).items() if value is not None}
-        started = time.monotonic()
-        outcome = self._send(partial(session.request, method, url, params=sent, json=body))
-        milliseconds = round((time.monotonic() - started) * 1000)
-        if isinstance(outcome, ArizeError):
-            outcome.milliseconds = milliseconds
-            raise outcome
-        if not outcome.is_success:
-            raise outcome.refusal(milliseconds=milliseconds, secret=self._bearer.key)
-        self.facts = outcome.facts(milliseconds=milliseconds, secret=self._bearer.key)
-        return outcome.read(read, milliseconds=milliseconds, secret=self._bearer.key)
+        answer = session.ask(method, url, params=sent, json=body)
+        self._count(answer)
+        if isinstance(answer, NotAnswered):
+            raise error_without_answer(answer, connect=self._egress.timeouts.connect)
+        if not answer.is_success:
+            raise error_for(answer, secret=self._bearer.secret)
+        request_id = read_request_id(answer.headers, secret=self._bearer.secret)
+        self.facts = {
+            "http_status": answer.status,
+            "arize_request_id": request_id,
+            "milliseconds": answer.milliseconds,
+        }
+        return _read(answer, read, request_id=request_id)
 
-    def _send(self, request: Callable[..., requests.Response]) -> Answer | ArizeError:
-        """Returns an error, so that it is raised outside the `except` and chains nothing of the library's."""
-        with call_within(self._timeouts.call, may_retry=self._may_retry, public_only=self._public_only) as call:
-            status = None
-            try:
-                response = request(
-                    timeout=(self._timeouts.connect, self._timeouts.read),
-                    allow_redirects=False,
-                    verify=True,
-                    stream=True,
-                )
-                status = response.status_code
-                with response:
-                    return _take(response)
-            except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-                return _failure(error, call, self._timeouts)
-            finally:
-                self._count(call.attempts, limited=status == 429)
-
-    def _count(self, attempts: int, *, limited: bool) -> None:
+    def _count(self, answer: Answer | NotAnswered) -> None:
         with self._calls_lock:
-            self.calls += attempts
-            self.limited += limited
+            self.calls += answer.attempts
+            self.limited += isinstance(answer, Answer) and answer.status == 429
 
     def _check_key(self) -> None:
         if not self._bearer.fits_a_header:
@@ -213,88 +213,37 @@ class ArizeClient:
             )
 
 
-class _Bearer(AuthBase):
-    """Holds the key, so that no local variable, header table of a session or repr does."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self.key}"
-        return request
-
-    @property
-    def fits_a_header(self) -> bool:
-        """Latin-1 without control characters; the shape of a key is Arize's business."""
-        return bool(self.key.strip()) and all(
-            "\x20" <= character <= "\x7e" or "\xa0" <= character <= "\xff" for character in self.key
-        )
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Not even looked at: requests would parse a broken Location, and the key stays with its host."""
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOLS
-
-
-def _session(bearer: _Bearer, *, retries: int, pool_size: int) -> requests.Session:
-    session = _Session()
-    session.trust_env = False  # a .netrc would replace the key, a proxy variable would see it
-    session.auth = bearer
-    session.headers.update({"Accept": "application/json", "User-Agent": USER_AGENT})
-    adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=GetRetry.times(retries))
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def _take(response: requests.Response) -> Answer:
-    """Reads the body up to the limit. Of a refusal cut on its way the status is enough; a success so cut
-    raises, because what it said is lost.
-    """
-    body = bytearray()
+def _read(answer: Answer, read: Callable[[object], T], *, request_id: str | None) -> T:
+    """What `read` makes of the JSON; raises Unreadable, chained to nothing that holds the body."""
     try:
-        for chunk in response.iter_content(_CHUNK):
-            body += chunk
-            if len(body) > LONGEST_ANSWER:
-                return Answer(response.status_code, b"", response.headers, is_too_long=True)
-    except (requests.RequestException, HTTPError, OSError):
-        if 200 <= response.status_code <= 299:
-            raise
-        body.clear()
-    return Answer(response.status_code, bytes(body), response.headers)
+        if not answer.is_too_long:
+            return read(json.loads(answer.body))
+    except (ValueError, RecursionError, Unreadable):
+        pass  # raised below, so that no parser's words are chained
+    raise Unreadable(status=answer.status, request_id=request_id, milliseconds=answer.milliseconds)
 
 
-def _failure(error: Exception, call: Call, timeouts: Timeouts) -> ArizeError:
-    """The connection's word on whether anything was sent stands above the kind of the exception."""
-    reason = _reason(error)
-    is_slow = isinstance(error, requests.Timeout) or isinstance(reason, Urllib3Timeout)
-    is_refused = isinstance(reason, NewConnectionError)
-    if call.sent or (call.sent is None and not (is_refused or isinstance(error, _NOTHING_SENT))):
-        return NoAnswer()
-    if isinstance(error, requests.exceptions.SSLError):
-        return NotSent(NotSent.not_trusted)
-    if isinstance(reason, PrivateAddress):
-        return NotSent(NotSent.private)
-    if isinstance(reason, NameResolutionError):
-        return NotSent(NotSent.not_found)
-    if is_slow and not is_refused:
-        return NotSent(
-            f"Arize accepted no connection within {timeouts.connect:g} seconds, so nothing was sent. "
-            "Check the endpoint and the network, then try again."
-        )
-    return NotSent()
+def path_segment(part: str) -> str:
+    """An id as one path segment; raises BadRequest if it cannot be one. `.` and `..` cannot: written
+    in any way, a library or a proxy on the road resolves them.
+    """
+    quoted = "" if "\0" in part else quote(sendable(part), safe="")
+    if quoted in {"", ".", ".."}:
+        raise _not_sendable()
+    return quoted
 
 
-def _reason(error: Exception) -> object:
-    """What urllib3 says under requests' wrapping."""
-    wrapped = error.args[0] if error.args else None
-    return getattr(wrapped, "reason", wrapped)
+def sendable(text: str) -> str:
+    """The text itself; raises BadRequest if UTF-8 cannot encode it (a lone surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _not_sendable() from None
+    return text
+
+
+def _not_sendable() -> BadRequest:
+    return BadRequest("This is not an id or a cursor that Arize can have given, so nothing was sent.")
 
 
 def _page(member: str, item: Callable[[object], Item]) -> Callable[[object], Page[Item]]:

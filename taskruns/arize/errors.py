@@ -3,23 +3,16 @@
 Nothing here repeats text of an HTTP library, an HTML page or the key.
 """
 
-import email.utils
 import json
-import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, ClassVar
+
+from taskruns.arize.values import REQUEST_ID_CHARACTERS, one_line, read_request_id, read_retry_after
+from taskruns.outbound import Answer, Failure, NotAnswered
 
 TITLE_CHARACTERS = 100
 PROBLEM_CHARACTERS = 300  # of title and detail together
-REQUEST_ID_CHARACTERS = 200
-LONGEST_TEXT = 10_000  # characters of a member that are looked at
-KEY_PIECE = 8  # characters of a key in a row that nobody may see
-LONGEST_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake of the server's
 
 
 class ArizeError(Exception):
@@ -66,18 +59,6 @@ class NotSent(ArizeError):
 
     default = (
         "No connection to Arize could be made, so nothing was sent. Check the region and the network, then try again."
-    )
-    not_trusted: ClassVar[str] = (
-        "The certificate of this region's address cannot be trusted, so nothing was sent. "
-        "Check the region; if it is right, somebody stands between this panel and Arize."
-    )
-    not_found: ClassVar[str] = (
-        "The host name of this region cannot be found, so nothing was sent. "
-        "Check the region and the name service of this machine."
-    )
-    private: ClassVar[str] = (
-        "The host name of this region leads to a private address, so nothing was sent. "
-        "If that is meant, whoever runs the panel lists the address in ARIZE_ENDPOINTS."
     )
 
 
@@ -165,6 +146,27 @@ ERRORS: Mapping[int, type[ArizeError]] = {
 }
 
 
+_NOT_SENT: Mapping[Failure, str] = {
+    Failure.NO_CONNECTION: NotSent.default,
+    Failure.CONNECT_TIMEOUT: (
+        "Arize accepted no connection within {seconds:g} seconds, so nothing was sent. "
+        "Check the endpoint and the network, then try again."
+    ),
+    Failure.UNKNOWN_HOST: (
+        "The host name of this region cannot be found, so nothing was sent. "
+        "Check the region and the name service of this machine."
+    ),
+    Failure.PRIVATE_ADDRESS: (
+        "The host name of this region leads to a private address, so nothing was sent. "
+        "If that is meant, whoever runs the panel lists the address in ARIZE_ENDPOINTS."
+    ),
+    Failure.UNTRUSTED_CERTIFICATE: (
+        "The certificate of this region's address cannot be trusted, so nothing was sent. "
+        "Check the region; if it is right, somebody stands between this panel and Arize."
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What we keep of an RFC 9457 problem document. Unknown members (error_code, entitlement) are ignored."""
@@ -174,18 +176,25 @@ class Problem:
     request_id: str | None = None
 
 
-def error_for(*, status: int, body: bytes, headers: Mapping[str, str], milliseconds: int, secret: str) -> ArizeError:
+def error_for(answer: Answer, *, secret: str) -> ArizeError:
     """The typed error of an answer that is no success. `secret` is the key, struck out if Arize echoes it."""
-    problem = read_problem(body, secret=secret)
+    problem = read_problem(answer.body, secret=secret)
     facts: dict[str, Any] = {
-        "status": status,
+        "status": answer.status,
         "title": problem.title,
         "detail": problem.detail,
-        "request_id": problem.request_id or read_request_id(headers, secret=secret),
-        "milliseconds": milliseconds,
-        "retry_after": read_retry_after(headers.get("retry-after")),
+        "request_id": problem.request_id or read_request_id(answer.headers, secret=secret),
+        "milliseconds": answer.milliseconds,
+        "retry_after": read_retry_after(answer.headers.get("retry-after")),
     }
-    return _kind(status)(**facts)
+    return _kind(answer.status)(**facts)
+
+
+def error_without_answer(call: NotAnswered, *, connect: float) -> ArizeError:
+    """The typed error of a call that got no answer. `connect` is the time-out of its connection, in seconds."""
+    if call.why is Failure.NO_ANSWER:
+        return NoAnswer(milliseconds=call.milliseconds)
+    return NotSent(_NOT_SENT[call.why].format(seconds=connect), milliseconds=call.milliseconds)
 
 
 def read_problem(body: bytes, *, secret: str = "") -> Problem:
@@ -202,60 +211,7 @@ def read_problem(body: bytes, *, secret: str = "") -> Problem:
     return Problem(title=title, detail=detail, request_id=request_id or None)
 
 
-def read_request_id(headers: Mapping[str, str], *, secret: str) -> str | None:
-    """From the header, where a problem document names none."""
-    return one_line(headers.get("x-request-id"), REQUEST_ID_CHARACTERS, secret) or None
-
-
-def read_retry_after(value: str | None, *, now: datetime | None = None) -> int | None:
-    """Whole seconds from a number or an HTTP date (fractions rounded up, the past is 0); nonsense is None."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = _seconds_until(value, now or datetime.now(tz=UTC))
-    if not math.isfinite(seconds):
-        return None
-    return min(max(math.ceil(seconds), 0), LONGEST_RETRY_AFTER)
-
-
-def one_line(value: object, characters: int, secret: str) -> str:
-    """Text as one printable line of at most so many characters; anything but text is empty."""
-    if not isinstance(value, str):
-        return ""
-    printable = "".join(" " if _is_control(character) else character for character in value[:LONGEST_TEXT])
-    line = _struck_out(secret, " ".join(printable.split()))  # before the cut, which could leave half a key standing
-    return line if len(line) <= characters else line[: characters - 1] + "…"
-
-
-def _struck_out(secret: str, line: str) -> str:
-    """The line with `[key]` for every stretch of the key: servers like to echo a shortened one."""
-    width = min(KEY_PIECE, len(secret))
-    pieces = {secret[start : start + width] for start in range(len(secret) - width + 1)}
-    hidden = bytearray(len(line))
-    for start in range(len(line) - width + 1 if secret else 0):
-        if line[start : start + width] in pieces:
-            hidden[start : start + width] = b"\x01" * width
-    stretches = groupby(zip(line, hidden, strict=True), key=itemgetter(1))
-    return "".join("[key]" if is_key else "".join(map(itemgetter(0), stretch)) for is_key, stretch in stretches)
-
-
 def _kind(status: int) -> type[ArizeError]:
     if 500 <= status <= 599:
         return ServerError
     return ERRORS.get(status, UnexpectedAnswer)
-
-
-def _seconds_until(http_date: str, now: datetime) -> float:
-    try:
-        moment = email.utils.parsedate_to_datetime(http_date)
-    except ValueError:
-        return math.nan
-    return (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
-
-
-def _is_control(character: str) -> bool:
-    """Control, format (bidirectional tricks too), surrogate, private, unassigned; line and paragraph ends."""
-    category = unicodedata.category(character)
-    return category.startswith("C") or category in {"Zl", "Zp"}

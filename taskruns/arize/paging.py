@@ -1,13 +1,39 @@
-"""Walking a list of Arize's page by page, whatever its cursors do."""
+"""Pages of Arize's lists: reading one, and reading page after page, whatever the cursors do."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
-from taskruns.arize.wire import Identified, Page
+from taskruns.arize.errors import Unreadable
+from taskruns.arize.values import read_text
 
-Item = TypeVar("Item", bound=Identified)
+Item = TypeVar("Item", bound="Identified")
 
 MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
+
+
+class Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """One page of a list, in the server's order (runs: newest first; tasks: not documented)."""
+
+    items: tuple[Item, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def from_json(cls, data: object, *, member: str, item: Callable[[object], Item]) -> Self:
+        """Items without a usable id are left out. A list that is absent or null is an empty one: some servers write
+        it so. Unreadable: no object, or a member that is no list.
+        """
+        if not isinstance(data, dict) or not isinstance(data.get(member), list | None):
+            raise Unreadable
+        pagination = data.get("pagination")
+        cursor = read_text(pagination.get("next_cursor")) if isinstance(pagination, dict) else None
+        return cls(items=_readable(data.get(member) or [], item), next_cursor=cursor or None)
 
 
 def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None) -> Iterator[Page[Item]]:
@@ -29,3 +55,13 @@ def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None)
         cursors.add(cursor)
         ids |= found
         was_empty = not found
+
+
+def _readable(values: list[object], item: Callable[[object], Item]) -> tuple[Item, ...]:
+    items: list[Item] = []
+    for value in values:
+        try:
+            items.append(item(value))
+        except Unreadable:
+            continue  # one bad item must not hide the good ones beside it
+    return tuple(items)

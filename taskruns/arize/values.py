@@ -1,12 +1,21 @@
-"""Single JSON values as Arize may send them, read without ever raising: a value that is no good is None."""
+"""Single values as Arize may send them in JSON or headers, read without ever raising: an unusable one is None."""
 
+import email.utils
 import math
 import re
+import unicodedata
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 MOST = 2**63 - 1  # what a 64-bit column can hold
 DEEPEST = 64  # levels kept of raw JSON; databases and json.dumps give up on deep nesting, Arize sends about 5
+LONGEST_TEXT = 10_000  # characters of a text that `one_line` looks at
+KEY_PIECE = 8  # characters of a key in a row that nobody may see
+REQUEST_ID_CHARACTERS = 200
+LONGEST_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake of the server's
 _HUGE = 10**300  # beyond it a number is no float and its digits are nobody's id
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -99,3 +108,60 @@ def keep(value: Any, *, depth: int = 0) -> Any:
 
 def storable(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text.replace("\0", ""))
+
+
+def read_request_id(headers: Mapping[str, str], *, secret: str) -> str | None:
+    """From the header, where a problem document names none."""
+    return one_line(headers.get("x-request-id"), REQUEST_ID_CHARACTERS, secret) or None
+
+
+def read_retry_after(value: str | None, *, now: datetime | None = None) -> int | None:
+    """Whole seconds from a number or an HTTP date (fractions rounded up, the past is 0); nonsense is None."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _seconds_until(value, now or datetime.now(tz=UTC))
+    if not math.isfinite(seconds):
+        return None
+    return min(max(math.ceil(seconds), 0), LONGEST_RETRY_AFTER)
+
+
+def _seconds_until(http_date: str, now: datetime) -> float:
+    try:
+        moment = email.utils.parsedate_to_datetime(http_date)
+    except ValueError:
+        return math.nan
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
+
+
+def one_line(value: object, characters: int, secret: str) -> str:
+    """Text of Arize's for a person to read: one printable line of at most so many characters, without the key.
+
+    Anything but text is empty. Stricter than `audit.clean_line`, which keeps what a person wrote: characters that
+    nobody sees go too, because one of them inside a key would hide the key from the search for it.
+    """
+    if not isinstance(value, str):
+        return ""
+    printable = "".join(" " if _is_control(character) else character for character in value[:LONGEST_TEXT])
+    line = _struck_out(secret, " ".join(printable.split()))  # before the cut, which could leave half a key standing
+    return line if len(line) <= characters else line[: characters - 1] + "…"
+
+
+def _struck_out(secret: str, line: str) -> str:
+    """The line with `[key]` for every stretch of the key: servers like to echo a shortened one."""
+    width = min(KEY_PIECE, len(secret))
+    pieces = {secret[start : start + width] for start in range(len(secret) - width + 1)}
+    hidden = bytearray(len(line))
+    for start in range(len(line) - width + 1 if secret else 0):
+        if line[start : start + width] in pieces:
+            hidden[start : start + width] = b"\x01" * width
+    stretches = groupby(zip(line, hidden, strict=True), key=itemgetter(1))
+    return "".join("[key]" if is_key else "".join(map(itemgetter(0), stretch)) for is_key, stretch in stretches)
+
+
+def _is_control(character: str) -> bool:
+    """Control, format (bidirectional tricks too), surrogate, private, unassigned; line and paragraph ends."""
+    category = unicodedata.category(character)
+    return category.startswith("C") or category in {"Zl", "Zp"}

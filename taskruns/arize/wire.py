@@ -1,4 +1,4 @@
-"""Arize's spaces, users, tasks and runs as read from JSON, by a tolerant reader.
+"""Arize's spaces, users, API keys, tasks and runs as read from JSON, by a tolerant reader.
 
 The wire changed from lower to upper case in July 2026 without a version, and old servers leave members out
 (Arize REST API v2, stage beta). So: both cases, everything but `id` may be None, unknown members stay in
@@ -6,11 +6,11 @@ The wire changed from lower to upper case in July 2026 without a version, and ol
 `"x" in run.raw` tells an absent member from a null one.
 """
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from taskruns.arize.errors import Unreadable
 from taskruns.arize.values import (
@@ -22,13 +22,6 @@ from taskruns.arize.values import (
     read_texts,
     read_timestamp,
 )
-
-Item = TypeVar("Item", bound="Identified")
-
-
-class Identified(Protocol):
-    @property
-    def id(self) -> str: ...
 
 
 class RunStatus(StrEnum):
@@ -58,29 +51,10 @@ class TaskType(StrEnum):
     UNKNOWN = "unknown"
 
 
+_GAP = re.compile(r"[.*\u2026\u2022]{2,}|[\u2026\u2022*]")  # the middle of a redacted key
+FEWEST_SHOWN = 6  # characters of a redacted key; fewer would fit too many keys
 _STATUSES = {status.value: status for status in RunStatus} | {"canceled": RunStatus.CANCELLED}
 _TYPES = {kind.value: kind for kind in TaskType}
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Item]):
-    """One page of a list, in the server's order (runs: newest first; tasks: not documented)."""
-
-    items: tuple[Item, ...]
-    next_cursor: str | None
-
-    @classmethod
-    def from_json(cls, data: object, *, member: str, item: Callable[[object], Item]) -> Self:
-        """Items without a usable id are left out. A list that is absent or null is an empty one: some servers write
-        it so. Unreadable: no object, or a member that is no list.
-        """
-        page = _json_object(data)
-        listed = page.get(member)
-        if not isinstance(listed, list | None):
-            raise Unreadable
-        pagination = page.get("pagination")
-        cursor = read_text(pagination.get("next_cursor")) if isinstance(pagination, dict) else None
-        return cls(items=_readable(listed or [], item), next_cursor=cursor or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +92,33 @@ class WireUser:
         """Raises Unreadable if there is no usable id."""
         raw = _record(data)
         return cls(id=_usable_id(raw), name=read_text(raw.get("name")), email=read_text(raw.get("email")), raw=raw)
+
+
+@dataclass(frozen=True, slots=True)
+class WireApiKey:
+    """Source: GET /v2/api-keys (beta). `redacted_key` looks like `ak-abc...xyz`; no `expires_at`: no end is known."""
+
+    id: str
+    redacted_key: str
+    expires_at: datetime | None
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Raises Unreadable if it is no object with an id."""
+        raw = data if isinstance(data, dict) else {}
+        id_ = read_text(raw.get("id"))
+        if not id_:
+            raise Unreadable
+        redacted = read_text(raw.get("redacted_key")) or ""
+        return cls(id=id_, redacted_key=redacted, expires_at=read_timestamp(raw.get("expires_at")))
+
+    def shortens(self, key: str) -> bool:
+        """Whether this is how the key looks with its middle left out. Two keys can look alike."""
+        parts = _GAP.split(self.redacted_key.strip())
+        if len(parts) != 2 or len(parts[0]) + len(parts[1]) < FEWEST_SHOWN:
+            return False
+        begin, end = parts
+        return len(key) > len(begin) + len(end) and key.startswith(begin) and key.endswith(end) and bool(end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +238,3 @@ def _usable_id(raw: dict[str, Any]) -> str:
     if text is None or not text.strip():
         raise Unreadable
     return text
-
-
-def _readable(values: list[object], item: Callable[[object], Item]) -> tuple[Item, ...]:
-    items: list[Item] = []
-    for value in values:
-        try:
-            items.append(item(value))
-        except Unreadable:
-            continue  # one bad item must not hide the good ones beside it
-    return tuple(items)

@@ -53,7 +53,7 @@ class PersonPage:
     sign_ins: tuple[SignInRow, ...]
     live_sessions: int
     factors: tuple[str, ...]
-    has_identity: bool
+    has_sso_account: bool
     roles: tuple[tuple[str, str], ...]
     role: str
     may_manage: bool
@@ -128,7 +128,7 @@ class Dossier:
     sign_ins: list[AuditEvent]
     live_sessions: int
     factors: list[str]
-    has_identity: bool
+    has_sso_account: bool
 
 
 def search(text: str, *, after: str = "") -> Found:
@@ -150,7 +150,7 @@ def dossier(person: User) -> Dossier:
         sign_ins=list(_sign_ins([person]).order_by("-seq")[:LAST_SIGN_INS]),
         live_sessions=len(sessions.live(person)),
         factors=[factors.WORDS[row.type] for row in factors.of(person)],
-        has_identity=SocialAccount.objects.filter(user=person).exists(),
+        has_sso_account=SocialAccount.objects.filter(user=person).exists(),
     )
 
 

@@ -60,13 +60,13 @@ def verify(request: PanelRequest) -> HttpResponse:
     return redirect("site-audit")
 
 
-@requires(Action.AUDIT_EXPORT, event=EventType.AUDIT_EXPORT, acts_on="GET", fresh=True)
+@requires(Action.AUDIT_EXPORT, event=EventType.AUDIT_EXPORT, acts_on="GET", recent_auth=True)
 @require_GET
 def export(request: PanelRequest, team: Team, kind: str) -> HttpResponseBase:
     return _export(request, team, kind)
 
 
-@requires(Action.SITE_LOG, event=EventType.AUDIT_EXPORT, acts_on="GET", fresh=True)
+@requires(Action.SITE_LOG, event=EventType.AUDIT_EXPORT, acts_on="GET", recent_auth=True)
 @require_GET
 def site_export(request: PanelRequest, kind: str) -> HttpResponseBase:
     return _export(request, None, kind)

@@ -44,7 +44,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 
 # Outside the gate, so that not even an error of the gate itself prints the posted key.
 @sensitive_post_parameters("key")
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD, fresh=True)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest, team: Team) -> HttpResponse:
     """Save first, then test: a key that Arize rejects today is kept and shown as failing."""
@@ -60,7 +60,7 @@ def new(request: PanelRequest, team: Team) -> HttpResponse:
 
 
 @sensitive_post_parameters("key")
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE, fresh=True)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
     credential = _key(request, credential_id)
@@ -76,13 +76,13 @@ def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> Http
     return _form_page(request, "replace", {"form": form, "row": row, "team": team.name, "slug": team.slug})
 
 
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_TEST, fresh=True)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_TEST, recent_auth=True)
 @require_POST
 def test(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
     return _tested(request, team, _key(request, credential_id))
 
 
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REVOKE, fresh=True)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REVOKE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
     """A GET asks, a POST revokes."""

@@ -11,7 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 
-from taskruns.access.gate import record_forged, record_throttled
+from taskruns.access.denials import record_forged, record_throttled
+from taskruns.access.gate import actor_of
 from taskruns.pages.values import Message
 
 NOT_WRITTEN = (
@@ -68,14 +69,14 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     # Up to the dash it is Django's own sentence; behind it stands what the other side sent.
-    record_forged(request, why=f"form token: {reason.split(' - ', maxsplit=1)[0]}")
+    record_forged(request, by=actor_of(request), why=f"form token: {reason.split(' - ', maxsplit=1)[0]}")
     text = "The page was too old or came from elsewhere, so nothing was done. Reload the page and try again."
     return error_page(request, 403, "Please reload the page", text)
 
 
 def too_many(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Allauth's throttle, wherever it strikes."""
-    record_throttled(request)
+    record_throttled(request, by=actor_of(request))
     text = "There were too many tries. Wait a few minutes before the next one. The try was recorded."
     return error_page(request, 429, "Too many tries", text, framed=False)
 

@@ -44,8 +44,8 @@ def frame(request: HttpRequest) -> dict[str, Any]:
 
 
 def _confirm_url(request: HttpRequest, person: User) -> str:
-    """Where to confirm who it is, for pages whose buttons want that and whose session is no longer fresh."""
-    if recent_auth.is_fresh(request, person):
+    """Where to confirm who it is, for pages whose buttons want that and whose session has no recent proof."""
+    if recent_auth.is_recent(request, person):
         return ""
     return f"{reverse('confirm')}?{urlencode({'next': request.get_full_path()})}"
 

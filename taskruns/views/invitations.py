@@ -13,7 +13,8 @@ from django.utils.cache import add_never_cache_headers
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
-from taskruns.access.gate import actor_of, anyone, record_denied
+from taskruns.access.denials import record_denied
+from taskruns.access.gate import actor_of, anyone
 from taskruns.audit import EventType, Target
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.teams import AcceptForm
@@ -38,7 +39,7 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
         response = _answer(request, invitations.open_invitation(token))
     except InvitationGone as error:
         event = EventType.INVITATION_ACCEPT if request.method == "POST" else EventType.ACCESS_DENIED
-        record_denied(request, event, why="no good invitation")
+        record_denied(request, event, by=actor_of(request), why="no good invitation")
         response = render(request, TEMPLATE, {"problem": error.sentence}, status=404)
     add_never_cache_headers(response)
     return response
@@ -56,7 +57,8 @@ def _for_signed_in(request: HttpRequest, found: Invitation, person: User) -> Htt
     if person.email != found.email:
         if request.method == "POST":
             target = Target("invitation", str(found.pk), found.email)
-            record_denied(request, EventType.INVITATION_ACCEPT, why="somebody else's invitation", target=target)
+            why = "somebody else's invitation"
+            record_denied(request, EventType.INVITATION_ACCEPT, by=actor_of(request), why=why, target=target)
         problem = f"This invitation is for {found.email}, but you are signed in as {person.email}. Sign out first."
         return _page(request, found, problem=problem)
     if request.method != "POST":

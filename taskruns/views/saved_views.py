@@ -10,8 +10,7 @@ from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
-from taskruns.access.declared import View
-from taskruns.access.gate import PanelRequest, actor_of, members_change, owned, refused, requires
+from taskruns.access.gate import PanelRequest, View, actor_of, members_change, owned, refused, requires
 from taskruns.audit import EventType
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.saved_views import DefaultViewForm, NewViewForm, SavedViewForm

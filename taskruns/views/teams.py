@@ -46,7 +46,7 @@ def home(request: PanelRequest) -> HttpResponse:
     return redirect("board", slug=team.slug) if team else redirect("teams")
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, fresh=True)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
     """A team and, if named, its first manager: both or neither."""
@@ -69,13 +69,13 @@ def members(request: PanelRequest, team: Team) -> HttpResponse:
     return _members_page(request, team)
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD, fresh=True)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD, recent_auth=True)
 @require_POST
 def add_member(request: PanelRequest, team: Team) -> HttpResponse:
     return _invite(request, team, MemberForm(request.POST))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, fresh=True)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, recent_auth=True)
 @require_POST
 def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -93,7 +93,7 @@ def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpRe
     return redirect(_after_own_change(request, person, team))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE, fresh=True)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE, recent_auth=True)
 @require_POST
 def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -105,7 +105,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
     return redirect(_after_own_change(request, person, team))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE, fresh=True)
+@requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE, recent_auth=True)
 @require_POST
 def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUID) -> HttpResponse:
     row = owned(request, Invitation.objects.select_related("team"), invitation_id)
@@ -114,7 +114,7 @@ def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUI
     return redirect("members", slug=team.slug)
 
 
-@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE, fresh=True)
+@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def settings(request: PanelRequest, team: Team) -> HttpResponse:
     form = SettingsForm(posted(request), initial={"name": team.name})
@@ -131,7 +131,7 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
     return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, fresh=True)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def archive(request: PanelRequest, team: Team) -> HttpResponse:
     """A GET asks, a POST archives."""

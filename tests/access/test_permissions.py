@@ -6,8 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.utils import timezone
 
-from taskruns.access.declared import check_declared
-from taskruns.access.gate import requires, signed_in
+from taskruns.access.gate import check_declared, requires, signed_in
 from taskruns.models import Membership, Team, TeamRole, User
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action, access_of
 from tests.factories import person

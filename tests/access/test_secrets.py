@@ -225,7 +225,7 @@ def test_no_object_shows_a_key_when_it_is_printed(credential: Credential, settin
         objects = [credential, form, form["key"], form.fields, ring, ring.seal(CANARY, owner="x")]
         objects += [vars(credential), client, client._bearer, client._reads, vars(client)]
         assert not found(CANARY, [str(thing) + repr(thing) for thing in objects])
-        assert found(CANARY, [client._bearer.key])
+        assert found(CANARY, [client._bearer.secret])
     for ring_key in settings.ENCRYPTION_KEYS.values():
         assert not found(ring_key, [repr(ring)])
 

@@ -8,10 +8,12 @@ import pytest
 import requests
 import responses
 
-from taskruns.arize import client as client_module
-from taskruns.arize import errors, transport
-from taskruns.arize.client import USER_AGENT, ArizeClient
-from taskruns.arize.wire import Page, RunStatus
+from taskruns.arize import errors
+from taskruns.arize.client import ArizeClient
+from taskruns.arize.paging import Page
+from taskruns.arize.wire import RunStatus
+from taskruns.outbound import connection, session
+from taskruns.outbound.session import USER_AGENT
 from tests.arize.calls import DOCUMENTED, HOST, KEY, failure
 from tests.paths import CANCEL_ANSWER, ROOT
 
@@ -22,8 +24,8 @@ CANCEL = f"{RUN}/cancel"
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch):
-    monkeypatch.setattr(transport, "BACKOFF", 0.0)
-    monkeypatch.setattr(transport, "JITTER", 0.0)
+    monkeypatch.setattr(connection, "BACKOFF", 0.0)
+    monkeypatch.setattr(connection, "JITTER", 0.0)
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_an_answer_that_is_too_long_is_unreadable_even_when_it_travels_small(cli
     body = gzip.compress(json.dumps({"id": "r1", "failure_reason": "0" * 2_000_000}).encode())
     arize.get(RUN, body=body, headers={"Content-Encoding": "gzip"}, auto_calculate_content_length=True)
     assert len(client.get_run("r1").failure_reason) == 2_000_000
-    monkeypatch.setattr(client_module, "LONGEST_ANSWER", 1_000_000)
+    monkeypatch.setattr(session, "LONGEST_ANSWER", 1_000_000)
     assert type(failure(client.get_run, "r1")) is errors.Unreadable
 
 
@@ -275,4 +277,4 @@ def test_the_key_is_in_no_repr(client):
     shown = repr(vars(client)) + repr(vars(client._reads))
     assert HOST in shown
     assert KEY not in shown
-    assert client._bearer.key == KEY
+    assert client._bearer.secret == KEY

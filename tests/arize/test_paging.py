@@ -3,7 +3,8 @@
 import pytest
 
 from taskruns.arize import paging
-from taskruns.arize.wire import Page, WireSpace
+from taskruns.arize.paging import Page
+from taskruns.arize.wire import WireSpace
 
 
 def item(name):

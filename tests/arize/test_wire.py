@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskruns.arize.errors import Unreadable
+from taskruns.arize.paging import Page
 from taskruns.arize.values import DEEPEST, MOST
 from taskruns.arize.wire import (
-    Page,
     RunStatus,
     TaskType,
     WireRun,

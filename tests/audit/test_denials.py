@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from taskruns import jobs
-from taskruns.access.gate import SECRETS
+from taskruns.access.denials import SECRETS
 from taskruns.audit import Actor, EventType
 from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
 from taskruns.services import audit

@@ -51,7 +51,7 @@ from taskruns.services import (
 )
 from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
-from taskruns.services.people.sso_accounts import Identity
+from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.runs import export
 from taskruns.sso import GroupRole, Provider
 from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
@@ -212,7 +212,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
     ),
 }
-IDENTITY = Identity(
+IDENTITY = SsoProfile(
     provider=Provider("https://id.example", "id", "secret", group_roles=(GroupRole("ops", "ops-north", "operator"),)),
     subject="subject-1",
     email="nina@example.com",

@@ -24,7 +24,7 @@ PLACES = {
     "the model": "taskruns.models.Credential.save",
     "the audit log": "taskruns.services.credentials.actions.record",
     "the endpoint's check": "taskruns.models.credentials.check_endpoint",
-    "the connection": "taskruns.arize.client._Adapter.send",
+    "the connection": "taskruns.outbound.session._Adapter.send",
     "deep in the library": "urllib3.connectionpool.HTTPConnectionPool._make_request",
     "the last step": "taskruns.jobs.wake",
 }
@@ -105,7 +105,7 @@ def test_the_filter_is_what_keeps_the_key_out(credential: Credential, settings: 
 def test_the_workers_errors_show_no_key(
     credential: Credential, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("taskruns.arize.client._Adapter.send", fail)
+    monkeypatch.setattr("taskruns.outbound.session._Adapter.send", fail)
     with pytest.raises(RuntimeError) as broken:
         mirror.refresh(credential.pk)
     assert BROKEN in report(broken.value, careful=True)

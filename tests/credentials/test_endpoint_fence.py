@@ -16,9 +16,9 @@ from cryptography.x509.oid import NameOID
 
 from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient
-from taskruns.arize.transport import is_public
 from taskruns.models import Credential, Team, User
 from taskruns.models.credentials import CannotConnect
+from taskruns.outbound.fence import is_public
 from tests.clients import ClientOf
 from tests.factories import CANARY
 from tests.outbound.test_connections import QUICK, Server, answer, say, server
@@ -299,4 +299,4 @@ def test_no_variable_turns_the_check_of_certificates_off(
 def test_no_line_of_the_source_turns_it_off_either():
     words = ("verify=False", "verify = False", "CERT_NONE", "check_hostname", "_create_unverified", "disable_warnings")
     assert not [(path, word) for path, text in TEXTS.items() for word in words if word in text]
-    assert [path.name for path, text in TEXTS.items() if "verify=True" in text] == ["client.py"]
+    assert [path.name for path, text in TEXTS.items() if '"verify": True' in text] == ["session.py"]

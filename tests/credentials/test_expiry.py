@@ -11,8 +11,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.arize.api_keys import WireApiKey
 from taskruns.arize.client import ArizeClient
+from taskruns.arize.wire import WireApiKey
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Team, User
 from taskruns.sandbox.server import running

@@ -14,9 +14,8 @@ from taskruns.audit import CATALOGUE, EventType
 from taskruns.models import AuditEvent
 from taskruns.pages.audit.sentences import SENTENCES, sentence
 from tests.paths import ROOT
-from tests.sources import SOURCES, TESTS, TEXTS, named
+from tests.sources import HAND_WRITTEN, SOURCES, TESTS, TEXTS, named, on_floors
 
-HAND_WRITTEN = [path for path in SOURCES if "migrations" not in path.parts]
 VAGUE = {"utils", "util", "helpers", "helper", "common", "mixins", "misc", "base"}
 WRITES = {
     *("save", "create", "get_or_create", "update_or_create", "bulk_create", "bulk_update", "update", "delete"),
@@ -33,14 +32,19 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
             yield "", node.func.id
 
 
-def imports(path: Path) -> set[str]:
+def imported_names(text: str) -> set[str]:
+    """Each module and each name of a module that the source imports by its full name, wherever it does so."""
     found = set()
-    for node in ast.walk(ast.parse(TEXTS[path])):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(str(node.module).split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_names(TEXTS[path])}
 
 
 def test_the_sources_are_found():
@@ -63,22 +67,45 @@ def test_only_the_audit_package_makes_rows_of_the_log():
     assert not through
 
 
-def test_only_the_client_speaks_http():
-    assert {named(path) for path in SOURCES if "requests" in imports(path)} == {"taskruns/arize/client.py"}
+def test_only_the_way_out_speaks_http():
+    speakers = {named(path) for path in SOURCES if imports(path) & {"requests", "urllib3"}}
+    assert speakers == {"taskruns/outbound/session.py", "taskruns/outbound/connection.py"}
     assert not {named(path) for path in SOURCES if imports(path) & {"httpx", "aiohttp", "httplib2", "pycurl"}}
+    others = {named(path) for path in SOURCES if {"http.client", "urllib.request"} & imported_names(TEXTS[path])}
+    assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo waits for its own pages"
 
 
-def test_arize_and_the_sandbox_know_no_django():
-    plain = [path for path in SOURCES if {"arize", "sandbox"} & set(path.parts)]
-    assert plain
+def of_allauth_internals(text: str) -> set[str]:
+    return {name for name in imported_names(text) if re.match(r"allauth\..*\binternal\b", name)}
+
+
+def test_one_file_imports_the_internals_of_allauth():
+    assert {named(path) for path in SOURCES if of_allauth_internals(TEXTS[path])} == {"taskruns/allauth_compat.py"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from allauth.mfa.totp.internal.auth import TOTP",
+        "from allauth.mfa.totp.internal import auth",
+        "from allauth.mfa.totp import internal",
+        "import allauth.mfa.totp.internal.auth as auth",
+        "def late():\n    from allauth.account.internal import flows",
+    ],
+)
+def test_each_way_to_import_an_internal_of_allauth_is_found(line: str):
+    """The control of the test above."""
+    assert of_allauth_internals(line)
+    assert not of_allauth_internals(line.replace("internal", "external"))
+
+
+def test_the_way_out_arize_and_the_sandbox_know_no_django():
+    plain = on_floors("outbound", "arize", "sandbox")
+    assert len(plain) > 20
     assert not [named(path) for path in plain if "django" in imports(path)]
     for path in plain:
         if "sandbox" in path.parts:
             assert not re.search(r"^\s*from taskruns\.(?!sandbox)", TEXTS[path], re.MULTILINE), named(path)
-
-
-def on_floors(*floors: str) -> list[Path]:
-    return [path for path in HAND_WRITTEN if path.relative_to(ROOT).parts[:2] in {("taskruns", it) for it in floors}]
 
 
 def test_views_and_pages_never_write_to_the_database():
@@ -109,7 +136,7 @@ def test_no_module_has_a_name_that_says_nothing():
 
 def test_nothing_is_left_out_of_the_tests():
     found = [named(path) for path in TESTS if re.search(r"mark\.(skip|xfail)|time\.sleep\(", path.read_text())]
-    real_time = ("tests/e2e", "tests/bench")
+    real_time = ("tests/e2e", "tests/bench", "tests/processes.py")  # these wait for other processes
     assert [name for name in found if not name.startswith(real_time)] in ([], ["tests/house/test_architecture.py"])
 
 

@@ -7,14 +7,17 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from taskruns.arize import errors, transport
+from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.errors import ArizeError
+from taskruns.outbound import Egress, Session, connection
+from taskruns.outbound.session import USER_AGENT
 from tests.paths import CANCEL_ANSWER
 
 KEY = "ak-canary-7f3d9b2e51c84a60"
@@ -85,8 +88,8 @@ def server():
 
 @pytest.fixture(autouse=True)
 def _short_backoff(monkeypatch):
-    monkeypatch.setattr(transport, "BACKOFF", 0.01)
-    monkeypatch.setattr(transport, "JITTER", 0.0)
+    monkeypatch.setattr(connection, "BACKOFF", 0.01)
+    monkeypatch.setattr(connection, "JITTER", 0.0)
 
 
 def failure(url, method, **kwargs):
@@ -332,3 +335,70 @@ def test_many_threads_share_one_client_and_no_call_is_lost(server):
             thread.join()
     assert client.calls == len(arize.requests) == 100
     assert arize.connections <= 4
+
+
+# --- Libraries that bring their own requests: the same way out
+
+
+@pytest.fixture
+def session():
+    with Session(Egress(QUICK)) as opened:
+        yield opened
+
+
+def test_a_library_gets_the_whole_body_and_sends_its_own_headers(server, session):
+    provider = server(say(answer()))
+    found = session.post(provider.url, headers={"Accept": "text/plain"})
+    assert (found.status_code, found.content) == (200, SAMPLE)
+    head = provider.requests[0].decode()
+    assert "Accept: text/plain\r\n" in head
+    assert f"User-Agent: {USER_AGENT}\r\n" in head
+    assert "Authorization" not in head
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"])
+def test_a_library_is_held_to_the_deadline_too(server, session, start):
+    def serve(stream, _):
+        stream.sendall(start)
+        while not provider.over.wait(0.05):
+            stream.sendall(b"x")
+
+    provider = server(serve)
+    started = time.monotonic()
+    with pytest.raises(OSError):
+        session.get(provider.url, timeout=None)
+    assert QUICK.call - 0.3 <= time.monotonic() - started < QUICK.call + 0.5
+
+
+def test_a_library_cannot_ask_for_redirects(server, session):
+    other = server(say(answer()))
+    first = server(say(answer(b"302 Found", b"", f"Location: {other.url}/\r\n".encode())))
+    assert session.get(first.url, allow_redirects=True).status_code == 302
+    assert other.requests == []
+    assert session.get(other.url).status_code == 200
+
+
+def test_a_library_cannot_turn_the_check_of_certificates_off(server, session, foreign):
+    context, _ = foreign
+    provider = server(say(answer()), tls=context)
+    with pytest.raises(requests.exceptions.SSLError):
+        session.get(provider.url, verify=False)
+    assert (provider.connections, provider.requests) == (1, [])
+
+
+def test_a_library_gets_no_proxy_and_no_password_of_the_environment(server, session, monkeypatch, tmp_path):
+    provider, proxy = server(say(answer())), server(say(answer()))
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login mallory password word\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    session.get(provider.url)
+    assert b"Authorization" not in provider.requests[0]
+    assert proxy.connections == 0
+
+
+def test_nothing_gets_past_the_deadline_by_a_prepared_request(server, session):
+    provider = server(say(answer()))
+    with pytest.raises(LookupError):
+        session.send(session.prepare_request(requests.Request("GET", provider.url)))
+    assert provider.requests == []

@@ -9,7 +9,6 @@ import pytest
 from taskruns.sandbox.server import running
 from taskruns.sandbox.simulation import Settings
 from taskruns.sandbox.wire import Wire
-from tests.sandbox.strict import strictly_read
 
 from .caller import Caller
 from .strict import strictly_read

@@ -2,7 +2,8 @@
 
 It signs everybody in at once, as the person that was told to `/control`, and twists its answers as it was told there:
 members of the ID token (`claims`; null leaves one out), of the user info (`userinfo`), the key that signs (`signed_by`:
-own, other, none, secret), the discovery document (`discovery`), and its statuses (`statuses`: path -> status).
+own, other, none, secret), the discovery document (`discovery`), its statuses (`statuses`: path -> status), and the
+paths whose answer never ends (`drips`).
 """
 
 import base64
@@ -10,6 +11,7 @@ import hashlib
 import json
 import secrets
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -42,6 +44,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
+        while urlsplit(self.path).path in told.get("drips", ()):
+            self.wfile.write(b" ")  # before the JSON: blanks that its reader waits through
+            threading.Event().wait(0.05)
         self.wfile.write(raw)
 
     def do_GET(self) -> None:

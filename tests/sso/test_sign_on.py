@@ -10,12 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 import time_machine
+from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.models import SocialAccount
 from django.http import HttpResponse
 from django.test import Client
 
 from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
+from taskruns.outbound import Egress, Session, Timeouts
 from taskruns.sso import GroupRole, Provider
+from taskruns.views.sso import oidc
 from tests.clients import ClientOf, sign_in, with_app
 from tests.paths import ROOT
 from tests.processes import free_ports
@@ -314,6 +317,45 @@ def test_a_provider_that_is_down_is_a_sentence(idp: Idp, settings: Any, free_por
     settings.OIDC = Provider(f"http://127.0.0.1:{free_port}", CLIENT_ID, CLIENT_SECRET)
     answer = Client().post("/accounts/sso/")
     assert (answer.status_code, "does not answer" in answer.content.decode()) == (502, True)
+
+
+# --- The way out is the one that Arize's calls take
+
+
+def test_allauth_sends_by_the_panels_own_way_out(idp: Idp):
+    with get_adapter().get_requests_session() as session:
+        assert type(session) is Session
+
+
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/token", "/jwks", "/userinfo"])
+def test_no_answer_of_the_provider_outlasts_the_deadline(idp: Idp, linked: User, path: str, monkeypatch: Any):
+    quick = Timeouts(connect=0.5, read=0.3)
+    monkeypatch.setattr(oidc, "EGRESS", Egress(quick))
+    client = Client()
+    back = idp.send_back(client.post("/accounts/sso/"))
+    idp.tell(drips=[path])
+    started = time.monotonic()
+    assert client.get(back).status_code == 403
+    assert time.monotonic() - started < quick.call + 2
+    assert not is_in(client)
+    idp.tell()
+    idp.sign_in(client)
+    assert is_in(client), "the control: it was the dripping"
+
+
+def test_no_variable_of_the_environment_comes_between(idp: Idp, linked: User, free_port: int, monkeypatch: Any):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port}")
+    monkeypatch.setenv("no_proxy", "")
+    client = Client()
+    away = client.post("/accounts/sso/")
+    assert away.status_code == 302
+    with monkeypatch.context() as bare:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            bare.delenv(name)
+        back = idp.send_back(away)
+    assert client.get(back).status_code == 302
+    assert is_in(client)
 
 
 # --- Second factors, and how recent a sign-in is

@@ -8,10 +8,10 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.arize.api_keys import WireApiKey
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError
 from taskruns.arize.paging import pages
+from taskruns.arize.wire import WireApiKey
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Credential, Team
 

@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound, Unauthorized
-from taskruns.arize.wire import Page, WireSpace, WireTask
+from taskruns.arize.paging import Page
+from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect

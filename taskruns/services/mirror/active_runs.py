@@ -8,7 +8,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited, Unauthorized
-from taskruns.arize.wire import Page, RunStatus, WireRun
+from taskruns.arize.paging import Page
+from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Cancellation, Outcome, Run, Status, Task
 from taskruns.services.mirror.first_contact import unread_tasks
 from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings

@@ -24,8 +24,7 @@ from taskruns.arize.errors import (
     UnexpectedAnswer,
     Unreadable,
 )
-from taskruns.arize.paging import pages
-from taskruns.arize.wire import Identified, Page
+from taskruns.arize.paging import Identified, Page, pages
 from taskruns.models import Credential
 
 from .budget import Budget, Kind

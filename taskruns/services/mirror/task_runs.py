@@ -13,7 +13,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest
-from taskruns.arize.wire import Page, WireRun
+from taskruns.arize.paging import Page
+from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task
 from taskruns.services.runs import retention
 from taskruns.services.runs.observations import Reading, record_readings

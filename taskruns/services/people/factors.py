@@ -10,14 +10,12 @@ from contextvars import ContextVar
 from typing import Any
 
 from allauth.mfa.models import Authenticator
-from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
-from allauth.mfa.totp.internal.auth import TOTP
-from allauth.mfa.webauthn.internal.auth import WebAuthn
 from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.views.decorators.debug import sensitive_variables
 
+from taskruns.allauth_compat import TOTP, RecoveryCodes, WebAuthn
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import User

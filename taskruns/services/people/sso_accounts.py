@@ -1,4 +1,4 @@
-"""Identities at the provider of single sign-on. Issuer and subject are the identity; an e-mail address never is."""
+"""The accounts of single sign-on that people are connected to. Issuer and subject name one; an e-mail never does."""
 
 from dataclasses import dataclass, replace
 
@@ -35,8 +35,8 @@ ONLY_WAY_IN = (
 STRANGE_SUBJECT = "Single sign-on told the panel an identity that is too long to keep. Ask whoever runs the panel."
 
 
-class IdentityRefused(Exception):
-    """`sentence` says to the person why this identity does not come in, or is not connected."""
+class SsoRefused(Exception):
+    """`sentence` says to the person why they are not signed in, or not connected."""
 
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
@@ -44,8 +44,8 @@ class IdentityRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What the provider vouches for. `groups` is None when it told nothing of groups."""
+class SsoProfile:
+    """What the provider says about a person. `groups` is None when it says nothing about groups."""
 
     provider: Provider
     subject: str
@@ -60,36 +60,36 @@ def account_of(person: User, provider: Provider) -> SocialAccount | None:
     return found
 
 
-def admit(identity: Identity, *, by: Actor) -> SocialAccount:
-    """An account for somebody whom the panel has never met: without password, role or team. Raises IdentityRefused."""
-    if not identity.email or not identity.is_verified:
-        raise IdentityRefused(NO_ADDRESS)
+def admit(profile: SsoProfile, *, by: Actor) -> SocialAccount:
+    """An account for somebody whom the panel has never met: without password, role or team. Raises SsoRefused."""
+    if not profile.email or not profile.is_verified:
+        raise SsoRefused(NO_ADDRESS)
     try:
-        if accounts.find_person(identity.email) is not None:
-            raise IdentityRefused(KNOWN_ADDRESS)
+        if accounts.find_person(profile.email) is not None:
+            raise SsoRefused(KNOWN_ADDRESS)
         with transaction.atomic():
-            details = {"single_sign_on": identity.provider.issuer, "subject": identity.subject}
-            person = accounts.create_person(identity.email, password=None, name=identity.name, by=by, details=details)
-            return _attach(person, identity)
+            details = {"single_sign_on": profile.provider.issuer, "subject": profile.subject}
+            person = accounts.create_person(profile.email, password=None, name=profile.name, by=by, details=details)
+            return _attach(person, profile)
     except PeopleError:
-        raise IdentityRefused(NO_ADDRESS) from None
+        raise SsoRefused(NO_ADDRESS) from None
 
 
-def connect(person: User, identity: Identity, *, by: Actor) -> None:
-    """From now on this identity signs in to the person's account. Raises IdentityRefused."""
-    if SocialAccount.objects.filter(provider=identity.provider.id, uid=identity.subject).exists():
-        raise IdentityRefused(SOMEBODY_ELSES)
-    if account_of(person, identity.provider) is not None:
-        raise IdentityRefused(ONE_ALREADY)
+def connect(person: User, profile: SsoProfile, *, by: Actor) -> None:
+    """From now on this account of the provider signs in to the person's. Raises SsoRefused."""
+    if SocialAccount.objects.filter(provider=profile.provider.id, uid=profile.subject).exists():
+        raise SsoRefused(SOMEBODY_ELSES)
+    if account_of(person, profile.provider) is not None:
+        raise SsoRefused(ONE_ALREADY)
     with transaction.atomic():
-        _attach(person, identity)
-        _record(person, identity.provider, identity.subject, "connected", by=by)
+        _attach(person, profile)
+        _record(person, profile.provider, profile.subject, "connected", by=by)
 
 
 def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
-    """False if it was not connected. Raises IdentityRefused: it is the only way in."""
+    """False if it was not connected. Raises SsoRefused: it is the only way in."""
     if not person.has_usable_password():
-        raise IdentityRefused(ONLY_WAY_IN)
+        raise SsoRefused(ONLY_WAY_IN)
     account = account_of(person, provider)
     if account is None:
         return False
@@ -100,16 +100,16 @@ def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
     return True
 
 
-def follow_groups(person: User, identity: Identity, *, by: Actor) -> None:
+def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
     """Give, change and take the roles that OIDC_GROUP_ROLES ties to groups. What people gave by hand stays.
 
     Without any word about groups nothing changes: a provider that is set up wrongly must not empty the teams.
     """
-    if identity.groups is None:
+    if profile.groups is None:
         return
     clerk = replace(Actor.job("single sign-on"), ip=by.ip, request_id=by.request_id)
-    wanted = identity.provider.roles_for(identity.groups)
-    for slug in sorted(identity.provider.teams):
+    wanted = profile.provider.roles_for(profile.groups)
+    for slug in sorted(profile.provider.teams):
         team = Team.objects.active().filter(slug=slug).first()
         if team is None:
             log.warning("group_role_of_no_team", team=slug)
@@ -130,16 +130,16 @@ def _follow(team: Team, person: User, role: str | None, *, by: Actor) -> None:
         teams.remove_member(team, person, by=by)
 
 
-def _attach(person: User, identity: Identity) -> SocialAccount:
-    if len(identity.subject) > LONGEST_SUBJECT:
-        raise IdentityRefused(STRANGE_SUBJECT)
+def _attach(person: User, profile: SsoProfile) -> SocialAccount:
+    if len(profile.subject) > LONGEST_SUBJECT:
+        raise SsoRefused(STRANGE_SUBJECT)
     try:
         with transaction.atomic():
             account: SocialAccount = SocialAccount.objects.create(
-                user=person, provider=identity.provider.id, uid=identity.subject
+                user=person, provider=profile.provider.id, uid=profile.subject
             )
     except IntegrityError:
-        raise IdentityRefused(SOMEBODY_ELSES) from None
+        raise SsoRefused(SOMEBODY_ELSES) from None
     return account
 
 

@@ -43,7 +43,7 @@ def person(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return _page(request, _person(person_id))
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_GRANT, fresh=True)
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_GRANT, recent_auth=True)
 @require_POST
 def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
@@ -59,7 +59,7 @@ def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return redirect("person", person_id=found.pk)
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_DISABLE, fresh=True)
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_DISABLE, recent_auth=True)
 @require_POST
 def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
@@ -71,7 +71,7 @@ def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return redirect("person", person_id=found.pk)
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_ENABLE, fresh=True)
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_ENABLE, recent_auth=True)
 @require_POST
 def enable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
@@ -80,7 +80,7 @@ def enable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return redirect("person", person_id=found.pk)
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.AUTH_SESSION_END, fresh=True)
+@requires(Action.PEOPLE_MANAGE, event=EventType.AUTH_SESSION_END, recent_auth=True)
 @require_POST
 def end_sessions(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
@@ -109,7 +109,7 @@ def _page(request: PanelRequest, found: User, *, status: int = 200) -> HttpRespo
         sign_ins=tuple(map(_sign_in, known.sign_ins)),
         live_sessions=known.live_sessions,
         factors=tuple(known.factors),
-        has_identity=known.has_identity,
+        has_sso_account=known.has_sso_account,
         roles=SiteRoleForm.CHOICES,
         role=found.site_role or "none",
         may_manage=request.access.may(Action.PEOPLE_MANAGE),

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from allauth.core import context
-from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from allauth.mfa.base.views import AuthenticateView, ReauthenticateView
@@ -17,7 +16,6 @@ from allauth.mfa.webauthn.forms import (
     LoginWebAuthnForm,
     ReauthenticateWebAuthnForm,
 )
-from allauth.mfa.webauthn.internal.auth import parse_authentication_response
 from allauth.mfa.webauthn.views import LoginWebAuthnView, ReauthenticateWebAuthnView
 from django.conf import settings
 from django.core.cache import cache
@@ -25,7 +23,8 @@ from django.core.exceptions import ValidationError
 from django.forms import CharField, Form
 from django.http import HttpRequest, HttpResponse
 
-from taskruns.access.gate import actor_of, anyone, signed_in_at_least
+from taskruns.access.gate import actor_of, anyone, first_factor_enough
+from taskruns.allauth_compat import normalize_user_code, parse_authentication_response
 from taskruns.encryption import SealBroken
 from taskruns.models import User
 from taskruns.services import audit
@@ -61,8 +60,8 @@ def use_up(person: User, code: str) -> bool:
     return bool(cache.add(f"taskruns.totp.used:{person.pk}:{digits}", True, timeout=CODE_LIVES_FOR))
 
 
-class _Guarded:
-    """Around allauth's check of a code."""
+class _CheckedCode:
+    """Around allauth's check of a code: its secret is bound to the person, and a wrong or used code is recorded."""
 
     user: User
     authenticator: Authenticator
@@ -83,15 +82,15 @@ class _Guarded:
         return code
 
 
-class CodeForm(_Guarded, AuthenticateForm):  # type: ignore[misc]
+class CodeForm(_CheckedCode, AuthenticateForm):  # type: ignore[misc]
     """When signing in."""
 
 
-class CodeAgainForm(_Guarded, ReauthenticateForm):  # type: ignore[misc]
-    """When entering again."""
+class ConfirmCodeForm(_CheckedCode, ReauthenticateForm):  # type: ignore[misc]
+    """When confirming who it is."""
 
 
-class _Sturdy:
+class _ReadPasskey:
     """Around allauth's reading of what a browser says a passkey answered: nonsense is a wrong answer, not an error."""
 
     def _read(self, method: str) -> Any:
@@ -101,7 +100,7 @@ class _Sturdy:
             raise ValidationError("The passkey's answer cannot be used. Please try again.", code="nonsense") from error
 
 
-class PasskeyForm(_Sturdy, AddWebAuthnForm):  # type: ignore[misc]
+class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["name"] = CharField(max_length=factors.LONGEST_NAME, required=False, help_text=NAME_HELP)
@@ -113,7 +112,7 @@ class PasskeyForm(_Sturdy, AddWebAuthnForm):  # type: ignore[misc]
         return self._read("clean")
 
 
-class _Counted(_Sturdy):
+class _CountedPasskey(_ReadPasskey):
     """A copy of a passkey answers as well as the passkey does; the count in its answers tells them apart."""
 
     cleaned_data: dict[str, Any]
@@ -126,16 +125,16 @@ class _Counted(_Sturdy):
         return factor
 
 
-class PasskeyStepForm(_Counted, AuthenticateWebAuthnForm):  # type: ignore[misc]
+class PasskeyStepForm(_CountedPasskey, AuthenticateWebAuthnForm):  # type: ignore[misc]
     """When signing in, after a password."""
 
 
-class PasskeyLoginForm(_Counted, LoginWebAuthnForm):  # type: ignore[misc]
+class PasskeyLoginForm(_CountedPasskey, LoginWebAuthnForm):  # type: ignore[misc]
     """When signing in, without one."""
 
 
-class PasskeyAgainForm(_Counted, ReauthenticateWebAuthnForm):  # type: ignore[misc]
-    """When entering again."""
+class ConfirmPasskeyForm(_CountedPasskey, ReauthenticateWebAuthnForm):  # type: ignore[misc]
+    """When confirming who it is."""
 
 
 def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: str = "second factor") -> None:
@@ -160,7 +159,7 @@ class _PasskeyLogin(LoginWebAuthnView):  # type: ignore[misc]
         return response
 
 
-class _PasskeyAgain(ReauthenticateWebAuthnView):  # type: ignore[misc]
+class _ConfirmByPasskey(ReauthenticateWebAuthnView):  # type: ignore[misc]
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return _with_options(super().get_context_data(**kwargs) | kwargs)
 
@@ -183,15 +182,15 @@ def _why(form: Form) -> str:
     return "passkey used by a copy" if form.has_error("credential", "copied") else "passkey"
 
 
-def entered_again(sender: Any, request: HttpRequest, user: User, **how: Any) -> None:
-    """Allauth's signal of each step that was shown. Signing in itself is recorded when all of them are."""
+def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None:
+    """Allauth signals each step that was shown. Signing in itself is recorded once all of them are."""
     if how.get("reauthenticated"):
         audit.record_sign_in(user, again=True, by=actor_of(request))
 
 
 authenticate = anyone(_Authenticate.as_view())
 login_by_passkey = anyone(_PasskeyLogin.as_view())
-code_again = signed_in_at_least(ReauthenticateView.as_view())
-passkey_again = signed_in_at_least(_PasskeyAgain.as_view())
+confirm_by_code = first_factor_enough(ReauthenticateView.as_view())
+confirm_by_passkey = first_factor_enough(_ConfirmByPasskey.as_view())
 
-__all__ = ["authenticate", "code_again", "entered_again", "login_by_passkey", "passkey_again"]
+__all__ = ["authenticate", "confirm_by_code", "confirm_by_passkey", "confirmed", "login_by_passkey"]

@@ -6,8 +6,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.forms import ActivateTOTPForm
-from allauth.mfa.totp.internal.auth import clear_totp_secret
-from allauth.mfa.webauthn.internal.auth import begin_registration
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -16,9 +14,11 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
 
 from taskruns.access import recent_auth
-from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in_at_least, signed_in_freshly
+from taskruns.access.gate import PanelRequest, actor_of, first_factor_enough, mine, requires_recent_auth
+from taskruns.allauth_compat import begin_registration, clear_totp_secret
 from taskruns.encryption import SealBroken
 from taskruns.forms.fields import posted
+from taskruns.models import SiteRole
 from taskruns.pages.factors import FactorsPage, factor_row, qr_code
 from taskruns.services.people import factors
 from taskruns.services.people.factors import FactorNeeded
@@ -28,7 +28,7 @@ from .factor_checks import MfaAdapter, PasskeyForm, use_up
 _AFTER = "after_factor"  # where the session goes on
 
 
-@signed_in_at_least
+@first_factor_enough
 @require_safe
 def listing(request: PanelRequest) -> HttpResponse:
     _keep_next(request)
@@ -36,7 +36,7 @@ def listing(request: PanelRequest) -> HttpResponse:
     return render(request, "taskruns/people/factors.html", {"page": page})
 
 
-@signed_in_freshly
+@requires_recent_auth
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("codes")
 def totp(request: PanelRequest) -> HttpResponse:
@@ -55,7 +55,7 @@ def totp(request: PanelRequest) -> HttpResponse:
     return _form_page(request, "factor_totp", context)
 
 
-@signed_in_freshly
+@requires_recent_auth
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("codes")
 def passkey(request: PanelRequest) -> HttpResponse:
@@ -71,7 +71,7 @@ def passkey(request: PanelRequest) -> HttpResponse:
     return _form_page(request, "factor_passkey", {"form": form, "options": options})
 
 
-@signed_in_freshly
+@requires_recent_auth
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     """A GET asks, a POST removes."""
@@ -79,7 +79,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     row = factor_row(factor, factors.WORDS[factor.type])
     if request.method == "POST":
         try:
-            must_keep_one = recent_auth.is_required_of(request.user)
+            must_keep_one = recent_auth.must_keep_second_factor(request.user)
             factors.remove(
                 factor,
                 request.user,
@@ -97,7 +97,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     return _form_page(request, "factor_remove", {"row": row})
 
 
-@signed_in_freshly
+@requires_recent_auth
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("codes")
 def recovery_codes(request: PanelRequest) -> HttpResponse:
@@ -123,9 +123,9 @@ def _page(request: PanelRequest) -> FactorsPage:
         has_app=Authenticator.Type.TOTP in kinds,
         has_codes=Authenticator.Type.RECOVERY_CODES in kinds,
         codes_left=left,
-        is_required=recent_auth.is_required_of(request.user),
+        is_required=recent_auth.must_keep_second_factor(request.user),
         is_missing=recent_auth.lacks_second_factor(request, request.user),
-        role=recent_auth.role_in_words(request.user),
+        role=SiteRole(request.user.site_role).label if request.user.site_role else "manager",
     )
 
 

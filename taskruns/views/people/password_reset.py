@@ -11,8 +11,7 @@ from allauth.account import views as account
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponseBase
 
-from taskruns.access.declared import View
-from taskruns.access.gate import anyone
+from taskruns.access.gate import View, anyone
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:

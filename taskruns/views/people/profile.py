@@ -1,34 +1,21 @@
-"""What everybody has: their profile, help, the table of rights, and the ways to confirm who they are."""
+"""A person's own profile, and their password."""
 
 from typing import Any
-from urllib.parse import urlencode
 
-from allauth.account import views as account
-from allauth.account.adapter import get_adapter
-from allauth.account.utils import get_next_redirect_url
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods
 
-from taskruns.access.gate import PanelRequest, actor_of, signed_in, signed_in_at_least
+from taskruns.access.gate import PanelRequest, actor_of, signed_in
 from taskruns.forms.fields import posted
 from taskruns.forms.people import ProfileForm
 from taskruns.models import User
-from taskruns.pages.help import help_page
-from taskruns.pages.people import rights_table
-from taskruns.permissions import SITE_ROLES, TEAM_ROLES
 from taskruns.services.people import accounts, sso_accounts
-from taskruns.views.errors import error_page
 
 from .sign_in import PasswordChange
-
-NO_WAY = (
-    "Your account has neither a password nor a second factor, so the panel cannot ask you again who you are. "
-    "Ask whoever runs it to reset your sign-in."
-)
 
 
 @signed_in
@@ -56,32 +43,6 @@ def _sign_on(person: User) -> dict[str, Any] | None:
 
 
 @signed_in
-@require_safe
-def explain(request: PanelRequest) -> HttpResponse:
-    """What the words on the other pages mean."""
-    return render(request, "taskruns/help.html", {"help": help_page()})
-
-
-@signed_in
-@require_safe
-def rights(request: PanelRequest) -> HttpResponse:
-    """The very table of `taskruns.permissions`, for everybody."""
-    given = [(role.label.lower(), rights) for role, rights in (TEAM_ROLES | SITE_ROLES).items() if role.value]
-    return render(request, "taskruns/people/rights.html", {"table": rights_table(given)})
-
-
-@signed_in_at_least
-@require_safe
-def confirm(request: PanelRequest) -> HttpResponse:
-    """Leads to the way in which this person confirms who they are, and from there to `next`."""
-    ways = get_adapter().get_reauthentication_methods(request.user)
-    if not ways:
-        return error_page(request, 403, "No way to confirm", NO_WAY)
-    target = get_next_redirect_url(request)
-    return redirect(ways[0]["url"] + (f"?{urlencode({'next': target})}" if target else ""))
-
-
-@signed_in
 @sensitive_post_parameters("oldpassword", "password1", "password2")
 def change_password(request: PanelRequest) -> HttpResponseBase:
     if not request.user.has_usable_password():
@@ -92,4 +53,3 @@ def change_password(request: PanelRequest) -> HttpResponseBase:
 
 
 _change = PasswordChange.as_view()
-password_again = signed_in_at_least(account.reauthenticate)

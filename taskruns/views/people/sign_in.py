@@ -10,7 +10,6 @@ from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.forms import ChangePasswordForm as AllauthChangePasswordForm
 from allauth.account.forms import LoginForm as AllauthLoginForm
 from allauth.account.forms import ReauthenticateForm as AllauthReauthenticateForm
-from allauth.account.internal.stagekit import clear_login
 from allauth.account.views import PasswordChangeView
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
@@ -25,14 +24,16 @@ from django.urls import reverse
 from django.utils.crypto import constant_time_compare
 
 from taskruns.access import recent_auth
-from taskruns.access.gate import actor_of, record_denied
+from taskruns.access.denials import record_denied
+from taskruns.access.gate import actor_of
+from taskruns.allauth_compat import clear_login
 from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit
 from taskruns.services.people import accounts, factors, sso_accounts
-from taskruns.views.sso.actions import arrived_for_good
+from taskruns.views.sso.sign_in import note_signed_in
 
-from .factor_checks import entered_again
+from .factor_checks import confirmed
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return str(getattr(request, "client_ip", "") or NOWHERE)
 
     def is_reauthentication_required(self, *, app: str, **_kwargs: Any) -> bool:
-        """Asked by the gate (`access.py`) alone: allauth would keep what was posted, a key included, in the session."""
+        """Only the gate (`access/gate.py`) asks: allauth would keep what was posted in the session, even a key."""
         return False
 
     def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
@@ -138,7 +139,8 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
     def form_invalid(self, form: Any) -> HttpResponse:
         """A wrong current password is a try to take an account that was left open."""
         if "oldpassword" in form.errors:
-            record_denied(self.request, EventType.AUTH_PASSWORD_CHANGE, why="wrong current password")
+            event = EventType.AUTH_PASSWORD_CHANGE
+            record_denied(self.request, event, by=actor_of(self.request), why="wrong current password")
         response: HttpResponse = super().form_invalid(form)
         return response
 
@@ -150,15 +152,15 @@ def _deliver(message: EmailMessage) -> None:
         log.warning("mail_not_sent", error=type(error).__name__)
 
 
-def began(request: HttpRequest | None, **_kwargs: Any) -> None:
+def session_began(request: HttpRequest | None, **_kwargs: Any) -> None:
     if request is not None:
-        recent_auth.stamp(request)
+        recent_auth.begin(request)
 
 
 def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwargs: Any) -> None:
     """No row, no sign-in: the session that was just made is thrown away again."""
     if sociallogin is not None:
-        arrived_for_good(request, sociallogin)
+        note_signed_in(request, sociallogin)
     try:
         audit.record_sign_in(user, by=actor_of(request))
     except DatabaseError:
@@ -181,12 +183,12 @@ def password_changed(request: HttpRequest, user: User, **_kwargs: Any) -> None:
     accounts.password_changed(user, session_key=request.session.session_key or "", by=actor_of(request))
 
 
-def connect() -> None:
+def connect_signals() -> None:
     """Called once, when the app is ready."""
     account_signals.user_logged_in.connect(signed_in, dispatch_uid="taskruns")
     account_signals.password_changed.connect(password_changed, dispatch_uid="taskruns")
     account_signals.password_reset.connect(password_changed, dispatch_uid="taskruns")
-    account_signals.authentication_step_completed.connect(entered_again, dispatch_uid="taskruns")
-    auth_signals.user_logged_in.connect(began, dispatch_uid="taskruns")
+    account_signals.authentication_step_completed.connect(confirmed, dispatch_uid="taskruns")
+    auth_signals.user_logged_in.connect(session_began, dispatch_uid="taskruns")
     auth_signals.user_logged_out.connect(signed_out, dispatch_uid="taskruns")
     auth_signals.user_login_failed.connect(sign_in_failed, dispatch_uid="taskruns")

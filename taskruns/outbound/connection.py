@@ -1,13 +1,12 @@
-"""The connections below the client: they know when a request has left, and they stop at a deadline.
+"""Connections that know whether anything was sent, and that stop at the deadline of their call.
 
-A read time-out alone does not end a call to a server that drips a byte now and then, so each read from the
-socket also ends at the deadline of the whole call: headers, body, chunks and TLS records alike. And only the
-connection itself knows whether anything was sent; the kind of an exception does not always tell.
+A read time-out alone does not end a call to a server that sends one byte now and then, so each read from the socket
+also ends at the deadline of the whole call: headers, body, chunks and TLS records alike. And only the connection knows
+whether anything was sent; the kind of an exception does not always tell.
 """
 
 import http.client
 import io
-import ipaddress
 import random
 import socket
 import time
@@ -22,51 +21,47 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.retry import Retry
 
+from .fence import is_public
+
 BACKOFF = 0.3  # seconds before the first retry, doubled for each further one
 JITTER = 0.3  # seconds at most, added at random so that the threads of a round do not return together
 LONGEST_BACKOFF = 2.0  # seconds
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds. `connect` for each address of the host; `read` for a silence of the server."""
-
-    connect: float = 4.0
-    read: float = 12.0
-
-    @property
-    def call(self) -> float:
-        """The deadline of one call as a whole, retries included."""
-        return self.connect + 2 * self.read
-
-
 @dataclass(slots=True)
 class Call:
-    """One call of the client, retries included. `deadline` is on the monotonic clock, in seconds; `may_retry` is
-    asked before each further attempt.
+    """One call, retries included. `began` and `deadline` are seconds on the monotonic clock; `may_retry` is asked
+    before each retry; `public_only` refuses an address off the internet, whatever name led to it.
 
     `sent`: False once a connection was tried, True once a byte of a request may have left on one;
-    None if no connection was asked for at all (an address that is none, a mock in a test).
+    None if no connection was asked for at all (a malformed address, a mock in a test).
     """
 
+    began: float
     deadline: float
-    may_retry: Callable[[], bool] = lambda: True
+    may_retry: Callable[[], bool]
+    public_only: bool
     attempts: int = 1
     sent: bool | None = None
-    public_only: bool = False  # a private address is no Arize, whatever the name service says
 
     @property
     def seconds_left(self) -> float:
         return self.deadline - time.monotonic()
+
+    @property
+    def milliseconds(self) -> int:
+        """How long it has taken so far."""
+        return round((time.monotonic() - self.began) * 1000)
 
 
 _CALL: ContextVar[Call] = ContextVar("call")
 
 
 @contextmanager
-def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: bool = False) -> Iterator[Call]:
-    """Everything that this thread does over HTTP inside belongs to one call with one deadline."""
-    call = Call(deadline=time.monotonic() + seconds, may_retry=may_retry, public_only=public_only)
+def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: bool) -> Iterator[Call]:
+    """Whatever this thread sends inside the block belongs to one call with one deadline."""
+    began = time.monotonic()
+    call = Call(began=began, deadline=began + seconds, may_retry=may_retry, public_only=public_only)
     token = _CALL.set(call)
     try:
         yield call
@@ -75,16 +70,16 @@ def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: b
 
 
 class GetRetry(Retry):
-    """urllib3's Retry for GETs that failed on the way or by 500, 502, 503, 504. Never for 429, and never
-    sleeping on Retry-After: the caller decides when to come back. No attempt starts after the deadline, nor one
-    that the caller does not allow.
+    """Retries GETs that failed on the way or with 500, 502, 503, 504. It retries no 429 and never sleeps on
+    Retry-After: the caller decides when to come back. No attempt starts after the deadline, nor one that the caller
+    does not allow.
     """
 
     @classmethod
     def times(cls, retries: int) -> Self:
         return cls(
             total=retries,
-            other=0,  # a certificate does not become good by asking again
+            other=0,  # a bad certificate stays bad
             allowed_methods={"GET"},
             status_forcelist={500, 502, 503, 504},
             respect_retry_after_header=False,
@@ -100,30 +95,13 @@ class GetRetry(Retry):
         return following
 
     def get_backoff_time(self) -> float:
-        """Seconds. Unlike urllib3's, the first retry waits too: a fault is seldom gone at once."""
+        """Seconds. Unlike urllib3, the first retry waits too: a fault is seldom gone at once."""
         doubled = BACKOFF * 2 ** max(len(self.history) - 1, 0)
         return float(min(doubled + random.uniform(0, JITTER), LONGEST_BACKOFF))  # noqa: S311 - no secret
 
 
-_ENDS_WITH_IPV4 = [ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")]
-
-
-def is_public(address: str) -> bool:
-    """Neither this machine, nor its network, nor what else is not the internet: also inside of an IPv6 address."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    return all(it.is_global and not it.is_multicast for it in (ip, *_inside(ip)))
-
-
-def _inside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address leads to: mapped, compatible, 6to4, NAT64 (RFC 6052), Teredo."""
-    if isinstance(ip, ipaddress.IPv4Address):
-        return []
-    at_the_end = [ipaddress.IPv4Address(ip.packed[12:])] if any(ip in network for network in _ENDS_WITH_IPV4) else []
-    return [it for it in (ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ()), *at_the_end) if it is not None]
-
-
 class _DeadlineReader(io.RawIOBase):
-    """The socket's bytes; each read waits for the read time-out or for what is left of the call, if less."""
+    """The socket's bytes. Each read waits for the read time-out, or for what is left of the call if that is less."""
 
     def __init__(self, connection: socket.socket, call: Call) -> None:
         self._connection = connection
@@ -154,14 +132,14 @@ class _Response(http.client.HTTPResponse):
 
 
 class PrivateAddress(NewConnectionError):
-    """The name of a public host led to an address inside: nothing was sent there."""
+    """A host that must be public led to a private address: nothing was sent there."""
 
 
 class _PlainConnection(HTTPConnection):
     response_class = _Response
 
     def _new_conn(self) -> socket.socket:
-        """Looks at the address that was really reached, which no second answer of the name service can change."""
+        """Checks the address that was reached, because a second look-up of the name could give another one."""
         connection = super()._new_conn()
         if _CALL.get().public_only and not is_public(connection.getpeername()[0]):
             connection.close()

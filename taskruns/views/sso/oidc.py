@@ -1,14 +1,14 @@
-"""How the panel talks to the provider of single sign-on, and what it believes of the answers.
+"""OpenID Connect: how the panel asks the provider, and what it believes of the answers.
 
 allauth takes an ID token that came straight from the token endpoint without looking at its signature, and believes
 whatever issuer the provider's own document names. Here the issuer is the one of OIDC_ISSUER, and each token is checked.
 """
 
+import json
 import secrets
 import time
 from typing import Any
 
-from allauth.socialaccount.adapter import get_adapter as social_adapter
 from allauth.socialaccount.models import SocialApp, SocialLogin, SocialToken
 from allauth.socialaccount.providers.oauth2.client import OAuth2Error
 from allauth.socialaccount.providers.openid_connect.provider import OpenIDConnectProvider
@@ -18,11 +18,14 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 
 from taskruns.access import recent_auth
+from taskruns.outbound import Bearer, Egress, NotAnswered, Session, Timeouts
 from taskruns.sso import Provider, TokenRefused, read_id_token
 
+# Whoever runs the panel names the issuer, so it may have a private address.
+EGRESS = Egress(Timeouts(connect=5, read=5))
 NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-# What somebody is sent off for.
-LOGIN, CONNECT, AGAIN = "login", "connect", "again"
+# What a person goes to the provider for.
+LOGIN, CONNECT, CONFIRM = "login", "connect", "again"
 
 
 def provider() -> Provider:
@@ -34,11 +37,11 @@ def provider() -> Provider:
 
 
 class AnswerRefused(OAuth2Error):  # type: ignore[misc]
-    """The text is a word of ours for the log."""
+    """The text is a word of ours for the log, never a piece of the answer."""
 
 
 class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
-    """`state` is what was kept when the person was sent off: the nonce among it."""
+    """`state` was kept when the person left for the provider; the nonce is in it."""
 
     state: dict[str, Any]
 
@@ -58,17 +61,17 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
         return found
 
     def parse_token(self, data: dict[str, Any]) -> SocialToken:
-        """Used for one question and then forgotten."""
+        """Used for one request and then forgotten."""
         return SocialToken(token=str(data["access_token"]))
 
     def complete_login(self, request: HttpRequest, app: SocialApp, token: SocialToken, **kwargs: Any) -> SocialLogin:
         claims = self._claims(kwargs["response"])
         if "userinfo_endpoint" in self.openid_config:
-            told = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
-            if told.get("sub") != claims["sub"]:
+            info = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
+            if info.get("sub") != claims["sub"]:
                 raise AnswerRefused("subject of the user info")
             # What was signed counts more than what was fetched beside it.
-            claims = told | claims
+            claims = info | claims
         return self.get_provider().sociallogin_from_response(request, claims)
 
     def _claims(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -88,14 +91,23 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
         return str(settings.SITE_URL) + reverse("sso-callback")
 
 
+def session(bearer: str = "") -> Session:
+    """The way to the provider. A failed request is not sent again: a code or a token may be good for one only."""
+    return Session(EGRESS, auth=Bearer(bearer) if bearer else None)
+
+
 def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
-    """A JSON object of the provider. Raises AnswerRefused; OSError (which all errors of `requests` are)."""
-    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-    with social_adapter().get_requests_session() as session:
-        answer = session.get(url, headers=headers)
-        if answer.status_code != 200:
-            raise AnswerRefused(f"status {answer.status_code}")
-        found = answer.json()
+    """A JSON object of the provider. Raises AnswerRefused."""
+    with session(bearer) as opened:
+        answer = opened.ask("GET", url)
+    if isinstance(answer, NotAnswered):
+        raise AnswerRefused(answer.why.name.lower().replace("_", " "))
+    if answer.status != 200:
+        raise AnswerRefused(f"status {answer.status}")
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise AnswerRefused("no JSON") from None
     if not isinstance(found, dict):
         raise AnswerRefused("no JSON object")
     return found
@@ -109,9 +121,9 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
     def redirect(self, request: HttpRequest, process: str, next_url: str | None = None, **_: Any) -> HttpResponse:
         nonce = secrets.token_urlsafe(24)
         params = {"nonce": nonce}
-        if process == AGAIN:
-            # `max_age` makes the provider tell `auth_time`, which is how we see that it really asked.
-            params |= {"prompt": "login", "max_age": str(recent_auth.FRESH_FOR)}
+        if process == CONFIRM:
+            # `max_age` makes the provider send `auth_time`, which shows that it really asked.
+            params |= {"prompt": "login", "max_age": str(recent_auth.RECENT_FOR)}
         kept = {"nonce": nonce, "asked_at": time.time()}
         answer: HttpResponse = super().redirect(
             request, process, next_url, auth_params=params, scope=self.get_default_scope(), **kept
@@ -122,7 +134,7 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
         return str(data["sub"])
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What a person's provider tells of them is not kept."""
+        """What the provider says about a person is not kept."""
         return {}
 
     def extract_common_fields(self, data: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""Sends a request to the address it was given and nowhere else, within a deadline, and says what came of it.
+
+With `ask()` nothing of requests or urllib3 gets out, not even as a chained exception: their objects hold the request
+with its secret.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import TimeoutError as Urllib3Timeout
+
+from taskruns import __version__
+
+from .connection import POOLS, Call, GetRetry, PrivateAddress, call_within
+
+USER_AGENT = f"taskruns/{__version__}"
+LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
+_CHUNK = 65_536
+_FAULTS = (requests.RequestException, HTTPError, OSError, ValueError)
+_NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. `connect` for each address of the host; `read` for a silence of the server."""
+
+    connect: float = 4.0
+    read: float = 12.0
+
+    @property
+    def call(self) -> float:
+        """The deadline of one call as a whole, retries included."""
+        return self.connect + 2 * self.read
+
+
+@dataclass(frozen=True)
+class Egress:
+    """How requests leave: the place for everything that a deployment or a destination settles about the way out.
+
+    `public_only`: no private address is called, whatever the host's name leads to.
+    """
+
+    timeouts: Timeouts = Timeouts()
+    public_only: bool = False
+
+
+class Failure(Enum):
+    """Why a request has no answer. Only with NO_ANSWER may it have arrived; otherwise nothing was sent."""
+
+    NO_ANSWER = auto()
+    NO_CONNECTION = auto()
+    CONNECT_TIMEOUT = auto()
+    UNKNOWN_HOST = auto()
+    PRIVATE_ADDRESS = auto()
+    UNTRUSTED_CERTIFICATE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class NotAnswered:
+    """`attempts` counts the retries too; `milliseconds` is how long all of them took."""
+
+    why: Failure
+    attempts: int
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of any status. The body is decompressed; one that is too long is dropped."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]  # case-insensitive
+    attempts: int
+    milliseconds: int
+    is_too_long: bool = False
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status <= 299
+
+
+class Bearer(AuthBase):
+    """Holds a secret, so that no local variable, header table of a session or repr does."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.secret}"
+        return request
+
+    @property
+    def fits_a_header(self) -> bool:
+        """Latin-1 without control characters; anything more about its shape is the other side's business."""
+        return bool(self.secret.strip()) and all(
+            "\x20" <= character <= "\x7e" or "\xa0" <= character <= "\xff" for character in self.secret
+        )
+
+
+class Session(requests.Session):
+    """A pool of connections to one host, safe to share between threads. Close it, or use it in `with`.
+
+    `may_retry` is asked before each retry, in the thread of its call.
+    """
+
+    def __init__(
+        self,
+        egress: Egress,
+        *,
+        auth: Bearer | None = None,
+        retries: int = 0,
+        pool_size: int = 1,
+        may_retry: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__()
+        self._egress = egress
+        self._may_retry = may_retry
+        self.trust_env = False  # a .netrc would replace the secret, a proxy variable would see it
+        self.auth = auth
+        self.headers["User-Agent"] = USER_AGENT
+        adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=GetRetry.times(retries))
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def ask(self, method: str, url: str, **content: Any) -> Answer | NotAnswered:
+        """`content` as in `requests.request`: params, json, data. What went wrong is returned, not raised."""
+        with self._call() as call:
+            try:
+                with self._send(method, url, stream=True, **content) as response:
+                    return _read(response, call)
+            except _FAULTS as error:
+                return NotAnswered(_why(error, call), call.attempts, call.milliseconds)
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """For libraries that know requests: the same way out, with the body read. Raises OSError, ValueError."""
+        with self._call():
+            return self._send(*args, **kwargs)
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Not even looked at: requests would parse a broken Location, and the secret stays with its host."""
+
+    def _call(self) -> AbstractContextManager[Call]:
+        egress = self._egress
+        return call_within(egress.timeouts.call, may_retry=self._may_retry, public_only=egress.public_only)
+
+    def _send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        timeouts = self._egress.timeouts
+        fixed = {"timeout": (timeouts.connect, timeouts.read), "allow_redirects": False, "verify": True}
+        return super().request(*args, **kwargs | fixed)
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+
+def _read(response: requests.Response, call: Call) -> Answer:
+    """The body up to the limit. If a refusal is cut on its way, its status is enough; a success that is cut raises,
+    because what it said is lost.
+    """
+    body, is_too_long = bytearray(), False
+    try:
+        for chunk in response.iter_content(_CHUNK):
+            body += chunk
+            if is_too_long := len(body) > LONGEST_ANSWER:
+                break
+    except (requests.RequestException, HTTPError, OSError):
+        if 200 <= response.status_code <= 299:
+            raise
+        body.clear()
+    return Answer(
+        status=response.status_code,
+        body=b"" if is_too_long else bytes(body),
+        headers=response.headers,
+        attempts=call.attempts,
+        milliseconds=call.milliseconds,
+        is_too_long=is_too_long,
+    )
+
+
+def _why(error: Exception, call: Call) -> Failure:
+    """What the connection knows about whether anything was sent counts more than the kind of the exception."""
+    reason = _reason(error)
+    is_slow = isinstance(error, requests.Timeout) or isinstance(reason, Urllib3Timeout)
+    is_refused = isinstance(reason, NewConnectionError)
+    if call.sent or (call.sent is None and not (is_refused or isinstance(error, _NOTHING_SENT))):
+        return Failure.NO_ANSWER
+    if isinstance(error, requests.exceptions.SSLError):
+        return Failure.UNTRUSTED_CERTIFICATE
+    if isinstance(reason, PrivateAddress):
+        return Failure.PRIVATE_ADDRESS
+    if isinstance(reason, NameResolutionError):
+        return Failure.UNKNOWN_HOST
+    return Failure.CONNECT_TIMEOUT if is_slow and not is_refused else Failure.NO_CONNECTION
+
+
+def _reason(error: Exception) -> object:
+    """What urllib3 says under requests' wrapping."""
+    wrapped = error.args[0] if error.args else None
+    return getattr(wrapped, "reason", wrapped)
