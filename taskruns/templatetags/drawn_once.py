@@ -48,11 +48,11 @@ class _Versioned:
 
 
 def _row(row: RunRow) -> SafeString:
-    return render_to_string("taskruns/runs/_row.html", {"row": row})
+    return render_to_string("taskruns/board/_row.html", {"row": row})
 
 
 def _select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
-    return render_to_string("taskruns/runs/_select.html", {"name": name, "choices": choices, "every": every})
+    return render_to_string("taskruns/board/_select.html", {"name": name, "choices": choices, "every": every})
 
 
 def _sprite() -> SafeString:

@@ -232,4 +232,4 @@ def again(request: PanelRequest) -> HttpResponse:
         return _sent_off(request, AGAIN, get_next_redirect_url(request))
     others = [way for way in account_adapter().get_reauthentication_methods(request.user) if way["id"] != "sso"]
     context = {"provider": provider().name, "next": get_next_redirect_url(request) or "", "others": others}
-    return render(request, "taskruns/people/sso_again.html", context)
+    return render(request, "taskruns/sso/again.html", context)
