@@ -82,6 +82,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "taskruns.views.frame.frame",
             ],
+            "builtins": ["taskruns.templatetags.parts"],
         },
     }
 ]

@@ -141,7 +141,7 @@ def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> H
     if is_look:
         return HttpResponseRedirect(with_next(url, request.get_full_path()))
     context = {"why": why, "url": with_next(url, referring_page(request))}
-    return render(request, "taskruns/people/unproved.html", context, status=403)
+    return render(request, "taskruns/people/recent_auth.html", context, status=403)
 
 
 def anyone(view: View) -> View:

@@ -37,7 +37,7 @@ class Refused(ValueError):
 @requires(Action.RUNS_VIEW)
 @require_safe
 def past(request: PanelRequest, team: Team) -> HttpResponse:
-    return render(request, "taskruns/runs/batches.html", {"batches": past_batches(team), "team": team.name})
+    return render(request, "taskruns/batches/list.html", {"batches": past_batches(team), "team": team.name})
 
 
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
@@ -160,6 +160,6 @@ def _faults(found: CancelBatch, reason: str, count: str) -> dict[str, str]:
 
 def _page(request: PanelRequest, found: CancelBatch, *, status: int = 200, **typed: Any) -> HttpResponse:
     page = batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
-    template = "taskruns/runs/_batch.html" if request.htmx else "taskruns/runs/batch.html"
+    template = "taskruns/batches/_batch.html" if request.htmx else "taskruns/batches/batch.html"
     context = {"page": page, "reason": page.reason} | typed
     return fresh(render(request, template, context, status=status))

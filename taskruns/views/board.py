@@ -78,7 +78,7 @@ def _page(request: PanelRequest, seats: Sequence[Seat], views: Shelf | None) -> 
     watch(*(seat.team for seat in seats if not runs_service.is_watched(seat.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
-    return fresh(render(request, "taskruns/runs/board.html", context))
+    return fresh(render(request, "taskruns/board/board.html", context))
 
 
 def _beside(request: PanelRequest) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
     except BadFilter as error:
         return message_only(400, str(error))
     context = {"board": page} | _banner(request)
-    response = tagged(render(request, "taskruns/runs/_table.html", context), page.etag)
+    response = tagged(render(request, "taskruns/board/_table.html", context), page.etag)
     return _as_of(response, page.as_of)
 
 

@@ -17,9 +17,9 @@ from .fragments import fresh, tagged
 def chart(request: PanelRequest, team: Team) -> HttpResponse:
     """Only the fragment has an ETag: a browser would mix the page and the fragment of one url up."""
     if not request.htmx:
-        return fresh(render(request, "taskruns/runs/chart.html", {"chart": chart_service.runs_per_hour(team)}))
+        return fresh(render(request, "taskruns/board/chart.html", {"chart": chart_service.runs_per_hour(team)}))
     etag = chart_service.chart_etag(team)
     if etag in request.headers.get("If-None-Match", ""):
         return tagged(HttpResponseNotModified(), etag)
     drawn = chart_service.runs_per_hour(team)
-    return tagged(render(request, "taskruns/runs/_chart.html", {"chart": drawn}), drawn.etag)
+    return tagged(render(request, "taskruns/board/_chart.html", {"chart": drawn}), drawn.etag)

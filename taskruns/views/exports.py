@@ -22,7 +22,7 @@ def page(request: PanelRequest, team: Team) -> HttpResponse:
         wanted = _wanted(request)
     except BadFilter as error:
         return _unusable(request, error)
-    return render(request, "taskruns/runs/export.html", {"page": export_pages.export_page(team, wanted)})
+    return render(request, "taskruns/board/export.html", {"page": export_pages.export_page(team, wanted)})
 
 
 @requires(Action.RUNS_VIEW, event=EventType.RUN_EXPORT, acts_on="GET")

@@ -78,7 +78,7 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     if request.htmx and request.htmx.target != "run-page":
         row = row_of(run_id, seat=Seat(team, request.access))
         context = {"row": row, "message": message}
-        return fresh(render(request, "taskruns/runs/_row_answer.html", context, status=status))
+        return fresh(render(request, "taskruns/board/_row_answer.html", context, status=status))
     if not request.htmx:
         messages.add_message(request, LEVELS[message.tone], message.text)
         if status < 400:

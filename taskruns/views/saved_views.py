@@ -152,4 +152,4 @@ def _page(request: PanelRequest, team: Team, context: dict[str, Any], *, status:
     form = context.get("form")
     if form is not None and not page.may_share:
         del form.fields["shared"]
-    return render(request, "taskruns/runs/views.html", {"page": page} | context, status=status)
+    return render(request, "taskruns/saved_views/list.html", {"page": page} | context, status=status)

@@ -104,4 +104,4 @@ def _page(
     may_pull = request.access.may(Action.STOP_PULL)
     page = stop_page(team, banner=banner, may_pull=may_pull, left_out=ticked)
     context = {"page": page, "form": form, "message": message}
-    return render(request, "taskruns/runs/stop.html", context, status=status)
+    return render(request, "taskruns/stops/stop.html", context, status=status)

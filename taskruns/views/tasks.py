@@ -22,7 +22,7 @@ def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
     owned(request, Task.objects.all(), task_id)
     watch(team)
     page = tasks_service.task_page(task_id, access=request.access, slug=team.slug)
-    template = "taskruns/runs/_task.html" if request.htmx else "taskruns/runs/task.html"
+    template = "taskruns/tasks/_task.html" if request.htmx else "taskruns/tasks/task.html"
     return fresh(render(request, template, {"page": page, "board_url": board_before(request, team.slug)}))
 
 
@@ -34,4 +34,4 @@ def strip(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse
     if not request.htmx:
         return fresh(redirect("task", slug=team.slug, task_id=task_id))
     drawn = tasks_service.task_strip(found, slug=team.slug)
-    return fresh(render(request, "taskruns/runs/_strip.html", {"strip": drawn}))
+    return fresh(render(request, "taskruns/tasks/_strip.html", {"strip": drawn}))

@@ -114,7 +114,7 @@ def _page(
         is_waiting=is_waiting,
     )
     context: dict[str, Any] = {"page": page, "form": form}
-    response = render(request, "taskruns/runs/trigger.html", context, status=status)
+    response = render(request, "taskruns/triggers/trigger.html", context, status=status)
     patch_vary_headers(response, ["HX-Request"])
     return response
 

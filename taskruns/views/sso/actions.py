@@ -93,4 +93,4 @@ def confirm(request: PanelRequest) -> HttpResponse:
         return _redirect_to_provider(request, CONFIRM, get_next_redirect_url(request))
     others = [way for way in account_adapter().get_reauthentication_methods(request.user) if way["id"] != "sso"]
     context = {"provider": provider().name, "next": get_next_redirect_url(request) or "", "others": others}
-    return render(request, "taskruns/people/sso_again.html", context)
+    return render(request, "taskruns/sso/again.html", context)

@@ -1,0 +1,28 @@
+"""Which icons there are: what our pages call each, and the heroicon (micro) that it is."""
+
+ICONS = {
+    "clock": "clock",
+    "play": "play",
+    "check": "check",
+    "x-mark": "x-mark",
+    "no-symbol": "no-symbol",
+    "question-mark-circle": "question-mark-circle",
+    "eye-slash": "eye-slash",
+    "stop": "stop",
+    "hand": "hand-raised",
+    "pause": "pause",
+    "chevron-down": "chevron-down",
+    "ascending": "arrow-up",
+    "descending": "arrow-down",
+    "copy": "square-2-stack",
+    "filter": "funnel",
+    "key": "key",
+    "people": "user-group",
+    "home": "home",
+    "bookmark": "bookmark",
+    "download": "arrow-down-tray",
+    "success": "check-circle",
+    "info": "information-circle",
+    "warning": "exclamation-triangle",
+    "error": "x-circle",
+}
