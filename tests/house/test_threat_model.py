@@ -10,12 +10,31 @@ from tests.paths import ROOT
 TEXT = (ROOT / "THREAT_MODEL.md").read_text()
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)
 PROMISES = (
-    *("Only the right people reach each url", "Foreign ids open nothing", "Rights are read when the act happens"),
-    *("A key is never seen again", "Ciphertext belongs to its row", "Keys rotate", "Requests go to Arize only"),
-    *("TLS is checked", "Nothing from Arize is markup", "A ring fence in the browser", "No change without a token"),
-    *("No open redirect", "Strong sign-in", "Sessions end", "Input is checked"),
-    *("The client address is not the client's word", "Log lines cannot be forged", "Errors keep quiet"),
-    *("One cancel is one cancel", "No event, no act", "Debug stays home", "Supply chain"),
+    *(
+        "Only the right people reach each URL",
+        "IDs of another team open nothing",
+        "Rights are checked at the moment of each action",
+    ),
+    *(
+        "A stored API key is never shown again",
+        "Ciphertext is bound to its row",
+        "Keys can be rotated",
+        "API keys are sent to Arize only",
+    ),
+    *(
+        "TLS certificates are verified",
+        "Text from Arize is never markup",
+        "Every response carries security headers",
+        "No change without a CSRF token",
+    ),
+    *("No open redirect", "Strong sign-in", "Sessions end", "Input is validated"),
+    *("Clients cannot forge their address", "Log lines cannot be forged", "Errors reveal no internals"),
+    *(
+        "Repeated clicks send one request",
+        "No audit row, no action",
+        "Unsafe settings stop the start",
+        "Dependencies are locked",
+    ),
 )
 
 
@@ -46,6 +65,11 @@ def test_every_promise_names_its_tests():
     for promise, rest in promised.items():
         assert re.search(r"`tests/[\w/]+\.py::test_\w+`", rest), promise
         assert re.search(r"\| [\d., x]+ *$", rest), promise
+
+
+def test_every_promise_is_put_in_plain_words():
+    explained = re.findall(r"^- \*\*(.+?)\.\*\* \w", section("What is promised"), re.MULTILINE)
+    assert explained == list(rows("What is promised"))
 
 
 def test_what_is_missing_belongs_to_a_promise():
