@@ -146,11 +146,11 @@ ERRORS: Mapping[int, type[ArizeError]] = {
 }
 
 
-_NOT_SENT: Mapping[Failure, str] = {
+NOT_SENT: Mapping[Failure, str] = {
     Failure.NO_CONNECTION: NotSent.default,
     Failure.CONNECT_TIMEOUT: (
         "Arize accepted no connection within {seconds:g} seconds, so nothing was sent. "
-        "Check the endpoint and the network, then try again."
+        "Check the region and the network, then try again."
     ),
     Failure.UNKNOWN_HOST: (
         "The host name of this region cannot be found, so nothing was sent. "
@@ -194,7 +194,7 @@ def error_without_answer(call: NotAnswered, *, connect: float) -> ArizeError:
     """The typed error of a call that got no answer. `connect` is the time-out of its connection, in seconds."""
     if call.why is Failure.NO_ANSWER:
         return NoAnswer(milliseconds=call.milliseconds)
-    return NotSent(_NOT_SENT[call.why].format(seconds=connect), milliseconds=call.milliseconds)
+    return NotSent(NOT_SENT[call.why].format(seconds=connect), milliseconds=call.milliseconds)
 
 
 def read_problem(body: bytes, *, secret: str = "") -> Problem:
