@@ -1,7 +1,7 @@
 """The processes of the Procfile, started together and stopped together, whatever ends them.
 
-honcho reads the Procfile. Its own `start` does not survive a closed terminal well (its children stay behind, with the
-port), so starting and stopping is done here: each process leads a group of its own, and the whole group is ended.
+Each process leads a group of its own, and the whole group is ended: with a closed terminal or a dead leader, nothing
+may stay behind and keep the port.
 """
 
 import contextlib
@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
-
-from honcho.environ import parse_procfile
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds between the friendly signal and the last one: gunicorn gives its requests 5.
@@ -36,13 +34,13 @@ class Signals:
     def __init__(self) -> None:
         self._held = self._came = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Who starts us under nohup wants us to outlive the terminal.
+            # Under nohup we are meant to outlive the terminal.
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """A signal that comes in here is raised at the end: nothing may be started and then forgotten."""
+        """A signal that arrives in here is raised at its end, so that no process is started and then forgotten."""
         self._held = True
         try:
             yield
@@ -52,7 +50,7 @@ class Signals:
             raise Stopped
 
     def ignore(self) -> None:
-        """The end has begun: further signals would only interrupt it."""
+        """We are stopping already: further signals would only interrupt that."""
         self._held = True
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -91,7 +89,7 @@ class Processes:
         return self.log_dir / f"{name}.log" if self.log_dir else None
 
     def ended(self) -> str | None:
-        """The name of a process that is no longer there."""
+        """The name of a process that has ended, if one has."""
         return next((name for name, process in self._running.items() if process.poll() is not None), None)
 
     def wait_for_an_end(self) -> str:
@@ -100,10 +98,15 @@ class Processes:
         return name
 
 
+def commands() -> dict[str, str]:
+    """Name -> shell command, from the Procfile."""
+    lines = (ROOT / "Procfile").read_text(encoding="utf-8").splitlines()
+    return dict(line.split(": ", 1) for line in lines)
+
+
 def launch(name: str, *, environment: Mapping[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
     """Start a line of the Procfile as the leader of a process group; the log is appended to."""
-    command = parse_procfile((ROOT / "Procfile").read_text(encoding="utf-8")).processes[name]
-    shell = ["/bin/sh", "-c", f"exec {command}"]
+    shell = ["/bin/sh", "-c", f"exec {commands()[name]}"]
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else None
         return subprocess.Popen(  # noqa: S603 - our own Procfile, through the shell that fills in its variables

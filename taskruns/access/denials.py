@@ -10,7 +10,7 @@ from taskruns.audit import Actor, EventType, Target
 from taskruns.models import Team
 from taskruns.permissions import access_of
 from taskruns.services import audit
-from taskruns.services.audit import Try
+from taskruns.services.audit import Attempt
 
 # Parameters of a path that open a door by themselves.
 SECRETS = frozenset({"token", "key"})
@@ -64,12 +64,12 @@ def record_throttled(request: HttpRequest, *, by: Actor) -> None:
     record_denied(request, event, by=by, why="too many tries")
 
 
-def _attempt(request: HttpRequest) -> Try:
+def _attempt(request: HttpRequest) -> Attempt:
     match = request.resolver_match
     if match is None:
-        return Try("", "", request.method or "")
+        return Attempt("", "", request.method or "")
     ids = {name: match.kwargs[name] for name in ("run_id", "task_id", "credential_id") if name in match.kwargs}
-    return Try(match.url_name or "", _path(request.path, match), request.method or "", **ids)
+    return Attempt(match.url_name or "", _path(request.path, match), request.method or "", **ids)
 
 
 def _path(path: str, match: ResolverMatch) -> str:

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditEvent
 
-from .damaged import STRANGE_VALUES, lenient, numbered
+from .raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from .row_json import plain
 from .signing_keys import sign, signing_key_id
 
@@ -40,14 +40,14 @@ def anchor_moved(*, due_after: timedelta = timedelta(0)) -> int:
     for chain in _moved(due_after):
         try:
             made += anchor_chain(chain)
-        except (DatabaseError, *STRANGE_VALUES):  # somebody changed rows by hand: the others are anchored anyhow
+        except (DatabaseError, *UNREADABLE_VALUE):  # somebody changed rows by hand: the others are anchored anyhow
             log.exception("chain_not_anchored", chain=ascii(chain))
     return made
 
 
 def _moved(due_after: timedelta) -> list[str]:
-    last = numbered(AuditAnchor.objects.filter(chain=OuterRef("chain"))).order_by("-seq").values("seq")[:1]
-    with lenient():
+    last = with_number(AuditAnchor.objects.filter(chain=OuterRef("chain"))).order_by("-seq").values("seq")[:1]
+    with tolerant_text():
         heads = AuditChain.objects.annotate(anchored=Subquery(last)).values_list("chain", "seq", "anchored")
         moved = [(chain, anchored or 0) for chain, seq, anchored in heads if _is_behind(anchored or 0, seq)]
     now = timezone.now()
@@ -64,14 +64,15 @@ def _is_due(chain: str, anchored: int, now: Any, due_after: timedelta) -> bool:
     try:
         at = oldest.first()
         return at is not None and not now - due_after < at <= now
-    except (DatabaseError, *STRANGE_VALUES):
+    except (DatabaseError, *UNREADABLE_VALUE):
         return True
 
 
 def anchor_chain(chain: str) -> bool:
     """Anchor the chain's newest row. False if there is none, or it is anchored already."""
     with transaction.atomic():
-        newest = numbered(AuditEvent.objects.filter(chain=chain)).order_by("-seq").only("chain", "seq", "hash").first()
+        rows = with_number(AuditEvent.objects.filter(chain=chain)).only("chain", "seq", "hash")
+        newest = rows.order_by("-seq").first()
         return newest is not None and anchor_row(newest)
 
 
@@ -108,7 +109,7 @@ def publish() -> int:
         with Path(settings.AUDIT_ANCHOR_FILE).open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             return sum(_append(file, waiting) for waiting in _waiting())
-    except (OSError, *STRANGE_VALUES):
+    except (OSError, *UNREADABLE_VALUE):
         # They are in the database and in the log stream, and the next minute tries again.
         log.exception("audit_anchor_file_not_written")
         return 0

@@ -15,11 +15,11 @@ from taskruns.verifier import event_hash
 
 from .actor import Actor
 from .anchors import EVERY, anchor_row
+from .chains import chain_of
 from .cleaning import clean_details, clean_line
 from .events import CATALOGUE, EventType, allowed_details
 from .row_json import exported
 
-SITE_CHAIN = "site"
 log = structlog.get_logger(__name__)
 
 
@@ -108,7 +108,7 @@ def append(rows: Sequence[AuditEvent]) -> None:
         message = "record() needs the transaction of the act it speaks of"
         raise transaction.TransactionManagementError(message)
     for team_id, of_chain in groupby(rows, key=lambda row: row.team_id):
-        _append(list(of_chain), f"team:{team_id}" if team_id else SITE_CHAIN)
+        _append(list(of_chain), chain_of(team_id))
 
 
 def _listed(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:

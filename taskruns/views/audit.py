@@ -54,8 +54,8 @@ def encryption(request: PanelRequest) -> HttpResponse:
 @requires(Action.SITE_LOG, event=EventType.AUDIT_VERIFY)
 @require_POST
 def verify(request: PanelRequest) -> HttpResponse:
-    asked = audit.ask_for_verification(by=actor_of(request))
-    jobs.wake_verification(asked.pk)
+    started = audit.start_verification(by=actor_of(request))
+    jobs.wake_verification(started.pk)
     messages.success(request, "The verification has begun. This page shows how far it is.")
     return redirect("site-audit")
 

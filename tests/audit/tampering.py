@@ -118,7 +118,7 @@ def said(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> l
         path.write_text("".join(json.dumps(anchor) + "\n" for anchor in outside or ()))
         anchors = path if outside is not None else None
         report = audit.verify(
-            by=Actor.command(), chain=chain, anchors=anchors, tell=lambda _: None, found=faults.append
+            by=Actor.command(), chain=chain, anchors=anchors, progress=lambda _: None, found=faults.append
         )
     transaction.savepoint_rollback(point)
     assert report.fault_count == len(faults)

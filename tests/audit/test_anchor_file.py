@@ -19,8 +19,8 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_chain, anchor_moved
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Team, User
 from taskruns.services import audit
-from taskruns.services.audit.anchor_file import Outside
-from taskruns.services.audit.row_stream import ANCHOR, in_steps
+from taskruns.services.audit.anchor_file import AnchorFile
+from taskruns.services.audit.row_stream import ANCHOR, stream_values
 from tests.audit.verifying import verify
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
@@ -160,7 +160,7 @@ def test_one_that_was_broken_off_is_in_the_banner_too(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("taskruns.services.audit.verification.in_steps", fail)
+    monkeypatch.setattr("taskruns.services.audit.verification.stream_values", fail)
     client_of(ada).post("/audit/verify/")
     work()
     assert "was broken off" in client_of(ada).get("/runs/").content.decode()
@@ -187,7 +187,7 @@ def test_torn_lines_are_told_by_number_and_the_others_count(chain: str, anchor_f
 def test_a_copy_in_any_order_with_each_line_twice_is_the_same(chain: str, anchor_file: Path, team: Team):
     append(None, 2)
     anchor_moved()
-    site = [json.dumps(line) for line in in_steps(AuditAnchor.objects.filter(chain="site"), ANCHOR)]
+    site = [json.dumps(line) for line in stream_values(AuditAnchor.objects.filter(chain="site"), ANCHOR)]
     lines = [*anchor_file.read_text().splitlines(), *site]
     anchor_file.write_text("\n".join([*reversed(lines), *lines]))
     code, said = verify()
@@ -201,7 +201,7 @@ def test_the_file_is_not_held_in_memory(chain: str, anchor_file: Path):
     def peak(lines: int) -> int:
         anchor_file.write_text("".join(json.dumps(one | {"seq": number}) + "\n" for number in range(lines)))
         tracemalloc.start()
-        outside = Outside(anchor_file)
+        outside = AnchorFile(anchor_file)
         assert sum(1 for _ in outside.of(chain)) == lines
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

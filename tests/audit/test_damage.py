@@ -82,7 +82,7 @@ def test_any_value_in_an_anchor_is_a_bad_anchor(chain: str, column: str, value: 
 def test_a_head_whose_number_is_none_is_told(chain: str, value: str):
     put("seq", value, table=HEADS, where="1 = 1")
     assert found(chain) == [("missing", 0)]
-    assert audit.ask_for_verification(by=actor(User(email="ada@example.com"))).rows_expected == 0
+    assert audit.start_verification(by=actor(User(email="ada@example.com"))).rows_expected == 0
     anchor_moved()
 
 

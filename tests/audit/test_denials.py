@@ -16,7 +16,7 @@ from taskruns.access.denials import SECRETS
 from taskruns.audit import Actor, EventType
 from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
 from taskruns.services import audit
-from taskruns.services.audit import Try
+from taskruns.services.audit import Attempt
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import PASSWORD, make_credential
@@ -156,7 +156,7 @@ def test_tries_at_once_are_one_row_and_none_is_lost(committed: None):
 
     def one(_: int) -> None:
         for _ in range(3):
-            audit.record_denial(EventType.ACCESS_DENIED, Try("x", "/x/", "GET"), by=by, team=None)
+            audit.record_denial(EventType.ACCESS_DENIED, Attempt("x", "/x/", "GET"), by=by, team=None)
 
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         in_threads(6, one)

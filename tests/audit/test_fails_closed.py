@@ -123,7 +123,7 @@ def accept(stage: Stage) -> None:
 
 
 SERVICES: dict[str, Callable[[Stage], object]] = {
-    "audit.ask_for_verification": lambda _: LATER,  # below: it is a job that has to write
+    "audit.start_verification": lambda _: LATER,  # below: it is a job that has to write
     "audit.export": lambda stage: audit.export(stage.team, by=BY, kind="jsonl"),
     "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
     "audit.record_denial": lambda _: LATER,  # a denial stays a denial: test_denials.py
@@ -131,8 +131,8 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.record_reading": lambda stage: audit.record_reading(stage.team, by=BY),
     "audit.record_sign_in": lambda stage: audit.record_sign_in(vera(stage), by=BY),
     "audit.record_sign_out": lambda stage: audit.record_sign_out(vera(stage), by=BY),
-    "audit.verify": lambda _: audit.verify(by=BY, tell=lambda _: None, found=print),
-    "audit.walk": lambda _: audit.verify(by=BY, chain="site", tell=lambda _: None, found=print),
+    "audit.verify": lambda _: audit.verify(by=BY, progress=lambda _: None, found=print),
+    "audit.verify_chains": lambda _: audit.verify(by=BY, chain="site", progress=lambda _: None, found=print),
     "batches.abort": lambda stage: batches.abort(stage.batches["batch-abort"], by=oli(stage)),
     "batches.confirm": lambda stage: batches.confirm(stage.batches["batch-confirm"], reason="why", by=oli(stage)),
     "batches.create_batch": lambda stage: batches.create_batch(
@@ -244,7 +244,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
-NO_ACTS_OF_THEIR_OWN = {"audit.ask_for_verification", "audit.record_denial", "triggers.earlier"}
+NO_ACTS_OF_THEIR_OWN = {"audit.start_verification", "audit.record_denial", "triggers.earlier"}
 
 
 def acting() -> set[str]:

@@ -216,7 +216,7 @@ def test_one_that_breaks_is_said_to_be_broken_off_and_takes_no_faults_away(
     def fail(*_: Any, **__: Any) -> None:
         raise IntegrityError
 
-    monkeypatch.setattr("taskruns.services.audit.verification.in_steps", fail)
+    monkeypatch.setattr("taskruns.services.audit.verification.stream_values", fail)
     client_of(ada).post(VERIFY)
     work()
     text = text_of(client_of(ada).get(URL))

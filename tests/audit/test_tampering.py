@@ -11,7 +11,7 @@ from django.db import DatabaseError, transaction
 from taskruns.audit import EventType, record
 from taskruns.audit.anchors import anchor_chain
 from taskruns.models import AuditAnchor, AuditEvent, Run, Team, User
-from taskruns.services.audit.row_stream import ANCHOR, in_steps
+from taskruns.services.audit.row_stream import ANCHOR, stream_values
 from taskruns.verifier import event_hash
 from tests.factories import actor
 
@@ -56,7 +56,7 @@ def chain(team: Team, run: Run, oli: User) -> str:
 def outside(chain: str) -> list[dict[str, Any]]:
     """A copy of the anchors, as AUDIT_ANCHOR_FILE has it: the newest row is anchored too."""
     assert anchor_chain(chain)
-    copy = list(in_steps(AuditAnchor.objects.filter(chain=chain), ANCHOR))
+    copy = list(stream_values(AuditAnchor.objects.filter(chain=chain), ANCHOR))
     delete(chain, f"seq > {ANCHORED}", table=ANCHORS)
     return copy
 

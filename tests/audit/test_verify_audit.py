@@ -18,7 +18,7 @@ from taskruns.audit.anchors import anchor_moved
 from taskruns.audit.append_only import _SQLITE_REFUSES, SEALED_TABLES, seal
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
-from taskruns.services.audit.row_stream import ANCHOR, in_steps
+from taskruns.services.audit.row_stream import ANCHOR, stream_values
 from tests.audit.verifying import verify
 from tests.database_refusals import accept_inserts, lift_triggers, refuse_inserts
 from tests.paths import ROOT
@@ -105,7 +105,7 @@ def test_every_fault_is_printed_and_the_page_keeps_the_first_of_each_chain(chain
 
 def test_anchors_from_outside_are_met_or_not(chain: str, tmp_path: Path):
     anchor_moved()
-    lines = [json.dumps(line) for line in in_steps(AuditAnchor.objects.filter(chain=chain), ANCHOR)]
+    lines = [json.dumps(line) for line in stream_values(AuditAnchor.objects.filter(chain=chain), ANCHOR)]
     copy = tmp_path / "anchors.jsonl"
     copy.write_text("\n".join(lines) + "\n\n")
     assert verify("--chain", "ops-north", "--anchors", str(copy))[0] == 0
@@ -271,7 +271,7 @@ def test_the_walk_is_told_at_a_terminal_only(chain: str, monkeypatch: pytest.Mon
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr("taskruns.services.audit.verification.TOLD_EVERY", 2)
+    monkeypatch.setattr("taskruns.services.audit.verification.REPORT_EVERY", 2)
     for stream, told in ((Terminal(), True), (io.StringIO(), False)):
         call_command("verify_audit", stdout=io.StringIO(), stderr=stream)
         assert ("rows, 0 faults" in stream.getvalue()) is told
@@ -293,7 +293,7 @@ def test_an_export_tells_how_far_it_is_at_a_terminal_only(chain: str, team: Team
 def test_rows_that_are_added_while_it_walks_are_no_fault(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
     """Before, between and after the steps of the walk; and those that were seen are rows like others."""
     monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 2)
-    monkeypatch.setattr("taskruns.services.audit.verification.TOLD_EVERY", 1)
+    monkeypatch.setattr("taskruns.services.audit.verification.REPORT_EVERY", 1)
     added = []
 
     def meanwhile(report: audit.Report) -> None:
@@ -301,7 +301,7 @@ def test_rows_that_are_added_while_it_walks_are_no_fault(chain: str, team: Team,
             append(team, 1)
             added.append(anchor_moved())
 
-    report = audit.verify(by=SOMEBODY, chain=chain, tell=meanwhile, found=print)
+    report = audit.verify(by=SOMEBODY, chain=chain, progress=meanwhile, found=print)
     assert (report.fault_count, len(added)) == (0, 7)
     assert 5 < report.rows <= 12
 
@@ -382,7 +382,7 @@ def test_a_database_that_fails_midway_is_exit_2(chain: str, monkeypatch: Any):
     def fail(*_: Any, **__: Any) -> None:
         raise OperationalError
 
-    monkeypatch.setattr("taskruns.services.audit.verification.in_steps", fail)
+    monkeypatch.setattr("taskruns.services.audit.verification.stream_values", fail)
     with pytest.raises(CommandError) as refused:
         verify()
     assert refused.value.returncode == 2

@@ -123,7 +123,7 @@ def test_what_people_kept_can_be_used_after_an_upgrade(upgraded: BaseDatabaseWra
 def test_the_audit_log_verifies_after_an_upgrade(upgraded: BaseDatabaseWrapper):
     rows = AuditEvent.objects.count()
     faults: list[str] = []
-    report = audit.verify(by=Actor.command(), tell=lambda _: None, found=faults.append)
+    report = audit.verify(by=Actor.command(), progress=lambda _: None, found=faults.append)
     assert (faults, report.rows) == ([], rows)
     assert sum(report.anchors_of.values()) == 4
     assert AuditEvent.objects.count() == rows + len(report.rows_of), "each chain takes a further row"

@@ -3,6 +3,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from taskruns.audit import Actor
+from taskruns.audit.chains import SITE_CHAIN
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Team
 from taskruns.services import audit
@@ -17,8 +18,8 @@ class Command(PanelCommand):
         parser.add_argument("chain", help="a team's slug, or site")
 
     def handle(self, *_args: Any, chain: str, **_options: Any) -> None:
-        team = None if chain == "site" else Team.objects.filter(slug=chain).first()
-        if team is None and chain != "site":
+        team = None if chain == SITE_CHAIN else Team.objects.filter(slug=chain).first()
+        if team is None and chain != SITE_CHAIN:
             raise CommandError(f"There is no team {chain}.")
         export = audit.export(team, by=Actor.command(), kind="jsonl")
         for number, line in enumerate(audit.jsonl_lines(export)):

@@ -8,6 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from taskruns.audit import Actor
+from taskruns.audit.chains import SITE_CHAIN, chain_of
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Team
 from taskruns.services import audit
@@ -48,7 +49,7 @@ class Command(PanelCommand):
         """Whatever stops the walk is one sentence and exit 2, never a stack: exit 1 means faults."""
         try:
             return audit.verify(
-                by=Actor.command(), chain=_chain(chain), anchors=anchors, tell=self._tell, found=self.said
+                by=Actor.command(), chain=_chain(chain), anchors=anchors, progress=self._progress, found=self.said
             )
         except audit.NoAnchors as error:
             sentence = str(error)
@@ -62,14 +63,14 @@ class Command(PanelCommand):
             sentence = f"The verification broke off: {error!a}"
         raise CommandError(sentence, returncode=COULD_NOT_RUN) from None
 
-    def _tell(self, so_far: audit.Report) -> None:
+    def _progress(self, so_far: audit.Report) -> None:
         self.progress(f"{so_far.rows} rows, {so_far.fault_count} faults")
 
 
 def _chain(name: str | None) -> str | None:
-    if name is None or name == "site":
+    if name is None or name == SITE_CHAIN:
         return name
     team = Team.objects.filter(slug=name).first()
     if team is None:
         raise CommandError(f"There is no team {name}.", returncode=COULD_NOT_RUN)
-    return f"team:{team.pk}"
+    return chain_of(team.pk)

@@ -15,11 +15,11 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from taskruns.audit import CATALOGUE, EventType
+from taskruns.audit.chains import chain_of
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
 from taskruns.services.audit.matching import matching
-from taskruns.services.audit.reading import readable
-from taskruns.services.audit.readings import _chain
+from taskruns.services.audit.row_stream import read_events
 
 from .rows import AuditFilters, AuditGroup, AuditPage, IdFilter, audit_group
 
@@ -43,10 +43,10 @@ OUTCOMES = frozenset(outcome for outcomes in CATALOGUE.values() for outcome in o
 
 def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
     """One page of a team's log; for None of all logs, the site's and every team's."""
-    scope = AuditEvent.objects.filter(chain=_chain(team)) if team else AuditEvent.objects.all()
+    scope = AuditEvent.objects.filter(chain=chain_of(team.pk)) if team else AuditEvent.objects.all()
     top = _top(scope, wanted)
     rows, bottom = _rows_to_look_at(scope, team, wanted, top)
-    found = readable(_oldest_of_each(matching(rows, wanted), wanted).order_by("-pk")[: PAGE + 1])
+    found = read_events(_oldest_of_each(matching(rows, wanted), wanted).order_by("-pk")[: PAGE + 1])
     is_full = len(found) > PAGE
     further = _has_more(scope, wanted, bottom)
     more = found[PAGE - 1].pk if is_full else bottom if further else None
@@ -118,7 +118,7 @@ def _groups(found: list[AuditEvent], team: Team | None) -> tuple[AuditGroup, ...
     """Each row with the other rows of its operation, oldest first, also those that the filter hides."""
     operations = {event.operation_id for event in found if isinstance(event.operation_id, UUID)}
     rows: dict[tuple[str, UUID | None], list[AuditEvent]] = defaultdict(list)
-    for row in readable(AuditEvent.objects.filter(operation_id__in=operations).order_by("pk")):
+    for row in read_events(AuditEvent.objects.filter(operation_id__in=operations).order_by("pk")):
         rows[row.chain, row.operation_id].append(row)
     slugs: dict[UUID | None, str] = {team.pk: team.slug} if team else _slugs(found)
     return tuple(

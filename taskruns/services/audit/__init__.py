@@ -1,18 +1,22 @@
-"""Reading and keeping the audit log, by what people do with it."""
+"""What is recorded about those who come and read the log, its export, and its verification."""
 
 from .anchor_file import NoAnchors
-from .denials import Try, record_denial, record_left_out
-from .export import csv_lines, export, jsonl_lines
-from .readings import record_reading
-from .sign_ins import record_failed_sign_in, record_sign_in, record_sign_out
+from .denials import (
+    Attempt,
+    record_denial,
+    record_failed_sign_in,
+    record_left_out,
+    record_sign_in,
+    record_sign_out,
+)
+from .export import csv_lines, export, jsonl_lines, record_reading
 from .verification import Report
-from .verification_job import ask_for_verification, latest_failed, run_verification, stalled, status, verify
+from .verification_job import latest_failed, run_verification, stalled, start_verification, status, verify
 
 __all__ = [
+    "Attempt",
     "NoAnchors",
     "Report",
-    "Try",
-    "ask_for_verification",
     "csv_lines",
     "export",
     "jsonl_lines",
@@ -25,6 +29,7 @@ __all__ = [
     "record_sign_out",
     "run_verification",
     "stalled",
+    "start_verification",
     "status",
     "verify",
 ]

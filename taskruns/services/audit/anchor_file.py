@@ -1,7 +1,7 @@
 """Anchors from a copy outside the database, as AUDIT_ANCHOR_FILE has them: of many chains, in any order, often twice.
 
-They are sorted in a temporary file, so that memory does not grow with the copy. The file may have torn lines, where a
-disk was full or a machine crashed: they are told by their number, and the others count.
+They are sorted in a temporary file, so that memory does not grow with the copy. A full disk or a crash may have left
+torn lines in the file: they are reported by number, and the other lines count.
 """
 
 import json
@@ -13,47 +13,48 @@ from typing import Any
 from taskruns.verifier import UNREADABLE, canonical, is_anchor
 
 Anchor = dict[str, Any]
-TOLD_EVERY = 10_000  # lines
+REPORT_EVERY = 10_000  # lines
 
 
 class NoAnchors(Exception):
-    """The file cannot be read, or holds nothing that is an anchor: the text says which."""
+    """The file cannot be read, or holds no anchors that were asked for: the text says which."""
 
 
-class Outside:
-    """The anchors of one file. `torn`: the first of the lines that are no anchors, by number; `torn_count`: all."""
+class AnchorFile:
+    """`torn`: the numbers of the first lines that are not anchors; `torn_count`: of all of them."""
 
-    def __init__(self, path: Path, *, tell: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, *, progress: Callable[[], None] = lambda: None) -> None:
+        """Raises NoAnchors. `progress` is called now and then."""
         self.torn: list[int] = []
         self.torn_count, self.count = 0, 0
         # "": a temporary file of SQLite's own, gone with the connection.
-        self._shelf = sqlite3.connect("", check_same_thread=False)
-        self._shelf.execute(
+        self._sorted = sqlite3.connect("", check_same_thread=False)
+        self._sorted.execute(
             "CREATE TABLE anchor (chain, seq INTEGER, text, PRIMARY KEY (chain, seq, text)) WITHOUT ROWID"
         )
         try:
             with path.open(encoding="utf-8", errors="replace") as lines:
-                self._take(lines, tell)
+                self._read(lines, progress)
         except OSError as error:
             raise NoAnchors(f"The file of anchors cannot be read: {error.strerror}.") from None
         if not self.count:
             raise NoAnchors("The file of anchors holds no anchor at all.")
 
     def chains(self) -> set[str]:
-        return {chain for (chain,) in self._shelf.execute("SELECT DISTINCT chain FROM anchor")}
+        return {chain for (chain,) in self._sorted.execute("SELECT DISTINCT chain FROM anchor")}
 
     def of(self, chain: str) -> Iterator[Anchor]:
         """In the order of their numbers."""
-        found = self._shelf.execute("SELECT text FROM anchor WHERE chain = ? ORDER BY seq, text", (chain,))
+        found = self._sorted.execute("SELECT text FROM anchor WHERE chain = ? ORDER BY seq, text", (chain,))
         return (json.loads(text) for (text,) in found)
 
-    def _take(self, lines: Iterator[str], tell: Callable[[], None]) -> None:
+    def _read(self, lines: Iterator[str], progress: Callable[[], None]) -> None:
         for number, line in enumerate(lines, 1):
             if line.strip() and not self._add(line):
                 self.torn_count += 1
                 self.torn += [number] if len(self.torn) < 10 else []
-            if number % TOLD_EVERY == 0:
-                tell()
+            if number % REPORT_EVERY == 0:
+                progress()
 
     def _add(self, line: str) -> bool:
         try:
@@ -61,7 +62,7 @@ class Outside:
             if not is_anchor(anchor):
                 return False
             row = (anchor["chain"], anchor["seq"], canonical(anchor))
-            self._shelf.execute("INSERT OR IGNORE INTO anchor VALUES (?, ?, ?)", row)
+            self._sorted.execute("INSERT OR IGNORE INTO anchor VALUES (?, ?, ?)", row)
         except UNREADABLE:
             return False
         self.count += 1

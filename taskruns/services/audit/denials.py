@@ -1,4 +1,4 @@
-"""Refused tries, and the sign-ins of people whom nobody knows yet."""
+"""Sign-ins and refused attempts. Those of strangers are counted, so that none of them can fill the log."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,14 +11,14 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import AnonymousTally, Credential, Run, Task, Team
+from taskruns.models import AnonymousTally, Credential, Run, Task, Team, User
 
 log = structlog.get_logger(__name__)
 MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class Attempt:
     """What was asked for: the page's name, its path without anything secret, and the ids that the path named."""
 
     page: str
@@ -47,26 +47,56 @@ class Try:
 
 
 def record_denial(
-    event: EventType, asked: Try, *, by: Actor, team: Team | None, why: str = "", target: Target | None = None
+    event: EventType, attempt: Attempt, *, by: Actor, team: Team | None, why: str = "", target: Target | None = None
 ) -> None:
-    """A refused try. A denial stays a denial even if it cannot be logged, so a failing database is only reported."""
-    details = asked.details | ({"why": why} if why else {})
+    """A denial stays a denial even if it cannot be recorded, so a failing database is only reported."""
+    details = attempt.details | ({"why": why} if why else {})
     try:
         if by.type == "anonymous":
-            page = Target("page", asked.page, asked.path)
+            page = Target("page", attempt.page, attempt.path)
             record_anonymous(event, "denied", by=by, target=target or page, details=details)
             return
         with transaction.atomic():
-            aimed_at = {"target": target} if target else asked.target(team)
+            aimed_at = {"target": target} if target else attempt.target(team)
             record(event, "denied", by=by, team=team, details=details, **aimed_at)
     except DatabaseError:
-        log.exception("denial_not_recorded", view=asked.page)
+        log.exception("denial_not_recorded", view=attempt.page)
+
+
+def record_sign_in(person: User, *, again: bool = False, by: Actor) -> None:
+    """`again`: the person was signed in already, and has proved their identity once more."""
+    _record_person(EventType.AUTH_SIGN_IN, person, by=by, details={"again": True} if again else {})
+
+
+def record_sign_out(person: User, *, by: Actor) -> None:
+    _record_person(EventType.AUTH_SIGN_OUT, person, by=by)
+
+
+def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor) -> None:
+    """`outcome` is failed or throttled. What was typed is kept only where it is the name of someone here.
+
+    `why` is our own word for what was wrong, if it was not the password. Someone who is signed in and fails to prove
+    their identity once more is named each time: their session may have been taken over.
+    """
+    person = User.objects.filter(email__iexact=login.strip()).first() if login else None
+    target = Target("person", str(person.pk), person.email) if person else None
+    details = ({"why": why} if why else {}) | ({"again": True} if by.type == "user" else {})
+    if by.type == "anonymous":
+        record_anonymous(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
+        return
+    with transaction.atomic():
+        record(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
+
+
+def _record_person(event: EventType, person: User, *, by: Actor, details: dict[str, Any] | None = None) -> None:
+    with transaction.atomic():
+        record(event, "done", by=by, target=Target("person", str(person.pk), person.email), details=details)
 
 
 def record_anonymous(
     event: EventType, outcome: str, *, by: Actor, target: Target | None = None, details: dict[str, Any] | None = None
 ) -> None:
-    """One row per event, address and minute; the others are counted and told by `record_left_out()`."""
+    """One row per event, address and minute; the others are counted, and recorded by `record_left_out()`."""
     minute = timezone.now().replace(second=0, microsecond=0)
     tally = {"event": event.value, "outcome": outcome, "ip": by.ip[:45], "minute": minute}
     with transaction.atomic():
@@ -80,13 +110,13 @@ def record_anonymous(
 
 
 def record_left_out() -> int:
-    """Write down how many tries of the minutes gone by had no row of their own. The number of rows written."""
-    over = AnonymousTally.objects.filter(minute__lt=timezone.now() - MINUTE)
-    return sum(_tell(tally) for tally in over)
+    """Record how many attempts of past minutes had no row of their own. The number of rows written."""
+    past = AnonymousTally.objects.filter(minute__lt=timezone.now() - MINUTE)
+    return sum(_record_tally(tally) for tally in past)
 
 
 @transaction.atomic
-def _tell(tally: AnonymousTally) -> int:
+def _record_tally(tally: AnonymousTally) -> int:
     # Deleting first: of two workers, one finds the row.
     deleted, _ = AnonymousTally.objects.filter(pk=tally.pk).delete()
     if not deleted or not tally.left_out:

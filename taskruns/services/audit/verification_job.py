@@ -1,4 +1,4 @@
-"""Verifications that somebody asked for: on the page, where a job does them, or by the command.
+"""Verifications that people start: on the page, where a job does the work, or by the command.
 
 All compare the log with the anchors of AUDIT_ANCHOR_FILE, if that is set and can be read, or with a file named.
 """
@@ -15,11 +15,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.audit import Actor
-from taskruns.audit.damaged import lenient
+from taskruns.audit.raw_rows import tolerant_text
 from taskruns.models import AuditAnchor, AuditChain, AuditVerification
 
-from .anchor_file import NoAnchors, Outside
-from .verification import Found, Report, Tell, walk
+from .anchor_file import AnchorFile, NoAnchors
+from .verification import Found, Progress, Report, verify_chains
 
 SILENT_FOR = timedelta(seconds=60)
 GIVEN_UP_AFTER = timedelta(hours=6)
@@ -27,71 +27,74 @@ MOST_ROWS = 2**62
 Result = AuditVerification.Result
 
 
-def verify(*, by: Actor, chain: str | None = None, anchors: Path | None = None, tell: Tell, found: Found) -> Report:
-    """Walk one chain, or all of them, now. What it finds is shown on the page of auditors too.
+def verify(
+    *, by: Actor, chain: str | None = None, anchors: Path | None = None, progress: Progress, found: Found
+) -> Report:
+    """Verify one chain, or all of them, now. What it finds is shown on the page of auditors too.
 
     A good report on one chain says nothing of the others, so it does not take their faults off the page.
     Raises NoAnchors for a file of anchors that was named and cannot be used.
     """
-    asked = AuditVerification(started_at=timezone.now(), **_asker(by))
-    report = _walk(by=by, chain=chain, anchors=anchors, tell=tell, found=found)
+    verification = AuditVerification(started_at=timezone.now(), **_started_by(by))
+    report = _verify(by=by, chain=chain, anchors=anchors, progress=progress, found=found)
     if chain is None or report.fault_count:
-        for name, value in _ended(report).items():
-            setattr(asked, name, value)
-        asked.rows_expected = report.rows
-        asked.save(force_insert=True)
+        for name, value in _finished(report).items():
+            setattr(verification, name, value)
+        verification.rows_expected = report.rows
+        verification.save(force_insert=True)
     return report
 
 
-def ask_for_verification(*, by: Actor) -> AuditVerification:
-    """Begin one of all chains, or join the one that runs."""
-    with lenient():
+def start_verification(*, by: Actor) -> AuditVerification:
+    """A new verification of all chains, or the one that runs already. A job does it."""
+    with tolerant_text():
         heads = list(AuditChain.objects.values_list("seq", flat=True))
     expected = min(sum(seq for seq in heads if type(seq) is int and seq > 0), MOST_ROWS)
     try:
         with transaction.atomic():
-            return AuditVerification.objects.create(rows_expected=expected, **_asker(by))
+            return AuditVerification.objects.create(rows_expected=expected, **_started_by(by))
     except IntegrityError:
         return AuditVerification.objects.latest("started_at")
 
 
 def run_verification(verification_id: UUID) -> None:
-    """Do what was asked for, unless another worker is at it. A worker that falls silent loses its turn."""
+    """Do the work of a verification, unless another worker is doing it. A worker that falls silent loses its turn."""
     now = timezone.now()
     waiting = AuditVerification.objects.filter(pk=verification_id, result=Result.RUNNING)
     if not waiting.filter(Q(seen_at=None) | Q(seen_at__lt=now - SILENT_FOR)).update(seen_at=now):
         return
-    asked = AuditVerification.objects.get(pk=verification_id)
+    verification = AuditVerification.objects.get(pk=verification_id)
     try:
-        report = _walk(
-            by=Actor(**asked.asker),
+        report = _verify(
+            by=Actor(**verification.asker),
             chain=None,
             anchors=None,
-            tell=lambda so_far: _tell(asked, so_far),
+            progress=lambda so_far: _note_progress(verification, so_far),
             found=lambda _fault: None,
         )
     except Exception:
         waiting.update(result=Result.BROKEN_OFF, finished_at=timezone.now())
         raise
-    waiting.update(**_ended(report))
+    waiting.update(**_finished(report))
 
 
-def _walk(*, by: Actor, chain: str | None, anchors: Path | None, tell: Tell, found: Found) -> Report:
+def _verify(*, by: Actor, chain: str | None, anchors: Path | None, progress: Progress, found: Found) -> Report:
     report = Report(found=found)
-    outside = _outside(anchors, report, tell)
-    if outside is not None:
-        report.compared = _covers(outside, chain, report, is_named=anchors is not None)
-        if outside.torn_count:
-            lines = ", ".join(map(str, outside.torn)) + (" ..." if outside.torn_count > len(outside.torn) else "")
+    anchor_file = _anchor_file(anchors, report, progress)
+    if anchor_file is not None:
+        report.compared = _covers(anchor_file, chain, report, is_named=anchors is not None)
+        if anchor_file.torn_count:
+            more = " ..." if anchor_file.torn_count > len(anchor_file.torn) else ""
+            lines = ", ".join(map(str, anchor_file.torn)) + more
             report.notes.append(f"lines of the file of anchors that are none, torn by a crash or edited: {lines}")
-    walk(by=by, chain=chain, outside=outside, report=report, tell=tell)
+    verify_chains(by=by, chain=chain, anchor_file=anchor_file, report=report, progress=progress)
     return report
 
 
-def _covers(outside: Outside, chain: str | None, report: Report, *, is_named: bool) -> bool:
-    """Whether the file speaks of each chain that is to be walked and has an anchor: of another it proves nothing."""
+def _covers(anchor_file: AnchorFile, chain: str | None, report: Report, *, is_named: bool) -> bool:
+    """Whether the file has anchors of each chain to verify that has any: of another chain it proves nothing."""
     chains = {chain} if chain else set(AuditAnchor.objects.values_list("chain", flat=True).distinct())
-    left_out = sorted(map(str, chains - outside.chains()))
+    left_out = sorted(map(str, chains - anchor_file.chains()))
     if chain and left_out and is_named:
         raise NoAnchors(f"The file of anchors holds none of the chain {chain}.")
     for name in left_out:
@@ -99,14 +102,14 @@ def _covers(outside: Outside, chain: str | None, report: Report, *, is_named: bo
     return not left_out
 
 
-def _outside(anchors: Path | None, report: Report, tell: Tell) -> Outside | None:
-    """The file that was named, else AUDIT_ANCHOR_FILE, which may be elsewhere just now."""
+def _anchor_file(anchors: Path | None, report: Report, progress: Progress) -> AnchorFile | None:
+    """The file that was named, else AUDIT_ANCHOR_FILE, which may be out of reach just now."""
     if anchors is not None:
-        return Outside(anchors, tell=lambda: tell(report))
+        return AnchorFile(anchors, progress=lambda: progress(report))
     if not settings.AUDIT_ANCHOR_FILE:
         return None
     try:
-        return Outside(Path(settings.AUDIT_ANCHOR_FILE), tell=lambda: tell(report))
+        return AnchorFile(Path(settings.AUDIT_ANCHOR_FILE), progress=lambda: progress(report))
     except NoAnchors as error:
         report.notes.append(f"not compared with AUDIT_ANCHOR_FILE: {error}")
         return None
@@ -129,14 +132,14 @@ def status() -> tuple[AuditVerification | None, AuditVerification | None]:
 
 
 def latest_failed() -> AuditVerification | None:
-    """What the banner speaks of: the last verification that found faults, until one is clean that looked at as much;
-    else the last one, if it was broken off.
+    """The one for the banner: the last verification that found faults, until a clean one has looked at as much; else
+    the last one, if it was broken off.
 
     What anchors outside the database have shown, only a comparison with them can take back.
     """
     ended = AuditVerification.objects.exclude(result=Result.RUNNING).order_by("-finished_at")
-    whole = ended.filter(result__in=[Result.CLEAN, Result.FAULTS])
-    for rows in (whole.filter(compared=True), whole):
+    complete = ended.filter(result__in=[Result.CLEAN, Result.FAULTS])
+    for rows in (complete.filter(compared=True), complete):
         last = rows.first()
         if last is not None and last.result == Result.FAULTS:
             return last
@@ -144,12 +147,12 @@ def latest_failed() -> AuditVerification | None:
     return last if last is not None and last.result == Result.BROKEN_OFF else None
 
 
-def _asker(by: Actor) -> dict[str, Any]:
+def _started_by(by: Actor) -> dict[str, Any]:
     asker = {name.name: getattr(by, name.name) for name in fields(by) if name.name != "person"}
     return {"asked_by": by.label, "asker": asker}
 
 
-def _ended(report: Report) -> dict[str, Any]:
+def _finished(report: Report) -> dict[str, Any]:
     return {
         "result": Result.FAULTS if report.fault_count else Result.CLEAN,
         "finished_at": timezone.now(),
@@ -161,5 +164,5 @@ def _ended(report: Report) -> dict[str, Any]:
     }
 
 
-def _tell(asked: AuditVerification, so_far: Report) -> None:
-    AuditVerification.objects.filter(pk=asked.pk).update(seen_at=timezone.now(), rows=so_far.rows)
+def _note_progress(verification: AuditVerification, so_far: Report) -> None:
+    AuditVerification.objects.filter(pk=verification.pk).update(seen_at=timezone.now(), rows=so_far.rows)

@@ -1,0 +1,70 @@
+"""What a table of the log really holds, also where someone has changed it by hand.
+
+SQLite lets any column hold anything, and PostgreSQL holds times that Python cannot represent. Whole rows are read by
+`services.audit.row_stream`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from django.db import DataError, connection, models
+from django.db.models import F, Func, QuerySet
+
+from taskruns.verifier import UNREADABLE
+
+Q = TypeVar("Q", bound=QuerySet[Any, Any])
+# What a query raises over a value that its column cannot have.
+UNREADABLE_VALUE = (*UNREADABLE, DataError)
+
+
+@contextmanager
+def tolerant_text() -> Iterator[None]:
+    """On SQLite, keep the odd bytes of a text that is not UTF-8 instead of failing the whole query."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    connection.ensure_connection()
+    raw = connection.connection
+    before, raw.text_factory = raw.text_factory, _text
+    try:
+        yield
+    finally:
+        raw.text_factory = before
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def with_number(rows: Q) -> Q:
+    """The rows whose `seq` is a number: on SQLite it may be a text, bytes or a fraction."""
+    return rows if connection.vendor != "sqlite" else _typed(rows).filter(seq_type="integer")
+
+
+def without_number(rows: Q) -> Q:
+    """The other rows."""
+    return rows.none() if connection.vendor != "sqlite" else _typed(rows).exclude(seq_type="integer")
+
+
+def _typed(rows: Q) -> Q:
+    return rows.alias(seq_type=Func(F("seq"), function="typeof", output_field=models.CharField()))
+
+
+def stored_values(model: type[models.Model], pk: int, names: tuple[str, ...]) -> dict[str, Any]:
+    """One row's columns just as the database has them, as JSON values: for rows that Django cannot read."""
+    # On SQLite an expression, which has no type of its own, or the type's converter would fail as before.
+    untyped = '"{}"::text' if connection.vendor == "postgresql" else 'ifnull("{}", NULL)'
+    columns = ", ".join(map(untyped.format, names))
+    with tolerant_text(), connection.cursor() as cursor:
+        cursor.execute(f'SELECT {columns} FROM "{model._meta.db_table}" WHERE id = %s', [pk])  # noqa: S608 - our names
+        row = cursor.fetchone()
+    return dict(zip(names, map(_json, row), strict=True))
+
+
+def _json(value: Any) -> Any:
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, bytes):
+        return f"bytes {value.hex()}"
+    return str(value).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,59 @@
+"""Starting the Procfile's processes and ending them with all of their children."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from config import processes
+
+
+@pytest.fixture
+def procfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(processes, "ROOT", tmp_path)
+    return tmp_path / "Procfile"
+
+
+def wait_for_lines(path: Path, count: int) -> list[str]:
+    deadline = time.monotonic() + 20
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert time.monotonic() < deadline, "the process has not started"
+    return path.read_text().splitlines()
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie whose parent has not asked for its exit code yet is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_procfile_names_what_a_deployment_runs():
+    assert processes.commands().keys() == {"web", "worker", "sandbox"}
+    assert processes.commands()["web"] == "gunicorn config.wsgi"
+
+
+def test_a_command_may_hold_a_colon(procfile: Path):
+    procfile.write_text("web: serve --at http://localhost:8000\nworker: work\n")
+    assert processes.commands() == {"web": "serve --at http://localhost:8000", "worker": "work"}
+
+
+@pytest.mark.parametrize("leader", ["ends", "ignores the signal"])
+def test_no_child_outlives_a_stop(procfile: Path, leader: str):
+    """The child ignores SIGTERM; its parent may have ended before it."""
+    child = "trap '' TERM; echo $$ >> pids; while :; do sleep 0.1; done"
+    own = "trap '' TERM; " if leader == "ignores the signal" else ""
+    (procfile.parent / "child.sh").write_text(child)
+    (procfile.parent / "leader.sh").write_text(f"{own}sh child.sh & echo $$ >> pids; wait; wait")
+    procfile.write_text("web: sh leader.sh\n")
+    process = processes.launch("web", environment=os.environ, log=procfile.parent / "log")
+    pids = [int(line) for line in wait_for_lines(procfile.parent / "pids", 2)]
+    assert process.pid in pids
+    assert all(map(is_alive, pids))
+    processes.stop([process], grace=0.3)
+    assert process.returncode is not None
+    deadline = time.monotonic() + 5
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline, "a process is left"
