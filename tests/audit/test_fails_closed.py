@@ -49,9 +49,9 @@ from taskruns.services import (
     teams,
     triggers,
 )
-from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
+from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.runs import export
 from taskruns.sso import GroupRole, Provider
 from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD

@@ -2,7 +2,7 @@
 
 from .actions import CancelResult, cancel, counts_now
 from .answer import AFTER_OUR_CANCEL, REREAD, Verdict, ask_arize
-from .results import End, OutcomeNotWritten, record_ends, write_ends
+from .results import End, record_ends, write_ends
 from .sweep import GONE, settle_stopping, sweep
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "REREAD",
     "CancelResult",
     "End",
-    "OutcomeNotWritten",
     "Verdict",
     "ask_arize",
     "cancel",

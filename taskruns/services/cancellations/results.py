@@ -4,18 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, append, compose
 from taskruns.models import AuditEvent, Cancellation, Outcome, Run, Team
+from taskruns.services.remote_acts import writing_outcome
 from taskruns.services.runs.observations import observe, observe_gone
 
 from .answer import Verdict
-
-
-class OutcomeNotWritten(Exception):
-    """The cancel was sent, but its end could not be written. The sweep will find and close it."""
 
 
 @dataclass(slots=True)
@@ -35,15 +31,12 @@ def close(cancellation: Cancellation, verdict: Verdict, *, by: Actor) -> bool:
     """Write the verdict, unless somebody else has closed the cancellation meanwhile (then False).
 
     Closes on the state that was read (`cancellation.outcome`): open, or `unknown` for a truth that came later.
-    Raises OutcomeNotWritten.
+    Raises OutcomeNotWritten: the sweep will find the end and write it.
     """
-    try:
-        with transaction.atomic(durable=True):
-            end = End(cancellation, verdict, by)
-            write_ends([end])
-            record_ends([end])
-    except DatabaseError as error:
-        raise OutcomeNotWritten from error
+    with writing_outcome(EventType.RUN_CANCEL):
+        end = End(cancellation, verdict, by)
+        write_ends([end])
+        record_ends([end])
     return end.is_written
 
 

@@ -58,7 +58,7 @@ def trigger(
 ) -> TriggerResult:
     """Start a run for a person who has the right to. `operation` is the form's token. Sends at most one POST.
 
-    Raises DatabaseError when nothing was sent because nothing could be written, StartNotWritten when it was sent.
+    Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
     """
     opened = _open(task.pk, operation=operation, parameters=wanted.as_json(), by=by)
     if isinstance(opened, TriggerResult):

@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 import structlog
-from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Run, Trigger, TriggerOutcome
+from taskruns.services.remote_acts import writing_outcome
 from taskruns.services.runs.observations import Reading, record_readings
 
 from .answer import Verdict
@@ -19,19 +19,13 @@ SWEEPER = Actor.job("sweep")
 CRASHED = "The panel was interrupted before it could write down what Arize answered."
 
 
-class StartNotWritten(Exception):
-    """The start was sent, but its end could not be written. The sweep will close it as unknown."""
-
-
 def close(trigger: Trigger, verdict: Verdict, *, by: Actor) -> bool:
     """Write the verdict, unless it was closed meanwhile (then False); a truth that comes after `unknown` is written.
 
-    Expects `trigger.task` with its team. Raises StartNotWritten.
+    Expects `trigger.task` with its team. Raises OutcomeNotWritten: the sweep will close it as unknown.
     """
-    try:
+    with writing_outcome(EventType.RUN_TRIGGER):
         return _close(trigger, verdict, by)
-    except DatabaseError as error:
-        raise StartNotWritten from error
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
@@ -41,13 +35,12 @@ def sweep(*, by: Actor = SWEEPER) -> int:
     """
     crashed = Trigger.objects.filter(outcome=TriggerOutcome.OPEN, requested_at__lt=timezone.now() - CRASHED_AFTER)
     rows = crashed.select_related("task__team", "task__credential").order_by("requested_at")
-    closed = [row for row in rows if _close(row, Verdict(TriggerOutcome.UNKNOWN, CRASHED), by)]
+    closed = [row for row in rows if close(row, Verdict(TriggerOutcome.UNKNOWN, CRASHED), by=by)]
     for row in closed:
         log.info("trigger_closed", operation=str(row.pk), outcome=TriggerOutcome.UNKNOWN.value)
     return len(closed)
 
 
-@transaction.atomic(durable=True)
 def _close(trigger: Trigger, verdict: Verdict, by: Actor) -> bool:
     task = trigger.task
     if verdict.seen and verdict.seen_since is not None:
