@@ -2,6 +2,7 @@
 
 from .arize_users import ArizeUser
 from .audit import (
+    LONGEST_REASON,
     AnchorToPublish,
     AnonymousTally,
     AuditAnchor,
@@ -23,6 +24,7 @@ from .teams import Invitation, Membership, Team, TeamRole
 from .triggers import Trigger, TriggerOutcome
 
 __all__ = [
+    "LONGEST_REASON",
     "AnchorToPublish",
     "AnonymousTally",
     "ArizeUser",

@@ -5,6 +5,7 @@ import uuid
 from django.db import models
 from django.utils import timezone
 
+from .audit import LONGEST_REASON
 from .cancellations import Cancellation, Outcome
 from .credentials import Credential
 from .people import User
@@ -74,7 +75,7 @@ class CancelBatch(models.Model):
     person_label = models.CharField(max_length=254, blank=True)
     person_role = models.CharField(max_length=40, blank=True)
     asker = models.JSONField(default=dict)
-    reason = models.CharField(max_length=512, blank=True)
+    reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     started_at = models.DateTimeField(null=True)
 
     aborted_at = models.DateTimeField(null=True)

@@ -5,6 +5,7 @@ import uuid
 from django.db import models
 from django.utils import timezone
 
+from .audit import LONGEST_REASON
 from .people import User
 from .runs import Run
 
@@ -31,7 +32,7 @@ class Cancellation(models.Model):
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
     batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
-    reason = models.CharField(max_length=512, blank=True)
+    reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)
     # Arize said 200 but the run goes on: shown as "stopping" until it ends or 300 s have passed.
     stopping_since = models.DateTimeField(null=True)

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.access.redirects import board_before
 from taskruns.audit import EventType
-from taskruns.models import Run, Team
+from taskruns.models import LONGEST_REASON, Run, Team
 from taskruns.pages.board import Seat, row_of
 from taskruns.pages.outcomes import sentence_of
 from taskruns.pages.runs import run_page
@@ -29,7 +29,6 @@ STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}
 TONES = {"confirmed": "success", "stopping": "success", "joined": "info", "refused": "error", "not_sent": "error"}
 TONES |= {"unknown": "warning"}
 LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": messages.WARNING, "error": messages.ERROR}
-LONGEST_REASON = 512
 
 
 @requires(Action.RUNS_VIEW)

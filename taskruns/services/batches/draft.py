@@ -13,10 +13,19 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.forms import BoardFilter
-from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, EmergencyStop, ItemState, Run, Team
+from taskruns.models import (
+    LONGEST_REASON,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    EmergencyStop,
+    ItemState,
+    Run,
+    Team,
+)
 from taskruns.services.runs.matching import matching
 
-REASON_LENGTH = 512
 _PORTION = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere
 _TASKS_NAMED = 50
 DRAFTS_KEPT = timedelta(days=1)
@@ -124,7 +133,7 @@ def _begin(batch: CancelBatch, *, reason: str, by: Actor, left_out: int = 0) -> 
     now = timezone.now()
     batch.state, batch.started_at, batch.due_at = BatchState.WORKING, now, now
     batch.person, batch.person_label, batch.person_role = by.person, by.label, by.role
-    batch.asker, batch.reason, batch.left_out = as_json(by), clean_line(reason, REASON_LENGTH), left_out
+    batch.asker, batch.reason, batch.left_out = as_json(by), clean_line(reason, LONGEST_REASON), left_out
     batch.save()
     Team.bump(batch.team_id)
     record(

@@ -16,13 +16,12 @@ from django.db import IntegrityError, transaction
 
 from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
-from taskruns.models import Cancellation, Outcome, Run, Team
+from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
 from taskruns.services.credentials import client
 
 from .answer import Verdict, ask_arize
 from .results import close
 
-REASON_LENGTH = 512
 JOINED = "joined"
 NOT_NEEDED = "not_needed"
 STOPPING = "stopping"
@@ -47,7 +46,7 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
 
     Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
     """
-    opened = _open(run.pk, by=by, reason=clean_line(reason, REASON_LENGTH))
+    opened = _open(run.pk, by=by, reason=clean_line(reason, LONGEST_REASON))
     if isinstance(opened, CancelResult):
         return opened
     verdict = ask_arize(opened.run)

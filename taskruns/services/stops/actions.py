@@ -10,14 +10,13 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import BatchSource, BatchState, CancelBatch, EmergencyStop, StopEnd, Task, Team
+from taskruns.models import LONGEST_REASON, BatchSource, BatchState, CancelBatch, EmergencyStop, StopEnd, Task, Team
 from taskruns.permissions import access_of
 from taskruns.services import batches
 
 from .hold import held_runs
 from .standing import may_lift
 
-REASON_LENGTH = 512
 CLOCK = Actor.job("stops")
 
 
@@ -52,7 +51,7 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
 
     Raises AlreadyPulled, NoReason.
     """
-    why = clean_line(reason, REASON_LENGTH)
+    why = clean_line(reason, LONGEST_REASON)
     if not why:
         raise NoReason
     _end_overdue(team)
