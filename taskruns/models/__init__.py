@@ -12,16 +12,17 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
-from .cancellations import Cancellation, Outcome
+from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .heartbeat import Heartbeat
+from .outcomes import Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
 from .stops import EmergencyStop, StopEnd
 from .tasks import Task
 from .teams import Invitation, Membership, Team, TeamRole
-from .triggers import Trigger, TriggerOutcome
+from .triggers import Trigger
 
 __all__ = [
     "LONGEST_REASON",
@@ -40,6 +41,7 @@ __all__ = [
     "CancelPace",
     "Cancellation",
     "Credential",
+    "Effect",
     "EmergencyStop",
     "Heartbeat",
     "Invitation",

@@ -6,8 +6,9 @@ from django.db import models
 from django.utils import timezone
 
 from .audit import LONGEST_REASON
-from .cancellations import Cancellation, Outcome
+from .cancellations import Cancellation
 from .credentials import Credential
+from .outcomes import Effect, Outcome
 from .people import User
 from .runs import Run
 from .teams import Team
@@ -32,25 +33,21 @@ class BatchSource(models.TextChoices):
 
 
 class ItemState(models.TextChoices):
-    """QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a cancellation is under way,
-    or its end has to be found out. Then how it ended: as the cancellation did, or without one.
+    """What a run of a batch is in while its cancel has no outcome; then its state is the outcome.
+
+    QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a cancellation is in progress, or
+    its outcome has to be found out. LEFT_OUT: the batch was aborted before its turn came.
     """
 
     QUEUED = "queued"
     SENT = "sent"
-    CONFIRMED = Outcome.CONFIRMED.value
-    FINISHED_FIRST = Outcome.FINISHED_FIRST.value
-    FAILED_FIRST = Outcome.FAILED_FIRST.value
-    ALREADY_CANCELLED = Outcome.ALREADY_CANCELLED.value
-    STILL_RUNNING = Outcome.STILL_RUNNING.value
-    REFUSED = Outcome.REFUSED.value
-    NOT_SENT = Outcome.NOT_SENT.value
-    UNKNOWN = Outcome.UNKNOWN.value
-    NOT_NEEDED = "not_needed"  # the run had ended before its turn came
-    LEFT_OUT = "left_out"  # the batch was aborted before its turn came
+    LEFT_OUT = "left_out"
 
 
 OPEN_ITEMS = (ItemState.QUEUED, ItemState.SENT)
+ITEM_OUTCOMES = tuple(outcome for outcome in Outcome if outcome.facts.effect is not Effect.OPEN)
+# Every state of an item with its label.
+ITEM_STATES = {state.value: str(state.label) for state in (*OPEN_ITEMS, *ITEM_OUTCOMES, ItemState.LEFT_OUT)}
 
 
 class CancelBatch(models.Model):
@@ -99,7 +96,7 @@ class CancelItem(models.Model):
 
     batch = models.ForeignKey(CancelBatch, models.CASCADE, related_name="items")
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancel_items")
-    state = models.CharField(max_length=20, choices=ItemState.choices, default=ItemState.QUEUED)
+    state = models.CharField(max_length=20, choices=list(ITEM_STATES.items()), default=ItemState.QUEUED)
     attempts = models.PositiveSmallIntegerField(default=0)
     readings = models.PositiveSmallIntegerField(default=0)  # looks at a run whose end was not told
     next_try_at = models.DateTimeField(default=timezone.now)

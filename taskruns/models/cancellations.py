@@ -6,26 +6,15 @@ from django.db import models
 from django.utils import timezone
 
 from .audit import LONGEST_REASON
+from .outcomes import Outcome
 from .people import User
 from .runs import Run
 
-
-class Outcome(models.TextChoices):
-    """How a cancellation ended. Empty: it is open."""
-
-    OPEN = "", "open"
-    CONFIRMED = "confirmed"
-    FINISHED_FIRST = "finished_first"
-    FAILED_FIRST = "failed_first"
-    ALREADY_CANCELLED = "already_cancelled"
-    STILL_RUNNING = "still_running"
-    REFUSED = "refused"
-    NOT_SENT = "not_sent"
-    UNKNOWN = "unknown"
+_OUTCOMES = [(outcome.value, outcome.label) for outcome in Outcome if outcome.facts.has_row]
 
 
 class Cancellation(models.Model):
-    """One press of Cancel that was let through. Its id is the operation id of its audit rows."""
+    """One cancel of a run, written before anything is sent. Its id is the operation id of its audit rows."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancellations")
@@ -36,7 +25,7 @@ class Cancellation(models.Model):
     requested_at = models.DateTimeField(default=timezone.now)
     # Arize said 200 but the run goes on: shown as "stopping" until it ends or 300 s have passed.
     stopping_since = models.DateTimeField(null=True)
-    outcome = models.CharField(max_length=20, choices=Outcome.choices, blank=True, default=Outcome.OPEN)
+    outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=Outcome.OPEN)
     closed_at = models.DateTimeField(null=True)
     explanation = models.TextField(blank=True)  # for the page only, never for the log
     # What Arize answered to the POST itself (status, request id, milliseconds), for the row that tells the end.

@@ -14,32 +14,42 @@ from taskruns.models import (
     CancelItem,
     CancelPace,
     Credential,
+    Effect,
     ItemState,
+    Outcome,
     Status,
     Team,
 )
-from taskruns.models.batches import OPEN_ITEMS
+from taskruns.models.batches import ITEM_OUTCOMES, OPEN_ITEMS
 from taskruns.services.batches.draft import not_stopped
 from taskruns.services.batches.lifecycle import counts_of
 
+from .outcomes import CANCELS
 from .values import Link, Message, Moment, in_words
+
+
+def _icon(outcome: Outcome) -> str:
+    if outcome.facts.effect is not Effect.NOT_STOPPED:
+        return "check"
+    return "error" if outcome.facts.is_final else "warning"
+
 
 # From here on the number is typed before anything begins.
 TYPED_ABOVE = 20
+_TONES = {Effect.STOPPED: "good", Effect.ENDED: "quiet", Effect.NOT_STOPPED: "bad"}
+# A state's word, tone and icon, in the order of the counts: outcomes by what they say of the run.
 _WORDS: dict[str, tuple[str, str, str]] = {
     ItemState.QUEUED: ("waiting", "quiet", "clock"),
     ItemState.SENT: ("under way", "going", "play"),
-    ItemState.CONFIRMED: ("cancelled, Arize confirmed it", "good", "check"),
-    ItemState.ALREADY_CANCELLED: ("cancelled already", "good", "check"),
-    ItemState.FINISHED_FIRST: ("had already finished", "quiet", "check"),
-    ItemState.FAILED_FIRST: ("had already failed", "quiet", "check"),
-    ItemState.NOT_NEEDED: ("had ended before its turn, nothing sent", "quiet", "check"),
-    ItemState.STILL_RUNNING: ("still running although Arize accepted the cancel", "bad", "error"),
-    ItemState.REFUSED: ("refused by Arize", "bad", "error"),
-    ItemState.NOT_SENT: ("not sent", "bad", "error"),
-    ItemState.UNKNOWN: ("sent, end not known", "bad", "warning"),
+    **{
+        outcome: (CANCELS[outcome].in_batch, tone, _icon(outcome))
+        for effect, tone in _TONES.items()
+        for outcome in ITEM_OUTCOMES
+        if outcome.facts.effect is effect
+    },
     ItemState.LEFT_OUT: ("left out, nothing sent", "bad", "warning"),
 }
+_ALARMS = {outcome.value for outcome, words in CANCELS.items() if words.is_alarm}
 GOES_ON = "Arize said that it was cancelled, but it goes on"
 _SOURCES = {
     BatchSource.SELECTION: "chosen one by one",
@@ -135,7 +145,7 @@ class BatchRow:
 
 def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
     """In the order of the words; runs that go on although they were confirmed are not counted as stopped."""
-    numbers = counts | {ItemState.CONFIRMED: counts.get(ItemState.CONFIRMED, 0) - goes_on}
+    numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - goes_on}
     found = [
         StateCount(state, word, numbers[state], tone, icon)
         for state, (word, tone, icon) in _WORDS.items()
@@ -148,8 +158,7 @@ def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCoun
 def batch_item(item: CancelItem, *, slug: str) -> BatchItem:
     """Expects `run.task` and `cancellation` to be loaded."""
     run = item.run
-    alarm = run.is_active and item.state in {ItemState.CONFIRMED, ItemState.STILL_RUNNING}
-    word = GOES_ON if item.state == ItemState.CONFIRMED else _WORDS[item.state][0]
+    word = GOES_ON if item.state == Outcome.CONFIRMED else _WORDS[item.state][0]
     return BatchItem(
         url=reverse("run", args=[slug, run.pk]),
         task=str(run.task),
@@ -157,7 +166,7 @@ def batch_item(item: CancelItem, *, slug: str) -> BatchItem:
         word=word,
         why=item.cancellation.explanation if item.cancellation else "",
         status=run.status,
-        alarm=alarm,
+        alarm=run.is_active and item.state in _ALARMS,
     )
 
 
@@ -184,12 +193,14 @@ def sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> str
     if is_open:
         sent = counts.get(ItemState.SENT, 0)
         return f"{total - is_open:,} of {total:,} have come to their end, {sent:,} are under way."
-    stopped = sum(counts.get(state, 0) for state in (ItemState.CONFIRMED, ItemState.ALREADY_CANCELLED)) - goes_on
-    ended = sum(
-        counts.get(state, 0) for state in (ItemState.FINISHED_FIRST, ItemState.FAILED_FIRST, ItemState.NOT_NEEDED)
-    )
+    stopped = _number(counts, Effect.STOPPED) - goes_on
+    ended = _number(counts, Effect.ENDED)
     rest = total - stopped - ended
     return f"Of {total:,}: {stopped:,} cancelled, {ended:,} had ended by themselves, {rest:,} not stopped."
+
+
+def _number(counts: dict[str, int], effect: Effect) -> int:
+    return sum(counts.get(outcome, 0) for outcome in ITEM_OUTCOMES if outcome.facts.effect is effect)
 
 
 def took(batch: CancelBatch) -> str:
@@ -209,7 +220,7 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
     open_ = sum(counts.get(state, 0) for state in OPEN_ITEMS)
     is_draft = batch.state == BatchState.DRAFT
     failed = not_stopped(batch)
-    goes_on = failed.filter(state=ItemState.CONFIRMED).count()
+    goes_on = failed.filter(state=Outcome.CONFIRMED).count()
     named = failed.select_related("run__task", "cancellation").order_by("state", "pk")[:NAMED]
     return BatchPage(
         id=str(batch.pk),
@@ -255,7 +266,7 @@ def past(team: Team) -> tuple[BatchRow, ...]:
     counted = CancelItem.objects.filter(batch__in=rows).values_list("batch", "state").annotate(number=Count("pk"))
     for batch_id, state, number in counted.order_by("batch", "state"):
         numbers[batch_id][state] = number
-    goes_on = dict(counted.filter(state=ItemState.CONFIRMED, run__rank=1).values_list("batch", "number"))
+    goes_on = dict(counted.filter(state=Outcome.CONFIRMED, run__rank=1).values_list("batch", "number"))
     return tuple(
         BatchRow(
             url=reverse("batch", args=[team.slug, row.pk]),

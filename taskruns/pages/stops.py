@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
+from taskruns.models.batches import ITEM_STATES
 from taskruns.permissions import Access
 from taskruns.services.stops.standing import is_paused, may_lift, standing
 
@@ -166,7 +167,7 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
         warnings=_warnings(hit),
         banner=banner,
         may_pull=may_pull and banner is None,
-        tally=tuple((state.label.lower(), runs) for state, runs in ended.items()),
+        tally=tuple((ITEM_STATES[state].lower(), runs) for state, runs in ended.items()),
         batches=_batches(stop) if stop else (),
         unsent=ended.get(ItemState.QUEUED, 0),
     )
@@ -220,10 +221,10 @@ def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
     return tuple(stop_batch(row, slug=stop.team.slug, runs=row.runs) for row in rows)
 
 
-def _tally(stop: EmergencyStop) -> dict[ItemState, int]:
+def _tally(stop: EmergencyStop) -> dict[str, int]:
     """How many of its cancels are how far, most first."""
     rows = CancelItem.objects.filter(batch__stop=stop).values_list("state").annotate(runs=Count("pk"))
-    return {ItemState(state): runs for state, runs in rows.order_by("-runs", "state")}
+    return dict(rows.order_by("-runs", "state"))
 
 
 def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:

@@ -169,7 +169,7 @@ def _write_items(turns: Sequence[_Turn]) -> None:
             joined = {"state": ItemState.SENT, "cancellation": turn.holder, "joined": True}
             CancelItem.objects.filter(pk=turn.item.pk).update(**joined)
     ended = [turn.item.pk for turn in turns if turn.cancellation is None and turn.holder is None]
-    CancelItem.objects.filter(pk__in=ended).update(state=ItemState.NOT_NEEDED)
+    CancelItem.objects.filter(pk__in=ended).update(state=Outcome.NOT_NEEDED)
 
 
 def _row(batch: CancelBatch, turn: _Turn) -> AuditEvent:
@@ -180,10 +180,10 @@ def _row(batch: CancelBatch, turn: _Turn) -> AuditEvent:
         details |= counts_now(turn.run) | {"attempt": turn.item.attempts}
         details |= {"previous_operation": str(turn.previous.pk)} if turn.previous else {}
     elif turn.holder is not None:
-        outcome = "joined"
+        outcome = Outcome.JOINED.value
         details |= {"previous_operation": str(turn.holder.pk)}
     else:
-        outcome = "not_needed"
+        outcome = Outcome.NOT_NEEDED.value
         details |= {"status_before": turn.run.status}
     return compose(
         EventType.RUN_CANCEL,

@@ -19,8 +19,10 @@ from taskruns.models import (
     BatchState,
     CancelBatch,
     CancelItem,
+    Effect,
     EmergencyStop,
     ItemState,
+    Outcome,
     Run,
     Team,
 )
@@ -29,14 +31,8 @@ from taskruns.services.runs.matching import matching
 _PORTION = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere
 _TASKS_NAMED = 50
 DRAFTS_KEPT = timedelta(days=1)
-# Ends after which a run may go on: what "try these again" takes.
-NOT_STOPPED = (
-    ItemState.REFUSED,
-    ItemState.NOT_SENT,
-    ItemState.UNKNOWN,
-    ItemState.STILL_RUNNING,
-    ItemState.LEFT_OUT,
-)
+# Its run may still be active: what "try these again" takes.
+NOT_STOPPED = (*(it for it in Outcome if it.facts.effect is Effect.NOT_STOPPED), ItemState.LEFT_OUT)
 
 
 @transaction.atomic
@@ -91,7 +87,7 @@ def freeze_again(batch: CancelBatch) -> CancelBatch | None:
 
 def not_stopped(batch: CancelBatch) -> QuerySet[CancelItem]:
     """Also those of which Arize said that they were cancelled, and that were seen to go on since."""
-    goes_on = Q(state=ItemState.CONFIRMED, run__rank=1)
+    goes_on = Q(state=Outcome.CONFIRMED, run__rank=1)
     return CancelItem.objects.filter(Q(state__in=NOT_STOPPED) | goes_on, batch=batch)
 
 

@@ -50,7 +50,7 @@ def follow(batch: CancelBatch) -> None:
 
 def follow_unknown() -> int:
     """Items that ended unknown, of which the truth has come since. Their number."""
-    late = CancelItem.objects.filter(state=ItemState.UNKNOWN)
+    late = CancelItem.objects.filter(state=Outcome.UNKNOWN)
     found = late.exclude(cancellation__outcome__in=[Outcome.OPEN, Outcome.UNKNOWN]).exclude(cancellation=None)
     return _as_ended(found)
 

@@ -50,7 +50,7 @@ def _tells_more(it: Answered) -> bool:
 
 def _move(answered: Sequence[Answered], now: datetime) -> None:
     """Those that still wait for this end: a sweep may have been faster, and an abort may have passed by."""
-    alike: dict[tuple[ItemState, float, int, int], list[Answered]] = {}
+    alike: dict[tuple[ItemState | Outcome, float, int, int], list[Answered]] = {}
     for it in answered:
         alike.setdefault(_next(it.item, it.verdict), []).append(it)
     for (state, wait, attempts, readings), group in alike.items():
@@ -63,7 +63,7 @@ def _move(answered: Sequence[Answered], now: datetime) -> None:
         mine.update(state=state, attempts=attempts, readings=readings, next_try_at=later)
 
 
-def _next(item: CancelItem, verdict: Verdict) -> tuple[ItemState, float, int, int]:
+def _next(item: CancelItem, verdict: Verdict) -> tuple[ItemState | Outcome, float, int, int]:
     """Its next state, the seconds until it is looked at again, its attempts and its readings."""
     attempts, readings = item.attempts, item.readings
     may_try_again = attempts < MOST_ATTEMPTS
@@ -78,4 +78,4 @@ def _next(item: CancelItem, verdict: Verdict) -> tuple[ItemState, float, int, in
             return ItemState.QUEUED, AGAIN, attempts, readings
         if (verdict.seen is None or not verdict.seen.status.is_active) and readings < MOST_READINGS:
             return ItemState.SENT, READ_AGAIN * 2**readings, attempts, readings + 1
-    return ItemState(verdict.outcome.value), 0, attempts, readings
+    return verdict.outcome, 0, attempts, readings

@@ -19,22 +19,18 @@ from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
 from taskruns.services.credentials import client
 
-from .answer import Verdict, ask_arize
+from .answer import ask_arize
 from .results import close
-
-JOINED = "joined"
-NOT_NEEDED = "not_needed"
-STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
-    """`outcome` is one of models.Outcome, or joined, not_needed, stopping.
+    """`outcome` OPEN: Arize accepted the cancel and the run is stopping. `explanation`: what Arize said of it.
 
-    `explanation`: what Arize said of it. `holder`: the open cancellation that was joined, with its batch.
+    `holder`: the open cancellation that was joined, with its batch.
     """
 
-    outcome: str
+    outcome: Outcome
     explanation: str = ""
     throttled: bool = False
     holder: Cancellation | None = None
@@ -54,7 +50,7 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
     if opened.run.task.credential is not None:
         limited = int(isinstance(verdict.error, RateLimited))
         client.note_calls(opened.run.task.credential, calls=verdict.calls, limited=limited)
-    return _result(verdict)
+    return CancelResult(verdict.outcome, verdict.explanation, verdict.throttled)
 
 
 @transaction.atomic(durable=True)
@@ -67,7 +63,7 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
         return _joined(run, by=by, reason=reason)
     if not run.is_active:
         opened.delete()
-        return _note(run, NOT_NEEDED, by=by, reason=reason, details={"status_before": run.status})
+        return _note(run, Outcome.NOT_NEEDED, by=by, reason=reason, details={"status_before": run.status})
     opened.run = run
     Team.bump(run.team_id)
     record(
@@ -97,16 +93,16 @@ def _insert(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | None
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
     holder = Cancellation.objects.filter(run=run).select_related("batch").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
-    noted = _note(run, JOINED, by=by, reason=reason, details=details)
+    noted = _note(run, Outcome.JOINED, by=by, reason=reason, details=details)
     is_own = holder is not None and by.person is not None and holder.person_id == by.person.pk
     return replace(noted, holder=holder, is_own=is_own)
 
 
-def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
-    """A press that sends nothing is a row of its own."""
+def _note(run: Run, outcome: Outcome, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
+    """A cancel that sends nothing is a row of the log and no other."""
     record(
         EventType.RUN_CANCEL,
-        outcome,
+        outcome.value,
         by=by,
         team=run.team,
         run=run,
@@ -125,8 +121,3 @@ def counts_now(run: Run) -> dict[str, Any]:
         "num_errors": run.num_errors,
         "num_skipped": run.num_skipped,
     }
-
-
-def _result(verdict: Verdict) -> CancelResult:
-    outcome = STOPPING if verdict.outcome is Outcome.OPEN else verdict.outcome.value
-    return CancelResult(outcome, verdict.explanation, verdict.throttled)

@@ -21,36 +21,20 @@ from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
 from .answer import ask_arize
 from .results import close
 
-UNDER_WAY = "under_way"
-USED = "used"
-HELD = "held"
-
-SENTENCES = {
-    TriggerOutcome.DONE.value: "Arize started the run.",
-    TriggerOutcome.REFUSED.value: "Arize refused to start a run.",
-    TriggerOutcome.NOT_SENT.value: "No run was started.",
-    TriggerOutcome.UNKNOWN.value: (
-        "The start was sent, but whether a run began is not known. "
-        "Look at the runs of the task before you send it again: that would start another one."
-    ),
-    HELD: "An emergency stop holds this task, so no run was started.",
-    UNDER_WAY: "This form is on its way, and Arize has not answered yet. It is sent only once.",
-    USED: "This form was sent before, with other values, so nothing was sent now. Send it again to start another run.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class TriggerResult:
-    """`outcome` is one of models.TriggerOutcome, or under_way (the first POST of this form has no answer yet), or used
-    (the form was sent before and does not ask for the same), or held (by an emergency stop). `joined`: this POST sent
-    nothing.
+    """`outcome` OPEN: the first POST of this form has no answer yet. `explanation`: what Arize said of it.
+
+    `joined`: this POST sent nothing. `stop`: the emergency stop that holds the task.
     """
 
-    outcome: str
-    sentence: str
+    outcome: TriggerOutcome
+    explanation: str = ""
     run: Run | None = None
     throttled: bool = False
     joined: bool = False
+    stop: EmergencyStop | None = None
 
 
 def trigger(
@@ -113,9 +97,9 @@ def _insert(task: Task, operation: uuid.UUID, parameters: dict[str, Any], by: Ac
 def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> TriggerResult:
     """What would be cancelled at once is not begun."""
     details = {"stop": str(stop.pk)}
-    record(EventType.RUN_TRIGGER, "not_sent", by=by, team=task.team, task=task, operation_id=operation, details=details)
-    pulled = f"{stop.person_label} pulled it: {stop.reason}"
-    return TriggerResult(HELD, f"{SENTENCES[HELD]} {pulled}", joined=True)
+    outcome = TriggerOutcome.NOT_SENT.value
+    record(EventType.RUN_TRIGGER, outcome, by=by, team=task.team, task=task, operation_id=operation, details=details)
+    return TriggerResult(TriggerOutcome.HELD, joined=True, stop=stop)
 
 
 def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
@@ -126,11 +110,9 @@ def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
 def _join(first: Trigger | None, parameters: dict[str, Any]) -> TriggerResult:
     """Nobody learns what became of a form of somebody else, or of another task."""
     if first is None or first.parameters != parameters:
-        return TriggerResult(USED, SENTENCES[USED], joined=True)
+        return TriggerResult(TriggerOutcome.USED, joined=True)
     return replace(_result(first), joined=True)
 
 
 def _result(row: Trigger) -> TriggerResult:
-    outcome = row.outcome or UNDER_WAY
-    sentence = " ".join(part for part in (SENTENCES[outcome], row.explanation) if part)
-    return TriggerResult(outcome, sentence, row.run, throttled=row.is_throttled)
+    return TriggerResult(TriggerOutcome(row.outcome), row.explanation, row.run, throttled=row.is_throttled)

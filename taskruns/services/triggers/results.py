@@ -71,8 +71,7 @@ def _started(trigger: Trigger, verdict: Verdict) -> Run | None:
 
 
 def _write(trigger: Trigger, verdict: Verdict, run: Run | None) -> bool:
-    is_lost = verdict.outcome is TriggerOutcome.UNKNOWN
-    open_ = [TriggerOutcome.OPEN] if is_lost else [TriggerOutcome.OPEN, TriggerOutcome.UNKNOWN]
+    open_ = [it for it in TriggerOutcome if not it.facts.is_final and it is not verdict.outcome]
     return bool(
         Trigger.objects.filter(pk=trigger.pk, outcome__in=open_).update(
             outcome=verdict.outcome,
