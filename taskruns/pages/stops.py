@@ -12,7 +12,7 @@ from django.utils import timezone
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
 from taskruns.models.batches import ITEM_STATES
 from taskruns.permissions import Access
-from taskruns.services.stops.standing import is_paused, may_lift, standing
+from taskruns.services.stops import is_paused, may_lift, standing
 
 from .credentials import health
 from .values import Message, Moment
