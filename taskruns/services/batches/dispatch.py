@@ -133,7 +133,7 @@ def _look_again(turns: Sequence[_Turn]) -> None:
     """Under lock: between a read and an insert another press may have come to its end."""
     ids = [turn.item.run_id for turn in turns]
     locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
-    # In the order of `write_ends`, so that nobody waits for anybody in a circle.
+    # In the order of `write_results`, so that nobody waits for anybody in a circle.
     runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("task_id", "pk")}
     ended = []
     for turn in turns:

@@ -1,4 +1,4 @@
-"""What became of the cancels of a few runs, written in one durable transaction: ends, items and audit rows."""
+"""What became of the cancels of a few runs, written in one durable transaction: results, items and audit rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from django.utils import timezone
 from taskruns.arize.errors import NotSent
 from taskruns.audit import Actor
 from taskruns.models import CancelItem, Cancellation, ItemState, Outcome
-from taskruns.services.cancellations import End, Verdict, record_ends, write_ends
+from taskruns.services.cancellations import Answer, Result, record_results, write_results
 
 from .pace import wait_after
 
@@ -29,22 +29,22 @@ class Answered:
     item: CancelItem
     cancellation: Cancellation
     by: Actor
-    verdict: Verdict
+    answer: Answer
 
 
 @transaction.atomic(durable=True)
 def close_some(answered: Sequence[Answered]) -> None:
     now = timezone.now()
-    ends = [End(it.cancellation, it.verdict, it.by) for it in answered if _tells_more(it)]
-    write_ends(ends)
+    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _tells_more(it)]
+    write_results(results)
     _move(answered, now)
-    record_ends(ends)
+    record_results(results)
 
 
 def _tells_more(it: Answered) -> bool:
     """A second look at an `unknown` that shows nothing new is no event."""
     if it.cancellation.outcome == Outcome.UNKNOWN:
-        return it.verdict.outcome is not Outcome.UNKNOWN or it.verdict.gone
+        return it.answer.outcome is not Outcome.UNKNOWN or it.answer.gone
     return True
 
 
@@ -52,7 +52,7 @@ def _move(answered: Sequence[Answered], now: datetime) -> None:
     """Those that still wait for this end: a sweep may have been faster, and an abort may have passed by."""
     alike: dict[tuple[ItemState | Outcome, float, int, int], list[Answered]] = {}
     for it in answered:
-        alike.setdefault(_next(it.item, it.verdict), []).append(it)
+        alike.setdefault(_next(it.item, it.answer), []).append(it)
     for (state, wait, attempts, readings), group in alike.items():
         mine = CancelItem.objects.filter(
             pk__in=[it.item.pk for it in group],
@@ -63,19 +63,19 @@ def _move(answered: Sequence[Answered], now: datetime) -> None:
         mine.update(state=state, attempts=attempts, readings=readings, next_try_at=later)
 
 
-def _next(item: CancelItem, verdict: Verdict) -> tuple[ItemState | Outcome, float, int, int]:
+def _next(item: CancelItem, answer: Answer) -> tuple[ItemState | Outcome, float, int, int]:
     """Its next state, the seconds until it is looked at again, its attempts and its readings."""
     attempts, readings = item.attempts, item.readings
     may_try_again = attempts < MOST_ATTEMPTS
-    if verdict.outcome is Outcome.OPEN:
+    if answer.outcome is Outcome.OPEN:
         return ItemState.SENT, 0, attempts, readings
-    if verdict.throttled:
-        return ItemState.QUEUED, wait_after(verdict.error), attempts - 1, readings
-    if verdict.outcome is Outcome.NOT_SENT and isinstance(verdict.error, NotSent) and may_try_again:
+    if answer.throttled:
+        return ItemState.QUEUED, wait_after(answer.error), attempts - 1, readings
+    if answer.outcome is Outcome.NOT_SENT and isinstance(answer.error, NotSent) and may_try_again:
         return ItemState.QUEUED, AGAIN * 2**attempts, attempts, readings
-    if verdict.outcome is Outcome.UNKNOWN and not verdict.gone:
-        if verdict.seen is not None and verdict.seen.status.is_active and may_try_again:
+    if answer.outcome is Outcome.UNKNOWN and not answer.gone:
+        if answer.seen is not None and answer.seen.status.is_active and may_try_again:
             return ItemState.QUEUED, AGAIN, attempts, readings
-        if (verdict.seen is None or not verdict.seen.status.is_active) and readings < MOST_READINGS:
+        if (answer.seen is None or not answer.seen.status.is_active) and readings < MOST_READINGS:
             return ItemState.SENT, READ_AGAIN * 2**readings, attempts, readings + 1
-    return verdict.outcome, 0, attempts, readings
+    return answer.outcome, 0, attempts, readings

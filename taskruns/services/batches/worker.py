@@ -1,4 +1,4 @@
-"""Working off a batch in short portions: rows first, then a small pool of threads that talk to Arize, then the ends.
+"""Working off a batch in short portions: rows first, then a small pool of threads that talk to Arize, then the results.
 
 The database says what is to be done. A batch has one worker at a time (a claim that is renewed while it lives); should
 two be at it nevertheless, each item is opened once, because that is one transaction under the batch's lock.
@@ -14,10 +14,9 @@ import structlog
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
+from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
-from taskruns.models.credentials import CannotConnect
-from taskruns.services.cancellations import AFTER_OUR_CANCEL, GONE, REREAD, Verdict, ask_arize
+from taskruns.services.cancellations import Answer, ask_arize, reread
 from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
 
@@ -80,7 +79,7 @@ class _Portion:
     def __init__(self, batch: CancelBatch) -> None:
         self.batch = batch
         self.pool = ThreadPoolExecutor(THREADS)
-        self.under_way: dict[Future[Verdict], Opened] = {}
+        self.under_way: dict[Future[Answer], Opened] = {}
         self._renewed = time.monotonic()
         self._ends = time.monotonic() + PORTION
 
@@ -152,7 +151,7 @@ class _Portion:
             if mine.update(next_try_at=now + READING):
                 yield item
 
-    def _submit(self, opened: Opened, ask: Callable[[Opened], Verdict]) -> None:
+    def _submit(self, opened: Opened, ask: Callable[[Opened], Answer]) -> None:
         self.under_way[self.pool.submit(ask, opened)] = opened
 
     def _collect(self) -> None:
@@ -160,17 +159,17 @@ class _Portion:
         done = [(self.under_way.pop(future), future.result()) for future in list(self.under_way) if future.done()]
         if not done:
             return
-        close_some([Answered(opened.item, opened.cancellation, opened.by, verdict) for opened, verdict in done])
-        by_key: dict[uuid.UUID, tuple[Credential, list[Verdict]]] = {}
-        for opened, verdict in done:
+        close_some([Answered(opened.item, opened.cancellation, opened.by, answer) for opened, answer in done])
+        by_key: dict[uuid.UUID, tuple[Credential, list[Answer]]] = {}
+        for opened, answer in done:
             key = opened.run.task.credential
             if key is not None:
-                by_key.setdefault(key.pk, (key, []))[1].append(verdict)
-        for key, verdicts in by_key.values():
-            errors = [verdict.error for verdict in verdicts]
+                by_key.setdefault(key.pk, (key, []))[1].append(answer)
+        for key, answers in by_key.values():
+            errors = [answer.error for answer in answers]
             heed(key, errors)
             limited = sum(isinstance(error, RateLimited) for error in errors)
-            usage.note_calls(key, calls=sum(verdict.calls for verdict in verdicts), limited=limited)
+            usage.note_calls(key, calls=sum(answer.calls for answer in answers), limited=limited)
             rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
             if rejected is not None:
                 mark_failing(key, sentence=rejected.sentence, by=WORKER)
@@ -200,22 +199,10 @@ class _Portion:
         return SOON if soon.filter(Q(state=ItemState.QUEUED) | unread).exists() else LATER
 
 
-def _send_at(opened: Opened) -> Verdict:
+def _send_at(opened: Opened) -> Answer:
     time.sleep(max(0.0, (opened.moment - timezone.now()).total_seconds()))
     return ask_arize(opened.run)
 
 
-def _read(opened: Opened) -> Verdict:
-    """One look at a run whose cancel was lost: its end, or UNKNOWN while it is active or cannot be read."""
-    credential, started = opened.run.task.credential, timezone.now()
-    if credential is None:
-        return Verdict(Outcome.UNKNOWN)
-    try:
-        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
-            seen = client.get_run(opened.run.arize_id)
-    except NotFound:
-        return Verdict(Outcome.UNKNOWN, GONE, gone=True, seen_since=started, calls=1)
-    except (ArizeError, CannotConnect) as error:
-        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}", calls=1)
-    outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.UNKNOWN)
-    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value}, calls=1)
+def _read(opened: Opened) -> Answer:
+    return reread(opened.run, is_late=True)

@@ -1,23 +1,24 @@
-"""One press of Cancel, in order.
+"""One cancel of a run, in order.
 
 1. One short durable transaction: open a Cancellation (the database allows one open per run), then read the run again
    under lock, and record `requested`. If that cannot be committed, nothing is sent.
-2. Outside any transaction: the one POST to Arize (`verdict.py`).
-3. One short transaction with the run as it was seen, the outcome, and its audit row (`closing.py`).
+2. Outside any transaction: the one POST to Arize (`answer.py`).
+3. One short transaction with the run as it was seen, the outcome, and its audit row (`results.py`).
 The sweep closes what a crash between 1 and 3 left open. So nothing reaches Arize without a committed row, and no row
-stays without an end.
+stays without an outcome.
 """
 
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
 from taskruns.services.credentials import client
+from taskruns.services.remote_acts import insert_first
 
 from .answer import ask_arize
 from .results import close
@@ -45,19 +46,20 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
     opened = _open(run.pk, by=by, reason=clean_line(reason, LONGEST_REASON))
     if isinstance(opened, CancelResult):
         return opened
-    verdict = ask_arize(opened.run)
-    close(opened, verdict, by=by)
+    answer = ask_arize(opened.run)
+    close(opened, answer, by=by)
     if opened.run.task.credential is not None:
-        limited = int(isinstance(verdict.error, RateLimited))
-        client.note_calls(opened.run.task.credential, calls=verdict.calls, limited=limited)
-    return CancelResult(verdict.outcome, verdict.explanation, verdict.throttled)
+        limited = int(isinstance(answer.error, RateLimited))
+        client.note_calls(opened.run.task.credential, calls=answer.calls, limited=limited)
+    return CancelResult(answer.outcome, answer.explanation, answer.throttled)
 
 
 @transaction.atomic(durable=True)
 def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | CancelResult:
     previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
-    opened = _insert(run_id, by=by, reason=reason)
-    # The constraint alone is not enough: between a read and an insert another press may have come to its end.
+    new = Cancellation(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
+    opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
+    # The constraint alone is not enough: between a read and an insert another cancel may have been sent and closed.
     run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
     if opened is None:
         return _joined(run, by=by, reason=reason)
@@ -77,17 +79,6 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
         details=counts_now(run) | ({"previous_operation": str(previous.pk)} if previous else {}),
     )
     return opened
-
-
-def _insert(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | None:
-    """A new open cancellation, or None while another is open."""
-    try:
-        with transaction.atomic():
-            return Cancellation.objects.create(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
-    except IntegrityError:
-        if not Cancellation.objects.filter(run=run_id).exists():
-            raise
-        return None
 
 
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:

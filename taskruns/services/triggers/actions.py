@@ -2,8 +2,8 @@
 
 1. One short durable transaction: open a Trigger under the form's own token (the database takes each token once), and
    record `requested`. If that cannot be committed, nothing is sent.
-2. Outside any transaction: the one POST to Arize (`verdict.py`).
-3. One short transaction with the new run, the outcome, and its audit row (`closing.py`).
+2. Outside any transaction: the one POST to Arize (`answer.py`).
+3. One short transaction with the new run, the outcome, and its audit row (`results.py`).
 The sweep closes what a crash between 1 and 3 left open. A second POST of the same form, by a double click or a reload,
 sends nothing and joins the first. Two forms are two runs: that is what two people want who both ask.
 """
@@ -12,11 +12,12 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
+from taskruns.services.remote_acts import insert_first
 
 from .answer import ask_arize
 from .results import close
@@ -66,7 +67,8 @@ def _open(
     stop = EmergencyStop.objects.holding().filter(team=task.team).first()
     if stop is not None and stop.holds(task) and _mine(task, operation, by) is None:
         return _held(task, stop, operation, by)
-    opened = _insert(task, operation, parameters, by)
+    new = Trigger(pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters)
+    opened = insert_first(new, rivals=Trigger.objects.filter(pk=operation))
     if opened is None:
         return _join(_mine(task, operation, by), parameters)
     record(
@@ -81,21 +83,8 @@ def _open(
     return opened
 
 
-def _insert(task: Task, operation: uuid.UUID, parameters: dict[str, Any], by: Actor) -> Trigger | None:
-    """A new open trigger, or None if the token was used. Waits while another POST is just using it."""
-    try:
-        with transaction.atomic():
-            return Trigger.objects.create(
-                pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters
-            )
-    except IntegrityError:
-        if not Trigger.objects.filter(pk=operation).exists():
-            raise
-        return None
-
-
 def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> TriggerResult:
-    """What would be cancelled at once is not begun."""
+    """A run that would be cancelled at once is not started."""
     details = {"stop": str(stop.pk)}
     outcome = TriggerOutcome.NOT_SENT.value
     record(EventType.RUN_TRIGGER, outcome, by=by, team=task.team, task=task, operation_id=operation, details=details)
