@@ -21,8 +21,7 @@ from taskruns.models import (
     Team,
 )
 from taskruns.models.batches import ITEM_OUTCOMES, OPEN_ITEMS
-from taskruns.services.batches.draft import not_stopped
-from taskruns.services.batches.lifecycle import counts_of
+from taskruns.services.batches import counts_of, not_stopped
 
 from .outcomes import CANCELS
 from .values import Link, Message, Moment, in_words

@@ -1,30 +1,35 @@
-"""What became of the cancels of a few runs, written in one durable transaction: results, items and audit rows."""
+"""Writing what the runs of a batch come to, by Arize's answers to its own cancels or by what others found out.
+
+An item has the outcome of its cancellation, or waits for its next attempt or its next reading.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from taskruns.arize.errors import NotSent
 from taskruns.audit import Actor
-from taskruns.models import CancelItem, Cancellation, ItemState, Outcome
+from taskruns.models import BatchState, CancelBatch, CancelItem, Cancellation, ItemState, Outcome
 from taskruns.services.cancellations import Answer, Result, record_results, write_results
 
 from .pace import wait_after
 
-# The first try and two more, for what may have arrived without effect or could not be sent.
+# The first attempt and two more, for what may have arrived without effect or could not be sent.
 MOST_ATTEMPTS = 3
-# Looks at a run of which nothing could be read, each twice as late as the one before; then it is for the sweep.
+# Re-reads of an unreadable run, with exponential backoff; after that the sweep takes over.
 MOST_READINGS = 5
 AGAIN = 1.0  # seconds
 READ_AGAIN = 2.0
+THROTTLED = 429
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One cancel of a batch, and what Arize said to it or of its run."""
+    """One cancel of a batch with Arize's answer, to the cancel itself or about its run."""
 
     item: CancelItem
     cancellation: Cancellation
@@ -34,11 +39,49 @@ class Answered:
 
 @transaction.atomic(durable=True)
 def close_some(answered: Sequence[Answered]) -> None:
+    """Cancellations with their outcomes, items and audit rows, in one transaction."""
     now = timezone.now()
     results = [Result(it.cancellation, it.answer, it.by) for it in answered if _tells_more(it)]
     write_results(results)
     _move(answered, now)
     record_results(results)
+
+
+def follow(batch: CancelBatch) -> None:
+    """Bring the items up to what became of their cancellations elsewhere: the mirror and the sweep close them too, and
+    a joined one belongs to another act.
+    """
+    _take_over(CancelItem.objects.filter(batch=batch, state=ItemState.SENT))
+    if batch.state == BatchState.ABORTED:
+        leave_out(batch)
+
+
+def follow_unknown() -> int:
+    """Items whose outcome was unknown, and for which the truth was found since. Their number."""
+    late = CancelItem.objects.filter(state=Outcome.UNKNOWN)
+    found = late.exclude(cancellation__outcome__in=[Outcome.OPEN, Outcome.UNKNOWN]).exclude(cancellation=None)
+    return _as_cancelled(found)
+
+
+def leave_out(batch: CancelBatch) -> None:
+    """Items that wait are not sent any more: one that was tried before has the outcome of that attempt."""
+    waiting = CancelItem.objects.filter(batch=batch, state=ItemState.QUEUED)
+    _as_cancelled(waiting.exclude(cancellation=None).exclude(cancellation__outcome=Outcome.OPEN))
+    waiting.update(state=ItemState.LEFT_OUT)
+
+
+def _take_over(sent: QuerySet[CancelItem]) -> None:
+    """An own `unknown` stays: its run is read before anything else is done. A joined 429 is queued."""
+    closed = sent.exclude(cancellation__outcome=Outcome.OPEN)
+    throttled = closed.filter(joined=True, cancellation__outcome=Outcome.REFUSED)
+    throttled.filter(cancellation__answer__http_status=THROTTLED).update(state=ItemState.QUEUED, joined=False)
+    _as_cancelled(closed.filter(Q(joined=True) | ~Q(cancellation__outcome=Outcome.UNKNOWN)))
+
+
+def _as_cancelled(rows: QuerySet[CancelItem]) -> int:
+    """Give each item the outcome of its cancellation."""
+    outcomes = set(rows.values_list("cancellation__outcome", flat=True))
+    return sum(rows.filter(cancellation__outcome=outcome).update(state=outcome) for outcome in outcomes)
 
 
 def _tells_more(it: Answered) -> bool:
@@ -49,7 +92,7 @@ def _tells_more(it: Answered) -> bool:
 
 
 def _move(answered: Sequence[Answered], now: datetime) -> None:
-    """Those that still wait for this end: a sweep may have been faster, and an abort may have passed by."""
+    """Those that still wait for this outcome: a sweep may have been faster, and an abort may have taken them."""
     alike: dict[tuple[ItemState | Outcome, float, int, int], list[Answered]] = {}
     for it in answered:
         alike.setdefault(_next(it.item, it.answer), []).append(it)
