@@ -1,4 +1,4 @@
-"""Cancelling many runs: the frozen list, and how far each run of it is."""
+"""A batch: one cancel of many runs. The frozen list, and how far each run of it is."""
 
 import uuid
 
@@ -15,7 +15,7 @@ from .teams import Team
 
 
 class BatchState(models.TextChoices):
-    """DRAFT: shown for confirmation, nothing happens. ABORTED: nothing more is sent, what was sent comes to its end."""
+    """DRAFT: shown for confirmation, nothing happens. ABORTED: nothing more is sent, what was sent is followed."""
 
     DRAFT = "draft"
     WORKING = "working"
@@ -51,7 +51,7 @@ ITEM_STATES = {state.value: str(state.label) for state in (*OPEN_ITEMS, *ITEM_OU
 
 
 class CancelBatch(models.Model):
-    """One cancel of many. The runs are frozen with the draft; what matches later is not among them.
+    """The runs are frozen with the draft; what matches later is not among them.
 
     Its id is the operation id of its own audit rows and the `batch_id` of each run's.
     """
@@ -67,7 +67,7 @@ class CancelBatch(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     state = models.CharField(max_length=10, choices=BatchState.choices, default=BatchState.DRAFT)
 
-    # Who confirmed it, as the log's rows have it; their right is asked again before each run.
+    # Who confirmed it, as the log's rows have it; their right is checked again before each run.
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254, blank=True)
     person_role = models.CharField(max_length=40, blank=True)
@@ -77,9 +77,9 @@ class CancelBatch(models.Model):
 
     aborted_at = models.DateTimeField(null=True)
     why_aborted = models.TextField(blank=True)
-    finished_at = models.DateTimeField(null=True)  # every item has come to its end
-    claimed_until = models.DateTimeField(null=True)  # a worker is at it
-    due_at = models.DateTimeField(default=timezone.now)  # nothing is to be done before
+    finished_at = models.DateTimeField(null=True)  # every item has its outcome
+    claimed_until = models.DateTimeField(null=True)  # by a worker
+    due_at = models.DateTimeField(default=timezone.now)  # there is nothing to do before
 
     class Meta:
         indexes = [
@@ -98,9 +98,9 @@ class CancelItem(models.Model):
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancel_items")
     state = models.CharField(max_length=20, choices=list(ITEM_STATES.items()), default=ItemState.QUEUED)
     attempts = models.PositiveSmallIntegerField(default=0)
-    readings = models.PositiveSmallIntegerField(default=0)  # looks at a run whose end was not told
+    readings = models.PositiveSmallIntegerField(default=0)  # of a run whose outcome is not known
     next_try_at = models.DateTimeField(default=timezone.now)
-    # The last one opened for it; of a joined item somebody else's, which it follows to its end.
+    # The last one opened for it. A joined item follows one that another act opened.
     cancellation = models.ForeignKey(Cancellation, models.SET_NULL, null=True, related_name="items")
     joined = models.BooleanField(default=False)
 
@@ -122,7 +122,7 @@ class CancelPace(models.Model):
     free_at = models.DateTimeField(default=timezone.now)
     paused_until = models.DateTimeField(null=True)
     pause_reason = models.TextField(blank=True)
-    refusals = models.PositiveIntegerField(default=0)  # since Arize last gave a good answer
+    refusals = models.PositiveIntegerField(default=0)  # in a row, since the last good answer
 
     def __str__(self) -> str:
         return f"pace of {self.credential_id}"

@@ -40,7 +40,7 @@ class Places:
 
 
 def places(credential_id: uuid.UUID | None, *, most: int) -> Places:
-    """The next free ones, at most `most`. Part of a transaction: the row stays locked until its end."""
+    """The next free ones, at most `most`. Part of a transaction: the row stays locked until it commits."""
     now = timezone.now()
     if credential_id is None:  # no key, no call
         return Places(None, [now] * most)

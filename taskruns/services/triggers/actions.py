@@ -5,7 +5,7 @@
 2. Outside any transaction: the one POST to Arize (`answer.py`).
 3. One short transaction with the new run, the outcome, and its audit row (`results.py`).
 The sweep closes what a crash between 1 and 3 left open. A second POST of the same form, by a double click or a reload,
-sends nothing and joins the first. Two forms are two runs: that is what two people want who both ask.
+sends nothing and joins the first. Two forms start two runs, because two people who both ask want two.
 """
 
 import uuid
@@ -53,7 +53,7 @@ def trigger(
 
 
 def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResult, dict[str, Any]] | None:
-    """What became of this person's form, and its parameters. None if there is none."""
+    """What came of this person's form, and its parameters. None if it was not sent."""
     row = _mine(task, operation, by)
     return None if row is None else (_result(row), row.parameters)
 
@@ -97,7 +97,7 @@ def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
 
 
 def _join(first: Trigger | None, parameters: dict[str, Any]) -> TriggerResult:
-    """Nobody learns what became of a form of somebody else, or of another task."""
+    """A person learns the outcome of their own form for this task only."""
     if first is None or first.parameters != parameters:
         return TriggerResult(TriggerOutcome.USED, joined=True)
     return replace(_result(first), joined=True)
