@@ -5,12 +5,16 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.messages.storage.cookie import CookieStorage
+from django.contrib.messages.storage.fallback import FallbackStorage
+from django.contrib.messages.storage.session import SessionStorage
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -148,6 +152,20 @@ class SessionCookie:
         if not request.COOKIES.get(settings.SESSION_COOKIE_NAME, "none").isalnum():
             del request.COOKIES[settings.SESSION_COOKIE_NAME]
         return self.get_response(request)
+
+
+class HostCookie(CookieStorage):
+    """Messages for the next page, in a cookie that, like the others, no other host can plant over https."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cookie_name = "__Host-messages" if settings.SITE.secure else "messages"
+
+
+class Messages(FallbackStorage):
+    """Django's own storage, made for each request: what does not fit into the cookie is kept in the session."""
+
+    storage_classes = (HostCookie, SessionStorage)
 
 
 class SessionLimits:
