@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from taskruns.models import Outcome, TriggerOutcome
+from taskruns.models import TRIGGER_FACTS, Outcome
 
 
 class EventType(StrEnum):
@@ -57,7 +57,7 @@ _ASKED = frozenset({"requested", "denied"})
 CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | {
     EventType.RUN_CANCEL: _ASKED | {outcome.value for outcome in Outcome if outcome.value},
     EventType.RUN_CANCEL_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
-    EventType.RUN_TRIGGER: _ASKED | {it.value for it in TriggerOutcome if it.value and it.facts.has_row},
+    EventType.RUN_TRIGGER: _ASKED | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
     EventType.CREDENTIAL_TEST: _CHECK,
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),

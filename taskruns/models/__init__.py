@@ -15,7 +15,7 @@ from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPac
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .heartbeat import Heartbeat
-from .outcomes import Effect, Outcome, TriggerOutcome
+from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
@@ -25,7 +25,9 @@ from .teams import Invitation, Membership, Team, TeamRole
 from .triggers import Trigger
 
 __all__ = [
+    "CANCEL_FACTS",
     "LONGEST_REASON",
+    "TRIGGER_FACTS",
     "AnchorToPublish",
     "AnonymousTally",
     "ArizeUser",

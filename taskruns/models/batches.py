@@ -8,7 +8,7 @@ from django.utils import timezone
 from .audit import LONGEST_REASON
 from .cancellations import Cancellation
 from .credentials import Credential
-from .outcomes import Effect, Outcome
+from .outcomes import CANCEL_FACTS, Effect
 from .people import User
 from .runs import Run
 from .teams import Team
@@ -45,7 +45,7 @@ class ItemState(models.TextChoices):
 
 
 OPEN_ITEMS = (ItemState.QUEUED, ItemState.SENT)
-ITEM_OUTCOMES = tuple(outcome for outcome in Outcome if outcome.facts.effect is not Effect.OPEN)
+ITEM_OUTCOMES = tuple(outcome for outcome, facts in CANCEL_FACTS.items() if facts.effect is not Effect.OPEN)
 # Every state of an item with its label.
 ITEM_STATES = {state.value: str(state.label) for state in (*OPEN_ITEMS, *ITEM_OUTCOMES, ItemState.LEFT_OUT)}
 

@@ -6,11 +6,11 @@ from django.db import models
 from django.utils import timezone
 
 from .audit import LONGEST_REASON
-from .outcomes import Outcome
+from .outcomes import CANCEL_FACTS, Outcome
 from .people import User
 from .runs import Run
 
-_OUTCOMES = [(outcome.value, outcome.label) for outcome in Outcome if outcome.facts.has_row]
+_OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in CANCEL_FACTS.items() if facts.has_row]
 
 
 class Cancellation(models.Model):

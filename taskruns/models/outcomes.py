@@ -30,10 +30,6 @@ class Outcome(models.TextChoices):
         """As people and programs read it: of an open one Arize has accepted the cancel."""
         return self.value or "stopping"
 
-    @property
-    def facts(self) -> "CancelFacts":
-        return CANCELS[self]
-
 
 class Effect(StrEnum):
     """What an outcome says of the run."""
@@ -57,7 +53,7 @@ class CancelFacts:
     credit: int = 0
 
 
-CANCELS = {
+CANCEL_FACTS = {
     Outcome.OPEN: CancelFacts(Effect.OPEN, is_final=False, credit=3),
     Outcome.CONFIRMED: CancelFacts(Effect.STOPPED, credit=4),
     Outcome.FINISHED_FIRST: CancelFacts(Effect.ENDED),
@@ -87,10 +83,6 @@ class TriggerOutcome(models.TextChoices):
     def code(self) -> str:
         return self.value or "under_way"
 
-    @property
-    def facts(self) -> "TriggerFacts":
-        return TRIGGERS[self]
-
 
 @dataclass(frozen=True, slots=True)
 class TriggerFacts:
@@ -100,7 +92,7 @@ class TriggerFacts:
     has_row: bool = True
 
 
-TRIGGERS = {
+TRIGGER_FACTS = {
     TriggerOutcome.OPEN: TriggerFacts(is_final=False),
     TriggerOutcome.DONE: TriggerFacts(),
     TriggerOutcome.REFUSED: TriggerFacts(),

@@ -3,12 +3,12 @@
 from django.db import models
 from django.utils import timezone
 
-from .outcomes import TriggerOutcome
+from .outcomes import TRIGGER_FACTS, TriggerOutcome
 from .people import User
 from .runs import Run
 from .tasks import Task
 
-_OUTCOMES = [(outcome.value, outcome.label) for outcome in TriggerOutcome if outcome.facts.has_row]
+_OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in TRIGGER_FACTS.items() if facts.has_row]
 
 
 class Trigger(models.Model):

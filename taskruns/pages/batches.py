@@ -8,6 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import (
+    CANCEL_FACTS,
     BatchSource,
     BatchState,
     CancelBatch,
@@ -23,7 +24,7 @@ from taskruns.models import (
 from taskruns.models.batches import ITEM_OUTCOMES, OPEN_ITEMS
 from taskruns.services.batches import counts_of, not_stopped
 
-from .outcomes import CANCELS
+from .outcomes import CANCEL_WORDS
 from .values import Link, Message, Moment, in_words
 
 TYPED_ABOVE = 20  # runs; from here on the number is typed before anything begins
@@ -31,7 +32,7 @@ NAMED = 200  # runs that were not stopped
 TASKS = 200
 LISTED = 100
 _TONES = {Effect.STOPPED: "good", Effect.ENDED: "quiet", Effect.NOT_STOPPED: "bad"}
-_ALARMS = {outcome.value for outcome, words in CANCELS.items() if words.is_alarm}
+_ALARMS = {outcome.value for outcome, words in CANCEL_WORDS.items() if words.is_alarm}
 GOES_ON = "Arize said that it was cancelled, but it goes on"
 _SOURCES = {
     BatchSource.SELECTION: "chosen one by one",
@@ -201,9 +202,9 @@ def left_out_text(number: int) -> str:
 
 
 def _icon(outcome: Outcome) -> str:
-    if outcome.facts.effect is not Effect.NOT_STOPPED:
+    if CANCEL_FACTS[outcome].effect is not Effect.NOT_STOPPED:
         return "check"
-    return "error" if outcome.facts.is_final else "warning"
+    return "error" if CANCEL_FACTS[outcome].is_final else "warning"
 
 
 # A state's word, tone and icon, in the order of the counts: outcomes by what they say of the run.
@@ -211,10 +212,10 @@ _WORDS: dict[str, tuple[str, str, str]] = {
     ItemState.QUEUED: ("waiting", "quiet", "clock"),
     ItemState.SENT: ("under way", "going", "play"),
     **{
-        outcome: (CANCELS[outcome].in_batch, tone, _icon(outcome))
+        outcome: (CANCEL_WORDS[outcome].in_batch, tone, _icon(outcome))
         for effect, tone in _TONES.items()
         for outcome in ITEM_OUTCOMES
-        if outcome.facts.effect is effect
+        if CANCEL_FACTS[outcome].effect is effect
     },
     ItemState.LEFT_OUT: ("left out, nothing sent", "bad", "warning"),
 }
@@ -258,7 +259,7 @@ def _sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> st
 
 
 def _number(counts: dict[str, int], effect: Effect) -> int:
-    return sum(counts.get(outcome, 0) for outcome in ITEM_OUTCOMES if outcome.facts.effect is effect)
+    return sum(counts.get(outcome, 0) for outcome in ITEM_OUTCOMES if CANCEL_FACTS[outcome].effect is effect)
 
 
 def _took(batch: CancelBatch) -> str:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from taskruns.models import Cancellation, Outcome, Run, Status
 from taskruns.services.cancellations import CancelResult
 
-from .outcomes import CANCELS
+from .outcomes import CANCEL_WORDS
 from .values import Moment
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
@@ -14,7 +14,7 @@ ARIZE_ENDS_WITHIN = timedelta(seconds=10)
 
 def sentence_of(result: CancelResult) -> str:
     first = joined_sentence(result.holder, is_own=result.is_own) if result.holder is not None else ""
-    return " ".join(part for part in (first, CANCELS[result.outcome].sentence, result.explanation) if part)
+    return " ".join(part for part in (first, CANCEL_WORDS[result.outcome].sentence, result.explanation) if part)
 
 
 def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
@@ -44,17 +44,17 @@ def cause_of(run: Run, last: Cancellation | None) -> str:
 
 def last_note(run: Run, last: Cancellation | None) -> str:
     """What the latest cancellation still has to say about a run that is active."""
-    return CANCELS[Outcome(last.outcome)].note if last is not None and run.is_active else ""
+    return CANCEL_WORDS[Outcome(last.outcome)].note if last is not None and run.is_active else ""
 
 
 def is_alarming(run: Run, last: Cancellation | None) -> bool:
     """The run is active against Arize's word."""
-    return last is not None and run.is_active and CANCELS[Outcome(last.outcome)].is_alarm
+    return last is not None and run.is_active and CANCEL_WORDS[Outcome(last.outcome)].is_alarm
 
 
 def _asked(last: Cancellation) -> str:
     """Who or what cancelled the run by it, or may have; empty: it did not. Expects the batch to be loaded, if any."""
-    return CANCELS[Outcome(last.outcome)].cause.format(
+    return CANCEL_WORDS[Outcome(last.outcome)].cause.format(
         who=last.person_label,
         by="a hold: emergency stop pulled by" if _is_held(last) else "cancelled by",
         can="is being found out" if last.followed else "could not be found out",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from taskruns.models import Outcome, SiteRole, Status, TeamRole
 
-from .outcomes import CANCELS
+from .outcomes import CANCEL_WORDS
 from .values import StatusMark, mark_of
 
 STATUSES: dict[Status, str] = {
@@ -48,7 +48,7 @@ class HelpPage:
 def help_page() -> HelpPage:
     return HelpPage(
         statuses=tuple((mark_of(status), text) for status, text in STATUSES.items()),
-        outcomes=tuple(ExplainedOutcome(it.code, CANCELS[it].explained, CANCELS[it].next) for it in Outcome),
+        outcomes=tuple(ExplainedOutcome(it.code, CANCEL_WORDS[it].explained, CANCEL_WORDS[it].next) for it in Outcome),
         roles=role_words(ROLES),
     )
 

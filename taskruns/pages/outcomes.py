@@ -40,7 +40,7 @@ class CancelWords(Words):
     cause: str = ""
 
 
-CANCELS: Mapping[Outcome, CancelWords] = {
+CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
     Outcome.OPEN: CancelWords(
         sentence="Arize accepted the cancel. The run is stopping.",
         tone="success",
@@ -142,7 +142,7 @@ CANCELS: Mapping[Outcome, CancelWords] = {
 }
 
 
-TRIGGERS: Mapping[TriggerOutcome, Words] = {
+TRIGGER_WORDS: Mapping[TriggerOutcome, Words] = {
     TriggerOutcome.OPEN: Words(
         sentence="This form is on its way, and Arize has not answered yet. It is sent only once.",
         status=409,

@@ -9,7 +9,7 @@ from django.urls import reverse
 from taskruns.models import Task
 from taskruns.services.triggers import TriggerResult
 
-from .outcomes import TRIGGERS
+from .outcomes import TRIGGER_WORDS
 from .values import Message
 
 
@@ -33,7 +33,7 @@ class TriggerPage:
 
 def sentence_of(result: TriggerResult) -> str:
     stop = f"{result.stop.person_label} pulled it: {result.stop.reason}" if result.stop else ""
-    return " ".join(part for part in (TRIGGERS[result.outcome].sentence, stop, result.explanation) if part)
+    return " ".join(part for part in (TRIGGER_WORDS[result.outcome].sentence, stop, result.explanation) if part)
 
 
 def trigger_page(

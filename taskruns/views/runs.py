@@ -14,7 +14,7 @@ from taskruns.audit import EventType
 from taskruns.models import LONGEST_REASON, Run, Team
 from taskruns.pages.board import Seat, row_of
 from taskruns.pages.cancellations import sentence_of
-from taskruns.pages.outcomes import CANCELS
+from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
@@ -63,7 +63,7 @@ def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse
         text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent; please shorten it."
         return _speak(request, Message("error", text), run_id, status=422)
     result = cancel_run(found, by=actor_of(request), reason=reason)
-    words = CANCELS[result.outcome]
+    words = CANCEL_WORDS[result.outcome]
     # Names the run: several may be cancelled one after the other.
     message = Message(words.tone, f"{found.label}: {sentence_of(result)}")
     return _speak(request, message, run_id, status=429 if result.throttled else words.status)

@@ -15,7 +15,7 @@ from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.forms.triggers import TriggerForm, form_for
 from taskruns.models import Task, Team, TriggerOutcome
-from taskruns.pages.outcomes import TRIGGERS
+from taskruns.pages.outcomes import TRIGGER_WORDS
 from taskruns.pages.triggers import sentence_of, trigger_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
@@ -81,7 +81,7 @@ def _answer(
         if result.run is None:  # the mirror has let go of it
             return redirect("board", slug=_team(request).slug)
         return redirect("run", slug=_team(request).slug, run_id=result.run.pk)
-    words, is_waiting = TRIGGERS[result.outcome], result.outcome is TriggerOutcome.OPEN
+    words, is_waiting = TRIGGER_WORDS[result.outcome], result.outcome is TriggerOutcome.OPEN
     return _page(
         request,
         task,

@@ -8,18 +8,27 @@ from typing import Any
 import pytest
 
 from taskruns.audit import CATALOGUE, EventType
-from taskruns.models import CancelItem, Cancellation, Effect, Outcome, Trigger, TriggerOutcome, outcomes
+from taskruns.models import (
+    CANCEL_FACTS,
+    TRIGGER_FACTS,
+    CancelItem,
+    Cancellation,
+    Effect,
+    Outcome,
+    Trigger,
+    TriggerOutcome,
+)
 from taskruns.models.batches import ITEM_STATES
 from taskruns.pages import batches
 from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.help import help_page
-from taskruns.pages.outcomes import CANCELS, TRIGGERS, Words
+from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS, Words
 from taskruns.services.batches.draft import NOT_STOPPED
 
 TONES = {"success", "info", "warning", "error"}
 TABLES: list[tuple[Any, Mapping[Any, Any], Mapping[Any, Words], EventType, Any]] = [
-    (Outcome, outcomes.CANCELS, CANCELS, EventType.RUN_CANCEL, Cancellation),
-    (TriggerOutcome, outcomes.TRIGGERS, TRIGGERS, EventType.RUN_TRIGGER, Trigger),
+    (Outcome, CANCEL_FACTS, CANCEL_WORDS, EventType.RUN_CANCEL, Cancellation),
+    (TriggerOutcome, TRIGGER_FACTS, TRIGGER_WORDS, EventType.RUN_TRIGGER, Trigger),
 ]
 cancels = pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.code)
 every = pytest.mark.parametrize(("members", "facts", "words", "event", "model"), TABLES, ids=["cancel", "trigger"])
@@ -65,15 +74,15 @@ def test_each_outcome_of_a_cancel_is_explained(outcome: Outcome):
 
 @cancels
 def test_a_run_of_a_batch_can_come_to_each_outcome(outcome: Outcome):
-    if outcome.facts.effect is Effect.OPEN:
+    if CANCEL_FACTS[outcome].effect is Effect.OPEN:
         assert outcome.value not in ITEM_STATES
-        assert not CANCELS[outcome].in_batch
+        assert not CANCEL_WORDS[outcome].in_batch
         return
     assert ITEM_STATES[outcome] == outcome.label
     (shown,) = batches.state_counts({outcome: 3})
-    assert (shown.word, shown.number) == (CANCELS[outcome].in_batch, 3)
+    assert (shown.word, shown.number) == (CANCEL_WORDS[outcome].in_batch, 3)
     assert shown.word
-    assert (shown.tone == "bad") == (outcome in NOT_STOPPED) == (outcome.facts.effect is Effect.NOT_STOPPED)
+    assert (shown.tone == "bad") == (outcome in NOT_STOPPED) == (CANCEL_FACTS[outcome].effect is Effect.NOT_STOPPED)
 
 
 def test_each_state_of_a_run_of_a_batch_has_a_word_and_a_choice():
@@ -85,7 +94,7 @@ def test_each_state_of_a_run_of_a_batch_has_a_word_and_a_choice():
 
 @cancels
 def test_a_cancel_with_credit_for_a_stopped_run_says_so(outcome: Outcome):
-    facts, words = outcome.facts, CANCELS[outcome]
+    facts, words = CANCEL_FACTS[outcome], CANCEL_WORDS[outcome]
     assert bool(facts.credit) == bool(words.cause)
     assert names_in(words.cause) <= {"who", "by", "can"}
     if facts.credit:
@@ -96,7 +105,7 @@ def test_a_cancel_with_credit_for_a_stopped_run_says_so(outcome: Outcome):
 
 
 def test_the_credit_of_two_outcomes_is_never_the_same():
-    shares = [outcome.facts.credit for outcome in Outcome if outcome.facts.credit]
+    shares = [facts.credit for facts in CANCEL_FACTS.values() if facts.credit]
     assert len(set(shares)) == len(shares) > 1
 
 

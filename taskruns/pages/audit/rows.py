@@ -6,7 +6,7 @@ from django.urls import NoReverseMatch, reverse
 
 from taskruns.audit import EventType
 from taskruns.models import AuditEvent, AuditVerification
-from taskruns.pages.outcomes import CANCELS, TRIGGERS
+from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 from taskruns.pages.values import Link, Moment
 
 from .sentences import sentence
@@ -130,8 +130,8 @@ def alarm_of(failed: AuditVerification) -> str:
 
 _TONES = {"denied": "error", "failed": "error", "throttled": "error"}
 _OUTCOME_TONES: dict[str, dict[str, str]] = {
-    EventType.RUN_CANCEL: {it.value: words.log_tone for it, words in CANCELS.items()},
-    EventType.RUN_TRIGGER: {it.value: words.log_tone for it, words in TRIGGERS.items()},
+    EventType.RUN_CANCEL: {it.value: words.log_tone for it, words in CANCEL_WORDS.items()},
+    EventType.RUN_TRIGGER: {it.value: words.log_tone for it, words in TRIGGER_WORDS.items()},
 }
 _EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning"}
 

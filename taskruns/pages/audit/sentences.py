@@ -1,14 +1,14 @@
 """What each row of the audit log says to people."""
 
-from taskruns.models import AuditEvent, Outcome, TriggerOutcome
-from taskruns.pages.outcomes import CANCELS, TRIGGERS
+from taskruns.models import TRIGGER_FACTS, AuditEvent, Outcome
+from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 
 # {who} did {what}: a sentence for every event and outcome of the catalogue; `""` is the fallback of an event.
 # Those of what Arize was asked stand in `pages/outcomes.py`.
 SENTENCES: dict[str, dict[str, str]] = {
     "run.cancel": {
         "requested": "{who} asked to cancel run {run} of task {target}",
-        **{it.value: CANCELS[it].log for it in Outcome if it.value},
+        **{it.value: CANCEL_WORDS[it].log for it in Outcome if it.value},
         "denied": "{who} tried to cancel a run without the right to: {target}",
     },
     "run.cancel_many": {
@@ -19,7 +19,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     },
     "run.trigger": {
         "requested": "{who} asked to start a run of task {target}",
-        **{it.value: TRIGGERS[it].log for it in TriggerOutcome if it.value and it.facts.has_row},
+        **{it.value: TRIGGER_WORDS[it].log for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
         "denied": "{who} tried to start a run without the right to: {target}",
     },
     "run.export": {"": "{who} exported the list of runs"},

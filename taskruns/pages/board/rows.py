@@ -9,7 +9,7 @@ from functools import lru_cache
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Outcome, Run, Status
+from taskruns.models import CANCEL_FACTS, Cancellation, Outcome, Run, Status
 from taskruns.pages.cancellations import cause_of, is_alarming, last_note
 from taskruns.pages.durations import Pace, pace_of
 from taskruns.pages.values import Counts, Duration, Moment, StatusMark, counts_of, duration_of, status_mark
@@ -143,5 +143,5 @@ def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
     """By run: the latest, but of a cancelled run the one that most likely ended it."""
     ended = {run.pk: run.status == Status.CANCELLED for run in runs}
     rows = Cancellation.objects.filter(run__in=ended).select_related("batch").order_by("requested_at")
-    in_order = sorted(rows, key=lambda row: Outcome(row.outcome).facts.credit if ended[row.run_id] else 0)
+    in_order = sorted(rows, key=lambda row: CANCEL_FACTS[Outcome(row.outcome)].credit if ended[row.run_id] else 0)
     return {row.run_id: row for row in in_order}

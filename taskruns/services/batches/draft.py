@@ -11,13 +11,24 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from taskruns.forms import BoardFilter
-from taskruns.models import BatchSource, BatchState, CancelBatch, CancelItem, Effect, ItemState, Outcome, Run, Team
+from taskruns.models import (
+    CANCEL_FACTS,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    Effect,
+    ItemState,
+    Outcome,
+    Run,
+    Team,
+)
 from taskruns.services.runs.matching import matching
 
 _CHUNK = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere
 DRAFTS_KEPT = timedelta(days=1)
 # Their runs may still be active: what a retry takes.
-NOT_STOPPED = (*(it for it in Outcome if it.facts.effect is Effect.NOT_STOPPED), ItemState.LEFT_OUT)
+NOT_STOPPED = (*(it for it, facts in CANCEL_FACTS.items() if facts.effect is Effect.NOT_STOPPED), ItemState.LEFT_OUT)
 
 
 def freeze(

@@ -7,7 +7,7 @@ from typing import Any
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, append, compose
-from taskruns.models import AuditEvent, Cancellation, Outcome, Run, Team
+from taskruns.models import CANCEL_FACTS, AuditEvent, Cancellation, Outcome, Run, Team
 from taskruns.services.remote_acts import writing_outcome
 from taskruns.services.runs.observations import observe, observe_gone
 
@@ -92,7 +92,7 @@ def _write(cancellation: Cancellation, answer: Answer) -> bool:
             outcome=answer.outcome,
             closed_at=now,
             explanation=answer.explanation,
-            followed=not (answer.outcome.facts.is_final or answer.gone),
+            followed=not (CANCEL_FACTS[answer.outcome].is_final or answer.gone),
             answer=cancellation.answer | answer.details,
         )
     )

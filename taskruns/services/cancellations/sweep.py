@@ -15,7 +15,7 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError, NoAnswer, NotFound, NotSent, RateLimited, Unauthorized
 from taskruns.arize.wire import RunStatus
 from taskruns.audit import Actor
-from taskruns.models import Cancellation, Credential, Outcome
+from taskruns.models import CANCEL_FACTS, Cancellation, Credential, Outcome
 from taskruns.models.credentials import CannotConnect
 from taskruns.services.credentials import client as usage
 from taskruns.services.remote_acts import LOOK, SWEEPER, crashed_before
@@ -50,7 +50,7 @@ def settle_stopping(
 
 def _waiting() -> QuerySet[Cancellation]:
     """Those without a final outcome, key by key, oldest first."""
-    not_final = [outcome for outcome in Outcome if not outcome.facts.is_final]
+    not_final = [outcome for outcome, facts in CANCEL_FACTS.items() if not facts.is_final]
     rows = Cancellation.objects.filter(followed=True, outcome__in=not_final)
     return rows.select_related("run__task__credential", "batch").order_by("run__task__credential_id", "requested_at")
 

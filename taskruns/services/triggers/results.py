@@ -4,7 +4,7 @@ import structlog
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import Run, Trigger, TriggerOutcome
+from taskruns.models import TRIGGER_FACTS, Run, Trigger, TriggerOutcome
 from taskruns.services.remote_acts import SWEEPER, crashed_before, writing_outcome
 from taskruns.services.runs.observations import Reading, record_readings
 
@@ -68,7 +68,7 @@ def _started(trigger: Trigger, answer: Answer) -> Run | None:
 
 
 def _update(trigger: Trigger, answer: Answer, run: Run | None) -> bool:
-    not_final = [outcome for outcome in TriggerOutcome if not outcome.facts.is_final]
+    not_final = [outcome for outcome, facts in TRIGGER_FACTS.items() if not facts.is_final]
     rows = Trigger.objects.filter(pk=trigger.pk, outcome__in=not_final).exclude(outcome=answer.outcome)
     return bool(
         rows.update(
