@@ -193,7 +193,7 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_IDLE_HOURS = env.integer("SESSION_IDLE_HOURS", 12, at_least=1, at_most=24 * 365)
 SESSION_MAX_DAYS = env.integer("SESSION_MAX_DAYS", 7, at_least=1, at_most=365)
 SESSION_COOKIE_AGE = SESSION_MAX_DAYS * 24 * 3600
-MESSAGE_STORAGE = "taskruns.views.messages.Storage"
+MESSAGE_STORAGE = "taskruns.middleware.Messages"
 CSRF_FAILURE_VIEW = "taskruns.views.errors.csrf_failed"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

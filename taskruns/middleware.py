@@ -5,12 +5,16 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.messages.storage.cookie import CookieStorage
+from django.contrib.messages.storage.fallback import FallbackStorage
+from django.contrib.messages.storage.session import SessionStorage
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -18,31 +22,31 @@ from django.utils import timezone
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import actor_of
+from taskruns.audit import EventType
 from taskruns.models import Heartbeat, User
-from taskruns.services.cancellations import OutcomeNotWritten
-from taskruns.services.credentials import ResultNotWritten
 from taskruns.services.people import sessions
-from taskruns.services.triggers import StartNotWritten
+from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.views import errors
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-NO_TEST_WRITTEN = (
-    "Arize was asked what the key sees, but the answer could not be written down, so nothing was changed. "
-    "Please test the key again."
-)
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
-NO_ANSWER_WRITTEN = (
-    "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
-    "reload the run's page in a minute before pressing again."
-)
-
-NO_START_WRITTEN = (
-    "The start was sent to Arize, but its answer could not be written down. Look at the runs of the task before you "
-    "send it again: a run may have begun, and the board shows it as soon as it is read."
-)
+OUTCOME_NOT_WRITTEN = {
+    EventType.RUN_CANCEL: (
+        "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
+        "reload the run's page in a minute before pressing again."
+    ),
+    EventType.RUN_TRIGGER: (
+        "The start was sent to Arize, but its answer could not be written down. Look at the runs of the task before "
+        "you send it again: a run may have begun, and the board shows it as soon as it is read."
+    ),
+    EventType.CREDENTIAL_TEST: (
+        "Arize was asked what the key sees, but the answer could not be written down, so nothing was changed. "
+        "Please test the key again."
+    ),
+}
 
 
 class BodyLimit:
@@ -150,6 +154,20 @@ class SessionCookie:
         return self.get_response(request)
 
 
+class HostCookie(CookieStorage):
+    """Messages for the next page, in a cookie that, like the others, no other host can plant over https."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cookie_name = "__Host-messages" if settings.SITE.secure else "messages"
+
+
+class Messages(FallbackStorage):
+    """Django's own storage, made for each request: what does not fit into the cookie is kept in the session."""
+
+    storage_classes = (HostCookie, SessionStorage)
+
+
 class SessionLimits:
     """A session ends when its person has not worked in it for long, and when it has lasted long enough."""
 
@@ -207,14 +225,8 @@ class FailClosed:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, OutcomeNotWritten):
-            log.error("outcome_not_written", exc_info=exception)
-            return errors.unavailable(request, NO_ANSWER_WRITTEN)
-        if isinstance(exception, StartNotWritten):
-            log.error("start_not_written", exc_info=exception)
-            return errors.unavailable(request, NO_START_WRITTEN)
-        if isinstance(exception, ResultNotWritten):
-            log.error("test_not_written", exc_info=exception)
-            return errors.unavailable(request, NO_TEST_WRITTEN)
+            log.error("outcome_not_written", act=exception.event.value, exc_info=exception)
+            return errors.unavailable(request, OUTCOME_NOT_WRITTEN[exception.event])
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

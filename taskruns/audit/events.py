@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from taskruns.models import TRIGGER_FACTS, Outcome
+
 
 class EventType(StrEnum):
     RUN_CANCEL = "run.cancel"
@@ -49,26 +51,13 @@ class EventType(StrEnum):
 
 _LOCAL = frozenset({"done", "denied"})
 _CHECK = frozenset({"ok", "failed", "denied"})
+# What is asked of Arize; then the outcomes of its table (models/outcomes.py).
+_ASKED = frozenset({"requested", "denied"})
 
 CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | {
-    EventType.RUN_CANCEL: frozenset(
-        {
-            "requested",
-            "confirmed",
-            "finished_first",
-            "failed_first",
-            "already_cancelled",
-            "still_running",
-            "refused",
-            "not_sent",
-            "unknown",
-            "joined",
-            "not_needed",
-            "denied",
-        }
-    ),
+    EventType.RUN_CANCEL: _ASKED | {outcome.value for outcome in Outcome if outcome.value},
     EventType.RUN_CANCEL_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
-    EventType.RUN_TRIGGER: frozenset({"requested", "done", "refused", "not_sent", "unknown", "denied"}),
+    EventType.RUN_TRIGGER: _ASKED | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
     EventType.CREDENTIAL_TEST: _CHECK,
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),

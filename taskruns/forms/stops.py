@@ -2,12 +2,14 @@
 
 from django import forms
 
+from taskruns.models import LONGEST_REASON
+
 
 class StopForm(forms.Form):
     """Which tasks are left out is the view's business: the ids of others must not be told apart from missing ones."""
 
     reason = forms.CharField(
-        max_length=512,
+        max_length=LONGEST_REASON,
         help_text="Everybody in the team reads it while the stop holds; it stays in the audit log.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )

@@ -2,6 +2,7 @@
 
 from .arize_users import ArizeUser
 from .audit import (
+    LONGEST_REASON,
     AnchorToPublish,
     AnonymousTally,
     AuditAnchor,
@@ -11,18 +12,22 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
-from .cancellations import Cancellation, Outcome
+from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .heartbeat import Heartbeat
+from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
 from .stops import EmergencyStop, StopEnd
 from .tasks import Task
 from .teams import Invitation, Membership, Team, TeamRole
-from .triggers import Trigger, TriggerOutcome
+from .triggers import Trigger
 
 __all__ = [
+    "CANCEL_FACTS",
+    "LONGEST_REASON",
+    "TRIGGER_FACTS",
     "AnchorToPublish",
     "AnonymousTally",
     "ArizeUser",
@@ -38,6 +43,7 @@ __all__ = [
     "CancelPace",
     "Cancellation",
     "Credential",
+    "Effect",
     "EmergencyStop",
     "Heartbeat",
     "Invitation",

@@ -6,6 +6,7 @@ from typing import Any, NoReturn, TypeVar
 from django.db import models
 from django.utils import timezone
 
+LONGEST_REASON = 512  # characters, wherever a person says why
 M = TypeVar("M", bound=models.Model)
 
 
@@ -83,7 +84,7 @@ class AuditEvent(AppendOnlyRow):
     task_id = models.CharField(max_length=600, blank=True)
     run_id = models.CharField(max_length=600, blank=True)
     credential_id = models.UUIDField(null=True)
-    reason = models.CharField(max_length=512, blank=True)
+    reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     details = models.JSONField(default=dict)
     prev_hash = models.CharField(max_length=64)
     hash = models.CharField(max_length=64)

@@ -1,19 +1,21 @@
-"""Cancelling many runs: the frozen list, and how far each run of it is."""
+"""A batch: one cancel of many runs. The frozen list, and how far each run of it is."""
 
 import uuid
 
 from django.db import models
 from django.utils import timezone
 
-from .cancellations import Cancellation, Outcome
+from .audit import LONGEST_REASON
+from .cancellations import Cancellation
 from .credentials import Credential
+from .outcomes import CANCEL_FACTS, Effect
 from .people import User
 from .runs import Run
 from .teams import Team
 
 
 class BatchState(models.TextChoices):
-    """DRAFT: shown for confirmation, nothing happens. ABORTED: nothing more is sent, what was sent comes to its end."""
+    """DRAFT: shown for confirmation, nothing happens. ABORTED: nothing more is sent, what was sent is followed."""
 
     DRAFT = "draft"
     WORKING = "working"
@@ -31,29 +33,25 @@ class BatchSource(models.TextChoices):
 
 
 class ItemState(models.TextChoices):
-    """QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a cancellation is under way,
-    or its end has to be found out. Then how it ended: as the cancellation did, or without one.
+    """What a run of a batch is in while its cancel has no outcome; then its state is the outcome.
+
+    QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a cancellation is in progress, or
+    its outcome has to be found out. LEFT_OUT: the batch was aborted before its turn came.
     """
 
     QUEUED = "queued"
     SENT = "sent"
-    CONFIRMED = Outcome.CONFIRMED.value
-    FINISHED_FIRST = Outcome.FINISHED_FIRST.value
-    FAILED_FIRST = Outcome.FAILED_FIRST.value
-    ALREADY_CANCELLED = Outcome.ALREADY_CANCELLED.value
-    STILL_RUNNING = Outcome.STILL_RUNNING.value
-    REFUSED = Outcome.REFUSED.value
-    NOT_SENT = Outcome.NOT_SENT.value
-    UNKNOWN = Outcome.UNKNOWN.value
-    NOT_NEEDED = "not_needed"  # the run had ended before its turn came
-    LEFT_OUT = "left_out"  # the batch was aborted before its turn came
+    LEFT_OUT = "left_out"
 
 
 OPEN_ITEMS = (ItemState.QUEUED, ItemState.SENT)
+ITEM_OUTCOMES = tuple(outcome for outcome, facts in CANCEL_FACTS.items() if facts.effect is not Effect.OPEN)
+# Every state of an item with its label.
+ITEM_STATES = {state.value: str(state.label) for state in (*OPEN_ITEMS, *ITEM_OUTCOMES, ItemState.LEFT_OUT)}
 
 
 class CancelBatch(models.Model):
-    """One cancel of many. The runs are frozen with the draft; what matches later is not among them.
+    """The runs are frozen with the draft; what matches later is not among them.
 
     Its id is the operation id of its own audit rows and the `batch_id` of each run's.
     """
@@ -69,19 +67,19 @@ class CancelBatch(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     state = models.CharField(max_length=10, choices=BatchState.choices, default=BatchState.DRAFT)
 
-    # Who confirmed it, as the log's rows have it; their right is asked again before each run.
+    # Who confirmed it, as the log's rows have it; their right is checked again before each run.
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254, blank=True)
     person_role = models.CharField(max_length=40, blank=True)
     asker = models.JSONField(default=dict)
-    reason = models.CharField(max_length=512, blank=True)
+    reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     started_at = models.DateTimeField(null=True)
 
     aborted_at = models.DateTimeField(null=True)
     why_aborted = models.TextField(blank=True)
-    finished_at = models.DateTimeField(null=True)  # every item has come to its end
-    claimed_until = models.DateTimeField(null=True)  # a worker is at it
-    due_at = models.DateTimeField(default=timezone.now)  # nothing is to be done before
+    finished_at = models.DateTimeField(null=True)  # every item has its outcome
+    claimed_until = models.DateTimeField(null=True)  # by a worker
+    due_at = models.DateTimeField(default=timezone.now)  # there is nothing to do before
 
     class Meta:
         indexes = [
@@ -98,11 +96,11 @@ class CancelItem(models.Model):
 
     batch = models.ForeignKey(CancelBatch, models.CASCADE, related_name="items")
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancel_items")
-    state = models.CharField(max_length=20, choices=ItemState.choices, default=ItemState.QUEUED)
+    state = models.CharField(max_length=20, choices=list(ITEM_STATES.items()), default=ItemState.QUEUED)
     attempts = models.PositiveSmallIntegerField(default=0)
-    readings = models.PositiveSmallIntegerField(default=0)  # looks at a run whose end was not told
+    readings = models.PositiveSmallIntegerField(default=0)  # of a run whose outcome is not known
     next_try_at = models.DateTimeField(default=timezone.now)
-    # The last one opened for it; of a joined item somebody else's, which it follows to its end.
+    # The last one opened for it. A joined item follows one that another act opened.
     cancellation = models.ForeignKey(Cancellation, models.SET_NULL, null=True, related_name="items")
     joined = models.BooleanField(default=False)
 
@@ -124,7 +122,7 @@ class CancelPace(models.Model):
     free_at = models.DateTimeField(default=timezone.now)
     paused_until = models.DateTimeField(null=True)
     pause_reason = models.TextField(blank=True)
-    refusals = models.PositiveIntegerField(default=0)  # since Arize last gave a good answer
+    refusals = models.PositiveIntegerField(default=0)  # in a row, since the last good answer
 
     def __str__(self) -> str:
         return f"pace of {self.credential_id}"

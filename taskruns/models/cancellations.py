@@ -5,42 +5,32 @@ import uuid
 from django.db import models
 from django.utils import timezone
 
+from .audit import LONGEST_REASON
+from .outcomes import CANCEL_FACTS, Outcome
 from .people import User
 from .runs import Run
 
-
-class Outcome(models.TextChoices):
-    """How a cancellation ended. Empty: it is open."""
-
-    OPEN = "", "open"
-    CONFIRMED = "confirmed"
-    FINISHED_FIRST = "finished_first"
-    FAILED_FIRST = "failed_first"
-    ALREADY_CANCELLED = "already_cancelled"
-    STILL_RUNNING = "still_running"
-    REFUSED = "refused"
-    NOT_SENT = "not_sent"
-    UNKNOWN = "unknown"
+_OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in CANCEL_FACTS.items() if facts.has_row]
 
 
 class Cancellation(models.Model):
-    """One press of Cancel that was let through. Its id is the operation id of its audit rows."""
+    """One cancel of a run, written before anything is sent. Its id is the operation id of its audit rows."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancellations")
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
     batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
-    reason = models.CharField(max_length=512, blank=True)
+    reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)
-    # Arize said 200 but the run goes on: shown as "stopping" until it ends or 300 s have passed.
+    # Arize said 200 but the run is active: shown as "stopping" until it ends or 300 s have passed.
     stopping_since = models.DateTimeField(null=True)
-    outcome = models.CharField(max_length=20, choices=Outcome.choices, blank=True, default=Outcome.OPEN)
+    outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=Outcome.OPEN)
     closed_at = models.DateTimeField(null=True)
     explanation = models.TextField(blank=True)  # for the page only, never for the log
-    # What Arize answered to the POST itself (status, request id, milliseconds), for the row that tells the end.
+    # What Arize answered to the POST itself (status, request id, milliseconds), for the row with the outcome.
     answer = models.JSONField(default=dict)
-    # An unknown end is followed until Arize tells the truth or no longer knows the run.
+    # An unknown outcome is followed until Arize tells the truth or no longer knows the run.
     followed = models.BooleanField(default=True)
 
     class Meta:

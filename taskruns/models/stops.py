@@ -8,6 +8,7 @@ from typing import Self
 from django.db import models
 from django.utils import timezone
 
+from .audit import LONGEST_REASON
 from .people import User
 from .tasks import Task
 from .teams import Membership, Team, TeamRole
@@ -47,7 +48,7 @@ class EmergencyStop(models.Model):
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
     person_role = models.CharField(max_length=40)
-    reason = models.CharField(max_length=512)
+    reason = models.CharField(max_length=LONGEST_REASON)
     left_out = models.JSONField(default=list)  # ids of tasks
     pulled_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField(default=_expiry)

@@ -3,19 +3,12 @@
 from django.db import models
 from django.utils import timezone
 
+from .outcomes import TRIGGER_FACTS, TriggerOutcome
 from .people import User
 from .runs import Run
 from .tasks import Task
 
-
-class TriggerOutcome(models.TextChoices):
-    """How a start ended. Empty: it is open."""
-
-    OPEN = "", "open"
-    DONE = "done"
-    REFUSED = "refused"
-    NOT_SENT = "not_sent"
-    UNKNOWN = "unknown"
+_OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in TRIGGER_FACTS.items() if facts.has_row]
 
 
 class Trigger(models.Model):
@@ -29,7 +22,7 @@ class Trigger(models.Model):
     person_label = models.CharField(max_length=254)
     parameters = models.JSONField()  # the body as it was sent
     requested_at = models.DateTimeField(default=timezone.now)
-    outcome = models.CharField(max_length=20, choices=TriggerOutcome.choices, blank=True, default=TriggerOutcome.OPEN)
+    outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=TriggerOutcome.OPEN)
     closed_at = models.DateTimeField(null=True)
     explanation = models.TextField(blank=True)  # for the page only, never for the log
     is_throttled = models.BooleanField(default=False)

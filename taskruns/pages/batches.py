@@ -1,4 +1,4 @@
-"""What the pages about cancelling many show: the list before it begins, how far it is, and how each run ended."""
+"""The pages of batches: the list before it begins, how far it is, what each run came to, and past batches."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,38 +8,31 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import (
+    CANCEL_FACTS,
     BatchSource,
     BatchState,
     CancelBatch,
     CancelItem,
     CancelPace,
     Credential,
+    Effect,
     ItemState,
+    Outcome,
     Status,
     Team,
 )
-from taskruns.models.batches import OPEN_ITEMS
-from taskruns.services.batches.draft import not_stopped
-from taskruns.services.batches.lifecycle import counts_of
+from taskruns.models.batches import ITEM_OUTCOMES, OPEN_ITEMS
+from taskruns.services.batches import counts_of, not_stopped
 
+from .outcomes import CANCEL_WORDS
 from .values import Link, Message, Moment, in_words
 
-# From here on the number is typed before anything begins.
-TYPED_ABOVE = 20
-_WORDS: dict[str, tuple[str, str, str]] = {
-    ItemState.QUEUED: ("waiting", "quiet", "clock"),
-    ItemState.SENT: ("under way", "going", "play"),
-    ItemState.CONFIRMED: ("cancelled, Arize confirmed it", "good", "check"),
-    ItemState.ALREADY_CANCELLED: ("cancelled already", "good", "check"),
-    ItemState.FINISHED_FIRST: ("had already finished", "quiet", "check"),
-    ItemState.FAILED_FIRST: ("had already failed", "quiet", "check"),
-    ItemState.NOT_NEEDED: ("had ended before its turn, nothing sent", "quiet", "check"),
-    ItemState.STILL_RUNNING: ("still running although Arize accepted the cancel", "bad", "error"),
-    ItemState.REFUSED: ("refused by Arize", "bad", "error"),
-    ItemState.NOT_SENT: ("not sent", "bad", "error"),
-    ItemState.UNKNOWN: ("sent, end not known", "bad", "warning"),
-    ItemState.LEFT_OUT: ("left out, nothing sent", "bad", "warning"),
-}
+TYPED_ABOVE = 20  # runs; from here on the number is typed before anything begins
+NAMED = 200  # runs that were not stopped
+TASKS = 200
+LISTED = 100
+_TONES = {Effect.STOPPED: "good", Effect.ENDED: "quiet", Effect.NOT_STOPPED: "bad"}
+_ALARMS = {outcome.value for outcome, words in CANCEL_WORDS.items() if words.is_alarm}
 GOES_ON = "Arize said that it was cancelled, but it goes on"
 _SOURCES = {
     BatchSource.SELECTION: "chosen one by one",
@@ -72,7 +65,7 @@ class TaskCount:
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One run that was not stopped, and why. `alarm`: it goes on although Arize said otherwise."""
+    """One run that was not stopped, and why. `alarm`: it is active against Arize's word."""
 
     url: str
     task: str
@@ -122,7 +115,7 @@ class BatchPage:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One past cancel of many in the list."""
+    """One past batch in the list."""
 
     url: str
     title: str
@@ -133,83 +126,13 @@ class BatchRow:
     counts: tuple[StateCount, ...]
 
 
-def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
-    """In the order of the words; runs that go on although they were confirmed are not counted as stopped."""
-    numbers = counts | {ItemState.CONFIRMED: counts.get(ItemState.CONFIRMED, 0) - goes_on}
-    found = [
-        StateCount(state, word, numbers[state], tone, icon)
-        for state, (word, tone, icon) in _WORDS.items()
-        if numbers.get(state)
-    ]
-    alarm = [StateCount("goes_on", GOES_ON, goes_on, "bad", "error")] if goes_on else []
-    return tuple(alarm + found)
-
-
-def batch_item(item: CancelItem, *, slug: str) -> BatchItem:
-    """Expects `run.task` and `cancellation` to be loaded."""
-    run = item.run
-    alarm = run.is_active and item.state in {ItemState.CONFIRMED, ItemState.STILL_RUNNING}
-    word = GOES_ON if item.state == ItemState.CONFIRMED else _WORDS[item.state][0]
-    return BatchItem(
-        url=reverse("run", args=[slug, run.pk]),
-        task=str(run.task),
-        run=run.arize_id,
-        word=word,
-        why=item.cancellation.explanation if item.cancellation else "",
-        status=run.status,
-        alarm=alarm,
-    )
-
-
-def title_of(batch: CancelBatch, total: int) -> str:
-    runs = f"{total:,} run{'' if total == 1 else 's'}"
-    return {
-        BatchState.DRAFT: f"Cancel {runs}?",
-        BatchState.WORKING: f"Cancelling {runs}",
-        BatchState.FINISHED: f"Cancel of {runs}",
-        BatchState.ABORTED: f"Aborted cancel of {runs}",
-    }[BatchState(batch.state)]
-
-
-def source_of(batch: CancelBatch) -> str:
-    return _SOURCES[BatchSource(batch.source)]
-
-
-def sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> str:
-    """The whole of it in one sentence, for who reads nothing else."""
-    total = sum(counts.values())
-    is_open = sum(counts.get(state, 0) for state in OPEN_ITEMS)
-    if batch.state == BatchState.DRAFT:
-        return "Nothing has been sent. Look at the list, then confirm it."
-    if is_open:
-        sent = counts.get(ItemState.SENT, 0)
-        return f"{total - is_open:,} of {total:,} have come to their end, {sent:,} are under way."
-    stopped = sum(counts.get(state, 0) for state in (ItemState.CONFIRMED, ItemState.ALREADY_CANCELLED)) - goes_on
-    ended = sum(
-        counts.get(state, 0) for state in (ItemState.FINISHED_FIRST, ItemState.FAILED_FIRST, ItemState.NOT_NEEDED)
-    )
-    rest = total - stopped - ended
-    return f"Of {total:,}: {stopped:,} cancelled, {ended:,} had ended by themselves, {rest:,} not stopped."
-
-
-def took(batch: CancelBatch) -> str:
-    if batch.started_at is None or batch.finished_at is None:
-        return ""
-    return in_words(max(batch.finished_at - batch.started_at, timedelta(seconds=1)))
-
-
-NAMED = 200  # runs that were not stopped
-TASKS = 200
-LISTED = 100
-
-
 def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
     slug, counts = batch.team.slug, counts_of(batch)
     total = sum(counts.values())
-    open_ = sum(counts.get(state, 0) for state in OPEN_ITEMS)
+    unfinished = sum(counts.get(state, 0) for state in OPEN_ITEMS)
     is_draft = batch.state == BatchState.DRAFT
     failed = not_stopped(batch)
-    goes_on = failed.filter(state=ItemState.CONFIRMED).count()
+    goes_on = failed.filter(state=Outcome.CONFIRMED).count()
     named = failed.select_related("run__task", "cancellation").order_by("state", "pk")[:NAMED]
     return BatchPage(
         id=str(batch.pk),
@@ -217,9 +140,9 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
         team=batch.team.name,
         slug=slug,
         state=batch.state,
-        title=title_of(batch, total),
-        sentence=sentence_of(batch, counts, goes_on),
-        source=source_of(batch),
+        title=_title_of(batch, total),
+        sentence=_sentence_of(batch, counts, goes_on),
+        source=_SOURCES[BatchSource(batch.source)],
         matched=Link("the filter on the board", reverse("board", args=[slug]) + batch.filters)
         if batch.filters
         else None,
@@ -230,13 +153,13 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
         created=Moment.of(batch.created_at),
         started=Moment.of(batch.started_at),
         finished=Moment.of(batch.finished_at),
-        took=took(batch),
+        took=_took(batch),
         total=total,
-        done=total - open_,
+        done=total - unfinished,
         counts=() if is_draft else state_counts(counts, goes_on=goes_on),
         tasks=_tasks(batch) if is_draft else (),
         notes=_notes(batch, goes_on),
-        not_stopped=tuple(batch_item(item, slug=slug) for item in named),
+        not_stopped=tuple(_batch_item(item, slug=slug) for item in named),
         not_stopped_total=failed.count(),
         can_retry=failed.filter(run__rank=1).count() if batch.finished_at else 0,
         may_act=may_act,
@@ -255,11 +178,11 @@ def past(team: Team) -> tuple[BatchRow, ...]:
     counted = CancelItem.objects.filter(batch__in=rows).values_list("batch", "state").annotate(number=Count("pk"))
     for batch_id, state, number in counted.order_by("batch", "state"):
         numbers[batch_id][state] = number
-    goes_on = dict(counted.filter(state=ItemState.CONFIRMED, run__rank=1).values_list("batch", "number"))
+    goes_on = dict(counted.filter(state=Outcome.CONFIRMED, run__rank=1).values_list("batch", "number"))
     return tuple(
         BatchRow(
             url=reverse("batch", args=[team.slug, row.pk]),
-            title=title_of(row, sum(numbers[row.pk].values())),
+            title=_title_of(row, sum(numbers[row.pk].values())),
             state=row.state,
             who=row.person_label,
             reason=row.reason,
@@ -270,8 +193,98 @@ def past(team: Team) -> tuple[BatchRow, ...]:
     )
 
 
+def left_out_text(number: int) -> str:
+    return (
+        "1 more run matches now; it is left out."
+        if number == 1
+        else f"{number:,} more runs match now; they are left out."
+    )
+
+
+def _icon(outcome: Outcome) -> str:
+    if CANCEL_FACTS[outcome].effect is not Effect.NOT_STOPPED:
+        return "check"
+    return "error" if CANCEL_FACTS[outcome].is_final else "warning"
+
+
+# A state's word, tone and icon, in the order of the counts: outcomes by what they say of the run.
+_WORDS: dict[str, tuple[str, str, str]] = {
+    ItemState.QUEUED: ("waiting", "quiet", "clock"),
+    ItemState.SENT: ("under way", "going", "play"),
+    **{
+        outcome: (CANCEL_WORDS[outcome].in_batch, tone, _icon(outcome))
+        for effect, tone in _TONES.items()
+        for outcome in ITEM_OUTCOMES
+        if CANCEL_FACTS[outcome].effect is effect
+    },
+    ItemState.LEFT_OUT: ("left out, nothing sent", "bad", "warning"),
+}
+
+
+def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
+    """In the order of `_WORDS`; confirmed runs that are active again are counted apart (`goes_on`)."""
+    numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - goes_on}
+    found = [
+        StateCount(state, word, numbers[state], tone, icon)
+        for state, (word, tone, icon) in _WORDS.items()
+        if numbers.get(state)
+    ]
+    alarm = [StateCount("goes_on", GOES_ON, goes_on, "bad", "error")] if goes_on else []
+    return tuple(alarm + found)
+
+
+def _title_of(batch: CancelBatch, total: int) -> str:
+    runs = f"{total:,} run{'' if total == 1 else 's'}"
+    return {
+        BatchState.DRAFT: f"Cancel {runs}?",
+        BatchState.WORKING: f"Cancelling {runs}",
+        BatchState.FINISHED: f"Cancel of {runs}",
+        BatchState.ABORTED: f"Aborted cancel of {runs}",
+    }[BatchState(batch.state)]
+
+
+def _sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> str:
+    """The whole of it in one sentence."""
+    total = sum(counts.values())
+    unfinished = sum(counts.get(state, 0) for state in OPEN_ITEMS)
+    if batch.state == BatchState.DRAFT:
+        return "Nothing has been sent. Look at the list, then confirm it."
+    if unfinished:
+        sent = counts.get(ItemState.SENT, 0)
+        return f"{total - unfinished:,} of {total:,} have come to their end, {sent:,} are under way."
+    stopped = _number(counts, Effect.STOPPED) - goes_on
+    ended = _number(counts, Effect.ENDED)
+    rest = total - stopped - ended
+    return f"Of {total:,}: {stopped:,} cancelled, {ended:,} had ended by themselves, {rest:,} not stopped."
+
+
+def _number(counts: dict[str, int], effect: Effect) -> int:
+    return sum(counts.get(outcome, 0) for outcome in ITEM_OUTCOMES if CANCEL_FACTS[outcome].effect is effect)
+
+
+def _took(batch: CancelBatch) -> str:
+    if batch.started_at is None or batch.finished_at is None:
+        return ""
+    return in_words(max(batch.finished_at - batch.started_at, timedelta(seconds=1)))
+
+
+def _batch_item(item: CancelItem, *, slug: str) -> BatchItem:
+    """Expects `run.task` and `cancellation` to be loaded."""
+    run = item.run
+    word = GOES_ON if item.state == Outcome.CONFIRMED else _WORDS[item.state][0]
+    return BatchItem(
+        url=reverse("run", args=[slug, run.pk]),
+        task=str(run.task),
+        run=run.arize_id,
+        word=word,
+        why=item.cancellation.explanation if item.cancellation else "",
+        status=run.status,
+        alarm=run.is_active and item.state in _ALARMS,
+    )
+
+
 def _link(batch: CancelBatch, slug: str) -> Link:
-    return Link(title_of(batch, batch.items.count()), reverse("batch", args=[slug, batch.pk]))
+    return Link(_title_of(batch, batch.items.count()), reverse("batch", args=[slug, batch.pk]))
 
 
 def _tasks(batch: CancelBatch) -> tuple[TaskCount, ...]:
@@ -304,14 +317,6 @@ def _notes(batch: CancelBatch, goes_on: int) -> tuple[Message, ...]:
     if batch.state == BatchState.WORKING and batch.finished_at is None:
         notes += _why_it_waits(batch)
     return tuple(notes)
-
-
-def left_out_text(number: int) -> str:
-    return (
-        "1 more run matches now; it is left out."
-        if number == 1
-        else f"{number:,} more runs match now; they are left out."
-    )
 
 
 def _why_it_waits(batch: CancelBatch) -> list[Message]:

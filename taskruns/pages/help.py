@@ -1,10 +1,11 @@
-"""What the help page explains: every status, every end of a cancel, every role."""
+"""What the help page explains: every status, every outcome of a cancel, every role."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from taskruns.models import Outcome, SiteRole, Status, TeamRole
 
+from .outcomes import CANCEL_WORDS
 from .values import StatusMark, mark_of
 
 STATUSES: dict[Status, str] = {
@@ -19,50 +20,6 @@ STATUSES: dict[Status, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """One end of a cancel: its code as the audit log has it, what happened, and what to do next."""
-
-    code: str
-    text: str
-    next: str = ""
-
-
-# "" is a cancel that has no end yet.
-ENDINGS: dict[str, Ending] = {
-    Outcome.OPEN: Ending(
-        "stopping",
-        "Arize accepted the cancel, and the run still goes on.",
-        "Wait: the panel keeps reading, and tells the end when there is one.",
-    ),
-    Outcome.CONFIRMED: Ending("confirmed", "Arize says that the run is cancelled, because of this press."),
-    Outcome.FINISHED_FIRST: Ending("finished_first", "The run had completed before the cancel reached it."),
-    Outcome.FAILED_FIRST: Ending("failed_first", "The run had failed before the cancel reached it."),
-    Outcome.ALREADY_CANCELLED: Ending("already_cancelled", "Somebody or something else had cancelled it before."),
-    Outcome.STILL_RUNNING: Ending(
-        "still_running",
-        "Arize accepted the cancel five minutes ago, and the run still goes on.",
-        "Look at the run in Arize; you may press again.",
-    ),
-    Outcome.REFUSED: Ending(
-        "refused",
-        "Arize said no: the key may not cancel there, the run is not known, or there were too many calls.",
-        "The message names the reason; a manager can test or replace the key.",
-    ),
-    Outcome.NOT_SENT: Ending(
-        "not_sent",
-        "Nothing reached Arize: no connection, or no key that works.",
-        "Press again when the board no longer says that Arize cannot be reached.",
-    ),
-    Outcome.UNKNOWN: Ending(
-        "unknown",
-        "The cancel was sent and the answer was lost, so nobody can say yet whether it worked.",
-        "The panel looks each minute and writes the truth when Arize tells it. You may press again at any time.",
-    ),
-    "joined": Ending("joined", "A cancel of this run was already under way: one cancel was sent, not two."),
-    "not_needed": Ending("not_needed", "The run had ended when you pressed: nothing was sent."),
-}
-
 ROLES: dict[TeamRole | SiteRole, str] = {
     TeamRole.VIEWER: "sees the team's runs, and who cancelled what",
     TeamRole.OPERATOR: "cancels and starts runs too, one or many, and pulls the emergency stop",
@@ -73,16 +30,25 @@ ROLES: dict[TeamRole | SiteRole, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedOutcome:
+    """What a cancel came to: its code as the audit log has it, what happened, and what to do next."""
+
+    code: str
+    text: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
 class HelpPage:
     statuses: tuple[tuple[StatusMark, str], ...]
-    endings: tuple[Ending, ...]
+    outcomes: tuple[ExplainedOutcome, ...]
     roles: tuple[tuple[str, str], ...]
 
 
 def help_page() -> HelpPage:
     return HelpPage(
         statuses=tuple((mark_of(status), text) for status, text in STATUSES.items()),
-        endings=tuple(ENDINGS.values()),
+        outcomes=tuple(ExplainedOutcome(it.code, CANCEL_WORDS[it].explained, CANCEL_WORDS[it].next) for it in Outcome),
         roles=role_words(ROLES),
     )
 

@@ -1,100 +1,191 @@
-"""What a cancel came to, in sentences: of the press itself, and of the run that it ended or did not end."""
+"""How each outcome of a cancel and of a start is worded, wherever it is shown: one row of words for each.
 
-from datetime import timedelta
+What an outcome means without words stands in `models/outcomes.py`.
+"""
 
-from taskruns.models import Cancellation, Outcome, Run, Status
-from taskruns.services.cancellations import CancelResult
-from taskruns.services.cancellations.actions import JOINED, NOT_NEEDED, STOPPING
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from .values import Moment
-
-# Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
-ARIZE_ENDS_WITHIN = timedelta(seconds=10)
-# Ends after which a run that is active goes on against Arize's word.
-GOES_ON = (Outcome.CONFIRMED, Outcome.STILL_RUNNING)
+from taskruns.models import Outcome, TriggerOutcome
 
 
-def cause_of(run: Run, last: Cancellation | None) -> str:
-    """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
-    if run.status != Status.CANCELLED:
-        return run.failure_reason or "" if run.status == Status.FAILED else ""
-    asked = _asked(last) if last is not None else ""
-    if last is not None and asked:
-        return f"{asked}: {last.reason}" if last.reason else asked
-    if run.failure_reason:
-        return f"cancelled by Arize: {run.failure_reason}"
-    if _ended_at_once(run):
-        return "cancelled by Arize within seconds, nothing was evaluated"
-    return "cancelled by someone outside this team"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """`sentence`: the answer to whoever asked, with its `tone` (success, info, warning, error) and HTTP `status`.
+
+    `log`: its row of the audit log, of {who}, {run} and {target}; `log_tone`: of that row.
+    """
+
+    sentence: str
+    tone: str = "info"
+    status: int = 200
+    log: str
+    log_tone: str = ""
 
 
-def _asked(last: Cancellation) -> str:
-    """Whose press or hold ended the run, or may have; empty: none. Expects the batch to be loaded, if it is of one."""
-    if last.outcome in {Outcome.OPEN, Outcome.CONFIRMED}:
-        who = "a hold: emergency stop pulled by" if is_held(last) else "cancelled by"
-        return f"{who} {last.person_label}"
-    if last.outcome == Outcome.STILL_RUNNING:
-        return f"asked for by {last.person_label}, Arize accepted it"
-    if last.outcome == Outcome.UNKNOWN:
-        what = "is being found out" if last.followed else "could not be found out"
-        return f"asked for by {last.person_label}, whether that ended it {what}"
-    return ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelWords(Words):
+    """`in_batch`: beside a run of a batch. `explained`, `next`: on the help page, what happened and what to do.
+
+    `note`: beside a run that is active in spite of it; `is_alarm`: it is so against Arize's word.
+    `cause`: why a run is cancelled, if this cancel may have done it: of {who} asked, {by} which means, and for an
+    unknown outcome whether it {can} still be found out.
+    """
+
+    in_batch: str
+    explained: str
+    next: str = ""
+    note: str = ""
+    is_alarm: bool = False
+    cause: str = ""
 
 
-def _ended_at_once(run: Run) -> bool:
-    begun = run.run_started_at or run.created_at
-    if begun is None or run.run_finished_at is None:
-        return False
-    untouched = not (run.num_successes or run.num_errors or run.num_skipped)
-    return untouched and run.run_finished_at - begun <= ARIZE_ENDS_WITHIN
-
-
-def last_note(run: Run, last: Cancellation | None) -> str:
-    """What the latest cancellation still has to say about a run that goes on."""
-    if last is None or not run.is_active:
-        return ""
-    return {
-        Outcome.UNKNOWN: "A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
-        Outcome.CONFIRMED: "Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
-        Outcome.STILL_RUNNING: "Arize accepted a cancel, but the run still goes on.",
-        Outcome.REFUSED: "Arize refused the last cancel.",
-        Outcome.NOT_SENT: "The last cancel could not be sent.",
-    }.get(Outcome(last.outcome), "")
-
-
-SENTENCES = {
-    Outcome.CONFIRMED.value: "Cancelled: Arize confirmed it.",
-    Outcome.FINISHED_FIRST.value: "The run had already finished: nothing was stopped.",
-    Outcome.FAILED_FIRST.value: "The run had already failed: nothing was stopped.",
-    Outcome.ALREADY_CANCELLED.value: "The run was cancelled already.",
-    Outcome.REFUSED.value: "Arize refused to cancel this run.",
-    Outcome.NOT_SENT.value: "Nothing was sent to Arize.",
-    Outcome.UNKNOWN.value: (
-        "The cancel was sent, but how it ended is not known. The panel keeps looking and will show it here; "
-        "you may press Cancel again."
+CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
+    Outcome.OPEN: CancelWords(
+        sentence="Arize accepted the cancel. The run is stopping.",
+        tone="success",
+        log="",
+        in_batch="",
+        explained="Arize accepted the cancel, and the run still goes on.",
+        next="Wait: the panel keeps reading, and tells the end when there is one.",
+        cause="{by} {who}",
     ),
-    JOINED: "A cancel of this run is already under way. Yours was noted and joins it.",
-    NOT_NEEDED: "The run is not pending or running, so there is nothing to cancel: nothing was sent.",
-    STOPPING: "Arize accepted the cancel. The run is stopping.",
+    Outcome.CONFIRMED: CancelWords(
+        sentence="Cancelled: Arize confirmed it.",
+        tone="success",
+        log="Arize confirmed: run {run} of task {target} is cancelled",
+        log_tone="success",
+        in_batch="cancelled, Arize confirmed it",
+        explained="Arize says that the run is cancelled, because of this press.",
+        note="Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
+        is_alarm=True,
+        cause="{by} {who}",
+    ),
+    Outcome.FINISHED_FIRST: CancelWords(
+        sentence="The run had already finished: nothing was stopped.",
+        log="Run {run} of task {target} had already finished",
+        in_batch="had already finished",
+        explained="The run had completed before the cancel reached it.",
+    ),
+    Outcome.FAILED_FIRST: CancelWords(
+        sentence="The run had already failed: nothing was stopped.",
+        log="Run {run} of task {target} had already failed",
+        in_batch="had already failed",
+        explained="The run had failed before the cancel reached it.",
+    ),
+    Outcome.ALREADY_CANCELLED: CancelWords(
+        sentence="The run was cancelled already.",
+        log="Run {run} of task {target} was cancelled already",
+        in_batch="cancelled already",
+        explained="Somebody or something else had cancelled it before.",
+    ),
+    Outcome.STILL_RUNNING: CancelWords(
+        sentence="Arize accepted the cancel, but the run still goes on.",
+        tone="warning",
+        log="Arize accepted the cancel, but run {run} of task {target} still runs",
+        log_tone="error",
+        in_batch="still running although Arize accepted the cancel",
+        explained="Arize accepted the cancel five minutes ago, and the run still goes on.",
+        next="Look at the run in Arize; you may press again.",
+        note="Arize accepted a cancel, but the run still goes on.",
+        is_alarm=True,
+        cause="asked for by {who}, Arize accepted it",
+    ),
+    Outcome.REFUSED: CancelWords(
+        sentence="Arize refused to cancel this run.",
+        tone="error",
+        status=409,
+        log="Arize refused to cancel run {run} of task {target}",
+        log_tone="warning",
+        in_batch="refused by Arize",
+        explained="Arize said no: the key may not cancel there, the run is not known, or there were too many calls.",
+        next="The message names the reason; a manager can test or replace the key.",
+        note="Arize refused the last cancel.",
+    ),
+    Outcome.NOT_SENT: CancelWords(
+        sentence="Nothing was sent to Arize.",
+        tone="error",
+        status=502,
+        log="The cancel of run {run} of task {target} could not be sent",
+        log_tone="warning",
+        in_batch="not sent",
+        explained="Nothing reached Arize: no connection, or no key that works.",
+        next="Press again when the board no longer says that Arize cannot be reached.",
+        note="The last cancel could not be sent.",
+    ),
+    Outcome.UNKNOWN: CancelWords(
+        sentence="The cancel was sent, but how it ended is not known. The panel keeps looking and will show it here; "
+        "you may press Cancel again.",
+        tone="warning",
+        status=502,
+        log="The cancel of run {run} of task {target} was sent, its end is unknown",
+        log_tone="warning",
+        in_batch="sent, end not known",
+        explained="The cancel was sent and the answer was lost, so nobody can say yet whether it worked.",
+        next="The panel looks each minute and writes the truth when Arize tells it. You may press again at any time.",
+        note="A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
+        cause="asked for by {who}, whether that ended it {can}",
+    ),
+    Outcome.JOINED: CancelWords(
+        sentence="A cancel of this run is already under way. Yours was noted and joins it.",
+        status=409,
+        log="{who} asked too: a cancel of run {run} of task {target} was already under way",
+        in_batch="",
+        explained="A cancel of this run was already under way: one cancel was sent, not two.",
+    ),
+    Outcome.NOT_NEEDED: CancelWords(
+        sentence="The run is not pending or running, so there is nothing to cancel: nothing was sent.",
+        log="{who} asked to cancel run {run} of task {target}, which had ended: nothing was sent",
+        in_batch="had ended before its turn, nothing sent",
+        explained="The run had ended when you pressed: nothing was sent.",
+    ),
 }
 
 
-def sentence_of(result: CancelResult) -> str:
-    first = joined_sentence(result.holder, is_own=result.is_own) if result.holder is not None else ""
-    return " ".join(part for part in (first, SENTENCES[result.outcome], result.explanation) if part)
-
-
-def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
-    """Who asked first, as the row of the run tells everybody in the team. Expects the batch to be loaded, if any."""
-    at = Moment.of(holder.requested_at)
-    when = f" at {at.text}" if at else ""
-    if is_own:
-        return f"You asked for it{when} already."
-    if is_held(holder):
-        return f"The emergency stop that {holder.person_label} pulled asked for it{when}."
-    return f"{holder.person_label} asked for it{when}."
-
-
-def is_held(last: Cancellation) -> bool:
-    """Whether a hold asked for it. Expects the batch to be loaded, if it is of one."""
-    return last.batch is not None and last.batch.stop_id is not None
+TRIGGER_WORDS: Mapping[TriggerOutcome, Words] = {
+    TriggerOutcome.OPEN: Words(
+        sentence="This form is on its way, and Arize has not answered yet. It is sent only once.",
+        status=409,
+        log="",
+    ),
+    TriggerOutcome.DONE: Words(
+        sentence="Arize started the run.",
+        tone="success",
+        log="{who} started run {run} of task {target}",
+    ),
+    TriggerOutcome.REFUSED: Words(
+        sentence="Arize refused to start a run.",
+        tone="error",
+        status=409,
+        log="Arize refused to start a run of task {target}",
+        log_tone="warning",
+    ),
+    TriggerOutcome.NOT_SENT: Words(
+        sentence="No run was started.",
+        tone="error",
+        status=502,
+        log="The start of a run of task {target} could not be sent",
+        log_tone="warning",
+    ),
+    TriggerOutcome.UNKNOWN: Words(
+        sentence="The start was sent, but whether a run began is not known. "
+        "Look at the runs of the task before you send it again: that would start another one.",
+        tone="warning",
+        status=502,
+        log="The start of a run of task {target} was sent, whether a run began is not known",
+        log_tone="warning",
+    ),
+    TriggerOutcome.USED: Words(
+        sentence="This form was sent before, with other values, so nothing was sent now. "
+        "Send it again to start another run.",
+        tone="warning",
+        status=409,
+        log="",
+    ),
+    TriggerOutcome.HELD: Words(
+        sentence="An emergency stop holds this task, so no run was started.",
+        tone="warning",
+        status=409,
+        log="",
+    ),
+}

@@ -1,7 +1,7 @@
 """What the emergency stop shows: above every page of its team, and on its own."""
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -10,11 +10,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
+from taskruns.models.batches import ITEM_STATES
 from taskruns.permissions import Access
-from taskruns.services.stops.standing import is_paused, may_lift, standing
+from taskruns.services.stops import is_paused, may_lift, standing
 
 from .credentials import health
 from .values import Message, Moment
+
+MOST_OTHERS = 200  # tasks without active runs that are listed
+MOST_BATCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +33,6 @@ class StopBanner:
     left_out: int
     url: str
     lift_url: str
-
-
-def stop_banner(stop: EmergencyStop, *, slug: str, is_paused: bool, may_lift: bool) -> StopBanner:
-    return StopBanner(
-        who=stop.person_label,
-        reason=stop.reason,
-        since=Moment.of(stop.pulled_at),
-        until=Moment.of(stop.expires_at),
-        paused=_paused(stop) if is_paused else "",
-        left_out=len(stop.left_out),
-        url=reverse("stop", args=[slug]),
-        lift_url=reverse("stop-lift", args=[slug]) if may_lift else "",
-    )
-
-
-def _paused(stop: EmergencyStop) -> str:
-    return (
-        f"The hold is paused: {stop.person_label} may not stop runs in this team any more, so new runs are not "
-        "cancelled. It goes on if they regain the right. A manager can lift it, and then somebody else can pull it."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +62,6 @@ class StopBatch:
     url: str
     runs: int
     at: Moment | None
-
-
-def stop_batch(batch: CancelBatch, *, slug: str, runs: int) -> StopBatch:
-    return StopBatch(reverse("batch", args=[slug, batch.pk]), runs, Moment.of(batch.created_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +99,21 @@ class StopPage:
         return sum(not task.is_left_out for task in self.tasks)
 
 
-def stop_task(task: Task, *, slug: str, counts: tuple[int, int], is_left_out: bool, trouble: str) -> StopTask:
-    """Expects `task.credential` to be loaded. `counts`: pending and running."""
-    query = urlencode({"task": task.arize_id})
-    return StopTask(
-        id=str(task.pk),
-        name=str(task),
-        url=f"{reverse('board', args=[slug])}?{query}",
-        type=task.type.replace("_", " "),
-        space=task.space_name,
-        key=task.credential.name if task.credential else "",
-        trouble=trouble,
-        pending=counts[0],
-        running=counts[1],
-        is_left_out=is_left_out,
+def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
+    """What stands above every page of the team while a stop holds."""
+    stop = standing(team)
+    if stop is None:
+        return None
+    return StopBanner(
+        who=stop.person_label,
+        reason=stop.reason,
+        since=Moment.of(stop.pulled_at),
+        until=Moment.of(stop.expires_at),
+        paused=_why_paused(stop) if is_paused(stop) else "",
+        left_out=len(stop.left_out),
+        url=reverse("stop", args=[team.slug]),
+        lift_url=reverse("stop-lift", args=[team.slug]) if may_lift(stop, person=person, access=access) else "",
     )
-
-
-def keys_of(tasks: Sequence[StopTask]) -> tuple[str, ...]:
-    return tuple(sorted({task.key for task in tasks if task.key}))
-
-
-MOST_OTHERS = 200
-MOST_BATCHES = 20
 
 
 def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out: Collection[str] = ()) -> StopPage:
@@ -154,7 +126,7 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
     idle = tasks.filter(is_active=False).order_by(F("last_run_at").desc(nulls_last=True), "pk")
     # Those that were left out are never among the hidden ones.
     shown = _rows(team, _first(idle, chosen), {}, chosen)
-    ended = _tally(stop) if stop else {}
+    states = _states(stop) if stop else {}
     return StopPage(
         team=team.name,
         url=reverse("stop", args=[team.slug]),
@@ -162,13 +134,20 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
         tasks=hit,
         others=shown,
         hidden=max(0, idle.count() - len(shown)),
-        keys=keys_of([task for task in hit if not task.is_left_out]),
+        keys=tuple(sorted({task.key for task in hit if task.key and not task.is_left_out})),
         warnings=_warnings(hit),
         banner=banner,
         may_pull=may_pull and banner is None,
-        tally=tuple((state.label.lower(), runs) for state, runs in ended.items()),
+        tally=tuple((ITEM_STATES[state].lower(), runs) for state, runs in states.items()),
         batches=_batches(stop) if stop else (),
-        unsent=ended.get(ItemState.QUEUED, 0),
+        unsent=states.get(ItemState.QUEUED, 0),
+    )
+
+
+def _why_paused(stop: EmergencyStop) -> str:
+    return (
+        f"The hold is paused: {stop.person_label} may not stop runs in this team any more, so new runs are not "
+        "cancelled. It goes on if they regain the right. A manager can lift it, and then somebody else can pull it."
     )
 
 
@@ -187,15 +166,23 @@ def _active_counts(team: Team) -> dict[uuid.UUID, tuple[int, int]]:
 def _rows(
     team: Team, tasks: Iterable[Task], counts: dict[uuid.UUID, tuple[int, int]], chosen: Collection[str]
 ) -> tuple[StopTask, ...]:
-    return tuple(
-        stop_task(
-            task,
-            slug=team.slug,
-            counts=counts.get(task.pk, (0, 0)),
-            is_left_out=str(task.pk) in chosen,
-            trouble=_trouble(task.credential),
-        )
-        for task in tasks
+    return tuple(_row(task, team.slug, counts.get(task.pk, (0, 0)), chosen) for task in tasks)
+
+
+def _row(task: Task, slug: str, counts: tuple[int, int], chosen: Collection[str]) -> StopTask:
+    """`counts`: pending and running."""
+    pending, running = counts
+    return StopTask(
+        id=str(task.pk),
+        name=str(task),
+        url=f"{reverse('board', args=[slug])}?{urlencode({'task': task.arize_id})}",
+        type=task.type.replace("_", " "),
+        space=task.space_name,
+        key=task.credential.name if task.credential else "",
+        trouble=_trouble(task.credential),
+        pending=pending,
+        running=running,
+        is_left_out=str(task.pk) in chosen,
     )
 
 
@@ -217,23 +204,12 @@ def _warnings(hit: Iterable[StopTask]) -> tuple[Message, ...]:
 
 def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
     rows = CancelBatch.objects.filter(stop=stop).annotate(runs=Count("items")).order_by("-created_at")[:MOST_BATCHES]
-    return tuple(stop_batch(row, slug=stop.team.slug, runs=row.runs) for row in rows)
+    return tuple(
+        StopBatch(reverse("batch", args=[stop.team.slug, row.pk]), row.runs, Moment.of(row.created_at)) for row in rows
+    )
 
 
-def _tally(stop: EmergencyStop) -> dict[ItemState, int]:
+def _states(stop: EmergencyStop) -> dict[str, int]:
     """How many of its cancels are how far, most first."""
     rows = CancelItem.objects.filter(batch__stop=stop).values_list("state").annotate(runs=Count("pk"))
-    return {ItemState(state): runs for state, runs in rows.order_by("-runs", "state")}
-
-
-def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
-    """What stands above every page of the team while a stop holds."""
-    stop = standing(team)
-    if stop is None:
-        return None
-    return stop_banner(
-        stop,
-        slug=team.slug,
-        is_paused=is_paused(stop),
-        may_lift=may_lift(stop, person=person, access=access),
-    )
+    return dict(rows.order_by("-runs", "state"))

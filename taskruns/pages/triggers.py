@@ -7,7 +7,9 @@ from urllib.parse import urlencode
 from django.urls import reverse
 
 from taskruns.models import Task
+from taskruns.services.triggers import TriggerResult
 
+from .outcomes import TRIGGER_WORDS
 from .values import Message
 
 
@@ -27,6 +29,11 @@ class TriggerPage:
     message: Message | None
     waiting_url: str = ""
     cannot: str = ""
+
+
+def sentence_of(result: TriggerResult) -> str:
+    stop = f"{result.stop.person_label} pulled it: {result.stop.reason}" if result.stop else ""
+    return " ".join(part for part in (TRIGGER_WORDS[result.outcome].sentence, stop, result.explanation) if part)
 
 
 def trigger_page(

@@ -13,7 +13,7 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requires
 from taskruns.audit import EventType, clean_line
 from taskruns.forms import BadFilter, BoardFilter, Sort
-from taskruns.models import BatchSource, BatchState, CancelBatch, Run, Team
+from taskruns.models import LONGEST_REASON, BatchSource, BatchState, CancelBatch, Run, Team
 from taskruns.pages.batches import TYPED_ABOVE, batch_page, left_out_text
 from taskruns.pages.batches import past as past_batches
 from taskruns.permissions import Action
@@ -22,7 +22,6 @@ from taskruns.services import batches
 from .errors import error_page
 from .fragments import fresh
 
-LONGEST_REASON = 512
 EMPTY = "No filter is set, and no filter never means every run. Set one on the board, or tick the runs one by one."
 BOTH = "Ticked runs and “all that match” came together. Use one of the two buttons."
 NOTHING = "No run was chosen. Go back and tick the runs to cancel."

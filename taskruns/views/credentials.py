@@ -21,7 +21,8 @@ from taskruns.pages.credentials import credential_row, under_way
 from taskruns.pages.key_usage import usage_by_key
 from taskruns.permissions import Action
 from taskruns.services import credentials
-from taskruns.services.credentials import CredentialsError, ResultNotWritten
+from taskruns.services.credentials import CredentialsError
+from taskruns.services.remote_acts import OutcomeNotWritten
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,7 @@ def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpRes
     """The key is kept, with its row; its test is an act of its own, which the log may refuse."""
     try:
         return _tested(request, team, credential)
-    except (DatabaseError, ResultNotWritten):
+    except (DatabaseError, OutcomeNotWritten):
         log.exception("key_saved_but_not_tested", credential=str(credential.pk))
     text = f"{credential.name} is saved, but its test could not be written down: press Test to see if it works."
     messages.warning(request, text)

@@ -11,7 +11,7 @@ from django.utils.http import urlencode
 
 from taskruns.access import recent_auth
 from taskruns.access.redirects import UNDONE
-from taskruns.models import SiteRole, Team, User
+from taskruns.models import LONGEST_REASON, SiteRole, Team, User
 from taskruns.pages.audit.rows import alarm_of
 from taskruns.pages.stops import StopBanner, banner_of
 from taskruns.pages.teams import Frame
@@ -40,6 +40,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     return {
         "frame": SimpleLazyObject(lambda: _frame(request, person)),
         "confirm_url": SimpleLazyObject(lambda: _confirm_url(request, person)),
+        "longest_reason": LONGEST_REASON,
     }
 
 

@@ -11,25 +11,20 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.access.redirects import board_before
 from taskruns.audit import EventType
-from taskruns.models import Run, Team
+from taskruns.models import LONGEST_REASON, Run, Team
 from taskruns.pages.board import Seat, row_of
-from taskruns.pages.outcomes import sentence_of
+from taskruns.pages.cancellations import sentence_of
+from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import mirror
-from taskruns.services.cancellations import CancelResult
 from taskruns.services.cancellations import cancel as cancel_run
 
 from .errors import error_page
 from .fragments import fresh, watch
 
-# What each end of a cancel is for HTTP; everything else is a 200.
-STATUSES = {"joined": 409, "refused": 409, "not_sent": 502, "unknown": 502}
-TONES = {"confirmed": "success", "stopping": "success", "joined": "info", "refused": "error", "not_sent": "error"}
-TONES |= {"unknown": "warning"}
 LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": messages.WARNING, "error": messages.ERROR}
-LONGEST_REASON = 512
 
 
 @requires(Action.RUNS_VIEW)
@@ -61,15 +56,17 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
 @requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL)
 @require_POST
 def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
-    """Press of Cancel: htmx gets the fresh row (or run) and a message, a plain form is led to the run's page."""
+    """One cancel: htmx gets the fresh row (or run) and a message, a plain form is led to the run's page."""
     found = owned(request, Run.objects.select_related("task"), run_id)
     reason = request.POST.get("reason", "")
     if len(reason) > LONGEST_REASON:
         text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent; please shorten it."
         return _speak(request, Message("error", text), run_id, status=422)
     result = cancel_run(found, by=actor_of(request), reason=reason)
-    status = 429 if result.throttled else STATUSES.get(result.outcome, 200)
-    return _speak(request, _message(found, result), run_id, status=status)
+    words = CANCEL_WORDS[result.outcome]
+    # Names the run: several may be cancelled one after the other.
+    message = Message(words.tone, f"{found.label}: {sentence_of(result)}")
+    return _speak(request, message, run_id, status=429 if result.throttled else words.status)
 
 
 def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status: int) -> HttpResponse:
@@ -88,8 +85,3 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "message": message, "board_url": reverse("board", args=[team.slug])}
     return fresh(render(request, template, context, status=status))
-
-
-def _message(run: Run, result: CancelResult) -> Message:
-    """Names the run: several may be cancelled one after the other."""
-    return Message(TONES.get(result.outcome, "info"), f"{run.label}: {sentence_of(result)}")

@@ -14,15 +14,14 @@ from django_htmx.http import HttpResponseClientRedirect
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.forms.triggers import TriggerForm, form_for
-from taskruns.models import Task, Team
-from taskruns.pages.triggers import trigger_page
+from taskruns.models import Task, Team, TriggerOutcome
+from taskruns.pages.outcomes import TRIGGER_WORDS
+from taskruns.pages.triggers import sentence_of, trigger_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import triggers
 from taskruns.services.triggers import TriggerResult
 
-STATUSES = {"refused": 409, "used": 409, "under_way": 409, "held": 409, "not_sent": 502, "unknown": 502}
-TONES = {"unknown": "warning", "held": "warning", "under_way": "info", "used": "warning"}
 DAMAGED = "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
 
 
@@ -58,7 +57,7 @@ def _look(request: PanelRequest, task: Task, kind: type[TriggerForm]) -> HttpRes
     result, parameters = found
     if request.htmx:
         # The page that waits asks by itself: it stays as it is, or is left for where the answer stands.
-        is_out = result.outcome == "under_way"
+        is_out = result.outcome is TriggerOutcome.OPEN
         return HttpResponse(status=204) if is_out else HttpResponseClientRedirect(request.get_full_path())
     return _answer(request, task, kind(initial=parameters), result, operation, status=200)
 
@@ -73,8 +72,8 @@ def _answer(
     status: int | None = None,
 ) -> HttpResponse:
     """What is done leads to the new run; everything else comes back with the form, under a new token."""
-    if result.outcome == "done":
-        text = f"{task}: {result.sentence}"
+    if result.outcome is TriggerOutcome.DONE:
+        text = f"{task}: {sentence_of(result)}"
         if result.joined:
             messages.info(request, f"{text} This form had been sent already, so no second run was started.")
         else:
@@ -82,14 +81,15 @@ def _answer(
         if result.run is None:  # the mirror has let go of it
             return redirect("board", slug=_team(request).slug)
         return redirect("run", slug=_team(request).slug, run_id=result.run.pk)
+    words, is_waiting = TRIGGER_WORDS[result.outcome], result.outcome is TriggerOutcome.OPEN
     return _page(
         request,
         task,
         form,
-        message=Message(TONES.get(result.outcome, "error"), result.sentence),
-        operation=operation if result.outcome == "under_way" else None,
-        is_waiting=result.outcome == "under_way",
-        status=status or (429 if result.throttled else STATUSES[result.outcome]),
+        message=Message(words.tone, sentence_of(result)),
+        operation=operation if is_waiting else None,
+        is_waiting=is_waiting,
+        status=status or (429 if result.throttled else words.status),
     )
 
 

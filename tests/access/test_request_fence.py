@@ -15,8 +15,8 @@ from django.contrib.staticfiles.finders import get_finders
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
+from taskruns.middleware import HostCookie
 from taskruns.models import Team, User
-from taskruns.views.messages import HostCookie
 from tests.access.fence import assert_fenced
 from tests.clients import ClientOf
 from tests.config.deployment import FERNET, GOOD

@@ -13,6 +13,7 @@ from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.contrib.sessions.models import Session
+from django.core.management import CommandError, call_command
 from django.db import DatabaseError, transaction
 from django.test import Client
 from django.utils import timezone
@@ -49,9 +50,9 @@ from taskruns.services import (
     teams,
     triggers,
 )
-from taskruns.services.cancellations import OutcomeNotWritten
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
+from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.runs import export
 from taskruns.sso import GroupRole, Provider
 from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
@@ -281,6 +282,15 @@ def test_the_same_service_does_it_when_the_log_takes_its_row(name: str, stage: S
     before = dump()
     SERVICES[name](stage)
     assert dump() != before
+
+
+@pytest.mark.parametrize("ready", [a_lost_cancel, a_lost_start])
+def test_the_sweep_command_says_in_a_sentence_that_it_cannot_write(ready: Callable[[Stage], object], stage: Stage):
+    ready(stage)
+    with pytest.raises(CommandError, match="The database cannot be used"):
+        call_command("sweep")
+    accept_inserts(LOG)
+    call_command("sweep")
 
 
 def state(name: str) -> dict[str, Any]:

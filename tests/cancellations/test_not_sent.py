@@ -1,5 +1,6 @@
 """Presses that must not reach Arize at all, and presses whose words must not get into the log."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,6 +138,15 @@ def test_it_sends_nothing_for_a_reason_that_is_too_long(client: Client, run: Run
 def test_it_takes_the_longest_reason_whole(client: Client, run: Run, post: Any) -> None:
     assert press(client, run, reason="x" * 512).status_code == 200
     assert Cancellation.objects.get().reason == "x" * 512
+
+
+def test_every_field_for_a_reason_takes_as_much_as_a_cancel(client: Client, run: Run) -> None:
+    home = f"/teams/{run.team.slug}"
+    batch = client.post(f"{home}/batches/", {"run": str(run.pk)}).url
+    for page in (f"{home}/runs/", f"{home}/runs/{run.pk}/", f"{home}/stop/", batch):
+        fields = re.findall(r'<input[^>]* name="reason"[^>]*>', client.get(page).content.decode())
+        assert fields, page
+        assert all('maxlength="512"' in field for field in fields), page
 
 
 def test_it_keeps_a_reason_on_one_line(client: Client, run: Run, post: Any) -> None:

@@ -11,7 +11,7 @@ from taskruns.audit import Actor
 from taskruns.encryption import Ring, SealBroken, Sealed
 from taskruns.models import Credential, Run, Team, User
 from taskruns.models.credentials import CannotConnect
-from taskruns.pages.outcomes import sentence_of
+from taskruns.pages.cancellations import sentence_of
 from taskruns.services import cancellations, credentials, mirror
 from tests.clients import ClientOf
 from tests.factories import CANARY, make_credential

@@ -6,7 +6,7 @@ from django.test import Client
 
 from taskruns.models import Outcome, SiteRole, Status, TeamRole
 from taskruns.pages.audit.sentences import SENTENCES
-from taskruns.pages.help import ENDINGS, ROLES, STATUSES
+from taskruns.pages.help import ROLES, STATUSES, help_page
 from tests.factories import person
 from tests.paths import ROOT
 
@@ -18,17 +18,19 @@ def page(client: Client) -> str:
     return client.get("/help/").content.decode()
 
 
-def test_every_status_end_and_role_of_the_code_is_explained():
+def test_every_status_outcome_and_role_of_the_code_is_explained():
     assert set(STATUSES) == set(Status)
     assert set(ROLES) == set(TeamRole) | (set(SiteRole) - {SiteRole.NONE})
+    explained = {outcome.code: outcome.text for outcome in help_page().outcomes}
     logged = set(SENTENCES["run.cancel"]) - {"requested", "denied"}
-    assert {ending for ending in ENDINGS if ending} == logged
-    assert set(Outcome) <= set(ENDINGS)
+    assert set(explained) - {"stopping"} == logged
+    assert {outcome.code for outcome in Outcome} == set(explained)
+    assert all(explained.values())
 
 
 def test_the_page_shows_them(client: Client, db: None):
     text = page(client)
-    assert all(f"<code>{ending.code}</code>" in text for ending in ENDINGS.values())
+    assert all(f"<code>{outcome.code}</code>" in text for outcome in Outcome)
     assert all(f"status-{status.value}" in text for status in Status)
     links = re.findall(r'href="#([a-z]+)"', text.split('aria-label="On this page"')[1].split("</nav>")[0])
     assert len(links) == 7

@@ -17,8 +17,8 @@ from taskruns.models import (
     BatchSource,
     CancelBatch,
     EmergencyStop,
-    ItemState,
     Membership,
+    Outcome,
     Run,
     Status,
     StopEnd,
@@ -354,7 +354,7 @@ def test_the_lift_is_confirmed_on_a_page_that_says_what_goes_on_again(
     assert "New runs are no longer cancelled, and runs can be started from here." in page
     assert "2 runs whose cancel was not sent yet go on: nothing more is sent." in page
     assert page.index('id="lift"') < page.index(f'action="{LIFT}"') < page.index("What became of its cancels")
-    CancelBatch.objects.get().items.update(state=ItemState.CONFIRMED)
+    CancelBatch.objects.get().items.update(state=Outcome.CONFIRMED)
     assert "No cancel is waiting to be sent." in text_of(client.get(PAGE))
     assert LIFT not in text_of(client_of(vera).get(PAGE))
 

@@ -14,9 +14,20 @@ from django.utils import timezone
 from taskruns import jobs
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.triggers import EvaluationTrigger
-from taskruns.models import AuditEvent, Credential, Membership, Run, Task, Team, TeamRole, Trigger, User
+from taskruns.models import (
+    AuditEvent,
+    Credential,
+    Membership,
+    Run,
+    Task,
+    Team,
+    TeamRole,
+    Trigger,
+    TriggerOutcome,
+    User,
+)
 from taskruns.services import triggers
-from taskruns.services.triggers import answer as verdict
+from taskruns.services.triggers.answer import Answer
 from taskruns.services.triggers.results import close
 from tests.arize_server import ArizeServer, serving
 from tests.clients import ClientOf
@@ -179,8 +190,8 @@ def test_the_worker_sweeps_starts_too(task: Task, oli: User) -> None:
 def test_a_truth_that_comes_after_the_sweep_is_written_and_nothing_else_is(task: Task, oli: User) -> None:
     row = sent(task, oli, requested_at=timezone.now() - timedelta(minutes=5))
     assert triggers.sweep() == 1
-    refused = verdict.Verdict(verdict.TriggerOutcome.REFUSED, "No.")
-    lost = verdict.Verdict(verdict.TriggerOutcome.UNKNOWN, "Again.")
+    refused = Answer(TriggerOutcome.REFUSED, "No.")
+    lost = Answer(TriggerOutcome.UNKNOWN, "Again.")
     by = actor(oli)
     assert not close(row, lost, by=by)
     assert close(row, refused, by=by)

@@ -18,6 +18,7 @@ from taskruns.models import Team, User
 from taskruns.services.credentials import CredentialsError
 from taskruns.services.people import accounts
 from taskruns.services.people.accounts import PeopleError
+from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.teams import TeamsError
 
 # As any program that SIGPIPE ends.
@@ -50,7 +51,7 @@ class PanelCommand(BaseCommand):
             self.stdout.flush()
         except (CredentialsError, PeopleError, TeamsError) as error:
             raise CommandError(error.sentence) from None
-        except DatabaseError as error:
+        except (DatabaseError, OutcomeNotWritten) as error:
             raise CommandError(NO_DATABASE) from error
         except BrokenPipeError:
             # Whoever read the output has enough. Python would complain once more when it empties its buffer.

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from django.urls import NoReverseMatch, reverse
 
+from taskruns.audit import EventType
 from taskruns.models import AuditEvent, AuditVerification
+from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 from taskruns.pages.values import Link, Moment
 
 from .sentences import sentence
@@ -126,15 +128,10 @@ def alarm_of(failed: AuditVerification) -> str:
     return "The last verification of the audit log was broken off: whether it is whole is not known."
 
 
-_TONES = {
-    "denied": "error",
-    "failed": "error",
-    "throttled": "error",
-    "unknown": "warning",
-    "refused": "warning",
-    "not_sent": "warning",
-    "still_running": "error",
-    "confirmed": "success",
+_TONES = {"denied": "error", "failed": "error", "throttled": "error"}
+_OUTCOME_TONES: dict[str, dict[str, str]] = {
+    EventType.RUN_CANCEL: {it.value: words.log_tone for it, words in CANCEL_WORDS.items()},
+    EventType.RUN_TRIGGER: {it.value: words.log_tone for it, words in TRIGGER_WORDS.items()},
 }
 _EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning"}
 
@@ -156,7 +153,7 @@ def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
         sentence=sentence(event),
         event=event.event,
         outcome=event.outcome,
-        tone=_TONES.get(event.outcome) or _EVENT_TONES.get(event.event, ""),
+        tone=_tone(event),
         actor=event.actor_label or event.actor_type,
         actor_id=event.actor_id if event.actor_type == "user" else "",
         role=event.actor_role,
@@ -165,6 +162,11 @@ def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
         target=_target(event, slug),
         details=_all_fields(event),
     )
+
+
+def _tone(event: AuditEvent) -> str:
+    of_outcome = _TONES | _OUTCOME_TONES.get(event.event, {})
+    return of_outcome.get(event.outcome) or _EVENT_TONES.get(event.event, "")
 
 
 def _damaged_row(event: AuditEvent) -> AuditRow:

@@ -1,21 +1,14 @@
 """What each row of the audit log says to people."""
 
-from taskruns.models import AuditEvent
+from taskruns.models import TRIGGER_FACTS, AuditEvent, Outcome
+from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 
 # {who} did {what}: a sentence for every event and outcome of the catalogue; `""` is the fallback of an event.
+# Those of what Arize was asked stand in `pages/outcomes.py`.
 SENTENCES: dict[str, dict[str, str]] = {
     "run.cancel": {
         "requested": "{who} asked to cancel run {run} of task {target}",
-        "confirmed": "Arize confirmed: run {run} of task {target} is cancelled",
-        "finished_first": "Run {run} of task {target} had already finished",
-        "failed_first": "Run {run} of task {target} had already failed",
-        "already_cancelled": "Run {run} of task {target} was cancelled already",
-        "still_running": "Arize accepted the cancel, but run {run} of task {target} still runs",
-        "refused": "Arize refused to cancel run {run} of task {target}",
-        "not_sent": "The cancel of run {run} of task {target} could not be sent",
-        "unknown": "The cancel of run {run} of task {target} was sent, its end is unknown",
-        "joined": "{who} asked too: a cancel of run {run} of task {target} was already under way",
-        "not_needed": "{who} asked to cancel run {run} of task {target}, which had ended: nothing was sent",
+        **{it.value: CANCEL_WORDS[it].log for it in Outcome if it.value},
         "denied": "{who} tried to cancel a run without the right to: {target}",
     },
     "run.cancel_many": {
@@ -26,10 +19,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     },
     "run.trigger": {
         "requested": "{who} asked to start a run of task {target}",
-        "done": "{who} started run {run} of task {target}",
-        "refused": "Arize refused to start a run of task {target}",
-        "not_sent": "The start of a run of task {target} could not be sent",
-        "unknown": "The start of a run of task {target} was sent, whether a run began is not known",
+        **{it.value: TRIGGER_WORDS[it].log for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
         "denied": "{who} tried to start a run without the right to: {target}",
     },
     "run.export": {"": "{who} exported the list of runs"},

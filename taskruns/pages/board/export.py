@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from taskruns.forms import BoardFilter
 from taskruns.models import Cancellation, Outcome, Run, Status, Team
-from taskruns.pages.outcomes import cause_of
+from taskruns.pages.cancellations import cause_of
 from taskruns.pages.saved_views import Choice, board_url, choices_of
 from taskruns.services.runs import arize_users
 from taskruns.services.runs.export import _WIDTH, Export
@@ -101,8 +101,7 @@ def run_cells(run: Run, *, last: Cancellation | None, creator: str = "") -> list
 def _cancellation(last: Cancellation | None) -> list[str]:
     if last is None:
         return [""] * 4
-    outcome = "open" if last.outcome == Outcome.OPEN else last.outcome
-    return [_utc(last.requested_at), *_texts(last.person_label, last.reason, outcome)]
+    return [_utc(last.requested_at), *_texts(last.person_label, last.reason, last.outcome or Outcome.OPEN.label)]
 
 
 def _texts(*texts: str | None) -> list[str]:

@@ -9,9 +9,9 @@ from functools import lru_cache
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import Cancellation, Outcome, Run, Status
+from taskruns.models import CANCEL_FACTS, Cancellation, Outcome, Run, Status
+from taskruns.pages.cancellations import cause_of, is_alarming, last_note
 from taskruns.pages.durations import Pace, pace_of
-from taskruns.pages.outcomes import GOES_ON, cause_of, last_note
 from taskruns.pages.values import Counts, Duration, Moment, StatusMark, counts_of, duration_of, status_mark
 from taskruns.permissions import Action
 from taskruns.services.runs import arize_users
@@ -94,7 +94,7 @@ def run_row(
         cancel_url=_url("run-cancel", slug, run.pk) if can_cancel else "",
         stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
-        alarm=last is not None and run.is_active and last.outcome in GOES_ON,
+        alarm=is_alarming(run, last),
         can_pick=can_cancel and not team,
         team=team,
         read=Moment.of(run.observed_at) if why_old else None,
@@ -112,10 +112,6 @@ def _url(name: str, slug: str, run_id: uuid.UUID) -> str:
 
 def _with_version(row: RunRow) -> RunRow:
     return replace(row, version=hashlib.blake2b(repr(row).encode(), digest_size=8).hexdigest())
-
-
-# Which press ended a cancelled run: one that Arize confirmed, one that it accepted, one of which nobody heard the end.
-_CREDIT = {Outcome.CONFIRMED: 4, Outcome.OPEN: 3, Outcome.STILL_RUNNING: 2, Outcome.UNKNOWN: 1}
 
 
 def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
@@ -144,10 +140,8 @@ def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
 
 
 def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
-    """By run: the latest, but of a cancelled run the one that most likely ended it. A press that was refused or came
-    too late did not.
-    """
+    """By run: the latest, but of a cancelled run the one that most likely ended it."""
     ended = {run.pk: run.status == Status.CANCELLED for run in runs}
     rows = Cancellation.objects.filter(run__in=ended).select_related("batch").order_by("requested_at")
-    in_order = sorted(rows, key=lambda row: _CREDIT.get(Outcome(row.outcome), 0) if ended[row.run_id] else 0)
+    in_order = sorted(rows, key=lambda row: CANCEL_FACTS[Outcome(row.outcome)].credit if ended[row.run_id] else 0)
     return {row.run_id: row for row in in_order}

@@ -1,7 +1,12 @@
-"""Cancelling many runs: a frozen list, worked off in short portions, each run in the order of `cancellations`."""
+"""Cancelling many runs: a frozen list, done in short slices of work, each run in the order of `cancellations`.
 
-from .draft import confirm, create_batch, forget_drafts, freeze, freeze_again, freeze_matching
-from .lifecycle import abort, counts_of, follow_unknown, stop
+`draft` makes the list, `lifecycle` begins, aborts and finishes it; for the clock, `worker` goes through it: `dispatch`
+opens cancels as `pace` allows, `results` writes what came of them.
+"""
+
+from .draft import forget_drafts, freeze, freeze_again, freeze_matching, not_stopped
+from .lifecycle import abort, confirm, counts_of, create_batch, stop
+from .results import follow_unknown
 from .worker import due, work
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "freeze",
     "freeze_again",
     "freeze_matching",
+    "not_stopped",
     "stop",
     "work",
 ]

@@ -1,7 +1,7 @@
 """Opening the cancels of a few runs in one durable transaction: what is not committed here is not sent.
 
-Each run goes the way of a single press: its right is asked again, a Cancellation is opened (one open a run), the run is
-read again under lock, and `requested` is recorded. Only then may it be sent.
+Each run goes through the steps of a single cancel: the person's right is checked again, a Cancellation is opened (one
+open per run), the run is read again under lock, and `requested` is recorded. Only then may it be sent.
 """
 
 import uuid
@@ -29,10 +29,10 @@ from taskruns.models import (
 from taskruns.permissions import Action, access_of
 from taskruns.services.cancellations import counts_now
 
-from .lifecycle import NO_RIGHT, stop
+from .lifecycle import NO_RIGHT, actor_of, stop
 from .pace import places
 
-# Longer than a POST with its reading can last (38 s): who has not told an end by then has died.
+# Longer than a POST with its re-read can last (38 s): a worker that has written no outcome by then has died.
 LEASE = timedelta(seconds=45)
 
 
@@ -52,7 +52,7 @@ class Opened:
 
 @dataclass(slots=True)
 class _Turn:
-    """A run whose turn it is. `cancellation` is None when another one is open: then `holder` is that."""
+    """A run whose turn it is. `cancellation` is None when another one is open (`holder`), or the run has ended."""
 
     item: CancelItem
     by: Actor
@@ -64,7 +64,7 @@ class _Turn:
 
 @transaction.atomic(durable=True)
 def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int) -> list[Opened]:
-    """Up to `most` queued runs of one key, as its pace allows. Empty: not now, or not any more."""
+    """Up to `most` queued runs of one key, as its pace allows. Empty: not now, or no longer."""
     batch = CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch_id)
     if batch.state != BatchState.WORKING:
         return []
@@ -79,7 +79,7 @@ def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int
     if not turns:
         return []
     _insert(batch, turns)
-    _look_again(turns)
+    _read_again(turns)
     sent = [turn for turn in turns if turn.cancellation is not None]
     free.taken(len(sent))
     _write_items(turns)
@@ -92,11 +92,6 @@ def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int
     ]
 
 
-def actor_of(batch: CancelBatch, role: str | None = None) -> Actor:
-    """Who confirmed it, as they were then; `role` is theirs now."""
-    return Actor(**batch.asker | ({"role": role} if role else {}), person=batch.person)
-
-
 def _due(batch: CancelBatch, credential_id: uuid.UUID | None) -> Any:
     rows = CancelItem.objects.filter(batch=batch, state=ItemState.QUEUED, next_try_at__lte=timezone.now())
     of_key = rows.filter(run__task__credential=credential_id)
@@ -104,7 +99,7 @@ def _due(batch: CancelBatch, credential_id: uuid.UUID | None) -> Any:
 
 
 def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
-    """A new open cancellation a run, but where another is open."""
+    """A new open cancellation for each run, except where another is open."""
     run_ids = [turn.item.run_id for turn in turns]
     latest = {row.run_id: row for row in Cancellation.objects.filter(run__in=run_ids).order_by("requested_at")}
     now = timezone.now()
@@ -119,7 +114,7 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
         )
         for turn in turns
     }
-    # In one order, so that two batches with the same runs cannot lock each other out.
+    # In one order, so that two batches with the same runs do not lock each other out.
     Cancellation.objects.bulk_create([new[run_id] for run_id in sorted(new)], ignore_conflicts=True)
     opened = Cancellation.objects.filter(pk__in=[row.pk for row in new.values()]).values_list("pk", flat=True)
     inserted = set(opened)
@@ -129,11 +124,11 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
         turn.cancellation = mine if mine.pk in inserted else None
 
 
-def _look_again(turns: Sequence[_Turn]) -> None:
-    """Under lock: between a read and an insert another press may have come to its end."""
+def _read_again(turns: Sequence[_Turn]) -> None:
+    """Under lock: between a read and an insert another cancel may have been sent and closed."""
     ids = [turn.item.run_id for turn in turns]
     locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
-    # In the order of `write_ends`, so that nobody waits for anybody in a circle.
+    # In the order of `write_results`: no two workers wait for each other.
     runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("task_id", "pk")}
     ended = []
     for turn in turns:
@@ -169,7 +164,7 @@ def _write_items(turns: Sequence[_Turn]) -> None:
             joined = {"state": ItemState.SENT, "cancellation": turn.holder, "joined": True}
             CancelItem.objects.filter(pk=turn.item.pk).update(**joined)
     ended = [turn.item.pk for turn in turns if turn.cancellation is None and turn.holder is None]
-    CancelItem.objects.filter(pk__in=ended).update(state=ItemState.NOT_NEEDED)
+    CancelItem.objects.filter(pk__in=ended).update(state=Outcome.NOT_NEEDED)
 
 
 def _row(batch: CancelBatch, turn: _Turn) -> AuditEvent:
@@ -180,10 +175,10 @@ def _row(batch: CancelBatch, turn: _Turn) -> AuditEvent:
         details |= counts_now(turn.run) | {"attempt": turn.item.attempts}
         details |= {"previous_operation": str(turn.previous.pk)} if turn.previous else {}
     elif turn.holder is not None:
-        outcome = "joined"
+        outcome = Outcome.JOINED.value
         details |= {"previous_operation": str(turn.holder.pk)}
     else:
-        outcome = "not_needed"
+        outcome = Outcome.NOT_NEEDED.value
         details |= {"status_before": turn.run.status}
     return compose(
         EventType.RUN_CANCEL,

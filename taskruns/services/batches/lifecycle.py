@@ -1,23 +1,74 @@
-"""The end of a batch: by itself, by a person, or because its person lost the right."""
+"""The life of a batch after its draft: it begins, is aborted or stopped, and is finished. Each is a row of the log."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count
 from django.utils import timezone
 
-from taskruns.audit import Actor, EventType, record
-from taskruns.models import BatchState, CancelBatch, CancelItem, ItemState, Outcome, Team
+from taskruns.audit import Actor, EventType, Target, clean_line, record
+from taskruns.models import (
+    LONGEST_REASON,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    CancelItem,
+    EmergencyStop,
+    ItemState,
+    Team,
+)
 from taskruns.models.batches import OPEN_ITEMS
 
-from .draft import target_of
+from .draft import active_of, make, matching_since
+from .results import leave_out
 
 NO_RIGHT = "{who} may no longer cancel many runs in this team, so the rest was not sent."
 BY_PERSON = "{who} aborted it, so the rest was not sent."
 WORKER = Actor.job("bulk")
-THROTTLED = 429
+_TASKS_NAMED = 50
+
+
+@transaction.atomic
+def create_batch(
+    team: Team,
+    *,
+    run_ids: Sequence[uuid.UUID],
+    reason: str,
+    by: Actor,
+    source: BatchSource,
+    filters: str = "",
+    previous: CancelBatch | None = None,
+    stop: EmergencyStop | None = None,
+) -> CancelBatch:
+    """Freeze these runs of the team and let the workers begin: for acts that need no preview of their own.
+
+    Runs that are not active are passed over. The rows are one transaction, or part of the caller's; wake a worker
+    (`jobs.wake_batch`) when it is committed.
+    """
+    active, passed_over = active_of(team, run_ids)
+    origin = {"source": source, "filters": filters, "previous": previous, "stop": stop}
+    batch = make(team, active, **origin, passed_over=passed_over)
+    _begin(batch, reason=reason, by=by)
+    return batch
+
+
+def confirm(batch: CancelBatch, *, reason: str, by: Actor) -> CancelBatch:
+    """Begin. Runs that have ended since will be noted as not needed; runs that match only now are left out and counted.
+
+    Once: a draft that was confirmed before is returned as it is.
+    """
+    with transaction.atomic(durable=True):
+        held = CancelBatch.objects.select_for_update(of=("self",)).select_related("team").get(pk=batch.pk)
+        if held.state == BatchState.DRAFT:
+            _begin(held, reason=reason, by=by, left_out=matching_since(held))
+    return held
 
 
 def abort(batch: CancelBatch, *, by: Actor) -> bool:
-    """Send nothing more. What was sent is followed to its end. False if the batch does not work any more."""
+    """Send nothing more. What was sent is followed to its outcome. False if the batch no longer works."""
     with transaction.atomic(durable=True):
         held = _locked(batch)
         if held.state != BatchState.WORKING:
@@ -30,33 +81,17 @@ def stop(batch: CancelBatch, *, why: str, actor: Actor | None) -> None:
     """Part of a transaction that holds the batch: its row is the last statement. No `actor`: a worker found out."""
     now = timezone.now()
     batch.state, batch.aborted_at, batch.why_aborted, batch.due_at = BatchState.ABORTED, now, why, now
-    _leave_out(batch)
+    leave_out(batch)
     counts = counts_of(batch)
     if not counts.get(ItemState.SENT):
         batch.finished_at = now
     batch.save(update_fields=["state", "aborted_at", "why_aborted", "due_at", "finished_at"])
     Team.bump(batch.team_id)
-    _record(batch, "aborted", counts, by=actor or WORKER, why=why)
-
-
-def follow(batch: CancelBatch) -> None:
-    """Bring the items up to what has become of their cancellations elsewhere: the mirror and the sweep close them too,
-    and a joined one belongs to somebody else.
-    """
-    _take_over(CancelItem.objects.filter(batch=batch, state=ItemState.SENT))
-    if batch.state == BatchState.ABORTED:
-        _leave_out(batch)
-
-
-def follow_unknown() -> int:
-    """Items that ended unknown, of which the truth has come since. Their number."""
-    late = CancelItem.objects.filter(state=ItemState.UNKNOWN)
-    found = late.exclude(cancellation__outcome__in=[Outcome.OPEN, Outcome.UNKNOWN]).exclude(cancellation=None)
-    return _as_ended(found)
+    _record(batch, "aborted", _summary(counts) | ({"why": why} if why else {}), by=actor or WORKER)
 
 
 def finish(batch: CancelBatch) -> bool:
-    """When every item has come to its end: the summary, once."""
+    """When every item has its outcome: the summary, once."""
     if batch.items.filter(state__in=OPEN_ITEMS).exists():
         return False
     with transaction.atomic(durable=True):
@@ -68,7 +103,7 @@ def finish(batch: CancelBatch) -> bool:
             held.state = BatchState.FINISHED
         held.save(update_fields=["finished_at", "state"])
         Team.bump(held.team_id)
-        _record(held, "finished", counts_of(held), by=Actor(**held.asker, person=held.person))
+        _record(held, "finished", _summary(counts_of(held)), by=actor_of(held))
     return True
 
 
@@ -78,39 +113,60 @@ def counts_of(batch: CancelBatch) -> dict[str, int]:
     return dict(rows.order_by("state"))
 
 
+def actor_of(batch: CancelBatch, role: str | None = None) -> Actor:
+    """Who confirmed it, as they were then; `role` is theirs now."""
+    return Actor(**batch.asker | ({"role": role} if role else {}), person=batch.person)
+
+
 def _locked(batch: CancelBatch) -> CancelBatch:
     return CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch.pk)
 
 
-def _take_over(sent: QuerySet[CancelItem]) -> None:
-    """An own `unknown` stays: its run is read before anything else is done. A joined 429 is taken up."""
-    closed = sent.exclude(cancellation__outcome=Outcome.OPEN)
-    throttled = closed.filter(joined=True, cancellation__outcome=Outcome.REFUSED)
-    throttled.filter(cancellation__answer__http_status=THROTTLED).update(state=ItemState.QUEUED, joined=False)
-    _as_ended(closed.filter(Q(joined=True) | ~Q(cancellation__outcome=Outcome.UNKNOWN)))
+def _begin(batch: CancelBatch, *, reason: str, by: Actor, left_out: int = 0) -> None:
+    """From here on workers cancel what is on the list, in this person's name. Part of a transaction.
+
+    Its row is the last statement.
+    """
+    now = timezone.now()
+    batch.state, batch.started_at, batch.due_at = BatchState.WORKING, now, now
+    batch.person, batch.person_label, batch.person_role = by.person, by.label, by.role
+    batch.asker = {it.name: getattr(by, it.name) for it in fields(by) if it.name != "person"}
+    batch.reason, batch.left_out = clean_line(reason, LONGEST_REASON), left_out
+    batch.save()
+    Team.bump(batch.team_id)
+    _record(batch, "requested", _details(batch), by=by)
 
 
-def _leave_out(batch: CancelBatch) -> None:
-    """Those that wait: one that was tried before ends as that try did."""
-    waiting = CancelItem.objects.filter(batch=batch, state=ItemState.QUEUED)
-    _as_ended(waiting.exclude(cancellation=None).exclude(cancellation__outcome=Outcome.OPEN))
-    waiting.update(state=ItemState.LEFT_OUT)
-
-
-def _as_ended(rows: QuerySet[CancelItem]) -> int:
-    outcomes = set(rows.values_list("cancellation__outcome", flat=True))
-    return sum(rows.filter(cancellation__outcome=outcome).update(state=outcome) for outcome in outcomes)
-
-
-def _record(batch: CancelBatch, outcome: str, counts: dict[str, int], *, by: Actor, why: str = "") -> None:
-    details = {"batch_id": str(batch.pk), "runs": sum(counts.values()), "counts": counts}
+def _record(batch: CancelBatch, outcome: str, details: dict[str, Any], *, by: Actor) -> None:
     record(
         EventType.RUN_CANCEL_MANY,
         outcome,
         by=by,
         team=batch.team,
-        target=target_of(batch),
+        target=Target("batch", str(batch.pk), f"{batch.items.count()} runs"),
         operation_id=batch.pk,
         reason=batch.reason,
-        details=details | ({"why": why} if why else {}),
+        details={"batch_id": str(batch.pk)} | details,
     )
+
+
+def _summary(counts: dict[str, int]) -> dict[str, Any]:
+    return {"runs": sum(counts.values()), "counts": counts}
+
+
+def _details(batch: CancelBatch) -> dict[str, Any]:
+    """Counts at that moment, by task and by status: what the person saw before confirming."""
+    by_task = batch.items.values_list("run__task__arize_id").annotate(runs=Count("pk")).order_by("-runs")
+    by_status = batch.items.values_list("run__status").annotate(runs=Count("pk")).order_by("run__status")
+    tasks = list(by_task)
+    return {
+        "source": batch.source,
+        "filters": batch.filters,
+        "runs": sum(number for _, number in tasks),
+        "passed_over": batch.passed_over,
+        "left_out": batch.left_out,
+        "tasks": dict(tasks[:_TASKS_NAMED]),
+        "statuses": dict(by_status),
+        "previous_batch": str(batch.previous_id) if batch.previous_id else None,
+        "stop": str(batch.stop_id) if batch.stop_id else None,
+    }

@@ -13,15 +13,15 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, NoAnswer, NotSent, RateLimited, ServerError, Unreadable
 from taskruns.models import CancelPace, Credential
 
-# Places are given out so far ahead, and only when the next one is so near: a few sends share one transaction.
+# Places are given out this far ahead, and only when the next one is this near: a few sends share one transaction.
 AHEAD = timedelta(seconds=0.5)
 NEAR = timedelta(seconds=0.25)
-# A worker that came late, between two portions or on a busy machine, makes up for so much and no more.
+# A worker that came late, between two slices of work or on a busy machine, makes up for this much and no more.
 LATE = timedelta(seconds=0.2)
-# A single 429 or 5xx among good answers is the item's own trouble; so many without a good one are the key's.
+# A single 429 or 5xx among good answers is the item's own trouble; this many without a good one are the key's.
 MANY = 3
-LONG_WAIT = 5  # seconds; who asks for so much means the key, not the call
-LONGEST_WAIT = 300
+LONG_WAIT = 5  # seconds; a longer Retry-After means the key, not the call
+LONGEST_WAIT = 300  # seconds
 _TROUBLE = (RateLimited, ServerError, NoAnswer, NotSent, Unreadable)
 
 
@@ -40,7 +40,7 @@ class Places:
 
 
 def places(credential_id: uuid.UUID | None, *, most: int) -> Places:
-    """The next free ones, at most so many. Part of a transaction: the row stays locked until its end."""
+    """The next free ones, at most `most`. Part of a transaction: the row stays locked until it commits."""
     now = timezone.now()
     if credential_id is None:  # no key, no call
         return Places(None, [now] * most)
@@ -56,7 +56,7 @@ def places(credential_id: uuid.UUID | None, *, most: int) -> Places:
 
 
 def heed(credential: Credential, errors: list[ArizeError | None]) -> None:
-    """Learn from answers to cancels, in the order in which they came; None is a good one."""
+    """Learn from answers to cancels, in the order in which they came; None is a success."""
     pace, _ = CancelPace.objects.get_or_create(credential=credential)
     refusals, pause, reason = pace.refusals, 0.0, ""
     for error in errors:

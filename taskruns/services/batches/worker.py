@@ -1,12 +1,12 @@
-"""Working off a batch in short portions: rows first, then a small pool of threads that talk to Arize, then the ends.
+"""Working through a batch in short slices: rows first, then a small pool of threads that ask Arize, then the outcomes.
 
 The database says what is to be done. A batch has one worker at a time (a claim that is renewed while it lives); should
-two be at it nevertheless, each item is opened once, because that is one transaction under the batch's lock.
+two work on it nevertheless, each item is opened once, because that is one transaction under the batch's lock.
 """
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 
@@ -14,44 +14,43 @@ import structlog
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
+from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
-from taskruns.models.credentials import CannotConnect
-from taskruns.services.cancellations import AFTER_OUR_CANCEL, GONE, REREAD, Verdict, ask_arize
+from taskruns.services.cancellations import Answer, ask_arize, reread
 from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
 
-from .dispatch import Opened, actor_of, open_some
-from .lifecycle import WORKER, finish, follow
+from .dispatch import Opened, open_some
+from .lifecycle import WORKER, actor_of, finish
 from .pace import heed
-from .results import Answered, close_some
+from .results import Answered, close_some, follow
 
 log = structlog.get_logger(__name__)
 
 THREADS = 32  # most of them wait for their place in time
-PORTION = 2.0  # seconds; then other jobs have their turn
-BEAT = 0.1  # seconds between two looks at what may be sent and what was answered
+SLICE = 2.0  # seconds; then other jobs have their turn
+TICK = 0.1  # seconds between two looks at what may be sent and what was answered
 CLAIM = timedelta(seconds=4)
 RENEWED_EVERY = 1.0
-# A worker that has nothing to send looks again after so many seconds.
+# A worker that has nothing to send looks again after this many seconds.
 SOON, LATER = 1.0, 5.0
 READING = timedelta(seconds=20)  # longer than a reading can last
 
 
 def due(now: datetime) -> list[uuid.UUID]:
     """The batches that want a worker."""
-    at_work = CancelBatch.objects.filter(finished_at=None, due_at__lte=now).exclude(state=BatchState.DRAFT)
-    return list(at_work.filter(_unclaimed(now)).order_by("due_at").values_list("pk", flat=True))
+    unfinished = CancelBatch.objects.filter(finished_at=None, due_at__lte=now).exclude(state=BatchState.DRAFT)
+    return list(unfinished.filter(_unclaimed(now)).order_by("due_at").values_list("pk", flat=True))
 
 
 def work(batch_id: uuid.UUID) -> float | None:
-    """One portion. The seconds after which the next one is due, or None: finished, or not this caller's turn."""
+    """One slice. The seconds after which the next one is due, or None: finished, or not this caller's turn."""
     batch = _claim(batch_id)
     if batch is None:
         return None
     delay = LATER
     try:
-        delay = _Portion(batch).run()
+        delay = _Slice(batch).run()
     finally:
         _release(batch, delay)
     return None if finish(batch) else delay
@@ -74,44 +73,44 @@ def _release(batch: CancelBatch, delay: float) -> None:
     mine.update(claimed_until=None, due_at=timezone.now() + timedelta(seconds=delay))
 
 
-class _Portion:
-    """The thread that made it talks to the database, those of the pool to Arize."""
+class _Slice:
+    """The thread that made it talks to the database, those of the pool to Arize. A lane is one key's runs."""
 
     def __init__(self, batch: CancelBatch) -> None:
         self.batch = batch
         self.pool = ThreadPoolExecutor(THREADS)
-        self.under_way: dict[Future[Verdict], Opened] = {}
+        self.in_flight: dict[Future[Answer], Opened] = {}
         self._renewed = time.monotonic()
-        self._ends = time.monotonic() + PORTION
+        self._ends = time.monotonic() + SLICE
 
     def run(self) -> float:
         follow(self.batch)
         lanes = self._lanes()
         with self.pool:
             try:
-                while time.monotonic() < self._ends and self._beat(lanes):
+                while time.monotonic() < self._ends and self._tick(lanes):
                     pass
             finally:
                 self._drain()
         follow(self.batch)
         return self._delay()
 
-    def _beat(self, lanes: list[uuid.UUID | None]) -> bool:
+    def _tick(self, lanes: list[uuid.UUID | None]) -> bool:
         """False when there is nothing to do now."""
         began = time.monotonic()
         for lane in lanes:
             self._send(lane)
         self._read_lost()
-        if not self.under_way and not self._has_more(lanes):
+        if not self.in_flight and not self._has_more(lanes):
             return False
-        wait(self.under_way, timeout=BEAT)
+        wait(self.in_flight, timeout=TICK)
         self._collect()
-        time.sleep(max(0.0, began + BEAT - time.monotonic()))
+        time.sleep(max(0.0, began + TICK - time.monotonic()))
         self._renew()
         return True
 
     def _lanes(self) -> list[uuid.UUID | None]:
-        """The keys of what waits, without those that are failing or told to wait."""
+        """The keys of what waits, without those that are failing or backing off."""
         now = timezone.now()
         waiting = CancelItem.objects.filter(batch=self.batch, state=ItemState.QUEUED, next_try_at__lte=now)
         held = Q(run__task__credential__failing_since__isnull=False) | Q(run__task__credential__backoff_until__gt=now)
@@ -128,18 +127,18 @@ class _Portion:
         return bool(lanes) and is_working and waiting.exclude(paused).exists()
 
     def _send(self, lane: uuid.UUID | None) -> None:
-        free = THREADS - len(self.under_way)
+        free = THREADS - len(self.in_flight)
         for opened in open_some(self.batch.pk, lane, most=free) if free else []:
             self._submit(opened, _send_at)
 
     def _read_lost(self) -> None:
-        """Items that were sent and of which nothing is known: first of all the run is read."""
-        for item in self._lost(THREADS - len(self.under_way)):
+        """Items that were sent and whose answer was lost: before anything else the run is read."""
+        for item in self._lost(THREADS - len(self.in_flight)):
             cancellation = item.cancellation
             if cancellation is None:
                 continue
             opened = Opened(item, cancellation, actor_of(self.batch), timezone.now())
-            self._submit(opened, _read)
+            self._submit(opened, _reread)
 
     def _lost(self, most: int) -> Iterator[CancelItem]:
         now = timezone.now()
@@ -152,32 +151,26 @@ class _Portion:
             if mine.update(next_try_at=now + READING):
                 yield item
 
-    def _submit(self, opened: Opened, ask: Callable[[Opened], Verdict]) -> None:
-        self.under_way[self.pool.submit(ask, opened)] = opened
+    def _submit(self, opened: Opened, ask: Callable[[Opened], Answer]) -> None:
+        self.in_flight[self.pool.submit(ask, opened)] = opened
 
     def _collect(self) -> None:
         """Write what has been answered, then learn from it."""
-        done = [(self.under_way.pop(future), future.result()) for future in list(self.under_way) if future.done()]
+        done = [(self.in_flight.pop(future), future.result()) for future in list(self.in_flight) if future.done()]
         if not done:
             return
-        close_some([Answered(opened.item, opened.cancellation, opened.by, verdict) for opened, verdict in done])
-        by_key: dict[uuid.UUID, tuple[Credential, list[Verdict]]] = {}
-        for opened, verdict in done:
+        close_some([Answered(opened.item, opened.cancellation, opened.by, answer) for opened, answer in done])
+        by_key: dict[uuid.UUID, tuple[Credential, list[Answer]]] = {}
+        for opened, answer in done:
             key = opened.run.task.credential
             if key is not None:
-                by_key.setdefault(key.pk, (key, []))[1].append(verdict)
-        for key, verdicts in by_key.values():
-            errors = [verdict.error for verdict in verdicts]
-            heed(key, errors)
-            limited = sum(isinstance(error, RateLimited) for error in errors)
-            usage.note_calls(key, calls=sum(verdict.calls for verdict in verdicts), limited=limited)
-            rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
-            if rejected is not None:
-                mark_failing(key, sentence=rejected.sentence, by=WORKER)
+                by_key.setdefault(key.pk, (key, []))[1].append(answer)
+        for key, answers in by_key.values():
+            _learn(key, answers)
 
     def _drain(self) -> None:
-        while self.under_way:
-            wait(self.under_way, timeout=1.0)
+        while self.in_flight:
+            wait(self.in_flight, timeout=1.0)
             self._collect()
             self._renew()
 
@@ -191,7 +184,7 @@ class _Portion:
             self.batch.claimed_until = until
 
     def _delay(self) -> float:
-        """How soon the next portion is worth its while."""
+        """Seconds until the next slice is worth starting."""
         if self._has_more(self._lanes()):
             return 0.0
         items = CancelItem.objects.filter(batch=self.batch, joined=False)
@@ -200,22 +193,21 @@ class _Portion:
         return SOON if soon.filter(Q(state=ItemState.QUEUED) | unread).exists() else LATER
 
 
-def _send_at(opened: Opened) -> Verdict:
+def _send_at(opened: Opened) -> Answer:
     time.sleep(max(0.0, (opened.moment - timezone.now()).total_seconds()))
     return ask_arize(opened.run)
 
 
-def _read(opened: Opened) -> Verdict:
-    """One look at a run whose cancel was lost: its end, or UNKNOWN while it is active or cannot be read."""
-    credential, started = opened.run.task.credential, timezone.now()
-    if credential is None:
-        return Verdict(Outcome.UNKNOWN)
-    try:
-        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
-            seen = client.get_run(opened.run.arize_id)
-    except NotFound:
-        return Verdict(Outcome.UNKNOWN, GONE, gone=True, seen_since=started, calls=1)
-    except (ArizeError, CannotConnect) as error:
-        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}", calls=1)
-    outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.UNKNOWN)
-    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value}, calls=1)
+def _reread(opened: Opened) -> Answer:
+    return reread(opened.run, is_late=True)
+
+
+def _learn(key: Credential, answers: Sequence[Answer]) -> None:
+    """What the answers say of the key: its pace, its count of calls, and whether Arize rejects it."""
+    errors = [answer.error for answer in answers]
+    heed(key, errors)
+    limited = sum(isinstance(error, RateLimited) for error in errors)
+    usage.note_calls(key, calls=sum(answer.calls for answer in answers), limited=limited)
+    rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
+    if rejected is not None:
+        mark_failing(key, sentence=rejected.sentence, by=WORKER)

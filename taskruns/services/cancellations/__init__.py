@@ -1,23 +1,20 @@
-"""Cancelling one run and telling the truth about how it ended: the order is section by section in `cancel.py`."""
+"""Cancelling one run and telling the truth about its outcome: `actions.py` has the order, step by step."""
 
 from .actions import CancelResult, cancel, counts_now
-from .answer import AFTER_OUR_CANCEL, REREAD, Verdict, ask_arize
-from .results import End, OutcomeNotWritten, record_ends, write_ends
-from .sweep import GONE, settle_stopping, sweep
+from .answer import Answer, ask_arize, reread
+from .results import Result, record_results, write_results
+from .sweep import settle_stopping, sweep
 
 __all__ = [
-    "AFTER_OUR_CANCEL",
-    "GONE",
-    "REREAD",
+    "Answer",
     "CancelResult",
-    "End",
-    "OutcomeNotWritten",
-    "Verdict",
+    "Result",
     "ask_arize",
     "cancel",
     "counts_now",
-    "record_ends",
+    "record_results",
+    "reread",
     "settle_stopping",
     "sweep",
-    "write_ends",
+    "write_results",
 ]

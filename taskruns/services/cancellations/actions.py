@@ -1,41 +1,37 @@
-"""One press of Cancel, in order.
+"""One cancel of a run, in order.
 
 1. One short durable transaction: open a Cancellation (the database allows one open per run), then read the run again
    under lock, and record `requested`. If that cannot be committed, nothing is sent.
-2. Outside any transaction: the one POST to Arize (`verdict.py`).
-3. One short transaction with the run as it was seen, the outcome, and its audit row (`closing.py`).
+2. Outside any transaction: the one POST to Arize (`answer.py`).
+3. One short transaction with the run as it was seen, the outcome, and its audit row (`results.py`).
 The sweep closes what a crash between 1 and 3 left open. So nothing reaches Arize without a committed row, and no row
-stays without an end.
+stays without an outcome.
 """
 
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
-from taskruns.models import Cancellation, Outcome, Run, Team
+from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
 from taskruns.services.credentials import client
+from taskruns.services.remote_acts import insert_first
 
-from .answer import Verdict, ask_arize
+from .answer import ask_arize
 from .results import close
-
-REASON_LENGTH = 512
-JOINED = "joined"
-NOT_NEEDED = "not_needed"
-STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
-    """`outcome` is one of models.Outcome, or joined, not_needed, stopping.
+    """`outcome` OPEN: Arize accepted the cancel and the run is stopping. `explanation`: what Arize said of it.
 
-    `explanation`: what Arize said of it. `holder`: the open cancellation that was joined, with its batch.
+    `holder`: the open cancellation that was joined, with its batch.
     """
 
-    outcome: str
+    outcome: Outcome
     explanation: str = ""
     throttled: bool = False
     holder: Cancellation | None = None
@@ -47,28 +43,29 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
 
     Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
     """
-    opened = _open(run.pk, by=by, reason=clean_line(reason, REASON_LENGTH))
+    opened = _open(run.pk, by=by, reason=clean_line(reason, LONGEST_REASON))
     if isinstance(opened, CancelResult):
         return opened
-    verdict = ask_arize(opened.run)
-    close(opened, verdict, by=by)
+    answer = ask_arize(opened.run)
+    close(opened, answer, by=by)
     if opened.run.task.credential is not None:
-        limited = int(isinstance(verdict.error, RateLimited))
-        client.note_calls(opened.run.task.credential, calls=verdict.calls, limited=limited)
-    return _result(verdict)
+        limited = int(isinstance(answer.error, RateLimited))
+        client.note_calls(opened.run.task.credential, calls=answer.calls, limited=limited)
+    return CancelResult(answer.outcome, answer.explanation, answer.throttled)
 
 
 @transaction.atomic(durable=True)
 def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | CancelResult:
     previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
-    opened = _insert(run_id, by=by, reason=reason)
-    # The constraint alone is not enough: between a read and an insert another press may have come to its end.
+    new = Cancellation(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
+    opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
+    # The constraint alone is not enough: between a read and an insert another cancel may have been sent and closed.
     run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
     if opened is None:
         return _joined(run, by=by, reason=reason)
     if not run.is_active:
         opened.delete()
-        return _note(run, NOT_NEEDED, by=by, reason=reason, details={"status_before": run.status})
+        return _note(run, Outcome.NOT_NEEDED, by=by, reason=reason, details={"status_before": run.status})
     opened.run = run
     Team.bump(run.team_id)
     record(
@@ -84,30 +81,19 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
     return opened
 
 
-def _insert(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | None:
-    """A new open cancellation, or None while another is open."""
-    try:
-        with transaction.atomic():
-            return Cancellation.objects.create(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
-    except IntegrityError:
-        if not Cancellation.objects.filter(run=run_id).exists():
-            raise
-        return None
-
-
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
     holder = Cancellation.objects.filter(run=run).select_related("batch").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
-    noted = _note(run, JOINED, by=by, reason=reason, details=details)
+    noted = _note(run, Outcome.JOINED, by=by, reason=reason, details=details)
     is_own = holder is not None and by.person is not None and holder.person_id == by.person.pk
     return replace(noted, holder=holder, is_own=is_own)
 
 
-def _note(run: Run, outcome: str, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
-    """A press that sends nothing is a row of its own."""
+def _note(run: Run, outcome: Outcome, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
+    """A cancel that sends nothing is a row of the log and no other."""
     record(
         EventType.RUN_CANCEL,
-        outcome,
+        outcome.value,
         by=by,
         team=run.team,
         run=run,
@@ -126,8 +112,3 @@ def counts_now(run: Run) -> dict[str, Any]:
         "num_errors": run.num_errors,
         "num_skipped": run.num_skipped,
     }
-
-
-def _result(verdict: Verdict) -> CancelResult:
-    outcome = STOPPING if verdict.outcome is Outcome.OPEN else verdict.outcome.value
-    return CancelResult(outcome, verdict.explanation, verdict.throttled)

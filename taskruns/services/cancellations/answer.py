@@ -10,37 +10,25 @@ from typing import Any
 
 from django.utils import timezone
 
-from taskruns.arize.client import ArizeClient, Timeouts
-from taskruns.arize.errors import (
-    ArizeError,
-    BadRequest,
-    Conflict,
-    NoAnswer,
-    NotFound,
-    NotSent,
-    RateLimited,
-    ServerError,
-    Unreadable,
-)
+from taskruns.arize.errors import ArizeError, BadRequest, Conflict, NotFound, RateLimited
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Outcome, Run
 from taskruns.models.credentials import CannotConnect
+from taskruns.services.remote_acts import LOOK, NO_KEY, Failure, failure_of, in_words
 
-# One look at the run after an answer that leaves it open: short, a person is waiting.
-REREAD = Timeouts(connect=2.0, read=4.0)
-
-AFTER_OUR_CANCEL = {
+GONE = "Arize no longer knows this run."
+# What the run's status says after a cancel of ours; a status that is not here leaves the outcome open.
+Meaning = dict[RunStatus, Outcome]
+AFTER_OUR_CANCEL: Meaning = {
     RunStatus.CANCELLED: Outcome.CONFIRMED,
     RunStatus.COMPLETED: Outcome.FINISHED_FIRST,
     RunStatus.FAILED: Outcome.FAILED_FIRST,
 }
 _AFTER_A_REFUSAL = AFTER_OUR_CANCEL | {RunStatus.CANCELLED: Outcome.ALREADY_CANCELLED}
-# The request may have arrived and been done.
-_LOST = (NoAnswer, ServerError, Unreadable)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Answer:
     """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log.
 
     `error` is what the POST itself met, if no success. `calls` were made for it: whoever writes counts them, because
@@ -50,7 +38,7 @@ class Verdict:
     outcome: Outcome
     explanation: str = ""
     seen: WireRun | None = None
-    # When the request began that told `seen` or `gone`; of a cancel that was answered with the end: when it was.
+    # When the request began that brought `seen` or `gone`; of a cancel that was answered with an ended run: the answer.
     seen_since: datetime | None = None
     throttled: bool = False
     gone: bool = False
@@ -59,73 +47,63 @@ class Verdict:
     calls: int = 0
 
 
-def ask_arize(run: Run) -> Verdict:
-    """Send the cancel, once, and find out what became of it. Expects `run.task.credential` to be loaded."""
+def ask_arize(run: Run) -> Answer:
+    """Send the cancel, once, and find out what came of it. Expects `run.task.credential` to be loaded."""
     credential = run.task.credential
     if credential is None:
-        text = "No key of this team reads this task any more, so nothing was sent. Add or replace a key."
-        return Verdict(Outcome.NOT_SENT, text)
+        return Answer(Outcome.NOT_SENT, NO_KEY)
     started = timezone.now()
     try:
         with credential.connect(get_retries=0, pool_size=1) as client:
             seen, facts = client.cancel_run(run.arize_id), client.facts
     except CannotConnect as error:
-        return Verdict(Outcome.NOT_SENT, error.sentence)
+        return Answer(Outcome.NOT_SENT, error.sentence)
     except ArizeError as error:
-        verdict = _of_error(run, error)
-        details = error.facts | verdict.details
-        calls = verdict.calls + 1
-        return replace(verdict, seen_since=verdict.seen_since or started, details=details, error=error, calls=calls)
+        answer = _of_error(run, error)
+        details = error.facts | answer.details
+        calls = answer.calls + 1
+        return replace(answer, seen_since=answer.seen_since or started, details=details, error=error, calls=calls)
     if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
-        found = _reread(run, AFTER_OUR_CANCEL)
-        # Arize did accept it: a run that is seen to go on is stopping.
+        found = reread(run)
+        # Arize did accept it: a run that is seen to be active is stopping.
         outcome = Outcome.OPEN if found.seen is not None and found.outcome is Outcome.UNKNOWN else found.outcome
         return replace(found, outcome=outcome, details=facts | found.details, calls=found.calls + 1)
     outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.OPEN)
-    # An end stays: a list that was asked for while the cancel was on its way, and tells of the run before it, is older.
+    # An ended run stays ended: a list that was requested during the cancel, and shows the run before it, is older.
     since = started if outcome is Outcome.OPEN else timezone.now()
-    return Verdict(outcome, seen=seen, seen_since=since, details=facts, calls=1)
+    return Answer(outcome, seen=seen, seen_since=since, details=facts, calls=1)
 
 
-def _of_error(run: Run, error: ArizeError) -> Verdict:
-    if isinstance(error, NotSent):
-        return Verdict(Outcome.NOT_SENT, error.sentence)
-    if isinstance(error, _LOST):
-        return _reread(run, AFTER_OUR_CANCEL)
-    if isinstance(error, BadRequest | Conflict) and error.status is not None:
-        found = _reread(run, _AFTER_A_REFUSAL)
-        if found.outcome is not Outcome.UNKNOWN:
-            return found
-        return replace(found, outcome=Outcome.REFUSED, explanation=_problem(error))
-    # A refusal of ours before sending (an id that cannot be put into an address) has no status.
-    outcome = Outcome.REFUSED if error.status is not None else Outcome.NOT_SENT
-    return Verdict(
-        outcome,
-        _problem(error),
-        throttled=isinstance(error, RateLimited),
-        gone=isinstance(error, NotFound),
-    )
+def reread(run: Run, meaning: Meaning = AFTER_OUR_CANCEL, *, is_late: bool = False) -> Answer:
+    """One look at the run: its outcome, or UNKNOWN while it is active or cannot be read.
 
-
-def _reread(run: Run, meaning: dict[RunStatus, Outcome]) -> Verdict:
-    """One look at the run: its end, or UNKNOWN while it is active or cannot be read."""
+    `is_late`: some time after the POST, when a 404 means that the run is gone.
+    """
     credential = run.task.credential
     started = timezone.now()
     try:
         if credential is None:
-            return Verdict(Outcome.UNKNOWN)
-        with credential.connect(timeouts=REREAD, get_retries=0, pool_size=1) as client:
-            seen = _read(client, run)
+            return Answer(Outcome.UNKNOWN)
+        with credential.connect(timeouts=LOOK, get_retries=0, pool_size=1) as client:
+            seen = client.get_run(run.arize_id)
     except (ArizeError, CannotConnect) as error:
-        return Verdict(Outcome.UNKNOWN, f"Reading the run again failed: {error}", calls=1)
+        if is_late and isinstance(error, NotFound):
+            return Answer(Outcome.UNKNOWN, GONE, gone=True, seen_since=started, calls=1)
+        return Answer(Outcome.UNKNOWN, f"Reading the run again failed: {error}", calls=1)
     outcome = meaning.get(seen.status, Outcome.UNKNOWN)
-    return Verdict(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value}, calls=1)
+    return Answer(outcome, seen=seen, seen_since=started, details={"reread": seen.status.value}, calls=1)
 
 
-def _read(client: ArizeClient, run: Run) -> WireRun:
-    return client.get_run(run.arize_id)
-
-
-def _problem(error: ArizeError) -> str:
-    """Our sentence, then Arize's own words (already cleaned, at most 300 characters)."""
-    return f"{error.sentence} Arize says: {error.words}" if error.words else error.sentence
+def _of_error(run: Run, error: ArizeError) -> Answer:
+    failure = failure_of(error)
+    if failure is Failure.LOST:
+        return reread(run)
+    if failure is Failure.NOT_SENT:
+        return Answer(Outcome.NOT_SENT, in_words(error))
+    if isinstance(error, BadRequest | Conflict):
+        found = reread(run, _AFTER_A_REFUSAL)
+        if found.outcome is not Outcome.UNKNOWN:
+            return found
+        return replace(found, outcome=Outcome.REFUSED, explanation=in_words(error))
+    is_limit, is_gone = isinstance(error, RateLimited), isinstance(error, NotFound)
+    return Answer(Outcome.REFUSED, in_words(error), throttled=is_limit, gone=is_gone)

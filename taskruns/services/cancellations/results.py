@@ -1,121 +1,113 @@
-"""Writing down how a cancellation ended: the row, the run as it was seen and the audit row are one transaction."""
+"""Writing the outcome of a cancel: the row, the run as it was seen and the audit row are one transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, append, compose
-from taskruns.models import AuditEvent, Cancellation, Outcome, Run, Team
+from taskruns.models import CANCEL_FACTS, AuditEvent, Cancellation, Outcome, Run, Team
+from taskruns.services.remote_acts import writing_outcome
 from taskruns.services.runs.observations import observe, observe_gone
 
-from .answer import Verdict
-
-
-class OutcomeNotWritten(Exception):
-    """The cancel was sent, but its end could not be written. The sweep will find and close it."""
+from .answer import Answer
 
 
 @dataclass(slots=True)
-class End:
-    """What became of one cancellation, on its way into the database. `run` is the run before it was observed."""
+class Result:
+    """The answer to one cancellation, on its way into the database. `run` is the run before it was observed."""
 
     cancellation: Cancellation
-    verdict: Verdict
+    answer: Answer
     by: Actor
     run: Run = field(init=False)
     before: str = ""
     has_changed: bool = False  # the run, by what was seen of it
-    is_written: bool = False  # False: somebody else has closed the cancellation meanwhile
+    is_written: bool = False  # False: another worker has closed the cancellation first
 
 
-def close(cancellation: Cancellation, verdict: Verdict, *, by: Actor) -> bool:
-    """Write the verdict, unless somebody else has closed the cancellation meanwhile (then False).
+def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
+    """Write the answer's outcome, unless another worker has closed the cancellation first (then False).
 
     Closes on the state that was read (`cancellation.outcome`): open, or `unknown` for a truth that came later.
-    Raises OutcomeNotWritten.
+    Raises OutcomeNotWritten: the sweep will find the outcome and write it.
     """
-    try:
-        with transaction.atomic(durable=True):
-            end = End(cancellation, verdict, by)
-            write_ends([end])
-            record_ends([end])
-    except DatabaseError as error:
-        raise OutcomeNotWritten from error
-    return end.is_written
+    with writing_outcome(EventType.RUN_CANCEL):
+        result = Result(cancellation, answer, by)
+        write_results([result])
+        record_results([result])
+    return result.is_written
 
 
-def write_ends(ends: Sequence[End]) -> None:
-    """Runs as they were seen, and cancellations as they ended.
+def write_results(results: Sequence[Result]) -> None:
+    """Runs as they were seen, and cancellations with their outcomes.
 
-    Part of a transaction that goes on with `record_ends`. In one order, so that two workers cannot lock each other out.
+    Part of a transaction that ends with `record_results`. In one order, so that two workers do not lock each other out.
     """
     locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
-    wanted = locked.filter(pk__in=[end.cancellation.run_id for end in ends]).order_by("task_id", "pk")
+    wanted = locked.filter(pk__in=[result.cancellation.run_id for result in results]).order_by("task_id", "pk")
     runs = {run.pk: run for run in wanted}
-    for end in ends:
-        end.run = runs[end.cancellation.run_id]
-        end.before = end.run.status
-        end.has_changed = _observe(end.run, end.verdict)
-        end.is_written = _write(end.cancellation, end.verdict)
+    for result in results:
+        result.run = runs[result.cancellation.run_id]
+        result.before = result.run.status
+        result.has_changed = _observe(result.run, result.answer)
+        result.is_written = _write(result.cancellation, result.answer)
 
 
-def record_ends(ends: Sequence[End]) -> None:
+def record_results(results: Sequence[Result]) -> None:
     """The teams' boards and the audit rows: the last statements of the transaction."""
-    for team_id in sorted({end.run.team_id for end in ends if end.is_written or end.has_changed}):
+    for team_id in sorted({result.run.team_id for result in results if result.is_written or result.has_changed}):
         Team.bump(team_id)
-    append([_row(end) for end in ends if end.is_written and end.verdict.outcome is not Outcome.OPEN])
+    append([_row(result) for result in results if result.is_written and result.answer.outcome is not Outcome.OPEN])
 
 
-def _row(end: End) -> AuditEvent:
+def _row(result: Result) -> AuditEvent:
     return compose(
         EventType.RUN_CANCEL,
-        end.verdict.outcome.value,
-        by=end.by,
-        team=end.run.team,
-        run=end.run,
-        operation_id=end.cancellation.pk,
-        details=_details(end.cancellation, end.verdict, end.before),
+        result.answer.outcome.value,
+        by=result.by,
+        team=result.run.team,
+        run=result.run,
+        operation_id=result.cancellation.pk,
+        details=_details(result.cancellation, result.answer, result.before),
     )
 
 
-def _observe(run: Run, verdict: Verdict) -> bool:
-    if verdict.seen_since is None:
+def _observe(run: Run, answer: Answer) -> bool:
+    if answer.seen_since is None:
         return False
-    if verdict.seen is not None:
-        return observe(run, verdict.seen, verdict.seen_since)
-    return verdict.gone and observe_gone(run, verdict.seen_since)
+    if answer.seen is not None:
+        return observe(run, answer.seen, answer.seen_since)
+    return answer.gone and observe_gone(run, answer.seen_since)
 
 
-def _write(cancellation: Cancellation, verdict: Verdict) -> bool:
+def _write(cancellation: Cancellation, answer: Answer) -> bool:
     now = timezone.now()
     rows = Cancellation.objects.filter(pk=cancellation.pk, outcome=cancellation.outcome)
-    if verdict.outcome is Outcome.OPEN:
-        return bool(rows.filter(stopping_since=None).update(stopping_since=now, answer=verdict.details))
-    is_final = verdict.outcome is not Outcome.UNKNOWN or verdict.gone
+    if answer.outcome is Outcome.OPEN:
+        return bool(rows.filter(stopping_since=None).update(stopping_since=now, answer=answer.details))
     return bool(
         rows.update(
-            outcome=verdict.outcome,
+            outcome=answer.outcome,
             closed_at=now,
-            explanation=verdict.explanation,
-            followed=not is_final,
-            answer=cancellation.answer | verdict.details,
+            explanation=answer.explanation,
+            followed=not (CANCEL_FACTS[answer.outcome].is_final or answer.gone),
+            answer=cancellation.answer | answer.details,
         )
     )
 
 
-def _details(cancellation: Cancellation, verdict: Verdict, before: str) -> dict[str, Any]:
-    details: dict[str, Any] = {"status_before": before, **cancellation.answer, **verdict.details}
+def _details(cancellation: Cancellation, answer: Answer, before: str) -> dict[str, Any]:
+    details: dict[str, Any] = {"status_before": before, **cancellation.answer, **answer.details}
     if cancellation.batch is not None:
         details["batch_id"] = str(cancellation.batch_id)
         details |= {"stop": str(cancellation.batch.stop_id)} if cancellation.batch.stop_id else {}
-    if verdict.seen is not None:
+    if answer.seen is not None:
         details |= {
-            "status_after": verdict.seen.status.value,
-            "num_successes": verdict.seen.num_successes,
-            "num_errors": verdict.seen.num_errors,
-            "num_skipped": verdict.seen.num_skipped,
+            "status_after": answer.seen.status.value,
+            "num_successes": answer.seen.num_successes,
+            "num_errors": answer.seen.num_errors,
+            "num_skipped": answer.seen.num_skipped,
         }
     return details

@@ -1,4 +1,4 @@
-"""Finding the end of cancellations that have none yet: after a crash, after an unknown answer, while a run stops.
+"""Finding the outcome of cancellations that have none yet: after a crash, after an unknown one, while a run stops.
 
 Safe to run twice at once: each close is a conditional UPDATE on the state that was read.
 """
@@ -15,55 +15,51 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError, NoAnswer, NotFound, NotSent, RateLimited, Unauthorized
 from taskruns.arize.wire import RunStatus
 from taskruns.audit import Actor
-from taskruns.models import Cancellation, Credential, Outcome
+from taskruns.models import CANCEL_FACTS, Cancellation, Credential, Outcome
 from taskruns.models.credentials import CannotConnect
 from taskruns.services.credentials import client as usage
+from taskruns.services.remote_acts import LOOK, SWEEPER, crashed_before
 
-from .answer import AFTER_OUR_CANCEL, REREAD, Verdict
+from .answer import AFTER_OUR_CANCEL, GONE, Answer
 from .results import close
 
 log = structlog.get_logger(__name__)
 
-CRASHED_AFTER = timedelta(seconds=60)
 STOPPING_FOR = timedelta(seconds=300)
-SWEEPER = Actor.job("sweep")
-GONE = "Arize no longer knows this run."
+STOPPING = Q(outcome=Outcome.OPEN, stopping_since__isnull=False)
+UNKNOWN = Q(outcome=Outcome.UNKNOWN)
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
-    """Close every cancellation whose end can be found out now. The number of rows closed."""
-    crashed = Q(outcome="", requested_at__lt=timezone.now() - CRASHED_AFTER)
-    stopping = Q(outcome="", stopping_since__isnull=False)
-    waiting = _waiting().filter(crashed | stopping | Q(outcome=Outcome.UNKNOWN))
-    by_key = groupby(_in_order(waiting), key=lambda row: row.run.task.credential)
+    """Close every cancellation whose outcome can be found out now. The number of rows closed."""
+    waiting = _waiting().filter(crashed_before() | STOPPING | UNKNOWN)
+    by_key = groupby(waiting, key=lambda row: row.run.task.credential)
     return sum(_settle_of_key(key, list(group), by) for key, group in by_key)
 
 
 def settle_stopping(
     credential: Credential, *, client: ArizeClient, may_call: Callable[[], bool], by: Actor = SWEEPER
 ) -> int:
-    """The mirror's first look in each round: the runs of this key that are about to stop, or whose end is unknown.
+    """The mirror's first look in each round: the runs of this key that are stopping, or whose outcome is unknown.
 
     Each call is asked for by `may_call`; what it refuses waits for the next round.
     """
-    open_ends = Q(outcome="", stopping_since__isnull=False) | Q(outcome=Outcome.UNKNOWN)
-    mine = _waiting().filter(open_ends, run__task__credential=credential)
-    return _read_each(client, list(_in_order(mine)), may_call, by)
-
-
-def _in_order(waiting: QuerySet[Cancellation]) -> QuerySet[Cancellation]:
-    return waiting.select_related("run__task__credential", "batch").order_by("run__task__credential_id", "requested_at")
+    mine = _waiting().filter(STOPPING | UNKNOWN, run__task__credential=credential)
+    return _read_each(client, list(mine), may_call, by)
 
 
 def _waiting() -> QuerySet[Cancellation]:
-    return Cancellation.objects.filter(followed=True, outcome__in=["", Outcome.UNKNOWN])
+    """Those without a final outcome, key by key, oldest first."""
+    not_final = [outcome for outcome, facts in CANCEL_FACTS.items() if not facts.is_final]
+    rows = Cancellation.objects.filter(followed=True, outcome__in=not_final)
+    return rows.select_related("run__task__credential", "batch").order_by("run__task__credential_id", "requested_at")
 
 
 def _settle_of_key(credential: Credential | None, rows: list[Cancellation], by: Actor) -> int:
     if credential is None:
         return _unread(rows, by)
     try:
-        with usage.counted(credential, timeouts=REREAD, get_retries=0, pool_size=1) as client:
+        with usage.counted(credential, timeouts=LOOK, get_retries=0, pool_size=1) as client:
             return _read_each(client, rows, lambda: True, by)
     except CannotConnect:
         return _unread(rows, by)
@@ -78,7 +74,7 @@ def _read_each(client: ArizeClient, rows: list[Cancellation], may_call: Callable
         try:
             seen = client.get_run(row.run.arize_id)
         except NotFound:
-            closed += _end(row, Verdict(Outcome.UNKNOWN, GONE, gone=True, seen_since=started), by)
+            closed += _close(row, Answer(Outcome.UNKNOWN, GONE, gone=True, seen_since=started), by)
         except (NotSent, NoAnswer, RateLimited, Unauthorized):
             # The rest would wait for the same answer.
             return closed + _unread(rows[number:], by)
@@ -88,12 +84,12 @@ def _read_each(client: ArizeClient, rows: list[Cancellation], may_call: Callable
             details = {"reread": seen.status.value}
             outcome = _outcome(row, seen.status)
             if outcome is not None:
-                closed += _end(row, Verdict(outcome, seen=seen, seen_since=started, details=details), by)
+                closed += _close(row, Answer(outcome, seen=seen, seen_since=started, details=details), by)
     return closed
 
 
 def _outcome(row: Cancellation, status: RunStatus) -> Outcome | None:
-    """The end that this status means for this row, or None to go on waiting."""
+    """What this status means for this row, or None to go on waiting."""
     if status in AFTER_OUR_CANCEL:
         return AFTER_OUR_CANCEL[status]
     if row.outcome == Outcome.UNKNOWN:
@@ -108,13 +104,13 @@ def _unread(rows: Iterable[Cancellation], by: Actor) -> int:
     text = "The run could not be read to find out how the cancel ended."
     now = timezone.now()
     return sum(
-        _end(row, Verdict(Outcome.UNKNOWN, text), by)
+        _close(row, Answer(Outcome.UNKNOWN, text), by)
         for row in rows
         if row.outcome == Outcome.OPEN and (row.stopping_since is None or row.stopping_since < now - STOPPING_FOR)
     )
 
 
-def _end(row: Cancellation, verdict: Verdict, by: Actor) -> int:
-    closed = close(row, verdict, by=by)
-    log.info("cancellation_closed", operation=str(row.pk), outcome=verdict.outcome.value, written=closed)
+def _close(row: Cancellation, answer: Answer, by: Actor) -> int:
+    closed = close(row, answer, by=by)
+    log.info("cancellation_closed", operation=str(row.pk), outcome=answer.outcome.value, written=closed)
     return int(closed)

@@ -2,12 +2,11 @@
 
 from .actions import CredentialsError, add, find_live, holds, replace, revoke
 from .expiry import tell_of_expiring
-from .health import KeyState, ResultNotWritten, TestResult, mark_failing, state_of, test
+from .health import KeyState, TestResult, mark_failing, state_of, test
 
 __all__ = [
     "CredentialsError",
     "KeyState",
-    "ResultNotWritten",
     "TestResult",
     "add",
     "find_live",

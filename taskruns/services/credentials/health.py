@@ -17,6 +17,7 @@ from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
 from taskruns.models.credentials import CannotConnect
 from taskruns.services.credentials import client as usage
+from taskruns.services.remote_acts import OutcomeNotWritten
 
 from .expiry import read_end
 
@@ -64,21 +65,17 @@ class TestResult:
     sees_nothing: bool = False
 
 
-class ResultNotWritten(Exception):
-    """Arize was asked what the key sees, but the answer could not be written."""
-
-
 def test(credential: Credential, *, by: Actor) -> TestResult:
     """Ask Arize what the key sees: one page of spaces, one of tasks. Takes up to half a minute when Arize is slow.
 
     A good answer ends failing and backoff; a key that Arize rejects is marked failing. Raises DatabaseError when
-    nothing was sent because the log takes no row, ResultNotWritten when it takes none any more.
+    nothing was sent because the log takes no row, OutcomeNotWritten when it takes none any more.
     """
     _rehearse(credential, by)
     try:
         return _test(credential, by=by)
     except DatabaseError as error:
-        raise ResultNotWritten from error
+        raise OutcomeNotWritten(EventType.CREDENTIAL_TEST) from error
 
 
 @transaction.atomic

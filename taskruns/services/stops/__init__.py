@@ -1,8 +1,7 @@
-"""Emergency stops of a team: `acts.py` pulls, lifts and ends them, `hold.py` cancels what becomes active meanwhile."""
+"""Emergency stops of a team: `actions.py` pulls, lifts and ends them, `hold.py` cancels what is active under one."""
 
-from .actions import AlreadyPulled, NoReason, NotTheirs, expire, lift, pull
-from .hold import hold, hold_all, hold_of
-from .standing import standing
+from .actions import AlreadyPulled, NoReason, NotTheirs, expire, lift, may_lift, pull
+from .hold import hold, hold_all, hold_of, is_paused, standing
 
 __all__ = [
     "AlreadyPulled",
@@ -12,7 +11,9 @@ __all__ = [
     "hold",
     "hold_all",
     "hold_of",
+    "is_paused",
     "lift",
+    "may_lift",
     "pull",
     "standing",
 ]

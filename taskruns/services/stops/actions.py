@@ -1,4 +1,4 @@
-"""Pulling a team's emergency stop, lifting it, and the end that comes by itself."""
+"""Pulling a team's emergency stop, lifting it, and ending it when its time is over."""
 
 import uuid
 from collections.abc import Sequence
@@ -10,14 +10,22 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import BatchSource, BatchState, CancelBatch, EmergencyStop, StopEnd, Task, Team
-from taskruns.permissions import access_of
+from taskruns.models import (
+    LONGEST_REASON,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    EmergencyStop,
+    StopEnd,
+    Task,
+    Team,
+    User,
+)
+from taskruns.permissions import Access, Action, access_of
 from taskruns.services import batches
 
 from .hold import held_runs
-from .standing import may_lift
 
-REASON_LENGTH = 512
 CLOCK = Actor.job("stops")
 
 
@@ -52,7 +60,7 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
 
     Raises AlreadyPulled, NoReason.
     """
-    why = clean_line(reason, REASON_LENGTH)
+    why = clean_line(reason, LONGEST_REASON)
     if not why:
         raise NoReason
     _end_overdue(team)
@@ -73,7 +81,7 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
 
 @transaction.atomic
 def lift(team: Team, *, by: Actor) -> EmergencyStop | None:
-    """End the team's stop; what it has not sent yet is not sent any more. None if none holds. Raises NotTheirs."""
+    """End the team's stop; cancels it has not sent yet are not sent. None if none holds. Raises NotTheirs."""
     stop = _locked(team)
     if stop is None:
         return None
@@ -81,6 +89,12 @@ def lift(team: Team, *, by: Actor) -> EmergencyStop | None:
         raise NotTheirs
     _end(stop, StopEnd.LIFTED, EventType.STOP_LIFT, by=by)
     return stop
+
+
+def may_lift(stop: EmergencyStop, *, person: User | None, access: Access) -> bool:
+    """A manager, and whoever pulled it as long as they may pull."""
+    is_owner = person is not None and stop.person_id == person.pk
+    return access.may(Action.STOP_LIFT) or (is_owner and access.may(Action.STOP_PULL))
 
 
 def expire(*, by: Actor = CLOCK) -> int:
@@ -100,7 +114,7 @@ def _end_overdue(team: Team, *, by: Actor = CLOCK) -> bool:
 
 
 def _locked(team: Team, *, is_overdue: bool = False) -> EmergencyStop | None:
-    """The stop that holds, or the one whose time is over though nobody has written it down."""
+    """The stop that holds, or the one whose time is over before the clock has written it down."""
     now = timezone.now()
     time = {"expires_at__lte": now} if is_overdue else {"expires_at__gt": now}
     stops = EmergencyStop.objects.filter(team=team, end=StopEnd.HOLDING, **time)

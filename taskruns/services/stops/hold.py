@@ -1,7 +1,7 @@
 """What a stop cancels: the active runs of all tasks that are not left out, when it is pulled and while it holds.
 
 The hold acts in the name of the person who pulled the stop, with the role they have then; it does nothing while they
-may not pull one. Each portion is a batch of its own: `services/bulk` sends, follows and writes down every run of it.
+may not pull one. What is due is a batch of its own each time: `services/batches` sends, follows and records each run.
 """
 
 import uuid
@@ -12,13 +12,34 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor
-from taskruns.models import BatchSource, CancelBatch, CancelItem, EmergencyStop, ItemState, Run
-from taskruns.permissions import Access, Action, access_of
+from taskruns.models import (
+    BatchSource,
+    CancelBatch,
+    CancelItem,
+    EmergencyStop,
+    ItemState,
+    Run,
+    SiteRole,
+    Team,
+    TeamRole,
+)
+from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import batches
 
-# A run that goes on in spite of its cancel is tried again, but not for ever.
+# A run that stays active in spite of its cancel is tried again, a few times.
 TRIED_AGAIN_AFTER = timedelta(seconds=60)
 MOST_TRIES = 3
+
+
+def standing(team: Team) -> EmergencyStop | None:
+    """The stop that the team is under, with the role that its owner has now. One query: each page of the team asks."""
+    return EmergencyStop.objects.holding().with_owner().filter(team=team).first()
+
+
+def is_paused(stop: EmergencyStop) -> bool:
+    """The hold acts for its owner: while they may not stop runs, it does nothing. Expects `owner_role`."""
+    role = TeamRole(stop.owner_role) if stop.owner_role else None
+    return not granted(SiteRole.NONE, role).may(Action.STOP_PULL)
 
 
 def held_runs(stop: EmergencyStop) -> QuerySet[Run]:
@@ -63,7 +84,7 @@ def hold_all() -> list[CancelBatch]:
 def _due(stop: EmergencyStop) -> QuerySet[Run]:
     """Held runs that this stop has not tried yet, or has tried in vain some time ago.
 
-    A run whose turn never came, because its batch was broken off, was not tried.
+    A run whose turn never came, because its batch was aborted, was not tried.
     """
     tried = CancelItem.objects.filter(batch__stop=stop).exclude(state=ItemState.LEFT_OUT)
     lately = Q(batch__finished_at=None) | Q(batch__finished_at__gt=timezone.now() - TRIED_AGAIN_AFTER)

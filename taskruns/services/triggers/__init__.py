@@ -1,6 +1,6 @@
-"""Starting a run of a task: sent once, and told the truth about. The order of things is in `trigger.py`."""
+"""Starting a run of a task and telling the truth about its outcome: `actions.py` has the order, step by step."""
 
 from .actions import TriggerResult, earlier, trigger
-from .results import StartNotWritten, sweep
+from .results import sweep
 
-__all__ = ["StartNotWritten", "TriggerResult", "earlier", "sweep", "trigger"]
+__all__ = ["TriggerResult", "earlier", "sweep", "trigger"]

@@ -2,55 +2,40 @@
 
 1. One short durable transaction: open a Trigger under the form's own token (the database takes each token once), and
    record `requested`. If that cannot be committed, nothing is sent.
-2. Outside any transaction: the one POST to Arize (`verdict.py`).
-3. One short transaction with the new run, the outcome, and its audit row (`closing.py`).
+2. Outside any transaction: the one POST to Arize (`answer.py`).
+3. One short transaction with the new run, the outcome, and its audit row (`results.py`).
 The sweep closes what a crash between 1 and 3 left open. A second POST of the same form, by a double click or a reload,
-sends nothing and joins the first. Two forms are two runs: that is what two people want who both ask.
+sends nothing and joins the first. Two forms start two runs, because two people who both ask want two.
 """
 
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
+from taskruns.services.remote_acts import insert_first
 
 from .answer import ask_arize
 from .results import close
 
-UNDER_WAY = "under_way"
-USED = "used"
-HELD = "held"
-
-SENTENCES = {
-    TriggerOutcome.DONE.value: "Arize started the run.",
-    TriggerOutcome.REFUSED.value: "Arize refused to start a run.",
-    TriggerOutcome.NOT_SENT.value: "No run was started.",
-    TriggerOutcome.UNKNOWN.value: (
-        "The start was sent, but whether a run began is not known. "
-        "Look at the runs of the task before you send it again: that would start another one."
-    ),
-    HELD: "An emergency stop holds this task, so no run was started.",
-    UNDER_WAY: "This form is on its way, and Arize has not answered yet. It is sent only once.",
-    USED: "This form was sent before, with other values, so nothing was sent now. Send it again to start another run.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class TriggerResult:
-    """`outcome` is one of models.TriggerOutcome, or under_way (the first POST of this form has no answer yet), or used
-    (the form was sent before and does not ask for the same), or held (by an emergency stop). `joined`: this POST sent
-    nothing.
+    """`outcome` OPEN: the first POST of this form has no answer yet. `explanation`: what Arize said of it.
+
+    `joined`: this POST sent nothing. `stop`: the emergency stop that holds the task.
     """
 
-    outcome: str
-    sentence: str
+    outcome: TriggerOutcome
+    explanation: str = ""
     run: Run | None = None
     throttled: bool = False
     joined: bool = False
+    stop: EmergencyStop | None = None
 
 
 def trigger(
@@ -58,7 +43,7 @@ def trigger(
 ) -> TriggerResult:
     """Start a run for a person who has the right to. `operation` is the form's token. Sends at most one POST.
 
-    Raises DatabaseError when nothing was sent because nothing could be written, StartNotWritten when it was sent.
+    Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
     """
     opened = _open(task.pk, operation=operation, parameters=wanted.as_json(), by=by)
     if isinstance(opened, TriggerResult):
@@ -68,7 +53,7 @@ def trigger(
 
 
 def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResult, dict[str, Any]] | None:
-    """What became of this person's form, and its parameters. None if there is none."""
+    """What came of this person's form, and its parameters. None if it was not sent."""
     row = _mine(task, operation, by)
     return None if row is None else (_result(row), row.parameters)
 
@@ -82,7 +67,8 @@ def _open(
     stop = EmergencyStop.objects.holding().filter(team=task.team).first()
     if stop is not None and stop.holds(task) and _mine(task, operation, by) is None:
         return _held(task, stop, operation, by)
-    opened = _insert(task, operation, parameters, by)
+    new = Trigger(pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters)
+    opened = insert_first(new, rivals=Trigger.objects.filter(pk=operation))
     if opened is None:
         return _join(_mine(task, operation, by), parameters)
     record(
@@ -97,25 +83,12 @@ def _open(
     return opened
 
 
-def _insert(task: Task, operation: uuid.UUID, parameters: dict[str, Any], by: Actor) -> Trigger | None:
-    """A new open trigger, or None if the token was used. Waits while another POST is just using it."""
-    try:
-        with transaction.atomic():
-            return Trigger.objects.create(
-                pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters
-            )
-    except IntegrityError:
-        if not Trigger.objects.filter(pk=operation).exists():
-            raise
-        return None
-
-
 def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> TriggerResult:
-    """What would be cancelled at once is not begun."""
+    """A run that would be cancelled at once is not started."""
     details = {"stop": str(stop.pk)}
-    record(EventType.RUN_TRIGGER, "not_sent", by=by, team=task.team, task=task, operation_id=operation, details=details)
-    pulled = f"{stop.person_label} pulled it: {stop.reason}"
-    return TriggerResult(HELD, f"{SENTENCES[HELD]} {pulled}", joined=True)
+    outcome = TriggerOutcome.NOT_SENT.value
+    record(EventType.RUN_TRIGGER, outcome, by=by, team=task.team, task=task, operation_id=operation, details=details)
+    return TriggerResult(TriggerOutcome.HELD, joined=True, stop=stop)
 
 
 def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
@@ -124,13 +97,11 @@ def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
 
 
 def _join(first: Trigger | None, parameters: dict[str, Any]) -> TriggerResult:
-    """Nobody learns what became of a form of somebody else, or of another task."""
+    """A person learns the outcome of their own form for this task only."""
     if first is None or first.parameters != parameters:
-        return TriggerResult(USED, SENTENCES[USED], joined=True)
+        return TriggerResult(TriggerOutcome.USED, joined=True)
     return replace(_result(first), joined=True)
 
 
 def _result(row: Trigger) -> TriggerResult:
-    outcome = row.outcome or UNDER_WAY
-    sentence = " ".join(part for part in (SENTENCES[outcome], row.explanation) if part)
-    return TriggerResult(outcome, sentence, row.run, throttled=row.is_throttled)
+    return TriggerResult(TriggerOutcome(row.outcome), row.explanation, row.run, throttled=row.is_throttled)

@@ -7,33 +7,18 @@ from typing import Any
 
 from django.utils import timezone
 
-from taskruns.arize.client import Timeouts
-from taskruns.arize.errors import (
-    ArizeError,
-    Conflict,
-    NoAnswer,
-    NotFound,
-    NotSent,
-    RateLimited,
-    ServerError,
-    Unreadable,
-)
+from taskruns.arize.errors import ArizeError, Conflict, NotFound, RateLimited
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Task, TriggerOutcome
 from taskruns.models.credentials import CannotConnect
 from taskruns.services.credentials import client as usage
+from taskruns.services.remote_acts import LOOK, NO_KEY, Failure, failure_of, in_words
 from taskruns.services.runs.observations import fits_an_index
 
-# One look at the task's runs after an answer that got lost: short, a person is waiting.
-LOOK = Timeouts(connect=2.0, read=4.0)
-LOOKED_AT = 20
+LOOKED_AT = 20  # newest runs of the task, after an answer that got lost
 # Arize's clock and this machine's may differ so much.
 CLOCKS_DIFFER = timedelta(minutes=1)
-# The request may have arrived and been done.
-_LOST = (NoAnswer, ServerError, Unreadable)
-
-NO_KEY = "No key of this team reads this task any more, so nothing was sent. Add or replace a key."
 _NAME_TAKEN = (
     "Arize has something like it already (409), most likely an experiment of this name in the dataset. "
     "Choose another name."
@@ -42,9 +27,9 @@ _NO_TASK = "Arize does not know this task any more, or this API key may not see 
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """`seen`: the new run, or after a lost answer the newest runs of the task; `seen_since`: when the request began
-    that told them. `explanation` is for the page, `details` for the log.
+class Answer:
+    """`seen`: the new run, or after a lost answer the newest runs of the task; `seen_since`: when the request for them
+    began. `explanation` is for the page, `details` for the log.
     """
 
     outcome: TriggerOutcome
@@ -55,59 +40,49 @@ class Verdict:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Verdict:
-    """Send the start, once, and find out what became of it. Expects `task.credential` to be loaded.
+def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Answer:
+    """Send the start, once, and find out what came of it. Expects `task.credential` to be loaded.
 
     A failing key or a backoff holds back the mirror, not a person.
     """
     if task.credential is None:
-        return Verdict(TriggerOutcome.NOT_SENT, NO_KEY)
+        return Answer(TriggerOutcome.NOT_SENT, NO_KEY)
     started = timezone.now()
     try:
         with usage.counted(task.credential, get_retries=0, pool_size=1) as client:
             seen, facts = client.trigger_run(task.arize_id, wanted), client.facts
     except CannotConnect as error:
-        return Verdict(TriggerOutcome.NOT_SENT, error.sentence)
+        return Answer(TriggerOutcome.NOT_SENT, error.sentence)
     except ArizeError as error:
         return _of_error(task, error, started)
     if not fits_an_index(seen.id):
         return _look(task, started, facts)
-    return Verdict(TriggerOutcome.DONE, seen=(seen,), seen_since=started, details=facts)
+    return Answer(TriggerOutcome.DONE, seen=(seen,), seen_since=started, details=facts)
 
 
-def _of_error(task: Task, error: ArizeError, started: datetime) -> Verdict:
-    if isinstance(error, _LOST):
+def _of_error(task: Task, error: ArizeError, started: datetime) -> Answer:
+    failure = failure_of(error)
+    if failure is Failure.LOST:
         return _look(task, started, error.facts)
-    # A refusal of ours before sending (an id that cannot be put into an address) has no status.
-    is_ours = isinstance(error, NotSent) or error.status is None
-    return Verdict(
-        TriggerOutcome.NOT_SENT if is_ours else TriggerOutcome.REFUSED,
-        _in_words(error),
-        throttled=isinstance(error, RateLimited),
-        details=error.facts,
-    )
+    outcome = TriggerOutcome.NOT_SENT if failure is Failure.NOT_SENT else TriggerOutcome.REFUSED
+    sentence = {Conflict: _NAME_TAKEN, NotFound: _NO_TASK}.get(type(error), "")
+    return Answer(outcome, in_words(error, sentence), throttled=isinstance(error, RateLimited), details=error.facts)
 
 
-def _in_words(error: ArizeError) -> str:
-    """Our sentence, then Arize's own words (already cleaned, at most 300 characters)."""
-    ours = {Conflict: _NAME_TAKEN, NotFound: _NO_TASK}.get(type(error), error.sentence)
-    return f"{ours} Arize says: {error.words}" if error.words else ours
-
-
-def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Verdict:
+def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Answer:
     """One look at the newest runs: one that did start is on the board then. Which one is ours, Arize does not tell."""
     started = timezone.now()
     try:
         if task.credential is None:
-            return Verdict(TriggerOutcome.UNKNOWN, details=facts)
+            return Answer(TriggerOutcome.UNKNOWN, details=facts)
         with usage.counted(task.credential, timeouts=LOOK, get_retries=0, pool_size=1) as client:
             page = client.list_runs(task.arize_id, limit=LOOKED_AT)
     except (ArizeError, CannotConnect) as error:
         text = f"The newest runs of the task could not be read either: {error}"
-        return Verdict(TriggerOutcome.UNKNOWN, text, details=facts)
+        return Answer(TriggerOutcome.UNKNOWN, text, details=facts)
     new = _new_runs(task, page.items, asked_at)
     details = facts | {"new_runs": [run.id for run in new]}
-    return Verdict(TriggerOutcome.UNKNOWN, _about(len(new)), page.items, started, details=details)
+    return Answer(TriggerOutcome.UNKNOWN, _about(len(new)), page.items, started, details=details)
 
 
 def _new_runs(task: Task, runs: Iterable[WireRun], asked_at: datetime) -> list[WireRun]:

@@ -1,91 +1,81 @@
-"""Writing down how a start ended: the row, the runs as they were seen and the audit row are one transaction."""
-
-from datetime import timedelta
+"""Writing the outcome of a start: the row, the runs as they were seen and the audit row are one transaction."""
 
 import structlog
-from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import Run, Trigger, TriggerOutcome
+from taskruns.models import TRIGGER_FACTS, Run, Trigger, TriggerOutcome
+from taskruns.services.remote_acts import SWEEPER, crashed_before, writing_outcome
 from taskruns.services.runs.observations import Reading, record_readings
 
-from .answer import Verdict
+from .answer import Answer
 
 log = structlog.get_logger(__name__)
 
-CRASHED_AFTER = timedelta(seconds=60)
-SWEEPER = Actor.job("sweep")
 CRASHED = "The panel was interrupted before it could write down what Arize answered."
 
 
-class StartNotWritten(Exception):
-    """The start was sent, but its end could not be written. The sweep will close it as unknown."""
+def close(trigger: Trigger, answer: Answer, *, by: Actor) -> bool:
+    """Write the answer's outcome, unless another worker has closed the start first (then False).
 
-
-def close(trigger: Trigger, verdict: Verdict, *, by: Actor) -> bool:
-    """Write the verdict, unless it was closed meanwhile (then False); a truth that comes after `unknown` is written.
-
-    Expects `trigger.task` with its team. Raises StartNotWritten.
+    An `unknown` one takes a later truth. Expects `trigger.task` with its team. Raises OutcomeNotWritten: the sweep
+    will close it as unknown.
     """
-    try:
-        return _close(trigger, verdict, by)
-    except DatabaseError as error:
-        raise StartNotWritten from error
+    with writing_outcome(EventType.RUN_TRIGGER):
+        return _write(trigger, answer, by)
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
-    """Close every start that a crash left without an end, as `unknown`: Arize cannot be asked what became of it.
+    """Close every start that a crash left without an outcome, as `unknown`: Arize cannot be asked what came of it.
 
     A run that did start is found by the mirror. The number of rows closed; safe to run twice at once.
     """
-    crashed = Trigger.objects.filter(outcome=TriggerOutcome.OPEN, requested_at__lt=timezone.now() - CRASHED_AFTER)
+    crashed = Trigger.objects.filter(crashed_before())
     rows = crashed.select_related("task__team", "task__credential").order_by("requested_at")
-    closed = [row for row in rows if _close(row, Verdict(TriggerOutcome.UNKNOWN, CRASHED), by)]
+    closed = [row for row in rows if close(row, Answer(TriggerOutcome.UNKNOWN, CRASHED), by=by)]
     for row in closed:
         log.info("trigger_closed", operation=str(row.pk), outcome=TriggerOutcome.UNKNOWN.value)
     return len(closed)
 
 
-@transaction.atomic(durable=True)
-def _close(trigger: Trigger, verdict: Verdict, by: Actor) -> bool:
+def _write(trigger: Trigger, answer: Answer, by: Actor) -> bool:
     task = trigger.task
-    if verdict.seen and verdict.seen_since is not None:
+    if answer.seen and answer.seen_since is not None:
         # A start that was asked for here is kept, however old Arize says that it is.
-        is_new = verdict.outcome is TriggerOutcome.DONE
-        record_readings([Reading(task, verdict.seen, verdict.seen_since, on_demand=is_new)])
-    run = _started(trigger, verdict)
-    if not _write(trigger, verdict, run):
+        is_new = answer.outcome is TriggerOutcome.DONE
+        record_readings([Reading(task, answer.seen, answer.seen_since, on_demand=is_new)])
+    run = _started(trigger, answer)
+    if not _update(trigger, answer, run):
         return False
     record(
         EventType.RUN_TRIGGER,
-        verdict.outcome.value,
+        answer.outcome.value,
         by=by,
         team=task.team,
         task=task,
         run=run,
         operation_id=trigger.pk,
-        details=verdict.details,
+        details=answer.details,
     )
     return True
 
 
-def _started(trigger: Trigger, verdict: Verdict) -> Run | None:
-    if verdict.outcome is not TriggerOutcome.DONE:
+def _started(trigger: Trigger, answer: Answer) -> Run | None:
+    if answer.outcome is not TriggerOutcome.DONE:
         return None
     mirrored = Run.objects.filter(team=trigger.task.team_id, endpoint=trigger.task.endpoint)
-    return mirrored.select_related("task").get(arize_id=verdict.seen[0].id)
+    return mirrored.select_related("task").get(arize_id=answer.seen[0].id)
 
 
-def _write(trigger: Trigger, verdict: Verdict, run: Run | None) -> bool:
-    is_lost = verdict.outcome is TriggerOutcome.UNKNOWN
-    open_ = [TriggerOutcome.OPEN] if is_lost else [TriggerOutcome.OPEN, TriggerOutcome.UNKNOWN]
+def _update(trigger: Trigger, answer: Answer, run: Run | None) -> bool:
+    not_final = [outcome for outcome, facts in TRIGGER_FACTS.items() if not facts.is_final]
+    rows = Trigger.objects.filter(pk=trigger.pk, outcome__in=not_final).exclude(outcome=answer.outcome)
     return bool(
-        Trigger.objects.filter(pk=trigger.pk, outcome__in=open_).update(
-            outcome=verdict.outcome,
+        rows.update(
+            outcome=answer.outcome,
             closed_at=timezone.now(),
-            explanation=verdict.explanation,
-            is_throttled=verdict.throttled,
+            explanation=answer.explanation,
+            is_throttled=answer.throttled,
             run=run,
         )
     )

@@ -1,0 +1,74 @@
+"""What pages say about a cancel: its answer to the person who asked, and what it means for its run."""
+
+from datetime import timedelta
+
+from taskruns.models import Cancellation, Outcome, Run, Status
+from taskruns.services.cancellations import CancelResult
+
+from .outcomes import CANCEL_WORDS
+from .values import Moment
+
+# Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
+ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+
+
+def sentence_of(result: CancelResult) -> str:
+    first = joined_sentence(result.holder, is_own=result.is_own) if result.holder is not None else ""
+    return " ".join(part for part in (first, CANCEL_WORDS[result.outcome].sentence, result.explanation) if part)
+
+
+def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
+    """Who asked first, as the row of the run tells everybody in the team. Expects the batch to be loaded, if any."""
+    at = Moment.of(holder.requested_at)
+    when = f" at {at.text}" if at else ""
+    if is_own:
+        return f"You asked for it{when} already."
+    if _is_held(holder):
+        return f"The emergency stop that {holder.person_label} pulled asked for it{when}."
+    return f"{holder.person_label} asked for it{when}."
+
+
+def cause_of(run: Run, last: Cancellation | None) -> str:
+    """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
+    if run.status != Status.CANCELLED:
+        return run.failure_reason or "" if run.status == Status.FAILED else ""
+    asked = _asked(last) if last is not None else ""
+    if last is not None and asked:
+        return f"{asked}: {last.reason}" if last.reason else asked
+    if run.failure_reason:
+        return f"cancelled by Arize: {run.failure_reason}"
+    if _ended_at_once(run):
+        return "cancelled by Arize within seconds, nothing was evaluated"
+    return "cancelled by someone outside this team"
+
+
+def last_note(run: Run, last: Cancellation | None) -> str:
+    """What the latest cancellation still has to say about a run that is active."""
+    return CANCEL_WORDS[Outcome(last.outcome)].note if last is not None and run.is_active else ""
+
+
+def is_alarming(run: Run, last: Cancellation | None) -> bool:
+    """The run is active against Arize's word."""
+    return last is not None and run.is_active and CANCEL_WORDS[Outcome(last.outcome)].is_alarm
+
+
+def _asked(last: Cancellation) -> str:
+    """Who or what cancelled the run by it, or may have; empty: it did not. Expects the batch to be loaded, if any."""
+    return CANCEL_WORDS[Outcome(last.outcome)].cause.format(
+        who=last.person_label,
+        by="a hold: emergency stop pulled by" if _is_held(last) else "cancelled by",
+        can="is being found out" if last.followed else "could not be found out",
+    )
+
+
+def _is_held(last: Cancellation) -> bool:
+    """Whether an emergency stop asked for it."""
+    return last.batch is not None and last.batch.stop_id is not None
+
+
+def _ended_at_once(run: Run) -> bool:
+    begun = run.run_started_at or run.created_at
+    if begun is None or run.run_finished_at is None:
+        return False
+    untouched = not (run.num_successes or run.num_errors or run.num_skipped)
+    return untouched and run.run_finished_at - begun <= ARIZE_ENDS_WITHIN

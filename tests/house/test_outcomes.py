@@ -1,0 +1,116 @@
+"""The two tables of outcomes, facts and words: what lacks a row, or disagrees with the other table, fails here."""
+
+import dataclasses
+import string
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from taskruns.audit import CATALOGUE, EventType
+from taskruns.models import (
+    CANCEL_FACTS,
+    TRIGGER_FACTS,
+    CancelItem,
+    Cancellation,
+    Effect,
+    Outcome,
+    Trigger,
+    TriggerOutcome,
+)
+from taskruns.models.batches import ITEM_STATES
+from taskruns.pages import batches
+from taskruns.pages.audit.sentences import SENTENCES
+from taskruns.pages.help import help_page
+from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS, Words
+from taskruns.services.batches.draft import NOT_STOPPED
+
+TONES = {"success", "info", "warning", "error"}
+TABLES: list[tuple[Any, Mapping[Any, Any], Mapping[Any, Words], EventType, Any]] = [
+    (Outcome, CANCEL_FACTS, CANCEL_WORDS, EventType.RUN_CANCEL, Cancellation),
+    (TriggerOutcome, TRIGGER_FACTS, TRIGGER_WORDS, EventType.RUN_TRIGGER, Trigger),
+]
+cancels = pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.code)
+every = pytest.mark.parametrize(("members", "facts", "words", "event", "model"), TABLES, ids=["cancel", "trigger"])
+
+
+def names_in(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+@every
+def test_each_outcome_has_its_facts_and_its_words(members: Any, facts: Any, words: Any, event: Any, model: Any):
+    assert len(members) >= 7
+    assert list(facts) == list(words) == list(members)
+    assert len({member.code for member in members}) == len(members)
+    assert all(member.code for member in members)
+
+
+@every
+def test_each_outcome_is_told_with_a_tone_and_a_status(members: Any, facts: Any, words: Any, event: Any, model: Any):
+    for row in words.values():
+        assert row.sentence.endswith(".")
+        assert row.tone in TONES
+        assert row.log_tone in TONES | {""}
+        assert row.status in {200, 409, 502}
+
+
+@every
+def test_the_log_and_the_column_know_their_outcomes(members: Any, facts: Any, words: Any, event: Any, model: Any):
+    logged = {member for member in members if words[member].log}
+    assert {member.value for member in logged} == CATALOGUE[event] - {"requested", "denied"}
+    assert {member.value: words[member].log for member in logged}.items() <= SENTENCES[event].items()
+    assert all(names_in(words[member].log) <= {"who", "run", "target"} for member in logged)
+    stored = {member.value: member.label for member in members if facts[member].has_row}
+    assert dict(model._meta.get_field("outcome").choices) == stored
+    assert {member.value for member in logged} >= set(stored) - {""}
+
+
+@cancels
+def test_each_outcome_of_a_cancel_is_explained(outcome: Outcome):
+    (explained,) = [it for it in help_page().outcomes if it.code == outcome.code]
+    assert explained.text
+
+
+@cancels
+def test_a_run_of_a_batch_can_come_to_each_outcome(outcome: Outcome):
+    if CANCEL_FACTS[outcome].effect is Effect.OPEN:
+        assert outcome.value not in ITEM_STATES
+        assert not CANCEL_WORDS[outcome].in_batch
+        return
+    assert ITEM_STATES[outcome] == outcome.label
+    (shown,) = batches.state_counts({outcome: 3})
+    assert (shown.word, shown.number) == (CANCEL_WORDS[outcome].in_batch, 3)
+    assert shown.word
+    assert (shown.tone == "bad") == (outcome in NOT_STOPPED) == (CANCEL_FACTS[outcome].effect is Effect.NOT_STOPPED)
+
+
+def test_each_state_of_a_run_of_a_batch_has_a_word_and_a_choice():
+    assert dict(CancelItem._meta.get_field("state").choices or ()) == ITEM_STATES
+    counts = batches.state_counts(dict.fromkeys(ITEM_STATES, 1))
+    assert {count.state for count in counts} == set(ITEM_STATES)
+    assert all(count.word and count.tone and count.icon for count in counts)
+
+
+@cancels
+def test_a_cancel_with_credit_for_a_stopped_run_says_so(outcome: Outcome):
+    facts, words = CANCEL_FACTS[outcome], CANCEL_WORDS[outcome]
+    assert bool(facts.credit) == bool(words.cause)
+    assert names_in(words.cause) <= {"who", "by", "can"}
+    if facts.credit:
+        assert "who" in names_in(words.cause)
+        assert facts.has_row
+    if words.is_alarm:
+        assert words.note
+
+
+def test_the_credit_of_two_outcomes_is_never_the_same():
+    shares = [facts.credit for facts in CANCEL_FACTS.values() if facts.credit]
+    assert len(set(shares)) == len(shares) > 1
+
+
+def test_a_row_of_words_cannot_be_made_without_what_every_page_shows():
+    wanted = {it.name for it in dataclasses.fields(Words) if it.default is dataclasses.MISSING}
+    assert wanted == {"sentence", "log"}
+    with pytest.raises(TypeError):
+        Words(sentence="The control: a row without words for the log.")  # type: ignore[call-arg]
