@@ -5,10 +5,9 @@ taken in one order (the rows of the act, the team's board version, the chain).
 """
 
 from .actor import Actor
-from .cleaning import clean_line
 from .events import CATALOGUE, EventType
 from .record import Target, append, compose, record
-from .row_json import exported
+from .row_json import clean_line, exported
 
 __all__ = [
     "CATALOGUE",

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+from uuid import UUID
 
 import structlog
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.utils import timezone
 
@@ -15,12 +17,14 @@ from taskruns.verifier import event_hash
 
 from .actor import Actor
 from .anchors import EVERY, anchor_row
-from .chains import chain_of
-from .cleaning import clean_details, clean_line
 from .events import CATALOGUE, EventType, allowed_details
-from .row_json import exported
+from .row_json import clean_details, clean_line, exported
 
 log = structlog.get_logger(__name__)
+
+# The log's chains: one for each team, and one for the site.
+SITE_CHAIN = "site"
+_TEAM = "team:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +203,16 @@ def _append(rows: Sequence[AuditEvent], chain: str) -> None:
         if row.seq % EVERY == 0:
             anchor_row(row)
     AuditChain.objects.filter(chain=chain).update(seq=head.seq, hash=head.hash)
+
+
+def chain_of(team_id: UUID | None) -> str:
+    """The team's chain, or the site's for None."""
+    return f"{_TEAM}{team_id}" if team_id else SITE_CHAIN
+
+
+def team_of(chain: str) -> Team | None:
+    """None for the site, and for a chain whose team is gone from the database or whose name was edited."""
+    try:
+        return Team.objects.filter(pk=chain.removeprefix(_TEAM)).first() if chain != SITE_CHAIN else None
+    except ValidationError:
+        return None

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from taskruns.audit import Actor, EventType, Target, exported, record
 from taskruns.audit.anchors import anchor_chain
-from taskruns.audit.cleaning import clean_details, clean_line
+from taskruns.audit.row_json import clean_details, clean_line
 from taskruns.audit.signing_keys import public_keys, sign, signing_key_id
 from taskruns.models import AuditEvent, Team
 from taskruns.verifier import Fault, Walker, event_hash, keys_of, signature_holds

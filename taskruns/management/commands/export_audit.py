@@ -3,7 +3,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from taskruns.audit import Actor
-from taskruns.audit.chains import SITE_CHAIN
+from taskruns.audit.record import SITE_CHAIN
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Team
 from taskruns.services import audit

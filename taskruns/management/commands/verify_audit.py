@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from taskruns.audit import Actor
-from taskruns.audit.chains import SITE_CHAIN, chain_of
+from taskruns.audit.record import SITE_CHAIN, chain_of
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Team
 from taskruns.services import audit

@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from taskruns.audit import CATALOGUE, EventType
-from taskruns.audit.chains import chain_of
+from taskruns.audit.record import chain_of
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
 from taskruns.services.audit.matching import matching

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_moved
-from taskruns.audit.chains import chain_of
+from taskruns.audit.record import chain_of
 from taskruns.audit.row_json import plain
 from taskruns.audit.signing_keys import public_keys
 from taskruns.forms import AuditFilter

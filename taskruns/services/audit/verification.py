@@ -16,8 +16,8 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import EVERY
 from taskruns.audit.append_only import missing
-from taskruns.audit.chains import chain_of, team_of
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
+from taskruns.audit.record import chain_of, team_of
 from taskruns.audit.row_json import plain
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
