@@ -8,7 +8,7 @@ from .actor import Actor
 from .cleaning import clean_line
 from .events import CATALOGUE, EventType
 from .record import Target, append, compose, record
-from .row_json import exported
+from .row_json import row_as_json
 
 __all__ = [
     "CATALOGUE",
@@ -18,6 +18,6 @@ __all__ = [
     "append",
     "clean_line",
     "compose",
-    "exported",
     "record",
+    "row_as_json",
 ]
