@@ -114,7 +114,7 @@ def test_what_people_kept_can_be_used_after_an_upgrade(upgraded: BaseDatabaseWra
     oli = User.objects.get(email="oli@example.com")
     assert oli.check_password("kept since 0.1.0")
     assert Membership.objects.get(team=team, user=oli).role == TeamRole.OPERATOR
-    assert Credential.objects.get(team=team).open() == "ak-kept-0-1-0-key-000"
+    assert Credential.objects.get(team=team).decrypt_secret() == "ak-kept-0-1-0-key-000"
     outcomes = set(Cancellation.objects.filter(run__team=team).values_list("outcome", flat=True))
     assert {Outcome.CONFIRMED, Outcome.UNKNOWN} <= outcomes
     assert Run.objects.filter(team=team, sort_started_at__isnull=False).exists()
