@@ -8,8 +8,8 @@ class TaskrunsConfig(AppConfig):
 
     def ready(self) -> None:
         from taskruns import jobs  # noqa: F401 - the queue's consumer must know the jobs
-        from taskruns.audit.append_only import seal_after_migrate
+        from taskruns.audit.append_only import make_append_only_after_migrate
         from taskruns.views.people import sign_in
 
         sign_in.connect_signals()
-        post_migrate.connect(seal_after_migrate, sender=self)
+        post_migrate.connect(make_append_only_after_migrate, sender=self)

@@ -1,7 +1,7 @@
 """Text <-> ciphertext with a ring of numbered Fernet keys.
 
 Fernet knows neither key numbers nor bound data, so the number is stored beside the ciphertext, and the payload names
-the row it belongs to: ciphertext copied into another row does not open there.
+the row it belongs to: ciphertext that is copied into another row cannot be decrypted there.
 """
 
 import json
@@ -12,8 +12,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from django.views.decorators.debug import sensitive_variables
 
 
-class SealBroken(Exception):
-    """A stored secret cannot be opened: wrong or missing ring key, damaged, or copied from another row."""
+class DecryptionFailed(Exception):
+    """A stored secret cannot be decrypted: wrong or missing ring key, damaged, or copied from another row."""
 
     sentence = (
         "The stored key cannot be opened with the ENCRYPTION_KEYS of this deployment. "
@@ -25,15 +25,15 @@ class SealBroken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """What the database holds: the ring key's number and the ciphertext."""
+class Ciphertext:
+    """What the database holds: the ring key's number, and Fernet's token."""
 
     ring_number: int
-    ciphertext: str
+    token: str
 
 
 class Ring:
-    """Numbered keys, newest first. Writes with the newest, reads with the one a row names."""
+    """Numbered keys, newest first. Encrypts with the newest, decrypts with the one that a row names."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
         self._keys = dict(keys)
@@ -43,17 +43,17 @@ class Ring:
         return f"Ring(numbers={list(self._keys)})"
 
     @sensitive_variables()
-    def seal(self, text: str, *, owner: str) -> Sealed:
+    def encrypt(self, text: str, *, owner: str) -> Ciphertext:
         payload = json.dumps({"owner": owner, "secret": text}).encode()
-        return Sealed(self.newest, Fernet(self._keys[self.newest]).encrypt(payload).decode())
+        return Ciphertext(self.newest, Fernet(self._keys[self.newest]).encrypt(payload).decode())
 
     @sensitive_variables()
-    def open(self, sealed: Sealed, *, owner: str) -> str:
-        """The secret of the row `owner`. Raises SealBroken."""
+    def decrypt(self, ciphertext: Ciphertext, *, owner: str) -> str:
+        """The secret of the row `owner`. Raises DecryptionFailed."""
         try:
-            payload = json.loads(Fernet(self._keys[sealed.ring_number]).decrypt(sealed.ciphertext.encode()))
+            payload = json.loads(Fernet(self._keys[ciphertext.ring_number]).decrypt(ciphertext.token.encode()))
             if payload["owner"] == owner:
                 return str(payload["secret"])
         except (KeyError, InvalidToken, ValueError, TypeError):
-            raise SealBroken from None
-        raise SealBroken
+            raise DecryptionFailed from None
+        raise DecryptionFailed

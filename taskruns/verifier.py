@@ -2,7 +2,7 @@
 r"""Checks an audit export of Taskruns: `python verifier.py EXPORT.jsonl [--anchors FILE] [--public-key BASE64]`.
 Runs alone (signatures need the package `cryptography`). Exit code: 0 clean, 1 faults, 2 could not run.
 
-How the log is sealed: each row is a JSON object, canonical(x) its JSON with sorted keys, separators "," and ":",
+How the log is chained: each row is a JSON object, canonical(x) its JSON with sorted keys, separators "," and ":",
 UTF-8 without ASCII escapes. hash = hex(SHA-256("taskruns-audit-v1\n" + canonical(row without hash))), and each row
 holds the hash of the row before it (64 zeros for the first). An anchor is a signed statement of a chain's newest row:
 Ed25519 over "taskruns-anchor-v1\n" + canonical(anchor without signature). Only anchors kept outside the database show a
@@ -38,12 +38,12 @@ def canonical(value: Json) -> bytes:
     return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
-def sealed(kind: str, value: Json, without: str) -> bytes:
+def canonical_bytes(kind: str, value: Json, without: str) -> bytes:
     return f"taskruns-{kind}-v1\n".encode() + canonical({name: value[name] for name in value if name != without})
 
 
 def event_hash(event: Json) -> str:
-    return hashlib.sha256(sealed("audit", event, "hash")).hexdigest()
+    return hashlib.sha256(canonical_bytes("audit", event, "hash")).hexdigest()
 
 
 def is_anchor(line: Any) -> bool:
@@ -53,7 +53,7 @@ def is_anchor(line: Any) -> bool:
 def signature_holds(anchor: Json, keys: Keys) -> bool:
     try:
         key = public_key(keys[anchor["key_id"]])
-        key.verify(base64.b64decode(anchor["signature"]), sealed("anchor", anchor, "signature"))
+        key.verify(base64.b64decode(anchor["signature"]), canonical_bytes("anchor", anchor, "signature"))
         return True
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it does not hold
         return False

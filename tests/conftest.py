@@ -19,7 +19,7 @@ from django.test import Client
 from huey.contrib.djhuey import HUEY
 
 from taskruns.audit import EventType
-from taskruns.audit.append_only import SEALED_TABLES, seal
+from taskruns.audit.append_only import APPEND_ONLY_TABLES, make_append_only
 from taskruns.audit.events import allowed_details
 from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.services.people import factors
@@ -177,10 +177,10 @@ def committed(transactional_db: None) -> Iterator[None]:
     The tables are emptied after the test, which the append-only triggers refuse: they are lifted here, and the
     flush's own post_migrate puts them back.
     """
-    seal(connection)
+    make_append_only(connection)
     yield
     with connection.cursor() as cursor:
-        for table in SEALED_TABLES:
+        for table in APPEND_ONLY_TABLES:
             lift_triggers(cursor, table)
 
 

@@ -36,7 +36,7 @@ def actor(user: User, role: str = "operator") -> Actor:
 
 def make_credential(team: Team, *, name: str = "Production", key: str = CANARY, **fields: Any) -> Credential:
     credential = Credential(team=team, name=name, endpoint=ENDPOINT, **fields)
-    credential.seal(key)
+    credential.encrypt_secret(key)
     credential.save()
     return credential
 

@@ -7,7 +7,7 @@ taken in one order (the rows of the act, the team's board version, the chain).
 from .actor import Actor
 from .events import CATALOGUE, EventType
 from .record import Target, append, compose, record
-from .row_json import clean_line, exported
+from .row_json import clean_line, row_as_json
 
 __all__ = [
     "CATALOGUE",
@@ -17,6 +17,6 @@ __all__ = [
     "append",
     "clean_line",
     "compose",
-    "exported",
     "record",
+    "row_as_json",
 ]

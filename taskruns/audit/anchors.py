@@ -22,7 +22,7 @@ from django.utils import timezone
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditEvent
 
 from .raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
-from .row_json import plain
+from .row_json import value_as_json
 from .signing_keys import sign, signing_key_id
 
 log = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ def anchor_row(row: AuditEvent) -> bool:
     AuditChain.objects.select_for_update().filter(chain=row.chain).only("chain").first()
     if known.exists():
         return False
-    anchor.signature = sign({name: plain(getattr(anchor, name)) for name in _COLUMNS if name != "signature"})
+    anchor.signature = sign({name: value_as_json(getattr(anchor, name)) for name in _COLUMNS if name != "signature"})
     anchor.save(force_insert=True)
     if settings.AUDIT_ANCHOR_FILE:
         AnchorToPublish.objects.create(anchor=anchor)
@@ -94,7 +94,7 @@ def anchor_row(row: AuditEvent) -> bool:
 
 
 def _published(anchor: AuditAnchor) -> None:
-    log.info("audit_anchor", **_plain(anchor))
+    log.info("audit_anchor", **_as_json(anchor))
     publish()
 
 
@@ -123,7 +123,7 @@ def _waiting() -> Iterator[list[AnchorToPublish]]:
 
 
 def _append(file: Any, waiting: list[AnchorToPublish]) -> int:
-    lines = "".join(json.dumps(_plain(row.anchor), sort_keys=True) + "\n" for row in waiting).encode()
+    lines = "".join(json.dumps(_as_json(row.anchor), sort_keys=True) + "\n" for row in waiting).encode()
     file.write(lines if _ends_whole(file) else b"\n" + lines)
     file.flush()
     os.fsync(file.fileno())
@@ -139,5 +139,5 @@ def _ends_whole(file: Any) -> bool:
     return bool(file.read(1) == b"\n")
 
 
-def _plain(anchor: AuditAnchor) -> dict[str, Any]:
-    return {name: plain(getattr(anchor, name)) for name in _COLUMNS}
+def _as_json(anchor: AuditAnchor) -> dict[str, Any]:
+    return {name: value_as_json(getattr(anchor, name)) for name in _COLUMNS}

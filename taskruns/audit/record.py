@@ -18,7 +18,7 @@ from taskruns.verifier import event_hash
 from .actor import Actor
 from .anchors import EVERY, anchor_row
 from .events import CATALOGUE, EventType, allowed_details
-from .row_json import clean_details, clean_line, exported
+from .row_json import clean_details, clean_line, row_as_json
 
 log = structlog.get_logger(__name__)
 
@@ -197,7 +197,7 @@ def _append(rows: Sequence[AuditEvent], chain: str) -> None:
     for row in rows:
         row.chain, row.seq, row.prev_hash = chain, head.seq + 1, head.hash
         row.at = timezone.now()
-        row.hash = event_hash(exported(row))
+        row.hash = event_hash(row_as_json(row))
         row.save(force_insert=True)
         head.seq, head.hash = row.seq, row.hash
         if row.seq % EVERY == 0:

@@ -55,15 +55,15 @@ class Row(Protocol):
     hash: str
 
 
-def exported(row: Row) -> dict[str, Any]:
-    """The row's sealed columns as JSON values: times as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, uuids as lower-case text."""
-    return {name: plain(getattr(row, name)) for name in COLUMNS}
+def row_as_json(row: Row) -> dict[str, Any]:
+    """The row's hashed columns as JSON values: times as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, uuids as lower-case text."""
+    return {name: value_as_json(getattr(row, name)) for name in COLUMNS}
 
 
-def plain(value: Any) -> Any:
+def value_as_json(value: Any) -> Any:
     """A column's value as JSON has it."""
-    spell = SPELLED.get(type(value))
-    return spell(value) if spell else value
+    to_json = AS_JSON.get(type(value))
+    return to_json(value) if to_json else value
 
 
 def _utc(at: datetime) -> str:
@@ -71,8 +71,8 @@ def _utc(at: datetime) -> str:
 
 
 # By type and not by isinstance(): a million rows have thirty million values. No column of ours holds bytes, but on
-# SQLite somebody may have put some there.
-SPELLED: dict[type, Callable[[Any], str]] = {datetime: _utc, uuid.UUID: str, bytes: repr}
+# SQLite someone may have put some there.
+AS_JSON: dict[type, Callable[[Any], str]] = {datetime: _utc, uuid.UUID: str, bytes: repr}
 
 
 def clean_line(text: str, limit: int) -> str:

@@ -5,7 +5,7 @@ import base64
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.conf import settings
 
-from taskruns.verifier import keys_of, sealed
+from taskruns.verifier import canonical_bytes, keys_of
 
 
 def public_keys() -> dict[str, bytes]:
@@ -21,7 +21,7 @@ def signing_key_id() -> str:
 
 def sign(anchor: dict[str, object]) -> str:
     """Base64 of the Ed25519 signature over the anchor's statement."""
-    return base64.b64encode(_private().sign(sealed("anchor", anchor, "signature"))).decode()
+    return base64.b64encode(_private().sign(canonical_bytes("anchor", anchor, "signature"))).decode()
 
 
 def _private() -> Ed25519PrivateKey:

@@ -54,7 +54,7 @@ class AuditChain(models.Model):
 class AuditEvent(AppendOnlyRow):
     """One row of the log. Names are copies and ids have no constraint, so that a row outlives what it speaks of.
 
-    Every column but the primary key is part of the seal, in this order of meaning: where it stands, what happened,
+    Every column but the primary key is part of the hash, in this order of meaning: where it stands, what happened,
     who did it, on what, why, and the link to the row before.
     """
 

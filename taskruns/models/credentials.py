@@ -12,7 +12,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
-from taskruns.encryption import Ring, SealBroken, Sealed
+from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 
 from .people import User
 from .teams import Team
@@ -82,10 +82,10 @@ class Credential(models.Model):
         return self.name
 
     @sensitive_variables("key")
-    def seal(self, key: str) -> None:
-        """Keep the key: encrypted with the newest ring key and bound to this row. Not saved yet."""
-        sealed = Ring(settings.ENCRYPTION_KEYS).seal(key, owner=str(self.pk))
-        self.ring_number, self.ciphertext = sealed.ring_number, sealed.ciphertext
+    def encrypt_secret(self, key: str) -> None:
+        """Set the key, encrypted with the newest ring key and bound to this row. Does not save."""
+        encrypted = Ring(settings.ENCRYPTION_KEYS).encrypt(key, owner=str(self.pk))
+        self.ring_number, self.ciphertext = encrypted.ring_number, encrypted.token
         # A hint must not give away a good part of a short key.
         self.last4 = key[-4:] if len(key) >= 16 else ""
 
@@ -106,8 +106,8 @@ class Credential(models.Model):
             raise CannotConnect("This key was revoked. Another key of the team takes over when it sees the task.")
         try:
             endpoint = check_endpoint(self.endpoint, extra=settings.ARIZE_ENDPOINTS)
-            key = self.open()
-        except (EndpointRefused, SealBroken) as error:
+            key = self.decrypt_secret()
+        except (EndpointRefused, DecryptionFailed) as error:
             raise CannotConnect(str(error)) from None
         return ArizeClient(
             endpoint,
@@ -120,10 +120,10 @@ class Credential(models.Model):
         )
 
     @sensitive_variables()
-    def open(self) -> str:
-        """The key in clear. Raises SealBroken."""
-        sealed = Sealed(self.ring_number, self.ciphertext)
-        return Ring(settings.ENCRYPTION_KEYS).open(sealed, owner=str(self.pk))
+    def decrypt_secret(self) -> str:
+        """The key in clear. Raises DecryptionFailed."""
+        stored = Ciphertext(self.ring_number, self.ciphertext)
+        return Ring(settings.ENCRYPTION_KEYS).decrypt(stored, owner=str(self.pk))
 
     def is_backing_off(self, now: datetime) -> bool:
         return self.backoff_until is not None and self.backoff_until > now

@@ -35,6 +35,6 @@ def standing() -> EncryptionView:
     """How far all is encrypted with the newest ring key; while `reencrypt` runs, elsewhere, it moves."""
     newest = Ring(settings.ENCRYPTION_KEYS).newest
     columns = tuple(
-        ColumnView(column.name, column.sealed().count(), column.behind(newest).count()) for column in COLUMNS
+        ColumnView(column.name, column.encrypted().count(), column.behind(newest).count()) for column in COLUMNS
     )
     return EncryptionView(newest, columns)

@@ -1,7 +1,7 @@
-"""Turning the ring: what an older ring key encrypted is encrypted again with the newest one.
+"""Rotating encryption keys: what an older ring key encrypted is encrypted again with the newest one.
 
-Every encrypted column is registered here. Rows are taken in portions, each one transaction with its audit row, so
-that memory does not grow, nobody waits long, and a broken-off run is simply run again.
+Every encrypted column is registered here. Rows are taken in chunks, each one transaction with its audit row, so that
+memory does not grow, nobody waits long, and a run that was interrupted is simply run again.
 """
 
 from collections.abc import Callable
@@ -14,25 +14,25 @@ from django.db import models, transaction
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.encryption import Ring, SealBroken, Sealed
+from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential
 
 from .people import factors
 
-PORTION = 200  # rows a transaction
+CHUNK = 200  # rows a transaction
 Result = Literal["done", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptedColumn:
-    """`sealed`: the rows that hold a secret; `behind`: given the newest ring number, those of them that another one
-    wrote; `reseal` encrypts one such row, which is locked, again, and saves it.
+    """`encrypted`: the rows that hold a secret; `behind`: given the newest ring number, those that another key
+    encrypted; `reencrypt`: encrypt one such row, which is locked, again, and save it.
     """
 
     name: str
-    sealed: Callable[[], "models.QuerySet[Any]"]
+    encrypted: Callable[[], "models.QuerySet[Any]"]
     behind: Callable[[int], "models.QuerySet[Any]"]
-    reseal: Callable[[Any, Ring], Result]
+    reencrypt: Callable[[Any, Ring], Result]
 
 
 @dataclass(slots=True)
@@ -50,14 +50,14 @@ def _credentials_behind(newest: int) -> "models.QuerySet[Credential]":
 
 
 @sensitive_variables()
-def _reseal_credential(row: Credential, ring: Ring) -> Result:
-    """Only what the ring wrote changes: whoever else writes to the row meanwhile loses nothing."""
+def _reencrypt_credential(row: Credential, ring: Ring) -> Result:
+    """Update only the two encrypted columns, so that another writer of this row loses nothing."""
     owner = str(row.pk)
     try:
-        sealed = ring.seal(ring.open(Sealed(row.ring_number, row.ciphertext), owner=owner), owner=owner)
-    except SealBroken:
+        encrypted = ring.encrypt(ring.decrypt(Ciphertext(row.ring_number, row.ciphertext), owner=owner), owner=owner)
+    except DecryptionFailed:
         return "unreadable"
-    Credential.objects.filter(pk=row.pk).update(ring_number=sealed.ring_number, ciphertext=sealed.ciphertext)
+    Credential.objects.filter(pk=row.pk).update(ring_number=encrypted.ring_number, ciphertext=encrypted.token)
     return "done"
 
 
@@ -83,24 +83,24 @@ def _factors_behind(newest: int) -> "models.QuerySet[Authenticator]":
 
 
 @sensitive_variables()
-def _reseal_factor(row: Authenticator, _ring: Ring) -> Result:
+def _reencrypt_factor(row: Authenticator, _ring: Ring) -> Result:
     try:
-        factors.reseal(row)
-    except SealBroken:
+        factors.reencrypt(row)
+    except DecryptionFailed:
         return "unreadable"
     return "done"
 
 
 COLUMNS: tuple[EncryptedColumn, ...] = (
-    EncryptedColumn("API keys", _credentials, _credentials_behind, _reseal_credential),
-    EncryptedColumn("second factors", _factors, _factors_behind, _reseal_factor),
+    EncryptedColumn("API keys", _credentials, _credentials_behind, _reencrypt_credential),
+    EncryptedColumn("second factors", _factors, _factors_behind, _reencrypt_factor),
 )
 
 
-def reencrypt(*, by: Actor, tell: Callable[[str, Report, int], None] = lambda *_: None) -> dict[str, Report]:
+def reencrypt(*, by: Actor, progress: Callable[[str, Report, int], None] = lambda *_: None) -> dict[str, Report]:
     """Bring every encrypted column to the newest ring key. A second call finds nothing to do.
 
-    `tell` hears (column, report so far, rows of the column that were behind at the beginning) after each portion.
+    `progress` is called after each chunk: with the column, the report so far, and the rows that were behind at first.
     """
     ring = Ring(settings.ENCRYPTION_KEYS)
     reports = {}
@@ -108,20 +108,20 @@ def reencrypt(*, by: Actor, tell: Callable[[str, Report, int], None] = lambda *_
         report = reports[column.name] = Report()
         total = column.behind(ring.newest).count()
         last: Any = None
-        while (last := _portion(column, ring, report, after=last, by=by)) is not None:
-            tell(column.name, report, total)
+        while (last := _chunk(column, ring, report, after=last, by=by)) is not None:
+            progress(column.name, report, total)
     return reports
 
 
 @transaction.atomic
-def _portion(column: EncryptedColumn, ring: Ring, report: Report, *, after: Any, by: Actor) -> Any:
+def _chunk(column: EncryptedColumn, ring: Ring, report: Report, *, after: Any, by: Actor) -> Any:
     """The last primary key that was looked at; None when there is no further row."""
     rows = column.behind(ring.newest).order_by("pk").select_for_update(of=("self",), no_key=True)
-    portion = list((rows if after is None else rows.filter(pk__gt=after))[:PORTION])
-    done = sum(column.reseal(row, ring) == "done" for row in portion)
+    chunk = list((rows if after is None else rows.filter(pk__gt=after))[:CHUNK])
+    done = sum(column.reencrypt(row, ring) == "done" for row in chunk)
     report.done += done
-    report.unreadable += len(portion) - done
+    report.unreadable += len(chunk) - done
     if done:
         details = {"column": column.name, "rows": done, "ring_number": ring.newest}
         record(EventType.ENCRYPTION_REENCRYPT, "done", by=by, details=details)
-    return portion[-1].pk if portion else None
+    return chunk[-1].pk if chunk else None

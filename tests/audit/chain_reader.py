@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connection
 
 TABLE = "taskruns_auditevent"
-SEALED = (
+HASHED = (
     *("schema", "chain", "seq", "event_id", "at", "event", "outcome"),
     *("actor_type", "actor_id", "actor_label", "actor_role"),
     *("auth_method", "session_ref", "ip", "user_agent"),
@@ -23,9 +23,9 @@ ZEROS = "0" * 64
 
 
 def stored(chain: str) -> list[dict[str, Any]]:
-    """The rows as the database holds them, in order, read by SQL: JSON parsed, uuids and times spelled as sealed."""
+    """The rows as the database holds them, in order, read by SQL: JSON parsed, uuids and times written as hashed."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {', '.join(SEALED)}, hash FROM {TABLE} WHERE chain = %s ORDER BY seq", [chain])
+        cursor.execute(f"SELECT {', '.join(HASHED)}, hash FROM {TABLE} WHERE chain = %s ORDER BY seq", [chain])
         names = [column[0] for column in cursor.description]
         return [spelled(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 

@@ -1,5 +1,5 @@
-"""What somebody who owns the database can do to the log: the seal is lifted, rows are changed by SQL, and it is put
-back. Everything happens in the test's own transaction, so the log of the next test is another one.
+"""What someone who owns the database can do to the log: the triggers are dropped, rows are changed by SQL, and they are
+put back. Everything happens in the test's own transaction, so the log of the next test is another one.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any
 from django.db import connection, transaction
 
 from taskruns.audit import Actor
-from taskruns.audit.append_only import SEALED_TABLES, seal
+from taskruns.audit.append_only import APPEND_ONLY_TABLES, make_append_only
 from taskruns.models import AuditEvent
 from taskruns.services import audit
 from taskruns.verifier import event_hash
 from tests.database_refusals import lift_triggers
 
-from .chain_reader import SEALED, TABLE, stored
+from .chain_reader import HASHED, TABLE, stored
 
 ANCHORS, HEADS = "taskruns_auditanchor", "taskruns_auditchain"
 FAULT = re.compile(r"(?P<chain>\S+) row (?P<seq>-?\d+): (?P<kind>[a-z ]+): ")
@@ -29,12 +29,12 @@ IS_POSTGRESQL = connection.vendor == "postgresql"
 
 
 @contextmanager
-def unsealed() -> Iterator[None]:
+def without_triggers() -> Iterator[None]:
     with connection.cursor() as cursor:
-        for table in SEALED_TABLES:
+        for table in APPEND_ONLY_TABLES:
             lift_triggers(cursor, table)
     yield
-    seal(connection)
+    make_append_only(connection)
 
 
 def sql(statement: str, *values: object) -> None:
@@ -57,32 +57,32 @@ def edit(chain: str, seq: int, /, **columns: object) -> None:
     """Change columns of one row, given as JSON values."""
     changes = ", ".join(f"{name} = %s" for name in columns)
     values = [in_sql(name, value) for name, value in columns.items()]
-    with unsealed():
+    with without_triggers():
         sql(f"UPDATE {TABLE} SET {changes} WHERE chain = %s AND seq = %s", *values, chain, seq)
 
 
 def insert(row: dict[str, Any]) -> None:
-    names = [*SEALED, "hash"]
+    names = [*HASHED, "hash"]
     marks = ", ".join(["%s"] * len(names))
-    with unsealed():
+    with without_triggers():
         values = [in_sql(name, row[name]) for name in names]
         sql(f"INSERT INTO {TABLE} ({', '.join(names)}) VALUES ({marks})", *values)
 
 
 def delete(chain: str, condition: str, *, table: str = TABLE) -> None:
-    with unsealed():
+    with without_triggers():
         sql(f"DELETE FROM {table} WHERE chain = %s AND {condition}", chain)
 
 
 def renumber(chain: str, condition: str, by: int) -> None:
     """Move rows up or down by way of numbers that nobody has: each number may be there only once."""
-    with unsealed():
+    with without_triggers():
         sql(f"UPDATE {TABLE} SET seq = seq + 1000000 WHERE chain = %s AND {condition}", chain)
         sql(f"UPDATE {TABLE} SET seq = seq - %s WHERE chain = %s AND seq > 1000000", 1_000_000 - by, chain)
 
 
 def swap(chain: str, one: int, other: int) -> None:
-    with unsealed():
+    with without_triggers():
         for before, after in ((one, -1), (other, one), (-1, other)):
             sql(f"UPDATE {TABLE} SET seq = %s WHERE chain = %s AND seq = %s", after, chain, before)
 

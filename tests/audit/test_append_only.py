@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection, models, transaction
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.append_only import seal
+from taskruns.audit.append_only import make_append_only
 from taskruns.models import AuditEvent, Team
 from taskruns.models.audit import AppendOnly
 
@@ -53,7 +53,7 @@ def execute(statement: str) -> None:
         cursor.execute(statement)
 
 
-def sealed_by() -> set[str]:
+def triggers_in_place() -> set[str]:
     query = (
         "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = %s::regclass"
         if IS_POSTGRESQL
@@ -167,8 +167,8 @@ def test_ways_around_the_model_end_at_the_database(change: Callable[[], object])
     assert stored("site") == before
 
 
-def test_the_same_statements_work_where_nothing_is_sealed():
-    """The control: it is the seal that refuses, not the statements."""
+def test_the_same_statements_work_on_a_table_without_triggers():
+    """The control: it is the triggers that refuse, not the statements."""
     Team.objects.create(slug="one", name="One")
     execute("UPDATE taskruns_team SET name = 'another'")
     assert Team.objects.filter(name="another").update(name="One") == 1
@@ -183,25 +183,25 @@ def test_writing_goes_on_after_a_refusal():
     assert_whole("site", rows=4)
 
 
-def test_sealing_twice_is_sealing_once():
-    before = sealed_by()
+def test_making_it_append_only_twice_changes_nothing():
+    before = triggers_in_place()
     assert before
-    seal(connection)
-    seal(connection)
-    assert sealed_by() == before
+    make_append_only(connection)
+    make_append_only(connection)
+    assert triggers_in_place() == before
     with pytest.raises(DatabaseError, match="append-only"):
         execute(f"DELETE FROM {TABLE}")
 
 
 @pytest.mark.commits
-def test_the_seal_comes_back_after_django_remakes_the_table(committed: None):
+def test_the_triggers_come_back_after_django_remakes_the_table(committed: None):
     """SQLite drops a table's triggers without a word when a migration alters a field."""
-    before = sealed_by()
+    before = triggers_in_place()
     alter_reason(512, 513)
-    assert sealed_by() == (before if IS_POSTGRESQL else set())
+    assert triggers_in_place() == (before if IS_POSTGRESQL else set())
     alter_reason(513, 512)
     call_command("migrate", verbosity=0)
-    assert sealed_by() == before
+    assert triggers_in_place() == before
     with transaction.atomic():
         record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
     assert_whole("site", rows=4)

@@ -191,8 +191,8 @@ def a_stopping_run(stage: Stage) -> None:
 
 
 def an_old_ring_key(stage: Stage) -> None:
-    old = Ring({1: settings.ENCRYPTION_KEYS[1]}).seal(NEW_KEY, owner=str(stage.credential.pk))
-    Credential.objects.update(ring_number=old.ring_number, ciphertext=old.ciphertext)
+    old = Ring({1: settings.ENCRYPTION_KEYS[1]}).encrypt(NEW_KEY, owner=str(stage.credential.pk))
+    Credential.objects.update(ring_number=old.ring_number, ciphertext=old.token)
 
 
 COMMANDS: dict[str, list[Call]] = {

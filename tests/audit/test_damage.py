@@ -20,7 +20,7 @@ from tests.factories import actor
 from tests.queue_worker import work
 
 from .chain_reader import TABLE, stored
-from .tampering import ANCHORS, HEADS, IS_POSTGRESQL, edit, found, insert, said, unsealed
+from .tampering import ANCHORS, HEADS, IS_POSTGRESQL, edit, found, insert, said, without_triggers
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
@@ -48,7 +48,7 @@ def chain(team: Team, oli: User) -> str:
 
 def put(column: str, value: str, *, table: str = TABLE, where: str = f"seq = {PLACE}") -> None:
     """As it stands in SQL, whatever SQLite's own checks say."""
-    with unsealed(), connection.cursor() as cursor:
+    with without_triggers(), connection.cursor() as cursor:
         if not IS_POSTGRESQL:
             cursor.execute("PRAGMA ignore_check_constraints = 1")
         cursor.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}")

@@ -23,7 +23,7 @@ from tests.factories import actor
 from tests.spreadsheets import EVIL
 from tests.stored import events
 
-from .chain_reader import SEALED, assert_linked, stored
+from .chain_reader import HASHED, assert_linked, stored
 from .tampering import found
 
 pytestmark = pytest.mark.usefixtures("any_details")
@@ -141,7 +141,7 @@ def test_the_table_has_every_column_and_the_oldest_row_first(
     history: None, team: Team, mona: User, client_of: ClientOf
 ):
     rows = table_of(client_of(mona).get(f"{NORTH}csv"))
-    assert list(rows[0]) == [*SEALED, "hash"]
+    assert list(rows[0]) == [*HASHED, "hash"]
     for row, known in zip(rows, stored(f"team:{team.pk}"), strict=True):
         assert row["reason"] == known["reason"]
         assert (row["seq"], row["at"], row["hash"]) == (str(known["seq"]), known["at"], known["hash"])

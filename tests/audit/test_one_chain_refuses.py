@@ -79,7 +79,7 @@ def test_a_key_that_is_saved_and_not_tested_is_said_to_be_so(stage: Stage, name:
     assert answer.status_code == 302
     text = answer.client.get(answer["Location"]).content.decode()
     assert f"{wanted} is saved, but its test could not be written down" in text
-    assert Credential.objects.get(name=wanted).open() == NEW_KEY
+    assert Credential.objects.get(name=wanted).decrypt_secret() == NEW_KEY
     assert not stage.arize.calls, "the log was asked before Arize"
 
 

@@ -11,7 +11,7 @@ from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team, User
 from tests.factories import actor
 
-from .chain_reader import SEALED, ZEROS, assert_whole, stored, time_text
+from .chain_reader import HASHED, ZEROS, assert_whole, stored, time_text
 
 pytestmark = pytest.mark.usefixtures("any_details")
 
@@ -24,7 +24,7 @@ def chain_of(team: Team) -> str:
 
 def test_it_has_exactly_the_columns_of_the_document():
     names = {field.attname for field in AuditEvent._meta.concrete_fields}
-    assert names == {"id", "hash", *SEALED}
+    assert names == {"id", "hash", *HASHED}
 
 
 def test_every_column_of_a_cancelled_run_is_written(team: Team, run: Run, oli: User):
@@ -143,7 +143,7 @@ def test_each_chain_counts_for_itself_and_links_row_to_row(team: Team, other_tea
         {"\N{PILE OF POO}": "\N{REGIONAL INDICATOR SYMBOL LETTER D}", "1": 1, "10": 2, "2": 3},
     ],
 )
-def test_details_come_back_from_the_database_as_they_were_sealed(db: None, details: dict[str, Any]):
+def test_details_come_back_from_the_database_as_they_were_hashed(db: None, details: dict[str, Any]):
     record(EventType.RUN_EXPORT, "done", by=SOMEBODY, details=details)
     (row,) = assert_whole("site", rows=1)
     assert row["details"] == json.loads(json.dumps(details))
@@ -175,7 +175,7 @@ def test_the_model_reads_back_what_sql_reads(team: Team, run: Run, oli: User):
     written = record(EventType.RUN_CANCEL, "requested", by=actor(oli), team=team, run=run, details={"n": [1, None]})
     read = AuditEvent.objects.get(pk=written.pk)
     (row,) = stored(chain_of(team))
-    for name in SEALED:
+    for name in HASHED:
         value = getattr(read, name)
         value = time_text(value) if isinstance(value, datetime) else value
         assert (str(value) if isinstance(value, uuid.UUID) else value) == row[name]

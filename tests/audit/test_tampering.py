@@ -15,7 +15,7 @@ from taskruns.services.audit.row_stream import ANCHOR, stream_values
 from taskruns.verifier import event_hash
 from tests.factories import actor
 
-from .chain_reader import SEALED, TABLE, stored
+from .chain_reader import HASHED, TABLE, stored
 from .tampering import (
     ANCHORS,
     HEADS,
@@ -29,7 +29,7 @@ from .tampering import (
     set_head,
     sql,
     swap,
-    unsealed,
+    without_triggers,
 )
 
 pytestmark = pytest.mark.usefixtures("any_details")
@@ -78,7 +78,7 @@ def other_than(value: object) -> object:
     return text[:-1] + ("0" if text[-1] != "0" else "1") if len(text) > 30 and text[-1] != "Z" else f"{text}x"
 
 
-EDITS = [name for name in (*SEALED, "hash") if name not in {"seq", "chain"}]
+EDITS = [name for name in (*HASHED, "hash") if name not in {"seq", "chain"}]
 
 
 def test_a_log_that_nobody_touched_is_clean(chain: str, outside: list[dict[str, Any]]):
@@ -227,7 +227,7 @@ def test_a_chain_without_its_head_is_found(chain: str):
 @pytest.mark.parametrize("change", [{"seq": 6}, {"hash": "0" * 64}, {"signature": "AAAA"}, {"key_id": "0" * 16}])
 def test_an_edited_anchor_no_longer_has_a_good_signature(chain: str, change: dict[str, object]):
     (name, value), *_ = change.items()
-    with unsealed():
+    with without_triggers():
         sql(f"UPDATE {ANCHORS} SET {name} = %s WHERE chain = %s", value, chain)
     assert found(chain) == [("bad anchor signature", change.get("seq", ANCHORED))]
 
@@ -237,7 +237,7 @@ def test_a_change_of_every_row_is_found_in_reasonable_time(chain: str, monkeypat
     hashes: list[int] = []
     counting = "taskruns.services.audit.verification.event_hash"
     monkeypatch.setattr(counting, lambda event: hashes.append(1) or event_hash(event))
-    with unsealed():
+    with without_triggers():
         sql(f"UPDATE {TABLE} SET reason = 'another'")
     assert found(chain) == [("edited", seq) for seq in range(1, ROWS + 1)]
     assert len(hashes) < 4 * 1_010
@@ -258,15 +258,15 @@ def test_what_cannot_be_read_is_an_edited_row_or_refused_by_postgresql(chain: st
     column = name.split(maxsplit=1)[0]
     change = f"UPDATE {TABLE} SET {column} = %s WHERE chain = %s AND seq = %s"
     if IS_POSTGRESQL:
-        with unsealed(), pytest.raises(DatabaseError), transaction.atomic():
+        with without_triggers(), pytest.raises(DatabaseError), transaction.atomic():
             sql(change, STRANGE[name], chain, MIDDLE)
         return
-    with unsealed():
+    with without_triggers():
         sql("PRAGMA ignore_check_constraints = 1")
         sql(change, STRANGE[name], chain, MIDDLE)
         sql("PRAGMA ignore_check_constraints = 0")
     assert found(chain) == [("edited", MIDDLE)]
-    with unsealed():
+    with without_triggers():
         sql(f"UPDATE {TABLE} SET seq = 'text' WHERE chain = %s AND seq = 3", chain)
     assert set(found(chain)) >= {("edited", MIDDLE), ("missing", 3)}
 

@@ -101,7 +101,7 @@ def test_a_forger_with_a_key_of_their_own_is_met_by_the_pin(export: Lines, audit
     encoded = base64.b64encode(raw).decode()
     (name,) = verifier.keys_of([encoded])
     anchor |= {"hash": export[-2]["event"]["hash"], "key_id": name}
-    anchor["signature"] = base64.b64encode(key.sign(verifier.sealed("anchor", anchor, "signature"))).decode()
+    anchor["signature"] = base64.b64encode(key.sign(verifier.canonical_bytes("anchor", anchor, "signature"))).decode()
     export[0]["manifest"]["public_keys"] = {name: encoded}
     assert auditor(export)[0] == 0
     assert auditor(export, "--public-key", OURS)[0] == 1

@@ -1,4 +1,4 @@
-"""The walker over made-up histories, sealed by the very code that seals the log: no false alarm, no blind spot."""
+"""The walker over made-up histories, hashed by the very code that writes the log: no false alarm, no blind spot."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskruns.audit import Actor, EventType, Target, exported, record
+from taskruns.audit import Actor, EventType, Target, record, row_as_json
 from taskruns.audit.anchors import anchor_chain
 from taskruns.audit.row_json import clean_details, clean_line
 from taskruns.audit.signing_keys import public_keys, sign, signing_key_id
@@ -39,7 +39,7 @@ words = st.tuples(texts, texts, details, st.integers(0, 10**9), st.booleans())
 histories = st.lists(words, min_size=1, max_size=8)
 
 
-def sealed(history: Iterable[tuple[Any, ...]], *, chain: str = CHAIN) -> Rows:
+def chain_of_rows(history: Iterable[tuple[Any, ...]], *, chain: str = CHAIN) -> Rows:
     """Rows of a chain as an export holds them."""
     rows: Rows = []
     previous = "0" * 64
@@ -59,9 +59,9 @@ def sealed(history: Iterable[tuple[Any, ...]], *, chain: str = CHAIN) -> Rows:
             "details": clean_details(facts),
             "prev_hash": previous,
         }
-        plain = exported(SimpleNamespace(**row))
-        previous = event_hash(plain)
-        rows.append(plain | {"hash": previous})
+        columns = row_as_json(SimpleNamespace(**row))
+        previous = event_hash(columns)
+        rows.append(columns | {"hash": previous})
     return rows
 
 
@@ -92,7 +92,7 @@ def places(faults: Iterable[Fault]) -> list[tuple[str, int]]:
 @settings(max_examples=1_000, deadline=None)
 @given(histories, st.randoms(use_true_random=False))
 def test_no_false_alarm_over_a_thousand_random_clean_histories(history: Any, chance: random.Random):
-    rows = json.loads(json.dumps(sealed(history)))
+    rows = json.loads(json.dumps(chain_of_rows(history)))
     anchors = [anchor_of(row) for row in rows if chance.random() < 0.3]
     assert walked(rows, anchors + anchors, last=len(rows)) == []
     some = [row for row in rows if chance.random() < 0.5]
@@ -107,7 +107,7 @@ MUTATIONS = ("edit", "rehash", "delete", "double", "swap", "cut", "recompute")
 def test_any_change_of_any_history_is_found_at_or_right_behind_its_place(
     history: Any, mutation: str, chance: random.Random
 ):
-    rows = sealed(history)
+    rows = chain_of_rows(history)
     anchors = [anchor_of(rows[-1])]
     place = chance.randrange(len(rows) - 1)
     changed = mutated(rows, mutation, place)
@@ -145,7 +145,7 @@ def recomputed(rows: Rows) -> Rows:
 
 @pytest.fixture
 def rows() -> Rows:
-    return sealed([("oli@example.com", f"reason {number}", {"n": number}, number, True) for number in range(8)])
+    return chain_of_rows([("oli@example.com", f"reason {number}", {"n": number}, number, True) for number in range(8)])
 
 
 def test_each_kind_of_fault_is_named_with_its_place(rows: Rows):
@@ -176,7 +176,7 @@ def test_a_fault_is_a_line_for_people(rows: Rows):
 
 
 def test_a_row_of_another_chain_is_no_row_of_this_one(rows: Rows):
-    stranger = sealed([("", "", {}, 1, False)], chain="site")
+    stranger = chain_of_rows([("", "", {}, 1, False)], chain="site")
     assert places(walked(stranger)) == [("edited", 1)]
     assert walked(rows, [anchor_of(stranger[0]) | {"hash": "f" * 64}]) == []
 

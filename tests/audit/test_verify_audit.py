@@ -15,7 +15,7 @@ from django.db import OperationalError, connection, transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_moved
-from taskruns.audit.append_only import _SQLITE_REFUSES, SEALED_TABLES, seal
+from taskruns.audit.append_only import _SQLITE_REFUSES, APPEND_ONLY_TABLES, make_append_only
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
 from taskruns.services.audit.row_stream import ANCHOR, stream_values
@@ -24,7 +24,7 @@ from tests.database_refusals import accept_inserts, lift_triggers, refuse_insert
 from tests.paths import ROOT
 from tests.stored import events
 
-from .tampering import delete, edit, set_head, unsealed
+from .tampering import delete, edit, set_head, without_triggers
 
 ALONE = "not compared with anchors outside the database: a cut tail or a recomputed chain may be missed"
 SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
@@ -92,7 +92,7 @@ def test_each_chain_that_was_read_holds_how_it_ended(chain: str, team: Team, oth
 
 def test_every_fault_is_printed_and_the_page_keeps_the_first_of_each_chain(chain: str, team: Team):
     append(team, 115)
-    with unsealed(), connection.cursor() as cursor:
+    with without_triggers(), connection.cursor() as cursor:
         cursor.execute("UPDATE taskruns_auditevent SET reason = 'another' WHERE chain = %s", [chain])
     code, lines = verify("--chain", "ops-north")
     assert code == 1
@@ -118,7 +118,7 @@ def test_anchors_from_outside_are_met_or_not(chain: str, tmp_path: Path):
     assert f"{chain} row 5: anchor not met" in "\n".join(said)
 
 
-@pytest.mark.parametrize("table", SEALED_TABLES)
+@pytest.mark.parametrize("table", APPEND_ONLY_TABLES)
 def test_a_missing_trigger_is_said_and_a_fault_of_every_chain(chain: str, table: str):
     with connection.cursor() as cursor:
         lift_triggers(cursor, table)
@@ -160,7 +160,7 @@ def test_a_trigger_that_was_changed_is_said(chain: str, when: str):
     with connection.cursor() as cursor:
         table = "taskruns_heartbeat" if "heartbeat" in when else EVENTS
         cursor.execute(f"DROP TRIGGER {name}" + (f" ON {table}" if connection.vendor == "postgresql" else ""))
-    seal(connection)
+    make_append_only(connection)
     assert verify()[0] == 0
 
 
@@ -181,7 +181,7 @@ def test_a_function_that_was_changed_is_said(chain: str, body: str):
     with connection.cursor() as cursor:
         cursor.execute(function)
     assert verify()[0] == 1
-    seal(connection)
+    make_append_only(connection)
     assert verify()[0] == 0
 
 

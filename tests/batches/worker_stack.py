@@ -212,7 +212,7 @@ def worker_stack(directory: Path, *, rate: int = 50) -> Iterator[WorkerStack]:
         person = User.objects.create(email="many@example.com")
         Membership.objects.create(team=team, user=person, role=TeamRole.OPERATOR)
         credential = Credential(team=team, name="Many", endpoint=url)
-        credential.seal(KEY)
+        credential.encrypt_secret(KEY)
         credential.save()
         here = WorkerStack(url, directory, team, person, credential, rate=rate)
         try:

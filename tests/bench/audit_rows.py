@@ -1,4 +1,4 @@
-"""Rows of the log in great number, sealed by the very code that seals them one by one, written in bulk; with as many
+"""Rows of the log in great number, hashed by the very code that writes them one by one, written in bulk; with as many
 anchors as the worker would have made at this pace.
 """
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from taskruns.audit import exported
+from taskruns.audit import row_as_json
 from taskruns.audit.anchors import EVERY
-from taskruns.audit.row_json import plain
+from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import sign, signing_key_id
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent
 from taskruns.verifier import event_hash
@@ -58,7 +58,7 @@ def _anchor(rows: list[dict[str, Any]]) -> None:
     values = []
     for row in rows:
         anchor = {"chain": row["chain"], "seq": row["seq"], "hash": row["hash"], "signed_at": row["at"], "key_id": key}
-        signature = sign({name: plain(value) for name, value in anchor.items()})
+        signature = sign({name: value_as_json(value) for name, value in anchor.items()})
         at = signed_at.get_db_prep_save(row["at"], connection)
         values.append([row["chain"], row["seq"], row["hash"], at, key, signature])
     with connection.cursor() as cursor:
@@ -68,7 +68,7 @@ def _anchor(rows: list[dict[str, Any]]) -> None:
 def _rows(chain: str, seq: int, previous: str, count: int) -> Iterator[dict[str, Any]]:
     for number in range(seq + 1, seq + count + 1):
         row = _row(chain, number) | {"prev_hash": previous}
-        previous = event_hash(exported(SimpleNamespace(**row)))
+        previous = event_hash(row_as_json(SimpleNamespace(**row)))
         yield row | {"hash": previous}
 
 

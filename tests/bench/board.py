@@ -116,7 +116,7 @@ def _arize_down(board: Board) -> list[Figure]:
     """A key whose Arize refuses every connection: the board says so, and is as fast."""
     before = board.median("")
     key = Credential(team=board.team, name="Unreachable", endpoint=settings.ARIZE_ENDPOINTS[0])
-    key.seal("ak-bench-nobody-listens")
+    key.encrypt_secret("ak-bench-nobody-listens")
     key.save()
     report = mirror.refresh(key.pk, force=True)
     if report is None or not report.problem or b"notice-warning" not in board.get(""):

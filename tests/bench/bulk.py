@@ -25,7 +25,7 @@ RATE_LIMIT = {"path": "/v2/", "per_second": A_SECOND}
 
 
 def measure() -> list[Figure]:
-    append_only.seal(connection)
+    append_only.make_append_only(connection)
     figures = []
     for part in (_with_power_cuts, _whole):
         with tempfile.TemporaryDirectory() as directory, worker_stack(Path(directory), rate=A_SECOND) as here:

@@ -64,7 +64,7 @@ def _panel(url: str) -> tuple[Client, str]:
     person = User.objects.create(email="bench@example.com")
     Membership.objects.create(team=team, user=person, role=TeamRole.OPERATOR)
     credential = Credential(team=team, name="Bench", endpoint=url)
-    credential.seal(KEY)
+    credential.encrypt_secret(KEY)
     credential.save()
     tasks = requests.get(f"{url}/v2/tasks", headers={"Authorization": f"Bearer {KEY}"}, timeout=10).json()["tasks"]
     for task in tasks:

@@ -75,7 +75,7 @@ def _panel(arize: Caller) -> tuple[Client, Credential, float]:
     person = User.objects.create(email="pace@example.com")
     Membership.objects.create(team=team, user=person, role=TeamRole.VIEWER)
     credential = Credential(team=team, name="Pace", endpoint=arize.url)
-    credential.seal(KEY)
+    credential.encrypt_secret(KEY)
     credential.save()
     client = Client()
     client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")

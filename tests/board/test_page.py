@@ -238,7 +238,7 @@ def test_an_empty_board_says_why(vera: User, mona: User, client_of: ClientOf, te
     assert f"{BOARD[:-5]}credentials/new/" in manages.get(BOARD).content.decode()
     assert "credentials/new/" not in looks_on.get(BOARD).content.decode()
     key = Credential(team=team, name="Production", endpoint=ENDPOINT)
-    key.seal("ak-0123456789")
+    key.encrypt_secret("ak-0123456789")
     key.save()
     assert kind(looks_on) == "no_runs"
     assert kind(looks_on, "?status=failed") == "filtered"

@@ -203,7 +203,7 @@ def _forbid(credential: Credential, settings: Any) -> None:
 
 
 def _break_line(credential: Credential, settings: Any) -> None:
-    credential.seal("ak-with-a\nline-break")
+    credential.encrypt_secret("ak-with-a\nline-break")
     credential.save()
 
 

@@ -33,7 +33,7 @@ def stage(committed: None, settings: Any) -> Iterator[tuple[ArizeServer, Task]]:
         settings.ARIZE_ENDPOINTS = (double.url,)
         team = Team.objects.create(slug="ops-north", name="Ops North")
         credential = Credential(team=team, name="Production", endpoint=double.url)
-        credential.seal(CANARY)
+        credential.encrypt_secret(CANARY)
         credential.save()
         yield double, Task.objects.create(team=team, endpoint=double.url, arize_id="T1", credential=credential)
 

@@ -159,7 +159,7 @@ def test_a_key_is_kept_once(team, run):
     assert "is kept" in said
     assert "is there already" in said
     assert CANARY not in said
-    assert Credential.objects.get().open() == CANARY
+    assert Credential.objects.get().decrypt_secret() == CANARY
     assert events() == [("credential.add", "done")]
 
 
@@ -168,10 +168,10 @@ def test_another_key_needs_to_be_told_to_replace(team, run):
     with pytest.raises(CommandError, match="--replace") as refused:
         run(*ADD_KEY, stdin=OTHER_KEY)
     assert OTHER_KEY not in str(refused.value)
-    assert Credential.objects.get().open() == CANARY
+    assert Credential.objects.get().decrypt_secret() == CANARY
     assert "is replaced" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
     assert "nothing is changed" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
-    assert Credential.objects.get().open() == OTHER_KEY
+    assert Credential.objects.get().decrypt_secret() == OTHER_KEY
     assert events() == [("credential.add", "done"), ("credential.replace", "done")]
 
 
@@ -223,7 +223,7 @@ def test_the_demo_is_set_up_once(db, demo, run):
         "ada@demo.example": None,
         "adam@demo.example": None,
     }
-    assert {key.team.slug: key.open() for key in Credential.objects.all()} == {
+    assert {key.team.slug: key.decrypt_secret() for key in Credential.objects.all()} == {
         "ops-north": CANARY,
         "ops-south": OTHER_KEY,
     }

@@ -94,7 +94,7 @@ def test_the_filter_is_what_keeps_the_key_out(credential: Credential, settings: 
     settings.DEBUG = True
     monkeypatch.setattr("cryptography.fernet.Fernet.encrypt", fail)
     with pytest.raises(RuntimeError) as broken:
-        credential.seal(CANARY)
+        credential.encrypt_secret(CANARY)
     error = broken.value
     careful, careless = report(error, careful=True), report(error, careful=False)
     assert BROKEN in careful
@@ -134,5 +134,5 @@ def test_a_failing_database_is_a_503_with_a_sentence_and_no_sql(
     assert "INSERT" not in answer.content.decode()
     credential.refresh_from_db()
     assert credential.revoked_at is None
-    assert credential.open() == CANARY
+    assert credential.decrypt_secret() == CANARY
     assert not found(CANARY, witness.seen)

@@ -46,7 +46,7 @@ def everything_stored():
 def test_a_key_is_kept_encrypted_and_can_be_used(team, mona):
     day = timezone.localdate() + timedelta(days=30)
     kept = add(team, key=f"  {CANARY}\n", expires_on=day, by=actor(mona))
-    assert kept.open() == CANARY
+    assert kept.decrypt_secret() == CANARY
     assert (kept.last4, kept.created_by, kept.failing_since) == (CANARY[-4:], mona, None)
     row = AuditEvent.objects.get()
     assert (row.chain, row.event, row.credential_id) == (f"team:{team.pk}", "credential.add", kept.pk)
@@ -84,7 +84,7 @@ def test_it_refuses_what_is_no_key_without_repeating_it(team, key):
     assert refused.value.field == "key"
     assert not key.strip() or key not in refused.value.sentence
     assert not Credential.objects.exists()
-    assert add(team, key="x" * 4096).open() == "x" * 4096
+    assert add(team, key="x" * 4096).decrypt_secret() == "x" * 4096
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_replaced_key_starts_with_a_clean_record(team, credential, mona):
         failing_since=timezone.now(), failing_reason="x", failures=3, backoff_until=timezone.now()
     )
     assert credentials.replace(credential, key=OTHER_KEY, expires_on=None, by=actor(mona))
-    assert credential.open() == OTHER_KEY
+    assert credential.decrypt_secret() == OTHER_KEY
     assert (credential.failing_since, credential.failing_reason, credential.failures) == (None, "", 0)
     assert credential.backoff_until is None
     assert credential.next_refresh_at <= timezone.now()
@@ -187,7 +187,7 @@ def test_the_same_key_again_changes_nothing(credential):
 def test_a_new_end_alone_is_a_change(credential):
     day = timezone.localdate()
     assert credentials.replace(credential, key=CANARY, expires_on=day, by=SHELL)
-    assert (credential.expires_on, credential.open()) == (day, CANARY)
+    assert (credential.expires_on, credential.decrypt_secret()) == (day, CANARY)
     assert AuditEvent.objects.get().details["changed"] == ["expires_on"]
 
 
@@ -202,7 +202,7 @@ def test_a_key_that_cannot_be_opened_any_more_can_be_replaced(credential):
     with pytest.raises(CannotConnect):
         credential.connect()
     assert credentials.replace(credential, key=CANARY, expires_on=None, by=SHELL)
-    assert credential.open() == CANARY
+    assert credential.decrypt_secret() == CANARY
 
 
 def test_a_revoked_key_is_not_replaced(credential):

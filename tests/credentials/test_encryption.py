@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskruns.audit import Actor
-from taskruns.encryption import Ring, SealBroken, Sealed
+from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential, Run, Team, User
 from taskruns.models.credentials import CannotConnect
 from taskruns.pages.cancellations import sentence_of
@@ -18,67 +18,67 @@ from tests.factories import CANARY, make_credential
 from tests.stored import events
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-SENTENCE = SealBroken.sentence
+SENTENCE = DecryptionFailed.sentence
 
 
 def test_a_key_is_read_back_by_its_own_row_only():
     ring = Ring({1: OLD})
-    sealed = ring.seal(CANARY, owner="row 1")
-    assert ring.open(sealed, owner="row 1") == CANARY
-    with pytest.raises(SealBroken):
-        ring.open(sealed, owner="row 2")
+    encrypted = ring.encrypt(CANARY, owner="row 1")
+    assert ring.decrypt(encrypted, owner="row 1") == CANARY
+    with pytest.raises(DecryptionFailed):
+        ring.decrypt(encrypted, owner="row 2")
 
 
 @given(st.text(st.characters(codec=None)))
 @settings(max_examples=50)
 def test_every_text_comes_back_as_it_was(text: str):
     ring = Ring({1: OLD})
-    assert ring.open(ring.seal(text, owner="row"), owner="row") == text
+    assert ring.decrypt(ring.encrypt(text, owner="row"), owner="row") == text
 
 
 def test_the_ring_rotates_in_three_steps():
-    before = Ring({1: OLD}).seal(CANARY, owner="row")
+    before = Ring({1: OLD}).encrypt(CANARY, owner="row")
     both = Ring({2: NEW, 1: OLD})
-    assert both.open(before, owner="row") == CANARY
-    after = both.seal(CANARY, owner="row")
+    assert both.decrypt(before, owner="row") == CANARY
+    after = both.encrypt(CANARY, owner="row")
     assert after.ring_number == 2
-    with pytest.raises(SealBroken):
-        Ring({1: OLD}).open(after, owner="row")
-    assert Ring({2: NEW}).open(after, owner="row") == CANARY
-    with pytest.raises(SealBroken):
-        Ring({2: NEW}).open(before, owner="row")
+    with pytest.raises(DecryptionFailed):
+        Ring({1: OLD}).decrypt(after, owner="row")
+    assert Ring({2: NEW}).decrypt(after, owner="row") == CANARY
+    with pytest.raises(DecryptionFailed):
+        Ring({2: NEW}).decrypt(before, owner="row")
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        lambda sealed: Sealed(sealed.ring_number, sealed.ciphertext[:-2] + "AA"),
-        lambda sealed: Sealed(sealed.ring_number, ""),
-        lambda sealed: Sealed(sealed.ring_number, "\N{ROCKET}"),
-        lambda sealed: Sealed(sealed.ring_number + 1, sealed.ciphertext),
-        lambda sealed: Sealed(1, Fernet(OLD).encrypt(b"not json").decode()),
-        lambda sealed: Sealed(1, Fernet(OLD).encrypt(b"[]").decode()),
-        lambda sealed: Sealed(1, Fernet(OLD).encrypt(b'{"owner": "row"}').decode()),
-        lambda sealed: Sealed(1, Fernet(NEW).encrypt(b'{"owner": "row", "secret": "x"}').decode()),
+        lambda encrypted: Ciphertext(encrypted.ring_number, encrypted.token[:-2] + "AA"),
+        lambda encrypted: Ciphertext(encrypted.ring_number, ""),
+        lambda encrypted: Ciphertext(encrypted.ring_number, "\N{ROCKET}"),
+        lambda encrypted: Ciphertext(encrypted.ring_number + 1, encrypted.token),
+        lambda encrypted: Ciphertext(1, Fernet(OLD).encrypt(b"not json").decode()),
+        lambda encrypted: Ciphertext(1, Fernet(OLD).encrypt(b"[]").decode()),
+        lambda encrypted: Ciphertext(1, Fernet(OLD).encrypt(b'{"owner": "row"}').decode()),
+        lambda encrypted: Ciphertext(1, Fernet(NEW).encrypt(b'{"owner": "row", "secret": "x"}').decode()),
     ],
 )
 def test_damage_of_any_kind_is_the_one_error_with_the_sentence(broken: Any):
     ring = Ring({1: OLD})
-    sealed = ring.seal(CANARY, owner="row")
-    assert ring.open(sealed, owner="row") == CANARY
-    with pytest.raises(SealBroken) as refused:
-        ring.open(broken(sealed), owner="row")
+    encrypted = ring.encrypt(CANARY, owner="row")
+    assert ring.decrypt(encrypted, owner="row") == CANARY
+    with pytest.raises(DecryptionFailed) as refused:
+        ring.decrypt(broken(encrypted), owner="row")
     assert str(refused.value) == SENTENCE
     assert refused.value.__cause__ is None
 
 
 def test_ciphertext_copied_into_another_row_does_not_open_there(team: Team):
     mine, other = make_credential(team), make_credential(team, name="Other", key="ak-other-0123456789abcdef")
-    assert other.open() == "ak-other-0123456789abcdef"
+    assert other.decrypt_secret() == "ak-other-0123456789abcdef"
     Credential.objects.filter(pk=other.pk).update(ciphertext=mine.ciphertext, ring_number=mine.ring_number)
     other.refresh_from_db()
-    with pytest.raises(SealBroken):
-        other.open()
+    with pytest.raises(DecryptionFailed):
+        other.decrypt_secret()
     with pytest.raises(CannotConnect, match="cannot be opened"):
         other.connect()
 
@@ -119,7 +119,7 @@ def test_a_lost_ring_key_is_the_mirrors_problem_not_its_end(lost_ring: None, cre
 def test_a_lost_key_can_be_replaced(lost_ring: None, credential: Credential, mona: User):
     by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
     assert credentials.replace(credential, key=CANARY, expires_on=None, by=by)
-    assert (credential.ring_number, credential.open()) == (3, CANARY)
+    assert (credential.ring_number, credential.decrypt_secret()) == (3, CANARY)
 
 
 def test_a_revoked_keys_ciphertext_is_gone(credential: Credential, mona: User):
@@ -128,8 +128,8 @@ def test_a_revoked_keys_ciphertext_is_gone(credential: Credential, mona: User):
     assert credentials.revoke(credential, by=by)
     row = Credential.objects.get(pk=credential.pk)
     assert row.ciphertext == ""
-    with pytest.raises(SealBroken):
-        row.open()
+    with pytest.raises(DecryptionFailed):
+        row.decrypt_secret()
     with pytest.raises(CannotConnect, match="revoked"):
         row.connect()
 
@@ -139,7 +139,7 @@ def test_replacing_a_key_leaves_nothing_of_the_old_one(credential: Credential, m
     by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
     credentials.replace(credential, key="ak-another-key-0123456789", expires_on=None, by=by)
     row = Credential.objects.get(pk=credential.pk)
-    assert (row.open(), row.last4) == ("ak-another-key-0123456789", "6789")
+    assert (row.decrypt_secret(), row.last4) == ("ak-another-key-0123456789", "6789")
     assert row.ciphertext != before
 
 

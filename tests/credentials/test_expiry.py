@@ -85,7 +85,7 @@ def test_a_test_reads_the_end_and_writes_it_down(arize: responses.RequestsMock, 
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
     assert result.sentence.endswith("Arize says that it expires on 2026-12-24.")
-    assert (credential.expires_on, credential.open()) == (date(2026, 12, 24), CANARY)
+    assert (credential.expires_on, credential.decrypt_secret()) == (date(2026, 12, 24), CANARY)
     details = AuditEvent.objects.get().details
     assert (details["changed"], details["expires_on"]) == (["expires_on"], "2026-12-24")
     assert credentials.test(credential, by=SHELL).ok

@@ -51,7 +51,7 @@ def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of
     assert response.redirect_chain == [("/teams/ops-north/credentials/", 302)]
     assert said[0].startswith("Europe: The key works.")
     assert [row.name for row in response.context["rows"]] == ["Europe"]
-    assert (kept.open(), kept.created_by) == (CANARY, mona)
+    assert (kept.decrypt_secret(), kept.created_by) == (CANARY, mona)
     assert events() == [("credential.add", "done"), ("credential.test", "ok")]
     assert f"…{CANARY[-4:]}" in response.content.decode()
     assert not any(piece in response.content.decode() for piece in pieces(CANARY))
@@ -112,9 +112,9 @@ def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
     client = client_of(mona)
     assert not any(piece in client.get(url).content.decode() for piece in pieces(CANARY))
     assert client.post(url, {"key": OTHER_KEY})["Location"] == "/teams/ops-north/credentials/"
-    assert Credential.objects.get().open() == OTHER_KEY
+    assert Credential.objects.get().decrypt_secret() == OTHER_KEY
     refused = client.post(url, {"key": "no key"})
-    assert (refused.status_code, Credential.objects.get().open()) == (422, OTHER_KEY)
+    assert (refused.status_code, Credential.objects.get().decrypt_secret()) == (422, OTHER_KEY)
 
 
 def test_a_manager_tests_a_key(arize, team, credential, mona, client_of):
@@ -146,7 +146,7 @@ def test_a_key_of_another_team_opens_nothing(team, other_team, mona, client_of, 
     assert nonce.sub("", strange.content.decode()) == nonce.sub("", missing.content.decode())
     assert events() == [("access.denied", "denied")]
     foreign.refresh_from_db()
-    assert foreign.open() == CANARY
+    assert foreign.decrypt_secret() == CANARY
     if page != "test":
         assert client.get(reverse(f"credential-{page}", args=[team.slug, own.pk])).status_code == 200
 

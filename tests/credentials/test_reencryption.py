@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 
 from taskruns.audit import Actor
-from taskruns.encryption import SealBroken
+from taskruns.encryption import DecryptionFailed
 from taskruns.models import AuditEvent, Credential, Team, User
 from taskruns.services import credentials, reencryption
 from taskruns.services.people import factors
@@ -50,8 +50,8 @@ def opens(keys: dict[str, Credential]) -> list[bool]:
     for key, row in keys.items():
         row.refresh_from_db()
         try:
-            found.append(row.open() == key)
-        except SealBroken:
+            found.append(row.decrypt_secret() == key)
+        except DecryptionFailed:
             found.append(False)
     return found
 
@@ -133,7 +133,7 @@ def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], setti
 
 def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
     """What the log cannot take is not done: the portion at hand stays as it was, the ones before it stay done."""
-    monkeypatch.setattr(reencryption, "PORTION", 2)
+    monkeypatch.setattr(reencryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     left = [2]
 
@@ -151,13 +151,11 @@ def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: 
     assert all(opens(keys))
 
 
-def test_progress_is_told_after_each_portion(
-    keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(reencryption, "PORTION", 2)
+def test_progress_is_told_after_each_chunk(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reencryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     told: list[tuple[str, int, int]] = []
-    reencrypt(by=SHELL, tell=lambda name, report, total: told.append((name, report.done, total)))
+    reencrypt(by=SHELL, progress=lambda name, report, total: told.append((name, report.done, total)))
     assert told == [("API keys", 2, 3), ("API keys", 3, 3)]
 
 
@@ -181,14 +179,14 @@ def test_the_page_of_the_site_shows_how_far_it_is(
     page = client.get("/audit/").content.decode()
     assert "All stored secrets are encrypted with ring key 1, the newest." in page
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    monkeypatch.setattr(reencryption, "PORTION", 2)
+    monkeypatch.setattr(reencryption, "CHUNK", 2)
     seen = []
 
     def look(name: str, *_: Any) -> None:
         seen.append(client.get("/audit/encryption/", headers={"HX-Request": "true"}).content.decode())
 
     look("")
-    reencrypt(by=SHELL, tell=look)
+    reencrypt(by=SHELL, progress=look)
     told = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
     assert told == [
         ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app, and the recovery codes that come with it
@@ -201,12 +199,12 @@ def test_the_page_of_the_site_shows_how_far_it_is(
 
 
 def test_memory_does_not_grow_with_the_number_of_keys(team: Team, settings: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reencryption, "PORTION", 20)
+    monkeypatch.setattr(reencryption, "CHUNK", 20)
     settings.ENCRYPTION_KEYS = {1: OLD}
     wide = {"team": team, "endpoint": "https://api.arize.com", "spaces": ["x" * 30_000]}
     rows = [Credential(name=f"Key {number}", **wide) for number in range(300)]
     for row in rows:
-        row.seal(CANARY)
+        row.encrypt_secret(CANARY)
     Credential.objects.bulk_create(rows)
     del rows, row
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}

@@ -78,4 +78,4 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
     assert set(arize.keys) == {f"Bearer {CANARY}", f"Bearer {OTHER}"}
     assert not arize.faults
     row = Credential.objects.get(pk=key.pk)
-    assert (row.open(), row.failing_since, row.failures) == (OTHER, None, 0)
+    assert (row.decrypt_secret(), row.failing_since, row.failures) == (OTHER, None, 0)

@@ -19,7 +19,7 @@ from tests.sources import HAND_WRITTEN, SOURCES, TESTS, TEXTS, named, on_floors
 VAGUE = {"utils", "util", "helpers", "helper", "common", "mixins", "misc", "base"}
 WRITES = {
     *("save", "create", "get_or_create", "update_or_create", "bulk_create", "bulk_update", "update", "delete"),
-    *("seal", "set_password", "add_to", "atomic", "record"),
+    *("encrypt_secret", "set_password", "add_to", "atomic", "record"),
 }
 
 

@@ -12,7 +12,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from taskruns.audit import Actor
-from taskruns.audit.append_only import missing
+from taskruns.audit.append_only import missing_triggers
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Outcome, Run, Team, TeamRole, User
 from taskruns.services import audit
 from tests.migrations.kept_database import FILLED_BY_MIGRATE, kept_database, kept_rows
@@ -91,7 +91,7 @@ def test_the_kept_database_has_rows_in_every_table():
 
 def test_an_upgrade_gives_the_tables_that_a_new_database_has(upgraded: BaseDatabaseWrapper, new_schema: Schema):
     assert schema_of(upgraded) == new_schema
-    assert missing(upgraded) == []
+    assert missing_triggers(upgraded) == []
 
 
 def test_the_tables_of_an_upgrade_are_those_of_the_models(upgraded: BaseDatabaseWrapper):
@@ -114,7 +114,7 @@ def test_what_people_kept_can_be_used_after_an_upgrade(upgraded: BaseDatabaseWra
     oli = User.objects.get(email="oli@example.com")
     assert oli.check_password("kept since 0.1.0")
     assert Membership.objects.get(team=team, user=oli).role == TeamRole.OPERATOR
-    assert Credential.objects.get(team=team).open() == "ak-kept-0-1-0-key-000"
+    assert Credential.objects.get(team=team).decrypt_secret() == "ak-kept-0-1-0-key-000"
     outcomes = set(Cancellation.objects.filter(run__team=team).values_list("outcome", flat=True))
     assert {Outcome.CONFIRMED, Outcome.UNKNOWN} <= outcomes
     assert Run.objects.filter(team=team, sort_started_at__isnull=False).exists()

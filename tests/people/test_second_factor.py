@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from taskruns.audit import Actor
-from taskruns.encryption import SealBroken
+from taskruns.encryption import DecryptionFailed
 from taskruns.models import AuditEvent, Credential, Membership, Run, Team, User
 from taskruns.services.people import accounts, factors
 from tests.clients import ClientOf, Code, code_of, sign_in, with_app
@@ -189,12 +189,12 @@ def test_secrets_move_to_the_newest_ring_key(mona: User, app: Code, settings: An
     old = settings.ENCRYPTION_KEYS
     settings.ENCRYPTION_KEYS = {3: "b3RoZXItcmluZy1rZXktb2YtdGhlLXRlc3RzLTAxMjM=", **old}
     call_command("reencrypt_credentials", stdout=io.StringIO())
-    assert {factors.reseal(row) for row in Authenticator.objects.all()} == {False}, "nothing is left to do"
+    assert {factors.reencrypt(row) for row in Authenticator.objects.all()} == {False}, "nothing is left to do"
     settings.ENCRYPTION_KEYS = {3: settings.ENCRYPTION_KEYS[3]}
     assert enter(Client(), mona, app()).status_code == 302
     assert factors.codes_left(mona) == 10
     settings.ENCRYPTION_KEYS = old
-    with pytest.raises(SealBroken):
+    with pytest.raises(DecryptionFailed):
         factors.codes_left(mona)
 
 

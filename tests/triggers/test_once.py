@@ -217,7 +217,7 @@ def test_twenty_posts_of_one_form_are_one_post_to_arize(client_of: ClientOf, set
         settings.ARIZE_ENDPOINTS = (double.url,)
         team = Team.objects.create(slug="ops-north", name="Ops North")
         credential = Credential(team=team, name="Production", endpoint=double.url)
-        credential.seal(CANARY)
+        credential.encrypt_secret(CANARY)
         credential.save()
         task = Task.objects.create(
             team=team, endpoint=double.url, arize_id="T1", credential=credential, type="template_evaluation"

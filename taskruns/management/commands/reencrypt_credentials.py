@@ -15,7 +15,7 @@ class Command(PanelCommand):
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         newest = Ring(settings.ENCRYPTION_KEYS).newest
-        reports = reencrypt(by=Actor.command(), tell=self._tell)
+        reports = reencrypt(by=Actor.command(), progress=self._progress)
         self.progress("")
         for name, report in reports.items():
             self.said(f"{name}: {report.done} encrypted again with ring key {newest}.")
@@ -27,5 +27,5 @@ class Command(PanelCommand):
             )
         self.said(f"All is encrypted with ring key {newest}: the others can be taken out of ENCRYPTION_KEYS.")
 
-    def _tell(self, name: str, so_far: Report, total: int) -> None:
+    def _progress(self, name: str, so_far: Report, total: int) -> None:
         self.progress(f"{name}: {so_far.done + so_far.unreadable} of {total}")

@@ -18,7 +18,7 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_moved
 from taskruns.audit.record import chain_of
-from taskruns.audit.row_json import plain
+from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, AuditReading, Team
@@ -87,7 +87,7 @@ def _manifest(mark: AuditEvent, rows: QuerySet[AuditEvent], *, by: Actor, filter
         "first_seq": first,
         "last_seq": last,
         "filtered": filtered,
-        "exported_at": plain(timezone.now()),
+        "exported_at": value_as_json(timezone.now()),
         "exported_by": by.label,
         "public_keys": {name: b64encode(raw).decode() for name, raw in public_keys().items()},
     }

@@ -16,7 +16,7 @@ from django.db.models import CharField, Func, Model, Q, QuerySet, UUIDField
 
 from taskruns.audit import CATALOGUE, EventType
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, stored_values, tolerant_text, with_number, without_number
-from taskruns.audit.row_json import COLUMNS, SPELLED
+from taskruns.audit.row_json import AS_JSON, COLUMNS
 from taskruns.models import AuditEvent
 
 CHUNK = 2_000
@@ -76,9 +76,9 @@ def unnumbered(rows: Rows) -> "QuerySet[Any, int]":
 
 def _values(rows: Rows, *, names: tuple[str, ...]) -> list[Values]:
     """Key and number, then the columns."""
-    spelled = SPELLED.get
+    as_json = AS_JSON.get
     found = rows.values_list("pk", "seq", *_columns(rows.model, names))
-    return [tuple(spell(value) if (spell := spelled(type(value))) else value for value in row) for row in found]
+    return [tuple(to_json(value) if (to_json := as_json(type(value))) else value for value in row) for row in found]
 
 
 def _columns(model: type[Model], names: tuple[str, ...]) -> list[str | Func]:

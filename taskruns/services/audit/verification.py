@@ -15,10 +15,10 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import EVERY
-from taskruns.audit.append_only import missing
+from taskruns.audit.append_only import missing_triggers
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from taskruns.audit.record import chain_of, team_of
-from taskruns.audit.row_json import plain
+from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
 from taskruns.verifier import UNREADABLE, Fault, Walker, event_hash
@@ -81,7 +81,7 @@ def verify_chains(
     `progress` is called with the report now and then.
     """
     names = [chain] if chain else _chains(anchor_file, report)
-    triggers = missing(connection)
+    triggers = missing_triggers(connection)
     for trigger in triggers:
         report.add(f"the trigger {trigger} is missing or changed: the database would let rows be changed")
     for name in names:
@@ -176,7 +176,7 @@ def _late(walker: Walker, started: datetime) -> Iterator[Fault]:
     with suppress(IndexError, *UNREADABLE_VALUE):
         at = first.values_list("at", flat=True)[0]
         if at < started - ANCHORED_WITHIN:
-            yield _unsigned(walker.chain, walker.signed + 1, f"written at {plain(at)}, and no anchor since")
+            yield _unsigned(walker.chain, walker.signed + 1, f"written at {value_as_json(at)}, and no anchor since")
 
 
 def _unsigned(chain: str, seq: int, text: str) -> Fault:

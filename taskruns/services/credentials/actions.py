@@ -13,7 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.arize.endpoints import EndpointRefused, check_endpoint
 from taskruns.audit import Actor, EventType, clean_line, record
-from taskruns.encryption import SealBroken
+from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, Task, Team
 
 from .health import HEALTHY
@@ -36,7 +36,7 @@ def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | No
     credential = Credential(
         team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint), created_by=by.person
     )
-    credential.seal(_checked_key(key))
+    credential.encrypt_secret(_checked_key(key))
     credential.expires_on = _checked_expiry(expires_on)
     with transaction.atomic():
         _lock_team(team)
@@ -69,7 +69,7 @@ def replace(
         if not changed:
             return False
         row.endpoint, row.expires_on, row.expiry_told = endpoint, expires_on, None
-        row.seal(key)
+        row.encrypt_secret(key)
         _save_replaced(row, moved="endpoint" in changed)
         details = {"changed": changed, "last4": row.last4, "expires_on": _iso(expires_on)}
         record(EventType.CREDENTIAL_REPLACE, "done", by=by, team=row.team, credential=row, details=details)
@@ -155,8 +155,8 @@ def _refuse_taken(team: Team, name: str) -> None:
 def _opened(credential: Credential) -> str | None:
     """The key that is kept; None when it cannot be opened any more, which equals no key."""
     try:
-        return credential.open()
-    except SealBroken:
+        return credential.decrypt_secret()
+    except DecryptionFailed:
         return None
 
 

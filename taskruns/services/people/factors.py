@@ -17,7 +17,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.allauth_compat import TOTP, RecoveryCodes, WebAuthn
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.encryption import Ring, SealBroken, Sealed
+from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import User
 
 from . import sessions
@@ -51,17 +51,17 @@ def bound_to(person: User) -> Iterator[None]:
 
 @sensitive_variables()
 def encrypt(text: str) -> str:
-    sealed = Ring(settings.ENCRYPTION_KEYS).seal(text, owner=_bound())
-    return f"{sealed.ring_number}:{sealed.ciphertext}"
+    encrypted = Ring(settings.ENCRYPTION_KEYS).encrypt(text, owner=_bound())
+    return f"{encrypted.ring_number}:{encrypted.token}"
 
 
 @sensitive_variables()
 def decrypt(stored: str) -> str:
-    """Raises SealBroken."""
+    """Raises DecryptionFailed."""
     number, _, ciphertext = stored.partition(":")
     if not number.isdigit():
-        raise SealBroken
-    return Ring(settings.ENCRYPTION_KEYS).open(Sealed(int(number), ciphertext), owner=_bound())
+        raise DecryptionFailed
+    return Ring(settings.ENCRYPTION_KEYS).decrypt(Ciphertext(int(number), ciphertext), owner=_bound())
 
 
 def _bound() -> str:
@@ -141,7 +141,7 @@ def renew_recovery_codes(person: User, *, by: Actor) -> list[str]:
 
 
 def codes_left(person: User) -> int:
-    """Recovery codes that still work. Raises SealBroken."""
+    """Recovery codes that still work. Raises DecryptionFailed."""
     row = of(person).filter(type=Authenticator.Type.RECOVERY_CODES).first()
     with bound_to(person):
         return len(row.wrap().get_unused_codes()) if row else 0
@@ -154,8 +154,8 @@ def drop(person: User) -> int:
     return dropped
 
 
-def reseal(factor: Authenticator) -> bool:
-    """Encrypt its secret with the newest ring key. False if it is already, or has none. Raises SealBroken."""
+def reencrypt(factor: Authenticator) -> bool:
+    """Encrypt its secret with the newest ring key. False if it is already, or has none. Raises DecryptionFailed."""
     newest = Ring(settings.ENCRYPTION_KEYS).newest
     stored = [name for name in _SECRETS if name in factor.data and not factor.data[name].startswith(f"{newest}:")]
     with bound_to(factor.user):

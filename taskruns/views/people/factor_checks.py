@@ -25,7 +25,7 @@ from django.http import HttpRequest, HttpResponse
 
 from taskruns.access.gate import actor_of, anyone, first_factor_enough
 from taskruns.allauth_compat import normalize_user_code, parse_authentication_response
-from taskruns.encryption import SealBroken
+from taskruns.encryption import DecryptionFailed
 from taskruns.models import User
 from taskruns.services import audit
 from taskruns.services.people import factors
@@ -71,7 +71,7 @@ class _CheckedCode:
         try:
             with factors.bound_to(self.user):
                 code: str = super().clean_code()  # type: ignore[misc]
-        except SealBroken:
+        except DecryptionFailed:
             raise ValidationError(UNREADABLE, code="unreadable") from None
         except ValidationError as refused:
             _record_refused(context.request, self.user, "throttled" if refused.code == THROTTLED else "failed")

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from taskruns.access import recent_auth
 from taskruns.access.gate import PanelRequest, actor_of, first_factor_enough, mine, requires_recent_auth
 from taskruns.allauth_compat import begin_registration, clear_totp_secret
-from taskruns.encryption import SealBroken
+from taskruns.encryption import DecryptionFailed
 from taskruns.forms.fields import posted
 from taskruns.models import SiteRole
 from taskruns.pages.factors import FactorsPage, factor_row, qr_code
@@ -116,7 +116,7 @@ def _page(request: PanelRequest) -> FactorsPage:
     kinds = {row.type for row in rows}
     try:
         left: int | None = factors.codes_left(request.user)
-    except SealBroken:
+    except DecryptionFailed:
         left = None
     return FactorsPage(
         rows=tuple(factor_row(row, factors.WORDS[row.type]) for row in rows if row.type in factors.SECOND),
