@@ -1,12 +1,12 @@
 """Starting the Procfile's processes and ending them with all of their children."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from config import processes
+from tests.processes import wait_for
 
 
 @pytest.fixture
@@ -15,11 +15,10 @@ def procfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "Procfile"
 
 
-def wait_for_lines(path: Path, count: int) -> list[str]:
-    deadline = time.monotonic() + 20
-    while not path.exists() or len(path.read_text().splitlines()) < count:
-        assert time.monotonic() < deadline, "the process has not started"
-    return path.read_text().splitlines()
+def pids_in(path: Path) -> list[int]:
+    """Once leader and child have both written theirs."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [int(line) for line in lines] if len(lines) == 2 else []
 
 
 def is_alive(pid: int) -> bool:
@@ -49,11 +48,9 @@ def test_no_child_outlives_a_stop(procfile: Path, leader: str):
     (procfile.parent / "leader.sh").write_text(f"{own}sh child.sh & echo $$ >> pids; wait; wait")
     procfile.write_text("web: sh leader.sh\n")
     process = processes.launch("web", environment=os.environ, log=procfile.parent / "log")
-    pids = [int(line) for line in wait_for_lines(procfile.parent / "pids", 2)]
+    pids = wait_for(lambda: pids_in(procfile.parent / "pids"), "both processes")
     assert process.pid in pids
     assert all(map(is_alive, pids))
     processes.stop([process], grace=0.3)
     assert process.returncode is not None
-    deadline = time.monotonic() + 5
-    while any(map(is_alive, pids)):
-        assert time.monotonic() < deadline, "a process is left"
+    wait_for(lambda: not any(map(is_alive, pids)), "their end", within=5)
