@@ -8,6 +8,7 @@ ada   audits the whole site (auditor); she reads everything and changes nothing.
 adam  runs the site (site admin); he makes teams, but stops no run.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -32,6 +33,11 @@ from tests.stage import Stage, set_stage
 from tests.wire import ENDPOINT
 
 RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays until the end: without this, it is searched for garbage again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
