@@ -8,7 +8,8 @@ ada   audits the whole site (auditor); she reads everything and changes nothing.
 adam  runs the site (site admin); he makes teams, but stops no run.
 """
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -26,11 +27,17 @@ from taskruns.services.people import factors
 from tests.clients import ClientOf, show_factor
 from tests.database_refusals import lift_triggers
 from tests.factories import make_credential, make_run, member, person
+from tests.outbound.raw_server import Server
 from tests.processes import free_ports
 from tests.stage import Stage, set_stage
 from tests.wire import ENDPOINT
 
 RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays until the end: without this, it is searched for garbage again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +189,20 @@ def committed(transactional_db: None) -> Iterator[None]:
     with connection.cursor() as cursor:
         for table in APPEND_ONLY_TABLES:
             lift_triggers(cursor, table)
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., Server]]:
+    """`server(serve)` starts a server on a real socket; see `Server`."""
+    opened: list[Server] = []
+
+    def start(serve: Any, **kwargs: Any) -> Server:
+        opened.append(Server(serve, **kwargs))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture

@@ -21,11 +21,10 @@ from taskruns.models.credentials import CannotConnect
 from taskruns.outbound.fence import is_public
 from tests.clients import ClientOf
 from tests.factories import CANARY
-from tests.outbound.test_connections import QUICK, Server, answer, say, server
+from tests.outbound.raw_server import QUICK, Server, answer, say
 from tests.sources import TEXTS
 from tests.wire import ENDPOINT
 
-assert server
 ARIZE = "https://api.arize.com"
 EVIL = [
     "http://169.254.169.254",

@@ -14,76 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from taskruns.arize import errors
-from taskruns.arize.client import ArizeClient, Timeouts
+from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError
 from taskruns.outbound import Egress, Session, connection
 from taskruns.outbound.session import USER_AGENT
-from tests.paths import CANCEL_ANSWER
+from tests.outbound.raw_server import QUICK, SAMPLE, answer, say
 
 KEY = "ak-canary-7f3d9b2e51c84a60"
-SAMPLE = CANCEL_ANSWER.read_bytes()
-QUICK = Timeouts(connect=0.5, read=0.3)
-
-
-def answer(status=b"200 OK", body=SAMPLE, headers=b""):
-    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n%s" % (status, len(body), headers, body)
-
-
-class Server:
-    """Each connection is handed to `serve(connection, request)` for each request head read from it."""
-
-    def __init__(self, serve, tls=None):
-        self.serve, self.tls, self.requests, self.connections = serve, tls, [], 0
-        self.over = threading.Event()
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while not self.over.is_set():
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
-
-    def talk(self, connection):
-        try:
-            with self.tls.wrap_socket(connection, server_side=True) if self.tls else connection as stream:
-                while head := self.head(stream):
-                    self.requests.append(head)
-                    if self.serve(stream, head) == "close":
-                        return
-        except OSError:
-            return  # the client left, which is what several tests are about
-
-    def head(self, stream):
-        data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            more = stream.recv(65536)
-            if not more:
-                return b""
-            data += more
-        return data
-
-    def close(self):
-        self.over.set()
-        self.socket.close()
-
-
-@pytest.fixture
-def server():
-    opened = []
-
-    def start(serve, **kwargs):
-        opened.append(Server(serve, **kwargs))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
 
 
 @pytest.fixture(autouse=True)
@@ -102,10 +39,6 @@ def failure(url, method, **kwargs):
     assert caught.value.__cause__ is caught.value.__context__ is None
     assert "urllib3" not in str(caught.value)
     return caught.value
-
-
-def say(data):
-    return lambda stream, _: stream.sendall(data)
 
 
 def test_a_cancel_on_the_wire_is_bare_and_comes_on_a_fresh_connection(server):
