@@ -50,6 +50,7 @@ from taskruns.services import (
     teams,
     triggers,
 )
+from taskruns.services.credentials.client import connected
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.remote_acts import OutcomeNotWritten
@@ -96,7 +97,7 @@ def an_old_stop(stage: Stage) -> None:
 
 
 def settle(stage: Stage) -> None:
-    with stage.credential.connect() as client:
+    with connected(stage.credential) as client:
         cancellations.settle_stopping(stage.credential, client=client, may_call=lambda: True, by=BY)
 
 

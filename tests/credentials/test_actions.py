@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Task, Team
-from taskruns.models.credentials import CannotConnect
 from taskruns.services import credentials, teams
 from taskruns.services.credentials import CredentialsError
+from taskruns.services.credentials.client import CannotConnect, connected
 from tests.factories import CANARY, actor, make_credential
 from tests.stored import events
 from tests.wire import ENDPOINT
@@ -199,8 +199,8 @@ def test_another_endpoint_sets_the_tasks_free(credential, task):
 def test_a_key_that_cannot_be_opened_any_more_can_be_replaced(credential):
     Credential.objects.update(ring_number=99)
     credential.refresh_from_db()
-    with pytest.raises(CannotConnect):
-        credential.connect()
+    with pytest.raises(CannotConnect), connected(credential):
+        pass
     assert credentials.replace(credential, key=CANARY, expires_on=None, by=SHELL)
     assert credential.decrypt_secret() == CANARY
 
@@ -223,8 +223,8 @@ def test_revoking_destroys_the_key_and_hands_the_tasks_on(team, credential, task
     task.refresh_from_db()
     assert (credential.ciphertext, credential.revoked_at is None, task.credential) == ("", False, None)
     assert (second.tasks_read_at, second.next_refresh_at < later) == (None, True)
-    with pytest.raises(CannotConnect, match="revoked"):
-        credential.connect()
+    with pytest.raises(CannotConnect, match="revoked"), connected(credential):
+        pass
     assert AuditEvent.objects.get().details == {"tasks_set_free": 1}
 
 

@@ -75,6 +75,12 @@ def test_only_the_way_out_speaks_http():
     assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo waits for its own pages"
 
 
+def test_one_place_opens_the_way_to_arize():
+    """So each call is made with a checked endpoint and is counted."""
+    openers = {named(path) for path in SOURCES for _, name in calls(path) if name == "ArizeClient"}
+    assert openers == {"taskruns/services/credentials/client.py"}
+
+
 def of_allauth_internals(text: str) -> set[str]:
     return {name for name in imported_names(text) if re.match(r"allauth\..*\binternal\b", name)}
 

@@ -1,6 +1,9 @@
-"""A team's Arize keys. `keys.py` keeps them, `health.py` tells whether Arize takes them, `expiry.py` when they end."""
+"""A team's API keys: what people do with them (`actions`), whether Arize accepts them (`health`), when they end
+(`expiry`), and the calls that are made with them (`client`).
+"""
 
 from .actions import CredentialsError, add, find_live, holds, replace, revoke
+from .client import forget_old_counts
 from .expiry import tell_of_expiring
 from .health import KeyState, TestResult, mark_failing, state_of, test
 
@@ -10,6 +13,7 @@ __all__ = [
     "TestResult",
     "add",
     "find_live",
+    "forget_old_counts",
     "holds",
     "mark_failing",
     "replace",

@@ -15,10 +15,9 @@ from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import Credential, Team
-from taskruns.models.credentials import CannotConnect
-from taskruns.services.credentials import client as usage
 from taskruns.services.remote_acts import OutcomeNotWritten
 
+from .client import CannotConnect, connected
 from .expiry import read_end
 
 # A person waits for the answer to a test.
@@ -108,7 +107,7 @@ def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
 
 def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], date | None, dict[str, Any]]:
     """Spaces, tasks, when Arize says that the key ends, and what the log keeps of the answer about the tasks."""
-    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
+    with connected(credential, timeouts=_TIMEOUTS, get_retries=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):

@@ -9,9 +9,8 @@ from taskruns.arize.client import Timeouts
 from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
-from taskruns.models.credentials import CannotConnect
 from taskruns.models.tasks import NO_USABLE_KEY
-from taskruns.services.credentials import client as usage
+from taskruns.services.credentials.client import CannotConnect, connected
 from taskruns.services.runs.observations import Reading, fits_an_index, record_readings
 
 from .budget import Budget
@@ -63,7 +62,7 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
     if not budget.take():
         raise CannotTell("The calls of this minute to Arize are used up. Try again in a minute.")
     Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
-    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=0, pool_size=1) as client:
+    with connected(credential, timeouts=_TIMEOUTS) as client:
         return client.get_run(arize_id)
 
 

@@ -13,15 +13,14 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
-from taskruns.models.credentials import CannotConnect
 from taskruns.services.cancellations import settle_stopping
-from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
+from taskruns.services.credentials.client import CannotConnect, connected
 from taskruns.services.mirror import first_contact
 
 from . import active_runs, new_runs, schedule, staleness, task_runs, tasks, users
 from .budget import Budget
-from .reader import Reader
+from .reader import THREADS, Reader
 
 log = structlog.get_logger(__name__)
 
@@ -55,21 +54,17 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     if credential is None:
         return None
     budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
+    old = staleness.reasons(credential.pk)
     try:
-        client = credential.connect(may_retry=budget.take)
+        with connected(credential, get_retries=2, pool_size=THREADS, may_retry=budget.take) as client:
+            alive = partial(schedule.renew, credential, budget=budget)
+            reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
+            report = _round(reader, began=began, force=force, by=by)
     except CannotConnect as error:
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
-    with client:
-        alive = partial(schedule.renew, credential, budget=budget)
-        reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
-        old = staleness.reasons(credential.pk)
-        try:
-            report = _round(reader, began=began, force=force, by=by)
-        finally:
-            usage.note(credential, client)
-        if staleness.reasons(credential.pk) != old:
-            Team.bump(credential.team_id)
+    if staleness.reasons(credential.pk) != old:
+        Team.bump(credential.team_id)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
 
