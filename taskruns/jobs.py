@@ -47,6 +47,7 @@ def sweep() -> None:
     triggers.sweep()
     cancellations.sweep()
     batches.follow_unknown()
+    credentials.sweep()
 
 
 @db_task(expires=2 * 60)

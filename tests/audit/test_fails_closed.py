@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import time_machine
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
@@ -21,7 +22,7 @@ from huey.contrib.djhuey import HUEY
 
 from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
-from taskruns.audit import Actor
+from taskruns.audit import Actor, EventType, record
 from taskruns.encryption import Ring
 from taskruns.forms import BoardFilter
 from taskruns.models import (
@@ -91,6 +92,21 @@ def a_lost_start(stage: Stage) -> None:
     Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
 
 
+def an_interrupted_test(stage: Stage) -> None:
+    """Its row was written while the log still took rows."""
+    accept_inserts(LOG)
+    with time_machine.travel(timezone.now() - timezone.timedelta(hours=1)), transaction.atomic():
+        record(
+            EventType.CREDENTIAL_TEST,
+            "requested",
+            by=BY,
+            team=stage.team,
+            credential=stage.credential,
+            operation_id=uuid.uuid4(),
+        )
+    refuse_inserts(LOG)
+
+
 def an_old_stop(stage: Stage) -> None:
     a_stop(stage)
     EmergencyStop.objects.update(expires_at=timezone.now())
@@ -151,6 +167,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "credentials.sweep": lambda _: credentials.sweep(by=BY),
     "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
     "reencryption.reencrypt": lambda _: reencryption.reencrypt(by=BY),
     "runs.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
@@ -230,6 +247,7 @@ def an_old_ring_key(stage: Stage) -> None:
 
 
 READY: dict[str, Callable[[Stage], object]] = {
+    "credentials.sweep": an_interrupted_test,
     "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
     "reencryption.reencrypt": an_old_ring_key,
     "people.disconnect": lambda stage: SocialAccount.objects.create(
@@ -278,8 +296,8 @@ def test_a_service_that_cannot_write_its_row_changes_nothing(name: str, stage: S
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - NO_ACTS_OF_THEIR_OWN))
 def test_the_same_service_does_it_when_the_log_takes_its_row(name: str, stage: Stage):
     """The control: it was the log that stopped it."""
-    accept_inserts(LOG)
     READY.get(name, lambda _: None)(stage)
+    accept_inserts(LOG)
     before = dump()
     SERVICES[name](stage)
     assert dump() != before

@@ -1,18 +1,29 @@
 """What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
 
+from datetime import timedelta
+from io import StringIO
+
 import pytest
 import requests
+import responses
+import time_machine
+from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 from responses import matchers
 
+from taskruns import jobs
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential
+from taskruns.models import AuditEvent, Credential, Team
+from taskruns.pages.audit.sentences import sentence
 from taskruns.services import credentials
-from tests.factories import CANARY, actor
+from taskruns.services.credentials import health
+from tests.factories import CANARY, actor, make_credential
 from tests.stored import events
 from tests.wire import ENDPOINT
 
 SHELL = Actor(type="command", label="tests")
+FAILED = [("credential.test", "requested"), ("credential.test", "failed")]
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 
 
@@ -36,6 +47,20 @@ def rejects(arize, status=401, **body):
 # --- Testing
 
 
+@pytest.mark.commits
+def test_arize_is_asked_only_after_the_request_is_committed(committed, arize):
+    credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+    held = []
+
+    def answer(_):
+        held.append((connection.in_atomic_block, events()))
+        return 401, {}, "{}"
+
+    arize.add_callback(responses.GET, f"{ENDPOINT}/v2/spaces", answer)
+    assert not credentials.test(credential, by=SHELL).ok
+    assert held == [(False, [("credential.test", "requested")])]
+
+
 def test_a_test_says_what_the_key_sees(arize, credential, mona):
     Credential.objects.update(
         failing_since=timezone.now(), failing_reason="x", backoff_until=timezone.now(), failures=2
@@ -50,8 +75,10 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None
     assert credential.next_refresh_at <= timezone.now()
-    row = AuditEvent.objects.get()
-    assert (row.event, row.outcome) == ("credential.test", "ok")
+    asked, row = AuditEvent.objects.order_by("pk")
+    assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
+    assert asked.operation_id == row.operation_id is not None
+    assert asked.details == {}
     assert row.details | {"milliseconds": 0} == {
         "http_status": 200,
         "arize_request_id": None,
@@ -73,7 +100,7 @@ def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
     assert "2 spaces (Prod, Locked) and 1 task." in result.sentence
-    assert events() == [("credential.test", "ok")]
+    assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -110,7 +137,10 @@ def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
     assert not result.ok
     assert "401" in result.sentence
     assert credential.failing_reason == result.sentence
-    assert events() == [("credential.failing", "done"), ("credential.test", "failed"), ("credential.test", "failed")]
+    first, second = AuditEvent.objects.filter(outcome="requested").values_list("operation_id", flat=True)
+    assert events(operation_id=first) == events(operation_id=second) == FAILED
+    assert events().count(("credential.failing", "done")) == 1
+    assert len(events()) == 5
     last = AuditEvent.objects.latest("seq").details
     assert (last["http_status"], last["arize_request_id"]) == (401, "req_1")
     assert team.board_version == 1
@@ -122,7 +152,7 @@ def test_other_answers_fail_the_test_but_not_the_key(arize, credential, status):
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
     assert (result.ok, credential.failing_since) == (False, None)
-    assert events() == [("credential.test", "failed")]
+    assert events() == FAILED
 
 
 def test_an_unreachable_host_is_a_sentence(arize, credential):
@@ -166,3 +196,71 @@ def test_a_server_without_a_list_of_spaces_does_not_make_a_key_fail(team, arize)
     assert "1 task" in result.sentence
     credential.refresh_from_db()
     assert credential.failing_since is None
+
+
+# --- Tests that a crash left without an end
+
+
+@pytest.fixture
+def interrupted(arize, credential, monkeypatch):
+    """A test whose process died while Arize answered, and the moment at which it began."""
+
+    def die(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(health, "_look", die)
+        with pytest.raises(SystemExit):
+            credentials.test(credential, by=SHELL)
+    assert events() == [("credential.test", "requested")]
+    return timezone.now()
+
+
+def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
+    with time_machine.travel(interrupted + health.LONGEST_TEST - timedelta(seconds=1)):
+        assert credentials.sweep() == 0, "it may still be in progress"
+    with time_machine.travel(interrupted + health.LONGEST_TEST + timedelta(seconds=1)):
+        assert credentials.sweep() == 1
+        assert credentials.sweep() == 0
+    asked, end = AuditEvent.objects.order_by("pk")
+    assert (end.outcome, end.operation_id, end.details) == ("failed", asked.operation_id, {"why": "interrupted"})
+    assert (end.actor_type, end.actor_label, end.credential_id) == ("job", "sweep", credential.pk)
+    assert sentence(end) == "The test of the key Production was interrupted: its result is unknown"
+    credential.refresh_from_db()
+    assert credential.failing_since is None, "nothing is known of the key itself"
+
+
+def test_the_sweep_leaves_tests_with_an_end_alone(arize, credential):
+    sees(arize)
+    credentials.test(credential, by=SHELL)
+    with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
+        assert credentials.sweep() == 0
+    assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
+
+
+def test_a_test_slower_than_the_sweep_still_records_what_it_found(arize, credential, monkeypatch):
+    sees(arize)
+    look = health._look
+
+    def slowly(asked):
+        with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
+            assert credentials.sweep() == 1
+        return look(asked)
+
+    monkeypatch.setattr(health, "_look", slowly)
+    assert credentials.test(credential, by=SHELL).ok
+    operation = AuditEvent.objects.earliest("pk").operation_id
+    assert events(operation_id=operation) == [*FAILED, ("credential.test", "ok")]
+
+
+def test_the_command_ends_interrupted_tests_and_says_so(credential, interrupted):
+    with time_machine.travel(interrupted + 2 * health.LONGEST_TEST):
+        call_command("sweep", stdout=(out := StringIO()))
+    assert out.getvalue() == "1 key test ended as failed.\n0 cancellations closed.\n"
+    assert AuditEvent.objects.latest("pk").actor_type == "command"
+
+
+def test_the_worker_ends_interrupted_tests_each_minute(credential, interrupted):
+    with time_machine.travel(interrupted + 2 * health.LONGEST_TEST):
+        jobs.sweep.call_local()
+    assert events() == FAILED

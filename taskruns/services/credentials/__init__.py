@@ -5,7 +5,7 @@
 from .actions import CredentialsError, add, find_live, holds, replace, revoke
 from .client import forget_old_counts
 from .expiry import tell_of_expiring
-from .health import KeyState, TestResult, mark_failing, state_of, test
+from .health import KeyState, TestResult, mark_failing, state_of, sweep, test
 
 __all__ = [
     "CredentialsError",
@@ -19,6 +19,7 @@ __all__ = [
     "replace",
     "revoke",
     "state_of",
+    "sweep",
     "tell_of_expiring",
     "test",
 ]
