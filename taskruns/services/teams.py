@@ -19,6 +19,7 @@ from django.utils.text import slugify
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.models import Credential, EmergencyStop, Invitation, Membership, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.models.runs import ACTIVE
+from taskruns.services.user_errors import UserError
 
 LONGEST_NAME = 100
 LONGEST_SLUG = 50
@@ -28,15 +29,7 @@ _SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 LAST_MANAGER = "A team needs a manager: make somebody else a manager first."
 
 
-class TeamsError(Exception):
-    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
-
-    def __init__(self, sentence: str, *, field: str = "") -> None:
-        self.sentence, self.field = sentence, field
-        super().__init__(sentence)
-
-
-class TeamExists(TeamsError):
+class TeamExists(UserError):
     """The very team that was asked for is there already."""
 
     def __init__(self, team: Team) -> None:
@@ -57,7 +50,7 @@ def create_team(name: str, *, slug: str | None = None, by: Actor) -> Team:
     """A team without members or keys. Without `slug` one is made of the name.
 
     Raises TeamExists when that team is there already (same slug and name, or same name and no slug asked for), and
-    TeamsError.
+    UserError.
     """
     name = _clean_name(name)
     with transaction.atomic():
@@ -68,7 +61,7 @@ def create_team(name: str, *, slug: str | None = None, by: Actor) -> Team:
 
 
 def rename(team: Team, *, name: str, by: Actor) -> bool:
-    """False if it was the name already. The slug stays: bookmarks and scripts hold it. Raises TeamsError."""
+    """False if it was the name already. The slug stays: bookmarks and scripts hold it. Raises UserError."""
     name = _clean_name(name)
     with transaction.atomic():
         before = lock_team(team)
@@ -101,7 +94,7 @@ def archive(team: Team, *, by: Actor) -> bool:
 
 
 def add_member(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool = False) -> bool:
-    """False if the person has this role in the team already. Raises TeamsError: another role, disabled, archived.
+    """False if the person has this role in the team already. Raises UserError: another role, disabled, archived.
 
     An invitation that is still open for their address is used up by it. `by_groups`: single sign-on gives it.
     """
@@ -112,7 +105,7 @@ def add_member(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups
             _refuse_other_role(known, person, role)
             return False
         if not User.objects.filter(pk=person.pk, is_active=True).exists():
-            raise TeamsError("This account is disabled. A site admin has to look at it first.", field="email")
+            raise UserError("This account is disabled. A site admin has to look at it first.", field="email")
         Membership.objects.create(team=team, user=person, role=role, by_groups=by_groups)
         closed = open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
         details = {"role": role.value, "invitations_revoked": closed}
@@ -121,7 +114,7 @@ def add_member(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups
 
 
 def change_role(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool = False) -> bool:
-    """False if the person has this role already. Raises TeamsError: no member (any more), or the last manager.
+    """False if the person has this role already. Raises UserError: no member (any more), or the last manager.
 
     A role that a person gives is theirs from then on: groups of single sign-on no longer decide about it.
     """
@@ -139,7 +132,7 @@ def change_role(team: Team, person: User, *, role: TeamRole, by: Actor, by_group
 
 
 def remove_member(team: Team, person: User, *, by: Actor) -> None:
-    """Also how a manager leaves. Raises TeamsError: no member (any more), or the last manager."""
+    """Also how a manager leaves. Raises UserError: no member (any more), or the last manager."""
     with transaction.atomic():
         team = lock_team(team)
         details = {"role": _role_in(team, person)}
@@ -200,13 +193,13 @@ def _belongings(teams: "QuerySet[Team]", roles: dict[uuid.UUID, str], everywhere
 
 
 def lock_team(team: Team) -> Team:
-    """The team's row, locked until the transaction ends. Raises TeamsError if it is archived.
+    """The team's row, locked until the transaction ends. Raises UserError if it is archived.
 
     no_key: rows that only point at the team (runs, tasks) need not wait for it.
     """
     locked = Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     if locked.archived_at is not None:
-        raise TeamsError("This team is archived: nothing in it can be changed any more.")
+        raise UserError("This team is archived: nothing in it can be changed any more.")
     return locked
 
 
@@ -235,7 +228,7 @@ def _belongs(person: User, team: Team) -> bool:
 def _role_in(team: Team, person: User) -> str:
     role = Membership.objects.filter(team=team, user=person).values_list("role", flat=True).first()
     if role is None:
-        raise TeamsError(f"{person.email} is not a member of this team any more.")
+        raise UserError(f"{person.email} is not a member of this team any more.")
     return role
 
 
@@ -244,12 +237,12 @@ def _keep_a_manager(team: Team, person: User) -> None:
     managers = Membership.objects.filter(team=team, role=TeamRole.MANAGER)
     is_manager = Q(user=person)
     if managers.filter(is_manager).exists() and not managers.exclude(is_manager).filter(user__is_active=True).exists():
-        raise TeamsError(LAST_MANAGER)
+        raise UserError(LAST_MANAGER)
 
 
 def _refuse_other_role(known: Membership, person: User, role: TeamRole) -> None:
     if known.role != role:
-        raise TeamsError(
+        raise UserError(
             f"{person.email} is a member of this team already, as {known.role}. Change the role instead.",
             field="email",
         )
@@ -258,24 +251,24 @@ def _refuse_other_role(known: Membership, person: User, role: TeamRole) -> None:
 def _clean_name(name: str) -> str:
     cleaned = clean_line(name, LONGEST_NAME + 1)
     if not cleaned:
-        raise TeamsError("Give the team a name.", field="name")
+        raise UserError("Give the team a name.", field="name")
     if len(cleaned) > LONGEST_NAME:
-        raise TeamsError(f"A team's name has at most {LONGEST_NAME} characters.", field="name")
+        raise UserError(f"A team's name has at most {LONGEST_NAME} characters.", field="name")
     return cleaned
 
 
 def _checked_slug(slug: str, name: str) -> str:
     if not _SLUG.fullmatch(slug) or len(slug) > LONGEST_SLUG:
-        raise TeamsError(
+        raise UserError(
             f"A slug is made of small letters, digits and hyphens, at most {LONGEST_SLUG} characters.", field="slug"
         )
     if slug in RESERVED_SLUGS:
-        raise TeamsError(f"The slug {slug} is reserved. Choose another one.", field="slug")
+        raise UserError(f"The slug {slug} is reserved. Choose another one.", field="slug")
     taken = Team.objects.filter(slug=slug).first()
     if taken is not None and taken.archived_at is None and taken.name == name:
         raise TeamExists(taken)
     if taken is not None:
-        raise TeamsError(f"The slug {slug} belongs to another team. Choose another one.", field="slug")
+        raise UserError(f"The slug {slug} belongs to another team. Choose another one.", field="slug")
     return slug
 
 
@@ -294,4 +287,4 @@ def _insert(name: str, slug: str) -> Team:
         with transaction.atomic():
             return Team.objects.create(name=name, slug=slug)
     except IntegrityError:
-        raise TeamsError(f"The slug {slug} was taken just now. Please try again.", field="slug") from None
+        raise UserError(f"The slug {slug} was taken just now. Please try again.", field="slug") from None

@@ -15,14 +15,15 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
-from taskruns.forms.fields import complain, posted
+from taskruns.forms.fields import posted
 from taskruns.models import Credential, Team
 from taskruns.pages.credentials import credential_row, under_way
 from taskruns.pages.key_usage import usage_by_key
 from taskruns.permissions import Action
 from taskruns.services import credentials
-from taskruns.services.credentials import CredentialsError
 from taskruns.services.remote_acts import OutcomeNotWritten
+
+from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +52,8 @@ def new(request: PanelRequest, team: Team) -> HttpResponse:
     """Save first, then test: a key that Arize rejects today is kept and shown as failing."""
     form = CredentialForm(posted(request))
     if form.is_valid():
-        try:
+        with shown_on_form(form):
             credential = credentials.add(team, **form.cleaned_data, by=actor_of(request))
-        except CredentialsError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
             return _saved(request, team, credential)
     return _form_page(request, "new", {"form": form, "team": team.name, "slug": team.slug})
 
@@ -67,11 +65,8 @@ def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> Http
     credential = _key(request, credential_id)
     form = ReplaceForm(posted(request), initial={"expires_on": credential.expires_on})
     if form.is_valid():
-        try:
+        with shown_on_form(form):
             credentials.replace(credential, **form.cleaned_data, by=actor_of(request))
-        except CredentialsError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
             return _saved(request, team, credential)
     row = credential_row(credential, slug=team.slug, now=timezone.now())
     return _form_page(request, "replace", {"form": form, "row": row, "team": team.name, "slug": team.slug})

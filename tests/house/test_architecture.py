@@ -129,6 +129,11 @@ def test_services_know_no_request_no_template_and_no_url():
     assert not [named(path) for path in services if re.search(f"{above}|{web}", TEXTS[path], re.MULTILINE)]
 
 
+def test_one_error_of_the_services_has_a_sentence_and_a_field():
+    found = {path.name for path in on_floors("services") if re.search(r"self\.sentence\b.*=", TEXTS[path])}
+    assert found == {"user_errors.py"}
+
+
 def test_the_check_of_views_would_find_a_write():
     """The control of the test above."""
     path = ROOT / "taskruns/services/people/accounts.py"

@@ -10,7 +10,8 @@ from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Invitation, Membership, Task, Team, TeamRole
 from taskruns.services import teams
 from taskruns.services.people import accounts
-from taskruns.services.teams import TeamExists, TeamsError
+from taskruns.services.teams import TeamExists
+from taskruns.services.user_errors import UserError
 from tests.factories import actor, member, person
 from tests.stored import events
 
@@ -59,7 +60,7 @@ def test_the_same_team_again_is_told_and_nothing_is_written(team, slug):
 
 @pytest.mark.parametrize("slug", ["ops-north", "site", "new", "Ops", "a b", "-a", "a--b", "x" * 51, "ä", "a\n"])
 def test_it_refuses_a_slug_that_cannot_be(team, slug):
-    with pytest.raises(TeamsError) as refused:
+    with pytest.raises(UserError) as refused:
         teams.create_team("Another", slug=slug, by=SHELL)
     assert refused.value.field == "slug"
     assert Team.objects.count() == 1
@@ -68,7 +69,7 @@ def test_it_refuses_a_slug_that_cannot_be(team, slug):
 
 @pytest.mark.parametrize("name", ["", " \n ", "x" * 101])
 def test_it_refuses_a_name_that_is_none(db, name):
-    with pytest.raises(TeamsError) as refused:
+    with pytest.raises(UserError) as refused:
         teams.create_team(name, by=SHELL)
     assert refused.value.field == "name"
 
@@ -112,7 +113,7 @@ def test_nothing_changes_in_an_archived_team(team, mona, vera, adam):
         lambda: teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(adam)),
         lambda: teams.remove_member(team, vera, by=actor(adam)),
     ):
-        with pytest.raises(TeamsError, match="archived"):
+        with pytest.raises(UserError, match="archived"):
             act()
     assert events() == [("team.archive", "done")]
     assert role_of(team, vera) == "viewer"
@@ -134,14 +135,14 @@ def test_it_adds_a_member_once(team, otto, mona):
 
 
 def test_adding_never_changes_a_role(team, vera, mona):
-    with pytest.raises(TeamsError, match="as viewer"):
+    with pytest.raises(UserError, match="as viewer"):
         teams.add_member(team, vera, role=TeamRole.MANAGER, by=actor(mona))
     assert role_of(team, vera) == "viewer"
 
 
 def test_it_adds_no_disabled_person(team, otto, mona):
     accounts.disable_person(otto, by=SHELL)
-    with pytest.raises(TeamsError, match="disabled"):
+    with pytest.raises(UserError, match="disabled"):
         teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
 
 
@@ -156,7 +157,7 @@ def test_the_last_manager_cannot_leave(team, mona, otto):
         lambda: teams.remove_member(team, mona, by=actor(mona)),
         lambda: teams.change_role(team, mona, role=TeamRole.VIEWER, by=actor(mona)),
     ):
-        with pytest.raises(TeamsError, match="needs a manager"):
+        with pytest.raises(UserError, match="needs a manager"):
             act()
     assert events() == []
     teams.add_member(team, otto, role=TeamRole.MANAGER, by=actor(mona))
@@ -167,7 +168,7 @@ def test_the_last_manager_cannot_leave(team, mona, otto):
 def test_a_disabled_manager_does_not_count_as_one(team, mona):
     gone = member(team, "gone@example.com", TeamRole.MANAGER)
     accounts.disable_person(gone, by=SHELL)
-    with pytest.raises(TeamsError, match="needs a manager"):
+    with pytest.raises(UserError, match="needs a manager"):
         teams.remove_member(team, mona, by=actor(mona))
     teams.remove_member(team, gone, by=actor(mona))
     assert role_of(team, mona) == "manager"
@@ -190,7 +191,7 @@ def test_two_managers_who_remove_each_other_at_once_leave_one(committed, monkeyp
     def remove(gone, by):
         try:
             teams.remove_member(team, gone, by=actor(by))
-        except TeamsError as error:
+        except UserError as error:
             refused.append(error.sentence)
         finally:
             connection.close()

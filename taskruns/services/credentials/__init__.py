@@ -2,13 +2,12 @@
 (`expiry`), and the calls that are made with them (`client`).
 """
 
-from .actions import CredentialsError, add, find_live, holds, replace, revoke
+from .actions import add, find_live, holds, replace, revoke
 from .client import forget_old_counts
 from .expiry import tell_of_expiring
 from .health import KeyState, TestResult, mark_failing, state_of, sweep, test
 
 __all__ = [
-    "CredentialsError",
     "KeyState",
     "TestResult",
     "add",

@@ -18,17 +18,14 @@ from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
+from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)
 KEPT = timedelta(days=8)
 
 
-class CannotConnect(Exception):
+class CannotConnect(UserError):
     """The key cannot be used: revoked, not decryptable, or its endpoint is no longer allowed. Nothing was sent."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        super().__init__(sentence)
 
 
 @contextmanager

@@ -5,8 +5,8 @@
 """
 
 from .fill import fill_runs
-from .lookup import CannotTell, find_by_arize_id
+from .lookup import find_by_arize_id
 from .round import RoundReport, refresh
 from .schedule import due
 
-__all__ = ["CannotTell", "RoundReport", "due", "fill_runs", "find_by_arize_id", "refresh"]
+__all__ = ["RoundReport", "due", "fill_runs", "find_by_arize_id", "refresh"]
