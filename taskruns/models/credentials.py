@@ -46,7 +46,7 @@ class Credential(models.Model):
 
     # Pace of the mirror (services/mirror/)
     next_refresh_at = models.DateTimeField(default=timezone.now, db_index=True)
-    claimed_until = models.DateTimeField(null=True, blank=True)  # a round is under way
+    claimed_until = models.DateTimeField(null=True, blank=True)  # a round is in progress
     tasks_read_at = models.DateTimeField(null=True, blank=True)
     # Where a list of tasks that did not fit into one round goes on: {"space": ..., "cursor": ...}
     listing_at = models.JSONField(default=dict)

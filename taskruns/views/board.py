@@ -21,7 +21,7 @@ from taskruns.pages.teams import TeamCard
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action
 from taskruns.services import teams as teams_service
-from taskruns.services.runs import observations as runs_service
+from taskruns.services.mirror import has_attention
 
 from .errors import error_page, message_only
 from .fragments import fresh, tagged, watch
@@ -75,7 +75,7 @@ def _page(request: PanelRequest, seats: Sequence[Seat], views: Shelf | None) -> 
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
     # Open boards mark attention by their polls; a page does where nobody polls.
-    watch(*(seat.team for seat in seats if not runs_service.is_watched(seat.team)))
+    watch(*(seat.team for seat in seats if not has_attention(seat.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
     return fresh(render(request, "taskruns/board/board.html", context))

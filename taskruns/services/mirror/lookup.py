@@ -1,4 +1,4 @@
-"""One run by Arize's own id: from the mirror, else read with the team's keys, under the same ceiling as the rounds."""
+"""One run by Arize's own id: from the mirror, else read with the team's keys, under the rate limit of the rounds."""
 
 from datetime import datetime
 
