@@ -13,7 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
 
-from . import teams
+from . import members, teams
 from .people import accounts
 from .user_errors import UserError
 
@@ -62,7 +62,7 @@ def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
         return Invited(email, _token_of(_invite_stranger(team, email=email, role=role, by=by)))
     if Membership.objects.filter(team=team, user=person).exists():
         raise UserError(f"{email} is a member of this team already.", field="email")
-    teams.add_member(team, person, role=role, by=by)
+    members.add(team, person, role=role, by=by)
     return Invited(email)
 
 

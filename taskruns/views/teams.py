@@ -19,6 +19,7 @@ from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, link_of
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams
+from taskruns.services import members as members_service
 from taskruns.services.invitations import Invited
 
 from .invitations import invitation
@@ -41,7 +42,7 @@ __all__ = [
 @signed_in
 @require_safe
 def home(request: PanelRequest) -> HttpResponse:
-    team = teams.home_of(request.user)
+    team = members_service.home_of(request.user)
     return redirect("board", slug=team.slug) if team else redirect("teams")
 
 
@@ -81,7 +82,7 @@ def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpRe
         return _members_page(request, team, status=422)
     role: TeamRole = form.cleaned_data["role"]
     with shown_as_message(request):
-        if not teams.change_role(team, person, role=role, by=actor_of(request)):
+        if not members_service.change_role(team, person, role=role, by=actor_of(request)):
             return redirect("members", slug=team.slug)
         messages.success(request, f"{person.email} is now {role.value}.")
         return redirect(_after_own_change(request, person, team))
@@ -93,7 +94,7 @@ def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpRe
 def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
     with shown_as_message(request):
-        teams.remove_member(team, person, by=actor_of(request))
+        members_service.remove(team, person, by=actor_of(request))
         messages.success(request, f"{person.email} is no longer a member of {team.name}.")
         return redirect(_after_own_change(request, person, team))
     return _members_page(request, team, status=422)

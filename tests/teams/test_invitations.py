@@ -14,7 +14,7 @@ from django.utils import timezone
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Invitation, Membership, Team, TeamRole, User
 from taskruns.pages.teams import link_of
-from taskruns.services import invitations, teams
+from taskruns.services import invitations, members, teams
 from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import accounts
 from taskruns.services.user_errors import UserError
@@ -77,7 +77,7 @@ def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other
 
 def test_adding_the_person_otherwise_uses_the_link_up(team, mona, link):
     newcomer = person(NEO)
-    teams.add_member(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
+    members.add(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
     with pytest.raises(InvitationGone):
         invitations.open_invitation(token_of(link))
 

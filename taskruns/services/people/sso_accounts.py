@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Membership, Team, TeamRole, User
-from taskruns.services import teams
+from taskruns.services import members
 from taskruns.services.user_errors import UserError
 from taskruns.sso import Provider
 
@@ -115,11 +115,11 @@ def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
 def _follow(team: Team, person: User, role: str | None, *, by: Actor) -> None:
     known = Membership.objects.filter(team=team, user=person).first()
     if known is None and role:
-        teams.add_member(team, person, role=TeamRole(role), by=by, by_groups=True)
+        members.add(team, person, role=TeamRole(role), by=by, by_groups=True)
     elif known is not None and known.by_groups and role:
-        teams.change_role(team, person, role=TeamRole(role), by=by, by_groups=True)
+        members.change_role(team, person, role=TeamRole(role), by=by, by_groups=True)
     elif known is not None and known.by_groups:
-        teams.remove_member(team, person, by=by)
+        members.remove(team, person, by=by)
 
 
 def _attach(person: User, profile: SsoProfile) -> SocialAccount:
