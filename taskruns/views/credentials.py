@@ -17,8 +17,7 @@ from taskruns.audit import EventType
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
 from taskruns.forms.fields import posted
 from taskruns.models import Credential, Team
-from taskruns.pages.credentials import credential_row, under_way
-from taskruns.pages.key_usage import usage_by_key
+from taskruns.pages.credentials import credential_row, credential_rows, first_contacts
 from taskruns.permissions import Action
 from taskruns.services import credentials
 from taskruns.services.remote_acts import OutcomeNotWritten
@@ -31,12 +30,10 @@ log = structlog.get_logger(__name__)
 @requires(Action.CREDENTIALS_VIEW)
 @require_safe
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
-    now = timezone.now()
     keys = list(Credential.objects.live().filter(team=team).order_by("name", "pk"))
-    used = usage_by_key(keys)
     context = {
-        "first_contacts": under_way(keys),
-        "rows": tuple(credential_row(key, slug=team.slug, now=now, usage=used[key]) for key in keys),
+        "first_contacts": first_contacts(keys),
+        "rows": credential_rows(keys, slug=team.slug, now=timezone.now()),
         "may_manage": request.access.may(Action.CREDENTIALS_MANAGE),
         "team": team.name,
         "slug": team.slug,
