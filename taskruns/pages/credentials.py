@@ -9,13 +9,17 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.arize.endpoints import REGIONS
+from taskruns.audit import clean_line
 from taskruns.models import Credential, KeyUsage, Task
-from taskruns.services.credentials import KeyState, state_of
+from taskruns.services.credentials import KeyState, TestResult, state_of
 from taskruns.services.credentials.expiry import THRESHOLDS
+from taskruns.services.credentials.health import Seen
 
 from .values import Message, Moment
 
 TOLD_DAYS = max(THRESHOLDS)  # so many days before its end people are told
+CANCEL_UNTRIED = "Whether it may cancel cannot be tried without cancelling a run."
+SPACES_NAMED = 5
 
 # The use of a key, hour by hour, is a row of small bars.
 HOURS = 24
@@ -118,6 +122,29 @@ def health(credential: Credential, now: datetime) -> tuple[KeyState, str]:
         KeyState.WORKING: "Working.",
     }
     return state, texts[state]
+
+
+def result_message(credential: Credential, result: TestResult) -> Message:
+    """What a test of the key found."""
+    if result.seen is None:
+        return Message("error", f"{credential.name}: {result.problem}")
+    expiry = f" Arize says that it expires on {result.seen.ends}." if result.seen.ends else ""
+    text = f"{credential.name}: {_what_it_sees(result.seen)} {CANCEL_UNTRIED}{expiry}"
+    return Message("warning" if result.seen.is_nothing else "success", text)
+
+
+def _what_it_sees(seen: Seen) -> str:
+    if seen.is_nothing:
+        return "Arize accepts the key, but it sees no space and no task: give it a role in a space."
+    names = [clean_line(space.name or space.id, 60) for space in seen.spaces.items]
+    named = ", ".join(names[:SPACES_NAMED]) + (", …" if len(names) > SPACES_NAMED else "")
+    in_spaces = _count(len(names), "space", more=bool(seen.spaces.next_cursor)) + (f" ({named})" if named else "")
+    number = _count(len(seen.tasks.items), "task", more=bool(seen.tasks.next_cursor))
+    return f"The key works. It sees {in_spaces} and {number}."
+
+
+def _count(number: int, noun: str, *, more: bool) -> str:
+    return f"{number}{' or more' if more else ''} {noun}{'' if number == 1 and not more else 's'}"
 
 
 def expiry_warning(credential: Credential, today: date) -> Message | None:

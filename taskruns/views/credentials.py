@@ -4,6 +4,7 @@ import uuid
 
 import structlog
 from django.contrib import messages
+from django.contrib.messages.constants import DEFAULT_LEVELS
 from django.db import DatabaseError
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
@@ -17,7 +18,7 @@ from taskruns.audit import EventType
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
 from taskruns.forms.fields import posted
 from taskruns.models import Credential, Team
-from taskruns.pages.credentials import credential_row, credential_rows, first_contacts
+from taskruns.pages.credentials import credential_row, credential_rows, first_contacts, result_message
 from taskruns.permissions import Action
 from taskruns.services import credentials
 from taskruns.services.remote_acts import OutcomeNotWritten
@@ -111,14 +112,8 @@ def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpRes
 
 def _tested(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:
     """Test the key, say what came out, and let the worker read with it."""
-    result = credentials.test(credential, by=actor_of(request))
-    text = f"{credential.name}: {result.sentence}"
-    if not result.ok:
-        messages.error(request, text)
-    elif result.sees_nothing:
-        messages.warning(request, text)
-    else:
-        messages.success(request, text)
+    message = result_message(credential, credentials.test(credential, by=actor_of(request)))
+    messages.add_message(request, DEFAULT_LEVELS[message.tone.upper()], message.text)
     jobs.wake(credential.pk)
     return redirect("credentials", slug=team.slug)
 

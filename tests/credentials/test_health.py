@@ -16,6 +16,7 @@ from taskruns import jobs
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Team
 from taskruns.pages.audit.sentences import sentence
+from taskruns.pages.credentials import result_message
 from taskruns.services import credentials
 from taskruns.services.credentials import health
 from tests.factories import CANARY, actor, make_credential
@@ -38,6 +39,11 @@ def sees(arize, *, spaces=2, tasks=40, more=False):
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
     listed = [{"id": f"t{i}"} for i in range(tasks)]
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": listed, "pagination": pagination})
+
+
+def said(credential, result):
+    """What the page says of a test."""
+    return result_message(credential, result).text
 
 
 def rejects(arize, status=401, **body):
@@ -69,8 +75,8 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
     sees(arize)
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Space 0, Space 1) and 40 tasks" in result.sentence
-    assert "may cancel cannot be tried" in result.sentence
+    assert "2 spaces (Space 0, Space 1) and 40 tasks" in said(credential, result)
+    assert "may cancel cannot be tried" in said(credential, result)
     credential.refresh_from_db()
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None
@@ -99,7 +105,7 @@ def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
     arize.get(f"{ENDPOINT}/v2/tasks", status=403, match=[query({"space_id": "s2", "limit": "100"})])
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Prod, Locked) and 1 task." in result.sentence
+    assert "2 spaces (Prod, Locked) and 1 task." in said(credential, result)
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
@@ -109,7 +115,7 @@ def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, m
     arize.get(f"{ENDPOINT}/v2/tasks", status=status)
     result = credentials.test(credential, by=actor(mona))
     assert not result.ok
-    assert f"({status})" in result.sentence
+    assert f"({status})" in said(credential, result)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +130,9 @@ def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, m
 def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
     sees(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
-    assert words in result.sentence
-    assert result.sees_nothing is (spaces == tasks == 0)
+    assert words in said(credential, result)
+    assert result.seen.is_nothing is (spaces == tasks == 0)
+    assert result_message(credential, result).tone == ("warning" if result.seen.is_nothing else "success")
 
 
 def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
@@ -135,8 +142,8 @@ def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
     credential.refresh_from_db()
     team.refresh_from_db()
     assert not result.ok
-    assert "401" in result.sentence
-    assert credential.failing_reason == result.sentence
+    assert "401" in said(credential, result)
+    assert credential.failing_reason == result.problem
     first, second = AuditEvent.objects.filter(outcome="requested").values_list("operation_id", flat=True)
     assert events(operation_id=first) == events(operation_id=second) == FAILED
     assert events().count(("credential.failing", "done")) == 1
@@ -159,8 +166,8 @@ def test_an_unreachable_host_is_a_sentence(arize, credential):
     arize.get(f"{ENDPOINT}/v2/spaces", body=requests.ConnectionError("boom http://user:pw@host"))
     result = credentials.test(credential, by=SHELL)
     assert not result.ok
-    assert "boom" not in result.sentence
-    assert len(result.sentence) > 20
+    assert "boom" not in said(credential, result)
+    assert len(result.problem) > 20
 
 
 def test_an_endpoint_that_is_no_longer_allowed_gets_nothing(arize, credential, settings):
@@ -193,7 +200,7 @@ def test_a_server_without_a_list_of_spaces_does_not_make_a_key_fail(team, arize)
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "T1"}], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
     assert result.ok
-    assert "1 task" in result.sentence
+    assert "1 task" in said(credential, result)
     credential.refresh_from_db()
     assert credential.failing_since is None
 

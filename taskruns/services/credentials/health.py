@@ -16,7 +16,7 @@ from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound, Unauthorized
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireSpace, WireTask
-from taskruns.audit import Actor, EventType, clean_line, record
+from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, Credential, Team
 from taskruns.services.remote_acts import SWEEPER, writing_outcome
 
@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 _TIMEOUTS = Timeouts(connect=4, read=6)
 _TASKS_ASKED_FOR = 100
 _SPACES_ASKED = 5
-_SPACES_NAMED = 5
-CANCEL_UNTRIED = "Whether it may cancel cannot be tried without cancelling a run."
 HEALTHY: dict[str, Any] = {
     "failing_since": None,
     "failing_reason": "",
@@ -64,24 +62,32 @@ def state_of(credential: Credential, now: datetime) -> KeyState:
 
 
 @dataclass(frozen=True, slots=True)
-class TestResult:
-    """What a key can see, in a sentence, or the sentence why not. `sees_nothing`: valid, but no space and no task."""
-
-    __test__ = False  # not a test of pytest's
-
-    ok: bool
-    sentence: str
-    sees_nothing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What Arize showed the key. `ends`: its last day as far as Arize states it; `facts`: what the log keeps of it."""
 
     spaces: Page[WireSpace]
     tasks: Page[WireTask]
     ends: date | None
     facts: dict[str, Any]
+
+    @property
+    def is_nothing(self) -> bool:
+        """The key is valid, but it sees no space and no task."""
+        return not (self.spaces.items or self.tasks.items)
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """`seen` when the key works, else `problem`: a sentence."""
+
+    __test__ = False  # not a test of pytest's
+
+    seen: Seen | None = None
+    problem: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.seen is not None
 
 
 def test(credential: Credential, *, by: Actor) -> TestResult:
@@ -139,7 +145,7 @@ def _record(
     )
 
 
-def _look(credential: Credential) -> _Seen:
+def _look(credential: Credential) -> Seen:
     with connected(credential, timeouts=_TIMEOUTS, get_retries=1) as client:
         try:
             spaces = client.list_spaces()
@@ -147,7 +153,7 @@ def _look(credential: Credential) -> _Seen:
             # A key, or a server, without the list of spaces: the tasks alone show what matters.
             spaces = Page(items=(), next_cursor=None)
         tasks, facts = _tasks(client, spaces), client.facts
-        return _Seen(spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts)
+        return Seen(spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts)
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
@@ -166,7 +172,7 @@ def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
     return Page(items=tuple(task for page in pages for task in page.items), next_cursor="more" if is_cut else None)
 
 
-def _worked(credential: Credential, seen: _Seen, *, operation: uuid.UUID, by: Actor) -> TestResult:
+def _worked(credential: Credential, seen: Seen, *, operation: uuid.UUID, by: Actor) -> TestResult:
     """The end of the key that Arize states replaces the one that was typed."""
     now, ends = timezone.now(), seen.ends
     _locked(credential.pk)
@@ -181,8 +187,7 @@ def _worked(credential: Credential, seen: _Seen, *, operation: uuid.UUID, by: Ac
     if is_new_end:
         details |= {"changed": ["expires_on"], "expires_on": str(ends)}
     _record(credential, "ok", operation=operation, by=by, details=details)
-    sentence = _what_it_sees(seen.spaces, seen.tasks) + (f" Arize says that it expires on {ends}." if ends else "")
-    return TestResult(ok=True, sentence=sentence, sees_nothing=not (seen.spaces.items or seen.tasks.items))
+    return TestResult(seen)
 
 
 def _failed(
@@ -193,7 +198,7 @@ def _failed(
         _mark_failing(credential, error.sentence, by=by)
     details = error.facts if isinstance(error, ArizeError) else {}
     _record(credential, "failed", operation=operation, by=by, details=details)
-    return TestResult(ok=False, sentence=error.sentence)
+    return TestResult(problem=error.sentence)
 
 
 def _locked(credential_id: uuid.UUID) -> Credential | None:
@@ -225,17 +230,3 @@ def _mark_failing(credential: Credential, sentence: str, *, by: Actor) -> bool:
     Team.bump(credential.team_id)
     record(EventType.CREDENTIAL_FAILING, "done", by=by, team=credential.team, credential=credential)
     return True
-
-
-def _what_it_sees(spaces: Page[WireSpace], tasks: Page[WireTask]) -> str:
-    names = [clean_line(space.name or space.id, 60) for space in spaces.items]
-    named = ", ".join(names[:_SPACES_NAMED]) + (", …" if len(names) > _SPACES_NAMED else "")
-    if not names and not tasks.items:
-        return f"Arize accepts the key, but it sees no space and no task: give it a role in a space. {CANCEL_UNTRIED}"
-    in_spaces = _count(len(names), "space", more=bool(spaces.next_cursor)) + (f" ({named})" if named else "")
-    number = _count(len(tasks.items), "task", more=bool(tasks.next_cursor))
-    return f"The key works. It sees {in_spaces} and {number}. {CANCEL_UNTRIED}"
-
-
-def _count(number: int, noun: str, *, more: bool) -> str:
-    return f"{number}{' or more' if more else ''} {noun}{'' if number == 1 and not more else 's'}"
