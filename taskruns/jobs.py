@@ -15,7 +15,6 @@ from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
-from taskruns.services.credentials import client
 from taskruns.services.people import throttles
 from taskruns.services.runs import retention
 
@@ -48,6 +47,7 @@ def sweep() -> None:
     triggers.sweep()
     cancellations.sweep()
     batches.follow_unknown()
+    credentials.sweep()
 
 
 @db_task(expires=2 * 60)
@@ -78,7 +78,7 @@ def every_hour() -> None:
 @db_task(expires=60 * 60)
 def look_after_keys() -> None:
     credentials.tell_of_expiring(by=CLOCK)
-    client.forget_old()
+    credentials.forget_old_counts()
 
 
 @db_task(expires=60 * 60)

@@ -61,7 +61,7 @@ EVALUATION: dict[str, object] = {
     "data_end_time": "2026-11-23T03:00",
     "max_spans": "10000",
 }
-TESTED = ("credential.test", "ok")
+TESTED = (("credential.test", "requested"), ("credential.test", "ok"))
 SIGNED_IN = (("auth.sign_in", "done"),)
 TOM = {"login": "tom@example.com", "password": PASSWORD}
 
@@ -177,13 +177,13 @@ ACTIONS: dict[str, HttpAction] = {
     "add a key": HttpAction(
         "credential-new",
         "mona",
-        (("credential.add", "done"), TESTED),
+        (("credential.add", "done"), *TESTED),
         {"name": "Second", "endpoint": ENDPOINT, "key": NEW_KEY, "expires_on": ""},
     ),
     "replace a key": HttpAction(
-        "credential-replace", "mona", (("credential.replace", "done"), TESTED), {"key": NEW_KEY, "expires_on": ""}
+        "credential-replace", "mona", (("credential.replace", "done"), *TESTED), {"key": NEW_KEY, "expires_on": ""}
     ),
-    "test a key": HttpAction("credential-test", "mona", (TESTED,)),
+    "test a key": HttpAction("credential-test", "mona", TESTED),
     "revoke a key": HttpAction("credential-revoke", "mona", (("credential.revoke", "done"),)),
     "add a member": HttpAction(
         "member-add", "mona", (("member.add", "done"),), {"email": "ada@example.com", "role": "viewer"}

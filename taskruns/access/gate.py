@@ -26,7 +26,7 @@ from django_htmx.middleware import HtmxDetails
 from taskruns.audit import Actor, EventType
 from taskruns.models import SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
-from taskruns.services import teams
+from taskruns.services import members
 from taskruns.services.people import sessions
 
 from .denials import record_denied
@@ -255,7 +255,7 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     log too: the time of an answer must not tell them apart.
     """
     panel = cast("PanelRequest", request)
-    panel.team = None if slug is None else teams.seen_by(panel.user).filter(slug=slug).first()
+    panel.team = None if slug is None else members.seen_by(panel.user).filter(slug=slug).first()
     panel.access = access_to(panel.user, panel.team)
     if slug is not None and panel.team is None:
         raise Http404 if panel.access.is_insider else _hidden(panel)

@@ -58,7 +58,7 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
     EventType.RUN_CANCEL: _ASKED | {outcome.value for outcome in Outcome if outcome.value},
     EventType.RUN_CANCEL_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
     EventType.RUN_TRIGGER: _ASKED | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
-    EventType.CREDENTIAL_TEST: _CHECK,
+    EventType.CREDENTIAL_TEST: _CHECK | _ASKED,
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),
 }
@@ -93,7 +93,7 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.STOP_EXPIRE: _STOP,
     EventType.CREDENTIAL_ADD: _KEY,
     EventType.CREDENTIAL_REPLACE: _KEY,
-    EventType.CREDENTIAL_TEST: _ARIZE | {"spaces", "tasks", "changed", "expires_on"},
+    EventType.CREDENTIAL_TEST: _ARIZE | {"spaces", "tasks", "changed", "expires_on", "why"},
     EventType.CREDENTIAL_EXPIRING: frozenset({"expires_on", "days_left"}),
     EventType.CREDENTIAL_REVOKE: frozenset({"tasks_set_free"}),
     EventType.MEMBER_ADD: frozenset({"role", "invitations_revoked"}),

@@ -1,7 +1,6 @@
 """A team's Arize API key: its ciphertext, its health, and when it is next used to read."""
 
 import uuid
-from collections.abc import Callable
 from datetime import datetime
 
 from django.conf import settings
@@ -10,20 +9,10 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from taskruns.arize.client import ArizeClient, Timeouts
-from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
-from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
+from taskruns.encryption import Ciphertext, Ring
 
 from .people import User
 from .teams import Team
-
-
-class CannotConnect(Exception):
-    """The key cannot be used at all: revoked, not to be opened, or its endpoint no longer allowed. Nothing was sent."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        super().__init__(sentence)
 
 
 class CredentialQuerySet(models.QuerySet["Credential"]):
@@ -57,7 +46,7 @@ class Credential(models.Model):
 
     # Pace of the mirror (services/mirror/)
     next_refresh_at = models.DateTimeField(default=timezone.now, db_index=True)
-    claimed_until = models.DateTimeField(null=True, blank=True)  # a round is under way
+    claimed_until = models.DateTimeField(null=True, blank=True)  # a round is in progress
     tasks_read_at = models.DateTimeField(null=True, blank=True)
     # Where a list of tasks that did not fit into one round goes on: {"space": ..., "cursor": ...}
     listing_at = models.JSONField(default=dict)
@@ -88,36 +77,6 @@ class Credential(models.Model):
         self.ring_number, self.ciphertext = encrypted.ring_number, encrypted.token
         # A hint must not give away a good part of a short key.
         self.last4 = key[-4:] if len(key) >= 16 else ""
-
-    @sensitive_variables("key")
-    def connect(
-        self,
-        *,
-        timeouts: Timeouts | None = None,
-        get_retries: int = 2,
-        pool_size: int = 8,
-        may_retry: Callable[[], bool] = lambda: True,
-    ) -> ArizeClient:
-        """A client with a connection pool of its own; close it. The endpoint is checked again: settings may change.
-
-        Raises CannotConnect.
-        """
-        if self.revoked_at is not None:
-            raise CannotConnect("This key was revoked. Another key of the team takes over when it sees the task.")
-        try:
-            endpoint = check_endpoint(self.endpoint, extra=settings.ARIZE_ENDPOINTS)
-            key = self.decrypt_secret()
-        except (EndpointRefused, DecryptionFailed) as error:
-            raise CannotConnect(str(error)) from None
-        return ArizeClient(
-            endpoint,
-            key,
-            timeouts=timeouts or Timeouts(),
-            get_retries=get_retries,
-            pool_size=pool_size,
-            public_only=endpoint not in set(map(normalise, settings.ARIZE_ENDPOINTS)),
-            may_retry=may_retry,
-        )
 
     @sensitive_variables()
     def decrypt_secret(self) -> str:

@@ -71,7 +71,7 @@ class Run(models.Model):
     sort_errors = models.GeneratedField(
         expression=Coalesce("num_errors", 0), output_field=models.BigIntegerField(), db_persist=True
     )
-    creator: str  # read by `services.runs.arize_users.with_creators` only
+    creator: str  # read by `pages.board.rows.with_creators` only
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_run_a_team_and_id")]

@@ -34,7 +34,7 @@ class Team(models.Model):
     watched_at = models.DateTimeField(null=True, blank=True)
 
     objects = TeamQuerySet.as_manager()
-    # Read by `services.teams.seen_by` only.
+    # Read by `services.members.seen_by` only.
     role: str
     reader_manages: bool
     has_other_teams: bool

@@ -31,8 +31,8 @@ class EncryptionView:
         return not any(column.behind for column in self.columns)
 
 
-def standing() -> EncryptionView:
-    """How far all is encrypted with the newest ring key; while `reencrypt` runs, elsewhere, it moves."""
+def encryption_progress() -> EncryptionView:
+    """Read anew each time: a `reencrypt` that runs elsewhere moves it."""
     newest = Ring(settings.ENCRYPTION_KEYS).newest
     columns = tuple(
         ColumnView(column.name, column.encrypted().count(), column.behind(newest).count()) for column in COLUMNS

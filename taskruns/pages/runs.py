@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from django.urls import reverse
 
 from taskruns.models import AuditEvent, Run
-from taskruns.pages.board.rows import RunRow, run_rows
+from taskruns.pages.board.rows import RunRow, run_rows, with_creators
 from taskruns.pages.board.staleness import unread
-from taskruns.services.runs import arize_users
 
 from .arize_links import run_links
 from .board import Seat, latest_cancellations, warnings_of
@@ -84,7 +83,7 @@ HISTORY = 200
 
 def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
     """One run with its own audit rows, which every member may read."""
-    run = arize_users.with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
+    run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     last = latest_cancellations([run]).get(run.pk)
     (row,) = run_rows([run], seats=[seat])
     key = run.task.credential

@@ -13,21 +13,19 @@ from django.views.decorators.debug import sensitive_variables
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
 
-from . import teams
+from . import members, teams
 from .people import accounts
-from .teams import TeamsError
+from .user_errors import UserError
 
 GOOD_FOR = timedelta(days=7)
 _SALT = "taskruns.invitation"
 
 
-class InvitationGone(Exception):
-    """Forged, expired, used, taken back, or of an archived team: one sentence, so that a guess learns nothing."""
+class InvitationGone(UserError):
+    """Forged, expired, used, revoked, or of an archived team: one sentence, so that a guess learns nothing."""
 
-    sentence = "This invitation is not good any more. Ask the person who sent it for a new one."
-
-    def __str__(self) -> str:
-        return self.sentence
+    def __init__(self) -> None:
+        super().__init__("This invitation is not good any more. Ask the person who sent it for a new one.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Invited:
 def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tuple[Team, Invited | None]:
     """A team and, if an address is given, its first manager: both or neither.
 
-    Raises TeamsError, people.PeopleError; a mistake in the address is one of the field `manager`.
+    Raises UserError; a mistake in the address is one of the field `manager`.
     """
     with transaction.atomic():
         team = teams.create_team(name, slug=slug, by=by)
@@ -49,22 +47,22 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
             return team, None
         try:
             return team, invite(team, email=manager, role=TeamRole.MANAGER, by=by)
-        except (TeamsError, accounts.PeopleError) as error:
-            raise TeamsError(error.sentence, field="manager") from None
+        except UserError as error:
+            raise UserError(error.sentence, field="manager") from None
 
 
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     """Add a known person at once, or make a link for a stranger; an older open link of theirs stops working.
 
-    Raises TeamsError: already a member, disabled, archived; people.PeopleError: not an e-mail address.
+    Raises UserError: already a member, disabled, archived, or not an e-mail address.
     """
     email = accounts.clean_email(email)
     person = accounts.find_person(email)
     if person is None:
         return Invited(email, _token_of(_invite_stranger(team, email=email, role=role, by=by)))
     if Membership.objects.filter(team=team, user=person).exists():
-        raise TeamsError(f"{email} is a member of this team already.", field="email")
-    teams.add_member(team, person, role=role, by=by)
+        raise UserError(f"{email} is a member of this team already.", field="email")
+    members.add(team, person, role=role, by=by)
     return Invited(email)
 
 
@@ -108,7 +106,7 @@ def open_invitation(token: str) -> Invitation:
 def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: Actor) -> User:
     """Make the account and the membership: one transaction over two chains, the site's first, as everywhere.
 
-    `by` is the anonymous visitor. Raises InvitationGone; people.PeopleError: weak password, or the account exists.
+    `by` is the anonymous visitor. Raises InvitationGone; UserError: weak password, or the account exists.
     """
     with transaction.atomic():
         held = Invitation.objects.select_for_update(no_key=True).get(pk=invitation.pk)
@@ -132,7 +130,7 @@ def accept_invitation(invitation: Invitation, *, person: User, by: Actor) -> Non
             _use_up(invitation, person)
             member, _ = Membership.objects.get_or_create(team=team, user=person, defaults={"role": invitation.role})
             _record(EventType.INVITATION_ACCEPT, invitation, by=by, details={"role": member.role})
-    except TeamsError:
+    except UserError:
         raise InvitationGone from None
 
 

@@ -13,6 +13,7 @@ from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import Membership, SavedView, Team, User
 from taskruns.permissions import Access, Action
 from taskruns.services.teams import lock_team
+from taskruns.services.user_errors import UserError
 
 LONGEST_NAME = 100
 # Characters, encoded: an address has to fit into a request line of 8,190 bytes with some room to spare.
@@ -20,15 +21,7 @@ LONGEST_QUERY = 6_000
 MOST = 50  # of one person in one team, and shared in one team: what a bar can still show
 
 
-class SavedViewsError(Exception):
-    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
-
-    def __init__(self, sentence: str, *, field: str = "") -> None:
-        self.sentence, self.field = sentence, field
-        super().__init__(sentence)
-
-
-class NameTaken(SavedViewsError):
+class NameTaken(UserError):
     """The person has a view of that name already: `known`. Saving may replace it."""
 
     def __init__(self, known: SavedView) -> None:
@@ -56,7 +49,7 @@ def may_delete(view: SavedView, person: User, access: Access) -> bool:
 def save_view(team: Team, *, name: str, query: str, shared: bool, replace: bool = False, by: Actor) -> SavedView:
     """Keep a filter under a name; with `replace`, in place of the person's own view of that name.
 
-    Raises NameTaken and SavedViewsError, and TeamsError for an archived team.
+    Raises NameTaken, UserError.
     """
     name, query = _clean_name(name), canonical(query)
     with transaction.atomic():
@@ -113,14 +106,14 @@ def set_own_default(view: SavedView, *, on: bool, by: Actor) -> bool:
 def set_team_default(view: SavedView, *, on: bool, by: Actor) -> bool:
     """What the board opens with for all who have chosen nothing else. False if it was so already.
 
-    Raises SavedViewsError for a view that is not shared.
+    Raises UserError for a view that is not shared.
     """
     with transaction.atomic():
         view = _locked(view)
         if view.is_team_default == on:
             return False
         if not view.is_shared:
-            raise SavedViewsError("Only a shared view can be the team's default. Share it first.")
+            raise UserError("Only a shared view can be the team's default. Share it first.")
         SavedView.objects.filter(team=view.team, is_team_default=True).update(is_team_default=False)
         SavedView.objects.filter(pk=view.pk).update(is_team_default=on)
         view.is_team_default = on
@@ -131,13 +124,13 @@ def set_team_default(view: SavedView, *, on: bool, by: Actor) -> bool:
 def canonical(query: str) -> str:
     """The one spelling of a board's query string: no `?`, no cursor, nothing that the board would ignore.
 
-    Raises SavedViewsError.
+    Raises UserError.
     """
     asked, why_not = read(query)
     if why_not:
-        raise SavedViewsError(f"This filter cannot be saved. {why_not}")
+        raise UserError(f"This filter cannot be saved. {why_not}")
     if len(asked) > LONGEST_QUERY:
-        raise SavedViewsError("This filter is too long to be saved. Take something out of it first.")
+        raise UserError("This filter is too long to be saved. Take something out of it first.")
     return asked
 
 
@@ -161,25 +154,25 @@ def read(query: str) -> tuple[str, str]:
 def _clean_name(name: str) -> str:
     cleaned = clean_line(name, LONGEST_NAME + 1)
     if not cleaned:
-        raise SavedViewsError("Give the view a name.", field="name")
+        raise UserError("Give the view a name.", field="name")
     if len(cleaned) > LONGEST_NAME:
-        raise SavedViewsError(f"A view's name has at most {LONGEST_NAME} characters.", field="name")
+        raise UserError(f"A view's name has at most {LONGEST_NAME} characters.", field="name")
     return cleaned
 
 
 def _locked(view: SavedView) -> SavedView:
-    """The view as it is now, under the team's lock. Raises SavedViewsError if it is no more."""
+    """The view as it is now, under the team's lock. Raises UserError if it is no more."""
     lock_team(view.team)
     found = SavedView.objects.select_related("team", "owner").filter(pk=view.pk).first()
     if found is None:
-        raise SavedViewsError("This view was deleted just now.")
+        raise UserError("This view was deleted just now.")
     return found
 
 
 def _member(team: Team, by: Actor) -> User:
     """Who acts, if they belong to the team at this moment."""
     if by.person is None or not Membership.objects.filter(team=team, user=by.person).exists():
-        raise SavedViewsError("Only members of the team keep views in it.")
+        raise UserError("Only members of the team keep views in it.")
     return by.person
 
 
@@ -192,9 +185,9 @@ def _own(team: Team, owner: User, name: str) -> SavedView | None:
 def _refuse_too_many(view: SavedView, *, shared: bool) -> None:
     others = SavedView.objects.filter(team=view.team).exclude(pk=view.pk)
     if others.filter(owner=view.owner).count() >= MOST:
-        raise SavedViewsError(f"You have {MOST} views in this team already. Delete one first.")
+        raise UserError(f"You have {MOST} views in this team already. Delete one first.")
     if shared and others.filter(is_shared=True).count() >= MOST:
-        raise SavedViewsError(f"The team shares {MOST} views already. One has to be deleted first.", field="shared")
+        raise UserError(f"The team shares {MOST} views already. One has to be deleted first.", field="shared")
 
 
 def _write(view: SavedView, *, name: str, query: str, shared: bool) -> None:
@@ -213,7 +206,7 @@ def _refuse_shared_name(view: SavedView, name: str) -> None:
     others = SavedView.objects.filter(team=view.team, is_shared=True).exclude(pk=view.pk)
     if any(other.name.casefold() == name.casefold() for other in others):
         sentence = f"The team already shares a view “{name}”. Choose another name, or keep this one to yourself."
-        raise SavedViewsError(sentence, field="name")
+        raise UserError(sentence, field="name")
 
 
 def _record(event: EventType, view: SavedView, *, by: Actor) -> None:

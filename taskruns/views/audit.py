@@ -16,7 +16,7 @@ from taskruns.models import Team
 from taskruns.pages.audit.page import EVENTS, OUTCOMES
 from taskruns.pages.audit.page import page as audit_page
 from taskruns.pages.audit.rows import verification_view
-from taskruns.pages.encryption import standing as encryption_state
+from taskruns.pages.encryption import encryption_progress
 from taskruns.permissions import Action
 from taskruns.services import audit
 
@@ -34,7 +34,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def site(request: PanelRequest) -> HttpResponse:
-    return _page(request, None, _verifications() | {"encryption": encryption_state()})
+    return _page(request, None, _verifications() | {"encryption": encryption_progress()})
 
 
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
@@ -48,7 +48,7 @@ def verification(request: PanelRequest) -> HttpResponse:
 @require_GET
 def encryption(request: PanelRequest) -> HttpResponse:
     """The fragment that polls while secrets wait for the newest ring key."""
-    return render(request, "taskruns/audit/_encryption.html", {"encryption": encryption_state()})
+    return render(request, "taskruns/audit/_encryption.html", {"encryption": encryption_progress()})
 
 
 @requires(Action.SITE_LOG, event=EventType.AUDIT_VERIFY)

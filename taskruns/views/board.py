@@ -20,8 +20,8 @@ from taskruns.pages.saved_views import Shelf, shelf, view_bar
 from taskruns.pages.teams import TeamCard
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action
-from taskruns.services import teams as teams_service
-from taskruns.services.runs import observations as runs_service
+from taskruns.services import members
+from taskruns.services.mirror import has_attention
 
 from .errors import error_page, message_only
 from .fragments import fresh, tagged, watch
@@ -37,7 +37,7 @@ def board(request: PanelRequest, team: Team) -> HttpResponse:
     if elsewhere is not None:
         return elsewhere
     response = _page(request, [Seat(team, request.access)], views)
-    teams_service.remember(request.user, team)
+    members.remember(request.user, team)
     return response
 
 
@@ -62,9 +62,7 @@ def all_tables(request: PanelRequest) -> HttpResponse:
 
 
 def _seats(request: PanelRequest) -> list[Seat]:
-    teams = (
-        teams_service.seen_by(request.user).filter(archived_at=None, memberships__user=request.user).order_by("name")
-    )
+    teams = members.seen_by(request.user).filter(archived_at=None, memberships__user=request.user).order_by("name")
     return [Seat(team, access_to(request.user, team)) for team in teams]
 
 
@@ -75,7 +73,7 @@ def _page(request: PanelRequest, seats: Sequence[Seat], views: Shelf | None) -> 
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
     # Open boards mark attention by their polls; a page does where nobody polls.
-    watch(*(seat.team for seat in seats if not runs_service.is_watched(seat.team)))
+    watch(*(seat.team for seat in seats if not has_attention(seat.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
     return fresh(render(request, "taskruns/board/board.html", context))
@@ -91,7 +89,7 @@ def _beside(request: PanelRequest) -> dict[str, Any]:
         return {"may_stop": may_stop, "first": first_steps(request.team, request.access)}
     cards = tuple(
         TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
-        for it in teams_service.teams_of(request.user)
+        for it in members.teams_of(request.user)
     )
     return {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)}
 

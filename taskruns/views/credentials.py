@@ -4,6 +4,7 @@ import uuid
 
 import structlog
 from django.contrib import messages
+from django.contrib.messages.constants import DEFAULT_LEVELS
 from django.db import DatabaseError
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
@@ -15,14 +16,14 @@ from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
-from taskruns.forms.fields import complain, posted
+from taskruns.forms.fields import posted
 from taskruns.models import Credential, Team
-from taskruns.pages.credentials import credential_row, under_way
-from taskruns.pages.key_usage import usage_by_key
+from taskruns.pages.credentials import credential_row, credential_rows, first_contacts, result_message
 from taskruns.permissions import Action
 from taskruns.services import credentials
-from taskruns.services.credentials import CredentialsError
 from taskruns.services.remote_acts import OutcomeNotWritten
+
+from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
 
@@ -30,12 +31,10 @@ log = structlog.get_logger(__name__)
 @requires(Action.CREDENTIALS_VIEW)
 @require_safe
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
-    now = timezone.now()
     keys = list(Credential.objects.live().filter(team=team).order_by("name", "pk"))
-    used = usage_by_key(keys)
     context = {
-        "first_contacts": under_way(keys),
-        "rows": tuple(credential_row(key, slug=team.slug, now=now, usage=used[key]) for key in keys),
+        "first_contacts": first_contacts(keys),
+        "rows": credential_rows(keys, slug=team.slug, now=timezone.now()),
         "may_manage": request.access.may(Action.CREDENTIALS_MANAGE),
         "team": team.name,
         "slug": team.slug,
@@ -51,11 +50,8 @@ def new(request: PanelRequest, team: Team) -> HttpResponse:
     """Save first, then test: a key that Arize rejects today is kept and shown as failing."""
     form = CredentialForm(posted(request))
     if form.is_valid():
-        try:
+        with shown_on_form(form):
             credential = credentials.add(team, **form.cleaned_data, by=actor_of(request))
-        except CredentialsError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
             return _saved(request, team, credential)
     return _form_page(request, "new", {"form": form, "team": team.name, "slug": team.slug})
 
@@ -67,11 +63,8 @@ def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> Http
     credential = _key(request, credential_id)
     form = ReplaceForm(posted(request), initial={"expires_on": credential.expires_on})
     if form.is_valid():
-        try:
+        with shown_on_form(form):
             credentials.replace(credential, **form.cleaned_data, by=actor_of(request))
-        except CredentialsError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
             return _saved(request, team, credential)
     row = credential_row(credential, slug=team.slug, now=timezone.now())
     return _form_page(request, "replace", {"form": form, "row": row, "team": team.name, "slug": team.slug})
@@ -119,14 +112,8 @@ def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpRes
 
 def _tested(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:
     """Test the key, say what came out, and let the worker read with it."""
-    result = credentials.test(credential, by=actor_of(request))
-    text = f"{credential.name}: {result.sentence}"
-    if not result.ok:
-        messages.error(request, text)
-    elif result.sees_nothing:
-        messages.warning(request, text)
-    else:
-        messages.success(request, text)
+    message = result_message(credential, credentials.test(credential, by=actor_of(request)))
+    messages.add_message(request, DEFAULT_LEVELS[message.tone.upper()], message.text)
     jobs.wake(credential.pk)
     return redirect("credentials", slug=team.slug)
 

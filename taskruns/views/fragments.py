@@ -6,12 +6,12 @@ from django.utils.cache import patch_vary_headers
 
 from taskruns import jobs
 from taskruns.models import Team
-from taskruns.services.runs import observations as runs_service
+from taskruns.services.mirror import note_attention
 
 
 def watch(*teams: Team) -> None:
     """Note the attention, and wake the keys that now are due."""
-    for credential_id in runs_service.watch(teams):
+    for credential_id in note_attention(teams):
         transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
 
 

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_http_methods
 from taskruns.access.denials import record_denied
 from taskruns.access.gate import actor_of, anyone
 from taskruns.audit import EventType, Target
-from taskruns.forms.fields import complain, posted
+from taskruns.forms.fields import posted
 from taskruns.forms.teams import AcceptForm
 from taskruns.models import Invitation, User
 from taskruns.pages.teams import InvitationRow
@@ -24,7 +24,8 @@ from taskruns.pages.values import Moment
 from taskruns.services import invitations
 from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import accounts
-from taskruns.services.people.accounts import PeopleError
+
+from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
 TEMPLATE = "taskruns/teams/invitation.html"
@@ -77,11 +78,8 @@ def _for_stranger(request: HttpRequest, found: Invitation) -> HttpResponse:
     form = AcceptForm(posted(request))
     if form.is_valid():
         name, password = form.cleaned_data["name"], form.cleaned_data["password1"]
-        try:
+        with shown_on_form(form, unless=(InvitationGone,)):
             person = invitations.accept_as_stranger(found, name=name, password=password, by=actor_of(request))
-        except PeopleError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
             return _sign_in(request, person, password, found.team.slug)
     return _page(request, found, form=form)
 

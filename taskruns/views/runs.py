@@ -20,6 +20,7 @@ from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
+from taskruns.services.user_errors import UserError
 
 from .errors import error_page
 from .fragments import fresh, watch
@@ -45,7 +46,7 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
     """A link that other systems can build from Arize's own run id."""
     try:
         found = mirror.find_by_arize_id(team, arize_id)
-    except mirror.CannotTell as error:
+    except UserError as error:
         text = f"Whether this run is yours cannot be told right now. {error.sentence}"
         return error_page(request, 503, "Arize could not be asked", text)
     if found is None:

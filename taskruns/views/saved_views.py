@@ -18,8 +18,10 @@ from taskruns.models import SavedView, Team, User
 from taskruns.pages.saved_views import Shelf, board_url, choices_of, views_page, visible
 from taskruns.permissions import Access, Action
 from taskruns.services import saved_views
-from taskruns.services.saved_views import NameTaken, SavedViewsError
-from taskruns.services.teams import TeamsError
+from taskruns.services.saved_views import NameTaken
+from taskruns.services.user_errors import UserError
+
+from .user_errors import shown_as_message, shown_on_form
 
 Right = Callable[[SavedView, User, Access], bool]
 
@@ -47,16 +49,15 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
     """A GET lists, a POST saves the filter of a board."""
     if request.method != "POST":
         return _page(request, team, {})
-    form = NewViewForm(posted(request))
+    form, refusal = NewViewForm(posted(request)), None
     if form.is_valid():
         _may_share(request, form)
-        try:
+        with shown_on_form(form) as shown:
             view = saved_views.save_view(team, **form.cleaned_data, by=actor_of(request))
-        except (SavedViewsError, TeamsError) as error:
-            return _unsaved(request, team, form, error)
-        messages.success(request, f"The view “{view.name}” is saved.")
-        return redirect(board_url(team.slug, view.query))
-    return _unsaved(request, team, form)
+            messages.success(request, f"The view “{view.name}” is saved.")
+            return redirect(board_url(team.slug, view.query))
+        refusal = shown.error
+    return _unsaved(request, team, form, refusal)
 
 
 @requires(Action.RUNS_VIEW, event=EventType.VIEW_SAVE)
@@ -66,12 +67,10 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     form = SavedViewForm(posted(request))
     if form.is_valid():
         _may_share(request, form)
-        try:
+        with shown_on_form(form):
             if saved_views.change_view(view, **form.cleaned_data, by=actor_of(request)):
                 messages.success(request, f"The view “{form.cleaned_data['name']}” is changed.")
             return redirect("saved-views", slug=team.slug)
-        except (SavedViewsError, TeamsError) as error:
-            complain(form, error.sentence, field=error.field)
     return _page(request, team, {"form": form, "changing": view.name, "changing_id": view.pk}, status=422)
 
 
@@ -79,12 +78,11 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
 @_one(saved_views.may_delete, EventType.VIEW_DELETE)
 @require_POST
 def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
-    try:
+    with shown_as_message(request):
         saved_views.delete_view(view, by=actor_of(request))
-    except (SavedViewsError, TeamsError) as error:
-        return _cannot(request, team, error.sentence)
-    messages.success(request, f"The view “{view.name}” is deleted.")
-    return redirect("saved-views", slug=team.slug)
+        messages.success(request, f"The view “{view.name}” is deleted.")
+        return redirect("saved-views", slug=team.slug)
+    return _page(request, team, {}, status=422)
 
 
 @requires(Action.RUNS_VIEW, event=EventType.VIEW_SAVE)
@@ -94,19 +92,18 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     """What the board opens with: for oneself, or (`whose` = team) for all who have chosen nothing else."""
     form = DefaultViewForm(posted(request))
     if not form.is_valid():
-        return _cannot(request, team, "Say whether this is your own default or the team's.")
+        messages.error(request, "Say whether this is your own default or the team's.")
+        return _page(request, team, {}, status=422)
     for_team, on = form.cleaned_data["whose"] == "team", not form.cleaned_data["off"]
     if for_team and not saved_views.may_share(request.access):
         raise refused(request, EventType.VIEW_SAVE)
     set_default = saved_views.set_team_default if for_team else saved_views.set_own_default
-    try:
-        changed = set_default(view, on=on, by=actor_of(request))
-    except (SavedViewsError, TeamsError) as error:
-        return _cannot(request, team, error.sentence)
-    if changed:
-        whose = "The team's" if for_team else "Your"
-        messages.success(request, f"{whose} board {'opens' if on else 'no longer opens'} with “{view.name}”.")
-    return redirect("saved-views", slug=team.slug)
+    with shown_as_message(request):
+        if set_default(view, on=on, by=actor_of(request)):
+            whose = "The team's" if for_team else "Your"
+            messages.success(request, f"{whose} board {'opens' if on else 'no longer opens'} with “{view.name}”.")
+        return redirect("saved-views", slug=team.slug)
+    return _page(request, team, {}, status=422)
 
 
 def opening(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
@@ -127,24 +124,15 @@ def _may_share(request: PanelRequest, form: SavedViewForm) -> None:
         raise refused(request, EventType.VIEW_SAVE)
 
 
-def _unsaved(
-    request: PanelRequest, team: Team, form: NewViewForm, error: SavedViewsError | TeamsError | None = None
-) -> HttpResponse:
+def _unsaved(request: PanelRequest, team: Team, form: NewViewForm, refusal: UserError | None) -> HttpResponse:
     """The form again, with what was typed. A name that is taken by one's own view may be saved over."""
     context: dict[str, Any] = {"form": form, "choices": choices_of(str(form["query"].value() or "").removeprefix("?"))}
     if "query" in form.errors:
         complain(form, "This filter is damaged or too long to be saved.")
     del form.fields["replace"]  # a button of its own asks for it
-    if isinstance(error, NameTaken):
-        context["taken"] = error.known.name
-    if error is not None:
-        complain(form, error.sentence, field=error.field)
+    if isinstance(refusal, NameTaken):
+        context["taken"] = refusal.known.name
     return _page(request, team, context, status=422)
-
-
-def _cannot(request: PanelRequest, team: Team, sentence: str) -> HttpResponse:
-    messages.error(request, sentence)
-    return _page(request, team, {}, status=422)
 
 
 def _page(request: PanelRequest, team: Team, context: dict[str, Any], *, status: int = 200) -> HttpResponse:

@@ -10,16 +10,18 @@ from django.views.decorators.http import require_POST, require_safe
 from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, refused, requires
 from taskruns.audit import EventType
-from taskruns.forms.fields import complain, posted
+from taskruns.forms.fields import posted
 from taskruns.forms.stops import StopForm
 from taskruns.models import Task, Team
 from taskruns.pages.stops import banner_of, stop_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import stops
+from taskruns.services.stops import Pulled
+
+from .user_errors import shown_on_form
 
 UNREADABLE = "The list of tasks to leave out could not be read, so nothing was done. Please choose again."
-NO_REASON = "Say why: everybody in the team will read it."
 
 
 @requires(Action.RUNS_VIEW)
@@ -47,13 +49,15 @@ stop = by_method(read=look, act=pull)
 
 def _pull(request: PanelRequest, team: Team, form: StopForm, left_out: list[Task]) -> HttpResponse:
     try:
-        pulled = stops.pull(team, reason=form.cleaned_data["reason"], left_out=left_out, by=actor_of(request))
-    except stops.NoReason:
-        complain(form, NO_REASON, field="reason")
-        return _page(request, team, form, left_out=left_out, status=422)
+        with shown_on_form(form, unless=(stops.AlreadyPulled,)):
+            pulled = stops.pull(team, reason=form.cleaned_data["reason"], left_out=left_out, by=actor_of(request))
+            return _pulled(request, team, pulled)
     except stops.AlreadyPulled as first:
-        text = f"{first.stop.person_label} had pulled the emergency stop already. Yours changed nothing."
-        return _page(request, team, form, message=Message("warning", text), status=409)
+        return _page(request, team, form, message=Message("warning", first.sentence), status=409)
+    return _page(request, team, form, left_out=left_out, status=422)
+
+
+def _pulled(request: PanelRequest, team: Team, pulled: Pulled) -> HttpResponse:
     if pulled.batch is not None:
         jobs.wake_batch(pulled.batch.pk)
     messages.warning(request, f"The emergency stop holds. {_hit(pulled.runs)}")

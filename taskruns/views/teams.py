@@ -11,7 +11,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires, signed_in
 from taskruns.audit import EventType
-from taskruns.forms.fields import complain, posted
+from taskruns.forms.fields import posted
 from taskruns.forms.teams import MemberForm, RoleForm, SettingsForm, TeamForm
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
 from taskruns.pages.help import role_words
@@ -19,11 +19,11 @@ from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, link_of
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams
+from taskruns.services import members as members_service
 from taskruns.services.invitations import Invited
-from taskruns.services.people.accounts import PeopleError
-from taskruns.services.teams import TeamsError
 
 from .invitations import invitation
+from .user_errors import shown_as_message, shown_on_form
 
 __all__ = [
     "add_member",
@@ -42,7 +42,7 @@ __all__ = [
 @signed_in
 @require_safe
 def home(request: PanelRequest) -> HttpResponse:
-    team = teams.home_of(request.user)
+    team = members_service.home_of(request.user)
     return redirect("board", slug=team.slug) if team else redirect("teams")
 
 
@@ -53,11 +53,8 @@ def new(request: PanelRequest) -> HttpResponse:
     form = TeamForm(posted(request))
     if form.is_valid():
         wanted = form.cleaned_data | {"slug": form.cleaned_data["slug"] or None}
-        try:
+        with shown_on_form(form):
             team, invited = invitations.create_team(**wanted, by=actor_of(request))
-        except TeamsError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
             messages.success(request, f"The team {team.name} is there.")
             return _invited(request, team, invited, TeamRole.MANAGER)
     return _form_page(request, "new", {"form": form})
@@ -81,28 +78,26 @@ def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpRe
     person = _member(request, user_id)
     form = RoleForm(request.POST)
     if not form.is_valid():
-        return _refused(request, team, "Choose one of the roles.")
+        messages.error(request, "Choose one of the roles.")
+        return _members_page(request, team, status=422)
     role: TeamRole = form.cleaned_data["role"]
-    try:
-        changed = teams.change_role(team, person, role=role, by=actor_of(request))
-    except TeamsError as error:
-        return _refused(request, team, error.sentence)
-    if not changed:
-        return redirect("members", slug=team.slug)
-    messages.success(request, f"{person.email} is now {role.value}.")
-    return redirect(_after_own_change(request, person, team))
+    with shown_as_message(request):
+        if not members_service.change_role(team, person, role=role, by=actor_of(request)):
+            return redirect("members", slug=team.slug)
+        messages.success(request, f"{person.email} is now {role.value}.")
+        return redirect(_after_own_change(request, person, team))
+    return _members_page(request, team, status=422)
 
 
 @requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_REMOVE, recent_auth=True)
 @require_POST
 def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
-    try:
-        teams.remove_member(team, person, by=actor_of(request))
-    except TeamsError as error:
-        return _refused(request, team, error.sentence)
-    messages.success(request, f"{person.email} is no longer a member of {team.name}.")
-    return redirect(_after_own_change(request, person, team))
+    with shown_as_message(request):
+        members_service.remove(team, person, by=actor_of(request))
+        messages.success(request, f"{person.email} is no longer a member of {team.name}.")
+        return redirect(_after_own_change(request, person, team))
+    return _members_page(request, team, status=422)
 
 
 @requires(Action.MEMBERS_MANAGE, event=EventType.INVITATION_REVOKE, recent_auth=True)
@@ -119,12 +114,8 @@ def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUI
 def settings(request: PanelRequest, team: Team) -> HttpResponse:
     form = SettingsForm(posted(request), initial={"name": team.name})
     if form.is_valid():
-        try:
-            renamed = teams.rename(team, name=form.cleaned_data["name"], by=actor_of(request))
-        except TeamsError as error:
-            complain(form, error.sentence, field=error.field)
-        else:
-            if renamed:
+        with shown_on_form(form):
+            if teams.rename(team, name=form.cleaned_data["name"], by=actor_of(request)):
                 messages.success(request, f"The team is now called {team.name}.")
             return redirect("team-settings", slug=team.slug)
     rights = {"may_rename": True, "may_archive": request.access.may(Action.TEAMS_MANAGE)}
@@ -145,12 +136,10 @@ def archive(request: PanelRequest, team: Team) -> HttpResponse:
 def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse:
     if not form.is_valid():
         return _members_page(request, team, form=form, status=422)
-    try:
+    with shown_on_form(form):
         invited = invitations.invite(team, **form.cleaned_data, by=actor_of(request))
-    except (TeamsError, PeopleError) as error:
-        complain(form, error.sentence, field=error.field)
-        return _members_page(request, team, form=form, status=422)
-    return _invited(request, team, invited, form.cleaned_data["role"])
+        return _invited(request, team, invited, form.cleaned_data["role"])
+    return _members_page(request, team, form=form, status=422)
 
 
 def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
@@ -176,11 +165,6 @@ def _after_own_change(request: PanelRequest, person: User, team: Team) -> str:
     """Who took the right from themselves is led to a page that they may still see."""
     is_barred = person.pk == request.user.pk and not request.user.site_role
     return reverse("teams") if is_barred else reverse("members", args=[team.slug])
-
-
-def _refused(request: PanelRequest, team: Team, sentence: str) -> HttpResponse:
-    messages.error(request, sentence)
-    return _members_page(request, team, status=422)
 
 
 def _members_page(

@@ -18,6 +18,7 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, Cancellation, Credential, Task, Team, User
 from taskruns.pages.teams import link_of
 from taskruns.services import cancellations, mirror
+from taskruns.services.credentials.client import connected
 from tests.factories import CANARY, actor, make_run
 from tests.secret_search import Witness, database_dump, found, queue_dump
 from tests.wire import ENDPOINT, run_url, wire_run
@@ -221,7 +222,7 @@ def test_no_object_shows_a_key_when_it_is_printed(credential: Credential, settin
     form = CredentialForm({"name": "x", "endpoint": ENDPOINT, "key": CANARY})
     assert form.is_valid()
     ring = Ring(settings.ENCRYPTION_KEYS)
-    with credential.connect() as client:
+    with connected(credential) as client:
         objects = [credential, form, form["key"], form.fields, ring, ring.encrypt(CANARY, owner="x")]
         objects += [vars(credential), client, client._bearer, client._reads, vars(client)]
         assert not found(CANARY, [str(thing) + repr(thing) for thing in objects])

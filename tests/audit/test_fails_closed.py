@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import time_machine
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
@@ -21,7 +22,7 @@ from huey.contrib.djhuey import HUEY
 
 from taskruns import services
 from taskruns.arize.triggers import EvaluationTrigger
-from taskruns.audit import Actor
+from taskruns.audit import Actor, EventType, record
 from taskruns.encryption import Ring
 from taskruns.forms import BoardFilter
 from taskruns.models import (
@@ -43,6 +44,7 @@ from taskruns.services import (
     cancellations,
     credentials,
     invitations,
+    members,
     mirror,
     reencryption,
     saved_views,
@@ -50,6 +52,7 @@ from taskruns.services import (
     teams,
     triggers,
 )
+from taskruns.services.credentials.client import connected
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.remote_acts import OutcomeNotWritten
@@ -90,13 +93,28 @@ def a_lost_start(stage: Stage) -> None:
     Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
 
 
+def an_interrupted_test(stage: Stage) -> None:
+    """Its row was written while the log still took rows."""
+    accept_inserts(LOG)
+    with time_machine.travel(timezone.now() - timezone.timedelta(hours=1)), transaction.atomic():
+        record(
+            EventType.CREDENTIAL_TEST,
+            "requested",
+            by=BY,
+            team=stage.team,
+            credential=stage.credential,
+            operation_id=uuid.uuid4(),
+        )
+    refuse_inserts(LOG)
+
+
 def an_old_stop(stage: Stage) -> None:
     a_stop(stage)
     EmergencyStop.objects.update(expires_at=timezone.now())
 
 
 def settle(stage: Stage) -> None:
-    with stage.credential.connect() as client:
+    with connected(stage.credential) as client:
         cancellations.settle_stopping(stage.credential, client=client, may_call=lambda: True, by=BY)
 
 
@@ -150,6 +168,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
+    "credentials.sweep": lambda _: credentials.sweep(by=BY),
     "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
     "reencryption.reencrypt": lambda _: reencryption.reencrypt(by=BY),
     "runs.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
@@ -174,6 +193,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.team, email="new@example.com", role=TeamRole.VIEWER, by=BY
     ),
     "invitations.revoke_invitation": lambda stage: invitations.revoke_invitation(stage.invitation, by=BY),
+    "members.add": lambda stage: members.add(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
+    "members.change_role": lambda stage: members.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
+    "members.remove": lambda stage: members.remove(stage.team, vera(stage), by=BY),
     "mirror.refresh": lambda stage: mirror.refresh(stage.credential.pk, by=BY),
     "people.create_person": lambda _: accounts.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
     "people.disable_person": lambda stage: accounts.disable_person(vera(stage), by=BY),
@@ -200,11 +222,8 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "stops.expire": lambda _: stops.expire(by=BY),
     "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
     "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
-    "teams.add_member": lambda stage: teams.add_member(stage.team, stage.people["ada"], role=TeamRole.VIEWER, by=BY),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
-    "teams.change_role": lambda stage: teams.change_role(stage.team, vera(stage), role=TeamRole.OPERATOR, by=BY),
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
-    "teams.remove_member": lambda stage: teams.remove_member(stage.team, vera(stage), by=BY),
     "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
     "triggers.close": lambda _: triggers.sweep(by=BY),
     "triggers.earlier": lambda _: LATER,  # only looks
@@ -229,6 +248,7 @@ def an_old_ring_key(stage: Stage) -> None:
 
 
 READY: dict[str, Callable[[Stage], object]] = {
+    "credentials.sweep": an_interrupted_test,
     "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
     "reencryption.reencrypt": an_old_ring_key,
     "people.disconnect": lambda stage: SocialAccount.objects.create(
@@ -277,8 +297,8 @@ def test_a_service_that_cannot_write_its_row_changes_nothing(name: str, stage: S
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - NO_ACTS_OF_THEIR_OWN))
 def test_the_same_service_does_it_when_the_log_takes_its_row(name: str, stage: Stage):
     """The control: it was the log that stopped it."""
-    accept_inserts(LOG)
     READY.get(name, lambda _: None)(stage)
+    accept_inserts(LOG)
     before = dump()
     SERVICES[name](stage)
     assert dump() != before

@@ -9,7 +9,7 @@ from taskruns.models import AuditEvent, Credential, Membership, Team, User
 from tests.actions import ACTIONS, NEW_KEY
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.stage import Stage
-from tests.stored import dump
+from tests.stored import dump, events
 
 LOG = "taskruns_auditevent"
 NOTHING = "nothing was changed and nothing was sent"
@@ -72,10 +72,13 @@ def test_a_manager_who_cannot_be_one_leaves_no_team(stage: Stage):
     assert not Team.objects.filter(name="Ops West").exists()
 
 
+TEST_URL = "/teams/ops-north/credentials/{}/test/"
+
+
 @pytest.mark.parametrize(("name", "wanted"), [("add a key", "Second"), ("replace a key", "Production")])
 def test_a_key_that_is_saved_and_not_tested_is_said_to_be_so(stage: Stage, name: str, wanted: str):
     refuse("NEW.event = 'credential.test'")
-    answer = do(stage, name)
+    answer = ACTIONS[name].do(stage)
     assert answer.status_code == 302
     text = answer.client.get(answer["Location"]).content.decode()
     assert f"{wanted} is saved, but its test could not be written down" in text
@@ -84,31 +87,33 @@ def test_a_key_that_is_saved_and_not_tested_is_said_to_be_so(stage: Stage, name:
 
 
 def test_a_test_that_the_log_does_not_take_asks_arize_nothing(stage: Stage):
-    before = dump()
     refuse("NEW.event = 'credential.test'")
     client = stage.client("mona")
     before = dump()
-    with transaction.atomic():
-        answer = client.post(f"/teams/ops-north/credentials/{stage.credential.pk}/test/")
+    answer = client.post(TEST_URL.format(stage.credential.pk))
     assert (answer.status_code, NOTHING in answer.content.decode()) == (503, True)
     assert not stage.arize.calls
     assert dump() == before
 
 
-def test_a_log_that_refuses_while_arize_is_asked_is_told_truly(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    refuse("NEW.event = 'credential.test'")
-    monkeypatch.setattr("taskruns.services.credentials.health._rehearse", lambda *_: None)
-    with transaction.atomic():
-        answer = stage.client("mona").post(f"/teams/ops-north/credentials/{stage.credential.pk}/test/")
+def test_a_log_that_refuses_while_arize_is_asked_is_told_truly(stage: Stage):
+    refuse("NEW.event = 'credential.test' AND NEW.outcome <> 'requested'")
+    client = stage.client("mona")
+    before = dump()["taskruns_credential"]
+    answer = client.post(TEST_URL.format(stage.credential.pk))
     assert answer.status_code == 503
     assert "Arize was asked what the key sees" in answer.content.decode()
     assert NOTHING not in answer.content.decode()
+    assert stage.arize.calls
+    assert dump()["taskruns_credential"] == before
+    assert events(event="credential.test") == [("credential.test", "requested")]
 
 
-def test_rehearsing_a_row_leaves_no_trace(stage: Stage):
-    do(stage, "test a key")
-    rows = AuditEvent.objects.filter(event="credential.test")
-    assert [row.outcome for row in rows] == ["ok"]
+def test_the_two_rows_of_a_test_are_one_operation_without_a_gap(stage: Stage):
+    ACTIONS["test a key"].do(stage)
+    asked, end = AuditEvent.objects.filter(event="credential.test").order_by("seq")
+    assert (asked.outcome, end.outcome, end.seq) == ("requested", "ok", asked.seq + 1)
+    assert asked.operation_id == end.operation_id is not None
     seqs = list(AuditEvent.objects.filter(chain=f"team:{stage.team.pk}").order_by("seq").values_list("seq", flat=True))
     assert seqs == list(range(1, len(seqs) + 1))
 

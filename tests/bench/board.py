@@ -16,7 +16,7 @@ from taskruns.forms import Cursor
 from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
 from taskruns.pages.board.keyset import micros
 from taskruns.services import mirror
-from taskruns.services.runs.observations import WATCH_WRITTEN_EVERY
+from taskruns.services.mirror.schedule import ATTENTION_WRITTEN_EVERY
 from tests.bench.table import Figure, median_ms
 
 FEW = 1_000
@@ -105,7 +105,7 @@ def _poll(board: Board) -> list[Figure]:
             raise RuntimeError(answer.status_code)
 
     # As it is when another poll came before it: the attention is marked again.
-    Team.objects.filter(pk=board.team.pk).update(watched_at=timezone.now() - 2 * WATCH_WRITTEN_EVERY)
+    Team.objects.filter(pk=board.team.pk).update(watched_at=timezone.now() - 2 * ATTENTION_WRITTEN_EVERY)
     with CaptureQueriesContext(connection) as captured:
         poll(0)
     what = f"unchanged poll of {MANY:,} runs, {len(captured)} queries (p50)"

@@ -13,6 +13,7 @@ from django.test import Client
 
 from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
 from taskruns.services import mirror
+from taskruns.services.credentials.client import connected
 from tests.bench.table import Figure, median_ms
 
 KEY = "ak-bench-key-0123456789"
@@ -87,6 +88,6 @@ def _mirror_all(credential: Credential, url: str, task_id: str) -> None:
 
     mirror.refresh(credential.pk, force=True)
     task = Task.objects.get(arize_id=task_id)
-    with credential.connect() as arize:
+    with connected(credential) as arize:
         for page in pages(lambda cursor: arize.list_runs(task_id, cursor=cursor)):
             record_readings([Reading(task, page.items, timezone.now())])

@@ -10,8 +10,15 @@ from django.test.utils import CaptureQueriesContext
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Status, Task, Team
 from taskruns.pages.durations import Pace, pace_of, roughly, usual_of
-from taskruns.services.runs.durations import ENOUGH, LOOKED_THROUGH, OF_LAST, learn_usual
-from taskruns.services.runs.observations import Reading, record_observation, record_readings
+from taskruns.services.runs.observations import (
+    ENOUGH,
+    LOOKED_THROUGH,
+    OF_LAST,
+    Reading,
+    learn_usual,
+    record_observation,
+    record_readings,
+)
 from tests.factories import make_run
 from tests.runs.past import fill, past
 from tests.runs.readings import START, at, reading, without

@@ -413,7 +413,7 @@ def test_five_thousand_runs_kept_would_be_seen(team: Team, mona: User):
         pass
     chosen = export_runs(team, wanted(), by=actor(mona))
     before = sys.getallocatedblocks()
-    kept = [run for runs in export._in_steps(chosen.ids) for run in runs]
+    kept = [run for ids in chosen.in_chunks(export.CHUNK) for run in export._runs(ids)]
     assert len(kept) == 5_000
     assert sys.getallocatedblocks() - before > MANY_BLOCKS
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services.cancellations import settle_stopping, sweep
+from taskruns.services.credentials.client import connected
 from tests.arize_server import ArizeServer, serving
 from tests.clients import ClientOf, press
 from tests.database_refusals import accept_inserts, refuse_inserts
@@ -98,7 +99,7 @@ def test_it_gives_a_stopping_run_300_seconds(run: Run, arize: Any, oli: User, cl
 
 
 def settle(credential: Credential, may_call: Callable[[], bool] = lambda: True) -> int:
-    with credential.connect(get_retries=0) as client:
+    with connected(credential) as client:
         return settle_stopping(credential, client=client, may_call=may_call)
 
 

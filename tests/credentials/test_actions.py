@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Task, Team
-from taskruns.models.credentials import CannotConnect
 from taskruns.services import credentials, teams
-from taskruns.services.credentials import CredentialsError
+from taskruns.services.credentials.client import CannotConnect, connected
+from taskruns.services.user_errors import UserError
 from tests.factories import CANARY, actor, make_credential
 from tests.stored import events
 from tests.wire import ENDPOINT
@@ -79,7 +79,7 @@ def test_the_database_holds_no_piece_of_the_key(team):
     ],
 )
 def test_it_refuses_what_is_no_key_without_repeating_it(team, key):
-    with pytest.raises(CredentialsError) as refused:
+    with pytest.raises(UserError) as refused:
         add(team, key=key)
     assert refused.value.field == "key"
     assert not key.strip() or key not in refused.value.sentence
@@ -101,7 +101,7 @@ def test_it_refuses_what_is_no_key_without_repeating_it(team, key):
     ],
 )
 def test_it_refuses_an_address_that_is_not_allowed(team, endpoint):
-    with pytest.raises(CredentialsError) as refused:
+    with pytest.raises(UserError) as refused:
         add(team, endpoint=endpoint)
     assert refused.value.field == "endpoint"
     assert add(team, endpoint="HTTPS://API.arize.com/").endpoint == "https://api.arize.com"
@@ -109,7 +109,7 @@ def test_it_refuses_an_address_that_is_not_allowed(team, endpoint):
 
 def test_a_name_is_taken_in_any_case_until_its_key_is_revoked(team, other_team):
     first = add(team, name="Europe")
-    with pytest.raises(CredentialsError) as refused:
+    with pytest.raises(UserError) as refused:
         add(team, name="EUROPE ")
     assert refused.value.field == "name"
     add(other_team, name="Europe")
@@ -126,7 +126,7 @@ def test_two_keys_of_one_name_at_once_are_one(committed):
         start.wait()
         try:
             add(team)
-        except CredentialsError as error:
+        except UserError as error:
             refused.append(error.field)
         finally:
             connection.close()
@@ -147,7 +147,7 @@ def test_two_keys_of_one_name_at_once_are_one(committed):
 def test_it_refuses_other_nonsense(team, change, field):
     if "expires_on" in change:
         change = {"expires_on": timezone.localdate() - timedelta(days=1)}
-    with pytest.raises(CredentialsError) as refused:
+    with pytest.raises(UserError) as refused:
         add(team, **change)
     assert refused.value.field == field
     assert events() == []
@@ -155,7 +155,7 @@ def test_it_refuses_other_nonsense(team, change, field):
 
 def test_an_archived_team_takes_no_key(team):
     teams.archive(team, by=SHELL)
-    with pytest.raises(CredentialsError, match="archived"):
+    with pytest.raises(UserError, match="archived"):
         add(team)
     assert not Credential.objects.exists()
 
@@ -199,15 +199,15 @@ def test_another_endpoint_sets_the_tasks_free(credential, task):
 def test_a_key_that_cannot_be_opened_any_more_can_be_replaced(credential):
     Credential.objects.update(ring_number=99)
     credential.refresh_from_db()
-    with pytest.raises(CannotConnect):
-        credential.connect()
+    with pytest.raises(CannotConnect), connected(credential):
+        pass
     assert credentials.replace(credential, key=CANARY, expires_on=None, by=SHELL)
     assert credential.decrypt_secret() == CANARY
 
 
 def test_a_revoked_key_is_not_replaced(credential):
     credentials.revoke(credential, by=SHELL)
-    with pytest.raises(CredentialsError, match="revoked"):
+    with pytest.raises(UserError, match="revoked"):
         credentials.replace(credential, key=OTHER_KEY, expires_on=None, by=SHELL)
     assert credential.ciphertext == ""
 
@@ -223,8 +223,8 @@ def test_revoking_destroys_the_key_and_hands_the_tasks_on(team, credential, task
     task.refresh_from_db()
     assert (credential.ciphertext, credential.revoked_at is None, task.credential) == ("", False, None)
     assert (second.tasks_read_at, second.next_refresh_at < later) == (None, True)
-    with pytest.raises(CannotConnect, match="revoked"):
-        credential.connect()
+    with pytest.raises(CannotConnect, match="revoked"), connected(credential):
+        pass
     assert AuditEvent.objects.get().details == {"tasks_set_free": 1}
 
 

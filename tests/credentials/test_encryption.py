@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from taskruns.audit import Actor
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential, Run, Team, User
-from taskruns.models.credentials import CannotConnect
 from taskruns.pages.cancellations import sentence_of
 from taskruns.services import cancellations, credentials, mirror
+from taskruns.services.credentials.client import CannotConnect, connected
 from tests.clients import ClientOf
 from tests.factories import CANARY, make_credential
 from tests.stored import events
@@ -79,8 +79,8 @@ def test_ciphertext_copied_into_another_row_does_not_open_there(team: Team):
     other.refresh_from_db()
     with pytest.raises(DecryptionFailed):
         other.decrypt_secret()
-    with pytest.raises(CannotConnect, match="cannot be opened"):
-        other.connect()
+    with pytest.raises(CannotConnect, match="cannot be opened"), connected(other):
+        pass
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def test_a_revoked_keys_ciphertext_is_gone(credential: Credential, mona: User):
     assert row.ciphertext == ""
     with pytest.raises(DecryptionFailed):
         row.decrypt_secret()
-    with pytest.raises(CannotConnect, match="revoked"):
-        row.connect()
+    with pytest.raises(CannotConnect, match="revoked"), connected(row):
+        pass
 
 
 def test_replacing_a_key_leaves_nothing_of_the_old_one(credential: Credential, mona: User):
@@ -152,9 +152,9 @@ def test_a_short_key_gives_no_hint_away(team: Team):
     "endpoint", ["http://169.254.169.254", "https://evil.example", "https://api.arize.com@evil.example"]
 )
 def test_a_stored_endpoint_that_is_no_longer_allowed_gets_no_key(credential: Credential, endpoint: str, arize: Any):
-    with credential.connect() as client:
+    with connected(credential) as client:
         assert client.endpoint == credential.endpoint
     Credential.objects.update(endpoint=endpoint)
     credential.refresh_from_db()
-    with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"):
-        credential.connect()
+    with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"), connected(credential):
+        pass

@@ -17,8 +17,8 @@ from cryptography.x509.oid import NameOID
 from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient
 from taskruns.models import Credential, Team, User
-from taskruns.models.credentials import CannotConnect
 from taskruns.outbound.fence import is_public
+from taskruns.services.credentials.client import CannotConnect, connected
 from tests.clients import ClientOf
 from tests.factories import CANARY
 from tests.outbound.raw_server import QUICK, Server, answer, say
@@ -98,8 +98,8 @@ def test_a_strange_address_is_refused_again_when_it_is_called(url: str, credenti
     """As if somebody had written it into the table."""
     Credential.objects.update(endpoint=url)
     credential.refresh_from_db()
-    with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"):
-        credential.connect()
+    with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"), connected(credential):
+        pass
     assert not arize.calls
 
 
@@ -112,7 +112,7 @@ def test_the_allowed_ones_are_let_through_in_any_case_of_letters(
     """The control of both tests above."""
     form = {"name": "Key", "endpoint": url, "key": CANARY}
     assert client_of(mona).post("/teams/ops-north/credentials/new/", form).status_code == 302
-    with Credential.objects.get().connect() as client:
+    with connected(Credential.objects.get()) as client:
         assert client.endpoint in {ARIZE, ENDPOINT}
 
 
@@ -172,7 +172,7 @@ def test_an_arize_host_that_leads_inside_gets_no_byte(method: str, credential: C
     asked = leads(inside.port)
     Credential.objects.update(endpoint=ARIZE)
     credential.refresh_from_db()
-    with credential.connect(get_retries=0) as client, pytest.raises(errors.NotSent, match="private address"):
+    with connected(credential) as client, pytest.raises(errors.NotSent, match="private address"):
         getattr(client, method)("r1")
     assert asked == ["api.arize.com"]
     assert inside.requests == []
@@ -200,12 +200,12 @@ def test_an_extra_endpoint_may_lead_inside_because_it_is_listed(
     """The control: the same way, the same address, but somebody who runs the panel has written its name down."""
     inside: Server = server(say(answer()))
     leads(inside.port)
-    with credential.connect() as client:
+    with connected(credential) as client:
         assert client.get_run("r1").num_errors == 12
     assert len(inside.requests) == 1
     settings.ARIZE_ENDPOINTS = ()
-    with pytest.raises(CannotConnect):
-        credential.connect()
+    with pytest.raises(CannotConnect), connected(credential):
+        pass
 
 
 def test_an_arize_host_may_lead_inside_if_it_is_listed_too(
@@ -218,7 +218,7 @@ def test_an_arize_host_may_lead_inside_if_it_is_listed_too(
     credential.refresh_from_db()
     settings.ARIZE_ENDPOINTS = ("https://API.arize.com/",)
     with (
-        credential.connect(timeouts=QUICK, get_retries=0) as client,
+        connected(credential, timeouts=QUICK) as client,
         pytest.raises(errors.NotSent) as refused,
     ):
         client.get_run("r1")

@@ -15,6 +15,7 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.wire import WireApiKey
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Team, User
+from taskruns.pages.credentials import result_message
 from taskruns.sandbox.server import running
 from taskruns.services import credentials
 from tests.clients import ClientOf
@@ -84,9 +85,9 @@ def test_a_test_reads_the_end_and_writes_it_down(arize: responses.RequestsMock, 
     arize.get(KEY_LIST, json={"api_keys": [*others, listed()], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
-    assert result.sentence.endswith("Arize says that it expires on 2026-12-24.")
+    assert result_message(credential, result).text.endswith("Arize says that it expires on 2026-12-24.")
     assert (credential.expires_on, credential.decrypt_secret()) == (date(2026, 12, 24), CANARY)
-    details = AuditEvent.objects.get().details
+    details = AuditEvent.objects.get(outcome="ok").details
     assert (details["changed"], details["expires_on"]) == (["expires_on"], "2026-12-24")
     assert credentials.test(credential, by=SHELL).ok
     assert "changed" not in AuditEvent.objects.latest("pk").details
@@ -97,7 +98,7 @@ def test_a_service_key_is_looked_for_among_those_of_its_spaces(arize: responses.
     for space, keys in (("", []), ("S0", []), ("S1", [listed()])):
         match = [responses.matchers.query_param_matcher({"limit": "100"} | ({"space_id": space} if space else {}))]
         arize.get(KEY_LIST, json={"api_keys": keys, "pagination": {}}, match=match)
-    assert "2026-12-24" in credentials.test(credential, by=SHELL).sentence
+    assert "2026-12-24" in result_message(credential, credentials.test(credential, by=SHELL)).text
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_what_arize_does_not_tell_leaves_what_was_typed(
     arize.get(KEY_LIST, **answer)
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
-    assert (result.ok, "expires" in result.sentence) == (True, False)
+    assert (result.ok, "expires" in result_message(credential, result).text) == (True, False)
     assert (credential.expires_on, credential.failing_since) == (date(2027, 2, 1), None)
 
 

@@ -1,18 +1,30 @@
 """What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
 
+from datetime import timedelta
+from io import StringIO
+
 import pytest
 import requests
+import responses
+import time_machine
+from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 from responses import matchers
 
+from taskruns import jobs
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential
+from taskruns.models import AuditEvent, Credential, Team
+from taskruns.pages.audit.sentences import sentence
+from taskruns.pages.credentials import result_message
 from taskruns.services import credentials
-from tests.factories import CANARY, actor
+from taskruns.services.credentials import health
+from tests.factories import CANARY, actor, make_credential
 from tests.stored import events
 from tests.wire import ENDPOINT
 
 SHELL = Actor(type="command", label="tests")
+FAILED = [("credential.test", "requested"), ("credential.test", "failed")]
 OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 
 
@@ -29,11 +41,30 @@ def sees(arize, *, spaces=2, tasks=40, more=False):
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": listed, "pagination": pagination})
 
 
+def said(credential, result):
+    """What the page says of a test."""
+    return result_message(credential, result).text
+
+
 def rejects(arize, status=401, **body):
     arize.get(f"{ENDPOINT}/v2/spaces", status=status, json={"status": status, "title": "No"} | body)
 
 
 # --- Testing
+
+
+@pytest.mark.commits
+def test_arize_is_asked_only_after_the_request_is_committed(committed, arize):
+    credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
+    held = []
+
+    def answer(_):
+        held.append((connection.in_atomic_block, events()))
+        return 401, {}, "{}"
+
+    arize.add_callback(responses.GET, f"{ENDPOINT}/v2/spaces", answer)
+    assert not credentials.test(credential, by=SHELL).ok
+    assert held == [(False, [("credential.test", "requested")])]
 
 
 def test_a_test_says_what_the_key_sees(arize, credential, mona):
@@ -44,14 +75,16 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
     sees(arize)
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Space 0, Space 1) and 40 tasks" in result.sentence
-    assert "may cancel cannot be tried" in result.sentence
+    assert "2 spaces (Space 0, Space 1) and 40 tasks" in said(credential, result)
+    assert "may cancel cannot be tried" in said(credential, result)
     credential.refresh_from_db()
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None
     assert credential.next_refresh_at <= timezone.now()
-    row = AuditEvent.objects.get()
-    assert (row.event, row.outcome) == ("credential.test", "ok")
+    asked, row = AuditEvent.objects.order_by("pk")
+    assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
+    assert asked.operation_id == row.operation_id is not None
+    assert asked.details == {}
     assert row.details | {"milliseconds": 0} == {
         "http_status": 200,
         "arize_request_id": None,
@@ -72,8 +105,8 @@ def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
     arize.get(f"{ENDPOINT}/v2/tasks", status=403, match=[query({"space_id": "s2", "limit": "100"})])
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Prod, Locked) and 1 task." in result.sentence
-    assert events() == [("credential.test", "ok")]
+    assert "2 spaces (Prod, Locked) and 1 task." in said(credential, result)
+    assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -82,7 +115,7 @@ def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, m
     arize.get(f"{ENDPOINT}/v2/tasks", status=status)
     result = credentials.test(credential, by=actor(mona))
     assert not result.ok
-    assert f"({status})" in result.sentence
+    assert f"({status})" in said(credential, result)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +130,9 @@ def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, m
 def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
     sees(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
-    assert words in result.sentence
-    assert result.sees_nothing is (spaces == tasks == 0)
+    assert words in said(credential, result)
+    assert result.seen.is_nothing is (spaces == tasks == 0)
+    assert result_message(credential, result).tone == ("warning" if result.seen.is_nothing else "success")
 
 
 def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
@@ -108,9 +142,12 @@ def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
     credential.refresh_from_db()
     team.refresh_from_db()
     assert not result.ok
-    assert "401" in result.sentence
-    assert credential.failing_reason == result.sentence
-    assert events() == [("credential.failing", "done"), ("credential.test", "failed"), ("credential.test", "failed")]
+    assert "401" in said(credential, result)
+    assert credential.failing_reason == result.problem
+    first, second = AuditEvent.objects.filter(outcome="requested").values_list("operation_id", flat=True)
+    assert events(operation_id=first) == events(operation_id=second) == FAILED
+    assert events().count(("credential.failing", "done")) == 1
+    assert len(events()) == 5
     last = AuditEvent.objects.latest("seq").details
     assert (last["http_status"], last["arize_request_id"]) == (401, "req_1")
     assert team.board_version == 1
@@ -122,15 +159,15 @@ def test_other_answers_fail_the_test_but_not_the_key(arize, credential, status):
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
     assert (result.ok, credential.failing_since) == (False, None)
-    assert events() == [("credential.test", "failed")]
+    assert events() == FAILED
 
 
 def test_an_unreachable_host_is_a_sentence(arize, credential):
     arize.get(f"{ENDPOINT}/v2/spaces", body=requests.ConnectionError("boom http://user:pw@host"))
     result = credentials.test(credential, by=SHELL)
     assert not result.ok
-    assert "boom" not in result.sentence
-    assert len(result.sentence) > 20
+    assert "boom" not in said(credential, result)
+    assert len(result.problem) > 20
 
 
 def test_an_endpoint_that_is_no_longer_allowed_gets_nothing(arize, credential, settings):
@@ -163,6 +200,74 @@ def test_a_server_without_a_list_of_spaces_does_not_make_a_key_fail(team, arize)
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "T1"}], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
     assert result.ok
-    assert "1 task" in result.sentence
+    assert "1 task" in said(credential, result)
     credential.refresh_from_db()
     assert credential.failing_since is None
+
+
+# --- Tests that a crash left without an end
+
+
+@pytest.fixture
+def interrupted(arize, credential, monkeypatch):
+    """A test whose process died while Arize answered, and the moment at which it began."""
+
+    def die(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(health, "_look", die)
+        with pytest.raises(SystemExit):
+            credentials.test(credential, by=SHELL)
+    assert events() == [("credential.test", "requested")]
+    return timezone.now()
+
+
+def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
+    with time_machine.travel(interrupted + health.LONGEST_TEST - timedelta(seconds=1)):
+        assert credentials.sweep() == 0, "it may still be in progress"
+    with time_machine.travel(interrupted + health.LONGEST_TEST + timedelta(seconds=1)):
+        assert credentials.sweep() == 1
+        assert credentials.sweep() == 0
+    asked, end = AuditEvent.objects.order_by("pk")
+    assert (end.outcome, end.operation_id, end.details) == ("failed", asked.operation_id, {"why": "interrupted"})
+    assert (end.actor_type, end.actor_label, end.credential_id) == ("job", "sweep", credential.pk)
+    assert sentence(end) == "The test of the key Production was interrupted: its result is unknown"
+    credential.refresh_from_db()
+    assert credential.failing_since is None, "nothing is known of the key itself"
+
+
+def test_the_sweep_leaves_tests_with_an_end_alone(arize, credential):
+    sees(arize)
+    credentials.test(credential, by=SHELL)
+    with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
+        assert credentials.sweep() == 0
+    assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
+
+
+def test_a_test_slower_than_the_sweep_still_records_what_it_found(arize, credential, monkeypatch):
+    sees(arize)
+    look = health._look
+
+    def slowly(asked):
+        with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
+            assert credentials.sweep() == 1
+        return look(asked)
+
+    monkeypatch.setattr(health, "_look", slowly)
+    assert credentials.test(credential, by=SHELL).ok
+    operation = AuditEvent.objects.earliest("pk").operation_id
+    assert events(operation_id=operation) == [*FAILED, ("credential.test", "ok")]
+
+
+def test_the_command_ends_interrupted_tests_and_says_so(credential, interrupted):
+    with time_machine.travel(interrupted + 2 * health.LONGEST_TEST):
+        call_command("sweep", stdout=(out := StringIO()))
+    assert out.getvalue() == "1 key test ended as failed.\n0 cancellations closed.\n"
+    assert AuditEvent.objects.latest("pk").actor_type == "command"
+
+
+def test_the_worker_ends_interrupted_tests_each_minute(credential, interrupted):
+    with time_machine.travel(interrupted + 2 * health.LONGEST_TEST):
+        jobs.sweep.call_local()
+    assert events() == FAILED

@@ -52,7 +52,7 @@ def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of
     assert said[0].startswith("Europe: The key works.")
     assert [row.name for row in response.context["rows"]] == ["Europe"]
     assert (kept.decrypt_secret(), kept.created_by) == (CANARY, mona)
-    assert events() == [("credential.add", "done"), ("credential.test", "ok")]
+    assert events() == [("credential.add", "done"), ("credential.test", "requested"), ("credential.test", "ok")]
     assert f"…{CANARY[-4:]}" in response.content.decode()
     assert not any(piece in response.content.decode() for piece in pieces(CANARY))
 

@@ -11,9 +11,10 @@ from django.db import DatabaseError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from taskruns.arize.errors import RateLimited
 from taskruns.models import Credential, KeyUsage, Run, Team, User
 from taskruns.services import cancellations, credentials, mirror
-from taskruns.services.credentials import client
+from taskruns.services.credentials.client import connected, count
 from tests.clients import ClientOf
 from tests.factories import actor, make_credential
 from tests.wire import ENDPOINT, run_url, wire_run
@@ -79,12 +80,30 @@ def test_a_count_that_cannot_be_written_undoes_nothing(
     assert counts() == []
 
 
+def test_a_thread_without_a_database_leaves_the_count_to_its_owner(
+    credential: Credential, arize: responses.RequestsMock
+):
+    lists(arize)
+    with connected(credential, counted=False) as client:
+        client.list_spaces()
+    assert counts() == []
+    count(credential, calls=client.calls, limited=client.limited)
+    assert counts() == [(1, 0)]
+
+
+def test_a_call_that_fails_is_counted_too(credential: Credential, arize: responses.RequestsMock):
+    lists(arize, status=429, json={})
+    with pytest.raises(RateLimited), connected(credential) as client:
+        client.list_spaces()
+    assert counts() == [(1, 1)]
+
+
 def test_what_no_page_shows_is_forgotten(team: Team, credential: Credential):
     now = timezone.now()
     gone = make_credential(team, name="Gone", revoked_at=now)
     for key, age in ((credential, timedelta(days=9)), (credential, timedelta(days=7)), (gone, timedelta(hours=1))):
         KeyUsage.objects.create(credential=key, hour=now - age, calls=1)
-    assert client.forget_old() == 2
+    assert credentials.forget_old_counts() == 2
     assert KeyUsage.objects.get().credential == credential
 
 

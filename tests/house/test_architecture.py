@@ -75,6 +75,12 @@ def test_only_the_way_out_speaks_http():
     assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo waits for its own pages"
 
 
+def test_one_place_opens_the_way_to_arize():
+    """So each call is made with a checked endpoint and is counted."""
+    openers = {named(path) for path in SOURCES for _, name in calls(path) if name == "ArizeClient"}
+    assert openers == {"taskruns/services/credentials/client.py"}
+
+
 def of_allauth_internals(text: str) -> set[str]:
     return {name for name in imported_names(text) if re.match(r"allauth\..*\binternal\b", name)}
 
@@ -121,6 +127,11 @@ def test_services_know_no_request_no_template_and_no_url():
     above = r"^(from|import) (django\.(template|shortcuts|urls)|taskruns\.(pages|views|access|templatetags))"
     web = r"^from django\.http import (?!QueryDict$)"  # filters are kept as query strings
     assert not [named(path) for path in services if re.search(f"{above}|{web}", TEXTS[path], re.MULTILINE)]
+
+
+def test_one_error_of_the_services_has_a_sentence_and_a_field():
+    found = {path.name for path in on_floors("services") if re.search(r"self\.sentence\b.*=", TEXTS[path])}
+    assert found == {"user_errors.py"}
 
 
 def test_the_check_of_views_would_find_a_write():

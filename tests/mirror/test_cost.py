@@ -8,8 +8,7 @@ import responses
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
-from taskruns.services.mirror import due, refresh
-from taskruns.services.runs.observations import watch
+from taskruns.services.mirror import due, note_attention, refresh
 from tests.factories import make_credential
 from tests.fake_arize import START, World
 
@@ -51,7 +50,7 @@ def most_in_a_minute(world: World, clock: Any, *, boards: int, minutes: int = MI
         clock.move_to(START + timedelta(seconds=second))
         team = Team.objects.get()  # as each of them loaded it, at one moment
         for _ in range(boards):
-            watch([team])
+            note_attention([team])
         before = len(world.calls)
         for key in due(timezone.now()):
             refresh(key)
@@ -80,7 +79,7 @@ def test_a_thousand_idle_tasks_and_five_active_runs_cost_few_calls(
 def test_a_change_of_an_active_run_is_mirrored_by_the_next_tick(world: World, clock: Any) -> None:
     for number in range(5):
         clock.move_to(START + timedelta(seconds=5 * number + 5))
-        watch([Team.objects.get()])
+        note_attention([Team.objects.get()])
         world.find(f"R{number}")["status"] = "COMPLETED"  # type: ignore[index]
         for key in due(timezone.now()):
             refresh(key)

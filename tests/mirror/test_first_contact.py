@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, Run, Task, Team, User
-from taskruns.pages.credentials import under_way
+from taskruns.pages.credentials import first_contacts
 from taskruns.services import credentials
 from taskruns.services.mirror import due, refresh
 from tests.clients import ClientOf
@@ -51,7 +51,7 @@ def most_in_a_minute(called: dict[int, list[str]]) -> int:
 
 
 def texts() -> list[str]:
-    return [contact.text for contact in under_way(Credential.objects.all())]
+    return [contact.text for contact in first_contacts(Credential.objects.all())]
 
 
 def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_looks(
@@ -152,7 +152,7 @@ def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
     versions = set()
 
     def look(_: int) -> bool:
-        numbers.extend((contact.read, contact.total) for contact in under_way(Credential.objects.all()))
+        numbers.extend((contact.read, contact.total) for contact in first_contacts(Credential.objects.all()))
         versions.add(Team.objects.get().board_version)
         return len(numbers) == 13
 
@@ -167,7 +167,7 @@ def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
     refresh(credential.pk)
     keys = list(Credential.objects.all())
     with django_assert_num_queries(0):
-        assert under_way(keys) == ()
+        assert first_contacts(keys) == ()
 
 
 def test_a_failing_key_shows_no_progress(credential: Credential, world: World) -> None:

@@ -5,7 +5,7 @@ import pytest
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, SiteRole, User
 from taskruns.services.people import accounts
-from taskruns.services.people.accounts import PeopleError
+from taskruns.services.user_errors import UserError
 from tests.factories import PASSWORD
 from tests.stored import events
 
@@ -19,7 +19,7 @@ def test_an_address_is_one_person_in_any_case(db):
     made = accounts.create_person(" Neo@Example.COM ", password=PASSWORD, name="Neo", by=SHELL)
     assert made.email == "neo@example.com"
     assert accounts.find_person("NEO@example.com") == made
-    with pytest.raises(PeopleError) as refused:
+    with pytest.raises(UserError) as refused:
         accounts.create_person("neo@EXAMPLE.com", password=PASSWORD, by=SHELL)
     assert refused.value.field == "email"
     assert events() == [("person.create", "done")]
@@ -27,7 +27,7 @@ def test_an_address_is_one_person_in_any_case(db):
 
 @pytest.mark.parametrize("email", ["", "neo", "neo@", "a b@example.com", "x@" + "a" * 260 + ".com", "x\0@example.com"])
 def test_it_refuses_what_is_no_address(db, email):
-    with pytest.raises(PeopleError) as refused:
+    with pytest.raises(UserError) as refused:
         accounts.create_person(email, password=PASSWORD, by=SHELL)
     assert refused.value.field == "email"
 
@@ -42,7 +42,7 @@ def test_it_refuses_what_is_no_address(db, email):
     ],
 )
 def test_a_weak_password_is_refused_in_sentences(db, password, why):
-    with pytest.raises(PeopleError, match=why):
+    with pytest.raises(UserError, match=why):
         accounts.create_person("neo@example.com", password=password, by=SHELL)
     assert not User.objects.exists()
 

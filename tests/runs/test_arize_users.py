@@ -16,8 +16,8 @@ from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import NotFound, Unreadable
 from taskruns.arize.wire import WireUser
 from taskruns.models import ArizeUser, Credential, Run, Task, Team, User
+from taskruns.pages.board.rows import with_creators
 from taskruns.services.mirror import refresh
-from taskruns.services.runs import arize_users
 from tests.clients import ClientOf
 from tests.factories import make_credential, make_run
 from tests.fake_arize import Fault, World, failing
@@ -67,7 +67,7 @@ def asked(world: World) -> int:
 
 def names() -> dict[Any, str]:
     """Of the runs of whose people the name is known."""
-    return {run.pk: run.creator for run in arize_users.with_creators(Run.objects.all()) if run.creator}
+    return {run.pk: run.creator for run in with_creators(Run.objects.all()) if run.creator}
 
 
 def name() -> str | None:

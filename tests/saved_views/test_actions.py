@@ -9,7 +9,8 @@ from django.utils.http import urlencode
 
 from taskruns.models import AuditEvent, Membership, SavedView, Team, TeamRole, User
 from taskruns.services import saved_views
-from taskruns.services.saved_views import MOST, NameTaken, SavedViewsError
+from taskruns.services.saved_views import MOST, NameTaken
+from taskruns.services.user_errors import UserError
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor, member
@@ -73,7 +74,7 @@ def test_who_belongs_to_no_team_sees_what_is_shared_and_keeps_nothing(
         assert "Save this view" not in client_of(who).get(BOARD).content.decode()
         assert save(client_of(who)).status_code == 403
     assert SavedView.objects.count() == 2
-    with pytest.raises(SavedViewsError, match="Only members"):
+    with pytest.raises(UserError, match="Only members"):
         saved_views.save_view(team, name="Mine", query="", shared=False, by=actor(ada, "auditor"))
 
 
@@ -216,7 +217,7 @@ def test_a_manager_changes_nothing_of_what_another_shares(team: Team, oli: User,
 def test_two_who_delete_at_once_are_told(team: Team, oli: User, mona: User):
     view = kept(team, oli, is_shared=True)
     saved_views.delete_view(view, by=actor(mona, "manager"))
-    with pytest.raises(SavedViewsError, match="deleted just now"):
+    with pytest.raises(UserError, match="deleted just now"):
         saved_views.delete_view(view, by=actor(oli))
     assert events() == [("view.delete", "done")]
 

@@ -8,9 +8,10 @@ from django.db import connection
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Credential, Invitation, Membership, Task, Team, TeamRole
-from taskruns.services import teams
+from taskruns.services import members, teams
 from taskruns.services.people import accounts
-from taskruns.services.teams import TeamExists, TeamsError
+from taskruns.services.teams import TeamExists
+from taskruns.services.user_errors import UserError
 from tests.factories import actor, member, person
 from tests.stored import events
 
@@ -59,7 +60,7 @@ def test_the_same_team_again_is_told_and_nothing_is_written(team, slug):
 
 @pytest.mark.parametrize("slug", ["ops-north", "site", "new", "Ops", "a b", "-a", "a--b", "x" * 51, "ä", "a\n"])
 def test_it_refuses_a_slug_that_cannot_be(team, slug):
-    with pytest.raises(TeamsError) as refused:
+    with pytest.raises(UserError) as refused:
         teams.create_team("Another", slug=slug, by=SHELL)
     assert refused.value.field == "slug"
     assert Team.objects.count() == 1
@@ -68,7 +69,7 @@ def test_it_refuses_a_slug_that_cannot_be(team, slug):
 
 @pytest.mark.parametrize("name", ["", " \n ", "x" * 101])
 def test_it_refuses_a_name_that_is_none(db, name):
-    with pytest.raises(TeamsError) as refused:
+    with pytest.raises(UserError) as refused:
         teams.create_team(name, by=SHELL)
     assert refused.value.field == "name"
 
@@ -108,11 +109,11 @@ def test_nothing_changes_in_an_archived_team(team, mona, vera, adam):
     teams.archive(team, by=actor(adam))
     for act in (
         lambda: teams.rename(team, name="New", by=actor(adam)),
-        lambda: teams.add_member(team, person("new@example.com"), role=TeamRole.VIEWER, by=actor(adam)),
-        lambda: teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(adam)),
-        lambda: teams.remove_member(team, vera, by=actor(adam)),
+        lambda: members.add(team, person("new@example.com"), role=TeamRole.VIEWER, by=actor(adam)),
+        lambda: members.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(adam)),
+        lambda: members.remove(team, vera, by=actor(adam)),
     ):
-        with pytest.raises(TeamsError, match="archived"):
+        with pytest.raises(UserError, match="archived"):
             act()
     assert events() == [("team.archive", "done")]
     assert role_of(team, vera) == "viewer"
@@ -122,8 +123,8 @@ def test_nothing_changes_in_an_archived_team(team, mona, vera, adam):
 
 
 def test_it_adds_a_member_once(team, otto, mona):
-    assert teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
-    assert not teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
+    assert members.add(team, otto, role=TeamRole.VIEWER, by=actor(mona))
+    assert not members.add(team, otto, role=TeamRole.VIEWER, by=actor(mona))
     row = AuditEvent.objects.get()
     assert (row.event, row.target_label, row.details) == (
         "member.add",
@@ -134,42 +135,42 @@ def test_it_adds_a_member_once(team, otto, mona):
 
 
 def test_adding_never_changes_a_role(team, vera, mona):
-    with pytest.raises(TeamsError, match="as viewer"):
-        teams.add_member(team, vera, role=TeamRole.MANAGER, by=actor(mona))
+    with pytest.raises(UserError, match="as viewer"):
+        members.add(team, vera, role=TeamRole.MANAGER, by=actor(mona))
     assert role_of(team, vera) == "viewer"
 
 
 def test_it_adds_no_disabled_person(team, otto, mona):
     accounts.disable_person(otto, by=SHELL)
-    with pytest.raises(TeamsError, match="disabled"):
-        teams.add_member(team, otto, role=TeamRole.VIEWER, by=actor(mona))
+    with pytest.raises(UserError, match="disabled"):
+        members.add(team, otto, role=TeamRole.VIEWER, by=actor(mona))
 
 
 def test_it_changes_a_role_and_says_both(team, vera, mona):
-    assert teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
-    assert not teams.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
+    assert members.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
+    assert not members.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
     assert AuditEvent.objects.get().details == {"before": "viewer", "after": "operator"}
 
 
 def test_the_last_manager_cannot_leave(team, mona, otto):
     for act in (
-        lambda: teams.remove_member(team, mona, by=actor(mona)),
-        lambda: teams.change_role(team, mona, role=TeamRole.VIEWER, by=actor(mona)),
+        lambda: members.remove(team, mona, by=actor(mona)),
+        lambda: members.change_role(team, mona, role=TeamRole.VIEWER, by=actor(mona)),
     ):
-        with pytest.raises(TeamsError, match="needs a manager"):
+        with pytest.raises(UserError, match="needs a manager"):
             act()
     assert events() == []
-    teams.add_member(team, otto, role=TeamRole.MANAGER, by=actor(mona))
-    teams.remove_member(team, mona, by=actor(mona))
+    members.add(team, otto, role=TeamRole.MANAGER, by=actor(mona))
+    members.remove(team, mona, by=actor(mona))
     assert role_of(team, mona) is None
 
 
 def test_a_disabled_manager_does_not_count_as_one(team, mona):
     gone = member(team, "gone@example.com", TeamRole.MANAGER)
     accounts.disable_person(gone, by=SHELL)
-    with pytest.raises(TeamsError, match="needs a manager"):
-        teams.remove_member(team, mona, by=actor(mona))
-    teams.remove_member(team, gone, by=actor(mona))
+    with pytest.raises(UserError, match="needs a manager"):
+        members.remove(team, mona, by=actor(mona))
+    members.remove(team, gone, by=actor(mona))
     assert role_of(team, mona) == "manager"
 
 
@@ -177,7 +178,7 @@ def test_two_managers_who_remove_each_other_at_once_leave_one(committed, monkeyp
     team = Team.objects.create(slug="t", name="T")
     both = [member(team, f"{name}@example.com", TeamRole.MANAGER) for name in ("a", "b")]
     looked, refused = threading.Barrier(2), []
-    look = teams._keep_a_manager
+    look = members._keep_a_manager
 
     def look_and_wait_for_the_other(*args):
         """Without the lock both would come here and see two managers; with it the second is not let in yet."""
@@ -185,12 +186,12 @@ def test_two_managers_who_remove_each_other_at_once_leave_one(committed, monkeyp
         with contextlib.suppress(threading.BrokenBarrierError):
             looked.wait(timeout=1)
 
-    monkeypatch.setattr(teams, "_keep_a_manager", look_and_wait_for_the_other)
+    monkeypatch.setattr(members, "_keep_a_manager", look_and_wait_for_the_other)
 
     def remove(gone, by):
         try:
-            teams.remove_member(team, gone, by=actor(by))
-        except TeamsError as error:
+            members.remove(team, gone, by=actor(by))
+        except UserError as error:
             refused.append(error.sentence)
         finally:
             connection.close()
@@ -201,5 +202,5 @@ def test_two_managers_who_remove_each_other_at_once_leave_one(committed, monkeyp
     for thread in threads:
         thread.join()
     assert Membership.objects.filter(team=team, role="manager").count() == 1
-    assert refused == [teams.LAST_MANAGER]
+    assert refused == [members.LAST_MANAGER]
     assert events() == [("member.remove", "done")]

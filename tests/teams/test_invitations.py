@@ -14,11 +14,10 @@ from django.utils import timezone
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Invitation, Membership, Team, TeamRole, User
 from taskruns.pages.teams import link_of
-from taskruns.services import invitations, teams
+from taskruns.services import invitations, members, teams
 from taskruns.services.invitations import InvitationGone
 from taskruns.services.people import accounts
-from taskruns.services.people.accounts import PeopleError
-from taskruns.services.teams import TeamsError
+from taskruns.services.user_errors import UserError
 from tests.factories import PASSWORD, actor, member, person
 from tests.stored import events
 
@@ -60,7 +59,7 @@ def test_a_known_person_is_added_at_once(team, mona, otto):
 
 
 def test_a_member_is_not_invited_again(team, mona, vera):
-    with pytest.raises(TeamsError, match="is a member of this team already"):
+    with pytest.raises(UserError, match="is a member of this team already"):
         invitations.invite(team, email=vera.email, role=TeamRole.VIEWER, by=actor(mona))
     assert events() == []
 
@@ -78,13 +77,13 @@ def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other
 
 def test_adding_the_person_otherwise_uses_the_link_up(team, mona, link):
     newcomer = person(NEO)
-    teams.add_member(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
+    members.add(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
     with pytest.raises(InvitationGone):
         invitations.open_invitation(token_of(link))
 
 
 def test_it_invites_nobody_without_an_address(team, mona):
-    with pytest.raises(PeopleError):
+    with pytest.raises(UserError):
         invitations.invite(team, email="neo", role=TeamRole.VIEWER, by=actor(mona))
     assert not Invitation.objects.exists()
 
@@ -116,7 +115,7 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
     with time_machine.travel(at, tick=False):
         for response in (Client().get(url), Client().post(url, ANSWER)):
             assert response.status_code == 404
-            assert response.context["problem"] == InvitationGone.sentence
+            assert response.context["problem"] == InvitationGone().sentence
             assert response.context.get("form") is None
     # Of somebody unknown: one row an event, address and minute.
     assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
@@ -192,6 +191,20 @@ def test_a_bad_answer_is_refused_on_the_form_without_showing_a_password(team, li
     assert Client().post(link, ANSWER).status_code == 302
 
 
+def test_an_invitation_that_is_used_while_its_form_is_on_the_way_is_gone(team, link, monkeypatch):
+    find = invitations.open_invitation
+
+    def too_late(token):
+        found = find(token)
+        Invitation.objects.update(accepted_at=timezone.now())
+        return found
+
+    monkeypatch.setattr("taskruns.services.invitations.open_invitation", too_late)
+    response = Client().post(link, ANSWER)
+    assert (response.status_code, response.context["problem"]) == (404, InvitationGone().sentence)
+    assert not User.objects.filter(email=NEO).exists()
+
+
 def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, client_of):
     newcomer = person(NEO)
     asked = Client().get(link)
@@ -234,7 +247,7 @@ def test_two_accepts_at_once_make_one(committed):
         start.wait()
         try:
             invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
-        except (InvitationGone, PeopleError) as error:
+        except UserError as error:
             refused.append(error)
         finally:
             connection.close()
@@ -291,5 +304,5 @@ def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, clien
 
 
 def test_people_are_found_by_address_only_when_it_is_one(db):
-    with pytest.raises(PeopleError):
+    with pytest.raises(UserError):
         accounts.find_person("neo")

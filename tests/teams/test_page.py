@@ -5,7 +5,7 @@ from django.urls import reverse
 
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Membership, Status, Team, TeamRole
-from taskruns.services import teams
+from taskruns.services import members, teams
 from tests.factories import make_credential, make_run, member, person
 from tests.stored import events
 
@@ -24,17 +24,17 @@ def role_of(team, user):
 
 
 def test_home_leads_to_the_last_team(team, other_team, oli, client_of):
-    teams.add_member(other_team, oli, role=TeamRole.VIEWER, by=SHELL)
+    members.add(other_team, oli, role=TeamRole.VIEWER, by=SHELL)
     assert client_of(oli).get("/")["Location"] == "/runs/"
-    teams.remember(oli, other_team)
+    members.remember(oli, other_team)
     assert client_of(oli).get("/")["Location"] == "/teams/ops-south/runs/"
-    teams.remove_member(other_team, oli, by=SHELL)
+    members.remove(other_team, oli, by=SHELL)
     assert client_of(oli).get("/")["Location"] == "/teams/ops-north/runs/"
 
 
 def test_home_forgets_an_archived_team(team, oli, ada, client_of):
     for reader in (oli, ada):
-        teams.remember(reader, team)
+        members.remember(reader, team)
         assert client_of(reader).get("/")["Location"] == "/teams/ops-north/runs/"
     teams.archive(team, by=SHELL)
     for reader in (oli, ada):
@@ -42,10 +42,10 @@ def test_home_forgets_an_archived_team(team, oli, ada, client_of):
 
 
 def test_remembering_the_same_team_writes_nothing(team, oli, django_assert_num_queries):
-    teams.remember(oli, team)
+    members.remember(oli, team)
     oli.refresh_from_db()
     with django_assert_num_queries(0):
-        teams.remember(oli, team)
+        members.remember(oli, team)
 
 
 def test_the_choice_shows_my_teams_with_role_and_active_runs(team, other_team, task, oli, client_of):
@@ -91,7 +91,7 @@ def test_the_last_manager_is_told_on_the_page(team, mona, client_of):
     client = client_of(mona)
     for name, body in (("member-remove", {}), ("member-role", {"role": "viewer"})):
         response = client.post(reverse(name, args=[team.slug, mona.pk]), body)
-        assert (response.status_code, messages_of(response)) == (422, [teams.LAST_MANAGER])
+        assert (response.status_code, messages_of(response)) == (422, [members.LAST_MANAGER])
     assert role_of(team, mona) == "manager"
 
 

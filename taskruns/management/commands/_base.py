@@ -15,11 +15,9 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
 from taskruns.models import Team, User
-from taskruns.services.credentials import CredentialsError
 from taskruns.services.people import accounts
-from taskruns.services.people.accounts import PeopleError
 from taskruns.services.remote_acts import OutcomeNotWritten
-from taskruns.services.teams import TeamsError
+from taskruns.services.user_errors import UserError
 
 # As any program that SIGPIPE ends.
 READER_GONE = 128 + 13
@@ -49,7 +47,7 @@ class PanelCommand(BaseCommand):
             with _quiet_log(is_quiet=options["verbosity"] < 2):
                 said = super().execute(*args, **options)
             self.stdout.flush()
-        except (CredentialsError, PeopleError, TeamsError) as error:
+        except UserError as error:
             raise CommandError(error.sentence) from None
         except (DatabaseError, OutcomeNotWritten) as error:
             raise CommandError(NO_DATABASE) from error

@@ -4,7 +4,7 @@ from django.core.management.base import CommandParser
 
 from taskruns.audit import Actor
 from taskruns.models import Membership, Team, TeamRole, User
-from taskruns.services import teams
+from taskruns.services import members
 
 from ._base import PanelCommand, person_or_new, team_called
 
@@ -32,5 +32,5 @@ class Command(PanelCommand):
 
 def _give_role(team: Team, person: User, role: TeamRole, *, by: Actor) -> bool:
     if Membership.objects.filter(team=team, user=person).exists():
-        return teams.change_role(team, person, role=role, by=by)
-    return teams.add_member(team, person, role=role, by=by)
+        return members.change_role(team, person, role=role, by=by)
+    return members.add(team, person, role=role, by=by)

@@ -8,7 +8,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
 from taskruns.models import Membership, SiteRole, Team, TeamRole, User
-from taskruns.services import credentials, teams
+from taskruns.services import credentials, members, teams
 from taskruns.services.people import accounts
 from taskruns.services.runs import retention
 from taskruns.services.teams import TeamExists
@@ -114,7 +114,7 @@ def _give_role(part: Part, person: User, made: dict[str, Team], *, by: Actor) ->
     if part.site_role:
         accounts.grant_site_role(person, role=part.site_role, by=by)
     elif not Membership.objects.filter(team=made[part.team], user=person).exists():
-        teams.add_member(made[part.team], person, role=part.role, by=by)
+        members.add(made[part.team], person, role=part.role, by=by)
 
 
 @sensitive_variables("key")

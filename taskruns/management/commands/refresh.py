@@ -6,7 +6,7 @@ from taskruns import jobs
 from taskruns.audit import Actor
 from taskruns.management.commands._base import PanelCommand
 from taskruns.models import Credential, Team
-from taskruns.pages.credentials import under_way
+from taskruns.pages.credentials import first_contacts
 from taskruns.services import mirror, stops
 
 
@@ -37,7 +37,7 @@ class Command(PanelCommand):
         self.stdout.write(f"{line}. {report.problem}".rstrip())
         self._hold(key)
         key.refresh_from_db()
-        for contact in under_way([key]):
+        for contact in first_contacts([key]):
             if contact.is_listed:
                 self.stdout.write(f"{contact.text} The worker goes on.")
         return f"{key.team.slug} / {key.name}: {report.problem}" if report.problem else ""

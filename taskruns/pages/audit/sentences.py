@@ -29,6 +29,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     "credential.add": {"": "{who} added the key {target}"},
     "credential.replace": {"": "{who} replaced the key {target}"},
     "credential.test": {
+        "requested": "{who} started a test of the key {target}",
         "ok": "{who} tested the key {target}: it works",
         "": "{who} tested the key {target}: it failed",
     },
@@ -103,6 +104,7 @@ _TOLD_BY_DETAILS = {
     ("auth.sign_in", "failed", "second factor"): "A second factor was wrong: {target}",
     ("auth.sign_in", "failed", "code used before"): "A code was used a second time: {target}",
     ("auth.sign_in", "failed", "passkey"): "A passkey was wrong: {target}",
+    ("credential.test", "failed", "interrupted"): "The test of the key {target} was interrupted: its result is unknown",
     ("auth.session_end", "done", "idle"): "A session of {target} ended: nobody had worked in it for long",
     ("auth.session_end", "done", "age"): "A session of {target} ended: it had lasted long enough",
 }

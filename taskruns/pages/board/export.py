@@ -17,12 +17,11 @@ from taskruns.forms import BoardFilter
 from taskruns.models import Cancellation, Outcome, Run, Status, Team
 from taskruns.pages.cancellations import cause_of
 from taskruns.pages.saved_views import Choice, board_url, choices_of
-from taskruns.services.runs import arize_users
-from taskruns.services.runs.export import _WIDTH, Export
+from taskruns.services.runs.export import Export
 from taskruns.services.runs.matching import matching
 from taskruns.services.spreadsheet import csv_line, defused
 
-from .rows import latest_cancellations
+from .rows import latest_cancellations, with_creators
 
 COLUMNS = (
     "panel_id",
@@ -144,17 +143,13 @@ def export_page(team: Team, wanted: BoardFilter) -> ExportPage:
 def csv_parts(chosen: Export) -> Iterator[str]:
     """The header, then some hundred lines at a time."""
     yield csv_line(COLUMNS)
-    for runs in _in_steps(chosen.ids):
+    for runs in map(_runs, chosen.in_chunks(CHUNK)):
         last = latest_cancellations(runs)
         yield "".join(csv_line(run_cells(run, last=last.get(run.pk), creator=run.creator)) for run in runs)
 
 
-def _in_steps(ids: bytes) -> Iterator[list[Run]]:
-    step = CHUNK * _WIDTH
-    for start in range(0, len(ids), step):
-        part = ids[start : start + step]
-        wanted = [uuid.UUID(bytes=part[at : at + _WIDTH]) for at in range(0, len(part), _WIDTH)]
-        table = Run.objects.select_related("task__credential").defer(*_LEFT_OUT)
-        found = arize_users.with_creators(table).in_bulk(wanted)
-        # One that is past its time may have been deleted meanwhile.
-        yield [found[pk] for pk in wanted if pk in found]
+def _runs(ids: list[uuid.UUID]) -> list[Run]:
+    table = Run.objects.select_related("task__credential").defer(*_LEFT_OUT)
+    found = with_creators(table).in_bulk(ids)
+    # A run that is past its time may have been deleted since the list was made.
+    return [found[pk] for pk in ids if pk in found]

@@ -25,8 +25,9 @@ from django.db.models.functions import Coalesce
 from taskruns.forms import BadFilter, BoardFilter, Cursor, Sort
 from taskruns.models import Run
 from taskruns.models.runs import ACTIVE
-from taskruns.services.runs import arize_users
 from taskruns.services.runs.matching import Conditions
+
+from .rows import with_creators
 
 NEAR = 2_000
 FAR = 20_000
@@ -266,4 +267,4 @@ def _place(part: Stream, run: Run) -> Place:
 
 def loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
     """With what a row shows, and without what it does not: to read the rest costs more than to show the row."""
-    return arize_users.with_creators(runs.select_related("task__credential").defer(*_NOT_SHOWN))
+    return with_creators(runs.select_related("task__credential").defer(*_NOT_SHOWN))

@@ -12,7 +12,7 @@ from django.utils import timezone
 from taskruns import __version__
 from taskruns.forms import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run, Team
-from taskruns.pages.credentials import under_way
+from taskruns.pages.credentials import first_contacts
 from taskruns.pages.saved_views import ALL
 from taskruns.pages.values import Moment
 from taskruns.services.runs.matching import Conditions, conditions
@@ -59,7 +59,7 @@ def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str,
         filters=board_filters(seats, wanted, keys),
         empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
         warnings=(*warnings_of(keys), *late(seats, keys), *unread(listing.runs)),
-        first_contacts=under_way(keys),
+        first_contacts=first_contacts(keys),
         as_of=Moment.of(as_of(seats)),
         walked=listing.walked,
         first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",

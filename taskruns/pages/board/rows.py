@@ -5,16 +5,18 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
+from django.db.models import OuterRef, QuerySet, Subquery, TextField, Value
+from django.db.models.functions import Coalesce, NullIf
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import CANCEL_FACTS, Cancellation, Outcome, Run, Status
+from taskruns.models import CANCEL_FACTS, ArizeUser, Cancellation, Outcome, Run, Status
 from taskruns.pages.cancellations import cause_of, is_alarming, last_note
 from taskruns.pages.durations import Pace, pace_of
 from taskruns.pages.values import Counts, Duration, Moment, StatusMark, counts_of, duration_of, status_mark
 from taskruns.permissions import Action
-from taskruns.services.runs import arize_users
 
 from .seats import Seat
 from .staleness import old_text
@@ -135,8 +137,19 @@ def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = Fa
 
 def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
     """One fresh row, as after a cancel."""
-    run = arize_users.with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
+    run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     return run_rows([run], seats=[seat])[0]
+
+
+def with_creators(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """The runs, each with its `creator`: the name of the person who triggered it, empty where it is not known."""
+    same = {"team": OuterRef("team"), "endpoint": OuterRef("endpoint"), "arize_id": OuterRef("created_by_user_id")}
+    named = ArizeUser.objects.filter(known=True, **same)
+    called = Coalesce(NullIf("name", Value("")), "email", output_field=TextField())
+    read_with: dict[str, Any] = {
+        "creator": Coalesce(Subquery(named.values(called=called)[:1]), Value(""), output_field=TextField())
+    }
+    return runs.annotate(**read_with)
 
 
 def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:

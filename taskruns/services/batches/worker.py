@@ -17,8 +17,8 @@ from django.utils import timezone
 from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
 from taskruns.services.cancellations import Answer, ask_arize, reread
-from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
+from taskruns.services.credentials.client import count
 
 from .dispatch import Opened, open_some
 from .lifecycle import WORKER, actor_of, finish
@@ -207,7 +207,7 @@ def _learn(key: Credential, answers: Sequence[Answer]) -> None:
     errors = [answer.error for answer in answers]
     heed(key, errors)
     limited = sum(isinstance(error, RateLimited) for error in errors)
-    usage.note_calls(key, calls=sum(answer.calls for answer in answers), limited=limited)
+    count(key, calls=sum(answer.calls for answer in answers), limited=limited)
     rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
     if rejected is not None:
         mark_failing(key, sentence=rejected.sentence, by=WORKER)

@@ -17,7 +17,7 @@ from django.db import transaction
 from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
-from taskruns.services.credentials import client
+from taskruns.services.credentials.client import count
 from taskruns.services.remote_acts import insert_first
 
 from .answer import ask_arize
@@ -50,7 +50,7 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
     close(opened, answer, by=by)
     if opened.run.task.credential is not None:
         limited = int(isinstance(answer.error, RateLimited))
-        client.note_calls(opened.run.task.credential, calls=answer.calls, limited=limited)
+        count(opened.run.task.credential, calls=answer.calls, limited=limited)
     return CancelResult(answer.outcome, answer.explanation, answer.throttled)
 
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, BadRequest, Conflict, NotFound, RateLimited
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Outcome, Run
-from taskruns.models.credentials import CannotConnect
+from taskruns.services.credentials.client import CannotConnect, connected
 from taskruns.services.remote_acts import LOOK, NO_KEY, Failure, failure_of, in_words
 
 GONE = "Arize no longer knows this run."
@@ -54,7 +54,7 @@ def ask_arize(run: Run) -> Answer:
         return Answer(Outcome.NOT_SENT, NO_KEY)
     started = timezone.now()
     try:
-        with credential.connect(get_retries=0, pool_size=1) as client:
+        with connected(credential, counted=False) as client:
             seen, facts = client.cancel_run(run.arize_id), client.facts
     except CannotConnect as error:
         return Answer(Outcome.NOT_SENT, error.sentence)
@@ -84,7 +84,7 @@ def reread(run: Run, meaning: Meaning = AFTER_OUR_CANCEL, *, is_late: bool = Fal
     try:
         if credential is None:
             return Answer(Outcome.UNKNOWN)
-        with credential.connect(timeouts=LOOK, get_retries=0, pool_size=1) as client:
+        with connected(credential, timeouts=LOOK, counted=False) as client:
             seen = client.get_run(run.arize_id)
     except (ArizeError, CannotConnect) as error:
         if is_late and isinstance(error, NotFound):

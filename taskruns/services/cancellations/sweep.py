@@ -16,8 +16,7 @@ from taskruns.arize.errors import ArizeError, NoAnswer, NotFound, NotSent, RateL
 from taskruns.arize.wire import RunStatus
 from taskruns.audit import Actor
 from taskruns.models import CANCEL_FACTS, Cancellation, Credential, Outcome
-from taskruns.models.credentials import CannotConnect
-from taskruns.services.credentials import client as usage
+from taskruns.services.credentials.client import CannotConnect, connected
 from taskruns.services.remote_acts import LOOK, SWEEPER, crashed_before
 
 from .answer import AFTER_OUR_CANCEL, GONE, Answer
@@ -59,7 +58,7 @@ def _settle_of_key(credential: Credential | None, rows: list[Cancellation], by: 
     if credential is None:
         return _unread(rows, by)
     try:
-        with usage.counted(credential, timeouts=LOOK, get_retries=0, pool_size=1) as client:
+        with connected(credential, timeouts=LOOK) as client:
             return _read_each(client, rows, lambda: True, by)
     except CannotConnect:
         return _unread(rows, by)

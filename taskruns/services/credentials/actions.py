@@ -15,6 +15,7 @@ from taskruns.arize.endpoints import EndpointRefused, check_endpoint
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, Task, Team
+from taskruns.services.user_errors import UserError
 
 from .health import HEALTHY
 
@@ -22,17 +23,9 @@ LONGEST_NAME = 100
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
-class CredentialsError(Exception):
-    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
-
-    def __init__(self, sentence: str, *, field: str = "") -> None:
-        self.sentence, self.field = sentence, field
-        super().__init__(sentence)
-
-
 @sensitive_variables("key")
 def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | None, by: Actor) -> Credential:
-    """Keep a key; reading with it begins at once. Raises CredentialsError."""
+    """Keep a key; reading with it begins at once. Raises UserError."""
     credential = Credential(
         team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint), created_by=by.person
     )
@@ -54,7 +47,7 @@ def replace(
 ) -> bool:
     """Put another key in its place, at the same endpoint unless told otherwise. The old one is gone for good.
 
-    False if key, endpoint and expiry were the same already: nothing changes. Raises CredentialsError.
+    False if key, endpoint and expiry were the same already: nothing changes. Raises UserError.
     """
     key, expires_on = _checked_key(key), _checked_expiry(expires_on)
     with transaction.atomic():
@@ -100,7 +93,7 @@ def revoke(credential: Credential, *, by: Actor) -> bool:
 
 @sensitive_variables("key")
 def holds(credential: Credential, *, key: str, endpoint: str) -> bool:
-    """Is this the very key and endpoint that is kept already? Raises CredentialsError."""
+    """Is this the very key and endpoint that is kept already? Raises UserError."""
     return credential.endpoint == _checked_endpoint(endpoint) and _opened(credential) == _checked_key(key)
 
 
@@ -130,7 +123,7 @@ def _locked(credential: Credential) -> Credential:
     rows = Credential.objects.live().select_for_update(of=("self",), no_key=True).select_related("team")
     row = rows.filter(pk=credential.pk).first()
     if row is None:
-        raise CredentialsError("This key was revoked. Add a new one.")
+        raise UserError("This key was revoked. Add a new one.")
     return row
 
 
@@ -141,14 +134,12 @@ def _live_keys(team: Team) -> list[Credential]:
 
 def _lock_team(team: Team) -> None:
     if not Team.objects.active().select_for_update(no_key=True).filter(pk=team.pk).exists():
-        raise CredentialsError("This team is archived: it takes no keys any more.")
+        raise UserError("This team is archived: it takes no keys any more.")
 
 
 def _refuse_taken(team: Team, name: str) -> None:
     if find_live(team, name) is not None:
-        raise CredentialsError(
-            f"The team has a key called {name} already. Replace it, or choose another name.", field="name"
-        )
+        raise UserError(f"The team has a key called {name} already. Replace it, or choose another name.", field="name")
 
 
 @sensitive_variables()
@@ -163,9 +154,9 @@ def _opened(credential: Credential) -> str | None:
 def _clean_name(name: str) -> str:
     cleaned = clean_line(name, LONGEST_NAME + 1)
     if not cleaned:
-        raise CredentialsError("Give the key a name.", field="name")
+        raise UserError("Give the key a name.", field="name")
     if len(cleaned) > LONGEST_NAME:
-        raise CredentialsError(f"A key's name has at most {LONGEST_NAME} characters.", field="name")
+        raise UserError(f"A key's name has at most {LONGEST_NAME} characters.", field="name")
     return cleaned
 
 
@@ -173,14 +164,14 @@ def _checked_endpoint(endpoint: str) -> str:
     try:
         return check_endpoint(endpoint, extra=settings.ARIZE_ENDPOINTS)
     except EndpointRefused as error:
-        raise CredentialsError(str(error), field="endpoint") from None
+        raise UserError(str(error), field="endpoint") from None
 
 
 @sensitive_variables("key", "stripped")
 def _checked_key(key: str) -> str:
     stripped = key.strip()
     if not _KEY.fullmatch(stripped):
-        raise CredentialsError(
+        raise UserError(
             "An API key is one word of at most 4,096 characters, without blanks. Copy it from Arize again.",
             field="key",
         )
@@ -189,7 +180,7 @@ def _checked_key(key: str) -> str:
 
 def _checked_expiry(expires_on: date | None) -> date | None:
     if expires_on is not None and expires_on < timezone.localdate():
-        raise CredentialsError("This day has passed: the key would have expired already.", field="expires_on")
+        raise UserError("This day has passed: the key would have expired already.", field="expires_on")
     return expires_on
 
 

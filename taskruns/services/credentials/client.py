@@ -1,41 +1,57 @@
-"""How much each key is used: one count an hour, written once by whoever has called with it.
+"""The one way to Arize with a stored key: opened, closed and counted here.
 
-Counting never gets into the way of what is counted: a count that cannot be written is logged and lost.
+Counts are kept by key and hour. A count that cannot be written is logged and lost: it never stops the act it counts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
+from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
 
-from taskruns.arize.client import ArizeClient
+from taskruns.arize.client import ArizeClient, Timeouts
+from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
+from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
+from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)
 KEPT = timedelta(days=8)
 
 
+class CannotConnect(UserError):
+    """The key cannot be used: revoked, not decryptable, or its endpoint is no longer allowed. Nothing was sent."""
+
+
 @contextmanager
-def counted(credential: Credential, **how: Any) -> Iterator[ArizeClient]:
-    """`credential.connect(**how)`, counted when it is closed. Raises CannotConnect."""
-    with credential.connect(**how) as client:
+def connected(
+    credential: Credential,
+    *,
+    timeouts: Timeouts | None = None,
+    get_retries: int = 0,
+    pool_size: int = 1,
+    may_retry: Callable[[], bool] = lambda: True,
+    counted: bool = True,
+) -> Iterator[ArizeClient]:
+    """A client for this key with connections of its own, closed and counted at the end. Raises CannotConnect.
+
+    `counted=False` is for threads without a database: the thread that owns the database counts later with `count`.
+    """
+    with _open(credential, timeouts or Timeouts(), get_retries, pool_size, may_retry) as client:
         try:
             yield client
         finally:
-            note(credential, client)
+            if counted:
+                count(credential, calls=client.calls, limited=client.limited)
 
 
-def note(credential: Credential, client: ArizeClient) -> None:
-    note_calls(credential, calls=client.calls, limited=client.limited)
-
-
-def note_calls(credential: Credential, *, calls: int, limited: int) -> None:
-    """`limited`: how many of the calls were answered 429."""
+def count(credential: Credential, *, calls: int, limited: int) -> None:
+    """Add calls to this hour of the key. `limited`: how many of them Arize answered with 429."""
     if not calls:
         return
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
@@ -46,6 +62,35 @@ def note_calls(credential: Credential, *, calls: int, limited: int) -> None:
         log.warning("usage_not_counted", key=str(credential.pk), calls=calls, exc_info=True)
 
 
+def forget_old_counts() -> int:
+    """Delete the counts that no page shows any more, and those of revoked keys. Returns how many."""
+    past = Q(hour__lt=timezone.now() - KEPT) | Q(credential__revoked_at__isnull=False)
+    return KeyUsage.objects.filter(past).delete()[0]
+
+
+@sensitive_variables("key")
+def _open(
+    credential: Credential, timeouts: Timeouts, get_retries: int, pool_size: int, may_retry: Callable[[], bool]
+) -> ArizeClient:
+    """The endpoint is checked again here, because the settings may have changed since the key was saved."""
+    if credential.revoked_at is not None:
+        raise CannotConnect("This key was revoked. Another key of the team takes over when it sees the task.")
+    try:
+        endpoint = check_endpoint(credential.endpoint, extra=settings.ARIZE_ENDPOINTS)
+        key = credential.decrypt_secret()
+    except (EndpointRefused, DecryptionFailed) as error:
+        raise CannotConnect(str(error)) from None
+    return ArizeClient(
+        endpoint,
+        key,
+        timeouts=timeouts,
+        get_retries=get_retries,
+        pool_size=pool_size,
+        public_only=endpoint not in set(map(normalise, settings.ARIZE_ENDPOINTS)),
+        may_retry=may_retry,
+    )
+
+
 def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) -> None:
     row = KeyUsage.objects.filter(credential=credential, hour=hour)
     more = {"calls": F("calls") + calls, "limited": F("limited") + limited}
@@ -53,11 +98,5 @@ def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) ->
         _, is_new = KeyUsage.objects.get_or_create(
             credential=credential, hour=hour, defaults={"calls": calls, "limited": limited}
         )
-        if not is_new:  # another worker was quicker
+        if not is_new:  # another worker was faster
             row.update(**more)
-
-
-def forget_old() -> int:
-    """Counts that no page shows any more, and those of revoked keys."""
-    past = Q(hour__lt=timezone.now() - KEPT) | Q(credential__revoked_at__isnull=False)
-    return KeyUsage.objects.filter(past).delete()[0]

@@ -1,32 +1,34 @@
 """What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
 
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from django.db import DatabaseError, transaction
+import structlog
+from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound, Unauthorized
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireSpace, WireTask
-from taskruns.audit import Actor, EventType, clean_line, record
-from taskruns.models import Credential, Team
-from taskruns.models.credentials import CannotConnect
-from taskruns.services.credentials import client as usage
-from taskruns.services.remote_acts import OutcomeNotWritten
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import AuditEvent, Credential, Team
+from taskruns.services.remote_acts import SWEEPER, writing_outcome
 
+from .client import CannotConnect, connected
 from .expiry import read_end
+
+log = structlog.get_logger(__name__)
 
 # A person waits for the answer to a test.
 _TIMEOUTS = Timeouts(connect=4, read=6)
 _TASKS_ASKED_FOR = 100
 _SPACES_ASKED = 5
-_SPACES_NAMED = 5
-CANCEL_UNTRIED = "Whether it may cancel cannot be tried without cancelling a run."
 HEALTHY: dict[str, Any] = {
     "failing_since": None,
     "failing_reason": "",
@@ -35,6 +37,11 @@ HEALTHY: dict[str, Any] = {
     "failures": 0,
     "users_refused_at": None,
 }
+
+
+# Each call of a test has a time-out: one that began longer ago has no process any more.
+LONGEST_TEST = timedelta(minutes=5)
+INTERRUPTED = "interrupted"
 
 
 class KeyState(StrEnum):
@@ -55,49 +62,60 @@ def state_of(credential: Credential, now: datetime) -> KeyState:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What Arize showed the key. `ends`: its last day as far as Arize states it; `facts`: what the log keeps of it."""
+
+    spaces: Page[WireSpace]
+    tasks: Page[WireTask]
+    ends: date | None
+    facts: dict[str, Any]
+
+    @property
+    def is_nothing(self) -> bool:
+        """The key is valid, but it sees no space and no task."""
+        return not (self.spaces.items or self.tasks.items)
+
+
+@dataclass(frozen=True, slots=True)
 class TestResult:
-    """What a key can see, in a sentence, or the sentence why not. `sees_nothing`: valid, but no space and no task."""
+    """`seen` when the key works, else `problem`: a sentence."""
 
     __test__ = False  # not a test of pytest's
 
-    ok: bool
-    sentence: str
-    sees_nothing: bool = False
+    seen: Seen | None = None
+    problem: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.seen is not None
 
 
 def test(credential: Credential, *, by: Actor) -> TestResult:
     """Ask Arize what the key sees: one page of spaces, one of tasks. Takes up to half a minute when Arize is slow.
 
     A good answer ends failing and backoff; a key that Arize rejects is marked failing. Raises DatabaseError when
-    nothing was sent because the log takes no row, OutcomeNotWritten when it takes none any more.
+    nothing was sent because the log takes no row, OutcomeNotWritten when it was sent: the sweep then ends the test.
     """
-    _rehearse(credential, by)
+    operation = _request(credential, by=by)
     try:
-        return _test(credential, by=by)
-    except DatabaseError as error:
-        raise OutcomeNotWritten(EventType.CREDENTIAL_TEST) from error
+        seen = _look(credential)
+    except (ArizeError, CannotConnect) as error:
+        with writing_outcome(EventType.CREDENTIAL_TEST):
+            return _failed(credential, error, operation=operation, by=by)
+    with writing_outcome(EventType.CREDENTIAL_TEST):
+        return _worked(credential, seen, operation=operation, by=by)
 
 
-@transaction.atomic
-def _rehearse(credential: Credential, by: Actor) -> None:
-    """Write the row of this test, and take it back: a test has no row that says it was asked for."""
-    record(EventType.CREDENTIAL_TEST, "failed", by=by, team=credential.team, credential=credential)
-    transaction.set_rollback(True)
+def sweep(*, by: Actor = SWEEPER) -> int:
+    """Record `failed` for each test that a crash left without an end. Returns how many; safe to run twice at once.
 
-
-def _test(credential: Credential, *, by: Actor) -> TestResult:
-    try:
-        spaces, tasks, ends, facts = _look(credential)
-    except CannotConnect as error:
-        return _failed(credential, error.sentence, by=by, details={}, rejected=True)
-    except ArizeError as error:
-        facts = {
-            "http_status": error.status,
-            "arize_request_id": error.request_id,
-            "milliseconds": error.milliseconds,
-        }
-        return _failed(credential, error.sentence, by=by, details=facts, rejected=isinstance(error, Unauthorized))
-    return _worked(credential, spaces, tasks, facts, ends=ends, by=by)
+    Arize is not asked again: that would be another test. A test that was only very slow records what it found as a
+    further row of its operation.
+    """
+    tests = AuditEvent.objects.filter(event=EventType.CREDENTIAL_TEST)
+    requested = tests.filter(outcome="requested", at__lt=timezone.now() - LONGEST_TEST)
+    ends = tests.filter(operation_id=OuterRef("operation_id")).exclude(outcome="requested")
+    return sum(_end(test, by) for test in requested.exclude(Exists(ends)).order_by("id"))
 
 
 def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
@@ -106,16 +124,36 @@ def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
         return _mark_failing(credential, sentence, by=by)
 
 
-def _look(credential: Credential) -> tuple[Page[WireSpace], Page[WireTask], date | None, dict[str, Any]]:
-    """Spaces, tasks, when Arize says that the key ends, and what the log keeps of the answer about the tasks."""
-    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=1, pool_size=1) as client:
+@transaction.atomic(durable=True)
+def _request(credential: Credential, *, by: Actor) -> uuid.UUID:
+    operation = uuid.uuid4()
+    _record(credential, "requested", operation=operation, by=by)
+    return operation
+
+
+def _record(
+    credential: Credential, outcome: str, *, operation: uuid.UUID, by: Actor, details: dict[str, Any] | None = None
+) -> None:
+    record(
+        EventType.CREDENTIAL_TEST,
+        outcome,
+        by=by,
+        team=credential.team,
+        credential=credential,
+        operation_id=operation,
+        details=details,
+    )
+
+
+def _look(credential: Credential) -> Seen:
+    with connected(credential, timeouts=_TIMEOUTS, get_retries=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):
-            # A key, or a server, without the list of spaces: the tasks alone tell what matters.
+            # A key, or a server, without the list of spaces: the tasks alone show what matters.
             spaces = Page(items=(), next_cursor=None)
         tasks, facts = _tasks(client, spaces), client.facts
-        return spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts
+        return Seen(spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts)
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
@@ -134,39 +172,52 @@ def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
     return Page(items=tuple(task for page in pages for task in page.items), next_cursor="more" if is_cut else None)
 
 
-def _worked(
-    credential: Credential,
-    spaces: Page[WireSpace],
-    tasks: Page[WireTask],
-    facts: dict[str, Any],
-    *,
-    ends: date | None,
-    by: Actor,
-) -> TestResult:
-    """What Arize says of the key's end stands above what was typed."""
-    now = timezone.now()
+def _worked(credential: Credential, seen: Seen, *, operation: uuid.UUID, by: Actor) -> TestResult:
+    """The end of the key that Arize states replaces the one that was typed."""
+    now, ends = timezone.now(), seen.ends
+    _locked(credential.pk)
     is_new_end = ends is not None and ends != credential.expires_on
     changes = {"expires_on": ends, "expiry_told": None} if is_new_end else {}
-    with transaction.atomic():
-        # Only if it is still the key that was tested.
-        Credential.objects.filter(pk=credential.pk, ciphertext=credential.ciphertext).update(
-            last_good_at=now, next_refresh_at=now, **HEALTHY, **changes
-        )
-        Team.bump(credential.team_id)
-        details = facts | {"spaces": len(spaces.items), "tasks": len(tasks.items)}
-        if is_new_end:
-            details |= {"changed": ["expires_on"], "expires_on": str(ends)}
-        record(EventType.CREDENTIAL_TEST, "ok", by=by, team=credential.team, credential=credential, details=details)
-    sentence = _what_it_sees(spaces, tasks) + (f" Arize says that it expires on {ends}." if ends else "")
-    return TestResult(ok=True, sentence=sentence, sees_nothing=not (spaces.items or tasks.items))
+    # Only if it is still the key that was tested.
+    Credential.objects.filter(pk=credential.pk, ciphertext=credential.ciphertext).update(
+        last_good_at=now, next_refresh_at=now, **HEALTHY, **changes
+    )
+    Team.bump(credential.team_id)
+    details = seen.facts | {"spaces": len(seen.spaces.items), "tasks": len(seen.tasks.items)}
+    if is_new_end:
+        details |= {"changed": ["expires_on"], "expires_on": str(ends)}
+    _record(credential, "ok", operation=operation, by=by, details=details)
+    return TestResult(seen)
 
 
-def _failed(credential: Credential, sentence: str, *, by: Actor, details: dict[str, Any], rejected: bool) -> TestResult:
-    with transaction.atomic():
-        if rejected:
-            _mark_failing(credential, sentence, by=by)
-        record(EventType.CREDENTIAL_TEST, "failed", by=by, team=credential.team, credential=credential, details=details)
-    return TestResult(ok=False, sentence=sentence)
+def _failed(
+    credential: Credential, error: ArizeError | CannotConnect, *, operation: uuid.UUID, by: Actor
+) -> TestResult:
+    _locked(credential.pk)
+    if isinstance(error, Unauthorized | CannotConnect):
+        _mark_failing(credential, error.sentence, by=by)
+    details = error.facts if isinstance(error, ArizeError) else {}
+    _record(credential, "failed", operation=operation, by=by, details=details)
+    return TestResult(problem=error.sentence)
+
+
+def _locked(credential_id: uuid.UUID) -> Credential | None:
+    """Locked until the transaction ends: a test and the sweep that ends it wait for each other."""
+    rows = Credential.objects.select_for_update(of=("self",), no_key=True).select_related("team")
+    return rows.filter(pk=credential_id).first()
+
+
+@transaction.atomic(durable=True)
+def _end(requested: AuditEvent, by: Actor) -> bool:
+    operation, key_id = requested.operation_id, requested.credential_id
+    credential = None if key_id is None else _locked(key_id)
+    if operation is None or credential is None:
+        return False  # not a row of ours: somebody has changed it in the database
+    if AuditEvent.objects.filter(operation_id=operation).exclude(pk=requested.pk).exists():
+        return False  # it got its end since it was found
+    _record(credential, "failed", operation=operation, by=by, details={"why": INTERRUPTED})
+    log.info("key_test_ended", operation=str(operation), key=str(credential.pk))
+    return True
 
 
 def _mark_failing(credential: Credential, sentence: str, *, by: Actor) -> bool:
@@ -179,17 +230,3 @@ def _mark_failing(credential: Credential, sentence: str, *, by: Actor) -> bool:
     Team.bump(credential.team_id)
     record(EventType.CREDENTIAL_FAILING, "done", by=by, team=credential.team, credential=credential)
     return True
-
-
-def _what_it_sees(spaces: Page[WireSpace], tasks: Page[WireTask]) -> str:
-    names = [clean_line(space.name or space.id, 60) for space in spaces.items]
-    named = ", ".join(names[:_SPACES_NAMED]) + (", …" if len(names) > _SPACES_NAMED else "")
-    if not names and not tasks.items:
-        return f"Arize accepts the key, but it sees no space and no task: give it a role in a space. {CANCEL_UNTRIED}"
-    in_spaces = _count(len(names), "space", more=bool(spaces.next_cursor)) + (f" ({named})" if named else "")
-    number = _count(len(tasks.items), "task", more=bool(tasks.next_cursor))
-    return f"The key works. It sees {in_spaces} and {number}. {CANCEL_UNTRIED}"
-
-
-def _count(number: int, noun: str, *, more: bool) -> str:
-    return f"{number}{' or more' if more else ''} {noun}{'' if number == 1 and not more else 's'}"

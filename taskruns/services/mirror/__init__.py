@@ -1,12 +1,13 @@
 """Keeping the mirror like Arize, with few calls: the only reader of lists from Arize.
 
-`claims.py` decides who reads when, `budget.py` how much, `rounds.py` what and in which order; `tasks.py`, `active.py`,
-`newest.py` (which walks back by `walks.py`) and `users.py` do the reading; `fill.py` makes up past runs for measuring.
+`schedule` decides when and by whom a key is read, `budget` how much, `round` what and in which order; `reader` makes
+the calls; `tasks`, `active_runs`, `task_runs` and `users` say which ones and write the answers. `staleness` says what
+of the mirror is old, `lookup` reads one run for a person, `fill` makes up past runs for measuring.
 """
 
 from .fill import fill_runs
-from .lookup import CannotTell, find_by_arize_id
+from .lookup import find_by_arize_id
 from .round import RoundReport, refresh
-from .schedule import due
+from .schedule import due, has_attention, note_attention
 
-__all__ = ["CannotTell", "RoundReport", "due", "fill_runs", "find_by_arize_id", "refresh"]
+__all__ = ["RoundReport", "due", "fill_runs", "find_by_arize_id", "has_attention", "note_attention", "refresh"]

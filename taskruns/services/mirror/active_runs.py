@@ -11,12 +11,12 @@ from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited,
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Cancellation, Outcome, Run, Status, Task
-from taskruns.services.mirror.first_contact import unread_tasks
 from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
 
 from .budget import Kind
+from .first_contact import unread_tasks
 from .reader import Reader
-from .schedule import ACTIVE, WATCHED, is_watched
+from .schedule import ACTIVE_PACE, ATTENTION_PACE, team_has_attention
 from .staleness import FAILED_WAITS, failed_lately, note_fault
 
 # Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
@@ -36,8 +36,8 @@ def read_active(reader: Reader, *, everything: bool) -> int:
     """
     runs = Run.objects.filter(team=reader.credential.team_id, rank=1, task__credential=reader.credential)
     is_chain = reader.credential.first_contact_done_at is None
-    if is_chain and not everything and not is_watched(reader.credential):
-        runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE + WATCHED)
+    if is_chain and not everything and not team_has_attention(reader.credential):
+        runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE_PACE + ATTENTION_PACE)
     groups: dict[Task | Run, list[Run]] = defaultdict(list)
     if not everything and not reader.credential.failures:
         # While Arize answers for others, a run that it fails on must not use up their calls.

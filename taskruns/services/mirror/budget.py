@@ -1,33 +1,27 @@
-"""The ceiling of calls per key: at most ARIZE_CALLS_PER_MINUTE in any 60 seconds, over all rounds.
+"""The rate limit of a key: at most ARIZE_CALLS_PER_MINUTE calls in any 60 seconds, over all rounds and workers.
 
-Two kinds of reading are held back within it, so that neither keeps the other waiting: active runs, and first contact
-with an account.
+Within it two kinds of reading have a token bucket each, so that neither keeps the other waiting and no round spends
+what later rounds of the minute need. Both are computed from the calls of the last minute, which stand with the key
+(`Credential.recent_calls`): there is no other state that a worker could lose.
 """
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
 from enum import IntEnum
 
 WINDOW = 60  # seconds
-SLOT = 5  # seconds, from round to round while somebody looks or there is much to read
-PAUSE = 20  # seconds
-PORTION = 15  # calls, at most
+MOST_AHEAD = 15  # calls
 
 
 class Kind(IntEnum):
-    """ACTIVE has two thirds of a minute's calls, or many active runs would keep new ones from being found. FIRST has
-    what is left but for a twelfth. Each may take a third of the ceiling at once, and the rest spread over the minute:
-    otherwise what is read at its beginning could not be read again before its end.
+    """ACTIVE: active runs. FIRST: the first reading of tasks, as of a new key. OTHER needs no bucket: it is little, or
+    of the most worth (cancels that have no outcome yet).
     """
 
     OTHER = 0
     ACTIVE = 1
     FIRST = 2
-
-
-_SPREAD = (Kind.ACTIVE, Kind.FIRST)
 
 
 class Budget:
@@ -36,81 +30,70 @@ class Budget:
     `recent` is what the rounds before have spent: [[second since 1970, kind, calls], ...].
     """
 
-    def __init__(self, ceiling: int, recent: list[list[int]]) -> None:
+    def __init__(self, limit: int, recent: list[list[int]]) -> None:
         self._lock = threading.Lock()
-        self._ceiling = ceiling
-        self._own: Counter[Kind] = Counter()  # of this round
-        self._noted = 0  # of this round, as `ahead` told
+        self._limit = limit
+        self._own = 0  # calls of this round
+        self._noted = 0  # calls of this round that the database knows of
         self._spent = Counter({(second, Kind(kind)): calls for second, kind, calls in recent})
 
     def take(self, kind: Kind = Kind.OTHER) -> bool:
-        """Reserve a call that is about to be made, or a retry; False when the minute's are used up."""
+        """Reserve a call that is about to be made, or a retry. False when there is none left now."""
         now = int(time.time())
         with self._lock:
-            if not self._has_room(kind, now):
+            if self._left(now) <= 0 or (kind is not Kind.OTHER and self._tokens(kind, now) < 1):
                 return False
             self._spent[now, kind] += 1
-            self._own[kind] += 1
+            self._own += 1
             return True
 
     def left(self) -> int:
         with self._lock:
-            return max(0, self._ceiling - self._within(WINDOW, int(time.time())))
+            return max(0, self._left(int(time.time())))
 
     def recent(self) -> list[list[int]]:
         with self._lock:
             return self._recent(Counter())
 
     def needs_note(self) -> bool:
-        """Whether calls are about to be made of which the database does not know."""
+        """Whether calls are about to be made that the database does not know of."""
         with self._lock:
-            return sum(self._own.values()) >= self._noted
+            return self._own >= self._noted
 
     def ahead(self) -> list[list[int]]:
-        """`recent` and a portion that is about to be spent: noted before, so that a killed worker's calls count too."""
-        portion = max(1, min(self._ceiling // 20, PORTION))
+        """`recent` and some calls that are about to be made: noted before, so that a killed worker's calls count."""
+        ahead = max(1, min(self._limit // 20, MOST_AHEAD))
         with self._lock:
-            self._noted = sum(self._own.values()) + portion
-            return self._recent(Counter({(int(time.time()), Kind.OTHER): portion}))
+            self._noted = self._own + ahead
+            return self._recent(Counter({(int(time.time()), Kind.OTHER): ahead}))
+
+    def _tokens(self, kind: Kind, now: int) -> float:
+        """What the bucket holds, if it was full a minute ago."""
+        at_once, in_a_minute = self._bucket(kind, now)
+        in_a_second = max(0.0, in_a_minute - at_once) / WINDOW
+        tokens, since = at_once, now - WINDOW
+        for at, calls in [*self._calls(now, kind), (now, 0)]:
+            tokens = min(at_once, tokens + in_a_second * (at - since)) - calls
+            since = at
+        return tokens
+
+    def _bucket(self, kind: Kind, now: int) -> tuple[float, float]:
+        """(calls at once, calls in a minute). FIRST has what the others leave, but for a twelfth: for what may come."""
+        if kind is Kind.ACTIVE:
+            return max(1, self._limit / 6), self._limit * 2 / 3
+        left = self._limit * 11 / 12 - self._count(now, Kind.OTHER, Kind.ACTIVE)
+        return max(1, self._limit / 3), max(self._limit / 3, left)
+
+    def _left(self, now: int) -> int:
+        return self._limit - self._count(now, *Kind)
+
+    def _count(self, now: int, *kinds: Kind) -> int:
+        return sum(calls for _, calls in self._calls(now, *kinds))
+
+    def _calls(self, now: int, *kinds: Kind) -> list[tuple[int, int]]:
+        """(second, calls) of the last minute, oldest first."""
+        return [(at, calls) for (at, kind), calls in sorted(self._spent.items()) if at > now - WINDOW and kind in kinds]
 
     def _recent(self, more: Counter[tuple[int, Kind]]) -> list[list[int]]:
         spent, now = self._spent + more, int(time.time())
         return [[at, kind, calls] for (at, kind), calls in sorted(spent.items()) if at > now - WINDOW]
-
-    def _has_room(self, kind: Kind, now: int) -> bool:
-        if self._within(WINDOW, now) >= self._ceiling:
-            return False
-        if kind is Kind.ACTIVE:
-            return self._has_room_for_active(now)
-        return kind is Kind.OTHER or self._has_room_for_first(now)
-
-    def _has_room_for_active(self, now: int) -> bool:
-        share, own = self._ceiling - self._third, self._own[Kind.ACTIVE]
-        if self._within(WINDOW, now, {Kind.ACTIVE}) >= share:
-            return False
-        # After a pause, as when nobody looks, a round makes up for it.
-        at_once = self._third if self._within(PAUSE, now, {Kind.ACTIVE}) == own else 0
-        return own < max(at_once, self._a_slot(now, {Kind.ACTIVE}, share))
-
-    def _has_room_for_first(self, now: int) -> bool:
-        if self._within(WINDOW, now, {Kind.FIRST}) < self._third:
-            return True
-        share = self._ceiling - self._within(WINDOW, now, {Kind.OTHER})
-        kept = self._ceiling * SLOT // WINDOW
-        has_room = self._within(WINDOW, now) < self._ceiling - kept
-        return has_room and sum(self._own[kind] for kind in _SPREAD) < self._a_slot(now, _SPREAD, share)
-
-    @property
-    def _third(self) -> int:
-        return -(-self._ceiling // 3)
-
-    def _a_slot(self, now: int, kinds: Collection[Kind], share: int) -> int:
-        """The calls of a round, if the largest slot of this minute and all the others are to fit into the share."""
-        slots: Counter[int] = Counter()
-        for (at, kind), calls in self._spent.items():
-            if kind in kinds and now - WINDOW < at <= now - SLOT:
-                slots[at // SLOT] += calls
-        return max(1, (share - max(slots.values(), default=0)) * SLOT // (WINDOW - SLOT))
-
-    def _within(self, seconds: int, now: int, kinds: Collection[Kind] = tuple(Kind)) -> int:
-        return sum(calls for (at, kind), calls in self._spent.items() if at > now - seconds and kind in kinds)

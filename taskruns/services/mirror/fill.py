@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from taskruns.arize.endpoints import REGIONS
 from taskruns.models import Run, Status, Task, Team
-from taskruns.services.runs.durations import learn_usual
+from taskruns.services.runs.observations import learn_usual
 
 TASKS = 200
 APART = timedelta(seconds=30)

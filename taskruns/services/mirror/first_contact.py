@@ -1,4 +1,4 @@
-"""The first reading of a large account: it takes minutes under the ceiling of calls, so people see how far it is."""
+"""The first reading of a large account: it takes minutes under the rate limit, so people see how far it is."""
 
 from django.db.models import QuerySet
 from django.utils import timezone

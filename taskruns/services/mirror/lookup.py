@@ -1,4 +1,4 @@
-"""One run by Arize's own id: from the mirror, else read with the team's keys, under the same ceiling as the rounds."""
+"""One run by Arize's own id: from the mirror, else read with the team's keys, under the rate limit of the rounds."""
 
 from datetime import datetime
 
@@ -9,10 +9,10 @@ from taskruns.arize.client import Timeouts
 from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
-from taskruns.models.credentials import CannotConnect
 from taskruns.models.tasks import NO_USABLE_KEY
-from taskruns.services.credentials import client as usage
+from taskruns.services.credentials.client import connected
 from taskruns.services.runs.observations import Reading, fits_an_index, record_readings
+from taskruns.services.user_errors import UserError
 
 from .budget import Budget
 
@@ -21,16 +21,11 @@ _TIMEOUTS = Timeouts(connect=2.0, read=4.0)
 _NOT_THERE = (BadRequest, Forbidden, NotFound)
 
 
-class CannotTell(Exception):
-    """No key knows the run, but one that might could not ask now: `sentence` says why."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        super().__init__(sentence)
-
-
 def find_by_arize_id(team: Team, arize_id: str) -> Run | None:
-    """The team's run with this Arize id, or None. Raises CannotTell."""
+    """The team's run with this Arize id, or None.
+
+    Raises UserError: no key knows the run, but one that might could not ask now.
+    """
     if "\0" in arize_id or not fits_an_index(arize_id):
         return None  # such an id is in no mirror
     run = Run.objects.filter(team=team, arize_id=arize_id).order_by("first_seen_at").first()
@@ -45,25 +40,25 @@ def _read_with_any_key(team: Team, arize_id: str) -> Run | None:
             seen = _ask(credential, arize_id)
         except _NOT_THERE:
             continue
-        except (ArizeError, CannotConnect, CannotTell) as error:
+        except (ArizeError, UserError) as error:
             trouble = error.sentence
             continue
         if seen.id == arize_id and fits_an_index(seen.id) and fits_an_index(seen.task_id or ""):
             return _mirror_one(credential, seen, started)
     if trouble is not None:
-        raise CannotTell(trouble)
+        raise UserError(trouble)
     return None
 
 
 def _ask(credential: Credential, arize_id: str) -> WireRun:
     now = timezone.now()
     if credential.is_backing_off(now):
-        raise CannotTell(credential.backoff_reason)
+        raise UserError(credential.backoff_reason)
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
     if not budget.take():
-        raise CannotTell("The calls of this minute to Arize are used up. Try again in a minute.")
+        raise UserError("The calls of this minute to Arize are used up. Try again in a minute.")
     Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
-    with usage.counted(credential, timeouts=_TIMEOUTS, get_retries=0, pool_size=1) as client:
+    with connected(credential, timeouts=_TIMEOUTS) as client:
         return client.get_run(arize_id)
 
 

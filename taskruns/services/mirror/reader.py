@@ -124,18 +124,18 @@ class Reader:
     def each(self, items: Iterable[T], question: Callable[[T], R]) -> Iterator[tuple[T, datetime, R | ArizeError]]:
         """Ask for each item, some at once; gives (item, when its question began, answer or fault) as they come.
 
-        Stops asking when the round is over; what is under way still comes.
+        Stops asking when the round is over; calls in progress still end.
         """
         source = iter(items)
-        under_way: dict[Future[R | ArizeError], tuple[T, datetime]] = {}
+        in_flight: dict[Future[R | ArizeError], tuple[T, datetime]] = {}
         with ThreadPoolExecutor(THREADS) as pool:
             while True:
-                self._fill(pool, source, question, under_way)
-                if not under_way:
+                self._fill(pool, source, question, in_flight)
+                if not in_flight:
                     return
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
                 for future in done:
-                    item, started = under_way.pop(future)
+                    item, started = in_flight.pop(future)
                     answer = future.result()
                     self._weigh(answer)
                     yield item, started, answer
@@ -145,14 +145,14 @@ class Reader:
         pool: ThreadPoolExecutor,
         source: Iterator[T],
         question: Callable[[T], R],
-        under_way: dict[Future[R | ArizeError], tuple[T, datetime]],
+        in_flight: dict[Future[R | ArizeError], tuple[T, datetime]],
     ) -> None:
-        while len(under_way) < THREADS and not self.is_over:
+        while len(in_flight) < THREADS and not self.is_over:
             item = next(source, None)
             if item is None:
                 return
             asked = pool.submit(self._ask, lambda item=item: question(item))
-            under_way[asked] = (item, timezone.now())
+            in_flight[asked] = (item, timezone.now())
 
     def _ask(self, question: Callable[[], R]) -> R | ArizeError:
         try:
@@ -191,13 +191,13 @@ class Reader:
         return None
 
     def paid(self, items: Iterable[T], kind: Kind = Kind.OTHER) -> Iterator[T]:
-        """The items, one call of the ceiling taken for each, until there is none left."""
+        """The items, each with a call taken from the budget, until there is none left."""
         for item in items:
             if not self.spend(kind):
                 return
             yield item
 
     def spend(self, kind: Kind = Kind.OTHER) -> bool:
-        """Take a call from the ceiling just before it is made."""
+        """Take a call from the budget just before it is made."""
         self._heartbeat()
         return self.budget.take(kind)

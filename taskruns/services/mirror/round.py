@@ -1,4 +1,4 @@
-"""One round of reading with one credential, in order of worth, under the ceiling of its key."""
+"""One round of reading with one credential, in order of worth, under the rate limit of its key."""
 
 import uuid
 from dataclasses import dataclass
@@ -13,15 +13,13 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
-from taskruns.models.credentials import CannotConnect
 from taskruns.services.cancellations import settle_stopping
-from taskruns.services.credentials import client as usage
 from taskruns.services.credentials import mark_failing
-from taskruns.services.mirror import first_contact
+from taskruns.services.credentials.client import CannotConnect, connected
 
-from . import active_runs, new_runs, schedule, staleness, task_runs, tasks, users
+from . import active_runs, first_contact, schedule, staleness, task_runs, tasks, users
 from .budget import Budget
-from .reader import Reader
+from .reader import THREADS, Reader
 
 log = structlog.get_logger(__name__)
 
@@ -47,29 +45,25 @@ class RoundReport:
 def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER) -> RoundReport | None:
     """Bring the mirror of what one key sees up to date. None when it is not this caller's turn.
 
-    With `force` (a person at a shell) claims, pace, ceiling and the length of a round are set aside. `by` is who meets
-    what the log must tell: a key that Arize rejects, a cancel that has come to its end.
+    With `force` (a person at a shell) claims, pace, rate limit and the length of a round are set aside. `by` is who
+    records what it meets: a key that Arize rejects, a cancel whose outcome is known now.
     """
     began = timezone.now()
     credential = schedule.claim(credential_id, force=force)
     if credential is None:
         return None
     budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
+    old = staleness.reasons(credential.pk)
     try:
-        client = credential.connect(may_retry=budget.take)
+        with connected(credential, get_retries=2, pool_size=THREADS, may_retry=budget.take) as client:
+            alive = partial(schedule.renew, credential, budget=budget)
+            reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
+            report = _round(reader, began=began, force=force, by=by)
     except CannotConnect as error:
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
-    with client:
-        alive = partial(schedule.renew, credential, budget=budget)
-        reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
-        old = staleness.reasons(credential.pk)
-        try:
-            report = _round(reader, began=began, force=force, by=by)
-        finally:
-            usage.note(credential, client)
-        if staleness.reasons(credential.pk) != old:
-            Team.bump(credential.team_id)
+    if staleness.reasons(credential.pk) != old:
+        Team.bump(credential.team_id)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
 
@@ -86,10 +80,10 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
         if is_full or reader.is_in_doubt:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
-        changed += new_runs.read_moved(reader)
-        changed += new_runs.read_new(reader)
+        changed += task_runs.read_moved(reader)
+        changed += task_runs.read_new(reader)
         changed += active_runs.read_active_unread(reader)
-        changed += new_runs.read_oldest(reader, everything=force)
+        changed += task_runs.read_oldest(reader, everything=force)
         changed += active_runs.read_unknown(reader) if is_full else 0
         users.read_names(reader)
     except ArizeError as error:
@@ -120,7 +114,7 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
         # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
-    goes_on = first_contact.settle(credential) or task_runs.are_open(credential)
+    goes_on = first_contact.settle(credential) or task_runs.is_backfilling(credential)
     schedule.release(credential, began=began, goes_on=goes_on, **changes)
     was_new = credential.last_good_at is None and reader.answered_at is not None
     was_ill = credential.backoff_until is not None or credential.failing_since is not None

@@ -1,85 +1,124 @@
-"""Walking back through the runs of one task, newest first, until one that was there at the last walk.
+"""Reading the newest runs of tasks: which tasks, and how far back.
 
-A walk breaks off where Arize fails, the round is over or the worker dies. So `Task.caught_up_at` moves at the end of a
-walk only: whatever was first seen later may have unread runs below it. `Task.gap_cursor` is where the next round goes
-on, so that the deepest walk comes to its end in the end.
+Each round reads tasks that moved, tasks that are new here, and the tasks read longest ago: `last_run_at` is only a
+hint, because Arize does not say whether it moves at the start or the end of a run.
+
+Backfill reads older pages, newest first, until a run that was there at the last backfill. It may stop half-way: Arize
+fails, the round is over or the worker dies. So `Task.caught_up_at` moves at the end of a backfill only: whatever was
+first seen later may have unread runs below it. `Task.gap_cursor` is where the next round goes on, so that the deepest
+backfill ends too.
 """
 
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireRun
-from taskruns.models import Credential, Run, Task
+from taskruns.models import Credential, Run, Task, Team
+from taskruns.models.tasks import STILL_LISTED
 from taskruns.services.runs import retention
 from taskruns.services.runs.observations import Reading, record_readings
 
+from .budget import Kind
+from .first_contact import unread_tasks
 from .reader import Reader
-from .staleness import note_fault
+from .staleness import failed_lately, note_fault
 
+SEARCH_CALLS_PER_MINUTE = 10
+# How often open boards show progress, beside what changes anyway.
+PROGRESS_SHOWN_EVERY = timedelta(seconds=2)
 # Of one task in one round: the others have their turn too.
 MOST_PAGES = 10
-HAS_GAP = ~Q(gap_cursor="")
+_HAS_GAP = ~Q(gap_cursor="")
 
 Answer = Page[WireRun] | ArizeError
 
 
-def first_page(reader: Reader, task: Task) -> Page[WireRun]:
-    """Where the walk begins: at the newest run, or where the last one broke off."""
-    return _page(reader, task, task.gap_cursor)
+def read_moved(reader: Reader) -> int:
+    """Tasks whose `last_run_at` moved, and those where a backfill stopped half-way."""
+    moved = Q(last_run_at__isnull=False) & (Q(runs_read_to=None) | ~Q(last_run_at=F("runs_read_to")))
+    tasks = _tasks(reader).filter(moved | _HAS_GAP, STILL_LISTED, runs_read_at__isnull=False)
+    waiting = tasks.exclude(failed_lately())
+    return _read(reader, reader.paid(waiting.order_by("runs_read_at", "pk")))
 
 
-def walk(reader: Reader, task: Task, answer: Answer, started: datetime) -> int:
-    """Record the `answer` to `first_page`, whose question began at `started`, and older pages.
+def read_new(reader: Reader) -> int:
+    """First contact: the newest page of tasks that were never read, those that ran last first."""
+    tasks = unread_tasks(reader.credential).order_by(F("last_run_at").desc(nulls_last=True), "pk")
+    return _read(reader, reader.paid(tasks, Kind.FIRST))
 
-    The number of runs that are new or changed. How far it came is noted with the task, also after a fault: a task that
-    always fails must not keep the others waiting.
+
+def read_oldest(reader: Reader, *, everything: bool) -> int:
+    """The rolling search over the tasks that were read longest ago."""
+    minute_ago = timezone.now() - timedelta(minutes=1)
+    searched = _tasks(reader).filter(swept_at__gt=minute_ago).count()
+    share = 1_000_000 if everything else max(0, SEARCH_CALLS_PER_MINUTE - searched)
+    # The lists of a key leave out what was deleted in Arize.
+    waiting = _tasks(reader).filter(STILL_LISTED, runs_read_at__lte=timezone.now() - timedelta(seconds=5))
+    tasks = list(waiting.order_by("runs_read_at", "pk")[:share])
+    Task.objects.filter(pk__in=[task.pk for task in tasks]).update(swept_at=timezone.now())
+    return _read(reader, reader.paid(tasks))
+
+
+def is_backfilling(credential: Credential) -> bool:
+    """Whether a backfill stopped half-way and could go on now."""
+    return Task.objects.filter(_HAS_GAP, credential=credential, runs_failed_at=None).exists()
+
+
+def _tasks(reader: Reader) -> QuerySet[Task]:
+    return Task.objects.filter(credential=reader.credential).exclude(arize_id="")
+
+
+def _read(reader: Reader, tasks: Iterator[Task]) -> int:
+    changed = 0
+    shown_at = timezone.now()
+    for task, started, answer in reader.each(tasks, partial(_first_page, reader)):
+        changed += _backfill(reader, task, answer, started)
+        if task.runs_read_at is None and timezone.now() - shown_at > PROGRESS_SHOWN_EVERY:
+            Team.bump(task.team_id)
+            shown_at = timezone.now()
+    return changed
+
+
+def _backfill(reader: Reader, task: Task, answer: Answer, started: datetime) -> int:
+    """Record the `answer` to `_first_page`, whose request began at `started`, and older pages.
+
+    Returns the number of runs that are new or changed. How far it came is noted with the task, also after a fault: a
+    task that always fails must not keep the others waiting.
     """
-    way = _Way(task)
+    backfill = _Backfill(task)
     while isinstance(answer, Page):
-        way.take(answer, started)
-        if way.is_done or way.pages == MOST_PAGES or reader.is_over or not reader.spend():
+        backfill.take(answer, started)
+        if backfill.is_done or backfill.pages == MOST_PAGES or reader.is_over or not reader.spend():
             break
-        started, answer = timezone.now(), reader.call(partial(_page, reader, task, way.cursor))
+        started, answer = timezone.now(), reader.call(partial(_page, reader, task, backfill.cursor))
     was_gap = bool(task.gap_cursor)
-    _note(task, way, answer)
+    _note(task, backfill, answer)
     note_fault(task, answer)
-    if not way.is_done or not was_gap or reader.is_over or not reader.spend():
-        return way.changed
-    # The gap is closed: now what came since the walk began.
-    started, answer = timezone.now(), reader.call(partial(first_page, reader, task))
-    return way.changed + walk(reader, task, answer, started)
+    if not backfill.is_done or not was_gap or reader.is_over or not reader.spend():
+        return backfill.changed
+    # The gap is closed: now the runs that came since the backfill began.
+    started, answer = timezone.now(), reader.call(partial(_first_page, reader, task))
+    return backfill.changed + _backfill(reader, task, answer, started)
 
 
-def are_open(credential: Credential) -> bool:
-    """Whether a walk waits to go on that could do so now."""
-    return Task.objects.filter(HAS_GAP, credential=credential, runs_failed_at=None).exists()
-
-
-def _reaches_back(task: Task, page: Page[WireRun]) -> bool:
-    """Holds a run that was there when the last walk ended, or one too old to be kept.
-
-    One that was first seen since, by a single look or on the page of active runs, tells nothing of those below it.
-    Without a walk before there is nothing to reach: older runs are read on demand.
-    """
-    if task.caught_up_at is None or any(retention.is_past(wire) for wire in page.items):
-        return True
-    ids = [wire.id for wire in page.items]
-    known = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, arize_id__in=ids)
-    return known.filter(first_seen_at__lte=task.caught_up_at).exists()
+def _first_page(reader: Reader, task: Task) -> Page[WireRun]:
+    """From the newest run, or from where the last backfill stopped."""
+    return _page(reader, task, task.gap_cursor)
 
 
 def _page(reader: Reader, task: Task, cursor: str) -> Page[WireRun]:
     return reader.client.list_runs(task.arize_id, cursor=cursor or None)
 
 
-class _Way:
-    """How far a walk has come. `since`: when the newest of its runs were recorded; `cursor`: where it goes on."""
+class _Backfill:
+    """How far a backfill has come. `since`: when the newest of its runs were recorded; `cursor`: where it goes on."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -96,23 +135,39 @@ class _Way:
         self.since = self.since or timezone.now()
         found = {wire.id for wire in page.items}
         self.cursor = page.next_cursor or ""
-        # A page that tells nothing new comes from a server that knows no cursor.
-        goes_round = self.pages > 0 and found <= self._met
-        self.is_done = reaches_back or not self.cursor or goes_round
+        # A page that shows nothing new comes from a server that knows no cursor.
+        repeats = self.pages > 0 and found <= self._met
+        self.is_done = reaches_back or not self.cursor or repeats
         self._met |= found
         self.pages += 1
 
 
-def _note(task: Task, way: _Way, answer: Answer) -> None:
-    changes: dict[str, Any] = {"gap_cursor": way.cursor, "gap_since": way.since if way.cursor else None}
-    if way.is_done:
-        changes = {"gap_cursor": "", "gap_since": None, "caught_up_at": way.since}
+def _reaches_back(task: Task, page: Page[WireRun]) -> bool:
+    """Whether the page holds a run that was there when the last backfill ended, or one too old to be kept.
+
+    A run that was first seen since, by a single look or on the page of active runs, says nothing of those below it.
+    Without a backfill before there is nothing to reach: older runs are read on demand.
+    """
+    if task.caught_up_at is None or any(retention.is_past(wire) for wire in page.items):
+        return True
+    ids = [wire.id for wire in page.items]
+    known = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, arize_id__in=ids)
+    return known.filter(first_seen_at__lte=task.caught_up_at).exists()
+
+
+def _note(task: Task, backfill: _Backfill, answer: Answer) -> None:
+    changes: dict[str, Any] = {
+        "gap_cursor": backfill.cursor,
+        "gap_since": backfill.since if backfill.cursor else None,
+    }
+    if backfill.is_done:
+        changes = {"gap_cursor": "", "gap_since": None, "caught_up_at": backfill.since}
         if task.caught_up_at is None:
-            changes["active_unread"] = bool(way.cursor)
+            changes["active_unread"] = bool(backfill.cursor)
         if not task.gap_cursor:
             changes["runs_read_to"] = task.last_run_at
-    elif isinstance(answer, BadRequest) and way.pages == 0:
-        changes = {"gap_cursor": "", "gap_since": None}  # Arize no longer takes the cursor: walk anew from the newest
+    elif isinstance(answer, BadRequest) and backfill.pages == 0:
+        changes = {"gap_cursor": "", "gap_since": None}  # Arize no longer takes the cursor: begin at the newest again
     Task.objects.filter(pk=task.pk).update(runs_read_at=timezone.now(), **changes)
     for name, value in changes.items():
         setattr(task, name, value)

@@ -1,36 +1,58 @@
-"""Asking for the names of those who triggered runs: a few at the end of a round, because rounds can do without."""
+"""Reading the names of people who triggered runs: a few at the end of a round, because a round can do without them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound
-from taskruns.models import Credential, Team
-from taskruns.services.runs import arize_users
+from taskruns.arize.wire import WireUser
+from taskruns.models import ArizeUser, Credential, Team
 
 from .reader import Reader
 
 MOST_A_ROUND = 5
+# People are renamed, get rights and leave; Arize is asked again after this time.
+ASKED_EVERY = timedelta(days=1)
 # Most keys may not read people, and Arize answers as if there were none: such a key is left alone for a while.
 REFUSED_WAITS = timedelta(hours=1)
-_NOT_TOLD = (BadRequest, NotFound)
+_OF_ONE_USER = (BadRequest, NotFound)
 
 
 def read_names(reader: Reader) -> None:
-    """Ask for names that are not known, or not asked for since a day."""
+    """Ask for names that are unknown, or were asked for more than a day ago."""
     credential, now = reader.credential, timezone.now()
     if credential.users_refused_at is not None and credential.users_refused_at > now - REFUSED_WAITS:
         return
     answered, changed = [], False
-    for user in list(arize_users.waiting(credential.team_id, credential.endpoint, now=now)[:MOST_A_ROUND]):
+    for user in _waiting(credential, now)[:MOST_A_ROUND]:
         if reader.is_over or not reader.spend():
             break
         answer = reader.aside(lambda who=user: reader.client.get_user(who.arize_id))  # type: ignore[misc]
         answered.append(answer)
-        if isinstance(answer, ArizeError) and not isinstance(answer, _NOT_TOLD):
+        if isinstance(answer, ArizeError) and not isinstance(answer, _OF_ONE_USER):
             break
-        changed |= arize_users.record_user(user, None if isinstance(answer, ArizeError) else answer)
+        changed |= record_user(user, None if isinstance(answer, ArizeError) else answer)
     if answered and all(isinstance(answer, ArizeError) for answer in answered):
         Credential.objects.filter(pk=credential.pk).update(users_refused_at=now)
     if changed:
         Team.bump(credential.team_id)
+
+
+def record_user(user: ArizeUser, seen: WireUser | None) -> bool:
+    """Write what Arize answered; None is a refusal, which keeps a name that is known. True if a name changed."""
+    now = timezone.now()
+    if seen is None or not (seen.name or seen.email):
+        ArizeUser.objects.filter(pk=user.pk).update(read_at=now)
+        return False
+    named = {"name": seen.name or "", "email": seen.email or "", "known": True}
+    changed = any(getattr(user, name) != value for name, value in named.items())
+    ArizeUser.objects.filter(pk=user.pk).update(read_at=now, **named)
+    return changed
+
+
+def _waiting(credential: Credential, now: datetime) -> QuerySet[ArizeUser]:
+    """Users of the key's team to ask for, those that were never asked for first."""
+    due = Q(read_at=None) | Q(read_at__lte=now - ASKED_EVERY)
+    mine = ArizeUser.objects.filter(due, team=credential.team_id, endpoint=credential.endpoint)
+    return mine.order_by(F("read_at").asc(nulls_first=True), "pk")

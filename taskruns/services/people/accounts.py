@@ -11,34 +11,27 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.models import SiteRole, Theme, User
+from taskruns.services.user_errors import UserError
 
 from . import factors, sessions
 
 LONGEST_NAME = 100
 
 
-class PeopleError(Exception):
-    """A mistake that a person can mend: `sentence` says it, `field` is the form field it belongs to, if any."""
-
-    def __init__(self, sentence: str, *, field: str = "") -> None:
-        self.sentence, self.field = sentence, field
-        super().__init__(sentence)
-
-
 def clean_email(email: str) -> str:
-    """An address is one person in any case of letters, so it is kept in lower case. Raises PeopleError."""
+    """An address is one person in any case of letters, so it is kept in lower case. Raises UserError."""
     address = email.strip().lower()
     try:
         validate_email(address)
     except ValidationError:
-        raise PeopleError("This is not an e-mail address.", field="email") from None
+        raise UserError("This is not an e-mail address.", field="email") from None
     if len(address) > 254:
-        raise PeopleError("An e-mail address has at most 254 characters.", field="email")
+        raise UserError("An e-mail address has at most 254 characters.", field="email")
     return address
 
 
 def find_person(email: str) -> User | None:
-    """The account with this address, disabled ones too. Raises PeopleError if it is no address."""
+    """The account with this address, disabled ones too. Raises UserError if it is no address."""
     return User.objects.filter(email=clean_email(email)).first()
 
 
@@ -48,7 +41,7 @@ def create_person(
 ) -> User:
     """A new account that can sign in at once; without a password only by single sign-on.
 
-    Raises PeopleError: address taken, or password too weak.
+    Raises UserError: address taken, or password too weak.
     """
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
     if password is not None:
@@ -65,11 +58,11 @@ def _insert(person: User) -> None:
         with transaction.atomic():
             person.save(force_insert=True)
     except IntegrityError:
-        raise PeopleError("There already is an account with this e-mail address.", field="email") from None
+        raise UserError("There already is an account with this e-mail address.", field="email") from None
 
 
 def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
-    """True if the person did not have this site role before. Raises PeopleError: nobody changes their own."""
+    """True if the person did not have this site role before. Raises UserError: nobody changes their own."""
     _refuse_oneself(person, by, "your own role")
     with transaction.atomic():
         person = _locked(person)
@@ -85,7 +78,7 @@ def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
 def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by: Actor) -> bool:
     """Set the password, drop the second factors if asked to, and end every session of the person.
 
-    False if all was so already: nothing changes. A disabled account stays disabled. Raises PeopleError.
+    False if all was so already: nothing changes. A disabled account stays disabled. Raises UserError.
     """
     _check_new_password(password, person)
     with transaction.atomic():
@@ -104,7 +97,7 @@ def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by
 def disable_person(person: User, *, by: Actor) -> bool:
     """No sign-in any more, every session ended; memberships stay as they are. False if it was so already.
 
-    Raises PeopleError: nobody disables themselves.
+    Raises UserError: nobody disables themselves.
     """
     _refuse_oneself(person, by, "your own account")
     with transaction.atomic():
@@ -152,7 +145,7 @@ def password_changed(person: User, *, session_key: str, by: Actor) -> None:
 def _refuse_oneself(person: User, by: Actor, what: str) -> None:
     """Who takes their own right away locks themselves out, and perhaps everybody."""
     if by.person is not None and by.person.pk == person.pk:
-        raise PeopleError(f"Another site admin has to change {what}.")
+        raise UserError(f"Another site admin has to change {what}.")
 
 
 def target_of(person: User) -> Target:
@@ -169,4 +162,4 @@ def _check_new_password(password: str, person: User) -> None:
     try:
         validate_password(password, person)
     except ValidationError as error:
-        raise PeopleError(" ".join(error.messages), field="password1") from None
+        raise UserError(" ".join(error.messages), field="password1") from None

@@ -19,6 +19,7 @@ from taskruns.allauth_compat import TOTP, RecoveryCodes, WebAuthn
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import User
+from taskruns.services.user_errors import UserError
 
 from . import sessions
 
@@ -26,18 +27,10 @@ SECOND = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
 # What the log and the pages call them.
 WORDS = {"totp": "authenticator app", "webauthn": "passkey", "recovery_codes": "recovery codes"}
 LONGEST_NAME = 60
+FACTOR_NEEDED = "Your role needs a second factor, and this is your only one. Add another one before you remove it."
 _SECRETS = ("secret", "seed")  # where a row keeps its secret, by kind
 _COUNT = "count"  # where a passkey's row keeps how often its device says that it was used
 _owner: ContextVar[str] = ContextVar("owner of the factor at hand", default="")
-
-
-class FactorNeeded(Exception):
-    """The last second factor of somebody who must have one."""
-
-    sentence = "Your role needs a second factor, and this is your only one. Add another one before you remove it."
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 @contextmanager
@@ -115,13 +108,13 @@ def count_use(passkey: Authenticator, count: int) -> bool:
 
 def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_key: str, by: Actor) -> None:
     """With the last second factor the recovery codes go too. Every session but `session_key` ends: one of them may
-    have shown just this factor. Raises FactorNeeded.
+    have shown just this factor. Raises UserError: their role needs it.
     """
     with transaction.atomic():
         _locked(person)
         rest = of(person).filter(type__in=SECOND).exclude(pk=factor.pk)
         if not rest.exists() and must_keep_one:
-            raise FactorNeeded
+            raise UserError(FACTOR_NEEDED)
         details: dict[str, Any] = {"factor": WORDS[factor.type], "name": factor.data.get("name", "")}
         factor.delete()
         if not rest.exists():

@@ -8,12 +8,11 @@ from django.db import IntegrityError, transaction
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Membership, Team, TeamRole, User
-from taskruns.services import teams
-from taskruns.services.teams import TeamsError
+from taskruns.services import members
+from taskruns.services.user_errors import UserError
 from taskruns.sso import Provider
 
 from . import accounts
-from .accounts import PeopleError
 
 log = structlog.get_logger(__name__)
 
@@ -35,14 +34,6 @@ ONLY_WAY_IN = (
 STRANGE_SUBJECT = "Single sign-on told the panel an identity that is too long to keep. Ask whoever runs the panel."
 
 
-class SsoRefused(Exception):
-    """`sentence` says to the person why they are not signed in, or not connected."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        super().__init__(sentence)
-
-
 @dataclass(frozen=True, slots=True)
 class SsoProfile:
     """What the provider says about a person. `groups` is None when it says nothing about groups."""
@@ -61,35 +52,36 @@ def account_of(person: User, provider: Provider) -> SocialAccount | None:
 
 
 def admit(profile: SsoProfile, *, by: Actor) -> SocialAccount:
-    """An account for somebody whom the panel has never met: without password, role or team. Raises SsoRefused."""
+    """An account for somebody whom the panel has never met: without password, role or team. Raises UserError."""
     if not profile.email or not profile.is_verified:
-        raise SsoRefused(NO_ADDRESS)
+        raise UserError(NO_ADDRESS)
     try:
-        if accounts.find_person(profile.email) is not None:
-            raise SsoRefused(KNOWN_ADDRESS)
-        with transaction.atomic():
-            details = {"single_sign_on": profile.provider.issuer, "subject": profile.subject}
-            person = accounts.create_person(profile.email, password=None, name=profile.name, by=by, details=details)
-            return _attach(person, profile)
-    except PeopleError:
-        raise SsoRefused(NO_ADDRESS) from None
+        known = accounts.find_person(profile.email)
+    except UserError:
+        raise UserError(NO_ADDRESS) from None
+    if known is not None:
+        raise UserError(KNOWN_ADDRESS)
+    with transaction.atomic():
+        details = {"single_sign_on": profile.provider.issuer, "subject": profile.subject}
+        person = accounts.create_person(profile.email, password=None, name=profile.name, by=by, details=details)
+        return _attach(person, profile)
 
 
 def connect(person: User, profile: SsoProfile, *, by: Actor) -> None:
-    """From now on this account of the provider signs in to the person's. Raises SsoRefused."""
+    """From now on this account of the provider signs in to the person's. Raises UserError."""
     if SocialAccount.objects.filter(provider=profile.provider.id, uid=profile.subject).exists():
-        raise SsoRefused(SOMEBODY_ELSES)
+        raise UserError(SOMEBODY_ELSES)
     if account_of(person, profile.provider) is not None:
-        raise SsoRefused(ONE_ALREADY)
+        raise UserError(ONE_ALREADY)
     with transaction.atomic():
         _attach(person, profile)
         _record(person, profile.provider, profile.subject, "connected", by=by)
 
 
 def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
-    """False if it was not connected. Raises SsoRefused: it is the only way in."""
+    """False if it was not connected. Raises UserError: it is the only way in."""
     if not person.has_usable_password():
-        raise SsoRefused(ONLY_WAY_IN)
+        raise UserError(ONLY_WAY_IN)
     account = account_of(person, provider)
     if account is None:
         return False
@@ -116,30 +108,30 @@ def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
             continue
         try:
             _follow(team, person, wanted.get(slug), by=clerk)
-        except TeamsError as refused:
+        except UserError as refused:
             log.warning("group_role_not_followed", team=slug, reason=refused.sentence)
 
 
 def _follow(team: Team, person: User, role: str | None, *, by: Actor) -> None:
     known = Membership.objects.filter(team=team, user=person).first()
     if known is None and role:
-        teams.add_member(team, person, role=TeamRole(role), by=by, by_groups=True)
+        members.add(team, person, role=TeamRole(role), by=by, by_groups=True)
     elif known is not None and known.by_groups and role:
-        teams.change_role(team, person, role=TeamRole(role), by=by, by_groups=True)
+        members.change_role(team, person, role=TeamRole(role), by=by, by_groups=True)
     elif known is not None and known.by_groups:
-        teams.remove_member(team, person, by=by)
+        members.remove(team, person, by=by)
 
 
 def _attach(person: User, profile: SsoProfile) -> SocialAccount:
     if len(profile.subject) > LONGEST_SUBJECT:
-        raise SsoRefused(STRANGE_SUBJECT)
+        raise UserError(STRANGE_SUBJECT)
     try:
         with transaction.atomic():
             account: SocialAccount = SocialAccount.objects.create(
                 user=person, provider=profile.provider.id, uid=profile.subject
             )
     except IntegrityError:
-        raise SsoRefused(SOMEBODY_ELSES) from None
+        raise UserError(SOMEBODY_ELSES) from None
     return account
 
 

@@ -1,7 +1,10 @@
 """Exporting the runs of a board: which runs these are is settled, and recorded before the first byte is sent."""
 
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 from django.db import transaction
 from django.utils import timezone
@@ -25,6 +28,11 @@ class Export:
     @property
     def rows(self) -> int:
         return len(self.ids) // _WIDTH
+
+    def in_chunks(self, size: int) -> Iterator[list[uuid.UUID]]:
+        ids = (uuid.UUID(bytes=self.ids[at : at + _WIDTH]) for at in range(0, len(self.ids), _WIDTH))
+        while chunk := list(islice(ids, size)):
+            yield chunk
 
 
 def export(team: Team, wanted: BoardFilter, *, by: Actor) -> Export:

@@ -1,6 +1,7 @@
-"""The one place where a reading of Arize changes the mirror, and the lookup of a single run."""
+"""The one place where a reading of Arize changes mirrored runs."""
 
 import json
+import statistics
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,20 @@ from django.db import transaction
 from django.utils import timezone
 
 from taskruns.arize.wire import WireRun
-from taskruns.models import Credential, Run, Status, Task, Team
+from taskruns.models import ArizeUser, Run, Status, Task, Team
 from taskruns.models.runs import ACTIVE
 
-from . import arize_users, retention
-from .durations import learn_usual
+from . import retention
 
-WATCHED_FOR = timedelta(seconds=15)
-WATCH_WRITTEN_EVERY = timedelta(seconds=5)
 LONGEST_ID = 2_000  # bytes; Arize's own are about 20
+
+# The usual duration of a task's runs is the median of its last completed ones.
+ENOUGH = 3  # completed runs; fewer say nothing about the next one
+OF_LAST = 20  # completed runs
+# How far back to look for them: a task that nearly always fails must not make a reading slow.
+LOOKED_THROUGH = 200  # runs
+# Servers written in Go send the year 1 for "not yet": what lasted longer than this has no true start.
+LONGEST = timedelta(days=365)
 
 log = structlog.get_logger(__name__)
 
@@ -117,8 +123,7 @@ def _record_page(reading: Reading) -> int:
     new = [_new_run(task, wire, started) for wire in unknown if reading.on_demand or not retention.is_past(wire)]
     # A second worker may have been faster: its row stays, and the next reading brings it up to date.
     Run.objects.bulk_create(new, ignore_conflicts=True)
-    creators = {run.created_by_user_id for run in new if fits_an_index(run.created_by_user_id or "")}
-    arize_users.note(task.team_id, task.endpoint, filter(None, creators))
+    _note_creators(task, new)
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
     touched = {run.arize_id for run in new} | changed | _house(task, known.values())
     if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
@@ -126,6 +131,14 @@ def _record_page(reading: Reading) -> int:
     if touched:
         Team.bump(task.team_id)
     return len(touched)
+
+
+def _note_creators(task: Task, runs: Iterable[Run]) -> None:
+    """Remember the user ids of new runs, so that the mirror reads their names. Sorted, because locks are taken."""
+    ids = {run.created_by_user_id for run in runs if fits_an_index(run.created_by_user_id or "")}
+    rows = [ArizeUser(team_id=task.team_id, endpoint=task.endpoint, arize_id=id_) for id_ in sorted(filter(None, ids))]
+    if rows:
+        ArizeUser.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def _house(task: Task, runs: Iterable[Run]) -> set[str]:
@@ -165,6 +178,18 @@ def _new_run(task: Task, seen: WireRun, started: datetime) -> Run:
     return run
 
 
+def learn_usual(task_id: uuid.UUID) -> None:
+    """Bring `usual_seconds` of the task up to date: pages show it in each row without computing it."""
+    ended = Run.objects.filter(task=task_id, rank=0).order_by("-sorted_at", "-pk")
+    rows = ended.values_list("status", "run_started_at", "run_finished_at")[:LOOKED_THROUGH]
+    spans = [
+        finished - started for status, started, finished in rows if status == Status.COMPLETED and started and finished
+    ]
+    seconds = [span.total_seconds() for span in spans if timedelta(0) <= span <= LONGEST][:OF_LAST]
+    usual = round(statistics.median(seconds)) if len(seconds) >= ENOUGH else None
+    Task.objects.filter(pk=task_id).exclude(usual_seconds=usual).update(usual_seconds=usual)
+
+
 def duration_us(begin: datetime | None, end: datetime | None) -> int:
     """What a run took, in microseconds; 0 for one that has not both begun and ended."""
     return max(0, (end - begin) // timedelta(microseconds=1)) if begin and end else 0
@@ -197,27 +222,3 @@ def _read(seen: WireRun) -> dict[str, Any]:
     elif not seen.raw.keys() - {"id"}:
         read.pop("as_read")
     return read
-
-
-def is_watched(team: Team) -> bool:
-    """Whether a board of the team is open somewhere."""
-    return team.watched_at is not None and team.watched_at >= timezone.now() - WATCHED_FOR
-
-
-def watch(teams: Iterable[Team]) -> list[uuid.UUID]:
-    """Somebody has the board of these teams open: at most one write per 5 s.
-
-    Where nobody had it open before, reading picks up its pace at once: the keys to wake.
-    """
-    now = timezone.now()
-    due = now - WATCH_WRITTEN_EVERY
-    unnoted = [team for team in teams if team.watched_at is None or team.watched_at <= due]
-    stale = Team.objects.exclude(watched_at__gt=due).filter(pk__in=[team.pk for team in unnoted])
-    if not unnoted or not stale.update(watched_at=now):
-        return []
-    unwatched = [team for team in unnoted if not is_watched(team)]
-    keys = Credential.objects.usable().filter(team__in=unwatched, next_refresh_at__gt=now)
-    ids = list(keys.values_list("pk", flat=True)) if unwatched else []
-    if ids:
-        keys.update(next_refresh_at=now)
-    return ids

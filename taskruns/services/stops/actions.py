@@ -23,21 +23,18 @@ from taskruns.models import (
 )
 from taskruns.permissions import Access, Action, access_of
 from taskruns.services import batches
+from taskruns.services.user_errors import UserError
 
 from .hold import held_runs
 
 CLOCK = Actor.job("stops")
 
 
-class NoReason(Exception):
-    """A stop says why."""
-
-
-class AlreadyPulled(Exception):
+class AlreadyPulled(UserError):
     """One stop a team: `stop` is the one that holds."""
 
     def __init__(self, stop: EmergencyStop) -> None:
-        super().__init__(stop)
+        super().__init__(f"{stop.person_label} had pulled the emergency stop already. Yours changed nothing.")
         self.stop = stop
 
 
@@ -58,11 +55,11 @@ class Pulled:
 def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pulled:
     """Stop the team: the stop, its row and the list of runs to cancel are one transaction.
 
-    Raises AlreadyPulled, NoReason.
+    Raises AlreadyPulled; UserError: no reason.
     """
     why = clean_line(reason, LONGEST_REASON)
     if not why:
-        raise NoReason
+        raise UserError("Say why: everybody in the team will read it.", field="reason")
     _end_overdue(team)
     stop = _insert(team, why, left_out, by)
     ids = list(held_runs(stop).values_list("pk", flat=True))

@@ -11,8 +11,7 @@ from taskruns.arize.errors import ArizeError, Conflict, NotFound, RateLimited
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Task, TriggerOutcome
-from taskruns.models.credentials import CannotConnect
-from taskruns.services.credentials import client as usage
+from taskruns.services.credentials.client import CannotConnect, connected
 from taskruns.services.remote_acts import LOOK, NO_KEY, Failure, failure_of, in_words
 from taskruns.services.runs.observations import fits_an_index
 
@@ -49,7 +48,7 @@ def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Answ
         return Answer(TriggerOutcome.NOT_SENT, NO_KEY)
     started = timezone.now()
     try:
-        with usage.counted(task.credential, get_retries=0, pool_size=1) as client:
+        with connected(task.credential) as client:
             seen, facts = client.trigger_run(task.arize_id, wanted), client.facts
     except CannotConnect as error:
         return Answer(TriggerOutcome.NOT_SENT, error.sentence)
@@ -75,7 +74,7 @@ def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Answer:
     try:
         if task.credential is None:
             return Answer(TriggerOutcome.UNKNOWN, details=facts)
-        with usage.counted(task.credential, timeouts=LOOK, get_retries=0, pool_size=1) as client:
+        with connected(task.credential, timeouts=LOOK) as client:
             page = client.list_runs(task.arize_id, limit=LOOKED_AT)
     except (ArizeError, CannotConnect) as error:
         text = f"The newest runs of the task could not be read either: {error}"

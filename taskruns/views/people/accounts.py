@@ -19,8 +19,8 @@ from taskruns.pages.people import PersonPage, PersonRow, SignInRow
 from taskruns.pages.values import Link, Moment
 from taskruns.permissions import Action
 from taskruns.services.people import accounts, sessions
-from taskruns.services.people.accounts import PeopleError
 from taskruns.views.errors import error_page
+from taskruns.views.user_errors import shown_as_message
 
 
 @requires(Action.PEOPLE_VIEW)
@@ -49,26 +49,25 @@ def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
     form = SiteRoleForm(request.POST)
     if not form.is_valid():
-        return _refused(request, found, "Choose one of the roles.")
+        messages.error(request, "Choose one of the roles.")
+        return _page(request, found, status=422)
     role: SiteRole = form.cleaned_data["role"]
-    try:
+    with shown_as_message(request):
         if accounts.grant_site_role(found, role=role, by=actor_of(request)):
             messages.success(request, f"{found.email} has now the site role: {role.label}.")
-    except PeopleError as refused:
-        return _refused(request, found, refused.sentence)
-    return redirect("person", person_id=found.pk)
+        return redirect("person", person_id=found.pk)
+    return _page(request, found, status=422)
 
 
 @requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_DISABLE, recent_auth=True)
 @require_POST
 def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
-    try:
+    with shown_as_message(request):
         if accounts.disable_person(found, by=actor_of(request)):
             messages.success(request, f"{found.email} is disabled and signed out everywhere.")
-    except PeopleError as refused:
-        return _refused(request, found, refused.sentence)
-    return redirect("person", person_id=found.pk)
+        return redirect("person", person_id=found.pk)
+    return _page(request, found, status=422)
 
 
 @requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_ENABLE, recent_auth=True)
@@ -94,11 +93,6 @@ def _person(person_id: uuid.UUID) -> User:
     if found is None:
         raise Http404
     return found
-
-
-def _refused(request: PanelRequest, found: User, sentence: str) -> HttpResponse:
-    messages.error(request, sentence)
-    return _page(request, found, status=422)
 
 
 def _page(request: PanelRequest, found: User, *, status: int = 200) -> HttpResponse:

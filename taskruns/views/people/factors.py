@@ -21,7 +21,7 @@ from taskruns.forms.fields import posted
 from taskruns.models import SiteRole
 from taskruns.pages.factors import FactorsPage, factor_row, qr_code
 from taskruns.services.people import factors
-from taskruns.services.people.factors import FactorNeeded
+from taskruns.views.user_errors import shown_as_message
 
 from .factor_checks import MfaAdapter, PasskeyForm, use_up
 
@@ -78,7 +78,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     factor: Authenticator = mine(request, Authenticator.objects.filter(type__in=factors.SECOND), factor_id)
     row = factor_row(factor, factors.WORDS[factor.type])
     if request.method == "POST":
-        try:
+        with shown_as_message(request):
             must_keep_one = recent_auth.must_keep_second_factor(request.user)
             factors.remove(
                 factor,
@@ -87,13 +87,10 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
                 session_key=request.session.session_key or "",
                 by=actor_of(request),
             )
-        except FactorNeeded as refused:
-            messages.error(request, refused.sentence)
-            return _form_page(request, "factor_remove", {"row": row})
-        if not factors.has_second(request.user):
-            recent_auth.forget_factors(request)
-        messages.success(request, f"The {row.word} is removed.")
-        return redirect("factors")
+            if not factors.has_second(request.user):
+                recent_auth.forget_factors(request)
+            messages.success(request, f"The {row.word} is removed.")
+            return redirect("factors")
     return _form_page(request, "factor_remove", {"row": row})
 
 

@@ -15,8 +15,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from taskruns.access.gate import PanelRequest, actor_of, anyone, first_factor_enough, requires_recent_auth
 from taskruns.services.people import sso_accounts
-from taskruns.services.people.sso_accounts import SsoRefused
 from taskruns.views.errors import error_page
+from taskruns.views.user_errors import shown_as_message
 
 from .oidc import CONFIRM, CONNECT, LOGIN, OidcAdapter, OidcProvider, provider
 from .sign_in import BAD_ANSWER, refuse, word_for
@@ -75,11 +75,9 @@ def connect(request: PanelRequest) -> HttpResponse:
 @requires_recent_auth
 @require_POST
 def disconnect(request: PanelRequest) -> HttpResponse:
-    try:
+    with shown_as_message(request):
         if sso_accounts.disconnect(request.user, provider(), by=actor_of(request)):
             messages.success(request, "Single sign-on is disconnected from your account.")
-    except SsoRefused as refused:
-        messages.error(request, refused.sentence)
     return redirect("profile")
 
 

@@ -19,7 +19,8 @@ from taskruns.models import User
 from taskruns.outbound import Session
 from taskruns.services import audit
 from taskruns.services.people import sso_accounts
-from taskruns.services.people.sso_accounts import SsoProfile, SsoRefused
+from taskruns.services.people.sso_accounts import SsoProfile
+from taskruns.services.user_errors import UserError
 from taskruns.sso import Provider
 from taskruns.views.errors import error_page
 
@@ -67,7 +68,7 @@ class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         sociallogin.token = None
         try:
             stopped = _arrived(request, sociallogin, profile_of(sociallogin.claims))
-        except SsoRefused as error:
+        except UserError as error:
             raise ImmediateHttpResponse(refuse(request, error.sentence, why="identity")) from None
         if stopped is not None:
             raise ImmediateHttpResponse(stopped)
@@ -119,7 +120,7 @@ def _auth_time(claims: dict[str, Any]) -> float:
     if told is None:
         return 0.0
     if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told <= time.time() + SKEW:
-        raise SsoRefused(BAD_ANSWER)
+        raise UserError(BAD_ANSWER)
     return float(told)
 
 

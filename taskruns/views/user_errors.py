@@ -1,0 +1,39 @@
+"""Showing what a service refused: at the form field it is about, or as a message above the page."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpRequest
+
+from taskruns.forms.fields import complain
+from taskruns.services.user_errors import UserError
+
+
+class Shown(AbstractContextManager["Shown"]):
+    """Around a service and the answer to its success. A UserError is shown and ends the block; `error` is it then."""
+
+    def __init__(self, show: Callable[[UserError], None], *, unless: tuple[type[UserError], ...] = ()) -> None:
+        self.error: UserError | None = None
+        self._show = show
+        self._unless = unless
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, UserError) or isinstance(error, self._unless):
+            return False
+        self.error = error
+        self._show(error)
+        return True
+
+
+def shown_on_form(form: forms.Form, *, unless: tuple[type[UserError], ...] = ()) -> Shown:
+    """`unless`: errors that are no mistake in the form; they go on to the caller."""
+    return Shown(lambda error: complain(form, error.sentence, field=error.field), unless=unless)
+
+
+def shown_as_message(request: HttpRequest) -> Shown:
+    return Shown(lambda error: messages.error(request, error.sentence))
