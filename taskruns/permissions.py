@@ -64,6 +64,14 @@ class Access:
         return action in self.actions
 
 
+@dataclass(frozen=True, slots=True)
+class TeamAccess:
+    """A team, and what the person who reads its pages may do there."""
+
+    team: Team
+    access: Access
+
+
 NOBODY = Access(None, SiteRole.NONE, frozenset())
 
 

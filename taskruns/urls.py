@@ -8,9 +8,7 @@ from taskruns.views import (
     audit,
     batches,
     board,
-    chart,
     credentials,
-    exports,
     runs,
     saved_views,
     stops,
@@ -40,7 +38,7 @@ urlpatterns = [
     # Runs
     path("teams/<slug:slug>/runs/", board.board, name="board"),
     path("teams/<slug:slug>/runs/table/", board.table, name="board-table"),
-    path("teams/<slug:slug>/runs/chart/", chart.chart, name="board-chart"),
+    path("teams/<slug:slug>/runs/chart/", board.chart, name="board-chart"),
     path("teams/<slug:slug>/runs/by-arize-id/<path:arize_id>/", runs.by_arize_id, name="run-by-arize-id"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/", runs.run, name="run"),
     path("teams/<slug:slug>/runs/<uuid:run_id>/cancel/", runs.cancel, name="run-cancel"),
@@ -56,8 +54,8 @@ urlpatterns = [
     path("teams/<slug:slug>/stop/", stops.stop, name="stop"),
     path("teams/<slug:slug>/stop/lift/", stops.lift, name="stop-lift"),
     # Taking runs away
-    path("teams/<slug:slug>/runs/export/", exports.page, name="board-export-page"),
-    path("teams/<slug:slug>/runs/export.csv", exports.csv, name="board-export"),
+    path("teams/<slug:slug>/runs/export/", board.export_page, name="board-export-page"),
+    path("teams/<slug:slug>/runs/export.csv", board.export_csv, name="board-export"),
     # Saved views of the board
     path("teams/<slug:slug>/views/", saved_views.listing, name="saved-views"),
     path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),

@@ -14,7 +14,7 @@ from .audit import (
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
-from .heartbeat import Heartbeat
+from .jobs import Heartbeat
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status

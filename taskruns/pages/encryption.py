@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from taskruns.encryption import Ring
-from taskruns.services.reencryption import COLUMNS
+from taskruns.services.encryption import COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,127 @@
-"""What the board and the run page show."""
+"""The page of one run: its fields, its timeline, and links into Arize's own pages.
+
+Links are made where their form is known: project, dataset and experiment, in Arize's own regions.
+Source: Arize's official link tools, August 2026. There is no known link to a task or a run.
+"""
 
 import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
 
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, Run
+from taskruns.arize.endpoints import REGIONS
+from taskruns.models import AuditEvent, Run, Status, Task
+from taskruns.pages.audit.rows import AuditRow, audit_row
 from taskruns.pages.board.rows import RunRow, run_rows, with_creators
 from taskruns.pages.board.staleness import unread
+from taskruns.permissions import TeamAccess
 
-from .arize_links import run_links
-from .board import Seat, latest_cancellations, warnings_of
+from .board import latest_cancellations, warnings_of
 from .strip import Strip
 from .tasks import task_strip
-from .timeline import TimelineEntry, timeline_of
-from .values import Link, Message, Moment
+from .values import Link, Message, Moment, status_mark, true_time
+
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """`kind` is created, started, ended, gone or event; an event brings its row of the audit log with it."""
+
+    kind: str
+    text: str
+    icon: str
+    at: Moment | None = None
+    more: str = ""
+    event: AuditRow | None = None
+
+
+def timeline_of(run: Run, events: Iterable[AuditEvent], *, cause: str, creator: str = "") -> tuple[TimelineEntry, ...]:
+    """`cause`: why the run ended as it did, as far as anyone knows; `creator`: the name of who made it, if it is known.
+
+    What has no time stands where it must have been.
+    """
+    steps = [_created(run, creator), *_started(run), *map(_event, events), *_ended(run, cause)]
+    return tuple(entry for _, entry in sorted(steps, key=lambda step: step[0]))
+
+
+def _created(run: Run, creator: str) -> tuple[datetime, TimelineEntry]:
+    if (at := true_time(run.created_at)) is None:
+        return run.first_seen_at, TimelineEntry("created", "First seen here", "clock", Moment.of(run.first_seen_at))
+    who = creator or run.created_by_user_id
+    by = f"by {who}" if who else ""
+    return at, TimelineEntry("created", "Created in Arize", "clock", Moment.of(at), by)
+
+
+def _started(run: Run) -> list[tuple[datetime, TimelineEntry]]:
+    at = true_time(run.run_started_at)
+    return [] if at is None else [(at, TimelineEntry("started", "Started", "play", Moment.of(at)))]
+
+
+def _event(event: AuditEvent) -> tuple[datetime, TimelineEntry]:
+    row = audit_row(event)
+    icon = {"success": "success", "warning": "warning", "error": "error"}.get(row.tone, "info")
+    return event.at, TimelineEntry("event", row.sentence, icon, row.at, row.reason, row)
+
+
+def _ended(run: Run, cause: str) -> list[tuple[datetime, TimelineEntry]]:
+    mark, at = status_mark(run), true_time(run.run_finished_at)
+    if run.status == Status.GONE:
+        gone = TimelineEntry("gone", "Arize no longer knows this run", mark.icon, Moment.of(run.gone_since))
+        return [(run.gone_since or _LAST, gone)]
+    if run.is_active or (run.status == Status.UNKNOWN and at is None):
+        return []
+    entry = TimelineEntry("ended", f"Ended: {mark.word} {mark.note}".rstrip(), mark.icon, Moment.of(at), cause)
+    return [(at or _LAST, entry)]
+
+
+_APPS = {region.url: region.url.replace("https://api.", "https://app.", 1) for region in REGIONS}
+
+
+def run_links(run: Run) -> tuple[Link, ...]:
+    """Expects `run.task.credential` to be loaded; its spaces name the organization, unless the server is an old one."""
+    key = run.task.credential
+    spaces: list[dict[str, Any]] = key.spaces if key else []
+    named = (space.get("organization_id", "") for space in spaces if space["id"] == run.task.space_id)
+    return arize_links(run.task, run, next(named, ""), run.endpoint)
+
+
+def arize_links(task: Task, run: Run, organization_id: str, endpoint: str) -> tuple[Link, ...]:
+    """What there is to open; empty when an id on the way is not known or the pages of this endpoint are not."""
+    app = _APPS.get(endpoint)
+    if not (app and _is_segment(organization_id) and _is_segment(task.space_id)):
+        return ()
+    space = f"{app}/organizations/{_segment(organization_id)}/spaces/{_segment(task.space_id)}"
+    as_read = json.loads(task.as_read)
+    project, dataset = _id(as_read, "project_id"), _id(as_read, "dataset_id")
+    links = []
+    if project:
+        links.append(Link("project", f"{space}/projects/{_segment(project)}?selectedTab=llmTracing"))
+    if dataset:
+        links.append(Link("dataset", f"{space}/datasets/{_segment(dataset)}?selectedTab=examples"))
+    if dataset and run.experiment_id:
+        compare = f"{space}/datasets/{_segment(dataset)}/experiments/compare"
+        links.append(Link("experiment", f"{compare}?queryFilterA=&experimentId={_segment(run.experiment_id)}"))
+    return tuple(links)
+
+
+def _id(as_read: object, name: str) -> str:
+    value = as_read.get(name) if isinstance(as_read, dict) else None
+    return value if isinstance(value, str) and _is_segment(value) else ""
+
+
+def _is_segment(id_: str) -> bool:
+    """Browsers resolve `.` and `..` away, however they are written."""
+    return id_ not in {"", ".", ".."}
+
+
+def _segment(id_: str) -> str:
+    return quote(id_, safe="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +186,11 @@ def run_json(run: Run) -> str:
 HISTORY = 200
 
 
-def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
+def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
     """One run with its own audit rows, which every member may read."""
     run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     last = latest_cancellations([run]).get(run.pk)
-    (row,) = run_rows([run], seats=[seat])
+    (row,) = run_rows([run], accesses=[team_access])
     key = run.task.credential
     warnings = (*(warnings_of([key]) if key else ()), *(unread([run]) if run.is_active else ()))
     return RunPage(
@@ -96,8 +201,8 @@ def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
         timeline=timeline_of(run, _events(run), cause=row.cause, creator=row.creator),
-        strip=task_strip(run.task, slug=seat.team.slug, here=run),
-        task_url=reverse("task", args=[seat.team.slug, run.task_id]),
+        strip=task_strip(run.task, slug=team_access.team.slug, here=run),
+        task_url=reverse("task", args=[team_access.team.slug, run.task_id]),
         links=run_links(run),
     )
 

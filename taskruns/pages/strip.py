@@ -12,8 +12,7 @@ from django.urls import reverse
 
 from taskruns.models import Run, Status, Task
 
-from .durations import span_of, usual_of
-from .values import Moment, in_words, status_mark
+from .values import Moment, in_words, span_of, status_mark, usual_of
 
 LAST = 30
 MARK, GROUND, TALLEST, SHORTEST = 10, 50, 38, 3

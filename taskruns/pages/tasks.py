@@ -14,9 +14,20 @@ from taskruns.models import Run, Status, Task
 from taskruns.permissions import Access, Action
 
 from .board import warnings_of
-from .durations import Pace, pace_of, roughly
 from .strip import LAST, Strip, strip_of
-from .values import Duration, Message, Moment, StatusMark, counts_of, duration_of, mark_of, status_mark
+from .values import (
+    Duration,
+    Message,
+    Moment,
+    Pace,
+    StatusMark,
+    counts_of,
+    duration_of,
+    mark_of,
+    pace_of,
+    roughly,
+    status_mark,
+)
 
 
 @dataclass(frozen=True, slots=True)

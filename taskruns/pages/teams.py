@@ -1,31 +1,18 @@
-"""What the pages about people and teams show, and the frame around every page."""
+"""What the pages about teams show, and what a new team does first."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.conf import settings
+from django.db.models import Count, Exists, OuterRef
 from django.urls import reverse
+from django.utils import timezone
 
+from taskruns.models import Credential, Invitation, Run, Team
+from taskruns.permissions import Access, Action
 from taskruns.services.invitations import Invited
 
-from .stops import StopBanner
 from .values import Link, Moment
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The header of every page: who is signed in, in which team, where one may go, and what must not be overlooked."""
-
-    person: str
-    team: str
-    slug: str
-    links: tuple[Link, ...]
-    teams: tuple[Link, ...]
-    alarm: Link | None = None
-    theme: str = ""
-    no_shortcuts: bool = False
-    has_password: bool = True
-    sees_people: bool = False
-    stop: StopBanner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +58,62 @@ class MembersPage:
 def link_of(invited: Invited) -> str:
     """What a new person opens to join the team; empty for one who had an account."""
     return str(settings.SITE_URL) + reverse("invitation", args=[invited.token]) if invited.token else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    link: Link
+    is_done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FirstSteps:
+    """In the order in which they are taken."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def next(self) -> Step | None:
+        return next((step for step in self.steps if not step.is_done), None)
+
+    @property
+    def done(self) -> int:
+        return sum(step.is_done for step in self.steps)
+
+
+# A team that has lived longer knows its way, and its board pays nothing for this.
+NEW_FOR = timedelta(days=30)
+
+
+def first_steps(team: Team, access: Access) -> FirstSteps | None:
+    """For who can take them, while the team is new and one is left to do. One query then, else none."""
+    may = access.may(Action.CREDENTIALS_MANAGE) and access.may(Action.MEMBERS_MANAGE)
+    if not may or team.created_at < timezone.now() - NEW_FOR:
+        return None
+    has_key, has_answer, has_runs, has_others = _done(team)
+    steps = (
+        _step("Add an Arize API key", "credential-new", team, is_done=has_key),
+        _step("Test it: does Arize answer, and which spaces does it see?", "credentials", team, is_done=has_answer),
+        Step(Link("See the first runs below", ""), has_runs),
+        _step("Invite somebody who watches with you", "members", team, is_done=has_others),
+    )
+    return None if all(step.is_done for step in steps) else FirstSteps(steps)
+
+
+def _done(team: Team) -> tuple[bool, bool, bool, bool]:
+    its = {"team": OuterRef("pk")}
+    keys = Credential.objects.live().filter(**its)
+    asked = Team.objects.filter(pk=team.pk).annotate(
+        has_key=Exists(keys),
+        has_answer=Exists(keys.filter(last_good_at__isnull=False)),
+        has_runs=Exists(Run.objects.filter(**its)),
+        has_invited=Exists(Invitation.objects.filter(revoked_at=None, **its)),
+        members=Count("memberships"),
+    )
+    names = ("has_key", "has_answer", "has_runs", "has_invited", "members")
+    key, answer, runs, invited, members = asked.values_list(*names).get()
+    return key, answer, runs, invited or members > 1
+
+
+def _step(text: str, page: str, team: Team, *, is_done: bool) -> Step:
+    return Step(Link(text, reverse(page, args=[team.slug])), is_done)

@@ -10,7 +10,7 @@ from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from taskruns.pages.board.parts import Choice
+from taskruns.pages.board.choices import Choice
 from taskruns.pages.board.rows import RunRow
 from taskruns.pages.icons import ICONS
 from taskruns.pages.values import Moment

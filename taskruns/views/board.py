@@ -1,42 +1,45 @@
-"""The board of one team, the board of all of a person's teams, and the fragment of both that polls."""
+"""The board of one team and of all of a person's teams, the fragment of both that polls, the chart, and the export."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from django.http import HttpResponse, HttpResponseNotModified
-from django.shortcuts import render
+from django.contrib import messages
+from django.http import HttpResponse, HttpResponseBase, HttpResponseNotModified, StreamingHttpResponse
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
-from taskruns.access.gate import PanelRequest, access_to, requires, signed_in
+from taskruns.access.gate import PanelRequest, access_to, actor_of, requires, signed_in
+from taskruns.audit import EventType
 from taskruns.forms import BadFilter, BoardFilter
 from taskruns.models import Team
 from taskruns.pages import board as board_service
-from taskruns.pages.board import Seat
-from taskruns.pages.board.parts import Board
-from taskruns.pages.first_steps import first_steps
-from taskruns.pages.saved_views import Shelf, shelf, view_bar
-from taskruns.pages.teams import TeamCard
+from taskruns.pages.board import export
+from taskruns.pages.board.chart import chart_etag, runs_per_hour
+from taskruns.pages.board.page import Board
+from taskruns.pages.saved_views import Shelf, board_url, shelf, view_bar
+from taskruns.pages.teams import TeamCard, first_steps
 from taskruns.pages.values import Moment
-from taskruns.permissions import Action
+from taskruns.permissions import Action, TeamAccess
 from taskruns.services import members
 from taskruns.services.mirror import has_attention
+from taskruns.services.runs.export import export as export_runs
+from taskruns.services.saved_views import why_broken
 
 from .errors import error_page, message_only
 from .fragments import fresh, tagged, watch
 from .frame import stop_banner
-from .saved_views import opening
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
 def board(request: PanelRequest, team: Team) -> HttpResponse:
     views = shelf(team, request.user)
-    elsewhere = opening(request, views)
+    elsewhere = _redirect_to_default_view(request, views)
     if elsewhere is not None:
         return elsewhere
-    response = _page(request, [Seat(team, request.access)], views)
+    response = _page(request, [TeamAccess(team, request.access)], views)
     members.remember(request.user, team)
     return response
 
@@ -45,35 +48,72 @@ def board(request: PanelRequest, team: Team) -> HttpResponse:
 @require_safe
 def table(request: PanelRequest, team: Team) -> HttpResponse:
     """The fragment that polls. Nothing new: 304, with the time of the last reading in a header."""
-    return _fragment(request, [Seat(team, request.access)])
+    return _fragment(request, [TeamAccess(team, request.access)])
 
 
 @signed_in
 @require_safe
 def all_boards(request: PanelRequest) -> HttpResponse:
     """One board over all teams of the person; acts are those of each team's own board."""
-    return _page(request, _seats(request), None)
+    return _page(request, _accesses(request), None)
 
 
 @signed_in
 @require_safe
 def all_tables(request: PanelRequest) -> HttpResponse:
-    return _fragment(request, _seats(request))
+    return _fragment(request, _accesses(request))
 
 
-def _seats(request: PanelRequest) -> list[Seat]:
+@requires(Action.RUNS_VIEW)
+@require_safe
+def chart(request: PanelRequest, team: Team) -> HttpResponse:
+    """Only the fragment has an ETag: a browser would mix the page and the fragment of one url up."""
+    if not request.htmx:
+        return fresh(render(request, "taskruns/board/chart.html", {"chart": runs_per_hour(team)}))
+    etag = chart_etag(team)
+    if etag in request.headers.get("If-None-Match", ""):
+        return tagged(HttpResponseNotModified(), etag)
+    drawn = runs_per_hour(team)
+    return tagged(render(request, "taskruns/board/_chart.html", {"chart": drawn}), drawn.etag)
+
+
+@requires(Action.RUNS_VIEW)
+@require_safe
+def export_page(request: PanelRequest, team: Team) -> HttpResponse:
+    try:
+        wanted = _wanted(request)
+    except BadFilter as error:
+        return _unusable(request, error)
+    return render(request, "taskruns/board/export.html", {"page": export.export_page(team, wanted)})
+
+
+@requires(Action.RUNS_VIEW, event=EventType.RUN_EXPORT, acts_on="GET")
+@require_GET
+def export_csv(request: PanelRequest, team: Team) -> HttpResponseBase:
+    try:
+        wanted = _wanted(request)
+    except BadFilter as error:
+        return _unusable(request, error)
+    chosen = export_runs(team, wanted, by=actor_of(request))
+    response = StreamingHttpResponse(export.csv_parts(chosen), content_type="text/csv; charset=utf-8")
+    name = f"runs-{team.slug}-{chosen.began:%Y%m%dT%H%M%SZ}.csv"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def _accesses(request: PanelRequest) -> list[TeamAccess]:
     teams = members.seen_by(request.user).filter(archived_at=None, memberships__user=request.user).order_by("name")
-    return [Seat(team, access_to(request.user, team)) for team in teams]
+    return [TeamAccess(team, access_to(request.user, team)) for team in teams]
 
 
-def _page(request: PanelRequest, seats: Sequence[Seat], views: Shelf | None) -> HttpResponse:
+def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | None) -> HttpResponse:
     """A team's board has views; the board of all teams has none."""
     try:
-        page = _board(request, seats)
+        page = _board(request, accesses)
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
     # Open boards mark attention by their polls; a page does where nobody polls.
-    watch(*(seat.team for seat in seats if not has_attention(seat.team)))
+    watch(*(it.team for it in accesses if not has_attention(it.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
     return fresh(render(request, "taskruns/board/board.html", context))
@@ -94,14 +134,14 @@ def _beside(request: PanelRequest) -> dict[str, Any]:
     return {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)}
 
 
-def _fragment(request: PanelRequest, seats: Sequence[Seat]) -> HttpResponse:
+def _fragment(request: PanelRequest, accesses: Sequence[TeamAccess]) -> HttpResponse:
     try:
         wanted = BoardFilter.parse(request.GET)
-        watch(*(seat.team for seat in seats))
-        etag = board_service.etag(seats, wanted, zone=_zone())
+        watch(*(it.team for it in accesses))
+        etag = board_service.etag(accesses, wanted, zone=_zone())
         if etag in request.headers.get("If-None-Match", ""):
-            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(board_service.as_of(seats)))
-        page = _board(request, seats)
+            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(board_service.as_of(accesses)))
+        page = _board(request, accesses)
     except BadFilter as error:
         return message_only(400, str(error))
     context = {"board": page} | _banner(request)
@@ -116,10 +156,12 @@ def _banner(request: PanelRequest) -> dict[str, Any]:
     return {"is_polled": True, "stop": stop_banner(request.team, request.user, request.access)}
 
 
-def _board(request: PanelRequest, seats: Sequence[Seat]) -> Board:
+def _board(request: PanelRequest, accesses: Sequence[TeamAccess]) -> Board:
     url, table_url = _urls(request.team)
     wanted = BoardFilter.parse(request.GET)
-    return board_service.board(seats, wanted, of_all=request.team is None, url=url, table_url=table_url, zone=_zone())
+    return board_service.board(
+        accesses, wanted, of_all=request.team is None, url=url, table_url=table_url, zone=_zone()
+    )
 
 
 def _urls(team: Team | None) -> tuple[str, str]:
@@ -136,3 +178,27 @@ def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
     if moment is not None:
         response["X-As-Of"] = moment.iso
     return response
+
+
+def _wanted(request: PanelRequest) -> BoardFilter:
+    """The board's filter, whatever page of it was looked at."""
+    query = request.GET.copy()
+    query.pop("cursor", None)
+    return BoardFilter.parse(query)
+
+
+def _unusable(request: PanelRequest, error: BadFilter) -> HttpResponse:
+    return error_page(request, 400, "That filter cannot be used", str(error))
+
+
+def _redirect_to_default_view(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
+    """Where a board without any question leads: to the default view, which always is one. None: show all runs here."""
+    view = shelf.opens_with
+    if view is None or request.META.get("QUERY_STRING"):
+        return None
+    broken = why_broken(view)
+    if not broken:
+        return redirect(board_url(shelf.team.slug, view.query))
+    text = f"Your board would open with the view “{view.name}”, but its filter cannot be used any more. {broken}"
+    messages.warning(request, f"{text} All runs are shown.")
+    return None

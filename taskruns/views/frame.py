@@ -13,8 +13,8 @@ from taskruns.access import recent_auth
 from taskruns.access.redirects import UNDONE
 from taskruns.models import LONGEST_REASON, SiteRole, Team, User
 from taskruns.pages.audit.rows import alarm_of
+from taskruns.pages.frame import Frame
 from taskruns.pages.stops import StopBanner, banner_of
-from taskruns.pages.teams import Frame
 from taskruns.pages.values import Link
 from taskruns.permissions import SITE_ROLES, Access, Action
 from taskruns.services import audit

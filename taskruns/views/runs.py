@@ -12,12 +12,12 @@ from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.access.redirects import board_before
 from taskruns.audit import EventType
 from taskruns.models import LONGEST_REASON, Run, Team
-from taskruns.pages.board import Seat, row_of
+from taskruns.pages.board import row_of
 from taskruns.pages.cancellations import sentence_of
 from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
 from taskruns.pages.values import Message
-from taskruns.permissions import Action
+from taskruns.permissions import Action, TeamAccess
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.user_errors import UserError
@@ -34,7 +34,7 @@ def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
     """The page of one run; for htmx its fragment only, which polls while the run is active."""
     owned(request, Run.objects.all(), run_id)
     watch(team)
-    page = run_page(run_id, seat=Seat(team, request.access))
+    page = run_page(run_id, team_access=TeamAccess(team, request.access))
     template = "taskruns/runs/_run.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "board_url": board_before(request, team.slug)}
     return fresh(render(request, template, context))
@@ -74,7 +74,7 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     team = request.team
     assert team is not None  # noqa: S101 - a team's url
     if request.htmx and request.htmx.target != "run-page":
-        row = row_of(run_id, seat=Seat(team, request.access))
+        row = row_of(run_id, team_access=TeamAccess(team, request.access))
         context = {"row": row, "message": message}
         return fresh(render(request, "taskruns/board/_row_answer.html", context, status=status))
     if not request.htmx:
@@ -82,7 +82,7 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
         if status < 400:
             # What went well survives a reload without asking again; what did not keeps its status.
             return redirect("run", slug=team.slug, run_id=run_id)
-    page = run_page(run_id, seat=Seat(team, request.access))
+    page = run_page(run_id, team_access=TeamAccess(team, request.access))
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "message": message, "board_url": reverse("board", args=[team.slug])}
     return fresh(render(request, template, context, status=status))

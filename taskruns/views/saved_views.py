@@ -15,7 +15,7 @@ from taskruns.audit import EventType
 from taskruns.forms.fields import complain, posted
 from taskruns.forms.saved_views import DefaultViewForm, NewViewForm, SavedViewForm
 from taskruns.models import SavedView, Team, User
-from taskruns.pages.saved_views import Shelf, board_url, choices_of, views_page, visible
+from taskruns.pages.saved_views import board_url, choices_of, views_page, visible
 from taskruns.permissions import Access, Action
 from taskruns.services import saved_views
 from taskruns.services.saved_views import NameTaken
@@ -104,19 +104,6 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
             messages.success(request, f"{whose} board {'opens' if on else 'no longer opens'} with “{view.name}”.")
         return redirect("saved-views", slug=team.slug)
     return _page(request, team, {}, status=422)
-
-
-def opening(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
-    """Where a board without any question leads: to the default view, which always is one. None: show all runs here."""
-    view = shelf.opens_with
-    if view is None or request.META.get("QUERY_STRING"):
-        return None
-    why_broken = saved_views.why_broken(view)
-    if not why_broken:
-        return redirect(board_url(shelf.team.slug, view.query))
-    text = f"Your board would open with the view “{view.name}”, but its filter cannot be used any more. {why_broken}"
-    messages.warning(request, f"{text} All runs are shown.")
-    return None
 
 
 def _may_share(request: PanelRequest, form: SavedViewForm) -> None:

@@ -8,7 +8,7 @@ import pytest
 import responses
 
 from taskruns.models import Credential, Run, Task, Team, User
-from taskruns.pages.arize_links import arize_links, run_links
+from taskruns.pages.runs import arize_links, run_links
 from taskruns.services.mirror import refresh
 from tests.clients import ClientOf
 from tests.factories import make_credential, make_run

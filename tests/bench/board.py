@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from taskruns.forms import Cursor
 from taskruns.models import Credential, Membership, Run, Team, TeamRole, User
-from taskruns.pages.board.keyset import micros
+from taskruns.pages.board.plan import micros
 from taskruns.services import mirror
 from taskruns.services.mirror.schedule import ATTENTION_WRITTEN_EVERY
 from tests.bench.table import Figure, median_ms

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Status, Task, Team
-from taskruns.pages.durations import Pace, pace_of, roughly, usual_of
+from taskruns.pages.values import Pace, pace_of, roughly, usual_of
 from taskruns.services.runs.observations import (
     ENOUGH,
     LOOKED_THROUGH,

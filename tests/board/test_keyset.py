@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from taskruns.forms import BoardFilter, Cursor
 from taskruns.models import Credential, Run, Status, Task, Team, User
 from taskruns.models.runs import ACTIVE
-from taskruns.pages.board import Seat, keyset
+from taskruns.pages.board import keyset
 from taskruns.pages.board import page as page_module
 from taskruns.pages.board.page import Listing, list_runs
-from taskruns.permissions import access_of
+from taskruns.permissions import TeamAccess, access_of
 from tests.factories import make_run
 from tests.wire import ENDPOINT
 
@@ -49,8 +49,8 @@ def tasks(team: Team, task: Task) -> list[Task]:
 
 
 @pytest.fixture
-def seat(team: Team, vera: User) -> Seat:
-    return Seat(team, access_of(vera, team))
+def team_access(team: Team, vera: User) -> TeamAccess:
+    return TeamAccess(team, access_of(vera, team))
 
 
 # (task, status, created, started after or None, took or None, errors or None)
@@ -143,10 +143,12 @@ def expected(query: dict[str, str]) -> list[str]:
     return [run.arize_id for run in runs if passes(run, query)]
 
 
-def walk(seats: list[Seat], query: dict[str, str], between: Callable[[], Any] = lambda: None) -> Iterator[Listing]:
+def walk(
+    accesses: list[TeamAccess], query: dict[str, str], between: Callable[[], Any] = lambda: None
+) -> Iterator[Listing]:
     cursor: Cursor | None = None
     for _ in range(400):
-        listing = list_runs(seats, parsed(query, cursor))
+        listing = list_runs(accesses, parsed(query, cursor))
         yield listing
         between()
         cursor = listing.following
@@ -176,7 +178,7 @@ PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 @given(runs=st.lists(RUN, max_size=30), query=QUERY, size=st.integers(1, 7))
 @pytest.mark.usefixtures("_small")
 def test_every_page_holds_the_right_runs_in_order_both_ways(
-    runs: Any, query: dict[str, str], size: int, tasks: list[Task], seat: Seat, monkeypatch: Any
+    runs: Any, query: dict[str, str], size: int, tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", size)
     Run.objects.all().delete()
@@ -184,13 +186,13 @@ def test_every_page_holds_the_right_runs_in_order_both_ways(
         write(tasks, number, drawn)
     wanted = expected(query)
     with time_machine.travel(NOW, tick=False):
-        there = list(walk([seat], query))
+        there = list(walk([team_access], query))
         assert ids(there) == wanted
         assert all(len(listing.runs) == size or listing.walked for listing in there[:-1])
         last = there[-1]
         back = [last]
         while last.previous is not None:
-            last = list_runs([seat], parsed(query, last.previous))
+            last = list_runs([team_access], parsed(query, last.previous))
             back.insert(0, last)
             assert len(back) < 400
     # The way back ends in a full first page, which may hold again what the page before it held.
@@ -201,7 +203,7 @@ def test_every_page_holds_the_right_runs_in_order_both_ways(
 @given(runs=st.lists(RUN, min_size=8, max_size=25), query=QUERY, new=st.lists(RUN, min_size=3, max_size=3))
 @pytest.mark.usefixtures("_small")
 def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
-    runs: Any, query: dict[str, str], new: Any, tasks: list[Task], seat: Seat, monkeypatch: Any
+    runs: Any, query: dict[str, str], new: Any, tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", 3)
     Run.objects.all().delete()
@@ -218,7 +220,7 @@ def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
                 count += 1
 
     with time_machine.travel(NOW, tick=False):
-        seen = ids(walk([seat], query, arrive))
+        seen = ids(walk([team_access], query, arrive))
     assert len(seen) == len(set(seen))
     assert [run for run in seen if int(run[1:]) < len(runs)] == wanted
 
@@ -227,7 +229,13 @@ def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
 @given(runs=st.lists(st.tuples(st.booleans(), RUN), max_size=25), query=QUERY)
 @pytest.mark.usefixtures("_small")
 def test_the_board_of_two_teams_is_the_two_boards_as_one(
-    runs: Any, query: dict[str, str], tasks: list[Task], seat: Seat, other_team: Team, vera: User, monkeypatch: Any
+    runs: Any,
+    query: dict[str, str],
+    tasks: list[Task],
+    team_access: TeamAccess,
+    other_team: Team,
+    vera: User,
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", 4)
     Run.objects.all().delete()
@@ -246,13 +254,13 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
     for number, (is_other, drawn) in enumerate(runs):
         write(others if is_other else tasks, number, drawn)
     with time_machine.travel(NOW, tick=False):
-        assert ids(walk([seat, Seat(other_team, access_of(vera, other_team))], query)) == expected(query)
+        assert ids(walk([team_access, TeamAccess(other_team, access_of(vera, other_team))], query)) == expected(query)
 
 
 @PROPERTY
 @given(runs=st.lists(RUN, max_size=25), query=QUERY.filter(lambda query: "q" in query))
 def test_a_search_for_a_few_tasks_reads_task_by_task(
-    runs: Any, query: dict[str, str], tasks: list[Task], seat: Seat, monkeypatch: Any
+    runs: Any, query: dict[str, str], tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     """As the limits are outside of tests: every search of these few tasks is one."""
     monkeypatch.setattr(page_module, "PAGE", 4)
@@ -260,11 +268,11 @@ def test_a_search_for_a_few_tasks_reads_task_by_task(
     for number, drawn in enumerate(runs):
         write(tasks, number, drawn)
     with time_machine.travel(NOW, tick=False):
-        assert ids(walk([seat], query)) == expected(query)
+        assert ids(walk([team_access], query)) == expected(query)
 
 
 def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
-    tasks: list[Task], seat: Seat, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
+    tasks: list[Task], team_access: TeamAccess, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("NEAR", 5), ("FAR", 10), ("NARROW", 1)):
         monkeypatch.setattr(keyset, name, limit)
@@ -285,7 +293,9 @@ def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
     assert "Look further" not in html
 
 
-def test_a_page_in_the_middle_leads_both_ways(tasks: list[Task], seat: Seat, client_of: Any, vera: User) -> None:
+def test_a_page_in_the_middle_leads_both_ways(
+    tasks: list[Task], team_access: TeamAccess, client_of: Any, vera: User
+) -> None:
     for number in range(130):
         write(tasks, number, (0, Status.COMPLETED, number, 0, 1, 0))
     client, seen = client_of(vera), []
@@ -304,17 +314,17 @@ def test_a_page_in_the_middle_leads_both_ways(tasks: list[Task], seat: Seat, cli
 
 
 def test_a_deep_page_asks_no_more_questions_than_the_first(
-    tasks: list[Task], seat: Seat, django_assert_max_num_queries: Any
+    tasks: list[Task], team_access: TeamAccess, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(200):
         write(tasks, number, (0, Status.COMPLETED, number, 0, 1, 0))
     for query in ({"sort": ""}, {"sort": "-errors"}, {"sort": "", "status": "completed"}):
-        *_, last = list(walk([seat], query))
+        *_, last = list(walk([team_access], query))
         with django_assert_max_num_queries(1):
-            list_runs([seat], parsed(query, last.previous))
+            list_runs([team_access], parsed(query, last.previous))
 
 
-def test_gone_time_of_a_page_link_is_not_a_crash(seat: Seat, client_of: Any, vera: User) -> None:
+def test_gone_time_of_a_page_link_is_not_a_crash(team_access: TeamAccess, client_of: Any, vera: User) -> None:
     far = Cursor(0, 2**62, Team().pk, at=2**62).text()
     for sort in SORTS:
         answer = client_of(vera).get(f"/teams/ops-north/runs/?sort={sort}&cursor={far}")
@@ -337,7 +347,7 @@ def test_no_page_takes_more_than_twelve_questions(
     few: int,
     most: int,
     tasks: list[Task],
-    seat: Seat,
+    team_access: TeamAccess,
     client_of: Any,
     vera: User,
     monkeypatch: pytest.MonkeyPatch,

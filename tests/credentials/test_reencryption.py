@@ -16,9 +16,9 @@ from django.db import DatabaseError
 from taskruns.audit import Actor
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import AuditEvent, Credential, Team, User
-from taskruns.services import credentials, reencryption
+from taskruns.services import credentials, encryption
+from taskruns.services.encryption import reencrypt
 from taskruns.services.people import factors
-from taskruns.services.reencryption import reencrypt
 from tests.clients import ClientOf
 from tests.factories import CANARY, make_credential
 from tests.stored import events
@@ -133,7 +133,7 @@ def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], setti
 
 def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
     """What the log cannot take is not done: the portion at hand stays as it was, the ones before it stay done."""
-    monkeypatch.setattr(reencryption, "CHUNK", 2)
+    monkeypatch.setattr(encryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     left = [2]
 
@@ -143,7 +143,7 @@ def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: 
             raise DatabaseError
 
     with monkeypatch.context() as patch:
-        patch.setattr(reencryption, "record", refuse_later)
+        patch.setattr(encryption, "record", refuse_later)
         with pytest.raises(CommandError, match="database cannot be used"):
             turn()
     assert sorted(Credential.objects.values_list("ring_number", flat=True)) == [1, 2, 2]
@@ -152,7 +152,7 @@ def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: 
 
 
 def test_progress_is_told_after_each_chunk(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reencryption, "CHUNK", 2)
+    monkeypatch.setattr(encryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     told: list[tuple[str, int, int]] = []
     reencrypt(by=SHELL, progress=lambda name, report, total: told.append((name, report.done, total)))
@@ -179,7 +179,7 @@ def test_the_page_of_the_site_shows_how_far_it_is(
     page = client.get("/audit/").content.decode()
     assert "All stored secrets are encrypted with ring key 1, the newest." in page
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    monkeypatch.setattr(reencryption, "CHUNK", 2)
+    monkeypatch.setattr(encryption, "CHUNK", 2)
     seen = []
 
     def look(name: str, *_: Any) -> None:
@@ -199,7 +199,7 @@ def test_the_page_of_the_site_shows_how_far_it_is(
 
 
 def test_memory_does_not_grow_with_the_number_of_keys(team: Team, settings: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reencryption, "CHUNK", 20)
+    monkeypatch.setattr(encryption, "CHUNK", 20)
     settings.ENCRYPTION_KEYS = {1: OLD}
     wide = {"team": team, "endpoint": "https://api.arize.com", "spaces": ["x" * 30_000]}
     rows = [Credential(name=f"Key {number}", **wide) for number in range(300)]

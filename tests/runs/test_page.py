@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.pages import board
-from taskruns.permissions import access_of
+from taskruns.permissions import TeamAccess, access_of
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs.observations import record_observation
 from tests.clients import ClientOf, press
@@ -157,7 +157,7 @@ def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_
     assert "cancelled already" in press(client_of(mona), run).content.decode()
     assert sweep() == 1
     assert "cancelled by oli@example.com: too slow" in page(client, run)
-    row = board.row_of(run.pk, seat=board.Seat(run.team, access_of(mona, run.team)))
+    row = board.row_of(run.pk, team_access=TeamAccess(run.team, access_of(mona, run.team)))
     assert row.cause == "cancelled by oli@example.com: too slow"
 
 

@@ -9,7 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from taskruns.models import AuditEvent, Run, Status, Task, User
-from taskruns.pages.timeline import timeline_of
+from taskruns.pages.runs import timeline_of
 from tests.clients import ClientOf, press
 from tests.factories import make_run
 from tests.runs.past import past

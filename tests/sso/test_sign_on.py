@@ -18,7 +18,7 @@ from django.test import Client
 from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
 from taskruns.outbound import Egress, Session, Timeouts
 from taskruns.sso import GroupRole, Provider
-from taskruns.views.sso import oidc
+from taskruns.views.sso import provider
 from tests.clients import ClientOf, sign_in, with_app
 from tests.paths import ROOT
 from tests.processes import free_ports
@@ -330,7 +330,7 @@ def test_allauth_sends_by_the_panels_own_way_out(idp: Idp):
 @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/token", "/jwks", "/userinfo"])
 def test_no_answer_of_the_provider_outlasts_the_deadline(idp: Idp, linked: User, path: str, monkeypatch: Any):
     quick = Timeouts(connect=0.5, read=0.3)
-    monkeypatch.setattr(oidc, "EGRESS", Egress(quick))
+    monkeypatch.setattr(provider, "EGRESS", Egress(quick))
     client = Client()
     back = idp.send_back(client.post("/accounts/sso/"))
     idp.tell(drips=[path])

@@ -5,7 +5,7 @@ from django.core.management.base import CommandError
 
 from taskruns.audit import Actor
 from taskruns.encryption import Ring
-from taskruns.services.reencryption import Report, reencrypt
+from taskruns.services.encryption import Report, reencrypt
 
 from ._base import PanelCommand
 

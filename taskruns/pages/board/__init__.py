@@ -1,14 +1,12 @@
-"""The board: which runs (`matching.py`), in which order and how far (`paging.py`), as which rows (`rows.py`), with what
-around them (`choices.py`), on one page (`page.py`).
+"""The board: which streams of runs (`plan.py`), read page by page (`keyset.py`), as which rows (`rows.py`), with what
+around them (`choices.py`, `staleness.py`), on one page (`page.py`).
 """
 
 from .page import as_of, board, etag, live_keys
 from .rows import latest_cancellations, row_of
-from .seats import Seat
 from .staleness import warnings_of
 
 __all__ = [
-    "Seat",
     "as_of",
     "board",
     "etag",

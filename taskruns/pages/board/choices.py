@@ -1,7 +1,7 @@
-"""What the board's filter form offers, and what an empty board says."""
+"""What the board's filter form and its bulk bar offer, and what an empty board says."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import parse_qsl
 
@@ -11,10 +11,68 @@ from taskruns.forms import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
 from taskruns.models.tasks import STILL_LISTED
 from taskruns.pages.values import Link
-from taskruns.permissions import Action
+from taskruns.permissions import Action, TeamAccess
 
-from .parts import BoardFilters, Choice, EmptyBoard, ManyBar, SortLink, Sorts
-from .seats import Seat
+
+@dataclass(frozen=True, slots=True)
+class EmptyBoard:
+    """Why there is nothing to see, and the next step. `kind`: no_key, key_failing, filtered, no_runs."""
+
+    kind: str
+    title: str
+    text: str
+    next_step: Link | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    value: str
+    word: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BoardFilters:
+    """What is chosen now, to fill the filter form again. Times as the form's own fields spell them, in UTC."""
+
+    statuses: tuple[Choice, ...]
+    tasks: tuple[Choice, ...]
+    types: tuple[Choice, ...]
+    credentials: tuple[Choice, ...]
+    spaces: tuple[Choice, ...]
+    q: str
+    started_after: str
+    started_before: str
+    min_duration: str
+    sorts: tuple[Choice, ...]
+    is_set: bool
+    more_is_set: bool  # one of those that are folded away
+
+
+@dataclass(frozen=True, slots=True)
+class SortLink:
+    """A column's heading. `direction` is ascending, descending, or empty when the rows are in another order."""
+
+    url: str
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sorts:
+    created: SortLink
+    started: SortLink
+    duration: SortLink
+    errors: SortLink
+
+
+@dataclass(frozen=True, slots=True)
+class ManyBar:
+    """Cancelling many from here: `matching` active runs pass the filter, whose fields are `fields`; 0 without one."""
+
+    url: str
+    matching: int
+    fields: tuple[tuple[str, str], ...]
+
 
 # A longer list is no help; the search finds the others.
 MOST_TASKS = 1_000
@@ -31,8 +89,8 @@ _SORTS = (
 _TYPES = ("template_evaluation", "code_evaluation", "run_experiment", "unknown")
 
 
-def board_filters(seats: Sequence[Seat], wanted: BoardFilter, keys: Sequence[Credential]) -> BoardFilters:
-    teams = [seat.team for seat in seats]
+def board_filters(accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Sequence[Credential]) -> BoardFilters:
+    teams = [it.team for it in accesses]
     tasks = Task.objects.filter(STILL_LISTED, team__in=teams).exclude(arize_id="").order_by("name", "arize_id")
     named = {id_: name or id_ for id_, name in tasks.values_list("arize_id", "name")[:MOST_TASKS]}
     spaces = {space["id"]: space["name"] or space["id"] for key in keys for space in key.spaces}
@@ -67,9 +125,11 @@ def _local(at: datetime | None) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
 
 
-def why_empty(seats: Sequence[Seat], wanted: BoardFilter, keys: Sequence[Credential], *, url: str) -> EmptyBoard:
+def why_empty(
+    accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Sequence[Credential], *, url: str
+) -> EmptyBoard:
     """The empty boards: no key yet, filter hides all, key failing, no runs."""
-    manages = [seat for seat in seats if seat.access.may(Action.CREDENTIALS_MANAGE)]
+    manages = [it for it in accesses if it.access.may(Action.CREDENTIALS_MANAGE)]
     if not keys:
         return _no_key(manages)
     if wanted.is_set or wanted.cursor:
@@ -84,7 +144,7 @@ def why_empty(seats: Sequence[Seat], wanted: BoardFilter, keys: Sequence[Credent
     return EmptyBoard("no_runs", "No runs", "Arize lists no runs for the keys here.")
 
 
-def _no_key(manages: Sequence[Seat]) -> EmptyBoard:
+def _no_key(manages: Sequence[TeamAccess]) -> EmptyBoard:
     text = "The board fills by itself once the team has an Arize API key."
     if not manages:
         return EmptyBoard("no_key", "No key yet", f"{text} A manager of the team can add one.")
@@ -105,15 +165,15 @@ def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
     return SortLink(url + turned.query(), direction)
 
 
-def offers_many(seat: Seat) -> bool:
-    return seat.access.may(Action.RUNS_CANCEL_MANY)
+def offers_many(team_access: TeamAccess) -> bool:
+    return team_access.access.may(Action.RUNS_CANCEL_MANY)
 
 
-def many_bar(seat: Seat, wanted: BoardFilter, *, matching: int) -> ManyBar | None:
+def many_bar(team_access: TeamAccess, wanted: BoardFilter, *, matching: int) -> ManyBar | None:
     """`matching`: how many active runs pass the filter."""
-    if not offers_many(seat):
+    if not offers_many(team_access):
         return None
-    url = reverse("batches", args=[seat.team.slug])
+    url = reverse("batches", args=[team_access.team.slug])
     if not wanted.is_set:
         return ManyBar(url, 0, ())
     query = replace(wanted, sort=Sort.ACTIVE, descending=True, cursor=None).query()

@@ -14,26 +14,25 @@ then, if it is not full, at the few rows that an index of the filter's own gives
 rows. It says how far it came, and goes on from there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 
-from taskruns.forms import BadFilter, BoardFilter, Cursor, Sort
+from taskruns.forms import BoardFilter, Cursor, Sort
 from taskruns.models import Run
-from taskruns.models.runs import ACTIVE
 from taskruns.services.runs.matching import Conditions
 
+from .plan import _FIRST, _LAST, Place, Stream, micros, streams
 from .rows import with_creators
 
 NEAR = 2_000
 FAR = 20_000
 NARROW = 2_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _NOT_SHOWN = (
     *("as_read", "data_start_time", "data_end_time", "first_seen_at"),
     *(f"task__{name}" for name in ("as_read", "last_run_at", "listed_at", "runs_read_at", "runs_read_to", "swept_at")),
@@ -41,87 +40,6 @@ _NOT_SHOWN = (
     *(f"task__credential__{name}" for name in ("next_refresh_at", "claimed_until", "tasks_read_at", "expires_on")),
     *("task__credential__first_contact_done_at", "task__credential__users_refused_at"),
 )
-_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
-_COLUMNS = {
-    Sort.ACTIVE: "sorted_at",
-    Sort.CREATED: "sorted_at",
-    Sort.STARTED: "sort_started_at",
-    Sort.DURATION: "duration_us",
-    Sort.ERRORS: "sort_errors",
-}
-
-
-def micros(at: datetime) -> int:
-    return (at - _EPOCH) // _MICROSECOND
-
-
-def moment(value: int) -> datetime:
-    try:
-        return _EPOCH + value * _MICROSECOND
-    except OverflowError:
-        raise BadFilter("This page link is damaged. Start again from the first page.") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Rows that one index gives in order; a page is a merge of one or two of them.
-
-    `since` is set where the order is by what runs have taken so far: then a row's value is `since` minus its start.
-    """
-
-    where: Q
-    column: str
-    rank: int = 0
-    since: datetime | None = None
-
-    def value(self, run: Run) -> int:
-        return self.value_of(getattr(run, self.column))
-
-    def value_of(self, found: datetime | int) -> int:
-        if not isinstance(found, datetime):
-            return found
-        return micros(found) if self.since is None else (self.since - found) // _MICROSECOND
-
-    def bound(self, value: int) -> datetime | int:
-        """The column's value of a row with this value."""
-        if self.since is not None:
-            return moment(micros(self.since) - value)
-        return moment(value) if self.column.endswith("_at") else value
-
-    def after(self, runs: QuerySet[Run], cursor: Cursor, *, descending: bool) -> QuerySet[Run]:
-        bound = self.bound(cursor.value)
-        further = "lt" if descending != (self.since is not None) else "gt"
-        tie = "lt" if descending else "gt"
-        beyond = Q((f"{self.column}__{further}", bound)) | Q((self.column, bound), (f"pk__{tie}", cursor.id))
-        # Said twice, because only the first is a place in an index.
-        return runs.filter(Q((f"{self.column}__{further}e", bound)), beyond)
-
-    def is_past(self, wanted: BoardFilter, cursor: Cursor | None, *, descending: bool) -> bool:
-        """Whether the cursor lies behind all of these: where active runs come first, it may be among the ended ones."""
-        if cursor is None or wanted.sort is not Sort.ACTIVE:
-            return False
-        return self.rank != cursor.rank and (self.rank > cursor.rank) == descending
-
-    def within(self, wanted: BoardFilter, cursor: Cursor | None) -> Cursor | None:
-        """The cursor, if it lies among these; None: all of them are still to come."""
-        is_beside = cursor is not None and (wanted.sort is not Sort.ACTIVE or cursor.rank == self.rank)
-        return cursor if is_beside else None
-
-    def ordered(self, runs: QuerySet[Run], *, descending: bool) -> QuerySet[Run]:
-        sign = "-" if descending != (self.since is not None) else ""
-        return runs.order_by(f"{sign}{self.column}", "-pk" if descending else "pk")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row stands in the order of its list."""
-
-    rank: int
-    value: int
-    id: UUID
-
-    def cursor(self, *, backwards: bool = False, at: int = 0) -> Cursor:
-        return Cursor(self.rank, self.value, self.id, backwards, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +48,6 @@ class Found:
 
     rows: tuple[tuple[Place, Run], ...]
     walked_to: Place | None = None
-
-
-def streams(wanted: BoardFilter, now: datetime) -> tuple[Stream, ...]:
-    """In descending order of rank."""
-    column = _COLUMNS[wanted.sort]
-    if wanted.sort is Sort.ACTIVE:
-        ranks = {int(status in ACTIVE) for status in wanted.statuses} or {1, 0}
-        return tuple(Stream(Q(rank=rank), column, rank) for rank in (1, 0) if rank in ranks)
-    if wanted.sort is Sort.DURATION:
-        goes_on = Q(rank=1, run_finished_at=None, run_started_at__isnull=False)
-        rest = Q(rank=0) | Q(run_started_at=None) | Q(run_finished_at__isnull=False)
-        return (Stream(goes_on, "run_started_at", since=now), Stream(rest, column))
-    return (Stream(Q(), column),)
 
 
 def find(asked: Conditions, wanted: BoardFilter, cursor: Cursor | None, *, limit: int, now: datetime) -> Found:
@@ -268,3 +173,57 @@ def _place(part: Stream, run: Run) -> Place:
 def loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
     """With what a row shows, and without what it does not: to read the rest costs more than to show the row."""
     return with_creators(runs.select_related("task__credential").defer(*_NOT_SHOWN))
+
+
+MOST = 200  # parts of one union; SQLite takes no more than 500
+
+
+def may_find_together(asked: Sequence[Conditions]) -> bool:
+    """Whether each one's rows stand in an index: a filter that is walked needs further questions for each."""
+    return 1 < len(asked) <= MOST and all(each.rest is None for each in asked)
+
+
+def find_together(
+    asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | None, *, limit: int, now: datetime
+) -> Found:
+    """The next `limit` rows of all of them after the cursor, or before it, then nearest first."""
+    descending = wanted.descending != (cursor is not None and cursor.backwards)
+    if cursor is None and wanted.sort is Sort.ACTIVE:
+        places = list(_newest(asked, limit))
+    else:
+        parts = [part for part in streams(wanted, now) if not part.is_past(wanted, cursor, descending=descending)]
+        places = [
+            place
+            for part in parts
+            for place in _nearest(asked, part, part.within(wanted, cursor), limit, descending=descending)
+        ]
+    places = sorted(places, key=in_order(descending=descending))[:limit]
+    runs = loaded(Run.objects.all()).in_bulk([place.id for place in places])
+    return Found(tuple((place, runs[place.id]) for place in places if place.id in runs))
+
+
+def _newest(asked: Sequence[Conditions], limit: int) -> Iterator[Place]:
+    """Of each the `limit` first: the index knows both ranks, one after the other."""
+    each = [Run.objects.filter(part.walked).order_by("-rank", "-sorted_at", "-pk") for part in asked]
+    for pk, rank, at in _union(each, limit, "pk", "rank", "sorted_at"):
+        yield Place(rank, micros(at), pk)
+
+
+def _nearest(
+    asked: Sequence[Conditions], part: Stream, cursor: Cursor | None, limit: int, *, descending: bool
+) -> Iterator[Place]:
+    """Of each the `limit` nearest."""
+    each = []
+    for conditions in asked:
+        runs = Run.objects.filter(conditions.walked & part.where)
+        if cursor is not None:
+            runs = part.after(runs, cursor, descending=descending)
+        each.append(part.ordered(runs, descending=descending))
+    for pk, value in _union(each, limit, "pk", part.column):
+        yield Place(part.rank, part.value_of(value), pk)
+
+
+def _union(each: Sequence[QuerySet[Run]], limit: int, *columns: str) -> QuerySet[Run, tuple[Any, ...]]:
+    # The limit stands one level down: SQLite has none in the parts of a union.
+    first, *others = (Run.objects.filter(pk__in=runs.values("pk")[:limit]).values_list(*columns) for runs in each)
+    return first.union(*others, all=True)

@@ -1,4 +1,4 @@
-"""What the board shows, read from the mirror alone: a page costs the same with Arize slow or down."""
+"""The board as it is shown, read from the mirror alone: a page costs the same with Arize slow or down."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -12,18 +12,57 @@ from django.utils import timezone
 from taskruns import __version__
 from taskruns.forms import BoardFilter, Cursor, Sort
 from taskruns.models import Credential, Run, Team
-from taskruns.pages.credentials import first_contacts
+from taskruns.pages.board.rows import RunRow
+from taskruns.pages.credentials import FirstContact, first_contacts
 from taskruns.pages.saved_views import ALL
-from taskruns.pages.values import Moment
+from taskruns.pages.values import Message, Moment
+from taskruns.permissions import TeamAccess
 from taskruns.services.runs.matching import Conditions, conditions
 
-from .choices import board_filters, many_bar, offers_many, sort_links, why_empty
-from .keyset import Found, Place, find, merged, micros, moment
-from .parts import Board
+from .choices import (
+    BoardFilters,
+    EmptyBoard,
+    ManyBar,
+    Sorts,
+    board_filters,
+    many_bar,
+    offers_many,
+    sort_links,
+    why_empty,
+)
+from .keyset import Found, find, find_together, may_find_together, merged
+from .plan import Place, micros, moment
 from .rows import run_rows
-from .seats import Seat
 from .staleness import is_late, late, unread, warnings_of
-from .together import find_together, may_find_together
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The board of one team, or (`slug` is empty) of all of a person's. `warnings` say why something may be old;
+    `etag` names exactly what is shown; `walked`: only so many rows were looked at for the filter; `shown` is false for
+    somebody without a team.
+    """
+
+    shown: bool
+    team: str
+    slug: str
+    url: str
+    table_url: str
+    rows: tuple[RunRow, ...]
+    sorts: Sorts
+    active: int
+    filters: BoardFilters
+    empty: EmptyBoard | None
+    warnings: tuple[Message, ...]
+    first_contacts: tuple[FirstContact, ...]
+    as_of: Moment | None
+    walked: bool
+    first_url: str
+    previous_url: str
+    next_url: str
+    etag: str
+    many: ManyBar | None = None
+
 
 PAGE = 50
 
@@ -41,60 +80,62 @@ class Listing:
     walked: bool = False
 
 
-def board(seats: Sequence[Seat], wanted: BoardFilter, *, of_all: bool, url: str, table_url: str, zone: str) -> Board:
+def board(
+    accesses: Sequence[TeamAccess], wanted: BoardFilter, *, of_all: bool, url: str, table_url: str, zone: str
+) -> Board:
     """One page of a team's board, or (`of_all`) of several teams as one. Raises BadFilter for a damaged page link."""
-    listing = list_runs(seats, wanted)
-    keys = list(live_keys(seats).order_by("name"))
-    rows = run_rows(listing.runs, seats=seats, name_team=of_all)
-    active, matching = _active(seats, wanted, listing.asked)
+    listing = list_runs(accesses, wanted)
+    keys = list(live_keys(accesses).order_by("name"))
+    rows = run_rows(listing.runs, accesses=accesses, name_team=of_all)
+    active, matching = _active(accesses, wanted, listing.asked)
     return Board(
-        shown=bool(seats),
-        team="all your teams" if of_all else seats[0].team.name,
-        slug="" if of_all else seats[0].team.slug,
+        shown=bool(accesses),
+        team="all your teams" if of_all else accesses[0].team.name,
+        slug="" if of_all else accesses[0].team.slug,
         url=url,
         table_url=table_url + wanted.query(cursor=wanted.cursor),
         rows=rows,
         sorts=sort_links(wanted, url),
         active=active,
-        filters=board_filters(seats, wanted, keys),
-        empty=None if rows or listing.walked else why_empty(seats, wanted, keys, url=url),
-        warnings=(*warnings_of(keys), *late(seats, keys), *unread(listing.runs)),
+        filters=board_filters(accesses, wanted, keys),
+        empty=None if rows or listing.walked else why_empty(accesses, wanted, keys, url=url),
+        warnings=(*warnings_of(keys), *late(accesses, keys), *unread(listing.runs)),
         first_contacts=first_contacts(keys),
-        as_of=Moment.of(as_of(seats)),
+        as_of=Moment.of(as_of(accesses)),
         walked=listing.walked,
         first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
-        etag=etag(seats, wanted, zone=zone),
-        many=None if of_all else many_bar(seats[0], wanted, matching=matching),
+        etag=etag(accesses, wanted, zone=zone),
+        many=None if of_all else many_bar(accesses[0], wanted, matching=matching),
     )
 
 
-def etag(seats: Iterable[Seat], wanted: BoardFilter, *, zone: str) -> str:
+def etag(accesses: Iterable[TeamAccess], wanted: BoardFilter, *, zone: str) -> str:
     """Names exactly what the table shows: no clocks but whether any team is late, no rendered HTML."""
-    teams = [(str(seat.team.pk), seat.team.board_version, seat.access.role) for seat in seats]
-    parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, is_late(seats), __version__)
+    teams = [(str(it.team.pk), it.team.board_version, it.access.role) for it in accesses]
+    parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, is_late(accesses), __version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def live_keys(seats: Iterable[Seat]) -> QuerySet[Credential]:
-    return Credential.objects.live().filter(team__in=[seat.team for seat in seats]).defer("ciphertext")
+def live_keys(accesses: Iterable[TeamAccess]) -> QuerySet[Credential]:
+    return Credential.objects.live().filter(team__in=[it.team for it in accesses]).defer("ciphertext")
 
 
-def as_of(seats: Iterable[Seat]) -> datetime | None:
+def as_of(accesses: Iterable[TeamAccess]) -> datetime | None:
     """When the oldest of the working keys last read: nothing on the board is older, unless a warning says so."""
-    return min((seat.team.as_of for seat in seats if seat.team.as_of is not None), default=None)
+    return min((it.team.as_of for it in accesses if it.team.as_of is not None), default=None)
 
 
-def list_runs(seats: Sequence[Seat], wanted: BoardFilter) -> Listing:
+def list_runs(accesses: Sequence[TeamAccess], wanted: BoardFilter) -> Listing:
     cursor = wanted.cursor
     now = moment(cursor.at) if cursor and cursor.at else timezone.now()
-    asked = tuple(conditions(seat.team, wanted, now=now) for seat in seats)
+    asked = tuple(conditions(it.team, wanted, now=now) for it in accesses)
     found = _find(asked, wanted, cursor, now)
     is_full = len(found.rows) > PAGE
     if cursor is not None and cursor.backwards and not is_full and found.walked_to is None:
         # The top of the list is reached: show its first page whole.
-        return list_runs(seats, replace(wanted, cursor=None))
+        return list_runs(accesses, replace(wanted, cursor=None))
     shown = found.rows[:PAGE]
     end = shown[-1][0] if is_full else found.walked_to
     here = Place(cursor.rank, cursor.value, cursor.id) if cursor else None
@@ -111,13 +152,13 @@ def list_runs(seats: Sequence[Seat], wanted: BoardFilter) -> Listing:
     return Listing(tuple(run for _, run in shown), asked, before, after, found.walked_to is not None)
 
 
-def _active(seats: Sequence[Seat], wanted: BoardFilter, asked: Sequence[Conditions]) -> tuple[int, int]:
+def _active(accesses: Sequence[TeamAccess], wanted: BoardFilter, asked: Sequence[Conditions]) -> tuple[int, int]:
     """How many active runs there are, and how many of them pass the filter, where that is offered. Counted together."""
-    active = Run.objects.filter(team__in=[seat.team for seat in seats], rank=1)
-    if len(seats) != 1 or not wanted.is_set or not offers_many(seats[0]):
+    active = Run.objects.filter(team__in=[it.team for it in accesses], rank=1)
+    if len(accesses) != 1 or not wanted.is_set or not offers_many(accesses[0]):
         return active.count(), 0
     # Two counts in one question, each with an index of its own; one count with a condition would walk the whole team.
-    team = Team.objects.filter(pk=seats[0].team.pk)
+    team = Team.objects.filter(pk=accesses[0].team.pk)
     number, matching = team.values_list(_number(active), _number(active.filter(asked[0].all))).get()
     return number, matching
 

@@ -14,11 +14,19 @@ from django.utils import timezone
 
 from taskruns.models import CANCEL_FACTS, ArizeUser, Cancellation, Outcome, Run, Status
 from taskruns.pages.cancellations import cause_of, is_alarming, last_note
-from taskruns.pages.durations import Pace, pace_of
-from taskruns.pages.values import Counts, Duration, Moment, StatusMark, counts_of, duration_of, status_mark
-from taskruns.permissions import Action
+from taskruns.pages.values import (
+    Counts,
+    Duration,
+    Moment,
+    Pace,
+    StatusMark,
+    counts_of,
+    duration_of,
+    pace_of,
+    status_mark,
+)
+from taskruns.permissions import Action, TeamAccess
 
-from .seats import Seat
 from .staleness import old_text
 
 
@@ -116,18 +124,18 @@ def _with_version(row: RunRow) -> RunRow:
     return replace(row, version=hashlib.blake2b(repr(row).encode(), digest_size=8).hexdigest())
 
 
-def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = False) -> tuple[RunRow, ...]:
+def run_rows(runs: Sequence[Run], *, accesses: Iterable[TeamAccess], name_team: bool = False) -> tuple[RunRow, ...]:
     """Expects tasks and keys to be loaded, and the runs' creators."""
-    by_team = {seat.team.pk: seat for seat in seats}
+    by_team = {it.team.pk: it for it in accesses}
     latest = latest_cancellations(runs)
     now = timezone.now()
     return tuple(
         run_row(
             run,
             last=latest.get(run.pk),
-            may_cancel=(seat := by_team[run.team_id]).access.may(Action.RUNS_CANCEL),
-            slug=seat.team.slug,
-            team=seat.team.name if name_team else "",
+            may_cancel=(team_access := by_team[run.team_id]).access.may(Action.RUNS_CANCEL),
+            slug=team_access.team.slug,
+            team=team_access.team.name if name_team else "",
             why_old=old_text(run, now),
             creator=run.creator,
         )
@@ -135,10 +143,10 @@ def run_rows(runs: Sequence[Run], *, seats: Iterable[Seat], name_team: bool = Fa
     )
 
 
-def row_of(run_id: uuid.UUID, *, seat: Seat) -> RunRow:
+def row_of(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunRow:
     """One fresh row, as after a cancel."""
     run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
-    return run_rows([run], seats=[seat])[0]
+    return run_rows([run], accesses=[team_access])[0]
 
 
 def with_creators(runs: QuerySet[Run]) -> QuerySet[Run]:

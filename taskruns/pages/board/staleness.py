@@ -8,9 +8,8 @@ from django.utils import timezone
 from taskruns.models import Credential, Heartbeat, Run
 from taskruns.pages.credentials import expiry_warning, health
 from taskruns.pages.values import Message
+from taskruns.permissions import TeamAccess
 from taskruns.services.mirror.staleness import Why, is_read, why_old
-
-from .seats import Seat
 
 _OLD = {
     Why.NO_KEY: "no key reads this task any more",
@@ -35,17 +34,17 @@ def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
     return tuple(warnings)
 
 
-def is_late(seats: Iterable[Seat]) -> bool:
+def is_late(accesses: Iterable[TeamAccess]) -> bool:
     """Whether a team has not been read for longer than any pace explains. No query: for each poll."""
     since = timezone.now() - LATE
-    return any(seat.team.as_of is not None and seat.team.as_of < since for seat in seats)
+    return any(it.team.as_of is not None and it.team.as_of < since for it in accesses)
 
 
-def late(seats: Iterable[Seat], keys: Iterable[Credential]) -> tuple[Message, ...]:
+def late(accesses: Iterable[TeamAccess], keys: Iterable[Credential]) -> tuple[Message, ...]:
     """A warning when nothing reads Arize, though no key says why. No age: the page's own clock tells it."""
     now = timezone.now()
     unexplained = {key.team_id for key in keys if health(key, now)[0] == "working"}
-    if not is_late(seat for seat in seats if seat.team.pk in unexplained):
+    if not is_late(it for it in accesses if it.team.pk in unexplained):
         return ()
     if Heartbeat.objects.filter(seen_at__gte=now - LATE).exists():
         return (Message("warning", "Reading from Arize takes unusually long: what is shown may be old."),)

@@ -17,7 +17,7 @@ from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
 from taskruns.services.credentials.client import CannotConnect, connected
 
-from . import active_runs, first_contact, schedule, staleness, task_runs, tasks, users
+from . import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from .budget import Budget
 from .reader import THREADS, Reader
 
@@ -85,7 +85,7 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
         changed += active_runs.read_active_unread(reader)
         changed += task_runs.read_oldest(reader, everything=force)
         changed += active_runs.read_unknown(reader) if is_full else 0
-        users.read_names(reader)
+        arize_users.read_names(reader)
     except ArizeError as error:
         trouble = error
     trouble = trouble or reader.trouble or reader.unlisted or reader.silence

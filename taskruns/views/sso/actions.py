@@ -18,7 +18,7 @@ from taskruns.services.people import sso_accounts
 from taskruns.views.errors import error_page
 from taskruns.views.user_errors import shown_as_message
 
-from .oidc import CONFIRM, CONNECT, LOGIN, OidcAdapter, OidcProvider, provider
+from .provider import CONFIRM, CONNECT, LOGIN, OidcAdapter, OidcProvider, provider
 from .sign_in import BAD_ANSWER, refuse, word_for
 
 log = structlog.get_logger(__name__)

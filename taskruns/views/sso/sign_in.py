@@ -24,7 +24,7 @@ from taskruns.services.user_errors import UserError
 from taskruns.sso import Provider
 from taskruns.views.errors import error_page
 
-from .oidc import CONFIRM, CONNECT, AnswerRefused, OidcProvider, provider, session
+from .provider import CONFIRM, CONNECT, AnswerRefused, OidcProvider, provider, session
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,83 @@
+"""How many of our files one click passes through: a newcomer has to read them all to know what happens."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import responses
+from django.test import Client
+
+from taskruns.models import Run, Task, User
+from tests.clients import ClientOf, press
+from tests.factories import make_run
+from tests.paths import ROOT
+from tests.wire import ENDPOINT, run_url, wire_run
+
+PANEL = ROOT / "taskruns"
+KEY = {"name": "Second", "endpoint": ENDPOINT, "key": "ak-new-1Xy7Qz4Mn8Lk2Jh5", "expires_on": ""}
+# Without models/: they are the tables that every step speaks of, not steps.
+CANCEL, ADD_KEY, BOARD = 32, 28, 27
+
+
+def entered(act: Callable[[], Any]) -> tuple[Any, set[str]]:
+    """What the act returns, and the files of the panel, without models, in which it called a function."""
+    found: set[str] = set()
+
+    def note(frame: FrameType, event: str, _arg: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PANEL) and frame.f_code.co_name != "<module>":
+            found.add(str(path.relative_to(PANEL)))
+
+    sys.setprofile(note)
+    try:
+        answer = act()
+    finally:
+        sys.setprofile(None)
+    return answer, {name for name in found if not name.startswith("models/")}
+
+
+def test_the_count_sees_a_file_that_is_entered(task: Task):
+    assert entered(lambda: make_run(task))[1] == {"services/runs/observations.py"}
+
+
+def test_a_cancel_enters_few_files(task: Task, run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock):
+    client, earlier = client_of(oli), make_run(task)
+    for it in (earlier, run):
+        arize.post(run_url(it, "/cancel"), json=wire_run(it, "CANCELLED"))
+    press(client, earlier, confirmed="1")  # what is loaded once a process is loaded now
+    answer, files = entered(lambda: press(client, run, confirmed="1"))
+    assert answer.status_code == 200
+    assert {"views/runs.py", "services/cancellations/actions.py", "arize/client.py"} <= files
+    assert len(files) <= CANCEL, sorted(files)
+
+
+def test_adding_a_key_enters_few_files(mona: User, client_of: ClientOf, arize: responses.RequestsMock):
+    client = client_of(mona)
+    arize.get(f"{ENDPOINT}/v2/spaces", status=401, json={})
+    client.get("/teams/ops-north/credentials/new/")
+    answer, files = entered(lambda: client.post("/teams/ops-north/credentials/new/", KEY))
+    assert answer.status_code == 302
+    assert {"views/credentials.py", "services/credentials/actions.py", "encryption.py"} <= files
+    assert len(files) <= ADD_KEY, sorted(files)
+
+
+def test_a_board_enters_few_files(run: Run, oli: User, client_of: ClientOf):
+    client = client_of(oli)
+
+    def look(client: Client = client) -> Any:
+        return client.get("/teams/ops-north/runs/")
+
+    look()
+    answer, files = entered(look)
+    assert answer.status_code == 200
+    assert {"views/board.py", "pages/board/page.py"} <= files
+    assert len(files) <= BOARD, sorted(files)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_profile() -> None:
+    """A profiler of the test run itself (coverage, cProfile) would be replaced by the count: it must not be there."""
+    assert sys.getprofile() is None
