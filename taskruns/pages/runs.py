@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from django.urls import reverse
 
+from taskruns.audit.record import chain_of
 from taskruns.models import AuditEvent, Run
 from taskruns.pages.board.rows import RunRow, run_rows, with_creators
 from taskruns.pages.board.staleness import unread
@@ -104,5 +105,5 @@ def run_page(run_id: uuid.UUID, *, seat: Seat) -> RunPage:
 
 def _events(run: Run) -> Iterable[AuditEvent]:
     """The newest rows of the team's log about this run."""
-    rows = AuditEvent.objects.filter(chain=f"team:{run.team_id}", target_type="run", target_id=str(run.pk))
+    rows = AuditEvent.objects.filter(chain=chain_of(run.team_id), target_type="run", target_id=str(run.pk))
     return rows.order_by("-seq")[:HISTORY][::-1]
