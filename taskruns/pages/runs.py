@@ -15,6 +15,7 @@ from urllib.parse import quote
 from django.urls import reverse
 
 from taskruns.arize.endpoints import REGIONS
+from taskruns.audit.record import chain_of
 from taskruns.models import AuditEvent, Run, Status, Task
 from taskruns.pages.audit.rows import AuditRow, audit_row
 from taskruns.pages.board.rows import RunRow, run_rows, with_creators
@@ -209,5 +210,5 @@ def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
 
 def _events(run: Run) -> Iterable[AuditEvent]:
     """The newest rows of the team's log about this run."""
-    rows = AuditEvent.objects.filter(chain=f"team:{run.team_id}", target_type="run", target_id=str(run.pk))
+    rows = AuditEvent.objects.filter(chain=chain_of(run.team_id), target_type="run", target_id=str(run.pk))
     return rows.order_by("-seq")[:HISTORY][::-1]
