@@ -2,10 +2,13 @@
 pieces of the board that are rendered once a process, because they depend on nothing but what they are given.
 """
 
+import re
 from functools import lru_cache
 
 from django import template
 from django.conf import settings
+from django.template import Context, Node, NodeList
+from django.template.base import Parser, TextNode, Token
 from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -18,6 +21,8 @@ from taskruns.pages.values import Moment
 register = template.Library()
 ROWS = 4096  # of some 2 kB each
 SELECTS = 256  # of at most 1,000 entries
+_BREAK = re.compile(r"\s*\n\s*")
+_BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
 
 
 @register.simple_tag
@@ -57,6 +62,26 @@ def exact_time(at: Moment | None) -> SafeString:
 def ago(at: Moment) -> SafeString:
     """`5 min ago` beside an exact time: empty until the script fills it."""
     return format_html('<time datetime="{}" data-relative></time>', at.iso)
+
+
+@register.tag
+def tight(parser: Parser, _token: Token) -> Node:
+    """Up to `endtight` a line break beside a tag prints nothing, so that lines may be broken where a blank would show;
+    elsewhere, as between two attributes, it prints one blank. Settled when the template is read: no page waits for it.
+    """
+    nodes = parser.parse(("endtight",))
+    parser.delete_first_token()
+    for node in nodes.get_nodes_by_type(TextNode):
+        node.s = _BREAK.sub(" ", _BREAK_BESIDE_TAG.sub("", node.s))  # type: ignore[attr-defined] # a text node's text
+    return _Tight(nodes)
+
+
+class _Tight(Node):
+    def __init__(self, nodelist: NodeList) -> None:
+        self.nodelist = nodelist
+
+    def render(self, context: Context) -> SafeString:
+        return self.nodelist.render(context)
 
 
 @register.simple_tag

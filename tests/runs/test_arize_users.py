@@ -240,7 +240,7 @@ def test_the_page_of_a_run_shows_the_name_beside_the_id(
 
 
 def shown(page: Any) -> str:
-    found = re.search(r"<code>created_by_user_id</code></dt>\s*<dd>([^\n]*)</dd>", page.content.decode())
+    found = re.search(r"<code>created_by_user_id</code></dt>\s*<dd>\s*([^\n]*?)\s*</dd>", page.content.decode())
     assert found is not None
     return found[1]
 

@@ -15,7 +15,7 @@ from tests.saved_views.panel import BOARD, VIEWS, bar, kept, post
 
 def current(page: str) -> list[str]:
     nav = page[page.index('aria-label="Saved views"') : page.index("</nav>", page.index('aria-label="Saved views"'))]
-    return re.findall(r'aria-current="page">([^<]+?)\s*<', nav)
+    return re.findall(r'aria-current="page">\s*([^<]+?)\s*<', nav)
 
 
 def test_the_bar_marks_the_view_that_is_shown(team: Team, run: Run, vera: User, client_of: ClientOf):

@@ -38,6 +38,11 @@ class Series:
     total: int
     path: str
 
+    @property
+    def is_hatched(self) -> bool:
+        """Filled with a pattern of the drawing; the style sheet fills the others."""
+        return self.kind in {"failed", "active"}
+
 
 @dataclass(frozen=True, slots=True)
 class Hour:
