@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
@@ -20,7 +20,7 @@ from taskruns.permissions import Action
 from taskruns.services import batches
 
 from .errors import error_page
-from .fragments import fresh
+from .fragments import render_fragment
 
 EMPTY = "No filter is set, and no filter never means every run. Set one on the board, or tick the runs one by one."
 BOTH = "Ticked runs and “all that match” came together. Use one of the two buttons."
@@ -57,14 +57,14 @@ listing = by_method(read=past, act=draft)
 
 @requires(Action.RUNS_VIEW)
 @require_safe
-def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
     """The list to confirm, or how far it is; for htmx the part that moves."""
     return _page(request, _batch(request, batch_id))
 
 
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
 @require_POST
-def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
     found = _batch(request, batch_id)
     if found.state != BatchState.DRAFT:
         messages.info(request, "This was confirmed before: it began once, and once only.")
@@ -157,8 +157,6 @@ def _faults(found: CancelBatch, reason: str, count: str) -> dict[str, str]:
     return faults
 
 
-def _page(request: PanelRequest, found: CancelBatch, *, status: int = 200, **typed: Any) -> HttpResponse:
+def _page(request: PanelRequest, found: CancelBatch, *, status: int = 200, **typed: Any) -> HttpResponseBase:
     page = batch_page(found, may_act=request.access.may(Action.RUNS_CANCEL_MANY))
-    template = "taskruns/batches/_batch.html" if request.htmx else "taskruns/batches/batch.html"
-    context = {"page": page, "reason": page.reason} | typed
-    return fresh(render(request, template, context, status=status))
+    return render_fragment(request, "batches/batch", {"page": page, "reason": page.reason} | typed, status=status)

@@ -28,7 +28,7 @@ from taskruns.services.runs.export import export as export_runs
 from taskruns.services.saved_views import why_broken
 
 from .errors import error_page, message_only
-from .fragments import fresh, tagged, watch
+from .fragments import Context, fragment, tagged, vary_on_htmx, watch
 from .frame import stop_banner
 
 
@@ -66,10 +66,11 @@ def all_tables(request: PanelRequest) -> HttpResponse:
 
 @requires(Action.RUNS_VIEW)
 @require_safe
-def chart(request: PanelRequest, team: Team) -> HttpResponse:
-    """Only the fragment has an ETag: a browser would mix the page and the fragment of one url up."""
+@fragment("board/chart")
+def chart(request: PanelRequest, team: Team) -> Context | HttpResponse:
+    """Only the fragment has an ETag: a browser would confuse the page and the fragment of one URL."""
     if not request.htmx:
-        return fresh(render(request, "taskruns/board/chart.html", {"chart": runs_per_hour(team)}))
+        return {"chart": runs_per_hour(team)}
     etag = chart_etag(team)
     if etag in request.headers.get("If-None-Match", ""):
         return tagged(HttpResponseNotModified(), etag)
@@ -116,7 +117,7 @@ def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | 
     watch(*(it.team for it in accesses if not has_attention(it.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
-    return fresh(render(request, "taskruns/board/board.html", context))
+    return vary_on_htmx(render(request, "taskruns/board/board.html", context))
 
 
 def _beside(request: PanelRequest) -> dict[str, Any]:

@@ -23,21 +23,20 @@ from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.user_errors import UserError
 
 from .errors import error_page
-from .fragments import fresh, watch
+from .fragments import Context, fragment, vary_on_htmx, watch
 
 LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": messages.WARNING, "error": messages.ERROR}
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
-def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
-    """The page of one run; for htmx its fragment only, which polls while the run is active."""
+@fragment("runs/run")
+def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> Context:
+    """The page of one run; its fragment polls while the run is active."""
     owned(request, Run.objects.all(), run_id)
     watch(team)
     page = run_page(run_id, team_access=TeamAccess(team, request.access))
-    template = "taskruns/runs/_run.html" if request.htmx else "taskruns/runs/run.html"
-    context = {"page": page, "board_url": board_before(request, team.slug)}
-    return fresh(render(request, template, context))
+    return {"page": page, "board_url": board_before(request, team.slug)}
 
 
 @requires(Action.RUNS_VIEW)
@@ -76,7 +75,7 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     if request.htmx and request.htmx.target != "run-page":
         row = row_of(run_id, team_access=TeamAccess(team, request.access))
         context = {"row": row, "message": message}
-        return fresh(render(request, "taskruns/board/_row_answer.html", context, status=status))
+        return vary_on_htmx(render(request, "taskruns/board/_row_answer.html", context, status=status))
     if not request.htmx:
         messages.add_message(request, LEVELS[message.tone], message.text)
         if status < 400:
@@ -85,4 +84,4 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     page = run_page(run_id, team_access=TeamAccess(team, request.access))
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "message": message, "board_url": reverse("board", args=[team.slug])}
-    return fresh(render(request, template, context, status=status))
+    return vary_on_htmx(render(request, template, context, status=status))

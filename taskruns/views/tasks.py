@@ -3,7 +3,7 @@
 import uuid
 
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.views.decorators.http import require_safe
 
 from taskruns.access.gate import PanelRequest, owned, requires
@@ -12,26 +12,26 @@ from taskruns.models import Task, Team
 from taskruns.pages import tasks as tasks_service
 from taskruns.permissions import Action
 
-from .fragments import fresh, watch
+from .fragments import Context, fragment, watch
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
-def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
-    """For htmx its fragment only, which polls."""
+@fragment("tasks/task")
+def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> Context:
+    """The page of one task; its fragment polls."""
     owned(request, Task.objects.all(), task_id)
     watch(team)
     page = tasks_service.task_page(task_id, access=request.access, slug=team.slug)
-    template = "taskruns/tasks/_task.html" if request.htmx else "taskruns/tasks/task.html"
-    return fresh(render(request, template, {"page": page, "board_url": board_before(request, team.slug)}))
+    return {"page": page, "board_url": board_before(request, team.slug)}
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
-def strip(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
-    """A fragment; who opens it as a page is led to the one that holds it."""
+@fragment("tasks/strip")
+def strip(request: PanelRequest, team: Team, task_id: uuid.UUID) -> Context | HttpResponse:
+    """Only a fragment: a browser that opens it goes to the page of the task."""
     found = owned(request, Task.objects.all(), task_id)
     if not request.htmx:
-        return fresh(redirect("task", slug=team.slug, task_id=task_id))
-    drawn = tasks_service.task_strip(found, slug=team.slug)
-    return fresh(render(request, "taskruns/tasks/_strip.html", {"strip": drawn}))
+        return redirect("task", slug=team.slug, task_id=task_id)
+    return {"strip": tasks_service.task_strip(found, slug=team.slug)}
