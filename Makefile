@@ -1,13 +1,13 @@
-# Everything a person or CI runs. Each target makes the virtual environment that it needs.
+# All tasks for people and CI. Each target creates the virtual environment it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 NEXT   := .venv-next
 PIP    := -m pip --disable-pip-version-check --quiet install --require-hashes
-# What `make test` passes on to pytest, like ARGS="-k cancel" or ARGS=tests/cancellations/test_cancel.py
+# Arguments for pytest in `make test`, for example ARGS="-k cancel" or ARGS=tests/cancellations/test_cancel.py
 ARGS   ?=
 PARALLEL := -n auto --dist loadfile
-# Files that were named run alone; without any, all do.
+# Files named in ARGS; without any, all tests run.
 NAMED  := $(filter tests/%,$(ARGS))
 UNIT   := $(if $(NAMED),$(filter-out tests/e2e%,$(NAMED)),--ignore=tests/e2e)
 E2E    := $(if $(NAMED),$(filter tests/e2e%,$(NAMED)),tests/e2e)
@@ -19,20 +19,20 @@ HOW    := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,$(PARALLEL)))
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/run.stamp ## run the panel against a simulated Arize, with people and teams, until Ctrl-C
+demo: $(VENV)/run.stamp ## run the demo: the panel with a simulated Arize, until Ctrl-C
 	@$(BIN)/python -m config.demo
 
-run: $(VENV)/run.stamp ## run the panel that .env describes, until Ctrl-C
+run: $(VENV)/run.stamp ## run the panel configured in .env, until Ctrl-C
 	@$(BIN)/python -m config.run
 
-# Two calls: a running Playwright would break every later test that touches the database. The whole suite uses every
-# processor; a selection starts faster on one.
-# Exit 5 means "nothing selected", which is no failure when ARGS selects.
-test: $(VENV)/dev.stamp ## run all tests, on SQLite or on the server that DATABASE_URL names
+# Two calls of pytest, because a running Playwright breaks every later test that uses the database. The whole suite runs
+# on all processors; a selection starts faster on one.
+# Exit code 5 means "no tests selected", which is not a failure if ARGS selects.
+test: $(VENV)/dev.stamp ## run all tests, on SQLite or on the database in DATABASE_URL
 	@$(if $(UNIT),$(BIN)/python -m pytest $(UNIT) $(HOW) || [ $$? -eq 5 -a -n '$(ARGS)' ])
 	@$(if $(E2E),$(BIN)/python -m pytest $(E2E) $(HOW) || [ $$? -eq 5 -a -n '$(ARGS)' ])
 
-test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python, which brings the next Django
+test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python with the next Django
 	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'
 	@$(NEXT)/bin/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(PARALLEL))
 
@@ -45,44 +45,44 @@ lint: $(VENV)/dev.stamp ## check style, types, import rules, templates and migra
 	@$(BIN)/python manage.py makemigrations --check --dry-run --settings=tests.settings
 	@$(BIN)/python manage.py check --settings=tests.settings
 
-format: $(VENV)/dev.stamp ## put code and templates into the project's form
+format: $(VENV)/dev.stamp ## format code and templates
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 	@find templates -name '*.html' -exec $(BIN)/djade {} +
 
 LOCKED := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
-lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the two requirements files again
+lock: $(VENV)/dev.stamp ## update both requirements files from pyproject.toml
 	@$(BIN)/uv pip compile --quiet $(LOCKED) pyproject.toml -o requirements.txt
 	@$(BIN)/uv pip compile --quiet $(LOCKED) --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 
-audit: $(VENV)/dev.stamp ## look for known vulnerabilities in what is locked
+audit: $(VENV)/dev.stamp ## check the locked packages for known vulnerabilities
 	@$(BIN)/pip-audit --require-hashes --disable-pip --strict --progress-spinner off -r requirements.txt
 
-bench: $(VENV)/dev.stamp ## measure the panel on this machine
+bench: $(VENV)/dev.stamp ## run the benchmarks on this machine
 	@$(BIN)/python -m tests.bench
 
-screenshots: $(VENV)/dev.stamp ## take the README's pictures again (needs Chromium)
+screenshots: $(VENV)/dev.stamp ## retake the README's screenshots (needs Chromium)
 	@$(BIN)/python -m tests.e2e.screenshots
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Taskruns needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make demo PYTHON=python3.11"; exit 1; }
-	@echo "Making $(VENV) ..."
+	  echo "Taskruns needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Choose another one: make demo PYTHON=python3.11"; exit 1; }
+	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV) || { \
-	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	  echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu, run: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 
 $(VENV)/run.stamp: requirements.txt | $(BIN)/python
-	@echo "Installing what the panel needs into $(VENV) ..."
+	@echo "Installing the panel's packages into $(VENV) ..."
 	@$(BIN)/python $(PIP) -r requirements.txt
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
-	@echo "Installing what the tests need into $(VENV) ..."
+	@echo "Installing the test packages into $(VENV) ..."
 	@$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@
 
 $(NEXT)/dev.stamp: requirements-dev.txt
 	@newer="$$(tests/newer_python.sh)" && { [ -x $(NEXT)/bin/python ] || "$$newer" -m venv $(NEXT); }
-	@echo "Installing what the tests need into $(NEXT) ..."
+	@echo "Installing the test packages into $(NEXT) ..."
 	@$(NEXT)/bin/python $(PIP) -r requirements-dev.txt
 	@touch $@

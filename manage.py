@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Django's command line.
 
-`new_secrets` is answered before Django starts, because settings refuse to start without them.
+`new_secrets` runs before Django starts, because the settings fail without secrets.
 """
 
 import os
@@ -22,7 +22,7 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"Cannot start: {error}\n")
-        # For a verification 1 means faults.
+        # Exit code 1 of verify_audit means faults.
         sys.exit(2 if sys.argv[1:2] == ["verify_audit"] else 1)
 
 

@@ -1,6 +1,6 @@
-"""`make demo`: the whole panel against a simulated Arize, filled with two teams, their people and their keys.
+"""`make demo`: the whole panel against a simulated Arize, with two teams, their people and their keys.
 
-Everything it makes lies under `var/demo`. Nothing of a real deployment gets in: neither its `.env` nor its variables.
+All its files are under `var/demo`. It uses neither `.env` nor the environment variables of a real deployment.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from pathlib import Path
 from config import new_secrets
 from config.processes import ROOT, Processes, Signals, Stopped, base_environment, is_taken
 
-# Space names of the sandbox: each team's key sees two of its four.
+# Each team's key sees two of the sandbox's four spaces.
 SPACES = {"DEMO_KEY_NORTH": "support-bot,search-ranking", "DEMO_KEY_SOUTH": "sales-copilot,fraud-watch"}
 TEAMS = ("ops-north", "ops-south")
-# The board is worth looking at when each team has runs of so many tasks, one of them going on; each has 24.
+# The demo is ready when each team's board shows runs of this many of its 24 tasks, at least one of them active.
 ENOUGH_TASKS = 20
-PATIENCE = 50.0  # seconds
+STARTUP_TIMEOUT = 50.0  # seconds
 
 
 class Refused(Exception):
-    """The demo cannot run; the text is a sentence for people."""
+    """The demo cannot run. The text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class Demo:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 after Ctrl-C, 1 with a sentence on stderr when something went wrong."""
+    """Returns the exit code: 0 after Ctrl-C, 1 with an error on stderr."""
     parser = argparse.ArgumentParser(prog="python -m config.demo", description="Run the demo until Ctrl-C.")
-    parser.add_argument("--reset", action="store_true", help="give the people of the demo a new password")
+    parser.add_argument("--reset", action="store_true", help="set a new password for the people of the demo")
     options = parser.parse_args(arguments)
     signals = Signals()
     try:
@@ -73,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{refused}\n")
         return 1
     except Stopped:
-        # With the terminal gone there is nobody to tell.
-        with suppress(OSError):
+        with suppress(OSError):  # the terminal may be closed
             _say("\nStopped.")
         return 0
 
@@ -84,21 +83,21 @@ def _demo_of_environment() -> Demo:
     directory = Path(os.environ.get("DEMO_DIR") or ROOT / "var" / "demo").absolute()
     demo = Demo(directory, _port("DEMO_PORT", 8000), _port("DEMO_SANDBOX_PORT", 8010))
     if demo.port == demo.sandbox_port:
-        raise Refused("DEMO_PORT and DEMO_SANDBOX_PORT must be two different ports.")
+        raise Refused("DEMO_PORT and DEMO_SANDBOX_PORT must differ. Set one of them to another port.")
     return demo
 
 
 def _port(name: str, default: int) -> int:
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
-        raise Refused(f"{name} must be a port number.")
+        raise Refused(f"{name} must be a port number from 1 to 65535.")
     if is_taken(int(text)):
-        raise Refused(f"Port {text} is taken: is the demo running already? Choose another with {name}=..., or stop it.")
+        raise Refused(f"Port {text} is in use. Stop the other process, or choose another port with {name}=...")
     return int(text)
 
 
 def _prepare(demo: Demo) -> dict[str, str]:
-    """Make the directory and the env file (mode 600), with fresh secrets the first time. Returns its variables."""
+    """Create the directory and the env file (mode 600), with new secrets the first time. Returns its variables."""
     for directory in (demo.directory, demo.log_dir):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in demo.log_dir.glob("*.log"):
@@ -116,10 +115,10 @@ def _prepare(demo: Demo) -> dict[str, str]:
 
 
 def _secrets(demo: Demo) -> dict[str, str]:
-    """The ones of the last time where there are any: what they encrypted must stay readable."""
+    """The secrets of the last start if there are any, so that what they encrypted stays readable."""
     kept = demo.env_file.read_text(encoding="utf-8") if demo.env_file.exists() else ""
-    fresh = _variables(new_secrets.lines()) | {name: f"ak-demo-{secrets.token_urlsafe(24)}" for name in SPACES}
-    return {name: _variables(kept).get(name, value) for name, value in fresh.items()}
+    new = _variables(new_secrets.lines()) | {name: f"ak-demo-{secrets.token_urlsafe(24)}" for name in SPACES}
+    return {name: _variables(kept).get(name, value) for name, value in new.items()}
 
 
 def _variables(text: str) -> dict[str, str]:
@@ -132,26 +131,27 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _run(demo: Demo, processes: Processes, variables: dict[str, str], *, reset: bool) -> int:
-    _say("Preparing the database and the people of the demo ...")
+    _say("Setting up the database and the demo accounts ...")
     os.environ.clear()
     os.environ.update({**processes.environment, **variables})
     began = datetime.now(tz=UTC)
     people = _set_up(demo, reset=reset)
     keys = ";".join(f"{variables[name]}={spaces}" for name, spaces in SPACES.items())
-    # A world of its own for each start: a run that was cancelled in an earlier one must not come to life again.
+    # A new seed for each start: a run cancelled in an earlier demo must not reappear as running.
     seed = str(int(time.time()))
     processes.start("sandbox", SANDBOX_KEYS=keys, SANDBOX_PORT=str(demo.sandbox_port), SANDBOX_SEED=seed)
     processes.start("worker")
     processes.start("web")
     _wait(demo, processes, began)
-    _say(f"\n{people}\nThe logs are in {_short(demo.log_dir)}. Ctrl-C stops everything.\nOpen {demo.url}/")
-    raise Refused(_obituary(processes, processes.wait_for_an_end()))
+    _say(f"\n{people}\nLogs: {_short(demo.log_dir)}. Press Ctrl-C to stop the demo.\nOpen {demo.url}/")
+    raise Refused(_exit_message(processes, processes.wait_for_exit()))
 
 
 def _set_up(demo: Demo, *, reset: bool) -> str:
-    """Bring database, static files, teams, people and keys up to date. Returns the table of people and passwords.
+    """Set up database, static files, teams, people and keys. Returns the table of people and passwords.
 
-    Only a password's hash is stored, so the table is kept beside the database; without it there are new passwords.
+    The database has only password hashes, so the table is saved in a file. If the file is missing, new passwords are
+    set.
     """
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     import django
@@ -169,28 +169,28 @@ def _set_up(demo: Demo, *, reset: bool) -> str:
 
 
 def _wait(demo: Demo, processes: Processes, began: datetime) -> None:
-    """Until the panel answers and its board has something to show. Raises Refused when a process ends."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until the panel answers and its boards show runs. Raises Refused if a process exits."""
+    deadline = time.monotonic() + STARTUP_TIMEOUT
     progress = Progress()
     if not _until(lambda: _answers(demo, "/readyz") and _answers(demo, "/accounts/login/"), processes, deadline):
-        raise Refused(f"The panel did not answer within {PATIENCE:.0f} s. See the logs in {_short(demo.log_dir)}.")
+        raise Refused(f"The panel did not answer in {STARTUP_TIMEOUT:.0f} s. See the logs in {_short(demo.log_dir)}.")
     if not _until(lambda: progress.shows(_boards(since=began)), processes, deadline):
-        _say(f"The board is not full after {PATIENCE:.0f} s; it goes on filling while you look at it.")
+        _say(f"Not all runs were read within {STARTUP_TIMEOUT:.0f} s. The board keeps filling while you use it.")
 
 
 def _until(condition: Callable[[], bool], processes: Processes, deadline: float) -> bool:
     while not condition():
-        if (name := processes.ended()) is not None:
-            raise Refused(_obituary(processes, name))
+        if (name := processes.exited()) is not None:
+            raise Refused(_exit_message(processes, name))
         if time.monotonic() > deadline:
             return False
         time.sleep(0.3)
     return True
 
 
-def _obituary(processes: Processes, name: str) -> str:
+def _exit_message(processes: Processes, name: str) -> str:
     log = processes.log_of(name)
-    return f"The {name} process has ended, so everything is stopped. Its log tells why: {_short(log) if log else ''}"
+    return f"The {name} process exited, so everything was stopped. Its log says why: {_short(log) if log else ''}"
 
 
 def _answers(demo: Demo, path: str) -> bool:
@@ -205,7 +205,7 @@ def _answers(demo: Demo, path: str) -> bool:
 
 
 def _boards(*, since: datetime) -> dict[str, tuple[int, int]]:
-    """Team -> (tasks of which the board has runs, runs that go on), of tasks that were listed since then."""
+    """Team -> (number of tasks with runs, number of active runs), for tasks listed since then."""
     from django.db.models import Count, Sum
 
     from taskruns.models import Run
@@ -216,13 +216,13 @@ def _boards(*, since: datetime) -> dict[str, tuple[int, int]]:
 
 
 class Progress:
-    """One line that is written over in a terminal; elsewhere a line for each change."""
+    """One line that is overwritten in a terminal; elsewhere a new line for each change."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def shows(self, boards: dict[str, tuple[int, int]]) -> bool:
-        """True when there is enough of every team."""
+        """Print the progress. True if every team's board has enough runs."""
         seen = (f"{slug} {tasks} tasks, {active} active runs" for slug, (tasks, active) in boards.items())
         text = "Reading runs from the sandbox: " + "; ".join(seen)
         is_full = all(tasks >= ENOUGH_TASKS and active > 0 for tasks, active in boards.values())

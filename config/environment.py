@@ -1,7 +1,7 @@
-"""Reading one deployment's environment: every value is checked here, before anything starts.
+"""Reading and checking the environment variables of a deployment, before anything starts.
 
-A missing or malformed value raises `ImproperlyConfigured` with one sentence that names the variable and never
-shows its value. Each variable may also come as `NAME_FILE`, the path of a file that holds it.
+A missing or malformed value raises `ImproperlyConfigured`. The message names the variable and never shows its value.
+Each variable may also be given as `NAME_FILE`, the path of a file with the value.
 """
 
 import base64
@@ -21,17 +21,17 @@ from taskruns.arize.endpoints import check_extra
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-SHORTEST_SECRET = 32
+MIN_SECRET_LENGTH = 32
 
 
 class Variables(FileAwareEnv):
-    """An empty value counts as unset, so that env files may list all names; blanks around a value do not count."""
+    """Treats an empty value as unset, so that env files may list all names. Strips surrounding whitespace."""
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         try:
             value = super()._get_value(env_key, default)
         except (OSError, ValueError):
-            refuse(f"{env_key}{self.file_suffix}", "names a file that cannot be read.")
+            refuse(f"{env_key}{self.file_suffix}", "names a file that cannot be read. Check its permissions.")
         text = value.strip() if isinstance(value, str) else value
         return default if text == "" else text
 
@@ -40,24 +40,24 @@ variables = Variables()
 
 
 def refuse(name: str, rule: str) -> NoReturn:
-    """Raises ImproperlyConfigured with `NAME rule`, and without the parser's own error, which may quote the value."""
+    """Raises ImproperlyConfigured with `NAME rule`. Hides the parser's error, which may quote the value."""
     message = f"{name} {rule}"
     raise ImproperlyConfigured(message) from None
 
 
 @contextmanager
 def checked(name: str, rule: str) -> Iterator[None]:
-    """Whatever is wrong with the variable in here is refused by this rule, like "must be a whole number."."""
+    """Turn every error in the block into a refusal with this rule, for example "must be a whole number."."""
     try:
         yield
     except EnvNotSetError:
-        refuse(name, "is not set. `python manage.py new_secrets > .env` makes all three secrets.")
+        refuse(name, "is not set. `python manage.py new_secrets > .env` creates all three secrets.")
     except (ValueError, OSError, ValidationError):
         refuse(name, rule)
 
 
 def load_env_file() -> None:
-    """Read `.env` of the checkout, or the file that ENV_FILE names (empty: none). The process's own values win."""
+    """Read the file named by ENV_FILE, by default `.env` (empty: no file). Variables already set take precedence."""
     named = os.environ.get("ENV_FILE")
     path = BASE_DIR / ".env" if named is None else Path(named)
     if named == "":
@@ -65,7 +65,7 @@ def load_env_file() -> None:
     if path.is_file():
         variables.read_env(path, recurse=False)
     elif named is not None:
-        message = "ENV_FILE names a file that does not exist."
+        message = "ENV_FILE names a file that does not exist. Check the path."
         raise ImproperlyConfigured(message)
 
 
@@ -74,7 +74,7 @@ def text(name: str, default: str) -> str:
 
 
 def parts(name: str) -> list[str]:
-    """What stands between the commas; nothing for an unset variable."""
+    """The comma-separated parts; an empty list if the variable is unset."""
     found: list[str] = variables.list(name, [], subcast=str.strip)
     return [part for part in found if part]
 
@@ -93,8 +93,8 @@ def boolean(name: str, *, default: bool) -> bool:
 
 
 def secret_key() -> str:
-    with checked("SECRET_KEY", f"is too short: it must have at least {SHORTEST_SECRET} random characters."):
-        return variables.str("SECRET_KEY", validate=[validate.Length(min=SHORTEST_SECRET), _check_randomness])
+    with checked("SECRET_KEY", f"is too weak: it must have at least {MIN_SECRET_LENGTH} random characters."):
+        return variables.str("SECRET_KEY", validate=[validate.Length(min=MIN_SECRET_LENGTH), _check_randomness])
 
 
 def _check_randomness(key: str) -> None:
@@ -104,7 +104,7 @@ def _check_randomness(key: str) -> None:
 
 def encryption_keys() -> dict[int, str]:
     """Ring number -> Fernet key, newest first, from `2:<key>,1:<key>`."""
-    rule = "must be numbered Fernet keys, newest first, like `2:<key>,1:<key>`, and no number may come twice."
+    rule = "must be numbered Fernet keys, newest first, like `2:<key>,1:<key>`, each number once."
     with checked("ENCRYPTION_KEYS", rule):
         keys: list[tuple[int, str]] = variables.list("ENCRYPTION_KEYS", subcast=_ring_key)
         if len(dict(keys)) < len(keys):
@@ -127,8 +127,8 @@ def signing_key() -> bytes:
 
 
 def public_keys() -> tuple[bytes, ...]:
-    """The raw public halves of signing keys that were used before."""
-    rule = "must be Ed25519 public keys, 32 bytes each in base64, with commas between them."
+    """The raw public keys of former signing keys."""
+    rule = "must be Ed25519 public keys, 32 bytes each in base64, separated by commas."
     with checked("AUDIT_PUBLIC_KEYS", rule):
         return tuple(_raw_key(part) for part in parts("AUDIT_PUBLIC_KEYS"))
 
@@ -140,24 +140,24 @@ def _raw_key(encoded: str) -> bytes:
     return raw
 
 
-# Where things are kept
+# Storage
 
 
 def data_dir() -> Path:
-    with checked("DATA_DIR", "names a directory that cannot be made."):
+    with checked("DATA_DIR", "names a directory that cannot be created. Check the path and its permissions."):
         path = variables.path("DATA_DIR", BASE_DIR / "var").absolute()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 
 
 def anchor_file() -> str:
-    """Where the anchors of the audit log are appended to; empty: nowhere."""
+    """The file to which anchors of the audit log are appended; empty: none."""
     path = text("AUDIT_ANCHOR_FILE", "")
     return _file("AUDIT_ANCHOR_FILE", path) if path else ""
 
 
 def database(default: Path) -> dict[str, Any]:
-    """Django's settings of DATABASE_URL: SQLite (durable, one writer at a time) or PostgreSQL.
+    """Django's settings for DATABASE_URL: SQLite (durable, one writer at a time) or PostgreSQL.
 
     SQLite without IMMEDIATE fails under two writers with "database is locked"; without `synchronous=FULL` a power
     cut could lose a committed audit row.
@@ -174,7 +174,7 @@ def database(default: Path) -> dict[str, Any]:
 
 
 def queue(default: Path) -> dict[str, Any]:
-    """Huey's settings of QUEUE_URL: a file beside the data, Redis or PostgreSQL."""
+    """Huey's settings for QUEUE_URL: an SQLite file, Redis or PostgreSQL."""
     url = text("QUEUE_URL", f"sqlite:///{default}")
     with checked("QUEUE_URL", "must be sqlite:///<file>, redis://<host> or postgres://<user>@<host>/<database>."):
         split = urlsplit(url)
@@ -190,7 +190,7 @@ def queue(default: Path) -> dict[str, Any]:
 
 
 def _file(name: str, path: str) -> str:
-    """SQLite makes the file, but not its directory; without a name it would keep all in the memory of one process."""
+    """Check the path: SQLite does not create directories, and an empty name would mean a database in memory."""
     if path in {"", ":memory:"} or not Path(path).parent.is_dir():
         refuse(name, "must name a file in a directory that exists.")
     return path
@@ -201,7 +201,7 @@ def _file(name: str, path: str) -> str:
 
 @dataclass(frozen=True)
 class Site:
-    """Where people reach the panel: everything that depends on it is derived from here."""
+    """The public address of the panel, from which hosts, origins and cookie flags are derived."""
 
     url: str
     secure: bool
@@ -211,7 +211,7 @@ class Site:
 
     @property
     def netloc(self) -> str:
-        """Host and port as the url has them."""
+        """Host and port as in the URL."""
         return self.url.partition("://")[2]
 
     @property
@@ -227,9 +227,10 @@ class Site:
 
 
 def site() -> Site:
-    """SITE_URL, taken apart, and spelled as browsers write an origin: it must equal what they send.
+    """Parse SITE_URL and normalise it like browsers do, because it must equal the Origin header.
 
-    A host like `*` would let every host in. Plain http is for loopback only: cookies and keys would travel in clear.
+    A host like `*` is refused, because it would allow every host. Plain http is allowed on loopback only, because
+    cookies and keys would travel unencrypted.
     """
     with checked("SITE_URL", "must look like https://taskruns.example.com, without a path."):
         url = check_extra(text("SITE_URL", "http://localhost:8000"))
@@ -238,14 +239,14 @@ def site() -> Site:
     name = f"[{host}]" if ":" in host else host
     secure, loopback = split.scheme == "https", name in LOOPBACK_NAMES
     if not secure and not loopback:
-        refuse("SITE_URL", "must be https: plain http is accepted for localhost only.")
+        refuse("SITE_URL", "must be https. Plain http is accepted for localhost only.")
     return Site(url=url, secure=secure, host=name, port=split.port or (443 if secure else 80), loopback=loopback)
 
 
 def arize_endpoints() -> tuple[str, ...]:
-    """Base URLs allowed beside Arize's own hosts, normalised."""
+    """Base URLs allowed in addition to Arize's own hosts, normalised."""
     rule = (
-        "must be http:// or https://, a host name and perhaps a port, with commas between several, "
+        "must be http:// or https://, a host name and optionally a port, separated by commas, "
         "for example https://arize-app.example.com."
     )
     with checked("ARIZE_ENDPOINTS", rule):

@@ -1,11 +1,11 @@
-"""gunicorn's own lines (starting, stopping, a worker that hangs) as JSON, like all others of the process."""
+"""gunicorn's own log lines (start, stop, a worker timeout) as JSON, like all others of the process."""
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 
 class JsonLogger(Logger):  # type: ignore[misc]
-    """Hands its lines to the root logger, which `config.logs` has set up."""
+    """Passes its lines to the root logger, which `config.logs` configures."""
 
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)

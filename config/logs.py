@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr, each with an event name, the request's id bound everywhere, no secrets."""
+"""Logs: one JSON object per line on stderr, with an event name and the request's id, without secrets."""
 
 import logging.config
 import re
@@ -6,8 +6,8 @@ import re
 import structlog
 from structlog.typing import EventDict, Processor
 
-# The link of an invitation lets its reader in, and so do that of a new password and what a sign-in provider hands back:
-# all are struck out. A slash may be encoded, as in the way back that a sign-in page's address holds.
+# Secrets in URLs, which are redacted: invitation links, password reset links, and what a sign-in provider returns. A
+# slash may be encoded, as in the `next` parameter of a sign-in URL.
 _TOKEN = re.compile(
     r"((?:/|%2F)(?:invitations|password(?:/|%2F)reset(?:/|%2F)key)(?:/|%2F)"
     r"|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
@@ -30,23 +30,23 @@ def configure() -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"json": _formatter()},
-            "filters": {"our_own_faults": {"()": OurOwnFaults}},
+            "filters": {"unexpected_errors": {"()": UnexpectedErrors}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             "root": {"handlers": ["stderr"], "level": "WARNING"},
             "loggers": {
                 "taskruns": {"level": "INFO"},
                 "django_structlog": {"level": "INFO"},
-                # A refused request is no fault and has its line above; a broken one keeps its traceback.
-                "django.request": {"level": "ERROR", "filters": ["our_own_faults"]},
-                # With a handler of its own Huey's consumer does not add a second one.
+                # Refused requests (4xx) are already logged by django_structlog; errors are logged with a traceback.
+                "django.request": {"level": "ERROR", "filters": ["unexpected_errors"]},
+                # Without this handler, Huey's consumer would add its own.
                 "huey": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
             },
         }
     )
 
 
-class OurOwnFaults(logging.Filter):
-    """Leaves out 502 and 503: they tell of Arize or of the database, and were logged where they were met."""
+class UnexpectedErrors(logging.Filter):
+    """Drops 502 and 503: they report problems of Arize or the database, which were logged where they occurred."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return getattr(record, "status_code", 500) not in {502, 503}
@@ -57,7 +57,7 @@ def _formatter() -> dict[str, object]:
         "()": structlog.stdlib.ProcessorFormatter,
         "processors": [
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            strike_out_tokens,
+            redact_tokens,
             structlog.processors.JSONRenderer(),
         ],
         "foreign_pre_chain": _common(),
@@ -74,5 +74,5 @@ def _common() -> list[Processor]:
     ]
 
 
-def strike_out_tokens(_logger: object, _name: str, event: EventDict) -> EventDict:
+def redact_tokens(_logger: object, _name: str, event: EventDict) -> EventDict:
     return {key: _TOKEN.sub(r"\1...", value) if isinstance(value, str) else value for key, value in event.items()}

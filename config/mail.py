@@ -1,4 +1,4 @@
-"""EMAIL_URL: how mail is sent, if any is."""
+"""EMAIL_URL: the mail server, if the panel sends mail."""
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ _SMTP = {"smtp", "smtps", "submission", "submit"}
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """Django's EMAIL_* settings. Without EMAIL_URL: nothing leaves."""
+    """Django's EMAIL_* settings. The defaults send nothing."""
 
     backend: str = "django.core.mail.backends.dummy.EmailBackend"
     host: str = ""
@@ -23,7 +23,7 @@ class Mail:
 
 
 def of_environment(host: str) -> Mail | None:
-    """None without EMAIL_URL. `host` is in the sender's address, unless the URL names one."""
+    """None without EMAIL_URL. The sender is taskruns@`host` unless the URL names one."""
     url = env.text("EMAIL_URL", "")
     if not url:
         return None

@@ -1,6 +1,6 @@
-"""Fresh secrets for one deployment, as lines of an env file.
+"""New secrets for a deployment, as lines of an env file.
 
-Runs before Django: settings refuse to start without them.
+Runs before Django starts, because the settings fail without secrets.
 """
 
 import base64

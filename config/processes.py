@@ -1,7 +1,7 @@
-"""The processes of the Procfile, started together and stopped together, whatever ends them.
+"""Starting and stopping the processes of the Procfile together.
 
-Each process leads a group of its own, and the whole group is ended: with a closed terminal or a dead leader, nothing
-may stay behind and keep the port.
+Each process leads its own process group, and the whole group is killed. So no child keeps the port after the terminal
+was closed or the leader died.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from types import FrameType, TracebackType
 from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
-# Seconds between the friendly signal and the last one: gunicorn gives its requests 5.
+# Seconds between SIGTERM and SIGKILL. gunicorn gives its requests 5.
 GRACE = 8.0
-# What a started process may take over of its parent's environment. Everything else could be another deployment's.
+# The variables that a child process inherits. Others could belong to another deployment.
 INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "LD_LIBRARY_PATH")
 
 
 class Stopped(BaseException):
-    """Ctrl-C, SIGTERM or a closed terminal. No `except Exception` may swallow it."""
+    """Ctrl-C, SIGTERM or a closed terminal. A BaseException, so that no `except Exception` catches it."""
 
 
 class Signals:
-    """Turns the signals that end us into `Stopped`, raised where the main thread is at that moment."""
+    """Turns terminating signals into `Stopped`, raised in the main thread."""
 
     def __init__(self) -> None:
         self._held = self._came = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Under nohup we are meant to outlive the terminal.
+            # Under nohup, keep running after the terminal closes.
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """A signal that arrives in here is raised at its end, so that no process is started and then forgotten."""
+        """Delay signals until the end of the block, so that no started process is left untracked."""
         self._held = True
         try:
             yield
@@ -50,7 +50,7 @@ class Signals:
             raise Stopped
 
     def ignore(self) -> None:
-        """We are stopping already: further signals would only interrupt that."""
+        """Ignore further signals, so that they do not interrupt stopping."""
         self._held = True
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -61,9 +61,9 @@ class Signals:
 
 @dataclass
 class Processes:
-    """A context: whatever was started in it is gone after it, children of children too.
+    """A context manager: on exit, all processes started in it and all their descendants are stopped.
 
-    `log_dir`: each process writes to `<name>.log` there; None: to this terminal.
+    With `log_dir`, each process writes to `<name>.log` there; with None, to this terminal.
     """
 
     environment: Mapping[str, str]
@@ -81,19 +81,19 @@ class Processes:
         stop(list(self._running.values()))
 
     def start(self, name: str, **extra: str) -> None:
-        """`extra`: variables for this process only."""
+        """Start a process of the Procfile. `extra`: variables for this process only."""
         with self.signals.held():
             self._running[name] = launch(name, environment={**self.environment, **extra}, log=self.log_of(name))
 
     def log_of(self, name: str) -> Path | None:
         return self.log_dir / f"{name}.log" if self.log_dir else None
 
-    def ended(self) -> str | None:
-        """The name of a process that has ended, if one has."""
+    def exited(self) -> str | None:
+        """The name of a process that has exited, or None."""
         return next((name for name, process in self._running.items() if process.poll() is not None), None)
 
-    def wait_for_an_end(self) -> str:
-        while (name := self.ended()) is None:
+    def wait_for_exit(self) -> str:
+        while (name := self.exited()) is None:
             time.sleep(0.2)
         return name
 
@@ -105,7 +105,7 @@ def commands() -> dict[str, str]:
 
 
 def launch(name: str, *, environment: Mapping[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start a line of the Procfile as the leader of a process group; the log is appended to."""
+    """Start a line of the Procfile as the leader of a new process group. Appends to the log."""
     shell = ["/bin/sh", "-c", f"exec {commands()[name]}"]
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else None
@@ -116,7 +116,7 @@ def launch(name: str, *, environment: Mapping[str, str], log: Path | None = None
 
 
 def stop(processes: list[subprocess.Popen[bytes]], *, grace: float = GRACE) -> None:
-    """End the processes with their groups: SIGTERM, at most `grace` seconds for all, then SIGKILL."""
+    """Stop the processes and their groups: SIGTERM, up to `grace` seconds in total, then SIGKILL."""
     for process in processes:
         _signal_group(process, signal.SIGTERM)
     deadline = time.monotonic() + grace
@@ -124,7 +124,7 @@ def stop(processes: list[subprocess.Popen[bytes]], *, grace: float = GRACE) -> N
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=max(0.0, deadline - time.monotonic()))
     for process in processes:
-        # Also when the leader is gone: a worker of it may have hung.
+        # Even if the leader has exited: one of its children may hang.
         _signal_group(process, signal.SIGKILL)
         process.wait()
 
@@ -135,14 +135,14 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def base_environment() -> dict[str, str]:
-    """What every process needs of ours, with this Python's programs first on the path."""
+    """The inherited variables, with this Python's bin directory first in PATH."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
     kept["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), kept.get("PATH", os.defpath)))
     return kept
 
 
 def is_taken(port: int) -> bool:
-    """True when something listens on this port of this machine, by either loopback address."""
+    """True if something listens on this port on either loopback address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -152,5 +152,5 @@ def is_taken(port: int) -> bool:
     if not socket.has_ipv6:
         return False
     with socket.socket(socket.AF_INET6) as probe:
-        # Browsers try ::1 first for localhost and would meet the other server.
+        # For localhost, browsers try ::1 first and would reach the other server.
         return probe.connect_ex(("::1", port)) == 0

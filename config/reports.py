@@ -1,4 +1,4 @@
-"""What Django's error reports may show: where it broke, never with what values, with DEBUG too."""
+"""Django's error reports show where the code failed, but no values, even with DEBUG."""
 
 import re
 from collections.abc import ItemsView
@@ -10,11 +10,11 @@ from django.views.debug import SafeExceptionReporterFilter
 
 
 class NoValues(SafeExceptionReporterFilter):
-    """Django's own filter is off with DEBUG, and knows only the variables that somebody marked: libraries hold keys
-    in theirs.
+    """Hides all values. Django's own filter is off with DEBUG and hides only variables marked as sensitive, while
+    libraries hold keys in unmarked ones.
     """
 
-    # HUEY and DATABASES hold a password inside a URL or an option.
+    # HUEY and DATABASES may contain a password in a URL or an option.
     hidden_settings = re.compile("API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE|HUEY|DATABASES", re.IGNORECASE)
 
     def is_active(self, request: HttpRequest | None) -> bool:  # noqa: ARG002 - Django's signature

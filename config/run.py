@@ -1,4 +1,4 @@
-"""`make run`: web and worker of the deployment that `.env` describes, in this terminal until Ctrl-C."""
+"""`make run`: run web and worker of the deployment in `.env` in this terminal until Ctrl-C."""
 
 import os
 import sys
@@ -9,18 +9,18 @@ from django.core.exceptions import ImproperlyConfigured
 from config import environment
 from config.processes import Processes, Signals, Stopped, base_environment, is_taken
 
-NO_ENV_FILE = "There is no .env yet. `.venv/bin/python manage.py new_secrets > .env` makes one; see the README."
+NO_ENV_FILE = "There is no .env file. Create one: .venv/bin/python manage.py new_secrets > .env (see the README)."
 
 
 def main() -> int:
-    """Returns the exit code: 0 after Ctrl-C, 1 with a sentence on stderr when it cannot run."""
+    """Returns the exit code: 0 after Ctrl-C, 1 with an error on stderr."""
     signals = Signals()
     try:
         return _run(signals)
     except ImproperlyConfigured as error:
         return _refuse(f"Cannot start: {error}")
     except Stopped:
-        with suppress(OSError):  # with the terminal gone there is nobody to tell
+        with suppress(OSError):  # the terminal may be closed
             sys.stdout.write("\nStopped.\n")
         return 0
 
@@ -32,16 +32,16 @@ def _run(signals: Signals) -> int:
     environment.load_env_file()
     site = environment.site()
     if site.loopback and is_taken(site.port):
-        return _refuse(f"Port {site.port} is taken: is the panel running already? SITE_URL names another one.")
+        return _refuse(f"Port {site.port} is in use. Stop the other process, or choose another port in SITE_URL.")
     _set_up()
-    # Unlike the demo this is the person's own deployment: its variables may come from anywhere.
+    # Unlike the demo, a real deployment may take its variables from the shell too.
     with Processes({**os.environ, **base_environment()}, signals) as processes:
         processes.start("worker")
         processes.start("web")
-        sys.stdout.write(f"Taskruns runs at {site.url}/ until Ctrl-C.\n")
+        sys.stdout.write(f"Taskruns is running at {site.url}/. Press Ctrl-C to stop.\n")
         sys.stdout.flush()
-        name = processes.wait_for_an_end()
-    return _refuse(f"The {name} process has ended, so everything is stopped. Its last lines above tell why.")
+        name = processes.wait_for_exit()
+    return _refuse(f"The {name} process exited, so everything was stopped. Its last lines above say why.")
 
 
 def _set_up() -> None:

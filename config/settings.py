@@ -15,7 +15,7 @@ DATA_DIR = env.data_dir()
 SECRET_KEY = env.secret_key()
 ENCRYPTION_KEYS = env.encryption_keys()
 AUDIT_SIGNING_KEY = env.signing_key()
-AUDIT_PUBLIC_KEYS = env.public_keys()  # older ones, whose anchors are still believed
+AUDIT_PUBLIC_KEYS = env.public_keys()  # older keys whose anchors are still accepted
 AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the database
 
 # --- Arize
@@ -24,7 +24,7 @@ ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
 CANCELS_PER_SECOND = env.integer("CANCELS_PER_SECOND", 20, at_least=1, at_most=1_000)  # per key, in batches
 RUN_RETENTION_DAYS = env.integer("RUN_RETENTION_DAYS", 400, at_least=1, at_most=36_500)
 
-# --- The house
+# --- Apps, middleware and templates
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
 INSTALLED_APPS = [
@@ -48,13 +48,13 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "taskruns.middleware.ClientAddress",
-    # What puts up the fence stands outside of everything that may answer or fail.
+    # Security-header middleware comes first, so error responses get the headers too.
     "taskruns.middleware.StrictTransport",
     "csp.middleware.CSPMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "taskruns.middleware.Health",  # before all that asks for a host name or a session
-    "taskruns.middleware.BodyLimit",  # before all that reads a body
+    "taskruns.middleware.Health",  # before any middleware that checks the host name or reads the session
+    "taskruns.middleware.BodyLimit",  # before any middleware that reads the body
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "taskruns.middleware.SessionCookie",
@@ -68,7 +68,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "taskruns.middleware.SessionLimits",
     "taskruns.middleware.PersonTimeZone",
-    "taskruns.middleware.FailClosed",  # last: it turns what a view could not write into a 503
+    "taskruns.middleware.FailClosed",  # last: turns a database error in a view into a 503
 ]
 TEMPLATES = [
     {
@@ -90,8 +90,8 @@ TEMPLATES = [
 # --- Data
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-# The sign-in throttle counts in here: only a database keeps count over several processes. A full cache drops counts
-# that still hold, and by default 300 entries fill it: a stranger's names would push out the one that is guessed.
+# The sign-in throttle counts in this cache, in the database, so that all processes share the counts. Django's default
+# limit is 300 entries. An attacker could then evict the count of the guessed account by trying many other logins.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
@@ -134,19 +134,19 @@ ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
-ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # of this session; all others of the person end
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # keep this session; all other sessions of the person end
 ACCOUNT_FORMS = {
     "login": "taskruns.views.people.sign_in.LoginForm",
     "change_password": "taskruns.views.people.sign_in.ChangePasswordForm",
     "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
 }
-# Managers, auditors and site admins reach nothing before they have a second factor.
+# Managers, auditors and site admins have no access until they set up a second factor.
 REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
 MFA_ADAPTER = "taskruns.views.people.factor_checks.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = f"Taskruns ({SITE.host})"
-MFA_TOTP_TOLERANCE = 1  # steps of 30 s before and after: clocks differ, and people type
+MFA_TOTP_TOLERANCE = 1  # 30 s steps before and after, for clock drift and slow typing
 MFA_FORMS = {
     "authenticate": "taskruns.views.people.factor_checks.CodeForm",
     "reauthenticate": "taskruns.views.people.factor_checks.ConfirmCodeForm",
@@ -154,32 +154,32 @@ MFA_FORMS = {
     "login_webauthn": "taskruns.views.people.factor_checks.PasskeyLoginForm",
     "reauthenticate_webauthn": "taskruns.views.people.factor_checks.ConfirmPasskeyForm",
 }
-USERSESSIONS_TRACK_ACTIVITY = False  # a write a request; the idle limit has a stamp of its own
+USERSESSIONS_TRACK_ACTIVITY = False  # would write on every request; the idle limit has its own timestamp
 OIDC = sso.provider()
 SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.sign_in.SsoAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
 
-# --- Mail: without EMAIL_URL nothing is mailed, and no page pretends to
+# --- Mail: without EMAIL_URL the panel sends none, and no page offers it
 MAILS = (_mail := mail.of_environment(SITE.host)) is not None
 _mail = _mail or mail.Mail()
 EMAIL_BACKEND, DEFAULT_FROM_EMAIL = _mail.backend, _mail.sender
 EMAIL_HOST, EMAIL_PORT, EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail.host, _mail.port, _mail.user, _mail.password
 EMAIL_USE_TLS, EMAIL_USE_SSL, EMAIL_TIMEOUT = _mail.use_tls, _mail.use_ssl, 10
 
-# --- Where people reach it: all of this follows from SITE_URL and TRUSTED_PROXIES
+# --- Public address and HTTP security: derived from SITE_URL and TRUSTED_PROXIES
 TRUSTED_PROXIES = env.integer("TRUSTED_PROXIES", 0, at_most=10)
 ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXIES
 ALLOWED_HOSTS = SITE.allowed_hosts
 CSRF_TRUSTED_ORIGINS = SITE.trusted_origins
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
-SECURE_SSL_HOST = SITE.netloc  # never the host that a client names
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # machines ask on loopback, past the proxy
+SECURE_SSL_HOST = SITE.netloc  # never the Host header of the client
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # health checks come over loopback, not through the proxy
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
-# Other hosts of the domain are not the panel's to decide upon.
+# Not the panel's decision: subdomains may belong to others.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
-# W008: without a trusted proxy the panel cannot tell http from https and would redirect for ever; whoever ends TLS
-# redirects. Browsers come with https anyway: HSTS, and cookies that go nowhere else.
+# W008: without a trusted proxy the panel cannot tell http from https and would redirect in a loop. The TLS proxy has to
+# redirect instead. HSTS and secure cookies keep browsers on https anyway.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
@@ -203,17 +203,17 @@ CONTENT_SECURITY_POLICY = {
         "img-src": ["'self'"],
         "font-src": ["'self'"],
         "connect-src": ["'self'"],
-        # Browsers hold the redirect that answers a form to this too: the way to single sign-on is one.
+        # Browsers also apply form-action to redirects after a form, such as the one to the sign-in provider.
         "form-action": ["'self'", *(OIDC.origins if OIDC else [])],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     }
 }
-DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes; BodyLimit refuses more before a byte is read, files too
-# A frozen list of runs to cancel arrives as one field a run.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes; BodyLimit refuses larger bodies, files too, before reading them
+# The confirmed list of a bulk cancel has one field per run.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 
-# --- Static files and words
+# --- Static files and language
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 STORAGES = {
@@ -228,7 +228,7 @@ TIME_ZONE = "UTC"
 # --- Logs and error reports
 DEFAULT_EXCEPTION_REPORTER_FILTER = "config.reports.NoValues"
 LOGGING_CONFIG = None
-# Its address is the client's own word; the audit log has the one that counts.
+# It would log an address that the client can forge. The audit log has the verified one.
 DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
-DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # what middleware.ClientAddress made of it
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # as checked by middleware.ClientAddress
 logs.configure()

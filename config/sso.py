@@ -16,9 +16,7 @@ def provider() -> Provider | None:
     issuer = env.text("OIDC_ISSUER", "")
     if not issuer:
         return None
-    with env.checked(
-        "OIDC_ISSUER", "must be the issuer's https URL, exactly as the provider's own documents spell it."
-    ):
+    with env.checked("OIDC_ISSUER", "must be the issuer's https URL, exactly as in the provider's documentation."):
         _check_issuer(issuer)
     return Provider(
         issuer=issuer,
@@ -31,7 +29,7 @@ def provider() -> Provider | None:
 
 
 def _check_issuer(issuer: str) -> None:
-    """Kept as it is written: a slash at its end is part of its name. Raises ValueError."""
+    """Raises ValueError. Does not normalise the issuer: a trailing slash is part of its name."""
     parts = urlsplit(issuer)
     host, _ = parts.hostname, parts.port  # reading the port checks it
     loopback = host in {"localhost", "127.0.0.1", "::1"}
@@ -41,12 +39,12 @@ def _check_issuer(issuer: str) -> None:
 
 
 def _required(name: str) -> str:
-    return env.text(name, "") or env.refuse(name, "is not set, but OIDC_ISSUER is: single sign-on needs both.")
+    return env.text(name, "") or env.refuse(name, "is not set. Single sign-on needs it, because OIDC_ISSUER is set.")
 
 
 def group_roles() -> tuple[GroupRole, ...]:
-    """`group=team-slug:role`, with commas between."""
-    with env.checked("OIDC_GROUP_ROLES", "must look like `group=team-slug:operator`, with commas between."):
+    """Parse `group=team-slug:role` entries, separated by commas."""
+    with env.checked("OIDC_GROUP_ROLES", "must look like `group=team-slug:operator`, separated by commas."):
         return tuple(_group_role(part) for part in env.parts("OIDC_GROUP_ROLES"))
 
 
@@ -59,9 +57,9 @@ def _group_role(part: str) -> GroupRole:
 
 
 def _sign_in_origins(issuer: str) -> tuple[str, ...]:
-    """Further origins of the provider's pages: browsers follow a form's redirect only where the policy allows it."""
+    """More origins of the provider's pages, for the CSP: browsers follow a form's redirect only to allowed origins."""
     schemes = {"https", urlsplit(issuer).scheme}
-    with env.checked("OIDC_SIGN_IN_ORIGINS", "must be https://host, perhaps with a port, with commas between."):
+    with env.checked("OIDC_SIGN_IN_ORIGINS", "must be https://host, optionally with a port, separated by commas."):
         origins = tuple(part.rstrip("/") for part in env.parts("OIDC_SIGN_IN_ORIGINS"))
         if not all(_ORIGIN.fullmatch(origin) and origin.partition(":")[0] in schemes for origin in origins):
             raise ValueError

@@ -1,7 +1,7 @@
-"""Every url of one deployment. Only the account pages that people can really use are here, not all of allauth's.
+"""All URLs of a deployment. Of allauth's account pages, only those in use are included.
 
-Where allauth writes and the audit log has to have its row, both are one transaction: a step that cannot be recorded was
-not taken, and the code that was shown for it is not used up.
+Where allauth writes and an audit row is required, both happen in one transaction. A step that cannot be recorded is
+rolled back, so its one-time code stays valid.
 """
 
 from allauth.account import views as account
@@ -24,7 +24,7 @@ urlpatterns = [
         transaction.atomic(factor_checks.confirm_by_passkey),
         name="mfa_reauthenticate_webauthn",
     ),
-    # These are there only where EMAIL_URL lets the panel send mail.
+    # These pages exist only if EMAIL_URL is set; else they are 404.
     path("accounts/password/reset/", password_reset.ask, name="account_reset_password"),
     path("accounts/password/reset/done/", password_reset.sent, name="account_reset_password_done"),
     re_path(

@@ -1,5 +1,5 @@
-"""The web process's entry. A view without a declared action must stop the start, so the urls are loaded here, not at
-the first request.
+"""The WSGI entry point. Loads the URLs now and not at the first request, so that a view without a declared action
+stops the start.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`make demo` as a person meets it: one command, a password, a board, Ctrl-C."""
+"""`make demo` as a person uses it: one command, a password, a board, Ctrl-C."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def ports() -> list[int]:
 @pytest.fixture
 def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
     started: list[subprocess.Popen[str]] = []
-    # These tests may run under nohup, which the demo would take as a wish to outlive its terminal.
+    # These tests may run under nohup, and the demo would then ignore SIGHUP.
     outside = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -36,7 +36,7 @@ def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
         process = subprocess.Popen(
             [sys.executable, "-m", "config.demo", *arguments],
             cwd=ROOT,
-            # Variables of a real deployment in the same shell must not get in.
+            # Variables of a real deployment in the same shell must not be used.
             env={**os.environ, **LEAKS, **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -55,7 +55,7 @@ def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
 
 
 def read_until_address(process: subprocess.Popen[str], port: int) -> str:
-    """What was printed up to the address. Ends early when the demo does."""
+    """The output up to the URL. Stops early if the demo exits."""
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
@@ -82,7 +82,7 @@ def passwords_in(printed: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+@demo\.example) +(\S+)", printed, re.MULTILINE))
 
 
-def test_it_shows_the_board_stops_on_ctrl_c_and_starts_again(launch: Launch, ports: list[int], tmp_path: Path) -> None:
+def test_the_demo_shows_the_board_and_restarts(launch: Launch, ports: list[int], tmp_path: Path) -> None:
     demo = launch()
     printed = read_until_address(demo, ports[0])
     people = passwords_in(printed)
@@ -99,7 +99,7 @@ def test_it_shows_the_board_stops_on_ctrl_c_and_starts_again(launch: Launch, por
         assert tasks is not None
         assert tasks.group().count("<option") > 20
     assert stat.S_IMODE((tmp_path / "demo" / "env").stat().st_mode) == 0o600
-    assert demo_processes(tmp_path), "the search for processes finds none while they run"
+    assert demo_processes(tmp_path), "no processes found while the demo is running"
 
     demo.send_signal(signal.SIGINT)
     assert demo.communicate(timeout=15)[0].strip() == "Stopped."
@@ -112,20 +112,20 @@ def test_it_shows_the_board_stops_on_ctrl_c_and_starts_again(launch: Launch, por
     board = board_of(ports[0], "ops-north", email="vera@demo.example", password=people["vera@demo.example"])
     assert board.text.count("data-run-id=") == 50
     assert active_rows(board) >= 4
-    assert set(re.findall(r'data-run-id="([^"]+)"', board.text)).isdisjoint(shown), "of the world before"
+    assert set(re.findall(r'data-run-id="([^"]+)"', board.text)).isdisjoint(shown), "of the previous sandbox"
     # A closed terminal.
     again.send_signal(signal.SIGHUP)
     again.communicate(timeout=15)
     assert (again.returncode, demo_processes(tmp_path)) == (0, [])
 
 
-def test_a_process_that_dies_stops_the_rest_with_a_sentence(launch: Launch, ports: list[int], tmp_path: Path) -> None:
+def test_a_dead_process_stops_the_others_with_a_message(launch: Launch, ports: list[int], tmp_path: Path) -> None:
     demo = launch()
     read_until_address(demo, ports[0])
     victim = next(pid for pid, command in demo_processes(tmp_path) if "run_huey" in command)
     os.kill(victim, signal.SIGKILL)
     printed = demo.communicate(timeout=20)[0]
-    assert "The worker process has ended" in printed
+    assert "The worker process exited" in printed
     assert str(tmp_path / "demo" / "log" / "worker.log") in printed
     assert demo.returncode == 1
     assert demo_processes(tmp_path) == []
@@ -140,23 +140,23 @@ def test_an_early_ctrl_c_leaves_nothing_behind(launch: Launch, tmp_path: Path, p
 
 
 @pytest.mark.parametrize(("place", "name"), [(0, "DEMO_PORT"), (1, "DEMO_SANDBOX_PORT")])
-def test_a_taken_port_is_a_sentence(launch: Launch, ports: list[int], place: int, name: str) -> None:
+def test_a_port_in_use_is_an_error(launch: Launch, ports: list[int], place: int, name: str) -> None:
     with socket.create_server(("127.0.0.1", ports[place])):
         demo = launch()
         printed = demo.communicate(timeout=30)[0]
     assert demo.returncode == 1
-    assert printed.startswith(f"Port {ports[place]} is taken")
+    assert printed.startswith(f"Port {ports[place]} is in use")
     assert name in printed
     assert printed.count("\n") == 1
 
 
 def demo_processes(tmp_path: Path) -> list[tuple[int, str]]:
-    """(pid, command) of every process whose environment names this demo's directory: its children, at any depth."""
+    """(pid, command) of every process with this demo's directory in its environment: all its descendants."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
-        except OSError:  # it has just ended
+        except OSError:  # it just exited
             continue
         if f"ENV_FILE={tmp_path}".encode() in environment:
             found.append((int(entry.name), command.replace(b"\0", b" ").decode()))

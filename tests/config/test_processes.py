@@ -1,4 +1,4 @@
-"""Starting the Procfile's processes and ending them with all of their children."""
+"""Starting the Procfile's processes and stopping them with all their children."""
 
 import os
 from pathlib import Path
@@ -16,13 +16,13 @@ def procfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pids_in(path: Path) -> list[int]:
-    """Once leader and child have both written theirs."""
+    """The pids, after leader and child have both written theirs."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [int(line) for line in lines] if len(lines) == 2 else []
 
 
 def is_alive(pid: int) -> bool:
-    """A zombie whose parent has not asked for its exit code yet is not."""
+    """False for a zombie whose parent has not read its exit code yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -34,14 +34,14 @@ def test_the_procfile_names_what_a_deployment_runs():
     assert processes.commands()["web"] == "gunicorn config.wsgi"
 
 
-def test_a_command_may_hold_a_colon(procfile: Path):
+def test_a_command_may_contain_a_colon(procfile: Path):
     procfile.write_text("web: serve --at http://localhost:8000\nworker: work\n")
     assert processes.commands() == {"web": "serve --at http://localhost:8000", "worker": "work"}
 
 
 @pytest.mark.parametrize("leader", ["ends", "ignores the signal"])
 def test_no_child_outlives_a_stop(procfile: Path, leader: str):
-    """The child ignores SIGTERM; its parent may have ended before it."""
+    """The child ignores SIGTERM, and its parent may have exited before."""
     child = "trap '' TERM; echo $$ >> pids; while :; do sleep 0.1; done"
     own = "trap '' TERM; " if leader == "ignores the signal" else ""
     (procfile.parent / "child.sh").write_text(child)

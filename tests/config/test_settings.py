@@ -1,4 +1,4 @@
-"""Starting: what the environment must hold, and what follows from it. Real processes where the start itself counts."""
+"""Starting: what the environment must contain and what is derived from it. Real processes where the start is tested."""
 
 import json
 import os
@@ -24,7 +24,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "--check-config", "config.wsgi"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a command in a deployment's environment and nothing else of this machine's."""
+    """Run a command with only a deployment's environment variables."""
 
     def run(
         command: list[str], *, secrets: dict[str, str] = GOOD, **variables: str
@@ -57,7 +57,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("RUN_RETENTION_DAYS", "0"),
     ],
 )
-def test_it_refuses_to_start_with_one_sentence_that_names_the_variable(
+def test_a_start_error_is_one_line_naming_the_variable(
     start: Callable[..., subprocess.CompletedProcess[str]], command: list[str], name: str, value: str
 ):
     ended = start(command, **{name: value})
@@ -68,13 +68,13 @@ def test_it_refuses_to_start_with_one_sentence_that_names_the_variable(
 
 
 @pytest.mark.parametrize("command", [MANAGE, GUNICORN], ids=["manage.py", "gunicorn"])
-def test_it_starts_with_the_three_secrets_alone(
+def test_the_panel_starts_with_only_the_three_secrets(
     start: Callable[..., subprocess.CompletedProcess[str]], command: list[str]
 ):
     assert start(command).returncode == 0
 
 
-def test_the_secrets_that_new_secrets_makes_are_accepted_and_never_the_same(
+def test_new_secrets_are_accepted_and_always_different(
     start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ):
     command = [sys.executable, "manage.py", "new_secrets"]
@@ -96,7 +96,7 @@ def test_a_complete_deployment_has_no_warning(
     site = {"SITE_URL": "https://panel.example.com", "SECRET_KEY": secret}
     checked = start(command, **site, **proxies)
     assert (checked.returncode, "W0" in checked.stdout + checked.stderr) == (0, False)
-    assert start(command, SECRET_KEY=secret).returncode == 1  # the control: plain http on loopback is warned about
+    assert start(command, SECRET_KEY=secret).returncode == 1  # the control: plain http on loopback gives a warning
 
 
 SHOWN = [
@@ -115,7 +115,7 @@ def shown(start: Callable[..., subprocess.CompletedProcess[str]], **variables: s
     return found
 
 
-def test_https_gives_secure_cookies_with_host_names_and_hsts(start: Callable[..., subprocess.CompletedProcess[str]]):
+def test_https_gives_secure_host_cookies_and_hsts(start: Callable[..., subprocess.CompletedProcess[str]]):
     found = shown(start, SITE_URL="https://Panel.example.com:443/", TRUSTED_PROXIES="1")
     assert found["SITE_URL"] == "https://panel.example.com"
     assert found["ALLOWED_HOSTS"] == ["panel.example.com"]
@@ -129,7 +129,7 @@ def test_https_gives_secure_cookies_with_host_names_and_hsts(start: Callable[...
     assert found["SECURE_PROXY_SSL_HEADER"] == ["HTTP_X_FORWARDED_PROTO", "https"]
 
 
-def test_the_default_is_loopback_under_all_its_names_without_debug(
+def test_the_default_is_loopback_without_debug(
     start: Callable[..., subprocess.CompletedProcess[str]],
 ):
     found = shown(start, SITE_URL="", DEBUG="", TRUSTED_PROXIES="")
@@ -203,7 +203,7 @@ MALFORMED: list[tuple[str, str, Callable[[], object]]] = [
 @pytest.mark.parametrize(
     ("name", "value", "read"), MALFORMED, ids=[f"{name} {value[:50]}" for name, value, _ in MALFORMED]
 )
-def test_a_malformed_value_is_refused_by_name_and_not_shown(
+def test_a_malformed_value_is_refused_and_not_shown(
     name: str, value: str, read: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ):
     if name == "OIDC_CLIENT_ID":
@@ -232,7 +232,7 @@ def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     found = sso.provider()
     assert found is not None
-    assert found.issuer == OIDC["OIDC_ISSUER"], "the slash is a part of its name"
+    assert found.issuer == OIDC["OIDC_ISSUER"], "the trailing slash is part of its name"
     assert found.discovery_url == "https://id.example.com/realms/ops/.well-known/openid-configuration"
     assert found.roles_for(["leads", "cn=ops"]) == {"ops-north": "manager"}
     assert found.roles_for(["cn=ops", "x"]) == {"ops-north": "operator"}
@@ -240,8 +240,8 @@ def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert found.id != replace(found, issuer=found.issuer.rstrip("/")).id
 
 
-def test_a_form_may_lead_to_the_issuer_and_nowhere_else(start: Callable[..., subprocess.CompletedProcess[str]]):
-    """Chromium holds the redirect that answers a form to `form-action` too."""
+def test_a_form_may_redirect_only_to_the_issuer(start: Callable[..., subprocess.CompletedProcess[str]]):
+    """Chromium also applies `form-action` to redirects after a form."""
     code = "from config import settings as s; print(s.CONTENT_SECURITY_POLICY['DIRECTIVES']['form-action'])"
     elsewhere = OIDC | {"OIDC_SIGN_IN_ORIGINS": "https://login.example.com/, https://sso.example.net:8443"}
     shown = [start([sys.executable, "-c", code], **variables).stdout.strip() for variables in (OIDC, elsewhere, {})]
@@ -272,7 +272,7 @@ def test_mail_is_read_from_its_url(monkeypatch: pytest.MonkeyPatch):
     assert (found.use_tls, found.sender) == (True, "taskruns@panel.example.com")
 
 
-def test_a_secret_may_come_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_secret_can_be_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "secret"
     path.write_text("a-secret-of-a-file-that-is-long-enough-0123\n")
     monkeypatch.delenv("SECRET_KEY")
@@ -310,7 +310,7 @@ def found_mail() -> mail.Mail:
 
 
 @pytest.mark.parametrize(("name", "value", "read", "wanted"), READERS, ids=READER_IDS)
-def test_every_kind_of_value_may_come_in_a_file(
+def test_every_kind_of_value_can_be_read_from_a_file(
     name: str, value: str, read: Callable[[], object], wanted: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "value"
@@ -321,7 +321,7 @@ def test_every_kind_of_value_may_come_in_a_file(
 
 
 @pytest.mark.parametrize(("name", "value", "read", "wanted"), READERS, ids=READER_IDS)
-def test_blanks_around_a_value_do_not_count(
+def test_whitespace_around_a_value_is_ignored(
     name: str, value: str, read: Callable[[], object], wanted: object, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv(name, f"  {value}\t")
@@ -330,9 +330,7 @@ def test_blanks_around_a_value_do_not_count(
 
 @pytest.mark.parametrize("name", READER_IDS)
 @pytest.mark.parametrize("kind", ["missing", "a directory", "below a file", "not text"])
-def test_a_file_that_cannot_be_read_is_a_sentence(
-    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_unreadable_file_is_an_error(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "not text").write_bytes(b"s3kr3t \xff")
     paths = {"a directory": tmp_path, "below a file": tmp_path / "not text" / "value"}
     monkeypatch.delenv(name, raising=False)
@@ -340,7 +338,7 @@ def test_a_file_that_cannot_be_read_is_a_sentence(
     read = next(read for reader, _, read, _ in READERS if reader == name)
     with pytest.raises(ImproperlyConfigured) as refused:
         read()
-    assert str(refused.value) == f"{name}_FILE names a file that cannot be read."
+    assert str(refused.value) == f"{name}_FILE names a file that cannot be read. Check its permissions."
     assert "s3kr3t" not in "".join(traceback.format_exception(refused.value))
 
 
@@ -368,7 +366,7 @@ def test_an_empty_value_counts_as_unset(
 
 @pytest.mark.parametrize("name", ["SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY"])
 @pytest.mark.parametrize("value", ["", "  "])
-def test_an_empty_secret_is_not_set(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_empty_secret_counts_as_unset(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(name, value)
     readers = (environment.secret_key, environment.encryption_keys, environment.signing_key)
     read = readers[["SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY"].index(name)]

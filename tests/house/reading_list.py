@@ -1,6 +1,6 @@
-"""Print every text of the panel as one list to read: `python -m tests.house.reading_list [pages|comments|tests]`.
+"""Print every text of the panel as one list: `python -m tests.house.reading_list [pages|comments|tests]`.
 
-pages: what a person can meet (templates, Python, JavaScript); comments: docstrings and comments; tests: test names.
+pages: texts that people see (templates, Python, JavaScript); comments: docstrings and comments; tests: test names.
 """
 
 import ast
@@ -17,7 +17,7 @@ from tests.paths import ROOT
 _BLOCK_COMMENT = re.compile(r"/\*(.*?)\*/|{#(.*?)#}|<!--(.*?)-->", re.DOTALL)
 _JS_COMMENT = re.compile(r"/\*([^*]*)\*/|(?<![:\w\"'])//(.*)")
 Text = tuple[Path, int, str]
-# Attributes whose values a person reads or hears.
+# Attributes whose values are shown or read aloud.
 _SPOKEN = re.compile(r'\b(?:aria-label|title|placeholder|alt|data-[\w-]*(?:text|word|label|copied)[\w-]*)="([^"]+)"')
 _TAG = re.compile(r"<[^>]*>", re.DOTALL)
 _DJANGO = re.compile(r"{%.*?%}|{#.*?#}", re.DOTALL)
@@ -37,7 +37,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def is_prose(text: str) -> bool:
-    """Words for people: a blank between letters, or one capitalised word; no identifiers, urls, SQL or formats."""
+    """True for text with a space between letters or one capitalised word; not for identifiers, URLs, SQL or formats."""
     text = text.strip()
     if re.fullmatch(r"[A-Z][a-z]+[.!?…]?", text):
         return True
@@ -68,7 +68,7 @@ def is_block(tag: str) -> bool:
 
 
 def blank(match: "re.Match[str]", by: str = " ") -> str:
-    """The same length, so that places stay right."""
+    """Keep the length, so that positions stay valid."""
     kept = "".join("\n" if character == "\n" else " " for character in match[0])
     return by + kept[1:] if kept else by
 

@@ -24,7 +24,7 @@ WRITES = {
 
 
 def calls(path: Path) -> Iterator[tuple[str, str]]:
-    """Each call of the module: what it is called on (source text, "" for a plain name), and the name."""
+    """Each call in the module: the object (source text, "" for a plain name) and the name."""
     for node in ast.walk(ast.parse(TEXTS[path])):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield ast.unparse(node.func.value), node.func.attr
@@ -33,7 +33,7 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def imported_names(text: str) -> set[str]:
-    """Each module and each name of a module that the source imports by its full name, wherever it does so."""
+    """Full names of all modules and module members that the source imports, at any place in it."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -52,14 +52,14 @@ def test_the_sources_are_found():
     assert "config/settings.py" in map(named, HAND_WRITTEN)
 
 
-def test_imports_go_down_only():
+def test_imports_only_go_down():
     lint = Path(sys.executable).with_name("lint-imports")
     ended = subprocess.run([lint, "--no-cache"], check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout
     assert " 0 broken" in ended.stdout
 
 
-def test_only_the_audit_package_makes_rows_of_the_log():
+def test_only_the_audit_package_writes_audit_rows():
     makers = {named(path) for path in SOURCES for on, name in calls(path) if name == "AuditEvent"}
     assert makers == {"taskruns/audit/record.py"}
     writes = WRITES - {"record"}
@@ -67,16 +67,16 @@ def test_only_the_audit_package_makes_rows_of_the_log():
     assert not through
 
 
-def test_only_the_way_out_speaks_http():
+def test_only_outbound_speaks_http():
     speakers = {named(path) for path in SOURCES if imports(path) & {"requests", "urllib3"}}
     assert speakers == {"taskruns/outbound/session.py", "taskruns/outbound/connection.py"}
     assert not {named(path) for path in SOURCES if imports(path) & {"httpx", "aiohttp", "httplib2", "pycurl"}}
     others = {named(path) for path in SOURCES if {"http.client", "urllib.request"} & imported_names(TEXTS[path])}
-    assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo waits for its own pages"
+    assert others == {"taskruns/outbound/connection.py", "config/demo.py"}, "the demo polls its own pages"
 
 
-def test_one_place_opens_the_way_to_arize():
-    """So each call is made with a checked endpoint and is counted."""
+def test_only_one_place_creates_the_arize_client():
+    """So that every call uses a checked endpoint and is counted."""
     openers = {named(path) for path in SOURCES for _, name in calls(path) if name == "ArizeClient"}
     assert openers == {"taskruns/services/credentials/client.py"}
 
@@ -85,7 +85,7 @@ def of_allauth_internals(text: str) -> set[str]:
     return {name for name in imported_names(text) if re.match(r"allauth\..*\binternal\b", name)}
 
 
-def test_one_file_imports_the_internals_of_allauth():
+def test_only_one_file_imports_allauth_internals():
     assert {named(path) for path in SOURCES if of_allauth_internals(TEXTS[path])} == {"taskruns/allauth_compat.py"}
 
 
@@ -99,13 +99,13 @@ def test_one_file_imports_the_internals_of_allauth():
         "def late():\n    from allauth.account.internal import flows",
     ],
 )
-def test_each_way_to_import_an_internal_of_allauth_is_found(line: str):
+def test_every_import_of_an_allauth_internal_is_found(line: str):
     """The control of the test above."""
     assert of_allauth_internals(line)
     assert not of_allauth_internals(line.replace("internal", "external"))
 
 
-def test_the_way_out_arize_and_the_sandbox_know_no_django():
+def test_outbound_arize_and_sandbox_do_not_import_django():
     plain = on_floors("outbound", "arize", "sandbox")
     assert len(plain) > 20
     assert not [named(path) for path in plain if "django" in imports(path)]
@@ -121,15 +121,15 @@ def test_views_and_pages_never_write_to_the_database():
     assert not found
 
 
-def test_services_know_no_request_no_template_and_no_url():
+def test_services_use_no_request_template_or_url():
     services = on_floors("services", "audit", "models")
     assert len(services) > 40
     above = r"^(from|import) (django\.(template|shortcuts|urls)|taskruns\.(pages|views|access|templatetags))"
-    web = r"^from django\.http import (?!QueryDict$)"  # filters are kept as query strings
+    web = r"^from django\.http import (?!QueryDict$)"  # filters are stored as query strings
     assert not [named(path) for path in services if re.search(f"{above}|{web}", TEXTS[path], re.MULTILINE)]
 
 
-def test_one_error_of_the_services_has_a_sentence_and_a_field():
+def test_only_user_error_has_a_sentence_and_a_field():
     found = {path.name for path in on_floors("services") if re.search(r"self\.sentence\b.*=", TEXTS[path])}
     assert found == {"user_errors.py"}
 
@@ -140,12 +140,12 @@ def test_the_check_of_views_would_find_a_write():
     assert ("person", "save") in set(calls(path))
 
 
-def test_no_module_has_a_name_that_says_nothing():
+def test_no_module_has_a_meaningless_name():
     assert not [named(path) for path in SOURCES + TESTS if path.stem in VAGUE]
     assert not [named(path) for path in SOURCES for part in path.relative_to(ROOT).parts if part in VAGUE]
 
 
-def test_nothing_is_left_out_of_the_tests():
+def test_no_test_is_skipped_or_sleeps():
     found = [named(path) for path in TESTS if re.search(r"mark\.(skip|xfail)|time\.sleep\(", path.read_text())]
     real_time = ("tests/e2e", "tests/bench", "tests/processes.py")  # these wait for other processes
     assert [name for name in found if not name.startswith(real_time)] in ([], ["tests/house/test_architecture.py"])
@@ -177,7 +177,7 @@ def test_every_event_of_the_catalogue_has_a_sentence(event: EventType, outcome: 
         assert "WHO" in words
 
 
-def test_no_sentence_is_left_of_an_event_that_is_no_more():
+def test_every_sentence_belongs_to_an_event():
     assert set(SENTENCES) == {event.value for event in EventType}
     for event, words in SENTENCES.items():
         assert set(words) - {""} <= CATALOGUE[EventType(event)]
@@ -185,8 +185,8 @@ def test_no_sentence_is_left_of_an_event_that_is_no_more():
             assert {name for _, name, _, _ in string.Formatter().parse(text) if name} <= {"who", "target", "run", "why"}
 
 
-def test_the_catalogue_is_the_documents():
-    """Written out once more from the page on the audit log."""
+def test_the_catalogue_matches_the_document():
+    """A second copy of the catalogue, written from the document on the audit log."""
     names = {
         *("run.cancel", "run.cancel_many", "run.trigger", "run.export", "stop.pull", "stop.lift", "stop.expire"),
         *("credential.add", "credential.replace", "credential.test", "credential.revoke", "credential.failing"),

@@ -1,4 +1,4 @@
-"""What the code imports is what `pyproject.toml` declares: nothing comes in by way of another package."""
+"""The code imports only what `pyproject.toml` declares, never a dependency of a dependency."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ OURS = {"config", "taskruns", "tests"}
 RUNTIME = [ROOT / "manage.py", ROOT / "gunicorn.conf.py", *ROOT.glob("config/**/*.py"), *ROOT.glob("taskruns/**/*.py")]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 DISTRIBUTIONS = packages_distributions()
-# Declared, and used without an import or a setting that names them.
-BY_URL = {"psycopg", "redis"}  # DATABASE_URL and QUEUE_URL choose them
+# Declared, and used without an import or a setting.
+BY_URL = {"psycopg", "redis"}  # selected by DATABASE_URL and QUEUE_URL
 
 
 def normal(name: str) -> str:
@@ -43,7 +43,7 @@ def modules_in(path: Path) -> Iterator[str]:
 
 
 def imported(paths: Iterable[Path]) -> dict[str, set[str]]:
-    """Distribution -> the files that import a module of it."""
+    """Distribution -> files that import one of its modules."""
     found: dict[str, set[str]] = {}
     for path in paths:
         for module in set(modules_in(path)) - OURS - set(sys.stdlib_module_names):

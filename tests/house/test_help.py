@@ -1,4 +1,4 @@
-"""The help page explains everything that the other pages say without words."""
+"""The help page explains every status, outcome, role and shortcut of the other pages."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_the_page_shows_them(client: Client, db: None):
     assert all(f'id="{target}"' in text for target in links)
 
 
-def test_every_key_that_acts_is_in_the_list(client: Client, db: None):
+def test_every_shortcut_key_is_listed(client: Client, db: None):
     keys = SCRIPT.read_text().split("const KEYS = {")[1].split("};")[0]
     acting = set(re.findall(r'^\s*"?([^\s":]+)"?: \(\) =>', keys, re.MULTILINE))
     assert acting == set(
@@ -45,7 +45,7 @@ def test_every_key_that_acts_is_in_the_list(client: Client, db: None):
     )
 
 
-def test_the_list_opens_on_every_page_but_for_whom_has_switched_it_off(client: Client, db: None):
+def test_the_shortcut_list_opens_unless_switched_off(client: Client, db: None):
     nora = person("nora@example.com")
     client.force_login(nora)
     assert 'id="shortcuts"' in client.get("/help/").content.decode()

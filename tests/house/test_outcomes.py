@@ -1,4 +1,4 @@
-"""The two tables of outcomes, facts and words: what lacks a row, or disagrees with the other table, fails here."""
+"""The two tables of outcomes, facts and words: a missing row or a contradiction fails here."""
 
 import dataclasses
 import string
@@ -47,7 +47,7 @@ def test_each_outcome_has_its_facts_and_its_words(members: Any, facts: Any, word
 
 
 @every
-def test_each_outcome_is_told_with_a_tone_and_a_status(members: Any, facts: Any, words: Any, event: Any, model: Any):
+def test_each_outcome_has_a_tone_and_a_status(members: Any, facts: Any, words: Any, event: Any, model: Any):
     for row in words.values():
         assert row.sentence.endswith(".")
         assert row.tone in TONES
@@ -56,7 +56,7 @@ def test_each_outcome_is_told_with_a_tone_and_a_status(members: Any, facts: Any,
 
 
 @every
-def test_the_log_and_the_column_know_their_outcomes(members: Any, facts: Any, words: Any, event: Any, model: Any):
+def test_catalogue_and_column_have_the_same_outcomes(members: Any, facts: Any, words: Any, event: Any, model: Any):
     logged = {member for member in members if words[member].log}
     assert {member.value for member in logged} == CATALOGUE[event] - {"requested", "denied"}
     assert {member.value: words[member].log for member in logged}.items() <= SENTENCES[event].items()
@@ -73,7 +73,7 @@ def test_each_outcome_of_a_cancel_is_explained(outcome: Outcome):
 
 
 @cancels
-def test_a_run_of_a_batch_can_come_to_each_outcome(outcome: Outcome):
+def test_a_run_in_a_batch_can_have_each_outcome(outcome: Outcome):
     if CANCEL_FACTS[outcome].effect is Effect.OPEN:
         assert outcome.value not in ITEM_STATES
         assert not CANCEL_WORDS[outcome].in_batch
@@ -85,7 +85,7 @@ def test_a_run_of_a_batch_can_come_to_each_outcome(outcome: Outcome):
     assert (shown.tone == "bad") == (outcome in NOT_STOPPED) == (CANCEL_FACTS[outcome].effect is Effect.NOT_STOPPED)
 
 
-def test_each_state_of_a_run_of_a_batch_has_a_word_and_a_choice():
+def test_each_state_of_a_run_in_a_batch_has_label_and_filter():
     assert dict(CancelItem._meta.get_field("state").choices or ()) == ITEM_STATES
     counts = batches.state_counts(dict.fromkeys(ITEM_STATES, 1))
     assert {count.state for count in counts} == set(ITEM_STATES)
@@ -93,7 +93,7 @@ def test_each_state_of_a_run_of_a_batch_has_a_word_and_a_choice():
 
 
 @cancels
-def test_a_cancel_with_credit_for_a_stopped_run_says_so(outcome: Outcome):
+def test_an_outcome_that_credits_the_cancel_says_so(outcome: Outcome):
     facts, words = CANCEL_FACTS[outcome], CANCEL_WORDS[outcome]
     assert bool(facts.credit) == bool(words.cause)
     assert names_in(words.cause) <= {"who", "by", "can"}
@@ -109,7 +109,7 @@ def test_the_credit_of_two_outcomes_is_never_the_same():
     assert len(set(shares)) == len(shares) > 1
 
 
-def test_a_row_of_words_cannot_be_made_without_what_every_page_shows():
+def test_words_require_every_text_that_pages_show():
     wanted = {it.name for it in dataclasses.fields(Words) if it.default is dataclasses.MISSING}
     assert wanted == {"sentence", "log"}
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, each with an event; what a person types cannot forge one, and no secret gets in."""
+"""Logs: one JSON object per line, each with an event. Typed text cannot forge a line, and no secret is logged."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from django.test import Client
 from gunicorn.config import Config
 
 from config.gunicorn_logs import JsonLogger
-from config.logs import strike_out_tokens
+from config.logs import redact_tokens
 from taskruns.models import AuditEvent, Credential, Run, Team, User
 from tests.clients import ClientOf, press
 from tests.factories import CANARY, PASSWORD
@@ -30,7 +30,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def stderr() -> Iterator[io.StringIO]:
-    """Where this deployment's own handler writes to."""
+    """The stream of this deployment's log handler."""
     handlers = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
     (handler,) = handlers
     written = io.StringIO()
@@ -41,7 +41,7 @@ def stderr() -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def lines(stderr: io.StringIO) -> Lines:
-    """What this process has logged since the last look: each line must be one JSON object with its event."""
+    """Returns what was logged since the last call. Each line must be one JSON object with an event."""
 
     def read() -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in stderr.getvalue().split("\n") if line]
@@ -86,12 +86,12 @@ def patched(client: Client, patch: pytest.MonkeyPatch, wrong: Callable[..., None
 
 
 @pytest.mark.parametrize(("status", "ask"), ERRORS.values(), ids=ERRORS)
-def test_the_reference_on_each_error_page_is_found_in_the_log(
+def test_the_reference_on_an_error_page_is_in_the_log(
     status: int, ask: Ask, team: Team, mona: User, client_of: ClientOf, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ):
     client = client_of(mona)
     client.raise_request_exception = False
-    client.get("/runs/")  # what an earlier request left behind must not be taken for this one's
+    client.get("/runs/")  # ignore what an earlier request left behind
     earlier = {entry.get("request_id") for entry in lines()}
     answer = ask(client, monkeypatch)
     assert answer.status_code == status
@@ -108,7 +108,7 @@ def test_the_reference_on_each_error_page_is_found_in_the_log(
 # --- Forged lines
 
 
-def test_what_a_person_types_stays_one_line_of_one_event(
+def test_typed_text_stays_one_log_line(
     run: Run, oli: User, client_of: ClientOf, arize: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ):
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
@@ -128,8 +128,8 @@ def test_what_a_person_types_stays_one_line_of_one_event(
     assert row.reason.splitlines() == [row.reason]
 
 
-def test_a_line_holds_no_raw_control_character(stderr: io.StringIO):
-    """A terminal or a tool that splits at U+2028 sees one line too."""
+def test_a_log_line_has_no_raw_control_character(stderr: io.StringIO):
+    """Terminals and tools that split at U+2028 also see one line."""
     structlog.get_logger("taskruns.tests").warning("typed", reason=FORGED)
     logged = stderr.getvalue()
     assert "forged" in logged
@@ -141,7 +141,7 @@ def test_a_line_holds_no_raw_control_character(stderr: io.StringIO):
 
 
 @pytest.mark.parametrize("debug", [False, True], ids=["DEBUG off", "DEBUG on"])
-def test_no_secret_is_printed_when_a_request_breaks(
+def test_no_secret_is_logged_when_a_request_fails(
     *,
     debug: bool,
     credential: Credential,
@@ -150,7 +150,7 @@ def test_no_secret_is_printed_when_a_request_breaks(
     lines: Lines,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Signed in by password, with cookies, a form token and a header of somebody's own; then it breaks in a view."""
+    """A request with a session, a form token and an Authorization header fails in a view."""
     settings.DEBUG = debug
     client = Witness(enforce_csrf_checks=True)
     client.get("/accounts/login/")
@@ -176,7 +176,7 @@ def test_no_secret_is_printed_when_a_request_breaks(
     assert token not in logged
 
 
-def test_what_lets_somebody_in_is_struck_out_of_paths(lines: Lines, db: None):
+def test_tokens_in_paths_are_redacted(lines: Lines, db: None):
     for path in (
         "/invitations/s3cr3t-token-1/",
         "/accounts/oidc/x/login/callback/?state=s3cr3t-token-2&code=s3cr3t-token-3&scope=openid",
@@ -190,10 +190,10 @@ def test_what_lets_somebody_in_is_struck_out_of_paths(lines: Lines, db: None):
     assert "s3cr3t" not in logged
     assert "scope=openid" in logged
     assert "/invitations/..." in logged
-    assert strike_out_tokens(None, "", {"event": "x?code=abc", "n": 1}) == {"event": "x?code=...", "n": 1}
+    assert redact_tokens(None, "", {"event": "x?code=abc", "n": 1}) == {"event": "x?code=...", "n": 1}
 
 
-def test_the_web_servers_own_lines_are_json_too(lines: Lines):
+def test_gunicorns_own_log_lines_are_json(lines: Lines):
     JsonLogger(Config()).error("Worker (pid:%s) was sent SIGKILL!", 42)
     (entry,) = lines()
     assert (entry["event"], entry["logger"]) == ("Worker (pid:42) was sent SIGKILL!", "gunicorn.error")

@@ -1,4 +1,4 @@
-"""The style sheets are made of the tokens, and the style guide shows all of them to developers only."""
+"""The style sheets use only the tokens, and the style guide shows all of them, to developers only."""
 
 import re
 from typing import Any
@@ -11,11 +11,11 @@ from tests.factories import person
 from tests.paths import ROOT
 
 SHEETS = ROOT / "taskruns" / "static" / "taskruns"
-# A QR code is black on white in every theme, and shadows are black.
+# A QR code is black on white in every theme; shadows are black.
 FIXED = re.compile(r"\.qr|shadow|backdrop")
 
 
-def test_it_is_there_with_debug_and_only_then(client: Client, settings: Any, db: None):
+def test_the_style_guide_exists_only_with_debug(client: Client, settings: Any, db: None):
     client.force_login(person("dora@example.com"))
     assert client.get("/styleguide/").status_code == 404
     settings.DEBUG = True
@@ -25,7 +25,7 @@ def test_it_is_there_with_debug_and_only_then(client: Client, settings: Any, db:
     assert all(f"<code>--{token.name}</code>" in text for group in token_groups() for token in group.tokens)
 
 
-def test_the_guide_knows_every_token_of_the_sheet():
+def test_the_guide_shows_every_token():
     shown = {token.name for group in token_groups() for token in group.tokens}
     written = set(re.findall(r"^\s*--([\w-]+):", (SHEETS / "tokens.css").read_text(), re.MULTILINE))
     assert shown == written
@@ -38,7 +38,7 @@ def test_every_token_is_used_and_every_used_one_exists():
     assert used == known
 
 
-def test_colours_are_written_in_the_tokens_only():
+def test_colours_are_only_in_the_tokens():
     literal = re.compile(r"#[0-9a-f]{3,8}\b|\brgba?\(|light-dark\(")
     found = [
         f"{sheet.name}: {line}"

@@ -1,4 +1,4 @@
-"""How the tests are arranged: what several of them use stands in modules, fixtures in conftests."""
+"""The layout of the tests: shared code is in modules, fixtures are in conftest files."""
 
 import ast
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SHORTCUTS = {
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """The parts of each import of ours."""
+    """The parts of each import from `tests`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (
@@ -30,7 +30,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def shortcuts(text: str) -> list[str]:
-    """Imports of files that pytest loads itself, and lines that only keep the import of a fixture."""
+    """Imports of files that only pytest should load, and lines that exist only to keep a fixture's import."""
     tree = ast.parse(text)
     found = [part for part in imported(tree) if part == "conftest" or part.startswith("test_")]
     found += ["assert" for node in tree.body if isinstance(node, ast.Assert)]
@@ -53,12 +53,12 @@ def test_nothing_is_imported_from_a_test_file():
 
 
 @pytest.mark.parametrize(("line", "name"), SHORTCUTS.items())
-def test_each_shortcut_would_be_found(line: str, name: str):
+def test_each_shortcut_is_found(line: str, name: str):
     """The control of the test above."""
     assert shortcuts(line) == [name]
 
 
-def test_fixtures_stand_where_pytest_looks_for_them():
+def test_fixtures_are_where_pytest_finds_them():
     with_fixtures = {path.name for path in TESTS if fixtures(path.read_text())}
     assert "conftest.py" in with_fixtures
     assert [name for name in with_fixtures if name != "conftest.py" and not name.startswith("test_")] == []

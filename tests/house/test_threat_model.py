@@ -1,4 +1,4 @@
-"""THREAT_MODEL.md: every line of it names tests that exist."""
+"""THREAT_MODEL.md: every test it names exists."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ def section(title: str) -> str:
 
 
 def rows(title: str) -> dict[str, str]:
-    """First cell -> the rest of the line, without the head of the table."""
+    """First cell -> the rest of the row, without the table header."""
     lines = [line.strip("| ") for line in section(title).splitlines() if line.startswith("|")]
     return dict(tuple(map(str.strip, line.split("|", 1))) for line in lines[2:])  # type: ignore[misc]
 
@@ -67,24 +67,24 @@ def test_every_promise_names_its_tests():
         assert re.search(r"\| [\d., x]+ *$", rest), promise
 
 
-def test_every_promise_is_put_in_plain_words():
+def test_every_promise_is_in_the_text():
     explained = re.findall(r"^- \*\*(.+?)\.\*\* \w", section("What is promised"), re.MULTILINE)
     assert explained == list(rows("What is promised"))
 
 
-def test_what_is_missing_belongs_to_a_promise():
+def test_everything_missing_belongs_to_a_promise():
     missing = rows("Not yet") if "\n## Not yet\n" in TEXT else {}
     assert set(missing) <= set(PROMISES)
     assert all(wants.startswith("not yet: ") for wants in missing.values())
 
 
-def test_a_test_that_is_not_there_would_be_found():
+def test_a_missing_test_is_found():
     assert "test_every_named_test_exists" in defined_in("tests/house/test_threat_model.py")
     assert "test_nobody_wrote_this" not in defined_in("tests/house/test_threat_model.py")
     assert len(NAMED) > 60
 
 
-def test_what_is_installed_is_locked_by_hash_and_can_be_audited():
+def test_dependencies_are_locked_by_hash_and_auditable():
     for name in ("requirements.txt", "requirements-dev.txt"):
         text = (ROOT / name).read_text()
         packages = re.split(r"\n(?=[a-z0-9])", text.strip())
