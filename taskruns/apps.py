@@ -7,7 +7,7 @@ class TaskrunsConfig(AppConfig):
     verbose_name = "Taskruns"
 
     def ready(self) -> None:
-        from taskruns import jobs  # noqa: F401 - the queue's consumer must know the jobs
+        from taskruns import jobs  # noqa: F401 - registers the jobs with Huey's consumer
         from taskruns.audit.append_only import make_append_only_after_migrate
         from taskruns.views.people import sign_in
 

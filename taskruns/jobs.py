@@ -1,5 +1,5 @@
-"""Huey's jobs. The queue only wakes work up; the database says what is to be done, so a lost message, a killed or a
-second worker change nothing.
+"""Huey's jobs. The queue only wakes a worker; the database says what to do. A lost message, a killed worker or a second
+worker therefore does no harm.
 """
 
 import threading
@@ -12,7 +12,7 @@ from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import DUE_AFTER, anchor_moved, publish
+from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
 from taskruns.services.people import throttles
@@ -21,13 +21,13 @@ from taskruns.services.runs import retention
 log = structlog.get_logger(__name__)
 
 CLOCK = Actor.job("clock")
-TICK = 5  # seconds; Huey's own grain is a minute
+TICK = 5  # seconds; Huey's own schedule has a resolution of one minute
 _first_start = threading.Lock()
 
 
 @on_startup()
 def start() -> None:
-    """Look at once, not at the next full minute. Huey calls this in each of its threads; the first is enough."""
+    """Start work at once, not at the next full minute. Huey calls this in each thread; only the first one acts."""
     if _first_start.acquire(blocking=False):
         every_minute.call_local()
 
@@ -52,7 +52,7 @@ def sweep() -> None:
 
 @db_task(expires=2 * 60)
 def look_after_stops() -> None:
-    """End those whose time is over; let the others cancel what the rounds of reading have left."""
+    """End expired stops. Active stops cancel the runs that the refresh rounds did not cancel yet."""
     stops.expire()
     for batch in stops.hold_all():
         wake_batch(batch.pk)
@@ -60,10 +60,10 @@ def look_after_stops() -> None:
 
 @db_task(expires=2 * 60)
 def look_after_audit() -> None:
-    """Anchor what moved, tell of tries that were only counted, take up verifications whose worker died."""
-    anchor_moved(due_after=DUE_AFTER)
+    """Anchor changed chains, record suppressed attempts, resume stalled verifications."""
+    anchor_changed(due_after=DUE_AFTER)
     publish()
-    audit.record_left_out()
+    audit.record_suppressed()
     for verification_id in audit.stalled():
         run_verification(str(verification_id))
 
@@ -88,7 +88,7 @@ def look_after_throttles() -> None:
 
 @db_task(expires=60 * 60)
 def forget_old_runs() -> None:
-    """A few portions, then others have their turn before the next few."""
+    """Delete a few chunks, then queue the rest, so that other jobs get their turn."""
     batches.forget_drafts()
     if retention.forget_old_runs():
         forget_old_runs()
@@ -101,7 +101,7 @@ def run_verification(verification_id: str) -> None:
 
 @db_task(expires=90)
 def tick() -> None:
-    """Wake the batches and the keys whose time has come; claims make a second wake-up harmless."""
+    """Wake the batches and credentials that are due. Claims make a second wake-up harmless."""
     for batch_id in batches.due(timezone.now()):
         work_batch(str(batch_id))
     for credential_id in mirror.due(timezone.now()):
@@ -110,7 +110,7 @@ def tick() -> None:
 
 @db_task(expires=60)
 def work_batch(batch_id: str) -> None:
-    """One portion, then others have their turn before the next one. A tick takes up what was lost."""
+    """Work on one chunk, then queue the rest, so that other jobs get their turn. A tick replaces a lost message."""
     delay = batches.work(uuid.UUID(batch_id))
     if delay == 0:
         work_batch(batch_id)
@@ -120,7 +120,7 @@ def work_batch(batch_id: str) -> None:
 
 @db_task(expires=60)
 def refresh_credential(credential_id: str) -> None:
-    """A round of reading, then what an emergency stop says to the runs it has found."""
+    """Read one round from Arize, then let an active emergency stop cancel the new runs."""
     mirror.refresh(uuid.UUID(credential_id))
     batch = stops.hold_of(uuid.UUID(credential_id))
     if batch is not None:
@@ -128,22 +128,22 @@ def refresh_credential(credential_id: str) -> None:
 
 
 def wake(credential_id: uuid.UUID) -> None:
-    """Read with this key soon. If the queue cannot be reached, the next tick does it."""
+    """Refresh with this credential soon. If the queue is down, the next tick does it."""
     _enqueue(refresh_credential, credential_id)
 
 
 def wake_batch(batch_id: uuid.UUID) -> None:
-    """Begin to cancel. If the queue cannot be reached, the next tick does it."""
+    """Start cancelling. If the queue is down, the next tick does it."""
     _enqueue(work_batch, batch_id)
 
 
 def wake_verification(verification_id: uuid.UUID) -> None:
-    """Begin it now. If the queue cannot be reached, the next minute does it."""
+    """Start verifying. If the queue is down, `look_after_audit` does it within the next minutes."""
     _enqueue(run_verification, verification_id)
 
 
 def _enqueue(job: Callable[[str], object], row_id: uuid.UUID) -> None:
     try:
         job(str(row_id))
-    except Exception:  # each queue has errors of its own, and none may undo what was saved
+    except Exception:  # each queue has its own errors, and none may undo what was saved
         log.warning("queue_unreachable", exc_info=True)

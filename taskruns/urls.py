@@ -1,4 +1,4 @@
-"""Every url of the panel. The order of the file is the order of the navigation."""
+"""All URLs of the panel, in the order of the navigation."""
 
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
@@ -23,7 +23,7 @@ from taskruns.views.sso import actions
 
 
 class AuditKind(StringConverter):
-    """The forms in which the log can be taken away."""
+    """The formats in which the log can be downloaded."""
 
     regex = "jsonl|csv"
 
@@ -45,7 +45,7 @@ urlpatterns = [
     path("teams/<slug:slug>/tasks/<uuid:task_id>/", tasks.task, name="task"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/strip/", tasks.strip, name="task-strip"),
     path("teams/<slug:slug>/tasks/<uuid:task_id>/trigger/", triggers.trigger, name="task-trigger"),
-    # Cancelling many
+    # Bulk cancels and the emergency stop
     path("teams/<slug:slug>/batches/", batches.listing, name="batches"),
     path("teams/<slug:slug>/batches/<uuid:batch_id>/", batches.batch, name="batch"),
     path("teams/<slug:slug>/batches/<uuid:batch_id>/confirm/", batches.confirm, name="batch-confirm"),
@@ -53,7 +53,7 @@ urlpatterns = [
     path("teams/<slug:slug>/batches/<uuid:batch_id>/retry/", batches.retry, name="batch-retry"),
     path("teams/<slug:slug>/stop/", stops.stop, name="stop"),
     path("teams/<slug:slug>/stop/lift/", stops.lift, name="stop-lift"),
-    # Taking runs away
+    # Exporting runs
     path("teams/<slug:slug>/runs/export/", board.export_page, name="board-export-page"),
     path("teams/<slug:slug>/runs/export.csv", board.export_csv, name="board-export"),
     # Saved views of the board
@@ -61,7 +61,7 @@ urlpatterns = [
     path("teams/<slug:slug>/views/<uuid:view_id>/", saved_views.change, name="saved-view"),
     path("teams/<slug:slug>/views/<uuid:view_id>/delete/", saved_views.delete, name="saved-view-delete"),
     path("teams/<slug:slug>/views/<uuid:view_id>/default/", saved_views.default, name="saved-view-default"),
-    # Keys
+    # API keys
     path("teams/<slug:slug>/credentials/", credentials.listing, name="credentials"),
     path("teams/<slug:slug>/credentials/new/", credentials.new, name="credential-new"),
     path(
@@ -75,7 +75,7 @@ urlpatterns = [
         credentials.revoke,
         name="credential-revoke",
     ),
-    # People and the team itself
+    # Members, invitations and team settings
     path("teams/<slug:slug>/members/", teams.members, name="members"),
     path("teams/<slug:slug>/members/add/", teams.add_member, name="member-add"),
     path("teams/<slug:slug>/members/<uuid:user_id>/role/", teams.change_role, name="member-role"),
@@ -87,7 +87,7 @@ urlpatterns = [
     ),
     path("teams/<slug:slug>/settings/", teams.settings, name="team-settings"),
     path("teams/<slug:slug>/archive/", teams.archive, name="team-archive"),
-    # Oneself: profile, sessions, second factors, single sign-on
+    # Help pages, and the account: profile, sessions, second factors, single sign-on
     path("rights/", rights, name="rights"),
     path("help/", explain, name="help"),
     path("styleguide/", style_guide.style_guide, name="style-guide"),
@@ -106,7 +106,7 @@ urlpatterns = [
     path("accounts/sso/callback/", actions.callback, name="sso-callback"),
     path("accounts/sso/connect/", actions.connect, name="sso-connect"),
     path("accounts/sso/disconnect/", actions.disconnect, name="sso-disconnect"),
-    # All people
+    # All accounts, for site admins
     path("people/", accounts.listing, name="people"),
     path("people/<uuid:person_id>/", accounts.person, name="person"),
     path("people/<uuid:person_id>/role/", accounts.change_role, name="person-role"),

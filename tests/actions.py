@@ -201,7 +201,7 @@ ACTIONS: dict[str, HttpAction] = {
     "export the team's log": HttpAction("audit-export", "mona", (("audit.export", "done"),), method="get"),
     "export the site's log": HttpAction("site-audit-export", "ada", (("audit.export", "done"),), method="get"),
 }
-# The act is a job's; its rows come with its end. See `test_verify_now_is_a_job_and_the_page_tells_how_it_went`.
+# A job writes the rows when it ends. See `test_verify_now_is_a_job_and_the_page_shows_its_result`.
 # A list of runs to look at is no act yet: its rows come with the word to begin.
 LATER = {
     "list runs to cancel": HttpAction("batches", "oli", (), {"match": "all", "status": "running"}),

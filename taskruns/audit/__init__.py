@@ -1,7 +1,7 @@
 """The audit log: what can happen, who did it, and the only writer of `AuditEvent`.
 
-`record()` belongs in the same transaction as the act it speaks of, as its last statement: locks are then always
-taken in one order (the rows of the act, the team's board version, the chain).
+Call `record()` as the last statement of the transaction that makes the change. Locks are then always taken in the
+same order: the changed rows, the team's board version, the chain.
 """
 
 from .actor import Actor

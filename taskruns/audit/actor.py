@@ -1,4 +1,4 @@
-"""Who acts: carried from the view or command down to `record()`, so that services never see a request."""
+"""Who acts. Passed from the view or command down to `record()`, so that services never see a request."""
 
 import getpass
 import os
@@ -11,7 +11,7 @@ from taskruns.models import User
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """`role` is the role at this moment. `session_ref` is a SHA-256 prefix of the session key, never the key itself."""
+    """`role` is the current role. `session_ref` is a SHA-256 prefix of the session key, never the key itself."""
 
     type: str  # user, job, command, anonymous
     id: str = ""
@@ -26,12 +26,12 @@ class Actor:
 
     @classmethod
     def job(cls, name: str) -> Self:
-        """The clock, or work that goes on after a request."""
+        """The clock, or work that continues after a request."""
         return cls(type="job", label=name)
 
     @classmethod
     def command(cls) -> Self:
-        """Somebody at a shell on the host: named by the system account."""
+        """A person at a shell on the host, identified by the system account."""
         return cls(type="command", label=_system_account(), request_id=str(uuid.uuid4()))
 
 

@@ -1,8 +1,8 @@
 """Anchors: signed statements of the newest row of a chain.
 
-Kept in their own append-only table, written to the log stream, and appended to AUDIT_ANCHOR_FILE if that is set: a copy
-outside the database is what catches a cut tail, or a chain recomputed by someone who owns the database. What the file
-did not take stays noted in the database and is appended later.
+Stored in their own append-only table, written to the process log, and appended to AUDIT_ANCHOR_FILE if that is set.
+Only a copy outside the database reveals a truncated chain, or one recomputed by someone who controls the database.
+Anchors that could not be appended to the file stay queued in the database and are appended later.
 """
 
 import fcntl
@@ -27,31 +27,31 @@ from .signing_keys import sign, signing_key_id
 
 log = structlog.get_logger(__name__)
 
-EVERY = 1_000  # rows of one chain at most between two anchors, besides those of the clock
-# The clock looks each minute, so no row is five minutes old without an anchor.
+ANCHOR_EVERY = 1_000  # at most this many rows of one chain between two anchors, whatever the clock does
+# The clock checks every minute, so every row has an anchor within five minutes.
 DUE_AFTER = timedelta(minutes=4)
 _COLUMNS = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
-_AT_ONCE = 500  # lines
+_CHUNK = 500  # lines
 
 
-def anchor_moved(*, due_after: timedelta = timedelta(0)) -> int:
-    """Anchor the newest row of every chain whose oldest row without an anchor is so old. The number of anchors made."""
+def anchor_changed(*, due_after: timedelta = timedelta(0)) -> int:
+    """Anchor each chain that has an unanchored row at least `due_after` old. Returns how many anchors were made."""
     made = 0
-    for chain in _moved(due_after):
+    for chain in _changed(due_after):
         try:
             made += anchor_chain(chain)
-        except (DatabaseError, *UNREADABLE_VALUE):  # somebody changed rows by hand: the others are anchored anyhow
+        except (DatabaseError, *UNREADABLE_VALUE):  # rows changed by hand: still anchor the other chains
             log.exception("chain_not_anchored", chain=ascii(chain))
     return made
 
 
-def _moved(due_after: timedelta) -> list[str]:
+def _changed(due_after: timedelta) -> list[str]:
     last = with_number(AuditAnchor.objects.filter(chain=OuterRef("chain"))).order_by("-seq").values("seq")[:1]
     with tolerant_text():
         heads = AuditChain.objects.annotate(anchored=Subquery(last)).values_list("chain", "seq", "anchored")
-        moved = [(chain, anchored or 0) for chain, seq, anchored in heads if _is_behind(anchored or 0, seq)]
+        changed = [(chain, anchored or 0) for chain, seq, anchored in heads if _is_behind(anchored or 0, seq)]
     now = timezone.now()
-    return [chain for chain, anchored in moved if not due_after or _is_due(chain, anchored, now, due_after)]
+    return [chain for chain, anchored in changed if not due_after or _is_due(chain, anchored, now, due_after)]
 
 
 def _is_behind(anchored: int, seq: object) -> bool:
@@ -59,7 +59,7 @@ def _is_behind(anchored: int, seq: object) -> bool:
 
 
 def _is_due(chain: str, anchored: int, now: Any, due_after: timedelta) -> bool:
-    """Also for a time to come, which a clock that was set back leaves behind, and for a row that cannot be read."""
+    """Also true for an unreadable row, and for a time in the future, left by a clock that was set back."""
     oldest = AuditEvent.objects.filter(chain=chain, seq__gt=anchored).order_by("seq").values_list("at", flat=True)
     try:
         at = oldest.first()
@@ -69,7 +69,7 @@ def _is_due(chain: str, anchored: int, now: Any, due_after: timedelta) -> bool:
 
 
 def anchor_chain(chain: str) -> bool:
-    """Anchor the chain's newest row. False if there is none, or it is anchored already."""
+    """Anchor the chain's newest row. False if there is no row or it already has an anchor."""
     with transaction.atomic():
         rows = with_number(AuditEvent.objects.filter(chain=chain)).only("chain", "seq", "hash")
         newest = rows.order_by("-seq").first()
@@ -77,10 +77,10 @@ def anchor_chain(chain: str) -> bool:
 
 
 def anchor_row(row: AuditEvent) -> bool:
-    """Sign this row's place and hash, in the transaction at hand; published when that is committed."""
+    """Sign this row's number and hash in the current transaction. Published after commit."""
     anchor = AuditAnchor(chain=row.chain, seq=row.seq, hash=row.hash, signed_at=timezone.now(), key_id=signing_key_id())
     known = AuditAnchor.objects.filter(chain=row.chain, seq=row.seq, key_id=anchor.key_id)
-    # Two workers may come here at once: the chain's lock lets the second see the first one's anchor.
+    # Two workers may get here at once. The chain's lock makes the second one see the first one's anchor.
     AuditChain.objects.select_for_update().filter(chain=row.chain).only("chain").first()
     if known.exists():
         return False
@@ -88,7 +88,7 @@ def anchor_row(row: AuditEvent) -> bool:
     anchor.save(force_insert=True)
     if settings.AUDIT_ANCHOR_FILE:
         AnchorToPublish.objects.create(anchor=anchor)
-    # robust: the act that was recorded is done, whatever becomes of the copy.
+    # robust: the recorded change is committed, so a failure to publish must not raise.
     transaction.on_commit(lambda: _published(anchor), robust=True)
     return True
 
@@ -99,9 +99,9 @@ def _published(anchor: AuditAnchor) -> None:
 
 
 def publish() -> int:
-    """Append the anchors that AUDIT_ANCHOR_FILE does not have yet. The number of lines written.
+    """Append the queued anchors to AUDIT_ANCHOR_FILE. Returns how many lines were written.
 
-    A crash may write one twice: a reader takes two copies for one.
+    After a crash a line may be written twice; readers ignore duplicates.
     """
     if not settings.AUDIT_ANCHOR_FILE or not AnchorToPublish.objects.exists():
         return 0
@@ -110,29 +110,29 @@ def publish() -> int:
             fcntl.flock(file, fcntl.LOCK_EX)
             return sum(_append(file, waiting) for waiting in _waiting())
     except (OSError, *UNREADABLE_VALUE):
-        # They are in the database and in the log stream, and the next minute tries again.
+        # The anchors stay queued, and the clock retries in the next minute.
         log.exception("audit_anchor_file_not_written")
         return 0
 
 
 def _waiting() -> Iterator[list[AnchorToPublish]]:
-    """Some at a time; who has read them takes them off the list."""
+    """The queue in chunks. The caller deletes each chunk before it asks for the next one."""
     rows = AnchorToPublish.objects.select_related("anchor").order_by("pk")
-    while some := list(rows[:_AT_ONCE]):
-        yield some
+    while chunk := list(rows[:_CHUNK]):
+        yield chunk
 
 
 def _append(file: Any, waiting: list[AnchorToPublish]) -> int:
     lines = "".join(json.dumps(_as_json(row.anchor), sort_keys=True) + "\n" for row in waiting).encode()
-    file.write(lines if _ends_whole(file) else b"\n" + lines)
+    file.write(lines if _ends_with_newline(file) else b"\n" + lines)
     file.flush()
     os.fsync(file.fileno())
     AnchorToPublish.objects.filter(pk__in=[row.pk for row in waiting]).delete()
     return len(waiting)
 
 
-def _ends_whole(file: Any) -> bool:
-    """False behind a line that a full disk or a crash has torn."""
+def _ends_with_newline(file: Any) -> bool:
+    """False after a partial line left by a full disk or a crash."""
     if not file.seek(0, os.SEEK_END):
         return True
     file.seek(-1, os.SEEK_END)

@@ -1,7 +1,7 @@
-"""The database itself refuses to change the log: UPDATE and DELETE on both databases, TRUNCATE on PostgreSQL too.
+"""Database triggers that protect the log: they refuse UPDATE and DELETE, and on PostgreSQL also TRUNCATE.
 
-SQLite silently drops a table's triggers whenever Django remakes the table (AlterField, AddField), therefore they are
-put back after every migrate.
+SQLite silently drops a table's triggers whenever Django rebuilds the table (AlterField, AddField), so they are created
+again after every migrate.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from taskruns.models import AuditAnchor, AuditEvent
 
-# Each table, and when an INSERT would replace a row: REPLACE deletes without firing a DELETE trigger.
+# Table -> when an INSERT would replace a row. SQLite's REPLACE deletes the old row without firing a DELETE trigger.
 _REPLACES = {
     AuditEvent._meta.db_table: "id = NEW.id OR event_id = NEW.event_id OR (chain = NEW.chain AND seq = NEW.seq)",
     AuditAnchor._meta.db_table: "id = NEW.id OR (chain = NEW.chain AND seq = NEW.seq AND key_id = NEW.key_id)",
@@ -30,8 +30,8 @@ _POSTGRESQL_FUNCTION = f"""CREATE OR REPLACE FUNCTION taskruns_append_only() RET
     $$ {_POSTGRESQL_REFUSES} $$"""
 _POSTGRESQL = """CREATE OR REPLACE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION taskruns_append_only()"""
-# Each trigger of the very tables that the panel writes, not of others with their names: enabled, for each change of any
-# column (58 is BEFORE (2), DELETE (8), UPDATE (16) and TRUNCATE (32)), without a condition; and its function's body.
+# The triggers that count, each with its function's body: on the panel's own tables (not on tables of the same name in
+# another schema), enabled, for every column, without a condition. 58 = BEFORE 2 + DELETE 8 + UPDATE 16 + TRUNCATE 32.
 _POSTGRESQL_HAS = """SELECT tgname, prosrc FROM pg_trigger
     JOIN pg_proc ON pg_proc.oid = tgfoid
     JOIN pg_language ON pg_language.oid = prolang AND lanname = 'plpgsql'
@@ -48,7 +48,7 @@ def make_append_only(connection: BaseDatabaseWrapper) -> None:
 
 
 def missing_triggers(connection: BaseDatabaseWrapper) -> list[str]:
-    """The triggers that are not there, are disabled, or no longer say what they should."""
+    """Names of the triggers that are missing, disabled or changed."""
     if connection.vendor == "postgresql":
         wanted = {f"{table}_append_only": _POSTGRESQL_REFUSES for table in APPEND_ONLY_TABLES}
         query = _POSTGRESQL_HAS
@@ -62,7 +62,7 @@ def missing_triggers(connection: BaseDatabaseWrapper) -> list[str]:
 
 
 def _matches(there: str, wanted: str, vendor: str) -> bool:
-    """The whole body of the function on PostgreSQL; on SQLite the end of the statement that made the trigger."""
+    """Compare the function's whole body on PostgreSQL, and the end of the CREATE TRIGGER statement on SQLite."""
     return there.strip() == wanted if vendor == "postgresql" else there.endswith(wanted)
 
 

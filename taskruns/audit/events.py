@@ -1,4 +1,4 @@
-"""The closed catalogue: every event and the outcomes it may have."""
+"""The closed catalogue: every event, the outcomes it may have, and the details it may hold."""
 
 from enum import StrEnum
 
@@ -51,14 +51,14 @@ class EventType(StrEnum):
 
 _LOCAL = frozenset({"done", "denied"})
 _CHECK = frozenset({"ok", "failed", "denied"})
-# What is asked of Arize; then the outcomes of its table (models/outcomes.py).
-_ASKED = frozenset({"requested", "denied"})
+# For requests to Arize; their other outcomes are in models/outcomes.py.
+_REQUESTS = frozenset({"requested", "denied"})
 
 CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | {
-    EventType.RUN_CANCEL: _ASKED | {outcome.value for outcome in Outcome if outcome.value},
+    EventType.RUN_CANCEL: _REQUESTS | {outcome.value for outcome in Outcome if outcome.value},
     EventType.RUN_CANCEL_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
-    EventType.RUN_TRIGGER: _ASKED | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
-    EventType.CREDENTIAL_TEST: _CHECK | _ASKED,
+    EventType.RUN_TRIGGER: _REQUESTS | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
+    EventType.CREDENTIAL_TEST: _CHECK | _REQUESTS,
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),
 }
@@ -70,11 +70,11 @@ _KEY = frozenset({"last4", "expires_on", "changed"})
 _VIEW = frozenset({"query", "shared", "default"})
 _FACTOR = frozenset({"factor", "name", "recovery_codes"})
 _STOP = frozenset({"stop", "pulled_by", "pulled_at"})
-# What a refused try of any event may tell, and what stands for many tries of somebody unknown.
+# The details of a denied attempt at any event, and of the one row that sums up many anonymous attempts.
 _DENIED = frozenset({"page", "path", "method", "why"})
 _LEFT_OUT = frozenset({"left_out", "minute"})
 
-# The details that an event may have: whatever is not named here is not written. No entry: none.
+# The details that each event may have. Anything not listed here is dropped; an event without an entry has none.
 _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.RUN_CANCEL: _ARIZE
     | _COUNTS

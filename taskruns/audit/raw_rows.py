@@ -1,7 +1,7 @@
-"""What a table of the log really holds, also where someone has changed it by hand.
+"""Reading the log's tables even where someone has changed them by hand.
 
-SQLite lets any column hold anything, and PostgreSQL holds times that Python cannot represent. Whole rows are read by
-`services.audit.row_stream`.
+SQLite lets any column hold any value, and PostgreSQL can hold times that Python cannot represent. Whole rows are read
+by `services.audit.row_stream`.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from django.db.models import F, Func, QuerySet
 from taskruns.verifier import UNREADABLE
 
 Q = TypeVar("Q", bound=QuerySet[Any, Any])
-# What a query raises over a value that its column cannot have.
+# What a query raises for a value that its column should not hold.
 UNREADABLE_VALUE = (*UNREADABLE, DataError)
 
 
 @contextmanager
 def tolerant_text() -> Iterator[None]:
-    """On SQLite, keep the odd bytes of a text that is not UTF-8 instead of failing the whole query."""
+    """On SQLite, keep invalid UTF-8 bytes in text instead of failing the whole query."""
     if connection.vendor != "sqlite":
         yield
         return
@@ -38,12 +38,12 @@ def _text(value: bytes) -> str:
 
 
 def with_number(rows: Q) -> Q:
-    """The rows whose `seq` is a number: on SQLite it may be a text, bytes or a fraction."""
+    """The rows whose `seq` is an integer. On SQLite it may also be text, bytes or a fraction."""
     return rows if connection.vendor != "sqlite" else _typed(rows).filter(seq_type="integer")
 
 
 def without_number(rows: Q) -> Q:
-    """The other rows."""
+    """The rows whose `seq` is not an integer."""
     return rows.none() if connection.vendor != "sqlite" else _typed(rows).exclude(seq_type="integer")
 
 
@@ -52,8 +52,8 @@ def _typed(rows: Q) -> Q:
 
 
 def stored_values(model: type[models.Model], pk: int, names: tuple[str, ...]) -> dict[str, Any]:
-    """One row's columns just as the database has them, as JSON values: for rows that Django cannot read."""
-    # On SQLite an expression, which has no type of its own, or the type's converter would fail as before.
+    """One row's raw column values as JSON values, for rows that Django cannot read."""
+    # On SQLite, select an expression: it has no declared type, so no converter runs and fails again.
     untyped = '"{}"::text' if connection.vendor == "postgresql" else 'ifnull("{}", NULL)'
     columns = ", ".join(map(untyped.format, names))
     with tolerant_text(), connection.cursor() as cursor:

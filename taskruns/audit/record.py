@@ -16,7 +16,7 @@ from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team
 from taskruns.verifier import event_hash
 
 from .actor import Actor
-from .anchors import EVERY, anchor_row
+from .anchors import ANCHOR_EVERY, anchor_row
 from .events import CATALOGUE, EventType, allowed_details
 from .row_json import clean_details, clean_line, row_as_json
 
@@ -29,7 +29,7 @@ _TEAM = "team:"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was acted on, with its name copied: type is a noun (run, credential, member, invitation, team, person)."""
+    """What was acted on, with a copy of its name. `type` is a noun like run, credential, member, invitation or team."""
 
     type: str
     id: str
@@ -53,8 +53,8 @@ def record(
     """Append one row to the team's chain, or to the site's when `team` is None.
 
     A `task` is the target when there is no `run` yet.
-    Must be called inside a transaction and as its last statement. Whatever the database refuses is raised: without
-    a row there is no act.
+    Must be the last statement of a transaction. Database errors are raised, so that a change that cannot be recorded
+    is rolled back.
     """
     row = compose(
         event,
@@ -87,9 +87,9 @@ def compose(
     reason: str = "",
     details: dict[str, Any] | None = None,
 ) -> AuditEvent:
-    """A row as `record` writes it, for acts that write several: `append` them together."""
+    """Build a row without writing it, for changes that record several rows: pass them all to `append`."""
     if outcome not in CATALOGUE[event]:
-        message = f"{event} cannot end {outcome!r}"
+        message = f"{event} cannot have the outcome {outcome!r}"
         raise ValueError(message)
     row = AuditEvent(
         event=event.value,
@@ -107,16 +107,16 @@ def compose(
 
 
 def append(rows: Sequence[AuditEvent]) -> None:
-    """Write composed rows of one chain, in this order, as the last statement of their transaction."""
+    """Write composed rows in this order, as the last statement of their transaction."""
     if not transaction.get_connection().in_atomic_block:
-        message = "record() needs the transaction of the act it speaks of"
+        message = "record() must run in the transaction of the change it records"
         raise transaction.TransactionManagementError(message)
     for team_id, of_chain in groupby(rows, key=lambda row: row.team_id):
         _append(list(of_chain), chain_of(team_id))
 
 
 def _listed(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
-    """What the event's own list names. The rest is hidden, and no reason to refuse the act: the row is what counts."""
+    """Keep only the details listed for the event. An unlisted one is dropped and logged; the change still succeeds."""
     unlisted = sorted(details.keys() - allowed_details(event, outcome))
     if unlisted:
         log.error("audit_detail_hidden", audit_event=event.value, names=unlisted)
@@ -178,20 +178,20 @@ def _target_columns(target: Target | None, credential: Credential | None) -> dic
 
 
 def _clean_columns(row: AuditEvent) -> None:
-    """Cut every text to its column first, so that a strange user agent cannot make the log refuse."""
+    """Truncate every text to its column, so that an overlong user agent cannot make the insert fail."""
     for field in row._meta.concrete_fields:
         if isinstance(field, models.CharField):
             setattr(row, field.attname, clean_line(getattr(row, field.attname), field.max_length or 0))
 
 
 def _first_head(chain: str) -> AuditChain:
-    """The chain's lock, of which there is one however many come first."""
+    """Create and lock the head of a new chain. Several writers may try at once; `get_or_create` keeps one row."""
     AuditChain.objects.get_or_create(chain=chain)
     return AuditChain.objects.select_for_update().get(chain=chain)
 
 
 def _append(rows: Sequence[AuditEvent], chain: str) -> None:
-    """Give the next numbers under the chain's lock, which is held until the surrounding transaction ends."""
+    """Number the rows under the chain's lock, which is held until the surrounding transaction ends."""
     heads = AuditChain.objects.select_for_update().filter(chain=chain)
     head = heads.first() or _first_head(chain)
     for row in rows:
@@ -200,7 +200,7 @@ def _append(rows: Sequence[AuditEvent], chain: str) -> None:
         row.hash = event_hash(row_as_json(row))
         row.save(force_insert=True)
         head.seq, head.hash = row.seq, row.hash
-        if row.seq % EVERY == 0:
+        if row.seq % ANCHOR_EVERY == 0:
             anchor_row(row)
     AuditChain.objects.filter(chain=chain).update(seq=head.seq, hash=head.hash)
 
@@ -211,7 +211,7 @@ def chain_of(team_id: UUID | None) -> str:
 
 
 def team_of(chain: str) -> Team | None:
-    """None for the site, and for a chain whose team is gone from the database or whose name was edited."""
+    """None for the site's chain, and for a chain whose team was deleted or whose name was edited."""
     try:
         return Team.objects.filter(pk=chain.removeprefix(_TEAM)).first() if chain != SITE_CHAIN else None
     except ValidationError:

@@ -1,7 +1,7 @@
-"""What goes into a row, and its canonical form for hashing and export.
+"""Cleaning the values of an audit row, and the row's canonical JSON for hashing and export.
 
-Text becomes one line: no forged lines, no NUL, no half characters, no overlong column. The hash itself is in
-`taskruns.verifier`: writer and checker of the log must mean the same.
+Text becomes one line: control characters and lone surrogates are replaced, and it is cut to the column's length. The
+hash function is in `taskruns.verifier`, because the writer and the verifier of the log must compute the same hash.
 """
 
 import re
@@ -43,9 +43,9 @@ COLUMNS = (
 )
 
 
-# Control characters, line and paragraph separators, and the marks that turn the direction of reading around.
+# Control characters, line and paragraph separators, and bidirectional formatting characters.
 _NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST = 2**63 - 1
 
 
@@ -61,7 +61,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
 
 
 def value_as_json(value: Any) -> Any:
-    """A column's value as JSON has it."""
+    """Convert a column's value to its JSON form."""
     to_json = AS_JSON.get(type(value))
     return to_json(value) if to_json else value
 
@@ -70,21 +70,21 @@ def _utc(at: datetime) -> str:
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-# By type and not by isinstance(): a million rows have thirty million values. No column of ours holds bytes, but on
-# SQLite someone may have put some there.
+# Look up the type instead of calling isinstance(), for speed: a million rows have thirty million values. We never write
+# bytes, but SQLite accepts them in any column, so a manual change may leave some.
 AS_JSON: dict[type, Callable[[Any], str]] = {datetime: _utc, uuid.UUID: str, bytes: repr}
 
 
 def clean_line(text: str, limit: int) -> str:
     """One line of at most `limit` characters."""
-    one_line = _NOT_IN_A_LINE.sub(" ", _HALF.sub("\N{REPLACEMENT CHARACTER}", text))
+    one_line = _NOT_IN_A_LINE.sub(" ", _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text))
     return one_line.strip()[:limit].rstrip()
 
 
 def clean_details(value: Any) -> Any:
-    """Strings, integers, booleans, null, lists and objects only: a float would not come back from PostgreSQL the same.
+    """Allow only strings, integers, booleans, null, lists and objects: PostgreSQL may change a float.
 
-    Raises TypeError for anything else: details are written by our own code, so that is a defect.
+    Raises TypeError for anything else, which is a bug: only our own code writes details.
     """
     if value is None or isinstance(value, bool):
         return value

@@ -1,4 +1,4 @@
-"""The key that signs the log's anchors: its private half is in the environment only, never in the database."""
+"""The key that signs the log's anchors. Its private half is only in the environment, never in the database."""
 
 import base64
 
@@ -9,7 +9,7 @@ from taskruns.verifier import canonical_bytes, keys_of
 
 
 def public_keys() -> dict[str, bytes]:
-    """Key id -> raw 32 bytes, of the key that signs now and of the older ones that the deployment still knows."""
+    """Key id -> raw 32 bytes, for the current signing key and the older ones in AUDIT_PUBLIC_KEYS."""
     known = (_private().public_key().public_bytes_raw(), *settings.AUDIT_PUBLIC_KEYS)
     return keys_of(base64.b64encode(raw).decode() for raw in known)
 

@@ -13,10 +13,10 @@ from .query import BadFilter, key_id, moment, one, one_of
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """The log's filters. `since` and `until` are moments; run, task, batch and request are ids as the log holds them;
-    `person` is a part of an e-mail address, `actor` the id of one person.
+    """The log's filters. `run`, `task`, `batch` and `request` are ids as stored in the log, `person` is a part of an
+    email address, `actor` the id of one person.
 
-    `before` is the place that the page ends under; newest rows come first.
+    `before`: show only rows with a smaller primary key. Newest rows come first.
     """
 
     since: datetime | None = None
@@ -51,7 +51,7 @@ class AuditFilter:
         return bool(self.chosen())
 
     def chosen(self) -> dict[str, str]:
-        """What is chosen now, as the query string spells it."""
+        """The chosen filters, as in the query string."""
         moments = {
             name: at.strftime("%Y-%m-%dT%H:%M:%S")
             for name, at in (("since", self.since), ("until", self.until))

@@ -1,4 +1,4 @@
-"""The pages of the audit log: one team's, everybody's, the export, and the verification."""
+"""The audit log's pages: a team's log, the site audit, export and verification."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def verification(request: PanelRequest) -> HttpResponse:
 @requires(Action.SITE_LOG, event=EventType.AUDIT_READ, acts_on="GET")
 @require_GET
 def encryption(request: PanelRequest) -> HttpResponse:
-    """The fragment that polls while secrets wait for the newest ring key."""
+    """The fragment that polls while secrets are still to be encrypted with the newest ring key."""
     return render(request, "taskruns/audit/_encryption.html", {"encryption": encryption_progress()})
 
 
@@ -56,7 +56,7 @@ def encryption(request: PanelRequest) -> HttpResponse:
 def verify(request: PanelRequest) -> HttpResponse:
     started = audit.start_verification(by=actor_of(request))
     jobs.wake_verification(started.pk)
-    messages.success(request, "The verification has begun. This page shows how far it is.")
+    messages.success(request, "Verification started. Progress updates below.")
     return redirect("site-audit")
 
 

@@ -1,4 +1,4 @@
-"""A reader of the audit log that knows audit.md, SHA-256 and JSON, and nothing of ours."""
+"""An independent reader of the audit log: it uses SHA-256, JSON and the documented format, and none of our code."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ ZEROS = "0" * 64
 
 
 def stored(chain: str) -> list[dict[str, Any]]:
-    """The rows as the database holds them, in order, read by SQL: JSON parsed, uuids and times written as hashed."""
+    """The rows by number, read with SQL. JSON is parsed; uuids and times are formatted as they were hashed."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {', '.join(HASHED)}, hash FROM {TABLE} WHERE chain = %s ORDER BY seq", [chain])
         names = [column[0] for column in cursor.description]
@@ -52,7 +52,7 @@ def independent_hash(row: dict[str, Any]) -> str:
 
 
 def assert_whole(chain: str, *, rows: int) -> list[dict[str, Any]]:
-    """The rows of a chain that has exactly so many, each with the right number, link and hash."""
+    """Assert that the chain has this many rows, each with the right number, link and hash. Returns the rows."""
     found = stored(chain)
     assert_linked(found)
     assert len(found) == rows

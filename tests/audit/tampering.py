@@ -1,5 +1,6 @@
-"""What someone who owns the database can do to the log: the triggers are dropped, rows are changed by SQL, and they are
-put back. Everything happens in the test's own transaction, so the log of the next test is another one.
+"""Tampering by someone who controls the database: drop the triggers, change rows with SQL, create the triggers again.
+
+Everything happens in the test's own transaction, so the next test starts with a new log.
 """
 
 import json
@@ -43,7 +44,7 @@ def sql(statement: str, *values: object) -> None:
 
 
 def in_sql(name: str, value: object) -> object:
-    """A value as the column of this database takes it, from its JSON form."""
+    """Convert a JSON value to what this database's column accepts."""
     if name in {"event_id", "operation_id", "team_id", "credential_id"} and isinstance(value, str):
         return uuid.UUID(value) if IS_POSTGRESQL else uuid.UUID(value).hex
     if name == "details":
@@ -75,7 +76,7 @@ def delete(chain: str, condition: str, *, table: str = TABLE) -> None:
 
 
 def renumber(chain: str, condition: str, by: int) -> None:
-    """Move rows up or down by way of numbers that nobody has: each number may be there only once."""
+    """Renumber rows by way of unused numbers, because each number must be unique."""
     with without_triggers():
         sql(f"UPDATE {TABLE} SET seq = seq + 1000000 WHERE chain = %s AND {condition}", chain)
         sql(f"UPDATE {TABLE} SET seq = seq - %s WHERE chain = %s AND seq > 1000000", 1_000_000 - by, chain)
@@ -93,7 +94,7 @@ def set_head(chain: str, seq: int) -> None:
 
 
 def recompute(chain: str, start: int = 1) -> None:
-    """Give every row from `start` on a hash that fits, and the head too: all that can be done without the key."""
+    """Recompute the hashes from row `start` on, and the head: all that is possible without the signing key."""
     rows = stored(chain)
     previous = rows[start - 2]["hash"] if start > 1 else "0" * 64
     for row in rows[start - 1 :]:
@@ -104,13 +105,13 @@ def recompute(chain: str, start: int = 1) -> None:
 
 
 def found(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[tuple[str, int]]:
-    """Kind and place of each fault that a verification of the chain finds. Leaves no row behind."""
+    """Kind and row number of each fault that a verification of the chain finds. Writes no row."""
     faults = said(chain, outside=outside)
     return [_place(chain, fault) for fault in faults if FAULT.match(fault)]
 
 
 def said(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[str]:
-    """Each fault as people read it. `outside`: what a file of anchors holds."""
+    """Each fault as text. `outside`: the contents of an anchor file."""
     faults: list[str] = []
     point = transaction.savepoint()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Anchors: when they are made, who believes them, and the copy that is kept outside the database."""
+"""Anchors: when they are made, how they are checked, and the copy outside the database."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection, transaction
 from config import environment
 from taskruns import jobs
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import EVERY, anchor_chain, anchor_moved
+from taskruns.audit.anchors import ANCHOR_EVERY, anchor_chain, anchor_changed
 from taskruns.models import AuditAnchor, AuditChain, Team
 from taskruns.models.audit import AppendOnly
 from taskruns.services import audit
@@ -26,21 +26,21 @@ from tests.threads import in_threads
 
 from .tampering import ANCHORS, delete, found, set_head, sql
 
-SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+VERA = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 
 def append(team: Team | None = None) -> None:
     with transaction.atomic():
-        record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team)
+        record(EventType.TEAM_CHANGE, "done", by=VERA, team=team)
 
 
 def anchored() -> list[tuple[str, int]]:
     return list(AuditAnchor.objects.order_by("pk").values_list("chain", "seq"))
 
 
-def test_an_independent_reader_checks_the_signature_with_the_document_alone(db: None):
+def test_an_independent_reader_can_check_the_signature(db: None):
     append()
-    anchor_moved()
+    anchor_changed()
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT chain, seq, hash, signed_at, key_id, signature FROM {ANCHORS}")
         chain, seq, row_hash, signed_at, key, signature = cursor.fetchone()
@@ -55,20 +55,20 @@ def test_an_independent_reader_checks_the_signature_with_the_document_alone(db: 
         public.verify(base64.b64decode(signature), b"taskruns-anchor-v1\n" + text.encode() + b" ")
 
 
-def test_only_chains_that_moved_are_anchored(team: Team, other_team: Team):
-    assert anchor_moved() == 0
+def test_only_changed_chains_are_anchored(team: Team, other_team: Team):
+    assert anchor_changed() == 0
     append()
     append(team)
-    assert anchor_moved() == 2
+    assert anchor_changed() == 2
     assert sorted(anchored()) == [("site", 1), (f"team:{team.pk}", 1)]
-    assert anchor_moved() == 0
+    assert anchor_changed() == 0
     append(team)
     append(team)
-    assert anchor_moved() == 1
+    assert anchor_changed() == 1
     assert anchored()[-1] == (f"team:{team.pk}", 3)
 
 
-def test_each_minute_of_the_worker_anchors_what_moved(team: Team, monkeypatch: pytest.MonkeyPatch):
+def test_the_worker_anchors_changed_chains_every_minute(team: Team, monkeypatch: pytest.MonkeyPatch):
     chain = f"team:{team.pk}"
     with time_machine.travel("2026-11-23T03:00:30Z", tick=False) as clock:
         append(team)
@@ -76,7 +76,7 @@ def test_each_minute_of_the_worker_anchors_what_moved(team: Team, monkeypatch: p
             clock.move_to(datetime(2026, 11, 23, 3, minute, tzinfo=UTC))
             jobs.look_after_audit.call_local()
             append(team)
-    assert anchored() == [(chain, 5), (chain, 9)], "no row waits for five minutes, and not each minute has an anchor"
+    assert anchored() == [(chain, 5), (chain, 9)], "no row waits five minutes, and not every minute has an anchor"
     done: list[str] = []
     for name in ("sweep", "look_after_audit"):
         monkeypatch.setattr(jobs, name, lambda name=name: done.append(name))
@@ -85,29 +85,29 @@ def test_each_minute_of_the_worker_anchors_what_moved(team: Team, monkeypatch: p
     assert done == ["sweep", "look_after_audit"]
 
 
-def test_a_thousand_rows_do_not_wait_for_the_clock(team: Team):
+def test_every_thousandth_row_is_anchored_at_once(team: Team):
     chain = f"team:{team.pk}"
     append(team)
-    AuditChain.objects.filter(chain=chain).update(seq=EVERY - 2)
+    AuditChain.objects.filter(chain=chain).update(seq=ANCHOR_EVERY - 2)
     append(team)
     assert anchored() == []
     append(team)
-    assert anchored() == [(chain, EVERY)]
+    assert anchored() == [(chain, ANCHOR_EVERY)]
     append(team)
-    assert anchored() == [(chain, EVERY)]
+    assert anchored() == [(chain, ANCHOR_EVERY)]
 
 
-def test_each_export_is_anchored_before_it_leaves(team: Team):
+def test_each_export_is_anchored_first(team: Team):
     append(team)
-    audit.export(team, by=SOMEBODY, kind="jsonl")
+    audit.export(team, by=VERA, kind="jsonl")
     assert anchored() == [(f"team:{team.pk}", 2)]
 
 
 @pytest.mark.commits
-def test_workers_that_come_at_once_make_one_anchor(committed: None):
+def test_concurrent_workers_make_one_anchor(committed: None):
     append()
     made: list[int] = []
-    in_threads(6, lambda _: made.append(anchor_moved()))
+    in_threads(6, lambda _: made.append(anchor_changed()))
     assert sum(made) == 1
     assert anchored() == [("site", 1)]
 
@@ -117,13 +117,13 @@ def other_key() -> tuple[bytes, bytes]:
     return key.private_bytes_raw(), key.public_key().public_bytes_raw()
 
 
-def test_after_a_change_of_key_old_anchors_hold_as_long_as_the_old_public_key_is_known(db: None, settings: Any):
+def test_old_anchors_hold_while_the_old_public_key_is_known(db: None, settings: Any):
     old = Ed25519PrivateKey.from_private_bytes(settings.AUDIT_SIGNING_KEY).public_key().public_bytes_raw()
     append()
-    anchor_moved()
+    anchor_changed()
     settings.AUDIT_SIGNING_KEY, _ = other_key()
     append()
-    anchor_moved()
+    anchor_changed()
     assert found("site") == [("bad anchor signature", 1)]
     settings.AUDIT_PUBLIC_KEYS = (other_key()[1], old)
     assert found("site") == []
@@ -133,12 +133,12 @@ def test_after_a_change_of_key_old_anchors_hold_as_long_as_the_old_public_key_is
 def test_an_export_names_old_and_new_keys(db: None, settings: Any):
     _, public = other_key()
     settings.AUDIT_PUBLIC_KEYS = (public,)
-    manifest = audit.export(None, by=SOMEBODY, kind="jsonl").manifest
+    manifest = audit.export(None, by=VERA, kind="jsonl").manifest
     assert base64.b64encode(public).decode() in manifest["public_keys"].values()
     assert len(manifest["public_keys"]) == 2
 
 
-def test_each_anchor_is_a_line_of_the_file_and_of_the_log(
+def test_each_anchor_is_a_line_in_the_file_and_the_log(
     db: None, anchor_file: Path, commits: Any, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO)
@@ -146,7 +146,7 @@ def test_each_anchor_is_a_line_of_the_file_and_of_the_log(
     for _ in range(2):
         append()
         with commits():
-            anchor_moved()
+            anchor_changed()
     first, *lines = [json.loads(line) for line in anchor_file.read_text().splitlines()]
     assert first == {"chain": "another panel"}
     stored = AuditAnchor.objects.order_by("seq").values_list("chain", "seq", "hash", "key_id", "signature")
@@ -158,19 +158,19 @@ def test_each_anchor_is_a_line_of_the_file_and_of_the_log(
     assert found("site", outside=lines) == []
 
 
-def test_what_was_rolled_back_is_not_published(db: None, anchor_file: Path, commits: Any):
+def test_a_rolled_back_anchor_is_not_published(db: None, anchor_file: Path, commits: Any):
     append()
     with commits(), transaction.atomic():
         assert anchor_chain("site")
         transaction.set_rollback(True)
     assert not anchor_file.exists()
     with commits():
-        anchor_moved()
+        anchor_changed()
     assert anchor_file.read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("trouble", ["directory", "gone"])
-def test_a_file_that_cannot_be_written_is_reported_and_stops_nothing(
+def test_an_unwritable_file_is_logged_and_does_no_harm(
     db: None, anchor_file: Path, commits: Any, trouble: str, settings: Any, caplog: pytest.LogCaptureFixture
 ):
     if trouble == "directory":
@@ -179,7 +179,7 @@ def test_a_file_that_cannot_be_written_is_reported_and_stops_nothing(
         settings.AUDIT_ANCHOR_FILE = str(anchor_file.parent / "gone" / "anchors.jsonl")
     append()
     with commits():
-        assert anchor_moved() == 1
+        assert anchor_changed() == 1
     assert "audit_anchor_file_not_written" in caplog.text
     assert anchored() == [("site", 1)]
 
@@ -198,7 +198,7 @@ def test_lines_of_many_writers_stay_whole(committed: None, anchor_file: Path):
     assert len(lines) == len({(line["chain"], line["seq"]) for line in lines}) == 40
 
 
-def test_the_place_of_the_file_is_looked_at_when_the_panel_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_path_of_the_file_is_checked_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AUDIT_ANCHOR_FILE", str(tmp_path / "gone" / "anchors.jsonl"))
     with pytest.raises(ImproperlyConfigured, match="AUDIT_ANCHOR_FILE"):
         environment.anchor_file()
@@ -209,7 +209,7 @@ def test_the_place_of_the_file_is_looked_at_when_the_panel_starts(tmp_path: Path
 
 
 @pytest.mark.parametrize("value", ["abc", "AAAA", f"{base64.b64encode(b'x' * 32).decode()},?"])
-def test_public_keys_that_are_none_stop_the_start(value: str, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_public_keys_stop_the_start(value: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AUDIT_PUBLIC_KEYS", value)
     with pytest.raises(ImproperlyConfigured, match="AUDIT_PUBLIC_KEYS"):
         environment.public_keys()
@@ -221,7 +221,7 @@ def test_public_keys_that_are_none_stop_the_start(value: str, monkeypatch: pytes
 @pytest.fixture
 def an_anchor(db: None) -> AuditAnchor:
     append()
-    anchor_moved()
+    anchor_changed()
     return AuditAnchor.objects.get()
 
 
@@ -252,14 +252,14 @@ def test_model_and_queryset_refuse_to_change_an_anchor(an_anchor: AuditAnchor):
             change()
 
 
-def test_a_cut_tail_that_was_written_anew_is_not_anchored_over_the_old_one(db: None):
-    """The number was signed already, for another row: that anchor stands and accuses."""
+def test_a_rewritten_tail_does_not_replace_the_old_anchor(db: None):
+    """The number was already signed for another row: that anchor stays and reveals the change."""
     append()
     append()
-    anchor_moved()
+    anchor_changed()
     delete("site", "seq = 2")
     set_head("site", 1)
     with time_machine.travel(datetime.now(tz=UTC) + timedelta(hours=1)):
         append()
-    assert anchor_moved() == 0
+    assert anchor_changed() == 0
     assert found("site") == [("anchor not met", 2)]

@@ -1,4 +1,4 @@
-"""The log refuses to be changed: by the database itself, by the model and by the queryset."""
+"""The log cannot be changed: the database, the model and the queryset refuse it."""
 
 import uuid
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from taskruns.models.audit import AppendOnly
 from .chain_reader import TABLE, assert_whole, stored
 
 IS_POSTGRESQL = connection.vendor == "postgresql"
-SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+VERA = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 CHANGES = {
     "update": f"UPDATE {TABLE} SET reason = 'another'",
@@ -45,7 +45,7 @@ STATEMENTS = CHANGES | (POSTGRESQL_CHANGES if IS_POSTGRESQL else SQLITE_CHANGES)
 def _three_rows(db: None) -> None:
     with transaction.atomic():
         for number in range(3):
-            record(EventType.TEAM_CREATE, "done", by=SOMEBODY, reason=f"reason {number}")
+            record(EventType.TEAM_CREATE, "done", by=VERA, reason=f"reason {number}")
 
 
 def execute(statement: str) -> None:
@@ -65,7 +65,7 @@ def triggers_in_place() -> set[str]:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
-def test_the_database_refuses(statement: str):
+def test_the_database_refuses_changes(statement: str):
     before = stored("site")
     with pytest.raises(DatabaseError, match="append-only"):
         execute(statement)
@@ -74,8 +74,8 @@ def test_the_database_refuses(statement: str):
 
 
 @pytest.mark.parametrize("column", ["id", "event_id", "chain_and_seq"])
-def test_the_database_refuses_a_row_in_the_place_of_another(column: str):
-    """By whichever unique column SQLite's REPLACE would have pushed the old row out."""
+def test_the_database_refuses_to_replace_a_row(column: str):
+    """For each unique column by which SQLite's REPLACE would delete the old row."""
     row = AuditEvent.objects.get(seq=2)
     values = {field.attname: getattr(row, field.attname) for field in AuditEvent._meta.concrete_fields}
     values |= {"reason": "another"}
@@ -142,7 +142,7 @@ BY_MODEL: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("change", BY_MODEL.values(), ids=BY_MODEL)
-def test_model_and_queryset_refuse(change: Callable[[], object]):
+def test_model_and_queryset_refuse_changes(change: Callable[[], object]):
     before = stored("site")
     with pytest.raises(AppendOnly, match="append-only"):
         change()
@@ -160,7 +160,7 @@ def test_model_and_queryset_refuse(change: Callable[[], object]):
         lambda: models.Model.delete(AuditEvent.objects.get(seq=3)),
     ],
 )
-def test_ways_around_the_model_end_at_the_database(change: Callable[[], object]):
+def test_bypassing_the_model_fails_in_the_database(change: Callable[[], object]):
     before = stored("site")
     with pytest.raises((AppendOnly, DatabaseError)), transaction.atomic():
         change()
@@ -168,7 +168,7 @@ def test_ways_around_the_model_end_at_the_database(change: Callable[[], object])
 
 
 def test_the_same_statements_work_on_a_table_without_triggers():
-    """The control: it is the triggers that refuse, not the statements."""
+    """The control: the triggers refuse, and the statements are valid."""
     Team.objects.create(slug="one", name="One")
     execute("UPDATE taskruns_team SET name = 'another'")
     assert Team.objects.filter(name="another").update(name="One") == 1
@@ -176,10 +176,10 @@ def test_the_same_statements_work_on_a_table_without_triggers():
     assert not Team.objects.exists()
 
 
-def test_writing_goes_on_after_a_refusal():
+def test_writing_works_after_a_refusal():
     with pytest.raises(DatabaseError):
         execute(f"DELETE FROM {TABLE}")
-    record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+    record(EventType.TEAM_CREATE, "done", by=VERA)
     assert_whole("site", rows=4)
 
 
@@ -194,8 +194,8 @@ def test_making_it_append_only_twice_changes_nothing():
 
 
 @pytest.mark.commits
-def test_the_triggers_come_back_after_django_remakes_the_table(committed: None):
-    """SQLite drops a table's triggers without a word when a migration alters a field."""
+def test_triggers_return_after_django_rebuilds_the_table(committed: None):
+    """SQLite silently drops a table's triggers when a migration alters a field."""
     before = triggers_in_place()
     alter_reason(512, 513)
     assert triggers_in_place() == (before if IS_POSTGRESQL else set())
@@ -203,7 +203,7 @@ def test_the_triggers_come_back_after_django_remakes_the_table(committed: None):
     call_command("migrate", verbosity=0)
     assert triggers_in_place() == before
     with transaction.atomic():
-        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+        record(EventType.TEAM_CREATE, "done", by=VERA)
     assert_whole("site", rows=4)
     with pytest.raises(DatabaseError, match="append-only"):
         execute(f"UPDATE {TABLE} SET reason = 'another'")

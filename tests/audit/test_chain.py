@@ -1,4 +1,4 @@
-"""One number after the other: the chain under rollbacks and under writers at once, on both databases."""
+"""The chain has no gaps under rollbacks and concurrent writers, on both databases."""
 
 import pytest
 from django.db import transaction
@@ -10,22 +10,22 @@ from tests.threads import in_threads
 from .chain_reader import assert_whole
 
 pytestmark = [pytest.mark.commits, pytest.mark.usefixtures("any_details")]
-SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+VERA = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 
-def test_it_refuses_to_write_outside_a_transaction(committed: None):
+def test_writing_outside_a_transaction_is_refused(committed: None):
     with pytest.raises(transaction.TransactionManagementError):
-        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+        record(EventType.TEAM_CREATE, "done", by=VERA)
     assert not AuditEvent.objects.exists()
     with transaction.atomic():
-        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+        record(EventType.TEAM_CREATE, "done", by=VERA)
     assert_whole("site", rows=1)
 
 
 def test_a_rollback_leaves_no_gap(committed: None):
     for number in range(6):
         with transaction.atomic():
-            record(EventType.TEAM_CREATE, "done", by=SOMEBODY, details={"number": number})
+            record(EventType.TEAM_CREATE, "done", by=VERA, details={"number": number})
             transaction.set_rollback(number % 2 == 0)
     rows = assert_whole("site", rows=3)
     assert [row["details"]["number"] for row in rows] == [1, 3, 5]
@@ -34,17 +34,17 @@ def test_a_rollback_leaves_no_gap(committed: None):
 def append(team: Team | None, *, writer: int, times: int) -> None:
     for number in range(times):
         with transaction.atomic():
-            record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team, details={"writer": writer, "number": number})
+            record(EventType.TEAM_CHANGE, "done", by=VERA, team=team, details={"writer": writer, "number": number})
 
 
-def test_eight_writers_on_one_chain_leave_no_gap_and_no_double(committed: None):
+def test_eight_writers_on_one_chain_leave_no_gap_or_duplicate(committed: None):
     in_threads(8, lambda writer: append(None, writer=writer, times=10))
     rows = assert_whole("site", rows=80)
     written = {(row["details"]["writer"], row["details"]["number"]) for row in rows}
     assert written == {(writer, number) for writer in range(8) for number in range(10)}
 
 
-def test_eight_writers_on_three_chains_do_not_wait_for_each_other_for_ever(committed: None):
+def test_eight_writers_on_three_chains_do_not_deadlock(committed: None):
     teams = [Team.objects.create(slug="one", name="One"), Team.objects.create(slug="two", name="Two"), None]
 
     def append_to_each(writer: int) -> None:

@@ -1,4 +1,4 @@
-"""Strange text must neither forge a line of the log nor make the log refuse: without a row there is no act."""
+"""Strange text must neither forge a log line nor make the insert fail, because an action without its row fails."""
 
 import string
 from typing import Any
@@ -35,7 +35,7 @@ FORBIDDEN = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u
 
 
 def written_with(text: str) -> dict[str, Any]:
-    """The row whose every free text is `text`."""
+    """A row in which every free-text column is `text`."""
     by = Actor(
         type=text,
         id=text,
@@ -53,7 +53,7 @@ def written_with(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", STRANGE.values(), ids=STRANGE)
-def test_no_strange_text_makes_it_refuse_and_each_stays_one_line(db: None, text: str):
+def test_strange_text_is_written_as_one_line(db: None, text: str):
     row = written_with(text)
     for name, limit in TEXTS.items():
         assert len(row[name]) <= limit
@@ -61,7 +61,7 @@ def test_no_strange_text_makes_it_refuse_and_each_stays_one_line(db: None, text:
     assert not [character for value in kept for character in FORBIDDEN if character in value]
 
 
-def test_what_is_harmless_stays_as_it_is(db: None):
+def test_harmless_text_is_unchanged(db: None):
     text = "Grüße aus 東京 \N{ROCKET} <b>&amp;</b>"
     row = written_with(text)
     assert row["reason"] == row["user_agent"] == row["target_label"] == text
@@ -78,7 +78,7 @@ def test_the_reason_keeps_512_characters(db: None):
     assert written_with("r" * 512)["reason"] == "r" * 512
 
 
-def test_names_from_arize_are_cleaned_and_cut_too(team: Team, run: Run):
+def test_names_from_arize_are_cleaned_and_truncated(team: Team, run: Run):
     run.task.name = "Evaluation\r\n" + "x" * 5_000
     run.arize_id = "id\x00" + "y" * 5_000
     record(EventType.RUN_CANCEL, "requested", by=Actor(type="user"), team=team, run=run)
@@ -97,7 +97,7 @@ def test_names_from_arize_are_cleaned_and_cut_too(team: Team, run: Run):
         max_leaves=8,
     ),
 )
-def test_whatever_the_text_the_row_is_written_and_its_hash_is_right(db: None, text: str, details: Any):
+def test_any_text_is_written_with_a_valid_hash(db: None, text: str, details: Any):
     by = Actor(type="user", label=text, user_agent=text)
     target = Target("team", "1", text)
     record(EventType.TEAM_CHANGE, "done", by=by, target=target, reason=text, details={"found": details})

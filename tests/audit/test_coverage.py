@@ -1,5 +1,6 @@
-"""No act without a row: every url x method that changes something, and every command that does. What is not in these
-walks fails them.
+"""No action without an audit row: every URL and method that changes something, and every such command.
+
+A new URL or command that is not listed here fails these tests.
 """
 
 import io
@@ -54,14 +55,14 @@ def last_row() -> int:
     return AuditEvent.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
 
 
-def test_every_url_is_in_the_walk():
-    walked = {act.url for act in (*ACTIONS.values(), *LATER.values())}
-    assert url_names() == sorted(walked | ONLY_LOOKED_AT | NOT_HERE)
-    assert not walked & ONLY_LOOKED_AT
+def test_every_url_is_covered():
+    covered = {act.url for act in (*ACTIONS.values(), *LATER.values())}
+    assert url_names() == sorted(covered | ONLY_LOOKED_AT | NOT_HERE)
+    assert not covered & ONLY_LOOKED_AT
 
 
 @pytest.mark.parametrize("name", ACTIONS | LATER)
-def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, stage: Stage):
+def test_every_http_action_writes_its_rows_with_its_person(name: str, stage: Stage):
     act: HttpAction = (ACTIONS | LATER)[name]
     act.prepare(stage)
     client = stage.client(act.who)
@@ -80,10 +81,10 @@ def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, sta
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name: str, stage: Stage):
+def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
     act = ACTIONS[name]
     if not act.who or act.is_everybodys:
-        return  # open to everybody, or to everybody with an account
+        return  # open to everyone, or to everyone with an account
     Membership.objects.all().update(role="viewer")
     User.objects.update(site_role="")
     act.prepare(stage)
@@ -107,8 +108,8 @@ def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name:
 
 
 @pytest.mark.parametrize("url", sorted(NOT_HERE))
-def test_what_is_not_here_does_nothing(url: str, stage: Stage):
-    """But that nobody's POST is refused, where it is somebody's page elsewhere, and that this is a row."""
+def test_unused_urls_do_nothing(url: str, stage: Stage):
+    """A POST to a URL that exists elsewhere is refused and recorded."""
     its_rows = {"django_session", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
     path, before, last = HttpAction(url, "vera", ()).path(stage), dump(without=its_rows.__contains__), last_row()
     for client in (stage.client(""), stage.client("vera")):
@@ -118,7 +119,7 @@ def test_what_is_not_here_does_nothing(url: str, stage: Stage):
 
 
 @pytest.mark.parametrize("url", sorted(ONLY_LOOKED_AT))
-def test_what_is_only_looked_at_takes_no_post(url: str, stage: Stage):
+def test_read_only_pages_refuse_post(url: str, stage: Stage):
     User.objects.filter(pk=stage.people["mona"].pk).update(site_role="admin")
     path = HttpAction(url, "mona", ()).path(stage)
     before = dump()
@@ -133,7 +134,7 @@ def test_what_is_only_looked_at_takes_no_post(url: str, stage: Stage):
 # --- The catalogue's details
 
 
-def test_every_list_of_details_names_details_and_none_is_a_secret():
+def test_listed_details_exist_and_none_is_a_secret():
     for event, outcomes in CATALOGUE.items():
         for outcome in outcomes:
             for name in allowed_details(event, outcome):
@@ -142,10 +143,10 @@ def test_every_list_of_details_names_details_and_none_is_a_secret():
     assert allowed_details(EventType.TEAM_CREATE, "denied") > allowed_details(EventType.TEAM_CREATE, "done")
 
 
-def test_a_detail_that_is_not_listed_is_hidden_and_the_act_goes_on(
+def test_an_unlisted_detail_is_dropped_and_the_action_succeeds(
     team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.undo()  # of the tests' own strictness
+    monkeypatch.undo()  # the tests are stricter
     details = {"role": "viewer", "password": "correct horse", "why": "it was no denial"}
     row = record(EventType.MEMBER_ADD, "done", by=Actor.command(), team=team, details=details)
     assert row.details == {"role": "viewer"}
@@ -158,7 +159,7 @@ def test_a_detail_that_is_not_listed_is_hidden_and_the_act_goes_on(
 
 @dataclass(frozen=True)
 class Call:
-    """`events` are those of the call; `prepare` sets its scene."""
+    """`events`: the events of the call. `prepare`: sets up what it needs."""
 
     arguments: tuple[str, ...]
     events: Rows
@@ -231,7 +232,7 @@ COMMANDS: dict[str, list[Call]] = {
             stdin=f"{NEW_KEY}\n",
         ),
     ],
-    # Reading Arize is no act, but what it meets may be one.
+    # Reading from Arize is not recorded, but what it finds may be.
     "refresh": [
         Call(("refresh", "ops-north"), [("credential.failing", "done")], prepare=a_rejected_key, exits=True),
         Call(("refresh", "ops-north"), [("run.cancel", "confirmed")], prepare=a_stopping_run),
@@ -245,13 +246,13 @@ COMMANDS: dict[str, list[Call]] = {
     ],
     "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
     "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
-    "demo_setup": [],  # below: it needs an environment of its own
-    "fill_runs": [],  # made-up runs for benchmarks, in the mirror only: no act of the catalogue
+    "demo_setup": [],  # below: needs its own environment variables
+    "fill_runs": [],  # generated runs for benchmarks, in the mirror only: not in the catalogue
 }
 FOLDER = ROOT / "taskruns/management/commands"
 
 
-def test_every_command_is_in_the_walk():
+def test_every_command_is_covered():
     assert sorted(COMMANDS) == sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 
@@ -259,7 +260,7 @@ CALLS = [(name, call) for name, calls in COMMANDS.items() for call in calls]
 
 
 @pytest.mark.parametrize(("name", "call"), CALLS, ids=[f"{name} {number}" for number, (name, _) in enumerate(CALLS)])
-def test_every_command_leaves_its_rows_as_a_command(
+def test_every_command_writes_its_rows_as_a_command(
     name: str, call: Call, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ):
     call.prepare(stage)
@@ -277,7 +278,7 @@ def run(call: Call) -> None:
         call_command(*call.arguments, stdout=io.StringIO())
 
 
-def test_the_demo_is_set_up_by_a_command_too(db: None, monkeypatch: pytest.MonkeyPatch):
+def test_demo_setup_writes_its_rows_as_a_command(db: None, monkeypatch: pytest.MonkeyPatch):
     for name, value in {"DEMO_KEY_NORTH": "ak-1", "DEMO_KEY_SOUTH": "ak-2", "DEMO_ENDPOINT": ENDPOINT}.items():
         monkeypatch.setenv(name, value)
     call_command("demo_setup", stdout=io.StringIO())
@@ -287,7 +288,7 @@ def test_the_demo_is_set_up_by_a_command_too(db: None, monkeypatch: pytest.Monke
     assert {kind for _, kind in rows} == {"command"}
 
 
-def test_made_up_runs_change_the_mirror_and_nothing_else(stage: Stage):
+def test_fill_runs_changes_only_the_mirror(stage: Stage):
     ours = ("taskruns_run", "taskruns_task", "taskruns_team")
     before = dump(without=lambda table: table in ours)
     call_command("fill_runs", "ops-north", "--runs", "3", stdout=io.StringIO())
@@ -298,7 +299,7 @@ def test_made_up_runs_change_the_mirror_and_nothing_else(stage: Stage):
 # --- The clock and Arize
 
 
-def test_a_key_that_the_mirror_marks_as_failing_is_told_by_the_job(stage: Stage):
+def test_a_failing_key_is_recorded_by_the_job(stage: Stage):
     a_rejected_key(stage)
     last = last_row()
     mirror.refresh(stage.credential.pk)
@@ -309,7 +310,7 @@ def test_a_key_that_the_mirror_marks_as_failing_is_told_by_the_job(stage: Stage)
     assert rows_since(last) == [("credential.failing", "done")], "once is enough"
 
 
-def test_a_cancel_that_the_worker_closes_is_told_by_the_job(stage: Stage):
+def test_a_cancel_closed_by_the_worker_is_recorded_by_the_job(stage: Stage):
     a_lost_cancel(stage)
     last = last_row()
     jobs.sweep()
@@ -319,7 +320,7 @@ def test_a_cancel_that_the_worker_closes_is_told_by_the_job(stage: Stage):
     assert Cancellation.objects.get().outcome == Outcome.CONFIRMED
 
 
-def test_a_stop_that_the_clock_ends_is_told_by_the_job(stage: Stage):
+def test_an_expired_stop_is_recorded_by_the_job(stage: Stage):
     a_stop(stage)
     EmergencyStop.objects.update(expires_at=timezone.now())
     last = last_row()
@@ -329,7 +330,7 @@ def test_a_stop_that_the_clock_ends_is_told_by_the_job(stage: Stage):
     assert AuditEvent.objects.latest("pk").actor_type == "job"
 
 
-def test_a_key_that_ends_soon_is_told_by_the_job(stage: Stage):
+def test_an_expiring_key_is_recorded_by_the_job(stage: Stage):
     Credential.objects.update(expires_on=timezone.localdate() + timezone.timedelta(days=3))
     last = last_row()
     jobs.look_after_keys()
@@ -338,8 +339,8 @@ def test_a_key_that_ends_soon_is_told_by_the_job(stage: Stage):
     assert AuditEvent.objects.latest("pk").actor_label == "clock"
 
 
-def test_every_event_is_met_in_a_walk():
-    walked = {event for act in (*ACTIONS.values(), *LATER.values()) for event, _ in act.events}
-    walked |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
-    walked |= {"credential.expiring", "stop.expire"}  # the clock's, above
-    assert walked == {event.value for event in EventType} == set(map(str, CATALOGUE))
+def test_every_event_is_covered():
+    covered = {event for act in (*ACTIONS.values(), *LATER.values()) for event, _ in act.events}
+    covered |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
+    covered |= {"credential.expiring", "stop.expire"}  # recorded by the clock, tested above
+    assert covered == {event.value for event in EventType} == set(map(str, CATALOGUE))

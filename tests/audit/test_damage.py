@@ -1,5 +1,5 @@
-"""Values that no column of ours can hold, put there by hand: SQLite takes anything anywhere. Each is a fault at its
-place, and nothing that reads the log stops on it.
+"""Invalid values written to the log by hand, which SQLite accepts in any column. Each is a fault at its row, and
+everything that reads the log still works.
 """
 
 import io
@@ -12,7 +12,7 @@ from django.db import connection
 from huey.contrib.djhuey import HUEY
 
 from taskruns.audit import EventType, record
-from taskruns.audit.anchors import anchor_chain, anchor_moved
+from taskruns.audit.anchors import anchor_chain, anchor_changed
 from taskruns.models import AuditAnchor, AuditEvent, AuditVerification, Team, User
 from taskruns.services import audit
 from tests.clients import ClientOf
@@ -28,7 +28,7 @@ ROWS, PLACE = 6, 4
 
 
 def only_sqlite(test: Any) -> Any:
-    """PostgreSQL's columns have types: there such a value cannot be put."""
+    """PostgreSQL's typed columns refuse such values."""
     return None if IS_POSTGRESQL else test
 
 
@@ -47,7 +47,7 @@ def chain(team: Team, oli: User) -> str:
 
 
 def put(column: str, value: str, *, table: str = TABLE, where: str = f"seq = {PLACE}") -> None:
-    """As it stands in SQL, whatever SQLite's own checks say."""
+    """Write an SQL expression to a column, bypassing SQLite's checks."""
     with without_triggers(), connection.cursor() as cursor:
         if not IS_POSTGRESQL:
             cursor.execute("PRAGMA ignore_check_constraints = 1")
@@ -59,59 +59,59 @@ def put(column: str, value: str, *, table: str = TABLE, where: str = f"seq = {PL
 @only_sqlite
 @pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("column", COLUMNS)
-def test_any_value_in_any_column_is_a_fault_with_its_place(chain: str, column: str, value: str):
+def test_any_changed_value_is_a_fault_at_its_row(chain: str, column: str, value: str):
     put(column, value)
     if column == "chain":
         assert ("missing", PLACE) in found(chain)
-        assert any("no chain has such a name" in fault for fault in said(None)) or ("edited", PLACE) in found("2.5")
+        assert any("not a valid chain name" in fault for fault in said(None)) or ("edited", PLACE) in found("2.5")
         return
     assert ("edited", PLACE) in found(chain)
-    assert {place for _, place in found(chain)} <= {PLACE, PLACE + 1}, "the others are read as if nothing were there"
+    assert {place for _, place in found(chain)} <= {PLACE, PLACE + 1}, "the other rows are not affected"
 
 
 @only_sqlite
 @pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("column", ANCHOR_COLUMNS)
-def test_any_value_in_an_anchor_is_a_bad_anchor(chain: str, column: str, value: str):
+def test_any_changed_value_in_an_anchor_is_a_bad_anchor(chain: str, column: str, value: str):
     put(column, value, table=ANCHORS, where=f"seq = {ROWS}")
     assert [kind for kind, _ in found(chain)] == ["bad anchor signature"]
 
 
 @only_sqlite
 @pytest.mark.parametrize("value", ["'x'", *STRANGE.values()])
-def test_a_head_whose_number_is_none_is_told(chain: str, value: str):
+def test_a_head_without_a_number_is_reported(chain: str, value: str):
     put("seq", value, table=HEADS, where="1 = 1")
     assert found(chain) == [("missing", 0)]
     assert audit.start_verification(by=actor(User(email="ada@example.com"))).rows_expected == 0
-    anchor_moved()
+    anchor_changed()
 
 
 @only_sqlite
 @pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
-def test_a_head_with_a_strange_hash_or_name_is_told(chain: str, value: str):
+def test_a_head_with_an_invalid_hash_or_name_is_reported(chain: str, value: str):
     put("hash", value, table=HEADS, where="1 = 1")
     assert found(chain) == [("bad link", ROWS)]
     put("chain", value, table=HEADS, where="1 = 1")
     faults = said(None)
     assert f"{chain} row 0: missing" in "\n".join(faults)
-    anchor_moved()
+    anchor_changed()
 
 
 @pytest.mark.parametrize("seq", [0, -1, -7, -(2**63)])
-def test_a_row_before_the_first_is_inserted(chain: str, seq: int):
+def test_a_row_before_the_first_is_reported_as_inserted(chain: str, seq: int):
     insert(stored(chain)[0] | {"seq": seq, "event_id": "11111111-1111-4111-8111-111111111111"})
     assert ("inserted", seq) in found(chain)
     assert found("site") == []
 
 
-def test_a_row_that_was_moved_below_one_is_missed_and_found(chain: str):
+def test_a_row_numbered_below_one_is_missing_and_inserted(chain: str):
     edit(chain, PLACE, seq=-PLACE)
     assert set(found(chain)) >= {("missing", PLACE), ("inserted", -PLACE)}
 
 
-@lambda test: test if IS_POSTGRESQL else None  # SQLite's times are texts
+@lambda test: test if IS_POSTGRESQL else None  # SQLite stores times as text
 @pytest.mark.parametrize("at", ["infinity", "-infinity", "0044-03-15 12:00:00+00 BC", "20000-01-01 00:00:00+00"])
-def test_a_time_that_python_has_no_word_for_is_an_edited_row(chain: str, at: str):
+def test_a_time_python_cannot_represent_is_an_edited_row(chain: str, at: str):
     put("at", f"'{at}'")
     assert found(chain) == [("edited", PLACE)]
     put("signed_at", f"'{at}'", table=ANCHORS, where=f"seq = {ROWS}")
@@ -123,7 +123,7 @@ FORGED = {"event": "'x.y'", "details": "'[1]'", "outcome": "'perhaps'"}
 
 
 @pytest.mark.parametrize(("column", "value"), [*UNREADABLE.items(), *FORGED.items()])
-def test_the_pages_show_such_a_row_as_it_is_and_go_on(
+def test_pages_show_the_stored_values_of_a_damaged_row(
     chain: str, column: str, value: str, ada: User, mona: User, client_of: ClientOf
 ):
     put(column, value)
@@ -137,7 +137,7 @@ def test_the_pages_show_such_a_row_as_it_is_and_go_on(
 
 
 @pytest.mark.parametrize(("column", "value"), [*UNREADABLE.items(), *FORGED.items()])
-def test_the_export_goes_on_and_its_reader_finds_the_fault(chain: str, column: str, value: str):
+def test_the_export_includes_the_damaged_row_and_its_fault(chain: str, column: str, value: str):
     put(column, value)
     out = io.StringIO()
     call_command("export_audit", "ops-north", stdout=out)
@@ -149,7 +149,7 @@ def test_the_export_goes_on_and_its_reader_finds_the_fault(chain: str, column: s
 
 
 @only_sqlite
-def test_half_a_character_leaves_in_an_export_as_json_spells_it(chain: str, mona: User, client_of: ClientOf):
+def test_a_lone_surrogate_is_escaped_in_an_export(chain: str, mona: User, client_of: ClientOf):
     put("details", """'{"why": "\\ud800"}'""")
     answer = client_of(mona).get("/teams/ops-north/audit/export.jsonl")
     text = b"".join(answer.streaming_content).decode()
@@ -159,24 +159,24 @@ def test_half_a_character_leaves_in_an_export_as_json_spells_it(chain: str, mona
 
 
 @only_sqlite
-def test_a_batch_is_looked_for_past_details_that_are_no_json(chain: str, mona: User, client_of: ClientOf):
+def test_searching_for_a_batch_skips_invalid_json_details(chain: str, mona: User, client_of: ClientOf):
     put("details", "'oops'")
     assert client_of(mona).get("/teams/ops-north/audit/?batch=7").status_code == 200
 
 
 @only_sqlite
-def test_verify_now_comes_to_its_end_and_the_banner_tells(chain: str, ada: User, client_of: ClientOf):
+def test_verify_now_finishes_and_shows_the_banner(chain: str, ada: User, client_of: ClientOf):
     put("reason", "x'ff00'")
     client_of(ada).post("/audit/verify/")
     work()
     assert not len(HUEY)
     assert AuditVerification.objects.get().result == "faults"
-    assert "found 1 faults" in client_of(ada).get("/runs/").content.decode()
+    assert "found 1 fault. The log may have been tampered with" in client_of(ada).get("/runs/").content.decode()
 
 
 @only_sqlite
-def test_nothing_of_a_forged_row_steers_the_terminal(chain: str):
+def test_a_forged_row_cannot_control_the_terminal(chain: str):
     put("chain", "'x' || char(10) || 'clean' || char(27) || '[2J'")
     faults = said(None)
-    assert any("no chain has such a name" in fault for fault in faults)
+    assert any("not a valid chain name" in fault for fault in faults)
     assert all(fault.isprintable() for fault in faults)

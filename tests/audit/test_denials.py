@@ -1,4 +1,4 @@
-"""Who was not let in: sign-ins, refusals, forged forms; one row a minute for those whom nobody knows."""
+"""Sign-ins, denials and forged forms. Anonymous attempts get one row per minute."""
 
 import re
 from datetime import datetime, timedelta
@@ -39,7 +39,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     return [(event.removeprefix("auth."), outcome, ip, label) for event, outcome, ip, label in found]
 
 
-def test_a_sign_in_names_person_way_address_and_session(mona: User):
+def test_a_sign_in_records_person_method_address_and_session(mona: User):
     sign_in(mona.email, ip="192.0.2.7", **{"User-Agent": "Firefox"})
     row = AuditEvent.objects.get()
     assert (row.chain, row.event, row.outcome) == ("site", "auth.sign_in", "done")
@@ -48,11 +48,11 @@ def test_a_sign_in_names_person_way_address_and_session(mona: User):
     assert re.fullmatch(r"[0-9a-f]{16}", row.session_ref)
 
 
-# Where sessions are kept, and whose they are.
+# The database queries for sessions and their users.
 SESSIONS = {"django_session", "usersessions_usersession"}
 
 
-def test_the_rows_of_one_session_carry_one_mark_that_is_not_its_key(mona: User):
+def test_rows_of_a_session_share_a_reference_that_is_not_its_key(mona: User):
     client = Client()
     client.post(LOGIN, {"login": mona.email, "password": PASSWORD})
     key = client.session.session_key
@@ -70,7 +70,7 @@ def test_a_failed_sign_in_names_the_account_only_if_there_is_one(mona: User):
     assert {row.actor_type for row in AuditEvent.objects.all()} == {"anonymous"}
 
 
-def test_what_was_typed_by_nobody_known_is_stored_nowhere(mona: User):
+def test_an_unknown_login_is_not_stored(mona: User):
     """People type their password into the wrong field."""
     for typed in ("my secret password 77", "no-such-person@example.com"):
         sign_in(typed, typed)
@@ -80,7 +80,7 @@ def test_what_was_typed_by_nobody_known_is_stored_nowhere(mona: User):
     assert mona.email in stored
 
 
-def test_a_throttled_sign_in_is_another_outcome(mona: User):
+def test_a_throttled_sign_in_has_its_own_outcome(mona: User):
     for number in range(6):
         sign_in(mona.email, WRONG, ip=f"192.0.2.{number}")
     found = rows()
@@ -88,7 +88,7 @@ def test_a_throttled_sign_in_is_another_outcome(mona: User):
     assert {label for *_, label in found} == {mona.email}
 
 
-def test_a_wrong_old_password_changes_none_and_leaves_no_change(mona: User, client_of: ClientOf):
+def test_a_wrong_old_password_changes_nothing(mona: User, client_of: ClientOf):
     fields = {"oldpassword": WRONG, "password1": "another battery staple", "password2": "another battery staple"}
     assert client_of(mona).post("/accounts/password/change/", fields).status_code == 200
     row = AuditEvent.objects.get()
@@ -98,17 +98,17 @@ def test_a_wrong_old_password_changes_none_and_leaves_no_change(mona: User, clie
     assert User.objects.get().check_password(PASSWORD)
     new = {"oldpassword": PASSWORD, "password1": "short", "password2": "short"}
     client_of(mona).post("/accounts/password/change/", new)
-    assert AuditEvent.objects.count() == 1, "a new password that is too short is no try to take an account"
+    assert AuditEvent.objects.count() == 1, "a new password that is too short is not a sign of an attack"
 
 
-def test_who_fails_to_show_again_who_they_are_is_named_each_time(mona: User, ada: User, client_of: ClientOf):
-    """Somebody may sit at a session that was left open: the session and its person are what the log must tell."""
+def test_each_failed_identity_confirmation_is_recorded(mona: User, ada: User, client_of: ClientOf):
+    """Someone else may be using an unattended session, so the log must name the session and its person."""
     client = client_of(mona)
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         for _ in range(7):
             client.post("/accounts/confirm/password/", {"password": WRONG})
     found = list(AuditEvent.objects.order_by("pk"))
-    assert [row.outcome for row in found] == ["failed"] * 5 + ["throttled"] * 2, "each try is one"
+    assert [row.outcome for row in found] == ["failed"] * 5 + ["throttled"] * 2, "each attempt is one row"
     assert {(row.chain, row.event, row.actor_type, row.actor_id) for row in found} == {
         ("site", "auth.sign_in", "user", str(mona.pk))
     }
@@ -116,42 +116,42 @@ def test_who_fails_to_show_again_who_they_are_is_named_each_time(mona: User, ada
     assert {len(row.session_ref) for row in found} == {16}
     assert not AnonymousTally.objects.exists()
     text = client_of(ada).get("/audit/").content.decode()
-    assert "mona@example.com was asked who they are, and gave a wrong answer" in text
+    assert "mona@example.com failed to confirm their identity" in text
     assert WRONG not in repr(dump())
 
 
-def test_of_many_tries_within_a_minute_one_is_written_and_the_others_are_told_later(db: None):
+def test_attempts_within_a_minute_are_one_row_and_a_later_count(db: None):
     at = datetime.fromisoformat("2026-11-23T03:00:05+00:00")
     with time_machine.travel(at, tick=False) as clock:
         for _ in range(4):
             sign_in("guess@example.com", WRONG)
         sign_in("guess@example.com", WRONG, ip="192.0.2.2")
         assert rows() == [("sign_in", "failed", "192.0.2.1", ""), ("sign_in", "failed", "192.0.2.2", "")]
-        assert audit.record_left_out() == 0, "the minute is not over"
+        assert audit.record_suppressed() == 0, "the minute is not over"
         clock.shift(timedelta(minutes=1))
         sign_in("guess@example.com", WRONG)
         assert len(rows()) == 3, "a new minute, a new row"
         clock.shift(timedelta(minutes=1))
         jobs.look_after_audit.call_local()
         jobs.look_after_audit.call_local()
-    told = AuditEvent.objects.get(details__has_key="left_out")
-    assert (told.event, told.outcome, told.ip, told.actor_type) == ("auth.sign_in", "failed", "192.0.2.1", "anonymous")
-    assert told.details == {"left_out": 3, "minute": "2026-11-23T03:00Z"}
+    row = AuditEvent.objects.get(details__has_key="left_out")
+    assert (row.event, row.outcome, row.ip, row.actor_type) == ("auth.sign_in", "failed", "192.0.2.1", "anonymous")
+    assert row.details == {"left_out": 3, "minute": "2026-11-23T03:00Z"}
     assert not AnonymousTally.objects.exists()
 
 
-def test_the_page_tells_how_many_were_left_out(db: None, ada: User, client_of: ClientOf):
+def test_the_page_shows_how_many_attempts_were_suppressed(db: None, ada: User, client_of: ClientOf):
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         for _ in range(3):
             sign_in("guess@example.com", WRONG)
-    audit.record_left_out()
+    audit.record_suppressed()
     text = client_of(ada).get("/audit/").content.decode()
-    assert "2 more tries like the one before, from 192.0.2.1" in text
-    assert "A sign-in failed: of nobody known here" in text
+    assert "2 more attempts of the same kind from 192.0.2.1" in text
+    assert "Failed sign-in: unknown account" in text
 
 
 @pytest.mark.commits
-def test_tries_at_once_are_one_row_and_none_is_lost(committed: None):
+def test_concurrent_attempts_are_one_row_and_all_are_counted(committed: None):
     by = Actor(type="anonymous", ip="192.0.2.9")
 
     def one(_: int) -> None:
@@ -161,7 +161,7 @@ def test_tries_at_once_are_one_row_and_none_is_lost(committed: None):
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         in_threads(6, one)
     assert events() == [("access.denied", "denied")]
-    in_threads(3, lambda _: audit.record_left_out())
+    in_threads(3, lambda _: audit.record_suppressed())
     assert AuditEvent.objects.get(seq=2).details["left_out"] == 17
     assert AuditEvent.objects.count() == 2
 
@@ -192,13 +192,13 @@ def test_a_form_without_its_token_is_a_denial_in_the_teams_log(team: Team, run: 
     assert "not to be kept" not in repr(dump())
 
 
-def test_what_the_other_side_sent_is_not_kept(team: Team, strict: Client):
+def test_what_the_client_sent_is_not_stored(team: Team, strict: Client):
     strict.post("/teams/ops-north/settings/", headers={"Origin": "https://evil.example"})
     assert AuditEvent.objects.get().details["why"] == "form token: Origin checking failed"
     assert "evil" not in repr(dump())
 
 
-def test_a_form_of_an_outsider_or_of_nobody_is_told_in_the_sites_log(team: Team, otto: User):
+def test_a_form_of_an_outsider_or_stranger_is_in_the_sites_log(team: Team, otto: User):
     client = Client(enforce_csrf_checks=True)
     client.post("/teams/ops-north/settings/")
     client.post("/teams/ops-north/archive/")
@@ -213,23 +213,21 @@ def test_a_form_of_an_outsider_or_of_nobody_is_told_in_the_sites_log(team: Team,
 def test_the_page_says_why_a_form_was_refused(team: Team, strict: Client, mona: User, client_of: ClientOf):
     strict.post("/teams/ops-north/settings/")
     text = client_of(mona).get("/teams/ops-north/audit/").content.decode()
-    assert "mona@example.com was refused: /teams/ops-north/settings/ (form token: CSRF cookie not set.)" in text
+    assert "mona@example.com was refused access: /teams/ops-north/settings/ (form token: CSRF cookie not set.)" in text
 
 
-# --- Whatever the client says of itself
+# --- Headers the client can set
 
 HTMX = {"HX-Request": "true", "HX-Current-URL": "http://localhost:8000/teams/ops-north/runs/"}
 
 
 @pytest.mark.parametrize("headers", [{}, HTMX], ids=["plain", "htmx"])
-def test_a_change_by_somebody_whose_session_is_over_is_a_row_and_a_poll_is_none(
-    headers: dict[str, str], team: Team, run: Run
-):
+def test_a_post_without_session_is_recorded_and_a_poll_is_not(headers: dict[str, str], team: Team, run: Run):
     client = Client(headers={"host": "localhost:8000"} | headers)
     for path in ("runs/", "runs/table/", f"runs/{run.pk}/", "audit/", "audit/export.jsonl"):
         assert client.get(f"/teams/ops-north/{path}").status_code in {302, 401}
         client.head(f"/teams/ops-north/{path}")
-    assert not AuditEvent.objects.exists(), "open pages ask for ever"
+    assert not AuditEvent.objects.exists(), "open pages keep polling"
     path = f"/teams/ops-north/runs/{run.pk}/cancel/"
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         for _ in range(3):
@@ -240,13 +238,13 @@ def test_a_change_by_somebody_whose_session_is_over_is_a_row_and_a_poll_is_none(
     assert AnonymousTally.objects.get().left_out == 2
     assert "not to be kept" not in repr(dump())
     client.post("/accounts/profile/", {"name": "x"})
-    assert AuditEvent.objects.get(seq=2).details["page"] == "profile", "the pages of everybody too"
+    assert AuditEvent.objects.get(seq=2).details["page"] == "profile", "also pages open to every account"
 
 
-# --- What was aimed at
+# --- The target of a denial
 
 
-def test_a_denial_on_a_run_stands_in_the_history_of_the_run(
+def test_a_denial_on_a_run_is_in_the_history_of_the_run(
     team: Team, run: Run, vera: User, mona: User, client_of: ClientOf
 ):
     client_of(vera).post(f"/teams/ops-north/runs/{run.pk}/cancel/")
@@ -255,7 +253,7 @@ def test_a_denial_on_a_run_stands_in_the_history_of_the_run(
     assert (row.target_type, row.target_id, row.target_label) == ("run", str(run.pk), run.task.name)
     assert (row.run_id, row.task_id, row.endpoint) == (run.arize_id, run.task.arize_id, run.endpoint)
     assert row.credential_id == run.task.credential_id
-    sentence = f"vera@example.com tried to cancel a run without the right to: {run.task.name}"
+    sentence = f"vera@example.com tried to cancel a run without permission: {run.task.name}"
     for path in (
         f"/teams/ops-north/audit/?run={run.arize_id}",
         f"/teams/ops-north/audit/?key={run.task.credential_id}",
@@ -278,7 +276,7 @@ def test_a_denial_on_a_key_names_the_key(team: Team, run: Run, vera: User, clien
     assert row.credential_id == key.pk
 
 
-def test_what_is_another_teams_stays_hidden(
+def test_ids_of_another_team_stay_hidden(
     team: Team, other_team: Team, run: Run, otto: User, vera: User, client_of: ClientOf
 ):
     south = make_credential(other_team)
@@ -290,11 +288,11 @@ def test_what_is_another_teams_stays_hidden(
     assert south.name not in repr(list(AuditEvent.objects.values()))
 
 
-# --- Links that let their reader in
+# --- Links with tokens
 
 
-def test_no_url_with_a_token_leaves_it_in_the_log(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    """Whatever is done with it, and by whomever: the link is good still, or was a moment ago."""
+def test_tokens_in_urls_are_not_recorded(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is done with the link, and by anyone: it is valid, or was a moment ago."""
     urls = [name for name in url_names() if SECRETS & set(wanted(name))]
     assert urls == ["account_reset_password_from_key", "invitation"]
     good = [stage.token, f"{stage.token}x"]
@@ -322,13 +320,13 @@ def test_no_url_with_a_token_leaves_it_in_the_log(stage: Stage, monkeypatch: pyt
     log_text = repr(list(AuditEvent.objects.values()))
     assert stage.token not in log_text
     assert stage.token.split(":")[-1] not in log_text
-    assert stage.invitation.email in log_text, "the control: who was invited is there"
+    assert stage.invitation.email in log_text, "the control: the invited person is in the log"
 
 
-def test_a_link_that_is_tried_by_somebody_else_is_told_in_the_sites_log(stage: Stage):
+def test_using_someone_elses_link_is_in_the_sites_log(stage: Stage):
     path = f"/invitations/{stage.token}/"
     assert stage.client("vera").get(path).status_code == 200
-    assert not events(outcome="denied"), "looking at it is no try"
+    assert not events(outcome="denied"), "a GET is not an attempt"
     assert stage.client("vera").post(path).status_code == 422
     row = AuditEvent.objects.get(outcome="denied")
     assert (row.chain, row.event, row.actor_label) == ("site", "invitation.accept", "vera@example.com")
@@ -339,7 +337,7 @@ def test_a_link_that_is_tried_by_somebody_else_is_told_in_the_sites_log(stage: S
 # --- allauth's throttle
 
 
-def test_throttled_tries_are_told_wherever_allauth_throttles(mona: User, client_of: ClientOf):
+def test_throttled_attempts_are_recorded_everywhere(mona: User, client_of: ClientOf):
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         answers = [sign_in(f"nobody{number}@example.com", WRONG) for number in range(40)]
         assert [answer.status_code for answer in answers].count(429) > 0
@@ -349,14 +347,14 @@ def test_throttled_tries_are_told_wherever_allauth_throttles(mona: User, client_
         codes = [client.post("/accounts/password/change/", fields).status_code for _ in range(8)]
     assert codes == [200] * 5 + [429] * 3
     left_out = dict(AnonymousTally.objects.values_list("outcome", "left_out"))
-    assert left_out["failed"] + left_out["throttled"] + 2 == len(answers), "each try is one"
+    assert left_out["failed"] + left_out["throttled"] + 2 == len(answers), "each attempt is one row"
     whys = AuditEvent.objects.filter(event="auth.password_change", outcome="denied").values_list(
         "details__why", flat=True
     )
     assert list(whys.order_by("pk")) == ["wrong current password"] * 5 + ["too many tries"] * 3
 
 
-def test_a_throttled_try_that_cannot_be_recorded_stays_refused(mona: User, client_of: ClientOf):
+def test_a_throttled_attempt_stays_refused_if_unrecorded(mona: User, client_of: ClientOf):
     refuse_inserts("taskruns_auditevent")
     client = client_of(mona)
     fields = {"oldpassword": WRONG, "password1": "x", "password2": "x"}
@@ -368,7 +366,7 @@ def test_a_throttled_try_that_cannot_be_recorded_stays_refused(mona: User, clien
 
 
 @pytest.mark.parametrize("who", ["vera", "otto", "forged", "nobody"])
-def test_a_denial_that_cannot_be_recorded_stays_one(
+def test_a_denial_stays_a_denial_if_unrecorded(
     who: str, team: Team, vera: User, otto: User, strict: Client, client_of: ClientOf, caplog: pytest.LogCaptureFixture
 ):
     asks = {
@@ -388,8 +386,8 @@ def test_a_denial_that_cannot_be_recorded_stays_one(
     assert events() == [("access.denied", "denied")]
 
 
-def test_the_right_of_the_test_to_fail(db: None):
-    """The control of the one above: the trigger really refuses."""
+def test_inserts_fail_in_the_test_above(db: None):
+    """The control of the test above: the trigger refuses the insert."""
     refuse_inserts("taskruns_auditevent")
     with pytest.raises(DatabaseError, match="refused by the test"), transaction.atomic():
         audit.record_sign_in(User(email="x@example.com"), by=Actor.command())

@@ -1,4 +1,4 @@
-"""The log taken away from its page: streaming, recorded first, filtered as the page is, harmless in a spreadsheet."""
+"""Downloading the log: streamed, recorded first, filtered like the page, safe in a spreadsheet."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def rows_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line["event"] for line in lines if "event" in line]
 
 
-def test_json_lines_from_the_page_are_those_of_the_command(history: None, team: Team, mona: User, client_of: ClientOf):
+def test_the_page_and_the_command_export_the_same_lines(history: None, team: Team, mona: User, client_of: ClientOf):
     lines = lines_of(client_of(mona).get(f"{NORTH}jsonl"))
     manifest = lines[0]["manifest"]
     assert (manifest["exported_by"], manifest["filtered"], manifest["last_seq"]) == ("mona@example.com", False, 3)
@@ -57,16 +57,14 @@ def test_json_lines_from_the_page_are_those_of_the_command(history: None, team: 
     assert [line["anchor"]["seq"] for line in lines if "anchor" in line] == [3]
 
 
-def test_the_sites_own_chain_is_taken_from_the_page_of_the_site(history: None, ada: User, client_of: ClientOf):
+def test_the_site_page_exports_the_sites_chain(history: None, ada: User, client_of: ClientOf):
     lines = lines_of(client_of(ada).get(f"{SITE}jsonl"))
     assert {row["chain"] for row in rows_of(lines)} == {lines[0]["manifest"]["chain"]} == {"site"}
     assert [row["event"] for row in rows_of(lines)] == ["person.create", "audit.export"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_the_answer_is_a_file_that_streams_and_is_kept_by_nobody(
-    history: None, mona: User, client_of: ClientOf, kind: str
-):
+def test_the_export_is_a_streamed_file_that_is_not_cached(history: None, mona: User, client_of: ClientOf, kind: str):
     answer: Any = client_of(mona).get(f"{NORTH}{kind}")
     assert isinstance(answer, StreamingHttpResponse)
     assert answer["Content-Disposition"] == f'attachment; filename="audit-ops-north.{kind}"'
@@ -76,9 +74,7 @@ def test_the_answer_is_a_file_that_streams_and_is_kept_by_nobody(
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_it_is_recorded_before_the_first_byte_and_stays_so_when_nobody_reads_on(
-    history: None, team: Team, mona: User, client_of: ClientOf, kind: str
-):
+def test_an_export_is_recorded_before_it_is_sent(history: None, team: Team, mona: User, client_of: ClientOf, kind: str):
     answer: Any = client_of(mona).get(f"{NORTH}{kind}?event=run.cancel")
     (row,) = AuditEvent.objects.filter(event="audit.export")
     assert (row.outcome, row.actor_label, row.chain) == ("done", "mona@example.com", f"team:{team.pk}")
@@ -90,7 +86,7 @@ def test_it_is_recorded_before_the_first_byte_and_stays_so_when_nobody_reads_on(
     assert events(event="audit.export") == [("audit.export", "done")]
 
 
-def test_without_its_row_nothing_leaves(history: None, mona: User, client_of: ClientOf):
+def test_nothing_is_exported_without_an_audit_row(history: None, mona: User, client_of: ClientOf):
     refuse_inserts("taskruns_auditevent")
     with transaction.atomic():
         answer = client_of(mona).get(f"{NORTH}jsonl")
@@ -114,7 +110,7 @@ def test_without_its_row_nothing_leaves(history: None, mona: User, client_of: Cl
         ("event=", [1, 2, 3]),
     ],
 )
-def test_it_takes_what_the_filter_of_the_page_lets_through(
+def test_the_export_uses_the_filter_of_the_page(
     history: None, mona: User, client_of: ClientOf, query: str, seqs: list[int]
 ):
     lines = lines_of(client_of(mona).get(f"{NORTH}jsonl?{query}"))
@@ -126,7 +122,7 @@ def test_it_takes_what_the_filter_of_the_page_lets_through(
 
 
 @pytest.mark.parametrize("path", [f"{NORTH}jsonl", f"{NORTH}csv"])
-def test_a_bad_filter_is_a_400_and_no_export(history: None, mona: User, client_of: ClientOf, path: str):
+def test_a_bad_filter_is_a_400_without_an_export(history: None, mona: User, client_of: ClientOf, path: str):
     assert client_of(mona).get(f"{path}?event=nothing").status_code == 400
     assert not events(event="audit.export")
     assert client_of(mona).get(f"{NORTH}xml").status_code == 404
@@ -155,7 +151,7 @@ def test_no_cell_is_a_formula(team: Team, mona: User, client_of: ClientOf):
     rows = table_of(client_of(mona).get(f"{NORTH}csv"))
     cells = [cell for row in rows for cell in row.values()]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
-    # `record()` has taken control characters away; the rest is there, behind an apostrophe.
+    # `record()` removed control characters; the rest is there, after an apostrophe.
     kept = {row["reason"] for row in rows}
     assert kept >= {"'=1+1", "'+1", "'-1", "'@SUM(A1)", "'=1", '\'=HYPERLINK("http://evil.example")'}
 
@@ -166,7 +162,7 @@ def test_a_cell_is_defused_whatever_wrote_it(start: str):
     assert _cell(f"1{start}") == f"1{start}"
 
 
-def test_there_is_no_nul_in_it(team: Team, mona: User, client_of: ClientOf):
+def test_the_table_contains_no_nul(team: Team, mona: User, client_of: ClientOf):
     by = Actor(type="user", label="a\x00b", user_agent="\x00")
     record(EventType.TEAM_CHANGE, "done", by=by, team=team, reason="x\x00y", details={"n\x00": "\x00v"})
     for kind in ("csv", "jsonl"):
@@ -176,14 +172,14 @@ def test_there_is_no_nul_in_it(team: Team, mona: User, client_of: ClientOf):
         assert rb"\u0000" not in content
 
 
-def test_rows_that_come_while_it_streams_are_not_in_it(history: None, team: Team, mona: User, client_of: ClientOf):
+def test_rows_added_while_streaming_are_left_out(history: None, team: Team, mona: User, client_of: ClientOf):
     answer: Any = client_of(mona).get(f"{NORTH}jsonl")
     record(EventType.TEAM_CHANGE, "done", by=actor(mona), team=team)
     assert [row["seq"] for row in rows_of(lines_of(answer))] == [1, 2, 3]
     assert found(f"team:{team.pk}") == []
 
 
-def test_steps_fit_together(team: Team, mona: User, monkeypatch: pytest.MonkeyPatch):
+def test_chunks_join_without_gap_or_duplicate(team: Team, mona: User, monkeypatch: pytest.MonkeyPatch):
     for _ in range(11):
         record(EventType.TEAM_CHANGE, "done", by=actor(mona), team=team)
     for chunk in (1, 2, 3, 6, 12, 13):
@@ -195,7 +191,7 @@ def test_steps_fit_together(team: Team, mona: User, monkeypatch: pytest.MonkeyPa
 
 
 def traced_growth(lines: Iterable[bytes | str], *, between: tuple[int, int]) -> int:
-    """By how many bytes what Python holds has grown from one line of the stream to the other."""
+    """How many bytes Python's memory grew between two lines of the stream."""
     held = {}
     tracemalloc.start()
     try:
@@ -215,4 +211,4 @@ def test_six_thousand_rows_need_no_more_memory_than_two_thousand(team: Team, mon
     assert traced_growth(stream, between=(2_000, 6_000)) < 500_000
     kept: list[bytes | str] = []
     stream = (kept.append(line) or line for line in lines(audit.export(team, by=actor(mona), kind=kind)))
-    assert traced_growth(stream, between=(2_000, 6_000)) > 1_500_000, "the control: rows that are kept are seen"
+    assert traced_growth(stream, between=(2_000, 6_000)) > 1_500_000, "the control: rows in memory are measured"

@@ -1,4 +1,4 @@
-"""`export_audit`: what is on stdout can be checked by an outsider with SHA-256 and JSON alone."""
+"""`export_audit`: an outsider can check its output with only SHA-256 and JSON."""
 
 import base64
 import hashlib
@@ -53,7 +53,7 @@ def history(team: Team, other_team: Team, run: Run, oli: User) -> None:
         record(EventType.PERSON_CREATE, "done", by=by)
 
 
-def test_it_gives_the_manifest_then_each_event_in_order(history: None, team: Team):
+def test_the_manifest_comes_first_then_events_in_order(history: None, team: Team):
     before = datetime.now(tz=UTC)
     lines = exported("ops-north")
     assert [next(iter(line)) for line in lines] == ["manifest", *["event"] * 4, "anchor"]
@@ -77,19 +77,19 @@ def test_every_hash_can_be_recomputed_from_stdout_alone(history: None):
 
 
 @pytest.mark.parametrize("column", ["reason", "actor_label", "at", "prev_hash", "seq", "details"])
-def test_an_edited_export_is_found_out(history: None, column: str):
-    """The control of the test above: the same check fails when one value is another."""
+def test_an_edited_export_is_detected(history: None, column: str):
+    """The control of the test above: the same check fails if one value changes."""
     rows = rows_of(exported("ops-north"))
     rows[1][column] = rows[0][column] if rows[1][column] != rows[0][column] else "another"
     with pytest.raises(AssertionError):
         assert_linked(rows)
 
 
-def test_it_is_the_same_as_what_the_database_holds(history: None, team: Team):
+def test_the_export_equals_the_database(history: None, team: Team):
     assert rows_of(exported("ops-north")) == stored(f"team:{team.pk}")
 
 
-def test_the_export_itself_is_the_last_row_of_the_export(history: None, team: Team):
+def test_the_last_row_records_the_export_itself(history: None, team: Team):
     last = rows_of(exported("ops-north"))[-1]
     assert (last["event"], last["outcome"], last["actor_type"]) == ("audit.export", "done", "command")
     assert last["actor_label"] == Actor.command().label
@@ -98,7 +98,7 @@ def test_the_export_itself_is_the_last_row_of_the_export(history: None, team: Te
     assert events(chain=f"team:{team.pk}", event="audit.export") == [("audit.export", "done")] * 2
 
 
-def test_only_the_chain_that_was_asked_for_is_read_and_marked(history: None, other_team: Team):
+def test_only_the_requested_chain_is_exported_and_gets_a_row(history: None, other_team: Team):
     lines = exported("site")
     assert lines[0]["manifest"]["chain"] == "site"
     assert {row["chain"] for row in rows_of(lines)} == {"site"}
@@ -106,7 +106,7 @@ def test_only_the_chain_that_was_asked_for_is_read_and_marked(history: None, oth
     assert not events(chain=f"team:{other_team.pk}", event="audit.export")
 
 
-def test_an_empty_chain_holds_its_export_only(team: Team):
+def test_an_empty_chain_has_only_its_export(team: Team):
     lines = exported("ops-north")
     assert lines[0]["manifest"]["last_seq"] == 1
     assert [row["event"] for row in rows_of(lines)] == ["audit.export"]
@@ -118,20 +118,20 @@ def test_the_log_of_an_archived_team_can_be_exported(history: None, team: Team):
     assert len(rows_of(exported("ops-north"))) == 4
 
 
-def test_lines_stay_lines_whatever_a_text_holds(team: Team, oli: User):
+def test_line_breaks_in_texts_do_not_break_lines(team: Team, oli: User):
     record(EventType.TEAM_CHANGE, "done", by=actor(oli), team=team, reason='"}\n{"event": {}}\u2028\u0085', details={})
     assert_linked(rows_of(exported("ops-north")))
 
 
-def test_an_unknown_team_is_one_sentence(db: None):
+def test_an_unknown_team_is_an_error_in_one_line(db: None):
     with pytest.raises(CommandError) as refused:
         call_command("export_audit", "nowhere", stdout=io.StringIO())
-    assert str(refused.value) == "There is no team nowhere."
+    assert str(refused.value) == "There is no team nowhere. Check the slug in the team's URL."
     assert refused.value.returncode == 1
     assert not AuditEvent.objects.exists()
 
 
-def test_it_asks_the_database_the_same_few_questions_for_a_long_log(history: None, team: Team, oli: User):
+def test_a_long_log_needs_no_more_queries(history: None, team: Team, oli: User):
     queries_of_an_export()  # which anchors the other chains too
     short = queries_of_an_export()
     for _ in range(200):
@@ -148,7 +148,7 @@ def queries_of_an_export() -> int:
 def test_memory_does_not_grow_with_the_log(team: Team, oli: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 100)
     grow(team, oli, rows=500)
-    exported("ops-north")  # imports and caches are paid for
+    exported("ops-north")  # warm up imports and caches
     short = peak_of_an_export()
     grow(team, oli, rows=1_000)
     assert peak_of_an_export() < short * 1.3

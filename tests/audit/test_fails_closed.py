@@ -1,4 +1,4 @@
-"""A log that takes no row stops every act: nothing is changed, nothing is sent to Arize, and people are told."""
+"""If the log cannot be written, every action fails: nothing changes, nothing is sent to Arize, people see an error."""
 
 import inspect
 import pkgutil
@@ -70,7 +70,7 @@ pytestmark = pytest.mark.usefixtures("empty_queue")
 
 LOG = "taskruns_auditevent"
 BY = Actor(type="user", id="1", label="mona@example.com", role="manager")
-# Claims and clocks of the mirror, which are no acts.
+# Claims and timestamps of the mirror, which are not actions.
 CLAIMS = {"claimed_until": None, "next_refresh_at": None, "recent_calls": {}, "last_good_at": None}
 
 
@@ -79,7 +79,7 @@ def _refusing(stage: Stage) -> None:
     refuse_inserts(LOG)
 
 
-# --- Every service that a person, a command or the clock can call: the act, after what it needs was made ready
+# --- Every service that a person, a command or the clock can call, after its setup
 
 
 def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
@@ -94,7 +94,7 @@ def a_lost_start(stage: Stage) -> None:
 
 
 def an_interrupted_test(stage: Stage) -> None:
-    """Its row was written while the log still took rows."""
+    """Writes the request's row while the log still accepts rows."""
     accept_inserts(LOG)
     with time_machine.travel(timezone.now() - timezone.timedelta(hours=1)), transaction.atomic():
         record(
@@ -142,10 +142,10 @@ def accept(stage: Stage) -> None:
 
 
 SERVICES: dict[str, Callable[[Stage], object]] = {
-    "audit.start_verification": lambda _: LATER,  # below: it is a job that has to write
+    "audit.start_verification": lambda _: LATER,  # tested below: a job writes the row
     "audit.export": lambda stage: audit.export(stage.team, by=BY, kind="jsonl"),
     "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
-    "audit.record_denial": lambda _: LATER,  # a denial stays a denial: test_denials.py
+    "audit.record_denial": lambda _: LATER,  # a denial stays a denial: see test_denials.py
     "audit.record_failed_sign_in": lambda _: audit.record_failed_sign_in("x", "throttled", by=stranger()),
     "audit.record_reading": lambda stage: audit.record_reading(stage.team, by=BY),
     "audit.record_sign_in": lambda stage: audit.record_sign_in(vera(stage), by=BY),
@@ -226,7 +226,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
     "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
     "triggers.close": lambda _: triggers.sweep(by=BY),
-    "triggers.earlier": lambda _: LATER,  # only looks
+    "triggers.earlier": lambda _: LATER,  # read-only
     "triggers.sweep": lambda _: triggers.sweep(),
     "triggers.trigger": lambda stage: triggers.trigger(
         stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
@@ -269,7 +269,7 @@ NO_ACTS_OF_THEIR_OWN = {"audit.start_verification", "audit.record_denial", "trig
 
 
 def acting() -> set[str]:
-    """Every public function below `services` that takes an actor."""
+    """Every public function in `services` that takes an actor."""
     found = set()
     for module in pkgutil.walk_packages(services.__path__, f"{services.__name__}."):
         noun = module.name.split(".")[2]
@@ -280,7 +280,7 @@ def acting() -> set[str]:
     return found
 
 
-def test_every_service_that_takes_an_actor_is_in_the_walk():
+def test_every_service_with_an_actor_is_covered():
     assert acting() == set(SERVICES)
 
 
@@ -295,8 +295,8 @@ def test_a_service_that_cannot_write_its_row_changes_nothing(name: str, stage: S
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - NO_ACTS_OF_THEIR_OWN))
-def test_the_same_service_does_it_when_the_log_takes_its_row(name: str, stage: Stage):
-    """The control: it was the log that stopped it."""
+def test_the_same_service_succeeds_if_the_row_is_written(name: str, stage: Stage):
+    """The control: only the log made it fail."""
     READY.get(name, lambda _: None)(stage)
     accept_inserts(LOG)
     before = dump()
@@ -305,7 +305,7 @@ def test_the_same_service_does_it_when_the_log_takes_its_row(name: str, stage: S
 
 
 @pytest.mark.parametrize("ready", [a_lost_cancel, a_lost_start])
-def test_the_sweep_command_says_in_a_sentence_that_it_cannot_write(ready: Callable[[Stage], object], stage: Stage):
+def test_the_sweep_command_reports_that_it_cannot_write(ready: Callable[[Stage], object], stage: Stage):
     ready(stage)
     with pytest.raises(CommandError, match="The database cannot be used"):
         call_command("sweep")
@@ -314,7 +314,7 @@ def test_the_sweep_command_says_in_a_sentence_that_it_cannot_write(ready: Callab
 
 
 def state(name: str) -> dict[str, Any]:
-    """All tables, without what the mirror notes about its own rounds: which task it has looked at, and when."""
+    """All tables, without the mirror's own bookkeeping: which task it read, and when."""
     Credential.objects.update(**CLAIMS | {"next_refresh_at": datetime(2026, 1, 1, tzinfo=UTC)})
     return dump(without=lambda table: name == "mirror.refresh" and table == "taskruns_task")
 
@@ -323,7 +323,7 @@ def state(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str, stage: Stage):
+def test_over_http_it_is_a_503_and_nothing_is_changed(name: str, stage: Stage):
     act = ACTIONS[name]
     client = stage.client(act.who)
     act.prepare(stage)
@@ -336,11 +336,11 @@ def test_over_http_it_is_a_503_with_a_sentence_and_nothing_is_changed(name: str,
     assert stage.posts_to_arize == 0
     accept_inserts(LOG)
     answer = act.do(stage, client)
-    assert answer.status_code in {200, 302}, "the control: the same, when the log takes its row"
+    assert answer.status_code in {200, 302}, "the control: the same succeeds if the row is written"
     assert dump() != before
 
 
-def test_a_refused_sign_in_leaves_no_session(stage: Stage):
+def test_an_unrecorded_sign_in_creates_no_session(stage: Stage):
     act = ACTIONS["sign in"]
     client = Client()
     assert act.do(stage, client).status_code == 503
@@ -351,7 +351,7 @@ def test_a_refused_sign_in_leaves_no_session(stage: Stage):
     assert client.get("/runs/").status_code == 200
 
 
-def test_a_refused_change_of_password_leaves_the_old_one_and_the_session(stage: Stage):
+def test_an_unrecorded_password_change_changes_nothing(stage: Stage):
     client = stage.client("vera")
     assert ACTIONS["change the password"].do(stage, client).status_code == 503
     assert client.get("/runs/").status_code == 200
@@ -359,7 +359,7 @@ def test_a_refused_change_of_password_leaves_the_old_one_and_the_session(stage: 
 
 
 @pytest.mark.parametrize("name", ["cancel a run", "read the team's log"])
-def test_htmx_is_told_too(name: str, stage: Stage):
+def test_htmx_gets_the_error_too(name: str, stage: Stage):
     act = ACTIONS[name]
     client = stage.client(act.who)
     headers = {"HX-Request": "true", "HX-Target": f"run-{stage.run.pk}"}
@@ -368,12 +368,12 @@ def test_htmx_is_told_too(name: str, stage: Stage):
     assert "nothing was sent" in answer.content.decode()
 
 
-def test_looking_at_runs_goes_on(stage: Stage):
+def test_runs_can_still_be_viewed(stage: Stage):
     for path in ("/runs/", "/teams/ops-north/runs/", f"/teams/ops-north/runs/{stage.run.pk}/"):
         assert stage.client("oli").get(path).status_code == 200
 
 
-def test_a_verification_that_cannot_be_recorded_ends_and_is_not_clean(stage: Stage):
+def test_an_unrecorded_verification_ends_and_is_not_clean(stage: Stage):
     client = stage.client("ada")
     assert LATER["verify the log"].do(stage, client).status_code == 302
     with transaction.atomic():
@@ -386,7 +386,7 @@ def test_a_verification_that_cannot_be_recorded_ends_and_is_not_clean(stage: Sta
     assert AuditVerification.objects.latest("started_at").result == "clean"
 
 
-def test_a_worker_that_cannot_write_sends_nothing_of_a_batch_and_goes_on_later(stage: Stage):
+def test_a_worker_that_cannot_write_sends_nothing_until_it_can(stage: Stage):
     batch = stage.batches["batch-abort"]
     before = list(batch.items.values_list("state", "attempts"))
     with pytest.raises(DatabaseError):

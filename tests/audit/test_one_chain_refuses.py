@@ -1,4 +1,4 @@
-"""When the log refuses one event, or one of two chains: an act is whole or nothing, and what people read is true."""
+"""If the log refuses one event or one of two chains, an action happens completely or not at all."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ NOTHING = "nothing was changed and nothing was sent"
 
 
 def refuse(which: str) -> None:
-    """Rows for which the condition on NEW holds."""
+    """Refuse inserts of rows for which the condition on NEW is true."""
     refuse_inserts(LOG, unless=f"NOT ({which})")
 
 
@@ -37,7 +37,7 @@ def test_an_invitation_is_accepted_in_both_chains_or_not_at_all(stage: Stage, ch
     assert Membership.objects.filter(user__email="stranger@example.com").exists()
 
 
-def test_who_joined_but_could_not_be_signed_in_is_told_so(stage: Stage):
+def test_joining_without_sign_in_says_so(stage: Stage):
     refuse("NEW.event = 'auth.sign_in'")
     answer = do(stage, "accept an invitation")
     assert (answer.status_code, answer["Location"]) == (302, "/accounts/login/")
@@ -48,7 +48,7 @@ def test_who_joined_but_could_not_be_signed_in_is_told_so(stage: Stage):
 
 @pytest.mark.parametrize("manager", ["mona@example.com", "new@example.com"])
 @pytest.mark.parametrize("chain", ["site", "team:%"])
-def test_a_team_comes_with_its_manager_or_not_at_all(stage: Stage, chain: str, manager: str):
+def test_a_team_is_created_with_its_manager_or_not_at_all(stage: Stage, chain: str, manager: str):
     before = dump()
     fields = {"name": "Ops West", "slug": "", "manager": manager}
     refuse(f"NEW.chain LIKE '{chain}'")
@@ -64,7 +64,7 @@ def test_a_team_comes_with_its_manager_or_not_at_all(stage: Stage, chain: str, m
     assert Membership.objects.filter(team=team).exists() or team.invitations.exists()
 
 
-def test_a_manager_who_cannot_be_one_leaves_no_team(stage: Stage):
+def test_an_invalid_manager_creates_no_team(stage: Stage):
     User.objects.filter(email="vera@example.com").update(is_active=False)
     answer = stage.client("adam").post("/teams/new/", {"name": "Ops West", "slug": "", "manager": "vera@example.com"})
     assert answer.status_code == 422
@@ -76,17 +76,17 @@ TEST_URL = "/teams/ops-north/credentials/{}/test/"
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("add a key", "Second"), ("replace a key", "Production")])
-def test_a_key_that_is_saved_and_not_tested_is_said_to_be_so(stage: Stage, name: str, wanted: str):
+def test_a_key_saved_but_not_tested_says_so(stage: Stage, name: str, wanted: str):
     refuse("NEW.event = 'credential.test'")
     answer = ACTIONS[name].do(stage)
     assert answer.status_code == 302
     text = answer.client.get(answer["Location"]).content.decode()
     assert f"{wanted} is saved, but its test could not be written down" in text
     assert Credential.objects.get(name=wanted).decrypt_secret() == NEW_KEY
-    assert not stage.arize.calls, "the log was asked before Arize"
+    assert not stage.arize.calls, "the row is written before Arize is called"
 
 
-def test_a_test_that_the_log_does_not_take_asks_arize_nothing(stage: Stage):
+def test_an_unrecorded_key_test_sends_nothing_to_arize(stage: Stage):
     refuse("NEW.event = 'credential.test'")
     client = stage.client("mona")
     before = dump()
@@ -96,7 +96,7 @@ def test_a_test_that_the_log_does_not_take_asks_arize_nothing(stage: Stage):
     assert dump() == before
 
 
-def test_a_log_that_refuses_while_arize_is_asked_is_told_truly(stage: Stage):
+def test_a_log_failing_during_a_key_test_is_reported(stage: Stage):
     refuse("NEW.event = 'credential.test' AND NEW.outcome <> 'requested'")
     client = stage.client("mona")
     before = dump()["taskruns_credential"]
@@ -118,7 +118,7 @@ def test_the_two_rows_of_a_test_are_one_operation_without_a_gap(stage: Stage):
     assert seqs == list(range(1, len(seqs) + 1))
 
 
-def test_what_arize_calls_its_answer_is_in_the_row_of_a_success_too(stage: Stage):
+def test_the_arize_request_id_is_in_the_row_of_a_success(stage: Stage):
     for call in stage.arize.registered():
         call.headers = {"x-request-id": "req-of-arize"}
     for name in ("test a key", "cancel a run", "start a run"):
@@ -129,7 +129,7 @@ def test_what_arize_calls_its_answer_is_in_the_row_of_a_success_too(stage: Stage
         assert details["milliseconds"] >= 0
 
 
-def test_a_member_who_is_added_closes_the_open_invitation_and_the_row_says_so(stage: Stage):
+def test_adding_a_member_revokes_the_invitation_in_the_row(stage: Stage):
     User.objects.create(email="stranger@example.com")
     stage.client("mona").post("/teams/ops-north/members/add/", {"email": "stranger@example.com", "role": "viewer"})
     row = AuditEvent.objects.get(event="member.add")

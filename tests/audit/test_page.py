@@ -1,4 +1,4 @@
-"""The page of a team's log: its own chain only, newest first, filters in the address, every stored field to be seen."""
+"""The page of a team's log: only its own chain, newest first, filters in the URL, every stored field shown."""
 
 import re
 import uuid
@@ -24,7 +24,7 @@ URL = "/teams/ops-north/audit/"
 
 @pytest.fixture
 def page(mona: User, client_of: ClientOf) -> Any:
-    """The page as mona sees it, by its filters."""
+    """Gets the page as mona, with the given filters."""
 
     def get(**filters: object) -> Any:
         return client_of(mona).get(f"{URL}?{urlencode(filters, doseq=True)}")
@@ -33,7 +33,7 @@ def page(mona: User, client_of: ClientOf) -> Any:
 
 
 def shown(answer: Any) -> list[int]:
-    """The number of each operation's first row, in the order of the page, without the reading of the page itself."""
+    """The number of each group's first row in page order, without the row for reading the page."""
     assert answer.status_code == 200
     readings = set(AuditEvent.objects.filter(event="audit.read").values_list("pk", flat=True))
     return numbers_of([pk for pk in rows_of(answer.content.decode()) if pk not in readings])
@@ -44,7 +44,7 @@ def rows_of(text: str) -> list[int]:
 
 
 def numbers_of(pks: list[int]) -> list[int]:
-    """PostgreSQL goes on counting its keys after a test's rollback; the number in the chain is the log's own."""
+    """PostgreSQL's key sequence continues after a test's rollback; the number in the chain does not."""
     numbers = dict(AuditEvent.objects.values_list("pk", "seq"))
     return [numbers[pk] for pk in pks]
 
@@ -63,7 +63,7 @@ def history(team: Team, other_team: Team, run: Run, oli: User, mona: User, otto:
     record(EventType.PERSON_CREATE, "done", by=Actor.command(), reason="of the site")
 
 
-def test_it_shows_the_teams_own_chain_newest_first(history: None, page: Any):
+def test_the_page_shows_only_the_teams_chain_newest_first(history: None, page: Any):
     answer = page()
     assert shown(answer) == [3, 2, 1]
     text = answer.content.decode()
@@ -72,7 +72,7 @@ def test_it_shows_the_teams_own_chain_newest_first(history: None, page: Any):
     assert "wrong data" in text
 
 
-def test_it_says_in_a_sentence_who_did_what_to_what_and_why(history: None, run: Run, page: Any):
+def test_a_sentence_says_who_did_what_and_why(history: None, run: Run, page: Any):
     text = page().content.decode()
     assert f"oli@example.com asked to cancel run {run.arize_id} of task {run.task.name}" in text
     assert "“wrong data”" in text
@@ -80,7 +80,7 @@ def test_it_says_in_a_sentence_who_did_what_to_what_and_why(history: None, run: 
     assert reverse("run", args=["ops-north", run.pk]) in text
 
 
-def test_every_stored_field_of_a_row_can_be_seen(history: None, page: Any):
+def test_every_stored_field_of_a_row_is_shown(history: None, page: Any):
     text = page().content.decode()
     for event in AuditEvent.objects.filter(chain__startswith="team", reason="wrong data"):
         for field in event._meta.concrete_fields:
@@ -127,7 +127,7 @@ def test_every_stored_field_of_a_row_can_be_seen(history: None, page: Any):
         ({"event": "", "outcome": "", "person": " ", "q": "", "unknown": "x"}, [3, 2, 1]),
     ],
 )
-def test_filters_are_in_the_address(
+def test_filters_are_in_the_url(
     history: None, page: Any, run: Run, oli: User, filters: dict[str, object], numbers: list[int]
 ):
     ids = {"{run}": run.arize_id, "{key}": run.task.credential_id, "{oli}": oli.pk}
@@ -143,7 +143,7 @@ def test_a_run_is_found_by_its_arize_id(history: None, run: Run, page: Any):
     assert shown(page(q=run.arize_id[:-1])) == []
 
 
-def test_what_was_chosen_stands_in_the_form_and_in_the_links(history: None, run: Run, page: Any):
+def test_chosen_filters_are_in_the_form_and_the_links(history: None, run: Run, page: Any):
     text = page(
         run=run.arize_id, since="2026-11-23T03:00", event="run.cancel", key=run.task.credential_id
     ).content.decode()
@@ -172,15 +172,13 @@ def test_what_was_chosen_stands_in_the_form_and_in_the_links(history: None, run:
         ({"q": "a\nb"}, "cannot be searched for"),
     ],
 )
-def test_a_filter_that_means_nothing_is_a_400_with_a_sentence(
-    history: None, page: Any, filters: dict[str, object], sentence: str
-):
+def test_an_invalid_filter_is_a_400_with_a_message(history: None, page: Any, filters: dict[str, object], sentence: str):
     answer = page(**filters)
     assert answer.status_code == 400
     assert sentence in answer.content.decode()
 
 
-def test_pages_follow_each_other_without_a_gap_while_rows_are_added(team: Team, mona: User, client_of: ClientOf):
+def test_pages_have_no_gap_while_rows_are_added(team: Team, mona: User, client_of: ClientOf):
     for _ in range(120):
         record(EventType.TEAM_CHANGE, "done", by=actor(mona), team=team)
     client, url, seen = client_of(mona), f"{URL}?event=team.change", []
@@ -210,7 +208,7 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(team: Team, run: Run,
     assert queries() == few
 
 
-def test_what_people_and_arize_wrote_is_no_markup(team: Team, run: Run, oli: User, page: Any):
+def test_texts_from_people_and_arize_are_escaped(team: Team, run: Run, oli: User, page: Any):
     evil = """<img src=x onerror=alert(1)>"><script>alert(1)</script>{{ 7|add:7 }}{% now "Y" %}"""
     run.task.name = evil
     by = Actor(type="user", label=evil, role="operator", user_agent=evil)
@@ -228,20 +226,18 @@ def test_braces_in_a_name_do_not_break_a_sentence(team: Team, run: Run, oli: Use
     assert "of task {who} {0} {target.__class__}" in page().content.decode()
 
 
-def test_the_end_of_the_log_and_a_filter_that_hides_all_say_different_things(team: Team, page: Any):
-    assert "Nothing older" in page(before=1).content.decode()
-    assert "Nothing matches" in page(q="zzz").content.decode()
+def test_end_of_log_and_no_match_have_different_texts(team: Team, page: Any):
+    assert "No older entries" in page(before=1).content.decode()
+    assert "No entries match these filters" in page(q="zzz").content.decode()
 
 
-def test_the_row_of_a_run_that_is_gone_still_reads(history: None, run: Run, page: Any):
+def test_the_row_of_a_deleted_run_is_still_readable(history: None, run: Run, page: Any):
     run.delete()
     assert shown(page()) == [3, 2, 1]
     assert f"asked to cancel run {run.arize_id}" in page().content.decode()
 
 
-def test_all_of_one_person_is_not_all_whose_address_holds_the_same_letters(
-    team: Team, oli: User, mona: User, client_of: ClientOf
-):
+def test_a_person_filter_matches_the_exact_person(team: Team, oli: User, mona: User, client_of: ClientOf):
     li = member(team, "li@example.com", TeamRole.OPERATOR)
     for person in (oli, li):
         record(EventType.TEAM_CHANGE, "done", by=actor(person), team=team, reason=f"by {person.email}")
@@ -249,4 +245,4 @@ def test_all_of_one_person_is_not_all_whose_address_holds_the_same_letters(
     assert "by li@example.com" in text
     assert "by oli@example.com" not in text
     typed = client_of(mona).get(URL, {"person": "li@example.com"}).content.decode()
-    assert "by oli@example.com" in typed, "the control: what is typed is a part of an address"
+    assert "by oli@example.com" in typed, "the control: the text matches a part of an address"

@@ -1,4 +1,4 @@
-"""What `record()` writes, read back by a reader of its own (`audit_reader.py`)."""
+"""What `record()` writes, read back by an independent reader (`chain_reader.py`)."""
 
 import json
 import uuid
@@ -15,14 +15,14 @@ from .chain_reader import HASHED, ZEROS, assert_whole, stored, time_text
 
 pytestmark = pytest.mark.usefixtures("any_details")
 
-SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+VERA = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 
 def chain_of(team: Team) -> str:
     return f"team:{team.pk}"
 
 
-def test_it_has_exactly_the_columns_of_the_document():
+def test_a_row_has_exactly_the_documented_columns():
     names = {field.attname for field in AuditEvent._meta.concrete_fields}
     assert names == {"id", "hash", *HASHED}
 
@@ -88,7 +88,7 @@ def test_every_column_of_a_cancelled_run_is_written(team: Team, run: Run, oli: U
     }
 
 
-def test_a_key_is_named_by_its_copy(team: Team, credential: Credential, mona: User):
+def test_the_name_of_a_key_is_copied(team: Team, credential: Credential, mona: User):
     record(EventType.CREDENTIAL_ADD, "done", by=actor(mona), team=team, credential=credential)
     (row,) = assert_whole(chain_of(team), rows=1)
     assert (row["target_type"], row["target_id"], row["target_label"]) == (
@@ -99,7 +99,7 @@ def test_a_key_is_named_by_its_copy(team: Team, credential: Credential, mona: Us
     assert (row["credential_id"], row["endpoint"]) == (str(credential.pk), credential.endpoint)
 
 
-def test_a_row_outlives_what_it_speaks_of(team: Team, run: Run, oli: User):
+def test_a_row_outlives_its_target(team: Team, run: Run, oli: User):
     record(EventType.RUN_CANCEL, "requested", by=actor(oli), team=team, run=run)
     before = stored(chain_of(team))
     Run.objects.all().delete()
@@ -112,7 +112,7 @@ def test_a_row_outlives_what_it_speaks_of(team: Team, run: Run, oli: User):
     assert len(before) == 1
 
 
-def test_what_has_no_team_goes_to_the_sites_chain_and_absent_values_are_empty_or_null(db: None):
+def test_a_row_without_a_team_is_in_the_sites_chain(db: None):
     record(EventType.PERSON_CREATE, "done", by=Actor(type="command"))
     (row,) = assert_whole("site", rows=1)
     assert row["team_id"] is row["operation_id"] is row["credential_id"] is None
@@ -122,11 +122,11 @@ def test_what_has_no_team_goes_to_the_sites_chain_and_absent_values_are_empty_or
     assert row["details"] == {}
 
 
-def test_each_chain_counts_for_itself_and_links_row_to_row(team: Team, other_team: Team):
+def test_each_chain_has_its_own_numbers_and_links(team: Team, other_team: Team):
     for _ in range(3):
-        record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team)
-        record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=other_team)
-        record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+        record(EventType.TEAM_CHANGE, "done", by=VERA, team=team)
+        record(EventType.TEAM_CHANGE, "done", by=VERA, team=other_team)
+        record(EventType.TEAM_CREATE, "done", by=VERA)
     for chain in (chain_of(team), chain_of(other_team), "site"):
         rows = assert_whole(chain, rows=3)
         assert AuditChain.objects.get(chain=chain).hash == rows[-1]["hash"]
@@ -143,14 +143,14 @@ def test_each_chain_counts_for_itself_and_links_row_to_row(team: Team, other_tea
         {"\N{PILE OF POO}": "\N{REGIONAL INDICATOR SYMBOL LETTER D}", "1": 1, "10": 2, "2": 3},
     ],
 )
-def test_details_come_back_from_the_database_as_they_were_hashed(db: None, details: dict[str, Any]):
-    record(EventType.RUN_EXPORT, "done", by=SOMEBODY, details=details)
+def test_details_are_read_back_as_hashed(db: None, details: dict[str, Any]):
+    record(EventType.RUN_EXPORT, "done", by=VERA, details=details)
     (row,) = assert_whole("site", rows=1)
     assert row["details"] == json.loads(json.dumps(details))
 
 
-def test_integers_beyond_64_bits_are_held_at_the_end_of_the_range(db: None):
-    record(EventType.RUN_EXPORT, "done", by=SOMEBODY, details={"high": 10**30, "low": -(10**30)})
+def test_integers_beyond_64_bits_are_clamped(db: None):
+    record(EventType.RUN_EXPORT, "done", by=VERA, details={"high": 10**30, "low": -(10**30)})
     (row,) = assert_whole("site", rows=1)
     assert row["details"] == {"high": 2**63 - 1, "low": -(2**63 - 1)}
 
@@ -164,9 +164,9 @@ def test_integers_beyond_64_bits_are_held_at_the_end_of_the_range(db: None):
         datetime(2026, 11, 23, 3, 0, 0, 999999, tzinfo=UTC),
     ],
 )
-def test_times_keep_their_six_digits_after_the_point(db: None, at: datetime, monkeypatch: pytest.MonkeyPatch):
+def test_times_keep_their_microseconds(db: None, at: datetime, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("django.utils.timezone.now", lambda: at)
-    record(EventType.RUN_EXPORT, "done", by=SOMEBODY)
+    record(EventType.RUN_EXPORT, "done", by=VERA)
     (row,) = assert_whole("site", rows=1)
     assert row["at"] == f"2026-11-23T03:00:00.{at.microsecond:06}Z"
 
@@ -181,11 +181,11 @@ def test_the_model_reads_back_what_sql_reads(team: Team, run: Run, oli: User):
         assert (str(value) if isinstance(value, uuid.UUID) else value) == row[name]
 
 
-def test_an_outcome_that_the_event_cannot_have_is_refused(db: None):
+def test_an_outcome_outside_the_catalogue_is_refused(db: None):
     with pytest.raises(ValueError, match="confirmed"):
-        record(EventType.TEAM_CREATE, "confirmed", by=SOMEBODY)
+        record(EventType.TEAM_CREATE, "confirmed", by=VERA)
     assert not AuditEvent.objects.exists()
-    record(EventType.TEAM_CREATE, "done", by=SOMEBODY)
+    record(EventType.TEAM_CREATE, "done", by=VERA)
     assert AuditEvent.objects.count() == 1
 
 
@@ -193,11 +193,11 @@ def test_an_outcome_that_the_event_cannot_have_is_refused(db: None):
 def test_floats_and_other_foreign_values_are_refused_in_details(db: None, value: Any):
     for details in ({"x": value}, {"x": {"y": [value]}}):
         with pytest.raises(TypeError):
-            record(EventType.RUN_EXPORT, "done", by=SOMEBODY, details=details)
+            record(EventType.RUN_EXPORT, "done", by=VERA, details=details)
     assert not AuditEvent.objects.exists()
 
 
 def test_a_target_of_any_kind_keeps_its_name(db: None):
-    record(EventType.MEMBER_ADD, "done", by=SOMEBODY, target=Target("member", "42", "oli@example.com"))
+    record(EventType.MEMBER_ADD, "done", by=VERA, target=Target("member", "42", "oli@example.com"))
     (row,) = assert_whole("site", rows=1)
     assert (row["target_type"], row["target_id"], row["target_label"]) == ("member", "42", "oli@example.com")

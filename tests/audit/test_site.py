@@ -1,4 +1,4 @@
-"""The log of the site and all teams, its verification on the page, the banner; and reading as an act."""
+"""The site audit page: log of the site and all teams, verification, banner, and recording who reads it."""
 
 import re
 import uuid
@@ -55,13 +55,13 @@ def test_auditors_and_site_admins_see_the_site_and_all_teams(
 
 
 @pytest.mark.parametrize("who", ["vera", "oli", "mona", "otto"])
-def test_nobody_else_does(history: None, cast: dict[str, User], who: str, client_of: ClientOf):
+def test_others_get_403(history: None, cast: dict[str, User], who: str, client_of: ClientOf):
     answer = client_of(cast[who]).get(URL)
     assert answer.status_code == 403
     assert b"of the site" not in answer.content
 
 
-def test_the_way_to_it_is_shown_to_those_who_may_go(team: Team, ada: User, mona: User, client_of: ClientOf):
+def test_the_link_is_shown_only_to_those_who_may_use_it(team: Team, ada: User, mona: User, client_of: ClientOf):
     assert 'href="/audit/"' in text_of(client_of(ada).get("/runs/"))
     assert 'href="/audit/"' not in text_of(client_of(mona).get("/runs/"))
 
@@ -90,7 +90,7 @@ def test_reading_is_recorded_once_per_person_chain_and_hour(team: Team, ada: Use
         assert readings() == [*expected, ("ada@example.com", "site")]
 
 
-def test_a_bad_filter_is_no_reading(team: Team, mona: User, client_of: ClientOf):
+def test_a_bad_filter_is_not_recorded_as_reading(team: Team, mona: User, client_of: ClientOf):
     assert client_of(mona).get("/teams/ops-north/audit/?event=nothing").status_code == 400
     assert readings() == []
     client_of(mona).get("/teams/ops-north/audit/")
@@ -98,7 +98,7 @@ def test_a_bad_filter_is_no_reading(team: Team, mona: User, client_of: ClientOf)
 
 
 @pytest.mark.commits
-def test_pages_that_are_opened_at_once_are_one_reading(committed: None):
+def test_pages_opened_at_once_are_one_reading(committed: None):
     by = Actor(type="user", id="7", label="ada@example.com")
     in_threads(6, lambda _: audit.record_reading(None, by=by))
     assert readings() == [("ada@example.com", "site")]
@@ -123,20 +123,20 @@ def test_the_number_of_queries_stays_the_same(history: None, run: Run, oli: User
     assert queries() == few
 
 
-def test_verify_now_is_a_job_and_the_page_tells_how_it_went(history: None, ada: User, client_of: ClientOf):
+def test_verify_now_is_a_job_and_the_page_shows_its_result(history: None, ada: User, client_of: ClientOf):
     client = client_of(ada)
-    assert "was not verified here yet" in text_of(client.get(URL))
+    assert "Not verified yet" in text_of(client.get(URL))
     answer = client.post(VERIFY)
     assert (answer.status_code, answer["Location"]) == (302, URL)
     text = text_of(client.get(URL))
     assert "Running since" in text
-    assert "asked for by ada@example.com" in text
+    assert "started by ada@example.com" in text
     assert 'hx-get="/audit/verification/"' in text
     assert "Verify now" not in text
     assert not events(event="audit.verify")
     work()
     fragment = text_of(client.get("/audit/verification/"))
-    assert "The log is whole: 4 rows were checked" in fragment
+    assert "Verified: 4 entries, no tampering found" in fragment
     assert "hx-get" not in fragment
     assert "Verify now" in fragment
     rows = AuditEvent.objects.filter(event="audit.verify")
@@ -146,7 +146,7 @@ def test_verify_now_is_a_job_and_the_page_tells_how_it_went(history: None, ada: 
     assert rows.count() == 3
 
 
-def test_who_asks_while_one_runs_joins_it(history: None, ada: User, adam: User, client_of: ClientOf):
+def test_verify_now_joins_a_running_verification(history: None, ada: User, adam: User, client_of: ClientOf):
     client_of(ada).post(VERIFY)
     client_of(adam).post(VERIFY)
     assert AuditVerification.objects.get().asked_by == "ada@example.com"
@@ -158,7 +158,7 @@ def test_who_asks_while_one_runs_joins_it(history: None, ada: User, adam: User, 
 PAGES = ["/runs/", "/teams/ops-north/runs/", "/teams/ops-north/credentials/", URL]
 
 
-def test_faults_stand_on_every_page_of_those_who_answer_for_the_log_until_it_is_clean_again(
+def test_faults_are_on_every_page_of_auditors_until_clean_again(
     history: None, team: Team, cast: dict[str, User], client_of: ClientOf
 ):
     def banners(who: str) -> list[bool]:
@@ -172,32 +172,32 @@ def test_faults_stand_on_every_page_of_those_who_answer_for_the_log_until_it_is_
     assert banners("ada") == banners("adam") == [True] * 4
     assert banners("mona") == banners("vera") == banners("oli") == [False] * 4
     text = text_of(client_of(cast["ada"]).get(URL))
-    assert "Somebody has touched the log" in text
+    assert "the log may have been tampered with" in text
     assert f"<code>team:{team.pk} row 1: edited" in text
     client_of(cast["ada"]).post(VERIFY)
-    assert banners("adam") == [True] * 4, "while the next one runs, the last one counts"
+    assert banners("adam") == [True] * 4, "while a new one runs, the last result counts"
     edit(f"team:{team.pk}", 1, reason=reason)
     work()
     assert banners("ada") == banners("adam") == [False] * 4
 
 
-def test_a_verification_whose_worker_was_killed_is_taken_up_again(history: None, ada: User, client_of: ClientOf):
+def test_a_verification_of_a_killed_worker_is_resumed(history: None, ada: User, client_of: ClientOf):
     client_of(ada).post(VERIFY)
     HUEY.storage.flush_all()
     now = timezone.now()
     AuditVerification.objects.update(seen_at=now, rows=2)
     jobs.look_after_audit.call_local()
     work()
-    assert AuditVerification.objects.get().result == "running", "its worker was heard of a moment ago"
+    assert AuditVerification.objects.get().result == "running", "its worker reported progress a moment ago"
     with time_machine.travel(now + timedelta(seconds=61)):
         jobs.look_after_audit.call_local()
         jobs.look_after_audit.call_local()
         work()
     assert AuditVerification.objects.get().result == "clean"
-    assert events(event="audit.verify", chain="site") == [("audit.verify", "ok")], "two workers, one walk"
+    assert events(event="audit.verify", chain="site") == [("audit.verify", "ok")], "two workers, one verification"
 
 
-def test_a_message_that_was_lost_is_made_up_for(history: None, ada: User, client_of: ClientOf):
+def test_a_lost_queue_message_is_replaced(history: None, ada: User, client_of: ClientOf):
     client_of(ada).post(VERIFY)
     HUEY.storage.flush_all()
     with time_machine.travel(timezone.now() + timedelta(seconds=61)):
@@ -206,7 +206,7 @@ def test_a_message_that_was_lost_is_made_up_for(history: None, ada: User, client
     assert AuditVerification.objects.get().result == "clean"
 
 
-def test_one_that_breaks_is_said_to_be_broken_off_and_takes_no_faults_away(
+def test_a_failed_verification_clears_no_faults(
     history: None, team: Team, ada: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ):
     edit(f"team:{team.pk}", 1, reason="another")
@@ -220,12 +220,12 @@ def test_one_that_breaks_is_said_to_be_broken_off_and_takes_no_faults_away(
     client_of(ada).post(VERIFY)
     work()
     text = text_of(client_of(ada).get(URL))
-    assert "The last verification was broken off" in text
+    assert "The last verification did not finish" in text
     assert BANNER in text
     assert AuditVerification.objects.filter(result="running").count() == 0
 
 
-def test_one_that_never_comes_to_its_end_is_given_up(history: None, ada: User, client_of: ClientOf):
+def test_a_verification_that_never_ends_is_given_up(history: None, ada: User, client_of: ClientOf):
     client_of(ada).post(VERIFY)
     with time_machine.travel(timezone.now() + timedelta(hours=7)):
         assert audit.stalled() == []
@@ -238,8 +238,8 @@ def test_progress_is_shown(history: None, ada: User, client_of: ClientOf):
     assert re.search(r'<progress max="100" value="33"', text_of(client_of(ada).get("/audit/verification/")))
 
 
-def test_the_sites_log_tells_denials_of_outsiders(history: None, otto: User, ada: User, client_of: ClientOf):
+def test_denials_of_outsiders_are_in_the_sites_log(history: None, otto: User, ada: User, client_of: ClientOf):
     with transaction.atomic():
         client_of(otto).get("/teams/ops-north/runs/")
     text = text_of(client_of(ada).get(URL, {"outcome": "denied"}))
-    assert "otto@example.com was refused: /teams/ops-north/runs/" in text
+    assert "otto@example.com was refused access: /teams/ops-north/runs/" in text

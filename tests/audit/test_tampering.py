@@ -1,4 +1,4 @@
-"""Whatever is done to the rows of the log by someone who owns the database is found, and the right place is named."""
+"""Verification finds every change by someone who controls the database, and names the right row."""
 
 import uuid
 from collections.abc import Callable
@@ -41,7 +41,7 @@ PLACES = {"first": FIRST, "middle": MIDDLE, "last": LAST}
 
 @pytest.fixture
 def chain(team: Team, run: Run, oli: User) -> str:
-    """Nine rows of a team, the seventh is anchored; and rows of the site beside them."""
+    """Nine rows of a team, the seventh with an anchor, and some rows of the site."""
     by = replace(actor(oli), auth_method="password", session_ref="0123456789abcdef", ip="192.0.2.7", request_id="r-1")
     for number in range(1, ROWS + 1):
         words = {"reason": f"reason {number}", "details": {"number": number, "why": "東京"}}
@@ -54,7 +54,7 @@ def chain(team: Team, run: Run, oli: User) -> str:
 
 @pytest.fixture
 def outside(chain: str) -> list[dict[str, Any]]:
-    """A copy of the anchors, as AUDIT_ANCHOR_FILE has it: the newest row is anchored too."""
+    """A copy of the anchors, as in AUDIT_ANCHOR_FILE. It also has an anchor of the newest row."""
     assert anchor_chain(chain)
     copy = list(stream_values(AuditAnchor.objects.filter(chain=chain), ANCHOR))
     delete(chain, f"seq > {ANCHORED}", table=ANCHORS)
@@ -62,7 +62,7 @@ def outside(chain: str) -> list[dict[str, Any]]:
 
 
 def other_than(value: object) -> object:
-    """Something else of the same kind."""
+    """Another value of the same type."""
     match value:
         case int():
             return value + 1
@@ -81,7 +81,7 @@ def other_than(value: object) -> object:
 EDITS = [name for name in (*HASHED, "hash") if name not in {"seq", "chain"}]
 
 
-def test_a_log_that_nobody_touched_is_clean(chain: str, outside: list[dict[str, Any]]):
+def test_an_untouched_log_is_clean(chain: str, outside: list[dict[str, Any]]):
     assert found(chain) == found("site") == []
     assert found(chain, outside=outside) == []
 
@@ -94,14 +94,14 @@ def test_an_edit_of_any_column_is_found_at_its_row(chain: str, column: str, seq:
     edit(chain, seq, **{column: value})
     assert stored(chain)[seq - 1] != before
     faults = found(chain)
-    # The last row's hash is in the head too.
+    # The head also has the last row's hash.
     also = [("bad link", LAST)] if (column, seq) == ("hash", LAST) else []
     assert faults == [("edited", seq), *also]
     assert found("site") == []
 
 
 @pytest.mark.parametrize("seq", PLACES.values(), ids=PLACES)
-def test_a_row_moved_to_another_chain_is_missing_here_and_edited_there(chain: str, seq: int, other_team: Team):
+def test_a_row_moved_to_another_chain_is_found_in_both(chain: str, seq: int, other_team: Team):
     there = f"team:{other_team.pk}"
     edit(chain, seq, chain=there)
     missing = [("missing", seq), ("anchor not met", ANCHORED)] if seq == ANCHORED else [("missing", seq)]
@@ -110,19 +110,19 @@ def test_a_row_moved_to_another_chain_is_missing_here_and_edited_there(chain: st
 
 
 @pytest.mark.parametrize("seq", PLACES.values(), ids=PLACES)
-def test_a_row_with_another_number_is_found_there_and_missed_here(chain: str, seq: int):
+def test_a_renumbered_row_is_reordered_and_missing(chain: str, seq: int):
     edit(chain, seq, seq=seq + 20)
     assert set(found(chain)) >= {("reordered", seq + 20), ("missing", seq)}
 
 
 @pytest.mark.parametrize("seq", PLACES.values(), ids=PLACES)
-def test_an_edit_with_a_hash_that_fits_breaks_the_link_behind_it(chain: str, seq: int):
+def test_an_edit_with_a_new_hash_breaks_the_next_link(chain: str, seq: int):
     row = stored(chain)[seq - 1] | {"reason": "another"}
     edit(chain, seq, reason="another", hash=event_hash(row))
     assert found(chain) == [("bad link", min(seq + 1, LAST))]
 
 
-def test_an_edited_row_under_an_anchor_is_found_by_the_anchor_too(chain: str):
+def test_an_edited_row_with_an_anchor_is_found_by_both(chain: str):
     row = stored(chain)[ANCHORED - 1] | {"reason": "another"}
     edit(chain, ANCHORED, reason="another", hash=event_hash(row))
     assert found(chain) == [("anchor not met", ANCHORED), ("bad link", ANCHORED + 1)]
@@ -135,12 +135,12 @@ def test_a_deleted_row_is_missing(chain: str, seq: int):
 
 
 @pytest.mark.parametrize("seq", PLACES.values(), ids=PLACES)
-def test_a_deleted_row_is_found_when_the_others_close_up(chain: str, seq: int):
+def test_a_deleted_row_is_found_after_renumbering(chain: str, seq: int):
     delete(chain, f"seq = {seq}")
     renumber(chain, f"seq > {seq}", by=-1)
     if seq == LAST:
         set_head(chain, LAST - 1)
-        assert found(chain) == [], "a cut tail with its head leaves no trace in the chain: that is what anchors are for"
+        assert found(chain) == [], "a tail cut with its head leaves no trace in the chain, only in the anchors"
         return
     faults = found(chain)
     assert faults[0] == ("reordered", seq)
@@ -148,13 +148,13 @@ def test_a_deleted_row_is_found_when_the_others_close_up(chain: str, seq: int):
 
 
 @pytest.mark.parametrize("seq", [FIRST, MIDDLE])
-def test_two_rows_that_changed_places_are_both_named(chain: str, seq: int):
+def test_two_swapped_rows_are_both_reported(chain: str, seq: int):
     swap(chain, seq, seq + 1)
     assert found(chain) == [("reordered", seq), ("reordered", seq + 1)]
 
 
 @pytest.mark.parametrize("seq", [FIRST, MIDDLE])
-def test_an_inserted_row_pushes_the_one_behind_it_from_its_place(chain: str, seq: int):
+def test_an_inserted_row_displaces_the_next_one(chain: str, seq: int):
     rows = stored(chain)
     renumber(chain, f"seq >= {seq}", by=1)
     forged = rows[seq - 1] | {"event_id": str(uuid.uuid4()), "reason": "forged"}
@@ -170,7 +170,7 @@ def test_an_inserted_row_at_the_end_is_found_by_the_head(chain: str):
     assert found(chain) == [("inserted", LAST + 1)]
 
 
-def test_an_inserted_row_without_a_hash_that_fits_is_found(chain: str):
+def test_an_inserted_row_with_a_wrong_hash_is_found(chain: str):
     insert(stored(chain)[-1] | {"seq": LAST + 1, "event_id": str(uuid.uuid4())})
     set_head(chain, LAST + 1)
     assert found(chain) == [("edited", LAST + 1)]
@@ -184,27 +184,21 @@ def test_a_cut_tail_is_found_by_the_head(chain: str, rows: int):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_a_tail_cut_with_its_head_is_found_by_the_outside_anchors_only(
-    chain: str, rows: int, outside: list[dict[str, Any]]
-):
+def test_only_external_anchors_find_a_tail_cut_with_its_head(chain: str, rows: int, outside: list[dict[str, Any]]):
     delete(chain, f"seq > {ROWS - rows}")
     set_head(chain, ROWS - rows)
     assert found(chain) == []
     assert found(chain, outside=outside) == [("anchor not met", LAST)]
 
 
-def test_a_chain_recomputed_from_a_row_on_is_found_by_the_outside_anchors_only(
-    chain: str, outside: list[dict[str, Any]]
-):
+def test_only_external_anchors_find_a_chain_recomputed_in_part(chain: str, outside: list[dict[str, Any]]):
     edit(chain, 8, reason="another")
     recompute(chain, start=8)
     assert found(chain) == []
     assert found(chain, outside=outside) == [("anchor not met", LAST)]
 
 
-def test_a_chain_recomputed_whole_is_found_by_the_anchors_inside_as_long_as_they_are_there(
-    chain: str, outside: list[dict[str, Any]]
-):
+def test_stored_anchors_find_a_fully_recomputed_chain(chain: str, outside: list[dict[str, Any]]):
     edit(chain, 2, reason="another")
     recompute(chain)
     assert found(chain) == [("anchor not met", ANCHORED)]
@@ -213,7 +207,7 @@ def test_a_chain_recomputed_whole_is_found_by_the_anchors_inside_as_long_as_they
     assert found(chain, outside=outside) == [("anchor not met", ANCHORED), ("anchor not met", LAST)]
 
 
-def test_a_chain_that_is_gone_altogether_is_found_by_the_outside_anchors(chain: str, outside: list[dict[str, Any]]):
+def test_external_anchors_find_a_deleted_chain(chain: str, outside: list[dict[str, Any]]):
     for table in (TABLE, ANCHORS, HEADS):
         delete(chain, "1 = 1", table=table)
     assert found(chain, outside=outside) == [("anchor not met", ANCHORED), ("anchor not met", LAST)]
@@ -225,14 +219,14 @@ def test_a_chain_without_its_head_is_found(chain: str):
 
 
 @pytest.mark.parametrize("change", [{"seq": 6}, {"hash": "0" * 64}, {"signature": "AAAA"}, {"key_id": "0" * 16}])
-def test_an_edited_anchor_no_longer_has_a_good_signature(chain: str, change: dict[str, object]):
+def test_an_edited_anchor_has_a_bad_signature(chain: str, change: dict[str, object]):
     (name, value), *_ = change.items()
     with without_triggers():
         sql(f"UPDATE {ANCHORS} SET {name} = %s WHERE chain = %s", value, chain)
     assert found(chain) == [("bad anchor signature", change.get("seq", ANCHORED))]
 
 
-def test_a_change_of_every_row_is_found_in_reasonable_time(chain: str, monkeypatch: pytest.MonkeyPatch):
+def test_changes_to_every_row_are_found_in_reasonable_time(chain: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("taskruns.services.audit.verification.SEARCHES", 3)
     hashes: list[int] = []
     counting = "taskruns.services.audit.verification.event_hash"
@@ -254,7 +248,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_cannot_be_read_is_an_edited_row_or_refused_by_postgresql(chain: str, name: str):
+def test_an_unreadable_row_is_edited_or_refused_by_postgresql(chain: str, name: str):
     column = name.split(maxsplit=1)[0]
     change = f"UPDATE {TABLE} SET {column} = %s WHERE chain = %s AND seq = %s"
     if IS_POSTGRESQL:
@@ -278,7 +272,7 @@ ACTS: dict[str, Callable[[str], None]] = {
 
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
-def test_the_log_goes_on_behind_a_fault_and_the_fault_stays(
+def test_rows_can_be_added_after_a_fault_and_the_fault_stays(
     chain: str, team: Team, oli: User, act: Callable[[str], None]
 ):
     act(chain)

@@ -1,4 +1,4 @@
-"""`verifier.py` as an outside auditor has it: a copy in an empty directory, an export, and Python."""
+"""`verifier.py` as an external auditor uses it: a copy in an empty directory, an export, and Python."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ def exported(team: Team, oli: User, query: str = "") -> Lines:
 
 @pytest.fixture
 def auditor(tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Runs the copy on these lines; gives its exit code and what it said."""
+    """Runs the copy on these lines. Returns its exit code and output."""
     shutil.copy(verifier.__file__, tmp_path / "verifier.py")
 
     def run(lines: Lines | str, *options: str, python: tuple[str, ...] = ("-I",)) -> tuple[int, str]:
@@ -65,13 +65,13 @@ def test_a_clean_export_is_clean(export: Lines, auditor: Any):
     assert "keys not pinned" in said
 
 
-def test_without_cryptography_it_says_that_no_signature_was_checked(export: Lines, auditor: Any):
+def test_without_cryptography_it_says_signatures_were_not_checked(export: Lines, auditor: Any):
     without = ("-I", "-S")
     code, said = auditor(export, python=without)
-    assert (code, said.splitlines()[-1]) == (0, "clean as far as rows alone can tell")
+    assert (code, said.splitlines()[-1]) == (0, "clean, but no signatures were checked")
     assert "signatures not checked" in said
     code, said = auditor(export, "--public-key", OURS, python=without)
-    assert (code, said) == (2, "could not run: --public-key needs the package cryptography\n")
+    assert (code, said) == (2, "could not run: --public-key needs the package cryptography. Install it.\n")
     export[-1]["anchor"]["signature"] = "AAAA"
     assert auditor(export, python=without)[0] == 0
     assert auditor(export)[0] == 1
@@ -81,7 +81,7 @@ def test_without_cryptography_it_says_that_no_signature_was_checked(export: Line
     assert "row 3: edited" in said
 
 
-def test_a_pinned_key_is_the_only_one_believed(export: Lines, auditor: Any):
+def test_only_the_pinned_key_is_trusted(export: Lines, auditor: Any):
     theirs = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
     code, said = auditor(export, "--public-key", OURS)
     assert (code, "keys pinned" in said, "not pinned" in said) == (0, True, False)
@@ -91,8 +91,8 @@ def test_a_pinned_key_is_the_only_one_believed(export: Lines, auditor: Any):
     assert f"row {LAST}: bad anchor signature" in said
 
 
-def test_a_forger_with_a_key_of_their_own_is_met_by_the_pin(export: Lines, auditor: Any):
-    """They recompute the chain, sign it anew and put their key into the manifest."""
+def test_a_forgers_own_key_is_rejected_by_the_pin(export: Lines, auditor: Any):
+    """The forger recomputes the chain, signs it again and puts their own key into the manifest."""
     key = Ed25519PrivateKey.generate()
     raw = key.public_key().public_bytes_raw()
     export[2]["event"]["reason"] = "another"
@@ -149,7 +149,7 @@ CHANGES: dict[str, tuple[Callable[[Lines], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_export_is_found_out_with_the_place(name: str, export: Lines, auditor: Any):
+def test_a_changed_export_is_found_with_its_row(name: str, export: Lines, auditor: Any):
     change, fault = CHANGES[name]
     change(export)
     code, said = auditor(export)
@@ -158,7 +158,7 @@ def test_a_changed_export_is_found_out_with_the_place(name: str, export: Lines, 
     assert said.splitlines()[-1].endswith("faults")
 
 
-def test_anchors_from_outside_find_a_tail_that_was_cut_before_the_export(export: Lines, auditor: Any, tmp_path: Path):
+def test_external_anchors_find_a_tail_cut_before_the_export(export: Lines, auditor: Any, tmp_path: Path):
     outside = tmp_path / "anchors.jsonl"
     anchor = export.pop()["anchor"]
     stranger = anchor | {"chain": "site", "seq": 99}
@@ -168,23 +168,23 @@ def test_anchors_from_outside_find_a_tail_that_was_cut_before_the_export(export:
     export[0]["manifest"]["last_seq"] = LAST - 1
     code, said = auditor(export, "--anchors", str(outside))
     assert code == 1
-    assert f"row {LAST}: anchor not met: the row that was signed is not there" in said
+    assert f"row {LAST}: anchor not met: the signed row is gone" in said
 
 
-def test_of_a_filtered_export_it_checks_single_rows_and_says_so(export: Lines, team: Team, oli: User, auditor: Any):
+def test_a_filtered_export_is_checked_row_by_row(export: Lines, team: Team, oli: User, auditor: Any):
     some = exported(team, oli, "q=東京 3")
     assert [next(iter(line)) for line in some][:3] == ["manifest", "event", "anchor"]
     code, said = auditor(some)
     assert code == 0
     assert "1 rows" in said
-    assert "each for itself: filtered" in said
+    assert "each on its own: filtered export" in said
     some[1]["event"]["reason"] = "another"
     code, said = auditor(some)
     assert (code, "row 4: edited" in said) == (1, True)
 
 
 def cut_to(export: Lines, rows: int) -> None:
-    """What a forger makes of an export: so many rows, a manifest that agrees, and no anchor that says otherwise."""
+    """A forged export: this many rows, a matching manifest, and no anchor that contradicts it."""
     del export[rows + 1 :]
     export[0]["manifest"]["last_seq"] = rows
 
@@ -196,7 +196,7 @@ def forge(export: Lines) -> None:
 
 
 @pytest.mark.parametrize("change", [forge, lambda export: cut_to(export, 4), lambda export: export.pop()])
-def test_an_export_whose_last_row_no_anchor_signs_is_not_clean(export: Lines, auditor: Any, change: Any):
+def test_an_export_without_anchor_of_its_last_row_is_not_clean(export: Lines, auditor: Any, change: Any):
     change(export)
     code, said = auditor(export, "--public-key", OURS)
     last = export[0]["manifest"]["last_seq"]
@@ -211,26 +211,24 @@ def test_an_empty_export_without_an_anchor_is_not_clean(export: Lines, auditor: 
     assert auditor(export)[0] == 1
 
 
-def test_anchors_that_were_signed_after_an_export_say_nothing_of_it(
-    export: Lines, team: Team, oli: User, auditor: Any, tmp_path: Path
-):
+def test_anchors_signed_after_an_export_are_ignored(export: Lines, team: Team, oli: User, auditor: Any, tmp_path: Path):
     later = exported(team, oli)[-1]["anchor"]
     (tmp_path / "anchors.jsonl").write_text(json.dumps(later) + "\n")
     code, said = auditor(export, "--anchors", "anchors.jsonl")
-    assert (code, "later than this export: 1 anchors" in said) == (0, True)
+    assert (code, "newer than this export, not compared: 1 anchors" in said) == (0, True)
     export[0]["manifest"]["exported_at"] = "2999-01-01T00:00:00.000000Z"
     code, said = auditor(export, "--anchors", "anchors.jsonl")
     assert (code, f"row {LAST + 1}: anchor not met" in said) == (1, True), "the control: it was there at the time"
 
 
-def test_a_key_that_is_not_known_is_said_to_be_so(export: Lines, auditor: Any):
+def test_an_unknown_key_is_reported(export: Lines, auditor: Any):
     export[0]["manifest"]["public_keys"] = {}
     code, said = auditor(export)
     assert code == 1
-    assert f"row {LAST}: bad anchor signature: key not known; see AUDIT_PUBLIC_KEYS" in said
+    assert f"row {LAST}: bad anchor signature: the key is unknown; see AUDIT_PUBLIC_KEYS" in said
 
 
-def test_torn_lines_of_the_anchors_are_told_and_the_others_count(export: Lines, auditor: Any, tmp_path: Path):
+def test_torn_anchor_lines_are_reported_and_others_count(export: Lines, auditor: Any, tmp_path: Path):
     anchor = json.dumps(export[-1]["anchor"])
     (tmp_path / "anchors.jsonl").write_bytes(b'{"chain": "si\n' + anchor.encode() + b"\n\xff\x00\n")
     cut_to(export, 4)
@@ -253,7 +251,7 @@ STRANGE_ROWS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", STRANGE_ROWS)
-def test_a_row_that_is_none_is_edited_at_its_place(name: str, export: Lines, auditor: Any):
+def test_an_invalid_row_is_edited_at_its_place(name: str, export: Lines, auditor: Any):
     export[3]["event"] = STRANGE_ROWS[name]
     code, said = auditor(export)
     assert code == 1
@@ -261,14 +259,14 @@ def test_a_row_that_is_none_is_edited_at_its_place(name: str, export: Lines, aud
     assert said.splitlines()[-1] == "1 faults"
 
 
-def test_a_line_that_is_torn_is_edited_at_its_place(export: Lines, auditor: Any):
+def test_a_torn_line_is_edited_at_its_place(export: Lines, auditor: Any):
     lines = [json.dumps(line) for line in export]
     lines[3] = lines[3][:50]
     code, said = auditor("\n".join(lines))
     assert (code, "row 3: edited" in said) == (1, True)
 
 
-def test_nothing_of_a_forged_row_steers_the_terminal(export: Lines, auditor: Any):
+def test_a_forged_row_cannot_control_the_terminal(export: Lines, auditor: Any):
     for line in export:
         (kind,) = line
         line[kind]["chain"] = "x\nclean\x1b[2J"
@@ -298,7 +296,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_what_is_no_export_is_one_sentence_and_exit_2(name: str, auditor: Any):
+def test_an_invalid_export_is_one_line_and_exit_2(name: str, auditor: Any):
     code, said = auditor(GARBAGE[name])
     assert code == 2
     assert said.splitlines()[-1].startswith("could not run: ")
@@ -308,15 +306,15 @@ def test_what_is_no_export_is_one_sentence_and_exit_2(name: str, auditor: Any):
     "options",
     [["--anchors", "nowhere.jsonl"], ["--public-key", "abc"], ["--public-key", "AAAA"]],
 )
-def test_options_that_cannot_be_used_are_one_sentence_and_exit_2(options: list[str], export: Lines, auditor: Any):
+def test_unusable_options_are_one_line_and_exit_2(options: list[str], export: Lines, auditor: Any):
     code, said = auditor(export, *options)
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("could not run: ")
     assert auditor(export)[0] == 0
 
 
-def test_a_name_that_comes_twice_in_a_row_is_refused(export: Lines, auditor: Any):
-    """One reader would see the first value, this one the last."""
+def test_a_duplicate_name_in_a_row_is_refused(export: Lines, auditor: Any):
+    """Some JSON readers take the first value, Python takes the last."""
     text = "".join(json.dumps(line) + "\n" for line in export)
     twice = text.replace('"reason": ', '"reason": "forged", "reason": ', 1)
     assert auditor(text)[0] == 0
@@ -326,7 +324,7 @@ def test_a_name_that_comes_twice_in_a_row_is_refused(export: Lines, auditor: Any
     assert "row 1: edited" in said
 
 
-def test_it_stays_short_enough_to_be_read_and_stands_alone():
+def test_the_verifier_is_short_and_standalone():
     text = Path(verifier.__file__).read_text()
     assert text.count("\n") <= 200
     assert "taskruns." not in text

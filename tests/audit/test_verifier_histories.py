@@ -1,4 +1,4 @@
-"""The walker over made-up histories, hashed by the very code that writes the log: no false alarm, no blind spot."""
+"""The verifier on generated histories, hashed by the code that writes the log: no false alarm and no missed change."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from taskruns.audit.anchors import anchor_chain
 from taskruns.audit.row_json import clean_details, clean_line
 from taskruns.audit.signing_keys import public_keys, sign, signing_key_id
 from taskruns.models import AuditEvent, Team
-from taskruns.verifier import Fault, Walker, event_hash, keys_of, signature_holds
+from taskruns.verifier import ChainChecker, Fault, event_hash, keys_of, signature_holds
 
 from .tampering import found
 
@@ -40,7 +40,7 @@ histories = st.lists(words, min_size=1, max_size=8)
 
 
 def chain_of_rows(history: Iterable[tuple[Any, ...]], *, chain: str = CHAIN) -> Rows:
-    """Rows of a chain as an export holds them."""
+    """Rows of a chain as in an export."""
     rows: Rows = []
     previous = "0" * 64
     for seq, (label, reason, facts, microseconds, is_run) in enumerate(history, start=1):
@@ -76,13 +76,13 @@ def anchor_of(row: dict[str, Any]) -> dict[str, Any]:
     return statement | {"signature": sign(statement)}
 
 
-def walked(
+def checked(
     rows: Rows, anchors: Iterable[dict[str, Any]] = (), *, last: int | None = None, whole: bool = True
 ) -> list[Fault]:
     mine = sorted((anchor for anchor in anchors if anchor["chain"] == CHAIN), key=lambda anchor: anchor["seq"])
-    walker = Walker(CHAIN, public_keys(), mine, whole=whole)
-    faults = [fault for row in rows for fault in walker.row(row)]
-    return faults + list(walker.end(last or 0, last))
+    checker = ChainChecker(CHAIN, public_keys(), mine, whole=whole)
+    faults = [fault for row in rows for fault in checker.row(row)]
+    return faults + list(checker.end(last or 0, last))
 
 
 def places(faults: Iterable[Fault]) -> list[tuple[str, int]]:
@@ -91,12 +91,12 @@ def places(faults: Iterable[Fault]) -> list[tuple[str, int]]:
 
 @settings(max_examples=1_000, deadline=None)
 @given(histories, st.randoms(use_true_random=False))
-def test_no_false_alarm_over_a_thousand_random_clean_histories(history: Any, chance: random.Random):
+def test_a_thousand_clean_histories_raise_no_false_alarm(history: Any, chance: random.Random):
     rows = json.loads(json.dumps(chain_of_rows(history)))
     anchors = [anchor_of(row) for row in rows if chance.random() < 0.3]
-    assert walked(rows, anchors + anchors, last=len(rows)) == []
+    assert checked(rows, anchors + anchors, last=len(rows)) == []
     some = [row for row in rows if chance.random() < 0.5]
-    assert walked(some, anchors, whole=False) == []
+    assert checked(some, anchors, whole=False) == []
 
 
 MUTATIONS = ("edit", "rehash", "delete", "double", "swap", "cut", "recompute")
@@ -104,18 +104,16 @@ MUTATIONS = ("edit", "rehash", "delete", "double", "swap", "cut", "recompute")
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(words, min_size=3, max_size=8), st.sampled_from(MUTATIONS), st.randoms(use_true_random=False))
-def test_any_change_of_any_history_is_found_at_or_right_behind_its_place(
-    history: Any, mutation: str, chance: random.Random
-):
+def test_any_change_is_found_at_or_right_after_its_row(history: Any, mutation: str, chance: random.Random):
     rows = chain_of_rows(history)
     anchors = [anchor_of(rows[-1])]
     place = chance.randrange(len(rows) - 1)
     changed = mutated(rows, mutation, place)
-    faults = walked(changed, anchors, last=len(rows))
+    faults = checked(changed, anchors, last=len(rows))
     where = {"recompute": len(rows), "cut": place + 2}.get(mutation, place + 1)
     assert faults
     assert faults[0].seq in {where, where + 1}
-    assert not walked(rows, anchors, last=len(rows))
+    assert not checked(rows, anchors, last=len(rows))
 
 
 def mutated(rows: Rows, mutation: str, place: int) -> Rows:
@@ -148,47 +146,47 @@ def rows() -> Rows:
     return chain_of_rows([("oli@example.com", f"reason {number}", {"n": number}, number, True) for number in range(8)])
 
 
-def test_each_kind_of_fault_is_named_with_its_place(rows: Rows):
+def test_each_kind_of_fault_is_reported_with_its_row(rows: Rows):
     row = rows[3]
-    assert places(walked([*rows[:3], *rows[4:]])) == [("missing", 4)]
-    assert places(walked([*rows[:3], *rows[6:]])) == [("missing", 4)]
-    assert places(walked([*rows[:3], row | {"reason": ""}, *rows[4:]])) == [("edited", 4)]
-    assert places(walked([*rows[:4], row, *rows[4:]])) == [("inserted", 4)]
-    assert places(walked([*rows[:3], rows[4], row, *rows[5:]])) == [("reordered", 4)]
-    assert places(walked([*rows[:3], row | {"seq": 5}, rows[4] | {"seq": 4}, *rows[5:]])) == [
+    assert places(checked([*rows[:3], *rows[4:]])) == [("missing", 4)]
+    assert places(checked([*rows[:3], *rows[6:]])) == [("missing", 4)]
+    assert places(checked([*rows[:3], row | {"reason": ""}, *rows[4:]])) == [("edited", 4)]
+    assert places(checked([*rows[:4], row, *rows[4:]])) == [("inserted", 4)]
+    assert places(checked([*rows[:3], rows[4], row, *rows[5:]])) == [("reordered", 4)]
+    assert places(checked([*rows[:3], row | {"seq": 5}, rows[4] | {"seq": 4}, *rows[5:]])) == [
         ("edited", 5),
         ("reordered", 4),
         ("edited", 4),
     ]
-    assert places(walked(rows[:6], last=8)) == [("missing", 7)]
-    assert places(walked(rows, last=6)) == [("inserted", 7)]
-    assert places(walked([], [anchor_of(row)], last=0)) == [("anchor not met", 4)]
+    assert places(checked(rows[:6], last=8)) == [("missing", 7)]
+    assert places(checked(rows, last=6)) == [("inserted", 7)]
+    assert places(checked([], [anchor_of(row)], last=0)) == [("anchor not met", 4)]
     other = row | {"reason": ""}
     forged = other | {"hash": event_hash(other)}
-    assert places(walked([*rows[:3], forged, *rows[4:]])) == [("bad link", 5)]
-    assert places(walked(rows, [anchor_of(forged)])) == [("anchor not met", 4)]
-    assert places(walked(rows, [anchor_of(row) | {"signed_at": "2026"}])) == [("bad anchor signature", 4)]
+    assert places(checked([*rows[:3], forged, *rows[4:]])) == [("bad link", 5)]
+    assert places(checked(rows, [anchor_of(forged)])) == [("anchor not met", 4)]
+    assert places(checked(rows, [anchor_of(row) | {"signed_at": "2026"}])) == [("bad anchor signature", 4)]
 
 
-def test_a_fault_is_a_line_for_people(rows: Rows):
-    (fault,) = walked(rows[1:])
+def test_a_fault_is_one_readable_line(rows: Rows):
+    (fault,) = checked(rows[1:])
     assert str(fault) == f"{CHAIN} row 1: missing: rows 1 to 1 are gone"
 
 
-def test_a_row_of_another_chain_is_no_row_of_this_one(rows: Rows):
+def test_a_row_of_another_chain_is_a_fault(rows: Rows):
     stranger = chain_of_rows([("", "", {}, 1, False)], chain="site")
-    assert places(walked(stranger)) == [("edited", 1)]
-    assert walked(rows, [anchor_of(stranger[0]) | {"hash": "f" * 64}]) == []
+    assert places(checked(stranger)) == [("edited", 1)]
+    assert checked(rows, [anchor_of(stranger[0]) | {"hash": "f" * 64}]) == []
 
 
-def test_of_a_filtered_export_single_rows_are_checked(rows: Rows):
+def test_a_filtered_history_is_checked_row_by_row(rows: Rows):
     some = [rows[1], rows[5]]
-    assert walked(some, whole=False) == []
-    assert places(walked([rows[1], rows[5] | {"reason": ""}], whole=False)) == [("edited", 6)]
+    assert checked(some, whole=False) == []
+    assert places(checked([rows[1], rows[5] | {"reason": ""}], whole=False)) == [("edited", 6)]
     other = rows[5] | {"reason": ""}
     forged = other | {"hash": event_hash(other)}
-    assert walked([forged], whole=False) == []
-    assert places(walked([forged], [anchor_of(rows[5])], whole=False)) == [("anchor not met", 6)]
+    assert checked([forged], whole=False) == []
+    assert places(checked([forged], [anchor_of(rows[5])], whole=False)) == [("anchor not met", 6)]
 
 
 def test_a_signature_of_an_unknown_key_does_not_hold(rows: Rows):
@@ -202,7 +200,7 @@ def test_a_signature_of_an_unknown_key_does_not_hold(rows: Rows):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(texts, texts, details, st.booleans()), max_size=12), st.sets(st.integers(0, 11)))
-def test_no_false_alarm_over_histories_that_went_through_the_database(team: Team, history: Any, anchored: set[int]):
+def test_stored_histories_raise_no_false_alarm(team: Team, history: Any, anchored: set[int]):
     point = transaction.savepoint()
     for number, (label, reason, facts, is_teams) in enumerate(history):
         by = Actor(type="user", label=label)

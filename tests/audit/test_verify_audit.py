@@ -1,4 +1,4 @@
-"""`verify_audit`: exit codes, sentences, its own rows, and what it leaves alone."""
+"""`verify_audit`: exit codes, output, the rows it writes, and what it does not change."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, transaction
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import anchor_moved
+from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.append_only import _SQLITE_REFUSES, APPEND_ONLY_TABLES, make_append_only
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
@@ -26,8 +26,8 @@ from tests.stored import events
 
 from .tampering import delete, edit, set_head, without_triggers
 
-ALONE = "not compared with anchors outside the database: a cut tail or a recomputed chain may be missed"
-SOMEBODY = Actor(type="user", id="7", label="vera@example.com", role="viewer")
+ALONE = "not checked against external anchors: a truncated or recomputed chain may go unnoticed"
+VERA = Actor(type="user", id="7", label="vera@example.com", role="viewer")
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def chain(team: Team, other_team: Team) -> str:
 def append(team: Team | None, rows: int) -> None:
     for _ in range(rows):
         with transaction.atomic():
-            record(EventType.TEAM_CHANGE, "done", by=SOMEBODY, team=team, reason="x" * 200)
+            record(EventType.TEAM_CHANGE, "done", by=VERA, team=team, reason="x" * 200)
 
 
-def test_a_clean_log_is_exit_0_with_the_rows_of_each_chain(chain: str, other_team: Team):
+def test_a_clean_log_is_exit_0_with_row_counts(chain: str, other_team: Team):
     code, lines = verify()
     assert code == 0
     assert set(lines[:3]) == {
@@ -56,24 +56,24 @@ def test_a_clean_log_is_exit_0_with_the_rows_of_each_chain(chain: str, other_tea
 
 
 @pytest.mark.parametrize(("name", "rows"), [("ops-north", 5), ("site", 3)])
-def test_one_chain_can_be_asked_for(chain: str, team: Team, name: str, rows: int):
+def test_one_chain_can_be_selected(chain: str, team: Team, name: str, rows: int):
     code, lines = verify("--chain", name)
     read = "site" if name == "site" else chain
     assert (code, lines) == (0, [f"{read}: {rows} rows, 0 anchors checked", ALONE, "clean"])
     assert AuditEvent.objects.get(event="audit.verify").chain == read
 
 
-def test_a_fault_is_exit_1_with_kind_and_place(chain: str):
+def test_a_fault_is_exit_1_with_kind_and_row(chain: str):
     edit(chain, 4, reason="another")
     code, lines = verify()
     assert code == 1
     assert [line for line in lines if " row " in line] == [
-        f"{chain} row 4: edited: it is not what its hash says, or of another chain"
+        f"{chain} row 4: edited: its hash does not match, or it is of another chain"
     ]
     assert lines[-1] == "1 faults"
 
 
-def test_each_chain_that_was_read_holds_how_it_ended(chain: str, team: Team, other_team: Team):
+def test_the_result_is_recorded_in_each_chain(chain: str, team: Team, other_team: Team):
     edit(chain, 4, reason="another")
     verify()
     assert events(event="audit.verify", chain=chain) == [("audit.verify", "failed")]
@@ -90,21 +90,21 @@ def test_each_chain_that_was_read_holds_how_it_ended(chain: str, team: Team, oth
     }
 
 
-def test_every_fault_is_printed_and_the_page_keeps_the_first_of_each_chain(chain: str, team: Team):
+def test_every_fault_is_printed_and_the_page_keeps_the_first(chain: str, team: Team):
     append(team, 115)
     with without_triggers(), connection.cursor() as cursor:
         cursor.execute("UPDATE taskruns_auditevent SET reason = 'another' WHERE chain = %s", [chain])
     code, lines = verify("--chain", "ops-north")
     assert code == 1
-    told = [int(line.split(" row ")[1].split(":")[0]) for line in lines if ": edited: " in line]
-    assert told == list(range(1, 121))
+    reported = [int(line.split(" row ")[1].split(":")[0]) for line in lines if ": edited: " in line]
+    assert reported == list(range(1, 121))
     assert lines[-1] == "120 faults"
     asked = AuditVerification.objects.get()
     assert (asked.fault_count, len(asked.faults)) == (120, 20)
 
 
-def test_anchors_from_outside_are_met_or_not(chain: str, tmp_path: Path):
-    anchor_moved()
+def test_external_anchors_are_compared(chain: str, tmp_path: Path):
+    anchor_changed()
     lines = [json.dumps(line) for line in stream_values(AuditAnchor.objects.filter(chain=chain), ANCHOR)]
     copy = tmp_path / "anchors.jsonl"
     copy.write_text("\n".join(lines) + "\n\n")
@@ -119,7 +119,7 @@ def test_anchors_from_outside_are_met_or_not(chain: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY_TABLES)
-def test_a_missing_trigger_is_said_and_a_fault_of_every_chain(chain: str, table: str):
+def test_a_missing_trigger_is_a_fault_of_every_chain(chain: str, table: str):
     with connection.cursor() as cursor:
         lift_triggers(cursor, table)
     code, lines = verify()
@@ -149,7 +149,7 @@ CHANGED_TRIGGERS = (
 
 
 @pytest.mark.parametrize("when", CHANGED_TRIGGERS.values(), ids=CHANGED_TRIGGERS)
-def test_a_trigger_that_was_changed_is_said(chain: str, when: str):
+def test_a_changed_trigger_is_reported(chain: str, when: str):
     name = f"{EVENTS}_append_only" if connection.vendor == "postgresql" else f"{EVENTS}_no_update"
     with connection.cursor() as cursor:
         cursor.execute(f"DROP TRIGGER {name}" + (f" ON {EVENTS}" if connection.vendor == "postgresql" else ""))
@@ -165,7 +165,7 @@ def test_a_trigger_that_was_changed_is_said(chain: str, when: str):
 
 
 def only_postgresql(test: Any) -> Any:
-    """On SQLite a trigger has its function in itself, and there is one schema."""
+    """On SQLite a trigger contains its function, and there is only one schema."""
     return test if connection.vendor == "postgresql" else None
 
 
@@ -174,7 +174,7 @@ REFUSES = "RAISE EXCEPTION 'the audit log is append-only'"
 
 @only_postgresql
 @pytest.mark.parametrize("body", ["RETURN NULL;", f"IF false THEN {REFUSES}; END IF; RETURN NULL;"])
-def test_a_function_that_was_changed_is_said(chain: str, body: str):
+def test_a_changed_trigger_function_is_reported(chain: str, body: str):
     function = (
         f"CREATE OR REPLACE FUNCTION taskruns_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
     )
@@ -186,7 +186,7 @@ def test_a_function_that_was_changed_is_said(chain: str, body: str):
 
 
 @only_postgresql
-def test_a_trigger_of_the_same_name_on_a_table_elsewhere_does_not_count(chain: str):
+def test_a_trigger_in_another_schema_does_not_count(chain: str):
     schema = "elsewhere"
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA {schema}")
@@ -198,7 +198,7 @@ def test_a_trigger_of_the_same_name_on_a_table_elsewhere_does_not_count(chain: s
     assert verify()[0] == 1
 
 
-def test_a_trigger_that_is_there_and_does_nothing_is_missing_too(chain: str):
+def test_a_trigger_without_effect_counts_as_missing(chain: str):
     table = "taskruns_auditevent"
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
@@ -216,13 +216,16 @@ def test_a_trigger_that_is_there_and_does_nothing_is_missing_too(chain: str):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--chain", "nowhere"], "There is no team nowhere."),
-        (["--anchors", "/nowhere/at/all"], "The file of anchors cannot be read: No such file or directory."),
-        (["--anchors", __file__], "The file of anchors holds no anchor at all."),
-        (["--anchors", "{tmp}/strange"], "The file of anchors holds no anchor at all."),
+        (["--chain", "nowhere"], "There is no team nowhere. Check the slug in the team's URL."),
+        (
+            ["--anchors", "/nowhere/at/all"],
+            "The anchor file cannot be read: No such file or directory. Check its path and permissions.",
+        ),
+        (["--anchors", __file__], "The anchor file contains no anchors. Check its path."),
+        (["--anchors", "{tmp}/strange"], "The anchor file contains no anchors. Check its path."),
     ],
 )
-def test_what_could_not_run_is_exit_2_with_a_sentence(chain: str, arguments: list[str], sentence: str, tmp_path: Path):
+def test_what_could_not_run_is_exit_2_with_a_message(chain: str, arguments: list[str], sentence: str, tmp_path: Path):
     strange = {"chain": "site", "seq": "1", "hash": "", "signed_at": "", "key_id": "", "signature": ""}
     (tmp_path / "strange").write_text(json.dumps(strange))
     with pytest.raises(CommandError) as refused:
@@ -231,7 +234,7 @@ def test_what_could_not_run_is_exit_2_with_a_sentence(chain: str, arguments: lis
     assert not events(event="audit.verify")
 
 
-def test_a_clean_walk_that_cannot_be_recorded_is_none(chain: str):
+def test_a_clean_verification_must_be_recorded(chain: str):
     refuse_inserts("taskruns_auditevent")
     with pytest.raises(CommandError) as refused, transaction.atomic():
         verify()
@@ -240,17 +243,17 @@ def test_a_clean_walk_that_cannot_be_recorded_is_none(chain: str):
     assert verify()[0] == 0
 
 
-def test_faults_are_told_even_if_the_log_takes_no_row_any_more(chain: str):
+def test_faults_are_printed_even_if_the_log_is_not_writable(chain: str):
     edit(chain, 4, reason="another")
     refuse_inserts("taskruns_auditevent")
     code, lines = verify("--chain", "ops-north")
     assert code == 1
     assert f"{chain} row 4: edited" in "\n".join(lines)
-    assert f"{chain}: nothing can be added to this chain" in lines
+    assert f"{chain}: no row can be added to this chain" in lines
 
 
-def test_a_chain_that_takes_no_row_is_noted_in_the_sites(chain: str, team: Team):
-    """Its head was set back: the next number is taken already."""
+def test_an_unwritable_chain_is_recorded_in_the_sites(chain: str, team: Team):
+    """The head was set back, so the next number is already taken."""
     set_head(chain, 3)
     code, lines = verify("--chain", "ops-north")
     assert code == 1
@@ -259,55 +262,55 @@ def test_a_chain_that_takes_no_row_is_noted_in_the_sites(chain: str, team: Team)
     assert (row.chain, row.outcome, row.details["chain"]) == ("site", "failed", chain)
 
 
-def test_a_chain_whose_team_is_gone_is_read_and_noted_in_the_sites(chain: str, team: Team):
+def test_a_chain_of_a_deleted_team_is_recorded_in_the_sites(chain: str, team: Team):
     Team.objects.filter(pk=team.pk).delete()
     code, lines = verify()
     assert (code, f"{chain}: 5 rows, 0 anchors checked" in lines) == (0, True)
     assert chain in {row.details["chain"] for row in AuditEvent.objects.filter(event="audit.verify", chain="site")}
 
 
-def test_the_walk_is_told_at_a_terminal_only(chain: str, monkeypatch: pytest.MonkeyPatch):
+def test_verification_progress_is_shown_only_at_a_terminal(chain: str, monkeypatch: pytest.MonkeyPatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr("taskruns.services.audit.verification.REPORT_EVERY", 2)
-    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+    for stream, reported in ((Terminal(), True), (io.StringIO(), False)):
         call_command("verify_audit", stdout=io.StringIO(), stderr=stream)
-        assert ("rows, 0 faults" in stream.getvalue()) is told
+        assert ("rows, 0 faults" in stream.getvalue()) is reported
 
 
-def test_an_export_tells_how_far_it_is_at_a_terminal_only(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
+def test_export_progress_is_shown_only_at_a_terminal(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr("taskruns.management.commands.export_audit.TELL_EACH", 2)
-    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+    monkeypatch.setattr("taskruns.management.commands.export_audit.REPORT_EVERY", 2)
+    for stream, reported in ((Terminal(), True), (io.StringIO(), False)):
         lines = io.StringIO()
         call_command("export_audit", team.slug, stdout=lines, stderr=stream)
-        assert (" of " in stream.getvalue()) is told
+        assert (" of " in stream.getvalue()) is reported
         assert all(line.startswith("{") for line in lines.getvalue().splitlines())
 
 
-def test_rows_that_are_added_while_it_walks_are_no_fault(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
-    """Before, between and after the steps of the walk; and those that were seen are rows like others."""
+def test_rows_added_during_verification_are_not_faults(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
+    """Rows added before, between and after the steps of a verification."""
     monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 2)
     monkeypatch.setattr("taskruns.services.audit.verification.REPORT_EVERY", 1)
     added = []
 
-    def meanwhile(report: audit.Report) -> None:
+    def add_rows(report: audit.Report) -> None:
         if len(added) < 7:
             append(team, 1)
-            added.append(anchor_moved())
+            added.append(anchor_changed())
 
-    report = audit.verify(by=SOMEBODY, chain=chain, progress=meanwhile, found=print)
+    report = audit.verify(by=VERA, chain=chain, progress=add_rows, found=print)
     assert (report.fault_count, len(added)) == (0, 7)
     assert 5 < report.rows <= 12
 
 
-def test_it_does_what_it_says_as_a_process(tmp_path: Path):
-    """Exit codes as a shell sees them: no migration yet, then clean."""
+def test_exit_codes_and_output_as_a_process(tmp_path: Path):
+    """Exit codes in a shell: first without migrations, then clean."""
     environ = os.environ | {
         "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
         "DJANGO_SETTINGS_MODULE": "config.settings",
@@ -368,14 +371,14 @@ def peak() -> int:
         tracemalloc.stop()
 
 
-def test_the_page_of_auditors_shows_what_the_command_found(chain: str, team: Team):
+def test_the_site_audit_page_shows_what_the_command_found(chain: str, team: Team):
     edit(chain, 4, reason="another")
     verify("--chain", "ops-north")
     asked = AuditVerification.objects.get()
     assert (asked.result, asked.rows, asked.fault_count) == ("faults", 5, 1)
     assert asked.faults[0].startswith(f"{chain} row 4: edited")
     verify("--chain", "site")
-    assert audit.latest_failed() == asked, "one clean chain says nothing of the others"
+    assert audit.latest_failed() == asked, "one clean chain says nothing about the others"
 
 
 def test_a_database_that_fails_midway_is_exit_2(chain: str, monkeypatch: Any):

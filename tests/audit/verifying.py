@@ -1,4 +1,4 @@
-"""The command `verify_audit`, called in this process."""
+"""Calls the command `verify_audit` in this process."""
 
 import io
 

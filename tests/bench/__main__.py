@@ -1,7 +1,7 @@
-"""`make bench`: a table of measurements, each beside a yardstick of the same run. No figure here is a test.
+"""`make bench`: a table of measurements, each with a reference value of the same run. No value here is a test.
 
-`python -m tests.bench audit` measures one part. Runs on the database of DATABASE_URL (SQLite in a scratch directory
-without it). Real parts: durable transactions, the sandbox as a process of its own, requests through all middleware.
+`python -m tests.bench audit` measures one part. Runs on the database in DATABASE_URL, by default SQLite in a temporary
+directory. Uses durable transactions, the sandbox as a separate process, and requests through all middleware.
 """
 
 import logging
@@ -29,7 +29,7 @@ from tests.bench.table import Figure, show  # noqa: E402
 
 def main() -> None:
     setup_test_environment()
-    # The test client keeps a copy of what each template was given, which no server does.
+    # The test client copies every template context, which a server does not.
     Template._render = _TestState.saved_data.template_render  # type: ignore[method-assign]
     _log_to(SCRATCH / "log")
     runner = DiscoverRunner(verbosity=0, interactive=False)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _log_to(path: Path) -> None:
-    """A line is written for each request, as ever, but not between the figures."""
+    """Log lines are written as usual, but not to the terminal between the results."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(path.open("a", encoding="utf-8"))

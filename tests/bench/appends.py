@@ -1,4 +1,4 @@
-"""Audit rows a second, one durable transaction each."""
+"""Audit rows per second, one durable transaction each."""
 
 from django.db import transaction
 from django.utils import timezone

@@ -1,7 +1,7 @@
-"""The log when it is long: verification, export and page, beside the same at a thousandth of the rows.
+"""A long log: verification, export and page, compared with a thousandth of the rows.
 
-BENCH_AUDIT_ROWS makes it smaller than a million. Verification and export run as commands, in processes of their own,
-so that their memory is theirs.
+BENCH_AUDIT_ROWS: number of rows, by default a million. Verification and export run as commands in separate processes,
+to measure their memory.
 """
 
 import os
@@ -23,7 +23,7 @@ from tests.bench.table import Figure, median_ms
 FEW = 1_000
 MANY = int(os.environ.get("BENCH_AUDIT_ROWS", "1000000"))
 WRITERS = 8
-EACH = 60  # appends of one writer
+EACH = 60  # appends by one writer
 TIMES = 30
 LIMITS = {
     "verify": ("<= 60 s", "<= 150 MB"),
@@ -138,7 +138,7 @@ def _measured(client: Client, path: str) -> tuple[int, float]:
 
 
 def _command(arguments: list[str]) -> tuple[float, float]:
-    """Seconds and peak MB of `python ...` on the database of this run."""
+    """Seconds and peak MB of `python ...` on this run's database."""
     database = connection.settings_dict
     url = (
         f"sqlite:///{database['NAME']}"
@@ -146,7 +146,7 @@ def _command(arguments: list[str]) -> tuple[float, float]:
         else f"postgres://{database['USER']}:{database['PASSWORD']}@{database['HOST']}:{database['PORT'] or 5432}"
         f"/{database['NAME']}"
     )
-    # Alone in a child of its own, whose peak the kernel keeps.
+    # Run in a child process, whose peak memory the kernel records.
     code = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(done.returncode)"
@@ -198,7 +198,7 @@ def _appends_a_second(writers: list[tuple]) -> float:  # type: ignore[type-arg]
         try:
             for number in range(EACH):
                 act(team, number)
-        except Exception as error:  # noqa: BLE001 - told by the thread that measures
+        except Exception as error:  # noqa: BLE001 - reported by the measuring thread
             failed.append(error)
         finally:
             connections.close_all()

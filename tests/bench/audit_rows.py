@@ -1,5 +1,5 @@
-"""Rows of the log in great number, hashed by the very code that writes them one by one, written in bulk; with as many
-anchors as the worker would have made at this pace.
+"""Many rows of the log, written in bulk and hashed by the code that writes single rows, with as many anchors as the
+worker would have made at this rate.
 """
 
 import uuid
@@ -11,7 +11,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from taskruns.audit import row_as_json
-from taskruns.audit.anchors import EVERY
+from taskruns.audit.anchors import ANCHOR_EVERY
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import sign, signing_key_id
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent
@@ -20,16 +20,16 @@ from taskruns.verifier import event_hash
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 STEP = timedelta(seconds=20)
 CHUNK = 5_000
-ANCHORED = 15  # rows: at this step it is five minutes, which the clock lets pass
+ANCHORED = 15  # rows: at this rate five minutes, the clock's interval
 FIELDS = [field for field in AuditEvent._meta.concrete_fields if not field.primary_key]
-# The others go into the database as they are.
+# The other columns are written unchanged.
 SPECIAL = {
     field.attname: field for field in FIELDS if field.get_internal_type() in {"UUIDField", "DateTimeField", "JSONField"}
 }
 
 
 def fill(chain: str, *, rows: int) -> None:
-    """Append so many rows to the chain: cancels and how they ended."""
+    """Append this many rows to the chain: cancels and their outcomes."""
     names = ", ".join(field.column for field in FIELDS)
     marks = ", ".join(["%s"] * len(FIELDS))
     statement = f"INSERT INTO {AuditEvent._meta.db_table} ({names}) VALUES ({marks})"
@@ -47,7 +47,7 @@ def fill(chain: str, *, rows: int) -> None:
 
 
 def _is_anchored(seq: int) -> bool:
-    return seq % ANCHORED == 0 or seq % EVERY == 0
+    return seq % ANCHORED == 0 or seq % ANCHOR_EVERY == 0
 
 
 def _anchor(rows: list[dict[str, Any]]) -> None:
@@ -73,7 +73,7 @@ def _rows(chain: str, seq: int, previous: str, count: int) -> Iterator[dict[str,
 
 
 def _row(chain: str, number: int) -> dict[str, Any]:
-    """Odd numbers ask, even ones tell the end of the one before."""
+    """Odd numbers are requests, even numbers the outcome of the row before."""
     asked = number % 2 == 1
     person = number // 2 % 40
     return {

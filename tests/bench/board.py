@@ -1,6 +1,6 @@
-"""The board of 50 rows over small and large mirrors, beside itself at a thousand runs and a plain Django admin.
+"""The board of 50 rows on small and large mirrors, compared with a thousand runs and with plain Django admin.
 
-BENCH_RUNS makes the largest smaller than a million.
+BENCH_RUNS: runs of the largest mirror, by default a million.
 """
 
 import os
@@ -45,7 +45,7 @@ def measure() -> list[Figure]:
 
 
 class Board:
-    """A team with so many past runs, and somebody who looks at them."""
+    """A team with this many past runs, and a viewer."""
 
     def __init__(self, size: int) -> None:
         self.team = Team.objects.create(slug=f"bench-{size}", name=f"Bench {size}")
@@ -58,7 +58,7 @@ class Board:
         self.url = f"/teams/{self.team.slug}/runs/"
 
     def deep(self) -> str:
-        """The 1,000th page, or the last one of a board that has fewer."""
+        """The 1,000th page, or the last one if there are fewer."""
         runs = Run.objects.filter(team=self.team).order_by("-rank", "-sorted_at", "-pk")
         row = runs[min(999 * 50, runs.count() - 51)]
         return f"cursor={Cursor(row.rank, micros(row.sorted_at), row.pk).text()}"
@@ -95,7 +95,7 @@ def _pages(boards: dict[int, Board]) -> list[Figure]:
 
 
 def _poll(board: Board) -> list[Figure]:
-    """What an open board asks every five seconds when nothing has happened."""
+    """The poll of an open board every five seconds when nothing changed."""
     url = f"{board.url}table/"
     etag = board.client.get(url)["ETag"]
 
@@ -104,7 +104,7 @@ def _poll(board: Board) -> list[Figure]:
         if (answer.status_code, answer.content) != (304, b""):
             raise RuntimeError(answer.status_code)
 
-    # As it is when another poll came before it: the attention is marked again.
+    # As after another poll: the attention mark has to be renewed.
     Team.objects.filter(pk=board.team.pk).update(watched_at=timezone.now() - 2 * ATTENTION_WRITTEN_EVERY)
     with CaptureQueriesContext(connection) as captured:
         poll(0)
@@ -113,7 +113,7 @@ def _poll(board: Board) -> list[Figure]:
 
 
 def _arize_down(board: Board) -> list[Figure]:
-    """A key whose Arize refuses every connection: the board says so, and is as fast."""
+    """Arize refuses every connection: the board says so and stays as fast."""
     before = board.median("")
     key = Credential(team=board.team, name="Unreachable", endpoint=settings.ARIZE_ENDPOINTS[0])
     key.encrypt_secret("ak-bench-nobody-listens")
@@ -125,7 +125,7 @@ def _arize_down(board: Board) -> list[Figure]:
 
 
 def _plain_admin(board: Board) -> list[Figure]:
-    """Django's own list of the same 50 rows of the same table: it counts, and pages by OFFSET."""
+    """Django admin's list of the same 50 rows, which counts rows and pages with OFFSET."""
     figures = []
     failed = ("one status", "status=failed", "status__exact=failed")
     for name, ours, plain in (("first page", "", ""), failed, ("search", "q=evaluation", "q=evaluation")):

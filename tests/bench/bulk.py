@@ -1,4 +1,4 @@
-"""Cancelling many with a real worker and a simulated Arize that is slow to allow and often wrong; then power cuts."""
+"""Bulk cancels with a real worker and a simulated Arize that is slow and often fails; then kill the processes."""
 
 import random
 import tempfile
@@ -77,7 +77,7 @@ def _with_power_cuts(here: WorkerStack) -> list[Figure]:
     presser.join()
     here.start_worker()
     here.wait_for(batch, within=300)
-    # A single press that lost its web process is closed by the sweep.
+    # The sweep closes a single cancel whose web process was killed.
     is_open = Cancellation.objects.filter(outcome="", run__team=here.team)
     wait_for(lambda: not is_open.exists(), "the sweep", within=180)
     faults = here.faults_of(batch)
@@ -90,7 +90,7 @@ def _with_power_cuts(here: WorkerStack) -> list[Figure]:
 
 
 class Presser(threading.Thread):
-    """Somebody who presses Cancel on single runs of the batch meanwhile, as often as the web process answers."""
+    """A person who cancels single runs of the batch at the same time, as fast as the web process answers."""
 
     def __init__(self, here: WorkerStack, run_ids: list[uuid.UUID]) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Presser(threading.Thread):
 
 
 class Memory(threading.Thread):
-    """Megabytes of a process, twice a second."""
+    """Measures a process's memory in MB twice a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()

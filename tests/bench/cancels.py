@@ -1,4 +1,4 @@
-"""What the panel adds to one cancel: two durable transactions and a page, over the bare HTTP call."""
+"""The panel's overhead for one cancel: two durable transactions and a page, compared with the bare HTTP call."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def _panel(url: str) -> tuple[Client, str]:
     for task in tasks:
         body = {"task": task["id"], "status": "running", "count": COUNT}
         requests.post(f"{url}/sandbox/runs", json=body, timeout=10).raise_for_status()
-    # One page of 100 a task at first contact: the rest is read by further rounds of the sweep.
+    # The first contact reads one page of 100 runs per task; later rounds read the rest.
     for task in tasks:
         _mirror_all(credential, url, task["id"])
     client = Client()

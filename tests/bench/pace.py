@@ -1,7 +1,7 @@
-"""What watching costs Arize, and how fast a change there is on an open board.
+"""How many calls to Arize the board needs, and how soon a change in Arize is on an open board.
 
-Calls are counted by a sandbox process while ticks and polls of some simulated minutes are made at once. The delay is
-measured in real time with all the real processes: sandbox, worker (5 s pace), web, and a board that polls each 5 s.
+A sandbox process counts the calls while ticks and polls of several simulated minutes run at once. The delay is measured
+in real time with all real processes: sandbox, worker (every 5 s), web, and a board that polls every 5 s.
 """
 
 import random
@@ -62,7 +62,7 @@ def _calls() -> list[Figure]:
 
 
 def _quieten(arize: Caller, tasks: list[dict[str, str]], *, left: Collection[str] = ()) -> None:
-    """No run is active but those that are left."""
+    """Ends all active runs except those to keep."""
     for task in tasks:
         for run in arize.runs(task["id"], limit=100):
             if run["status"] in {"PENDING", "RUNNING"} and run["id"] not in left:
@@ -70,7 +70,7 @@ def _quieten(arize: Caller, tasks: list[dict[str, str]], *, left: Collection[str
 
 
 def _panel(arize: Caller) -> tuple[Client, Credential, float]:
-    """A board and a key whose first contact is over; the most calls that this took in any minute."""
+    """A board and a key after first contact. Returns the most calls in any minute of it."""
     team = Team.objects.create(slug="pace", name="Pace")
     person = User.objects.create(email="pace@example.com")
     Membership.objects.create(team=team, user=person, role=TeamRole.VIEWER)
@@ -91,7 +91,7 @@ def _panel(arize: Caller) -> tuple[Client, Credential, float]:
 
 
 def _minutes(arize: Caller, client: Client, credential: Credential, *, boards: int) -> float:
-    """The most calls in any minute while so many boards poll each 5 s and a worker ticks as often."""
+    """The most calls in any minute while this many boards poll every 5 s and a worker ticks every 5 s."""
     begin = timezone.now() + timedelta(hours=1 + BOARDS.index(boards))
     called: dict[int, float] = {}
     etag = ""
@@ -106,7 +106,7 @@ def _minutes(arize: Caller, client: Client, credential: Credential, *, boards: i
 
 
 def _poll(client: Client, etag: str) -> str:
-    """As the page's script does it: the table comes only when it has changed."""
+    """Like the page's script: the table is sent only if it changed."""
     answer = client.get("/teams/pace/runs/table/", headers={"If-None-Match": etag})
     assert answer.status_code in {200, 304}, answer.status_code
     return answer.headers.get("ETag", etag)
@@ -141,7 +141,7 @@ def _delays() -> list[Figure]:
 
 @dataclass
 class _Board:
-    """Open somewhere, polling each 5 s. From each change to the answer of its first poll that shows it: `seen`."""
+    """An open board that polls every 5 s. `seen`: from each change to the first poll whose answer shows it."""
 
     session: requests.Session
     url: str
@@ -157,7 +157,7 @@ class _Board:
 
 
 def _changes_seen(stack: Stack) -> list[float]:
-    """Changes come at any moment; the boards poll at moments of their own."""
+    """Changes happen at random times; each board polls at its own times."""
     _quieten(stack.arize, stack.arize.tasks(limit=100), left=set(stack.spare))
     session, url = _signed_in(stack)
     now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The tests' settings and Django's admin beside the panel: its changelist is the yardstick of the board."""
+"""The tests' settings plus Django admin, whose changelist is the reference for the board."""
 
 from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS

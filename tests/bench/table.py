@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` and `yardstick` in `unit`; the yardstick is the bare thing, measured in the same run."""
+    """`value` and `yardstick` in `unit`. The yardstick is the reference value, measured in the same run."""
 
     what: str
     value: float

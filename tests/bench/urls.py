@@ -1,4 +1,4 @@
-"""The panel's urls, and those of a plain admin over its runs."""
+"""The panel's URLs, and those of a plain Django admin for its runs."""
 
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ class Everybody(admin.AdminSite):
 
 
 class PlainRuns(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The board's columns, its order, 50 a page; what belongs to the task and its key is read along."""
+    """The board's columns and order, 50 per page, with task and credential joined."""
 
     list_display = (
         *("status", "task", "kind", "space", "key", "arize_id", "run_started_at", "created_at", "duration"),

@@ -1,4 +1,4 @@
-"""The commands as a shell meets them: exit codes, and one sentence on stderr or nothing."""
+"""The commands in a shell: exit codes, and one line or nothing on stderr."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Manage = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a deployment with an empty SQLite file."""
+    """The environment of a deployment with an empty SQLite file."""
     environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/own.sqlite3"}
     environment.pop("DJANGO_SETTINGS_MODULE")
     return environment
@@ -41,7 +41,7 @@ def migrated(manage: Manage) -> None:
     assert manage("migrate", "--verbosity", "0").returncode == 0
 
 
-def test_a_mistake_is_one_sentence_on_stderr_and_exit_1(manage: Manage) -> None:
+def test_a_mistake_is_one_line_on_stderr_and_exit_1(manage: Manage) -> None:
     no_tables = manage("create_team", "Ops")
     assert (no_tables.returncode, no_tables.stdout) == (1, "")
     assert no_tables.stderr.count("\n") == 1
@@ -60,17 +60,17 @@ MISUSES: list[tuple[list[str], str]] = [
     (["add_member", "ops", "a@example.com", "--role", "boss"], "--role: invalid choice"),
     (["add_member", "ops", "a@example.com"], "required: --role"),
     (["fill_runs", "ops", "--runs", "x"], "--runs: invalid int value"),
-    (["refresh", "--frequently"], "no option --frequently"),
-    (["sweep", "everything"], "too many arguments"),
+    (["refresh", "--frequently"], "Unknown option --frequently"),
+    (["sweep", "everything"], "Too many arguments"),
     (["add_credential", "ops", "A", "--endpoint", ENDPOINT, f"--key={CANARY}"], "--key-stdin: takes no value"),
-    (["add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key", CANARY], "too many arguments"),
-    (["add_credential", "ops", "A", "--endpoint", ENDPOINT, "--secret", CANARY], "no option --secret"),
+    (["add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key", CANARY], "Too many arguments"),
+    (["add_credential", "ops", "A", "--endpoint", ENDPOINT, "--secret", CANARY], "Unknown option --secret"),
     (["reset_sign_in", "a@example.com", f"--password={CANARY}"], "--password-stdin: takes no value"),
 ]
 
 
 @pytest.mark.parametrize(("args", "why"), MISUSES, ids=lambda value: " ".join(value)[:40] if value[0] != "-" else "")
-def test_a_call_that_is_not_right_is_one_sentence_without_its_values(args: list[str], why: str) -> None:
+def test_a_usage_error_shows_no_values(args: list[str], why: str) -> None:
     with pytest.raises(CommandError) as refused:
         call_command(*args)
     sentence = str(refused.value)
@@ -79,8 +79,8 @@ def test_a_call_that_is_not_right_is_one_sentence_without_its_values(args: list[
 
 
 @pytest.mark.parametrize(("command", "code"), [("create_team", 1), ("verify_audit", 2)])
-def test_a_call_that_is_not_right_is_one_line_of_stderr(command: str, code: int, manage: Manage) -> None:
-    """For `verify_audit` exit 1 says that the log is faulty."""
+def test_a_usage_error_is_one_line_on_stderr(command: str, code: int, manage: Manage) -> None:
+    """For `verify_audit`, exit 1 means that the log has faults."""
     refused = manage(command, "--frequently", f"--key={CANARY}")
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (code, "", 1)
     assert CANARY not in refused.stderr
@@ -88,13 +88,13 @@ def test_a_call_that_is_not_right_is_one_line_of_stderr(command: str, code: int,
 
 
 @pytest.mark.usefixtures("migrated")
-def test_the_log_stays_out_of_a_persons_terminal(manage: Manage, free_port: int) -> None:
+def test_log_lines_stay_off_the_terminal(manage: Manage, free_port: int) -> None:
     endpoint = f"http://127.0.0.1:{free_port}"
     manage("create_team", "Ops")
     manage("add_credential", "ops", "A", "--endpoint", endpoint, "--key-stdin", stdin=CANARY, ARIZE_ENDPOINTS=endpoint)
     failed = manage("refresh", ARIZE_ENDPOINTS=endpoint)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("CommandError: 1 of 1 keys failed: ops / A: No connection to Arize")
+    assert failed.stderr.startswith("CommandError: 1 of 1 API keys failed: ops / A: No connection to Arize")
     assert failed.stderr.count("\n") == 1
     talkative = manage("refresh", "--verbosity", "2", ARIZE_ENDPOINTS=endpoint)
     lines = [line for line in talkative.stderr.splitlines() if line.startswith("{")]
@@ -103,9 +103,7 @@ def test_the_log_stays_out_of_a_persons_terminal(manage: Manage, free_port: int)
 
 @pytest.mark.usefixtures("migrated")
 @pytest.mark.parametrize("args", [["export_audit", "site"], ["create_team", "West"]])
-def test_a_reader_that_has_enough_ends_a_command_quietly(
-    args: list[str], manage: Manage, environment: dict[str, Any]
-) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(args: list[str], manage: Manage, environment: dict[str, Any]) -> None:
     manage("create_team", "Ops")
     command = [sys.executable, "manage.py", *args]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as ended:

@@ -1,4 +1,4 @@
-"""The commands for people, teams and keys: each call twice is as good as once, mistakes are one sentence."""
+"""The commands for people, teams and API keys: repeating a call changes nothing, and errors are one line."""
 
 import io
 import sys
@@ -20,7 +20,7 @@ OTHER_KEY = "ak-other-9WmQ2sVb7TzX4cNd1Fg"
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Call a command with text on stdin; gives what it printed."""
+    """Calls a command with text on stdin. Returns its output."""
 
     def call(*args, stdin=""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
@@ -38,9 +38,9 @@ def role_of(team, email):
 
 
 @pytest.mark.parametrize("args", [["Ops North"], ["Ops North", "--slug", "north"]])
-def test_a_team_is_made_once(db, run, args):
-    assert "is made" in run("create_team", *args)
-    assert "is there already" in run("create_team", *args)
+def test_a_team_is_created_once(db, run, args):
+    assert "created." in run("create_team", *args)
+    assert "already exists" in run("create_team", *args)
     assert Team.objects.count() == 1
     row = AuditEvent.objects.get()
     assert (row.event, row.actor_type, bool(row.actor_label)) == ("team.create", "command", True)
@@ -54,10 +54,10 @@ def test_a_slug_of_another_team_is_refused(team, run):
 # --- add_member
 
 
-def test_a_new_member_gets_an_account_and_a_role_once(team, run):
+def test_a_new_member_gets_an_account_and_role_once(team, run):
     args = ["add_member", "ops-north", "Neo@Example.com", "--role", "operator", "--create", "--password-stdin"]
     assert run(*args, stdin=f"{PASSWORD}\nsecond line\n") == (
-        "The account neo@example.com is made.\nneo@example.com is now operator of ops-north.\n"
+        "Account neo@example.com created.\nneo@example.com is now operator of ops-north.\n"
     )
     assert run(*args, stdin="quite another password\n") == "neo@example.com is already operator of ops-north.\n"
     assert User.objects.get().check_password(PASSWORD)
@@ -65,7 +65,7 @@ def test_a_new_member_gets_an_account_and_a_role_once(team, run):
     assert events(chain=f"team:{team.pk}") == [("member.add", "done")]
 
 
-def test_a_member_gets_the_role_that_is_asked_for(team, vera, run):
+def test_a_member_gets_the_given_role(team, vera, run):
     assert "is now operator" in run("add_member", "ops-north", vera.email, "--role", "operator")
     assert role_of(team, vera.email) == "operator"
     assert events() == [("member.change_role", "done")]
@@ -75,7 +75,7 @@ def test_a_member_gets_the_role_that_is_asked_for(team, vera, run):
     ("args", "stdin", "why"),
     [
         (["nowhere", "neo@example.com"], "", "no team nowhere"),
-        (["ops-north", "neo@example.com"], "", "no person neo@example.com"),
+        (["ops-north", "neo@example.com"], "", "There is no account neo@example.com"),
         (["ops-north", "neo"], "", "not an e-mail"),
         (["ops-north", "neo@example.com", "--create"], PASSWORD, "--password-stdin"),
         (["ops-north", "neo@example.com", "--create", "--password-stdin"], "", "first line is empty"),
@@ -84,7 +84,7 @@ def test_a_member_gets_the_role_that_is_asked_for(team, vera, run):
         (["ops-north", "mona@example.com"], "", "needs a manager"),
     ],
 )
-def test_what_cannot_be_added_is_a_sentence(team, mona, run, args, stdin, why):
+def test_an_invalid_member_is_an_error(team, mona, run, args, stdin, why):
     with pytest.raises(CommandError, match=why):
         run("add_member", *args, "--role", "viewer", stdin=stdin)
     assert User.objects.count() == 1
@@ -109,7 +109,7 @@ def test_a_site_role_is_granted_once(db, run):
 
 
 def test_a_site_role_needs_a_person(db, run):
-    with pytest.raises(CommandError, match="no person"):
+    with pytest.raises(CommandError, match="There is no account"):
         run("grant_site_role", "adam@example.com", "auditor")
 
 
@@ -119,7 +119,7 @@ def test_a_site_role_needs_a_person(db, run):
 def test_a_sign_in_is_reset_once(oli, run, client_of):
     client = client_of(oli)
     args = ["reset_sign_in", "OLI@example.com", "--password-stdin"]
-    assert "has the new password" in run(*args, stdin="another horse battery\n")
+    assert "has a new password" in run(*args, stdin="another horse battery\n")
     assert "already" in run(*args, stdin="another horse battery\n")
     assert client.get("/runs/").status_code == 302
     assert events() == [("person.reset", "done")]
@@ -130,10 +130,10 @@ def test_a_sign_in_is_reset_once(oli, run, client_of):
     [
         (["oli@example.com"], PASSWORD, "--password-stdin"),
         (["oli@example.com", "--password-stdin"], "123456789012", "numeric"),
-        (["nobody@example.com", "--password-stdin"], PASSWORD, "no person"),
+        (["nobody@example.com", "--password-stdin"], PASSWORD, "There is no account"),
     ],
 )
-def test_a_reset_that_cannot_be_is_a_sentence(oli, run, args, stdin, why):
+def test_an_invalid_reset_is_an_error(oli, run, args, stdin, why):
     with pytest.raises(CommandError, match=why):
         run("reset_sign_in", *args, stdin=stdin)
     oli.refresh_from_db()
@@ -143,7 +143,7 @@ def test_a_reset_that_cannot_be_is_a_sentence(oli, run, args, stdin, why):
 def test_a_person_is_disabled_once(oli, run):
     assert "now disabled" in run("disable_person", oli.email)
     assert "already disabled" in run("disable_person", oli.email)
-    assert "stays so" in run("reset_sign_in", oli.email, "--password-stdin", stdin="another horse battery")
+    assert "is still disabled" in run("reset_sign_in", oli.email, "--password-stdin", stdin="another horse battery")
     oli.refresh_from_db()
     assert not oli.is_active
     assert events() == [("person.disable", "done"), ("person.reset", "done")]
@@ -154,28 +154,28 @@ def test_a_person_is_disabled_once(oli, run):
 ADD_KEY = ["add_credential", "ops-north", "Europe", "--endpoint", ENDPOINT, "--key-stdin"]
 
 
-def test_a_key_is_kept_once(team, run):
+def test_a_key_is_stored_once(team, run):
     said = run(*ADD_KEY, stdin=f"{CANARY}\n") + run(*ADD_KEY, stdin=f" {CANARY} \n")
-    assert "is kept" in said
-    assert "is there already" in said
+    assert "stored for" in said
+    assert "is already stored" in said
     assert CANARY not in said
     assert Credential.objects.get().decrypt_secret() == CANARY
     assert events() == [("credential.add", "done")]
 
 
-def test_another_key_needs_to_be_told_to_replace(team, run):
+def test_another_key_needs_the_replace_option(team, run):
     run(*ADD_KEY, stdin=CANARY)
     with pytest.raises(CommandError, match="--replace") as refused:
         run(*ADD_KEY, stdin=OTHER_KEY)
     assert OTHER_KEY not in str(refused.value)
     assert Credential.objects.get().decrypt_secret() == CANARY
-    assert "is replaced" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
-    assert "nothing is changed" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
+    assert "ops-north replaced." in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
+    assert "Nothing changed" in run(*ADD_KEY, "--replace", stdin=OTHER_KEY)
     assert Credential.objects.get().decrypt_secret() == OTHER_KEY
     assert events() == [("credential.add", "done"), ("credential.replace", "done")]
 
 
-def test_the_same_key_for_another_endpoint_is_another_key(team, run):
+def test_the_same_key_at_another_endpoint_is_another_key(team, run):
     run(*ADD_KEY, stdin=CANARY)
     elsewhere = [*ADD_KEY[:4], "https://api.arize.com", "--key-stdin"]
     with pytest.raises(CommandError, match="--replace"):
@@ -195,7 +195,7 @@ def test_the_same_key_for_another_endpoint_is_another_key(team, run):
         (["add_credential", "ops-north", " ", *ADD_KEY[3:]], CANARY, "name"),
     ],
 )
-def test_a_key_that_cannot_be_kept_is_a_sentence(team, run, args, stdin, why):
+def test_an_invalid_key_is_an_error(team, run, args, stdin, why):
     with pytest.raises(CommandError, match=why):
         run(*args, stdin=stdin)
     assert not Credential.objects.exists()
@@ -229,12 +229,12 @@ def test_the_demo_is_set_up_once(db, demo, run):
     }
     password = next(line.split()[1] for line in said.splitlines() if line.startswith("vera@"))
     assert all(user.check_password(password) for user in User.objects.all())
-    assert again.count("already there") == 6
+    assert again.count("unchanged") == 6
     assert password not in again
     assert AuditEvent.objects.count() == written
 
 
-def test_the_demo_gives_new_passwords_when_told_to(db, demo, run):
+def test_demo_reset_sets_new_passwords(db, demo, run):
     run("demo_setup")
     said = run("demo_setup", "--reset")
     password = next(line.split()[1] for line in said.splitlines() if line.startswith("adam@"))
@@ -242,7 +242,7 @@ def test_the_demo_gives_new_passwords_when_told_to(db, demo, run):
     assert len(events(event="person.reset")) == 6
 
 
-def test_the_demo_forgets_a_world_that_is_no_more(db, demo, run):
+def test_the_demo_deletes_runs_of_the_previous_sandbox(db, demo, run):
     run("demo_setup")
     key = Credential.objects.get(team__slug="ops-north")
     task = Task.objects.create(team=key.team, endpoint=key.endpoint, arize_id="T", credential=key)
@@ -265,7 +265,7 @@ def test_the_demo_forgets_a_world_that_is_no_more(db, demo, run):
     assert AuditEvent.objects.count() == written
 
 
-def test_the_demo_says_what_it_lacks(db, run, monkeypatch):
+def test_the_demo_names_the_missing_variable(db, run, monkeypatch):
     monkeypatch.delenv("DEMO_ENDPOINT", raising=False)
     monkeypatch.setenv("DEMO_KEY_NORTH", CANARY)
     with pytest.raises(CommandError, match="DEMO_KEY_SOUTH is not set"):

@@ -1,4 +1,4 @@
-"""`fill_runs`: made-up past runs for measuring, the same few rules whatever the number."""
+"""`fill_runs`: generated past runs for benchmarks, by the same rules for any number."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -10,8 +10,8 @@ from taskruns.models import Run, Task, Team
 from tests.runs.past import fill
 
 
-def test_it_writes_so_many_past_runs_half_a_minute_apart_over_200_tasks(team: Team, other_team: Team):
-    assert "ops-north has 450 made-up runs." in fill("ops-north", 450)
+def test_past_runs_are_30_seconds_apart_in_200_tasks(team: Team, other_team: Team):
+    assert "ops-north now has 450 generated runs." in fill("ops-north", 450)
     created = list(Run.objects.filter(team=team).order_by("-sorted_at").values_list("created_at", flat=True))
     assert len(created) == 450
     steps = {newer - older for newer, older in pairwise(created)}
@@ -21,12 +21,12 @@ def test_it_writes_so_many_past_runs_half_a_minute_apart_over_200_tasks(team: Te
     assert not Run.objects.filter(team=other_team).exists()
 
 
-def test_one_task_name_in_three_holds_the_word_evaluation(team: Team):
+def test_every_third_task_name_contains_evaluation(team: Team):
     fill("ops-north", 1)
     assert Task.objects.filter(name__contains="evaluation").count() == 67
 
 
-def test_the_same_call_twice_changes_nothing_and_a_bigger_one_adds(team: Team):
+def test_repeating_changes_nothing_and_a_larger_number_adds(team: Team):
     fill("ops-north", 20)
     before = set(Run.objects.values_list("pk", flat=True))
     fill("ops-north", 20)
@@ -37,7 +37,7 @@ def test_the_same_call_twice_changes_nothing_and_a_bigger_one_adds(team: Team):
 
 
 @pytest.mark.parametrize(("team_slug", "runs", "word"), [("nowhere", 1, "nowhere"), ("ops-north", -1, "--runs")])
-def test_a_mistake_is_one_sentence(team: Team, team_slug: str, runs: int, word: str):
+def test_a_mistake_is_one_line(team: Team, team_slug: str, runs: int, word: str):
     with pytest.raises(CommandError, match=word):
         fill(team_slug, runs)
     assert not Run.objects.exists()

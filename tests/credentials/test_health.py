@@ -232,7 +232,7 @@ def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
     asked, end = AuditEvent.objects.order_by("pk")
     assert (end.outcome, end.operation_id, end.details) == ("failed", asked.operation_id, {"why": "interrupted"})
     assert (end.actor_type, end.actor_label, end.credential_id) == ("job", "sweep", credential.pk)
-    assert sentence(end) == "The test of the key Production was interrupted: its result is unknown"
+    assert sentence(end) == "The test of the API key Production was interrupted: result unknown"
     credential.refresh_from_db()
     assert credential.failing_since is None, "nothing is known of the key itself"
 

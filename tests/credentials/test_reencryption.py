@@ -1,4 +1,4 @@
-"""Turning the ring: what an old ring key encrypted is encrypted again, row by row, as often as anybody likes."""
+"""Turning the ring: what an old ring key encrypted is re-encrypted, row by row, as often as anybody likes."""
 
 import io
 import os
@@ -63,8 +63,8 @@ def test_the_ring_turns_in_three_steps(keys: dict[str, Credential], settings: An
     assert not any(opens(keys)), "the control: the new one alone does not open them yet"
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     out, _ = turn()
-    assert "API keys: 3 encrypted again with ring key 2." in out
-    assert "the others can be taken out of ENCRYPTION_KEYS" in out
+    assert "API keys: 3 re-encrypted with ring key 2." in out
+    assert "You can remove the other keys from ENCRYPTION_KEYS" in out
     settings.ENCRYPTION_KEYS = {1: OLD}
     assert not any(opens(keys)), "the old key alone fails after"
     settings.ENCRYPTION_KEYS = {2: NEW}
@@ -76,7 +76,7 @@ def test_a_second_call_changes_nothing(keys: dict[str, Credential], settings: An
     turn()
     before = list(Credential.objects.order_by("pk").values())
     out, _ = turn()
-    assert "API keys: 0 encrypted again" in out
+    assert "API keys: 0 re-encrypted" in out
     assert list(Credential.objects.order_by("pk").values()) == before
     assert events() == [("encryption.reencrypt", "done")]
 
@@ -103,7 +103,7 @@ def test_each_row_stays_bound_to_its_owner(keys: dict[str, Credential], settings
     first, second, third = keys.values()
     Credential.objects.filter(pk=second.pk).update(ciphertext=first.ciphertext)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    with pytest.raises(CommandError, match="1 could not be opened"):
+    with pytest.raises(CommandError, match="1 secret cannot be decrypted"):
         turn()
     assert opens(keys) == [True, False, True]
     Credential.objects.filter(pk=third.pk).update(ciphertext=Credential.objects.get(pk=first.pk).ciphertext)
@@ -114,7 +114,7 @@ def test_what_cannot_be_opened_is_counted_left_alone_and_is_exit_1(keys: dict[st
     lost = next(iter(keys.values()))
     Credential.objects.filter(pk=lost.pk).update(ring_number=9)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    with pytest.raises(CommandError, match="Put the missing ring key back"):
+    with pytest.raises(CommandError, match="Add the missing ring key"):
         turn()
     lost.refresh_from_db()
     assert lost.ring_number == 9
@@ -128,7 +128,7 @@ def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], setti
     for row in keys.values():
         credentials.revoke(row, by=SHELL)
     settings.ENCRYPTION_KEYS = {2: NEW}
-    assert "API keys: 0 encrypted again" in turn()[0]
+    assert "API keys: 0 re-encrypted" in turn()[0]
 
 
 def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
@@ -147,7 +147,7 @@ def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: 
         with pytest.raises(CommandError, match="database cannot be used"):
             turn()
     assert sorted(Credential.objects.values_list("ring_number", flat=True)) == [1, 2, 2]
-    assert "API keys: 1 encrypted again" in turn()[0]
+    assert "API keys: 1 re-encrypted" in turn()[0]
     assert all(opens(keys))
 
 
@@ -177,7 +177,7 @@ def test_the_page_of_the_site_shows_how_far_it_is(
     factors.add_totp(ada, secret=generate_totp_secret(), by=SHELL)
     client = client_of(ada)
     page = client.get("/audit/").content.decode()
-    assert "All stored secrets are encrypted with ring key 1, the newest." in page
+    assert "All secrets use the current encryption key (1)." in page
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     monkeypatch.setattr(encryption, "CHUNK", 2)
     seen = []
@@ -195,7 +195,7 @@ def test_the_page_of_the_site_shows_how_far_it_is(
         [],
     ]
     assert ["data-poll" in fragment for fragment in seen] == [True, True, True, False]
-    assert "ring key 2, the newest." in seen[-1]
+    assert "current encryption key (2)." in seen[-1]
 
 
 def test_memory_does_not_grow_with_the_number_of_keys(team: Team, settings: Any, monkeypatch: pytest.MonkeyPatch):

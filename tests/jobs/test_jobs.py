@@ -1,4 +1,4 @@
-"""The clock's jobs: the queue only wakes work up, the database says what is to be done."""
+"""The clock's jobs: the queue only wakes a worker, the database says what to do."""
 
 import threading
 from datetime import timedelta
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.usefixtures("empty_queue")
 
 @pytest.fixture
 def done(monkeypatch: Any) -> list[Any]:
-    """What the services were asked to do, instead of doing it."""
+    """The calls to the services, which are recorded and not executed."""
     done: list[Any] = []
     monkeypatch.setattr("taskruns.services.mirror.refresh", done.append)
     monkeypatch.setattr("taskruns.services.cancellations.sweep", lambda: done.append("sweep"))
     return done
 
 
-def test_every_minute_shows_that_a_worker_lives_sweeps_and_plans_twelve_ticks(db: None, done: list[Any]) -> None:
+def test_every_minute_records_a_heartbeat_and_plans_twelve_ticks(db: None, done: list[Any]) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
         jobs.every_minute.call_local()
         jobs.every_minute.call_local()
@@ -38,7 +38,7 @@ def test_every_minute_shows_that_a_worker_lives_sweeps_and_plans_twelve_ticks(db
     assert etas == sorted(list(range(0, 60, 5)) * 2)
 
 
-def test_ticks_wake_the_keys_that_are_due_and_nobody_else(team: Team, done: list[Any]) -> None:
+def test_ticks_wake_only_the_keys_that_are_due(team: Team, done: list[Any]) -> None:
     key = make_credential(team)
     later = timezone.now() + timedelta(hours=1)
     make_credential(team, name="Later", next_refresh_at=later)
@@ -49,7 +49,7 @@ def test_ticks_wake_the_keys_that_are_due_and_nobody_else(team: Team, done: list
     assert done == [key.pk]
 
 
-def test_a_minute_of_ticks_comes_in_steps(team: Team, done: list[Any]) -> None:
+def test_ticks_are_spread_over_the_minute(team: Team, done: list[Any]) -> None:
     make_credential(team)
     jobs.every_minute.call_local()
     counts = []
@@ -59,7 +59,7 @@ def test_a_minute_of_ticks_comes_in_steps(team: Team, done: list[Any]) -> None:
     assert counts == [101, 102, 103, 107, 112]
 
 
-def test_ticks_that_come_too_late_do_nothing(team: Team, done: list[Any]) -> None:
+def test_late_ticks_do_nothing(team: Team, done: list[Any]) -> None:
     key = make_credential(team)
     jobs.tick()
     work(91)
@@ -69,7 +69,7 @@ def test_ticks_that_come_too_late_do_nothing(team: Team, done: list[Any]) -> Non
     assert done == [key.pk]
 
 
-def test_a_refresh_that_comes_too_late_does_nothing(credential: Credential, done: list[Any]) -> None:
+def test_a_late_refresh_does_nothing(credential: Credential, done: list[Any]) -> None:
     jobs.wake(credential.pk)
     work(61)
     assert done == []
@@ -78,7 +78,7 @@ def test_a_refresh_that_comes_too_late_does_nothing(credential: Credential, done
     assert done == [credential.pk]
 
 
-def test_the_worker_looks_at_once_when_it_starts_and_once_only(db: None, done: list[Any], monkeypatch: Any) -> None:
+def test_the_worker_starts_at_once_and_only_once(db: None, done: list[Any], monkeypatch: Any) -> None:
     monkeypatch.setattr(jobs, "_first_start", threading.Lock())
     for _ in range(4):
         jobs.start()
@@ -88,7 +88,7 @@ def test_the_worker_looks_at_once_when_it_starts_and_once_only(db: None, done: l
     assert done.count("sweep") == 1
 
 
-def test_a_queue_that_is_down_is_a_log_line(credential: Credential, monkeypatch: Any, caplog: Any) -> None:
+def test_an_unreachable_queue_is_logged(credential: Credential, monkeypatch: Any, caplog: Any) -> None:
     def down(*_: Any, **__: Any) -> None:
         raise ConnectionError("no queue")
 
@@ -98,7 +98,7 @@ def test_a_queue_that_is_down_is_a_log_line(credential: Credential, monkeypatch:
 
 
 @pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "anything.example"])
-def test_machines_ask_without_host_name_or_session(host: str, client: Client, db: None) -> None:
+def test_health_checks_need_no_host_name_or_session(host: str, client: Client, db: None) -> None:
     Heartbeat.objects.create(name="worker", seen_at=timezone.now())
     for path in ("/healthz", "/readyz"):
         answer = client.get(path, headers={"Host": host})
@@ -108,7 +108,7 @@ def test_machines_ask_without_host_name_or_session(host: str, client: Client, db
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(0, 200), (179, 200), (181, 503)])
-def test_it_is_ready_while_a_worker_was_seen(seconds: int, status: int, client: Client, db: None) -> None:
+def test_it_is_ready_if_a_worker_was_seen_recently(seconds: int, status: int, client: Client, db: None) -> None:
     assert client.get("/readyz").status_code == 503
     Heartbeat.objects.create(name="worker", seen_at=timezone.now() - timedelta(seconds=seconds))
     answer = client.get("/readyz")

@@ -1,8 +1,8 @@
-"""A database as release 0.1.0 left it, kept as SQL in `tests/fixtures/`, on SQLite or on PostgreSQL.
+"""A database of release 0.1.0, stored as SQL in `tests/fixtures/`, for SQLite or PostgreSQL.
 
-The rows were written by the code of 0.1.0 itself, against the simulated Arize: two teams, people of each role, a key,
+The code of 0.1.0 wrote the rows, against the simulated Arize: two teams, people of each role, a key,
 tasks and runs, cancellations, a batch, an emergency stop, a trigger, saved views, second factors, and the audit log
-with its anchors. Secrets and anchors were made with the keys of `tests/settings.py`.
+with its anchors. Secrets and anchors use the keys of `tests/settings.py`.
 """
 
 import sqlite3
@@ -42,7 +42,7 @@ def _rows(kept: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def kept_database(directory: Path) -> Iterator[BaseDatabaseWrapper]:
-    """The default connection, for as long as the context lasts, of a copy that no migration has touched yet."""
+    """Inside the context, the default connection uses a copy that was not migrated yet."""
     with own_database(directory) as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
         settings = environment.database(Path("unused"))
@@ -71,7 +71,7 @@ def _fill(copy: BaseDatabaseWrapper) -> None:
 
 
 def _load(cursor: Any, rows: Rows) -> None:
-    """In one transaction: foreign keys are checked at its end."""
+    """In one transaction, because foreign keys are checked at its end."""
     with transaction.atomic():
         cursor.execute("SET LOCAL TIME ZONE 'UTC'")
         for table in FILLED_BY_MIGRATE:
@@ -84,7 +84,7 @@ def _load(cursor: Any, rows: Rows) -> None:
 
 
 def _insert(cursor: Any, table: str, row: dict[str, Any]) -> None:
-    """Every value goes as text, which the column's type reads."""
+    """Every value is sent as text, which the column's type parses."""
     names = ", ".join(f'"{name}"' for name in row)
     marks = ", ".join(["%s"] * len(row))
     values = [None if value is None else str(value) for value in row.values()]
@@ -92,7 +92,7 @@ def _insert(cursor: Any, table: str, row: dict[str, Any]) -> None:
 
 
 def _continue_numbers(cursor: Any, table: str) -> None:
-    """Let a table that numbers its rows go on after the highest."""
+    """Set a table's sequence to continue after the highest number."""
     cursor.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_name = %s AND is_identity = 'YES'", [table]
     )

@@ -1,4 +1,4 @@
-"""Upgrading: a database of release 0.1.0 becomes one of today and loses nothing; applied migrations never change."""
+"""Upgrading a database of release 0.1.0 loses nothing, and applied migrations never change."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from taskruns.services import audit
 from tests.migrations.kept_database import FILLED_BY_MIGRATE, kept_database, kept_rows
 from tests.paths import ROOT
 
-# SHA-256 of each migration that has been applied somewhere. A new one gets a line; a line never changes.
+# SHA-256 of each released migration. Add a line for a new one; never change a line.
 APPLIED = {
     "0001_initial.py": "8a6a7b5feb1edb7eb372b05ac665430b5364f11dc8110a7fcc1457d8d494b643",
     "0002_cache_table.py": "8206727a042b83189f191799b389dea66131c19de2ab4b8dcdb7daaa3c6d8d0d",
@@ -47,7 +47,7 @@ def schema_of(database: BaseDatabaseWrapper) -> Schema:
 
 
 def columns_of_models() -> dict[str, dict[str, bool]]:
-    """Table -> column -> whether it may be null, as the models say. No database refuses null in a generated one."""
+    """Table -> column -> whether the model allows null. Generated columns always allow it in the database."""
     return {
         model._meta.db_table: {field.column: field.null or field.generated for field in model._meta.concrete_fields}
         for model in apps.get_app_config("taskruns").get_models()
@@ -63,13 +63,13 @@ def counts(database: BaseDatabaseWrapper, tables: Any) -> dict[str, int]:
         return found
 
 
-# Without the mark there is no new database to compare with. What a test changes in the upgraded one is undone after it.
+# The mark provides the new database to compare with. Each test's changes to the upgraded one are rolled back.
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(scope="module")
 def new_schema(django_db_setup: None, django_db_blocker: Any) -> Schema:
-    """What the migrations make of an empty database."""
+    """The tables that the migrations create in an empty database."""
     with django_db_blocker.unblock():
         return schema_of(connections["default"])
 
@@ -83,18 +83,18 @@ def upgraded(
         yield kept
 
 
-def test_the_kept_database_has_rows_in_every_table():
+def test_the_release_database_has_rows_in_every_table():
     kept = kept_rows()
     assert not [table for table in columns_of_models() if not kept[table]]
     assert {row["status"] for row in kept["taskruns_run"]} >= {"running", "cancelled", "completed"}
 
 
-def test_an_upgrade_gives_the_tables_that_a_new_database_has(upgraded: BaseDatabaseWrapper, new_schema: Schema):
+def test_an_upgraded_database_has_the_tables_of_a_new_one(upgraded: BaseDatabaseWrapper, new_schema: Schema):
     assert schema_of(upgraded) == new_schema
     assert missing_triggers(upgraded) == []
 
 
-def test_the_tables_of_an_upgrade_are_those_of_the_models(upgraded: BaseDatabaseWrapper):
+def test_the_tables_of_an_upgrade_match_the_models(upgraded: BaseDatabaseWrapper):
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
     call_command("migrate", check_unapplied=True, verbosity=0)
     schema = schema_of(upgraded)
@@ -108,7 +108,7 @@ def test_an_upgrade_keeps_every_row(upgraded: BaseDatabaseWrapper):
     assert counts(upgraded, tables) == {table: kept[table] for table in tables}
 
 
-def test_what_people_kept_can_be_used_after_an_upgrade(upgraded: BaseDatabaseWrapper, settings: Any):
+def test_stored_passwords_and_secrets_work_after_an_upgrade(upgraded: BaseDatabaseWrapper, settings: Any):
     settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
     team = Team.objects.get(slug="ops-north")
     oli = User.objects.get(email="oli@example.com")
@@ -126,10 +126,10 @@ def test_the_audit_log_verifies_after_an_upgrade(upgraded: BaseDatabaseWrapper):
     report = audit.verify(by=Actor.command(), progress=lambda _: None, found=faults.append)
     assert (faults, report.rows) == ([], rows)
     assert sum(report.anchors_of.values()) == 4
-    assert AuditEvent.objects.count() == rows + len(report.rows_of), "each chain takes a further row"
+    assert AuditEvent.objects.count() == rows + len(report.rows_of), "each chain accepts another row"
 
 
-def test_a_table_that_differs_is_noticed(upgraded: BaseDatabaseWrapper, new_schema: Schema):
+def test_a_differing_table_is_detected(upgraded: BaseDatabaseWrapper, new_schema: Schema):
     """The control of the comparison."""
     with upgraded.cursor() as cursor:
         cursor.execute("ALTER TABLE taskruns_heartbeat ADD COLUMN forgotten integer NULL")

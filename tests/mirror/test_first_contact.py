@@ -268,7 +268,7 @@ def test_the_page_of_the_keys_and_the_command_tell_how_far_it_is(
         call_command("refresh", stdout=out)
     world.fault = lambda _: None
     page = client_of(mona).get(f"/teams/{credential.team.slug}/credentials/").content.decode()
-    said = out.getvalue().splitlines()[-1].removesuffix(" The worker goes on.")
+    said = out.getvalue().splitlines()[-1].removesuffix(" The worker continues.")
     assert said.startswith("First reading with key “Production”: read ")
     assert said in page
     assert '<progress max="50" value="' in page

@@ -159,7 +159,7 @@ def test_the_command_fails_when_a_key_fails_and_still_reads_with_the_others(
     its_calls = 6 if status == 500 else 1
     world.fault = lambda _: (status, {}, "") if len(world.calls) <= its_calls else None
     out = StringIO()
-    with pytest.raises(CommandError, match=rf"1 of 2 keys failed: ops-north / A broken one: .*{status}.*\.$"):
+    with pytest.raises(CommandError, match=rf"1 of 2 API keys failed: ops-north / A broken one: .*{status}.*\.$"):
         call_command("refresh", stdout=out)
     assert str(status) in out.getvalue().splitlines()[0]
     assert out.getvalue().splitlines()[1].startswith("ops-north / Good: 1 tasks")
@@ -167,7 +167,7 @@ def test_the_command_fails_when_a_key_fails_and_still_reads_with_the_others(
 
 
 def test_the_command_says_that_there_is_nothing_to_do_and_no_such_team(team: Team) -> None:
-    assert refreshed("ops-north") == "No keys to read with.\n"
+    assert refreshed("ops-north") == "There are no API keys to read with.\n"
     with pytest.raises(CommandError, match="There is no team ops-east"):
         refreshed("ops-east")
 

@@ -1,4 +1,4 @@
-"""What the commands share: one sentence for each mistake and nothing else on stderr, secrets from stdin only."""
+"""The base of all commands: an error is one line on stderr, and secrets come from stdin only."""
 
 import getpass
 import logging
@@ -19,16 +19,16 @@ from taskruns.services.people import accounts
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.user_errors import UserError
 
-# As any program that SIGPIPE ends.
+# The exit code of a program ended by SIGPIPE.
 READER_GONE = 128 + 13
-NO_DATABASE = "The database cannot be used. Look at DATABASE_URL, and run `manage.py migrate` if it is new."
+NO_DATABASE = "The database cannot be used. Check DATABASE_URL, and run `manage.py migrate` if the database is new."
 
 
 class PanelCommand(BaseCommand):
-    """Whatever a service refuses, and a call that is not right, is one sentence on stderr and exit 1."""
+    """Turn each error of a service or of the command line into one line on stderr and exit 1."""
 
     misuse_exit = 1
-    _called_from_command_line: bool  # Django's own; its stubs do not know it
+    _called_from_command_line: bool  # set by Django; missing in its type stubs
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
@@ -45,41 +45,41 @@ class PanelCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
             with _quiet_log(is_quiet=options["verbosity"] < 2):
-                said = super().execute(*args, **options)
+                output = super().execute(*args, **options)
             self.stdout.flush()
         except UserError as error:
             raise CommandError(error.sentence) from None
         except (DatabaseError, OutcomeNotWritten) as error:
             raise CommandError(NO_DATABASE) from error
         except BrokenPipeError:
-            # Whoever read the output has enough. Python would complain once more when it empties its buffer.
+            # The reader closed the pipe. Without this, Python would print an error when it flushes its buffer at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(READER_GONE)
-        return said
+        return output
 
-    def said(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
         self.stdout.write(sentence)
 
     def progress(self, text: str) -> None:
-        """How far it is, over what was said before: on stderr, at a terminal only. Empty: it is over."""
+        """Overwrite the progress line on stderr, at a terminal only. An empty text ends the line."""
         if self.stderr.isatty():
             self.stderr.write(f"\r{text}" if text else "", ending="" if text else "\n")
             self.stderr.flush()
 
 
 def _sentence_of(message: str) -> str:
-    """argparse's words without the values that were given: one may be a secret in the wrong place."""
+    """argparse's message without the given values: one may be a secret in the wrong place."""
     if message.startswith("unrecognized arguments: "):
         options = re.findall(r"(?<!\S)--?[A-Za-z][\w-]*", message)
-        message = f"there is no option {', '.join(options)} here" if options else "there are too many arguments"
+        message = f"unknown option {', '.join(options)}" if options else "too many arguments"
     message = re.sub(r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL)
     message = re.sub(r"^argument ([^:]+): ", r"\1: ", message)
-    return f"{message[:1].upper()}{message[1:]}. Add --help to see how it is called."
+    return f"{message[:1].upper()}{message[1:]}. Add --help to see the usage."
 
 
 @contextmanager
 def _quiet_log(*, is_quiet: bool) -> Iterator[None]:
-    """Keep the log's lines off a person's terminal, but for errors."""
+    """Keep log lines below ERROR off a person's terminal."""
     before = logging.root.manager.disable
     if is_quiet:
         logging.disable(logging.WARNING)
@@ -91,45 +91,49 @@ def _quiet_log(*, is_quiet: bool) -> Iterator[None]:
 
 @sensitive_variables()
 def secret_from_stdin(what: str) -> str:
-    """The first line of stdin without its line end. At a terminal it is asked for and not shown."""
+    """The first line of stdin without its line end. At a terminal, prompt for it without echo."""
     if sys.stdin.isatty():
         return getpass.getpass(f"{what}: ")
     try:
         secret = sys.stdin.readline().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise CommandError(f"The {what} on stdin is not UTF-8 text.") from None
+        raise CommandError(f"The {what} on stdin is not UTF-8 text. Send it as UTF-8.") from None
     if not secret:
-        raise CommandError(f"There is no {what} on stdin: its first line is empty.")
+        raise CommandError(f"There is no {what} on stdin: its first line is empty. Send it as line 1.")
     return secret
 
 
 def team_called(slug: str) -> Team:
     team = Team.objects.filter(slug=slug).first()
     if team is None:
-        raise CommandError(f"There is no team {slug}.")
+        raise no_team(slug)
     if team.archived_at is not None:
-        raise CommandError(f"The team {slug} is archived: nothing in it can be changed any more.")
+        raise CommandError(f"The team {slug} is archived: it can no longer be changed. Use an active team.")
     return team
+
+
+def no_team(slug: str, *, returncode: int = 1) -> CommandError:
+    return CommandError(f"There is no team {slug}. Check the slug in the team's URL.", returncode=returncode)
 
 
 def person_called(email: str) -> User:
     person = accounts.find_person(email)
     if person is None:
-        raise CommandError(f"There is no person {accounts.clean_email(email)}.")
+        raise CommandError(f"There is no account {accounts.clean_email(email)}. Check the email address.")
     return person
 
 
 @sensitive_variables("password")
 def person_or_new(email: str, *, create: bool, password_stdin: bool, by: Actor) -> tuple[User, bool]:
-    """The person, and whether the account was made just now. A known person's password is neither read nor changed."""
+    """The person, and whether the account is new. An existing account's password is neither read nor changed."""
     person = accounts.find_person(email)
     if person is not None:
         return person, False
     if not create:
         raise CommandError(
-            f"There is no person {accounts.clean_email(email)}. Make the account with --create --password-stdin."
+            f"There is no account {accounts.clean_email(email)}. Create it with --create --password-stdin."
         )
     if not password_stdin:
-        raise CommandError("A new account needs a password: give --password-stdin and the password on stdin.")
+        raise CommandError("A new account needs a password. Add --password-stdin and send the password on stdin.")
     password = secret_from_stdin("password")
     return accounts.create_person(email, password=password, by=by), True

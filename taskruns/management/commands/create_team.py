@@ -10,16 +10,16 @@ from ._base import PanelCommand
 
 
 class Command(PanelCommand):
-    help = "Make a team. The same call twice changes nothing."
+    help = "Create a team. Running it again changes nothing."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name")
-        parser.add_argument("--slug", help="the team's part of every address; made of the name without it")
+        parser.add_argument("--slug", help="the team's part of its URLs; derived from the name by default")
 
     def handle(self, *_args: Any, name: str, slug: str | None, **_options: Any) -> None:
         try:
             team = teams.create_team(name, slug=slug, by=Actor.command())
         except TeamExists as known:
-            self.said(f"The team {known.team.slug} is there already.")
+            self.say(f"Team {known.team.slug} already exists. Nothing changed.")
         else:
-            self.said(f"The team {team.slug} is made.")
+            self.say(f"Team {team.slug} created.")

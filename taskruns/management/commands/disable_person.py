@@ -9,7 +9,7 @@ from ._base import PanelCommand, person_called
 
 
 class Command(PanelCommand):
-    help = "Bar a person from signing in, and end all their sessions."
+    help = "Disable a person's account: they cannot sign in, and all their sessions end."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email")
@@ -17,4 +17,4 @@ class Command(PanelCommand):
     def handle(self, *_args: Any, email: str, **_options: Any) -> None:
         person = person_called(email)
         changed = accounts.disable_person(person, by=Actor.command())
-        self.said(f"{person.email} is {'now' if changed else 'already'} disabled.")
+        self.say(f"{person.email} is {'now' if changed else 'already'} disabled.")

@@ -11,21 +11,22 @@ from ._base import PanelCommand
 
 
 class Command(PanelCommand):
-    help = "Encrypt all stored secrets with the newest of ENCRYPTION_KEYS. Afterwards the older ones can be taken out."
+    help = "Encrypt all stored secrets with the newest of ENCRYPTION_KEYS. Then the older keys can be removed."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         newest = Ring(settings.ENCRYPTION_KEYS).newest
         reports = reencrypt(by=Actor.command(), progress=self._progress)
         self.progress("")
         for name, report in reports.items():
-            self.said(f"{name}: {report.done} encrypted again with ring key {newest}.")
+            self.say(f"{name}: {report.done} re-encrypted with ring key {newest}.")
         unreadable = sum(report.unreadable for report in reports.values())
         if unreadable:
+            secrets = "secret" if unreadable == 1 else "secrets"
             raise CommandError(
-                f"{unreadable} could not be opened with any of ENCRYPTION_KEYS. Put the missing ring key back and run "
-                "this again, or replace or revoke them."
+                f"{unreadable} {secrets} cannot be decrypted with any of ENCRYPTION_KEYS. Add the missing ring key and "
+                "run this command again, or replace or revoke those secrets."
             )
-        self.said(f"All is encrypted with ring key {newest}: the others can be taken out of ENCRYPTION_KEYS.")
+        self.say(f"All secrets use ring key {newest}. You can remove the other keys from ENCRYPTION_KEYS.")
 
     def _progress(self, name: str, so_far: Report, total: int) -> None:
         self.progress(f"{name}: {so_far.done + so_far.unreadable} of {total}")

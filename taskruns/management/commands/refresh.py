@@ -4,32 +4,32 @@ from django.core.management.base import CommandError, CommandParser
 
 from taskruns import jobs
 from taskruns.audit import Actor
-from taskruns.management.commands._base import PanelCommand
+from taskruns.management.commands._base import PanelCommand, no_team
 from taskruns.models import Credential, Team
 from taskruns.pages.credentials import first_contacts
 from taskruns.services import mirror, stops
 
 
 class Command(PanelCommand):
-    help = "Read Arize now, one round with every key (of one team). Exit 1 if a key failed."
+    help = "Read from Arize now: one round with every API key, or with those of one team. Exit 1 if a key failed."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("team", nargs="?", help="the team's slug; all teams without it")
+        parser.add_argument("team", nargs="?", help="the team's slug; all teams by default")
 
     def handle(self, *_args: Any, team: str | None, **_options: Any) -> None:
         keys = Credential.objects.live().select_related("team").order_by("team__slug", "name")
         if team is not None:
             if not Team.objects.active().filter(slug=team).exists():
-                raise CommandError(f"There is no team {team}.")
+                raise no_team(team)
             keys = keys.filter(team__slug=team)
         problems = [problem for key in keys if (problem := self._round(key))]
         if not keys:
-            self.stdout.write("No keys to read with.")
+            self.stdout.write("There are no API keys to read with.")
         if problems:
-            raise CommandError(f"{len(problems)} of {len(keys)} keys failed: {' '.join(problems)}")
+            raise CommandError(f"{len(problems)} of {len(keys)} API keys failed: {' '.join(problems)}")
 
     def _round(self, key: Credential) -> str:
-        """What went wrong, with the name of the key; empty: nothing."""
+        """The problem with the name of the key, or "" if there was none."""
         report = mirror.refresh(key.pk, force=True, by=Actor.command())
         if report is None:
             return ""
@@ -39,11 +39,11 @@ class Command(PanelCommand):
         key.refresh_from_db()
         for contact in first_contacts([key]):
             if contact.is_listed:
-                self.stdout.write(f"{contact.text} The worker goes on.")
+                self.stdout.write(f"{contact.text} The worker continues.")
         return f"{key.team.slug} / {key.name}: {report.problem}" if report.problem else ""
 
     def _hold(self, key: Credential) -> None:
         batch = stops.hold_of(key.pk)
         if batch is not None:
             jobs.wake_batch(batch.pk)
-            self.stdout.write(f"An emergency stop holds {key.team.slug}: new runs are being cancelled.")
+            self.stdout.write(f"An emergency stop is active in {key.team.slug}: new runs are being cancelled.")

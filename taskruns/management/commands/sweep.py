@@ -6,7 +6,7 @@ from taskruns.services import cancellations, credentials, triggers
 
 
 class Command(PanelCommand):
-    help = "Close open and unknown cancellations whose end can be found out now, and what a crash left open."
+    help = "Close open or unknown cancellations whose outcome is now known, and what a crash left open."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         started = triggers.sweep(by=Actor.command())

@@ -9,26 +9,26 @@ from django.db import DatabaseError
 
 from taskruns.audit import Actor
 from taskruns.audit.record import SITE_CHAIN, chain_of
-from taskruns.management.commands._base import PanelCommand
+from taskruns.management.commands._base import PanelCommand, no_team
 from taskruns.models import Team
 from taskruns.services import audit
 
 COULD_NOT_RUN = 2
-NO_DATABASE = "The log cannot be read, or the verification cannot be recorded."
+NO_DATABASE = "The log cannot be read, or the verification cannot be recorded. Check the database, then run this again."
 
 
 class Command(PanelCommand):
     misuse_exit = COULD_NOT_RUN
-    help = "Walk the audit log and tell whether anybody has touched it. Exit 0 clean, 1 faults, 2 could not run."
+    help = "Verify that the audit log was not tampered with. Exit code: 0 clean, 1 faults, 2 could not run."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--chain", help="a team's slug, or site; all chains without it")
+        parser.add_argument("--chain", help="a team's slug, or site; all chains by default")
         parser.add_argument(
-            "--anchors", type=Path, help="a copy of the anchors kept outside the database, instead of AUDIT_ANCHOR_FILE"
+            "--anchors", type=Path, help="a file of anchors kept outside the database, instead of AUDIT_ANCHOR_FILE"
         )
 
     def handle(self, *_args: Any, chain: str | None, anchors: Path | None, **_options: Any) -> None:
-        # A walk makes millions of objects and no circles of them: to look for circles takes a fifth of the time.
+        # Verification makes millions of objects and no reference cycles. Looking for cycles costs a fifth of the time.
         gc.disable()
         try:
             report = self._report(chain, anchors)
@@ -36,20 +36,20 @@ class Command(PanelCommand):
             gc.enable()
         self.progress("")
         for name, rows in report.rows_of.items():
-            self.said(f"{name}: {rows} rows, {report.anchors_of[name]} anchors checked")
+            self.say(f"{name}: {rows} rows, {report.anchors_of[name]} anchors checked")
         for note in report.notes:
-            self.said(f"note: {note}")
+            self.say(f"note: {note}")
         if not report.compared:
-            self.said("not compared with anchors outside the database: a cut tail or a recomputed chain may be missed")
-        self.said(f"{report.fault_count} faults" if report.fault_count else "clean")
+            self.say("not checked against external anchors: a truncated or recomputed chain may go unnoticed")
+        self.say(f"{report.fault_count} faults" if report.fault_count else "clean")
         if report.fault_count:
             sys.exit(1)
 
     def _report(self, chain: str | None, anchors: Path | None) -> audit.Report:
-        """Whatever stops the walk is one sentence and exit 2, never a stack: exit 1 means faults."""
+        """Turn every error into one line and exit 2, never a traceback: exit 1 means faults."""
         try:
             return audit.verify(
-                by=Actor.command(), chain=_chain(chain), anchors=anchors, progress=self._progress, found=self.said
+                by=Actor.command(), chain=_chain(chain), anchors=anchors, progress=self._progress, found=self.say
             )
         except audit.NoAnchors as error:
             sentence = str(error)
@@ -60,7 +60,7 @@ class Command(PanelCommand):
         except ImproperlyConfigured as error:
             sentence = str(error)
         except Exception as error:  # noqa: BLE001 - see above
-            sentence = f"The verification broke off: {error!a}"
+            sentence = f"The verification stopped with an unexpected error, so the log was not fully checked: {error!a}"
         raise CommandError(sentence, returncode=COULD_NOT_RUN) from None
 
     def _progress(self, so_far: audit.Report) -> None:
@@ -72,5 +72,5 @@ def _chain(name: str | None) -> str | None:
         return name
     team = Team.objects.filter(slug=name).first()
     if team is None:
-        raise CommandError(f"There is no team {name}.", returncode=COULD_NOT_RUN)
+        raise no_team(name, returncode=COULD_NOT_RUN)
     return chain_of(team.pk)

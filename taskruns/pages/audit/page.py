@@ -1,10 +1,9 @@
-"""The log as people read it: newest first, the rows of one operation together.
+"""The audit log page: newest first, the rows of one operation grouped together.
 
-An operation stands at the place of its oldest row that the filter lets through. That place never changes, whatever is
-written later, so pages neither skip nor repeat. A page walks down by the rows' keys: along the rows of one run, person,
-request or event where it is asked for, else along the chain. What the other filters want has no index (the log is
-written far more often than it is searched), so one request looks at WALK rows at most and says how far it came; a time
-leads straight to its place.
+A group is placed by its oldest row that matches the filter. That place does not change when rows are added, so pages
+neither skip nor repeat a group. A page scans down by primary key: the rows of one request, run, person or event if
+filtered by it, else the chain. Other filters have no index, because the log is written far more often than searched.
+One request therefore scans at most SCAN_LIMIT rows and says how far it got. A date filter seeks straight to its place.
 """
 
 from collections import defaultdict
@@ -24,28 +23,28 @@ from taskruns.services.audit.row_stream import read_events
 from .rows import AuditFilters, AuditGroup, AuditPage, IdFilter, audit_group
 
 PAGE = 50
-WALK = 1_000
-# Rows that a page looks further than a time says, should the clock have been set back.
+SCAN_LIMIT = 1_000  # rows
+# Rows scanned beyond a date filter's bound, in case the clock was set back.
 SLACK = 1_000
 _IDS = {
-    "run": "Run id",
-    "task": "Task id",
-    "actor": "Person (panel id)",
-    "key": "Key (panel id)",
-    "batch": "Batch id",
-    "request": "Request id",
+    "run": "Run ID",
+    "task": "Task ID",
+    "actor": "Person ID",
+    "key": "API key ID",
+    "batch": "Bulk cancel ID",
+    "request": "Request ID",
 }
-# Filters with an index of their own, the one that leaves the fewest rows first.
-_LANES = {"request": "request_id", "run": "run_id", "actor": "actor_id", "event": "event"}
+# Filters with an index, the most selective first.
+_INDEXED = {"request": "request_id", "run": "run_id", "actor": "actor_id", "event": "event"}
 EVENTS = frozenset(event.value for event in EventType)
 OUTCOMES = frozenset(outcome for outcomes in CATALOGUE.values() for outcome in outcomes)
 
 
 def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
-    """One page of a team's log; for None of all logs, the site's and every team's."""
+    """One page of a team's log, or for None of the site's and all teams' logs."""
     scope = AuditEvent.objects.filter(chain=chain_of(team.pk)) if team else AuditEvent.objects.all()
     top = _top(scope, wanted)
-    rows, bottom = _rows_to_look_at(scope, team, wanted, top)
+    rows, bottom = _rows_to_scan(scope, team, wanted, top)
     found = read_events(_oldest_of_each(matching(rows, wanted), wanted).order_by("-pk")[: PAGE + 1])
     is_full = len(found) > PAGE
     further = _has_more(scope, wanted, bottom)
@@ -60,12 +59,12 @@ def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
         query=wanted.query(),
         first_url=url + wanted.query() if wanted.before is not None else "",
         next_url=url + wanted.query(before=more) if more is not None else "",
-        walked=WALK if further and not is_full else 0,
+        scanned=SCAN_LIMIT if further and not is_full else 0,
     )
 
 
 def _top(scope: QuerySet[AuditEvent], wanted: AuditFilter) -> int:
-    """The key that the page stands below."""
+    """The primary key below which the page starts."""
     tops = [wanted.before if wanted.before is not None else _first_key(scope.order_by("-pk"), 0) + 1]
     if wanted.until is not None:
         until = scope.filter(at__lt=wanted.until).order_by("-at", "-pk")
@@ -73,30 +72,30 @@ def _top(scope: QuerySet[AuditEvent], wanted: AuditFilter) -> int:
     return min(tops)
 
 
-def _rows_to_look_at(
+def _rows_to_scan(
     scope: QuerySet[AuditEvent], team: Team | None, wanted: AuditFilter, top: int
 ) -> tuple[QuerySet[AuditEvent], int]:
-    """At most WALK rows, and the lowest of their keys; 0 where nothing lies below.
+    """At most SCAN_LIMIT rows, and the lowest of their keys, or 0 if there are none below.
 
-    As many queries for a short log as for a long one.
+    The number of queries does not depend on the length of the log.
     """
     below = scope.filter(pk__lt=top)
     if not wanted.is_set:
         return below, 0
-    # Counted, because keys have gaps where a transaction was undone.
-    bottom = next(iter(below.order_by("-pk").values_list("pk", flat=True)[WALK - 1 : WALK]), 0)
-    name = next((name for name in _LANES if getattr(wanted, name)), None)
+    # Count rows instead of subtracting keys: rolled-back transactions leave gaps in the keys.
+    bottom = next(iter(below.order_by("-pk").values_list("pk", flat=True)[SCAN_LIMIT - 1 : SCAN_LIMIT]), 0)
+    name = next((name for name in _INDEXED if getattr(wanted, name)), None)
     if name is not None:
-        lane = AuditEvent.objects.filter(**{_LANES[name]: getattr(wanted, name)}, pk__lt=top).order_by("-pk")
-        keys = list(lane.values_list("pk", flat=True)[:WALK])
-        # A common event is met along the team's own chain sooner than among those of all teams.
-        if len(keys) < WALK or name != "event" or team is None:
-            return scope.filter(pk__in=keys), keys[-1] if len(keys) == WALK else 0
+        indexed = AuditEvent.objects.filter(**{_INDEXED[name]: getattr(wanted, name)}, pk__lt=top).order_by("-pk")
+        keys = list(indexed.values_list("pk", flat=True)[:SCAN_LIMIT])
+        # A common event of one team is found sooner in the team's chain than among all teams' rows of that event.
+        if len(keys) < SCAN_LIMIT or name != "event" or team is None:
+            return scope.filter(pk__in=keys), keys[-1] if len(keys) == SCAN_LIMIT else 0
     return below.filter(pk__gte=bottom), bottom
 
 
 def _has_more(scope: QuerySet[AuditEvent], wanted: AuditFilter, bottom: int) -> bool:
-    """Whether anything that could match lies below the rows that were looked at."""
+    """Whether any row below the scanned ones could match."""
     is_any = scope.filter(pk__lt=bottom).exists()
     if wanted.since is None:
         return is_any
@@ -115,7 +114,7 @@ def _oldest_of_each(events: QuerySet[AuditEvent], wanted: AuditFilter) -> QueryS
 
 
 def _groups(found: list[AuditEvent], team: Team | None) -> tuple[AuditGroup, ...]:
-    """Each row with the other rows of its operation, oldest first, also those that the filter hides."""
+    """Each row with all rows of its operation, oldest first, including those that do not match the filter."""
     operations = {event.operation_id for event in found if isinstance(event.operation_id, UUID)}
     rows: dict[tuple[str, UUID | None], list[AuditEvent]] = defaultdict(list)
     for row in read_events(AuditEvent.objects.filter(operation_id__in=operations).order_by("pk")):

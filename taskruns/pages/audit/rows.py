@@ -1,4 +1,4 @@
-"""The audit log in sentences, with the codes beside them."""
+"""The audit log as shown on pages: sentences for people, with the codes beside them."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from taskruns.pages.values import Link, Moment
 
 from .sentences import sentence
 
-DAMAGED = "This entry cannot be read: somebody has changed it in the database. Below it is as it is stored."
+DAMAGED = "This entry cannot be read because it was changed in the database. Its stored values are below."
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One row: the sentence for people, the codes for those who compare. `tone` marks what should stand out."""
+    """One row: a sentence for people, and the stored codes. `tone` highlights rows that need attention."""
 
     id: int
     seq: int
@@ -26,7 +26,7 @@ class AuditRow:
     outcome: str
     tone: str
     actor: str
-    actor_id: str  # of a person
+    actor_id: str  # empty unless the actor is a person
     role: str
     reason: str
     run: str
@@ -36,7 +36,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditGroup:
-    """One operation: what was asked and how it ended, oldest row first. A single act is a group of one row."""
+    """The rows of one operation, oldest first: the request and its outcome. A single action is a group of one row."""
 
     rows: tuple[AuditRow, ...]
     team: Link | None
@@ -47,7 +47,7 @@ class AuditGroup:
 
     @property
     def outcome(self) -> str:
-        """How it ended, as far as it has."""
+        """The outcome so far: that of the newest row."""
         return self.rows[-1].outcome
 
 
@@ -60,7 +60,7 @@ class IdFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilters:
-    """`chosen`: name -> value as in the query string; `ids`: the filters that are ids, as fields of a form."""
+    """`chosen`: name -> value as in the query string. `ids`: the filters for ids, as form fields."""
 
     chosen: dict[str, str]
     ids: tuple[IdFilter, ...]
@@ -75,7 +75,7 @@ class AuditFilters:
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """One page of a team's log (or, without a team, of all). `walked`: rows looked at in vain before giving up."""
+    """One page of a team's log, or without a team of all logs. `scanned`: rows scanned if the page is incomplete."""
 
     team: str
     slug: str
@@ -85,13 +85,13 @@ class AuditPage:
     query: str
     first_url: str
     next_url: str
-    walked: int
+    scanned: int
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationView:
-    """One verification: `result` is running, clean, faults or broken off; `percent` while it runs; `compared`: with
-    the anchors outside the database.
+    """One verification. `result` is running, clean, faults or broken off. `percent` is the progress while it runs.
+    `compared`: whether it was checked against external anchors.
     """
 
     result: str
@@ -124,8 +124,9 @@ def verification_view(asked: AuditVerification) -> VerificationView:
 
 def alarm_of(failed: AuditVerification) -> str:
     if failed.result == AuditVerification.Result.FAULTS:
-        return f"The last verification of the audit log found {failed.fault_count} faults."
-    return "The last verification of the audit log was broken off: whether it is whole is not known."
+        faults = "1 fault" if failed.fault_count == 1 else f"{failed.fault_count} faults"
+        return f"The last verification of the audit log found {faults}. The log may have been tampered with."
+    return "The last verification of the audit log did not finish. Tampering cannot be ruled out until one does."
 
 
 _TONES = {"denied": "error", "failed": "error", "throttled": "error"}
@@ -170,7 +171,7 @@ def _tone(event: AuditEvent) -> str:
 
 
 def _damaged_row(event: AuditEvent) -> AuditRow:
-    """Everything as it is stored, and nothing of it taken at its word."""
+    """Show the raw stored values and trust none of them."""
     stored = {field.attname: getattr(event, field.attname) for field in event._meta.concrete_fields}
     return AuditRow(
         id=event.pk,
@@ -204,7 +205,7 @@ def _target(event: AuditEvent, slug: str) -> Link | None:
 
 
 def _all_fields(event: AuditEvent) -> tuple[tuple[str, str], ...]:
-    """Every stored column that holds something, by its own name."""
+    """Every stored column that is not empty, under its own name."""
     names = [field.attname for field in event._meta.concrete_fields if field.attname != "id"]
     shown = [(name, getattr(event, name)) for name in names if name != "details"]
     flat = [(f"details.{key}", value) for key, value in sorted(event.details.items())]

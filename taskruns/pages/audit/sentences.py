@@ -1,68 +1,68 @@
-"""What each row of the audit log says to people."""
+"""The sentence that describes each row of the audit log."""
 
 from taskruns.models import TRIGGER_FACTS, AuditEvent, Outcome
 from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 
-# {who} did {what}: a sentence for every event and outcome of the catalogue; `""` is the fallback of an event.
-# Those of what Arize was asked stand in `pages/outcomes.py`.
+# Event -> outcome -> sentence, for the whole catalogue. The outcome "" is the event's default.
+# The sentences for the results of cancels and triggers are in `pages/outcomes.py`.
 SENTENCES: dict[str, dict[str, str]] = {
     "run.cancel": {
         "requested": "{who} asked to cancel run {run} of task {target}",
         **{it.value: CANCEL_WORDS[it].log for it in Outcome if it.value},
-        "denied": "{who} tried to cancel a run without the right to: {target}",
+        "denied": "{who} tried to cancel a run without permission: {target}",
     },
     "run.cancel_many": {
-        "requested": "{who} asked to cancel many runs",
-        "finished": "The cancel of many runs is finished",
-        "aborted": "{who} aborted the cancel of many runs",
-        "denied": "{who} tried to cancel many runs without the right to",
+        "requested": "{who} started a bulk cancel",
+        "finished": "The bulk cancel finished",
+        "aborted": "{who} stopped the bulk cancel",
+        "denied": "{who} tried to start a bulk cancel without permission",
     },
     "run.trigger": {
         "requested": "{who} asked to start a run of task {target}",
         **{it.value: TRIGGER_WORDS[it].log for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
-        "denied": "{who} tried to start a run without the right to: {target}",
+        "denied": "{who} tried to start a run without permission: {target}",
     },
     "run.export": {"": "{who} exported the list of runs"},
     "stop.pull": {"": "{who} pulled the emergency stop"},
     "stop.lift": {"": "{who} lifted the emergency stop"},
-    "stop.expire": {"": "The emergency stop ended by itself"},
-    "credential.add": {"": "{who} added the key {target}"},
-    "credential.replace": {"": "{who} replaced the key {target}"},
+    "stop.expire": {"": "The emergency stop expired"},
+    "credential.add": {"": "{who} added the API key {target}"},
+    "credential.replace": {"": "{who} replaced the API key {target}"},
     "credential.test": {
-        "requested": "{who} started a test of the key {target}",
-        "ok": "{who} tested the key {target}: it works",
-        "": "{who} tested the key {target}: it failed",
+        "requested": "{who} started a test of the API key {target}",
+        "ok": "{who} tested the API key {target}: it works",
+        "": "{who} tested the API key {target}: the test failed",
     },
-    "credential.revoke": {"": "{who} revoked the key {target}"},
-    "credential.failing": {"": "Arize rejects the key {target}"},
-    "credential.expiring": {"": "The key {target} expires soon"},
+    "credential.revoke": {"": "{who} revoked the API key {target}"},
+    "credential.failing": {"": "Arize rejected the API key {target}"},
+    "credential.expiring": {"": "The API key {target} expires soon"},
     "member.add": {"": "{who} added {target} to the team"},
     "member.change_role": {"": "{who} changed the role of {target}"},
     "member.remove": {"": "{who} removed {target} from the team"},
     "invitation.create": {"": "{who} invited {target}"},
     "invitation.accept": {"": "{who} accepted the invitation"},
-    "invitation.revoke": {"": "{who} took back the invitation of {target}"},
+    "invitation.revoke": {"": "{who} revoked the invitation of {target}"},
     "team.create": {"": "{who} created the team {target}"},
     "team.change": {"": "{who} changed the team {target}"},
     "team.archive": {"": "{who} archived the team {target}"},
     "view.save": {"": "{who} saved the view {target}"},
     "view.delete": {"": "{who} deleted the view {target}"},
-    "person.create": {"": "{who} created the person {target}"},
-    "person.disable": {"": "{who} disabled {target}"},
-    "person.enable": {"": "{who} let {target} in again"},
+    "person.create": {"": "{who} created the account {target}"},
+    "person.disable": {"": "{who} disabled the account {target}"},
+    "person.enable": {"": "{who} enabled the account {target}"},
     "person.grant": {"": "{who} changed the site role of {target}"},
     "person.reset": {"": "{who} reset the sign-in of {target}"},
     "profile.change": {"": "{who} changed their profile"},
-    "access.denied": {"": "{who} was refused: {target}"},
+    "access.denied": {"": "{who} was refused access: {target}"},
     "auth.sign_in": {
         "done": "{who} signed in",
-        "failed": "A sign-in failed: {target}",
-        "throttled": "Sign-ins were throttled: {target}",
+        "failed": "Failed sign-in: {target}",
+        "throttled": "Too many sign-in attempts: {target}",
     },
     "auth.sign_out": {"": "{who} signed out"},
     "auth.password_change": {
         "": "{who} changed their password",
-        "denied": "{who} tried to change their password and was refused{why}",
+        "denied": "{who} could not change their password{why}",
     },
     "auth.mfa_add": {"": "{who} added a second factor"},
     "auth.mfa_remove": {"": "{who} removed a second factor"},
@@ -70,43 +70,43 @@ SENTENCES: dict[str, dict[str, str]] = {
     "audit.read": {"": "{who} read the audit log"},
     "audit.export": {"": "{who} exported the audit log"},
     "audit.verify": {
-        "ok": "{who} verified the audit log: it is whole",
-        "": "{who} verified the audit log: it has faults",
+        "ok": "{who} verified the audit log: no tampering found",
+        "": "{who} verified the audit log: faults found",
     },
-    "encryption.reencrypt": {"": "{who} re-encrypted the keys"},
+    "encryption.reencrypt": {"": "{who} re-encrypted the stored secrets"},
 }
-# What a row without a target speaks of: a login that nobody here has is not kept.
-_NAMELESS = {"auth.sign_in": "of nobody known here"}
+# Shown instead of an empty target. A login that no account has is not stored.
+_NO_TARGET = {"auth.sign_in": "unknown account"}
 
 
 def sentence(event: AuditEvent) -> str:
-    words = SENTENCES[event.event]
-    who = event.actor_label or ("Somebody" if event.actor_type == "anonymous" else event.actor_type)
+    sentences = SENTENCES[event.event]
+    who = event.actor_label or ("Someone" if event.actor_type == "anonymous" else event.actor_type)
     if event.actor_type == "anonymous" and "left_out" in event.details:
         more = event.details["left_out"]
-        return f"{more} more {'try' if more == 1 else 'tries'} like the one before, from {event.ip or 'nowhere'}"
-    if event.outcome == "denied" and "denied" not in words:
+        return f"{more} more attempt{'' if more == 1 else 's'} of the same kind from {event.ip or 'an unknown address'}"
+    if event.outcome == "denied" and "denied" not in sentences:
         return _refusal(event, who)
-    told = _TOLD_BY_DETAILS.get((event.event, event.outcome, _detail(event))) or words.get(event.outcome)
-    return (told or words.get("", "")).format(
+    chosen = _BY_DETAIL.get((event.event, event.outcome, _detail(event))) or sentences.get(event.outcome)
+    return (chosen or sentences.get("", "")).format(
         who=who,
-        target=event.target_label or event.target_id or _NAMELESS.get(event.event, ""),
+        target=event.target_label or event.target_id or _NO_TARGET.get(event.event, ""),
         run=event.run_id,
         why=f": {event.details['why']}" if event.details.get("why") else "",
     )
 
 
-# What one event and outcome means depends on a detail: whether it was again, and why.
-_TOLD_BY_DETAILS = {
-    ("auth.sign_in", "done", "again"): "{who} confirmed who they are",
-    ("auth.sign_in", "failed", "again"): "{who} was asked who they are, and gave a wrong answer",
-    ("auth.sign_in", "throttled", "again"): "{who} was asked who they are, and tried too often",
-    ("auth.sign_in", "failed", "second factor"): "A second factor was wrong: {target}",
-    ("auth.sign_in", "failed", "code used before"): "A code was used a second time: {target}",
-    ("auth.sign_in", "failed", "passkey"): "A passkey was wrong: {target}",
-    ("credential.test", "failed", "interrupted"): "The test of the key {target} was interrupted: its result is unknown",
-    ("auth.session_end", "done", "idle"): "A session of {target} ended: nobody had worked in it for long",
-    ("auth.session_end", "done", "age"): "A session of {target} ended: it had lasted long enough",
+# (event, outcome, detail) -> sentence, where the meaning depends on a detail.
+_BY_DETAIL = {
+    ("auth.sign_in", "done", "again"): "{who} confirmed their identity",
+    ("auth.sign_in", "failed", "again"): "{who} failed to confirm their identity",
+    ("auth.sign_in", "throttled", "again"): "{who} tried too often to confirm their identity",
+    ("auth.sign_in", "failed", "second factor"): "Failed sign-in, wrong second factor: {target}",
+    ("auth.sign_in", "failed", "code used before"): "Failed sign-in, code already used: {target}",
+    ("auth.sign_in", "failed", "passkey"): "Failed sign-in, wrong passkey: {target}",
+    ("credential.test", "failed", "interrupted"): "The test of the API key {target} was interrupted: result unknown",
+    ("auth.session_end", "done", "idle"): "A session of {target} ended: it was idle too long",
+    ("auth.session_end", "done", "age"): "A session of {target} ended: it reached its maximum age",
 }
 
 
@@ -115,7 +115,7 @@ def _detail(event: AuditEvent) -> str:
 
 
 def _refusal(event: AuditEvent, who: str) -> str:
-    """`target` of a refusal is the page that was asked for."""
-    what = "" if event.event == "access.denied" else f" {event.event}"
+    """The `target` of a refused attempt is the requested page."""
+    what = " access" if event.event == "access.denied" else f" {event.event}"
     why = f" ({event.details['why']})" if event.details.get("why") else ""
     return f"{who} was refused{what}: {event.details.get('path') or event.target_label or event.target_id}{why}"

@@ -1,13 +1,13 @@
-"""What is recorded about those who come and read the log, its export, and its verification."""
+"""The audit log: sign-ins and refused attempts, reading and export, verification."""
 
 from .anchor_file import NoAnchors
 from .denials import (
     Attempt,
     record_denial,
     record_failed_sign_in,
-    record_left_out,
     record_sign_in,
     record_sign_out,
+    record_suppressed,
 )
 from .export import csv_lines, export, jsonl_lines, record_reading
 from .verification import Report
@@ -23,10 +23,10 @@ __all__ = [
     "latest_failed",
     "record_denial",
     "record_failed_sign_in",
-    "record_left_out",
     "record_reading",
     "record_sign_in",
     "record_sign_out",
+    "record_suppressed",
     "run_verification",
     "stalled",
     "start_verification",

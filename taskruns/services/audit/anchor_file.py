@@ -1,7 +1,7 @@
-"""Anchors from a copy outside the database, as AUDIT_ANCHOR_FILE has them: of many chains, in any order, often twice.
+"""Reading anchors from a file outside the database: many chains, in any order, some lines twice.
 
-They are sorted in a temporary file, so that memory does not grow with the copy. A full disk or a crash may have left
-torn lines in the file: they are reported by number, and the other lines count.
+Anchors are sorted in a temporary file, so memory use does not grow with the file. A full disk or a crash may leave
+partial lines: they are reported by number and the other lines still count.
 """
 
 import json
@@ -17,17 +17,17 @@ REPORT_EVERY = 10_000  # lines
 
 
 class NoAnchors(Exception):
-    """The file cannot be read, or holds no anchors that were asked for: the text says which."""
+    """The file cannot be read, or has no anchors of the requested chain. The text says which and what to do."""
 
 
 class AnchorFile:
-    """`torn`: the numbers of the first lines that are not anchors; `torn_count`: of all of them."""
+    """`torn`: the numbers of the first ten lines that are not anchors. `torn_count`: how many such lines there are."""
 
     def __init__(self, path: Path, *, progress: Callable[[], None] = lambda: None) -> None:
-        """Raises NoAnchors. `progress` is called now and then."""
+        """Raises NoAnchors. `progress` is called every REPORT_EVERY lines."""
         self.torn: list[int] = []
         self.torn_count, self.count = 0, 0
-        # "": a temporary file of SQLite's own, gone with the connection.
+        # "": a temporary file that SQLite deletes when the connection closes.
         self._sorted = sqlite3.connect("", check_same_thread=False)
         self._sorted.execute(
             "CREATE TABLE anchor (chain, seq INTEGER, text, PRIMARY KEY (chain, seq, text)) WITHOUT ROWID"
@@ -36,15 +36,17 @@ class AnchorFile:
             with path.open(encoding="utf-8", errors="replace") as lines:
                 self._read(lines, progress)
         except OSError as error:
-            raise NoAnchors(f"The file of anchors cannot be read: {error.strerror}.") from None
+            raise NoAnchors(
+                f"The anchor file cannot be read: {error.strerror}. Check its path and permissions."
+            ) from None
         if not self.count:
-            raise NoAnchors("The file of anchors holds no anchor at all.")
+            raise NoAnchors("The anchor file contains no anchors. Check its path.")
 
     def chains(self) -> set[str]:
         return {chain for (chain,) in self._sorted.execute("SELECT DISTINCT chain FROM anchor")}
 
     def of(self, chain: str) -> Iterator[Anchor]:
-        """In the order of their numbers."""
+        """The chain's anchors, by row number."""
         found = self._sorted.execute("SELECT text FROM anchor WHERE chain = ? ORDER BY seq, text", (chain,))
         return (json.loads(text) for (text,) in found)
 

@@ -1,4 +1,4 @@
-"""Sign-ins and refused attempts. Those of strangers are counted, so that none of them can fill the log."""
+"""Sign-ins and refused attempts. Anonymous attempts are counted, not listed, so that nobody can flood the log."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What was asked for: the page's name, its path without anything secret, and the ids that the path named."""
+    """A request: the page's name, its path without secrets, and the ids in the path."""
 
     page: str
     path: str
@@ -29,7 +29,7 @@ class Attempt:
     credential_id: UUID | None = None
 
     def target(self, team: Team | None) -> dict[str, Any]:
-        """The run, task or key that it was aimed at, if that is the team's; what is not stays hidden."""
+        """The run, task or credential named in the path if it belongs to the team, else the page."""
         named: dict[str, tuple[QuerySet[Any], UUID | None]] = {
             "run": (Run.objects.select_related("task"), self.run_id),
             "task": (Task.objects.all(), self.task_id),
@@ -49,7 +49,7 @@ class Attempt:
 def record_denial(
     event: EventType, attempt: Attempt, *, by: Actor, team: Team | None, why: str = "", target: Target | None = None
 ) -> None:
-    """A denial stays a denial even if it cannot be recorded, so a failing database is only reported."""
+    """Record a refused attempt. It stays refused if the database fails, so the failure is only logged."""
     details = attempt.details | ({"why": why} if why else {})
     try:
         if by.type == "anonymous":
@@ -64,7 +64,7 @@ def record_denial(
 
 
 def record_sign_in(person: User, *, again: bool = False, by: Actor) -> None:
-    """`again`: the person was signed in already, and has proved their identity once more."""
+    """`again`: the person was already signed in and confirmed their identity."""
     _record_person(EventType.AUTH_SIGN_IN, person, by=by, details={"again": True} if again else {})
 
 
@@ -73,10 +73,10 @@ def record_sign_out(person: User, *, by: Actor) -> None:
 
 
 def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor) -> None:
-    """`outcome` is failed or throttled. What was typed is kept only where it is the name of someone here.
+    """`outcome` is failed or throttled. The typed login is stored only if an account has it.
 
-    `why` is our own word for what was wrong, if it was not the password. Someone who is signed in and fails to prove
-    their identity once more is named each time: their session may have been taken over.
+    `why` is our own word for what was wrong, if it was not the password. A signed-in person who fails to confirm their
+    identity gets a row for every attempt: someone else may be using their session.
     """
     person = User.objects.filter(email__iexact=login.strip()).first() if login else None
     target = Target("person", str(person.pk), person.email) if person else None
@@ -96,7 +96,7 @@ def _record_person(event: EventType, person: User, *, by: Actor, details: dict[s
 def record_anonymous(
     event: EventType, outcome: str, *, by: Actor, target: Target | None = None, details: dict[str, Any] | None = None
 ) -> None:
-    """One row per event, address and minute; the others are counted, and recorded by `record_left_out()`."""
+    """Write one row per event, address and minute. Count the rest for `record_suppressed()`."""
     minute = timezone.now().replace(second=0, microsecond=0)
     tally = {"event": event.value, "outcome": outcome, "ip": by.ip[:45], "minute": minute}
     with transaction.atomic():
@@ -109,15 +109,15 @@ def record_anonymous(
         record(event, outcome, by=by, target=target, details=details)
 
 
-def record_left_out() -> int:
-    """Record how many attempts of past minutes had no row of their own. The number of rows written."""
+def record_suppressed() -> int:
+    """Record how many attempts of past minutes got no row of their own. Returns how many rows were written."""
     past = AnonymousTally.objects.filter(minute__lt=timezone.now() - MINUTE)
     return sum(_record_tally(tally) for tally in past)
 
 
 @transaction.atomic
 def _record_tally(tally: AnonymousTally) -> int:
-    # Deleting first: of two workers, one finds the row.
+    # Delete first: if two workers get here at once, only one finds the row.
     deleted, _ = AnonymousTally.objects.filter(pk=tally.pk).delete()
     if not deleted or not tally.left_out:
         return 0

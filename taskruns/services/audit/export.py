@@ -1,7 +1,7 @@
-"""Reading and exporting the log are acts themselves, recorded in the chain that is read.
+"""Exporting the log, and recording who reads or exports it, in the chain that is read.
 
-An export, as JSON lines that can be verified or as a table for people, is recorded before its first line leaves. It
-streams: memory does not grow with the log.
+An export is JSON Lines, which can be verified, or CSV for people. It is recorded before its first line is sent, and
+streamed, so memory use does not grow with the log.
 """
 
 import json
@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import anchor_moved
+from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.record import chain_of
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys
@@ -32,10 +32,10 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def record_reading(team: Team | None, *, by: Actor) -> None:
-    """Recorded once per person, chain and hour.
+    """Record that the person read the log, once per person, chain and hour.
 
-    The page of all teams (None) is a reading of the site's log: whoever sees it may read every chain, so one row there
-    is enough, and no team's log fills up with the readings of those who look after all.
+    The page of all teams (None) is recorded in the site's chain only. Its readers may read every chain anyway, and the
+    teams' logs do not fill up with visits of auditors.
     """
     mine = {"actor_id": by.id, "chain": chain_of(team.pk if team else None)}
     now = timezone.now()
@@ -43,7 +43,7 @@ def record_reading(team: Team | None, *, by: Actor) -> None:
     if known.filter(recorded_at__gt=now - READING_COUNTS_FOR).exists():
         return
     with transaction.atomic():
-        # Of two pages opened at once, one makes or moves the mark, and records.
+        # If two pages are opened at once, only one creates or updates the AuditReading and records the event.
         if known.filter(recorded_at__lte=now - READING_COUNTS_FOR).update(recorded_at=now) or _first(mine, now):
             record(EventType.AUDIT_READ, "done", by=by, team=team)
 
@@ -59,7 +59,7 @@ def _first(mine: dict[str, str], now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Its rows in order of their number, up to the row that records the export itself."""
+    """The rows by number, up to the row that records the export itself."""
 
     manifest: dict[str, Any]
     rows: QuerySet[AuditEvent]
@@ -67,12 +67,12 @@ class Export:
 
 
 def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | None = None) -> Export:
-    """Export the chain of a team, or the site's for None; with a filter only single rows of it can be checked."""
+    """Export a team's chain, or the site's for None. A filtered export can be verified only row by row."""
     filtered = wanted is not None and wanted.is_set
     with transaction.atomic():
         details = {"format": kind, "filtered": filtered}
         mark = record(EventType.AUDIT_EXPORT, "done", by=by, team=team, details=details)
-    anchor_moved()
+    anchor_changed()
     chain = AuditEvent.objects.filter(chain=mark.chain, seq__lte=mark.seq)
     rows = matching(chain, wanted) if wanted is not None else chain
     anchors = AuditAnchor.objects.filter(chain=mark.chain, seq__lte=mark.seq)
@@ -102,7 +102,7 @@ def jsonl_lines(wanted: Export) -> Iterator[str]:
 
 
 def _line(value: dict[str, Any]) -> str:
-    """Half a character, which only a changed row can hold, is escaped as JSON escapes it."""
+    """Encode as JSON. A lone surrogate, which only a row changed by hand can hold, is escaped."""
     return _encodable(_ENCODER.encode(value)) + "\n"
 
 
@@ -111,7 +111,7 @@ def _encodable(text: str) -> str:
 
 
 def csv_lines(wanted: Export) -> Iterator[str]:
-    """For people: the same columns in the same order; times in UTC."""
+    """CSV for people: the same columns in the same order, times in UTC."""
     yield csv_line(EVENT)
     for event in stream_values(wanted.rows, EVENT):
         yield csv_line([_cell(value) for value in event.values()])

@@ -1,4 +1,4 @@
-"""Which rows of the log a filter lets through."""
+"""Applying the filters of the audit page to the log."""
 
 from functools import reduce
 from operator import or_
@@ -13,7 +13,7 @@ from taskruns.models import AuditEvent
 
 
 def matching(events: QuerySet[AuditEvent], wanted: AuditFilter) -> QuerySet[AuditEvent]:
-    """The rows that every chosen filter lets through. A person is who has this id, or whose address holds the text."""
+    """The rows that match every chosen filter. `actor` is an exact id, `person` a part of an email address."""
     exact = {
         "event": wanted.event,
         "outcome": wanted.outcome,
@@ -31,14 +31,14 @@ def matching(events: QuerySet[AuditEvent], wanted: AuditFilter) -> QuerySet[Audi
     if wanted.person:
         events = events.filter(actor_label__icontains=wanted.person)
     if wanted.q:
-        words = ("target_label", "reason", "team_label", "actor_label")
-        whole = Q(run_id=wanted.q) | Q(task_id=wanted.q)
-        events = events.filter(reduce(or_, (Q((f"{name}__icontains", wanted.q)) for name in words), whole))
+        texts = ("target_label", "reason", "team_label", "actor_label")
+        ids = Q(run_id=wanted.q) | Q(task_id=wanted.q)
+        events = events.filter(reduce(or_, (Q((f"{name}__icontains", wanted.q)) for name in texts), ids))
     return events
 
 
 def _of_batch(batch: str) -> Any:
-    """On SQLite a row whose details were made no JSON by hand would fail the whole query."""
+    """On SQLite, skip rows whose details are not valid JSON: one changed by hand would fail the whole query."""
     if connection.vendor != "sqlite":
         return Q(details__batch_id=batch)
     is_json = Func(F("details"), function="JSON_VALID", output_field=BooleanField())

@@ -1,7 +1,7 @@
 """Reading rows of the log, any of which someone may have changed by hand.
 
-There is one way: many rows in one query. If that fails, each row by itself, and a row that cannot be read comes as it
-is stored. `stream_values()` gives JSON values for verification and export, `read_events()` model rows for the pages.
+Rows are read in chunks. If a chunk fails, its rows are read one by one, and an unreadable row is returned with its raw
+stored values. `stream_values()` gives JSON values for verification and export, `read_events()` model rows for pages.
 """
 
 import json
@@ -22,7 +22,7 @@ from taskruns.models import AuditEvent
 CHUNK = 2_000
 EVENT = (*COLUMNS, "hash")
 ANCHOR = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
-# What `record()` gives these columns, whatever they hold.
+# The types that `record()` always writes to these columns.
 _TYPES = {"seq": int, "at": datetime, "details": dict}
 Rows = QuerySet[Any, Any]
 Values = tuple[Any, ...]
@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 def _read(rows: Rows, shape: Callable[[Rows], Iterable[T]], stored: Callable[[int], T]) -> list[T]:
-    """Each row as `shape` makes it of a query; one that cannot be read, as `stored` makes it of its key."""
+    """Convert all rows with `shape`. An unreadable row is converted with `stored`, from its primary key."""
     try:
         return list(shape(rows))
     except (DatabaseError, *UNREADABLE_VALUE):
-        # An unreadable value, or no database: the second attempt tells them apart.
+        # Either an unreadable value or no database. In the second case reading row by row raises again.
         with tolerant_text():
             return [_read_one(rows.model, pk, shape, stored) for pk in list(rows.values_list("pk", flat=True))]
 
@@ -50,11 +50,11 @@ def _read_one(model: type[Model], pk: int, shape: Callable[[Rows], Iterable[T]],
 
 
 def stream_values(rows: Rows, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """All rows of one chain by their number, as JSON values by column, in constant memory.
+    """All rows of one chain by number, as JSON values by column, in constant memory.
 
-    A row whose number is not a number is not among them: see `unnumbered()`.
-    Not `iterator()`: over a whole log PostgreSQL would hold a copy of it on disk or a transaction open for us, and
-    SQLite could not tidy its journal while someone downloads slowly.
+    Rows whose `seq` is not an integer are left out: see `unnumbered()`.
+    Does not use `iterator()`: during a slow download PostgreSQL would keep a copy of the log on disk or a transaction
+    open, and SQLite could not checkpoint its write-ahead log.
     """
     rest, length = with_number(rows), CHUNK
     shape, stored = partial(_values, names=names), partial(_stored_values, rows.model, names=names)
@@ -66,29 +66,29 @@ def stream_values(rows: Rows, names: tuple[str, ...]) -> Iterator[dict[str, Any]
         if chunk:
             pk, seq = chunk[-1][:2]
             rest = with_number(rows).filter(Q(seq__gt=seq) | Q(pk__gt=pk), seq__gte=seq)
-        del chunk  # or two chunks would be held at once
+        del chunk  # or two chunks would be in memory at once
 
 
 def unnumbered(rows: Rows) -> "QuerySet[Any, int]":
-    """The keys of the rows whose number is not a number."""
+    """Primary keys of the rows whose `seq` is not an integer."""
     return without_number(rows).order_by("pk").values_list("pk", flat=True)
 
 
 def _values(rows: Rows, *, names: tuple[str, ...]) -> list[Values]:
-    """Key and number, then the columns."""
+    """For each row: primary key, `seq`, then the named columns."""
     as_json = AS_JSON.get
     found = rows.values_list("pk", "seq", *_columns(rows.model, names))
     return [tuple(to_json(value) if (to_json := as_json(type(value))) else value for value in row) for row in found]
 
 
 def _columns(model: type[Model], names: tuple[str, ...]) -> list[str | Func]:
-    """Uuids become text in the database: it does so many times faster, and a long log has millions."""
+    """Let the database convert uuids to text: much faster than Python for millions of rows."""
     uuids = {name for name in names if isinstance(model._meta.get_field(name), UUIDField)}
     return [UuidText(name) if name in uuids else name for name in names]
 
 
 class UuidText(Func):
-    """As text in its five groups: SQLite holds 32 digits, PostgreSQL a uuid."""
+    """A uuid as text with hyphens. SQLite stores 32 hex digits, PostgreSQL a uuid."""
 
     output_field = CharField()
     template = "CAST(%(expressions)s AS text)"
@@ -100,7 +100,7 @@ class UuidText(Func):
 
 
 def _stored_values(model: type[Model], pk: int, *, names: tuple[str, ...]) -> Values:
-    """Whatever its hash was made of: a row that cannot be read was not written by us."""
+    """Raw values of an unreadable row, with a hash that cannot match: the panel did not write this row."""
     seq = model._default_manager.values_list("seq", flat=True).get(pk=pk)
     stored = stored_values(model, pk, names)
     stored |= {"seq": seq, "hash": f"unreadable, stored as {stored['hash']}"}
@@ -111,13 +111,13 @@ def _stored_values(model: type[Model], pk: int, *, names: tuple[str, ...]) -> Va
 
 
 def read_events(rows: "QuerySet[AuditEvent]") -> list[AuditEvent]:
-    """The rows. One that `record()` cannot have written comes as it is stored, marked `is_damaged`."""
+    """The rows. One that `record()` cannot have written has its raw stored values and `is_damaged` set."""
     found: list[AuditEvent] = _read(rows, iter, _stored_event)
     return [row if row.is_damaged or _is_ours(row) else _stored_event(row.pk) for row in found]
 
 
 def _is_ours(row: AuditEvent) -> bool:
-    """Only types and names are looked at; whether the row was changed, its hash tells."""
+    """Check only types and names. Verification checks the hash."""
     values = {name: getattr(row, name) for name in EVENT}
     try:
         json.dumps(values, ensure_ascii=False, default=_other).encode()
@@ -129,7 +129,7 @@ def _is_ours(row: AuditEvent) -> bool:
 
 
 def _other(value: object) -> str:
-    """What JSON does not know and a row may hold."""
+    """Convert the types that a row may hold and JSON does not have."""
     if isinstance(value, datetime | UUID):
         return str(value)
     raise TypeError

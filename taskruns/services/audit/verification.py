@@ -1,4 +1,4 @@
-"""Verifying the log: has anyone changed it? `taskruns.verifier` knows how; here are the rows it looks at."""
+"""Verifying the log in the database: reads the rows and anchors that `taskruns.verifier` checks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,25 +14,25 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import EVERY
+from taskruns.audit.anchors import ANCHOR_EVERY
 from taskruns.audit.append_only import missing_triggers
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from taskruns.audit.record import chain_of, team_of
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
-from taskruns.verifier import UNREADABLE, Fault, Walker, event_hash
+from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash
 
 from .anchor_file import AnchorFile
 from .row_stream import ANCHOR, EVENT, stream_values, unnumbered
 
 log = structlog.get_logger(__name__)
 
-FAULTS_KEPT = 20  # of one chain, for the page: the command prints all
+FAULTS_KEPT = 20  # per chain, for the page; the command prints all
 REPORT_EVERY = 10_000  # rows and anchors
-STRETCH = EVERY + 100  # rows without an anchor: one is made every thousand, and several writers may be at work
-ANCHORED_WITHIN = timedelta(minutes=10)  # an anchor is made within five, and a worker may have been restarted
-# How many changed rows are looked for elsewhere, and how far from their place.
+MAX_UNANCHORED = ANCHOR_EVERY + 100  # rows without an anchor that are still normal: several writers may be at work
+ANCHORED_WITHIN = timedelta(minutes=10)  # normally within five; the rest allows for a worker restart
+# For how many changed rows the original number is searched, and how far from the current one.
 SEARCHES, NEARBY = 100, 1_000
 
 Progress = Callable[["Report"], None]
@@ -45,11 +45,13 @@ def _ignore(_fault: str) -> None:
 
 @dataclass
 class Report:
-    """What the verification of some chains has found. `rows_of` and `anchors_of` are by chain, `faults` the first of
-    each chain, `notes` what people should know and is not a fault. `found` is called with every fault, as a sentence.
+    """The result of verifying some chains.
+
+    `rows_of` and `anchors_of` count by chain. `faults` holds the first FAULTS_KEPT of each chain, `notes` what people
+    should know but is not a fault. `found` is called with every fault, as a sentence.
     """
 
-    compared: bool = False  # with anchors from outside the database
+    compared: bool = False  # with external anchors
     found: Found = _ignore
     rows_of: dict[str, int] = field(default_factory=dict)
     anchors_of: dict[str, int] = field(default_factory=dict)
@@ -76,14 +78,14 @@ class Report:
 def verify_chains(
     *, by: Actor, chain: str | None, anchor_file: AnchorFile | None, report: Report, progress: Progress
 ) -> None:
-    """Verify one chain, or all of them, and record that in each chain that was read.
+    """Verify one chain, or all of them, and record the result in each verified chain.
 
-    `progress` is called with the report now and then.
+    `progress` is called with the report every REPORT_EVERY rows and anchors.
     """
     names = [chain] if chain else _chains(anchor_file, report)
     triggers = missing_triggers(connection)
     for trigger in triggers:
-        report.add(f"the trigger {trigger} is missing or changed: the database would let rows be changed")
+        report.add(f"the trigger {trigger} is missing or changed: the database no longer refuses changes to rows")
     for name in names:
         before = report.fault_count
         report.begin(name)
@@ -104,25 +106,25 @@ def verify_chains(
 
 
 def _chains(anchor_file: AnchorFile | None, report: Report) -> list[str]:
-    """Every chain that anything names: a chain whose rows were all deleted is still in its head or its anchors."""
+    """Every chain named by a head, a row or an anchor: a chain whose rows were all deleted is still verified."""
     known: set[Any] = anchor_file.chains() if anchor_file else set()
     with tolerant_text():
         for model in (AuditChain, AuditEvent, AuditAnchor):
             known |= set(model._default_manager.values_list("chain", flat=True).distinct())
     names = {name for name in known if isinstance(name, str) and name.isprintable()}
     for odd in sorted(map(repr, known - names)):
-        report.add(Fault(odd, "edited", 0, "no chain has such a name: rows, anchors or a head were changed"))
+        report.add(Fault(odd, "edited", 0, "not a valid chain name: rows, anchors or a head were changed"))
     return sorted(names)
 
 
 def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress: Progress) -> Iterator[Fault]:
-    """Rows may be added meanwhile: the head as it was before must be reached, the head afterwards not passed."""
+    """Rows may be added while we read: the chain must reach the head read before, and not pass the head read after."""
     started = timezone.now()
     head, head_hash = _head(chain)
     steps = 0
 
     def watched(things: Iterator[Any]) -> Iterator[Any]:
-        """A sign of life, whatever it is that takes so long."""
+        """Report progress while rows or anchors are read."""
         nonlocal steps
         for thing in things:
             steps += 1
@@ -130,31 +132,31 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
                 progress(report)
             yield thing
 
-    walker = Walker(chain, public_keys(), watched(_anchors(chain, anchor_file)))
-    unsigned = -1  # after this number too many rows have no anchor: reported once
+    checker = ChainChecker(chain, public_keys(), watched(_anchors(chain, anchor_file)))
+    unsigned = -1  # too many rows after this number have no anchor: reported once
     searches = 0
     for event in watched(stream_values(AuditEvent.objects.filter(chain=chain), EVENT)):
-        for fault in walker.row(event):
+        for fault in checker.row(event):
             searches += fault.kind == "edited"
             yield _moved(fault, event) if fault.kind == "edited" and searches <= SEARCHES else fault
-        report.rows_of[chain], report.anchors_of[chain] = walker.rows, walker.anchors
+        report.rows_of[chain], report.anchors_of[chain] = checker.rows, checker.anchors
         if event["seq"] == head and event["hash"] != head_hash:
             yield Fault(
-                chain, "bad link", event["seq"], "the chain's head holds another hash: one of the two was changed"
+                chain, "bad link", event["seq"], "the chain's head has another hash: one of the two was changed"
             )
-        if walker.expected - walker.signed > STRETCH and unsigned != walker.signed:
-            unsigned = walker.signed
-            yield _unsigned(chain, unsigned + 1, f"{STRETCH} rows from here on have no anchor")
+        if checker.expected - checker.signed > MAX_UNANCHORED and unsigned != checker.signed:
+            unsigned = checker.signed
+            yield _unsigned(chain, unsigned + 1, f"{MAX_UNANCHORED} rows from here on have no anchor")
     yield from _unnumbered(chain)
-    yield from _end(walker, head)
-    report.anchors_of[chain] = walker.anchors
-    if unsigned != walker.signed:
-        yield from _late(walker, started)
+    yield from _end(checker, head)
+    report.anchors_of[chain] = checker.anchors
+    if unsigned != checker.signed:
+        yield from _late(checker, started)
     progress(report)
 
 
 def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
-    """An edited row may be a whole row in another one's place: then only its number was changed."""
+    """If the row's hash matches under another number nearby, only its number was changed: report it as reordered."""
     with suppress(*UNREADABLE):
         for seq in range(max(1, fault.seq - NEARBY), fault.seq + NEARBY + 1):
             if event_hash(event | {"seq": seq, "chain": fault.chain}) == event["hash"]:
@@ -162,21 +164,21 @@ def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
     return fault
 
 
-def _end(walker: Walker, head: int | None) -> Iterator[Fault]:
-    """The head is a cache, never proof: anyone who changes rows may change it too, or forget to."""
-    after, _ = _head(walker.chain)
-    if after is None and walker.rows:
-        yield Fault(walker.chain, "missing", 0, "the head of the chain is gone, or no number: nothing can be added")
-    yield from walker.end(head or 0, after)
+def _end(checker: ChainChecker, head: int | None) -> Iterator[Fault]:
+    """Compare with the head. It proves nothing, but whoever changed the rows may have forgotten to change it too."""
+    after, _ = _head(checker.chain)
+    if after is None and checker.rows:
+        yield Fault(checker.chain, "missing", 0, "the head of the chain is gone or not a number: no row can be added")
+    yield from checker.end(head or 0, after)
 
 
-def _late(walker: Walker, started: datetime) -> Iterator[Fault]:
-    """The oldest row that no anchor covers should be young."""
-    first = AuditEvent.objects.filter(chain=walker.chain, seq=walker.signed + 1)
+def _late(checker: ChainChecker, started: datetime) -> Iterator[Fault]:
+    """Report an old row that no anchor covers."""
+    first = AuditEvent.objects.filter(chain=checker.chain, seq=checker.signed + 1)
     with suppress(IndexError, *UNREADABLE_VALUE):
         at = first.values_list("at", flat=True)[0]
         if at < started - ANCHORED_WITHIN:
-            yield _unsigned(walker.chain, walker.signed + 1, f"written at {value_as_json(at)}, and no anchor since")
+            yield _unsigned(checker.chain, checker.signed + 1, f"written at {value_as_json(at)}, no anchor since")
 
 
 def _unsigned(chain: str, seq: int, text: str) -> Fault:
@@ -184,26 +186,28 @@ def _unsigned(chain: str, seq: int, text: str) -> Fault:
 
 
 def _unnumbered(chain: str) -> Iterator[Fault]:
-    """Rows and anchors whose number is not a number are not in the stream. A row is named by the one written before."""
+    """Report rows and anchors whose `seq` is not an integer: the stream omits them. A row is placed after the previous
+    one written.
+    """
     rows = AuditEvent.objects.filter(chain=chain)
     for nth, pk in enumerate(unnumbered(rows).iterator()):
         before = with_number(rows.filter(pk__lt=pk)).order_by("-pk") if nth < SEARCHES else rows.none()
         place = before.values_list("seq", flat=True).first() or 0
-        yield Fault(chain, "edited", place + 1, "the number of a row here is none")
+        yield Fault(chain, "edited", place + 1, "a row here has a number that is not an integer")
     for _ in unnumbered(AuditAnchor.objects.filter(chain=chain)).iterator():
-        yield Fault(chain, "bad anchor signature", 0, "the number of an anchor is none")
+        yield Fault(chain, "bad anchor signature", 0, "an anchor has a number that is not an integer")
 
 
 def _head(chain: str) -> tuple[int | None, object]:
-    """Number and hash that the head holds. The number is None if there is no head, or it holds something else."""
+    """Number and hash in the chain's head. The number is None if there is no head or it is not an integer."""
     with tolerant_text():
         seq, stored = AuditChain.objects.filter(chain=chain).values_list("seq", "hash").first() or (None, None)
     return (seq if type(seq) is int else None), stored
 
 
 def _anchors(chain: str, anchor_file: AnchorFile | None) -> Iterator[dict[str, Any]]:
-    """Each once, in the order of their numbers. Those made meanwhile are left out: their rows may be newer than the
-    ones that are read.
+    """All anchors of the chain by row number, each once. Anchors made after the start are left out: their rows may be
+    newer than the rows we read.
     """
     inside = with_number(AuditAnchor.objects.filter(chain=chain))
     newest = inside.order_by("-seq").values_list("seq", flat=True).first() or 0
@@ -218,14 +222,14 @@ def _anchors(chain: str, anchor_file: AnchorFile | None) -> Iterator[dict[str, A
 
 
 def _record_failed(report: Report, chain: str, details: dict[str, Any], *, by: Actor) -> None:
-    """A chain that was changed may take no further row: then the site's holds it. The faults are reported anyhow."""
+    """Record in the site's chain if the changed chain accepts no more rows. The faults are reported in any case."""
     for team in (team_of(chain), None):
         try:
             _record(team, "failed", details, by=by)
             return
         except (DatabaseError, *UNREADABLE_VALUE):
             log.exception("verification_not_recorded", chain=chain_of(team.pk if team else None))
-            report.add(f"{chain}: nothing can be added to {'this chain' if team else 'the chain of the site'}")
+            report.add(f"{chain}: no row can be added to {'this chain' if team else 'the chain of the site'}")
 
 
 def _record(team: Team | None, outcome: str, details: dict[str, Any], *, by: Actor) -> None:

@@ -1,6 +1,6 @@
-"""Verifications that people start: on the page, where a job does the work, or by the command.
+"""Starting verifications: from the site audit page, where a job does the work, or by the command.
 
-All compare the log with the anchors of AUDIT_ANCHOR_FILE, if that is set and can be read, or with a file named.
+Each compares the log with a given anchor file, or else with AUDIT_ANCHOR_FILE if that is set and readable.
 """
 
 from dataclasses import fields
@@ -23,17 +23,17 @@ from .verification import Found, Progress, Report, verify_chains
 
 SILENT_FOR = timedelta(seconds=60)
 GIVEN_UP_AFTER = timedelta(hours=6)
-MOST_ROWS = 2**62
+MAX_ROWS = 2**62
 Result = AuditVerification.Result
 
 
 def verify(
     *, by: Actor, chain: str | None = None, anchors: Path | None = None, progress: Progress, found: Found
 ) -> Report:
-    """Verify one chain, or all of them, now. What it finds is shown on the page of auditors too.
+    """Verify one chain, or all of them, now. The site audit page shows the result too.
 
-    A good report on one chain says nothing of the others, so it does not take their faults off the page.
-    Raises NoAnchors for a file of anchors that was named and cannot be used.
+    A clean result for one chain is not saved, so that it does not hide faults of the others on the page.
+    Raises NoAnchors if the given `anchors` file cannot be used.
     """
     verification = AuditVerification(started_at=timezone.now(), **_started_by(by))
     report = _verify(by=by, chain=chain, anchors=anchors, progress=progress, found=found)
@@ -46,10 +46,10 @@ def verify(
 
 
 def start_verification(*, by: Actor) -> AuditVerification:
-    """A new verification of all chains, or the one that runs already. A job does it."""
+    """A new verification of all chains for a job to run, or the one already running."""
     with tolerant_text():
         heads = list(AuditChain.objects.values_list("seq", flat=True))
-    expected = min(sum(seq for seq in heads if type(seq) is int and seq > 0), MOST_ROWS)
+    expected = min(sum(seq for seq in heads if type(seq) is int and seq > 0), MAX_ROWS)
     try:
         with transaction.atomic():
             return AuditVerification.objects.create(rows_expected=expected, **_started_by(by))
@@ -58,7 +58,7 @@ def start_verification(*, by: Actor) -> AuditVerification:
 
 
 def run_verification(verification_id: UUID) -> None:
-    """Do the work of a verification, unless another worker is doing it. A worker that falls silent loses its turn."""
+    """Run a verification unless a worker already does. After SILENT_FOR without progress another worker may take it."""
     now = timezone.now()
     waiting = AuditVerification.objects.filter(pk=verification_id, result=Result.RUNNING)
     if not waiting.filter(Q(seen_at=None) | Q(seen_at__lt=now - SILENT_FOR)).update(seen_at=now):
@@ -86,24 +86,24 @@ def _verify(*, by: Actor, chain: str | None, anchors: Path | None, progress: Pro
         if anchor_file.torn_count:
             more = " ..." if anchor_file.torn_count > len(anchor_file.torn) else ""
             lines = ", ".join(map(str, anchor_file.torn)) + more
-            report.notes.append(f"lines of the file of anchors that are none, torn by a crash or edited: {lines}")
+            report.notes.append(f"anchor file lines that are not anchors, cut short by a crash or edited: {lines}")
     verify_chains(by=by, chain=chain, anchor_file=anchor_file, report=report, progress=progress)
     return report
 
 
 def _covers(anchor_file: AnchorFile, chain: str | None, report: Report, *, is_named: bool) -> bool:
-    """Whether the file has anchors of each chain to verify that has any: of another chain it proves nothing."""
+    """Whether the file has anchors for every chain to verify that has any. It proves nothing about the other chains."""
     chains = {chain} if chain else set(AuditAnchor.objects.values_list("chain", flat=True).distinct())
     left_out = sorted(map(str, chains - anchor_file.chains()))
     if chain and left_out and is_named:
-        raise NoAnchors(f"The file of anchors holds none of the chain {chain}.")
+        raise NoAnchors(f"The anchor file has no anchors for chain {chain}. Use a copy that does.")
     for name in left_out:
-        report.notes.append(f"not compared: the file of anchors holds none of the chain {name}")
+        report.notes.append(f"not compared: the anchor file has no anchors for chain {name}")
     return not left_out
 
 
 def _anchor_file(anchors: Path | None, report: Report, progress: Progress) -> AnchorFile | None:
-    """The file that was named, else AUDIT_ANCHOR_FILE, which may be out of reach just now."""
+    """The given file, else AUDIT_ANCHOR_FILE. If the latter cannot be read, add a note and return None."""
     if anchors is not None:
         return AnchorFile(anchors, progress=lambda: progress(report))
     if not settings.AUDIT_ANCHOR_FILE:
@@ -116,7 +116,7 @@ def _anchor_file(anchors: Path | None, report: Report, progress: Progress) -> An
 
 
 def stalled() -> list[UUID]:
-    """Verifications whose worker has fallen silent: they begin again, but not for ever."""
+    """Verifications whose worker stopped responding, to run again. After GIVEN_UP_AFTER they are ended instead."""
     now = timezone.now()
     running = AuditVerification.objects.filter(result=Result.RUNNING)
     running.filter(started_at__lt=now - GIVEN_UP_AFTER).update(result=Result.BROKEN_OFF, finished_at=now)
@@ -126,16 +126,16 @@ def stalled() -> list[UUID]:
 
 
 def status() -> tuple[AuditVerification | None, AuditVerification | None]:
-    """The one that runs, and the last one that ended."""
+    """The running verification and the last finished one."""
     rows = AuditVerification.objects.order_by("-started_at")
     return rows.filter(result=Result.RUNNING).first(), rows.exclude(result=Result.RUNNING).first()
 
 
 def latest_failed() -> AuditVerification | None:
-    """The one for the banner: the last verification that found faults, until a clean one has looked at as much; else
-    the last one, if it was broken off.
+    """The verification that the warning banner shows, if any.
 
-    What anchors outside the database have shown, only a comparison with them can take back.
+    That is the last one that found faults, until a clean one clears it; else the last one, if it was interrupted.
+    Faults found by comparing with external anchors are cleared only by a clean comparison with external anchors.
     """
     ended = AuditVerification.objects.exclude(result=Result.RUNNING).order_by("-finished_at")
     complete = ended.filter(result__in=[Result.CLEAN, Result.FAULTS])
