@@ -23,7 +23,7 @@ PLACES = {
     "the encryption": "cryptography.fernet.Fernet.encrypt",
     "the model": "taskruns.models.Credential.save",
     "the audit log": "taskruns.services.credentials.actions.record",
-    "the endpoint's check": "taskruns.models.credentials.check_endpoint",
+    "the endpoint's check": "taskruns.services.credentials.client.check_endpoint",
     "the connection": "taskruns.outbound.session._Adapter.send",
     "deep in the library": "urllib3.connectionpool.HTTPConnectionPool._make_request",
     "the last step": "taskruns.jobs.wake",
