@@ -223,7 +223,7 @@ def test_a_rate_limit_refuses_what_comes_too_fast(arize: Caller) -> None:
     first, second = arize.get("/v2/spaces"), arize.get("/v2/spaces")
     assert (first.status, second.status, second.headers["Retry-After"]) == (200, 429, "100")
     assert second.headers["Content-Type"] == "application/problem+json"
-    assert second.json["detail"] == "More than 0.01 requests a second."
+    assert second.json["detail"] == "More than 0.01 requests per second."
     assert arize.get("/v2/tasks").status == 200
     (listed,) = arize.get("/sandbox/faults").json["faults"]
     assert (listed["matched"], listed["fired"]) == (2, 1)
