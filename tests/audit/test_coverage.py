@@ -33,7 +33,7 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import mirror
-from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, HttpAction
+from tests.actions import ABSENT, ACTIONS, LATER, NEW_KEY, NEW_PASSWORD, READ_ONLY, HttpAction
 from tests.paths import ROOT
 from tests.queue_worker import work
 from tests.stage import Stage, a_stop
@@ -56,8 +56,8 @@ def last_row() -> int:
 
 def test_every_url_is_in_the_walk():
     walked = {act.url for act in (*ACTIONS.values(), *LATER.values())}
-    assert url_names() == sorted(walked | ONLY_LOOKED_AT | NOT_HERE)
-    assert not walked & ONLY_LOOKED_AT
+    assert url_names() == sorted(walked | READ_ONLY | ABSENT)
+    assert not walked & READ_ONLY
 
 
 @pytest.mark.parametrize("name", ACTIONS | LATER)
@@ -76,13 +76,13 @@ def test_every_act_over_http_leaves_its_rows_and_names_its_person(name: str, sta
         assert row.ip == "127.0.0.1"
         if act.who:
             assert row.actor_label == f"{act.who}@example.com"
-            assert row.actor_role or act.is_everybodys
+            assert row.actor_role or act.is_everyones
 
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name: str, stage: Stage):
     act = ACTIONS[name]
-    if not act.who or act.is_everybodys:
+    if not act.who or act.is_everyones:
         return  # open to everybody, or to everybody with an account
     Membership.objects.all().update(role="viewer")
     User.objects.update(site_role="")
@@ -106,7 +106,7 @@ def test_an_act_that_is_done_by_somebody_without_the_right_leaves_a_denial(name:
     }
 
 
-@pytest.mark.parametrize("url", sorted(NOT_HERE))
+@pytest.mark.parametrize("url", sorted(ABSENT))
 def test_what_is_not_here_does_nothing(url: str, stage: Stage):
     """But that nobody's POST is refused, where it is somebody's page elsewhere, and that this is a row."""
     its_rows = {"django_session", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
@@ -117,7 +117,7 @@ def test_what_is_not_here_does_nothing(url: str, stage: Stage):
     assert rows_since(last) in ([], [("access.denied", "denied")])
 
 
-@pytest.mark.parametrize("url", sorted(ONLY_LOOKED_AT))
+@pytest.mark.parametrize("url", sorted(READ_ONLY))
 def test_what_is_only_looked_at_takes_no_post(url: str, stage: Stage):
     User.objects.filter(pk=stage.people["mona"].pk).update(site_role="admin")
     path = HttpAction(url, "mona", ()).path(stage)

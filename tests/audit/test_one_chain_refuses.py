@@ -12,7 +12,7 @@ from tests.stage import Stage
 from tests.stored import dump, events
 
 LOG = "taskruns_auditevent"
-NOTHING = "nothing was changed and nothing was sent"
+NOTHING = "Nothing was changed and nothing was sent"
 
 
 def refuse(which: str) -> None:
@@ -43,7 +43,7 @@ def test_who_joined_but_could_not_be_signed_in_is_told_so(stage: Stage):
     assert (answer.status_code, answer["Location"]) == (302, "/accounts/login/")
     assert Membership.objects.filter(user__email="stranger@example.com").exists()
     assert "_auth_user_id" not in answer.client.session
-    assert "Your account is there" in answer.client.get("/accounts/login/").content.decode()
+    assert "Account created, but you could not be signed in." in answer.client.get("/accounts/login/").content.decode()
 
 
 @pytest.mark.parametrize("manager", ["mona@example.com", "new@example.com"])

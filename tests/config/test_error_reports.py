@@ -130,7 +130,7 @@ def test_a_failing_database_is_a_503_with_a_sentence_and_no_sql(
     monkeypatch.setattr("taskruns.services.credentials.actions.record", refuse)
     answer = witness.post(reverse("credential-revoke", args=["ops-north", credential.pk]))
     assert answer.status_code == 503
-    assert "could not write to its database, so nothing was changed" in answer.content.decode()
+    assert "could not write to its database. Nothing was changed" in answer.content.decode()
     assert "INSERT" not in answer.content.decode()
     credential.refresh_from_db()
     assert credential.revoked_at is None
