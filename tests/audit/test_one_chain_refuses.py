@@ -102,7 +102,7 @@ def test_a_log_that_refuses_while_arize_is_asked_is_told_truly(stage: Stage):
     before = dump()["taskruns_credential"]
     answer = client.post(TEST_URL.format(stage.credential.pk))
     assert answer.status_code == 503
-    assert "Arize was asked what the key sees" in answer.content.decode()
+    assert "The API key was tested at Arize, but the result could not be recorded" in answer.content.decode()
     assert NOTHING not in answer.content.decode()
     assert stage.arize.calls
     assert dump()["taskruns_credential"] == before

@@ -37,7 +37,7 @@ UNREADABLE = (
     "administrator to restore the missing encryption key or to reset your sign-in."
 )
 NAME_HELP = "A name to recognise it by, for example “Laptop” or “Blue key”."
-ALONE_HELP = "You need no email and password: the device asks for a PIN, a fingerprint or your face instead."
+ALONE_HELP = "No email or password needed: the device asks for a PIN, a fingerprint or your face instead."
 COPIED = "This passkey reported a wrong use count. Someone may have a copy of it. Sign in another way and remove it."
 THROTTLED = "too_many_login_attempts"
 
