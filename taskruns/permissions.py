@@ -66,7 +66,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class TeamAccess:
-    """A team, and what the person who reads its pages may do there."""
+    """A team, and the rights of the person who reads its pages."""
 
     team: Team
     access: Access

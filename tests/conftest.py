@@ -32,11 +32,11 @@ from tests.processes import free_ports
 from tests.stage import Stage, set_stage
 from tests.wire import ENDPOINT
 
-RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
+RECORD = import_module("taskruns.audit.record")  # the package exports the function of the same name
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays until the end: without this, it is searched for garbage again and again."""
+    """Imported modules live until the end: exclude them from every garbage collection."""
     gc.freeze()
 
 

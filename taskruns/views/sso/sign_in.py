@@ -1,4 +1,4 @@
-"""Which account a single sign-on leads to. Requests to the provider and the checks of its answers are in `oidc.py`."""
+"""Which account a single sign-on leads to. Requests to the provider and the checks of its answers are in `provider.py`."""
 
 import time
 from typing import Any
