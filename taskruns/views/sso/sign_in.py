@@ -1,4 +1,4 @@
-"""Which account a single sign-on leads to. Requests to the provider and the checks of its answers are in `provider.py`."""
+"""Which account a single sign-on leads to. `provider.py` sends the requests to the provider and checks its answers."""
 
 import time
 from typing import Any
