@@ -1,8 +1,8 @@
-"""The parts of django-allauth that it keeps in `internal` packages and the panel cannot do without.
+"""The parts of django-allauth's `internal` packages that the panel needs.
 
-allauth may move or change them in any release, without a word in its changelog. So this is the only file that imports
-them (a test refuses any other): after an update of allauth, read this list again. It stands below the services because
-those use it as well as the gate and the views: making a factor is a service's work, a record of a sign-in the gate's.
+allauth may move or change them in any release without a changelog entry. So this is the only file that imports them (a
+test enforces it): review this list after each update of allauth. It lies below the services because they use it too,
+not only the gate and the views.
 """
 
 from allauth.account.internal.flows.login import record_authentication

@@ -1,7 +1,7 @@
-"""Text <-> ciphertext with a ring of numbered Fernet keys.
+"""Encrypt and decrypt text with a ring of numbered Fernet keys.
 
-Fernet knows neither key numbers nor bound data, so the number is stored beside the ciphertext, and the payload names
-the row it belongs to: ciphertext that is copied into another row cannot be decrypted there.
+Fernet has neither key numbers nor associated data. So the number is stored next to the ciphertext, and the payload
+names the row it belongs to: ciphertext copied into another row cannot be decrypted there.
 """
 
 import json
@@ -13,11 +13,11 @@ from django.views.decorators.debug import sensitive_variables
 
 
 class DecryptionFailed(Exception):
-    """A stored secret cannot be decrypted: wrong or missing ring key, damaged, or copied from another row."""
+    """A stored secret cannot be decrypted: the ring key is missing or wrong, or the ciphertext is damaged or copied."""
 
     sentence = (
-        "The stored key cannot be opened with the ENCRYPTION_KEYS of this deployment. "
-        "Replace the key, or ask who runs the panel to put the missing ring key back."
+        "The stored API key cannot be decrypted with this deployment's ENCRYPTION_KEYS. The panel cannot use it. "
+        "Replace the API key, or ask your administrator to restore the missing encryption key."
     )
 
     def __str__(self) -> str:
@@ -26,14 +26,14 @@ class DecryptionFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ciphertext:
-    """What the database holds: the ring key's number, and Fernet's token."""
+    """What the database stores: the number of the ring key, and the Fernet token."""
 
     ring_number: int
     token: str
 
 
 class Ring:
-    """Numbered keys, newest first. Encrypts with the newest, decrypts with the one that a row names."""
+    """Numbered keys, newest first. Encrypts with the newest, decrypts with the one that the row names."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
         self._keys = dict(keys)

@@ -1,4 +1,4 @@
-"""What every request passes through, beside Django's own."""
+"""Middleware that every request passes through, in addition to Django's own."""
 
 import ipaddress
 import re
@@ -35,23 +35,25 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
 OUTCOME_NOT_WRITTEN = {
     EventType.RUN_CANCEL: (
-        "The cancel was sent to Arize, but its answer could not be written down. The panel will look again by itself: "
-        "reload the run's page in a minute before pressing again."
+        "The cancel was sent to Arize, but its answer could not be recorded. The panel will check the run again. "
+        "Reload the run's page in a minute before you cancel again."
     ),
     EventType.RUN_TRIGGER: (
-        "The start was sent to Arize, but its answer could not be written down. Look at the runs of the task before "
-        "you send it again: a run may have begun, and the board shows it as soon as it is read."
+        "The start was sent to Arize, but its answer could not be recorded. A run may have started; the board shows it "
+        "after the next refresh. Check the task's runs before you start another one."
     ),
     EventType.CREDENTIAL_TEST: (
-        "Arize was asked what the key sees, but the answer could not be written down, so nothing was changed. "
-        "Please test the key again."
+        "The API key was tested at Arize, but the result could not be recorded. Nothing was changed. "
+        "Test the API key again."
     ),
 }
 
 
 class BodyLimit:
-    """Refuses a body that is longer than anything a form here sends, before a byte of it is read: Django's own limit
-    leaves out files, and would write them to disk for anybody. Without a length Django reads no body at all.
+    """Rejects a body larger than any form of the panel before reading it.
+
+    Django's own limit excludes files, so anyone could make it write files to disk. Without a Content-Length, Django
+    reads no body at all.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -68,7 +70,7 @@ class BodyLimit:
 
 
 class Health:
-    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are there too. No host check."""
+    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are ready too. No host check."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -94,10 +96,10 @@ def is_ready() -> bool:
 
 
 class ClientAddress:
-    """`request.client_ip`: the connection's own address, or, with TRUSTED_PROXIES=n, the one n places to its left.
+    """Sets `request.client_ip`: the address of the connection, or with TRUSTED_PROXIES=n the n-th before it.
 
-    What a client says of itself in X-Forwarded-For or X-Request-ID counts for nothing. The request's id is bound to
-    the log here already, so that whatever fails from here on can be found by the reference on its error page.
+    Without a proxy, X-Forwarded-For and X-Request-ID from the client are ignored. The request id is bound to the log
+    here, so that any later failure can be found by the reference on its error page.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -112,7 +114,7 @@ class ClientAddress:
 
 
 def request_id(request: HttpRequest) -> str:
-    """A proxy's own, if it looks like one; else a new one."""
+    """The proxy's request id if it is well formed, otherwise a new one."""
     said = request.META.get("HTTP_X_REQUEST_ID", "") if settings.TRUSTED_PROXIES else ""
     return said if _REQUEST_ID.fullmatch(said) else str(uuid.uuid4())
 
@@ -128,8 +130,10 @@ def client_ip(request: HttpRequest) -> str:
 
 
 class StrictTransport:
-    """HSTS on every answer of a site that is https. Django's own waits for a request that it knows to be secure, and
-    behind a proxy that TRUSTED_PROXIES does not count it knows none; but SITE_URL alone decides.
+    """Adds HSTS to every response if SITE_URL is https.
+
+    Django adds it only to requests it knows to be secure. Behind a proxy that TRUSTED_PROXIES does not count, it never
+    knows.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -143,7 +147,7 @@ class StrictTransport:
 
 
 class SessionCookie:
-    """A session's key is letters and digits. Anything else is no session: PostgreSQL fails on a NUL in the question."""
+    """Drops a session cookie that is not alphanumeric: PostgreSQL fails on a query that contains NUL."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -155,7 +159,7 @@ class SessionCookie:
 
 
 class HostCookie(CookieStorage):
-    """Messages for the next page, in a cookie that, like the others, no other host can plant over https."""
+    """Messages for the next page. Over https, the cookie name stops other hosts from setting it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -163,13 +167,13 @@ class HostCookie(CookieStorage):
 
 
 class Messages(FallbackStorage):
-    """Django's own storage, made for each request: what does not fit into the cookie is kept in the session."""
+    """Django's own storage: messages that do not fit into the cookie are kept in the session."""
 
     storage_classes = (HostCookie, SessionStorage)
 
 
 class SessionLimits:
-    """A session ends when its person has not worked in it for long, and when it has lasted long enough."""
+    """Ends sessions that were idle for too long or have reached their maximum age."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -179,11 +183,11 @@ class SessionLimits:
             if why := recent_auth.limit_reached(request.session):
                 self._end(request, why)
             elif SESSION_KEY in request.session:
-                recent_auth.note_work(request)
+                recent_auth.note_activity(request)
         return self.get_response(request)
 
     def _end(self, request: HttpRequest, why: str) -> None:
-        """Over is over, also when it cannot be written down: whoever asks is nobody from here on."""
+        """Treat the request as anonymous, even if the end of the session cannot be recorded."""
         try:
             if isinstance(request.user, User):
                 key = request.session.session_key or ""
@@ -195,7 +199,7 @@ class SessionLimits:
 
 
 class PersonTimeZone:
-    """Times on pages are in the person's zone."""
+    """Shows times on pages in the person's time zone."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -215,7 +219,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 class FailClosed:
-    """What cannot be written is not done: any refusal of the database becomes a 503 with a sentence."""
+    """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response

@@ -1,4 +1,4 @@
-"""Who may do what: THE table, and the one question that views and jobs ask of it."""
+"""Who may do what: the table of rights, and the lookup that views and jobs use."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -66,7 +66,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class TeamAccess:
-    """A team, and what the person who reads its pages may do there."""
+    """A team, and the rights of the person who reads its pages."""
 
     team: Team
     access: Access
@@ -76,7 +76,7 @@ NOBODY = Access(None, SiteRole.NONE, frozenset())
 
 
 def access_of(person: User | None, team: Team | None = None) -> Access:
-    """Read the person's rights from the database, now. Work that outlives its request asks again."""
+    """Read the person's current rights from the database. Jobs that outlive their request must call it again."""
     if person is None:
         return NOBODY
     found = User.objects.filter(pk=person.pk, is_active=True).values_list("site_role", flat=True).first()
@@ -88,14 +88,14 @@ def access_of(person: User | None, team: Team | None = None) -> Access:
 
 
 def granted(site_role: SiteRole, team_role: TeamRole | None) -> Access:
-    """What these two roles allow together."""
+    """The combined rights of both roles."""
     return Access(team_role, site_role, SITE_ROLES[site_role] | (TEAM_ROLES[team_role] if team_role else frozenset()))
 
 
 def must_have_second_factor(person: User, team: Team | None = None) -> bool:
-    """Managers of any team, auditors and site admins: what they may do is worth more than a password.
+    """True for managers of any team, auditors and site admins: a password alone does not protect their rights enough.
 
-    A `team` that was read with `seen_by` knows it already.
+    Pass a `team` loaded with `seen_by` to save the query.
     """
     if person.site_role:
         return True

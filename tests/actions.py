@@ -1,5 +1,5 @@
-"""Every request by which a person changes something: one action for each url and method, done so that it succeeds, with
-the audit events that it must leave.
+"""Every request with which a person changes something: one successful example for each url and method, with the audit
+events that it must leave.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ NEW_KEY = "ak-new-1Xy7Qz4Mn8Lk2Jh5"
 
 @dataclass(frozen=True)
 class HttpAction:
-    """`who`: empty for somebody without a session. `events`: (event, outcome) that the act leaves, in order.
+    """`who`: empty for a browser without a session. `events`: (event, outcome) pairs that the action leaves, in order.
 
-    `data` may be made by what comes before the act: a page that was opened, a sign-in half done. `prepare`
-    sets a scene that the stage has not.
+    `data` can be a function, for forms that depend on earlier requests, such as an opened page or a sign-in in
+    progress. `prepare` sets up state that the stage does not have.
     """
 
     url: str
@@ -37,8 +37,8 @@ class HttpAction:
     prepare: Callable[[Stage], object] = lambda _: None
 
     @property
-    def is_everybodys(self) -> bool:
-        """No role has anything to do with it."""
+    def is_everyones(self) -> bool:
+        """Whether it needs no role."""
         (view,) = (view for view, name in views() if name == self.url)
         return getattr(view, "declared_access", "signed in") in {"signed in", "anyone"}
 
@@ -54,7 +54,7 @@ class HttpAction:
         return getattr(client, self.method)(self.path(stage), data if self.method == "post" else None)
 
 
-# A filled form that starts a run of an evaluation task on a project.
+# A valid form that starts a run of an evaluation task on a project.
 EVALUATION: dict[str, object] = {
     "operation": "5f0c4a34-27a5-4d0c-9d0f-3c3c1b8a0001",
     "data_start_time": "2026-11-22T03:00",
@@ -119,18 +119,18 @@ ACTIONS: dict[str, HttpAction] = {
     "confirm by a passkey": HttpAction("mfa_reauthenticate_webauthn", "tom", SIGNED_IN, the_passkey_again),
     "add an authenticator app": HttpAction("factor-totp", "vera", (("auth.mfa_add", "done"),), a_code_of_a_new_app),
     "add a passkey": HttpAction("factor-passkey", "vera", (("auth.mfa_add", "done"),), a_new_passkey),
-    "make new recovery codes": HttpAction("factor-recovery-codes", "tom", (("auth.mfa_add", "done"),)),
+    "create new recovery codes": HttpAction("factor-recovery-codes", "tom", (("auth.mfa_add", "done"),)),
     "remove a second factor": HttpAction("factor-remove", "tom", (("auth.mfa_remove", "done"),)),
     "end a session": HttpAction("session-end", "vera", (("auth.session_end", "done"),)),
     "end the other sessions": HttpAction("sessions-end-others", "vera", (("auth.session_end", "done"),)),
     "change the profile": HttpAction(
         "profile", "vera", (("profile.change", "done"),), {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": ""}
     ),
-    "give a site role": HttpAction("person-role", "adam", (("person.grant", "done"),), {"role": "auditor"}),
+    "assign a site role": HttpAction("person-role", "adam", (("person.grant", "done"),), {"role": "auditor"}),
     "disable a person": HttpAction("person-disable", "adam", (("person.disable", "done"),)),
-    "let a person in again": HttpAction("person-enable", "adam", (("person.enable", "done"),), while_disabled),
+    "enable a person": HttpAction("person-enable", "adam", (("person.enable", "done"),), while_disabled),
     "end a person's sessions": HttpAction("person-sessions-end", "adam", (("auth.session_end", "done"),)),
-    "make a team": HttpAction(
+    "create a team": HttpAction(
         "team-new", "adam", (("team.create", "done"),), {"name": "Ops West", "slug": "", "manager": ""}
     ),
     "accept an invitation": HttpAction(
@@ -140,7 +140,7 @@ ACTIONS: dict[str, HttpAction] = {
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
     "cancel a run": HttpAction("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
-    "cancel many runs": HttpAction(
+    "cancel a batch": HttpAction(
         "batch-confirm",
         "oli",
         (
@@ -151,7 +151,7 @@ ACTIONS: dict[str, HttpAction] = {
         ),
         {"reason": "a bad prompt"},
     ),
-    "abort a cancel of many": HttpAction("batch-abort", "oli", (("run.cancel_many", "aborted"),)),
+    "abort a batch": HttpAction("batch-abort", "oli", (("run.cancel_many", "aborted"),)),
     "start a run": HttpAction(
         "task-trigger", "oli", (("run.trigger", "requested"), ("run.trigger", "done")), EVALUATION
     ),
@@ -165,7 +165,7 @@ ACTIONS: dict[str, HttpAction] = {
         {"reason": "why"},
     ),
     "lift the emergency stop": HttpAction("stop-lift", "oli", (("stop.lift", "done"),), prepare=a_stop),
-    "take the runs away": HttpAction("board-export", "ada", (("run.export", "done"),), method="get"),
+    "export the runs": HttpAction("board-export", "ada", (("run.export", "done"),), method="get"),
     "save a view": HttpAction(
         "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
     ),
@@ -193,7 +193,7 @@ ACTIONS: dict[str, HttpAction] = {
     ),
     "change a role": HttpAction("member-role", "mona", (("member.change_role", "done"),), {"role": "operator"}),
     "remove a member": HttpAction("member-remove", "mona", (("member.remove", "done"),)),
-    "take an invitation back": HttpAction("invitation-revoke", "mona", (("invitation.revoke", "done"),)),
+    "revoke an invitation": HttpAction("invitation-revoke", "mona", (("invitation.revoke", "done"),)),
     "rename the team": HttpAction("team-settings", "mona", (("team.change", "done"),), {"name": "Ops Far North"}),
     "archive the team": HttpAction("team-archive", "adam", (("credential.revoke", "done"), ("team.archive", "done"))),
     "read the team's log": HttpAction("audit", "mona", (("audit.read", "done"),), method="get"),
@@ -201,24 +201,23 @@ ACTIONS: dict[str, HttpAction] = {
     "export the team's log": HttpAction("audit-export", "mona", (("audit.export", "done"),), method="get"),
     "export the site's log": HttpAction("site-audit-export", "ada", (("audit.export", "done"),), method="get"),
 }
-# A job writes the rows when it ends. See `test_verify_now_is_a_job_and_the_page_shows_its_result`.
-# A list of runs to look at is no act yet: its rows come with the word to begin.
+# Actions whose audit rows come later: preparing a batch leaves none until it is confirmed, and a job verifies the log.
 LATER = {
-    "list runs to cancel": HttpAction("batches", "oli", (), {"match": "all", "status": "running"}),
-    "list again what was not stopped": HttpAction("batch-retry", "oli", ()),
-    # Of the team's chain and of the site's.
+    "prepare a batch": HttpAction("batches", "oli", (), {"match": "all", "status": "running"}),
+    "retry a batch": HttpAction("batch-retry", "oli", ()),
+    # One row in the team's chain, one in the site's.
     "verify the log": HttpAction("audit-verify", "ada", (("audit.verify", "ok"), ("audit.verify", "ok"))),
 }
-# What takes no POST, and whose GET leaves no row: looking at runs, keys and members is no act.
-ONLY_LOOKED_AT = {
+# Urls that take no POST and whose GET leaves no row: reading runs, keys and members is not recorded.
+READ_ONLY = {
     *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
     *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
     *("audit-verification", "encryption", "account_inactive", "rights", "sessions", "factors", "confirm"),
     *("people", "person"),
 }
-# Without DEBUG, single sign-on and mail these are not there at all; house/test_style_guide.py, sso/test_sign_on.py and
-# people/test_password_reset.py have them.
-NOT_HERE = {
+# Urls that do not exist without DEBUG, single sign-on and mail. house/test_style_guide.py, sso/test_sign_on.py and
+# people/test_password_reset.py test them.
+ABSENT = {
     "style-guide",
     *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),
     *("account_reset_password", "account_reset_password_done"),

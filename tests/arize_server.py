@@ -1,4 +1,4 @@
-"""A fast Arize on a real socket, for tests with threads. It can check the database before it answers."""
+"""A fast fake Arize on a real socket, for tests with threads. It can check the database before it answers."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from django.db import connection
 
 @dataclass
 class ArizeServer:
-    """`answer(method, path)` gives status and JSON; `on_arrival(path)` is called first, in the server's thread."""
+    """`answer(method, path)` returns status and JSON; `on_arrival(path)` is called first, in the server's thread."""
 
     answer: Callable[[str, str], tuple[int, Any]]
     on_arrival: Callable[[str], None] = lambda _: None
@@ -37,7 +37,7 @@ class ArizeServer:
     def _arrived(self, path: str) -> None:
         try:
             self.on_arrival(path)
-        except Exception as fault:  # noqa: BLE001 - for the test to look at: nobody hears what a server's thread raises
+        except Exception as fault:  # noqa: BLE001 - kept for the test, because exceptions in this thread are lost
             self.faults.append(fault)
 
 

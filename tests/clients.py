@@ -1,4 +1,4 @@
-"""What people do in the panel, through Django's test client."""
+"""Common actions of people in the panel, through Django's test client."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ClientOf = Callable[[User | None], Client]
 
 
 def show_factor(client: Client, user: User) -> None:
-    """As if they had entered a code when they signed in."""
+    """Make the session look as if the person had entered a code at sign-in."""
     session = client.session
     session["account_authentication_methods"] = [{"method": "mfa", "type": "totp", "at": time.time()}]
     session["account_authentication_methods_user"] = user_id_to_str(user)
@@ -25,12 +25,12 @@ def show_factor(client: Client, user: User) -> None:
 
 
 def code_of(secret: str, steps: int = 0) -> str:
-    """What the app shows now, or some steps of 30 s from now."""
+    """The code that the app shows now, or `steps` of 30 s from now."""
     return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps))
 
 
 def press(client: Client, run: Run, *, htmx: bool = True, **data: str) -> Any:
-    """Cancel as a person does it: by the board's button (htmx), or by a plain form."""
+    """Cancel with the board's button (htmx) or with a plain form."""
     headers = {"HX-Request": "true", "HX-Target": f"run-{run.pk}"} if htmx else {}
     return client.post(f"/teams/{run.team.slug}/runs/{run.pk}/cancel/", data, headers=headers)
 

@@ -32,11 +32,11 @@ from tests.processes import free_ports
 from tests.stage import Stage, set_stage
 from tests.wire import ENDPOINT
 
-RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
+RECORD = import_module("taskruns.audit.record")  # the package exports the function of the same name
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays until the end: without this, it is searched for garbage again and again."""
+    """Imported modules live until the end: exclude them from every garbage collection."""
     gc.freeze()
 
 
@@ -47,13 +47,13 @@ def _plain_http_only_to_the_double(settings: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _runs_of_fixed_dates_are_kept(settings: Any) -> None:
-    """The doubles' runs were made on fixed days: they must not grow too old for the mirror."""
+    """The fake runs have fixed dates and must not become too old for the mirror."""
     settings.RUN_RETENTION_DAYS = 36_500
 
 
 @pytest.fixture(autouse=True)
 def _no_detail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In production a detail that its event does not list is hidden; here it is a mistake."""
+    """In production, a detail that its event does not list is hidden. In tests it is an error."""
 
     def refuse(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
         assert not details.keys() - allowed_details(event, outcome), f"{event} does not list all of {sorted(details)}"
@@ -64,7 +64,7 @@ def _no_detail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def any_details(_no_detail_is_hidden: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what becomes of details, whatever they are called."""
+    """For tests that record details with any name."""
     monkeypatch.setattr(RECORD, "_listed", lambda _event, _outcome, details: details)
 
 
@@ -170,7 +170,7 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
 
 @pytest.fixture
 def empty_queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Also keeps the test's connection: a worker closes its own after each job, a test has its data in an open one."""
+    """Also keeps the database connection open: a worker closes it after each job, but a test still needs it."""
     monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
     HUEY.storage.flush_all()
     yield
@@ -179,10 +179,10 @@ def empty_queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def committed(transactional_db: None) -> Iterator[None]:
-    """For tests that must really commit (threads, durable transactions over connections).
+    """For tests that must really commit (threads, several connections).
 
-    The tables are emptied after the test, which the append-only triggers refuse: they are lifted here, and the
-    flush's own post_migrate puts them back.
+    The tables are emptied after the test, which the append-only triggers would refuse. So they are dropped here, and
+    post_migrate after the flush creates them again.
     """
     make_append_only(connection)
     yield
@@ -207,5 +207,5 @@ def server() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """A free local port."""
     return free_ports(1)[0]

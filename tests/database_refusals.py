@@ -1,4 +1,4 @@
-"""What a database refuses: rows that a test turns away, and the changes that the append-only triggers turn away."""
+"""Make the database refuse rows, and drop the append-only triggers, for tests."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def lift_triggers(cursor: Any, table: str) -> None:
 
 
 def refuse_inserts(table: str, *, unless: str = "1 = 0") -> None:
-    """From now on the database refuses new rows of the table, except those for which the condition on NEW holds."""
+    """Make the database refuse new rows of the table, except those that meet the condition on NEW."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(

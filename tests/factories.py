@@ -1,4 +1,4 @@
-"""Rows that tests need: people, members, API keys and runs."""
+"""Create rows for tests: people, members, credentials and runs."""
 
 import secrets
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A fake Arize in this process, answered through `responses`: spaces, tasks, runs newest first, pages, and faults."""
+"""A fake Arize in this process, through `responses`: spaces, tasks, runs newest first, paging and faults."""
 
 import json
 import re
@@ -15,15 +15,15 @@ import responses
 
 from tests.wire import ENDPOINT
 
-START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)  # where the clock of the mirror's tests stands first
+START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)  # the initial time in the mirror's tests
 Fault = tuple[int, dict[str, str], str] | Exception
 
 
 @dataclass
 class World:
-    """`fault` sees each call (`/v2/...?query`) and may give an answer of its own; `sees` limits a key to spaces.
+    """`fault` gets each call (`/v2/...?query`) and may return its own answer. `sees` limits a key to spaces.
 
-    `on_its_way` is called when an answer is made but has not arrived.
+    `on_its_way` is called after the answer is built and before it is returned.
     """
 
     spaces: dict[str, list[str]] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class World:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """For changes while others read."""
+        """Lock the world, to change it while other threads read."""
         with self._lock:
             yield
 
@@ -118,6 +118,6 @@ def _problem(status: int) -> Fault:
 
 
 def failing(part: str, status: int, **headers: str) -> Callable[[str], Fault | None]:
-    """Every call with this part answers so."""
+    """A fault: every call that contains `part` gets this answer."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda call: (status, named, "") if part in call else None

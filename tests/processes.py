@@ -1,4 +1,4 @@
-"""What tests of processes wait for and listen on."""
+"""Waiting and free ports, for tests that start processes."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], what: str, *, within: float = 20) -> T:
-    """The first true value of the condition."""
+    """Poll until the condition is true, and return its value. Fails after `within` seconds."""
     deadline = time.monotonic() + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {within} s for {what}"

@@ -1,4 +1,4 @@
-"""A worker that empties the queue in the test's own process."""
+"""Run the queued jobs in the test's own process."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from huey.contrib.djhuey import HUEY
 
 
 def work(seconds_later: float = 0) -> None:
-    """A worker and a scheduler, at that moment."""
+    """Run all jobs that are due `seconds_later`, as the scheduler and a worker would."""
     with time_machine.travel(timezone.now() + timedelta(seconds=seconds_later)):
         now = HUEY._get_timestamp()
         for task in HUEY.read_schedule(now):

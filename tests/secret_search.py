@@ -1,4 +1,4 @@
-"""Looking for a key, or any 8 characters of it, in everything that a deployment keeps or gives away."""
+"""Search for a key, or any 8 characters of it, in everything that a deployment stores or sends."""
 
 import base64
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ def pieces(key: str) -> set[str]:
 
 
 def encoded(key: str) -> set[str]:
-    """The key as base64 has it at each of the three offsets, without the ends that depend on the neighbours."""
+    """The key in base64 at each of the three offsets, without the ends that depend on neighbouring bytes."""
     return {base64.b64encode(b"\0" * offset + key.encode()).decode()[4:-4] for offset in range(3)}
 
 
 def found(key: str, places: Iterable[str]) -> list[str]:
-    """The places that hold a piece of the key, as an excerpt around it."""
+    """An excerpt around each piece of the key that the places contain."""
     wanted = pieces(key) | encoded(key)
     return [excerpt(place, piece) for place in places for piece in wanted if piece in place]
 
@@ -35,7 +35,7 @@ def excerpt(place: str, piece: str) -> str:
 
 
 class Witness(Client):
-    """A browser that keeps every answer, headers and cookies too."""
+    """A test client that keeps every response, including headers and cookies."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, raise_request_exception=False, **kwargs)
@@ -48,7 +48,7 @@ class Witness(Client):
 
 
 def database_dump() -> str:
-    """Every column of every table, the sessions also unpacked."""
+    """Every column of every table, and the decoded sessions."""
     rows: list[object] = [session.get_decoded() for session in Session.objects.all()]
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):

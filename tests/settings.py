@@ -1,4 +1,4 @@
-"""The real settings with a test deployment's environment: nothing of this machine's .env gets in."""
+"""The real settings with the environment of a test deployment. This machine's .env file is ignored."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ os.environ.update(
         "DATA_DIR": str(_scratch),
         "QUEUE_URL": f"sqlite:///{_scratch}/queue.sqlite3",
         "ARIZE_ENDPOINTS": "http://arize.test:9999",
-        # Most tests are about what people do once they are in; people/test_second_factor.py turns it on.
+        # Most tests need no second factor; people/test_second_factor.py turns it on.
         "REQUIRE_MFA": "off",
     }
 )
@@ -32,9 +32,9 @@ for _name in (
 from config.settings import *  # noqa: E402, F403
 from config.settings import DATABASES, STORAGES  # noqa: E402
 
-# A file: in memory, threads of one test would meet "table is locked".
+# A file, because threads get "table is locked" with an in-memory database.
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["TEST"] = {"NAME": str(_scratch / "test.sqlite3")}
-# Tests that count sign-in tries use the real hasher of their own; the others need people, not slow hashes.
+# A fast hasher: most tests create people, and a real hash is slow.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = STORAGES | {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}

@@ -15,5 +15,5 @@ def named(path: Path) -> str:
 
 
 def on_floors(*floors: str) -> list[Path]:
-    """The hand-written files of these folders of the panel."""
+    """The hand-written files in these folders of `taskruns/`."""
     return [path for path in HAND_WRITTEN if path.relative_to(ROOT).parts[:2] in {("taskruns", it) for it in floors}]

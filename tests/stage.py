@@ -1,4 +1,4 @@
-"""A team with one of everything that a person can act on, and an Arize that accepts every call."""
+"""A team with one object of each kind that people act on, and an Arize that accepts every call."""
 
 import json
 from dataclasses import dataclass
@@ -48,11 +48,11 @@ class Stage:
     invitation: Invitation
     token: str
     view: SavedView
-    batches: dict[str, CancelBatch]  # by the name of the url that acts on it
+    batches: dict[str, CancelBatch]  # by url name
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
-    passkey: SoftPasskey  # tom's too
-    session: UserSession  # another one of vera's
+    passkey: SoftPasskey  # also tom's
+    session: UserSession  # a second session of vera
 
     def ids_for(self, url: str) -> dict[str, object]:
         return self.ids | {"batch_id": self.batches.get(url, self.batches["batch-confirm"]).pk}
@@ -143,7 +143,7 @@ def another_session(person: User) -> UserSession:
 
 
 def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:
-    """A draft to confirm, one at work to abort, and one that left its run out; of none a row in the log."""
+    """A draft to confirm, a working batch to abort, and one whose run was left out. None has an audit row."""
 
     def batch(**fields: Any) -> CancelBatch:
         draft = bulk.freeze(team, run_ids=[run.pk], source=BatchSource.SELECTION)

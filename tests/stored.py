@@ -1,4 +1,4 @@
-"""What the database holds."""
+"""Read what the database holds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ def events(**wanted: Any) -> list[tuple[str, str]]:
     return [(row.event, row.outcome) for row in rows]
 
 
-# Tables in which the house keeps house: counters of the sign-in throttle, and of the calls that were made.
+# Tables for internal counters: the sign-in throttle and the number of calls.
 HOUSEKEEPING = {"cache", "django_migrations", "taskruns_keyusage"}
 Dump = dict[str, list[tuple[Any, ...]]]
 

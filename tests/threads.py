@@ -1,4 +1,4 @@
-"""Work in several threads that start at the same moment."""
+"""Run work in several threads that start together."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from django.db import connection
 
 
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Results in order. Each thread has a database connection of its own; the first error of any is raised here."""
+    """Return the results in order. Each thread has its own database connection; the first error is raised here."""
     gate = threading.Barrier(count)
     results: list[Any] = [None] * count
     errors: list[BaseException] = []
@@ -17,7 +17,7 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
         try:
             gate.wait(timeout=10)
             results[number] = work(number)
-        except BaseException as error:  # noqa: BLE001 - raised again by the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
             errors.append(error)
         finally:
             connection.close()

@@ -1,4 +1,4 @@
-"""The urls of the panel, as its url configuration lists them."""
+"""The urls of the panel, from its url configuration."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from django.urls import URLResolver, get_resolver
 
 
 def views() -> Iterator[tuple[Any, str]]:
-    """Each view with the name of its url."""
+    """Each view with its url name."""
     patterns = list(get_resolver().url_patterns)
     while patterns:
         pattern = patterns.pop()

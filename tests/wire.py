@@ -1,4 +1,4 @@
-"""Arize in tests: its address, its urls, and a run as its API sends it."""
+"""Arize in tests: its address, its urls, and a run in the format of its API."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ ENDPOINT = "http://arize.test:9999"
 
 
 def wire_run(run: Run, status: str = "RUNNING", **members: Any) -> dict[str, Any]:
-    """A run as Arize spells it on the wire."""
+    """A run in the JSON format of Arize's API."""
     return {
         "id": run.arize_id,
         "task_id": run.task.arize_id,

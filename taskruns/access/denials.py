@@ -1,4 +1,4 @@
-"""Refused attempts: each becomes a row of the audit log, without anything in it that would let its reader in."""
+"""Denied attempts: each becomes a row in the audit log that contains no working token or link."""
 
 import re
 from dataclasses import replace
@@ -12,7 +12,7 @@ from taskruns.permissions import access_of
 from taskruns.services import audit
 from taskruns.services.audit import Attempt
 
-# Parameters of a path that open a door by themselves.
+# Path parameters that grant access by themselves.
 SECRETS = frozenset({"token", "key"})
 SIGN_IN_PAGES = frozenset(
     {
@@ -36,32 +36,32 @@ def record_denied(
     why: str = "",
     target: Target | None = None,
 ) -> None:
-    """The one place where a refused request becomes a row. Without a `team` it stands in the site's log."""
+    """Record a denied request. This is the only place that does. Without a `team` it goes to the site log."""
     audit.record_denial(event, _attempt(request), by=by, team=team, why=why, target=target)
 
 
 def record_forged(request: HttpRequest, *, by: Actor, why: str) -> None:
-    """A form that did not come from the panel never reaches its gate: an insider's goes to the log of the team."""
+    """Record a forged form, which Django refuses before the gate. An insider's attempt goes to the team's log."""
     slug = request.resolver_match.kwargs.get("slug") if request.resolver_match else None
     team = Team.objects.filter(slug=slug).first() if slug else None
     access = access_of(by.person, team)
     if team is None or not access.is_insider:
         record_denied(request, EventType.ACCESS_DENIED, by=by, why=why)
         return
-    # As if it had passed the gate: the error page stands in the frame of the team.
+    # Set what the gate would set, so that the error page shows the team's header.
     request.team, request.access = team, access  # type: ignore[attr-defined]
     record_denied(request, EventType.ACCESS_DENIED, by=replace(by, role=access.role), team=team, why=why)
 
 
 def record_throttled(request: HttpRequest, *, by: Actor) -> None:
-    """Allauth refused before its own view was reached."""
+    """Record an attempt that allauth throttled before its own view ran."""
     page = request.resolver_match.url_name if request.resolver_match else ""
     if page in SIGN_IN_PAGES:
         login = by.person.email if by.person else request.POST.get("login", "")
         audit.record_failed_sign_in(login, "throttled", by=by)
         return
     event = EventType.AUTH_PASSWORD_CHANGE if page == "account_change_password" else EventType.ACCESS_DENIED
-    record_denied(request, event, by=by, why="too many tries")
+    record_denied(request, event, by=by, why="too many attempts")
 
 
 def _attempt(request: HttpRequest) -> Attempt:
@@ -73,7 +73,7 @@ def _attempt(request: HttpRequest) -> Attempt:
 
 
 def _path(path: str, match: ResolverMatch) -> str:
-    """The path, or its pattern if the path itself lets its reader in: no row may hold a live link."""
+    """The path, or its pattern if the path contains a token: no row may hold a working link."""
     if not SECRETS & match.kwargs.keys():
         return path
     return "/" + _PARAMETER.sub(r"<\1>", _GROUP.sub(r"<\1>", match.route).strip("^$"))

@@ -1,11 +1,11 @@
 """The only gate of views. Every view declares who may reach it: `@requires(Action.X)`, `@signed_in` or `@anyone`.
-A view that declares nothing stops the start.
+The panel does not start if a view declares nothing.
 
-Not signed in: the login page. Not an insider of the team: 404, as if nothing were there. Insider without the right:
-403. Both refusals leave a row in the audit log, and stay refusals if that row cannot be written.
+Not signed in: the sign-in page. Not an insider of the team: 404, as if nothing existed. Insider without the right:
+403. Both denials are recorded in the audit log, and remain denials if the row cannot be written.
 
-The right is not always enough. A person who must have a second factor and has shown none reaches only the pages that
-set it up, and a view with `recent_auth` wants proof from the last ten minutes that it is still the same person.
+The right is not always enough. A person who must have a second factor but has not used one reaches only the pages that
+set it up. A view with `recent_auth` requires a proof of identity from the last ten minutes.
 """
 
 import uuid
@@ -53,9 +53,9 @@ def requires(
 ) -> Callable[[View], View]:
     """Let the view run only for people with the right to `action`.
 
-    A url with a `slug` is a team's: the view gets the team in its place. `event` is the audit event that the method
-    `acts_on` would have made: its denial is recorded under that name. `recent_auth` asks for a recent proof of who it
-    is; never for what stops runs.
+    A url with a `slug` belongs to a team: the view gets the team instead of the slug. `event` is the audit event of the
+    method `acts_on`: a denial is recorded under that name. `recent_auth` requires a recent proof of identity; never use
+    it for stopping runs.
     """
 
     def decorate(view: View) -> View:
@@ -63,14 +63,14 @@ def requires(
         def gate(request: HttpRequest, *args: Any, slug: str | None = None, **kwargs: Any) -> HttpResponseBase:
             denied_as = _event(request, event, acts_on)
             if not request.user.is_authenticated:
-                return _stranger(request, denied_as)
+                return _anonymous(request, denied_as)
             panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
                 raise _hidden(panel)
             if not panel.access.may(action):
                 record_denied(panel, denied_as, by=actor_of(panel), team=panel.team)
                 raise PermissionDenied
-            if (stopped := _not_shown_enough(panel, denied_as, recent_auth=recent_auth)) is not None:
+            if (stopped := _missing_proof(panel, denied_as, recent_auth=recent_auth)) is not None:
                 return stopped
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
@@ -81,27 +81,27 @@ def requires(
 
 
 def signed_in(view: View) -> View:
-    """For pages that every person has: their home, their own profile."""
-    return _for_everybody(view)
+    """For pages that every signed-in person has: the home page, their own profile."""
+    return _for_everyone(view)
 
 
 def requires_recent_auth(view: View) -> View:
-    """For what a stolen session must not change: how its person signs in. Open to those who lack a second factor."""
-    return _for_everybody(view, recent_auth=True, before_second_factor=True)
+    """For changes to how a person signs in, which a stolen session must not make. Works without a second factor."""
+    return _for_everyone(view, recent_auth=True, before_second_factor=True)
 
 
 def first_factor_enough(view: View) -> View:
-    """For the way to a second factor, and out: open to those who lack one."""
-    return _for_everybody(view, before_second_factor=True)
+    """For setting up a second factor and for signing out. Works without a second factor."""
+    return _for_everyone(view, before_second_factor=True)
 
 
-def _for_everybody(view: View, *, recent_auth: bool = False, before_second_factor: bool = False) -> View:
+def _for_everyone(view: View, *, recent_auth: bool = False, before_second_factor: bool = False) -> View:
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
-            return _stranger(request, EventType.ACCESS_DENIED)
+            return _anonymous(request, EventType.ACCESS_DENIED)
         panel = _enter(request, None)
-        stopped = _not_shown_enough(
+        stopped = _missing_proof(
             panel, EventType.ACCESS_DENIED, recent_auth=recent_auth, before_second_factor=before_second_factor
         )
         return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
@@ -109,36 +109,37 @@ def _for_everybody(view: View, *, recent_auth: bool = False, before_second_facto
     return _declared(gate, "signed in")
 
 
-def _stranger(request: HttpRequest, event: EventType) -> HttpResponse:
-    """GETs are redirected to the sign-in and not recorded: open pages keep polling after their session ends."""
+def _anonymous(request: HttpRequest, event: EventType) -> HttpResponse:
+    """GETs redirect to sign-in and are not recorded: open pages keep polling after the session ends."""
     if request.method not in SAFE_METHODS:
         record_denied(request, event, by=actor_of(request), why="not signed in")
     return to_login(request)
 
 
-def _not_shown_enough(
+def _missing_proof(
     request: PanelRequest, event: EventType, *, recent_auth: bool, before_second_factor: bool = False
 ) -> HttpResponse | None:
-    """The answer to a person whose session has not shown enough. A GET is redirected to the proof and back; a POST is
-    not kept for later, because it may hold a key.
+    """The response if the session lacks a second factor or a recent proof of identity, else None.
+
+    A GET is redirected to give the proof and comes back. A POST is not stored for later, because it may hold a key.
     """
     if not before_second_factor and lacks_second_factor(request, request.user, request.team):
-        return _led_to(request, reverse("factors"), event, why="no second factor")
+        return _redirect_to_proof(request, reverse("factors"), event, why="no second factor")
     if recent_auth and not is_recent(request, request.user):
-        return _led_to(request, reverse("confirm"), event, why="no fresh sign-in")
+        return _redirect_to_proof(request, reverse("confirm"), event, why="no recent sign-in")
     return None
 
 
-def _led_to(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
-    """What was to be changed is refused, and a row, whatever the client says of itself in its headers."""
-    is_look = request.method in {"GET", "HEAD"}
-    if not is_look:
+def _redirect_to_proof(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
+    """Deny and record every change, whatever the client's headers say; redirect reads to the proof."""
+    is_read = request.method in {"GET", "HEAD"}
+    if not is_read:
         record_denied(request, event, by=actor_of(request), team=request.team, why=why)
     if request.htmx:
         response = HttpResponse(status=401)
         response["HX-Redirect"] = with_next(url, page_of(request.htmx))
         return response
-    if is_look:
+    if is_read:
         return HttpResponseRedirect(with_next(url, request.get_full_path()))
     context = {"why": why, "url": with_next(url, referring_page(request))}
     return render(request, "taskruns/people/recent_auth.html", context, status=403)
@@ -150,7 +151,7 @@ def anyone(view: View) -> View:
 
 
 def by_method(*, read: View, act: View) -> View:
-    """Two gates at one url: who may look there, and who may act."""
+    """Two gates at one url: one for reading, one for acting."""
 
     def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
@@ -174,7 +175,7 @@ def _declared(view: View, access: Action | str) -> View:
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
-    """The row `pk` of the request's team. A missing and a foreign one are the same 404; the foreign one is recorded."""
+    """The row `pk` of the request's team. Missing and foreign rows give the same 404; only the latter is recorded."""
     row = rows.filter(team=request.team, pk=pk).first()
     if row is not None:
         return row
@@ -184,7 +185,7 @@ def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M
 
 
 def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
-    """The row `pk` of the person themselves. Somebody else's is the same 404 as none, and a recorded try."""
+    """The person's own row `pk`. Missing rows and other people's give the same 404; only the latter is recorded."""
     row = rows.filter(user=request.user, pk=pk).first()
     if row is not None:
         return row
@@ -194,13 +195,13 @@ def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
 
 
 def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
-    """For rights that depend on more than the role: the attempt is recorded, and the 403 is there to be raised."""
+    """For rights that depend on more than the role: record the denial and return the exception to raise."""
     record_denied(request, _event(request, event, acts_on), by=actor_of(request), team=request.team)
     return PermissionDenied()
 
 
 def members_change(event: EventType) -> Callable[[View], View]:
-    """For pages that every insider reads: what only looks on (an auditor, a site admin) changes nothing there."""
+    """For pages that every insider reads but only members change, not auditors or site admins."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -215,7 +216,7 @@ def members_change(event: EventType) -> Callable[[View], View]:
 
 
 def actor_of(request: HttpRequest) -> Actor:
-    """Who acts, as the audit log wants it. Before sign-in: anonymous."""
+    """The acting person, in the form of the audit log. Anonymous before sign-in."""
     nobody = Actor(
         type="anonymous",
         ip=getattr(request, "client_ip", ""),
@@ -243,16 +244,16 @@ def _event(request: HttpRequest, event: EventType | None, acts_on: str) -> Event
 
 
 def _private(response: HttpResponseBase) -> HttpResponseBase:
-    """What a person saw stays with them: nothing keeps it, not even the back button after signing out."""
+    """Forbid caching: after signing out, not even the back button may show the page again."""
     patch_cache_control(response, no_store=True, private=True)
     return response
 
 
 def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
-    """Read who asks and where: the person was loaded for this very request, the team and their role are one query.
+    """Add the team and the person's access to the request, in one query.
 
-    Raises Http404 for a team that does not exist. For an outsider that is as much work as one that does, the row in the
-    log too: the time of an answer must not tell them apart.
+    Raises Http404 if the team does not exist. For an outsider, a missing team costs as much work as an existing one,
+    including the audit row, so that the response time does not reveal which teams exist.
     """
     panel = cast("PanelRequest", request)
     panel.team = None if slug is None else members.seen_by(panel.user).filter(slug=slug).first()
@@ -263,13 +264,13 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
 
 
 def access_to(person: User, team: Team | None) -> Access:
-    """What the person of this request may do in a team that was read with `seen_by`."""
+    """What a person may do in a team that was loaded with `seen_by`."""
     role = TeamRole(team.role) if team is not None and team.role and team.archived_at is None else None
     return granted(SiteRole(person.site_role), role)
 
 
 def _hidden(request: PanelRequest) -> Http404:
-    """An attempt on what is not theirs. It goes to the site's log: the team must not learn who the outsiders are."""
+    """Record an outsider's attempt in the site log: the team must not learn who the outsider is."""
     record_denied(request, EventType.ACCESS_DENIED, by=actor_of(request))
     return Http404()
 

@@ -1,7 +1,7 @@
-"""What a session has shown of its person: when, with which factors, and whether that is enough and recent enough.
+"""How and when a session proved its person's identity, and whether that is enough and recent enough.
 
-allauth keeps one record for each step of signing in or confirming. Beside them stand two stamps of our own: when the
-session began, and when its person was last active in it.
+allauth keeps one record for each step of a sign-in or confirmation. We add two timestamps: when the session began, and
+when its person was last active.
 """
 
 import time
@@ -19,10 +19,10 @@ from taskruns.permissions import must_have_second_factor
 from taskruns.services.people import factors
 
 RECENT_FOR = 10 * 60  # seconds
-# The stamp of work is written at most this often: not a write a request.
+# The last-active timestamp is written at most this often, not on every request.
 SEEN_EVERY = 60  # seconds
 _BEGAN, _SEEN = "began_at", "seen_at"
-# How the log calls allauth's methods.
+# The audit log's names for allauth's methods.
 _METHODS = {"socialaccount": "oidc", "webauthn": "passkey", "recovery_codes": "recovery-code"}
 
 
@@ -31,8 +31,8 @@ def begin(request: HttpRequest) -> None:
     request.session[_BEGAN] = request.session[_SEEN] = int(time.time())
 
 
-def note_work(request: HttpRequest) -> None:
-    """What the page asks by itself (every GET of htmx is a poll here) keeps no session alive."""
+def note_activity(request: HttpRequest) -> None:
+    """Update the last-active timestamp. Polls (here every htmx GET) do not keep a session alive."""
     is_poll = request.method == "GET" and request.headers.get("HX-Request") == "true"
     now = int(time.time())
     if not is_poll and now - request.session.get(_SEEN, 0) >= SEEN_EVERY:
@@ -41,7 +41,7 @@ def note_work(request: HttpRequest) -> None:
 
 
 def limit_reached(session: SessionBase) -> str:
-    """Why a signed-in session is over: `idle`, `age`, or nothing."""
+    """Why a signed-in session has expired: `idle`, `age`, or empty."""
     if SESSION_KEY not in session:
         return ""
     now = time.time()
@@ -51,18 +51,18 @@ def limit_reached(session: SessionBase) -> str:
 
 
 def auth_method(request: HttpRequest, person: User) -> str:
-    """How the session was signed in, each way once and in order: `password+totp`."""
+    """How the session was signed in, each method once and in order: `password+totp`."""
     named = [str(record.get("type") or record.get("method", "")) for record in _records(request, person)]
     return "+".join(dict.fromkeys(_METHODS.get(name, name) for name in named))
 
 
 def has_shown_second_factor(request: HttpRequest, person: User) -> bool:
-    """One of the panel's own, or one that the provider of single sign-on vouches for (`amr`)."""
+    """True for one of the panel's own, or one that the single sign-on provider vouches for (`amr`)."""
     return any(record.get("method") == "mfa" or record.get("second_factor") for record in _records(request, person))
 
 
 def lacks_second_factor(request: HttpRequest, person: User, team: Team | None = None) -> bool:
-    """Their role needs one, and this session has shown none. `team`: see `must_have_second_factor`."""
+    """Their role requires one, but this session used none. `team`: see `must_have_second_factor`."""
     if not settings.REQUIRE_MFA or has_shown_second_factor(request, person):
         return False
     return must_have_second_factor(person, team)
@@ -73,7 +73,7 @@ def must_keep_second_factor(person: User) -> bool:
 
 
 def is_recent(request: HttpRequest, person: User) -> bool:
-    """Signed in or confirmed within the last ten minutes, with the second factor where the person has one."""
+    """Signed in or confirmed within the last ten minutes, with a second factor if the person has one."""
     records = _records(request, person)
     if factors.has_second(person):
         times = [record["at"] for record in records if record.get("method") == "mfa"]
@@ -83,19 +83,19 @@ def is_recent(request: HttpRequest, person: User) -> bool:
 
 
 def note_factor(request: HttpRequest, person: User, kind: str) -> None:
-    """A second factor was shown outside of signing in."""
+    """Record a second factor that was used outside of a sign-in."""
     record_authentication(request, person, "mfa", type=kind)
 
 
 def forget_factors(request: HttpRequest) -> None:
-    """The last one was removed: having shown it counts no more."""
+    """Drop the records of second factors, because the last one was removed."""
     records = request.session.get(AUTHENTICATION_METHODS_SESSION_KEY, [])
     kept = [record for record in records if record.get("method") != "mfa"]
     request.session[AUTHENTICATION_METHODS_SESSION_KEY] = kept
 
 
 def note_sso(request: HttpRequest, *, auth_time: float, second_factor: bool) -> None:
-    """What the provider of single sign-on said about the sign-in that was just recorded."""
+    """Add the provider's statements to the sign-in that was just recorded."""
     records = request.session.get(AUTHENTICATION_METHODS_SESSION_KEY, [])
     if records and records[-1].get("method") == "socialaccount":
         records[-1] |= {"auth_time": auth_time, "second_factor": second_factor}
@@ -103,7 +103,7 @@ def note_sso(request: HttpRequest, *, auth_time: float, second_factor: bool) -> 
 
 
 def _time_of(record: dict[str, Any]) -> float:
-    """Coming back from single sign-on proves nothing: the provider may not have asked for anything in days."""
+    """For single sign-on use the provider's `auth_time`: it may not have asked for a password in days."""
     is_from_elsewhere = record.get("method") == "socialaccount"
     return float(record.get("auth_time", 0) if is_from_elsewhere else record["at"])
 

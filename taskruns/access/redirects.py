@@ -1,4 +1,4 @@
-"""Where somebody is led who cannot stay: with the way back, and never out of the panel."""
+"""Redirects to sign-in and similar pages: with the way back, and never out of the panel."""
 
 from urllib.parse import urlencode, urlsplit
 
@@ -8,19 +8,19 @@ from django.shortcuts import resolve_url
 from django.urls import reverse
 from django_htmx.middleware import HtmxDetails
 
-# What the sign-in page says of that for which the session was no longer good, by the word in its address.
+# What the sign-in page says about a request of an expired session, by the word in the query string.
 UNDONE = {
-    "cancel": "You were signed out. Nothing was sent; press Cancel again after you sign in.",
-    "act": "You were signed out. Nothing was done; do it again after you sign in. What you typed was not kept.",
-    "page": "You were signed out. If you pressed a button just before, look at what it did before you press it again.",
+    "cancel": "You were signed out. Nothing was sent to Arize. Sign in, then click Cancel again.",
+    "act": "You were signed out. Nothing was changed, and your input was not saved. Sign in, then try again.",
+    "page": "You were signed out. Your last click may or may not have worked. Sign in and check before you repeat it.",
 }
 
 
 def to_login(request: HttpRequest) -> HttpResponse:
-    """A plain request is redirected; htmx is told to leave the page, never handed a login form for a table cell.
+    """Redirect a plain request. Make htmx leave the page, so that no sign-in form ends up in a table cell.
 
-    What was not done is told there by the address, not by a message: whatever else of the page asks meanwhile, and
-    is sent away too, must not use it up.
+    The query string says what was not done. A message would not work: another request of the same page, which is
+    redirected too, could consume it.
     """
     url = resolve_url(settings.LOGIN_URL)
     htmx: HtmxDetails | None = getattr(request, "htmx", None)
@@ -43,7 +43,7 @@ def _undone(request: HttpRequest, *, is_page: bool) -> dict[str, str]:
 
 
 def with_next(url: str, target: str, **more: str) -> str:
-    """`url` with the way back, if that is a page of the panel, and with `more` in its query."""
+    """`url` with `more` in its query, and with `target` as the way back if it is a page of the panel."""
     path = urlsplit(target)
     local = target.startswith("/") and not target.startswith(("//", "/\\")) and not path.netloc
     query = ({"next": target} if local else {}) | more
@@ -51,7 +51,7 @@ def with_next(url: str, target: str, **more: str) -> str:
 
 
 def page_of(htmx: HtmxDetails) -> str:
-    """The panel's page that asked by htmx, as the browser says; what is no URL of this host is none."""
+    """The page that sent the htmx request, as reported by the browser. Empty unless it is on this host."""
     try:
         return htmx.current_url_abs_path or ""
     except ValueError:
@@ -59,14 +59,14 @@ def page_of(htmx: HtmxDetails) -> str:
 
 
 def board_before(request: HttpRequest, slug: str) -> str:
-    """The board of the team that the person came from, with its filter; else the board as it opens."""
+    """The team's board with the filters that the person came from; otherwise the board without filters."""
     board = reverse("board", args=[slug])
     came_from = referring_page(request)
     return came_from if came_from == board or came_from.startswith(f"{board}?") else board
 
 
 def referring_page(request: HttpRequest) -> str:
-    """The page whose form was sent: the way back to it, if the browser tells it and it is ours."""
+    """The page whose form was sent, from the Referer header. Empty unless it is on this host."""
     parts = urlsplit(request.headers.get("Referer", ""))
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return path if parts.netloc == request.get_host() else ""

@@ -1,6 +1,6 @@
-"""Arize's REST API v2, one method an endpoint.
+"""Arize's REST API v2, one method per endpoint.
 
-Every failure is an ArizeError. None is chained to an exception of a library, which could hold the request with its key.
+Every failure is an ArizeError. It is never chained to a library's exception, which could hold the request and its key.
 """
 
 import json
@@ -26,9 +26,9 @@ _PATIENT = Timeouts()
 
 
 class StatusCasing:
-    """Which endpoints still want a status filter in lower case (self-hosted ones from before July 2026).
+    """Which endpoints still need a lower-case status filter (self-hosted ones from before July 2026).
 
-    Remembers what worked last; upper case until shown otherwise. Safe between threads.
+    Remembers what worked last and starts with upper case. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -53,9 +53,9 @@ class StatusCasing:
 class ArizeClient:
     """Calls one endpoint with one key. Safe to share between threads; close it, or use it in `with`.
 
-    `calls` counts every HTTP request attempted, retries included; `limited` those that Arize answered with 429.
-    `may_retry` is asked before each retry, in the thread of its call: a rate limit per key can refuse it.
-    `public_only`: whatever the host's name leads to, no private address is called.
+    `calls` counts every HTTP request attempted, including retries; `limited` counts the 429 answers.
+    `may_retry` is called before each retry, in the thread of the call, so a rate limit per key can refuse it.
+    `public_only`: never connect to a private address, whatever the host name resolves to.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -73,7 +73,7 @@ class ArizeClient:
     ) -> None:
         self.endpoint = normalise(endpoint)
         self.calls = self.limited = 0
-        # What the audit log keeps of the last success; an error has the same. For a caller with one thread.
+        # What the audit log stores about the last success; errors carry the same. Not for concurrent callers.
         self.facts: dict[str, Any] = {}
         self._calls_lock = threading.Lock()
         self._egress = Egress(timeouts, public_only=public_only)
@@ -93,20 +93,21 @@ class ArizeClient:
         self._reads.close()
 
     def list_spaces(self, *, limit: int = 100, cursor: str | None = None) -> Page[WireSpace]:
-        """GET /v2/spaces; with limit=1 also the cheapest check of a key."""
+        """GET /v2/spaces; with limit=1 it is the cheapest check of a key."""
         params = {"limit": limit, "cursor": cursor}
         return self._get("spaces", params=params, read=_page("spaces", WireSpace.from_json))
 
     def list_tasks(self, *, space_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[WireTask]:
-        """GET /v2/tasks; without a space, of every space that the key can read."""
+        """GET /v2/tasks; without a space, the tasks of every space that the key can read."""
         params = {"space_id": space_id, "limit": limit, "cursor": cursor}
         return self._get("tasks", params=params, read=_page("tasks", WireTask.from_json))
 
     def list_runs(
         self, task_id: str, *, status: RunStatus | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[WireRun]:
-        """GET /v2/tasks/{id}/runs, newest first. A host that refuses the filter in upper case is asked
-        once more in lower case, and remembered if that works; the other way round if it was upgraded since.
+        """GET /v2/tasks/{id}/runs, newest first.
+
+        If the host rejects the filter's case, try the other case once and remember it if it works.
         """
         if status is None:
             return self._runs(task_id, limit=limit, cursor=cursor)
@@ -114,29 +115,29 @@ class ArizeClient:
         try:
             return self._runs(task_id, status=likely, limit=limit, cursor=cursor)
         except BadRequest as error:
-            refused = error
+            rejected = error
         try:
             page = self._runs(task_id, status=other, limit=limit, cursor=cursor)
         except BadRequest:
-            raise refused from None
+            raise rejected from None
         self._casing.worked(self.endpoint, other)
         return page
 
     def get_run(self, run_id: str) -> WireRun:
-        """GET /v2/task-runs/{id}. Compare `.id`: it is what Arize answered, not what was asked."""
+        """GET /v2/task-runs/{id}. Compare `.id`: it is the id that Arize returned, not the one requested."""
         return self._get("task-runs", run_id, read=WireRun.from_json)
 
     def get_user(self, user_id: str) -> WireUser:
-        """GET /v2/users/{id}. A key without the right to read people meets 404 (or 403), as for one who left."""
+        """GET /v2/users/{id}. A key that may not read users gets 404 or 403, the same as for a user who left."""
         return self._get("users", user_id, read=WireUser.from_json)
 
     def list_api_keys(self, *, space_id: str | None = None, cursor: str | None = None) -> Page[WireApiKey]:
-        """GET /v2/api-keys: the caller's own active keys; with a space its service keys, where the key may."""
+        """GET /v2/api-keys: the caller's own active keys; with a space, its service keys if the key may read them."""
         params = {"space_id": space_id, "limit": 100, "cursor": cursor}
         return self._get("api-keys", params=params, read=_page("api_keys", WireApiKey.from_json))
 
     def is_itself(self, listed: WireApiKey) -> bool:
-        """Whether a listed key can be the one that this client calls with."""
+        """Whether a listed key may be the one that this client uses."""
         return listed.shortens(self._bearer.secret)
 
     def cancel_run(self, run_id: str) -> WireRun:
@@ -144,8 +145,9 @@ class ArizeClient:
         return self._post("task-runs", run_id, "cancel", read=WireRun.from_json)
 
     def trigger_run(self, task_id: str, wanted: EvaluationTrigger | ExperimentTrigger) -> WireRun:
-        """POST /v2/tasks/{id}/trigger; 201 with the new run, PENDING. The kind must be the task's: Arize refuses
-        fields of the other one.
+        """POST /v2/tasks/{id}/trigger; 201 with the new run, PENDING.
+
+        The kind must match the task: Arize rejects the fields of the other kind.
         """
         return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
 
@@ -161,9 +163,7 @@ class ArizeClient:
         return self._call(self._reads, "GET", path, read=read, params=params)
 
     def _post(self, *path: str, read: Callable[[object], T], body: Mapping[str, Any] | None = None) -> T:
-        """Once, on a connection of its own: on a kept one that Arize has closed, nobody could tell whether the request
-        arrived.
-        """
+        """Send once, on a new connection: if Arize closed a reused one, we cannot tell whether the request arrived."""
         with self._session() as session:
             return self._call(session, "POST", path, read=read, body=body)
 
@@ -182,7 +182,7 @@ class ArizeClient:
         params: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> T:
-        """The one way to Arize: sends, and makes of the answer what `read` makes of its JSON, or raises."""
+        """Every call to Arize goes through here: send, pass the JSON to `read`, or raise an ArizeError."""
         self._check_key()
         url = f"{self.endpoint}/v2/{'/'.join(map(path_segment, path))}"
         sent = {name: sendable(str(value)) for name, value in (params or {}).items() if value is not None}
@@ -208,24 +208,25 @@ class ArizeClient:
     def _check_key(self) -> None:
         if not self._bearer.fits_a_header:
             raise Unauthorized(
-                "This API key is empty or holds characters that no key has (a line break, for example), "
-                "so nothing was sent. Copy it from Arize again and replace it."
+                "This API key is empty or contains a character that no key has, for example a line break. "
+                "Nothing was sent. Copy the key from Arize again and replace it here."
             )
 
 
 def _read(answer: Answer, read: Callable[[object], T], *, request_id: str | None) -> T:
-    """What `read` makes of the JSON; raises Unreadable, chained to nothing that holds the body."""
+    """Pass the JSON to `read`. Raises Unreadable, never chained to an exception that holds the body."""
     try:
         if not answer.is_too_long:
             return read(json.loads(answer.body))
     except (ValueError, RecursionError, Unreadable):
-        pass  # raised below, so that no parser's words are chained
+        pass  # raised below, so that no parser exception is chained
     raise Unreadable(status=answer.status, request_id=request_id, milliseconds=answer.milliseconds)
 
 
 def path_segment(part: str) -> str:
-    """An id as one path segment; raises BadRequest if it cannot be one. `.` and `..` cannot: written
-    in any way, a library or a proxy on the road resolves them.
+    """An id as one path segment. Raises BadRequest if it cannot be one.
+
+    `.` and `..` cannot: libraries and proxies resolve them in any encoding.
     """
     quoted = "" if "\0" in part else quote(sendable(part), safe="")
     if quoted in {"", ".", ".."}:
@@ -243,7 +244,9 @@ def sendable(text: str) -> str:
 
 
 def _not_sendable() -> BadRequest:
-    return BadRequest("This is not an id or a cursor that Arize can have given, so nothing was sent.")
+    return BadRequest(
+        "This ID or cursor cannot come from Arize. Nothing was sent. Open the run or task from the board."
+    )
 
 
 def _page(member: str, item: Callable[[object], Item]) -> Callable[[object], Page[Item]]:

@@ -1,6 +1,6 @@
-"""Which addresses may get a key: Arize's own hosts over https, and what the deployment adds.
+"""Which addresses may receive a key: Arize's own hosts over https, and those that the deployment adds.
 
-An address is allowed by equality with an allowed one, never by looking for what is wrong with it.
+An address must equal an allowed one. We never search an address for what is wrong with it.
 """
 
 import ipaddress
@@ -34,14 +34,13 @@ _ARIZE = frozenset(region.url for region in REGIONS)
 
 
 class EndpointRefused(ValueError):
-    """`str(error)` is a sentence fit for a person, without the address, which may hold a secret."""
+    """`str(error)` is shown to the user. It omits the address, which may contain a secret."""
 
 
 def normalise(url: str) -> str:
-    """Blanks and one trailing slash stripped, scheme and host in lower case, the default port dropped.
+    """Strip blanks and one trailing slash, lower-case scheme and host, drop the default port.
 
-    Anything that is not plainly scheme, host and port comes back stripped but otherwise as it is,
-    so that it equals nothing allowed.
+    Anything other than scheme, host and port is only stripped of blanks, so it equals no allowed address.
     """
     stripped = url.strip(" ")
     parts = _ADDRESS.fullmatch(stripped)
@@ -52,25 +51,26 @@ def normalise(url: str) -> str:
 
 
 def check_endpoint(url: str, *, extra: Collection[str]) -> str:
-    """The normalised base url, if it is one of Arize's or of `extra`; raises EndpointRefused otherwise."""
+    """The normalised base url if it is one of Arize's or in `extra`. Raises EndpointRefused otherwise."""
     address = normalise(url)
     if address in _ARIZE or address in {check_extra(allowed) for allowed in extra}:
         return address
     raise EndpointRefused(
-        "This address is not one of Arize's regions, nor one that this panel's ARIZE_ENDPOINTS allows. "
+        "This address is not allowed. It is neither an Arize region nor listed in this panel's ARIZE_ENDPOINTS. "
         "Choose a region from the list."
     )
 
 
 def check_extra(url: str) -> str:
-    """The normalised form of one configured address; raises EndpointRefused if it is not plainly
-    http or https, a host and perhaps a port.
+    """The normalised form of one configured address.
+
+    Raises EndpointRefused unless it is exactly http or https, a host and optionally a port.
     """
     address = normalise(url)
     parts = _ADDRESS.fullmatch(address)
     if parts is None or not _is_host(parts["host"]) or int(parts["port"] or 1) > 65535:
         raise EndpointRefused(
-            "An extra Arize endpoint must be http:// or https://, a host name and perhaps a port, "
+            "An extra Arize endpoint must be http:// or https://, a host name and optionally a port, "
             "without path, query or user name, for example https://arize-app.example.com."
         )
     return address

@@ -1,6 +1,7 @@
-"""What can go wrong with a call to Arize: one typed error, with a sentence fit for a person.
+"""What can go wrong with a call to Arize: one typed error each, with a message for the user.
 
-Nothing here repeats text of an HTTP library, an HTML page or the key.
+A message says what happened, what it means and what to do next. It never repeats text from an HTTP library, an HTML
+page or the key.
 """
 
 import json
@@ -16,9 +17,11 @@ PROBLEM_CHARACTERS = 300  # of title and detail together
 
 
 class ArizeError(Exception):
-    """Base of all. `str(error)` is the sentence; `title` and `detail` are the problem document's own words,
-    cleaned to one line and at most 300 characters together; `milliseconds` is how long the call took;
-    `retry_after` is how many whole seconds Arize asks to wait, 0 to a day, or None if it did not say.
+    """Base class. `str(error)` is the message for the user.
+
+    `title` and `detail` come from Arize's problem document, cleaned to one line and 300 characters in total.
+    `milliseconds` is the duration of the call. `retry_after` is the wait that Arize asks for, in whole seconds from 0
+    to a day, or None if it named none.
     """
 
     default: ClassVar[str] = "The call to Arize failed."
@@ -45,91 +48,104 @@ class ArizeError(Exception):
 
     @property
     def words(self) -> str:
-        """Arize's own, or empty."""
+        """Arize's own message, or empty."""
         return ": ".join(part for part in (self.title, self.detail) if part)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the audit log keeps of the answer."""
+        """What the audit log stores about the answer."""
         return {"http_status": self.status, "arize_request_id": self.request_id, "milliseconds": self.milliseconds}
 
 
 class NotSent(ArizeError):
-    """No connection was made (name, refusal, TLS, connect time-out): Arize has received nothing."""
+    """No connection was made (DNS, refused, TLS, connect timeout): Arize has received nothing."""
 
     default = (
-        "No connection to Arize could be made, so nothing was sent. Check the region and the network, then try again."
+        "The panel could not connect to Arize. Nothing was sent. Check the region and the network, then try again."
     )
 
 
 class NoAnswer(ArizeError):
-    """The request may have arrived: whether Arize acted on it is unknown."""
+    """The request may have arrived; whether Arize acted on it is unknown."""
 
-    default = "Arize did not answer in time, or cut the connection, after the request was sent. Try again in a moment."
+    default = (
+        "The request was sent, but Arize did not answer in time or closed the connection. "
+        "Arize may still have acted on it. Try again in a moment."
+    )
 
 
 class BadRequest(ArizeError):
-    default = "Arize refused the request as invalid (400). Its own words say what it did not accept."
+    default = "Arize rejected the request as invalid (400). Nothing was changed. See Arize's message for the reason."
 
 
 class Unauthorized(ArizeError):
     default = (
-        "Arize does not accept this API key (401): it is wrong, expired, revoked, or of another region. "
+        "Arize rejected this API key (401). It is wrong, expired, revoked or from another region. "
         "Test the key, check its region, or replace it."
     )
 
 
 class Forbidden(ArizeError):
     default = (
-        "This API key can see this but may not do it (403). Ask for a key with more rights in Arize, "
-        "for example the space role Member."
+        "Arize refused this request (403). The API key can see this but may not do it. "
+        "Get a key with more rights in Arize, for example the space role Member."
     )
 
 
 class NotFound(ArizeError):
-    """Absent, or no read access: Arize answers both alike on purpose."""
+    """Absent, or no read access: Arize gives the same answer for both on purpose."""
 
-    default = "Arize does not know this, or this API key may not see it (404)."
+    default = (
+        "Arize did not find this (404). It does not exist, or this API key has no access to it. "
+        "Check the key's access in Arize."
+    )
 
 
 class Conflict(ArizeError):
     default = (
-        "Arize refused because of the present state of things (409). Look at the newest state before trying again."
+        "Arize refused the request because it conflicts with the current state (409). Nothing was changed. "
+        "Check the latest state before you try again."
     )
 
 
 class Unprocessable(ArizeError):
-    default = "Arize understood the request but cannot carry it out (422). Its own words say why."
+    default = "Arize cannot carry out this request (422). Nothing was changed. See Arize's message for the reason."
 
 
 class RateLimited(ArizeError):
-    default = "Arize allows no more calls with this API key for now (429). Wait a little, then try again."
+    default = (
+        "The rate limit of this API key is reached (429). Arize accepts no more calls for now. "
+        "Wait a little, then try again."
+    )
 
     def __init__(self, sentence: str | None = None, *, retry_after: int | None = None, **facts: Any) -> None:
         if sentence is None and retry_after is not None:
             unit = "second" if retry_after == 1 else "seconds"
-            sentence = f"Arize allows no more calls with this API key for now (429). Try again in {retry_after} {unit}."
+            sentence = (
+                "The rate limit of this API key is reached (429). Arize accepts no more calls for now. "
+                f"Try again in {retry_after} {unit}."
+            )
         super().__init__(sentence, retry_after=retry_after, **facts)
 
 
 class ServerError(ArizeError):
-    default = "Arize has a fault of its own ({status}). Try again in a moment."
+    default = "Arize is returning errors ({status}). The problem is on Arize's side. Try again in a moment."
 
 
 class Unreadable(ArizeError):
-    """A success whose body is not the JSON that is needed, or is longer than anybody would send."""
+    """A 2xx whose body is not the expected JSON, or is too long."""
 
     default = (
-        "Arize answered, but not with the data that was expected. "
-        "Check that the region is an API address of Arize, not a web page or a proxy."
+        "Arize answered, but without the expected data. The address may be a web page or a proxy, not Arize's API. "
+        "Check the region of this API key."
     )
 
 
 class UnexpectedAnswer(ArizeError):
-    """A redirect (never followed: the key would travel along) or a status that no Arize page names."""
+    """A redirect (never followed: it would carry the key along) or a status that Arize does not document."""
 
     default = (
-        "Arize gave an answer that it should not give ({status}), so it was not followed. "
+        "Arize sent an unexpected answer ({status}). The panel ignored it. "
         "Check that the region is an API address of Arize."
     )
 
@@ -139,7 +155,7 @@ ERRORS: Mapping[int, type[ArizeError]] = {
     401: Unauthorized,
     403: Forbidden,
     404: NotFound,
-    408: NoAnswer,  # a gateway gave up waiting: the request may have been done
+    408: NoAnswer,  # a gateway timed out: Arize may have acted on the request
     409: Conflict,
     422: Unprocessable,
     429: RateLimited,
@@ -149,27 +165,26 @@ ERRORS: Mapping[int, type[ArizeError]] = {
 NOT_SENT: Mapping[Failure, str] = {
     Failure.NO_CONNECTION: NotSent.default,
     Failure.CONNECT_TIMEOUT: (
-        "Arize accepted no connection within {seconds:g} seconds, so nothing was sent. "
+        "Arize did not accept a connection within {seconds:g} seconds. Nothing was sent. "
         "Check the region and the network, then try again."
     ),
     Failure.UNKNOWN_HOST: (
-        "The host name of this region cannot be found, so nothing was sent. "
-        "Check the region and the name service of this machine."
+        "The host name of this region was not found. Nothing was sent. Check the region and the DNS of this server."
     ),
     Failure.PRIVATE_ADDRESS: (
-        "The host name of this region leads to a private address, so nothing was sent. "
-        "If that is meant, whoever runs the panel lists the address in ARIZE_ENDPOINTS."
+        "The host name of this region resolves to a private address. Nothing was sent. "
+        "If this is intended, ask your administrator to list the address in ARIZE_ENDPOINTS."
     ),
     Failure.UNTRUSTED_CERTIFICATE: (
-        "The certificate of this region's address cannot be trusted, so nothing was sent. "
-        "Check the region; if it is right, somebody stands between this panel and Arize."
+        "The TLS certificate of this region is not trusted. Nothing was sent. "
+        "Check the region; if it is correct, something is intercepting the connection to Arize."
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What we keep of an RFC 9457 problem document. Unknown members (error_code, entitlement) are ignored."""
+    """The members we keep of an RFC 9457 problem document. Others (error_code, entitlement) are ignored."""
 
     title: str = ""
     detail: str = ""
@@ -177,7 +192,7 @@ class Problem:
 
 
 def error_for(answer: Answer, *, secret: str) -> ArizeError:
-    """The typed error of an answer that is no success. `secret` is the key, struck out if Arize echoes it."""
+    """The typed error for an answer that is not 2xx. `secret` is the key, redacted if Arize echoes it."""
     problem = read_problem(answer.body, secret=secret)
     facts: dict[str, Any] = {
         "status": answer.status,
@@ -191,14 +206,14 @@ def error_for(answer: Answer, *, secret: str) -> ArizeError:
 
 
 def error_without_answer(call: NotAnswered, *, connect: float) -> ArizeError:
-    """The typed error of a call that got no answer. `connect` is the time-out of its connection, in seconds."""
+    """The typed error for a call without an answer. `connect` is its connect timeout in seconds."""
     if call.why is Failure.NO_ANSWER:
         return NoAnswer(milliseconds=call.milliseconds)
     return NotSent(NOT_SENT[call.why].format(seconds=connect), milliseconds=call.milliseconds)
 
 
 def read_problem(body: bytes, *, secret: str = "") -> Problem:
-    """HTML pages, empty bodies and JSON of another shape all give the empty Problem."""
+    """Read a problem document. HTML, an empty body and other JSON give an empty Problem."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Pages of Arize's lists: reading one, and reading page after page, whatever the cursors do."""
+"""Pages of Arize's lists: reading one page, and reading them all even if the cursors are broken."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from taskruns.arize.values import read_text
 
 Item = TypeVar("Item", bound="Identified")
 
-MOST_PAGES = 1_000  # of one list: 100,000 items, more than a loop should ever walk
+MOST_PAGES = 1_000  # per list: 100,000 items, more than any loop should read
 
 
 class Identified(Protocol):
@@ -26,8 +26,9 @@ class Page(Generic[Item]):
 
     @classmethod
     def from_json(cls, data: object, *, member: str, item: Callable[[object], Item]) -> Self:
-        """Items without a usable id are left out. A list that is absent or null is an empty one: some servers write
-        it so. Unreadable: no object, or a member that is no list.
+        """Skip items without a usable id. An absent or null list is empty: some servers send it that way.
+
+        Raises Unreadable if `data` is not an object or the member is not a list.
         """
         if not isinstance(data, dict) or not isinstance(data.get(member), list | None):
             raise Unreadable
@@ -37,8 +38,9 @@ class Page(Generic[Item]):
 
 
 def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None) -> Iterator[Page[Item]]:
-    """Page after page until there is no cursor, nothing new comes any more, a cursor comes twice, or `most` pages
-    were given. One empty page is not the end: Arize may leave out what a key must not see.
+    """Yield pages until there is no cursor, nothing new arrives, a cursor repeats, or `most` pages were read.
+
+    A single empty page is not the end: Arize may leave out items that the key must not see.
     """
     cursor: str | None = None
     cursors: set[str] = set()
@@ -63,5 +65,5 @@ def _readable(values: list[object], item: Callable[[object], Item]) -> tuple[Ite
         try:
             items.append(item(value))
         except Unreadable:
-            continue  # one bad item must not hide the good ones beside it
+            continue  # one bad item must not hide the good ones
     return tuple(items)

@@ -1,19 +1,21 @@
-"""What Arize is asked for when a run is started: one kind for each kind of task, because it refuses a mixture (400)."""
+"""The request body that starts a run: one class per kind of task, because Arize rejects a mixture (400)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-DEFAULT_SPANS = 10_000  # Arize's own
+DEFAULT_SPANS = 10_000  # Arize's own default
 LONGEST_WINDOW = timedelta(days=30)
 LONGEST_EXPERIMENT_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTrigger:
-    """A run of an evaluation task. `window`: of data, for tasks on a project only, always with both ends, because the
-    server fills in a missing one in ways of its own. `experiment_ids`: for tasks on a dataset only.
+    """Start a run of an evaluation task.
+
+    `window`: start and end of the data, only for tasks on a project. Both ends are always sent, because Arize picks
+    its own value for a missing one. `experiment_ids`: only for tasks on a dataset.
     """
 
     window: tuple[datetime, datetime] | None = None
@@ -32,7 +34,7 @@ class EvaluationTrigger:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentTrigger:
-    """A run of an experiment task. Of `example_ids` and `max_examples` Arize takes one at most."""
+    """Start a run of an experiment task. Arize accepts `example_ids` or `max_examples`, not both."""
 
     experiment_name: str
     dataset_version_id: str = ""
@@ -43,7 +45,7 @@ class ExperimentTrigger:
     evaluation_task_ids: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Without what was left open: Arize's own defaults hold then."""
+        """Omit empty fields, so that Arize's own defaults apply."""
         body = {
             "experiment_name": self.experiment_name,
             "dataset_version_id": self.dataset_version_id,

@@ -1,4 +1,4 @@
-"""Single values as Arize may send them in JSON or headers, read without ever raising: an unusable one is None."""
+"""Single values from Arize's JSON and headers. The readers never raise: an unusable value becomes None."""
 
 import email.utils
 import math
@@ -11,12 +11,12 @@ from operator import itemgetter
 from typing import Any
 
 MOST = 2**63 - 1  # what a 64-bit column can hold
-DEEPEST = 64  # levels kept of raw JSON; databases and json.dumps give up on deep nesting, Arize sends about 5
-LONGEST_TEXT = 10_000  # characters of a text that `one_line` looks at
-KEY_PIECE = 8  # characters of a key in a row that nobody may see
+DEEPEST = 64  # levels of raw JSON to keep; databases and json.dumps fail on deep nesting, Arize sends about 5
+LONGEST_TEXT = 10_000  # characters that `one_line` reads
+KEY_PIECE = 8  # consecutive characters of a key that must never be shown
 REQUEST_ID_CHARACTERS = 200
-LONGEST_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake of the server's
-_HUGE = 10**300  # beyond it a number is no float and its digits are nobody's id
+LONGEST_RETRY_AFTER = 86_400  # seconds; a longer wait is a server's mistake
+_HUGE = 10**300  # a larger number does not fit a float and is not a real id
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = re.compile(r"[0-9]+")
@@ -28,7 +28,7 @@ _TIMESTAMP = re.compile(
 
 
 def read_text(raw: object) -> str | None:
-    """Text that a database can store; numbers as text. Unbounded in length."""
+    """Text that a database can store; numbers become text. No length limit."""
     if isinstance(raw, str):
         return storable(raw)
     if isinstance(raw, int | float) and not isinstance(raw, bool) and -_HUGE < raw < _HUGE:
@@ -37,7 +37,7 @@ def read_text(raw: object) -> str | None:
 
 
 def read_count(raw: object) -> int | None:
-    """A whole number as integer, integral float or digits, clamped to what 64 bits hold."""
+    """A whole number sent as integer, integral float or digits, clamped to 0 to 2**63 - 1."""
     if isinstance(raw, str) and _DIGITS.fullmatch(raw.strip()):
         digits = raw.strip().lstrip("0") or "0"
         return MOST if len(digits) > len(str(MOST)) else min(int(digits), MOST)
@@ -49,8 +49,10 @@ def read_count(raw: object) -> int | None:
 
 
 def read_timestamp(raw: object) -> datetime | None:
-    """An ISO 8601 moment as UTC, in extended or basic form. What is left out on the right is zero, no offset is UTC,
-    a leap second is the next second; digits beyond microseconds are cut. Else None.
+    """An ISO 8601 time in extended or basic form, as UTC; None if it is anything else.
+
+    Missing parts on the right are zero, a missing offset means UTC, a leap second becomes the next second, and digits
+    beyond microseconds are dropped.
     """
     parts = _TIMESTAMP.fullmatch(raw.strip()) if isinstance(raw, str) else None
     if parts is None:
@@ -62,7 +64,7 @@ def read_timestamp(raw: object) -> datetime | None:
     try:
         moment = datetime(year, month, day, hour, minute, second - leap, microsecond, tzinfo=_offset(parts))
         return (moment + timedelta(seconds=leap)).astimezone(UTC)
-    except (ValueError, OverflowError):  # 30 February, 25 o'clock; the year 0 or 10000 once turned to UTC
+    except (ValueError, OverflowError):  # 30 February, hour 25, or a year outside 1 to 9999 after conversion to UTC
         return None
 
 
@@ -92,7 +94,7 @@ def read_boolean(raw: object) -> bool | None:
 
 
 def keep(value: Any, *, depth: int = 0) -> Any:
-    """JSON as read, except for what no database stores: NUL, lone surrogates, NaN and infinities, abysses."""
+    """JSON as read, without what a database cannot store: NUL, lone surrogates, NaN, infinities, deep nesting."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, float):
@@ -111,12 +113,12 @@ def storable(text: str) -> str:
 
 
 def read_request_id(headers: Mapping[str, str], *, secret: str) -> str | None:
-    """From the header, where a problem document names none."""
+    """The request id from the header, for answers whose body has none."""
     return one_line(headers.get("x-request-id"), REQUEST_ID_CHARACTERS, secret) or None
 
 
 def read_retry_after(value: str | None, *, now: datetime | None = None) -> int | None:
-    """Whole seconds from a number or an HTTP date (fractions rounded up, the past is 0); nonsense is None."""
+    """Whole seconds from a number or an HTTP date, rounded up; 0 if in the past, None if unreadable."""
     if value is None:
         return None
     try:
@@ -137,20 +139,20 @@ def _seconds_until(http_date: str, now: datetime) -> float:
 
 
 def one_line(value: object, characters: int, secret: str) -> str:
-    """Text of Arize's for a person to read: one printable line of at most so many characters, without the key.
+    """Arize's text for display: one printable line of at most `characters`, with the key redacted.
 
-    Anything but text is empty. Stricter than `audit.clean_line`, which keeps what a person wrote: characters that
-    nobody sees go too, because one of them inside a key would hide the key from the search for it.
+    Anything but text gives an empty string. Stricter than `audit.clean_line`: it also drops invisible characters,
+    because one inside a key would hide the key from the search below.
     """
     if not isinstance(value, str):
         return ""
     printable = "".join(" " if _is_control(character) else character for character in value[:LONGEST_TEXT])
-    line = _struck_out(secret, " ".join(printable.split()))  # before the cut, which could leave half a key standing
+    line = _redacted(secret, " ".join(printable.split()))  # before truncating, which could leave half a key
     return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
-def _struck_out(secret: str, line: str) -> str:
-    """The line with `[key]` for every stretch of the key: servers like to echo a shortened one."""
+def _redacted(secret: str, line: str) -> str:
+    """Replace every piece of the key with `[key]`: servers may echo a shortened one."""
     width = min(KEY_PIECE, len(secret))
     pieces = {secret[start : start + width] for start in range(len(secret) - width + 1)}
     hidden = bytearray(len(line))
@@ -162,6 +164,6 @@ def _struck_out(secret: str, line: str) -> str:
 
 
 def _is_control(character: str) -> bool:
-    """Control, format (bidirectional tricks too), surrogate, private, unassigned; line and paragraph ends."""
+    """Control, format (bidirectional marks too), surrogate, private, unassigned; line and paragraph separators."""
     category = unicodedata.category(character)
     return category.startswith("C") or category in {"Zl", "Zp"}

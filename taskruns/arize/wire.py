@@ -1,9 +1,8 @@
-"""Arize's spaces, users, API keys, tasks and runs as read from JSON, by a tolerant reader.
+"""Arize's spaces, users, API keys, tasks and runs, read from JSON tolerantly.
 
-The wire changed from lower to upper case in July 2026 without a version, and old servers leave members out
-(Arize REST API v2, stage beta). So: both cases, everything but `id` may be None, unknown members stay in
-`raw`.
-`"x" in run.raw` tells an absent member from a null one.
+Arize REST API v2 is beta. In July 2026 its values changed from lower to upper case without a new version, and older
+servers omit members. So both cases are accepted, everything but `id` may be None, and unknown members stay in `raw`.
+`"x" in run.raw` distinguishes an absent member from a null one.
 """
 
 import re
@@ -25,7 +24,7 @@ from taskruns.arize.values import (
 
 
 class RunStatus(StrEnum):
-    """UNKNOWN is a status of a newer server: not ended, not cancellable, shown as sent (`raw_status`)."""
+    """UNKNOWN is a status from a newer server: not ended, not cancellable, shown as sent (`raw_status`)."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -36,7 +35,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """Only such a run can be cancelled."""
+        """Only active runs can be cancelled."""
         return self in {RunStatus.PENDING, RunStatus.RUNNING}
 
     @property
@@ -52,7 +51,7 @@ class TaskType(StrEnum):
 
 
 _GAP = re.compile(r"[.*\u2026\u2022]{2,}|[\u2026\u2022*]")  # the middle of a redacted key
-FEWEST_SHOWN = 6  # characters of a redacted key; fewer would fit too many keys
+FEWEST_SHOWN = 6  # characters of a redacted key; fewer would match too many keys
 _STATUSES = {status.value: status for status in RunStatus} | {"canceled": RunStatus.CANCELLED}
 _TYPES = {kind.value: kind for kind in TaskType}
 
@@ -80,7 +79,7 @@ class WireSpace:
 
 @dataclass(frozen=True, slots=True)
 class WireUser:
-    """Source: GET /v2/users/{id}. A service key's bot is one too, mostly without an e-mail."""
+    """Source: GET /v2/users/{id}. The bot user of a service key is one too, usually without an email."""
 
     id: str
     name: str | None
@@ -96,7 +95,7 @@ class WireUser:
 
 @dataclass(frozen=True, slots=True)
 class WireApiKey:
-    """Source: GET /v2/api-keys (beta). `redacted_key` looks like `ak-abc...xyz`; no `expires_at`: no end is known."""
+    """Source: GET /v2/api-keys (beta). `redacted_key` looks like `ak-abc...xyz`. `expires_at` is None if unknown."""
 
     id: str
     redacted_key: str
@@ -104,7 +103,7 @@ class WireApiKey:
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        """Raises Unreadable if it is no object with an id."""
+        """Raises Unreadable if `data` is not an object with an id."""
         raw = data if isinstance(data, dict) else {}
         id_ = read_text(raw.get("id"))
         if not id_:
@@ -113,7 +112,7 @@ class WireApiKey:
         return cls(id=id_, redacted_key=redacted, expires_at=read_timestamp(raw.get("expires_at")))
 
     def shortens(self, key: str) -> bool:
-        """Whether this is how the key looks with its middle left out. Two keys can look alike."""
+        """Whether `key` with its middle left out looks like this one. Two keys can look alike."""
         parts = _GAP.split(self.redacted_key.strip())
         if len(parts) != 2 or len(parts[0]) + len(parts[1]) < FEWEST_SHOWN:
             return False
@@ -123,7 +122,7 @@ class WireApiKey:
 
 @dataclass(frozen=True, slots=True)
 class WireTask:
-    """Source: GET /v2/tasks. Times are UTC; `sampling_rate` is 0 to 1. A task does not name its space."""
+    """Source: GET /v2/tasks. Times are UTC; `sampling_rate` is 0 to 1. Arize does not return a task's space."""
 
     id: str
     name: str | None
@@ -164,7 +163,7 @@ class WireTask:
 
 @dataclass(frozen=True, slots=True)
 class WireRun:
-    """Source: GET /v2/task-runs/{id}. Times are UTC; counts are 0 to 2**63-1, "so far" while it runs."""
+    """Source: GET /v2/task-runs/{id}. Times are UTC; counts are 0 to 2**63 - 1 and grow while the run is active."""
 
     id: str
     task_id: str | None
@@ -208,7 +207,7 @@ class WireRun:
 
 
 def read_status(raw: object) -> RunStatus:
-    """Either case, blanks around, American spelling; anything else is UNKNOWN."""
+    """Accept either case, surrounding blanks and the American spelling; anything else is UNKNOWN."""
     return _STATUSES.get(_word(raw), RunStatus.UNKNOWN)
 
 
@@ -227,7 +226,7 @@ def _json_object(data: object) -> dict[str, Any]:
 
 
 def _record(data: object) -> dict[str, Any]:
-    """The object as kept in `raw`: unknown members too."""
+    """The object as kept in `raw`, including unknown members."""
     kept: dict[str, Any] = keep(_json_object(data))
     return kept
 

@@ -1,4 +1,4 @@
-"""What people type about themselves and, as site admins, about others."""
+"""Forms for a person's own profile, and for site admins who manage people."""
 
 from zoneinfo import available_timezones
 
@@ -11,20 +11,24 @@ def _zones() -> list[tuple[str, str]]:
     return [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
 
 
+# The label of the model would need a migration.
+THEMES = ((Theme.SYSTEM.value, "system"), *((theme.value, theme.label) for theme in Theme if theme.value))
+
+
 class ProfileForm(forms.Form):
     time_zone = forms.ChoiceField(
-        label="Time zone", choices=_zones, help_text="Times on pages are in this zone; exports are in UTC."
+        label="Time zone", choices=_zones, help_text="Pages use this time zone; exports are in UTC."
     )
     theme = forms.TypedChoiceField(
-        label="Colours", choices=Theme.choices, coerce=Theme, empty_value=Theme.SYSTEM, required=False
+        label="Theme", choices=THEMES, coerce=Theme, empty_value=Theme.SYSTEM, required=False
     )
     shortcuts = forms.BooleanField(
-        label="Keyboard shortcuts", required=False, help_text="Single keys act on the board; ? lists them."
+        label="Keyboard shortcuts", required=False, help_text="Single keys work on the board. Press ? for a list."
     )
 
 
 class SiteRoleForm(forms.Form):
-    """`none` is spelled out, so that an empty form takes nobody's role away."""
+    """`none` is an explicit value, so that an empty form removes no role."""
 
     CHOICES = (("none", "none"), *((role.value, role.label) for role in SiteRole if role.value))
     role = forms.TypedChoiceField(choices=CHOICES, coerce=lambda value: SiteRole("" if value == "none" else value))

@@ -1,7 +1,7 @@
-"""The only way out of the panel by HTTP: to Arize, and to the provider of single sign-on. Plain Python, no Django.
+"""All outbound HTTP of the panel: to Arize and to the single sign-on provider. Plain Python, no Django.
 
-`session.py` sends a request and says what came of it, `connection.py` keeps the deadline and knows whether anything was
-sent, `fence.py` tells public addresses from private ones.
+`session.py` sends a request and returns the answer or the failure, `connection.py` enforces the deadline and records
+whether anything was sent, `fence.py` distinguishes public from private addresses.
 """
 
 from .session import Answer, Bearer, Egress, Failure, NotAnswered, Session, Timeouts

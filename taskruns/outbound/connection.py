@@ -1,8 +1,8 @@
-"""Connections that know whether anything was sent, and that stop at the deadline of their call.
+"""Connections that record whether anything was sent, and that stop at the deadline of their call.
 
-A read time-out alone does not end a call to a server that sends one byte now and then, so each read from the socket
-also ends at the deadline of the whole call: headers, body, chunks and TLS records alike. And only the connection knows
-whether anything was sent; the kind of an exception does not always tell.
+A read timeout alone does not end a call to a server that sends one byte now and then. So each read from the socket also
+ends at the deadline of the whole call: headers, body, chunks and TLS records alike. Only the connection knows whether
+anything was sent; the exception type does not always show it.
 """
 
 import http.client
@@ -24,17 +24,17 @@ from urllib3.util.retry import Retry
 from .fence import is_public
 
 BACKOFF = 0.3  # seconds before the first retry, doubled for each further one
-JITTER = 0.3  # seconds at most, added at random so that the threads of a round do not return together
+JITTER = 0.3  # seconds at most, added at random so that the threads of a round do not retry together
 LONGEST_BACKOFF = 2.0  # seconds
 
 
 @dataclass(slots=True)
 class Call:
-    """One call, retries included. `began` and `deadline` are seconds on the monotonic clock; `may_retry` is asked
-    before each retry; `public_only` refuses an address off the internet, whatever name led to it.
+    """One call, including its retries. `began` and `deadline` are seconds on the monotonic clock.
 
-    `sent`: False once a connection was tried, True once a byte of a request may have left on one;
-    None if no connection was asked for at all (a malformed address, a mock in a test).
+    `may_retry` is called before each retry. `public_only` refuses private addresses, whatever name resolved to them.
+    `sent`: None before any connection attempt (a malformed address, a mock in a test), False after one, True once a
+    byte of a request may have left.
     """
 
     began: float
@@ -50,7 +50,7 @@ class Call:
 
     @property
     def milliseconds(self) -> int:
-        """How long it has taken so far."""
+        """Time since the start of the call."""
         return round((time.monotonic() - self.began) * 1000)
 
 
@@ -59,7 +59,7 @@ _CALL: ContextVar[Call] = ContextVar("call")
 
 @contextmanager
 def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: bool) -> Iterator[Call]:
-    """Whatever this thread sends inside the block belongs to one call with one deadline."""
+    """Everything that this thread sends inside the block belongs to one call with one deadline."""
     began = time.monotonic()
     call = Call(began=began, deadline=began + seconds, may_retry=may_retry, public_only=public_only)
     token = _CALL.set(call)
@@ -70,16 +70,17 @@ def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: b
 
 
 class GetRetry(Retry):
-    """Retries GETs that failed on the way or with 500, 502, 503, 504. It retries no 429 and never sleeps on
-    Retry-After: the caller decides when to come back. No attempt starts after the deadline, nor one that the caller
-    does not allow.
+    """Retries GETs that failed in transit or with 500, 502, 503 or 504.
+
+    It never retries a 429 and never sleeps on Retry-After: the caller decides when to try again. No attempt starts
+    after the deadline or without the caller's permission.
     """
 
     @classmethod
     def times(cls, retries: int) -> Self:
         return cls(
             total=retries,
-            other=0,  # a bad certificate stays bad
+            other=0,  # retrying does not fix a bad certificate
             allowed_methods={"GET"},
             status_forcelist={500, 502, 503, 504},
             respect_retry_after_header=False,
@@ -88,26 +89,26 @@ class GetRetry(Retry):
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:
         call = _CALL.get()
-        following = super().increment(*args, **kwargs)  # raises when there is no attempt left
+        following = super().increment(*args, **kwargs)  # raises when no attempt is left
         if call.seconds_left <= 0 or not call.may_retry():
             return self.new(total=0).increment(*args, **kwargs)
         call.attempts += 1
         return following
 
     def get_backoff_time(self) -> float:
-        """Seconds. Unlike urllib3, the first retry waits too: a fault is seldom gone at once."""
+        """Seconds. Unlike urllib3, wait before the first retry too: faults rarely clear immediately."""
         doubled = BACKOFF * 2 ** max(len(self.history) - 1, 0)
         return float(min(doubled + random.uniform(0, JITTER), LONGEST_BACKOFF))  # noqa: S311 - no secret
 
 
 class _DeadlineReader(io.RawIOBase):
-    """The socket's bytes. Each read waits for the read time-out, or for what is left of the call if that is less."""
+    """Reads the socket. Each read waits at most for the read timeout and for the rest of the call."""
 
     def __init__(self, connection: socket.socket, call: Call) -> None:
         self._connection = connection
         self._bytes = connection.makefile("rb", buffering=0)
         self._call = call
-        self._silence = connection.gettimeout()
+        self._read_timeout = connection.gettimeout()
 
     def readable(self) -> bool:
         return True
@@ -116,7 +117,7 @@ class _DeadlineReader(io.RawIOBase):
         left = self._call.seconds_left
         if left <= 0:
             raise TimeoutError
-        self._connection.settimeout(left if self._silence is None else min(left, self._silence))
+        self._connection.settimeout(left if self._read_timeout is None else min(left, self._read_timeout))
         return self._bytes.readinto(buffer)
 
     def close(self) -> None:
@@ -132,14 +133,14 @@ class _Response(http.client.HTTPResponse):
 
 
 class PrivateAddress(NewConnectionError):
-    """A host that must be public led to a private address: nothing was sent there."""
+    """A host that must be public resolved to a private address. Nothing was sent."""
 
 
 class _PlainConnection(HTTPConnection):
     response_class = _Response
 
     def _new_conn(self) -> socket.socket:
-        """Checks the address that was reached, because a second look-up of the name could give another one."""
+        """Check the address we connected to: resolving the name a second time could give another one."""
         connection = super()._new_conn()
         if _CALL.get().public_only and not is_public(connection.getpeername()[0]):
             connection.close()
@@ -154,12 +155,12 @@ class _PlainConnection(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        _CALL.get().sent = True  # before the bytes: part of them may arrive even when this fails
+        _CALL.get().sent = True  # set before sending: some bytes may arrive even if this fails
         super().send(data)
 
 
 class _TlsConnection(_PlainConnection, HTTPSConnection):
-    """The same over TLS: HTTPSConnection comes next in the order of methods."""
+    """The same over TLS: HTTPSConnection comes next in the method resolution order."""
 
 
 class _PlainPool(HTTPConnectionPool):

@@ -1,4 +1,4 @@
-"""Which addresses are on the internet: a host that must be public may lead to no other."""
+"""Which addresses are public: a host that must be public may resolve to no other."""
 
 import ipaddress
 
@@ -6,13 +6,13 @@ _ENDS_WITH_IPV4 = [ipaddress.IPv6Network(network) for network in ("::/96", "64:f
 
 
 def is_public(address: str) -> bool:
-    """Not this machine, not its network, nothing else off the internet: embedded IPv4 addresses are checked too."""
+    """True for global unicast addresses only. Embedded IPv4 addresses are checked too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     return all(it.is_global and not it.is_multicast for it in (ip, *_inside(ip)))
 
 
 def _inside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address leads to: mapped, compatible, 6to4, NAT64 (RFC 6052), Teredo."""
+    """The IPv4 addresses embedded in an IPv6 address: mapped, compatible, 6to4, NAT64 (RFC 6052), Teredo."""
     if isinstance(ip, ipaddress.IPv4Address):
         return []
     at_the_end = [ipaddress.IPv4Address(ip.packed[12:])] if any(ip in network for network in _ENDS_WITH_IPV4) else []

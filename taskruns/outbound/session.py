@@ -1,7 +1,7 @@
-"""Sends a request to the address it was given and nowhere else, within a deadline, and says what came of it.
+"""Send a request to the given address and nowhere else, within a deadline, and return the answer or the failure.
 
-With `ask()` nothing of requests or urllib3 gets out, not even as a chained exception: their objects hold the request
-with its secret.
+`ask()` lets nothing from requests or urllib3 escape, not even a chained exception: their objects hold the request and
+its secret.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,22 +29,22 @@ _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueErr
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. `connect` for each address of the host; `read` for a silence of the server."""
+    """Seconds. `connect` applies to each address of the host, `read` to each silence of the server."""
 
     connect: float = 4.0
     read: float = 12.0
 
     @property
     def call(self) -> float:
-        """The deadline of one call as a whole, retries included."""
+        """The deadline of one whole call, including retries."""
         return self.connect + 2 * self.read
 
 
 @dataclass(frozen=True)
 class Egress:
-    """How requests leave: the place for everything that a deployment or a destination settles about the way out.
+    """How requests leave: everything that the deployment or the destination decides about outbound connections.
 
-    `public_only`: no private address is called, whatever the host's name leads to.
+    `public_only`: never connect to a private address, whatever the host name resolves to.
     """
 
     timeouts: Timeouts = Timeouts()
@@ -52,7 +52,7 @@ class Egress:
 
 
 class Failure(Enum):
-    """Why a request has no answer. Only with NO_ANSWER may it have arrived; otherwise nothing was sent."""
+    """Why a request has no answer. It may have arrived only with NO_ANSWER; otherwise nothing was sent."""
 
     NO_ANSWER = auto()
     NO_CONNECTION = auto()
@@ -64,7 +64,7 @@ class Failure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NotAnswered:
-    """`attempts` counts the retries too; `milliseconds` is how long all of them took."""
+    """`attempts` includes retries; `milliseconds` is the total for all of them."""
 
     why: Failure
     attempts: int
@@ -73,7 +73,7 @@ class NotAnswered:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of any status. The body is decompressed; one that is too long is dropped."""
+    """An answer of any status. The body is decompressed, and dropped if it is too long."""
 
     status: int
     body: bytes
@@ -88,7 +88,7 @@ class Answer:
 
 
 class Bearer(AuthBase):
-    """Holds a secret, so that no local variable, header table of a session or repr does."""
+    """Holds a secret, so that no local variable, session header or repr does."""
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
@@ -99,16 +99,16 @@ class Bearer(AuthBase):
 
     @property
     def fits_a_header(self) -> bool:
-        """Latin-1 without control characters; anything more about its shape is the other side's business."""
+        """Whether it is Latin-1 without control characters; anything else about its form is for the server to check."""
         return bool(self.secret.strip()) and all(
             "\x20" <= character <= "\x7e" or "\xa0" <= character <= "\xff" for character in self.secret
         )
 
 
 class Session(requests.Session):
-    """A pool of connections to one host, safe to share between threads. Close it, or use it in `with`.
+    """A thread-safe pool of connections to one host. Close it, or use it in `with`.
 
-    `may_retry` is asked before each retry, in the thread of its call.
+    `may_retry` is called before each retry, in the thread of its call.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Session(requests.Session):
         super().__init__()
         self._egress = egress
         self._may_retry = may_retry
-        self.trust_env = False  # a .netrc would replace the secret, a proxy variable would see it
+        self.trust_env = False  # a .netrc would replace the secret, a proxy would see it
         self.auth = auth
         self.headers["User-Agent"] = USER_AGENT
         adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=GetRetry.times(retries))
@@ -131,7 +131,7 @@ class Session(requests.Session):
         self.mount("http://", adapter)
 
     def ask(self, method: str, url: str, **content: Any) -> Answer | NotAnswered:
-        """`content` as in `requests.request`: params, json, data. What went wrong is returned, not raised."""
+        """`content` as in `requests.request`: params, json, data. Failures are returned, not raised."""
         with self._call() as call:
             try:
                 with self._send(method, url, stream=True, **content) as response:
@@ -140,12 +140,12 @@ class Session(requests.Session):
                 return NotAnswered(_why(error, call), call.attempts, call.milliseconds)
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """For libraries that know requests: the same way out, with the body read. Raises OSError, ValueError."""
+        """For libraries that use requests: same restrictions, body already read. Raises OSError, ValueError."""
         with self._call():
             return self._send(*args, **kwargs)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Not even looked at: requests would parse a broken Location, and the secret stays with its host."""
+        """Never follow a redirect: the secret must not leave its host, and requests fails on a broken Location."""
 
     def _call(self) -> AbstractContextManager[Call]:
         egress = self._egress
@@ -164,8 +164,9 @@ class _Adapter(HTTPAdapter):
 
 
 def _read(response: requests.Response, call: Call) -> Answer:
-    """The body up to the limit. If a refusal is cut on its way, its status is enough; a success that is cut raises,
-    because what it said is lost.
+    """Read the body up to the limit.
+
+    If an error response is cut off, its status is enough. A success that is cut off raises: its content is lost.
     """
     body, is_too_long = bytearray(), False
     try:
@@ -188,7 +189,7 @@ def _read(response: requests.Response, call: Call) -> Answer:
 
 
 def _why(error: Exception, call: Call) -> Failure:
-    """What the connection knows about whether anything was sent counts more than the kind of the exception."""
+    """Trust the connection's record of whether anything was sent over the exception type."""
     reason = _reason(error)
     is_slow = isinstance(error, requests.Timeout) or isinstance(reason, Urllib3Timeout)
     is_refused = isinstance(reason, NewConnectionError)
@@ -204,6 +205,6 @@ def _why(error: Exception, call: Call) -> Failure:
 
 
 def _reason(error: Exception) -> object:
-    """What urllib3 says under requests' wrapping."""
+    """The urllib3 error inside the requests exception."""
     wrapped = error.args[0] if error.args else None
     return getattr(wrapped, "reason", wrapped)

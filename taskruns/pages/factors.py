@@ -1,4 +1,4 @@
-"""What the page of a person's second factors shows."""
+"""Display models of the page of a person's second factors."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class FactorRow:
 
 @dataclass(frozen=True, slots=True)
 class FactorsPage:
-    """`codes_left` is None when the recovery codes cannot be read. `is_required`: the person's role asks for one."""
+    """`codes_left` is None if the recovery codes cannot be decrypted. `is_required`: the person's role requires one."""
 
     rows: tuple[FactorRow, ...]
     has_app: bool
@@ -32,7 +32,7 @@ class FactorsPage:
 
 @dataclass(frozen=True, slots=True)
 class QrCode:
-    """One path in a square of `size`, quiet zone included."""
+    """An SVG path in a square of `size` modules, including the quiet zone."""
 
     size: int
     path: str

@@ -1,4 +1,4 @@
-"""What the pages about people, their sessions and their rights show."""
+"""Display models of the pages about people, their sessions and their rights."""
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
@@ -46,7 +46,7 @@ class SignInRow:
 
 @dataclass(frozen=True, slots=True)
 class PersonPage:
-    """`roles` are (value, word). `is_self`: nobody changes their own rights."""
+    """`roles` are (value, label) pairs. `is_self`: people cannot change their own rights."""
 
     row: PersonRow
     teams: tuple[tuple[Link, str], ...]
@@ -62,7 +62,7 @@ class PersonPage:
 
 @dataclass(frozen=True, slots=True)
 class RightsRow:
-    """What one action is called, and for each role, by name, whether it is theirs."""
+    """The label of one action, and for each role its name and whether it may do it."""
 
     words: str
     code: str
@@ -75,30 +75,30 @@ class RightsTable:
     rows: tuple[RightsRow, ...]
 
 
-# By the action's code, in the order of the page.
+# Action code -> label, in the order of the page.
 WORDS: dict[str, str] = {
-    "runs.view": "see the board, runs, tasks and each run's history; take runs away as CSV",
+    "runs.view": "see the board, runs, tasks and each run's history; download runs as CSV",
     "runs.cancel": "cancel a run",
-    "runs.cancel_many": "cancel many runs at once",
+    "runs.cancel_many": "cancel runs in bulk",
     "runs.trigger": "start a run of a task",
     "stop.pull": "pull the emergency stop",
-    "stop.lift": "lift the emergency stop (and whoever pulled it)",
+    "stop.lift": "lift the emergency stop (the person who pulled it may too)",
     "views.share": "share views with the team",
-    "credentials.view": "see which keys there are, never a key itself",
-    "credentials.manage": "add, test, replace and revoke keys",
+    "credentials.view": "see which API keys exist, never a key itself",
+    "credentials.manage": "add, test, replace and revoke API keys",
     "audit.view": "read the audit log",
     "audit.export": "export the audit log",
     "team.settings": "change the team's settings",
     "members.manage": "add and remove members and change their roles",
-    "teams.manage": "make and archive teams",
-    "people.view": "see all people of the panel",
-    "people.manage": "give site roles, disable people, end their sessions",
+    "teams.manage": "create and archive teams",
+    "people.view": "see all people in the panel",
+    "people.manage": "assign site roles, disable accounts, end people's sessions",
     "site.log": "read, export and verify the logs of the site and of all teams",
 }
 
 
 def rights_table(given: Iterable[tuple[str, AbstractSet[str]]]) -> RightsTable:
-    """`given`: each role and the codes of what it may do, as the table that decides has them."""
+    """`given`: each role with the codes of its rights, as in `permissions.py`."""
     roles = list(given)
     rows = (
         RightsRow(words, code, tuple((name, code in rights) for name, rights in roles)) for code, words in WORDS.items()
@@ -112,7 +112,7 @@ LAST_SIGN_INS = 10
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One page, and the e-mail after which the next one begins, if there is one."""
+    """One page of people. `next_after`: the email after which the next page starts, or empty."""
 
     people: list[User]
     signed_in_at: dict[str, datetime]
@@ -121,7 +121,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Dossier:
-    """`sign_ins` are rows of the log, newest first. `live_sessions` are counted, `factors` are words."""
+    """`sign_ins`: audit rows, newest first. `live_sessions`: their number. `factors`: their labels."""
 
     person: User
     memberships: list[Membership]
@@ -132,7 +132,7 @@ class Dossier:
 
 
 def search(text: str, *, after: str = "") -> Found:
-    """People with this text in their e-mail or name, by e-mail, with their teams."""
+    """People whose email or name contains the text, ordered by email, with their teams."""
     wanted = Q(email__icontains=text) | Q(name__icontains=text) if text else Q()
     theirs = Membership.objects.filter(team__archived_at=None).select_related("team").order_by("team__name")
     rows = User.objects.filter(wanted, email__gt=after).order_by("email")
@@ -155,7 +155,7 @@ def dossier(person: User) -> Dossier:
 
 
 def _last_sign_ins(people: Iterable[User]) -> dict[str, datetime]:
-    """Person's id -> the newest sign-in of the log."""
+    """Person's id -> their latest sign-in in the audit log."""
     return dict(_sign_ins(people).values_list("target_id").annotate(Max("at")).order_by())
 
 

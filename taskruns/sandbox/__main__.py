@@ -21,7 +21,7 @@ Number = TypeVar("Number", int, float)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a signal, 1 with one sentence on stderr when it cannot start."""
     options = _parser().parse_args(arguments)
-    # Blocked before any thread starts, so that every thread leaves them to sigwait below.
+    # Block the signals before any thread starts, so that only sigwait below receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         server = start(_settings(options), host=options.host, port=options.port)
@@ -43,23 +43,25 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{api.__doc__}\n{controls.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=_port, required=True, help="0 takes a free one and prints it")
+    parser.add_argument("--port", type=_port, required=True, help="0 picks a free port and prints it")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
     parser.add_argument(
         "--key",
         action="append",
         default=[],
         metavar="KEY[=SPACE,SPACE]",
-        help="an API key, limited to spaces by name or id; repeatable. "
-        f"Out of sight of `ps`: {KEYS_VARIABLE}, with `;` between keys",
+        help="an API key, optionally limited to spaces by name or id; repeatable. "
+        f"To hide keys from `ps`, put them into {KEYS_VARIABLE}, separated by `;`",
     )
-    parser.add_argument("--wire", type=Wire, choices=list(Wire), default=Wire.UPPER, help="how values are spelled")
-    parser.add_argument("--seed", type=int, default=1, help="same seed, same world")
-    parser.add_argument("--tasks", type=_tasks, default=40, help="how many tasks, 1 to 5000")
     parser.add_argument(
-        "--busy", type=_tasks_or_none, default=0, help="this many tasks of each space are always active"
+        "--wire", type=Wire, choices=list(Wire), default=Wire.UPPER, help="upper or lower case values, or a mixture"
     )
-    parser.add_argument("--speed", type=_speed, default=1.0, help="10 is ten times as fast, 0 stands still")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same world")
+    parser.add_argument("--tasks", type=_tasks, default=40, help="number of tasks, 1 to 5000")
+    parser.add_argument(
+        "--busy", type=_tasks_or_none, default=0, help="number of tasks in each space that are always active"
+    )
+    parser.add_argument("--speed", type=_speed, default=1.0, help="10 is ten times as fast, 0 stops the clock")
     return parser
 
 

@@ -1,12 +1,12 @@
-"""Under /v2, as Arize answers (REST API v2, August 2026); each request with `Authorization: Bearer <key>`:
+"""Under /v2, like Arize (REST API v2, August 2026). Each request needs `Authorization: Bearer <key>`:
 
 GET spaces, spaces/{id}, tasks, tasks/{id}, tasks/{id}/runs, task-runs/{id}, users/{id}, api-keys
 POST task-runs/{id}/cancel, tasks/{id}/trigger
 
-Lists take `limit` (1-100, default 50) and `cursor`; tasks also `space_id`, `space_name`, `name`, `project_id`,
-`dataset_id`, `type`; the runs of a task `status`; spaces `name`, `org_id`. Lists are ordered newest first. A run that
-was triggered is pending for 20 s and then lives like others; the key's bot user triggered it. Names of experiments are
-unique in their dataset, among those triggered.
+Lists accept `limit` (1-100, default 50) and `cursor`. Tasks also accept `space_id`, `space_name`, `name`, `project_id`,
+`dataset_id` and `type`, the runs of a task `status`, and spaces `name` and `org_id`. Lists are sorted newest first. A
+triggered run is pending for 20 s and then behaves like any other; its creator is the key's bot user. The names of
+triggered experiments are unique in their dataset.
 """
 
 import base64
@@ -34,7 +34,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authenticated request: its spaces, the id in its path (if any), its parameters, what a cancel does."""
+    """One authenticated request: the key's spaces, the id in the path (if any), the parameters, a cancel's effect."""
 
     spaces: tuple[Space, ...]
     id: str
@@ -63,7 +63,7 @@ class Api:
         }
 
     def answer(self, request: Request, *, cancel: CancelEffect = AT_ONCE) -> Answer:
-        """Raises Problem for everything but a 2xx."""
+        """Raises Problem for every answer that is not 2xx."""
         spaces = self._keys.spaces(request.bearer)
         if spaces is None:
             raise Problem(401, "The API key is missing, unknown, expired or revoked.")
@@ -109,7 +109,7 @@ class Api:
         return json_answer(self._spelling.user(user))
 
     def _list_api_keys(self, call: Call) -> Answer:
-        """The caller's own; the service keys of a space are not for everybody."""
+        """The caller's own key. Service keys of a space are refused."""
         if _read_id(call.parameters, "space_id") is not None:
             raise Problem(403, "This key may not read the service keys of a space.")
         page = page_of([self._keys.listed(call.request.bearer or "")], call.parameters, place=lambda _: (0, 0))
@@ -155,7 +155,7 @@ class Api:
         return found
 
     def _scope(self, parameters: Parameters, scope: str, *, readable: Collection[str | None]) -> str | None:
-        """A missing or unreadable scope is a 404 since July 2026; old servers answer an empty list."""
+        """A missing or unreadable scope gives 404 since July 2026; older servers return an empty list."""
         wanted_id = _read_id(parameters, scope)
         if wanted_id is not None and wanted_id not in readable and self._spelling.wire is not Wire.LOWER:
             raise _not_found(scope.removesuffix("_id"))
@@ -181,7 +181,7 @@ class Api:
             raise Problem(400, detail) from None
 
     def _trigger_run(self, call: Call) -> Answer:
-        """The key's holder acts as its bot user, the last of the people."""
+        """The run's creator is the key's bot user, the last one in USERS."""
         task, show = self._task(call), self._clock.shown
         (seen,) = self._world.seen_tasks([task])
         last_run = None if seen.last_run_ms is None else show(seen.last_run_ms)
@@ -214,7 +214,7 @@ def _dataset_of(task: Task) -> str | None:
 
 
 def _not_found(what: str) -> Problem:
-    """The same answer for what does not exist and for what the key may not read, as Arize does on purpose."""
+    """The same answer for missing and unreadable objects, as Arize does on purpose."""
     return Problem(404, f"The {what} does not exist or is not readable with this key.")
 
 
@@ -254,9 +254,9 @@ class Page(Generic[Item]):
 
 
 def page_of(items: Sequence[Item], parameters: Parameters, *, place: Callable[[Item], Place]) -> Page[Item]:
-    """The page that `limit` and `cursor` ask for, whatever order the items come in.
+    """The page for `limit` and `cursor`. The items may be in any order.
 
-    Raises Problem 400 for a limit outside 1-100 or a cursor that this server cannot have given out.
+    Raises Problem 400 for a limit outside 1-100 or a cursor that this server cannot have issued.
     """
     limit, before = _read_limit(parameters.one("limit")), _read_cursor(parameters.one("cursor"))
     ordered = sorted(items, key=place, reverse=True)
@@ -268,7 +268,7 @@ def page_of(items: Sequence[Item], parameters: Parameters, *, place: Callable[[I
 def _read_limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_PAGE
-    # Only plain ASCII digits: int() would take " 5 ", "1_0" and other scripts' digits.
+    # Only ASCII digits: int() would also accept " 5 ", "1_0" and digits of other scripts.
     if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LARGEST_PAGE:
         return int(text)
     raise Problem(400, f"limit must be an integer from 1 to {LARGEST_PAGE}.")

@@ -1,4 +1,4 @@
-"""What does not change while the world runs: spaces, people and tasks, and how Arize's ids look.
+"""The fixed part of the world: spaces, people and tasks, and the format of Arize's ids.
 
 All times are milliseconds of simulated time; the world starts at 0.
 """
@@ -16,14 +16,14 @@ _DECODED_ID = re.compile(r"[A-Za-z]+:[0-9]{1,18}:[A-Za-z0-9_-]+")
 
 
 def identifier(*, kind: str, number: int, seed: int = 0) -> str:
-    """The id of object `number`: padded base64 of `Kind:number:suffix`. The suffix differs from seed to seed."""
+    """The id of object `number`: padded base64 of `Kind:number:suffix`. The suffix depends on the seed."""
     digest = hashlib.sha256(f"{seed}:{kind}:{number}".encode()).digest()
     suffix = "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:4])
     return base64.b64encode(f"{kind}:{number}:{suffix}".encode()).decode()
 
 
 def is_identifier(text: str) -> bool:
-    """Strict as Arize is: no missing padding, no stray characters."""
+    """As strict as Arize: no missing padding, no stray characters."""
     try:
         decoded = base64.b64decode(text, validate=True)
         is_id = _DECODED_ID.fullmatch(decoded.decode("ascii")) is not None
@@ -128,7 +128,7 @@ class Evaluator:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task belongs to a project or to a dataset, never to both. Arize's answer does not contain its space."""
+    """A task belongs to either a project or a dataset. Arize's answer does not contain its space."""
 
     index: int
     number: int
@@ -176,7 +176,7 @@ USERS = tuple(_user(index) for index in range(len(_PEOPLE)))
 
 
 def build_tasks(*, seed: int, count: int) -> tuple[Task, ...]:
-    """The first `count` tasks of this seed; a larger count only adds further ones."""
+    """The first `count` tasks of this seed; a larger count only adds tasks."""
     return tuple(_task(index=index, seed=seed) for index in range(count))
 
 

@@ -1,34 +1,34 @@
-"""Under /sandbox (no key; JSON in, JSON out; unknown members or nonsense: 400 with a sentence):
+"""Under /sandbox (no key; JSON in, JSON out; unknown members and invalid values give 400 with an explanation):
 
-POST /sandbox/faults      adds one, or several as `{"faults": [..]}`; answers 201 `{"added": [numbers]}`
+POST /sandbox/faults      adds one fault, or several as `{"faults": [..]}`; answers 201 `{"added": [numbers]}`
     which requests        `method`, `path` (part of the raw path, without the query), `path_regex`, `key`;
                           all optional
-    what happens          `latency_ms`, with `latency_at` "before" (default) or "after" the work was done;
+    what happens          `latency_ms`, with `latency_at` "before" (default) or "after" the work;
                           and one of
                           `status` with `headers`, `title`, `detail` or a raw `body`;
-                          `answer` "html" (a gateway's 502 page) or "malformed" (200, JSON that stops in the middle);
-                          both with `answer_at` "before" (default: no work is done) or "after" it was done;
-                          `cut` "before" (no work done) or "after" (done, but closed without an answer);
-                          `hang` "before" or "after": never an answer, the line stays open (10 min at most)
-    what a cancel does    `cancel_takes_seconds` (200 and the run goes on, cancelled after that much simulated
-                          time), `cancel` "ignored" (200 and the run goes on) or "only_claimed" (200, says
-                          CANCELLED, and the run goes on); these match cancels only
-    how often             `count` (the first N) or `share` (0 to 1, drawn from the seed) or `per_second` (what
-                          exceeds N a second of real time; alone it is a rate limit: 429 with Retry-After; N at
-                          once are let through, then one each 1/N s); none: every time.
-                          The first fault that matches and is due is applied, at most one a request. It comes
-                          before the key is looked at, as a gateway's would.
+                          `answer` "html" (a gateway's 502 page) or "malformed" (200 with truncated JSON);
+                          both with `answer_at` "before" (default: no work is done) or "after" the work;
+                          `cut` "before" (no work is done) or "after" (work done, connection closed without an answer);
+                          `hang` "before" or "after": no answer, the connection stays open for up to 10 min
+    what a cancel does    `cancel_takes_seconds` (200, and the run is cancelled after that much simulated time),
+                          `cancel` "ignored" (200, and the run continues) or "only_claimed" (200 with CANCELLED,
+                          but the run continues); these match cancels only
+    how often             `count` (the first N) or `share` (0 to 1, drawn from the seed) or `per_second` (requests
+                          above N per second of real time; alone it is a rate limit: 429 with Retry-After, after a
+                          burst of N and then one request every 1/N s); without any of them: every time.
+                          Only the first fault that matches and is due is applied. Faults apply before the key is
+                          checked, as in a gateway.
 GET /sandbox/faults       lists them, with how often each `matched` and `fired`
 DELETE /sandbox/faults    removes all
-GET /sandbox/requests     what came in outside /sandbox: `{"requests": [{n, at, method, path, query, headers,
-                          status, fault, in_flight}], "total"}`; newest last, the last 10,000; keys redacted;
-                          `status` null when cut or not yet answered; `?method=` and `?path=` (a part) filter;
+GET /sandbox/requests     the requests outside /sandbox: `{"requests": [{n, at, method, path, query, headers,
+                          status, fault, in_flight}], "total"}`; the last 10,000, newest last; keys redacted;
+                          `status` is null if cut or not yet answered; `?method=` and `?path=` (a part) filter;
                           `total` counts all since the start
-POST /sandbox/reset       world, clock, faults and requests as at the start
+POST /sandbox/reset       resets world, clock, faults and requests
 POST /sandbox/runs        `{"task": id or name, "status": "running", "count": 1, "failure_reason": text}` adds
-                          runs now; active ones live on by themselves; answers 201 `{"runs": [..]}`, oldest first
-PATCH /sandbox/runs/{id}  `{"status": .., "failure_reason": ..}` sets a run, which stays so from then on
-POST /sandbox/clock       `{"advance_seconds": n}` moves simulated time; GET shows it
+                          runs now; active ones continue by themselves; answers 201 `{"runs": [..]}`, oldest first
+PATCH /sandbox/runs/{id}  `{"status": .., "failure_reason": ..}` sets a run, which then no longer changes
+POST /sandbox/clock       `{"advance_seconds": n}` advances simulated time; GET shows it
 """
 
 import math
@@ -53,7 +53,7 @@ _KNOWN = (
     *("cancel", "cancel_takes_seconds"),
     *("count", "share", "per_second"),
 )
-# What the server itself must say about its answer.
+# Headers that the server itself must set.
 _FRAMING = {"content-length", "transfer-encoding", "connection"}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -90,7 +90,7 @@ class Controls:
         }
 
     def answer(self, request: Request) -> Answer:
-        """Raises Problem for everything but a 2xx."""
+        """Raises Problem for every answer that is not 2xx."""
         parts = request.segments[1:]
         methods = self._routes.get("runs/{id}" if len(parts) == 2 and parts[0] == "runs" else "/".join(parts))
         if methods is None:
@@ -104,7 +104,7 @@ class Controls:
         return json_answer({"added": self._faults.add(read_faults(request.json()))}, status=201)
 
     def _list_faults(self, request: Request) -> Answer:
-        del request  # every control is called alike
+        del request  # all controls have the same signature
         return json_answer({"faults": self._faults.listing()})
 
     def _remove_faults(self, request: Request) -> Answer:
@@ -169,11 +169,11 @@ def _read_status(fields: Fields) -> Status | None:
     raise Problem(400, f"status must be one of {', '.join(one.lower() for one in Status)}.")
 
 
-# Reading the documents of faults
+# Reading fault documents
 
 
 def read_faults(document: object) -> list[Fault]:
-    """One fault, or `{"faults": [...]}`. Raises Problem 400, and then none of them counts."""
+    """One fault, or `{"faults": [...]}`. Raises Problem 400 if any is invalid."""
     if isinstance(document, dict) and "faults" in document:
         several = Fields.read(document, known=("faults",)).document["faults"]
         if not isinstance(several, list):
@@ -212,13 +212,13 @@ def _check(fault: Fault, fields: Fields) -> None:
             "and per_second.",
         )
     if len(endings) > 1:
-        raise Problem(400, "A fault has one of status, answer, cut and hang: the others leave no such answer.")
+        raise Problem(400, "A fault can have only one of status, answer, cut and hang.")
     if fault.cancel and ("before" in {fault.cut, fault.hang} or fault.prevents_work):
-        raise Problem(400, "A fault that changes a cancel must let it be done: cut, hang or answer after it.")
+        raise Problem(400, 'A fault that changes a cancel must let it happen: use "after" for cut, hang and answer_at.')
     if "answer_at" in fields.document and fault.replacement is None:
         raise Problem(400, "answer_at needs a status or an answer.")
     if fault.share is not None and (fault.count is not None or fault.per_second is not None):
-        raise Problem(400, "A fault has either a share, or a count or a per_second.")
+        raise Problem(400, "A fault can have a share, or count and per_second, not both.")
 
 
 def _read_match(fields: Fields) -> Match:
@@ -244,7 +244,7 @@ def _read_replacement(fields: Fields) -> ErrorAnswer | MalformedAnswer | None:
     if named is None:
         return error or _read_rate_limit(fields)
     if error is not None:
-        raise Problem(400, "A fault has either a status or an answer.")
+        raise Problem(400, "A fault can have only one of status and answer.")
     return _ANSWERS[named]
 
 
@@ -264,20 +264,20 @@ def _read_error(fields: Fields) -> ErrorAnswer | None:
 
 
 def _read_rate_limit(fields: Fields) -> ErrorAnswer | None:
-    """A rate without anything else that happens means a 429 for what exceeds it."""
+    """A rate without any other effect means 429 for the requests above it."""
     per_second = fields.number("per_second", least=0.01, most=10_000)
     others = fields.document.keys() & {"latency_ms", "cut", "hang", "cancel", "cancel_takes_seconds"}
     if per_second is None or others:
         return None
     wait = {"Retry-After": str(math.ceil(1 / per_second))}
-    return ErrorAnswer(429, wait, title=None, detail=f"More than {per_second:g} requests a second.", body=None)
+    return ErrorAnswer(429, wait, title=None, detail=f"More than {per_second:g} requests per second.", body=None)
 
 
 def _read_cancel(fields: Fields) -> CancelEffect | None:
     named = fields.choice("cancel", _CANCELS)
     seconds = fields.number("cancel_takes_seconds", least=0, most=_LONGEST_CANCEL_S)
     if named is not None and seconds is not None:
-        raise Problem(400, "A fault has either a cancel or a cancel_takes_seconds.")
+        raise Problem(400, "A fault can have only one of cancel and cancel_takes_seconds.")
     if seconds is not None:
         return CancelEffect(after_ms=int(seconds * 1000))
     return None if named is None else _CANCELS[named]

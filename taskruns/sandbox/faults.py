@@ -32,7 +32,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """A problem document, or `body` as it stands (a gateway's HTML page, an empty or a broken answer)."""
+    """A problem document, or `body` unchanged (a gateway's HTML page, an empty or broken answer)."""
 
     status: int
     headers: dict[str, str]
@@ -41,7 +41,7 @@ class ErrorAnswer:
     body: str | None
 
     def answer(self, request: Request, real: Answer | None, *, request_id: str) -> Answer:
-        del real  # the error stands in its place
+        del real  # replaced by the error
         if self.body is not None:
             return Answer(self.status, self.body.encode(), {"Content-Type": "text/html", **self.headers})
         problem = Problem(self.status, self.detail or "A fault of the sandbox.", self.title, self.headers)
@@ -50,7 +50,7 @@ class ErrorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class MalformedAnswer:
-    """JSON that stops in the middle: the first half of the real answer, or without one the beginning of a run."""
+    """Truncated JSON: the first half of the real answer, or the start of a run if there is none."""
 
     def answer(self, request: Request, real: Answer | None, *, request_id: str) -> Answer:
         del request, request_id
@@ -60,7 +60,7 @@ class MalformedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`replacement` is answered before any work is done, or (`answer_at` after) in place of the work's own answer."""
+    """`replacement` is sent instead of doing the work, or with `answer_at` "after" instead of the real answer."""
 
     match: Match
     latency_ms: int
@@ -100,7 +100,7 @@ class Fault:
 
 
 class RateLimit:
-    """A token bucket that holds one second's requests and fills evenly, so that a steady pace is never refused."""
+    """A token bucket that holds one second of requests and refills evenly, so a steady rate is never refused."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -109,7 +109,7 @@ class RateLimit:
         self._at: float | None = None
 
     def allows(self, now: float) -> bool:
-        """`now` in seconds of any clock that only goes forward. Not thread-safe."""
+        """`now`: seconds of any monotonic clock. Not thread-safe."""
         if self._at is not None:
             self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._per_second)
         self._at = now
@@ -128,7 +128,7 @@ class _Entry:
     fired: int = 0
 
     def is_due(self, *, seed: int, now: float) -> bool:
-        """Counts the match. A share is drawn from the seed and this counter, so the same requests meet it again."""
+        """Count the match. A share is drawn from the seed and this counter, so it is the same in every world."""
         self.matched += 1
         if self.fault.share is not None:
             return random.Random(f"{seed}:fault:{self.number}:{self.matched}").random() < self.fault.share
@@ -139,7 +139,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class Faults:
-    """In order of arrival; the first that matches and is due is applied, at most one a request."""
+    """Faults in order of arrival. Only the first that matches and is due is applied to a request."""
 
     seed: int
     seconds: Callable[[], float] = time.monotonic
@@ -148,7 +148,7 @@ class Faults:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, faults: list[Fault]) -> list[int]:
-        """Returns their numbers."""
+        """Add the faults and return their numbers."""
         with self._lock:
             entries = [_entry(self._added + place, fault) for place, fault in enumerate(faults, start=1)]
             self._added += len(entries)
@@ -160,7 +160,7 @@ class Faults:
             self._entries.clear()
 
     def pick(self, request: Request) -> tuple[int, Fault] | None:
-        """The fault that this request meets, with its number."""
+        """The fault to apply to this request, with its number."""
         with self._lock:
             now = self.seconds()
             for entry in self._entries:

@@ -15,27 +15,27 @@ class UnreadableKeys(ValueError):
 
 
 def read_keys(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Key -> names or ids of spaces, from `KEY` and `KEY=SPACE,SPACE`; so a key holds no `=`. Raises UnreadableKeys."""
+    """Key -> names or ids of spaces, from `KEY` or `KEY=SPACE,SPACE`. A key contains no `=`. Raises UnreadableKeys."""
     keys: dict[str, tuple[str, ...]] = {}
     for text in texts:
         key, limited, limits = text.strip().partition("=")
         if not key or key in keys or (limited and not limits) or not key.isascii() or " " in key:
-            raise UnreadableKeys("Each key is given once as KEY or KEY=SPACE,SPACE, in plain letters and digits.")
+            raise UnreadableKeys("Give each key once, as KEY or KEY=SPACE,SPACE, in ASCII without blanks.")
         keys[key] = tuple(part.strip() for part in limits.split(",")) if limits else ()
     return keys
 
 
 class Keys:
-    """The keys in the order in which they were given; the second, fourth ... expire ten days after the start."""
+    """The keys in the given order. Every second key expires ten days after the start."""
 
     def __init__(self, limits: Mapping[str, Sequence[str]]) -> None:
-        """`limits`: key -> names or ids of spaces, none meaning all of them. Raises UnreadableKeys."""
+        """`limits`: key -> names or ids of spaces; empty means all. Raises UnreadableKeys."""
         self._spaces = {key: _spaces(names) for key, names in limits.items()}
         self._numbers = {key: number for number, key in enumerate(limits, 1)}
         self._started = datetime.now(UTC)
 
     def spaces(self, key: str | None) -> tuple[Space, ...] | None:
-        """What the key sees, in the world's order. None for a key that is missing or unknown."""
+        """The spaces that the key sees, in the world's order. None if the key is missing or unknown."""
         return None if key is None else self._spaces.get(key)
 
     def listed(self, key: str) -> dict[str, object]:
@@ -58,5 +58,5 @@ def _spaces(limits: Sequence[str]) -> tuple[Space, ...]:
     names = {name for space in SPACES for name in (space.name, space.id)}
     if not set(limits) <= names:
         known = ", ".join(space.name for space in SPACES)
-        raise UnreadableKeys(f"A key is limited to a space that does not exist; there are {known}.")
+        raise UnreadableKeys(f"A key names a space that does not exist. The spaces are {known}.")
     return tuple(space for space in SPACES if not limits or {space.name, space.id} & set(limits))

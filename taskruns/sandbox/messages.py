@@ -1,4 +1,4 @@
-"""Requests, answers and problem documents, apart from sockets."""
+"""Requests, answers and problem documents, independent of sockets."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -22,9 +22,9 @@ _DOCUMENTED = {
 }
 
 
-@dataclass(eq=False)  # not frozen: Python itself writes tracebacks into exceptions
+@dataclass(eq=False)  # not frozen: Python sets the traceback of exceptions
 class Problem(Exception):
-    """An answer that is no success, as the RFC 9457 document that Arize sends."""
+    """An error answer, sent as an RFC 9457 document like Arize's."""
 
     status: int
     detail: str
@@ -52,7 +52,7 @@ def reason_phrase(status: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` and `query` are raw, as they came over the wire."""
+    """`path` and `query` are raw, as received."""
 
     method: str
     path: str
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def segments(self) -> list[str]:
-        """The path's parts, percent-decoded one by one: `%2F` inside an id is no separator."""
+        """The parts of the path, percent-decoded one by one: `%2F` inside an id is not a separator."""
         return [unquote(part) for part in self.path.strip("/").split("/")]
 
     def header(self, name: str) -> str | None:
@@ -70,7 +70,7 @@ class Request:
 
     @property
     def bearer(self) -> str | None:
-        """The key of `Authorization: Bearer <key>`; Arize takes no other form under /v2."""
+        """The key from `Authorization: Bearer <key>`; Arize accepts no other form under /v2."""
         scheme, _, key = (self.header("authorization") or "").partition(" ")
         return key.strip() or None if scheme == "Bearer" else None
 
@@ -79,7 +79,7 @@ class Request:
         try:
             values = parse_qs(self.query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
         except ValueError:
-            raise Problem(400, f"A query takes at most {MOST_PARAMETERS} fields.") from None
+            raise Problem(400, f"A query can have at most {MOST_PARAMETERS} fields.") from None
         return Parameters(values)
 
     def json(self) -> object:
@@ -92,39 +92,39 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The query string, taken apart."""
+    """The parsed query string."""
 
     values: Mapping[str, list[str]]
 
     def one(self, name: str) -> str | None:
-        """The only value of a parameter, or None. Raises Problem 400 when it is given twice."""
+        """The only value of a parameter, or None. Raises Problem 400 if there are several."""
         values = self.values.get(name, [])
         if len(values) > 1:
-            raise Problem(400, f"{name} takes one value.")
+            raise Problem(400, f"{name} can have only one value.")
         return values[0] if values else None
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The members of a JSON object. Each reader raises Problem 400 for a value of another kind."""
+    """The members of a JSON object. Each reader raises Problem 400 for a value of the wrong type."""
 
     document: dict[str, object]
 
     @classmethod
     def read(cls, document: object, *, known: Collection[str]) -> "Fields":
-        """Raises Problem 400 for anything but an object of known members."""
+        """Raises Problem 400 unless `document` is an object with known members only."""
         if not isinstance(document, dict):
             raise Problem(400, "The body must be a JSON object.")
         unknown = sorted(document.keys() - set(known))
         if unknown:
-            raise Problem(400, f"Unknown member {unknown[0]!r}; known are {', '.join(known)}.")
+            raise Problem(400, f"Unknown member {unknown[0]!r}. Known members are {', '.join(known)}.")
         return cls(document)
 
     def text(self, name: str) -> str | None:
         value = self.document.get(name)
         if value is None or isinstance(value, str):
             return value
-        raise Problem(400, f"{name} must be a text.")
+        raise Problem(400, f"{name} must be a string.")
 
     def whole(self, name: str, *, least: int, most: int) -> int | None:
         value = self.document.get(name)
@@ -133,7 +133,7 @@ class Fields:
         raise Problem(400, f"{name} must be a whole number from {least} to {most}.")
 
     def number(self, name: str, *, least: float, most: float) -> float | None:
-        """Also refuses NaN, which Python's JSON accepts and which is neither small nor large."""
+        """Also rejects NaN, which Python's JSON accepts."""
         value = self.document.get(name)
         if value is None:
             return None
@@ -148,10 +148,10 @@ class Fields:
         raise Problem(400, f"{name} must be one of {', '.join(choices)}.")
 
     def texts(self, name: str) -> dict[str, str]:
-        """An object of texts; numbers become texts, because `Retry-After` is mostly written as one."""
+        """An object of strings. Numbers become strings, because `Retry-After` is usually written as a number."""
         value = self.document.get(name, {})
         if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
-            raise Problem(400, f"{name} must be an object of texts.")
+            raise Problem(400, f"{name} must be an object of strings.")
         return {key: str(one) for key, one in value.items()}
 
 
@@ -173,6 +173,6 @@ def problem_answer(problem: Problem, *, instance: str, request_id: str) -> Answe
 
 
 def iso(moment: datetime, *, fractions: bool = True) -> str:
-    """As Arize writes times: UTC, milliseconds, `Z`."""
+    """Arize's time format: UTC, milliseconds, `Z`."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if fractions else "seconds")
     return text.replace("+00:00", "Z")

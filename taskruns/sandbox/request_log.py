@@ -1,4 +1,4 @@
-"""What was received outside /sandbox, without any key."""
+"""The log of requests outside /sandbox, with all keys redacted."""
 
 import threading
 from collections import deque
@@ -10,13 +10,13 @@ from .messages import Request, iso
 
 KEPT = 10_000
 _SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie", "x-api-key"}
-# Two characters of a shorter secret would be too much of it.
+# Of a shorter secret, even two characters would reveal too much.
 _SHORTEST_WITH_ENDING = 8
 
 
 @dataclass(slots=True)
 class LoggedRequest:
-    """`status` is None until the answer is known, and stays so when the connection was cut."""
+    """`status` is None until the answer is known, and stays None if the connection is cut."""
 
     number: int
     at: datetime
@@ -33,7 +33,7 @@ class LoggedRequest:
         return f"req_{self.number:08d}"
 
     def close(self, *, status: int | None) -> None:
-        """Call it before the answer leaves, so that a client that has its answer finds its status here."""
+        """Call it before sending the answer, so that a client that has its answer finds the status here."""
         self.status = status
         self.in_flight = False
 
@@ -77,7 +77,7 @@ class RequestLog:
         return logged
 
     def listing(self, *, method: str | None, path: str | None) -> dict[str, object]:
-        """`total` counts all since the start, whatever the filters and however many are kept."""
+        """`total` counts all requests since the start, regardless of filters and of the size of the log."""
         with self._lock:
             kept, total = list(self._kept), self._total
         shown = [one.document() for one in kept if method in {None, one.method} and (path or "") in one.path]
@@ -89,12 +89,12 @@ def _redacted(name: str, value: str, *, secrets: Collection[str]) -> str:
         return _without(value, secrets)
     scheme, space, secret = value.rpartition(" ")
     ending = secret[-2:] if len(secret) >= _SHORTEST_WITH_ENDING else ""
-    # A scheme is one word; whatever else stands before the last space may be part of a secret.
+    # A scheme is one word. Anything else before the last space may be part of a secret.
     return f"{scheme if scheme.isalpha() else ''}{space}…{ending}"
 
 
 def _without(text: str, secrets: Collection[str]) -> str:
     for secret in secrets:
-        # A very short key ("a") would riddle every text; it is no secret either.
+        # A very short key ("a") would match everywhere, and is not a real secret.
         text = text.replace(secret, "…") if len(secret) > 3 else text
     return text

@@ -1,4 +1,4 @@
-"""What a run is: its plan, what someone did to it, and so its state at any moment.
+"""A run: its plan, the changes made to it, and its resulting state at any moment.
 
 Times are milliseconds of simulated time; the world starts at 0.
 """
@@ -23,14 +23,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Items (spans, traces, sessions or examples) so far."""
+    """Processed items so far (spans, traces, sessions or examples)."""
 
     successes: int = 0
     errors: int = 0
     skipped: int = 0
 
     def at(self, share: float) -> "Counts":
-        """What is reached of these final counts when `share` (0 to 1) of the time has passed."""
+        """The part of these final counts that is reached after `share` (0 to 1) of the time."""
         return Counts(int(self.successes * share), int(self.errors * share), int(self.skipped * share))
 
 
@@ -44,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run's whole life, as long as no one changes it."""
+    """A run's whole life, unless something changes it."""
 
     created_ms: int
     started_ms: int
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What Arize would answer now."""
+    """The state that Arize would return now."""
 
     status: Status
     started_ms: int | None = None
@@ -68,13 +68,13 @@ class State:
     failure_reason: str | None = None
 
     def cancelled(self, at_ms: int) -> "State":
-        """As a cancel leaves it: the counts stay."""
+        """The state after a cancel. The counts stay."""
         return replace(self, status=Status.CANCELLED, finished_ms=at_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class CancelEffect:
-    """`after_ms`: milliseconds until the run ends; None: never. `claimed`: the answer says CANCELLED anyway."""
+    """`after_ms`: milliseconds until the run ends, or None for never. `claimed`: the answer says CANCELLED anyway."""
 
     after_ms: int | None = 0
     claimed: bool = False
@@ -85,9 +85,8 @@ AT_ONCE = CancelEffect()
 
 @dataclass(slots=True)
 class Run:
-    """`pinned` is a state that a control has set: the run keeps it, and its plan no longer counts.
-
-    `cancelled_ms` is when a cancel takes effect, unless the run ends before.
+    """`pinned`: a state set by a control, which replaces the plan. `cancelled_ms`: when a cancel takes effect, unless
+    the run ends earlier.
     """
 
     number: int
@@ -100,7 +99,7 @@ class Run:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Where it stands in a list: by creation, then by number."""
+        """The sort key in lists: creation, then number."""
         return (self.plan.created_ms, self.number)
 
     def state(self, now_ms: int) -> State:
@@ -110,7 +109,7 @@ class Run:
         return state.cancelled(self.cancelled_ms) if state.status.is_active else state
 
     def experiment_in(self, state: State) -> str | None:
-        """The experiment this run made. Arize fills it in once it is provisioned; here that is when the run starts."""
+        """The run's experiment. Arize sets it once it is provisioned, the sandbox when the run starts."""
         is_provisioned = self.task.type is TaskType.RUN_EXPERIMENT and state.started_ms is not None
         return self.experiment_id if is_provisioned else None
 

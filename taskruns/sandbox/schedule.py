@@ -1,7 +1,7 @@
-"""When a task's runs are created, start and end, and how: a function of seed and task, decided before anyone asks.
+"""When a task's runs are created, start and end, and with what outcome. It depends only on seed and task.
 
-Times are milliseconds of simulated time; the world starts at 0, and each task has three to eight ended runs before
-that. A busy task always has a run that is pending or running, unless someone stops it: the next begins as one ends.
+Times are milliseconds of simulated time. The world starts at 0, and each task has three to eight ended runs before
+that. A busy task always has a pending or running run, unless it is cancelled: the next run starts when one ends.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from .catalogue import DAY_MS, USERS, Task
 from .runs import Counts, Outcome, Plan, Status
 
-# The past is spread over days, so that a board has history and not only the last hours.
+# Spread the past over days, so that a board shows more history than the last few hours.
 _PAST_STRETCH = 8
 _GOLDEN = 0.618034
 _FAILURES = (
@@ -20,7 +20,7 @@ _FAILURES = (
     "The model integration answered 503 Service Unavailable; the run stopped after 25 consecutive errors.",
     "Query for matching spans timed out after 120 seconds.",
 )
-# (reason, least and most seconds): Arize cancels by itself, at 0/0/0, and gives these reasons.
+# (reason, least and most seconds): cancels by Arize itself, with counts 0/0/0.
 _CANCELS_BY_ARIZE = (
     ("All matching data already has labels. Trigger with override_evaluations to evaluate it again.", 1, 3),
     ("The integration credentials are invalid or have expired.", 1, 2),
@@ -31,7 +31,7 @@ _CANCELS_BY_ARIZE = (
 
 
 def plans(*, seed: int, task: Task, is_busy: bool = False) -> Iterator[Plan]:
-    """The task's runs in order of creation, without end."""
+    """The task's runs in order of creation. Infinite."""
     chance = random.Random(f"{seed}:schedule:{task.number}")
     past = [_past_cycle(chance, task=task) for _ in range(chance.randint(3, 8))]
     if is_busy:
@@ -51,7 +51,7 @@ def plans(*, seed: int, task: Task, is_busy: bool = False) -> Iterator[Plan]:
 
 
 def added_plan(chance: random.Random, *, task: Task, status: Status, created_ms: int) -> Plan:
-    """The plan of a run that is created on demand, beside the schedule."""
+    """The plan of a run that is created on demand, outside the schedule."""
     return Plan(
         created_ms=created_ms,
         started_ms=created_ms + (20_000 if status is Status.PENDING else 0),
@@ -72,7 +72,7 @@ def _plan(chance: random.Random, *, task: Task, created_ms: int, cycle: "_Cycle"
 
 
 def _data_window(chance: random.Random, *, task: Task, created_ms: int) -> tuple[int, int] | None:
-    """The window that is evaluated; it does not apply to tasks on a dataset."""
+    """The time window to evaluate. Tasks on a dataset have none."""
     span_ms = chance.choice((DAY_MS // 24, DAY_MS, 7 * DAY_MS))
     if task.project_id is None:
         return None
@@ -103,7 +103,7 @@ def _cycle(chance: random.Random, *, task: Task) -> _Cycle:
 
 
 def _busy_cycle(chance: random.Random) -> _Cycle:
-    """A run takes some minutes, so a client that reads now and then sees most of them while they run."""
+    """A run takes minutes, so that a client that polls sees most runs while they are active."""
     return _Cycle(
         wait_ms=0,
         pending_ms=chance.choice((1_500, 3_000, 6_000, 15_000)) + chance.randrange(1_000),
@@ -117,7 +117,7 @@ def _past_cycle(chance: random.Random, *, task: Task) -> _Cycle:
 
 
 def _present_cycle(chance: random.Random, *, task: Task) -> _Cycle:
-    """The first two tasks are active at the start of every world: even a small one has something to show."""
+    """Make the first two tasks active at the start, so that even a small world has something to show."""
     cycle = _cycle(chance, task=task)
     if task.index > 1:
         return cycle
@@ -125,7 +125,7 @@ def _present_cycle(chance: random.Random, *, task: Task) -> _Cycle:
 
 
 def _elapsed_ms(chance: random.Random, *, cycle: _Cycle, task: Task) -> int:
-    """How much of the present cycle has passed at the start."""
+    """How much of the present cycle has already passed at the start."""
     if task.index == 0:
         return cycle.wait_ms + cycle.pending_ms + cycle.outcome.running_ms // 4
     if task.index == 1:
@@ -134,7 +134,7 @@ def _elapsed_ms(chance: random.Random, *, cycle: _Cycle, task: Task) -> int:
 
 
 def _spread(chance: random.Random, *, cycle: _Cycle, task: Task) -> int:
-    """Even over the tasks, and not a matter of luck."""
+    """Spread the tasks evenly over their cycles."""
     phase = (task.index * _GOLDEN + chance.uniform(0, 0.02)) % 1
     return int(cycle.length_ms * phase)
 
@@ -143,7 +143,7 @@ def _spread(chance: random.Random, *, cycle: _Cycle, task: Task) -> int:
 
 
 def _outcome(chance: random.Random, *, continuous: bool) -> Outcome:
-    """Of 100 runs about 60 complete, 16 complete with errors, 12 fail, 12 are cancelled by Arize itself."""
+    """About 60% complete, 16% complete with errors, 12% fail, 12% are cancelled by Arize itself."""
     drawn = chance.random()
     if drawn < 0.12:
         return _cancelled_by_arize(chance)

@@ -1,4 +1,4 @@
-"""The simulated Arize on a port: sockets and HTTP. What it answers is in `api.py` and `controls.py`."""
+"""The simulated Arize on a port: sockets and HTTP. The answers come from `api.py` and `controls.py`."""
 
 import socket
 import socketserver
@@ -19,7 +19,7 @@ _BODILESS = {204, 304}
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection. Python's own parser reads the head; answers are written here, whole, in one send."""
+    """One connection. Python's parser reads the head; each answer is sent in one call."""
 
     server: "_Server"
     protocol_version = "HTTP/1.1"
@@ -40,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = do_OPTIONS = _serve  # noqa: N815 - the parser's names
 
     def _read(self) -> Request:
-        """Raises Problem for a body that is not accepted, HangUp when the client vanished within it."""
+        """Raises Problem for a body that is not accepted, HangUp if the client disconnected while sending it."""
         length = self._body_length()
         body = self.rfile.read(length)
         if len(body) < length:
@@ -55,17 +55,17 @@ class _Handler(BaseHTTPRequestHandler):
         if not (text.isascii() and text.isdigit()):
             raise Problem(400, "Content-Length is not a number.")
         if len(text) > len(str(LARGEST_BODY)) or int(text) > LARGEST_BODY:
-            raise Problem(413, f"A body may have {LARGEST_BODY} bytes at most.")
+            raise Problem(413, f"A body can have at most {LARGEST_BODY} bytes.")
         return int(text)
 
     def _refuse(self, problem: Problem) -> None:
-        """Say why, and close: where the next request begins on the wire is not known."""
+        """Answer and close, because the start of the next request on this connection is unknown."""
         self.close_connection = True
         self._write(problem_answer(problem, instance="", request_id="req_unread"))
         self._drain()
 
     def _drain(self) -> None:
-        """Read what is still being sent, at most 8 MB and until 2 s of silence.
+        """Read the rest of the request, up to 8 MB or 2 s of silence.
 
         Closing earlier would reset the connection before the client has read the answer.
         """
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.sendall(head if self.command == "HEAD" else head + body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Python's parser calls this for anything that is not HTTP, and for unknown methods."""
+        """Python's parser calls this for invalid HTTP and unknown methods."""
         del explain
         self._refuse(Problem(code, message or "The request cannot be read."))
 
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Skip the parent's look-up of the host's name, which may take seconds."""
+        """Skip the parent's host name lookup, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -117,7 +117,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that vanishes is not reported; anything else is a bug of ours."""
+        """Ignore clients that disconnect; anything else is a bug of ours."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -126,11 +126,11 @@ class _Server(ThreadingHTTPServer):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # the client was faster
+                continue  # the client already closed it
 
 
 class RunningServer:
-    """A server that answers. `url` has no slash at its end."""
+    """A running server. `url` has no trailing slash."""
 
     def __init__(self, *, server: _Server, host: str) -> None:
         self._server = server
@@ -140,7 +140,7 @@ class RunningServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End listening, waiting faults and open connections."""
+        """Stop listening, end waiting faults and close connections."""
         self._server.simulation.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -148,13 +148,13 @@ class RunningServer:
 
 
 def start(settings: Settings, *, host: str = "127.0.0.1", port: int = 0) -> RunningServer:
-    """Port 0 takes a free one. Raises OSError when the address is not available, and UnreadableKeys."""
+    """Port 0 picks a free one. Raises OSError if the address is not available, and UnreadableKeys."""
     return RunningServer(server=_Server((host, port), Simulation(settings)), host=host)
 
 
 @contextmanager
 def running(settings: Settings) -> Iterator[RunningServer]:
-    """A server on a free port of the loopback, stopped at the end."""
+    """A server on a free loopback port, stopped at the end of the block."""
     server = start(settings)
     try:
         yield server

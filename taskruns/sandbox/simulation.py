@@ -18,12 +18,12 @@ from .world import Clock, World
 
 
 class HangUp(Exception):
-    """The connection is to be closed without an answer."""
+    """Close the connection without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`keys`: key -> names or ids of the spaces it sees, none meaning all. `epoch`: start of the world, UTC."""
+    """`keys`: key -> names or ids of the spaces it sees; empty means all. `epoch`: start of the world, UTC."""
 
     keys: Mapping[str, Sequence[str]]
     wire: Wire = Wire.UPPER
@@ -35,7 +35,7 @@ class Settings:
 
 
 class Simulation:
-    """Everything behind the sockets. A reset replaces all of it; requests in progress end on what they began with."""
+    """Everything behind the sockets. A reset replaces all of it; requests in progress still use the old state."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises UnreadableKeys."""
@@ -64,7 +64,7 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """What lives from one reset to the next."""
+    """The state between two resets."""
 
     api: Api
     controls: Controls
@@ -95,7 +95,7 @@ class _Session:
         return fault.answer(request, real, request_id=logged.request_id)
 
     def _interrupt(self, fault: Fault, moment: str) -> None:
-        """Wait as the fault says, or until the server closes. Raises HangUp when the fault ends the connection here."""
+        """Wait for the fault's delay, or until the server stops. Raises HangUp if the connection must end here."""
         if self.closing.wait(fault.delay_ms(moment) / 1000) or moment in {fault.cut, fault.hang}:
             raise HangUp
 
@@ -115,5 +115,5 @@ def _answered(work: Callable[[], Answer], request: Request, *, request_id: str) 
         return problem_answer(problem, instance=request.path, request_id=request_id)
     except Exception:  # noqa: BLE001 - a bug of ours must reach the client as a 500 and the terminal as a traceback
         traceback.print_exc()
-        failure = Problem(500, "The sandbox failed; its terminal tells why.")
+        failure = Problem(500, "The sandbox failed. See its terminal for the traceback.")
         return problem_answer(failure, instance=request.path, request_id=request_id)

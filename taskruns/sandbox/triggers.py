@@ -1,4 +1,4 @@
-"""Reads the body of `POST /v2/tasks/{id}/trigger`: which fields a kind of task takes, and what may stand in them."""
+"""Reads the body of `POST /v2/tasks/{id}/trigger`: which fields each kind of task accepts, and their valid values."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Trigger:
 
 
 def read_trigger(request: Request, *, task: Task, last_run: datetime | None, now: datetime) -> Trigger:
-    """Raises Problem: 400 for a body that breaks the rules, 422 for values that exclude each other."""
+    """Raises Problem: 400 for an invalid body, 422 for values that exclude each other."""
     fields = Fields.read(request.json() if request.body else {}, known=_KNOWN)
     _check_members(fields, task)
     if task.type is TaskType.RUN_EXPERIMENT:
@@ -48,7 +48,7 @@ def read_trigger(request: Request, *, task: Task, last_run: datetime | None, now
 
 
 def _check_members(fields: Fields, task: Task) -> None:
-    """The task decides which members apply; those of another kind of task are refused, not ignored."""
+    """The task decides which members apply. Those of another kind of task are rejected, not ignored."""
     given = [name for name in _KNOWN if fields.document.get(name) is not None]
     others = [name for name in given if name not in _members_of(task)]
     if others:
@@ -62,7 +62,7 @@ def _members_of(task: Task) -> Collection[str]:
 
 
 def _read_window(fields: Fields, *, last_run: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """Without one: from the last run until now. One end alone is refused."""
+    """Without a window: from the last run until now. A window with only one end is rejected."""
     start, end = (_read_time(fields, name) for name in _WINDOW)
     if (start is None) != (end is None):
         raise Problem(400, "data_start_time and data_end_time must be given together.")
@@ -70,7 +70,7 @@ def _read_window(fields: Fields, *, last_run: datetime | None, now: datetime) ->
     if start >= end:
         raise Problem(400, "data_start_time must be before data_end_time.")
     if end - start > _LONGEST_WINDOW:
-        raise Problem(400, "The window may have 30 days at most.")
+        raise Problem(400, "The window can be at most 30 days long.")
     return start, end
 
 
@@ -90,9 +90,7 @@ def _read_experiment(fields: Fields) -> Trigger:
     if not name:
         raise Problem(400, "experiment_name is required.")
     if len(name) > _LONGEST_NAME or '"' in name or "\\" in name:
-        raise Problem(
-            400, f"experiment_name takes {_LONGEST_NAME} characters at most, and neither quote nor backslash."
-        )
+        raise Problem(400, f"experiment_name can have at most {_LONGEST_NAME} characters, and no quote or backslash.")
     fields.text("query_filter")
     if fields.document.get("tracing_metadata") is not None:
         fields.texts("tracing_metadata")
@@ -127,11 +125,11 @@ def _read_ids(fields: Fields, name: str) -> tuple[str, ...]:
 
 def _check_id(name: str, text: str) -> None:
     if not is_identifier(text):
-        raise Problem(400, f"{name} holds {text[:50]!r}, which is not a valid identifier.")
+        raise Problem(400, f"{name} contains {text[:50]!r}, which is not a valid identifier.")
 
 
 def check_evaluations(trigger: Trigger, find: Callable[[str], Task | None]) -> None:
-    """Only evaluations that the key can read may follow an experiment. Raises Problem 422."""
+    """Raises Problem 422 unless each evaluation to run after the experiment is readable with the key."""
     for task_id in trigger.evaluation_task_ids:
         task = find(task_id)
         if task is None or task.type is TaskType.RUN_EXPERIMENT:

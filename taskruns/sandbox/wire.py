@@ -1,4 +1,4 @@
-"""How objects look on the wire: as the newest Arize sends them, as an old server, or as a mixture to test tolerance."""
+"""JSON of the objects: as the newest Arize sends it, as an older server does, or a mixture to test tolerance."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from .world import Clock, SeenRun, SeenTask
 Body = dict[str, object]
 Choice = TypeVar("Choice", bound=StrEnum)
 
-# Members that came in or after July 2026, together with the upper case or later.
+# Members added in July 2026, together with the upper case, or later.
 _UNKNOWN_TO_OLD_SERVERS = {
     "failure_reason",
     "run_configuration",
@@ -31,7 +31,7 @@ class Wire(StrEnum):
 
 
 class Spelling:
-    """Bodies of one wire. In `mixed` an object's number decides case, fractions of seconds, what is missing."""
+    """JSON bodies for one wire. In `mixed`, an object's number decides its case, fractions and missing members."""
 
     def __init__(self, wire: Wire, *, clock: Clock) -> None:
         self.wire = wire
@@ -113,7 +113,7 @@ class Spelling:
         )
 
     def read_choice(self, name: str, text: str | None, choices: type[Choice]) -> Choice | None:
-        """A filter's value in this wire's case. Raises Problem 400."""
+        """Read a filter value in this wire's case. Raises Problem 400."""
         if text is None:
             return None
         spellings = {self._spell(choice, number): choice for choice in choices for number in (0, 1)}

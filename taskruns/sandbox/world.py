@@ -1,8 +1,7 @@
-"""The simulation: simulated time, the tasks, their runs at any moment, and what may be done to them.
+"""The simulated world: time, tasks, their runs at any moment, and the operations on them.
 
-What happens by itself is a function of seed and simulated time: plans are drawn lazily from each task's schedule and a
-state is computed from its plan, so neither questions nor the timing of threads change anything. All of it is under one
-lock.
+Without operations, the world depends only on seed and simulated time: plans are drawn lazily from each task's schedule
+and states are computed from plans, so neither reads nor thread timing change anything. One lock protects all of it.
 """
 
 import bisect
@@ -23,12 +22,12 @@ _FIRST_ADDED_NUMBER = 900_000_001
 
 
 class Clock:
-    """Turns the wall clock into simulated time, and simulated time into the UTC times that are shown.
+    """Converts the wall clock to simulated time, and simulated time to the UTC times that are shown.
 
-    Simulated time counts milliseconds since the start of the world, negative in its past. A fast world is shown in the
-    viewer's own time: a run of 300 simulated seconds at speed 10 takes 30 seconds and its times say so, hence no time
-    lies in the future. The past before the start is shown unscaled. Speed 0 stands still and moves by `advance` only,
-    which may lead ahead of the wall clock.
+    Simulated time is in milliseconds since the start of the world, negative before it. Times are shown in real time: a
+    run of 300 simulated seconds at speed 10 takes 30 seconds and is shown that way, so no time lies in the future.
+    Times before the start are shown unscaled. At speed 0 only `advance` moves the clock, possibly ahead of the wall
+    clock.
     """
 
     def __init__(self, *, speed: float, epoch: datetime | None) -> None:
@@ -50,16 +49,16 @@ class Clock:
 
     @property
     def tick_ms(self) -> int:
-        """The simulated milliseconds that are shown as one."""
+        """The number of simulated milliseconds that are shown as one."""
         return math.ceil(self._scale)
 
     def shown(self, simulated_ms: int) -> datetime:
-        """The UTC time at which a viewer sees this simulated time."""
+        """The UTC time that is shown for this simulated time."""
         scaled = simulated_ms / self._scale if simulated_ms > 0 else simulated_ms
         return self._epoch + timedelta(milliseconds=int(scaled))
 
     def simulated(self, shown: datetime) -> int:
-        """The simulated milliseconds that are shown so: the inverse of `shown`."""
+        """The inverse of `shown`, in simulated milliseconds."""
         scaled = -((self._epoch - shown) // timedelta(milliseconds=1))  # rounded up: `shown` rounds down
         return math.ceil(scaled * self._scale) if scaled > 0 else scaled
 
@@ -73,12 +72,12 @@ class RunAlreadyEnded(Exception):
 
 
 class ExperimentNameTaken(Exception):
-    """An experiment's name is unique in its dataset."""
+    """Experiment names are unique in their dataset."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenRun:
-    """A run and its state at the moment of asking."""
+    """A run and its state at the time of the request."""
 
     run: Run
     state: State
@@ -86,7 +85,7 @@ class SeenRun:
 
 @dataclass(frozen=True, slots=True)
 class SeenTask:
-    """`last_run_ms`: when the latest run was created; Arize does not say whether it means start or end."""
+    """`last_run_ms`: creation of the latest run. Arize does not document whether it means start or end."""
 
     task: Task
     last_run_ms: int | None
@@ -102,7 +101,7 @@ class _Timeline:
 
 
 class World:
-    """`busy`: this many tasks of each space always have an active run."""
+    """`busy`: the number of tasks in each space that always have an active run."""
 
     def __init__(self, *, seed: int, tasks: int, clock: Clock, busy: int = 0) -> None:
         self._seed = seed
@@ -150,7 +149,7 @@ class World:
     # Acting
 
     def cancel(self, run: Run, *, effect: CancelEffect = AT_ONCE) -> SeenRun:
-        """End it, at once unless the effect says otherwise, and keep its counts. Raises RunAlreadyEnded."""
+        """End the run, immediately unless `effect` differs, and keep its counts. Raises RunAlreadyEnded."""
         with self._lock:
             now_ms = self._catch_up()
             state = run.state(now_ms)
@@ -161,7 +160,7 @@ class World:
             return SeenRun(run, state.cancelled(now_ms) if effect.claimed else run.state(now_ms))
 
     def pin(self, run: Run, *, status: Status | None, failure_reason: str | None) -> SeenRun:
-        """Set the run to a status where it stays; without a status it stays in the one it has."""
+        """Fix the run in a status; without one, in its present status."""
         with self._lock:
             now_ms = self._catch_up()
             run.pinned = _pinned(run.state(now_ms), status=status, failure_reason=failure_reason, now_ms=now_ms)
@@ -169,7 +168,7 @@ class World:
             return SeenRun(run, run.pinned)
 
     def add_runs(self, task: Task, *, status: Status, count: int, failure_reason: str | None) -> list[SeenRun]:
-        """Create runs now; active ones live on like any other. Oldest first."""
+        """Create runs now, oldest first. Active ones continue like any other."""
         with self._lock:
             runs = [self._add(task, status=status, failure_reason=failure_reason) for _ in range(count)]
             now_ms = self._clock.now_ms()
@@ -178,7 +177,7 @@ class World:
     def trigger(
         self, task: Task, *, window_ms: tuple[int, int] | None, experiment_name: str | None, by: User
     ) -> SeenRun:
-        """Create a pending run now, which lives on like any other. Raises ExperimentNameTaken."""
+        """Create a pending run now, which continues like any other. Raises ExperimentNameTaken."""
         with self._lock:
             if experiment_name is not None:
                 self._take_name(task, experiment_name)
@@ -211,7 +210,7 @@ class World:
         return run
 
     def _next_creation_ms(self, task: Task) -> int:
-        """Now, but later than the task's newest run even as shown: the times alone must tell which is newest."""
+        """Now, but later than the task's newest run even when shown, so that the times alone show which is newest."""
         now_ms = self._catch_up()
         runs = self._timelines[task.id].runs
         missing_ms = runs[-1].plan.created_ms + self._clock.tick_ms - now_ms if runs else 0
@@ -223,7 +222,7 @@ class World:
     # Time
 
     def _catch_up(self) -> int:
-        """Draw the runs that have been created by now. Returns the simulated now; call it under the lock."""
+        """Draw the runs created so far and return the simulated time. Call it under the lock."""
         now_ms = self._clock.now_ms()
         for task in self.tasks:
             timeline = self._timelines[task.id]

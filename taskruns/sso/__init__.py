@@ -1,6 +1,6 @@
-"""OpenID Connect, as far as it is the panel's own business: who the provider is, and what makes its answer good.
+"""The panel's own part of OpenID Connect: the provider's configuration, and the checks of its ID tokens.
 
-Plain Python, no Django. What is sent to the provider and when is django-allauth's.
+Plain Python, no Django. django-allauth decides what is sent to the provider and when.
 """
 
 from .provider import GroupRole, Provider

@@ -3,13 +3,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-# Weakest first: of several groups the strongest role counts.
+# Weakest first: with several groups, the strongest role counts.
 ROLES = ("viewer", "operator", "manager")
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRole:
-    """Who is in this group at the provider has this role in the team with this slug."""
+    """Members of this group at the provider get this role in the team with this slug."""
 
     group: str
     team: str
@@ -29,12 +29,12 @@ class Provider:
 
     @property
     def id(self) -> str:
-        """Made of the issuer: under another issuer the same subject is somebody else."""
+        """Derived from the issuer: under another issuer, the same subject is a different person."""
         return f"oidc-{hashlib.sha256(self.issuer.encode()).hexdigest()[:16]}"
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Where browsers may be sent to sign in: the issuer's own, and those that the deployment names."""
+        """Where browsers may be sent to sign in: the issuer's origin, and those that the deployment lists."""
         parts = urlsplit(self.issuer)
         return (f"{parts.scheme}://{parts.netloc}", *self.sign_in_origins)
 
@@ -47,17 +47,17 @@ class Provider:
         return self.issuer.rstrip("/") + "/.well-known/openid-configuration"
 
     def accepts(self, url: object) -> bool:
-        """An endpoint that the provider names is as safe as the issuer itself: https, where the issuer is."""
+        """Whether an endpoint from the provider uses https, or http if the issuer itself does."""
         parts = urlsplit(url) if isinstance(url, str) else None
         return parts is not None and bool(parts.hostname) and parts.scheme in {"https", urlsplit(self.issuer).scheme}
 
     @property
     def teams(self) -> frozenset[str]:
-        """Slugs of the teams in which groups give roles."""
+        """Slugs of the teams in which groups assign roles."""
         return frozenset(given.team for given in self.group_roles)
 
     def roles_for(self, groups: Iterable[str]) -> dict[str, str]:
-        """Team slug -> the strongest role that these groups give."""
+        """Team slug -> the strongest role that these groups assign."""
         theirs = set(groups)
         found: dict[str, str] = {}
         for given in sorted(self.group_roles, key=lambda given: ROLES.index(given.role)):

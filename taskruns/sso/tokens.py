@@ -1,18 +1,18 @@
-"""Whether an ID token is what it says: signed by the issuer, for this panel, for this very sign-in, and now."""
+"""Check an ID token: signed by the issuer, for this panel, for this sign-in, and not expired."""
 
 import hmac
 from typing import Any
 
 import jwt
 
-# Asymmetric only: a token "signed" with the client's own secret, or not at all, proves nothing of the issuer.
+# Asymmetric only: a token signed with the client's own secret, or unsigned, does not prove that the issuer made it.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-LEEWAY = 30  # seconds between two clocks
+LEEWAY = 30  # seconds of clock skew
 _REQUIRED = ["iss", "sub", "aud", "exp", "iat", "nonce"]
 
 
 class TokenRefused(Exception):
-    """`reason` is a word for the log, never a piece of the token."""
+    """`reason` is a word for the log, never part of the token."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -1,6 +1,6 @@
 """Error pages: what happened, what it means, what to do next.
 
-Never a stack, never SQL; a reference to find the log line.
+They never show a stack trace or SQL, only a reference to find the log line.
 """
 
 import sys
@@ -16,19 +16,19 @@ from taskruns.access.gate import actor_of
 from taskruns.pages.values import Message
 
 NOT_WRITTEN = (
-    "The panel could not write to its database, so nothing was changed and nothing was sent to Arize. "
-    "Please try again; if it stays so, tell whoever runs the panel."
+    "The panel could not write to its database. Nothing was changed and nothing was sent to Arize. "
+    "Try again; if the problem persists, tell your administrator."
 )
 
 
 NOT_READABLE = (
-    "The panel cannot use its database right now, so nothing was changed and nothing was sent to Arize. "
-    "Please try again; if it stays so, tell whoever runs the panel."
+    "The panel cannot use its database right now. Nothing was changed and nothing was sent to Arize. "
+    "Try again; if the problem persists, tell your administrator."
 )
 
 
 def error_page(request: HttpRequest, status: int, title: str, text: str, *, framed: bool = True) -> HttpResponse:
-    """`framed` pages have the header with links, which needs a database."""
+    """`framed` adds the header with its links, which needs the database."""
     context = {"status": status, "title": title, "text": text, "reference": reference()}
     if framed:
         return render(request, "error.html", context, status=status)
@@ -36,7 +36,7 @@ def error_page(request: HttpRequest, status: int, title: str, text: str, *, fram
 
 
 def message_only(status: int, text: str, tone: str = "error") -> HttpResponse:
-    """An answer to htmx that leaves the page alone and speaks through the live region."""
+    """A response to htmx that does not change the page and only announces a message in the live region."""
     html = render_to_string("taskruns/_message.html", {"message": Message(tone, text)})
     response = HttpResponse(html, status=status)
     response["HX-Reswap"] = "none"
@@ -48,48 +48,51 @@ def reference() -> str:
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    text = "The panel could not read this request. Go back and try it from the page itself."
-    return error_page(request, 400, "That cannot be read", text, framed=False)
+    text = "The panel could not read this request. Nothing was changed. Go back and try again from the page."
+    return error_page(request, 400, "Unreadable request", text, framed=False)
 
 
 def too_large(request: HttpRequest) -> HttpResponse:
-    text = "This is more than any form of the panel sends, so it was not read. Send less, without files."
-    return error_page(request, 413, "Too much at once", text, framed=False)
+    text = "This request is larger than any form of the panel. It was not read. Send less text, and no files."
+    return error_page(request, 413, "Request too large", text, framed=False)
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    text = "Your role in this team does not allow this. Ask a manager of the team. The try was recorded."
-    return error_page(request, 403, "Not with your role", text)
+    text = "Your role does not allow this. This attempt was logged. If you need access, ask a manager of the team."
+    return error_page(request, 403, "You don't have permission", text)
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    text = "There is nothing at this address, or it is not yours to see."
-    return error_page(request, 404, "Nothing here", text)
+    text = "This page does not exist, or you don't have access to it. Check the address, or go to the runs."
+    return error_page(request, 404, "Page not found", text)
 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
-    # Up to the dash it is Django's own sentence; behind it stands what the other side sent.
+    # Before the dash is Django's own sentence, after it whatever the client sent.
     record_forged(request, by=actor_of(request), why=f"form token: {reason.split(' - ', maxsplit=1)[0]}")
-    text = "The page was too old or came from elsewhere, so nothing was done. Reload the page and try again."
-    return error_page(request, 403, "Please reload the page", text)
+    text = "The form was too old or did not come from this panel. Nothing was changed. Reload the page and try again."
+    return error_page(request, 403, "Page out of date", text)
 
 
 def too_many(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    """Allauth's throttle, wherever it strikes."""
+    """The page for requests that allauth throttles."""
     record_throttled(request, by=actor_of(request))
-    text = "There were too many tries. Wait a few minutes before the next one. The try was recorded."
-    return error_page(request, 429, "Too many tries", text, framed=False)
+    text = "There were too many attempts. This one was refused and logged. Wait a few minutes, then try again."
+    return error_page(request, 429, "Too many attempts", text, framed=False)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(sys.exc_info()[1], DatabaseError):
-        # Before any view: not even the session could be read.
+        # Raised before any view: not even the session could be read.
         return unavailable(request, NOT_READABLE)
-    text = "The panel made a mistake. It was logged. Reload the page to see what is true now before trying again."
-    return error_page(request, 500, "Something broke", text, framed=False)
+    text = (
+        "Something went wrong in the panel, and the error was logged. Your action may or may not have taken effect. "
+        "Reload the page and check before you try again."
+    )
+    return error_page(request, 500, "Internal error", text, framed=False)
 
 
 def unavailable(request: HttpRequest, text: str = NOT_WRITTEN) -> HttpResponse:
     if getattr(request, "htmx", False):
         return message_only(503, text)
-    return error_page(request, 503, "Not possible right now", text, framed=False)
+    return error_page(request, 503, "Temporarily unavailable", text, framed=False)

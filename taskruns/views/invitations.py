@@ -1,4 +1,4 @@
-"""The page behind an invitation's link: for strangers, for people with an account, and for links that are no good."""
+"""The page of an invitation link: for new people, for people with an account, and for invalid links."""
 
 from urllib.parse import urlencode
 
@@ -35,12 +35,12 @@ TEMPLATE = "taskruns/teams/invitation.html"
 @sensitive_post_parameters("password1", "password2")
 @require_http_methods(["GET", "HEAD", "POST"])
 def invitation(request: HttpRequest, token: str) -> HttpResponse:
-    """What a link gives depends on who follows it; the token is good until used, so nothing of this page is cached."""
+    """Never cached: the page depends on who opens it, and the token works until it is used."""
     try:
         response = _answer(request, invitations.open_invitation(token))
     except InvitationGone as error:
         event = EventType.INVITATION_ACCEPT if request.method == "POST" else EventType.ACCESS_DENIED
-        record_denied(request, event, by=actor_of(request), why="no good invitation")
+        record_denied(request, event, by=actor_of(request), why="invalid invitation")
         response = render(request, TEMPLATE, {"problem": error.sentence}, status=404)
     add_never_cache_headers(response)
     return response
@@ -58,9 +58,12 @@ def _for_signed_in(request: HttpRequest, found: Invitation, person: User) -> Htt
     if person.email != found.email:
         if request.method == "POST":
             target = Target("invitation", str(found.pk), found.email)
-            why = "somebody else's invitation"
+            why = "invitation for another person"
             record_denied(request, EventType.INVITATION_ACCEPT, by=actor_of(request), why=why, target=target)
-        problem = f"This invitation is for {found.email}, but you are signed in as {person.email}. Sign out first."
+        problem = (
+            f"This invitation is for {found.email}, but you are signed in as {person.email}. "
+            "Sign out, then open the link again."
+        )
         return _page(request, found, problem=problem)
     if request.method != "POST":
         return _page(request, found, can_accept=True)
@@ -85,17 +88,17 @@ def _for_stranger(request: HttpRequest, found: Invitation) -> HttpResponse:
 
 
 def _sign_in(request: HttpRequest, person: User, password: str, slug: str) -> HttpResponse:
-    """Through the very form of the login page: same throttle, new session key, way of signing in noted."""
+    """Sign in through the sign-in page's own form: same throttle, new session key, method recorded."""
     form = LoginForm({"login": person.email, "password": password}, request=request)
     if not form.is_valid():
-        messages.info(request, "Your account is there. Please sign in.")
+        messages.info(request, "Account created. Please sign in.")
         return redirect("account_login")
     try:
         response: HttpResponse = form.login(request, redirect_url=reverse("board", args=[slug]))
     except DatabaseError:
-        # The account and the membership are there; only the sign-in has no row, and so is none.
+        # The account and the membership exist; only the sign-in could not be recorded, so it does not count.
         log.exception("joined_but_not_signed_in")
-        messages.info(request, "Your account is there, but signing in did not work just now. Please sign in.")
+        messages.info(request, "Account created, but you could not be signed in. Please sign in.")
         return redirect("account_login")
     return response
 

@@ -1,4 +1,4 @@
-"""One browser for each person, and requests that leave nothing behind."""
+"""One browser for each person, and a block whose changes are rolled back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,9 @@ from tests.clients import ClientOf
 
 
 class Browsers:
-    """One for each person, signed in before the first try, and in each try with the cookies of that moment: signing in
-    for each of thousands of requests would take most of the time.
+    """One signed-in browser for each person, with the original cookies on each access.
+
+    Signing in for each of thousands of requests would take most of the time.
     """
 
     def __init__(self, people: dict[str, User | None], client_of: ClientOf) -> None:
@@ -28,7 +29,7 @@ class Browsers:
 
 @contextmanager
 def undone() -> Iterator[None]:
-    """Each request of the table starts from the same state. Not atomic(): a cancel insists on the outermost one."""
+    """Roll back everything in the block. Not atomic(): a cancel requires an outermost transaction."""
     point = transaction.savepoint()
     yield
     transaction.savepoint_rollback(point)

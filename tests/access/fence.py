@@ -1,4 +1,4 @@
-"""The headers that every answer carries."""
+"""The security headers that every response must have."""
 
 from django.http import HttpResponse
 

@@ -1,4 +1,4 @@
-"""Text that no field expects."""
+"""Texts that no field expects."""
 
 LONG = "x" * 10_000
 NUL = "a\x00b"

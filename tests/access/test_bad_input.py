@@ -1,4 +1,4 @@
-"""Nonsense in every field, parameter, path and header: a 4xx with a sentence, never a 500, and nothing stored."""
+"""Invalid input in every field, parameter, path and header: a 4xx with an explanation, no 500, nothing stored."""
 
 import json
 import re
@@ -40,7 +40,7 @@ from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
 @dataclass(frozen=True)
 class Form:
-    """`refused`: values of a field that must be refused, beside what is refused anyway."""
+    """`refused`: for each field, values that must be refused."""
 
     who: str
     fields: dict[str, str]
@@ -75,7 +75,7 @@ MOMENTS = ["", LONG, NUL, "soon", "2026-13-45T00:00", "0001-01-01T00:00", "9999-
 BROKEN_KEY = json.dumps(
     {"id": "AA", "rawId": "AA", "type": "public-key", "response": {"clientDataJSON": "AA", "attestationObject": "AA"}}
 )
-# Their good values are made by what the page shows: people/test_second_factor.py.
+# Their valid values depend on the page: see people/test_second_factor.py.
 NEVER_GOOD = {"factor-totp", "factor-passkey"}
 FORMS = {
     "credential-new": Form(
@@ -184,7 +184,7 @@ def post(
     def send(name: str, /, **changed: str) -> HttpResponse:
         form = FORMS[name]
         path = paths.get(name) or reverse(name, args=[team.slug])
-        # Who accepts an invitation is signed in by it: the next try is a stranger's again.
+        # Accepting an invitation signs in, so each invitation attempt needs a new browser.
         client = clients.get(form.who) or client_of(None)
         answer: HttpResponse = client.post(path, form.fields | changed)
         return answer
@@ -193,7 +193,7 @@ def post(
 
 
 def state() -> list[object]:
-    """What a form could have changed."""
+    """Everything that a form could change."""
     return [
         AuditEvent.objects.count(),
         sorted(User.objects.values_list("email", "site_role", "time_zone", "theme", "shortcuts")),
@@ -209,15 +209,15 @@ def state() -> list[object]:
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMS) - NEVER_GOOD))
-def test_each_form_takes_what_is_right(name: str, post: Callable[..., HttpResponse]):
-    """The control of all that follows: the forms are real and the base values good."""
+def test_each_form_accepts_valid_values(name: str, post: Callable[..., HttpResponse]):
+    """The control of the tests below: the forms work with valid values."""
     before = state()
     assert post(name).status_code in {200, 302}
     assert state() != before
 
 
 @pytest.mark.parametrize(("name", "field", "value"), REFUSED, ids=[f"{n} {f} {v[:24]!r}" for n, f, v in REFUSED])
-def test_what_cannot_be_is_refused_with_a_sentence_and_nothing_is_stored(
+def test_invalid_value_is_explained_and_not_stored(
     name: str, field: str, value: str, post: Callable[..., HttpResponse], arize: responses.RequestsMock
 ):
     before = state()
@@ -226,25 +226,25 @@ def test_what_cannot_be_is_refused_with_a_sentence_and_nothing_is_stored(
     assert answer.status_code == 422
     assert [sentence for sentence in complaints(page) if re.search(r"[A-Z].{8,}\.$", sentence)]
     assert not [secret for secret in (CANARY, PASSWORD) if secret in page]
-    if (name, field) != ("team-new", "manager"):  # two acts: the team is made, its manager refused
+    if (name, field) != ("team-new", "manager"):  # two steps: the team is created, its manager refused
         assert state() == before
     assert not arize.calls
 
 
 def complaints(page: str) -> list[str]:
-    """What stands in the red: at the fields, or above them."""
+    """The error messages, at the fields or above them."""
     marked = re.findall(r'class="(?:errorlist[^"]*|notice notice-error)".*?</(?:ul|p)>', page, re.DOTALL)
     return [" ".join(re.sub(r"^[^>]*>|<[^>]+>", " ", text).split()) for text in marked]
 
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD)
-def test_no_text_in_any_field_breaks_a_form(name: str, value: str, post: Callable[..., HttpResponse]):
+def test_odd_text_in_a_field_is_no_500(name: str, value: str, post: Callable[..., HttpResponse]):
     for changed in FORMS[name].fields:
         assert post(name, **{changed: value}).status_code in {200, 302, 404, 422}
 
 
-def test_a_cancel_reason_that_is_too_long_sends_nothing_and_says_so(
+def test_cancel_reason_that_is_too_long_is_rejected(
     post: Callable[..., HttpResponse], run: Run, oli: User, client_of: ClientOf
 ):
     client = client_of(oli)
@@ -272,7 +272,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("body", "kind"), BODIES.values(), ids=BODIES)
-def test_no_body_breaks_a_form(
+def test_malformed_body_is_no_500(
     body: bytes, kind: str, post: Callable[..., HttpResponse], mona: User, client_of: ClientOf
 ):
     before = state()
@@ -287,8 +287,8 @@ ANSWERS = ["", NUL, LONG, "null", "[]", "{}", '{"response": []}', '{"response": 
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=[text[:30].encode().decode("ascii", "replace") for text in ANSWERS])
-def test_no_answer_of_a_passkey_breaks_signing_in(answer: str, vera: User, client_of: ClientOf):
-    """Alone, as a second step, and again."""
+def test_malformed_passkey_answer_is_no_500(answer: str, vera: User, client_of: ClientOf):
+    """At sign-in without a password, as a second factor, and at confirmation."""
     factors.add_totp(vera, secret="JBSWY3DPEHPK3PXP", by=actor(vera))
     factors.add_passkey(vera, name="x", credential=SoftPasskey.example(), by=actor(vera))
     client = Client()
@@ -304,7 +304,7 @@ def test_no_answer_of_a_passkey_breaks_signing_in(answer: str, vera: User, clien
         assert again.post(reverse(name), {wanted: answer}).status_code == 200
 
 
-def test_no_search_of_people_is_a_500(adam: User, client_of: ClientOf):
+def test_odd_search_of_people_is_no_500(adam: User, client_of: ClientOf):
     client = client_of(adam)
     for value in ODD.values():
         for parameter in ("q", "after", "unknown"):
@@ -321,7 +321,7 @@ QUERIES = {
 
 @pytest.mark.parametrize("name", QUERIES)
 @pytest.mark.parametrize("value", [*ODD.values(), "W10", "bnVsbA", "WzEsMiwzXQ"], ids=[*ODD, "[]", "null", "[1,2,3]"])
-def test_no_query_parameter_breaks_a_list(name: str, value: str, team: Team, mona: User, client_of: ClientOf):
+def test_odd_query_parameter_is_no_500(name: str, value: str, team: Team, mona: User, client_of: ClientOf):
     for parameter in (*QUERIES[name], "unknown"):
         answer = client_of(mona).get(reverse(name, args=["ops-north"]), {parameter: value})
         assert answer.status_code in {200, 400}
@@ -330,7 +330,7 @@ def test_no_query_parameter_breaks_a_list(name: str, value: str, team: Team, mon
             assert answer.status_code == 200
 
 
-def test_a_raw_query_that_is_no_text_is_no_500(team: Team, mona: User, client_of: ClientOf):
+def test_undecodable_query_is_no_500(team: Team, mona: User, client_of: ClientOf):
     for query in ("q=%ff", "q=%00", "status=%ed%a0%80", "&&&=", "q[]=1", "cursor=%", "%00=%00", "q=" + "a" * 60_000):
         assert client_of(mona).get(f"/teams/ops-north/runs/?{query}").status_code in {200, 400}
 

@@ -1,4 +1,4 @@
-"""What a client says of itself - its address, its protocol, its request id - counts for nothing without a proxy."""
+"""Without a trusted proxy, the client's own claims (address, protocol, request id) are ignored."""
 
 import re
 from typing import Any
@@ -25,13 +25,15 @@ from tests.clients import ClientOf
         (1, "198.51.100.66, <script>", ""),
     ],
 )
-def test_the_clients_address_is_not_the_clients_word(settings: Any, proxies: int, forwarded: str | None, expected: str):
+def test_client_address_comes_from_trusted_proxies_only(
+    settings: Any, proxies: int, forwarded: str | None, expected: str
+):
     settings.TRUSTED_PROXIES = proxies
     headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
     assert client_ip(RequestFactory().get("/", headers=headers, REMOTE_ADDR="192.0.2.1")) == expected
 
 
-def test_the_log_shows_the_connections_address_whatever_a_client_says(team: Team, vera: User, client_of: ClientOf):
+def test_audit_log_ignores_forged_addresses(team: Team, vera: User, client_of: ClientOf):
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
     forged["X-Request-ID"] = "chosen-by-the-client"
     client_of(vera).get("/teams/ops-north/credentials/", headers=forged, REMOTE_ADDR="192.0.2.1")
@@ -52,14 +54,14 @@ def test_the_log_shows_the_connections_address_whatever_a_client_says(team: Team
         (1, "", False),
     ],
 )
-def test_a_request_id_is_a_proxys_or_our_own(*, proxies: int, said: str, is_kept: bool, settings: Any):
+def test_request_id_comes_from_the_proxy_or_the_panel(*, proxies: int, said: str, is_kept: bool, settings: Any):
     settings.TRUSTED_PROXIES = proxies
     found = request_id(RequestFactory().get("/", headers={"X-Request-ID": said}))
     assert (found == said) is is_kept
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", found)
 
 
-def test_the_log_and_the_page_name_one_request_id(settings: Any, team: Team, vera: User, client_of: ClientOf):
+def test_log_and_error_page_share_the_request_id(settings: Any, team: Team, vera: User, client_of: ClientOf):
     settings.TRUSTED_PROXIES = 1
     page = client_of(vera).get("/teams/ops-north/credentials/", headers={"X-Request-ID": "from-the-proxy-1"})
     assert page.status_code == 403
@@ -67,7 +69,7 @@ def test_the_log_and_the_page_name_one_request_id(settings: Any, team: Team, ver
     assert AuditEvent.objects.get(event="access.denied").request_id == "from-the-proxy-1"
 
 
-def test_a_forged_protocol_is_believed_only_behind_a_proxy(settings: Any, db: None):
+def test_forwarded_protocol_counts_only_behind_a_proxy(settings: Any, db: None):
     forged = {"X-Forwarded-Proto": "https"}
     assert not Client().get("/accounts/login/", headers=forged).wsgi_request.is_secure()
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

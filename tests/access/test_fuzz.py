@@ -1,7 +1,7 @@
-"""Anything at all, sent to every url by everybody: no 500, nothing of another team, no change without a token.
+"""Random requests to every url by everyone: no 500, nothing from another team, no change without a token.
 
-What is tried is made of what the pages themselves offer - their urls, the names of their fields, the values of their
-choices - and of nonsense. FUZZ_EXAMPLES makes it longer; what it finds is printed with the way to repeat it.
+Requests combine what the pages offer (urls, field names, choices) with random values. Set FUZZ_EXAMPLES for a longer
+run. Failures are printed with the way to reproduce them.
 """
 
 import html
@@ -30,12 +30,12 @@ from tests.urlconf import url_names
 from tests.wire import ENDPOINT
 
 PEOPLE = ("", "vera", "oli", "mona", "otto", "ada", "adam", "nora")
-STRICT = ("mona", "oli", "adam")  # who may do most
+STRICT = ("mona", "oli", "adam")  # the people with most rights
 SEES_ALL = {"ada", "adam"}
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 FOREIGN, OWN = "Zweckverband-Sued", "Hafenkontor-Nord"  # in every text of the one and of the other team
-# What a look changes by right: who is signed in, that it was looked, what was told of it.
-LEFT_BY_A_LOOK = ("django_session", "taskruns_audit", "taskruns_anonymoustally", "taskruns_heartbeat")
+# Tables that a GET may change: sessions, the audit log, its counters, heartbeats.
+CHANGED_BY_READING = ("django_session", "taskruns_audit", "taskruns_anonymoustally", "taskruns_heartbeat")
 HTML_NAME = re.compile(r'<(?:input|select|textarea|button)\b[^>]*?\bname="([^"]+)"')
 HTML_VALUE = re.compile(r'<(?:input|option|button)\b[^>]*?\bvalue="([^"]{1,300})"')
 
@@ -51,7 +51,7 @@ class World:
     clients: dict[tuple[str, ...], tuple[Client, str]] = field(default_factory=dict)
 
     def client(self, who: str, **options: Any) -> Client:
-        """One browser for each person, in each try with the cookies of the moment after signing in."""
+        """One browser for each person, always with the cookies from right after sign-in."""
         key = (who, *options)
         if key not in self.clients:
             client = Client(raise_request_exception=False, **options)
@@ -64,7 +64,7 @@ class World:
         return client
 
     def sign_all_in(self) -> None:
-        """Before the first try, whose end undoes what was done in it."""
+        """Sign in outside of any block that is rolled back."""
         for who in self.people:
             self.client(who)
         for who in STRICT:
@@ -72,7 +72,7 @@ class World:
 
 
 def belongings(team: Team, word: str) -> dict[str, str]:
-    """One of each kind, each with the team's word in all that a page could show of it."""
+    """One object of each kind, with the team's word in every text that a page could show."""
     Team.objects.filter(pk=team.pk).update(name=f"{word} team")
     key = make_credential(team, name=f"{word} key", spaces=[{"id": f"{word}-space", "name": f"{word} space"}])
     named = {"arize_id": f"{word}-task", "name": f"{word} task", "type": "code_evaluation"}
@@ -115,7 +115,7 @@ OFFERED: list[list[str]] = []
 
 
 def offered(world: World) -> tuple[list[str], list[str]]:
-    """The names of all fields, and the values of all choices, of every page that somebody can open. Asked once."""
+    """The field names and choices of every page that anyone can open. Collected once."""
     fields, values = {"next", "cursor", "_method", "csrfmiddlewaretoken"}, set()
     for who in ("", *STRICT):
         for name, (route, wanted) in world.urls.items():
@@ -134,7 +134,7 @@ def known(world: World, key: str) -> list[str]:
     return world.ids.get(key) or world.ids["run_id"]
 
 
-# --- What is tried
+# --- Random requests
 
 nonsense = st.one_of(
     st.sampled_from(list(ODD.values())),
@@ -181,7 +181,7 @@ HEADERS = {
 }
 
 
-# Whose slug with whose ids: one's own, another team's, and nonsense among them.
+# Whose slug is combined with whose ids: one's own, another team's, or random ones.
 OWN_ID, FOREIGN_ID, ANY_ID = 1, -1, None
 MIXTURES = ((OWN_ID, OWN_ID), (OWN_ID, FOREIGN_ID), (FOREIGN_ID, OWN_ID), (FOREIGN_ID, FOREIGN_ID), (ANY_ID, ANY_ID))
 
@@ -223,7 +223,7 @@ def fuzzing(test: Callable[[Any], None], strategy: st.SearchStrategy[Any], examp
 
 
 @pytest.mark.parametrize("who", PEOPLE, ids=[who or "anonymous" for who in PEOPLE])
-def test_nothing_that_can_be_sent_breaks_a_page_or_shows_another_teams_things(who: str, world: World):
+def test_random_requests_never_fail_or_leak_another_team(who: str, world: World):
     hidden = {"": (FOREIGN, OWN), "nora": (FOREIGN, OWN), "otto": (OWN,)}.get(who, (FOREIGN,))
     hidden = () if who in SEES_ALL else hidden
     met: set[int] = set()
@@ -233,15 +233,14 @@ def test_nothing_that_can_be_sent_breaks_a_page_or_shows_another_teams_things(wh
             answer = shot.at(world.client(who))
             page = answer.getvalue().decode("latin-1")
         met.add(answer.status_code)
-        # An Arize that cannot be reached is told with a sentence, and is no fault of the panel.
+        # An unreachable Arize is reported with a 5xx, and is not the panel's fault.
         unreached = {503: "/by-arize-id/", 502: "/cancel/"}
         assert answer.status_code < 500 or unreached.get(answer.status_code, "no path") in shot.path
         assert not [secret for secret in (CANARY, PASSWORD) if secret in page]
         sent = repr(shot).encode("unicode_escape").decode()
-        # What somebody typed may come back to them; what they did not type must not. Who holds an invitation's link is
-        # told into which team.
-        told = {OWN} if world.stage.token in unquote(shot.path) else set()
-        assert not [word for word in hidden if word in page and word not in sent and word not in told]
+        # A page may repeat what the person sent. An invitation link may show the team's name.
+        invited_to = {OWN} if world.stage.token in unquote(shot.path) else set()
+        assert not [word for word in hidden if word in page and word not in sent and word not in invited_to]
 
     fuzzing(shoot, shots(world, ("GET", "POST", "POST", "HEAD", "PUT")), EXAMPLES)
     assert len(met) > 1
@@ -250,8 +249,8 @@ def test_nothing_that_can_be_sent_breaks_a_page_or_shows_another_teams_things(wh
 PAGES = ("runs/", "runs/table/", "credentials/", "members/", "audit/", "settings/", "views/", "runs/export.csv")
 
 
-def test_the_words_that_must_not_be_seen_are_there_to_be_seen(world: World):
-    """The control: an insider does meet them, on pages of every kind."""
+def test_insiders_do_see_the_hidden_words(world: World):
+    """The control: insiders see the words on pages of every kind."""
     seen = {FOREIGN: 0, OWN: 0}
     for who, word, slug in (("otto", FOREIGN, "ops-south"), ("mona", OWN, "ops-north")):
         for page in PAGES:
@@ -261,16 +260,16 @@ def test_the_words_that_must_not_be_seen_are_there_to_be_seen(world: World):
 
 
 def test_nothing_is_changed_without_a_token(world: World):
-    """By whoever may do most, with forms that are often right."""
+    """Tried by the people with most rights, with forms that are often valid."""
     changed: list[int] = []
 
     def shoot(shot: Shot) -> None:
         for who in STRICT:
             client = world.client(who, enforce_csrf_checks=True)
-            before = dump(without=lambda table: table.startswith(LEFT_BY_A_LOOK))
+            before = dump(without=lambda table: table.startswith(CHANGED_BY_READING))
             with undone():
                 answer = shot.at(client)
-                after = dump(without=lambda table: table.startswith(LEFT_BY_A_LOOK))
+                after = dump(without=lambda table: table.startswith(CHANGED_BY_READING))
             assert answer.status_code in {400, 403, 404, 405}
             assert after == before
             changed.append(answer.status_code)
@@ -280,9 +279,8 @@ def test_nothing_is_changed_without_a_token(world: World):
     assert 403 in changed
 
 
-def test_no_look_changes_what_a_team_has(world: World):
-    """GET and HEAD, with whatever parameters: at most a note of attention, rows of the log and, where a run is asked
-    for by its Arize id, calls counted."""
+def test_reading_changes_nothing_in_a_team(world: World):
+    """GET and HEAD with any parameters change at most attention, audit rows and, for a run by Arize id, call counts."""
 
     def having() -> list[Any]:
         counted = {"recent_calls"}
@@ -307,12 +305,12 @@ def test_no_look_changes_what_a_team_has(world: World):
     fuzzing(shoot, shots(world, ("GET", "GET", "HEAD")), max(10, EXAMPLES // 2))
 
 
-def test_a_500_would_be_seen(world: World, monkeypatch: pytest.MonkeyPatch):
-    """The control of the first test: pages that break are found."""
+def test_fuzzing_detects_a_500(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The control of the first test: it detects pages that fail."""
 
     def breaks(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError
 
     monkeypatch.setattr("taskruns.access.gate.access_to", breaks)
     with pytest.raises(AssertionError):
-        test_nothing_that_can_be_sent_breaks_a_page_or_shows_another_teams_things("mona", world)
+        test_random_requests_never_fail_or_leak_another_team("mona", world)

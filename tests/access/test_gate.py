@@ -1,4 +1,4 @@
-"""The gate from near: foreign ids, archived teams, sign-in, tokens against forged posts, people who are put out."""
+"""The gate in detail: foreign ids, archived teams, sign-in, form tokens, people who lose access."""
 
 import re
 import uuid
@@ -28,7 +28,7 @@ OWN_ORIGIN = "http://localhost:8000"
 
 @pytest.fixture
 def foreign(other_team: Team, otto: User) -> dict[str, uuid.UUID]:
-    """What Ops South has, by the name it goes by in a path."""
+    """Objects of Ops South, by the name of their url parameter."""
     credential = make_credential(other_team, name="South")
     task = Task.objects.create(team=other_team, endpoint=ENDPOINT, arize_id="south", credential=credential)
     later = timezone.now() + timezone.timedelta(days=1)
@@ -81,12 +81,12 @@ def send(client: Client, method: str, name: str, pk: uuid.UUID) -> HttpResponse:
 
 
 def without_token(answer: HttpResponse) -> bytes:
-    """The page without what differs in every answer: the form token, the reference of the request, the clock."""
+    """The page without the parts that differ in every response: form token, request reference, clock."""
     return TOKEN.sub(rb"\1\2\3", answer.content)
 
 
 @pytest.mark.parametrize(("name", "kind", "method"), BY_ID)
-def test_another_teams_id_is_the_same_404_as_a_missing_one_and_is_recorded(
+def test_foreign_id_gets_the_404_of_a_missing_one(
     name: str,
     kind: str,
     method: str,
@@ -107,7 +107,7 @@ def test_another_teams_id_is_the_same_404_as_a_missing_one_and_is_recorded(
     assert send(client, method, name, own[kind]).status_code in {200, 302, 422}
 
 
-def test_a_foreign_id_changes_nothing(foreign: dict[str, uuid.UUID], mona: User, client_of: ClientOf):
+def test_foreign_id_changes_nothing(foreign: dict[str, uuid.UUID], mona: User, client_of: ClientOf):
     client = client_of(mona)
     for name, kind, method in BY_ID:
         send(client, method, name, foreign[kind])
@@ -117,7 +117,7 @@ def test_a_foreign_id_changes_nothing(foreign: dict[str, uuid.UUID], mona: User,
     assert Invitation.objects.get(pk=foreign["invitation_id"]).is_open
 
 
-def test_a_foreign_team_looks_like_one_that_does_not_exist(team: Team, otto: User, mona: User, client_of: ClientOf):
+def test_foreign_team_looks_like_a_missing_one(team: Team, otto: User, mona: User, client_of: ClientOf):
     theirs = client_of(otto).get("/teams/ops-north/runs/")
     missing = client_of(otto).get("/teams/ops-nowhere/runs/")
     assert theirs.status_code == missing.status_code == 404
@@ -127,29 +127,27 @@ def test_a_foreign_team_looks_like_one_that_does_not_exist(team: Team, otto: Use
 
 
 @pytest.mark.parametrize("page", ["runs/", "credentials/", "audit/", "settings/"])
-def test_a_foreign_team_is_as_much_work_as_one_that_does_not_exist(
-    page: str, team: Team, otto: User, client_of: ClientOf
-):
-    """What takes longer tells that there is something: the same questions to the database, and a row in the log."""
+def test_foreign_and_missing_teams_cost_the_same_queries(page: str, team: Team, otto: User, client_of: ClientOf):
+    """The response time must not reveal that a team exists: same database queries, and an audit row for both."""
     client = client_of(otto)
-    client.get("/teams/ops-never/runs/")  # the first row of a chain asks one question more
+    client.get("/teams/ops-never/runs/")  # the first row of a chain takes one more query
 
     def asked(slug: str) -> list[str]:
-        with CaptureQueriesContext(connection) as questions:
+        with CaptureQueriesContext(connection) as queries:
             assert client.get(f"/teams/{slug}/{page}").status_code == 404
-        # Savepoints have numbers of their own.
-        return [question["sql"][:40].partition("SAVEPOINT")[0] for question in questions]
+        # Savepoint names differ.
+        return [query["sql"][:40].partition("SAVEPOINT")[0] for query in queries]
 
     assert asked("ops-north") == asked("ops-never")
     assert AuditEvent.objects.filter(event="access.denied", actor_label=otto.email).count() == 3
 
 
-def test_who_sees_every_team_is_not_told_off_for_a_wrong_name(ada: User, client_of: ClientOf):
+def test_unknown_team_is_no_denial_for_an_auditor(ada: User, client_of: ClientOf):
     assert client_of(ada).get("/teams/ops-never/runs/").status_code == 404
     assert not AuditEvent.objects.exists()
 
 
-def test_another_teams_runs_are_not_found_by_their_arize_id(
+def test_arize_id_of_another_team_is_not_found(
     team: Team, foreign: dict[str, uuid.UUID], mona: User, otto: User, client_of: ClientOf
 ):
     arize_id = Run.objects.get(pk=foreign["run_id"]).arize_id
@@ -166,7 +164,7 @@ ARCHIVED = {
 
 
 @pytest.mark.parametrize("name", ARCHIVED)
-def test_an_archived_team_is_gone_for_its_members_and_its_log_stays_readable(
+def test_archived_team_is_readable_only_with_a_site_role(
     name: str, team: Team, cast: dict[str, User | None], client_of: ClientOf
 ):
     assert client_of(cast["mona"]).get(reverse(name, args=[team.slug])).status_code == 200
@@ -175,7 +173,7 @@ def test_an_archived_team_is_gone_for_its_members_and_its_log_stays_readable(
     assert found == ARCHIVED[name]
 
 
-def test_who_is_not_signed_in_is_led_to_the_login_page_and_back(team: Team):
+def test_anonymous_get_redirects_to_sign_in_and_back(team: Team):
     target = "/teams/ops-north/runs/?status=failed&q=a%20b"
     answer = Client().get(target)
     where = urlsplit(answer["Location"])
@@ -194,14 +192,14 @@ def way_of(where: str) -> tuple[str, dict[str, list[str]]]:
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("run-cancel", "run_id", "Nothing was sent; press Cancel again after you sign in."),
-        ("stop", "", "Nothing was done; do it again after you sign in."),
-        ("batches", "", "Nothing was done; do it again after you sign in."),
-        ("credential-new", "", "Nothing was done; do it again after you sign in."),
+        ("run-cancel", "run_id", "Nothing was sent to Arize. Sign in, then click Cancel again."),
+        ("stop", "", "Nothing was changed, and your input was not saved. Sign in, then try again."),
+        ("batches", "", "Nothing was changed, and your input was not saved. Sign in, then try again."),
+        ("credential-new", "", "Nothing was changed, and your input was not saved. Sign in, then try again."),
     ],
 )
 @pytest.mark.parametrize("by_htmx", [True, False])
-def test_a_post_of_a_session_that_ended_is_not_repeated_and_the_sign_in_page_says_so(
+def test_sign_in_page_explains_a_lost_post(
     name: str, kind: str, says: str, *, by_htmx: bool, own: dict[str, uuid.UUID], mona: User, arize: Any
 ):
     htmx = {"HX-Request": "true", "HX-Current-URL": f"{OWN_ORIGIN}{BOARD}"}
@@ -218,26 +216,26 @@ def test_a_post_of_a_session_that_ended_is_not_repeated_and_the_sign_in_page_say
     assert signed_in["Location"] == BOARD
 
 
-def test_a_page_that_was_merely_opened_says_nothing_of_what_was_not_done(team: Team):
+def test_sign_in_page_is_silent_after_a_plain_get(team: Team):
     page = Client().get(Client().get(BOARD)["Location"]).content.decode()
     assert "You were signed out" not in page
     assert "You were signed out" not in Client().get("/accounts/login/?undone=nonsense").content.decode()
 
 
-def test_a_post_that_came_from_elsewhere_leads_nowhere_after_sign_in(team: Team, run: Run):
+def test_foreign_referer_is_not_a_way_back(team: Team, run: Run):
     cancel = reverse("run-cancel", args=[team.slug, run.pk])
     for referer in ("https://evil.example/x", "", "http://localhost:8000//evil.example/"):
         answer = Client(headers={"host": "localhost:8000"}).post(cancel, headers={"Referer": referer})
         assert way_of(answer["Location"]) == ("/accounts/login/", {"undone": ["cancel"]})
 
 
-def test_nobody_is_led_away_from_the_panel_after_sign_in(team: Team):
+def test_htmx_next_stays_inside_the_panel(team: Team):
     for path in ("//evil.example/", "/\\evil.example/", "///evil.example"):
         answer = Client().get("/teams/ops-north/runs/", headers={"HX-Request": "true", "HX-Current-URL": path})
         assert "evil" not in answer["HX-Redirect"]
 
 
-def test_htmx_is_told_to_leave_the_page_and_gets_no_login_form(team: Team):
+def test_htmx_gets_a_redirect_and_no_sign_in_form(team: Team):
     page = f"{OWN_ORIGIN}/teams/ops-north/runs/?status=failed"
     client = Client(headers={"HX-Request": "true", "HX-Current-URL": page, "host": "localhost:8000"})
     answer = client.get("/teams/ops-north/runs/table/?status=failed")
@@ -247,7 +245,7 @@ def test_htmx_is_told_to_leave_the_page_and_gets_no_login_form(team: Team):
     assert way_of(elsewhere["HX-Redirect"]) == ("/accounts/login/", {"undone": ["page"]})
 
 
-def test_a_disabled_person_is_out_at_the_next_request(team: Team, oli: User, client_of: ClientOf):
+def test_disabled_person_is_signed_out_at_the_next_request(team: Team, oli: User, client_of: ClientOf):
     client = client_of(oli)
     assert client.get("/teams/ops-north/runs/").status_code == 200
     User.objects.filter(pk=oli.pk).update(is_active=False)
@@ -255,14 +253,14 @@ def test_a_disabled_person_is_out_at_the_next_request(team: Team, oli: User, cli
     assert client.get("/teams/ops-north/runs/table/", headers={"HX-Request": "true"}).status_code == 401
 
 
-def test_who_lost_their_membership_is_an_outsider_at_the_next_request(team: Team, oli: User, client_of: ClientOf):
+def test_removed_member_is_an_outsider_at_the_next_request(team: Team, oli: User, client_of: ClientOf):
     client = client_of(oli)
     assert client.get("/teams/ops-north/runs/").status_code == 200
     Membership.objects.filter(user=oli).delete()
     assert client.get("/teams/ops-north/runs/").status_code == 404
 
 
-def test_a_denial_stays_a_denial_when_it_cannot_be_recorded(
+def test_unrecorded_denial_is_still_a_denial(
     team: Team, vera: User, otto: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*_args: Any, **_kwargs: Any) -> None:
@@ -282,7 +280,7 @@ POSTS += [("credential-new", ""), ("member-add", ""), ("team-settings", ""), ("t
 
 @pytest.fixture
 def strict(team: Team, mona: User) -> Iterator[Client]:
-    """Mona's browser, with Django's check of the token that the test client leaves out otherwise."""
+    """Mona's browser, with Django's CSRF check, which the test client skips by default."""
     User.objects.filter(pk=mona.pk).update(site_role="admin")
     client = Client(enforce_csrf_checks=True, headers={"host": "localhost:8000"})
     client.force_login(mona, backend=settings.AUTHENTICATION_BACKENDS[0])
@@ -295,7 +293,7 @@ def path_of(name: str, kind: str, own: dict[str, uuid.UUID]) -> str:
 
 
 @pytest.mark.parametrize(("name", "kind"), POSTS)
-def test_a_post_without_the_token_or_from_elsewhere_does_nothing(
+def test_forged_post_does_nothing(
     name: str, kind: str, own: dict[str, uuid.UUID], strict: Client, arize: responses.RequestsMock
 ):
     url = path_of(name, kind, own)
@@ -306,7 +304,7 @@ def test_a_post_without_the_token_or_from_elsewhere_does_nothing(
     for headers in ({}, {"X-CSRFToken": "x" * 64}, foreign_origin, foreign_referer):
         answer = strict.post(url, headers=headers)
         assert answer.status_code == 403
-        assert b"nothing was done" in answer.content
+        assert b"Nothing was changed" in answer.content
     assert not AuditEvent.objects.exclude(outcome="denied").exists()
     assert not arize.calls
     good = strict.post(url, headers={"Origin": OWN_ORIGIN, "X-CSRFToken": token})
@@ -317,14 +315,14 @@ CHANGING = ["run-cancel", "credential-test", "member-role", "member-remove", "in
 
 
 @pytest.mark.parametrize("name", CHANGING)
-def test_a_get_on_a_changing_url_is_405(name: str, own: dict[str, uuid.UUID], strict: Client):
+def test_get_of_a_post_url_gets_405(name: str, own: dict[str, uuid.UUID], strict: Client):
     kinds = dict(POSTS)
     assert strict.get(path_of(name, kinds[name], own)).status_code == 405
     assert not AuditEvent.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["credential-revoke", "team-archive", "credential-replace"])
-def test_a_get_on_a_page_that_asks_changes_nothing(name: str, own: dict[str, uuid.UUID], strict: Client):
+def test_get_of_a_confirmation_page_changes_nothing(name: str, own: dict[str, uuid.UUID], strict: Client):
     before = Credential.objects.get(pk=own["credential_id"]).ciphertext
     assert strict.get(path_of(name, dict(POSTS)[name], own)).status_code == 200
     assert Credential.objects.get(pk=own["credential_id"]).ciphertext == before

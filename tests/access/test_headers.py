@@ -1,4 +1,4 @@
-"""The ring fence in the browser: what the headers promise on every url, and pages that do not need more."""
+"""Security headers on every url, and pages that work within the Content-Security-Policy."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ from tests.urlconf import url_names, wanted
 
 @pytest.fixture
 def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str, str]:
-    """One address for each url of the urlconf. Ids that exist where the page needs them."""
+    """One path for each url name, with existing ids where the page needs them."""
     known = {
         "slug": team.slug,
         "run_id": run.pk,
@@ -41,7 +41,7 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
 
 
 @pytest.mark.parametrize("who", ["anonymous", "otto", "vera", "mona", "adam"])
-def test_every_url_is_fenced_for_everybody(
+def test_every_url_is_fenced_for_everyone(
     who: str, paths: dict[str, str], cast: dict[str, User | None], client_of: ClientOf
 ):
     browsers = Browsers({who: cast[who]}, client_of)
@@ -51,12 +51,12 @@ def test_every_url_is_fenced_for_everybody(
                 assert_fenced(browsers[who].generic(method, path))
 
 
-def test_pages_of_people_are_kept_by_nobody(paths: dict[str, str], mona: User, client_of: ClientOf):
+def test_pages_are_never_cached(paths: dict[str, str], mona: User, client_of: ClientOf):
     for name in ("home", "teams", "board", "board-table", "run", "credentials", "members", "audit", "team-settings"):
         assert "no-store" in client_of(mona).get(paths[name])["Cache-Control"], name
 
 
-def test_errors_are_fenced_too(team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch):
+def test_error_pages_are_fenced(team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch):
     def fail(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError
 
@@ -70,7 +70,7 @@ def test_errors_are_fenced_too(team: Team, mona: User, client_of: ClientOf, monk
         assert_fenced(answer)
 
 
-def test_no_page_needs_what_the_policy_forbids(paths: dict[str, str], mona: User, client_of: ClientOf):
+def test_pages_need_no_inline_code_or_other_hosts(paths: dict[str, str], mona: User, client_of: ClientOf):
     """No inline script, style or handler, and nothing from another host."""
     seen = 0
     for path in paths.values():
@@ -82,13 +82,13 @@ def test_no_page_needs_what_the_policy_forbids(paths: dict[str, str], mona: User
     assert seen > 5
 
 
-def test_https_sends_hsts_with_every_answer(settings: Any, team: Team):
+def test_https_site_sends_hsts_with_every_answer(settings: Any, team: Team):
     assert "Strict-Transport-Security" not in Client().get("/accounts/login/")
     settings.SECURE_HSTS_SECONDS = 31_536_000
     for path in ("/accounts/login/", "/teams/ops-north/runs/", "/nowhere/"):
         assert Client().get(path)["Strict-Transport-Security"].startswith("max-age=31536000")
 
 
-def test_a_foreign_host_name_is_refused(db: None):
+def test_foreign_host_name_is_refused(db: None):
     assert Client().get("/accounts/login/", headers={"host": "evil.example"}).status_code == 400
     assert Client().get("/accounts/login/", headers={"host": "localhost:8000"}).status_code == 200

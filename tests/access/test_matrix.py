@@ -1,7 +1,7 @@
-"""Who reaches what: ONE table of url name x method x person -> status, and each refusal's row in the right chain.
+"""Who reaches what: one table of url name x method x person -> status, and the audit row of each denial.
 
-A url that is missing from the table fails. The gate comes before the method: who may not pass learns nothing from a
-405.
+A url that is missing from the table fails. The gate comes before the method check, so that a 405 reveals nothing to
+people without access.
 """
 
 from dataclasses import dataclass, replace
@@ -26,14 +26,14 @@ from tests.stage import batches_of
 from tests.urlconf import url_names, wanted
 from tests.wire import ENDPOINT, run_url, wire_run
 
-# Two kinds of outsiders: otto manages another team, nora has none.
+# Two kinds of outsiders: otto manages another team, nora is in none.
 PEOPLE = ("anonymous", "nora", "otto", "vera", "oli", "mona", "ada", "adam")
 OTHER_METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Statuses in the order of PEOPLE. The names under which a refused POST, and a refused GET, are recorded."""
+    """Statuses in the order of PEOPLE. `event`, `get_event`: how a denied POST and a denied GET are recorded."""
 
     get: str
     post: str
@@ -58,10 +58,10 @@ ABSENT = Row(get=EVERYBODY.replace("200", "404"), post=EVERYBODY.replace("200", 
 PEOPLE_READ = Row(get="302 403 403  403 403 403  200 200", post="302 403 403  403 403 403  405 405", is_teams=False)
 PEOPLE_CHANGE = Row(get="302 403 403  403 403 403  403 405", post="302 403 403  403 403 403  403 302", is_teams=False)
 
-# Urls of one run, task or key: a refusal names it.
+# Urls of one run, task or credential: the denial names it.
 AIMED_AT = ("run", "task", "credential")
 TABLE: dict[str, Row] = {
-    # The choice of teams is everybody's own page; the first page leads to it or to a board.
+    # Everyone has their own choice of teams. The home page redirects to it or to a board.
     "home": Row(get="302 302 302  302 302 302  302 302", post="302 405 405  405 405 405  405 405", is_teams=False),
     "teams": Row(get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False),
     "teams-table": Row(
@@ -73,7 +73,7 @@ TABLE: dict[str, Row] = {
         event="team.create",
         is_teams=False,
     ),
-    # An invitation's link is for a stranger; people with an account are told whom it is for.
+    # This invitation is for a new person; people with another account see whom it is for.
     "invitation": Row(
         get="200 200 200  200 200 200  200 200", post="422 422 422  422 422 422  422 422", is_teams=False
     ),
@@ -91,13 +91,13 @@ TABLE: dict[str, Row] = {
         get="302 404 404  403 200 200  403 403", post="302 404 404  403 422 422  403 403", event="run.trigger"
     ),
     "stop": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="stop.pull"),
-    # The stop that holds is oli's. That another operator may not lift it is the service's: stops/test_actions.py.
+    # The active stop is oli's. stops/test_actions.py tests that another operator may not lift it.
     "stop-lift": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="stop.lift"
     ),
     "board-export-page": MEMBERS_READ,
     "board-export": MEMBERS_READ,
-    # Every member keeps views; who only looks on does not. The view of the table is oli's, shared with the team.
+    # Members save views; auditors and site admins do not. This view is oli's, shared with the team.
     "saved-views": Row(get=MEMBERS_READ.get, post="302 404 404  422 422 422  403 403", event="view.save"),
     "saved-view": Row(
         get="302 404 404  403 405 403  403 403", post="302 404 404  403 422 403  403 403", event="view.save"
@@ -108,7 +108,7 @@ TABLE: dict[str, Row] = {
     "saved-view-delete": Row(
         get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="view.delete"
     ),
-    # The one url where looking takes another right than acting: past batches, and the list that begins one.
+    # The only url where GET and POST need different rights: past batches, and the start of one.
     "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
     "batch": MEMBERS_READ,
     "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
@@ -126,7 +126,7 @@ TABLE: dict[str, Row] = {
     "invitation-revoke": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="invitation.revoke"),
     "team-settings": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="team.change"),
     "team-archive": Row(get=SITE_ADMIN_GET, post="302 404 404  403 403 403  403 302", event="team.archive"),
-    # Oneself: everybody's own pages. There is neither single sign-on nor mail in this deployment.
+    # Everyone's own pages. This deployment has neither single sign-on nor mail.
     "rights": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
     "profile": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
     "sessions": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
@@ -138,7 +138,7 @@ TABLE: dict[str, Row] = {
         get="302 200 200  200 200 302  200 200", post="302 422 422  422 422 302  422 422", is_teams=False
     ),
     "factor-passkey": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
-    # The authenticator app of the table is mona's.
+    # This authenticator app is mona's.
     "factor-recovery-codes": Row(
         get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302", is_teams=False
     ),
@@ -159,12 +159,12 @@ TABLE: dict[str, Row] = {
     "audit-verify": Row(get=SITE_LOG_READ.post, post=SITE_LOG_POST, event="audit.verify", is_teams=False),
     "site-audit-export": replace(SITE_LOG_READ, get_event="audit.export"),
 }
-# allauth's own views answer a form with mistakes by 200, and take no methods of ours.
+# allauth's own views answer an invalid form with 200.
 ACCOUNT: dict[str, Row] = {
     "account_login": Row(get="200 302 302  302 302 302  302 302", post="200 302 302  302 302 302  302 302"),
     "account_logout": Row(get="302 200 200  200 200 200  200 200", post="302 302 302  302 302 302  302 302"),
     "account_inactive": Row(get="200 200 200  200 200 200  200 200", post="405 405 405  405 405 405  405 405"),
-    # Of a sign-in that nobody has begun, and of second factors that only mona has.
+    # No sign-in is in progress, and only mona has second factors.
     "mfa_authenticate": Row(get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"),
     "mfa_login_webauthn": Row(get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"),
     "account_reauthenticate": Row(get="302 200 200  200 200 302  200 200", post="302 200 200  200 200 302  200 200"),
@@ -172,13 +172,13 @@ ACCOUNT: dict[str, Row] = {
     "mfa_reauthenticate_webauthn": Row(
         get="302 302 302  302 302 302  302 302", post="302 302 302  302 302 302  302 302"
     ),
-    # The session of the table is oli's.
+    # This session is oli's.
     "session-end": Row(get=EVERYBODY.replace("200", "405"), post="302 404 404  404 302 404  404 404", is_teams=False),
-    # The authenticator app of the table is mona's.
+    # This authenticator app is mona's.
     "factor-remove": Row(
         get="302 404 404  404 404 200  404 404", post="302 404 404  404 404 302  404 404", is_teams=False
     ),
-    # For everybody, and not there where nothing can be mailed or nobody signs in from elsewhere.
+    # Open to everyone, but absent without mail or single sign-on.
     **dict.fromkeys(
         (
             "account_reset_password",
@@ -213,7 +213,7 @@ def everybody(cast: dict[str, User | None]) -> dict[str, User | None]:
 def urls(
     team: Team, run: Run, credential: Credential, mona: User, oli: User, vera: User, arize: responses.RequestsMock
 ) -> dict[str, str]:
-    """Where each name leads, with ids that exist, and an Arize that answers."""
+    """The path of each url name, with existing ids and an Arize that answers."""
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [], "pagination": {"has_more": False}})
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [], "pagination": {"has_more": False}})
@@ -263,8 +263,9 @@ def browsers(everybody: dict[str, User | None], urls: dict[str, str], client_of:
 def assert_recorded(
     denials: list[AuditEvent], name: str, row: Row, method: str, who: str, status: int, path: str, team: Team
 ) -> None:
-    """403: in the chain of the team; 404, what is no team's, and nobody's POST: in the site's. Whoever passes, or is
-    led to the sign-in for looking, leaves no denial.
+    """A 403 is recorded in the team's chain. A 404, an anonymous POST and urls outside teams go to the site's chain.
+
+    Allowed requests and anonymous GETs leave no denial.
     """
     denied_as = row.get_event if method == "GET" else row.event
     if who == "anonymous" and method == "POST" and name != "invitation":
@@ -272,8 +273,8 @@ def assert_recorded(
         assert (denial.chain, denial.event, denial.actor_type) == ("site", denied_as, "anonymous")
         return
     if who == "anonymous" or status not in {403, 404}:
-        tried = [denial for denial in denials if denial.event != "invitation.accept"]  # somebody else's: a 422
-        assert not tried, f"{who} {method}"
+        attempts = [denial for denial in denials if denial.event != "invitation.accept"]  # another person's: a 422
+        assert not attempts, f"{who} {method}"
         return
     (denial,) = denials
     assert denial.actor_label == f"{who}@example.com"
@@ -293,28 +294,28 @@ def test_every_url_is_in_the_table():
 
 @pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_table_is_what_the_panel_does(
+def test_panel_follows_the_table(
     name: str, row: Row, method: str, urls: dict[str, str], browsers: Browsers, team: Team
 ):
-    """And each refusal is a row in the right chain."""
+    """Each denial is also a row in the right chain."""
     found, denials = {}, {}
     for who in PEOPLE:
         with undone():
             found[who] = browsers[who].generic(method, urls[name]).status_code
             denials[who] = list(AuditEvent.objects.filter(outcome="denied"))
     assert found == statuses(row.get if method == "GET" else row.post)
-    if name in TABLE:  # allauth's own refusals have tests of their own
+    if name in TABLE:  # allauth's own denials are tested elsewhere
         for who in PEOPLE:
             assert_recorded(denials[who], name, row, method, who, found[who], urls[name], team)
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_other_methods_are_no_way_around_the_gate(name: str, urls: dict[str, str], browsers: Browsers):
+def test_other_methods_do_not_bypass_the_gate(name: str, urls: dict[str, str], browsers: Browsers):
     rights = statuses(TABLE[name].post)
     is_gated = name != "invitation"
     for number, who in enumerate(PEOPLE):
         refused = rights[who] if is_gated and (who == "anonymous" or rights[who] in {403, 404}) else 405
-        # Two for each person, and so each method by three people or more, of those let in and of those refused.
+        # Two methods for each person, so that each method is tried by at least three people.
         for method in (OTHER_METHODS[number % 5], OTHER_METHODS[(number + 2) % 5]):
             with undone():
                 found = browsers[who].generic(method, urls[name]).status_code
@@ -322,13 +323,13 @@ def test_other_methods_are_no_way_around_the_gate(name: str, urls: dict[str, str
 
 
 @pytest.mark.parametrize(("name", "row"), TABLE.items(), ids=TABLE)
-def test_each_404_has_a_control_where_somebody_gets_in(name: str, row: Row):
-    """A 422 is a way in too: gate and ids were good, only the empty form was not."""
+def test_each_url_lets_someone_in(name: str, row: Row):
+    """The control of the 404s. A 422 counts too: only the empty form was invalid."""
     let_in = {statuses(line)[who] for line in (row.get, row.post) for who in PEOPLE[1:]}
     assert let_in & {200, 302, 422}
 
 
-def test_head_is_no_way_around_the_gate(urls: dict[str, str], browsers: Browsers):
+def test_head_does_not_bypass_the_gate(urls: dict[str, str], browsers: Browsers):
     for name, row in TABLE.items():
         for who, status in statuses(row.get).items():
             with undone():

@@ -1,4 +1,4 @@
-"""The rights, spelled out once more from the design's table of section 4, and who they are given to."""
+"""The rights of each role, written out a second time."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +12,7 @@ from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action, access_of
 from tests.factories import person
 
 ROLES = ("viewer", "operator", "manager", "auditor", "admin")
-# action -> who; the lines are the design's own.
+# Action -> roles.
 TABLE = {
     "runs.view": ("viewer", "operator", "manager", "auditor", "admin"),
     "runs.cancel": ("operator", "manager"),
@@ -35,34 +35,34 @@ TABLE = {
 
 
 @pytest.mark.parametrize("action", Action, ids=str)
-def test_each_action_is_given_to_the_roles_of_the_table_and_to_no_other(action: Action):
+def test_each_action_belongs_to_exactly_these_roles(action: Action):
     given = {role.value: rights for role, rights in (TEAM_ROLES | SITE_ROLES).items() if role.value}
     assert set(given) == set(ROLES)
     assert {role for role, rights in given.items() if action in rights} == set(TABLE[action.value])
 
 
-def test_the_table_has_a_line_for_each_action():
+def test_table_has_every_action():
     assert set(TABLE) == {action.value for action in Action}
 
 
-def test_no_site_role_is_no_right():
+def test_no_site_role_has_no_rights():
     assert SITE_ROLES[next(role for role in SITE_ROLES if not role.value)] == frozenset()
 
 
 @pytest.mark.parametrize("role", TeamRole)
-def test_a_members_rights_end_at_their_team(team: Team, other_team: Team, role: TeamRole):
-    somebody = person("somebody@example.com")
-    Membership.objects.create(team=team, user=somebody, role=role)
-    here, there, nowhere = (access_of(somebody, where) for where in (team, other_team, None))
+def test_member_has_no_rights_in_another_team(team: Team, other_team: Team, role: TeamRole):
+    someone = person("someone@example.com")
+    Membership.objects.create(team=team, user=someone, role=role)
+    here, there, nowhere = (access_of(someone, where) for where in (team, other_team, None))
     assert (here.is_insider, here.actions, here.role) == (True, TEAM_ROLES[role], role.value)
     for elsewhere in (there, nowhere):
         assert (elsewhere.is_insider, elsewhere.actions, elsewhere.role) == (False, frozenset(), "")
 
 
 @pytest.mark.parametrize("role", ["auditor", "admin"])
-def test_a_site_role_holds_in_every_team_but_stops_no_run(team: Team, role: str):
-    somebody = person("somebody@example.com", site_role=role)
-    access = access_of(somebody, team)
+def test_site_role_applies_in_every_team_but_cannot_cancel(team: Team, role: str):
+    someone = person("someone@example.com", site_role=role)
+    access = access_of(someone, team)
     assert (access.is_insider, access.role) == (True, role)
     assert access.may(Action.RUNS_VIEW)
     assert not access.may(Action.RUNS_CANCEL)
@@ -77,23 +77,23 @@ def test_site_role_and_membership_add_up(team: Team, adam: User):
     assert access.role == "operator+admin"
 
 
-def test_nobody_and_a_disabled_person_may_nothing(team: Team, mona: User, adam: User):
+def test_anonymous_and_disabled_people_have_no_rights(team: Team, mona: User, adam: User):
     assert access_of(mona, team).may(Action.CREDENTIALS_MANAGE)
     assert access_of(adam, team).may(Action.TEAMS_MANAGE)
     User.objects.all().update(is_active=False)
-    for somebody in (None, mona, adam):
-        access = access_of(somebody, team)
+    for someone in (None, mona, adam):
+        access = access_of(someone, team)
         assert (access.is_insider, access.actions) == (False, frozenset())
 
 
-def test_in_an_archived_team_only_site_roles_are_left(team: Team, mona: User, ada: User):
+def test_archived_team_has_only_site_roles(team: Team, mona: User, ada: User):
     team.archived_at = timezone.now()
     team.save()
     assert not access_of(mona, team).is_insider
     assert access_of(ada, team).may(Action.AUDIT_VIEW)
 
 
-def test_rights_are_read_from_the_database_each_time(team: Team, oli: User):
+def test_rights_are_read_from_the_database_every_time(team: Team, oli: User):
     assert access_of(oli, team).may(Action.RUNS_CANCEL)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert not access_of(oli, team).may(Action.RUNS_CANCEL)
@@ -105,7 +105,7 @@ def bare(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
-def test_a_view_without_a_declared_action_stops_the_start():
+def test_undeclared_view_stops_the_start():
     check_declared([path("a/", requires(Action.RUNS_VIEW)(bare)), path("b/", signed_in(bare))])
     with pytest.raises(ImproperlyConfigured, match="declares no access"):
         check_declared([path("a/", requires(Action.RUNS_VIEW)(bare)), path("b/", bare)])

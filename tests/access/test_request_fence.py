@@ -1,4 +1,4 @@
-"""The ring fence where it is thin: answers that no view makes, bodies that nobody reads, cookies, forged headers."""
+"""Edge cases of the request fence: responses without a view, unread bodies, cookies, forged headers."""
 
 import io
 import json
@@ -38,7 +38,7 @@ PAST_A_VIEW = (
 
 @pytest.mark.parametrize("path", PAST_A_VIEW)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
-def test_what_no_view_answers_is_fenced_too(path: str, method: str, db: None):
+def test_answers_without_a_view_are_fenced(path: str, method: str, db: None):
     assert_fenced(Client().generic(method, path))
 
 
@@ -50,7 +50,7 @@ def stylesheet() -> Iterator[str]:
     file.unlink()
 
 
-def test_static_files_are_fenced_and_nothing_beside_them_is_served(stylesheet: str, db: None):
+def test_only_static_files_are_served_under_static(stylesheet: str, db: None):
     found = Client().get(stylesheet)
     assert (found.status_code, found.getvalue()) == (200, b"p {}")
     assert_fenced(found)
@@ -60,15 +60,15 @@ def test_static_files_are_fenced_and_nothing_beside_them_is_served(stylesheet: s
         assert_fenced(answer)
 
 
-def test_machines_get_their_answer_under_any_host_name_and_on_plain_http(settings: Any, db: None):
+def test_health_checks_work_with_any_host_and_plain_http(settings: Any, db: None):
     settings.SECURE_SSL_REDIRECT = True
     for host in ("10.0.0.7:8000", "evil.example", ""):
         assert Client().get("/healthz", headers={"host": host}).content == b"ok\n"
         assert Client().get("/readyz", headers={"host": host}).status_code in {200, 503}
-    assert Client().get("/").status_code == 301  # the control
+    assert Client().get("/").status_code == 301  # control
 
 
-def test_a_redirect_to_https_leads_to_this_site_and_is_fenced(settings: Any, db: None):
+def test_https_redirect_stays_on_this_site(settings: Any, db: None):
     settings.SECURE_SSL_REDIRECT = True
     for host in ("localhost", "evil.example", "localhost@evil.example"):
         answer = Client().get("/runs/?x=1", headers={"host": host})
@@ -80,7 +80,7 @@ def test_a_redirect_to_https_leads_to_this_site_and_is_fenced(settings: Any, db:
 
 
 class Unread(io.BytesIO):
-    """A body that tells how much of it was read."""
+    """A body that counts how much of it was read."""
 
     taken = 0
 
@@ -107,19 +107,19 @@ def file_of(size: int) -> bytes:
     "path", ["/accounts/login/", "/teams/ops-north/settings/", "/nowhere/", "/teams/ops-north/runs/"]
 )
 @pytest.mark.parametrize("kind", [FORM, PARTS, "application/json"])
-def test_ten_megabytes_are_refused_before_a_byte_of_them_is_read(
+def test_large_body_is_rejected_unread(
     who: str, path: str, kind: str, cast: dict[str, User | None], client_of: ClientOf
 ):
     body = Unread(file_of(TEN_MEGABYTES) if kind == PARTS else b"a=" + b"b" * TEN_MEGABYTES)
     answer = send(client_of(cast[who]), path, body, kind)
     assert answer.status_code == 413
-    assert "more than any form of the panel sends" in answer.content.decode()
+    assert "larger than any form of the panel" in answer.content.decode()
     assert body.taken == 0
     assert_fenced(answer)
 
 
-def test_a_body_of_the_longest_kind_is_read(team: Team, mona: User, client_of: ClientOf):
-    """The control: what is just short enough gets to the form."""
+def test_longest_allowed_body_is_read(team: Team, mona: User, client_of: ClientOf):
+    """The control: a body just below the limit reaches the form."""
     for body, kind in ((b"name=Ops&x=" + b"b" * 900_000, FORM), (file_of(900_000), PARTS)):
         unread = Unread(body)
         answer = send(client_of(mona), "/teams/ops-north/settings/", unread, kind)
@@ -128,14 +128,14 @@ def test_a_body_of_the_longest_kind_is_read(team: Team, mona: User, client_of: C
 
 
 @pytest.mark.parametrize("length", ["-5", "nonsense", "1e9", "9" * 400, "٣", "0x10"])
-def test_a_length_that_is_none_is_no_500(length: str, mona: User, client_of: ClientOf):
+def test_invalid_content_length_is_no_500(length: str, mona: User, client_of: ClientOf):
     answer = send(client_of(mona), "/teams/ops-north/settings/", Unread(b"name=x"), FORM, CONTENT_LENGTH=length)
     assert answer.status_code in {400, 413}
     assert_fenced(answer)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_more_fields_than_any_form_has_are_refused_with_a_sentence(method: str, mona: User, client_of: ClientOf):
+def test_too_many_fields_are_rejected_with_an_explanation(method: str, mona: User, client_of: ClientOf):
     fields = "&".join(f"run={number}" for number in range(5_001))
     path = "/teams/ops-north/settings/" if method == "POST" else f"/teams/ops-north/runs/?{fields}"
     answer = client_of(mona).generic(method, path, fields if method == "POST" else "", FORM)
@@ -146,7 +146,7 @@ def test_more_fields_than_any_form_has_are_refused_with_a_sentence(method: str, 
 # --- Cookies
 
 
-def test_cookies_are_out_of_reach_of_scripts_and_other_sites(mona: User, client_of: ClientOf):
+def test_cookies_are_http_only_and_same_site(mona: User, client_of: ClientOf):
     client = Client()
     client.get("/accounts/login/")
     client.post("/accounts/login/", {"login": mona.email, "password": "correct horse battery"})
@@ -169,8 +169,8 @@ print(json.dumps([[a.status_code, dict(a.headers), a.cookies.output()] for a in 
 """
 
 
-def test_a_site_on_https_has_cookies_of_its_own_host_and_hsts(tmp_path: Path):
-    """A process of its own: all of this follows from SITE_URL and TRUSTED_PROXIES when the settings are read."""
+def test_https_site_has_host_cookies_and_hsts(tmp_path: Path):
+    """In its own process, because SITE_URL and TRUSTED_PROXIES take effect when the settings are read."""
     env = GOOD | {
         "PATH": os.environ["PATH"],
         "ENV_FILE": "",
@@ -202,11 +202,11 @@ def test_a_site_on_https_has_cookies_of_its_own_host_and_hsts(tmp_path: Path):
 
 
 def _manifest() -> dict[str, str]:
-    """All static files under their own names."""
+    """All static files with their own names."""
     return {name: name for finder in get_finders() for name, _ in finder.list([])}
 
 
 @pytest.mark.parametrize(("secure", "name"), [(True, "__Host-messages"), (False, "messages")])
-def test_the_cookie_of_messages_is_this_hosts_too(*, secure: bool, name: str, settings: Any):
+def test_message_cookie_is_host_only_over_https(*, secure: bool, name: str, settings: Any):
     settings.SITE = type("Site", (), {"secure": secure})()
     assert HostCookie(RequestFactory().get("/")).cookie_name == name

@@ -1,4 +1,4 @@
-"""Canary keys go through everything that can be done with a key; then they are looked for everywhere."""
+"""Use canary keys in every operation on keys, then search for them everywhere."""
 
 import io
 import json
@@ -30,7 +30,7 @@ SPACES, TASKS = f"{ENDPOINT}/v2/spaces", f"{ENDPOINT}/v2/tasks"
 
 
 def echo(status: int, kind: str = "text/html") -> dict[str, Any]:
-    """A careless server: its answer repeats the key it was sent, whole and shortened."""
+    """A careless server: its answer repeats the key, complete and shortened."""
 
     def answer(request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
         text = f"{request.headers['Authorization']} {request.headers['Authorization'][7:22]}..."
@@ -63,7 +63,7 @@ def witness(team: Team, mona: User) -> Witness:
 
 @pytest.fixture
 def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """All there is to log, with DEBUG's chatter, and the libraries' own."""
+    """All logs at level DEBUG, including those of libraries."""
     names = ["", "taskruns", "django", "django.request", "django_structlog", "urllib3", "requests", "huey"]
     for name in names:
         caplog.set_level(logging.DEBUG, logger=name)
@@ -73,7 +73,7 @@ def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
 
 
 class Story:
-    """What people and the clock do with keys, with Arize at its worst."""
+    """Every operation on keys, by people and by jobs, with an Arize that misbehaves."""
 
     def __init__(self, team: Team, mona: User, client: Witness, arize: responses.RequestsMock) -> None:
         self.team, self.mona, self.client, self.arize = team, mona, client, arize
@@ -148,7 +148,7 @@ class Story:
     def run(self, *command: str) -> None:
         try:
             call_command(*command, stdout=self.output, stderr=self.output)
-        except Exception as error:  # noqa: BLE001 - its text is what is looked at
+        except Exception as error:  # noqa: BLE001 - its text is searched
             self.output.write(repr(error))
 
     def look_around(self) -> None:
@@ -163,9 +163,7 @@ def story(team: Team, mona: User, witness: Witness, arize: responses.RequestsMoc
     return Story(team, mona, witness, arize)
 
 
-def test_no_piece_of_a_key_is_ever_seen_again(
-    story: Story, logs: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
+def test_no_piece_of_a_key_leaks(story: Story, logs: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     story.add()
     story.test()
     story.replace()
@@ -180,7 +178,7 @@ def test_no_piece_of_a_key_is_ever_seen_again(
         "database": [database_dump()],
         "queue": [queue_dump()],
     }
-    assert story.key().decrypt_secret() == SECOND  # the keys were really there
+    assert story.key().decrypt_secret() == SECOND  # control: the keys were really used
     assert AuditEvent.objects.filter(event="run.cancel").count() > len(ANSWERS)
     for key in KEYS:
         assert {where: found(key, texts) for where, texts in places.items()} == {where: [] for where in places}
@@ -188,8 +186,8 @@ def test_no_piece_of_a_key_is_ever_seen_again(
         assert any(len(text) > 100 for text in texts), where
 
 
-def test_the_search_finds_what_may_be_seen_and_what_must_not(story: Story, logs: pytest.LogCaptureFixture):
-    """The control of the test above: the hint is there, and a key given away on purpose is found in each place."""
+def test_search_finds_leaked_keys(story: Story, logs: pytest.LogCaptureFixture):
+    """The control of the test above: it finds the visible hint, and a key leaked on purpose in each place."""
     story.add()
     page = story.client.get(reverse("credentials", args=["ops-north"])).content.decode()
     assert CANARY[-4:] in page
@@ -207,7 +205,7 @@ def test_the_search_finds_what_may_be_seen_and_what_must_not(story: Story, logs:
     jobs.refresh_credential.huey.flush()
 
 
-def test_a_revoked_key_is_nowhere_not_even_encrypted(story: Story):
+def test_revoked_key_is_deleted(story: Story):
     story.add()
     ciphertext = story.key().ciphertext
     assert ciphertext in database_dump()
@@ -215,7 +213,7 @@ def test_a_revoked_key_is_nowhere_not_even_encrypted(story: Story):
     assert ciphertext not in database_dump()
 
 
-def test_no_object_shows_a_key_when_it_is_printed(credential: Credential, settings: Any):
+def test_no_repr_contains_a_key(credential: Credential, settings: Any):
     from taskruns.encryption import Ring
     from taskruns.forms.credentials import CredentialForm
 
@@ -231,7 +229,7 @@ def test_no_object_shows_a_key_when_it_is_printed(credential: Credential, settin
         assert not found(ring_key, [repr(ring)])
 
 
-def test_a_typed_password_is_never_rendered_again(team: Team, mona: User, witness: Witness):
+def test_password_is_never_rendered(team: Team, mona: User, witness: Witness):
     from taskruns.models import TeamRole
     from taskruns.services import invitations
 

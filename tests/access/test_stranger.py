@@ -1,5 +1,5 @@
-"""A stranger with curl, and one with a viewer's account: forged headers, replayed forms, tricks with methods and paths,
-a thousand passwords.
+"""An attacker without an account, and one with a viewer's: forged headers, replayed forms, method and path tricks, a
+thousand passwords.
 """
 
 import re
@@ -30,7 +30,7 @@ def quiet_dump() -> Any:
 
 
 def strict(stage: Stage, who: str) -> tuple[Client, str]:
-    """A browser whose forms are checked, and a token that is good for it."""
+    """A browser with CSRF checks, and a valid token for it."""
     client = Client(enforce_csrf_checks=True, headers={"host": "localhost:8000"})
     if who:
         client.force_login(stage.people[who], backend="allauth.account.auth_backends.AuthenticationBackend")
@@ -38,19 +38,19 @@ def strict(stage: Stage, who: str) -> tuple[Client, str]:
     return client, client.cookies["csrftoken"].value
 
 
-# --- Forms that are not the panel's
+# --- Forged forms
 
 POSTS = {name: act for name, act in ACTIONS.items() if act.method == "post"}
 
 
 def form_of(act: HttpAction, stage: Stage) -> dict[str, object]:
-    """A form that is right, filled in elsewhere: in the browser at hand nothing is half done."""
+    """A valid form, prepared in another browser, so that this one has no sign-in in progress."""
     return act.filled(stage, stage.client(act.who))
 
 
 @pytest.mark.parametrize("name", POSTS)
-def test_no_act_is_done_for_a_form_without_its_token(name: str, stage: Stage):
-    """Each act that a person can do, by the person who may do it; the control is the walk over the same acts."""
+def test_form_without_a_token_does_nothing(name: str, stage: Stage):
+    """Each action, by a person who may do it. The control runs the same actions in audit/test_coverage.py."""
     act = POSTS[name]
     act.prepare(stage)
     filled = form_of(act, stage)
@@ -80,8 +80,8 @@ def test_no_act_is_done_for_a_form_without_its_token(name: str, stage: Stage):
     assert stage.posts_to_arize == 0
 
 
-def test_the_same_form_with_its_token_is_done(stage: Stage):
-    """The control of the one above."""
+def test_form_with_its_token_acts(stage: Stage):
+    """The control of the test above."""
     client, token = strict(stage, "oli")
     act = ACTIONS["cancel a run"]
     form = {"csrfmiddlewaretoken": token}
@@ -89,7 +89,7 @@ def test_the_same_form_with_its_token_is_done(stage: Stage):
     assert stage.posts_to_arize == 1
 
 
-def test_a_form_that_is_sent_again_does_nothing_more(stage: Stage):
+def test_form_sent_twice_acts_once(stage: Stage):
     client, token = strict(stage, "oli")
     cancel = ACTIONS["cancel a run"].path(stage)
     start = ACTIONS["start a run"].path(stage)
@@ -99,7 +99,7 @@ def test_a_form_that_is_sent_again_does_nothing_more(stage: Stage):
     assert stage.posts_to_arize == 2, "one cancel, one start"
 
 
-def test_a_form_of_somebody_who_signed_out_is_worth_nothing(stage: Stage):
+def test_form_is_worthless_after_sign_out(stage: Stage):
     client, token = strict(stage, "oli")
     session = client.cookies["sessionid"].value
     form = {"csrfmiddlewaretoken": token}
@@ -111,7 +111,7 @@ def test_a_form_of_somebody_who_signed_out_is_worth_nothing(stage: Stage):
     assert stage.posts_to_arize == 0
 
 
-def test_an_invitation_that_was_used_is_worth_nothing(stage: Stage):
+def test_used_invitation_is_worthless(stage: Stage):
     act = ACTIONS["accept an invitation"]
     assert act.do(stage, Client()).status_code == 302
     people = User.objects.count()
@@ -136,7 +136,7 @@ OVERRIDES: list[tuple[dict[str, str], dict[str, str]]] = [
 
 
 @pytest.mark.parametrize("name", POSTS)
-def test_nothing_but_a_post_is_a_post(name: str, stage: Stage):
+def test_only_a_post_changes_anything(name: str, stage: Stage):
     act = POSTS[name]
     act.prepare(stage)
     client = stage.client(act.who)
@@ -177,7 +177,9 @@ def test_nothing_but_a_post_is_a_post(name: str, stage: Stage):
     ids=",".join,
 )
 @pytest.mark.parametrize("proxies", [0, 1])
-def test_no_header_lets_anybody_in_or_leads_out(headers: dict[str, str], proxies: int, stage: Stage, settings: Any):
+def test_headers_grant_no_access_and_redirect_nowhere(
+    headers: dict[str, str], proxies: int, stage: Stage, settings: Any
+):
     settings.TRUSTED_PROXIES = proxies
     for path in ("/teams/ops-north/runs/", "/audit/", "/accounts/login/", "/nowhere", f"/invitations/{stage.token}/"):
         answer = Client().get(path, headers=headers)
@@ -201,7 +203,7 @@ def test_no_header_lets_anybody_in_or_leads_out(headers: dict[str, str], proxies
         *("localhost evil.example", "[::1", "localhost:80:80", "*", ".localhost", "%6cocalhost", "localhost/../evil"),
     ],
 )
-def test_a_forged_host_gets_nothing(host: str, stage: Stage):
+def test_forged_host_gets_400(host: str, stage: Stage):
     answer = stage.client("mona").get("/teams/ops-north/runs/", headers={"host": host})
     assert answer.status_code == 400
     assert "Ops North" not in answer.content.decode()
@@ -233,7 +235,7 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("path", TRICKS)
-def test_no_spelling_of_a_path_is_a_way_in(path: str, stage: Stage, otto: User, client_of: ClientOf):
+def test_path_tricks_grant_no_access(path: str, stage: Stage, otto: User, client_of: ClientOf):
     for client in (Client(), client_of(otto)):
         answer = client.get(path)
         assert answer.status_code in {302, 400, 404}
@@ -246,18 +248,18 @@ WAYS_OUT = ("//evil.example", "//evil.example/teams", "/\\evil.example", "///evi
 
 
 @pytest.mark.parametrize("path", WAYS_OUT)
-def test_no_path_leads_out(path: str, stage: Stage):
+def test_paths_never_redirect_outside(path: str, stage: Stage):
     for client in (Client(), stage.client("mona")):
         answer = client.get(path)
         where = urlsplit(answer.get("Location", ""))
         assert (answer.status_code in {301, 302, 400, 404}, where.scheme, where.netloc) == (True, "", "")
 
 
-def test_a_viewer_gets_no_further_than_looking(stage: Stage):
-    """Every act of everybody else, by somebody who is in the team to look on."""
+def test_viewer_can_change_nothing(stage: Stage):
+    """Every action of the other roles, tried by a viewer of the team."""
     tried = 0
     for act in ACTIONS.values():
-        if act.is_everybodys or act.url == "saved-views" or (act.method == "get" and act.who == "oli"):
+        if act.is_everyones or act.url == "saved-views" or (act.method == "get" and act.who == "oli"):
             continue
         with undone():
             act.prepare(stage)
@@ -266,7 +268,7 @@ def test_a_viewer_gets_no_further_than_looking(stage: Stage):
             answer = act.do(stage, client, filled)
             unchanged = quiet_dump() == before
         if act.url in {"saved-view", "saved-view-default", "saved-view-delete", "board-export"}:
-            continue  # views are every member's, each their own; see their tests
+            continue  # every member has views of their own; see their tests
         is_sent_off = answer.status_code == 302 and answer["Location"].startswith("/accounts/login/")
         assert answer.status_code in {403, 404} or is_sent_off, act.url
         assert unchanged, act.url
@@ -284,39 +286,39 @@ OWN_TO_EACH = re.compile(
 
 
 def said(answer: HttpResponse) -> str:
-    """The page without what differs by itself."""
+    """The page without the parts that differ in every response."""
     return OWN_TO_EACH.sub("", answer.content.decode())
 
 
-def test_a_thousand_tries_find_no_password_and_tell_nobody_who_exists(mona: User, team: Team):
-    """The right one is among them. Ten strangers at ten addresses, one known and one unknown account."""
+def test_thousand_guesses_find_no_password_or_account(mona: User, team: Team):
+    """The right one is among them. Ten attackers at ten addresses try one known and one unknown account."""
     started = timezone.now()
-    heard: dict[str, list[str]] = {mona.email: [], "nobody@example.com": []}
-    strangers = [Client(REMOTE_ADDR=f"192.0.2.{number}") for number in range(10)]
+    answers: dict[str, list[str]] = {mona.email: [], "nobody@example.com": []}
+    attackers = [Client(REMOTE_ADDR=f"192.0.2.{number}") for number in range(10)]
     with time_machine.travel(started, tick=False):
         for number in range(500):
-            for email, pages in heard.items():
-                client = strangers[number % 10]
+            for email, pages in answers.items():
+                client = attackers[number % 10]
                 password = PASSWORD if number == 400 else f"guess number {number}"
                 answer = client.post("/accounts/login/", {"login": email, "password": password})
                 assert answer.status_code in {200, 429}
                 pages.append(said(answer))
-    assert heard[mona.email] == heard["nobody@example.com"]
-    assert len(set(heard[mona.email])) <= 3
-    assert "too many" in heard[mona.email][-1].lower()
-    assert not any("sessionid" in client.cookies for client in strangers)
+    assert answers[mona.email] == answers["nobody@example.com"]
+    assert len(set(answers[mona.email])) <= 3
+    assert "too many" in answers[mona.email][-1].lower()
+    assert not any("sessionid" in client.cookies for client in attackers)
     rows = AuditEvent.objects.filter(event="auth.sign_in")
     assert not rows.filter(outcome="done").exists()
-    assert 2 <= rows.count() <= 60, "told, but not a thousand times"
+    assert 2 <= rows.count() <= 60, "recorded, but not a thousand times"
     with time_machine.travel(started + timezone.timedelta(hours=2), tick=False):
         late = Client(REMOTE_ADDR="192.0.2.200")
         assert late.post("/accounts/login/", {"login": mona.email, "password": PASSWORD}).status_code == 302
 
 
-def test_foreign_ids_in_filters_exports_and_page_links_open_nothing(
+def test_foreign_ids_in_filters_and_exports_find_nothing(
     stage: Stage, other_team: Team, otto: User, client_of: ClientOf
 ):
-    """Another team's ids where they are no part of the path: each is refused, or finds nothing."""
+    """Another team's ids outside the path: each is refused or finds nothing."""
     key = make_credential(other_team, name="Zweckverband key", spaces=[{"id": "S-south", "name": "Zweckverband"}])
     named = {"arize_id": "T-south", "name": "Zweckverband task", "space_id": "S-south"}
     task = Task.objects.create(team=other_team, endpoint=key.endpoint, credential=key, **named)
@@ -342,8 +344,8 @@ def test_foreign_ids_in_filters_exports_and_page_links_open_nothing(
         assert "Zweckverband" not in answer.content.decode()
 
 
-def test_no_id_can_be_guessed(run: Run, stage: Stage):
-    """What a url names is random; who guesses learns nothing from the answer."""
+def test_ids_cannot_be_guessed(run: Run, stage: Stage):
+    """Ids in urls are random, and the answer to a guess reveals nothing."""
     client = stage.client("vera")
     missing = {said(client.get(f"/teams/ops-north/runs/{uuid.uuid4()}/")) for _ in range(20)}
     assert len(missing) == 1

@@ -1,4 +1,4 @@
-"""Calls of the client, and how they fail."""
+"""The documented errors, and a helper that catches them."""
 
 import traceback
 

@@ -1,4 +1,4 @@
-"""The client against documented answers, broken ones, and what it puts on the wire."""
+"""The client: documented answers, broken answers, and the requests it sends."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ def arize():
 
 @pytest.mark.parametrize(("status", "kind"), DOCUMENTED)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_it_gives_each_status_its_own_error(client, arize, status, kind, method):
+def test_each_status_has_its_own_error(client, arize, status, kind, method):
     problem = {
         "type": "https://arize.com/docs/ax/rest-reference/errors#x",
         "title": "A title",
@@ -75,7 +75,7 @@ def test_it_gives_each_status_its_own_error(client, arize, status, kind, method)
         b"\xff\xfe",
     ],
 )
-def test_a_refusal_without_a_problem_document_is_told_by_its_status(client, arize, body):
+def test_error_without_a_problem_document_follows_its_status(client, arize, body):
     arize.get(RUN, body=body, status=403, headers={"X-Request-ID": "edge-9\x07"})
     error = failure(client.get_run, "r1")
     assert type(error) is errors.Forbidden
@@ -83,7 +83,7 @@ def test_a_refusal_without_a_problem_document_is_told_by_its_status(client, ariz
     assert "gateway" not in error.sentence
 
 
-def test_a_problem_is_cleaned_to_one_line_of_300_characters_without_the_key(client, arize):
+def test_problem_text_is_one_short_line_without_the_key(client, arize):
     title = "Bad\r\nrequest\x1b[31m \u2028now\u202e"
     arize.get(RUN, status=400, json={"title": title, "detail": f"{'x' * 200} key {KEY} " + "y" * 500})
     error = failure(client.get_run, "r1")
@@ -101,7 +101,7 @@ def test_a_problem_is_cleaned_to_one_line_of_300_characters_without_the_key(clie
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_success_without_a_run_is_unreadable(client, arize, body, method):
+def test_success_without_a_run_is_unreadable(client, arize, body, method):
     arize.add(method, RUN if method == "GET" else CANCEL, body=body, status=200)
     error = failure(client.get_run if method == "GET" else client.cancel_run, "r1")
     assert type(error) is errors.Unreadable
@@ -110,19 +110,19 @@ def test_a_success_without_a_run_is_unreadable(client, arize, body, method):
 
 @pytest.mark.parametrize("call", ["list_spaces", "list_tasks"])
 @pytest.mark.parametrize("body", ["{}", '{"items": []}', '{"spaces": null, "tasks": null}'])
-def test_a_list_without_its_member_is_empty(client, arize, call, body):
+def test_list_without_its_member_is_empty(client, arize, call, body):
     arize.get(f"{HOST}/v2/{call.removeprefix('list_')}", body=body)
     assert getattr(client, call)() == Page(items=(), next_cursor=None)
 
 
 @pytest.mark.parametrize("call", ["list_spaces", "list_tasks"])
 @pytest.mark.parametrize("body", ["[]", "", "null", '"x"', '{"spaces": {}, "tasks": "x"}'])
-def test_a_list_that_is_none_is_unreadable(client, arize, call, body):
+def test_invalid_list_is_unreadable(client, arize, call, body):
     arize.get(f"{HOST}/v2/{call.removeprefix('list_')}", body=body)
     assert type(failure(getattr(client, call))) is errors.Unreadable
 
 
-def test_an_answer_that_is_too_long_is_unreadable_even_when_it_travels_small(client, arize, monkeypatch):
+def test_compressed_answer_that_is_too_long_is_unreadable(client, arize, monkeypatch):
     body = gzip.compress(json.dumps({"id": "r1", "failure_reason": "0" * 2_000_000}).encode())
     arize.get(RUN, body=body, headers={"Content-Encoding": "gzip"}, auto_calculate_content_length=True)
     assert len(client.get_run("r1").failure_reason) == 2_000_000
@@ -131,7 +131,7 @@ def test_an_answer_that_is_too_long_is_unreadable_even_when_it_travels_small(cli
 
 
 @pytest.mark.parametrize(("headers", "wait"), [({"Retry-After": "42"}, 42), ({}, None)])
-def test_a_rate_limit_is_told_not_slept_on(client, arize, headers, wait):
+def test_rate_limit_is_reported_without_sleeping(client, arize, headers, wait):
     arize.get(RUN, status=429, headers=headers)
     error = failure(client.get_run, "r1")
     assert (error.retry_after, len(arize.calls), client.calls) == (wait, 1, 1)
@@ -139,14 +139,14 @@ def test_a_rate_limit_is_told_not_slept_on(client, arize, headers, wait):
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_get_is_retried_twice_and_each_try_is_counted(client, arize, status):
+def test_get_is_retried_twice_and_counted(client, arize, status):
     arize.get(RUN, status=status, headers={"Retry-After": "3600"})
     error = failure(client.get_run, "r1")
     assert (type(error), error.retry_after) == (errors.ServerError, 3600)
     assert len(arize.calls) == client.calls == 3
 
 
-def test_a_retried_get_that_works_gives_the_run(client, arize):
+def test_retried_get_returns_the_run(client, arize):
     arize.get(RUN, status=503)
     arize.get(RUN, body=SAMPLE)
     assert client.get_run("r1").num_successes == 4850
@@ -154,14 +154,14 @@ def test_a_retried_get_that_works_gives_the_run(client, arize):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 501])
-def test_a_get_that_was_refused_is_not_retried(client, arize, status):
+def test_refused_get_is_not_retried(client, arize, status):
     arize.get(RUN, status=status)
     failure(client.get_run, "r1")
     assert len(arize.calls) == client.calls == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_cancel_is_never_retried(client, arize, status):
+def test_cancel_is_never_retried(client, arize, status):
     arize.post(CANCEL, status=status, headers={"Retry-After": "0"})
     failure(client.cancel_run, "r1")
     assert len(arize.calls) == client.calls == 1
@@ -180,7 +180,7 @@ def test_a_cancel_is_never_retried(client, arize, status):
         (OSError("x"), errors.NoAnswer),
     ],
 )
-def test_what_may_have_been_sent_is_told_from_what_was_not(client, arize, raised, kind):
+def test_unsent_and_maybe_sent_requests_differ(client, arize, raised, kind):
     arize.post(CANCEL, body=raised)
     error = failure(client.cancel_run, "r1")
     assert type(error) is kind
@@ -188,13 +188,13 @@ def test_what_may_have_been_sent_is_told_from_what_was_not(client, arize, raised
     assert error.milliseconds >= 0
 
 
-def test_a_cancel_answered_with_the_sample_is_the_run_as_it_ended(client, arize):
+def test_cancel_returns_the_run_of_the_sample_answer(client, arize):
     arize.post(CANCEL, body=SAMPLE)
     run = client.cancel_run("r1")
     assert (run.status, run.id) == (RunStatus.COMPLETED, "VGFza1J1bjo5OTpxUndY")
 
 
-def test_it_sends_what_the_documentation_asks_for(client, arize):
+def test_request_follows_the_documentation(client, arize):
     arize.get(f"{HOST}/v2/tasks", json={"tasks": [{"id": "t"}], "pagination": {"next_cursor": "n="}})
     page = client.list_tasks(space_id="a/b=", cursor="c&d=", limit=7)
     sent = arize.calls[0].request
@@ -207,7 +207,7 @@ def test_it_sends_what_the_documentation_asks_for(client, arize):
     assert f"taskruns/{version}" == USER_AGENT
 
 
-def test_it_lists_spaces_and_runs(client, arize):
+def test_spaces_and_runs_are_listed(client, arize):
     arize.get(f"{HOST}/v2/spaces", json={"spaces": [{"id": "s", "name": "Prod"}], "pagination": {}})
     arize.get(f"{HOST}/v2/tasks/t/runs", json={"task_runs": [json.loads(SAMPLE)]})
     assert client.list_spaces(limit=1).items[0].name == "Prod"
@@ -215,7 +215,7 @@ def test_it_lists_spaces_and_runs(client, arize):
     assert arize.calls[1].request.params == {"limit": "100"}
 
 
-def test_an_old_host_is_asked_in_lower_case_once_known(arize):
+def test_old_host_gets_lower_case_once_known(arize):
     host = "https://old.example.com"
     runs = f"{host}/v2/tasks/t/runs"
     for status, code in (("RUNNING", 400), ("running", 200)):
@@ -227,7 +227,7 @@ def test_an_old_host_is_asked_in_lower_case_once_known(arize):
         assert (first.calls, second.calls) == (2, 1)
 
 
-def test_a_host_that_was_upgraded_is_asked_in_upper_case_again(arize):
+def test_upgraded_host_gets_upper_case_again(arize):
     host = "https://upgraded.example.com"
     runs = f"{host}/v2/tasks/t/runs"
     for statuses in ([400, 200], [400, 200], [200]):
@@ -240,7 +240,7 @@ def test_a_host_that_was_upgraded_is_asked_in_upper_case_again(arize):
     assert asked == ["FAILED", "failed", "failed", "FAILED", "FAILED"]
 
 
-def test_a_filter_refused_in_both_cases_is_the_first_refusal(client, arize):
+def test_filter_refused_in_both_cases_raises_the_first_error(client, arize):
     runs = f"{HOST}/v2/tasks/t/runs"
     arize.get(runs, status=400, json={"detail": "first"})
     arize.get(runs, status=400, json={"detail": "second"})
@@ -248,31 +248,31 @@ def test_a_filter_refused_in_both_cases_is_the_first_refusal(client, arize):
     assert len(arize.calls) == 2
 
 
-def test_a_400_without_a_filter_is_asked_once(client, arize):
+def test_400_without_a_filter_is_not_retried(client, arize):
     arize.get(f"{HOST}/v2/tasks/t/runs", status=400)
     assert type(failure(client.list_runs, "t")) is errors.BadRequest
     assert len(arize.calls) == 1
 
 
 @pytest.mark.parametrize("key", ["", " ", "ak-\n", "ak\r\nX: y", "ak-\0", "ak-\x85", "ak-ключ", "ak-\ud800"])
-def test_a_key_that_no_header_can_carry_is_said_and_nothing_is_sent(arize, key):
+def test_key_that_fits_no_header_is_not_sent(arize, key):
     with ArizeClient(HOST, key) as client:
         error = failure(client.get_run, "r1")
         assert failure(client.cancel_run, "r1").sentence == error.sentence
     assert type(error) is errors.Unauthorized
     assert (error.status, len(arize.calls), client.calls) == (None, 0, 0)
-    assert "nothing was sent" in error.sentence
+    assert "Nothing was sent" in error.sentence
 
 
 @pytest.mark.parametrize("run_id", ["", ".", "..", "a\0b", "\ud800"])
-def test_an_id_that_cannot_be_a_path_part_is_not_sent(client, arize, run_id):
+def test_id_that_cannot_be_a_path_segment_is_not_sent(client, arize, run_id):
     for call in (client.get_run, client.cancel_run, client.list_runs):
         assert type(failure(call, run_id)) is errors.BadRequest
     assert type(failure(client.list_tasks, cursor="\udfff")) is errors.BadRequest
     assert len(arize.calls) == 0
 
 
-def test_the_key_is_in_no_repr(client):
+def test_client_repr_hides_the_key(client):
     assert repr(client) == "<ArizeClient https://api.arize.com>"
     shown = repr(vars(client)) + repr(vars(client._reads))
     assert HOST in shown

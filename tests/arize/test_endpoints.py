@@ -1,4 +1,4 @@
-"""Where a key may be sent: equality with an allowed address, and nothing else."""
+"""A key may only be sent to an address that equals an allowed one."""
 
 import pytest
 
@@ -8,7 +8,7 @@ EXTRA = ["http://127.0.0.1:9000/", "https://Arize-App.example.com"]
 ARIZE = "https://api.arize.com"
 
 
-def test_it_knows_the_global_endpoint_and_four_regions():
+def test_regions_are_global_and_four_others():
     assert [region.url for region in REGIONS] == [
         ARIZE,
         "https://api.us-east-1b.arize.com",
@@ -20,7 +20,7 @@ def test_it_knows_the_global_endpoint_and_four_regions():
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_each_of_arizes_own_is_allowed(region):
+def test_each_arize_region_is_allowed(region):
     assert check_endpoint(region.url, extra=[]) == region.url
 
 
@@ -35,7 +35,7 @@ def test_each_of_arizes_own_is_allowed(region):
         ("https://arize-app.example.com/", "https://arize-app.example.com"),
     ],
 )
-def test_spellings_of_an_allowed_address_are_one(typed, address):
+def test_spellings_of_an_allowed_address_are_normalised(typed, address):
     assert check_endpoint(typed, extra=EXTRA) == normalise(typed) == address
 
 
@@ -92,14 +92,14 @@ def test_spellings_of_an_allowed_address_are_one(typed, address):
         "http://arize-app.example.com",
     ],
 )
-def test_everything_else_is_refused_without_being_repeated(url):
+def test_other_addresses_are_refused_and_not_repeated(url):
     with pytest.raises(EndpointRefused) as refused:
         check_endpoint(url, extra=EXTRA)
     assert str(refused.value).endswith("Choose a region from the list.")
     assert "evil" not in str(refused.value)
 
 
-def test_an_extra_is_allowed_only_where_it_is_configured():
+def test_extra_endpoint_must_be_configured():
     assert check_endpoint(EXTRA[0], extra=EXTRA) == "http://127.0.0.1:9000"
     with pytest.raises(EndpointRefused):
         check_endpoint(EXTRA[0], extra=[])
@@ -114,7 +114,7 @@ def test_an_extra_is_allowed_only_where_it_is_configured():
         ("http://[::1]:9000", "http://[::1]:9000"),
     ],
 )
-def test_an_extra_may_be_http_and_carry_a_port(configured, address):
+def test_extra_endpoint_may_use_http_and_a_port(configured, address):
     assert check_extra(configured) == address
     assert check_endpoint(configured, extra=[configured]) == address
 
@@ -141,6 +141,6 @@ def test_an_extra_may_be_http_and_carry_a_port(configured, address):
         "https://ariz\u00e9.example.com",
     ],
 )
-def test_a_malformed_extra_is_refused_with_a_sentence(configured):
+def test_malformed_extra_endpoint_is_refused(configured):
     with pytest.raises(EndpointRefused, match="must be http:// or https://"):
         check_extra(configured)

@@ -1,4 +1,4 @@
-"""The typed errors by themselves: sentences, cleaning, Retry-After."""
+"""The typed errors: messages, redaction, Retry-After."""
 
 from datetime import UTC, datetime
 
@@ -11,13 +11,13 @@ KEY = "ak-canary-7f3d9b2e51c84a60"
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def test_the_sentences_differ_by_class():
+def test_every_error_has_its_own_message():
     kinds = {*errors.ERRORS.values(), errors.NotSent, errors.NoAnswer, errors.ServerError}
     kinds |= {errors.Unreadable, errors.UnexpectedAnswer}
     assert len({str(kind(status=500)) for kind in kinds}) == len(kinds) == 12
 
 
-def test_a_key_is_struck_out_before_the_cut():
+def test_key_is_redacted_before_truncating():
     assert one_line("x" * 90 + " " + KEY, 100, KEY) == "x" * 90 + " [key]"
     assert KEY[:5] in one_line("x" * 90 + " " + KEY, 100, "")
 
@@ -42,5 +42,5 @@ def test_a_key_is_struck_out_before_the_cut():
         (None, None),
     ],
 )
-def test_it_reads_retry_after_in_every_form(header, seconds):
+def test_retry_after_is_read_in_every_form(header, seconds):
     assert read_retry_after(header, now=NOW) == seconds

@@ -1,4 +1,4 @@
-"""Links from a run's page into Arize: only where their form is known."""
+"""Links from a run's page into Arize, only where the format of Arize's pages is known."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def links(task: Task, *, experiment_id: str | None = None, organization: str = "
     return found
 
 
-def test_a_project_a_dataset_and_an_experiment_have_links_with_every_id_encoded(team: Team) -> None:
+def test_project_dataset_and_experiment_links_encode_ids(team: Team) -> None:
     base = "https://app.arize.com/organizations/O%2F1%3D/spaces/SP%3D"
     task = a_task(team, project_id="P?1=", dataset_id="D#1")
     assert links(task) == {
@@ -54,19 +54,19 @@ def test_a_project_a_dataset_and_an_experiment_have_links_with_every_id_encoded(
         ("https://api.us-east-1b.arize.com", "https://app.us-east-1b.arize.com/"),
     ],
 )
-def test_each_region_has_its_own_pages(endpoint: str, app: str, team: Team) -> None:
+def test_links_use_the_regions_own_pages(endpoint: str, app: str, team: Team) -> None:
     assert links(a_task(team, endpoint=endpoint, project_id="P"))["project"].startswith(app)
 
 
 @pytest.mark.parametrize(
     "endpoint", ["https://arize-app.example.com", "http://arize.test:9999", "https://api.elsewhere.arize.com"]
 )
-def test_there_are_none_for_an_endpoint_whose_pages_are_not_known(endpoint: str, team: Team) -> None:
+def test_no_links_for_an_unknown_endpoint(endpoint: str, team: Team) -> None:
     assert links(a_task(team, endpoint=endpoint, project_id="P")) == {}
 
 
 @pytest.mark.parametrize("missing", ["organization", "space", "project", "key"])
-def test_there_are_none_when_an_id_is_not_known(missing: str, team: Team) -> None:
+def test_no_links_when_an_id_is_missing(missing: str, team: Team) -> None:
     task = a_task(team, **{"project_id": "P"} if missing != "project" else {"project_id": None})
     if missing == "space":
         task.space_id = ""
@@ -78,11 +78,11 @@ def test_there_are_none_when_an_id_is_not_known(missing: str, team: Team) -> Non
 
 
 @pytest.mark.parametrize("odd", [".", "..", 7, ["P"], {"id": "P"}])
-def test_an_id_that_is_no_segment_makes_no_link(odd: Any, team: Team) -> None:
+def test_id_that_is_not_a_path_segment_makes_no_link(odd: Any, team: Team) -> None:
     assert links(a_task(team, project_id=odd)) == {}
 
 
-def test_a_key_of_before_knows_no_organization(team: Team) -> None:
+def test_old_credential_has_no_organization(team: Team) -> None:
     task = a_task(team, project_id="P")
     assert task.credential is not None
     task.credential.spaces = [{"id": "SP=", "name": "prod"}]
@@ -90,7 +90,7 @@ def test_a_key_of_before_knows_no_organization(team: Team) -> None:
 
 
 @pytest.mark.parametrize("organization", ["O1", None])
-def test_the_mirror_keeps_the_organization_of_each_space(
+def test_mirror_stores_the_organization_of_each_space(
     organization: str | None, team: Team, arize: responses.RequestsMock
 ) -> None:
     world = World().speak(arize)
@@ -103,9 +103,7 @@ def test_the_mirror_keeps_the_organization_of_each_space(
     assert spaces == [{"id": "S1", "name": "prod", "organization_id": organization or ""}]
 
 
-def test_the_page_of_a_run_opens_them_in_a_new_tab_and_says_that_there_is_none_to_the_run(
-    team: Team, vera: User, client_of: ClientOf
-) -> None:
+def test_run_page_links_open_in_a_new_tab(team: Team, vera: User, client_of: ClientOf) -> None:
     task = a_task(team, project_id="P")
     task.save()
     url = f"/teams/{team.slug}/runs/{make_run(task).pk}/"

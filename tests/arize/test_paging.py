@@ -1,4 +1,4 @@
-"""The walk over a list always ends, and leaves nothing out."""
+"""Paging through a list always ends and skips nothing."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def item(name):
         (["a", "b", "c"], 0, []),
     ],
 )
-def test_the_cursor_loop_always_ends(cursors, most, asked):
+def test_paging_always_ends(cursors, most, asked):
     seen = []
 
     def fetch(cursor):
@@ -35,7 +35,7 @@ def test_the_cursor_loop_always_ends(cursors, most, asked):
     assert [page.items[0].id for page in given] == [str(number + 1) for number in range(len(asked))]
 
 
-def test_the_cursor_loop_has_a_ceiling_of_its_own(monkeypatch):
+def test_paging_has_a_page_limit(monkeypatch):
     monkeypatch.setattr(paging, "MOST_PAGES", 5)
     counter = iter(range(100))
 
@@ -47,7 +47,7 @@ def test_the_cursor_loop_has_a_ceiling_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("told", "given"),
+    ("sent", "read"),
     [
         (["a", "a", "b"], 2),
         (["ab", "bc", "ca", "d"], 3),
@@ -56,11 +56,11 @@ def test_the_cursor_loop_has_a_ceiling_of_its_own(monkeypatch):
         (["", "", "a"], 2),
     ],
 )
-def test_a_list_that_brings_nothing_new_ends_although_its_cursors_are_new(told, given):
+def test_paging_ends_when_nothing_new_arrives(sent, read):
     cursors = iter(range(100))
-    fetched = iter(told)
+    fetched = iter(sent)
 
     def fetch(_):
         return Page(items=tuple(map(item, next(fetched))), next_cursor=f"c{next(cursors)}")
 
-    assert len(list(paging.pages(fetch, most=len(told)))) == given
+    assert len(list(paging.pages(fetch, most=len(sent)))) == read

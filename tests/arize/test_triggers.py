@@ -1,4 +1,4 @@
-"""Starting a run over HTTP: what is put on the wire, once, and what each answer means."""
+"""Triggering a run over HTTP: the request, sent once, and the meaning of each answer."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -27,7 +27,7 @@ def client() -> Any:
         yield opened
 
 
-def test_it_sends_one_bare_json_body_and_reads_the_new_run(client: ArizeClient, arize: responses.RequestsMock) -> None:
+def test_trigger_sends_json_and_returns_the_new_run(client: ArizeClient, arize: responses.RequestsMock) -> None:
     arize.post(URL, status=201, json=RUN)
     run = client.trigger_run("T25saW5l=", WANTED)
     assert (run.id, run.status, client.calls) == ("r1", RunStatus.PENDING, 1)
@@ -70,12 +70,12 @@ def test_it_sends_one_bare_json_body_and_reads_the_new_run(client: ArizeClient, 
         (ExperimentTrigger("P", max_examples=3), {"experiment_name": "P", "max_examples": 3}),
     ],
 )
-def test_a_body_holds_the_fields_of_its_kind_and_nothing_that_was_left_open(wanted: Any, body: dict[str, Any]) -> None:
+def test_body_omits_empty_fields(wanted: Any, body: dict[str, Any]) -> None:
     assert wanted.as_json() == body
 
 
 @pytest.mark.parametrize(("status", "kind"), DOCUMENTED)
-def test_each_status_has_its_error_and_is_asked_once(
+def test_each_status_raises_its_error_once(
     client: ArizeClient, arize: responses.RequestsMock, status: int, kind: type
 ) -> None:
     problem = {"title": "A title", "detail": "Some detail", "request_id": "req_1"}
@@ -97,7 +97,7 @@ def test_each_status_has_its_error_and_is_asked_once(
         (requests.exceptions.ChunkedEncodingError("x"), errors.NoAnswer),
     ],
 )
-def test_what_may_have_been_sent_is_told_from_what_was_not(
+def test_unsent_and_maybe_sent_requests_differ(
     client: ArizeClient, arize: responses.RequestsMock, raised: Exception, kind: type
 ) -> None:
     arize.post(URL, body=raised)
@@ -108,12 +108,14 @@ def test_what_may_have_been_sent_is_told_from_what_was_not(
 
 
 @pytest.mark.parametrize("body", ["", "<html>", "[]", "{}", '{"id": null}', '{"id": " "}'])
-def test_a_success_without_a_run_is_unreadable(client: ArizeClient, arize: responses.RequestsMock, body: str) -> None:
+def test_success_without_a_run_is_unreadable(client: ArizeClient, arize: responses.RequestsMock, body: str) -> None:
     arize.post(URL, status=201, body=body)
     assert type(failure(client.trigger_run, "T25saW5l=", WANTED)) is errors.Unreadable
 
 
 @pytest.mark.parametrize("task_id", ["", ".", "..", "a\0b", "\ud800"])
-def test_an_id_that_is_no_path_is_not_sent(client: ArizeClient, arize: responses.RequestsMock, task_id: str) -> None:
+def test_id_that_is_not_a_path_segment_is_not_sent(
+    client: ArizeClient, arize: responses.RequestsMock, task_id: str
+) -> None:
     assert type(failure(client.trigger_run, task_id, WANTED)) is errors.BadRequest
     assert not arize.calls

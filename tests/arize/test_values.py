@@ -1,4 +1,4 @@
-"""Single values as Arize may send them."""
+"""Reading single values that Arize may send."""
 
 import math
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from taskruns.arize.values import MOST, read_count, read_text, read_timestamp
         ("2026-03-07T10:30:01." + "9" * 5000 + "Z", datetime(2026, 3, 7, 10, 30, 1, 999999, tzinfo=UTC)),
     ],
 )
-def test_it_reads_a_moment_as_utc(sent, moment):
+def test_timestamp_is_read_as_utc(sent, moment):
     assert read_timestamp(sent) == moment
     assert read_timestamp(sent).tzinfo is UTC
 
@@ -66,7 +66,7 @@ def test_it_reads_a_moment_as_utc(sent, moment):
         {},
     ],
 )
-def test_a_moment_that_is_none_is_none(sent):
+def test_invalid_timestamp_is_none(sent):
     assert read_timestamp(sent) is None
 
 
@@ -94,7 +94,7 @@ def test_a_moment_that_is_none_is_none(sent):
         ([1], None),
     ],
 )
-def test_it_reads_a_count_that_64_bits_hold(sent, count):
+def test_count_is_clamped_to_64_bits(sent, count):
     assert read_count(sent) == count
     assert not isinstance(read_count(sent), bool)
 
@@ -115,5 +115,5 @@ def test_it_reads_a_count_that_64_bits_hold(sent, count):
         (None, None),
     ],
 )
-def test_it_reads_text_that_a_database_can_store(sent, text):
+def test_text_is_storable(sent, text):
     assert read_text(sent) == text

@@ -1,4 +1,4 @@
-"""The tolerant reader: what Arize sent, may send, and should never send."""
+"""The tolerant reader: documented values, odd values and invalid ones."""
 
 import json
 import math
@@ -32,12 +32,12 @@ ANY_JSON = st.recursive(
 )
 RUN_MEMBERS = [*SAMPLE, "experiment_id", "failure_reason"]
 TASK_MEMBERS = [field.name for field in fields(WireTask) if not field.name.startswith("raw")]
-MOMENTS = st.none() | st.datetimes(min_value=datetime(1900, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis wants it naive
+MOMENTS = st.none() | st.datetimes(min_value=datetime(1900, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis needs a naive one
 STORABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 COUNTS = st.none() | st.integers(0, MOST)
 
 
-def test_it_reads_the_sample_answer_of_the_cancel_page():
+def test_sample_answer_of_the_docs_is_read():
     run = WireRun.from_json(SAMPLE)
     assert run == WireRun(
         id="VGFza1J1bjo5OTpxUndY",
@@ -76,24 +76,24 @@ def test_it_reads_the_sample_answer_of_the_cancel_page():
         (["RUNNING"], RunStatus.UNKNOWN),
     ],
 )
-def test_it_reads_a_status_in_every_spelling(sent, status):
+def test_status_is_read_in_every_spelling(sent, status):
     assert read_status(sent) is status
 
 
-def test_an_unknown_status_is_kept_as_sent_and_is_neither_active_nor_ended():
+def test_unknown_status_is_neither_active_nor_ended():
     run = WireRun.from_json({"id": "r", "status": "PAUSED"})
     assert (run.status, run.raw_status) == (RunStatus.UNKNOWN, "PAUSED")
     assert not run.status.is_active
     assert not run.status.is_ended
 
 
-def test_every_known_status_is_either_active_or_ended():
+def test_known_status_is_active_or_ended():
     assert {status for status in RunStatus if status.is_active} == {RunStatus.PENDING, RunStatus.RUNNING}
     assert {status for status in RunStatus if status.is_active == status.is_ended} == {RunStatus.UNKNOWN}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TaskType if kind is not TaskType.UNKNOWN])
-def test_it_reads_a_type_in_both_cases(kind):
+def test_type_is_read_in_both_cases(kind):
     assert read_type(kind.value.upper()) is read_type(kind.value) is kind
     assert read_type("GUESS") is TaskType.UNKNOWN
 
@@ -102,20 +102,20 @@ def test_it_reads_a_type_in_both_cases(kind):
 @pytest.mark.parametrize(
     "data", [None, [], "id", 5, {}, *({"id": bad} for bad in (None, "", " ", "\0", True, [], 1.5))]
 )
-def test_only_a_usable_id_is_needed(record, data):
+def test_only_a_usable_id_is_required(record, data):
     with pytest.raises(Unreadable):
         record.from_json(data)
     assert record.from_json({"id": 12}).id == "12"
 
 
 @pytest.mark.parametrize("record", [WireSpace, WireTask, WireRun])
-def test_null_and_absent_members_are_told_apart_by_raw(record):
+def test_raw_distinguishes_null_from_absent(record):
     absent, null = record.from_json({"id": "i"}), record.from_json({"id": "i", "name": None, "status": None})
     assert ("name" in absent.raw, "name" in null.raw) == (False, True)
     assert hash(absent) == hash(null)
 
 
-def test_it_reads_a_task_and_a_space_whole():
+def test_task_and_space_are_read_completely():
     task = WireTask.from_json({
         "id": "t", "name": "Nightly", "type": "RUN_EXPERIMENT", "project_id": "p", "dataset_id": "d",
         "sampling_rate": 1, "is_continuous": True, "last_run_at": "2026-03-07T10:30:01Z",
@@ -132,7 +132,7 @@ def test_it_reads_a_task_and_a_space_whole():
     assert (space.name, space.organization_id, space.raw["is_private"]) == ("Prod", "o", False)
 
 
-def test_raw_keeps_unknown_members_and_drops_what_no_database_stores():
+def test_raw_keeps_unknown_members_and_drops_unstorable_values():
     deep = 1
     for _ in range(DEEPEST + 100):
         deep = [deep]
@@ -148,17 +148,17 @@ def test_raw_keeps_unknown_members_and_drops_what_no_database_stores():
 
 
 @pytest.mark.parametrize("data", [{}, {"tasks": []}, {"task_runs": None}, {"task_runs": []}])
-def test_a_page_without_its_list_is_empty(data):
+def test_page_without_its_list_is_empty(data):
     assert Page.from_json(data, member="task_runs", item=WireRun.from_json) == Page(items=(), next_cursor=None)
 
 
 @pytest.mark.parametrize("data", [None, [], "x", 5, {"task_runs": {}}, {"task_runs": "x"}, {"task_runs": 0}])
-def test_what_is_no_object_with_a_list_is_unreadable(data):
+def test_page_without_an_object_is_unreadable(data):
     with pytest.raises(Unreadable):
         Page.from_json(data, member="task_runs", item=WireRun.from_json)
 
 
-def test_a_page_leaves_out_items_that_are_none():
+def test_page_skips_unreadable_items():
     data = {
         "task_runs": [{"id": "a"}, {}, None, "b", {"id": ""}, {"id": 3}],
         "pagination": {"next_cursor": "c"},
@@ -169,13 +169,13 @@ def test_a_page_leaves_out_items_that_are_none():
 
 
 @pytest.mark.parametrize("pagination", [None, [], {}, {"next_cursor": None}, {"next_cursor": ""}, {"next_cursor": []}])
-def test_a_page_without_a_usable_cursor_is_the_last(pagination):
+def test_page_without_a_usable_cursor_is_the_last(pagination):
     page = Page.from_json({"spaces": None, "pagination": pagination}, member="spaces", item=WireSpace.from_json)
     assert page == Page(items=(), next_cursor=None)
 
 
 @given(ANY_JSON)
-def test_any_json_is_read_or_unreadable(data):
+def test_any_json_is_read_or_raises_unreadable(data):
     for record in (WireSpace, WireTask, WireRun):
         try:
             record.from_json(data)
@@ -184,7 +184,7 @@ def test_any_json_is_read_or_unreadable(data):
 
 
 @given(st.fixed_dictionaries({"id": st.text("abc", min_size=1)}, optional=dict.fromkeys(RUN_MEMBERS[1:], ANY_JSON)))
-def test_a_run_with_an_id_is_always_read_and_can_be_stored(data):
+def test_any_run_with_an_id_can_be_read_and_stored(data):
     run = WireRun.from_json(data)
     assert run.id == data["id"]
     json.dumps(run.raw, allow_nan=False, ensure_ascii=False).encode()
@@ -192,7 +192,7 @@ def test_a_run_with_an_id_is_always_read_and_can_be_stored(data):
 
 
 @given(st.fixed_dictionaries({"id": st.text("abc", min_size=1)}, optional=dict.fromkeys(TASK_MEMBERS[1:], ANY_JSON)))
-def test_a_task_with_an_id_is_always_read(data):
+def test_any_task_with_an_id_can_be_read(data):
     assert WireTask.from_json(data).id == data["id"]
 
 
@@ -204,7 +204,7 @@ def test_a_task_with_an_id_is_always_read(data):
     texts=st.lists(st.none() | STORABLE, min_size=4, max_size=4),
     offset=st.integers(-1439, 1439),
 )
-def test_a_rendered_run_is_read_with_the_same_values(status, is_upper, moments, counts, texts, offset):
+def test_rendered_run_is_read_back_unchanged(status, is_upper, moments, counts, texts, offset):
     zone = timezone(timedelta(minutes=offset))
     names = ["run_started_at", "run_finished_at", "data_start_time", "data_end_time", "created_at"]
     rendered = [moment and _shifted(moment, zone).isoformat() for moment in moments]

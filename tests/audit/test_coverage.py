@@ -34,7 +34,7 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import mirror
-from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD, NOT_HERE, ONLY_LOOKED_AT, HttpAction
+from tests.actions import ABSENT, ACTIONS, LATER, NEW_KEY, NEW_PASSWORD, READ_ONLY, HttpAction
 from tests.paths import ROOT
 from tests.queue_worker import work
 from tests.stage import Stage, a_stop
@@ -57,8 +57,8 @@ def last_row() -> int:
 
 def test_every_url_is_covered():
     covered = {act.url for act in (*ACTIONS.values(), *LATER.values())}
-    assert url_names() == sorted(covered | ONLY_LOOKED_AT | NOT_HERE)
-    assert not covered & ONLY_LOOKED_AT
+    assert url_names() == sorted(covered | READ_ONLY | ABSENT)
+    assert not covered & READ_ONLY
 
 
 @pytest.mark.parametrize("name", ACTIONS | LATER)
@@ -77,13 +77,13 @@ def test_every_http_action_writes_its_rows_with_its_person(name: str, stage: Sta
         assert row.ip == "127.0.0.1"
         if act.who:
             assert row.actor_label == f"{act.who}@example.com"
-            assert row.actor_role or act.is_everybodys
+            assert row.actor_role or act.is_everyones
 
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
     act = ACTIONS[name]
-    if not act.who or act.is_everybodys:
+    if not act.who or act.is_everyones:
         return  # open to everyone, or to everyone with an account
     Membership.objects.all().update(role="viewer")
     User.objects.update(site_role="")
@@ -107,7 +107,7 @@ def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
     }
 
 
-@pytest.mark.parametrize("url", sorted(NOT_HERE))
+@pytest.mark.parametrize("url", sorted(ABSENT))
 def test_unused_urls_do_nothing(url: str, stage: Stage):
     """A POST to a URL that exists elsewhere is refused and recorded."""
     its_rows = {"django_session", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
@@ -118,7 +118,7 @@ def test_unused_urls_do_nothing(url: str, stage: Stage):
     assert rows_since(last) in ([], [("access.denied", "denied")])
 
 
-@pytest.mark.parametrize("url", sorted(ONLY_LOOKED_AT))
+@pytest.mark.parametrize("url", sorted(READ_ONLY))
 def test_read_only_pages_refuse_post(url: str, stage: Stage):
     User.objects.filter(pk=stage.people["mona"].pk).update(site_role="admin")
     path = HttpAction(url, "mona", ()).path(stage)

@@ -331,7 +331,7 @@ def test_using_someone_elses_link_is_in_the_sites_log(stage: Stage):
     row = AuditEvent.objects.get(outcome="denied")
     assert (row.chain, row.event, row.actor_label) == ("site", "invitation.accept", "vera@example.com")
     assert (row.target_type, row.target_label) == ("invitation", "stranger@example.com")
-    assert row.details["why"] == "somebody else's invitation"
+    assert row.details["why"] == "invitation for another person"
 
 
 # --- allauth's throttle
@@ -341,7 +341,7 @@ def test_throttled_attempts_are_recorded_everywhere(mona: User, client_of: Clien
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         answers = [sign_in(f"nobody{number}@example.com", WRONG) for number in range(40)]
         assert [answer.status_code for answer in answers].count(429) > 0
-        assert "too many tries" in answers[-1].content.decode()
+        assert "too many attempts" in answers[-1].content.decode()
         client = client_of(mona)
         fields = {"oldpassword": WRONG, "password1": "x", "password2": "x"}
         codes = [client.post("/accounts/password/change/", fields).status_code for _ in range(8)]
@@ -351,7 +351,7 @@ def test_throttled_attempts_are_recorded_everywhere(mona: User, client_of: Clien
     whys = AuditEvent.objects.filter(event="auth.password_change", outcome="denied").values_list(
         "details__why", flat=True
     )
-    assert list(whys.order_by("pk")) == ["wrong current password"] * 5 + ["too many tries"] * 3
+    assert list(whys.order_by("pk")) == ["wrong current password"] * 5 + ["too many attempts"] * 3
 
 
 def test_a_throttled_attempt_stays_refused_if_unrecorded(mona: User, client_of: ClientOf):

@@ -331,7 +331,7 @@ def test_over_http_it_is_a_503_and_nothing_is_changed(name: str, stage: Stage):
     before = dump()
     answer = act.do(stage, client, data)
     assert answer.status_code == 503
-    assert "nothing was changed and nothing was sent" in answer.content.decode()
+    assert "Nothing was changed and nothing was sent" in answer.content.decode()
     assert dump() == before
     assert stage.posts_to_arize == 0
     accept_inserts(LOG)

@@ -12,7 +12,7 @@ from tests.stage import Stage
 from tests.stored import dump, events
 
 LOG = "taskruns_auditevent"
-NOTHING = "nothing was changed and nothing was sent"
+NOTHING = "Nothing was changed and nothing was sent"
 
 
 def refuse(which: str) -> None:
@@ -43,7 +43,7 @@ def test_joining_without_sign_in_says_so(stage: Stage):
     assert (answer.status_code, answer["Location"]) == (302, "/accounts/login/")
     assert Membership.objects.filter(user__email="stranger@example.com").exists()
     assert "_auth_user_id" not in answer.client.session
-    assert "Your account is there" in answer.client.get("/accounts/login/").content.decode()
+    assert "Account created, but you could not be signed in." in answer.client.get("/accounts/login/").content.decode()
 
 
 @pytest.mark.parametrize("manager", ["mona@example.com", "new@example.com"])
@@ -102,7 +102,7 @@ def test_a_log_failing_during_a_key_test_is_reported(stage: Stage):
     before = dump()["taskruns_credential"]
     answer = client.post(TEST_URL.format(stage.credential.pk))
     assert answer.status_code == 503
-    assert "Arize was asked what the key sees" in answer.content.decode()
+    assert "The API key was tested at Arize, but the result could not be recorded" in answer.content.decode()
     assert NOTHING not in answer.content.decode()
     assert stage.arize.calls
     assert dump()["taskruns_credential"] == before

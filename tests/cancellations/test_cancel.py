@@ -203,12 +203,12 @@ def test_it_says_refused_when_the_run_cannot_be_read_after_a_refusal(code: int, 
 @pytest.mark.parametrize(
     ("code", "words", "status"),
     [
-        (401, "does not accept this API key", "running"),
+        (401, "Arize rejected this API key", "running"),
         (403, "may not do it", "running"),
-        (404, "does not know this", "gone"),
-        (422, "cannot carry it out", "running"),
-        (302, "should not give", "running"),
-        (418, "should not give", "running"),
+        (404, "Arize did not find this", "gone"),
+        (422, "Arize cannot carry out this request", "running"),
+        (302, "unexpected answer", "running"),
+        (418, "unexpected answer", "running"),
     ],
 )
 def test_it_says_why_arize_refused(code: int, words: str, status: str, check: Any, htmx: Any) -> None:

@@ -212,10 +212,10 @@ def _break_line(credential: Credential, settings: Any) -> None:
     ("spoil", "words"),
     [
         (_revoke, "No key of this team reads this task"),
-        (_damage, "cannot be opened"),
-        (_swap, "cannot be opened"),
-        (_forbid, "not one of Arize"),
-        (_break_line, "so nothing was sent"),
+        (_damage, "cannot be decrypted"),
+        (_swap, "cannot be decrypted"),
+        (_forbid, "This address is not allowed."),
+        (_break_line, "Nothing was sent."),
     ],
 )
 def test_it_says_why_a_key_cannot_be_used(

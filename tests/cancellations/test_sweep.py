@@ -187,7 +187,7 @@ def test_it_closes_an_outcome_that_could_not_be_written(
     refuse_inserts("taskruns_auditevent", unless="NEW.outcome = 'requested'")
     page = press(client, run)
     assert page.status_code == 503
-    assert "was sent to Arize, but its answer could not be written down" in page.content.decode()
+    assert "was sent to Arize, but its answer could not be recorded" in page.content.decode()
     row = Cancellation.objects.get()
     assert (row.outcome, post.call_count) == ("", 1)
     assert press(client, run).status_code == 503

@@ -74,7 +74,7 @@ def test_an_error_page_shows_only_a_reference(witness: Witness, monkeypatch: pyt
     answer = witness.get("/teams/ops-north/runs/")
     page = answer.content.decode()
     assert answer.status_code == 500
-    assert "It was logged" in page
+    assert "the error was logged" in page
     assert not [
         word for word in ("Traceback", "RuntimeError", BROKEN, "SELECT", "taskruns/") if word in page.split("<main")[1]
     ]
@@ -130,7 +130,7 @@ def test_a_failing_database_is_a_503_without_sql(
     monkeypatch.setattr("taskruns.services.credentials.actions.record", refuse)
     answer = witness.post(reverse("credential-revoke", args=["ops-north", credential.pk]))
     assert answer.status_code == 503
-    assert "could not write to its database, so nothing was changed" in answer.content.decode()
+    assert "could not write to its database. Nothing was changed" in answer.content.decode()
     assert "INSERT" not in answer.content.decode()
     credential.refresh_from_db()
     assert credential.revoked_at is None

@@ -79,7 +79,7 @@ def test_ciphertext_copied_into_another_row_does_not_open_there(team: Team):
     other.refresh_from_db()
     with pytest.raises(DecryptionFailed):
         other.decrypt_secret()
-    with pytest.raises(CannotConnect, match="cannot be opened"), connected(other):
+    with pytest.raises(CannotConnect, match="cannot be decrypted"), connected(other):
         pass
 
 
@@ -96,7 +96,7 @@ def test_a_lost_ring_key_is_a_sentence_on_the_keys_page(
     url = f"/teams/ops-north/credentials/{credential.pk}/test/"
     page = client.post(url, follow=True)
     assert page.status_code == 200
-    assert "cannot be opened with the ENCRYPTION_KEYS of this deployment" in page.content.decode()
+    assert "cannot be decrypted with this deployment&#x27;s ENCRYPTION_KEYS" in page.content.decode()
     assert ("credential.test", "failed") in events()
 
 

@@ -122,7 +122,9 @@ def test_a_cancel_of_a_session_that_ended_says_that_nothing_was_sent_and_leads_b
     oli.open_board(f"?q={run_id}")
     oli.context.clear_cookies(name="sessionid")
     oli.cancel(run_id, reason=REASON)
-    expect(oli.page.get_by_role("alert")).to_contain_text("Nothing was sent; press Cancel again after you sign in.")
+    expect(oli.page.get_by_role("alert")).to_contain_text(
+        "Nothing was sent to Arize. Sign in, then click Cancel again."
+    )
     assert stack.cancels_received(run_id) == []
     oli.page.get_by_label("Email").fill("oli@demo.example")
     oli.page.get_by_label("Password").fill(stack.password)

@@ -98,7 +98,7 @@ def switch(visitor: Visitor, *, on: bool) -> None:
     visitor.page.goto("/accounts/profile/")
     visitor.page.get_by_role("checkbox", name="Keyboard shortcuts").set_checked(on)
     visitor.page.get_by_role("button", name="Save").click()
-    expect(visitor.page.get_by_text("Your profile is saved.")).to_be_visible()
+    expect(visitor.page.get_by_text("Profile saved.")).to_be_visible()
 
 
 def test_they_can_be_switched_off(stack: Stack, visit: Visit) -> None:

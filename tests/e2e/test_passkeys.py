@@ -36,11 +36,11 @@ def test_a_passkey_lets_its_person_in_with_and_without_the_password(stack: Stack
     page.goto("/accounts/factors/")
     page.get_by_role("link", name="Passkey or security key").click()
     page.get_by_label("Name").fill("Virtual key")
-    page.get_by_label("Sign in with it alone").check()
-    page.get_by_role("button", name="Add").click()
+    page.get_by_label("Sign in with this passkey alone").check()
+    page.get_by_role("button", name="Add passkey").click()
     expect(page.get_by_role("heading", name="Your recovery codes")).to_be_visible()
     expect(page.locator(".codes li")).to_have_count(10)
-    page.get_by_role("link", name="I have them").click()
+    page.get_by_role("link", name="I have saved them").click()
     expect(page.get_by_role("cell", name="Virtual key").first).to_be_visible()
 
     sign_out(page)
@@ -50,10 +50,10 @@ def test_a_passkey_lets_its_person_in_with_and_without_the_password(stack: Stack
     page.wait_for_url("**/runs/")
 
     sign_out(page)
-    page.get_by_role("button", name="Use a passkey alone").click()
+    page.get_by_role("button", name="Sign in with a passkey").click()
     page.wait_for_url("**/runs/")
 
     page.goto("/accounts/confirm/?next=/rights/")
-    page.get_by_role("button", name="Use the passkey").click()
+    page.get_by_role("button", name="Use a passkey").click()
     page.wait_for_url("**/rights/")
-    expect(page.get_by_role("heading", name="Who may do what")).to_be_visible()
+    expect(page.get_by_role("heading", name="Roles and permissions")).to_be_visible()

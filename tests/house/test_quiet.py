@@ -95,7 +95,7 @@ def test_the_reference_on_an_error_page_is_in_the_log(
     earlier = {entry.get("request_id") for entry in lines()}
     answer = ask(client, monkeypatch)
     assert answer.status_code == status
-    shown = re.search(r"Reference for whoever runs the panel: <code>([^<]+)</code>", answer.content.decode())
+    shown = re.search(r"Reference for your administrator: <code>([^<]+)</code>", answer.content.decode())
     assert shown
     assert shown[1] not in earlier
     logged = [entry for entry in lines() if entry.get("request_id") == shown[1]]

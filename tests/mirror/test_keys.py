@@ -178,7 +178,7 @@ def test_an_endpoint_that_is_no_longer_allowed_is_said_in_a_sentence(team: Team,
     out = StringIO()
     with pytest.raises(CommandError):
         call_command("refresh", stdout=out)
-    assert "not one of Arize's regions" in out.getvalue()
+    assert "neither an Arize region" in out.getvalue()
     assert ENDPOINT not in out.getvalue()
 
 

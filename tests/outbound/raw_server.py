@@ -1,4 +1,4 @@
-"""A server that answers byte by byte what a test gives it."""
+"""A server that sends exactly the bytes that a test gives it."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ def answer(status=b"200 OK", body=SAMPLE, headers=b""):
 
 
 class Server:
-    """Each connection is handed to `serve(connection, request)` for each request head read from it."""
+    """Calls `serve(connection, request)` for each request head it reads."""
 
     def __init__(self, serve, tls=None):
         self.serve, self.tls, self.requests, self.connections = serve, tls, [], 0
@@ -42,7 +42,7 @@ class Server:
                     if self.serve(stream, head) == "close":
                         return
         except OSError:
-            return  # the client left, which is what several tests are about
+            return  # the client disconnected, as several tests intend
 
     def head(self, stream):
         data = b""

@@ -1,4 +1,4 @@
-"""The client against a real socket: cuts, silences, drips, redirects, foreign certificates."""
+"""The client against a real socket: cut, silent and slow connections, redirects, untrusted certificates."""
 
 import socket
 import ssl
@@ -41,7 +41,7 @@ def failure(url, method, **kwargs):
     return caught.value
 
 
-def test_a_cancel_on_the_wire_is_bare_and_comes_on_a_fresh_connection(server):
+def test_cancel_has_no_body_and_uses_a_new_connection(server):
     arize = server(say(answer()))
     with ArizeClient(arize.url, KEY) as client:
         client.get_run("r1")
@@ -74,14 +74,14 @@ def test_a_cancel_on_the_wire_is_bare_and_comes_on_a_fresh_connection(server):
         ("http://evil/", "http%3A%2F%2Fevil%2F"),
     ],
 )
-def test_an_id_stays_one_path_part_on_the_wire(server, run_id, segment):
+def test_id_stays_one_path_segment(server, run_id, segment):
     arize = server(say(answer()))
     with ArizeClient(arize.url, KEY) as client:
         client.get_run(run_id)
     assert arize.requests[0].startswith(f"GET /v2/task-runs/{segment} HTTP/1.1\r\n".encode())
 
 
-def test_a_redirect_is_not_followed_nor_looked_at(server):
+def test_redirect_is_not_followed(server):
     other = server(say(answer()))
     for location in (f"{other.url}/v2/task-runs/r1", "http://[", "\xff\xfe", "//", ""):
         arize = server(say(answer(b"302 Found", b"", f"Location: {location}\r\n".encode("latin-1"))))
@@ -95,7 +95,7 @@ def test_a_redirect_is_not_followed_nor_looked_at(server):
 
 
 @pytest.mark.parametrize(("method", "calls"), [("get_run", 3), ("cancel_run", 1)])
-def test_a_connection_cut_after_the_request_is_no_answer(server, method, calls):
+def test_connection_cut_after_the_request_is_no_answer(server, method, calls):
     arize = server(lambda *_: "close")
     error = failure(arize.url, method)
     assert (type(error), error.calls, len(arize.requests)) == (errors.NoAnswer, calls, calls)
@@ -113,7 +113,7 @@ def test_a_connection_cut_after_the_request_is_no_answer(server, method, calls):
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
     ],
 )
-def test_a_success_that_breaks_on_its_way_is_no_answer(server, data, method):
+def test_broken_success_is_no_answer(server, data, method):
     def serve(stream, _):
         stream.sendall(data)
         return "close"
@@ -121,7 +121,7 @@ def test_a_success_that_breaks_on_its_way_is_no_answer(server, data, method):
     assert type(failure(server(serve).url, method)) is errors.NoAnswer
 
 
-def test_a_refusal_that_breaks_on_its_way_is_still_that_refusal(server):
+def test_truncated_error_answer_keeps_its_status(server):
     def serve(stream, _):
         stream.sendall(answer(b"401 Unauthorized", b'{"title": "Authentication required"}')[:-5])
         return "close"
@@ -130,7 +130,7 @@ def test_a_refusal_that_breaks_on_its_way_is_still_that_refusal(server):
     assert (type(error), error.title) == (errors.Unauthorized, "")
 
 
-def test_a_silent_server_is_no_answer_within_the_deadline(server):
+def test_silent_server_is_no_answer_within_the_deadline(server):
     arize = server(lambda *_: None)
     post = failure(arize.url, "cancel_run")
     assert (type(post), post.calls) == (errors.NoAnswer, 1)
@@ -143,7 +143,7 @@ def test_a_silent_server_is_no_answer_within_the_deadline(server):
 
 @pytest.mark.parametrize("method", ["get_run", "cancel_run"])
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"])
-def test_a_server_that_drips_is_held_to_the_deadline(server, start, method):
+def test_slow_server_is_held_to_the_deadline(server, start, method):
     def serve(stream, _):
         stream.sendall(start)
         while not arize.over.wait(0.05):
@@ -155,7 +155,7 @@ def test_a_server_that_drips_is_held_to_the_deadline(server, start, method):
     assert QUICK.call - 0.3 <= error.took < QUICK.call + 0.5
 
 
-def test_a_slow_answer_within_the_deadline_is_read(server):
+def test_slow_answer_within_the_deadline_is_read(server):
     def serve(stream, _):
         data = answer()
         for start in range(0, len(data), 200):
@@ -182,11 +182,11 @@ def test_an_unknown_host_name_means_nothing_was_sent():
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "https://[", "https://a..b", "http://127.0.0.1:99999", "ftp://x"])
-def test_an_endpoint_that_is_none_means_nothing_was_sent(url):
+def test_invalid_endpoint_means_nothing_was_sent(url):
     assert type(failure(url, "cancel_run")) is errors.NotSent
 
 
-def test_a_full_backlog_means_nothing_was_sent():
+def test_full_backlog_means_nothing_was_sent():
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -227,7 +227,7 @@ def foreign(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["get_run", "cancel_run"])
-def test_a_foreign_certificate_is_refused_and_the_environment_cannot_help(server, foreign, method, monkeypatch):
+def test_untrusted_certificate_is_refused_despite_environment(server, foreign, method, monkeypatch):
     context, file = foreign
     arize = server(say(answer()), tls=context)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
@@ -238,14 +238,14 @@ def test_a_foreign_certificate_is_refused_and_the_environment_cannot_help(server
     assert (arize.connections, arize.requests) == (1, [])
 
 
-def test_a_tls_handshake_that_never_ends_means_nothing_was_sent(server):
+def test_endless_tls_handshake_means_nothing_was_sent(server):
     arize = server(lambda *_: None)
     error = failure(arize.url.replace("http", "https"), "cancel_run")
     assert type(error) is errors.NotSent
     assert error.took < 1.5
 
 
-def test_the_environment_names_no_proxy_and_no_other_key(server, monkeypatch, tmp_path):
+def test_client_ignores_proxies_and_netrc(server, monkeypatch, tmp_path):
     arize, proxy = server(say(answer())), server(say(answer()))
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login mallory password word\n")
@@ -258,7 +258,7 @@ def test_the_environment_names_no_proxy_and_no_other_key(server, monkeypatch, tm
     assert proxy.connections == 0
 
 
-def test_many_threads_share_one_client_and_no_call_is_lost(server):
+def test_threads_can_share_one_client(server):
     arize = server(say(answer()))
     with ArizeClient(arize.url, KEY, pool_size=4) as client:
         threads = [threading.Thread(target=lambda: [client.get_run("r") for _ in range(25)]) for _ in range(4)]
@@ -270,7 +270,7 @@ def test_many_threads_share_one_client_and_no_call_is_lost(server):
     assert arize.connections <= 4
 
 
-# --- Libraries that bring their own requests: the same way out
+# --- Libraries that use requests themselves have the same restrictions
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def session():
         yield opened
 
 
-def test_a_library_gets_the_whole_body_and_sends_its_own_headers(server, session):
+def test_library_session_sends_headers_and_reads_the_body(server, session):
     provider = server(say(answer()))
     found = session.post(provider.url, headers={"Accept": "text/plain"})
     assert (found.status_code, found.content) == (200, SAMPLE)
@@ -290,7 +290,7 @@ def test_a_library_gets_the_whole_body_and_sends_its_own_headers(server, session
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"])
-def test_a_library_is_held_to_the_deadline_too(server, session, start):
+def test_library_session_is_held_to_the_deadline(server, session, start):
     def serve(stream, _):
         stream.sendall(start)
         while not provider.over.wait(0.05):
@@ -303,7 +303,7 @@ def test_a_library_is_held_to_the_deadline_too(server, session, start):
     assert QUICK.call - 0.3 <= time.monotonic() - started < QUICK.call + 0.5
 
 
-def test_a_library_cannot_ask_for_redirects(server, session):
+def test_library_session_never_follows_redirects(server, session):
     other = server(say(answer()))
     first = server(say(answer(b"302 Found", b"", f"Location: {other.url}/\r\n".encode())))
     assert session.get(first.url, allow_redirects=True).status_code == 302
@@ -311,7 +311,7 @@ def test_a_library_cannot_ask_for_redirects(server, session):
     assert session.get(other.url).status_code == 200
 
 
-def test_a_library_cannot_turn_the_check_of_certificates_off(server, session, foreign):
+def test_library_session_always_checks_certificates(server, session, foreign):
     context, _ = foreign
     provider = server(say(answer()), tls=context)
     with pytest.raises(requests.exceptions.SSLError):
@@ -319,7 +319,7 @@ def test_a_library_cannot_turn_the_check_of_certificates_off(server, session, fo
     assert (provider.connections, provider.requests) == (1, [])
 
 
-def test_a_library_gets_no_proxy_and_no_password_of_the_environment(server, session, monkeypatch, tmp_path):
+def test_library_session_ignores_proxies_and_netrc(server, session, monkeypatch, tmp_path):
     provider, proxy = server(say(answer())), server(say(answer()))
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login mallory password word\n")
@@ -330,7 +330,7 @@ def test_a_library_gets_no_proxy_and_no_password_of_the_environment(server, sess
     assert proxy.connections == 0
 
 
-def test_nothing_gets_past_the_deadline_by_a_prepared_request(server, session):
+def test_prepared_request_cannot_bypass_the_deadline(server, session):
     provider = server(say(answer()))
     with pytest.raises(LookupError):
         session.send(session.prepare_request(requests.Request("GET", provider.url)))

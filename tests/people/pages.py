@@ -1,4 +1,4 @@
-"""What differs between two otherwise equal pages."""
+"""The parts that differ between two otherwise equal pages."""
 
 import re
 

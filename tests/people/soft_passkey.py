@@ -1,4 +1,4 @@
-"""A passkey in software: answers what a browser and its device would, for http://localhost:8000."""
+"""A software passkey: gives the answers of a browser and its device, for http://localhost:8000."""
 
 import hashlib
 import json
@@ -21,17 +21,17 @@ class SoftPasskey:
         self.id = secrets.token_bytes(32)
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.user_handle = ""
-        self.count = 0  # of its uses; 0: this device does not count
+        self.count = 0  # use count; 0 means that the device does not count
 
     @classmethod
     def example(cls) -> dict[str, Any]:
-        """What is stored of a passkey, for tests that do not care whose."""
+        """The stored data of some passkey, for tests that need any."""
         asked = {"publicKey": {"challenge": "AAAA", "user": {"id": "AAAA"}}}
         credential: dict[str, Any] = json.loads(cls().create(json.dumps(asked)))
         return credential
 
     def create(self, options: str) -> str:
-        """The answer to the options of a page that adds a passkey."""
+        """The answer when adding a passkey."""
         asked = json.loads(options)["publicKey"]
         self.user_handle = asked["user"]["id"]
         public = cbor.encode(ES256.from_cryptography_key(self.key.public_key()))
@@ -42,7 +42,7 @@ class SoftPasskey:
         return self._answer({"clientDataJSON": client, "attestationObject": attestation})
 
     def get(self, options: Any) -> str:
-        """The answer to the options of a page that asks for one."""
+        """The answer when signing in or confirming with it."""
         asked = (json.loads(options) if isinstance(options, str) else options)["publicKey"]
         client, data = self._client("webauthn.get", asked["challenge"]), self._data(0)
         signature = self.key.sign(data + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))

@@ -1,4 +1,4 @@
-"""Accounts, site roles, and being locked out."""
+"""Accounts, site roles, disabling and resetting."""
 
 import pytest
 
@@ -15,7 +15,7 @@ SHELL = Actor(type="command", label="tests")
 # --- People
 
 
-def test_an_address_is_one_person_in_any_case(db):
+def test_email_is_case_insensitive(db):
     made = accounts.create_person(" Neo@Example.COM ", password=PASSWORD, name="Neo", by=SHELL)
     assert made.email == "neo@example.com"
     assert accounts.find_person("NEO@example.com") == made
@@ -26,7 +26,7 @@ def test_an_address_is_one_person_in_any_case(db):
 
 
 @pytest.mark.parametrize("email", ["", "neo", "neo@", "a b@example.com", "x@" + "a" * 260 + ".com", "x\0@example.com"])
-def test_it_refuses_what_is_no_address(db, email):
+def test_invalid_email_is_refused(db, email):
     with pytest.raises(UserError) as refused:
         accounts.create_person(email, password=PASSWORD, by=SHELL)
     assert refused.value.field == "email"
@@ -41,20 +41,20 @@ def test_it_refuses_what_is_no_address(db, email):
         ("neo@example.com", "similar"),
     ],
 )
-def test_a_weak_password_is_refused_in_sentences(db, password, why):
+def test_weak_password_is_explained(db, password, why):
     with pytest.raises(UserError, match=why):
         accounts.create_person("neo@example.com", password=password, by=SHELL)
     assert not User.objects.exists()
 
 
-def test_a_site_role_is_granted_once(oli):
+def test_granting_a_site_role_twice_changes_nothing(oli):
     assert accounts.grant_site_role(oli, role=SiteRole.AUDITOR, by=SHELL)
     assert not accounts.grant_site_role(oli, role=SiteRole.AUDITOR, by=SHELL)
     row = AuditEvent.objects.get()
     assert (row.chain, row.details) == ("site", {"before": "", "after": "auditor"})
 
 
-def test_a_reset_ends_every_session_of_that_person_only(oli, vera, client_of):
+def test_reset_ends_only_that_persons_sessions(oli, vera, client_of):
     theirs, mine = client_of(oli), client_of(vera)
     assert theirs.session.exists(theirs.session.session_key)
     assert accounts.reset_sign_in(oli, password="another horse battery", by=SHELL)
@@ -74,7 +74,7 @@ def test_a_reset_to_the_same_password_changes_nothing(oli, client_of):
     assert events() == []
 
 
-def test_a_disabled_person_is_out_at_once(oli, client_of):
+def test_disabling_ends_the_session_immediately(oli, client_of):
     client = client_of(oli)
     assert client.get("/runs/").status_code == 200
     assert accounts.disable_person(oli, by=SHELL)

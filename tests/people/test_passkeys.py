@@ -1,4 +1,4 @@
-"""Passkeys, answered in software: as a second factor, alone, and again. In a real browser: e2e/test_passkeys.py."""
+"""Passkeys in software: as a second factor, alone, and to confirm. e2e/test_passkeys.py uses a real browser."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ def options_alone(client: Client) -> Any:
     return client.get(ALONE, headers={"Accept": "application/json"}).json()["request_options"]
 
 
-def test_adding_one_is_recorded_and_gives_recovery_codes(vera: User, client_of: ClientOf):
+def test_adding_a_passkey_gives_recovery_codes(vera: User, client_of: ClientOf):
     client = client_of(vera)
     page = add(client, SoftPasskey())
     assert len(page.context["codes"]) == 10
@@ -46,7 +46,7 @@ def test_adding_one_is_recorded_and_gives_recovery_codes(vera: User, client_of: 
     assert "Blue key" in client.get("/accounts/factors/").content.decode()
 
 
-def test_it_is_a_second_factor(mona: User, passkey: SoftPasskey):
+def test_passkey_is_a_second_factor(mona: User, passkey: SoftPasskey):
     client = Client()
     assert sign_in(client, mona.email)["Location"] == STEP
     answer = passkey.get(client.get(STEP).context["options"])
@@ -55,7 +55,7 @@ def test_it_is_a_second_factor(mona: User, passkey: SoftPasskey):
     assert AuditEvent.objects.latest("pk").auth_method == "password+passkey"
 
 
-def test_it_signs_in_alone(mona: User, passkey: SoftPasskey):
+def test_passkey_signs_in_alone(mona: User, passkey: SoftPasskey):
     client = Client()
     assert client.post(ALONE, {"credential": passkey.get(options_alone(client))})["Location"] == "/"
     assert is_in(client)
@@ -63,7 +63,7 @@ def test_it_signs_in_alone(mona: User, passkey: SoftPasskey):
     assert (row.actor_label, row.auth_method) == (mona.email, "passkey")
 
 
-def test_it_confirms_who_it_is(mona: User, passkey: SoftPasskey, client_of: ClientOf):
+def test_passkey_confirms_the_identity(mona: User, passkey: SoftPasskey, client_of: ClientOf):
     client = client_of(mona)
     assert client.get("/accounts/confirm/?next=/runs/")["Location"] == f"{AGAIN}?next=%2Fruns%2F"
     answer = passkey.get(client.get(AGAIN).context["options"])
@@ -71,7 +71,7 @@ def test_it_confirms_who_it_is(mona: User, passkey: SoftPasskey, client_of: Clie
     assert AuditEvent.objects.latest("pk").details == {"again": True}
 
 
-def test_an_answer_is_good_once(mona: User, passkey: SoftPasskey):
+def test_passkey_answer_works_once(mona: User, passkey: SoftPasskey):
     client = Client()
     answer = passkey.get(options_alone(client))
     assert client.post(ALONE, {"credential": answer})["Location"] == "/"
@@ -82,8 +82,8 @@ def test_an_answer_is_good_once(mona: User, passkey: SoftPasskey):
     assert ("auth.sign_in", "failed") in events()
 
 
-@pytest.mark.parametrize("wrong", ["another origin", "another host", "another key", "somebody else's"])
-def test_a_wrong_answer_lets_nobody_in(wrong: str, mona: User, vera: User, passkey: SoftPasskey, client_of: ClientOf):
+@pytest.mark.parametrize("wrong", ["another origin", "another host", "another key", "another person's"])
+def test_wrong_passkey_answer_is_refused(wrong: str, mona: User, vera: User, passkey: SoftPasskey, client_of: ClientOf):
     if wrong == "another origin":
         passkey.origin = "https://evil.example"
     elif wrong == "another host":
@@ -101,7 +101,7 @@ def test_a_wrong_answer_lets_nobody_in(wrong: str, mona: User, vera: User, passk
     second.post(STEP, {"credential": passkey.get(second.get(STEP).context["options"])})
     assert not is_in(alone)
     assert not is_in(second)
-    assert [outcome for event, outcome in events(event="auth.sign_in")] == ["failed"], "one row a minute and address"
+    assert [outcome for event, outcome in events(event="auth.sign_in")] == ["failed"], "one row per minute and address"
 
 
 def alone(passkey: SoftPasskey) -> bool:
@@ -110,7 +110,7 @@ def alone(passkey: SoftPasskey) -> bool:
     return is_in(client)
 
 
-def test_a_copy_of_a_passkey_is_found_by_its_count(mona: User, client_of: ClientOf):
+def test_copied_passkey_is_detected_by_its_count(mona: User, client_of: ClientOf):
     passkey = SoftPasskey()
     passkey.count = 7
     assert add(client_of(mona), passkey).status_code == 200
@@ -121,7 +121,7 @@ def test_a_copy_of_a_passkey_is_found_by_its_count(mona: User, client_of: Client
     assert row.details["why"] == "passkey used by a copy"
 
 
-def test_a_copy_is_no_second_factor_and_confirms_nothing(mona: User, client_of: ClientOf):
+def test_copied_passkey_is_refused_everywhere(mona: User, client_of: ClientOf):
     passkey = SoftPasskey()
     add(client_of(mona), passkey)
     passkey.count = 5
@@ -130,27 +130,27 @@ def test_a_copy_is_no_second_factor_and_confirms_nothing(mona: User, client_of: 
     second = Client()
     sign_in(second, mona.email)
     page = second.post(STEP, {"credential": passkey.get(second.get(STEP).context["options"])})
-    assert "there may be a copy of it" in page.content.decode()
+    assert "Someone may have a copy of it" in page.content.decode()
     assert not is_in(second)
     again = client_of(mona)
     page = again.post(AGAIN, {"credential": passkey.get(again.get(AGAIN).context["options"]), "next": "/runs/"})
     assert page.status_code == 200
-    assert "there may be a copy of it" in page.content.decode()
+    assert "Someone may have a copy of it" in page.content.decode()
 
 
-def test_a_passkey_that_does_not_count_is_good_each_time(mona: User, passkey: SoftPasskey):
+def test_passkey_without_a_count_works_each_time(mona: User, passkey: SoftPasskey):
     assert alone(passkey)
     assert alone(passkey)
 
 
-def test_a_disabled_person_does_not_get_in_with_it(mona: User, passkey: SoftPasskey):
+def test_disabled_person_cannot_use_a_passkey(mona: User, passkey: SoftPasskey):
     User.objects.filter(pk=mona.pk).update(is_active=False)
     client = Client()
     client.post(ALONE, {"credential": passkey.get(options_alone(client))})
     assert not is_in(client)
 
 
-def test_the_page_asks_for_the_sites_own_host(vera: User, client_of: ClientOf):
+def test_passkey_belongs_to_the_sites_host(vera: User, client_of: ClientOf):
     asked = json.loads(client_of(vera).get(ADD).context["options"])["publicKey"]
     assert asked["rp"]["id"] == "localhost"
     assert client_of(vera).get(ADD, headers={"host": "127.0.0.1:8000"}).status_code == 200

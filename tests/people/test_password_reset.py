@@ -1,4 +1,4 @@
-"""A forgotten password where mail is sent: a link, good once, to whom it belongs, and the same answer to everybody."""
+"""Password reset by email: a link that works once, sent only to its owner, and the same answer for everyone."""
 
 import re
 import threading
@@ -38,17 +38,17 @@ def wait_for_mail() -> None:
             thread.join(5)
 
 
-def test_the_login_page_offers_it_only_where_mail_is_sent(db: None, settings: Any):
+def test_sign_in_page_offers_a_reset_only_with_mail(db: None, settings: Any):
     assert ASK in Client().get("/accounts/login/").content.decode()
     settings.MAILS = False
     page = Client().get("/accounts/login/").content.decode()
     assert ASK not in page
-    assert "no reset by mail" in page
+    assert "Ask your administrator for an account or a new password." in page
 
 
 @pytest.mark.parametrize("page", ["/accounts/password/change/", "/accounts/confirm/password/"])
 @pytest.mark.parametrize("mails", ["mail", ""])
-def test_nor_does_a_page_that_wants_the_current_password(
+def test_password_pages_offer_a_reset_only_with_mail(
     page: str, mails: str, vera: User, client_of: ClientOf, settings: Any
 ):
     settings.MAILS = bool(mails)
@@ -57,7 +57,7 @@ def test_nor_does_a_page_that_wants_the_current_password(
     assert (ASK in answer.content.decode()) == bool(mails)
 
 
-def test_a_mailed_link_sets_a_new_password_once_and_ends_every_session(vera: User, client_of: ClientOf):
+def test_reset_link_works_once_and_ends_sessions(vera: User, client_of: ClientOf):
     elsewhere, client = client_of(vera), Client()
     link = link_for(vera.email)
     form = client.get(link)["Location"]
@@ -71,10 +71,10 @@ def test_a_mailed_link_sets_a_new_password_once_and_ends_every_session(vera: Use
     row = AuditEvent.objects.get(event="auth.password_change")
     assert (row.target_label, row.details) == (vera.email, {"sessions_ended": 1})
     again = Client()
-    assert "not good any more" in again.get(link).content.decode()
+    assert "no longer valid" in again.get(link).content.decode()
 
 
-def test_second_factors_stay(vera: User):
+def test_reset_keeps_second_factors(vera: User):
     code = with_app(vera)
     client = Client()
     client.post(client.get(link_for(vera.email))["Location"], {"password1": NEW, "password2": NEW})
@@ -82,7 +82,7 @@ def test_second_factors_stay(vera: User):
     assert client.post("/accounts/login/second-factor/", {"code": code()}).status_code == 302
 
 
-def test_known_and_unknown_addresses_get_the_same_answer_and_only_one_gets_mail(vera: User, oli: User):
+def test_reset_answer_does_not_reveal_accounts(vera: User, oli: User):
     User.objects.filter(pk=oli.pk).update(is_active=False)
     pages = set()
     for email in (vera.email, oli.email, "nobody@example.com"):
@@ -94,7 +94,7 @@ def test_known_and_unknown_addresses_get_the_same_answer_and_only_one_gets_mail(
     assert [message.to for message in mail.outbox] == [[vera.email]]
 
 
-def test_mail_that_cannot_be_sent_changes_no_answer(vera: User, monkeypatch: pytest.MonkeyPatch):
+def test_mail_failure_does_not_change_the_answer(vera: User, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionRefusedError
 
@@ -107,6 +107,6 @@ def test_mail_that_cannot_be_sent_changes_no_answer(vera: User, monkeypatch: pyt
 @pytest.mark.parametrize(
     "path", ["key/abc-def/", "key/%00-%00/", "key/zzzzzz-set-password/", "key/" + "x" * 500 + "-y/"]
 )
-def test_a_forged_link_is_a_sentence(db: None, path: str):
+def test_forged_reset_link_is_explained(db: None, path: str):
     answer = Client().get(f"{ASK}{path}")
-    assert (answer.status_code, "not good any more" in answer.content.decode()) in {(200, True), (404, False)}
+    assert (answer.status_code, "no longer valid" in answer.content.decode()) in {(200, True), (404, False)}

@@ -1,4 +1,4 @@
-"""A password is at least 12 characters and none that everybody uses, whichever way it comes in."""
+"""A password has at least 12 characters and is not a common one, wherever it is set."""
 
 import contextlib
 import io
@@ -69,13 +69,13 @@ WAYS: dict[str, Callable[[str, Team, User, ClientOf], bool]] = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("password", BAD.values(), ids=BAD)
-def test_a_weak_password_is_refused_whichever_way_it_comes(
+def test_weak_password_is_refused_everywhere(
     way: Callable[..., bool], password: str, team: Team, mona: User, client_of: ClientOf
 ):
     assert not way(password, team, mona, client_of)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_twelve_characters_of_ones_own_are_taken(way: Callable[..., bool], team: Team, mona: User, client_of: ClientOf):
+def test_good_password_is_accepted_everywhere(way: Callable[..., bool], team: Team, mona: User, client_of: ClientOf):
     """The control."""
     assert way(GOOD, team, mona, client_of)

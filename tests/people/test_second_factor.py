@@ -1,4 +1,4 @@
-"""Second factors: adding, using, losing them, who must have one, and what wants a fresh proof."""
+"""Second factors: adding, using and losing them, who must have one, and what needs a recent sign-in."""
 
 import io
 import re
@@ -45,7 +45,7 @@ def is_in(client: Client) -> bool:
 # --- Signing in with one
 
 
-def test_the_password_alone_is_not_enough_for_who_has_a_second_factor(mona: User, app: Code):
+def test_password_alone_does_not_replace_a_second_factor(mona: User, app: Code):
     client = Client()
     assert sign_in(client, mona.email)["Location"] == STEP
     assert not is_in(client)
@@ -57,7 +57,7 @@ def test_the_password_alone_is_not_enough_for_who_has_a_second_factor(mona: User
 
 
 @pytest.mark.parametrize("wrong", ["000000", "", "abc", "1" * 500, "\N{ARABIC-INDIC DIGIT ONE}" * 6])
-def test_a_wrong_code_lets_nobody_in_and_is_in_the_log(mona: User, app: Code, wrong: str):
+def test_wrong_code_is_refused_and_recorded(mona: User, app: Code, wrong: str):
     client = Client()
     assert enter(client, mona, wrong).status_code == 200
     assert not is_in(client)
@@ -67,8 +67,8 @@ def test_a_wrong_code_lets_nobody_in_and_is_in_the_log(mona: User, app: Code, wr
         assert (row.target_label, row.details["why"]) == (mona.email, "second factor")
 
 
-def test_a_code_is_refused_a_second_time(mona: User, app: Code):
-    """Nor in the next half minute, when a code is still good that nobody has used."""
+def test_code_works_only_once(mona: User, app: Code):
+    """Not in the next 30 seconds either, while an unused code of that step still works."""
     first, second = Client(), Client()
     began = time.time() // 30 * 30 + 1
     with time_machine.travel(began):
@@ -83,11 +83,11 @@ def test_a_code_is_refused_a_second_time(mona: User, app: Code):
             assert enter(second, mona, f"{code[:3]}-{code[3:]}").status_code == 200, later
             assert not is_in(second)
     with time_machine.travel(began + 61):
-        assert enter(second, mona, unused).status_code == 302, "the control: one step old and not used"
+        assert enter(second, mona, unused).status_code == 302, "control: one step old and not used"
     assert ("auth.sign_in", "failed") in events()
 
 
-def test_a_code_may_be_written_with_a_dash(mona: User, app: Code):
+def test_code_may_contain_a_dash(mona: User, app: Code):
     code = app()
     assert enter(Client(), mona, f"{code[:3]}-{code[3:]}").status_code == 302
 
@@ -101,20 +101,18 @@ CHANGES: dict[str, Callable[[User], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_sign_in_that_is_half_done_ends_with_the_password_it_began_with(
-    change: Callable[[User], Any], mona: User, app: Code
-):
+def test_account_change_ends_a_sign_in_in_progress(change: Callable[[User], Any], mona: User, app: Code):
     client = Client()
     sign_in(client, mona.email)
     change(mona)
     answer = client.post(STEP, {"code": app()})
     assert answer["Location"] == "/accounts/login/"
     assert not is_in(client)
-    assert AuditEvent.objects.latest("pk").details == {"why": "changed meanwhile"}
-    assert client.get(STEP)["Location"] == "/accounts/login/", "and it cannot be tried again"
+    assert AuditEvent.objects.latest("pk").details == {"why": "account changed"}
+    assert client.get(STEP)["Location"] == "/accounts/login/", "the sign-in cannot be continued"
 
 
-def test_a_code_that_added_the_app_does_not_sign_in_too(vera: User, client_of: ClientOf):
+def test_setup_code_cannot_be_reused_to_sign_in(vera: User, client_of: ClientOf):
     client = client_of(vera)
     page = client.get("/accounts/factors/app/")
     code = code_of(page.context["secret"])
@@ -122,14 +120,14 @@ def test_a_code_that_added_the_app_does_not_sign_in_too(vera: User, client_of: C
     assert enter(Client(), vera, code).status_code == 200
 
 
-def test_codes_of_the_steps_beside_are_accepted_and_others_are_not(mona: User, app: Code):
+def test_only_codes_of_adjacent_steps_are_accepted(mona: User, app: Code):
     assert enter(Client(), mona, app(-1)).status_code == 302
     assert enter(Client(), mona, app(1)).status_code == 302
     assert enter(Client(), mona, app(-2)).status_code == 200
     assert enter(Client(), mona, app(3)).status_code == 200
 
 
-def test_guessing_codes_is_throttled_and_the_right_one_does_not_help_then(mona: User, app: Code):
+def test_guessing_codes_is_throttled(mona: User, app: Code):
     client = Client()
     sign_in(client, mona.email)
     for number in range(5):
@@ -141,7 +139,7 @@ def test_guessing_codes_is_throttled_and_the_right_one_does_not_help_then(mona: 
     assert ("auth.sign_in", "throttled") in events()
 
 
-def test_a_recovery_code_lets_in_once(mona: User, app: Code):
+def test_recovery_code_works_once(mona: User, app: Code):
     codes = factors.renew_recovery_codes(mona, by=actor(mona))
     assert len(set(codes)) == 10
     assert enter(Client(), mona, codes[0]).status_code == 302
@@ -151,10 +149,10 @@ def test_a_recovery_code_lets_in_once(mona: User, app: Code):
     assert AuditEvent.objects.latest("pk").auth_method == "password+recovery-code"
 
 
-# --- What is stored
+# --- Storage
 
 
-def test_no_secret_is_stored_in_clear(vera: User, client_of: ClientOf):
+def test_no_secret_is_stored_in_plaintext(vera: User, client_of: ClientOf):
     client = client_of(vera)
     secret = client.get("/accounts/factors/app/").context["secret"]
     answer = client.post("/accounts/factors/app/", {"code": code_of(secret)})
@@ -166,23 +164,23 @@ def test_no_secret_is_stored_in_clear(vera: User, client_of: ClientOf):
     assert codes[0] not in client.get("/accounts/factors/").content.decode(), "shown once"
 
 
-def test_a_secret_copied_from_another_person_does_not_open(mona: User, vera: User, app: Code):
+def test_secret_of_another_person_cannot_be_decrypted(mona: User, vera: User, app: Code):
     theirs = with_app(vera)
     rows = {row.user_id: row for row in Authenticator.objects.filter(type="totp")}
     rows[mona.pk].data = rows[vera.pk].data
     rows[mona.pk].save()
     answer = enter(Client(), mona, theirs())
-    assert "cannot be read" in answer.content.decode()
-    assert enter(Client(), vera, theirs(1)).status_code == 302, "the control"
+    assert "cannot be decrypted" in answer.content.decode()
+    assert enter(Client(), vera, theirs(1)).status_code == 302, "control"
 
 
-def test_a_lost_ring_key_is_a_sentence(mona: User, app: Code, settings: Any, client_of: ClientOf):
+def test_lost_ring_key_is_explained(mona: User, app: Code, settings: Any, client_of: ClientOf):
     client = client_of(mona)
     settings.ENCRYPTION_KEYS = {3: "b3RoZXItcmluZy1rZXktb2YtdGhlLXRlc3RzLTAxMjM="}
     answer = enter(Client(), mona, app())
     assert (answer.status_code, "ENCRYPTION_KEYS" in answer.content.decode()) == (200, True)
     page = client.get("/accounts/factors/")
-    assert (page.status_code, "cannot be read" in page.content.decode()) == (200, True)
+    assert (page.status_code, "cannot be decrypted" in page.content.decode()) == (200, True)
 
 
 def test_secrets_move_to_the_newest_ring_key(mona: User, app: Code, settings: Any):
@@ -201,7 +199,7 @@ def test_secrets_move_to_the_newest_ring_key(mona: User, app: Code, settings: An
 # --- Adding and removing
 
 
-def test_adding_an_app_shows_its_secret_as_text_and_picture_and_is_recorded(vera: User, client_of: ClientOf):
+def test_adding_an_app_shows_its_secret_and_is_recorded(vera: User, client_of: ClientOf):
     client = client_of(vera)
     page = client.get("/accounts/factors/app/")
     text = page.content.decode()
@@ -214,7 +212,7 @@ def test_adding_an_app_shows_its_secret_as_text_and_picture_and_is_recorded(vera
     assert client.get("/accounts/factors/app/")["Location"] == "/accounts/factors/"
 
 
-def test_removing_the_last_one_takes_the_recovery_codes_along(mona: User, app: Code):
+def test_removing_the_last_factor_deletes_recovery_codes(mona: User, app: Code):
     client = Client()
     enter(client, mona, app())
     pk = Authenticator.objects.get(type="totp").pk
@@ -225,7 +223,7 @@ def test_removing_the_last_one_takes_the_recovery_codes_along(mona: User, app: C
     assert sign_in(Client(), mona.email)["Location"] == "/"
 
 
-def test_removing_one_ends_the_other_sessions(mona: User, app: Code, vera: User, client_of: ClientOf):
+def test_removing_a_factor_ends_the_other_sessions(mona: User, app: Code, vera: User, client_of: ClientOf):
     here, there, theirs = Client(), client_of(mona), client_of(vera)
     enter(here, mona, app())
     pk = Authenticator.objects.get(type="totp").pk
@@ -234,7 +232,7 @@ def test_removing_one_ends_the_other_sessions(mona: User, app: Code, vera: User,
     assert AuditEvent.objects.latest("pk").details["sessions_ended"] == 1
 
 
-def test_somebody_elses_factor_is_not_there(mona: User, app: Code, vera: User, client_of: ClientOf):
+def test_factor_of_another_person_is_a_404(mona: User, app: Code, vera: User, client_of: ClientOf):
     pk = Authenticator.objects.get(type="totp").pk
     assert client_of(vera).post(f"/accounts/factors/{pk}/remove/").status_code == 404
     row = AuditEvent.objects.latest("pk")
@@ -242,7 +240,7 @@ def test_somebody_elses_factor_is_not_there(mona: User, app: Code, vera: User, c
     assert Authenticator.objects.filter(pk=pk).exists()
 
 
-def test_who_must_have_one_keeps_the_last(mona: User, app: Code, settings: Any):
+def test_required_last_factor_cannot_be_removed(mona: User, app: Code, settings: Any):
     settings.REQUIRE_MFA = True
     client = Client()
     enter(client, mona, app())
@@ -252,7 +250,7 @@ def test_who_must_have_one_keeps_the_last(mona: User, app: Code, settings: Any):
     assert Authenticator.objects.filter(pk=pk).exists()
 
 
-def test_a_reset_drops_lost_factors_and_says_so(mona: User, app: Code):
+def test_reset_deletes_lost_factors(mona: User, app: Code):
     assert accounts.reset_sign_in(mona, password=PASSWORD, drop_factors=True, by=Actor.command())
     assert not Authenticator.objects.exists()
     assert AuditEvent.objects.latest("pk").details["factors_dropped"] == 1
@@ -272,7 +270,7 @@ EVERYWHERE = ["/", "/runs/", "/rights/", "/accounts/profile/", "/accounts/sessio
 
 
 @pytest.mark.parametrize("who", ["mona", "otto", "ada", "adam"])
-def test_who_must_have_a_second_factor_reaches_only_the_way_to_it(
+def test_missing_second_factor_allows_only_its_setup(
     required: None, who: str, cast: dict[str, User | None], team: Team, client_of: ClientOf
 ):
     client = client_of(cast[who])
@@ -282,19 +280,19 @@ def test_who_must_have_a_second_factor_reaches_only_the_way_to_it(
     poll = client.get(f"{board}table/", headers={"HX-Request": "true"})
     assert (poll.status_code, poll["HX-Redirect"].split("?")[0]) == (401, "/accounts/factors/")
     page = client.get("/accounts/factors/")
-    assert (page.status_code, "needs a second factor" in page.content.decode()) == (200, True)
+    assert (page.status_code, "requires a second factor" in page.content.decode()) == (200, True)
     assert client.get("/accounts/factors/app/").status_code == 200
     assert client.post("/accounts/logout/").status_code == 302
 
 
 @pytest.mark.parametrize("who", ["vera", "oli"])
-def test_viewers_and_operators_go_on_without_one(
+def test_viewers_and_operators_need_no_second_factor(
     required: None, who: str, cast: dict[str, User | None], team: Team, client_of: ClientOf
 ):
     assert client_of(cast[who]).get(BOARD).status_code == 200
 
 
-def test_a_post_without_the_needed_factor_does_nothing(required: None, mona: User, run: Run, client_of: ClientOf):
+def test_post_without_the_required_factor_is_denied(required: None, mona: User, run: Run, client_of: ClientOf):
     answer = client_of(mona).post(f"{BOARD}{run.pk}/cancel/", {"reason": "x"})
     assert (answer.status_code, "second factor" in answer.content.decode()) == (403, True)
     assert not run.cancellations.exists()
@@ -302,7 +300,7 @@ def test_a_post_without_the_needed_factor_does_nothing(required: None, mona: Use
     assert (row.event, row.outcome, row.details["why"]) == ("run.cancel", "denied", "no second factor")
 
 
-def test_setting_one_up_leads_on_to_where_they_were_going(required: None, mona: User):
+def test_setup_returns_to_the_requested_page(required: None, mona: User):
     client = Client()
     sign_in(client, mona.email)
     client.get(client.get(BOARD)["Location"])
@@ -316,7 +314,7 @@ def test_setting_one_up_leads_on_to_where_they_were_going(required: None, mona: 
         assert again.get(BOARD).status_code == 200
 
 
-def test_who_becomes_a_manager_needs_one_from_the_next_request_on(required: None, oli: User, client_of: ClientOf):
+def test_new_manager_needs_one_from_the_next_request(required: None, oli: User, client_of: ClientOf):
     client = client_of(oli)
     assert client.get(BOARD).status_code == 200
     Membership.objects.update(role="manager")
@@ -337,14 +335,14 @@ def test_a_poll_stays_within_four_queries_and_a_board_within_twelve(
     assert len(queries) <= 12
 
 
-# --- What wants a fresh proof
+# --- Recent sign-in
 
 
 def later(minutes: float) -> Any:
     return time_machine.travel(time.time() + 60 * minutes)
 
 
-def test_ten_minutes_after_sign_in_a_page_of_keys_asks_again_and_comes_back(mona: User, team: Team):
+def test_credential_page_asks_to_confirm_after_ten_minutes(mona: User, team: Team):
     client = Client()
     sign_in(client, mona.email)
     target = reverse("credential-new", args=[team.slug])
@@ -364,26 +362,26 @@ def test_ten_minutes_after_sign_in_a_page_of_keys_asks_again_and_comes_back(mona
     assert rows == [("done", None), ("failed", True), ("done", True)]
 
 
-def test_the_second_factor_is_what_counts_for_who_has_one(mona: User, app: Code, team: Team):
+def test_confirmation_needs_the_second_factor(mona: User, app: Code, team: Team):
     client = Client()
     enter(client, mona, app())
     target = reverse("members", args=[team.slug])
     settings_page = reverse("team-settings", args=[team.slug])
     with later(11):
-        assert "confirm first" in client.get(target).content.decode()
+        assert "confirm it's you" in client.get(target).content.decode()
         assert client.get(settings_page).status_code == 302
         assert client.get("/accounts/confirm/")["Location"] == "/accounts/confirm/code/"
         assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
         assert client.get(settings_page).status_code == 302, "the password alone is not enough"
         client.post("/accounts/confirm/code/", {"code": app()})
         assert client.get(settings_page).status_code == 200
-        assert "confirm first" not in client.get(target).content.decode()
+        assert "confirm it's you" not in client.get(target).content.decode()
 
 
 KEY = "ak-never-kept-1Xy7Qz4Mn8Lk2Jh5"
 
 
-def test_a_stale_post_is_refused_and_never_kept(mona: User, team: Team):
+def test_stale_post_is_refused_and_not_stored(mona: User, team: Team):
     client = Client(headers={"host": "localhost:8000"})
     sign_in(client, mona.email)
     with later(11):
@@ -397,16 +395,16 @@ def test_a_stale_post_is_refused_and_never_kept(mona: User, team: Team):
         assert KEY not in text + str(dict(client.session))
         assert not Credential.objects.exists()
         row = AuditEvent.objects.latest("pk")
-        assert (row.event, row.outcome, row.details["why"]) == ("credential.add", "denied", "no fresh sign-in")
-        # Whatever else the request says of itself.
+        assert (row.event, row.outcome, row.details["why"]) == ("credential.add", "denied", "no recent sign-in")
+        # With other headers too.
         assert client.post(url, {"name": "x", "key": KEY}, headers={"HX-Request": "true"}).status_code == 401
         assert AuditEvent.objects.filter(outcome="denied", event="credential.add").count() == 2
         elsewhere = client.post(url, {}, headers={"Referer": "https://evil.example/teams/"})
         assert "evil" not in elsewhere.content.decode()
 
 
-def test_a_wrong_answer_to_who_are_you_is_in_the_log_under_ones_own_name(mona: User, app: Code, team: Team):
-    """Each one: somebody at a session that was left open is no stranger among many."""
+def test_failed_confirmation_is_recorded_for_the_person(mona: User, app: Code, team: Team):
+    """Each failure gets a row, unlike failures of anonymous visitors, which are limited."""
     client = Client()
     enter(client, mona, app())
     for _ in range(2):
@@ -417,7 +415,7 @@ def test_a_wrong_answer_to_who_are_you_is_in_the_log_under_ones_own_name(mona: U
     ] * 2
 
 
-def fresh_urls(team: Team, vera: User) -> dict[str, str]:
+def sensitive_urls(team: Team, vera: User) -> dict[str, str]:
     credential = make_credential(team)
     return {
         "credential-new": reverse("credential-new", args=[team.slug]),
@@ -440,12 +438,10 @@ def fresh_urls(team: Team, vera: User) -> dict[str, str]:
     }
 
 
-def test_each_act_on_keys_members_roles_and_sign_in_wants_a_fresh_proof(
-    team: Team, mona: User, vera: User, client_of: ClientOf
-):
+def test_sensitive_actions_require_a_recent_sign_in(team: Team, mona: User, vera: User, client_of: ClientOf):
     User.objects.filter(pk=mona.pk).update(site_role="admin")
     client = client_of(mona)
-    urls = fresh_urls(team, vera)
+    urls = sensitive_urls(team, vera)
     with later(11):
         for name, url in urls.items():
             answer = client.post(url)
@@ -454,7 +450,7 @@ def test_each_act_on_keys_members_roles_and_sign_in_wants_a_fresh_proof(
             assert client.get(url)["Location"].startswith("/accounts/confirm/")
 
 
-def test_stopping_a_run_never_asks_again(team: Team, oli: User, run: Run, arize: Any, client_of: ClientOf):
+def test_cancel_never_asks_to_confirm(team: Team, oli: User, run: Run, arize: Any, client_of: ClientOf):
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     client = client_of(oli)
     with_app(oli)
@@ -464,7 +460,7 @@ def test_stopping_a_run_never_asks_again(team: Team, oli: User, run: Run, arize:
     assert run.cancellations.exists()
 
 
-def test_who_has_no_way_to_confirm_is_told(vera: User, client_of: ClientOf):
+def test_person_without_a_confirmation_method_gets_an_explanation(vera: User, client_of: ClientOf):
     client = client_of(vera)
     User.objects.filter(pk=vera.pk).update(password="!")
     answer = client_of(User.objects.get(pk=vera.pk)).get("/accounts/confirm/")

@@ -1,4 +1,4 @@
-"""Sessions: their limits, which no poll puts off, seeing and ending them."""
+"""Sessions: their limits, which polling does not extend, and the page that lists and ends them."""
 
 import time
 from typing import Any
@@ -34,11 +34,11 @@ def after(hours: float) -> Any:
     return time_machine.travel(time.time() + hours * HOUR)
 
 
-def test_an_idle_session_ends_after_twelve_hours(client: Client, oli: User):
+def test_idle_session_ends_after_twelve_hours(client: Client, oli: User):
     with after(11.9):
         assert client.get(BOARD).status_code == 200
     with after(23.8):
-        assert client.get(BOARD).status_code == 200, "work has put it off"
+        assert client.get(BOARD).status_code == 200, "activity has extended it"
     with after(36):
         answer = client.get(BOARD)
         assert answer["Location"] == "/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F"
@@ -60,7 +60,7 @@ def test_polling_does_not_keep_an_idle_session_alive(client: Client, path: str):
     assert AuditEvent.objects.latest("pk").details["why"] == "idle"
 
 
-def test_what_a_person_sends_keeps_it_alive_also_by_htmx(client: Client, oli: User, run: Run, arize: Any):
+def test_htmx_post_keeps_the_session_alive(client: Client, oli: User, run: Run, arize: Any):
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     with after(11):
         client.post(f"{BOARD}{run.pk}/cancel/", headers=POLL)
@@ -68,7 +68,7 @@ def test_what_a_person_sends_keeps_it_alive_also_by_htmx(client: Client, oli: Us
         assert client.get(BOARD).status_code == 200
 
 
-def test_no_work_makes_a_session_last_longer_than_seven_days(client: Client):
+def test_active_session_ends_after_seven_days(client: Client):
     for hours in range(8, 7 * 24, 8):
         with after(hours):
             assert client.get(BOARD).status_code == 200
@@ -77,15 +77,13 @@ def test_no_work_makes_a_session_last_longer_than_seven_days(client: Client):
     assert AuditEvent.objects.latest("pk").details["why"] == "age"
 
 
-def test_the_limits_are_settings(client: Client, settings: Any):
+def test_session_limits_are_settings(client: Client, settings: Any):
     settings.SESSION_IDLE_HOURS = 1
     with after(1.1):
         assert client.get(BOARD).status_code == 302
 
 
-def test_a_session_that_is_over_is_over_also_when_that_cannot_be_written(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-):
+def test_expired_session_ends_even_if_it_cannot_be_recorded(client: Client, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError
 
@@ -95,7 +93,7 @@ def test_a_session_that_is_over_is_over_also_when_that_cannot_be_written(
         assert client.post(f"{BOARD}00000000-0000-4000-8000-000000000000/cancel/").status_code == 302
 
 
-def test_work_is_noted_once_a_minute_and_no_more(client: Client):
+def test_activity_is_stored_once_a_minute(client: Client):
     seen = client.session["seen_at"]
     with after(0.5 / 60):
         client.get(BOARD)
@@ -108,7 +106,7 @@ def test_work_is_noted_once_a_minute_and_no_more(client: Client):
 # --- The page
 
 
-def test_a_person_sees_their_sessions_and_ends_one(client: Client, oli: User, vera: User):
+def test_person_sees_and_ends_their_sessions(client: Client, oli: User, vera: User):
     other = Client(headers={"User-Agent": "Another browser"}, REMOTE_ADDR="192.0.2.7")
     sign_in(other, oli.email)
     sign_in(Client(headers={"User-Agent": "Vera's browser"}), vera.email)
@@ -127,7 +125,7 @@ def test_a_person_sees_their_sessions_and_ends_one(client: Client, oli: User, ve
     assert (ended.event, ended.details["why"], ended.details["sessions_ended"]) == ("auth.session_end", "asked", 1)
 
 
-def test_ending_the_one_at_hand_signs_out(client: Client):
+def test_ending_the_current_session_signs_out(client: Client):
     (row,) = client.get("/accounts/sessions/").context["rows"]
     answer = client.post(f"/accounts/sessions/{row.id}/end/", follow=True)
     assert (answer.status_code, answer.request["PATH_INFO"]) == (200, "/accounts/login/")
@@ -135,7 +133,7 @@ def test_ending_the_one_at_hand_signs_out(client: Client):
     assert AuditEvent.objects.latest("pk").event == "auth.session_end"
 
 
-def test_somebody_elses_session_is_not_there(client: Client, vera: User):
+def test_session_of_another_person_is_a_404(client: Client, vera: User):
     (row,) = client.get("/accounts/sessions/").context["rows"]
     theirs = Client()
     sign_in(theirs, vera.email)
@@ -145,7 +143,7 @@ def test_somebody_elses_session_is_not_there(client: Client, vera: User):
     assert "auth.session_end" not in [event for event, _ in events()]
 
 
-def test_all_others_end_at_once(client: Client, oli: User):
+def test_all_other_sessions_end_together(client: Client, oli: User):
     others = [Client(), Client()]
     for other in others:
         sign_in(other, oli.email)
@@ -155,7 +153,7 @@ def test_all_others_end_at_once(client: Client, oli: User):
     assert AuditEvent.objects.latest("pk").details["sessions_ended"] == 2
 
 
-def test_a_new_password_ends_the_other_sessions(client: Client, oli: User):
+def test_new_password_ends_the_other_sessions(client: Client, oli: User):
     other = Client()
     sign_in(other, oli.email)
     new = "another battery staple"
@@ -168,15 +166,15 @@ def test_a_new_password_ends_the_other_sessions(client: Client, oli: User):
     assert row.details == {"sessions_ended": 1}
 
 
-def test_a_disabled_persons_next_poll_ends_it(client: Client, oli: User, adam: User, client_of: ClientOf):
+def test_next_poll_of_a_disabled_person_fails(client: Client, oli: User, adam: User, client_of: ClientOf):
     assert client.get(TABLE, headers=POLL).status_code == 200
     client_of(adam).post(f"/people/{oli.pk}/disable/")
     assert client.get(TABLE, headers=POLL).status_code == 401
     accounts.enable_person(oli, by=Actor.command())
-    assert client.get(TABLE, headers=POLL).status_code == 401, "the old session does not come back"
+    assert client.get(TABLE, headers=POLL).status_code == 401, "the old session stays ended"
 
 
-def test_a_person_without_an_address_can_sign_in(oli: User, team: Team):
+def test_person_without_an_ip_address_can_sign_in(oli: User, team: Team):
     nowhere = Client(REMOTE_ADDR="")
     sign_in(nowhere, oli.email)
     assert nowhere.get("/accounts/sessions/").status_code == 200

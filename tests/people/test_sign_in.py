@@ -1,4 +1,4 @@
-"""The sign-in page: no way out of the panel, no endless guessing, no telling who has an account."""
+"""The sign-in page: no redirect outside, no unlimited guessing, and no answer that reveals an account."""
 
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -17,11 +17,11 @@ from tests.factories import PASSWORD
 from tests.people.pages import TOKEN
 
 
-def test_the_right_password_signs_in_under_a_new_session(mona: User):
+def test_sign_in_creates_a_new_session(mona: User):
     client = Client()
     client.get("/accounts/login/")
     session = client.session
-    session["before"] = "kept by somebody else"
+    session["before"] = "set by an attacker"
     session.save()
     client.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
     before = session.session_key
@@ -30,7 +30,7 @@ def test_the_right_password_signs_in_under_a_new_session(mona: User):
     assert client.get("/runs/").status_code == 200
 
 
-def test_who_signs_in_is_led_on_inside_the_panel(mona: User, team: Team):
+def test_sign_in_redirects_to_next(mona: User, team: Team):
     target = "/teams/ops-north/runs/?status=failed"
     assert sign_in(Client(), mona.email, next=target)["Location"] == target
 
@@ -43,7 +43,7 @@ def test_who_signs_in_is_led_on_inside_the_panel(mona: User, team: Team):
         "http://localhost:8000.evil.example/",
     ],
 )
-def test_nobody_is_led_out_of_the_panel_after_sign_in(mona: User, target: str):
+def test_sign_in_never_redirects_outside(mona: User, target: str):
     for answer in (sign_in(Client(), mona.email, next=target), sign_in(Client(), mona.email, query=f"?next={target}")):
         where = urlsplit(answer["Location"])
         assert (answer.status_code, where.scheme, where.netloc) == (302, "", "")
@@ -60,23 +60,23 @@ def failed_page(email: str, password: str = "wrong password 123") -> bytes:
     return TOKEN.sub(b"", answer.content).replace(email.encode(), b"")
 
 
-def test_known_unknown_and_disabled_people_get_the_same_answer(mona: User, vera: User):
+def test_failed_sign_in_does_not_reveal_accounts(mona: User, vera: User):
     User.objects.filter(pk=vera.pk).update(is_active=False)
     known = failed_page(mona.email)
     assert "not correct" in known.decode()
     assert failed_page("nobody@example.com") == known
     assert failed_page(vera.email) == known
-    assert failed_page(vera.email) != failed_page(mona.email, "")  # the control: another mistake looks different
+    assert failed_page(vera.email) != failed_page(mona.email, "")  # control: another error looks different
 
 
-def test_a_disabled_person_does_not_get_in_with_the_right_password(vera: User):
+def test_disabled_person_cannot_sign_in(vera: User):
     User.objects.filter(pk=vera.pk).update(is_active=False)
     client = Client()
     sign_in(client, vera.email)
     assert client.get("/runs/").status_code == 302
 
 
-def test_guessing_is_throttled_by_account_whatever_the_address(mona: User):
+def test_guessing_is_throttled_by_account(mona: User):
     for number in range(5):
         Client(REMOTE_ADDR=f"192.0.2.{number}").post(
             "/accounts/login/", {"login": mona.email, "password": f"wrong {number}"}
@@ -87,7 +87,7 @@ def test_guessing_is_throttled_by_account_whatever_the_address(mona: User):
     assert late.get("/runs/").status_code == 302
 
 
-def test_the_count_of_an_account_is_one_whatever_host_and_spelling_a_guess_uses(mona: User):
+def test_throttle_counts_all_hosts_and_spellings_together(mona: User):
     hosts = ["localhost", "127.0.0.1", "LOCALHOST", "localhost:8000", "[::1]"]
     spellings = [mona.email, mona.email.upper(), f" {mona.email} ", mona.email.title(), mona.email]
     for number, (host, email) in enumerate(zip(hosts, spellings, strict=True)):
@@ -96,16 +96,16 @@ def test_the_count_of_an_account_is_one_whatever_host_and_spelling_a_guess_uses(
     assert "Too many" in sign_in(Client(REMOTE_ADDR="192.0.2.99"), mona.email).content.decode()
 
 
-def test_other_names_do_not_push_the_count_of_an_account_out(mona: User):
+def test_other_names_do_not_evict_an_accounts_count(mona: User):
     for number in range(5):
         sign_in(Client(REMOTE_ADDR=f"192.0.2.{number}"), mona.email, "wrong")
-    # More than Django's own 300 entries, as many names from many addresses leave them.
+    # More than Django's default of 300 cache entries, as an attacker with many names and addresses would leave.
     for number in range(400):
         cache.set(f"made-up-name-{number}", [1.0], 300)
     assert "Too many" in sign_in(Client(REMOTE_ADDR="192.0.2.99"), mona.email).content.decode()
 
 
-def test_counts_whose_time_is_over_are_forgotten(db: None):
+def test_expired_counts_are_deleted(db: None):
     cache.set("over", 1, 60)
     cache.set("holds", 1, 600)
     with time_machine.travel(timezone.now() + timedelta(seconds=120)):
@@ -113,14 +113,14 @@ def test_counts_whose_time_is_over_are_forgotten(db: None):
         assert cache.get("holds") == 1
 
 
-def test_guessing_is_throttled_by_address_whatever_the_account(mona: User):
+def test_guessing_is_throttled_by_address(mona: User):
     client = Client(REMOTE_ADDR="192.0.2.1")
     statuses = [sign_in(client, f"guess{number}@example.com", "wrong").content for number in range(11)]
     assert b"Too many" in statuses[-1] or b"Too many" in sign_in(client, mona.email).content
     assert sign_in(Client(REMOTE_ADDR="192.0.2.2"), mona.email).status_code == 302
 
 
-def test_an_address_in_a_header_does_not_reset_the_throttle(mona: User):
+def test_forged_address_does_not_reset_the_throttle(mona: User):
     for number in range(11):
         forged = Client(headers={"X-Forwarded-For": f"203.0.113.{number}"})
         sign_in(forged, f"guess{number}@example.com", "wrong")
@@ -131,7 +131,7 @@ def test_an_address_in_a_header_does_not_reset_the_throttle(mona: User):
     "path",
     ["/accounts/signup/", "/accounts/password/reset/", "/accounts/email/", "/accounts/confirm-email/", "/admin/"],
 )
-def test_nobody_signs_up_by_themselves(db: None, path: str):
+def test_sign_up_is_closed(db: None, path: str):
     assert Client().get(path).status_code == 404
     fields = {"email": "new@example.com", "password1": PASSWORD, "password2": PASSWORD}
     assert Client().post(path, fields).status_code == 404

@@ -1,4 +1,4 @@
-"""A plain HTTP client for the sandbox's own tests: it hides nothing, repeats nothing and follows nothing."""
+"""A plain HTTP client for the sandbox's own tests, without retries and redirects."""
 
 import base64
 import http.client
@@ -57,7 +57,7 @@ class Caller:
         return self.get(f"/v2/task-runs/{quote(run_id, safe='')}").json
 
     def pages(self, path: str, member: str, **query: Any) -> list[Any]:
-        """All objects of a list, page by page."""
+        """All objects of a list, read page by page."""
         found: list[Any] = []
         while True:
             answer = self.get(path, **query).json
@@ -65,7 +65,7 @@ class Caller:
             if not answer["pagination"]["has_more"]:
                 assert "next_cursor" not in answer["pagination"]
                 return found
-            assert query.get("cursor") != answer["pagination"]["next_cursor"], "the same page again"
+            assert query.get("cursor") != answer["pagination"]["next_cursor"], "the cursor repeats"
             query["cursor"] = answer["pagination"]["next_cursor"]
 
     def tasks(self, **query: Any) -> list[Any]:
@@ -87,7 +87,7 @@ class Caller:
         assert self.post("/sandbox/clock", {"advance_seconds": seconds}).status == 200
 
     def snapshot(self) -> dict[str, Any]:
-        """All that can be read: tasks, and their runs."""
+        """Everything that can be read: tasks and their runs."""
         return {
             "tasks": self.tasks(limit=100),
             "runs": {task["id"]: self.runs(task["id"]) for task in self.tasks()},

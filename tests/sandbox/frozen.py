@@ -1,4 +1,4 @@
-"""Settings of a sandbox whose clock stands still."""
+"""Settings of a sandbox whose clock is stopped."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""A reader of the sandbox's answers that is as strict as Arize's own client."""
+"""Checks the sandbox's answers as strictly as Arize's own client."""
 
 import base64
 import re
@@ -24,7 +24,7 @@ STRICT_RUN = {
 
 
 def strictly_read(run: dict[str, Any]) -> None:
-    """Fails as the official client of August 2026 would, and for what it would only overlook."""
+    """Fails where the official client of August 2026 would, and for faults that it would overlook."""
     assert run.keys() == STRICT_RUN.keys()
     for name, value in run.items():
         assert type(value) in STRICT_RUN[name], name

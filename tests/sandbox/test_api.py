@@ -1,4 +1,4 @@
-"""What the simulated Arize answers under /v2: lists and their filters, errors, who sees what, cancels."""
+"""The simulated Arize under /v2: lists and filters, errors, access, cancels."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .frozen import settings
 
 @pytest.fixture
 def arize() -> Iterator[Caller]:
-    """A frozen world in upper case, seen with the key that sees everything."""
+    """A frozen world in upper case, called with the key that sees everything."""
     with running(settings()) as server:
         yield Caller(server.url)
 
@@ -27,7 +27,7 @@ def some_task(arize: Caller) -> Any:
 # Lists
 
 
-def test_it_pages_through_every_object_once(arize: Caller) -> None:
+def test_paging_returns_every_object_once(arize: Caller) -> None:
     task = some_task(arize)["id"]
     arize.add_runs(task, count=120, status="completed")
     for limit in (1, 7, 50, 100):
@@ -40,7 +40,7 @@ def test_it_pages_through_every_object_once(arize: Caller) -> None:
     assert len(arize.pages("/v2/spaces", "spaces", limit=1)) == 4
 
 
-def test_it_lists_runs_newest_first_and_50_by_default(arize: Caller) -> None:
+def test_runs_are_listed_newest_first_50_per_page(arize: Caller) -> None:
     task = some_task(arize)["id"]
     arize.add_runs(task, count=60)
     page = arize.get(f"/v2/tasks/{task}/runs").json
@@ -49,7 +49,7 @@ def test_it_lists_runs_newest_first_and_50_by_default(arize: Caller) -> None:
     assert created == sorted(created, reverse=True)
 
 
-def test_runs_that_appear_do_not_shift_the_pages(arize: Caller) -> None:
+def test_new_runs_do_not_shift_pages(arize: Caller) -> None:
     task = some_task(arize)["id"]
     arize.add_runs(task, count=20)
     before = arize.runs(task)
@@ -61,14 +61,14 @@ def test_runs_that_appear_do_not_shift_the_pages(arize: Caller) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "-1", "ten", "", "1.5", "²", " 5"])
-def test_it_refuses_a_limit_outside_1_to_100(arize: Caller, limit: str) -> None:
+def test_limit_outside_1_to_100_is_rejected(arize: Caller, limit: str) -> None:
     for path in ("/v2/tasks", "/v2/spaces", f"/v2/tasks/{some_task(arize)['id']}/runs"):
         assert arize.get(path, limit=limit).status == 400
         assert arize.get(path, limit=100).status == 200
 
 
 @pytest.mark.parametrize("cursor", ["", "nonsense", "e30=", encoded("[1]"), encoded('{"createdAt": 1, "id": true}')])
-def test_it_refuses_a_cursor_it_never_gave(arize: Caller, cursor: str) -> None:
+def test_forged_cursor_is_rejected(arize: Caller, cursor: str) -> None:
     assert arize.get("/v2/tasks", cursor=cursor).json["detail"] == "cursor is invalid."
 
 
@@ -114,7 +114,7 @@ def test_every_error_is_a_problem_document(arize: Caller) -> None:
     }
 
 
-def test_it_asks_for_a_known_bearer_key(arize: Caller) -> None:
+def test_unknown_key_gets_401(arize: Caller) -> None:
     known = {"Authorization": "Bearer ak-full-key-1"}
     assert arize.call("GET", "/v2/spaces", headers=known).status == 200
     for value in ("ak-full-key-1", "Bearer", "Bearer ak-other", "Basic ak-full-key-1", "bearer ak-full-key-1"):
@@ -123,7 +123,7 @@ def test_it_asks_for_a_known_bearer_key(arize: Caller) -> None:
     assert Caller(arize.url, key=None).get("/v2/tasks").status == 401
 
 
-def test_a_malformed_id_is_400_and_an_absent_one_404(arize: Caller) -> None:
+def test_malformed_id_gets_400_and_missing_id_404(arize: Caller) -> None:
     for path in ("spaces", "tasks", "task-runs", "users"):
         for bad in (
             "nonsense",
@@ -140,14 +140,14 @@ def test_a_malformed_id_is_400_and_an_absent_one_404(arize: Caller) -> None:
     assert arize.get("/v2/tasks", name="x" * 255).json["tasks"] == []
 
 
-def test_other_routes_are_404_and_other_methods_405(arize: Caller) -> None:
+def test_unknown_routes_get_404_and_methods_405(arize: Caller) -> None:
     for path in ("/", "/v2", "/v2/nothing", "/v3/tasks", "/v2/tasks//runs", "/v2/tasks/a/b/c"):
         assert arize.get(path).status == 404, path
     answer = arize.call("DELETE", f"/v2/tasks/{some_task(arize)['id']}")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET")
 
 
-def test_a_key_sees_its_spaces_only(arize: Caller) -> None:
+def test_key_sees_only_its_spaces(arize: Caller) -> None:
     support, pair = Caller(arize.url, "ak-support-key-2"), Caller(arize.url, "ak-pair-key-3")
     assert [space["name"] for space in support.get("/v2/spaces").json["spaces"]] == ["support-bot"]
     mine, theirs = support.tasks(), pair.tasks()
@@ -161,7 +161,7 @@ def test_a_key_sees_its_spaces_only(arize: Caller) -> None:
     assert arize.run(run)["status"] == "RUNNING"
 
 
-def test_it_knows_the_people_who_created_things(arize: Caller) -> None:
+def test_creators_can_be_looked_up(arize: Caller) -> None:
     user = arize.get(f"/v2/users/{some_task(arize)['created_by_user_id']}").json
     assert user["status"] == "ACTIVE"
     assert user["name"]
@@ -172,7 +172,7 @@ def test_it_knows_the_people_who_created_things(arize: Caller) -> None:
 
 
 @pytest.mark.parametrize("status", ["pending", "running"])
-def test_a_cancel_ends_an_active_run_at_once_and_keeps_its_counts(arize: Caller, status: str) -> None:
+def test_cancel_ends_an_active_run_and_keeps_its_counts(arize: Caller, status: str) -> None:
     run_id = arize.add_runs(some_task(arize)["id"], status=status)[0]["id"]
     arize.advance(15)
     before = arize.run(run_id)
@@ -187,14 +187,14 @@ def test_a_cancel_ends_an_active_run_at_once_and_keeps_its_counts(arize: Caller,
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-def test_a_finished_run_cannot_be_cancelled(arize: Caller, status: str) -> None:
+def test_finished_run_cannot_be_cancelled(arize: Caller, status: str) -> None:
     run = arize.add_runs(some_task(arize)["id"], status=status)[0]
     answer = arize.cancel(run["id"])
     assert (answer.status, answer.json["detail"]) == (400, f"cannot cancel a run with status '{status}'")
     assert arize.run(run["id"]) == run
 
 
-def test_of_50_parallel_cancels_one_succeeds(arize: Caller) -> None:
+def test_one_of_50_parallel_cancels_succeeds(arize: Caller) -> None:
     run_id = arize.add_runs(some_task(arize)["id"])[0]["id"]
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: arize.cancel(run_id).status, range(50)))

@@ -1,4 +1,4 @@
-"""What the simulated Arize has beside Arize's own routes: the log of requests, reset, runs on demand, the clock."""
+"""The controls of the simulated Arize: request log, reset, runs on demand, clock."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def running_run(arize: Caller) -> str:
     return arize.add_runs(arize.tasks()[0]["id"])[0]["id"]
 
 
-def test_the_log_tells_what_came_in_but_no_key(arize: Caller) -> None:
+def test_request_log_contains_no_key(arize: Caller) -> None:
     arize.call("GET", "/v2/tasks", limit=2, name="ak-full-key-1", headers={"X-Note": "of ak-full-key-1", "X-Test": "1"})
     arize.call("GET", "/v2/spaces", headers={"Authorization": "ak-raw-and-unknown"})
     Caller(arize.url, "ak-unknown-key-9").get("/v2/tasks/ak-unknown-key-9")
@@ -45,7 +45,7 @@ def test_the_log_tells_what_came_in_but_no_key(arize: Caller) -> None:
     assert answer.json["total"] == 3
 
 
-def test_the_log_is_filtered_by_method_and_path(arize: Caller) -> None:
+def test_request_log_is_filtered_by_method_and_path(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.cancel(run_id)
     arize.run(run_id)
@@ -56,7 +56,7 @@ def test_the_log_is_filtered_by_method_and_path(arize: Caller) -> None:
     assert arize.get("/sandbox/requests", method="PUT").json == {"requests": [], "total": 3}
 
 
-def test_a_reset_brings_back_the_start(arize: Caller) -> None:
+def test_reset_restores_the_start(arize: Caller) -> None:
     def ids() -> list[Any]:
         return [(run["id"], run["status"]) for runs in arize.snapshot()["runs"].values() for run in runs]
 
@@ -71,7 +71,7 @@ def test_a_reset_brings_back_the_start(arize: Caller) -> None:
     assert ids() == start
 
 
-def test_a_run_can_be_set_and_then_stays_so(arize: Caller) -> None:
+def test_run_set_by_a_control_stays_as_set(arize: Caller) -> None:
     run_id = running_run(arize)
     for status in ("pending", "running", "failed", "completed", "cancelled"):
         answer = arize.call("PATCH", f"/sandbox/runs/{run_id}", body={"status": status, "failure_reason": "Quota"})

@@ -1,4 +1,4 @@
-"""Faults put in on purpose: what they answer, what they let be done, which requests they match and how often."""
+"""Injected faults: their answers, whether the work is done, which requests they match and how often."""
 
 import http.client
 import json
@@ -38,7 +38,7 @@ def running_run(arize: Caller) -> str:
     return arize.add_runs(arize.tasks()[0]["id"])[0]["id"]
 
 
-def test_a_status_fault_answers_instead_of_the_work_for_its_count(arize: Caller) -> None:
+def test_status_fault_replaces_the_work_count_times(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.fault(method="post", path="/cancel", status=429, headers={"Retry-After": 7}, title="Slow down", count=1)
     answer = arize.cancel(run_id)
@@ -57,7 +57,7 @@ def test_a_fault_can_answer_a_raw_body(arize: Caller) -> None:
 
 
 @pytest.mark.parametrize(("moment", "status"), [("before", "RUNNING"), ("after", "CANCELLED")])
-def test_a_cut_closes_the_connection_before_or_after_the_work(arize: Caller, moment: str, status: str) -> None:
+def test_cut_closes_the_connection_before_or_after_the_work(arize: Caller, moment: str, status: str) -> None:
     run_id = running_run(arize)
     arize.fault(path="/cancel", cut=moment)
     with pytest.raises(http.client.RemoteDisconnected):
@@ -73,19 +73,19 @@ def test_latency_waits_before_or_after_the_work(arize: Caller, moment: str, stat
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         cancelling = pool.submit(arize.cancel, run_id)
-        while not (under_way := received(arize, path="/cancel")):
+        while not (in_progress := received(arize, path="/cancel")):
             pass
         seen = arize.run(run_id)["status"]
         while moment == "after" and seen == "RUNNING" and not cancelling.done():
             seen = arize.run(run_id)["status"]
-        assert under_way[0]["in_flight"]
+        assert in_progress[0]["in_flight"]
         assert (seen, cancelling.done()) == (status, False)
         assert cancelling.result().json["status"] == "CANCELLED"
     assert time.monotonic() - began >= 1
     assert not received(arize, path="/cancel")[0]["in_flight"]
 
 
-def test_a_share_is_drawn_alike_in_every_world_of_the_seed(arize: Caller) -> None:
+def test_share_depends_only_on_the_seed(arize: Caller) -> None:
     arize.fault(path="/v2/spaces", status=503, share=0.3)
     drawn = statuses(arize, 60)
     assert 8 <= drawn.count(503) <= 28
@@ -95,7 +95,7 @@ def test_a_share_is_drawn_alike_in_every_world_of_the_seed(arize: Caller) -> Non
     assert statuses(arize, 60) == drawn
 
 
-def test_a_fault_meets_only_what_it_matches(arize: Caller) -> None:
+def test_fault_applies_only_to_matching_requests(arize: Caller) -> None:
     arize.fault(method="GET", path_regex=r"^/v2/tasks$", key="ak-support-key-2", status=503)
     support = Caller(arize.url, "ak-support-key-2")
     assert (support.get("/v2/tasks", limit=1).status, arize.get("/v2/tasks").status) == (503, 200)
@@ -105,7 +105,7 @@ def test_a_fault_meets_only_what_it_matches(arize: Caller) -> None:
     assert support.get("/sandbox/faults").status == 200
 
 
-def test_faults_are_listed_with_how_often_they_fired_and_removed(arize: Caller) -> None:
+def test_faults_are_listed_with_counts_and_removed(arize: Caller) -> None:
     faults = [{"path": "/v2/spaces", "status": 500, "count": 2}, {"status": 503, "key": "ak-full-key-1", "share": 1}]
     assert arize.post("/sandbox/faults", {"faults": faults}).json == {"added": [1, 2]}
     assert statuses(arize, 3) == [500, 500, 503]
@@ -166,7 +166,7 @@ def test_faults_are_listed_with_how_often_they_fired_and_removed(arize: Caller) 
         b"[" * 100_000,
     ],
 )
-def test_a_nonsensical_fault_is_refused_with_a_sentence(arize: Caller, nonsense: Any) -> None:
+def test_invalid_fault_is_rejected_with_an_explanation(arize: Caller, nonsense: Any) -> None:
     answer = arize.post("/sandbox/faults", nonsense)
     assert answer.status == 400
     assert re.fullmatch(r".+\.", answer.json["detail"])
@@ -174,7 +174,7 @@ def test_a_nonsensical_fault_is_refused_with_a_sentence(arize: Caller, nonsense:
 
 
 @pytest.mark.parametrize(("moment", "status"), [("before", "RUNNING"), ("after", "CANCELLED")])
-def test_a_gateway_answers_its_page_before_or_after_the_work(arize: Caller, moment: str, status: str) -> None:
+def test_html_answer_comes_before_or_after_the_work(arize: Caller, moment: str, status: str) -> None:
     run_id = running_run(arize)
     arize.fault(path="/cancel", answer="html", answer_at=moment, count=1)
     answer = arize.cancel(run_id)
@@ -184,7 +184,7 @@ def test_a_gateway_answers_its_page_before_or_after_the_work(arize: Caller, mome
 
 
 @pytest.mark.parametrize(("moment", "status"), [("before", "RUNNING"), ("after", "CANCELLED")])
-def test_json_breaks_off_before_or_after_the_work(arize: Caller, moment: str, status: str) -> None:
+def test_json_is_truncated_before_or_after_the_work(arize: Caller, moment: str, status: str) -> None:
     run_id = running_run(arize)
     arize.fault(path="/cancel", answer="malformed", answer_at=moment, count=1)
     answer = arize.cancel(run_id)
@@ -195,14 +195,14 @@ def test_json_breaks_off_before_or_after_the_work(arize: Caller, moment: str, st
     assert arize.run(run_id)["status"] == status
 
 
-def test_an_error_can_hide_that_the_work_was_done(arize: Caller) -> None:
+def test_error_can_hide_completed_work(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.fault(path="/cancel", status=503, answer_at="after")
     assert (arize.cancel(run_id).status, arize.run(run_id)["status"]) == (503, "CANCELLED")
 
 
 @pytest.mark.parametrize(("moment", "status"), [("before", "RUNNING"), ("after", "CANCELLED")])
-def test_a_hang_keeps_the_line_open_without_an_answer(moment: str, status: str) -> None:
+def test_hang_keeps_the_connection_open(moment: str, status: str) -> None:
     with running(Settings(keys=KEYS, tasks=1, speed=0)) as server, ThreadPoolExecutor(1) as pool:
         arize = Caller(server.url)
         run_id = running_run(arize)
@@ -213,36 +213,36 @@ def test_a_hang_keeps_the_line_open_without_an_answer(moment: str, status: str) 
         while moment == "after" and arize.run(run_id)["status"] == "RUNNING":
             pass
         assert (received[0]["in_flight"], waiting.done(), arize.run(run_id)["status"]) == (True, False, status)
-        server.stop()  # the only end that a hang has within minutes
+        server.stop()  # otherwise the hang lasts ten minutes
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             waiting.result(timeout=10)
 
 
-def test_a_rate_limit_refuses_what_comes_too_fast(arize: Caller) -> None:
+def test_rate_limit_refuses_fast_requests(arize: Caller) -> None:
     arize.fault(method="GET", path="/v2/spaces", per_second=0.01)
     first, second = arize.get("/v2/spaces"), arize.get("/v2/spaces")
     assert (first.status, second.status, second.headers["Retry-After"]) == (200, 429, "100")
     assert second.headers["Content-Type"] == "application/problem+json"
-    assert second.json["detail"] == "More than 0.01 requests a second."
+    assert second.json["detail"] == "More than 0.01 requests per second."
     assert arize.get("/v2/tasks").status == 200
     (listed,) = arize.get("/sandbox/faults").json["faults"]
     assert (listed["matched"], listed["fired"]) == (2, 1)
 
 
-def test_what_exceeds_a_rate_can_meet_another_fault_and_the_rest_goes_on_to_the_next(arize: Caller) -> None:
+def test_requests_above_a_rate_can_get_another_fault(arize: Caller) -> None:
     slow_down = {"path": "/v2/spaces", "per_second": 0.01, "status": 503, "count": 1}
     arize.post("/sandbox/faults", {"faults": [slow_down, {"path": "/v2/spaces", "status": 500, "count": 1}]})
     assert [arize.get("/v2/spaces").status for _ in range(3)] == [500, 503, 200]
 
 
-def test_a_steady_pace_at_the_limit_is_never_refused_and_no_second_holds_twice_as_many() -> None:
+def test_rate_limit_allows_a_steady_rate_and_bounds_bursts() -> None:
     steady = RateLimit(50)
     assert all(steady.allows(1_000 + turn / 50) for turn in range(500))
     burst = RateLimit(50)
     through = [burst.allows(1_000 + turn / 1_000) for turn in range(3_000)]
     assert all(through[:50])
     assert not through[60]
-    assert 195 <= sum(through) <= 200  # 50 at once and 50 a second
+    assert 195 <= sum(through) <= 200  # a burst of 50, then 50 per second
     assert RateLimit(0.5).allows(7)
 
 
@@ -258,7 +258,7 @@ def test_the_rate_is_counted_over_all_threads(arize: Caller) -> None:
         assert sorted(pool.map(ask, range(8))) == [200] + [429] * 7
 
 
-def test_a_cancel_can_take_its_time(arize: Caller) -> None:
+def test_cancel_can_be_slow(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.fault(cancel_takes_seconds=30, count=1)
     answer = arize.cancel(run_id)
@@ -273,7 +273,7 @@ def test_a_cancel_can_take_its_time(arize: Caller) -> None:
     assert arize.cancel(run_id).status == 400
 
 
-def test_a_run_that_ends_before_its_cancel_took_effect_has_its_own_end(arize: Caller) -> None:
+def test_run_may_finish_before_its_cancel_takes_effect(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.fault(cancel_takes_seconds=7_200, count=1)
     assert arize.cancel(run_id).status == 200
@@ -284,7 +284,7 @@ def test_a_run_that_ends_before_its_cancel_took_effect_has_its_own_end(arize: Ca
 
 
 @pytest.mark.parametrize(("effect", "answered"), [("ignored", "RUNNING"), ("only_claimed", "CANCELLED")])
-def test_a_cancel_can_do_nothing(arize: Caller, effect: str, answered: str) -> None:
+def test_cancel_can_have_no_effect(arize: Caller, effect: str, answered: str) -> None:
     run_id = running_run(arize)
     arize.fault(cancel=effect, count=1)
     answer = arize.cancel(run_id)
@@ -293,7 +293,7 @@ def test_a_cancel_can_do_nothing(arize: Caller, effect: str, answered: str) -> N
     assert arize.run(run_id)["status"] == "COMPLETED"
 
 
-def test_what_changes_a_cancel_meets_cancels_only(arize: Caller) -> None:
+def test_cancel_fault_matches_cancels_only(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.fault(cancel="ignored", count=1)
     arize.run(run_id)
@@ -313,7 +313,7 @@ def test_a_slow_cancel_can_lose_its_answer_too(arize: Caller) -> None:
     assert arize.run(run_id)["status"] == "CANCELLED"
 
 
-def test_a_run_that_is_set_forgets_a_cancel_under_way(arize: Caller) -> None:
+def test_setting_a_run_drops_its_pending_cancel(arize: Caller) -> None:
     run_id = running_run(arize)
     arize.fault(cancel_takes_seconds=5)
     arize.cancel(run_id)

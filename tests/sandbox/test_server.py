@@ -1,4 +1,4 @@
-"""The simulated Arize as a server and as a process: connections, signals, arguments."""
+"""The simulated Arize as a server and a process: connections, signals, arguments."""
 
 import http.client
 import os
@@ -30,7 +30,7 @@ def arize() -> Iterator[Caller]:
 
 
 def raw(arize: Caller, sent: bytes) -> bytes:
-    """Everything the server answers to these bytes until it closes."""
+    """The server's whole answer to these bytes, until it closes the connection."""
     address = urlsplit(arize.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(sent)
@@ -43,7 +43,7 @@ def raw(arize: Caller, sent: bytes) -> bytes:
 # Connections
 
 
-def test_20_answers_on_one_connection_come_without_delayed_acknowledgements(arize: Caller) -> None:
+def test_answers_on_one_connection_are_not_delayed(arize: Caller) -> None:
     connection = http.client.HTTPConnection(urlsplit(arize.url).netloc, timeout=10)
     arize.call_on(connection, "GET", "/v2/spaces")
     sock, began = connection.sock, time.monotonic()
@@ -54,7 +54,7 @@ def test_20_answers_on_one_connection_come_without_delayed_acknowledgements(ariz
     connection.close()
 
 
-def test_an_answer_leaves_in_one_piece(arize: Caller) -> None:
+def test_answer_is_sent_in_one_piece(arize: Caller) -> None:
     address = urlsplit(arize.url)
     request = b"GET /v2/spaces HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ak-full-key-1\r\n\r\n"
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
@@ -84,7 +84,7 @@ def test_200_parallel_connections_are_answered(arize: Caller) -> None:
         (b"HEAD /v2/tasks HTTP/1.1\r\nConnection: close\r\n\r\n", b"401"),
     ],
 )
-def test_nonsense_gets_one_answer_and_prints_nothing(
+def test_invalid_http_gets_one_answer(
     arize: Caller, capfd: pytest.CaptureFixture[str], sent: bytes, status: bytes
 ) -> None:
     answer = raw(arize, sent)
@@ -93,19 +93,19 @@ def test_nonsense_gets_one_answer_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_client_that_vanishes_prints_nothing(arize: Caller, capfd: pytest.CaptureFixture[str]) -> None:
+def test_client_that_disconnects_prints_nothing(arize: Caller, capfd: pytest.CaptureFixture[str]) -> None:
     address = urlsplit(arize.url)
     arize.post("/sandbox/faults", {"path": "/v2/tasks", "latency_ms": 100})
     for sent in (b"GET /v2/tasks HTTP/1.1\r\n\r\n", b"POST /v2/tasks HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", b"GE"):
         with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-            # Linger 0: the close is a reset, the rudest way to go.
+            # Linger 0 closes the connection with a reset.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
             connection.sendall(sent)
     assert arize.get("/v2/tasks").status == 200
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_stopped_server_lets_go_of_connections_and_waiting_faults() -> None:
+def test_stopped_server_closes_connections_and_waiting_faults() -> None:
     server = start(SETTINGS)
     arize = Caller(server.url)
     arize.post("/sandbox/faults", {"path": "/v2/tasks", "latency_ms": 60_000})
@@ -135,7 +135,7 @@ def launch(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_when_it_is_ready_and_ends_well_on_a_signal(number: signal.Signals) -> None:
+def test_process_reports_ready_and_exits_on_a_signal(number: signal.Signals) -> None:
     process = launch("--port", "0", "--tasks", "8", SANDBOX_KEYS="ak-a; ak-b=support-bot,search-ranking")
     try:
         assert process.stdout is not None
@@ -151,7 +151,7 @@ def test_it_says_when_it_is_ready_and_ends_well_on_a_signal(number: signal.Signa
     assert time.monotonic() - began < 3
 
 
-def test_it_says_in_a_sentence_that_the_port_is_taken(arize: Caller) -> None:
+def test_taken_port_is_explained(arize: Caller) -> None:
     port = str(urlsplit(arize.url).port)
     process = launch("--port", port, "--key", "ak-secret")
     assert process.communicate(timeout=20) == ("", f"Port {port} on 127.0.0.1 is taken; choose another with --port.\n")
@@ -162,7 +162,7 @@ def test_it_says_in_a_sentence_that_the_port_is_taken(arize: Caller) -> None:
     "arguments",
     [[], ["--key", "ak-secret=no-such-space"], ["--key", "ak-secret="], ["--key", "ak-secret", "--key", "ak-secret"]],
 )
-def test_it_refuses_unreadable_keys_without_telling_them(arguments: list[str]) -> None:
+def test_unreadable_keys_are_rejected_and_not_printed(arguments: list[str]) -> None:
     process = launch("--port", "0", *arguments)
     out, error = process.communicate(timeout=20)
     assert (out, process.returncode, error.count("\n")) == ("", 1, 1)
@@ -171,7 +171,7 @@ def test_it_refuses_unreadable_keys_without_telling_them(arguments: list[str]) -
 
 
 @pytest.mark.parametrize("arguments", [["--speed", "nan"], ["--tasks", "0"], ["--port", "70000"], ["--wire", "loud"]])
-def test_it_refuses_arguments_out_of_range(arguments: list[str]) -> None:
+def test_arguments_out_of_range_are_rejected(arguments: list[str]) -> None:
     process = launch("--port", "0", "--key", "ak-a", *arguments)
     assert arguments[0] in process.communicate(timeout=20)[1]
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""Starting runs in the simulated Arize: what each kind of task takes, and how it refuses the rest."""
+"""Triggering runs in the simulated Arize: what each kind of task accepts and rejects."""
 
 import base64
 from collections import Counter
@@ -46,7 +46,7 @@ def trigger(arize: Caller, task: Any, body: Any = None) -> Answered:
     return arize.post(f"/v2/tasks/{quote(task['id'], safe='')}/trigger", body)
 
 
-def test_an_evaluation_starts_pending_and_then_lives_like_others(arize: Caller) -> None:
+def test_triggered_evaluation_runs_like_any_other(arize: Caller) -> None:
     task = task_of(arize, "project")
     answer = trigger(arize, task, {**WINDOW, "max_spans": 500, "override_evaluations": True})
     run = answer.json
@@ -63,12 +63,12 @@ def test_an_evaluation_starts_pending_and_then_lives_like_others(arize: Caller) 
     assert arize.run(run["id"])["status"] == "COMPLETED"
 
 
-def test_a_started_run_can_be_cancelled(arize: Caller) -> None:
+def test_triggered_run_can_be_cancelled(arize: Caller) -> None:
     run = trigger(arize, task_of(arize, "project"), WINDOW).json
     assert arize.cancel(run["id"]).json["status"] == "CANCELLED"
 
 
-def test_without_a_window_it_is_from_the_last_run_until_now(arize: Caller) -> None:
+def test_missing_window_starts_at_the_last_run(arize: Caller) -> None:
     task = task_of(arize, "project")
     for body in (None, {}):
         last = task_of(arize, "project")["last_run_at"]
@@ -77,13 +77,13 @@ def test_without_a_window_it_is_from_the_last_run_until_now(arize: Caller) -> No
         assert (run["data_start_time"], run["data_end_time"]) == (last, run["created_at"])
 
 
-def test_a_dataset_takes_experiments_and_no_window(arize: Caller) -> None:
+def test_dataset_task_takes_experiments_but_no_window(arize: Caller) -> None:
     task = task_of(arize, "dataset")
     run = trigger(arize, task, {"experiment_ids": [EXAMPLE], "max_spans": 1}).json
     assert (run["status"], run["data_start_time"], run["data_end_time"]) == ("PENDING", None, None)
 
 
-def test_an_experiment_has_a_name_that_its_dataset_does_not_know(arize: Caller) -> None:
+def test_experiment_name_is_unique_in_its_dataset(arize: Caller) -> None:
     task, evaluation = task_of(arize, "experiment"), task_of(arize, "dataset")
     whole = {
         "experiment_name": "Prompt 12",
@@ -102,7 +102,7 @@ def test_an_experiment_has_a_name_that_its_dataset_does_not_know(arize: Caller) 
     assert arize.run(run["id"])["experiment_id"]
 
 
-def test_of_20_parallel_experiments_of_one_name_one_starts(arize: Caller) -> None:
+def test_one_of_20_parallel_experiments_with_one_name_starts(arize: Caller) -> None:
     task = task_of(arize, "experiment")
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: trigger(arize, task, {"experiment_name": "One"}).status, range(20)))
@@ -145,7 +145,7 @@ REFUSED: list[tuple[str, Any, int]] = [
 
 
 @pytest.mark.parametrize(("kind", "body", "status"), REFUSED)
-def test_what_cannot_be_is_refused_and_starts_nothing(arize: Caller, kind: str, body: Any, status: int) -> None:
+def test_invalid_trigger_is_rejected(arize: Caller, kind: str, body: Any, status: int) -> None:
     task = task_of(arize, kind)
     before = arize.snapshot()
     answer = trigger(arize, task, body)
@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_and_starts_nothing(arize: Caller, kind: str, 
     assert arize.snapshot() == before
 
 
-def test_a_key_starts_runs_of_its_spaces_only(arize: Caller) -> None:
+def test_key_triggers_runs_in_its_spaces_only(arize: Caller) -> None:
     support = Caller(arize.url, "ak-support-key-2")
     mine = {task["id"] for task in support.tasks()}
     for task in arize.tasks():
@@ -184,7 +184,7 @@ def test_our_client_starts_runs_on_every_wire(wire: Wire) -> None:
                 assert client.list_runs(task["id"], limit=1).items[0].id == run.id
 
 
-def test_faults_meet_it_too(arize: Caller) -> None:
+def test_faults_apply_to_triggers(arize: Caller) -> None:
     task = task_of(arize, "project")
     before = len(arize.runs(task["id"]))
     limited = {"path": "/trigger", "status": 429, "headers": {"Retry-After": "7"}, "count": 1}

@@ -1,4 +1,4 @@
-"""The simulated world: a function of seed and time, with enough in it, whose runs live and end by themselves."""
+"""The simulated world: it depends on seed and time, has varied content, and its runs progress by themselves."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def arize() -> Iterator[Caller]:
         yield Caller(server.url)
 
 
-def test_the_same_seed_and_time_give_the_same_world_however_often_one_asks() -> None:
+def test_reading_does_not_change_the_world() -> None:
     with running(settings()) as one, running(settings()) as other, running(settings(seed=2)) as third:
         often, once, different = Caller(one.url), Caller(other.url), Caller(third.url)
         for _ in range(10):
@@ -30,7 +30,7 @@ def test_the_same_seed_and_time_give_the_same_world_however_often_one_asks() -> 
         assert different.snapshot() != once.snapshot()
 
 
-def test_a_board_has_content_at_the_start_and_every_kind_of_end(arize: Caller) -> None:
+def test_world_starts_with_runs_of_every_status(arize: Caller) -> None:
     with running(settings(tasks=40)) as server:
         runs = [run for runs in Caller(server.url).snapshot()["runs"].values() for run in runs]
     kinds = Counter(run["status"] for run in runs)
@@ -42,7 +42,7 @@ def test_a_board_has_content_at_the_start_and_every_kind_of_end(arize: Caller) -
     assert 120 < len(runs) < 400
 
 
-def test_runs_start_count_up_finish_and_follow_each_other(arize: Caller) -> None:
+def test_runs_progress_and_finish(arize: Caller) -> None:
     before = arize.snapshot()["runs"]
     active = next(
         run for runs in before.values() for run in runs if run["status"] == "RUNNING" and run["num_successes"]
@@ -56,7 +56,7 @@ def test_runs_start_count_up_finish_and_follow_each_other(arize: Caller) -> None
     assert all(task["last_run_at"] == after[task["id"]][0]["created_at"] for task in arize.tasks())
 
 
-def test_between_10_and_20_percent_of_the_tasks_are_active_over_a_day() -> None:
+def test_10_to_20_percent_of_tasks_are_active_over_a_day() -> None:
     with running(settings(tasks=40)) as server:
         arize, shares = Caller(server.url), []
         for _ in range(12):
@@ -66,14 +66,14 @@ def test_between_10_and_20_percent_of_the_tasks_are_active_over_a_day() -> None:
     assert 0.1 <= sum(shares) / len(shares) <= 0.2
 
 
-def test_a_fast_world_moves_by_itself_and_shows_no_time_in_the_future() -> None:
+def test_fast_world_shows_no_time_in_the_future() -> None:
     with running(settings(speed=1000, epoch=None)) as server:
         arize = Caller(server.url)
         task = next(task["id"] for task in arize.tasks() if arize.runs(task["id"], status="RUNNING"))
         deadline = datetime.now(UTC) + timedelta(seconds=10)
         while arize.runs(task, status="RUNNING") and datetime.now(UTC) < deadline:
             pass
-        # A next one may have begun already.
+        # The next run may have started already.
         ended = [run["run_finished_at"] for run in arize.runs(task) if run["run_finished_at"]]
         assert ended
         assert max(map(datetime.fromisoformat, ended)) <= datetime.now(UTC)

@@ -1,9 +1,9 @@
-"""A small OpenID Connect provider, a process of its own: `python -m tests.sso.identity_provider PORT`.
+"""A small OpenID Connect provider in its own process: `python -m tests.sso.identity_provider PORT`.
 
-It signs everybody in at once, as the person that was told to `/control`, and twists its answers as it was told there:
-members of the ID token (`claims`; null leaves one out), of the user info (`userinfo`), the key that signs (`signed_by`:
-own, other, none, secret), the discovery document (`discovery`), its statuses (`statuses`: path -> status), and the
-paths whose answer never ends (`drips`).
+It signs everyone in immediately. A POST to `/control` sets what it changes in its answers: members of the ID token
+(`claims`; null removes one) and of the user info (`userinfo`), the signing key (`signed_by`: own, other, none, secret),
+the discovery document (`discovery`), statuses (`statuses`: path -> status), and paths whose answer never ends
+(`drips`).
 """
 
 import base64
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 CLIENT_ID, CLIENT_SECRET = "taskruns", "s3cret-of-the-client-0123456789-abcdef"
 OWN, OTHER = (rsa.generate_private_key(public_exponent=65_537, key_size=2_048) for _ in range(2))
-told: dict[str, Any] = {}
+control: dict[str, Any] = {}
 asked: list[dict[str, str]] = []
 codes: dict[str, dict[str, str]] = {}
 tokens: set[str] = set()
@@ -40,12 +40,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: Any, status: int = 200, **headers: str) -> None:
         raw = json.dumps(body).encode()
-        self.send_response(told.get("statuses", {}).get(urlsplit(self.path).path, status))
+        self.send_response(control.get("statuses", {}).get(urlsplit(self.path).path, status))
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        while urlsplit(self.path).path in told.get("drips", ()):
-            self.wfile.write(b" ")  # before the JSON: blanks that its reader waits through
+        while urlsplit(self.path).path in control.get("drips", ()):
+            self.wfile.write(b" ")  # blanks before the JSON, which keep the reader waiting
             threading.Event().wait(0.05)
         self.wfile.write(raw)
 
@@ -64,8 +64,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         if self.path == "/control":
-            told.clear()
-            told.update(json.loads(body))
+            control.clear()
+            control.update(json.loads(body))
             asked.clear()
             self.answer({})
         elif self.path == "/token":
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             "jwks_uri": f"{self.issuer}/jwks",
             "token_endpoint_auth_methods_supported": ["client_secret_post"],
         }
-        self.answer(document | told.get("discovery", {}), Location=f"{self.issuer}/jwks")
+        self.answer(document | control.get("discovery", {}), Location=f"{self.issuer}/jwks")
 
     def jwks(self) -> None:
         key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OWN.public_key()))
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         asked.append(query)
         code = secrets.token_urlsafe(12)
         codes[code] = query
-        back = {"code": code, "state": query["state"]} | told.get("back", {})
+        back = {"code": code, "state": query["state"]} | control.get("back", {})
         self.answer({}, 302, Location=f"{query['redirect_uri']}?{urlencode(back)}")
 
     def token(self, form: dict[str, str]) -> None:
@@ -119,8 +119,8 @@ class Handler(BaseHTTPRequestHandler):
             "nonce": query.get("nonce", ""),
             "auth_time": now,
         }
-        kept = {name: value for name, value in (claims | told.get("claims", {})).items() if value is not None}
-        signed_by = told.get("signed_by", "own")
+        kept = {name: value for name, value in (claims | control.get("claims", {})).items() if value is not None}
+        signed_by = control.get("signed_by", "own")
         if signed_by == "none":
             return jwt.encode(kept, None, algorithm="none")
         if signed_by == "secret":
@@ -131,8 +131,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization", "").removeprefix("Bearer ") not in tokens:
             self.answer({}, 401)
             return
-        person = {"sub": told.get("claims", {}).get("sub", "subject-1"), "email": "nina@example.com"}
-        self.answer(person | {"email_verified": True, "name": "Nina"} | told.get("userinfo", {}))
+        person = {"sub": control.get("claims", {}).get("sub", "subject-1"), "email": "nina@example.com"}
+        self.answer(person | {"email_verified": True, "name": "Nina"} | control.get("userinfo", {}))
 
 
 if __name__ == "__main__":

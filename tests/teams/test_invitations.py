@@ -222,7 +222,7 @@ def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, c
 
 def test_somebody_else_cannot_accept(team, link, otto, client_of):
     client = client_of(otto)
-    assert "Sign out first" in client.get(link).context["problem"]
+    assert "Sign out, then open the link again." in client.get(link).context["problem"]
     assert client.post(link, ANSWER).status_code == 422
     found = invitations.open_invitation(token_of(link))
     with pytest.raises(InvitationGone):

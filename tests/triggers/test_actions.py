@@ -84,16 +84,16 @@ def test_a_run_that_arize_says_ended_long_ago_is_kept_too(
 
 
 REFUSALS: list[tuple[dict[str, Any], int, str]] = [
-    (problem(400), 409, "Arize refused the request as invalid (400)."),
-    (problem(401), 409, "Arize does not accept this API key (401)"),
-    (problem(403), 409, "may not do it (403)"),
+    (problem(400), 409, "Arize rejected the request as invalid (400)."),
+    (problem(401), 409, "Arize rejected this API key (401)"),
+    (problem(403), 409, "Arize refused this request (403)."),
     (problem(404), 409, "Arize does not know this task any more, or this API key may not see it (404)."),
     (problem(409), 409, "most likely an experiment of this name"),
-    (problem(422), 409, "cannot carry it out (422)"),
+    (problem(422), 409, "Arize cannot carry out this request (422)"),
     (problem(429, **{"Retry-After": "42"}), 429, "Try again in 42 seconds."),
     (problem(429), 429, "Wait a little, then try again."),
-    (problem(302, Location="https://evil.example/"), 409, "should not give (302)"),
-    (problem(418), 409, "should not give (418)"),
+    (problem(302, Location="https://evil.example/"), 409, "unexpected answer (302)"),
+    (problem(418), 409, "unexpected answer (418)"),
 ]
 
 
@@ -234,9 +234,9 @@ def _odd_id(task: Task, settings: Any) -> None:
     [
         (_no_key, "No key of this team reads this task"),
         (_revoke, "No key of this team reads this task"),
-        (_damage, "cannot be opened"),
-        (_forbid, "not one of Arize"),
-        (_odd_id, "so nothing was sent"),
+        (_damage, "cannot be decrypted"),
+        (_forbid, "This address is not allowed."),
+        (_odd_id, "Nothing was sent."),
     ],
 )
 def test_it_says_why_nothing_could_be_sent(
@@ -285,7 +285,7 @@ def test_an_answer_that_cannot_be_written_is_told_and_closed_by_the_sweep(
     operation = str(uuid.uuid4())
     page = send(client, task, operation=operation)
     assert page.status_code == 503
-    assert "The start was sent to Arize, but its answer could not be written down." in page.content.decode()
+    assert "The start was sent to Arize, but its answer could not be recorded." in page.content.decode()
     assert not Run.objects.exists()
     accept_inserts("taskruns_auditevent")
     again = send(client, task, operation=operation)

@@ -1,4 +1,4 @@
-// Asks the device for a passkey, puts its answer into the form around the button, and sends it.
+// Asks the device for a passkey, writes its answer into the button's form and submits it.
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (buffer) =>
   btoa(String.fromCharCode(...new Uint8Array(buffer))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
@@ -52,7 +52,7 @@ function say(button, text) {
   button.form.querySelector("[data-passkey-says]").textContent = text;
 }
 
-async function press(button) {
+async function usePasskey(button) {
   const { form } = button;
   say(button, "");
   try {
@@ -62,14 +62,14 @@ async function press(button) {
     form.elements.credential.value = JSON.stringify(given);
     form.submit();
   } catch {
-    say(button, "The passkey did not answer, or this is not the right one. Try again.");
+    say(button, "The passkey did not answer, or it is the wrong one. Try again.");
   }
 }
 
 for (const button of document.querySelectorAll("[data-passkey]")) {
-  if (window.PublicKeyCredential) button.addEventListener("click", () => press(button));
+  if (window.PublicKeyCredential) button.addEventListener("click", () => usePasskey(button));
   else {
     button.disabled = true;
-    say(button, "Passkeys need https, or the address http://localhost.");
+    say(button, "Passkeys do not work at this address. Open the panel over https or at http://localhost.");
   }
 }

@@ -1,4 +1,4 @@
-"""All people of the panel: site admins look after them, auditors read."""
+"""The pages about all people: site admins manage them, auditors read them."""
 
 import uuid
 from datetime import datetime
@@ -22,13 +22,15 @@ from taskruns.services.people import accounts, sessions
 from taskruns.views.errors import error_page
 from taskruns.views.user_errors import shown_as_message
 
+INVALID_SEARCH = "This search cannot be used. Enter a part of a name or email, at most 254 characters."
+
 
 @requires(Action.PEOPLE_VIEW)
 @require_safe
 def listing(request: PanelRequest) -> HttpResponse:
     form = PeopleFilterForm(request.GET)
     if not form.is_valid():
-        return error_page(request, 400, "That search cannot be used", "A name or address has at most 254 characters.")
+        return error_page(request, 400, "Invalid search", INVALID_SEARCH)
     text, after = form.cleaned_data["q"], form.cleaned_data["after"]
     found = people.search(text, after=after)
     further = urlencode({"q": text, "after": found.next_after}) if found.next_after else ""
@@ -54,7 +56,7 @@ def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     role: SiteRole = form.cleaned_data["role"]
     with shown_as_message(request):
         if accounts.grant_site_role(found, role=role, by=actor_of(request)):
-            messages.success(request, f"{found.email} has now the site role: {role.label}.")
+            messages.success(request, f"Site role of {found.email} changed to {role.label}.")
         return redirect("person", person_id=found.pk)
     return _page(request, found, status=422)
 
@@ -65,7 +67,7 @@ def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
     with shown_as_message(request):
         if accounts.disable_person(found, by=actor_of(request)):
-            messages.success(request, f"{found.email} is disabled and signed out everywhere.")
+            messages.success(request, f"Account {found.email} disabled and signed out everywhere.")
         return redirect("person", person_id=found.pk)
     return _page(request, found, status=422)
 
@@ -75,7 +77,7 @@ def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
 def enable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
     if accounts.enable_person(found, by=actor_of(request)):
-        messages.success(request, f"{found.email} can sign in again.")
+        messages.success(request, f"Account {found.email} enabled.")
     return redirect("person", person_id=found.pk)
 
 

@@ -1,5 +1,5 @@
-"""allauth's checks of a second factor, as this house wants them: secrets bound to their person, no code good twice,
-and each wrong one in the log.
+"""allauth's checks of a second factor, made stricter: secrets are bound to their person, a code works once, and each
+failure is recorded.
 """
 
 import json
@@ -30,15 +30,15 @@ from taskruns.models import User
 from taskruns.services import audit
 from taskruns.services.people import factors
 
-# A code is good for its own step of 30 s and the ones beside it.
+# A code is valid for its own 30 s step and the adjacent ones.
 CODE_LIVES_FOR = 30 * (2 * settings.MFA_TOTP_TOLERANCE + 1)
 UNREADABLE = (
-    "Your second factor cannot be read with the ENCRYPTION_KEYS of this deployment. Ask whoever runs the panel to put "
-    "the missing ring key back, or to reset your sign-in."
+    "Your second factor cannot be decrypted with this deployment's ENCRYPTION_KEYS. It cannot be checked. Ask your "
+    "administrator to restore the missing encryption key or to reset your sign-in."
 )
-NAME_HELP = "How you tell it from others, like “Laptop” or “Blue key”."
-ALONE_HELP = "Without e-mail and password: the device itself then asks for a PIN, a finger or a face."
-COPIED = "This passkey has counted its uses wrongly: there may be a copy of it. Sign in another way and remove it."
+NAME_HELP = "A name to recognise it by, for example “Laptop” or “Blue key”."
+ALONE_HELP = "No email or password needed: the device asks for a PIN, a fingerprint or your face instead."
+COPIED = "This passkey reported a wrong use count. Someone may have a copy of it. Sign in another way and remove it."
 THROTTLED = "too_many_login_attempts"
 
 
@@ -50,18 +50,18 @@ class MfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         return factors.decrypt(encrypted_text)
 
     def get_public_key_credential_rp_entity(self) -> dict[str, str]:
-        """A passkey belongs to SITE_URL's host, whatever a request calls it."""
+        """A passkey belongs to the host of SITE_URL, whatever host a request names."""
         return {"id": settings.SITE.host, "name": "Taskruns"}
 
 
 def use_up(person: User, code: str) -> bool:
-    """False if this person has used this code before: somebody may have looked over their shoulder."""
-    digits = normalize_user_code(code)  # as the check reads it: without blanks and dashes
+    """False if this person has already used this code: someone may have looked over their shoulder."""
+    digits = normalize_user_code(code)  # as allauth's check does: without blanks and dashes
     return bool(cache.add(f"taskruns.totp.used:{person.pk}:{digits}", True, timeout=CODE_LIVES_FOR))
 
 
 class _CheckedCode:
-    """Around allauth's check of a code: its secret is bound to the person, and a wrong or used code is recorded."""
+    """Wraps allauth's check of a code: binds the secret to the person, and records a wrong or used code."""
 
     user: User
     authenticator: Authenticator
@@ -78,26 +78,26 @@ class _CheckedCode:
             raise
         if self.authenticator.type == Authenticator.Type.TOTP and not use_up(self.user, code):
             _record_refused(context.request, self.user, "failed", why="code used before")
-            raise ValidationError("This code was used before. Wait for the next one.", code="used")
+            raise ValidationError("This code was already used. Wait for the next one.", code="used")
         return code
 
 
 class CodeForm(_CheckedCode, AuthenticateForm):  # type: ignore[misc]
-    """When signing in."""
+    """Code at sign-in."""
 
 
 class ConfirmCodeForm(_CheckedCode, ReauthenticateForm):  # type: ignore[misc]
-    """When confirming who it is."""
+    """Code to confirm one's identity."""
 
 
 class _ReadPasskey:
-    """Around allauth's reading of what a browser says a passkey answered: nonsense is a wrong answer, not an error."""
+    """Wraps allauth's reading of a passkey's answer: malformed data is a wrong answer, not a server error."""
 
     def _read(self, method: str) -> Any:
         try:
             return getattr(super(), method)()
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ValidationError("The passkey's answer cannot be used. Please try again.", code="nonsense") from error
+            raise ValidationError("The passkey's answer could not be read. Try again.", code="nonsense") from error
 
 
 class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
@@ -105,7 +105,7 @@ class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.fields["name"] = CharField(max_length=factors.LONGEST_NAME, required=False, help_text=NAME_HELP)
         self.initial["name"] = ""
-        self.fields["passwordless"].label = "Sign in with it alone"
+        self.fields["passwordless"].label = "Sign in with this passkey alone"
         self.fields["passwordless"].help_text = ALONE_HELP
 
     def clean(self) -> Any:
@@ -113,7 +113,7 @@ class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
 
 
 class _CountedPasskey(_ReadPasskey):
-    """A copy of a passkey answers as well as the passkey does; the count in its answers tells them apart."""
+    """Checks the use count: a copy of a passkey answers correctly too, but its count is too low."""
 
     cleaned_data: dict[str, Any]
 
@@ -126,15 +126,15 @@ class _CountedPasskey(_ReadPasskey):
 
 
 class PasskeyStepForm(_CountedPasskey, AuthenticateWebAuthnForm):  # type: ignore[misc]
-    """When signing in, after a password."""
+    """Passkey at sign-in, after the password."""
 
 
 class PasskeyLoginForm(_CountedPasskey, LoginWebAuthnForm):  # type: ignore[misc]
-    """When signing in, without one."""
+    """Passkey at sign-in, without a password."""
 
 
 class ConfirmPasskeyForm(_CountedPasskey, ReauthenticateWebAuthnForm):  # type: ignore[misc]
-    """When confirming who it is."""
+    """Passkey to confirm one's identity."""
 
 
 def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: str = "second factor") -> None:
@@ -170,7 +170,7 @@ class _ConfirmByPasskey(ReauthenticateWebAuthnView):  # type: ignore[misc]
 
 
 def _with_options(context: dict[str, Any]) -> dict[str, Any]:
-    """What the browser asks the key, as text for a data attribute: the policy allows no inline script."""
+    """Add the WebAuthn options as text for a data attribute: the CSP allows no inline script."""
     return context | {"options": json.dumps(context["js_data"]["request_options"])}
 
 
@@ -183,7 +183,7 @@ def _why(form: Form) -> str:
 
 
 def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None:
-    """Allauth signals each step that was shown. Signing in itself is recorded once all of them are."""
+    """Record a confirmation. allauth signals each completed step; a sign-in is recorded after all its steps."""
     if how.get("reauthenticated"):
         audit.record_sign_in(user, again=True, by=actor_of(request))
 

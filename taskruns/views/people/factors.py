@@ -25,7 +25,7 @@ from taskruns.views.user_errors import shown_as_message
 
 from .factor_checks import MfaAdapter, PasskeyForm, use_up
 
-_AFTER = "after_factor"  # where the session goes on
+_AFTER = "after_factor"  # session key: the page to open afterwards
 
 
 @first_factor_enough
@@ -40,16 +40,16 @@ def listing(request: PanelRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("codes")
 def totp(request: PanelRequest) -> HttpResponse:
-    """A GET shows a new secret, a POST with a code of it makes it a factor."""
+    """GET shows a new secret; POST with a code from it adds the app."""
     if factors.of(request.user).filter(type=Authenticator.Type.TOTP).exists():
-        messages.info(request, "You have an authenticator app here. Remove it before you add another one.")
+        messages.info(request, "You already have an authenticator app. Remove it before you add another one.")
         return redirect("factors")
     form = ActivateTOTPForm(posted(request), user=request.user)
     if form.is_valid():
         use_up(request.user, form.cleaned_data["code"])
         codes = factors.add_totp(request.user, secret=form.secret, by=actor_of(request))
         clear_totp_secret(request)
-        return _added(request, "The authenticator app is added.", Authenticator.Type.TOTP, codes)
+        return _added(request, "Authenticator app added.", Authenticator.Type.TOTP, codes)
     url = MfaAdapter().build_totp_url(request.user, form.secret)
     context = {"form": form, "qr": qr_code(url), "secret": parse_qs(urlsplit(url).query)["secret"][0]}
     return _form_page(request, "factor_totp", context)
@@ -59,14 +59,14 @@ def totp(request: PanelRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("codes")
 def passkey(request: PanelRequest) -> HttpResponse:
-    """A GET begins, the browser asks the key, a POST brings its answer."""
+    """GET sends the options to the browser; POST brings the passkey's answer."""
     form = PasskeyForm(posted(request), user=request.user)
     if form.is_valid():
         wanted = form.cleaned_data
         codes = factors.add_passkey(
             request.user, name=wanted["name"], credential=wanted["credential"], by=actor_of(request)
         )
-        return _added(request, "The passkey is added.", Authenticator.Type.WEBAUTHN, codes)
+        return _added(request, "Passkey added.", Authenticator.Type.WEBAUTHN, codes)
     options = json.dumps(begin_registration(request.user, passwordless=False))
     return _form_page(request, "factor_passkey", {"form": form, "options": options})
 
@@ -74,7 +74,7 @@ def passkey(request: PanelRequest) -> HttpResponse:
 @requires_recent_auth
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
-    """A GET asks, a POST removes."""
+    """GET asks for confirmation; POST removes."""
     factor: Authenticator = mine(request, Authenticator.objects.filter(type__in=factors.SECOND), factor_id)
     row = factor_row(factor, factors.WORDS[factor.type])
     if request.method == "POST":
@@ -89,7 +89,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
             )
             if not factors.has_second(request.user):
                 recent_auth.forget_factors(request)
-            messages.success(request, f"The {row.word} is removed.")
+            messages.success(request, f"{row.word.capitalize()} removed.")
             return redirect("factors")
     return _form_page(request, "factor_remove", {"row": row})
 
@@ -98,9 +98,9 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("codes")
 def recovery_codes(request: PanelRequest) -> HttpResponse:
-    """A GET asks, a POST makes new ones and shows them this once."""
+    """GET asks for confirmation; POST creates new codes and shows them once."""
     if not factors.has_second(request.user):
-        messages.info(request, "Recovery codes stand in for a second factor: add one first.")
+        messages.info(request, "Recovery codes replace a lost second factor. Add a second factor first.")
         return redirect("factors")
     if request.method == "POST":
         codes = factors.renew_recovery_codes(request.user, by=actor_of(request))
@@ -127,7 +127,7 @@ def _page(request: PanelRequest) -> FactorsPage:
 
 
 def _added(request: PanelRequest, text: str, kind: str, codes: list[str]) -> HttpResponse:
-    """Whoever adds a factor has just shown it."""
+    """Adding a factor also counts as using it."""
     recent_auth.note_factor(request, request.user, kind)
     messages.success(request, text)
     target = _take_next(request)
@@ -145,7 +145,7 @@ def _form_page(request: HttpRequest, page: str, context: dict[str, Any]) -> Http
 
 
 def _keep_next(request: PanelRequest) -> None:
-    """Where somebody was going when their role asked for a second factor: they are led on when they have it."""
+    """Remember the page that required a second factor, to return to it once the factor is added."""
     target = request.GET.get("next", "")
     if url_has_allowed_host_and_scheme(target, allowed_hosts=None) and target.startswith("/"):
         request.session[_AFTER] = target

@@ -1,6 +1,6 @@
-"""A forgotten password, where the panel can send mail: a link by e-mail lets its reader choose a new one.
+"""Password reset by email, only where the panel can send mail.
 
-It ends every session of the person, signs nobody in, and leaves second factors as they are.
+A reset ends every session of the person, signs nobody in and keeps second factors.
 """
 
 from collections.abc import Callable

@@ -24,7 +24,7 @@ def profile(request: PanelRequest) -> HttpResponse:
     form = ProfileForm(posted(request), initial=_profile_of(request.user))
     if form.is_valid():
         if accounts.change_profile(request.user, **form.cleaned_data, by=actor_of(request)):
-            messages.success(request, "Your profile is saved.")
+            messages.success(request, "Profile saved.")
         return redirect("profile")
     context = {"form": form, "sign_on": _sign_on(request.user), "has_password": request.user.has_usable_password()}
     status = 422 if request.method == "POST" else 200
@@ -36,7 +36,7 @@ def _profile_of(person: User) -> dict[str, Any]:
 
 
 def _sign_on(person: User) -> dict[str, Any] | None:
-    """None where there is no single sign-on."""
+    """None if single sign-on is not configured."""
     if settings.OIDC is None:
         return None
     return {"provider": settings.OIDC.name, "is_connected": sso_accounts.account_of(person, settings.OIDC) is not None}
@@ -46,7 +46,7 @@ def _sign_on(person: User) -> dict[str, Any] | None:
 @sensitive_post_parameters("oldpassword", "password1", "password2")
 def change_password(request: PanelRequest) -> HttpResponseBase:
     if not request.user.has_usable_password():
-        messages.info(request, "You sign in by single sign-on: there is no password here to change.")
+        messages.info(request, "You sign in with single sign-on, so you have no password to change here.")
         return redirect("profile")
     answer: HttpResponseBase = _change(request)
     return answer

@@ -1,7 +1,7 @@
-"""Proving again who one is, for acts that a stolen session must not be enough for.
+"""Confirming one's identity again, for actions that must not work with a stolen session.
 
-The proof itself is a page of its own for each way: the password here, codes and passkeys in `factor_checks.py`, single
-sign-on in `views/sso/`.
+Each method has its own page: the password here, codes and passkeys in `factor_checks.py`, single sign-on in
+`views/sso/`.
 """
 
 from urllib.parse import urlencode
@@ -16,21 +16,21 @@ from django.views.decorators.http import require_safe
 from taskruns.access.gate import PanelRequest, first_factor_enough
 from taskruns.views.errors import error_page
 
-NO_WAY = (
-    "Your account has neither a password nor a second factor, so the panel cannot ask you again who you are. "
-    "Ask whoever runs it to reset your sign-in."
+NO_METHOD = (
+    "Your account has neither a password nor a second factor. The panel cannot confirm that it is you. "
+    "Ask your administrator to reset your sign-in."
 )
 
 
 @first_factor_enough
 @require_safe
 def confirm(request: PanelRequest) -> HttpResponse:
-    """Leads to the way in which this person confirms who they are, and from there to `next`."""
-    ways = get_adapter().get_reauthentication_methods(request.user)
-    if not ways:
-        return error_page(request, 403, "No way to confirm", NO_WAY)
+    """Redirect to the person's first confirmation method, and from there to `next`."""
+    methods = get_adapter().get_reauthentication_methods(request.user)
+    if not methods:
+        return error_page(request, 403, "No way to confirm your identity", NO_METHOD)
     target = get_next_redirect_url(request)
-    return redirect(ways[0]["url"] + (f"?{urlencode({'next': target})}" if target else ""))
+    return redirect(methods[0]["url"] + (f"?{urlencode({'next': target})}" if target else ""))
 
 
 confirm_by_password = first_factor_enough(account.reauthenticate)

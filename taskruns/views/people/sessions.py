@@ -23,13 +23,13 @@ def listing(request: PanelRequest) -> HttpResponse:
 @signed_in
 @require_POST
 def end(request: PanelRequest, session_id: int) -> HttpResponse:
-    """Somebody else's is the same 404 as none. Ending the one at hand signs out."""
+    """Other people's sessions give the same 404 as missing ones. Ending the current session signs out."""
     row = mine(request, UserSession.objects.all(), session_id)
     sessions.end_one(request.user, key=row.session_key, by=actor_of(request))
     if row.session_key == request.session.session_key:
         request.session.flush()
         return redirect("account_login")
-    messages.success(request, "The session is ended.")
+    messages.success(request, "Session ended.")
     return redirect("sessions")
 
 

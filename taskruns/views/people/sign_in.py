@@ -1,4 +1,4 @@
-"""How allauth behaves in this house, and what of it goes into the audit log."""
+"""How allauth is adapted for the panel, and which of its events go into the audit log."""
 
 import unicodedata
 from threading import Thread
@@ -37,14 +37,14 @@ from .factor_checks import confirmed
 
 log = structlog.get_logger(__name__)
 
-_AS_THEY_WERE = "signing_in_as"  # in the session, from the password to the last step
-NOWHERE = "::"  # for who has no address, as behind a socket file
+_HASH_AT_START = "signing_in_as"  # session key, set from the password until the last step
+NO_ADDRESS = "::"  # for clients without an address, for example behind a Unix socket
 
 
 class LoginForm(AllauthLoginForm):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The page itself says what to do about a forgotten password, and whether that can be mailed.
+        # The page itself explains what to do about a forgotten password.
         self.fields["password"].help_text = ""
 
 
@@ -61,72 +61,73 @@ class ReauthenticateForm(AllauthReauthenticateForm):  # type: ignore[misc]
 
 
 def _offer_no_mail(password: Field) -> None:
-    """Allauth links to the reset by mail beside each current password."""
+    """Remove allauth's link to the password reset, unless the panel can send mail."""
     if not settings.MAILS:
         password.help_text = ""
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest) -> bool:
-        """People come in by a command or an invitation, never by themselves."""
+        """Accounts are created by a command, an invitation or single sign-on, never by sign-up."""
         return False
 
     def get_client_ip(self, request: HttpRequest) -> str:
         """The throttle counts by the same address that the audit log shows."""
-        return str(getattr(request, "client_ip", "") or NOWHERE)
+        return str(getattr(request, "client_ip", "") or NO_ADDRESS)
 
     def is_reauthentication_required(self, *, app: str, **_kwargs: Any) -> bool:
-        """Only the gate (`access/gate.py`) asks: allauth would keep what was posted in the session, even a key."""
+        """Only the gate (`access/gate.py`) decides: allauth would store the POST data in the session, even a key."""
         return False
 
     def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
-        """The ways to confirm who it is that count for this person; the first is the one they are led to."""
+        """The confirmation methods that count for this person. The first one is the default."""
         if not isinstance(user, User):
             return []
-        ways: list[dict[str, Any]] = super().get_reauthentication_methods(user)
+        methods: list[dict[str, Any]] = super().get_reauthentication_methods(user)
         if factors.has_second(user):
-            strong = [way for way in ways if way["id"].startswith("mfa_reauthenticate")]
+            strong = [method for method in methods if method["id"].startswith("mfa_reauthenticate")]
             has_app = factors.of(user).filter(type="totp").exists()
-            # Recovery codes alone: whoever has passkeys is led to those first.
+            # Without an app, codes are only recovery codes: put passkeys first.
             return strong if has_app else strong[::-1]
         if settings.OIDC and sso_accounts.account_of(user, settings.OIDC):
-            ways.append({"id": "sso", "description": "Use single sign-on", "url": reverse("sso-again")})
-        return ways
+            methods.append({"id": "sso", "description": "Use single sign-on", "url": reverse("sso-again")})
+        return methods
 
     def get_reset_password_from_key_url(self, key: str) -> str:
-        """Links lead to SITE_URL, whatever host a request named."""
+        """Links use SITE_URL, whatever host the request named."""
         return str(settings.SITE_URL) + reverse("account_reset_password_from_key", args=key.split("-", 1))
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Beside the request: the time of an answer must not tell whether there was somebody to write to."""
+        """Send in a thread: the response time must not reveal whether the account exists."""
         message = self.render_mail(template_prefix, email, context)
         Thread(target=_deliver, args=[message]).start()
 
     def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
-        """By account alone: allauth adds the host that the request names, and each name of the panel would have a
-        count of its own. One spelling for what the database may take for the same address.
+        """Count by account only, with spellings normalised that the database may treat as the same address.
+
+        allauth adds the host of the request, so each host name of the panel would get its own count.
         """
         login = str(credentials.get("email") or "")
         return unicodedata.normalize("NFKC", login).strip().casefold()
 
     def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
-        """The password was right, or the identity: what follows is good for the person as they are now."""
+        """After the password or the identity: remember the account's state, which `login` compares."""
         refused: HttpResponse | None = super().pre_login(request, user, **kwargs)
         if refused is None:
-            request.session[_AS_THEY_WERE] = user.get_session_auth_hash()
+            request.session[_HASH_AT_START] = user.get_session_auth_hash()
         return refused
 
     def login(self, request: HttpRequest, user: User) -> None:
-        """All steps are shown. Meanwhile the password may have been reset, or the account disabled."""
-        begun = str(request.session.pop(_AS_THEY_WERE, ""))
-        if not user.is_active or not constant_time_compare(begun, user.get_session_auth_hash()):
+        """After the last step: refuse if the password was reset or the account disabled since the first one."""
+        hash_at_start = str(request.session.pop(_HASH_AT_START, ""))
+        if not user.is_active or not constant_time_compare(hash_at_start, user.get_session_auth_hash()):
             clear_login(request)
-            audit.record_failed_sign_in(user.email, "failed", why="changed meanwhile", by=actor_of(request))
+            audit.record_failed_sign_in(user.email, "failed", why="account changed", by=actor_of(request))
             raise ImmediateHttpResponse(redirect("account_login"))
         super().login(request, user)
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
-        """A throttled try sends no signal, so it is recorded where it is refused."""
+        """Record throttled attempts here, because they send no signal."""
         try:
             super().pre_authenticate(request, **credentials)
         except ValidationError:
@@ -137,7 +138,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
 class PasswordChange(PasswordChangeView):  # type: ignore[misc]
     def form_invalid(self, form: Any) -> HttpResponse:
-        """A wrong current password is a try to take an account that was left open."""
+        """Record a wrong current password: it may be an attempt to take over an open session."""
         if "oldpassword" in form.errors:
             event = EventType.AUTH_PASSWORD_CHANGE
             record_denied(self.request, event, by=actor_of(self.request), why="wrong current password")
@@ -158,7 +159,7 @@ def session_began(request: HttpRequest | None, **_kwargs: Any) -> None:
 
 
 def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwargs: Any) -> None:
-    """No row, no sign-in: the session that was just made is thrown away again."""
+    """Record the sign-in. If that fails, discard the new session: no row, no sign-in."""
     if sociallogin is not None:
         note_signed_in(request, sociallogin)
     try:

@@ -1,4 +1,4 @@
-"""The pages of single sign-on: leaving for the provider, coming back from it, connecting and disconnecting."""
+"""The pages of single sign-on: redirect to the provider, callback, connect and disconnect."""
 
 from typing import Any, cast
 
@@ -23,7 +23,10 @@ from .sign_in import BAD_ANSWER, refuse, word_for
 
 log = structlog.get_logger(__name__)
 
-NO_ANSWER = "Single sign-on does not answer right now. Try again in a minute, or sign in with your password."
+NO_ANSWER = (
+    "The single sign-on provider does not respond. Nothing was changed. "
+    "Try again in a minute, or sign in with your password."
+)
 
 
 class _Callback(OAuth2CallbackView):  # type: ignore[misc]
@@ -39,7 +42,7 @@ def _redirect_to_provider(request: HttpRequest, process: str, next_url: str | No
         away: HttpResponse = mine.redirect(request, process, next_url)
     except (OSError, OAuth2Error, ValueError) as error:
         log.warning("single_sign_on_unreachable", error=word_for(error))
-        return error_page(request, 502, "No single sign-on", NO_ANSWER)
+        return error_page(request, 502, "Single sign-on unavailable", NO_ANSWER)
     return away
 
 
@@ -52,16 +55,16 @@ def start(request: HttpRequest) -> HttpResponse:
 @anyone
 @require_GET
 def callback(request: HttpRequest) -> HttpResponse:
-    """The provider redirects people back to here."""
+    """The provider redirects people back here."""
     mine = provider()
-    # RFC 9207: an answer that names another issuer was meant for somebody else.
+    # RFC 9207: an answer that names another issuer was meant for another client.
     if request.GET.get("iss", mine.issuer) != mine.issuer:
         return refuse(request, BAD_ANSWER, why="issuer of the answer")
     view = _Callback.adapter_view(OidcAdapter(request, mine.id))
     try:
         return cast("HttpResponse", view(request))
     except (OSError, OAuth2Error) as error:
-        # The provider's document was good when the person left, and is not any more.
+        # The discovery document became unreachable or invalid after the person left for the provider.
         log.warning("single_sign_on_refused", why=word_for(error))
         return refuse(request, BAD_ANSWER, why="single sign-on")
 
@@ -77,18 +80,19 @@ def connect(request: PanelRequest) -> HttpResponse:
 def disconnect(request: PanelRequest) -> HttpResponse:
     with shown_as_message(request):
         if sso_accounts.disconnect(request.user, provider(), by=actor_of(request)):
-            messages.success(request, "Single sign-on is disconnected from your account.")
+            messages.success(request, "Single sign-on disconnected from your account.")
     return redirect("profile")
 
 
 @first_factor_enough
 @require_http_methods(["GET", "HEAD", "POST"])
 def confirm(request: PanelRequest) -> HttpResponse:
-    """A GET asks to confirm at the provider, a POST redirects there."""
+    """GET asks to confirm at the provider; POST redirects there."""
     if sso_accounts.account_of(request.user, provider()) is None:
         raise Http404
     if request.method == "POST":
         return _redirect_to_provider(request, CONFIRM, get_next_redirect_url(request))
-    others = [way for way in account_adapter().get_reauthentication_methods(request.user) if way["id"] != "sso"]
+    methods = account_adapter().get_reauthentication_methods(request.user)
+    others = [method for method in methods if method["id"] != "sso"]
     context = {"provider": provider().name, "next": get_next_redirect_url(request) or "", "others": others}
     return render(request, "taskruns/sso/again.html", context)

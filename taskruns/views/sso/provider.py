@@ -1,7 +1,7 @@
-"""OpenID Connect: how the panel asks the provider, and what it believes of the answers.
+"""OpenID Connect: requests to the provider, and the checks of its answers.
 
-allauth takes an ID token that came straight from the token endpoint without looking at its signature, and believes
-whatever issuer the provider's own document names. Here the issuer is the one of OIDC_ISSUER, and each token is checked.
+allauth does not check the signature of an ID token from the token endpoint, and accepts any issuer that the discovery
+document names. Here the issuer must be OIDC_ISSUER, and every token is verified.
 """
 
 import json
@@ -21,15 +21,15 @@ from taskruns.access import recent_auth
 from taskruns.outbound import Bearer, Egress, NotAnswered, Session, Timeouts
 from taskruns.sso import Provider, TokenRefused, read_id_token
 
-# Whoever runs the panel names the issuer, so it may have a private address.
+# The administrator chooses the issuer, so a private address is allowed.
 EGRESS = Egress(Timeouts(connect=5, read=5))
 NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-# What a person goes to the provider for.
+# Why a person is sent to the provider.
 LOGIN, CONNECT, CONFIRM = "login", "connect", "again"
 
 
 def provider() -> Provider:
-    """Raises Http404 when this deployment has none."""
+    """Raises Http404 if this deployment has none."""
     found: Provider | None = settings.OIDC
     if found is None:
         raise Http404
@@ -37,11 +37,11 @@ def provider() -> Provider:
 
 
 class AnswerRefused(OAuth2Error):  # type: ignore[misc]
-    """The text is a word of ours for the log, never a piece of the answer."""
+    """The text is our own word for the log, never part of the answer."""
 
 
 class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
-    """`state` was kept when the person left for the provider; the nonce is in it."""
+    """`state` was stored when the person left for the provider, and contains the nonce."""
 
     state: dict[str, Any]
 
@@ -61,7 +61,7 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
         return found
 
     def parse_token(self, data: dict[str, Any]) -> SocialToken:
-        """Used for one request and then forgotten."""
+        """The access token. It is used for one request and never stored."""
         return SocialToken(token=str(data["access_token"]))
 
     def complete_login(self, request: HttpRequest, app: SocialApp, token: SocialToken, **kwargs: Any) -> SocialLogin:
@@ -70,7 +70,7 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
             info = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
             if info.get("sub") != claims["sub"]:
                 raise AnswerRefused("subject of the user info")
-            # What was signed counts more than what was fetched beside it.
+            # Signed claims override those from the userinfo endpoint.
             claims = info | claims
         return self.get_provider().sociallogin_from_response(request, claims)
 
@@ -92,12 +92,12 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
 
 
 def session(bearer: str = "") -> Session:
-    """The way to the provider. A failed request is not sent again: a code or a token may be good for one only."""
+    """HTTP session to the provider, without retries: a code or a token may work only once."""
     return Session(EGRESS, auth=Bearer(bearer) if bearer else None)
 
 
 def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
-    """A JSON object of the provider. Raises AnswerRefused."""
+    """Fetch a JSON object from the provider. Raises AnswerRefused."""
     with session(bearer) as opened:
         answer = opened.ask("GET", url)
     if isinstance(answer, NotAnswered):
@@ -114,7 +114,7 @@ def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
 
 
 class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
-    """Nothing of the request's own query string gets into what is asked of the provider."""
+    """Nothing from the visitor's own query string is passed on to the provider."""
 
     oauth2_adapter_class = OidcAdapter
 
@@ -122,7 +122,7 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
         nonce = secrets.token_urlsafe(24)
         params = {"nonce": nonce}
         if process == CONFIRM:
-            # `max_age` makes the provider send `auth_time`, which shows that it really asked.
+            # `max_age` makes the provider send `auth_time`, which proves that it asked the person to sign in.
             params |= {"prompt": "login", "max_age": str(recent_auth.RECENT_FOR)}
         kept = {"nonce": nonce, "asked_at": time.time()}
         answer: HttpResponse = super().redirect(
@@ -134,7 +134,7 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
         return str(data["sub"])
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What the provider says about a person is not kept."""
+        """Store nothing of what the provider says about the person."""
         return {}
 
     def extract_common_fields(self, data: dict[str, Any]) -> dict[str, Any]:

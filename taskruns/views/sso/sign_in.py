@@ -1,4 +1,4 @@
-"""Who comes in by single sign-on, and as whom. What the provider is asked and how it is believed is in `oidc.py`."""
+"""Which account a single sign-on leads to. `provider.py` sends the requests to the provider and checks its answers."""
 
 import time
 from typing import Any
@@ -28,17 +28,23 @@ from .provider import CONFIRM, CONNECT, AnswerRefused, OidcProvider, provider, s
 
 log = structlog.get_logger(__name__)
 
-# RFC 8176: ways of signing in that are more than a password.
+# RFC 8176: authentication methods that count as a second factor.
 SECOND_FACTORS = {"mfa", "otp", "hwk", "swk", "fpt", "face", "iris", "retina", "sc", "sms"}
-SKEW = 60  # seconds between the provider's clock and ours
-BAD_ANSWER = "Single sign-on gave an answer that the panel cannot accept, so nobody was signed in. Please start again."
-GIVEN_UP = "You broke single sign-on off, so nobody was signed in."
-SOMEBODY_ELSE = "Single sign-on answered for somebody else than the person who is signed in here."
-NOT_AGAIN = "Single sign-on did not ask you to sign in anew. Sign out there first, then try again."
+SKEW = 60  # seconds of clock skew between the provider and us
+BAD_ANSWER = "Single sign-on returned an answer that the panel cannot accept. You were not signed in. Start again."
+GIVEN_UP = "You stopped single sign-on at the provider. You were not signed in. Start again, or use your password."
+OTHER_PERSON = (
+    "Single sign-on returned a different person than the one signed in here. Nothing was changed. "
+    "Sign out at the provider, then try again."
+)
+NOT_AGAIN = (
+    "The provider did not ask you to sign in again. Your identity was not confirmed. "
+    "Sign out at the provider, then try again."
+)
 
 
 class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
-    """One provider, from the environment; nothing in the database can add another."""
+    """One provider, from the environment. Nothing in the database can add another."""
 
     def list_apps(self, request: HttpRequest, provider: str | None = None, client_id: str | None = None) -> list[Any]:
         mine: Provider | None = settings.OIDC
@@ -60,11 +66,11 @@ class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         return OidcProvider(request, app=self.get_app(request, provider, client_id))
 
     def get_requests_session(self) -> Session:
-        """For what allauth itself sends, the exchange of a code for tokens."""
+        """For allauth's own request, which exchanges a code for tokens."""
         return session()
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
-        """Allauth has looked up whether issuer and subject belong to an account here. All that follows is ours."""
+        """Called after allauth looked up the account of this issuer and subject. We decide everything after that."""
         sociallogin.token = None
         try:
             stopped = _arrived(request, sociallogin, profile_of(sociallogin.claims))
@@ -94,7 +100,7 @@ def profile_of(claims: dict[str, Any]) -> SsoProfile:
 
 
 def _arrived(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> HttpResponse | None:
-    """Does what the person went to the provider for. None: allauth goes on and signs them in."""
+    """Finish what the person was sent to the provider for. None lets allauth sign them in."""
     state = login.state
     state["auth_time"] = _auth_time(login.claims)
     state["second_factor"] = bool(SECOND_FACTORS & set(map(str, login.claims.get("amr") or [])))
@@ -112,24 +118,24 @@ def _arrived(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> H
 
 
 def _auth_time(claims: dict[str, Any]) -> float:
-    """Seconds since 1970; 0 if the provider does not say. A moment that cannot be is no proof of anything.
+    """Seconds since 1970; 0 if the provider sends none. Raises UserError for an impossible value.
 
-    OpenID Connect Core 2: a JSON number. One in the future would count as recent until then.
+    OpenID Connect Core 2: a JSON number. A time in the future would count as recent until then.
     """
-    told = claims.get("auth_time")
-    if told is None:
+    sent = claims.get("auth_time")
+    if sent is None:
         return 0.0
-    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told <= time.time() + SKEW:
+    if isinstance(sent, bool) or not isinstance(sent, int | float) or not 0 < sent <= time.time() + SKEW:
         raise UserError(BAD_ANSWER)
-    return float(told)
+    return float(sent)
 
 
 def _confirmed(request: HttpRequest, login: SocialLogin) -> HttpResponse:
     if not isinstance(request.user, User) or not login.is_existing or login.user.pk != request.user.pk:
-        return refuse(request, SOMEBODY_ELSE, why="somebody else")
+        return refuse(request, OTHER_PERSON, why="other person")
     at = login.state["auth_time"]
     if at and at < login.state["asked_at"] - SKEW:
-        return refuse(request, NOT_AGAIN, why="not asked anew")
+        return refuse(request, NOT_AGAIN, why="not signed in again")
     shown = {"auth_time": at or time.time(), "second_factor": login.state["second_factor"], "reauthenticated": True}
     record_authentication(request, request.user, "socialaccount", **shown)
     return redirect(login.state.get("next") or "home")
@@ -137,14 +143,14 @@ def _confirmed(request: HttpRequest, login: SocialLogin) -> HttpResponse:
 
 def _connected(request: HttpRequest, profile: SsoProfile) -> HttpResponse:
     if not isinstance(request.user, User):
-        return refuse(request, SOMEBODY_ELSE, why="somebody else")
+        return refuse(request, OTHER_PERSON, why="other person")
     sso_accounts.connect(request.user, profile, by=actor_of(request))
-    messages.success(request, "Single sign-on is connected: from now on you can sign in with it.")
+    messages.success(request, "Single sign-on connected. You can now sign in with it.")
     return redirect("profile")
 
 
 def word_for(error: Exception | None) -> str:
-    """For the log, never a piece of what the provider sent."""
+    """A word for the log, never part of what the provider sent."""
     return str(error) if isinstance(error, AnswerRefused) else type(error).__name__
 
 
@@ -154,6 +160,6 @@ def refuse(request: HttpRequest, sentence: str, *, why: str) -> HttpResponse:
 
 
 def note_signed_in(request: HttpRequest, sociallogin: SocialLogin) -> None:
-    """Signed in, perhaps after a second factor of the panel's own."""
+    """Record the provider's statements after sign-in, possibly after one of the panel's own second factors."""
     state = sociallogin.state
     recent_auth.note_sso(request, auth_time=state.get("auth_time", 0), second_factor=state.get("second_factor", False))
