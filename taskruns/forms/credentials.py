@@ -34,7 +34,7 @@ class ExpiryField(forms.DateField):
 class CredentialForm(forms.Form):
     name = forms.CharField(
         max_length=100,
-        help_text="How the team speaks of it, like “Production, Europe”.",
+        help_text="For example “Production, Europe”.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     endpoint = forms.CharField(

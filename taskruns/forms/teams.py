@@ -37,7 +37,7 @@ class AcceptForm(forms.Form):
     name = forms.CharField(
         label="Your name", max_length=100, required=False, widget=forms.TextInput(attrs={"autocomplete": "name"})
     )
-    password1 = PasswordField("Password", help_text="At least 12 characters, and not one that everybody uses.")
+    password1 = PasswordField("Password", help_text="At least 12 characters, not a common password.")
     password2 = PasswordField("Password again")
 
     def clean(self) -> dict[str, Any]:

@@ -133,9 +133,9 @@ class TriggerForm(forms.Form):
 
 
 class EvaluationForm(TriggerForm):
-    max_spans = NumberField(label="Spans at most", initial=DEFAULT_SPANS)
+    max_spans = NumberField(label="Maximum spans", initial=DEFAULT_SPANS)
     override_evaluations = forms.BooleanField(
-        label="Evaluate again what has an evaluation",
+        label="Re-evaluate spans that already have results",
         required=False,
         help_text="Otherwise it is skipped; if everything has one, Arize cancels the run by itself.",
     )

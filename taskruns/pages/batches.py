@@ -251,11 +251,11 @@ def _sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> st
         return "Nothing has been sent. Look at the list, then confirm it."
     if unfinished:
         sent = counts.get(ItemState.SENT, 0)
-        return f"{total - unfinished:,} of {total:,} have come to their end, {sent:,} are under way."
+        return f"{total - unfinished:,} of {total:,} done, {sent:,} in progress."
     stopped = _number(counts, Effect.STOPPED) - goes_on
     ended = _number(counts, Effect.ENDED)
     rest = total - stopped - ended
-    return f"Of {total:,}: {stopped:,} cancelled, {ended:,} had ended by themselves, {rest:,} not stopped."
+    return f"{stopped:,} of {total:,} cancelled, {ended:,} finished first, {rest:,} still running."
 
 
 def _number(counts: dict[str, int], effect: Effect) -> int:

@@ -56,7 +56,7 @@ def _asked(last: Cancellation) -> str:
     """Who or what cancelled the run by it, or may have; empty: it did not. Expects the batch to be loaded, if any."""
     return CANCEL_WORDS[Outcome(last.outcome)].cause.format(
         who=last.person_label,
-        by="a hold: emergency stop pulled by" if _is_held(last) else "cancelled by",
+        by="cancelled by the emergency stop of" if _is_held(last) else "cancelled by",
         can="is being found out" if last.followed else "could not be found out",
     )
 

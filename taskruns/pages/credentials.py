@@ -18,7 +18,7 @@ from taskruns.services.credentials.health import Seen
 from .values import Message, Moment
 
 TOLD_DAYS = max(THRESHOLDS)  # so many days before its end people are told
-CANCEL_UNTRIED = "Whether it may cancel cannot be tried without cancelling a run."
+CANCEL_UNTRIED = "Arize cannot tell in advance whether it may cancel; you find out at the first cancel."
 SPACES_NAMED = 5
 
 # The use of a key, hour by hour, is a row of small bars.
@@ -206,10 +206,10 @@ def _usage(starts: Sequence[datetime], hours: Sequence[_Hour]) -> Usage:
 
 
 def _numbers(now: _Hour, day: int, limited: int) -> str:
-    """`2,304 a day, 120 this hour; 12 answered 429, 3 this hour`"""
+    """`2,304 in 24 h, 120 this hour; 12 answered 429, 3 this hour`"""
     refused = f"; {limited:,} answered 429" if limited else ""
     refused += f", {now.limited:,} this hour" if now.limited else ""
-    return f"{day:,} a day, {now.calls:,} this hour{refused}"
+    return f"{day:,} in 24 h, {now.calls:,} this hour{refused}"
 
 
 def _summary(starts: Sequence[datetime], hours: Sequence[_Hour], day: int, limited: int) -> str:

@@ -12,7 +12,7 @@ STATUSES: dict[Status, str] = {
     Status.PENDING: "Arize has made the run and has not begun to work on it. It can be cancelled.",
     Status.RUNNING: "Arize works on it. It can be cancelled.",
     Status.COMPLETED: "It is done. “With errors”: some of its items failed, the run itself did not.",
-    Status.FAILED: "Arize gave it up. The row says why, as far as Arize tells.",
+    Status.FAILED: "Arize reported a failure. The row says why, if Arize does.",
     Status.CANCELLED: "It was stopped: by a person here, by a hold, by someone outside this team, or by Arize itself, "
     "which ends runs that have nothing to do. The row says which.",
     Status.UNKNOWN: "Arize used a word that the panel does not know; it is shown as Arize wrote it.",

@@ -76,7 +76,7 @@ def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespo
     begun = batches.confirm(found, reason=reason, by=actor_of(request))
     jobs.wake_batch(begun.pk)
     left_out = f" {left_out_text(begun.left_out)}" if begun.left_out else ""
-    messages.success(request, f"It has begun. This page shows how far it is.{left_out}")
+    messages.success(request, f"Cancelling now. Progress updates below.{left_out}")
     return redirect("batch", slug=team.slug, batch_id=batch_id)
 
 

@@ -94,7 +94,7 @@ def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
     pages = (
         ("Teams", "teams", None),
         ("People", "people", Action.PEOPLE_VIEW),
-        ("Audit of all", "site-audit", Action.SITE_LOG),
+        ("Site audit", "site-audit", Action.SITE_LOG),
     )
     may = SITE_ROLES[SiteRole(person.site_role)]
     return tuple(

@@ -55,7 +55,7 @@ def new(request: PanelRequest) -> HttpResponse:
         wanted = form.cleaned_data | {"slug": form.cleaned_data["slug"] or None}
         with shown_on_form(form):
             team, invited = invitations.create_team(**wanted, by=actor_of(request))
-            messages.success(request, f"The team {team.name} is there.")
+            messages.success(request, f"Team {team.name} created.")
             return _invited(request, team, invited, TeamRole.MANAGER)
     return _form_page(request, "new", {"form": form})
 

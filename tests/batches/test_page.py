@@ -213,7 +213,7 @@ def test_the_whole_way_from_ticks_to_the_summary(client: Client, runs: list[Run]
     assert "hx-trigger" in page(client, batch)
     work()
     html = page(client, batch)
-    assert "Of 3: 2 cancelled, 1 had ended by themselves, 0 not stopped." in words(html)
+    assert "2 of 3 cancelled, 1 finished first, 0 still running." in words(html)
     assert 'hx-trigger="every' not in html, "nothing moves any more"
     assert "a bad prompt" in words(client.get(URL).content.decode())
     board = words(client.get("/teams/ops-north/runs/").content.decode())
@@ -271,7 +271,7 @@ def test_a_run_that_goes_on_although_arize_said_otherwise_is_red_on_board_and_ba
     runs[0].cancellations.create(outcome=state, person_label="oli")
     html = page(client, batch)
     assert 'class="said said-alarm"' in html
-    assert "0 cancelled" in words(html)
+    assert "0 of 1 cancelled" in words(html)
     assert "goes on" in client.get(URL).content.decode() or state == "still_running"
     for path in ("/teams/ops-north/runs/", f"/teams/ops-north/runs/{runs[0].pk}/"):
         board = client.get(path).content.decode()
@@ -299,11 +299,11 @@ def test_who_looks_on_sees_all_and_no_button(client: Client, vera: User, client_
     watcher = client_of(vera)
     assert "<button" not in page(watcher, batch).split('<main id="main"')[1].split("</main>")[0]
     client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
-    assert "Abort" in page(client, batch)
-    assert "Abort" not in page(watcher, batch)
+    assert "Stop sending cancels" in page(client, batch)
+    assert "Stop sending cancels" not in page(watcher, batch)
     ended(batch, dict.fromkeys(runs, "refused"))
-    assert "Try these again" in page(client, batch)
-    assert "Try these again" not in page(watcher, batch)
+    assert "Retry these" in page(client, batch)
+    assert "Retry these" not in page(watcher, batch)
     assert "Cancel of 3 runs" in words(watcher.get(URL).content.decode())
 
 

@@ -270,7 +270,7 @@ def test_it_takes_what_the_filter_of_the_board_lets_through(
 def test_the_page_says_the_number_and_leads_to_that_file(team: Team, task: Task, vera: User, client_of: ClientOf):
     some_runs(task, *[Status.FAILED] * 3, Status.RUNNING)
     page = client_of(vera).get(f"{PAGE}?q=judge+%26&status=failed&cursor=x").content.decode()
-    assert "No run matches" in page
+    assert "No runs match these filters" in page
     assert "export.csv" not in page
     page = client_of(vera).get(f"{PAGE}?status=failed&q=run-&cursor=x").content.decode()
     assert re.search(rf'href="{FILE}\?status=failed&amp;q=run-" download>CSV of 3 runs<', page)

@@ -281,7 +281,7 @@ def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
         write(tasks, number, (0 if number in {1, 2} else 1, Status.COMPLETED, number, 0, 1, 0))
     client = client_of(vera)
     html = client.get("/teams/ops-north/runs/?q=toxi").content.decode()
-    assert "Nothing so far" in html
+    assert "No matches so far" in html
     assert 'id="board-empty"' not in html
     pages = 0
     while "R001" not in html:
@@ -290,7 +290,7 @@ def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
         html = client.get(following[1].replace("&amp;", "&")).content.decode()
         pages += 1
     assert pages == 2
-    assert "Look further" not in html
+    assert "Keep searching" not in html
 
 
 def test_a_page_in_the_middle_leads_both_ways(

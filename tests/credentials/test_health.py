@@ -76,7 +76,7 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
     assert "2 spaces (Space 0, Space 1) and 40 tasks" in said(credential, result)
-    assert "may cancel cannot be tried" in said(credential, result)
+    assert "cannot tell in advance whether it may cancel" in said(credential, result)
     credential.refresh_from_db()
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None

@@ -119,7 +119,7 @@ def test_the_keys_page_shows_numbers_and_a_picture_with_its_text(
         with CaptureQueriesContext(connection) as queries:
             page = client_of(mona).get("/teams/ops-north/credentials/").content.decode()
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert "1,300 a day, 30 this hour; 4 answered 429" in text
+    assert "1,300 in 24 h, 30 this hour; 4 answered 429" in text
     assert "Last 24 hours: 1,300 calls, 4 of them answered 429. Most in one hour: 1,200, from 02:00." in page
     assert "No calls in the last 24 hours." in page
     assert page.count('class="usage-bars"') == 2

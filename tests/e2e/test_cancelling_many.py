@@ -42,7 +42,7 @@ def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit
     expect(oli.page.get_by_role("heading", name="Cancel 3 runs?")).to_be_visible()
     oli.page.get_by_label("Reason").fill("a bad prompt")
     oli.page.get_by_role("button", name="Cancel 3 runs").click()
-    expect(oli.page.get_by_text("Of 3: 3 cancelled, 0 had ended by themselves, 0 not stopped.")).to_be_visible()
+    expect(oli.page.get_by_text("3 of 3 cancelled, 0 finished first, 0 still running.")).to_be_visible()
     asked: list[str] = []
     oli.page.on("request", lambda request: asked.append(request.url))
     oli.page.wait_for_timeout(5_000)
@@ -56,7 +56,7 @@ def test_this_page_and_all_that_match_are_two_buttons(stack: Stack, visit: Visit
     task, _ = _five(stack)
     oli = visit(stack, "oli")
     oli.open_board(f"?task={task}")
-    oli.page.get_by_label("Select this page").check()
+    oli.page.get_by_label("Select all on this page").check()
     boxes = oli.page.locator("[data-pick]")
     assert boxes.count() >= 5
     assert all(box.is_checked() for box in boxes.all())
@@ -70,7 +70,7 @@ def test_without_javascript_many_are_cancelled_too(stack: Stack, visit: Visit) -
     visit(stack, "oli")  # signed in once with JavaScript, which makes his pass
     oli = visit(stack, "oli", java_script_enabled=False)
     oli.open_board(f"?task={task}")
-    expect(oli.page.get_by_label("Select this page")).to_be_hidden()
+    expect(oli.page.get_by_label("Select all on this page")).to_be_hidden()
     for run_id in ids:
         oli.row(run_id).get_by_role("checkbox").check()
     oli.page.get_by_role("button", name="Cancel the selected runs").click()

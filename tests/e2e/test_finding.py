@@ -59,7 +59,7 @@ def test_a_run_that_was_started_is_on_the_board_at_once(stack: Stack, visit: Vis
     oli = visit(stack, "oli")
     oli.open_board("?type=template_evaluation")
     oli.page.locator("tr[data-run-id] a[data-task]").first.click()
-    oli.page.get_by_role("link", name="About this task and its other runs").click()
+    oli.page.get_by_role("link", name="View task").click()
     oli.page.get_by_role("link", name="Start a run").click()
     oli.page.get_by_role("button", name=re.compile("Start")).click()
     expect(oli.page.locator("#run-page")).to_be_visible()

@@ -41,7 +41,7 @@ def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack:
     stack.manage("refresh", "ops-south")
     otto.page.goto(f"/teams/ops-south/runs/by-arize-id/{new['id']}/")
     expect(otto.page.locator("#run-head")).to_contain_text(
-        f"a hold: emergency stop pulled by otto@demo.example: {REASON}"
+        f"cancelled by the emergency stop of otto@demo.example: {REASON}"
     )
 
     otto.page.get_by_role("link", name="Lift the stop").click()

@@ -69,7 +69,7 @@ def test_a_run_leads_to_its_task_and_a_mark_of_the_strip_to_a_run(stack: Stack, 
     vera = visit(stack, "vera")
     vera.open_board("?status=completed")
     vera.page.locator("tr[data-run-id] a[data-task]").first.click()
-    vera.page.get_by_role("link", name="About this task").click()
+    vera.page.get_by_role("link", name="View task").click()
     runs = vera.page.locator("#task-run-list > li")
     expect(runs.first).to_be_visible()
     marks = vera.page.locator("#task-strip svg a")

@@ -22,7 +22,7 @@ def test_sign_in_filter_cancel_and_read_who_did_it(stack: Stack, visit: Visit) -
     oli.row(run_id).locator("a[data-task]").click()
     oli.page.locator("#run-head").get_by_label("Reason").fill(REASON)
     oli.page.get_by_role("button", name="Cancel this run").click()
-    expect(oli.page.get_by_role("status")).to_contain_text("Cancelled: Arize confirmed it.")
+    expect(oli.page.get_by_role("status")).to_contain_text("Cancelled. Arize confirmed it.")
     expect(oli.page.locator("#run-head")).to_contain_text(REASON)
     assert stack.status_at_arize(run_id) == "cancelled"
     assert len(stack.cancels_received(run_id)) == 1

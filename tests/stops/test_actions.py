@@ -70,8 +70,8 @@ def test_it_lists_the_tasks_it_would_hit_with_keys_and_counts(client: Client, ru
     make_run(second, status=Status.PENDING)
     make_run(second, status=Status.COMPLETED)
     page = text_of(client.get(PAGE))
-    assert "<strong>3 runs of 2 tasks</strong>" in page
-    assert "with the keys Production, Second key" in page
+    assert "<strong>3 runs in 2 tasks</strong>" in page
+    assert "(API keys Production, Second key)" in page
     assert page.index("Answer relevance evaluation") < page.index("Toxicity check")
     assert "2 running" in page
     assert "1 pending" in page
@@ -93,7 +93,7 @@ def test_tasks_without_active_runs_are_listed_apart_because_the_hold_hits_them_t
     client: Client, run: Run, second: Task
 ) -> None:
     page = text_of(client.get(PAGE))
-    assert "<strong>1 run of 1 task</strong>" in page
+    assert "<strong>1 run in 1 task</strong>" in page
     assert page.index("Tasks without active runs") < page.index("Toxicity check")
 
 
@@ -174,7 +174,7 @@ def test_tasks_can_be_left_out(client: Client, run: Run, second: Task) -> None:
     assert the_stop().left_out == [str(second.pk)]
     assert AuditEvent.objects.get(event="stop.pull").details["left_out"] == [str(second.pk)]
     page = text_of(client.get(PAGE))
-    assert "1 task is left out" in page
+    assert "1 task is excluded" in page
     assert '<td data-label="Held">left out</td>' in page
     assert '<td data-label="Held">held</td>' in page
 
@@ -188,7 +188,7 @@ def test_a_reason_is_required_and_what_was_ticked_is_kept(reason: str, client: C
     assert "errorlist" in page
     assert f'value="{second.pk}" checked' in page
     assert f'value="{run.task.pk}">' in page
-    assert "<strong>1 run of 1 task</strong>" in page
+    assert "<strong>1 run in 1 task</strong>" in page
     assert not EmergencyStop.objects.exists()
     assert not AuditEvent.objects.exists()
 
@@ -333,7 +333,7 @@ def test_every_page_of_the_team_says_who_holds_it_and_why(
                 assert f"“{WHY}”" in said
                 assert "2026-11-23 03:00:00 UTC" in said
                 assert "2026-11-24 03:00:00 UTC" in said
-                assert "also those of new tasks" in said
+                assert "including tasks created later" in said
                 assert PAGE in said
                 assert (f"{PAGE}#lift" in said) == (person == mona)
 
@@ -352,8 +352,8 @@ def test_the_lift_is_confirmed_on_a_page_that_says_what_goes_on_again(
     pull(client)
     page = text_of(client.get(PAGE))
     assert "New runs are no longer cancelled, and runs can be started from here." in page
-    assert "2 runs whose cancel was not sent yet go on: nothing more is sent." in page
-    assert page.index('id="lift"') < page.index(f'action="{LIFT}"') < page.index("What became of its cancels")
+    assert "2 queued cancels will be dropped; those runs keep running." in page
+    assert page.index('id="lift"') < page.index(f'action="{LIFT}"') < page.index("Cancel results")
     CancelBatch.objects.get().items.update(state=Outcome.CONFIRMED)
     assert "No cancel is waiting to be sent." in text_of(client.get(PAGE))
     assert LIFT not in text_of(client_of(vera).get(PAGE))
@@ -431,7 +431,7 @@ def test_text_of_people_is_text(client: Client, run: Run) -> None:
 
 def test_who_may_not_pull_sees_what_it_would_hit_and_no_form(run: Run, vera: User, client_of: ClientOf) -> None:
     page = text_of(client_of(vera).get(PAGE))
-    assert "<strong>1 run of 1 task</strong>" in page
+    assert "<strong>1 run in 1 task</strong>" in page
     assert "Operators and managers of the team can pull it." in page
     assert "left_out" not in page
     assert "Pull the emergency stop" not in page

@@ -96,7 +96,7 @@ def test_the_cause_of_a_held_run_is_shown_on_the_board_and_its_page(
     cancels(arize, run)
     jobs.wake_batch(stops.pull(run.team, reason=WHY, left_out=[], by=actor(oli)).batch.pk)  # type: ignore[union-attr]
     work()
-    cause = f"a hold: emergency stop pulled by oli@example.com: {WHY}"
+    cause = f"cancelled by the emergency stop of oli@example.com: {WHY}"
     for path in ("", f"{run.pk}/"):
         assert cause in client_of(oli).get(f"/teams/ops-north/runs/{path}").content.decode()
     Cancellation.objects.update(batch=None)

@@ -133,11 +133,13 @@ def why_empty(
     if not keys:
         return _no_key(manages)
     if wanted.is_set or wanted.cursor:
-        step = Link("Show all runs", f"{url}?all=1")
-        return EmptyBoard("filtered", "No run matches", "The filters hide every run.", step)
+        step = Link("Clear filters", f"{url}?all=1")
+        return EmptyBoard("filtered", "No runs match these filters", "Clear the filters to see all runs.", step)
     if all(key.failing_since for key in keys):
-        step_ = Link("Look at the keys", reverse("credentials", args=[manages[0].team.slug])) if manages else None
-        return EmptyBoard("key_failing", "Arize rejects the key", "No runs can be read until a key works again.", step_)
+        step_ = Link("Open API keys", reverse("credentials", args=[manages[0].team.slug])) if manages else None
+        return EmptyBoard(
+            "key_failing", "Arize rejected the API key", "No runs can be read until an API key works again.", step_
+        )
     if not any(key.last_good_at for key in keys):
         text = "The key is new: the first runs appear here as soon as Arize answers."
         return EmptyBoard("no_runs", "Reading for the first time", text)

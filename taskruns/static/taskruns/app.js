@@ -217,7 +217,7 @@ function countPicked() {
   if (String(ticked) !== String(kept.picked)) keep({ picked: ticked });
   const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
   Object.assign(page, state, { disabled: !boxes.length });
-  const text = picked ? `${picked} of this page selected` : "Tick the runs to cancel";
+  const text = picked ? `${picked} of this page selected` : "Select runs to cancel";
   if (one("[data-picked]").textContent !== text) one("[data-picked]").textContent = text;
   one("[data-many]").disabled = !picked;
 }
