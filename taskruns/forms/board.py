@@ -1,6 +1,6 @@
 """The board's filters, its orders, and the place where one of its pages begins.
 
-To add a filter: a field here and its reading in `parse`, its condition in `services/board/matching.py`.
+To add a filter: a field here, in `parse` and in `query`; the rest is in CONTRIBUTING.md, "How to add".
 """
 
 import base64
@@ -38,7 +38,7 @@ class Sort(StrEnum):
 class Cursor:
     """The row beside which a page lies: after it, or before it when `backwards`.
 
-    `value` is what the row is sorted by, as an integer (microseconds since 1970, milliseconds, a count); `rank` is 1
+    `value` is what the row is sorted by, as an integer (microseconds since 1970, microseconds, a count); `rank` is 1
     for active rows where these come first, else 0. `at` is "now" for all pages of a walk that sorts by duration.
     """
 

@@ -1,4 +1,4 @@
-"""What Arize's answer to a cancel means. Reads Arize, writes nothing.
+"""What Arize's answer to a cancel means. Asks Arize, writes nothing.
 
 Source of the cases: the REST API v2 pages and what its clients do (a run that has ended answers 400; the detail text
 is not relied on, the run is read again instead).
