@@ -1,6 +1,6 @@
 """The board's filters, its orders, and the place where one of its pages begins.
 
-To add a filter: a field here and its reading in `parse`, its condition in `services/board/matching.py`.
+To add a filter: a field here and its reading in `parse`, its condition in `services/runs/matching.py`.
 """
 
 import base64
