@@ -1,0 +1,65 @@
+"""One word a concept (CONTRIBUTING.md, Glossary): no name of ours holds a word that the glossary gave up."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.house.reading_list import tracked
+from tests.paths import ROOT
+from tests.sources import HAND_WRITTEN, TESTS, named
+
+# Parts of names. Event codes, right names, urls, columns and detail keys are data, not names: others hold them.
+FORBIDDEN = {
+    *("bulk", "press", "pressed", "verdict", "ending", "endings", "closing", "seal", "sealed", "sealing", "reseal"),
+    *("identities", "fresh", "freshly", "proof", "proofs", "ceiling", "walk", "walks", "beat", "seat"),
+    *("seats", "freezing", "keeping", "spelling", "spelled", "damaged", "meanwhile", "outgrown"),
+}
+# Whole names of files.
+FORBIDDEN_FILES = {
+    *("asked", "ways", "keeping", "freezing", "opening", "working", "ending", "closing", "together", "walks", "ages"),
+    *("faults", "proofs", "declared", "spelling", "damaged", "steps", "outside", "seal", "many", "words"),
+    *("mailed_reset", "bulk", "display", "single_sign_on", "identities", "oidc_flow"),
+}
+PHRASES = (
+    *("Cancels of many", "come to their end", "is no UTF-8", "who knows your password is you"),
+    *("has a fault of its own", "broken off", "Turning the ring", "Outgrown", "was whole"),
+)
+TEXTS = tracked("*.py", "*.html", "*.txt", "*.js", "*.css", "*.md", "Makefile", ".ci/run")
+
+
+def names(path: Path) -> Iterator[str]:
+    """The file's own name, and the classes and functions that it defines; a test's sentence is no name."""
+    yield path.stem
+    for node in ast.walk(ast.parse(path.read_text())):
+        is_definition = isinstance(node, ast.ClassDef | ast.FunctionDef)
+        if is_definition and not node.name.startswith("test_"):
+            yield node.name
+
+
+def words(name: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def test_the_words_of_a_name_are_seen():
+    assert words("test_SealBroken_of_runs") == {"test", "seal", "broken", "of", "runs"}
+
+
+@pytest.mark.parametrize("path", [*HAND_WRITTEN, *TESTS], ids=named)
+def test_no_name_holds_a_word_that_went(path: Path):
+    assert not {name for name in names(path) if words(name) & FORBIDDEN}
+
+
+def test_no_file_or_folder_has_a_name_that_went():
+    parts = {part for path in [*HAND_WRITTEN, *TESTS] for part in path.relative_to(ROOT).with_suffix("").parts}
+    assert "runs" in parts
+    assert not parts & FORBIDDEN_FILES
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_no_text_holds_a_phrase_that_went(phrase: str):
+    outside = [path for path in TEXTS if not {"tests", "migrations"} & set(path.relative_to(ROOT).parts)]
+    assert len(outside) > 100
+    assert not [named(path) for path in outside if phrase.lower() in " ".join(path.read_text().lower().split())]
