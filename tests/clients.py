@@ -29,7 +29,7 @@ def code_of(secret: str, steps: int = 0) -> str:
     return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + steps))
 
 
-def press(client: Client, run: Run, *, htmx: bool = True, **data: str) -> Any:
+def click_cancel(client: Client, run: Run, *, htmx: bool = True, **data: str) -> Any:
     """Cancel with the board's button (htmx) or with a plain form."""
     headers = {"HX-Request": "true", "HX-Target": f"run-{run.pk}"} if htmx else {}
     return client.post(f"/teams/{run.team.slug}/runs/{run.pk}/cancel/", data, headers=headers)

@@ -70,7 +70,7 @@ def requires(
             if not panel.access.may(action):
                 record_denied(panel, denied_as, by=actor_of(panel), team=panel.team)
                 raise PermissionDenied
-            if (stopped := _missing_proof(panel, denied_as, recent_auth=recent_auth)) is not None:
+            if (stopped := _missing_auth(panel, denied_as, recent_auth=recent_auth)) is not None:
                 return stopped
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
@@ -201,7 +201,7 @@ def _for_everyone(view: View, *, recent_auth: bool = False, before_second_factor
         if not request.user.is_authenticated:
             return _anonymous(request, EventType.ACCESS_DENIED)
         panel = _enter(request, None)
-        stopped = _missing_proof(
+        stopped = _missing_auth(
             panel, EventType.ACCESS_DENIED, recent_auth=recent_auth, before_second_factor=before_second_factor
         )
         return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
@@ -230,7 +230,7 @@ def _anonymous(request: HttpRequest, event: EventType) -> HttpResponse:
     return to_login(request)
 
 
-def _missing_proof(
+def _missing_auth(
     request: PanelRequest, event: EventType, *, recent_auth: bool, before_second_factor: bool = False
 ) -> HttpResponse | None:
     """The response if the session lacks a second factor or a recent proof of identity, else None.
@@ -238,13 +238,13 @@ def _missing_proof(
     A GET is redirected to give the proof and comes back. A POST is not stored for later, because it may hold a key.
     """
     if not before_second_factor and lacks_second_factor(request, request.user, request.team):
-        return _redirect_to_proof(request, reverse("factors"), event, why="no second factor")
+        return _redirect_to_auth(request, reverse("factors"), event, why="no second factor")
     if recent_auth and not is_recent(request, request.user):
-        return _redirect_to_proof(request, reverse("confirm"), event, why="no recent sign-in")
+        return _redirect_to_auth(request, reverse("confirm"), event, why="no recent sign-in")
     return None
 
 
-def _redirect_to_proof(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
+def _redirect_to_auth(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
     """Deny and record every change, whatever the client's headers say; redirect reads to the proof."""
     if not is_read(request):
         record_denied(request, event, by=actor_of(request), team=request.team, why=why)

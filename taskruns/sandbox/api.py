@@ -20,7 +20,7 @@ from .keys import Keys
 from .messages import Answer, Parameters, Problem, Request, json_answer
 from .runs import AT_ONCE, CancelEffect, Status
 from .triggers import check_evaluations, read_trigger
-from .wire import Spelling, Wire
+from .wire import Wire, WireForm
 from .world import Clock, ExperimentNameTaken, RunAlreadyEnded, SeenRun, World
 
 LONGEST_NAME = 255
@@ -44,7 +44,7 @@ class Call:
 
 
 class Api:
-    def __init__(self, *, world: World, keys: Keys, spelling: Spelling, clock: Clock) -> None:
+    def __init__(self, *, world: World, keys: Keys, spelling: WireForm, clock: Clock) -> None:
         self._world = world
         self._clock = clock
         self._keys = keys

@@ -36,11 +36,11 @@ import re
 from collections.abc import Callable
 
 from .catalogue import Task
-from .faults import ErrorAnswer, Fault, Faults, MalformedAnswer, Match
+from .failures import ErrorAnswer, Fault, Faults, MalformedAnswer, Match
 from .messages import Answer, Fields, Problem, Request, iso, json_answer
 from .request_log import RequestLog
 from .runs import CancelEffect, Status
-from .wire import Spelling, Wire
+from .wire import Wire, WireForm
 from .world import Clock, World
 
 MOST_ADDED = 1_000
@@ -79,7 +79,7 @@ class Controls:
         self._faults = faults
         self._requests = requests
         self._reset_all = reset
-        self._spelling = Spelling(Wire.UPPER, clock=clock)
+        self._spelling = WireForm(Wire.UPPER, clock=clock)
         self._routes: dict[str, dict[str, Callable[[Request], Answer]]] = {
             "faults": {"POST": self._add_faults, "GET": self._list_faults, "DELETE": self._remove_faults},
             "requests": {"GET": self._list_requests},

@@ -8,12 +8,12 @@ from datetime import datetime
 
 from .api import Api
 from .controls import Controls
-from .faults import Fault, Faults
+from .failures import Fault, Faults
 from .keys import Keys
 from .messages import Answer, Problem, Request, problem_answer
 from .request_log import LoggedRequest, RequestLog
 from .runs import AT_ONCE, CancelEffect
-from .wire import Spelling, Wire
+from .wire import Wire, WireForm
 from .world import Clock, World
 
 
@@ -48,7 +48,7 @@ class Simulation:
         clock = Clock(speed=settings.speed, epoch=settings.epoch)
         world = World(seed=settings.seed, tasks=settings.tasks, clock=clock, busy=settings.busy)
         requests, faults = RequestLog(keys=settings.keys.keys()), Faults(seed=settings.seed)
-        spelling = Spelling(settings.wire, clock=clock)
+        spelling = WireForm(settings.wire, clock=clock)
         self._session = _Session(
             api=Api(world=world, keys=Keys(settings.keys), spelling=spelling, clock=clock),
             controls=Controls(world=world, clock=clock, faults=faults, requests=requests, reset=self._start),

@@ -30,7 +30,7 @@ class Wire(StrEnum):
     MIXED = "mixed"
 
 
-class Spelling:
+class WireForm:
     """JSON bodies for one wire. In `mixed`, an object's number decides its case, fractions and missing members."""
 
     def __init__(self, wire: Wire, *, clock: Clock) -> None:

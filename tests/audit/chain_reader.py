@@ -27,10 +27,10 @@ def stored(chain: str) -> list[dict[str, Any]]:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {', '.join(HASHED)}, hash FROM {TABLE} WHERE chain = %s ORDER BY seq", [chain])
         names = [column[0] for column in cursor.description]
-        return [spelled(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+        return [as_exported(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 
 
-def spelled(row: dict[str, Any]) -> dict[str, Any]:
+def as_exported(row: dict[str, Any]) -> dict[str, Any]:
     details = row["details"]
     row["details"] = json.loads(details) if isinstance(details, str) else details
     row["at"] = time_text(row["at"])

@@ -114,12 +114,12 @@ def save_as_if_new() -> None:
     row.save()
 
 
-def change_in_bulk() -> None:
+def change_many() -> None:
     rows = list(AuditEvent.objects.all())
     AuditEvent.objects.bulk_update(rows, ["reason"])
 
 
-def upsert_in_bulk() -> None:
+def upsert_many() -> None:
     rows = list(AuditEvent.objects.all())
     AuditEvent.objects.bulk_create(rows, update_conflicts=True, unique_fields=["event_id"], update_fields=["reason"])
 
@@ -131,9 +131,9 @@ BY_MODEL: dict[str, Callable[[], object]] = {
     "queryset update": lambda: AuditEvent.objects.filter(seq=1).update(reason="another"),
     "queryset delete": lambda: AuditEvent.objects.filter(seq=1).delete(),
     "delete of all": lambda: AuditEvent.objects.all().delete(),
-    "bulk_update": change_in_bulk,
+    "bulk_update": change_many,
     "bulk_create": lambda: AuditEvent.objects.bulk_create([AuditEvent(chain="site", seq=4)]),
-    "bulk_create that updates": upsert_in_bulk,
+    "bulk_create that updates": upsert_many,
     "bulk_create that ignores": lambda: AuditEvent.objects.bulk_create([], ignore_conflicts=True),
     "create": lambda: AuditEvent.objects.create(chain="site", seq=4),
     "update_or_create": lambda: AuditEvent.objects.update_or_create(seq=1, defaults={"reason": "another"}),

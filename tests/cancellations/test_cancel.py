@@ -14,7 +14,7 @@ from django.utils import timezone
 from taskruns.arize.wire import WireRun
 from taskruns.models import AuditEvent, Cancellation, Run, Status, User
 from taskruns.services.runs.observations import record_observation
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.paths import CANCEL_ANSWER
 from tests.stored import events
 from tests.wire import run_url, wire_run
@@ -98,7 +98,7 @@ def check(arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientO
     def check(end: End, answer: Answer, *, reread: Answer | None = None, htmx: bool = True) -> Cancellation:
         post = arize.post(run_url(run, "/cancel"), **answer(run))
         read = arize.get(run_url(run), **reread(run)) if reread else None
-        page = press(client_of(oli), run, htmx=htmx, reason="evaluates the wrong model")
+        page = click_cancel(client_of(oli), run, htmx=htmx, reason="evaluates the wrong model")
         assert post.call_count == 1
         assert (read.call_count if read else 0) == bool(reread)
         _check_answer(page, run, end, htmx=htmx, client=client_of(oli))
@@ -263,7 +263,7 @@ def test_it_sends_one_empty_post_with_the_key_and_the_quoted_id(
     Run.objects.update(arize_id="odd/id?=")
     run.refresh_from_db()
     arize.post("http://arize.test:9999/v2/task-runs/odd%2Fid%3F%3D/cancel", json=wire_run(run, "CANCELLED"))
-    assert press(client_of(oli), run).status_code == 200
+    assert click_cancel(client_of(oli), run).status_code == 200
     sent = arize.calls[0].request
     assert sent.headers["Authorization"].startswith("Bearer ak-canary")
     assert (sent.body, sent.headers["Content-Length"], "Content-Type" in sent.headers) == (None, "0", False)
@@ -274,9 +274,9 @@ def test_it_presses_again_after_an_unknown_end_as_a_new_operation(
 ) -> None:
     post = arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
-    assert press(client_of(oli), run).status_code == 502
+    assert click_cancel(client_of(oli), run).status_code == 502
     arize.replace(responses.POST, run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    assert press(client_of(oli), run).status_code == 200
+    assert click_cancel(client_of(oli), run).status_code == 200
     assert post.call_count == 1
     first, second = Cancellation.objects.order_by("requested_at")
     assert (first.outcome, second.outcome) == ("unknown", "confirmed")
@@ -300,7 +300,7 @@ def test_a_list_that_was_asked_for_while_the_cancel_was_on_its_way_does_not_undo
         return 200, {}, json.dumps(wire_run(run, "CANCELLED"))
 
     arize.add_callback("POST", run_url(run, "/cancel"), slowly)
-    answer = press(client_of(oli), run)
+    answer = click_cancel(client_of(oli), run)
     row = Run.objects.get(pk=run.pk)
     assert (answer.status_code, row.status) == (200, "cancelled")
     # The same list again, answered only now.

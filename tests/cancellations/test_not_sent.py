@@ -23,7 +23,7 @@ from taskruns.models import (
     User,
 )
 from taskruns.services import cancellations, credentials
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.database_refusals import refuse_inserts
 from tests.factories import actor, make_credential, make_run
 from tests.stored import events
@@ -49,7 +49,7 @@ def _nothing_is_sent(arize: responses.RequestsMock, post: responses.BaseResponse
 
 def test_it_sends_what_nothing_holds_back(client: Client, run: Run, post: Any) -> None:
     """The control of every test here."""
-    assert press(client, run).status_code == 200
+    assert click_cancel(client, run).status_code == 200
     assert post.call_count == 1
 
 
@@ -57,7 +57,7 @@ def test_it_sends_what_nothing_holds_back(client: Client, run: Run, post: Any) -
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "gone", "unknown"])
 def test_it_sends_nothing_for_a_run_that_is_not_active(status: str, client: Client, run: Run, htmx: Any) -> None:
     Run.objects.update(status=status, rank=0)
-    page = press(client, run, htmx=htmx, reason="too slow")
+    page = click_cancel(client, run, htmx=htmx, reason="too slow")
     if not htmx:
         page = client.get(page.url)
     assert page.status_code == 200
@@ -80,7 +80,7 @@ def test_it_reads_the_run_again_before_it_sends(run: Run, oli: User) -> None:
 def test_it_says_whose_cancel_is_open(client: Client, run: Run, oli: User, mona: User) -> None:
     def told(person: User) -> str:
         Cancellation.objects.update(person=person, person_label=person.email)
-        return press(client, run).content.decode()
+        return click_cancel(client, run).content.decode()
 
     Cancellation.objects.create(run=run)
     assert "You asked for it at 20" in told(oli)
@@ -97,7 +97,7 @@ def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run:
     first = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
     if is_stopping:
         Cancellation.objects.update(stopping_since=first.requested_at)
-    page = press(client, run, htmx=htmx, reason="me too")
+    page = click_cancel(client, run, htmx=htmx, reason="me too")
     assert page.status_code == 409
     text = page.content.decode()
     assert "already under way" in text
@@ -111,7 +111,7 @@ def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run:
 
 def test_it_does_not_join_a_cancel_that_has_ended(client: Client, run: Run, mona: User, post: Any) -> None:
     Cancellation.objects.create(run=run, person=mona, person_label=mona.email, outcome=Outcome.STILL_RUNNING)
-    assert press(client, run).status_code == 200
+    assert click_cancel(client, run).status_code == 200
     assert post.call_count == 1
 
 
@@ -119,7 +119,7 @@ def test_it_does_not_join_a_cancel_that_has_ended(client: Client, run: Run, mona
 @pytest.mark.parametrize("table", ["taskruns_auditevent", "taskruns_cancellation"])
 def test_it_sends_nothing_when_the_request_cannot_be_written(table: str, client: Client, run: Run, htmx: Any) -> None:
     refuse_inserts(table)
-    page = press(client, run, htmx=htmx)
+    page = click_cancel(client, run, htmx=htmx)
     assert page.status_code == 503
     assert "nothing was sent to Arize" in page.content.decode()
     assert not Cancellation.objects.exists()
@@ -128,7 +128,7 @@ def test_it_sends_nothing_when_the_request_cannot_be_written(table: str, client:
 
 @pytest.mark.usefixtures("_nothing_is_sent")
 def test_it_sends_nothing_for_a_reason_that_is_too_long(client: Client, run: Run, htmx: Any) -> None:
-    page = press(client, run, htmx=htmx, reason="x" * 513)
+    page = click_cancel(client, run, htmx=htmx, reason="x" * 513)
     assert page.status_code == 422
     assert "longer than 512 characters" in page.content.decode()
     assert events(event="run.cancel") == []
@@ -136,7 +136,7 @@ def test_it_sends_nothing_for_a_reason_that_is_too_long(client: Client, run: Run
 
 
 def test_it_takes_the_longest_reason_whole(client: Client, run: Run, post: Any) -> None:
-    assert press(client, run, reason="x" * 512).status_code == 200
+    assert click_cancel(client, run, reason="x" * 512).status_code == 200
     assert Cancellation.objects.get().reason == "x" * 512
 
 
@@ -150,7 +150,7 @@ def test_every_field_for_a_reason_takes_as_much_as_a_cancel(client: Client, run:
 
 
 def test_it_keeps_a_reason_on_one_line(client: Client, run: Run, post: Any) -> None:
-    press(client, run, reason='\x00wrong\r\nmodel\x1b[31m\u2028{"event": \u202e1}\u2029')
+    click_cancel(client, run, reason='\x00wrong\r\nmodel\x1b[31m\u2028{"event": \u202e1}\u2029')
     requested = AuditEvent.objects.get(outcome="requested")
     assert requested.reason == 'wrong model [31m {"event":  1}'
     assert Cancellation.objects.get().reason == requested.reason
@@ -161,7 +161,7 @@ def test_it_hides_the_run_of_another_team(run: Run, otto: User, other_team: Team
     stranger = client_of(otto)
     own = f"/teams/{other_team.slug}/runs/{run.pk}/cancel/"
     assert stranger.post(own).status_code == 404
-    assert press(stranger, run).status_code == 404
+    assert click_cancel(stranger, run).status_code == 404
     missing = stranger.post(f"/teams/{other_team.slug}/runs/{other_team.pk}/cancel/")
     assert missing.status_code == 404
     assert events(chain="site") == [("access.denied", "denied")] * 2
@@ -171,7 +171,7 @@ def test_it_hides_the_run_of_another_team(run: Run, otto: User, other_team: Team
 @pytest.mark.usefixtures("_nothing_is_sent")
 @pytest.mark.parametrize("name", ["vera", "ada", "adam"])
 def test_it_refuses_those_who_may_only_look(name: str, cast: Any, run: Run, client_of: ClientOf) -> None:
-    assert press(client_of(cast[name]), run).status_code == 403
+    assert click_cancel(client_of(cast[name]), run).status_code == 403
     row = AuditEvent.objects.get(event="run.cancel")
     assert (row.outcome, row.actor_label, row.chain) == ("denied", cast[name].email, f"team:{run.team_id}")
 
@@ -180,7 +180,7 @@ def test_it_refuses_those_who_may_only_look(name: str, cast: Any, run: Run, clie
 def test_it_refuses_to_cancel_by_get_and_without_a_token(oli: User, run: Run) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(oli, backend="allauth.account.auth_backends.AuthenticationBackend")
-    assert press(strict, run).status_code == 403
+    assert click_cancel(strict, run).status_code == 403
     assert strict.get(f"/teams/ops-north/runs/{run.pk}/cancel/").status_code == 405
 
 
@@ -222,7 +222,7 @@ def test_it_says_why_a_key_cannot_be_used(
     spoil: Any, words: str, settings: Any, client: Client, run: Run, credential: Credential, htmx: Any
 ) -> None:
     spoil(credential, settings)
-    page = press(client, run, htmx=htmx)
+    page = click_cancel(client, run, htmx=htmx)
     assert page.status_code == 502
     assert words in page.content.decode().replace("&#x27;", "'")
     assert events(event="run.cancel") == [("run.cancel", "requested"), ("run.cancel", "not_sent")]
@@ -232,7 +232,7 @@ def test_it_says_why_a_key_cannot_be_used(
 @pytest.mark.usefixtures("_nothing_is_sent")
 def test_it_says_that_an_id_cannot_be_asked_for(client: Client, run: Run) -> None:
     Run.objects.update(arize_id="..")
-    assert press(client, run).status_code == 502
+    assert click_cancel(client, run).status_code == 502
     assert Cancellation.objects.get().outcome == "not_sent"
 
 
@@ -242,7 +242,7 @@ def test_it_says_that_a_closed_port_got_nothing(
     endpoint = f"http://127.0.0.1:{free_port}"
     settings.ARIZE_ENDPOINTS = (endpoint,)
     Credential.objects.update(endpoint=endpoint)
-    page = press(client, make_run(task))
+    page = click_cancel(client, make_run(task))
     assert page.status_code == 502
     assert events() == [("run.cancel", "requested"), ("run.cancel", "not_sent")]
 
@@ -252,12 +252,12 @@ def test_it_sends_a_persons_single_cancel_in_spite_of_failing_or_backoff(
     state: dict[str, str], client: Client, run: Run, post: Any
 ) -> None:
     Credential.objects.update(**state)
-    assert press(client, run).status_code == 200
+    assert click_cancel(client, run).status_code == 200
     assert post.call_count == 1
 
 
 def test_it_records_the_second_press_of_the_same_person_too(client: Client, run: Run, arize: Any) -> None:
     post = arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
-    assert [press(client, run).status_code for _ in range(3)] == [200, 409, 409]
+    assert [click_cancel(client, run).status_code for _ in range(3)] == [200, 409, 409]
     assert post.call_count == 1
     assert [outcome for _, outcome in events()] == ["requested", "joined", "joined"]

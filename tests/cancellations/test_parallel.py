@@ -8,7 +8,7 @@ import pytest
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Status, Task, Team, TeamRole
 from tests.arize_server import ArizeServer, serving
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.factories import CANARY, make_run, person
 from tests.threads import in_threads
 from tests.wire import wire_run
@@ -53,7 +53,7 @@ def test_fifty_clicks_on_one_run_are_one_post(stage: tuple[ArizeServer, Task], c
         someone = person(f"operator{number}@example.com")
         Membership.objects.create(team=task.team, user=someone, role=TeamRole.OPERATOR)
         clients += [client_of(someone) for _ in range(CLICKS // 5)]
-    statuses = in_threads(CLICKS, lambda number: press(clients[number], run).status_code)
+    statuses = in_threads(CLICKS, lambda number: click_cancel(clients[number], run).status_code)
     assert double.posts() == [f"POST /v2/task-runs/{run.arize_id}/cancel"]
     assert not double.faults
     assert set(statuses) <= {200, 409}
@@ -71,7 +71,7 @@ def test_clicks_on_many_runs_do_not_hinder_each_other(stage: tuple[ArizeServer, 
     someone = person("operator@example.com")
     Membership.objects.create(team=task.team, user=someone, role=TeamRole.OPERATOR)
     clients = [client_of(someone) for _ in range(16)]
-    statuses = in_threads(16, lambda number: press(clients[number], runs[number % 8]).status_code)
+    statuses = in_threads(16, lambda number: click_cancel(clients[number], runs[number % 8]).status_code)
     assert sorted(double.posts()) == sorted(f"POST /v2/task-runs/{run.arize_id}/cancel" for run in runs)
     assert not double.faults
     assert statuses.count(200) >= 8

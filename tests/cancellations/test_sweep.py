@@ -17,7 +17,7 @@ from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, 
 from taskruns.services.cancellations import settle_stopping, sweep
 from taskruns.services.credentials.client import connected
 from tests.arize_server import ArizeServer, serving
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import make_credential, make_run
 from tests.stored import events
@@ -86,7 +86,7 @@ def test_it_gives_a_stopping_run_300_seconds(run: Run, arize: Any, oli: User, cl
     start = timezone.now()
     with time_machine.travel(start, tick=False) as clock:
         client = client_of(oli)
-        press(client, run)
+        click_cancel(client, run)
         for seconds, closed in ((1, 0), (61, 0), (299, 0), (301, 1), (400, 0)):
             clock.move_to(start + timedelta(seconds=seconds))
             assert sweep() == closed, seconds
@@ -185,12 +185,12 @@ def test_it_closes_an_outcome_that_could_not_be_written(
     post = arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     client = client_of(oli)
     refuse_inserts("taskruns_auditevent", unless="NEW.outcome = 'requested'")
-    page = press(client, run)
+    page = click_cancel(client, run)
     assert page.status_code == 503
     assert "was sent to Arize, but its answer could not be recorded" in page.content.decode()
     row = Cancellation.objects.get()
     assert (row.outcome, post.call_count) == ("", 1)
-    assert press(client, run).status_code == 503
+    assert click_cancel(client, run).status_code == 503
     assert post.call_count == 1
     accept_inserts("taskruns_auditevent")
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))

@@ -11,7 +11,7 @@ import responses
 from django.test import Client
 
 from taskruns.models import Run, Task, User
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.factories import make_run
 from tests.paths import ROOT
 from tests.wire import ENDPOINT, run_url, wire_run
@@ -47,8 +47,8 @@ def test_a_cancel_enters_few_files(task: Task, run: Run, oli: User, client_of: C
     client, earlier = client_of(oli), make_run(task)
     for it in (earlier, run):
         arize.post(run_url(it, "/cancel"), json=wire_run(it, "CANCELLED"))
-    press(client, earlier, confirmed="1")  # what is loaded once a process is loaded now
-    answer, files = entered(lambda: press(client, run, confirmed="1"))
+    click_cancel(client, earlier, confirmed="1")  # what is loaded once a process is loaded now
+    answer, files = entered(lambda: click_cancel(client, run, confirmed="1"))
     assert answer.status_code == 200
     assert {"views/runs.py", "services/cancellations/actions.py", "arize/client.py"} <= files
     assert len(files) <= CANCEL, sorted(files)

@@ -62,4 +62,6 @@ def test_no_file_or_folder_has_a_name_that_went():
 def test_no_text_holds_a_phrase_that_went(phrase: str):
     outside = [path for path in TEXTS if not {"tests", "migrations"} & set(path.relative_to(ROOT).parts)]
     assert len(outside) > 100
-    assert not [named(path) for path in outside if phrase.lower() in " ".join(path.read_text().lower().split())]
+    stored = '"broken off"'  # a result of a verification, in old rows too
+    texts = {path: " ".join(path.read_text().lower().replace(stored, "").split()) for path in outside}
+    assert not [named(path) for path, text in texts.items() if phrase.lower() in text]

@@ -18,7 +18,7 @@ from gunicorn.config import Config
 from config.gunicorn_logs import JsonLogger
 from config.logs import redact_tokens
 from taskruns.models import AuditEvent, Credential, Run, Team, User
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.factories import CANARY, PASSWORD
 from tests.secret_search import Witness, found
 from tests.wire import run_url, wire_run
@@ -112,7 +112,7 @@ def test_typed_text_stays_one_log_line(
     run: Run, oli: User, client_of: ClientOf, arize: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ):
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    press(client_of(oli), run, reason=FORGED.replace("\x00", ""))
+    click_cancel(client_of(oli), run, reason=FORGED.replace("\x00", ""))
     client_of(oli).get("/runs/", {"q": FORGED}, headers={"User-Agent": FORGED.replace("\x00", "")})
     client_of(oli).get("/teams/x%0d%0a%7B%22event%22:%22forged%22%7D/")
     client_of(oli).post("/accounts/login/", {"login": FORGED, "password": FORGED})

@@ -17,7 +17,7 @@ from taskruns.pages import board
 from taskruns.permissions import TeamAccess, access_of
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs.observations import record_observation
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.factories import make_credential, make_run
 from tests.runs.readings import reading
 from tests.wire import ENDPOINT, run_url, wire_run
@@ -81,7 +81,7 @@ def test_every_member_reads_who_acted_on_this_run(
     client: Client, run: Run, task: Task, oli: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    press(client_of(oli), run, reason="wrong model")
+    click_cancel(client_of(oli), run, reason="wrong model")
     html = page(client, run)
     assert "oli@example.com asked to cancel run" in html
     assert "“wrong model”" in html
@@ -151,10 +151,10 @@ def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_
     """oli's answer was lost; mona pressed again and heard that it was cancelled already: by oli."""
     arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
-    press(client_of(oli), run, reason="too slow")
+    click_cancel(client_of(oli), run, reason="too slow")
     arize.replace(responses.POST, run_url(run, "/cancel"), status=400)
     arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
-    assert "cancelled already" in press(client_of(mona), run).content.decode()
+    assert "cancelled already" in click_cancel(client_of(mona), run).content.decode()
     assert sweep() == 1
     assert "cancelled by oli@example.com: too slow" in page(client, run)
     row = board.row_of(run.pk, team_access=TeamAccess(run.team, access_of(mona, run.team)))
@@ -260,7 +260,7 @@ def test_a_nameless_run_is_called_by_its_id_in_messages_and_in_the_log(
     by_id(client, "R9")
     run = Run.objects.get()
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    assert "R9: Cancelled" in press(client, run).content.decode()
+    assert "R9: Cancelled" in click_cancel(client, run).content.decode()
     assert set(AuditEvent.objects.filter(event="run.cancel").values_list("target_label", flat=True)) == {"R9"}
     Task.objects.update(name=" ", arize_id="T9")
     assert ">T9</a>" in client.get("/teams/ops-north/runs/table/").content.decode()

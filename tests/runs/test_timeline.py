@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from taskruns.models import AuditEvent, Run, Status, Task, User
 from taskruns.pages.runs import timeline_of
-from tests.clients import ClientOf, press
+from tests.clients import ClientOf, click_cancel
 from tests.factories import make_run
 from tests.runs.past import past
 from tests.wire import run_url, wire_run
@@ -90,7 +90,7 @@ def test_a_cancel_is_told_from_its_reason_to_its_end(
 ):
     assert "Nobody has acted on this run from this panel." in page(client, run)
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    press(client_of(oli), run, reason="wrong model")
+    click_cancel(client_of(oli), run, reason="wrong model")
     html = page(client, run).split('id="run-history"')[1]
     asked, answered = "oli@example.com asked to cancel run", "Arize confirmed: run"
     assert in_order(html, "Created in Arize", "Started", asked, "“wrong model”", answered, "Ended: CANCELLED")

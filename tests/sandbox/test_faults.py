@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from taskruns.sandbox.faults import RateLimit
+from taskruns.sandbox.failures import RateLimit
 from taskruns.sandbox.server import running
 from taskruns.sandbox.simulation import Settings
 

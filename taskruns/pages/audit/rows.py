@@ -90,7 +90,7 @@ class AuditPage:
 
 @dataclass(frozen=True, slots=True)
 class VerificationView:
-    """One verification. `result` is running, clean, faults or broken off. `percent` is the progress while it runs.
+    """One verification. `result` is a value of `AuditVerification.Result`. `percent` is the progress while it runs.
     `compared`: whether it was checked against external anchors.
     """
 
@@ -146,7 +146,7 @@ def audit_group(events: list[AuditEvent], *, slug: str = "") -> AuditGroup:
 
 def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
     if event.is_damaged:
-        return _damaged_row(event)
+        return _changed_row(event)
     return AuditRow(
         id=event.pk,
         seq=event.seq,
@@ -170,7 +170,7 @@ def _tone(event: AuditEvent) -> str:
     return of_outcome.get(event.outcome) or _EVENT_TONES.get(event.event, "")
 
 
-def _damaged_row(event: AuditEvent) -> AuditRow:
+def _changed_row(event: AuditEvent) -> AuditRow:
     """Show the raw stored values and trust none of them."""
     stored = {field.attname: getattr(event, field.attname) for field in event._meta.concrete_fields}
     return AuditRow(

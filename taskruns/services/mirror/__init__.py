@@ -1,8 +1,8 @@
 """Keeping the mirror like Arize, with few calls: the only reader of lists from Arize.
 
 `schedule` decides when and by whom a key is read, `budget` how much, `round` what and in which order; `reader` makes
-the calls; `tasks`, `active_runs`, `task_runs` and `arize_users` say which ones and write the answers. `staleness` says what
-of the mirror is old, `lookup` reads one run for a person, `fill` makes up past runs for measuring.
+the calls; `tasks`, `active_runs`, `task_runs` and `arize_users` say which ones and write the answers. `staleness` says
+what of the mirror is old, `lookup` reads one run for a person, `fill` makes up past runs for measuring.
 """
 
 from .fill import fill_runs
