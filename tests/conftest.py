@@ -35,6 +35,15 @@ from tests.wire import ENDPOINT
 RECORD = import_module("taskruns.audit.record")  # the package gives the function of that name
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the database of DATABASE_URL: the rest needs no second run on another server."""
+    for item in items:
+        asks = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
+        if asks or item.get_closest_marker("django_db"):
+            item.add_marker("database")
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays until the end: without this, it is searched for garbage again and again."""
     gc.freeze()
