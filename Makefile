@@ -6,18 +6,23 @@ NEXT   := .venv-next
 PIP    := -m pip --disable-pip-version-check --quiet install --require-hashes
 # Arguments for pytest in `make test`, for example ARGS="-k cancel" or ARGS=tests/cancellations/test_cancel.py
 ARGS   ?=
-PARALLEL := -n auto --dist loadfile
-# Files named in ARGS; without any, all tests run.
+# Files named in ARGS; without any, all tests run. A selection starts faster on one processor.
 NAMED  := $(filter tests/%,$(ARGS))
 UNIT   := $(if $(NAMED),$(filter-out tests/e2e%,$(NAMED)),--ignore=tests/e2e)
 E2E    := $(if $(NAMED),$(filter tests/e2e%,$(NAMED)),tests/e2e)
-HOW    := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,$(PARALLEL)))
+SPREAD := -n auto --dist worksteal
+HOW    := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,$(SPREAD)))
+# Each worker of the browser tests starts the whole panel, so there are only two.
+E2E_HOW := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,-n 2 --dist loadgroup))
+E2E_LOG := $(VENV)/browser-tests.log
+# Without compiled files, each of the hundreds of processes that tests start would compile the panel anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo run test test-next lint format lock audit bench screenshots
+.PHONY: help demo run test test-unit test-e2e test-fast test-database test-next lint format lock audit bench screenshots
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/run.stamp ## run the demo: the panel with a simulated Arize, until Ctrl-C
 	@$(BIN)/python -m config.demo
@@ -25,16 +30,30 @@ demo: $(VENV)/run.stamp ## run the demo: the panel with a simulated Arize, until
 run: $(VENV)/run.stamp ## run the panel configured in .env, until Ctrl-C
 	@$(BIN)/python -m config.run
 
-# Two calls of pytest, because a running Playwright breaks every later test that uses the database. The whole suite runs
-# on all processors; a selection starts faster on one.
 # Exit code 5 means "no tests selected", which is not a failure if ARGS selects.
+pytest = $(BIN)/python -m pytest $(1) || [ $$? -eq 5 -a -n '$(ARGS)' ]
+
+# Side by side, because browser tests mostly wait. Two calls, because a running Playwright breaks every later test that
+# uses the database.
 test: $(VENV)/dev.stamp ## run all tests, on SQLite or on the database in DATABASE_URL
-	@$(if $(UNIT),$(BIN)/python -m pytest $(UNIT) $(HOW) || [ $$? -eq 5 -a -n '$(ARGS)' ])
-	@$(if $(E2E),$(BIN)/python -m pytest $(E2E) $(HOW) || [ $$? -eq 5 -a -n '$(ARGS)' ])
+	@$(MAKE) --no-print-directory $(if $(ARGS),,-j2) test-unit test-e2e
+
+test-unit: $(VENV)/dev.stamp
+	@$(if $(UNIT),$(call pytest,$(UNIT) $(HOW)))
+
+# Without ARGS both run at once: the output of the browser tests is printed when they are done.
+test-e2e: $(VENV)/dev.stamp
+	@$(if $(E2E),$(if $(ARGS),,exec 3>&1 >$(E2E_LOG) 2>&1; trap 'cat $(E2E_LOG) >&3' EXIT;) $(call pytest,$(E2E) $(E2E_HOW)))
+
+test-fast: $(VENV)/dev.stamp ## run the fast tests: no browser, no processes, no exhaustive tests
+	@$(BIN)/python -m pytest --ignore=tests/e2e -m 'not slow' $(SPREAD)
+
+test-database: $(VENV)/dev.stamp ## run the tests that use the database in DATABASE_URL, without browser tests
+	@$(BIN)/python -m pytest --ignore=tests/e2e -m database $(SPREAD)
 
 test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python with the next Django
 	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'
-	@$(NEXT)/bin/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(PARALLEL))
+	@$(NEXT)/bin/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(SPREAD))
 
 lint: $(VENV)/dev.stamp ## check style, types, import rules, templates and migrations
 	@$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from typing import Any
 from config import new_secrets
 from config.processes import ROOT, base_environment, launch, stop
 from tests.e2e.databases import own_database
+from tests.e2e.shell import Shell
 from tests.processes import free_ports, wait_for
 from tests.sandbox.caller import Caller
 
@@ -40,6 +41,7 @@ class Stack:
     spare: list[str] = field(default_factory=list)  # ids of running runs of ops-north that no test has taken yet
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)  # beside or instead of those that each stack has
+    shell: Shell | None = None
 
     def __post_init__(self) -> None:
         self.port, self.sandbox_port = free_ports(2)
@@ -121,18 +123,9 @@ class Stack:
     # --- What people do at a shell
 
     def manage(self, *arguments: str, given: str = "") -> str:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        if self.shell is None:
+            self.shell = Shell(self.environment, self.directory / "shell.log")
+        return self.shell.run(*arguments, given=given)
 
     def get(self, path: str) -> int:
         """The status of a request by nobody in particular, 0 without an answer."""
@@ -182,6 +175,8 @@ def running_stack(directory: Path, *, wire: str = "upper", spare: int = SPARE) -
             yield stack
         finally:
             stack.end_all()
+            if stack.shell:
+                stack.shell.end()
 
 
 def _prepare(stack: Stack, *, spare: int) -> None:
