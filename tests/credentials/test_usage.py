@@ -12,8 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.arize.errors import RateLimited
-from taskruns.models import Credential, KeyUsage, Run, Team, User
-from taskruns.services import cancellations, credentials, mirror
+from taskruns.models import BatchSource, Credential, KeyUsage, Run, Team, User
+from taskruns.services import batches, cancellations, credentials, mirror
 from taskruns.services.credentials.client import connected, count
 from tests.clients import ClientOf
 from tests.factories import actor, make_credential
@@ -58,6 +58,14 @@ def test_tests_and_cancels_count_too(credential: Credential, run: Run, oli: User
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     assert cancellations.cancel(run, by=actor(oli)).outcome == "confirmed"
     assert counts() == [(made + 1, 0)]
+
+
+def test_a_batch_counts_the_calls_of_its_threads_once(team: Team, run: Run, oli: User, arize: responses.RequestsMock):
+    arize.post(run_url(run, "/cancel"), status=429, json={"title": "No"})
+    batch = batches.create_batch(team, run_ids=[run.pk], reason="", by=actor(oli), source=BatchSource.SELECTION)
+    batches.work(batch.pk)
+    assert len(arize.calls) == 1
+    assert counts() == [(1, 1)]
 
 
 def test_each_hour_has_a_count_of_its_own(credential: Credential, arize: responses.RequestsMock):
