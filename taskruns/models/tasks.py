@@ -47,7 +47,7 @@ class Task(models.Model):
     runs_read_to = models.DateTimeField(null=True)
     # How far its runs are known: all that were there at that moment, down to the newest page of the first reading.
     caught_up_at = models.DateTimeField(null=True)
-    # Where a walk through its runs broke off, and when that walk began: `services/mirror/task_runs.py`.
+    # Where a reading of its runs stopped early, and when it began: `services/mirror/task_runs.py`.
     gap_cursor = models.TextField(blank=True)
     gap_since = models.DateTimeField(null=True)
     active_unread = models.BooleanField(default=False)  # the first reading left older runs out, maybe active ones

@@ -200,17 +200,17 @@ def test_no_cell_is_a_formula(team: Team, task: Task, vera: User, client_of: Cli
         assert {row[name] for row in rows} == {f"'{text}" for text in EVIL}, name
 
 
-def test_the_file_has_as_many_rows_as_were_said_whatever_leaves_the_filter_meanwhile(
+def test_the_file_has_as_many_rows_as_were_said_whatever_leaves_the_filter(
     team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(export, "CHUNK", 2)
     some_runs(task, *[Status.RUNNING] * 7)
     chosen = export_runs(team, wanted("status=running"), by=actor(mona))
 
-    def meanwhile() -> None:
+    def end_all() -> None:
         Run.objects.update(status=Status.COMPLETED, rank=0)
 
-    assert taken(chosen, meanwhile) == [f"run-{number}" for number in range(7)]
+    assert taken(chosen, end_all) == [f"run-{number}" for number in range(7)]
     assert chosen.rows == 7
 
 
@@ -371,7 +371,7 @@ def test_runs_of_one_moment_come_once_each(team: Team, task: Task, mona: User, m
     assert sorted(taken(export_runs(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
 
 
-def test_what_comes_or_ends_meanwhile_neither_repeats_nor_skips_a_run(
+def test_what_comes_or_ends_neither_repeats_nor_skips_a_run(
     team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(export, "CHUNK", 2)
@@ -379,13 +379,13 @@ def test_what_comes_or_ends_meanwhile_neither_repeats_nor_skips_a_run(
     chosen = export_runs(team, wanted(), by=actor(mona))
     ending = iter([run.pk for run in Run.objects.filter(rank=1).order_by("-sorted_at")])
 
-    def meanwhile() -> None:
-        """One run ends, one comes above and one, of long ago, below."""
+    def end_one_and_add_two() -> None:
+        """One run ends, a new one comes first and an old one last."""
         Run.objects.filter(pk=next(ending, None)).update(status=Status.COMPLETED, rank=0)
         for created in (timezone.now(), NOW - timedelta(days=9)):
             make_run(task, status=Status.COMPLETED, created_at=created)
 
-    assert taken(chosen, meanwhile) == [f"run-{number}" for number in range(10)]
+    assert taken(chosen, end_one_and_add_two) == [f"run-{number}" for number in range(10)]
     assert Run.objects.count() > 20
 
 

@@ -143,7 +143,7 @@ def expected(query: dict[str, str]) -> list[str]:
     return [run.arize_id for run in runs if passes(run, query)]
 
 
-def walk(
+def all_pages(
     accesses: list[TeamAccess], query: dict[str, str], between: Callable[[], Any] = lambda: None
 ) -> Iterator[Listing]:
     cursor: Cursor | None = None
@@ -167,7 +167,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyset, "NEAR", 3)
     monkeypatch.setattr(keyset, "FAR", 8)
     monkeypatch.setattr(keyset, "NARROW", 2)
-    # A search for one task reads that task, one for more of them is walked.
+    # A search that finds one task reads that task; one that finds more is scanned.
     monkeypatch.setattr(MATCHING, "FEW_TASKS", 1)
 
 
@@ -186,9 +186,9 @@ def test_every_page_holds_the_right_runs_in_order_both_ways(
         write(tasks, number, drawn)
     wanted = expected(query)
     with time_machine.travel(NOW, tick=False):
-        there = list(walk([team_access], query))
+        there = list(all_pages([team_access], query))
         assert ids(there) == wanted
-        assert all(len(listing.runs) == size or listing.walked for listing in there[:-1])
+        assert all(len(listing.runs) == size or listing.is_partial for listing in there[:-1])
         last = there[-1]
         back = [last]
         while last.previous is not None:
@@ -220,7 +220,7 @@ def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
                 count += 1
 
     with time_machine.travel(NOW, tick=False):
-        seen = ids(walk([team_access], query, arrive))
+        seen = ids(all_pages([team_access], query, arrive))
     assert len(seen) == len(set(seen))
     assert [run for run in seen if int(run[1:]) < len(runs)] == wanted
 
@@ -245,7 +245,7 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
             team=other_team,
             endpoint=ENDPOINT,
             arize_id=task.arize_id,
-            name=f"{task.name}, answer {number}" if number else task.name,  # of the two, one search is walked in one
+            name=f"{task.name}, answer {number}" if number else task.name,  # so one search is scanned in one team only
             type=task.type,
             space_id=task.space_id,
         )
@@ -254,7 +254,8 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
     for number, (is_other, drawn) in enumerate(runs):
         write(others if is_other else tasks, number, drawn)
     with time_machine.travel(NOW, tick=False):
-        assert ids(walk([team_access, TeamAccess(other_team, access_of(vera, other_team))], query)) == expected(query)
+        both = [team_access, TeamAccess(other_team, access_of(vera, other_team))]
+        assert ids(all_pages(both, query)) == expected(query)
 
 
 @PROPERTY
@@ -268,7 +269,7 @@ def test_a_search_for_a_few_tasks_reads_task_by_task(
     for number, drawn in enumerate(runs):
         write(tasks, number, drawn)
     with time_machine.travel(NOW, tick=False):
-        assert ids(walk([team_access], query)) == expected(query)
+        assert ids(all_pages([team_access], query)) == expected(query)
 
 
 def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
@@ -319,7 +320,7 @@ def test_a_deep_page_asks_no_more_questions_than_the_first(
     for number in range(200):
         write(tasks, number, (0, Status.COMPLETED, number, 0, 1, 0))
     for query in ({"sort": ""}, {"sort": "-errors"}, {"sort": "", "status": "completed"}):
-        *_, last = list(walk([team_access], query))
+        *_, last = list(all_pages([team_access], query))
         with django_assert_max_num_queries(1):
             list_runs([team_access], parsed(query, last.previous))
 
@@ -352,7 +353,7 @@ def test_no_page_takes_more_than_twelve_questions(
     vera: User,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With every limit within reach: filters that are walked to the end, and those that find a page at once.
+    """With every limit within reach: filters that are scanned to the end, and those that find a page at once.
 
     Two more are taken by a name that is in many tasks of which hardly one ran lately.
     """

@@ -82,9 +82,9 @@ def test_a_last_page_that_is_full_offers_no_next_one(client: Client, task: Task)
 
 def test_new_runs_neither_shift_nor_repeat_older_pages(client: Client, task: Task) -> None:
     fill(task, 120, active=60)
-    before, walked = {f"R{number:03}" for number in range(120)}, []
+    before, seen = {f"R{number:03}" for number in range(120)}, []
     for number, page in enumerate(pages(client)):
-        walked += page
+        seen += page
         for newer in range(7):
             created = at(1000 + newer)
             make_run(
@@ -93,7 +93,7 @@ def test_new_runs_neither_shift_nor_repeat_older_pages(client: Client, task: Tas
                 status=[Status.RUNNING, Status.FAILED][newer % 2],
                 created_at=created,
             )
-    old = [run for run in walked if run in before]
+    old = [run for run in seen if run in before]
     assert sorted(old) == sorted(before)
 
 
@@ -106,9 +106,9 @@ def test_pages_of_any_size_hold_every_run_once_in_order(
     Run.objects.all().delete()
     for status, second in runs:
         make_run(task, status=status, created_at=at(second))
-    walked = [run for page in pages(client) for run in page]
+    seen = [run for page in pages(client) for run in page]
     order = Run.objects.order_by("-rank", "-sorted_at", "-pk").values_list("arize_id", flat=True)
-    assert walked == list(order)
+    assert seen == list(order)
 
 
 def test_a_page_link_keeps_the_filters(client: Client, task: Task) -> None:

@@ -31,7 +31,7 @@ from .choices import (
     why_empty,
 )
 from .keyset import Found, find, find_together, may_find_together, merged
-from .plan import Place, micros, moment
+from .plan import Place, is_read_descending, micros, moment
 from .rows import run_rows
 from .staleness import is_late, late, unread, warnings_of
 
@@ -39,8 +39,8 @@ from .staleness import is_late, late, unread, warnings_of
 @dataclass(frozen=True, slots=True)
 class Board:
     """The board of one team, or (`slug` is empty) of all of a person's. `warnings` say why something may be old;
-    `etag` names exactly what is shown; `walked`: only so many rows were looked at for the filter; `shown` is false for
-    somebody without a team.
+    `etag` names exactly what is shown; `is_partial`: not all rows were scanned for the filter; `shown` is false for a
+    person without a team.
     """
 
     shown: bool
@@ -56,7 +56,7 @@ class Board:
     warnings: tuple[Message, ...]
     first_contacts: tuple[FirstContact, ...]
     as_of: Moment | None
-    walked: bool
+    is_partial: bool
     first_url: str
     previous_url: str
     next_url: str
@@ -69,15 +69,15 @@ PAGE = 50
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of runs, and where its neighbours begin. `asked`: the filter as it was put to each team; `walked`: not
-    all rows were looked at.
+    """One page of runs, and where its neighbours begin. `asked`: the filter for each team; `is_partial`: not all rows
+    were scanned.
     """
 
     runs: tuple[Run, ...]
     asked: tuple[Conditions, ...]
     previous: Cursor | None = None
     following: Cursor | None = None
-    walked: bool = False
+    is_partial: bool = False
 
 
 def board(
@@ -98,11 +98,11 @@ def board(
         sorts=sort_links(wanted, url),
         active=active,
         filters=board_filters(accesses, wanted, keys),
-        empty=None if rows or listing.walked else why_empty(accesses, wanted, keys, url=url),
+        empty=None if rows or listing.is_partial else why_empty(accesses, wanted, keys, url=url),
         warnings=(*warnings_of(keys), *late(accesses, keys), *unread(listing.runs)),
         first_contacts=first_contacts(keys),
         as_of=Moment.of(as_of(accesses)),
-        walked=listing.walked,
+        is_partial=listing.is_partial,
         first_url=url + (wanted.query() or f"?{ALL}") if wanted.cursor else "",
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
@@ -133,11 +133,11 @@ def list_runs(accesses: Sequence[TeamAccess], wanted: BoardFilter) -> Listing:
     asked = tuple(conditions(it.team, wanted, now=now) for it in accesses)
     found = _find(asked, wanted, cursor, now)
     is_full = len(found.rows) > PAGE
-    if cursor is not None and cursor.backwards and not is_full and found.walked_to is None:
+    if cursor is not None and cursor.backwards and not is_full and found.scanned_to is None:
         # The top of the list is reached: show its first page whole.
         return list_runs(accesses, replace(wanted, cursor=None))
     shown = found.rows[:PAGE]
-    end = shown[-1][0] if is_full else found.walked_to
+    end = shown[-1][0] if is_full else found.scanned_to
     here = Place(cursor.rank, cursor.value, cursor.id) if cursor else None
     begin = shown[0][0] if shown else here
     ends = (begin if cursor else None, end)
@@ -149,7 +149,7 @@ def list_runs(accesses: Sequence[TeamAccess], wanted: BoardFilter) -> Listing:
         place.cursor(backwards=backwards, at=at) if place else None
         for place, backwards in zip(ends, (True, False), strict=True)
     )
-    return Listing(tuple(run for _, run in shown), asked, before, after, found.walked_to is not None)
+    return Listing(tuple(run for _, run in shown), asked, before, after, found.scanned_to is not None)
 
 
 def _active(accesses: Sequence[TeamAccess], wanted: BoardFilter, asked: Sequence[Conditions]) -> tuple[int, int]:
@@ -157,7 +157,7 @@ def _active(accesses: Sequence[TeamAccess], wanted: BoardFilter, asked: Sequence
     active = Run.objects.filter(team__in=[it.team for it in accesses], rank=1)
     if len(accesses) != 1 or not wanted.is_set or not offers_many(accesses[0]):
         return active.count(), 0
-    # Two counts in one question, each with an index of its own; one count with a condition would walk the whole team.
+    # Two counts in one query, each with an index of its own; one count with a condition would scan the whole team.
     team = Team.objects.filter(pk=accesses[0].team.pk)
     number, matching = team.values_list(_number(active), _number(active.filter(asked[0].all))).get()
     return number, matching
@@ -172,12 +172,11 @@ def _find(asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | Non
     parts = [part for conditions in asked for part in conditions.parts]
     if may_find_together(parts):
         return find_together(parts, wanted, cursor, limit=PAGE + 1, now=now)
-    # One that is walked does not take the indexes of the others from them.
+    # A scan for one team must not cost the other teams their indexes.
     each = [
         find_together(team.parts, wanted, cursor, limit=PAGE + 1, now=now)
         if may_find_together(team.parts)
         else find(team, wanted, cursor, limit=PAGE + 1, now=now)
         for team in asked
     ]
-    descending = wanted.descending != (cursor is not None and cursor.backwards)
-    return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=descending)
+    return each[0] if len(each) == 1 else merged(each, PAGE + 1, descending=is_read_descending(wanted, cursor))

@@ -12,8 +12,8 @@ from taskruns.models.runs import ACTIVE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_FIRST = UUID(int=0)
-_LAST = UUID(int=2**128 - 1)
+FIRST_ID = UUID(int=0)
+LAST_ID = UUID(int=2**128 - 1)
 _COLUMNS = {
     Sort.ACTIVE: "sorted_at",
     Sort.CREATED: "sorted_at",
@@ -94,6 +94,11 @@ class Place:
 
     def cursor(self, *, backwards: bool = False, at: int = 0) -> Cursor:
         return Cursor(self.rank, self.value, self.id, backwards, at)
+
+
+def is_read_descending(wanted: BoardFilter, cursor: Cursor | None) -> bool:
+    """Whether rows are read in descending order: a backwards cursor reverses the board's own order."""
+    return wanted.descending != (cursor is not None and cursor.backwards)
 
 
 def streams(wanted: BoardFilter, now: datetime) -> tuple[Stream, ...]:

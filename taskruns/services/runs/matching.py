@@ -23,20 +23,20 @@ _LAST = "\U0010ffff"
 class Conditions:
     """A filter, taken apart for the database.
 
-    `walked` are runs of one index, in its order: the team's, one task's, or one status of the team; or a few runs by
-    their ids. `apart`: the same as a few parts, each of which is in order in an index. `rest` is what the index does
-    not know; None: nothing. `narrow` are parts of `rest` that have an index of their own.
+    `indexed`: runs that one index gives in order: the team's, one task's, one status of the team, or a few runs by
+    their ids. `apart`: the same runs in several parts, each in the order of an index. `rest`: the condition that the
+    index cannot check, or None. `narrow`: parts of `rest` that have an index of their own.
     """
 
-    walked: Q
+    indexed: Q
     apart: Sequence[Q] = field(default=())
     rest: Q | None = None
     narrow: Sequence[Q] = field(default=())
-    is_sparse: bool = False  # it is known that a walk of the nearest rows alone finds no page
+    is_sparse: bool = False  # scanning only the nearest rows would not fill a page
 
     @property
     def all(self) -> Q:
-        return self.walked if self.rest is None else self.walked & self.rest
+        return self.indexed if self.rest is None else self.indexed & self.rest
 
     @property
     def parts(self) -> tuple["Conditions", ...]:
@@ -61,18 +61,18 @@ def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
     if sought and sought.tasks and not (narrow or wanted.task or wanted.statuses or wanted.sort):
         return Conditions(sought.where, tuple(Q(task=task) for task in sought.tasks))
     narrow += [sought.where] if sought else []
-    walked = Q(team=team)
+    indexed = Q(team=team)
     if wanted.task:
         ids = list(Task.objects.filter(team=team, arize_id=wanted.task).values_list("pk", flat=True))
         # The same id may exist at two endpoints.
-        (walked, rest) = (Q(task=ids[0]), rest) if len(ids) == 1 else (walked, [*rest, Q(task__in=ids)])
+        (indexed, rest) = (Q(task=ids[0]), rest) if len(ids) == 1 else (indexed, [*rest, Q(task__in=ids)])
     if len(wanted.statuses) == 1 and not wanted.task and not wanted.sort:
-        walked &= Q(status=wanted.statuses[0])
+        indexed &= Q(status=wanted.statuses[0])
     elif wanted.statuses:
         narrow.append(Q(team=team, status__in=wanted.statuses))
     rest += narrow
     is_sparse = sought is not None and sought.is_sparse
-    return Conditions(walked, (), _all_of(rest), () if is_sparse else tuple(narrow), is_sparse)
+    return Conditions(indexed, (), _all_of(rest), () if is_sparse else tuple(narrow), is_sparse)
 
 
 def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
