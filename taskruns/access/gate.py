@@ -31,7 +31,7 @@ from taskruns.services.people import sessions
 
 from .denials import record_denied
 from .recent_auth import auth_method, is_recent, lacks_second_factor
-from .redirects import page_of, referring_page, to_login, with_next
+from .redirects import is_read, page_of, referring_page, to_login, with_next
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 View = Callable[..., HttpResponseBase]
@@ -95,56 +95,6 @@ def first_factor_enough(view: View) -> View:
     return _for_everyone(view, before_second_factor=True)
 
 
-def _for_everyone(view: View, *, recent_auth: bool = False, before_second_factor: bool = False) -> View:
-    @wraps(view)
-    def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not request.user.is_authenticated:
-            return _anonymous(request, EventType.ACCESS_DENIED)
-        panel = _enter(request, None)
-        stopped = _missing_proof(
-            panel, EventType.ACCESS_DENIED, recent_auth=recent_auth, before_second_factor=before_second_factor
-        )
-        return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
-
-    return _declared(gate, "signed in")
-
-
-def _anonymous(request: HttpRequest, event: EventType) -> HttpResponse:
-    """GETs redirect to sign-in and are not recorded: open pages keep polling after the session ends."""
-    if request.method not in SAFE_METHODS:
-        record_denied(request, event, by=actor_of(request), why="not signed in")
-    return to_login(request)
-
-
-def _missing_proof(
-    request: PanelRequest, event: EventType, *, recent_auth: bool, before_second_factor: bool = False
-) -> HttpResponse | None:
-    """The response if the session lacks a second factor or a recent proof of identity, else None.
-
-    A GET is redirected to give the proof and comes back. A POST is not stored for later, because it may hold a key.
-    """
-    if not before_second_factor and lacks_second_factor(request, request.user, request.team):
-        return _redirect_to_proof(request, reverse("factors"), event, why="no second factor")
-    if recent_auth and not is_recent(request, request.user):
-        return _redirect_to_proof(request, reverse("confirm"), event, why="no recent sign-in")
-    return None
-
-
-def _redirect_to_proof(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
-    """Deny and record every change, whatever the client's headers say; redirect reads to the proof."""
-    is_read = request.method in {"GET", "HEAD"}
-    if not is_read:
-        record_denied(request, event, by=actor_of(request), team=request.team, why=why)
-    if request.htmx:
-        response = HttpResponse(status=401)
-        response["HX-Redirect"] = with_next(url, page_of(request.htmx))
-        return response
-    if is_read:
-        return HttpResponseRedirect(with_next(url, request.get_full_path()))
-    context = {"why": why, "url": with_next(url, referring_page(request))}
-    return render(request, "taskruns/people/recent_auth.html", context, status=403)
-
-
 def anyone(view: View) -> View:
     """For the few pages that need no sign-in."""
     return _declared(view, "anyone")
@@ -154,9 +104,24 @@ def by_method(*, read: View, act: View) -> View:
     """Two gates at one url: one for reading, one for acting."""
 
     def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        return (read if request.method in {"GET", "HEAD"} else act)(request, *args, **kwargs)
+        return (read if is_read(request) else act)(request, *args, **kwargs)
 
     return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+
+
+def members_change(event: EventType) -> Callable[[View], View]:
+    """For pages that every insider reads but only members change, not auditors or site admins."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def gate(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if not is_read(request) and request.access.team_role is None:
+                raise refused(request, event)
+            return view(request, *args, **kwargs)
+
+        return gate
+
+    return decorate
 
 
 def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
@@ -167,11 +132,6 @@ def check_declared(patterns: Iterable[URLPattern | URLResolver]) -> None:
         elif not hasattr(pattern.callback, "declared_access"):
             message = f"The view of {pattern.pattern} declares no access."
             raise ImproperlyConfigured(message)
-
-
-def _declared(view: View, access: Action | str) -> View:
-    view.declared_access = access  # type: ignore[attr-defined]
-    return view
 
 
 def owned(request: PanelRequest, rows: "models.QuerySet[M]", pk: uuid.UUID) -> M:
@@ -200,24 +160,9 @@ def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -
     return PermissionDenied()
 
 
-def members_change(event: EventType) -> Callable[[View], View]:
-    """For pages that every insider reads but only members change, not auditors or site admins."""
-
-    def decorate(view: View) -> View:
-        @wraps(view)
-        def gate(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            if request.method not in {"GET", "HEAD"} and request.access.team_role is None:
-                raise refused(request, event)
-            return view(request, *args, **kwargs)
-
-        return gate
-
-    return decorate
-
-
 def actor_of(request: HttpRequest) -> Actor:
     """The acting person, in the form of the audit log. Anonymous before sign-in."""
-    nobody = Actor(
+    anonymous = Actor(
         type="anonymous",
         ip=getattr(request, "client_ip", ""),
         user_agent=request.headers.get("User-Agent", ""),
@@ -225,10 +170,10 @@ def actor_of(request: HttpRequest) -> Actor:
     )
     person = request.user if hasattr(request, "user") else None
     if not isinstance(person, User):
-        return nobody
+        return anonymous
     access: Access = getattr(request, "access", None) or access_of(person)
     return replace(
-        nobody,
+        anonymous,
         type="user",
         id=str(person.pk),
         label=person.email,
@@ -239,14 +184,29 @@ def actor_of(request: HttpRequest) -> Actor:
     )
 
 
-def _event(request: HttpRequest, event: EventType | None, acts_on: str) -> EventType:
-    return event if event is not None and request.method == acts_on else EventType.ACCESS_DENIED
+def access_to(person: User, team: Team | None) -> Access:
+    """What a person may do in a team that was loaded with `seen_by`."""
+    role = TeamRole(team.role) if team is not None and team.role and team.archived_at is None else None
+    return granted(SiteRole(person.site_role), role)
 
 
-def _private(response: HttpResponseBase) -> HttpResponseBase:
-    """Forbid caching: after signing out, not even the back button may show the page again."""
-    patch_cache_control(response, no_store=True, private=True)
-    return response
+def _declared(view: View, access: Action | str) -> View:
+    view.declared_access = access  # type: ignore[attr-defined]
+    return view
+
+
+def _for_everyone(view: View, *, recent_auth: bool = False, before_second_factor: bool = False) -> View:
+    @wraps(view)
+    def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return _anonymous(request, EventType.ACCESS_DENIED)
+        panel = _enter(request, None)
+        stopped = _missing_proof(
+            panel, EventType.ACCESS_DENIED, recent_auth=recent_auth, before_second_factor=before_second_factor
+        )
+        return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
+
+    return _declared(gate, "signed in")
 
 
 def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
@@ -263,16 +223,55 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     return panel
 
 
-def access_to(person: User, team: Team | None) -> Access:
-    """What a person may do in a team that was loaded with `seen_by`."""
-    role = TeamRole(team.role) if team is not None and team.role and team.archived_at is None else None
-    return granted(SiteRole(person.site_role), role)
+def _anonymous(request: HttpRequest, event: EventType) -> HttpResponse:
+    """GETs redirect to sign-in and are not recorded: open pages keep polling after the session ends."""
+    if request.method not in SAFE_METHODS:
+        record_denied(request, event, by=actor_of(request), why="not signed in")
+    return to_login(request)
+
+
+def _missing_proof(
+    request: PanelRequest, event: EventType, *, recent_auth: bool, before_second_factor: bool = False
+) -> HttpResponse | None:
+    """The response if the session lacks a second factor or a recent proof of identity, else None.
+
+    A GET is redirected to give the proof and comes back. A POST is not stored for later, because it may hold a key.
+    """
+    if not before_second_factor and lacks_second_factor(request, request.user, request.team):
+        return _redirect_to_proof(request, reverse("factors"), event, why="no second factor")
+    if recent_auth and not is_recent(request, request.user):
+        return _redirect_to_proof(request, reverse("confirm"), event, why="no recent sign-in")
+    return None
+
+
+def _redirect_to_proof(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
+    """Deny and record every change, whatever the client's headers say; redirect reads to the proof."""
+    if not is_read(request):
+        record_denied(request, event, by=actor_of(request), team=request.team, why=why)
+    if request.htmx:
+        response = HttpResponse(status=401)
+        response["HX-Redirect"] = with_next(url, page_of(request.htmx))
+        return response
+    if is_read(request):
+        return HttpResponseRedirect(with_next(url, request.get_full_path()))
+    context = {"why": why, "url": with_next(url, referring_page(request))}
+    return render(request, "taskruns/people/recent_auth.html", context, status=403)
 
 
 def _hidden(request: PanelRequest) -> Http404:
     """Record an outsider's attempt in the site log: the team must not learn who the outsider is."""
     record_denied(request, EventType.ACCESS_DENIED, by=actor_of(request))
     return Http404()
+
+
+def _event(request: HttpRequest, event: EventType | None, acts_on: str) -> EventType:
+    return event if event is not None and request.method == acts_on else EventType.ACCESS_DENIED
+
+
+def _private(response: HttpResponseBase) -> HttpResponseBase:
+    """Forbid caching: after signing out, not even the back button may show the page again."""
+    patch_cache_control(response, no_store=True, private=True)
+    return response
 
 
 def _session_ref(request: HttpRequest) -> str:

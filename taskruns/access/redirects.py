@@ -16,6 +16,10 @@ UNDONE = {
 }
 
 
+def is_read(request: HttpRequest) -> bool:
+    return request.method in {"GET", "HEAD"}
+
+
 def to_login(request: HttpRequest) -> HttpResponse:
     """Redirect a plain request. Make htmx leave the page, so that no sign-in form ends up in a table cell.
 
@@ -29,17 +33,8 @@ def to_login(request: HttpRequest) -> HttpResponse:
         response = HttpResponse(status=401)
         response["HX-Redirect"] = with_next(url, page_of(htmx), **undone)
         return response
-    is_read = request.method in {"GET", "HEAD"}
-    return HttpResponseRedirect(
-        with_next(url, request.get_full_path() if is_read else referring_page(request), **undone)
-    )
-
-
-def _undone(request: HttpRequest, *, is_page: bool) -> dict[str, str]:
-    if request.method in {"GET", "HEAD"}:
-        return {"undone": "page"} if is_page else {}
-    name = request.resolver_match.url_name if request.resolver_match else ""
-    return {"undone": "cancel" if name == "run-cancel" else "act"}
+    target = request.get_full_path() if is_read(request) else referring_page(request)
+    return HttpResponseRedirect(with_next(url, target, **undone))
 
 
 def with_next(url: str, target: str, **more: str) -> str:
@@ -58,6 +53,13 @@ def page_of(htmx: HtmxDetails) -> str:
         return ""
 
 
+def referring_page(request: HttpRequest) -> str:
+    """The page whose form was sent, from the Referer header. Empty unless it is on this host."""
+    parts = urlsplit(request.headers.get("Referer", ""))
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return path if parts.netloc == request.get_host() else ""
+
+
 def board_before(request: HttpRequest, slug: str) -> str:
     """The team's board with the filters that the person came from; otherwise the board without filters."""
     board = reverse("board", args=[slug])
@@ -65,8 +67,8 @@ def board_before(request: HttpRequest, slug: str) -> str:
     return came_from if came_from == board or came_from.startswith(f"{board}?") else board
 
 
-def referring_page(request: HttpRequest) -> str:
-    """The page whose form was sent, from the Referer header. Empty unless it is on this host."""
-    parts = urlsplit(request.headers.get("Referer", ""))
-    path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return path if parts.netloc == request.get_host() else ""
+def _undone(request: HttpRequest, *, is_page: bool) -> dict[str, str]:
+    if is_read(request):
+        return {"undone": "page"} if is_page else {}
+    name = request.resolver_match.url_name if request.resolver_match else ""
+    return {"undone": "cancel" if name == "run-cancel" else "act"}
