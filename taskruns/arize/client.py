@@ -22,7 +22,7 @@ __all__ = ["ArizeClient", "Timeouts"]
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Identified)
 
-_PATIENT = Timeouts()
+_DEFAULT_TIMEOUTS = Timeouts()
 
 
 class StatusCasing:
@@ -65,7 +65,7 @@ class ArizeClient:
         endpoint: str,
         key: str,
         *,
-        timeouts: Timeouts = _PATIENT,
+        timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         get_retries: int = 2,
         pool_size: int = 8,
         public_only: bool = False,
@@ -136,9 +136,9 @@ class ArizeClient:
         params = {"space_id": space_id, "limit": 100, "cursor": cursor}
         return self._get("api-keys", params=params, read=_page("api_keys", WireApiKey.from_json))
 
-    def is_itself(self, listed: WireApiKey) -> bool:
+    def may_be_own_key(self, listed: WireApiKey) -> bool:
         """Whether a listed key may be the one that this client uses."""
-        return listed.shortens(self._bearer.secret)
+        return listed.may_be(self._bearer.secret)
 
     def cancel_run(self, run_id: str) -> WireRun:
         """POST /v2/task-runs/{id}/cancel."""
@@ -184,8 +184,8 @@ class ArizeClient:
     ) -> T:
         """Every call to Arize goes through here: send, pass the JSON to `read`, or raise an ArizeError."""
         self._check_key()
-        url = f"{self.endpoint}/v2/{'/'.join(map(path_segment, path))}"
-        sent = {name: sendable(str(value)) for name, value in (params or {}).items() if value is not None}
+        url = f"{self.endpoint}/v2/{'/'.join(map(_path_segment, path))}"
+        sent = {name: _sendable(str(value)) for name, value in (params or {}).items() if value is not None}
         answer = session.ask(method, url, params=sent, json=body)
         self._count(answer)
         if isinstance(answer, NotAnswered):
@@ -223,18 +223,18 @@ def _read(answer: Answer, read: Callable[[object], T], *, request_id: str | None
     raise Unreadable(status=answer.status, request_id=request_id, milliseconds=answer.milliseconds)
 
 
-def path_segment(part: str) -> str:
+def _path_segment(part: str) -> str:
     """An id as one path segment. Raises BadRequest if it cannot be one.
 
     `.` and `..` cannot: libraries and proxies resolve them in any encoding.
     """
-    quoted = "" if "\0" in part else quote(sendable(part), safe="")
+    quoted = "" if "\0" in part else quote(_sendable(part), safe="")
     if quoted in {"", ".", ".."}:
         raise _not_sendable()
     return quoted
 
 
-def sendable(text: str) -> str:
+def _sendable(text: str) -> str:
     """The text itself; raises BadRequest if UTF-8 cannot encode it (a lone surrogate)."""
     try:
         text.encode()

@@ -47,7 +47,7 @@ class ArizeError(Exception):
         super().__init__(self.sentence)
 
     @property
-    def words(self) -> str:
+    def arize_message(self) -> str:
         """Arize's own message, or empty."""
         return ": ".join(part for part in (self.title, self.detail) if part)
 
@@ -112,19 +112,16 @@ class Unprocessable(ArizeError):
     default = "Arize cannot carry out this request (422). Nothing was changed. See Arize's message for the reason."
 
 
+_RATE_LIMITED = "The rate limit of this API key is reached (429). Arize accepts no more calls for now."
+
+
 class RateLimited(ArizeError):
-    default = (
-        "The rate limit of this API key is reached (429). Arize accepts no more calls for now. "
-        "Wait a little, then try again."
-    )
+    default = f"{_RATE_LIMITED} Wait a little, then try again."
 
     def __init__(self, sentence: str | None = None, *, retry_after: int | None = None, **facts: Any) -> None:
         if sentence is None and retry_after is not None:
             unit = "second" if retry_after == 1 else "seconds"
-            sentence = (
-                "The rate limit of this API key is reached (429). Arize accepts no more calls for now. "
-                f"Try again in {retry_after} {unit}."
-            )
+            sentence = f"{_RATE_LIMITED} Try again in {retry_after} {unit}."
         super().__init__(sentence, retry_after=retry_after, **facts)
 
 
@@ -160,7 +157,6 @@ ERRORS: Mapping[int, type[ArizeError]] = {
     422: Unprocessable,
     429: RateLimited,
 }
-
 
 NOT_SENT: Mapping[Failure, str] = {
     Failure.NO_CONNECTION: NotSent.default,

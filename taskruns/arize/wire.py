@@ -50,8 +50,8 @@ class TaskType(StrEnum):
     UNKNOWN = "unknown"
 
 
-_GAP = re.compile(r"[.*\u2026\u2022]{2,}|[\u2026\u2022*]")  # the middle of a redacted key
-FEWEST_SHOWN = 6  # characters of a redacted key; fewer would match too many keys
+_REDACTED_PART = re.compile(r"[.*\u2026\u2022]{2,}|[\u2026\u2022*]")  # the middle of a redacted key
+_FEWEST_SHOWN = 6  # characters of a redacted key; fewer would match too many keys
 _STATUSES = {status.value: status for status in RunStatus} | {"canceled": RunStatus.CANCELLED}
 _TYPES = {kind.value: kind for kind in TaskType}
 
@@ -111,10 +111,10 @@ class WireApiKey:
         redacted = read_text(raw.get("redacted_key")) or ""
         return cls(id=id_, redacted_key=redacted, expires_at=read_timestamp(raw.get("expires_at")))
 
-    def shortens(self, key: str) -> bool:
-        """Whether `key` with its middle left out looks like this one. Two keys can look alike."""
-        parts = _GAP.split(self.redacted_key.strip())
-        if len(parts) != 2 or len(parts[0]) + len(parts[1]) < FEWEST_SHOWN:
+    def may_be(self, key: str) -> bool:
+        """Whether `key`, once redacted, would look like this one. Two keys can look alike."""
+        parts = _REDACTED_PART.split(self.redacted_key.strip())
+        if len(parts) != 2 or len(parts[0]) + len(parts[1]) < _FEWEST_SHOWN:
             return False
         begin, end = parts
         return len(key) > len(begin) + len(end) and key.startswith(begin) and key.endswith(end) and bool(end)
@@ -219,15 +219,11 @@ def _word(raw: object) -> str:
     return raw.strip().lower() if isinstance(raw, str) else ""
 
 
-def _json_object(data: object) -> dict[str, Any]:
+def _record(data: object) -> dict[str, Any]:
+    """The object as kept in `raw`, including unknown members. Raises Unreadable if it is not an object."""
     if not isinstance(data, dict):
         raise Unreadable
-    return data
-
-
-def _record(data: object) -> dict[str, Any]:
-    """The object as kept in `raw`, including unknown members."""
-    kept: dict[str, Any] = keep(_json_object(data))
+    kept: dict[str, Any] = keep(data)
     return kept
 
 

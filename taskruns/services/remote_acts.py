@@ -67,7 +67,7 @@ def failure_of(error: ArizeError) -> Failure:
 def in_words(error: ArizeError, sentence: str = "") -> str:
     """The error's sentence, or a better one of the act's, then Arize's own words (cleaned, at most 300 characters)."""
     sentence = sentence or error.sentence
-    return f"{sentence} Arize says: {error.words}" if error.words else sentence
+    return f"{sentence} Arize says: {error.arize_message}" if error.arize_message else sentence
 
 
 @contextmanager

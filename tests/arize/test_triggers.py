@@ -82,7 +82,7 @@ def test_each_status_raises_its_error_once(
     arize.post(URL, status=status, json=problem, headers={"Retry-After": "0"})
     error = failure(client.trigger_run, "T25saW5l=", WANTED)
     assert type(error) is kind
-    assert error.words == "A title: Some detail"
+    assert error.arize_message == "A title: Some detail"
     assert error.facts == {"http_status": status, "arize_request_id": "req_1", "milliseconds": error.milliseconds}
     assert len(arize.calls) == client.calls == 1
 
@@ -103,7 +103,7 @@ def test_unsent_and_maybe_sent_requests_differ(
     arize.post(URL, body=raised)
     error = failure(client.trigger_run, "T25saW5l=", WANTED)
     assert type(error) is kind
-    assert error.words == ""
+    assert error.arize_message == ""
     assert len(arize.calls) == 1
 
 

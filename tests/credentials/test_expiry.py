@@ -63,7 +63,7 @@ def clock() -> Iterator[Any]:
     ],
 )
 def test_a_listed_key_is_known_by_its_shortened_form(*, redacted: str, same: bool):
-    assert WireApiKey.from_json({"id": "k1", "redacted_key": redacted}).shortens(CANARY) is same
+    assert WireApiKey.from_json({"id": "k1", "redacted_key": redacted}).may_be(CANARY) is same
 
 
 # --- Reading it from Arize
@@ -137,8 +137,8 @@ def test_the_sandbox_lists_a_key_as_arize_does():
             with ArizeClient(server.url, key) as client:
                 (only,) = client.list_api_keys().items
                 found[key] = only
-                assert client.is_itself(only)
-                assert not any(client.is_itself(other) for name, other in found.items() if name != key)
+                assert client.may_be_own_key(only)
+                assert not any(client.may_be_own_key(other) for name, other in found.items() if name != key)
     assert [one.expires_at is not None for one in found.values()] == [False, True, False]
 
 

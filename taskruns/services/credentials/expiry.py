@@ -45,7 +45,7 @@ def tell_of_expiring(*, by: Actor) -> int:
 def _own(client: ArizeClient, space_id: str | None) -> WireApiKey | None:
     """The one listed key that looks like the client's; None if there is none, or more than one looks so."""
     found = pages(lambda cursor: client.list_api_keys(space_id=space_id, cursor=cursor), most=PAGES)
-    alike = [listed for page in found for listed in page.items if client.is_itself(listed)]
+    alike = [listed for page in found for listed in page.items if client.may_be_own_key(listed)]
     return alike[0] if len(alike) == 1 else None
 
 
