@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db.models import Count, Q
 from django.urls import reverse
@@ -27,10 +28,10 @@ from taskruns.services.batches import counts_of, not_stopped
 from .outcomes import CANCEL_WORDS
 from .values import Link, Message, Moment, in_words
 
-TYPED_ABOVE = 20  # runs; from here on the number is typed before anything begins
-NAMED = 200  # runs that were not stopped
-TASKS = 200
-LISTED = 100
+TYPED_ABOVE = 20  # to cancel more runs than this, a person types their number
+MOST_NOT_STOPPED = 200  # runs listed as not stopped
+MOST_TASKS = 200
+MOST_BATCHES = 100
 _TONES = {Effect.STOPPED: "good", Effect.ENDED: "quiet", Effect.NOT_STOPPED: "bad"}
 _ALARMS = {outcome.value for outcome, words in CANCEL_WORDS.items() if words.is_alarm}
 GOES_ON = "Arize said that it was cancelled, but it goes on"
@@ -42,9 +43,35 @@ _SOURCES = {
 }
 
 
+class _StateWords(NamedTuple):
+    word: str
+    tone: str
+    icon: str
+
+
+def _icon(outcome: Outcome) -> str:
+    if CANCEL_FACTS[outcome].effect is not Effect.NOT_STOPPED:
+        return "check"
+    return "error" if CANCEL_FACTS[outcome].is_final else "warning"
+
+
+# In the order of the counts: outcomes grouped by their effect on the run.
+_WORDS: dict[str, _StateWords] = {
+    ItemState.QUEUED: _StateWords("waiting", "quiet", "clock"),
+    ItemState.SENT: _StateWords("under way", "going", "play"),
+    **{
+        outcome: _StateWords(CANCEL_WORDS[outcome].in_batch, tone, _icon(outcome))
+        for effect, tone in _TONES.items()
+        for outcome in ITEM_OUTCOMES
+        if CANCEL_FACTS[outcome].effect is effect
+    },
+    ItemState.LEFT_OUT: _StateWords("left out, nothing sent", "bad", "warning"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class StateCount:
-    """`tone` is good, quiet, going or bad: it drives the colour; the word says it too."""
+    """`tone` (good, quiet, going or bad) selects the colour; `word` says the same in text."""
 
     state: str
     word: str
@@ -55,7 +82,7 @@ class StateCount:
 
 @dataclass(frozen=True, slots=True)
 class TaskCount:
-    """How many frozen runs of one task are in which status now."""
+    """The present statuses of one task's runs in a draft."""
 
     task: str
     pending: int
@@ -65,7 +92,7 @@ class TaskCount:
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One run that was not stopped, and why. `alarm`: it is active against Arize's word."""
+    """One run that was not stopped, and why. `alarm`: it is still active although Arize reported it cancelled."""
 
     url: str
     task: str
@@ -78,7 +105,7 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True)
 class BatchPage:
-    """`may_act`: the buttons are there. `typed` is the number to type, empty when none is wanted."""
+    """`may_act`: show the buttons. `typed`: the number that the person must type; empty if none is required."""
 
     id: str
     url: str
@@ -129,11 +156,10 @@ class BatchRow:
 def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
     slug, counts = batch.team.slug, counts_of(batch)
     total = sum(counts.values())
-    unfinished = sum(counts.get(state, 0) for state in OPEN_ITEMS)
     is_draft = batch.state == BatchState.DRAFT
     failed = not_stopped(batch)
     goes_on = failed.filter(state=Outcome.CONFIRMED).count()
-    named = failed.select_related("run__task", "cancellation").order_by("state", "pk")[:NAMED]
+    named = failed.select_related("run__task", "cancellation").order_by("state", "pk")[:MOST_NOT_STOPPED]
     return BatchPage(
         id=str(batch.pk),
         url=reverse("batch", args=[slug, batch.pk]),
@@ -155,7 +181,7 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
         finished=Moment.of(batch.finished_at),
         took=_took(batch),
         total=total,
-        done=total - unfinished,
+        done=total - _unfinished(counts),
         counts=() if is_draft else state_counts(counts, goes_on=goes_on),
         tasks=_tasks(batch) if is_draft else (),
         notes=_notes(batch, goes_on),
@@ -171,9 +197,10 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
     )
 
 
-def past(team: Team) -> tuple[BatchRow, ...]:
-    """The newest first; drafts that nobody confirmed are none."""
-    rows = list(CancelBatch.objects.filter(team=team).exclude(state=BatchState.DRAFT).order_by("-created_at")[:LISTED])
+def past_batches(team: Team) -> tuple[BatchRow, ...]:
+    """Newest first, without drafts."""
+    begun = CancelBatch.objects.filter(team=team).exclude(state=BatchState.DRAFT)
+    rows = list(begun.order_by("-created_at")[:MOST_BATCHES])
     numbers: dict[object, dict[str, int]] = {row.pk: {} for row in rows}
     counted = CancelItem.objects.filter(batch__in=rows).values_list("batch", "state").annotate(number=Count("pk"))
     for batch_id, state, number in counted.order_by("batch", "state"):
@@ -193,44 +220,24 @@ def past(team: Team) -> tuple[BatchRow, ...]:
     )
 
 
+def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
+    """In the order of `_WORDS`; `goes_on`: how many confirmed runs are active again; they are counted apart."""
+    numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - goes_on}
+    found = [
+        StateCount(state, words.word, numbers[state], words.tone, words.icon)
+        for state, words in _WORDS.items()
+        if numbers.get(state)
+    ]
+    alarm = [StateCount("goes_on", GOES_ON, goes_on, "bad", "error")] if goes_on else []
+    return tuple(alarm + found)
+
+
 def left_out_text(number: int) -> str:
     return (
         "1 more run matches now; it is left out."
         if number == 1
         else f"{number:,} more runs match now; they are left out."
     )
-
-
-def _icon(outcome: Outcome) -> str:
-    if CANCEL_FACTS[outcome].effect is not Effect.NOT_STOPPED:
-        return "check"
-    return "error" if CANCEL_FACTS[outcome].is_final else "warning"
-
-
-# A state's word, tone and icon, in the order of the counts: outcomes by what they say of the run.
-_WORDS: dict[str, tuple[str, str, str]] = {
-    ItemState.QUEUED: ("waiting", "quiet", "clock"),
-    ItemState.SENT: ("under way", "going", "play"),
-    **{
-        outcome: (CANCEL_WORDS[outcome].in_batch, tone, _icon(outcome))
-        for effect, tone in _TONES.items()
-        for outcome in ITEM_OUTCOMES
-        if CANCEL_FACTS[outcome].effect is effect
-    },
-    ItemState.LEFT_OUT: ("left out, nothing sent", "bad", "warning"),
-}
-
-
-def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
-    """In the order of `_WORDS`; confirmed runs that are active again are counted apart (`goes_on`)."""
-    numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - goes_on}
-    found = [
-        StateCount(state, word, numbers[state], tone, icon)
-        for state, (word, tone, icon) in _WORDS.items()
-        if numbers.get(state)
-    ]
-    alarm = [StateCount("goes_on", GOES_ON, goes_on, "bad", "error")] if goes_on else []
-    return tuple(alarm + found)
 
 
 def _title_of(batch: CancelBatch, total: int) -> str:
@@ -244,9 +251,7 @@ def _title_of(batch: CancelBatch, total: int) -> str:
 
 
 def _sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> str:
-    """The whole of it in one sentence."""
-    total = sum(counts.values())
-    unfinished = sum(counts.get(state, 0) for state in OPEN_ITEMS)
+    total, unfinished = sum(counts.values()), _unfinished(counts)
     if batch.state == BatchState.DRAFT:
         return "Nothing has been sent. Look at the list, then confirm it."
     if unfinished:
@@ -256,6 +261,10 @@ def _sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> st
     ended = _number(counts, Effect.ENDED)
     rest = total - stopped - ended
     return f"{stopped:,} of {total:,} cancelled, {ended:,} finished first, {rest:,} still running."
+
+
+def _unfinished(counts: dict[str, int]) -> int:
+    return sum(counts.get(state, 0) for state in OPEN_ITEMS)
 
 
 def _number(counts: dict[str, int], effect: Effect) -> int:
@@ -271,7 +280,7 @@ def _took(batch: CancelBatch) -> str:
 def _batch_item(item: CancelItem, *, slug: str) -> BatchItem:
     """Expects `run.task` and `cancellation` to be loaded."""
     run = item.run
-    word = GOES_ON if item.state == Outcome.CONFIRMED else _WORDS[item.state][0]
+    word = GOES_ON if item.state == Outcome.CONFIRMED else _WORDS[item.state].word
     return BatchItem(
         url=reverse("run", args=[slug, run.pk]),
         task=str(run.task),
@@ -288,7 +297,7 @@ def _link(batch: CancelBatch, slug: str) -> Link:
 
 
 def _tasks(batch: CancelBatch) -> tuple[TaskCount, ...]:
-    """The most runs first."""
+    """Tasks with the most runs first."""
     by_task = CancelItem.objects.filter(batch=batch).values_list("run__task__name", "run__task__arize_id")
     counted = by_task.annotate(
         all=Count("pk"),
@@ -297,7 +306,7 @@ def _tasks(batch: CancelBatch) -> tuple[TaskCount, ...]:
     ).order_by("-all", "run__task__name")
     return tuple(
         TaskCount(name or arize_id, pending, running, number - pending - running)
-        for name, arize_id, number, pending, running in counted[:TASKS]
+        for name, arize_id, number, pending, running in counted[:MOST_TASKS]
     )
 
 

@@ -14,8 +14,7 @@ from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requi
 from taskruns.audit import EventType, clean_line
 from taskruns.forms import BadFilter, BoardFilter, Sort
 from taskruns.models import LONGEST_REASON, BatchSource, BatchState, CancelBatch, Run, Team
-from taskruns.pages.batches import TYPED_ABOVE, batch_page, left_out_text
-from taskruns.pages.batches import past as past_batches
+from taskruns.pages.batches import TYPED_ABOVE, batch_page, left_out_text, past_batches
 from taskruns.permissions import Action
 from taskruns.services import batches
 
