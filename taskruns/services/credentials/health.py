@@ -1,4 +1,4 @@
-"""What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
+"""Whether a key works: its state, a test by a person, and marking it as rejected by Arize."""
 
 import uuid
 from contextlib import suppress
@@ -27,8 +27,12 @@ log = structlog.get_logger(__name__)
 
 # A person waits for the answer to a test.
 _TIMEOUTS = Timeouts(connect=4, read=6)
-_TASKS_ASKED_FOR = 100
-_SPACES_ASKED = 5
+_TASKS_PER_PAGE = 100
+_MOST_SPACES = 5  # that are asked for their tasks one by one
+# Each call of a test times out: the process of one that began earlier than this has died.
+LONGEST_TEST = timedelta(minutes=5)
+INTERRUPTED = "interrupted"
+# The columns of a key that has just worked.
 HEALTHY: dict[str, Any] = {
     "failing_since": None,
     "failing_reason": "",
@@ -39,13 +43,8 @@ HEALTHY: dict[str, Any] = {
 }
 
 
-# Each call of a test has a time-out: one that began longer ago has no process any more.
-LONGEST_TEST = timedelta(minutes=5)
-INTERRUPTED = "interrupted"
-
-
 class KeyState(StrEnum):
-    """How a key does. `waiting`: left alone until `backoff_until`; `new`: not used yet."""
+    """`waiting`: not used until `backoff_until`. `new`: not used yet."""
 
     FAILING = "failing"
     WAITING = "waiting"
@@ -53,17 +52,9 @@ class KeyState(StrEnum):
     WORKING = "working"
 
 
-def state_of(credential: Credential, now: datetime) -> KeyState:
-    if credential.failing_since is not None:
-        return KeyState.FAILING
-    if credential.is_backing_off(now):
-        return KeyState.WAITING
-    return KeyState.NEW if credential.last_good_at is None else KeyState.WORKING
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What Arize showed the key. `ends`: its last day as far as Arize states it; `facts`: what the log keeps of it."""
+    """What Arize showed the key. `ends`: its last day, if Arize states one. `facts`: what the audit log stores."""
 
     spaces: Page[WireSpace]
     tasks: Page[WireTask]
@@ -78,9 +69,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """`seen` when the key works, else `problem`: a sentence."""
+    """`seen` if the key works, otherwise `problem`, a sentence."""
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # for pytest, which collects names like this
 
     seen: Seen | None = None
     problem: str = ""
@@ -90,11 +81,20 @@ class TestResult:
         return self.seen is not None
 
 
+def state_of(credential: Credential, now: datetime) -> KeyState:
+    if credential.failing_since is not None:
+        return KeyState.FAILING
+    if credential.is_backing_off(now):
+        return KeyState.WAITING
+    return KeyState.NEW if credential.last_good_at is None else KeyState.WORKING
+
+
 def test(credential: Credential, *, by: Actor) -> TestResult:
     """Ask Arize what the key sees: one page of spaces, one of tasks. Takes up to half a minute when Arize is slow.
 
-    A good answer ends failing and backoff; a key that Arize rejects is marked failing. Raises DatabaseError when
-    nothing was sent because the log takes no row, OutcomeNotWritten when it was sent: the sweep then ends the test.
+    If the key works, failing and backoff end; if Arize rejects it, it is marked failing. Raises DatabaseError if the
+    request could not be recorded (nothing was sent), and OutcomeNotWritten if the result could not be recorded (it was
+    sent): the sweep then ends the test.
     """
     operation = _request(credential, by=by)
     try:
@@ -107,9 +107,9 @@ def test(credential: Credential, *, by: Actor) -> TestResult:
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
-    """Record `failed` for each test that a crash left without an end. Returns how many; safe to run twice at once.
+    """Record `failed` for each test that a crash left without a result. Returns how many. Safe to run concurrently.
 
-    Arize is not asked again: that would be another test. A test that was only very slow records what it found as a
+    Arize is not asked again: that would be another test. A test that was only slow still records its own result, as a
     further row of its operation.
     """
     tests = AuditEvent.objects.filter(event=EventType.CREDENTIAL_TEST)
@@ -119,7 +119,7 @@ def sweep(*, by: Actor = SWEEPER) -> int:
 
 
 def mark_failing(credential: Credential, *, sentence: str, by: Actor) -> bool:
-    """The mirror met a rejection: leave the key alone until it is tested or replaced. True for the first one only."""
+    """Arize rejected the key: do not use it until it is tested or replaced. True if it was not marked before."""
     with transaction.atomic():
         return _mark_failing(credential, sentence, by=by)
 
@@ -131,54 +131,40 @@ def _request(credential: Credential, *, by: Actor) -> uuid.UUID:
     return operation
 
 
-def _record(
-    credential: Credential, outcome: str, *, operation: uuid.UUID, by: Actor, details: dict[str, Any] | None = None
-) -> None:
-    record(
-        EventType.CREDENTIAL_TEST,
-        outcome,
-        by=by,
-        team=credential.team,
-        credential=credential,
-        operation_id=operation,
-        details=details,
-    )
-
-
 def _look(credential: Credential) -> Seen:
     with connected(credential, timeouts=_TIMEOUTS, get_retries=1) as client:
         try:
             spaces = client.list_spaces()
         except (Forbidden, NotFound):
-            # A key, or a server, without the list of spaces: the tasks alone show what matters.
+            # This key may not list spaces, or the server is older: the tasks alone show what matters.
             spaces = Page(items=(), next_cursor=None)
         tasks, facts = _tasks(client, spaces), client.facts
         return Seen(spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts)
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:
-    """Of all spaces at once, or, for a key that may not ask so, of those that it may ask for one by one."""
+    """Of all spaces at once. For a key that may not list those, of each of the first few spaces."""
     try:
-        return client.list_tasks(limit=_TASKS_ASKED_FOR)
+        return client.list_tasks(limit=_TASKS_PER_PAGE)
     except (BadRequest, Forbidden, NotFound) as error:
         refused = error
     pages: list[Page[WireTask]] = []
-    for space in spaces.items[:_SPACES_ASKED]:
+    for space in spaces.items[:_MOST_SPACES]:
         with suppress(BadRequest, Forbidden, NotFound):
-            pages.append(client.list_tasks(space_id=space.id, limit=_TASKS_ASKED_FOR))
+            pages.append(client.list_tasks(space_id=space.id, limit=_TASKS_PER_PAGE))
     if not pages:
         raise refused
-    is_cut = len(spaces.items) > _SPACES_ASKED or any(page.next_cursor for page in pages)
+    is_cut = len(spaces.items) > _MOST_SPACES or any(page.next_cursor for page in pages)
     return Page(items=tuple(task for page in pages for task in page.items), next_cursor="more" if is_cut else None)
 
 
 def _worked(credential: Credential, seen: Seen, *, operation: uuid.UUID, by: Actor) -> TestResult:
-    """The end of the key that Arize states replaces the one that was typed."""
+    """An expiry date from Arize replaces the one that a person typed."""
     now, ends = timezone.now(), seen.ends
     _locked(credential.pk)
     is_new_end = ends is not None and ends != credential.expires_on
     changes = {"expires_on": ends, "expiry_told": None} if is_new_end else {}
-    # Only if it is still the key that was tested.
+    # Only if the key was not replaced during the test.
     Credential.objects.filter(pk=credential.pk, ciphertext=credential.ciphertext).update(
         last_good_at=now, next_refresh_at=now, **HEALTHY, **changes
     )
@@ -201,27 +187,21 @@ def _failed(
     return TestResult(problem=error.sentence)
 
 
-def _locked(credential_id: uuid.UUID) -> Credential | None:
-    """Locked until the transaction ends: a test and the sweep that ends it wait for each other."""
-    rows = Credential.objects.select_for_update(of=("self",), no_key=True).select_related("team")
-    return rows.filter(pk=credential_id).first()
-
-
 @transaction.atomic(durable=True)
 def _end(requested: AuditEvent, by: Actor) -> bool:
     operation, key_id = requested.operation_id, requested.credential_id
     credential = None if key_id is None else _locked(key_id)
     if operation is None or credential is None:
-        return False  # not a row of ours: somebody has changed it in the database
+        return False  # someone changed the row in the database
     if AuditEvent.objects.filter(operation_id=operation).exclude(pk=requested.pk).exists():
-        return False  # it got its end since it was found
+        return False  # the test recorded its result after the query
     _record(credential, "failed", operation=operation, by=by, details={"why": INTERRUPTED})
     log.info("key_test_ended", operation=str(operation), key=str(credential.pk))
     return True
 
 
 def _mark_failing(credential: Credential, sentence: str, *, by: Actor) -> bool:
-    """Conditional on the ciphertext too: a rejection says nothing of the key that took its place meanwhile."""
+    """Only while the ciphertext is the same: the rejection says nothing about a key that has replaced this one."""
     rows = Credential.objects.filter(
         pk=credential.pk, failing_since=None, revoked_at=None, ciphertext=credential.ciphertext
     )
@@ -230,3 +210,23 @@ def _mark_failing(credential: Credential, sentence: str, *, by: Actor) -> bool:
     Team.bump(credential.team_id)
     record(EventType.CREDENTIAL_FAILING, "done", by=by, team=credential.team, credential=credential)
     return True
+
+
+def _locked(credential_id: uuid.UUID) -> Credential | None:
+    """Lock the row until the transaction ends: a test and the sweep must not both record a result."""
+    rows = Credential.objects.select_for_update(of=("self",), no_key=True).select_related("team")
+    return rows.filter(pk=credential_id).first()
+
+
+def _record(
+    credential: Credential, outcome: str, *, operation: uuid.UUID, by: Actor, details: dict[str, Any] | None = None
+) -> None:
+    record(
+        EventType.CREDENTIAL_TEST,
+        outcome,
+        by=by,
+        team=credential.team,
+        credential=credential,
+        operation_id=operation,
+        details=details,
+    )
