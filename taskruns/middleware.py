@@ -1,4 +1,4 @@
-"""Middleware that every request passes through, in addition to Django's own."""
+"""Middleware that every request passes through, in addition to Django's own, and the storage of its messages."""
 
 import ipaddress
 import re
@@ -70,7 +70,7 @@ class BodyLimit:
 
 
 class Health:
-    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are ready too. No host check."""
+    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are ready too. Any host."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -115,13 +115,14 @@ class ClientAddress:
 
 def request_id(request: HttpRequest) -> str:
     """The proxy's request id if it is well formed, otherwise a new one."""
-    said = request.META.get("HTTP_X_REQUEST_ID", "") if settings.TRUSTED_PROXIES else ""
-    return said if _REQUEST_ID.fullmatch(said) else str(uuid.uuid4())
+    given = request.META.get("HTTP_X_REQUEST_ID", "") if settings.TRUSTED_PROXIES else ""
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def client_ip(request: HttpRequest) -> str:
-    said = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if settings.TRUSTED_PROXIES else []
-    chain = [part.strip() for part in said if part.strip()] + [request.META.get("REMOTE_ADDR", "")]
+    """Empty if the address is not a valid one."""
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if settings.TRUSTED_PROXIES else []
+    chain = [part.strip() for part in forwarded if part.strip()] + [request.META.get("REMOTE_ADDR", "")]
     nth = min(settings.TRUSTED_PROXIES + 1, len(chain))
     try:
         return str(ipaddress.ip_address(chain[-nth]))

@@ -47,6 +47,12 @@ def make_append_only(connection: BaseDatabaseWrapper) -> None:
             cursor.execute(statement)
 
 
+def make_append_only_after_migrate(*, using: str, **_kwargs: Any) -> None:
+    """Signal receiver of `post_migrate`."""
+    if AuditEvent._meta.db_table in connections[using].introspection.table_names():
+        make_append_only(connections[using])
+
+
 def missing_triggers(connection: BaseDatabaseWrapper) -> list[str]:
     """Names of the triggers that are missing, disabled or changed."""
     if connection.vendor == "postgresql":
@@ -57,13 +63,13 @@ def missing_triggers(connection: BaseDatabaseWrapper) -> list[str]:
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
     with connection.cursor() as cursor:
         cursor.execute(query)
-        there = dict(cursor.fetchall())
-    return [name for name, text in wanted.items() if not _matches(there.get(name, ""), text, connection.vendor)]
+        found = dict(cursor.fetchall())
+    return [name for name, text in wanted.items() if not _matches(found.get(name, ""), text, connection.vendor)]
 
 
-def _matches(there: str, wanted: str, vendor: str) -> bool:
+def _matches(found: str, wanted: str, vendor: str) -> bool:
     """Compare the function's whole body on PostgreSQL, and the end of the CREATE TRIGGER statement on SQLite."""
-    return there.strip() == wanted if vendor == "postgresql" else there.endswith(wanted)
+    return found.strip() == wanted if vendor == "postgresql" else found.endswith(wanted)
 
 
 def _sqlite_triggers() -> Iterator[tuple[str, str]]:
@@ -76,9 +82,3 @@ def _statements(vendor: str) -> list[str]:
     if vendor == "postgresql":
         return [_POSTGRESQL_FUNCTION, *(_POSTGRESQL.format(table=table) for table in APPEND_ONLY_TABLES)]
     return [f"CREATE TRIGGER IF NOT EXISTS {name} {when} {_SQLITE_REFUSES}" for name, when in _sqlite_triggers()]
-
-
-def make_append_only_after_migrate(*, using: str, **_kwargs: Any) -> None:
-    """Signal receiver of `post_migrate`."""
-    if AuditEvent._meta.db_table in connections[using].introspection.table_names():
-        make_append_only(connections[using])

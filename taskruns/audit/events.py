@@ -63,14 +63,13 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),
 }
 
-
 _ARIZE = frozenset({"http_status", "arize_request_id", "milliseconds"})
 _COUNTS = frozenset({"num_successes", "num_errors", "num_skipped"})
 _KEY = frozenset({"last4", "expires_on", "changed"})
 _VIEW = frozenset({"query", "shared", "default"})
 _FACTOR = frozenset({"factor", "name", "recovery_codes"})
 _STOP = frozenset({"stop", "pulled_by", "pulled_at"})
-# The details of a denied attempt at any event, and of the one row that sums up many anonymous attempts.
+# The details of a denied attempt at any event, and of the row that counts further anonymous attempts.
 _DENIED = frozenset({"page", "path", "method", "why"})
 _LEFT_OUT = frozenset({"left_out", "minute"})
 

@@ -13,7 +13,7 @@ from django.db.models import F, Func, QuerySet
 
 from taskruns.verifier import UNREADABLE
 
-Q = TypeVar("Q", bound=QuerySet[Any, Any])
+Rows = TypeVar("Rows", bound=QuerySet[Any, Any])
 # What a query raises for a value that its column should not hold.
 UNREADABLE_VALUE = (*UNREADABLE, DataError)
 
@@ -33,22 +33,14 @@ def tolerant_text() -> Iterator[None]:
         raw.text_factory = before
 
 
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
-
-
-def with_number(rows: Q) -> Q:
+def with_number(rows: Rows) -> Rows:
     """The rows whose `seq` is an integer. On SQLite it may also be text, bytes or a fraction."""
     return rows if connection.vendor != "sqlite" else _typed(rows).filter(seq_type="integer")
 
 
-def without_number(rows: Q) -> Q:
+def without_number(rows: Rows) -> Rows:
     """The rows whose `seq` is not an integer."""
     return rows.none() if connection.vendor != "sqlite" else _typed(rows).exclude(seq_type="integer")
-
-
-def _typed(rows: Q) -> Q:
-    return rows.alias(seq_type=Func(F("seq"), function="typeof", output_field=models.CharField()))
 
 
 def stored_values(model: type[models.Model], pk: int, names: tuple[str, ...]) -> dict[str, Any]:
@@ -60,6 +52,14 @@ def stored_values(model: type[models.Model], pk: int, names: tuple[str, ...]) ->
         cursor.execute(f'SELECT {columns} FROM "{model._meta.db_table}" WHERE id = %s', [pk])  # noqa: S608 - our names
         row = cursor.fetchone()
     return dict(zip(names, map(_json, row), strict=True))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _typed(rows: Rows) -> Rows:
+    return rows.alias(seq_type=Func(F("seq"), function="typeof", output_field=models.CharField()))
 
 
 def _json(value: Any) -> Any:

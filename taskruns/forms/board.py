@@ -1,4 +1,4 @@
-"""The board's filters, its orders, and the place where one of its pages begins.
+"""The board's filters, its orders, and the cursor of a page.
 
 To add a filter: a field here, in `parse` and in `query`; the rest is in CONTRIBUTING.md, "How to add".
 """
@@ -21,11 +21,11 @@ from taskruns.models import Status
 from .query import BadFilter, key_id, moment, number, one, one_of
 
 _TYPES = frozenset(kind.value for kind in TaskType)
-_LARGEST = 2**63
+_LARGEST = 2**63  # a column's integers are smaller
 
 
 class Sort(StrEnum):
-    """What the rows are in order of; `-` in the query string: largest first. Unset: active first, then newest."""
+    """What rows are sorted by. In the query string, `-` means largest first. Default: active first, then newest."""
 
     ACTIVE = ""
     CREATED = "created"
@@ -36,10 +36,11 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The row beside which a page lies: after it, or before it when `backwards`.
+    """The row after which a page begins, or before which it ends if `backwards`.
 
-    `value` is what the row is sorted by, as an integer (microseconds since 1970, microseconds, a count); `rank` is 1
-    for active rows where these come first, else 0. `at` is "now" for all pages of a walk that sorts by duration.
+    `value`: what the row is sorted by, as an integer (microseconds since 1970, microseconds, or a count). `rank`: 1 for
+    active rows in the default order, else 0. `at`: "now" for all pages sorted or filtered by duration, in microseconds
+    since 1970, else 0.
     """
 
     rank: int
@@ -60,7 +61,7 @@ class Cursor:
             if whole and rank in {0, 1} and backwards in {0, 1} and abs(value) < _LARGEST and 0 <= at < _LARGEST:
                 return cls(rank, value, uuid.UUID(id_), bool(backwards), at)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
-            pass  # said below, in one sentence for all damage
+            pass  # the same message for all damage
         raise BadFilter("This page link is damaged. Start again from the first page.")
 
 
@@ -68,7 +69,7 @@ class Cursor:
 class BoardFilter:
     """`task` and `space` are Arize ids; `q` part of a task's name or the start of a run or experiment id.
 
-    `min_duration` is in seconds: of runs that go on, what they have taken so far.
+    `min_duration` is in seconds; active runs count with their duration so far.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -105,14 +106,14 @@ class BoardFilter:
 
     @property
     def is_set(self) -> bool:
-        """Whether any run may be hidden; an order hides none."""
+        """Whether a filter is set that may hide runs."""
         return bool(replace(self, sort=Sort.ACTIVE, descending=True, cursor=None).query())
 
     def sorted_by(self, sort: Sort, *, descending: bool) -> Self:
         return replace(self, sort=sort, descending=descending, cursor=None)
 
     def query(self, *, cursor: Cursor | None = None) -> str:
-        """The query string of these filters, in one spelling; `?` included unless empty."""
+        """The canonical query string of these filters, with `?` unless empty."""
         pairs = [("status", status.value) for status in self.statuses]
         pairs += [
             (name, str(value))

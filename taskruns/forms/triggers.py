@@ -1,4 +1,4 @@
-"""What people type to start a run: one form for each kind of task, whose fields are named as Arize names them."""
+"""Forms that start a run: one for each kind of task. Fields have the names of Arize's request body."""
 
 import json
 import re
@@ -20,17 +20,18 @@ from taskruns.models import Task
 
 SUGGESTED_WINDOW = timedelta(days=1)  # for a task that never ran
 LARGEST_NUMBER = 2**31 - 1
-# What the audit log keeps whole.
+# Characters and lines that the audit log stores without cutting.
 LONGEST_TEXT = 512
-LONGEST_NAME_OF_METADATA = 100
+LONGEST_METADATA_NAME = 100
 MOST_LINES = 100
 _YEARS = range(2000, 2101)
 _NOT_IN_A_NAME = re.compile(r'["\\]')
 
 
 class MomentField(forms.DateTimeField):
-    """In the person's zone unless an offset is typed; gives UTC. Of an hour that exists twice it is the first: a clock
-    that is set back must not stop anybody.
+    """A time in the person's zone unless it has an offset; cleaned to UTC.
+
+    When clocks are set back, an hour occurs twice: the first is taken, so that no one is stopped by an error.
     """
 
     widget = forms.DateTimeInput(format="%Y-%m-%dT%H:%M:%S", attrs={"type": "datetime-local", "step": "1"})
@@ -63,11 +64,11 @@ class LineField(forms.CharField):
 
 
 class LinesField(forms.CharField):
-    """Several lines of which each means something. The text itself is kept for the next look at the form."""
+    """One value on each line. A form with errors shows the text as it was typed."""
 
     def __init__(self, *, label: str, help_text: str) -> None:
         widget = forms.Textarea(attrs={"rows": "3", "autocomplete": "off", "spellcheck": "false"})
-        longest = MOST_LINES * (LONGEST_TEXT + LONGEST_NAME_OF_METADATA)
+        longest = MOST_LINES * (LONGEST_TEXT + LONGEST_METADATA_NAME)
         super().__init__(label=label, help_text=help_text, max_length=longest, required=False, widget=widget)
 
     def lines(self, value: Any) -> list[str]:
@@ -98,9 +99,9 @@ class MetadataField(LinesField):
             name, is_pair, text = (part.strip() for part in line.partition("="))
             if not (is_pair and name and text):
                 raise forms.ValidationError(f"“{line[:50]}” is no pair: write name=value on each line.")
-            if len(name) > LONGEST_NAME_OF_METADATA or len(text) > LONGEST_TEXT:
+            if len(name) > LONGEST_METADATA_NAME or len(text) > LONGEST_TEXT:
                 raise forms.ValidationError(
-                    f"A name takes {LONGEST_NAME_OF_METADATA} characters at most, a value {LONGEST_TEXT}."
+                    f"A name takes {LONGEST_METADATA_NAME} characters at most, a value {LONGEST_TEXT}."
                 )
             if name in found:
                 raise forms.ValidationError(f"The name “{name[:50]}” is given twice.")
@@ -117,18 +118,18 @@ class NumberField(forms.IntegerField):
 
 
 class TriggerForm(forms.Form):
-    """`what`: the kind of task in words. The names of the fields are those of the body that is sent."""
+    """`what`: the kind of task, for the page's title."""
 
     what = ""
 
     @classmethod
     def suggest(cls, task: Task, now: datetime) -> dict[str, Any]:
-        """What stands in the form at first."""
+        """Initial values."""
         del task, now
         return {}
 
     def wanted(self) -> EvaluationTrigger | ExperimentTrigger:
-        """Of a valid form."""
+        """What to send to Arize. Only for a valid form."""
         raise NotImplementedError
 
 
@@ -226,10 +227,10 @@ class ExperimentForm(TriggerForm):
 
 
 def form_for(task: Task) -> type[TriggerForm] | None:
-    """None: this panel does not know how to start such a task. What a task is on, only its JSON tells."""
+    """None if the panel cannot start this type of task. Only the task's JSON tells a dataset from a project."""
     if task.type == TaskType.RUN_EXPERIMENT:
         return ExperimentForm
     if task.type not in {TaskType.TEMPLATE_EVALUATION, TaskType.CODE_EVALUATION}:
         return None
-    told = json.loads(task.as_read)
-    return DatasetForm if told.get("dataset_id") and not told.get("project_id") else ProjectForm
+    raw = json.loads(task.as_read)
+    return DatasetForm if raw.get("dataset_id") and not raw.get("project_id") else ProjectForm

@@ -6,12 +6,12 @@ from typing import Any, NoReturn, TypeVar
 from django.db import models
 from django.utils import timezone
 
-LONGEST_REASON = 512  # characters, wherever a person says why
+LONGEST_REASON = 512  # characters, wherever a person gives a reason
 M = TypeVar("M", bound=models.Model)
 
 
 class AppendOnly(Exception):
-    """Someone tried to change what has been written."""
+    """Some code tried to change rows of the log."""
 
 
 def _refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
@@ -21,7 +21,7 @@ def _refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
 
 class AppendOnlyQuerySet(models.QuerySet[M]):
     update = delete = bulk_update = update_or_create = _refuse
-    # A row without its number and its hash would be no row of the log: `record()` saves the only ones.
+    # Only `record()` may save a row: it needs a number and a hash.
     create = bulk_create = get_or_create = _refuse
 
 
@@ -41,7 +41,7 @@ class AppendOnlyRow(models.Model):
 
 
 class AuditChain(models.Model):
-    """The newest row of each chain: the lock under which the next number is given. A cache, never proof."""
+    """The newest row of each chain. Locked to assign the next number. A cache, never proof."""
 
     chain = models.CharField(primary_key=True, max_length=45)
     seq = models.BigIntegerField(default=0)
@@ -52,10 +52,10 @@ class AuditChain(models.Model):
 
 
 class AuditEvent(AppendOnlyRow):
-    """One row of the log. Names are copies and ids have no constraint, so that a row outlives what it speaks of.
+    """One row of the log. Names are copies and ids have no constraint, so that a row outlives what it is about.
 
-    Every column but the primary key is part of the hash, in this order of meaning: where it stands, what happened,
-    who did it, on what, why, and the link to the row before.
+    Every column except the primary key is part of the hash. In order: place in the chain, event, actor, target, reason,
+    and the link to the previous row.
     """
 
     schema = models.SmallIntegerField(default=1)
@@ -89,20 +89,20 @@ class AuditEvent(AppendOnlyRow):
     prev_hash = models.CharField(max_length=64)
     hash = models.CharField(max_length=64)
 
-    is_damaged = False  # set by who reads a row that somebody has changed by hand
+    is_damaged = False  # set when a row is read that someone has changed by hand
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["chain", "seq"], name="one_row_a_number")]
         indexes = [
             models.Index(fields=["chain", "target_id", "seq"], name="audit_by_target"),
             models.Index(fields=["operation_id"], name="audit_by_operation"),
-            # What the page walks along: a chain, or the rows of one run, person, kind or request.
+            # What the page reads: a chain, or the rows of one run, person, event or request.
             models.Index(fields=["chain", "id"], name="audit_by_chain"),
             models.Index(fields=["run_id", "id"], name="audit_by_run"),
             models.Index(fields=["actor_id", "id"], name="audit_by_actor"),
             models.Index(fields=["event", "id"], name="audit_by_event"),
             models.Index(fields=["request_id", "id"], name="audit_by_request"),
-            # Where in a chain, and where in all of them, a day begins.
+            # For finding the first row of a day, in one chain and in all.
             models.Index(fields=["chain", "at"], name="audit_by_chain_and_time"),
             models.Index(fields=["at"], name="audit_by_time"),
         ]
@@ -112,7 +112,7 @@ class AuditEvent(AppendOnlyRow):
 
 
 class AuditAnchor(AppendOnlyRow):
-    """A signed statement of a chain's newest row. A copy outside the database catches what the chain alone cannot."""
+    """A signature over a chain's newest row. Its copy outside the database reveals what the chain alone cannot."""
 
     chain = models.CharField(max_length=45)
     seq = models.BigIntegerField()
@@ -129,7 +129,7 @@ class AuditAnchor(AppendOnlyRow):
 
 
 class AnchorToPublish(models.Model):
-    """An anchor that AUDIT_ANCHOR_FILE does not have yet: noted with the anchor, taken off when it is written."""
+    """An anchor that is not in AUDIT_ANCHOR_FILE yet. Created with the anchor, deleted when it is written there."""
 
     anchor = models.OneToOneField(AuditAnchor, on_delete=models.DO_NOTHING, db_constraint=False, primary_key=True)
 
@@ -138,7 +138,7 @@ class AnchorToPublish(models.Model):
 
 
 class AuditReading(models.Model):
-    """When somebody's reading of a chain was written down last: it is once an hour, however often they look."""
+    """When a person's reading of a chain was last recorded: once an hour, however often they open the page."""
 
     actor_id = models.CharField(max_length=64)
     chain = models.CharField(max_length=45)
@@ -152,7 +152,7 @@ class AuditReading(models.Model):
 
 
 class AnonymousTally(models.Model):
-    """Tries of somebody unknown from one address in one minute: the first has a row in the log, the others count."""
+    """Anonymous attempts from one address in one minute: the log has a row for the first, the others are counted."""
 
     event = models.CharField(max_length=40)
     outcome = models.CharField(max_length=20)
@@ -170,7 +170,7 @@ class AnonymousTally(models.Model):
 
 
 class AuditVerification(models.Model):
-    """One walk over all chains that somebody asked for on the page: its progress and its end."""
+    """One verification of all chains, started on the page: its progress and result."""
 
     class Result(models.TextChoices):
         RUNNING = "running"
@@ -180,17 +180,17 @@ class AuditVerification(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     asked_by = models.CharField(max_length=254)
-    asker = models.JSONField(default=dict)  # who asked, as the log's rows will have it
+    asker = models.JSONField(default=dict)  # the same person, as the audit log will name them
     started_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(null=True)
     result = models.CharField(max_length=10, choices=Result.choices, default=Result.RUNNING)
-    seen_at = models.DateTimeField(null=True)  # the last sign of life of the job
+    seen_at = models.DateTimeField(null=True)  # last heartbeat of the job
     rows = models.BigIntegerField(default=0)
     rows_expected = models.BigIntegerField(default=0)
     faults = models.JSONField(default=list)  # the first of each chain, as sentences
     fault_count = models.BigIntegerField(default=0)
     compared = models.BooleanField(default=False)  # with the anchors outside the database
-    notes = models.JSONField(default=list)  # what people should know and is no fault, as sentences
+    notes = models.JSONField(default=list)  # worth knowing but not faults, as sentences
 
     class Meta:
         constraints = [

@@ -1,4 +1,4 @@
-"""A batch: one cancel of many runs. The frozen list, and how far each run of it is."""
+"""A batch cancels many runs: the frozen list of runs, and the state of each."""
 
 import uuid
 
@@ -15,7 +15,7 @@ from .teams import Team
 
 
 class BatchState(models.TextChoices):
-    """DRAFT: shown for confirmation, nothing happens. ABORTED: nothing more is sent, what was sent is followed."""
+    """DRAFT: waits for confirmation. ABORTED: nothing more is sent; cancels already sent are still tracked."""
 
     DRAFT = "draft"
     WORKING = "working"
@@ -24,7 +24,7 @@ class BatchState(models.TextChoices):
 
 
 class BatchSource(models.TextChoices):
-    """Where the list came from."""
+    """How the runs were chosen."""
 
     SELECTION = "selection"
     FILTER = "filter"
@@ -33,10 +33,10 @@ class BatchSource(models.TextChoices):
 
 
 class ItemState(models.TextChoices):
-    """What a run of a batch is in while its cancel has no outcome; then its state is the outcome.
+    """The state of a run in a batch until its cancel has an outcome; from then on, the outcome is its state.
 
     QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a cancellation is in progress, or
-    its outcome has to be found out. LEFT_OUT: the batch was aborted before its turn came.
+    its outcome is not known yet. LEFT_OUT: the batch was aborted before anything was sent for this run.
     """
 
     QUEUED = "queued"
@@ -51,7 +51,7 @@ ITEM_STATES = {state.value: str(state.label) for state in (*OPEN_ITEMS, *ITEM_OU
 
 
 class CancelBatch(models.Model):
-    """The runs are frozen with the draft; what matches later is not among them.
+    """The list of runs is fixed when the draft is made; runs that match later are not added.
 
     Its id is the operation id of its own audit rows and the `batch_id` of each run's.
     """
@@ -62,12 +62,12 @@ class CancelBatch(models.Model):
     stop = models.ForeignKey("EmergencyStop", models.SET_NULL, null=True, related_name="batches")
     filters = models.TextField(blank=True)  # the board's canonical query string
     previous = models.ForeignKey("self", models.SET_NULL, null=True, related_name="retries")
-    passed_over = models.IntegerField(default=0)  # runs asked for that had ended when the list was made
-    left_out = models.IntegerField(default=0)  # runs that matched only after the list was made
+    passed_over = models.IntegerField(default=0)  # chosen runs that had already ended
+    left_out = models.IntegerField(default=0)  # runs that matched only later
     created_at = models.DateTimeField(default=timezone.now)
     state = models.CharField(max_length=10, choices=BatchState.choices, default=BatchState.DRAFT)
 
-    # Who confirmed it, as the log's rows have it; their right is checked again before each run.
+    # Who confirmed it, as in the audit log. Their right is checked again before each run.
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254, blank=True)
     person_role = models.CharField(max_length=40, blank=True)
@@ -79,7 +79,7 @@ class CancelBatch(models.Model):
     why_aborted = models.TextField(blank=True)
     finished_at = models.DateTimeField(null=True)  # every item has its outcome
     claimed_until = models.DateTimeField(null=True)  # by a worker
-    due_at = models.DateTimeField(default=timezone.now)  # there is nothing to do before
+    due_at = models.DateTimeField(default=timezone.now)  # no work before then
 
     class Meta:
         indexes = [
@@ -88,19 +88,19 @@ class CancelBatch(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.state} cancel of many by {self.person_label or 'nobody yet'}"
+        return f"{self.state} batch by {self.person_label or 'nobody yet'}"
 
 
 class CancelItem(models.Model):
-    """One run of a batch. `attempts` are POSTs that may have arrived, or could not be sent; a 429 is none."""
+    """One run of a batch. `attempts`: POSTs that may have arrived or could not be sent, without those answered 429."""
 
     batch = models.ForeignKey(CancelBatch, models.CASCADE, related_name="items")
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancel_items")
     state = models.CharField(max_length=20, choices=list(ITEM_STATES.items()), default=ItemState.QUEUED)
     attempts = models.PositiveSmallIntegerField(default=0)
-    readings = models.PositiveSmallIntegerField(default=0)  # of a run whose outcome is not known
+    readings = models.PositiveSmallIntegerField(default=0)  # re-reads while the outcome is unknown
     next_try_at = models.DateTimeField(default=timezone.now)
-    # The last one opened for it. A joined item follows one that another act opened.
+    # The latest one. `joined`: it was opened by another action, and the item takes over its outcome.
     cancellation = models.ForeignKey(Cancellation, models.SET_NULL, null=True, related_name="items")
     joined = models.BooleanField(default=False)
 
@@ -116,13 +116,13 @@ class CancelItem(models.Model):
 
 
 class CancelPace(models.Model):
-    """How fast one key may cancel in batches, over all workers and batches: the next free place in time."""
+    """The rate limit of one key's batch cancels, shared by all workers: nothing is sent before `free_at`."""
 
     credential = models.OneToOneField(Credential, models.CASCADE, primary_key=True, related_name="cancel_pace")
     free_at = models.DateTimeField(default=timezone.now)
     paused_until = models.DateTimeField(null=True)
     pause_reason = models.TextField(blank=True)
-    refusals = models.PositiveIntegerField(default=0)  # in a row, since the last good answer
+    refusals = models.PositiveIntegerField(default=0)  # in a row
 
     def __str__(self) -> str:
         return f"pace of {self.credential_id}"

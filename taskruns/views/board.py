@@ -28,7 +28,7 @@ from taskruns.services.runs.export import export as export_runs
 from taskruns.services.saved_views import why_broken
 
 from .errors import error_page, message_only
-from .fragments import Context, fragment, tagged, vary_on_htmx, watch
+from .fragments import Context, fragment, pay_attention, tagged, vary_on_htmx
 from .frame import stop_banner
 
 
@@ -114,7 +114,7 @@ def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | 
     except BadFilter as error:
         return error_page(request, 400, "That filter cannot be used", str(error))
     # Open boards mark attention by their polls; a page does where nobody polls.
-    watch(*(it.team for it in accesses if not has_attention(it.team)))
+    pay_attention(*(it.team for it in accesses if not has_attention(it.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
     return vary_on_htmx(render(request, "taskruns/board/board.html", context))
@@ -138,7 +138,7 @@ def _beside(request: PanelRequest) -> dict[str, Any]:
 def _fragment(request: PanelRequest, accesses: Sequence[TeamAccess]) -> HttpResponse:
     try:
         wanted = BoardFilter.parse(request.GET)
-        watch(*(it.team for it in accesses))
+        pay_attention(*(it.team for it in accesses))
         etag = board_service.etag(accesses, wanted, zone=_zone())
         if etag in request.headers.get("If-None-Match", ""):
             return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(board_service.as_of(accesses)))

@@ -18,8 +18,8 @@ Context = dict[str, Any]
 R = TypeVar("R", bound=HttpResponseBase)
 
 
-def watch(*teams: Team) -> None:
-    """Note the attention, and wake the keys that are due because of it."""
+def pay_attention(*teams: Team) -> None:
+    """Note that these teams' boards are open, and wake the keys that must now be read more often."""
     for credential_id in note_attention(teams):
         transaction.on_commit(lambda key=credential_id: jobs.wake(key))  # type: ignore[misc]
 

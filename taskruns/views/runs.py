@@ -23,7 +23,7 @@ from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.user_errors import UserError
 
 from .errors import error_page
-from .fragments import Context, fragment, vary_on_htmx, watch
+from .fragments import Context, fragment, pay_attention, vary_on_htmx
 
 LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": messages.WARNING, "error": messages.ERROR}
 
@@ -34,7 +34,7 @@ LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": message
 def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> Context:
     """The page of one run; its fragment polls while the run is active."""
     owned(request, Run.objects.all(), run_id)
-    watch(team)
+    pay_attention(team)
     page = run_page(run_id, team_access=TeamAccess(team, request.access))
     return {"page": page, "board_url": board_before(request, team.slug)}
 

@@ -12,7 +12,7 @@ from taskruns.models import Task, Team
 from taskruns.pages import tasks as tasks_service
 from taskruns.permissions import Action
 
-from .fragments import Context, fragment, watch
+from .fragments import Context, fragment, pay_attention
 
 
 @requires(Action.RUNS_VIEW)
@@ -21,7 +21,7 @@ from .fragments import Context, fragment, watch
 def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> Context:
     """The page of one task; its fragment polls."""
     owned(request, Task.objects.all(), task_id)
-    watch(team)
+    pay_attention(team)
     page = tasks_service.task_page(task_id, access=request.access, slug=team.slug)
     return {"page": page, "board_url": board_before(request, team.slug)}
 

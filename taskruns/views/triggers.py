@@ -1,4 +1,4 @@
-"""The form that starts a run of a task. A POST of one form starts one run at most, however often it comes."""
+"""The form that starts a run of a task. One form starts at most one run, however often it is sent."""
 
 import uuid
 from typing import Any
@@ -28,18 +28,18 @@ DAMAGED = "This page is too old or was changed on its way, so nothing was sent. 
 @requires(Action.RUNS_TRIGGER, event=EventType.RUN_TRIGGER)
 @require_http_methods(["GET", "HEAD", "POST"])
 def trigger(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpResponse:
-    """GET shows the form, or with `operation` what became of one that was sent; POST sends."""
+    """GET shows the form, or the result of `operation`. POST sends the form."""
     task = owned(request, Task.objects.select_related("credential"), task_id)
     kind = form_for(task)
     if kind is None:
         return _page(request, task, None, status=422 if request.method == "POST" else 200)
     if request.method == "POST":
         return _send(request, task, kind(request.POST))
-    return _look(request, task, kind)
+    return _show(request, task, kind)
 
 
 def _send(request: PanelRequest, task: Task, form: TriggerForm) -> HttpResponse:
-    operation = _token(request.POST.get("operation", ""))
+    operation = _operation(request.POST.get("operation", ""))
     is_valid = form.is_valid()
     if operation is None:
         return _page(request, task, form, message=Message("error", DAMAGED), status=422)
@@ -49,16 +49,16 @@ def _send(request: PanelRequest, task: Task, form: TriggerForm) -> HttpResponse:
     return _answer(request, task, form, result, operation)
 
 
-def _look(request: PanelRequest, task: Task, kind: type[TriggerForm]) -> HttpResponse:
-    operation = _token(request.GET.get("operation", ""))
+def _show(request: PanelRequest, task: Task, kind: type[TriggerForm]) -> HttpResponse:
+    operation = _operation(request.GET.get("operation", ""))
     found = operation and triggers.earlier(task, operation=operation, by=actor_of(request))
     if not operation or not found:
         return _page(request, task, kind(initial=kind.suggest(task, timezone.now())))
     result, parameters = found
     if request.htmx:
-        # The page that waits asks by itself: it stays as it is, or is left for where the answer stands.
-        is_out = result.outcome is TriggerOutcome.OPEN
-        return HttpResponse(status=204) if is_out else HttpResponseClientRedirect(request.get_full_path())
+        # A waiting page polls: it stays as it is until there is a result, then it is replaced by that result's page.
+        is_open = result.outcome is TriggerOutcome.OPEN
+        return HttpResponse(status=204) if is_open else HttpResponseClientRedirect(request.get_full_path())
     return _answer(request, task, kind(initial=parameters), result, operation, status=200)
 
 
@@ -71,14 +71,14 @@ def _answer(
     *,
     status: int | None = None,
 ) -> HttpResponse:
-    """What is done leads to the new run; everything else comes back with the form, under a new token."""
+    """Redirect to the new run if it was started. Otherwise show the form, with a new operation unless waiting."""
     if result.outcome is TriggerOutcome.DONE:
         text = f"{task}: {sentence_of(result)}"
         if result.joined:
             messages.info(request, f"{text} This form had been sent already, so no second run was started.")
         else:
             messages.success(request, text)
-        if result.run is None:  # the mirror has let go of it
+        if result.run is None:  # deleted from the mirror
             return redirect("board", slug=_team(request).slug)
         return redirect("run", slug=_team(request).slug, run_id=result.run.pk)
     words, is_waiting = TRIGGER_WORDS[result.outcome], result.outcome is TriggerOutcome.OPEN
@@ -124,7 +124,7 @@ def _team(request: PanelRequest) -> Team:
     return request.team
 
 
-def _token(text: str) -> uuid.UUID | None:
+def _operation(text: str) -> uuid.UUID | None:
     try:
         return uuid.UUID(text)
     except ValueError:

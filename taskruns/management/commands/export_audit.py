@@ -4,9 +4,10 @@ from django.core.management.base import CommandParser
 
 from taskruns.audit import Actor
 from taskruns.audit.record import SITE_CHAIN
-from taskruns.management.commands._base import PanelCommand, no_team
 from taskruns.models import Team
 from taskruns.services import audit
+
+from ._base import PanelCommand, no_team
 
 REPORT_EVERY = 5_000  # rows
 

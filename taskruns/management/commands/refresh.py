@@ -4,10 +4,11 @@ from django.core.management.base import CommandError, CommandParser
 
 from taskruns import jobs
 from taskruns.audit import Actor
-from taskruns.management.commands._base import PanelCommand, no_team
 from taskruns.models import Credential, Team
 from taskruns.pages.credentials import first_contacts
 from taskruns.services import mirror, stops
+
+from ._base import PanelCommand, no_team
 
 
 class Command(PanelCommand):
@@ -29,20 +30,21 @@ class Command(PanelCommand):
             raise CommandError(f"{len(problems)} of {len(keys)} API keys failed: {' '.join(problems)}")
 
     def _round(self, key: Credential) -> str:
-        """The problem with the name of the key, or "" if there was none."""
+        """Read with one key and print what it found. Returns the problem, or "" if there was none."""
         report = mirror.refresh(key.pk, force=True, by=Actor.command())
         if report is None:
             return ""
         line = f"{key.team.slug} / {key.name}: {report.tasks} tasks, {report.changed} changes, {report.calls} calls"
         self.stdout.write(f"{line}. {report.problem}".rstrip())
-        self._hold(key)
+        self._wake_stop(key)
         key.refresh_from_db()
         for contact in first_contacts([key]):
             if contact.is_listed:
                 self.stdout.write(f"{contact.text} The worker continues.")
         return f"{key.team.slug} / {key.name}: {report.problem}" if report.problem else ""
 
-    def _hold(self, key: Credential) -> None:
+    def _wake_stop(self, key: Credential) -> None:
+        """Cancel the new runs if an emergency stop is active."""
         batch = stops.hold_of(key.pk)
         if batch is not None:
             jobs.wake_batch(batch.pk)

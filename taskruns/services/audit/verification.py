@@ -30,9 +30,9 @@ log = structlog.get_logger(__name__)
 
 FAULTS_KEPT = 20  # per chain, for the page; the command prints all
 REPORT_EVERY = 10_000  # rows and anchors
-MAX_UNANCHORED = ANCHOR_EVERY + 100  # rows without an anchor that are still normal: several writers may be at work
+MAX_UNANCHORED = ANCHOR_EVERY + 100  # rows; this many without an anchor are normal while several processes write
 ANCHORED_WITHIN = timedelta(minutes=10)  # normally within five; the rest allows for a worker restart
-# For how many changed rows the original number is searched, and how far from the current one.
+# The original number is searched for the first SEARCHES changed rows, and only NEARBY numbers up and down.
 SEARCHES, NEARBY = 100, 1_000
 
 Progress = Callable[["Report"], None]
@@ -47,8 +47,8 @@ def _ignore(_fault: str) -> None:
 class Report:
     """The result of verifying some chains.
 
-    `rows_of` and `anchors_of` count by chain. `faults` holds the first FAULTS_KEPT of each chain, `notes` what people
-    should know but is not a fault. `found` is called with every fault, as a sentence.
+    `rows_of` and `anchors_of` count by chain. `faults` holds the first FAULTS_KEPT of each chain, `notes` what is
+    worth knowing but not a fault. `found` is called with every fault, as a sentence.
     """
 
     compared: bool = False  # with external anchors
@@ -133,7 +133,7 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
             yield thing
 
     checker = ChainChecker(chain, public_keys(), watched(_anchors(chain, anchor_file)))
-    unsigned = -1  # too many rows after this number have no anchor: reported once
+    unsigned = -1  # the last reported row after which too many have no anchor
     searches = 0
     for event in watched(stream_values(AuditEvent.objects.filter(chain=chain), EVENT)):
         for fault in checker.row(event):
@@ -148,10 +148,10 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
             unsigned = checker.signed
             yield _unsigned(chain, unsigned + 1, f"{MAX_UNANCHORED} rows from here on have no anchor")
     yield from _unnumbered(chain)
-    yield from _end(checker, head)
+    yield from _check_end(checker, head)
     report.anchors_of[chain] = checker.anchors
     if unsigned != checker.signed:
-        yield from _late(checker, started)
+        yield from _unanchored_too_long(checker, started)
     progress(report)
 
 
@@ -164,7 +164,7 @@ def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
     return fault
 
 
-def _end(checker: ChainChecker, head: int | None) -> Iterator[Fault]:
+def _check_end(checker: ChainChecker, head: int | None) -> Iterator[Fault]:
     """Compare with the head. It proves nothing, but whoever changed the rows may have forgotten to change it too."""
     after, _ = _head(checker.chain)
     if after is None and checker.rows:
@@ -172,7 +172,7 @@ def _end(checker: ChainChecker, head: int | None) -> Iterator[Fault]:
     yield from checker.end(head or 0, after)
 
 
-def _late(checker: ChainChecker, started: datetime) -> Iterator[Fault]:
+def _unanchored_too_long(checker: ChainChecker, started: datetime) -> Iterator[Fault]:
     """Report an old row that no anchor covers."""
     first = AuditEvent.objects.filter(chain=checker.chain, seq=checker.signed + 1)
     with suppress(IndexError, *UNREADABLE_VALUE):

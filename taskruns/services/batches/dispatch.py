@@ -1,4 +1,4 @@
-"""Opening the cancels of a few runs in one durable transaction: what is not committed here is not sent.
+"""Opening the cancels of a few runs in one durable transaction: nothing is sent before it is committed.
 
 Each run goes through the steps of a single cancel: the person's right is checked again, a Cancellation is opened (one
 open per run), the run is read again under lock, and `requested` is recorded. Only then may it be sent.
@@ -32,13 +32,13 @@ from taskruns.services.cancellations import counts_now
 from .lifecycle import NO_RIGHT, actor_of, stop
 from .pace import places
 
-# Longer than a POST with its re-read can last (38 s): a worker that has written no outcome by then has died.
+# Longer than a POST with its re-read can take (38 s): a worker without an outcome after that has died.
 LEASE = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """One cancel that may be sent at `moment`: its rows are committed."""
+    """One cancel whose rows are committed. Send it at `moment`, not before."""
 
     item: CancelItem
     cancellation: Cancellation
@@ -52,7 +52,7 @@ class Opened:
 
 @dataclass(slots=True)
 class _Turn:
-    """A run whose turn it is. `cancellation` is None when another one is open (`holder`), or the run has ended."""
+    """A run whose turn it is. `cancellation` is None if another one is open (`holder`) or the run has ended."""
 
     item: CancelItem
     by: Actor
@@ -64,13 +64,13 @@ class _Turn:
 
 @transaction.atomic(durable=True)
 def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int) -> list[Opened]:
-    """Up to `most` queued runs of one key, as its pace allows. Empty: not now, or no longer."""
+    """Up to `most` queued runs of one key, as its pace allows. Empty if none may be sent now, or any more."""
     batch = CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch_id)
     if batch.state != BatchState.WORKING:
         return []
     free = places(credential_id, most=most)
     items = _due(batch, credential_id)[: len(free.moments)] if free.moments else []
-    # One answer for the few of this transaction: nothing is sent before it is committed.
+    # One check for all runs of this transaction: nothing is sent before it is committed.
     access = access_of(batch.person, batch.team)
     if not access.may(Action.RUNS_CANCEL_MANY):
         stop(batch, why=NO_RIGHT.format(who=batch.person_label), actor=None)
@@ -114,7 +114,7 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
         )
         for turn in turns
     }
-    # In one order, so that two batches with the same runs do not lock each other out.
+    # In a fixed order, so that two batches with the same runs do not deadlock.
     Cancellation.objects.bulk_create([new[run_id] for run_id in sorted(new)], ignore_conflicts=True)
     opened = Cancellation.objects.filter(pk__in=[row.pk for row in new.values()]).values_list("pk", flat=True)
     inserted = set(opened)
@@ -125,10 +125,10 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
 
 
 def _read_again(turns: Sequence[_Turn]) -> None:
-    """Under lock: between a read and an insert another cancel may have been sent and closed."""
+    """Under lock: between the read and the insert, another cancel may have been sent and got its outcome."""
     ids = [turn.item.run_id for turn in turns]
     locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
-    # In the order of `write_results`: no two workers wait for each other.
+    # In the same order as `write_results`, so that two workers do not deadlock.
     runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("task_id", "pk")}
     ended = []
     for turn in turns:
@@ -144,7 +144,7 @@ def _read_again(turns: Sequence[_Turn]) -> None:
 
 
 def _write_items(turns: Sequence[_Turn]) -> None:
-    """Three kinds, a statement each; the open cancellation of a run is the only one."""
+    """One UPDATE for the sent and one for the ended runs. A run has at most one open cancellation."""
     until = timezone.now() + LEASE
     open_one = Cancellation.objects.filter(run=OuterRef("run"), outcome=Outcome.OPEN).values("pk")[:1]
     mine = [turn.item.pk for turn in turns if turn.cancellation is not None]

@@ -1,4 +1,4 @@
-"""One round of reading with one credential, in order of worth, under the rate limit of its key."""
+"""One round of reading with one credential: the most important first, within the rate limit of its key."""
 
 import uuid
 from dataclasses import dataclass
@@ -26,13 +26,12 @@ log = structlog.get_logger(__name__)
 READER = Actor.job("mirror")
 SHORTEST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
-# 429 without Retry-After.
-USUAL_WAIT = 30
+USUAL_WAIT = 30  # seconds, after a 429 without Retry-After
 
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What one round did. `problem` is a sentence when the key failed or Arize could not be read."""
+    """What one round did, in numbers. `problem` is a sentence if the key failed or Arize could not be read."""
 
     credential: str
     calls: int
@@ -43,10 +42,10 @@ class RoundReport:
 
 
 def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER) -> RoundReport | None:
-    """Bring the mirror of what one key sees up to date. None when it is not this caller's turn.
+    """Update the mirror of what one key sees. None if the key is not due or another worker has claimed it.
 
-    With `force` (a person at a shell) claims, pace, rate limit and the length of a round are set aside. `by` is who
-    records what it meets: a key that Arize rejects, a cancel whose outcome is known now.
+    `force` (a person at a shell) ignores claims, pace, the rate limit and the length of a round. `by` is the actor in
+    the audit log if Arize rejects the key or the outcome of a cancel becomes known.
     """
     began = timezone.now()
     credential = schedule.claim(credential_id, force=force)
@@ -111,29 +110,29 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
     elif trouble is not None:
         changes |= _backoff(credential, trouble, now)
     elif reader.answered_at is not None:
-        # A failing key gets here only when a person at a shell insisted, and it worked: it is well again.
+        # A failing key gets here only with `force`: it works again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
     goes_on = first_contact.settle(credential) or task_runs.is_backfilling(credential)
     schedule.release(credential, began=began, goes_on=goes_on, **changes)
     was_new = credential.last_good_at is None and reader.answered_at is not None
-    was_ill = credential.backoff_until is not None or credential.failing_since is not None
-    if was_new or was_ill or goes_on or trouble is not None:
+    was_in_trouble = credential.backoff_until is not None or credential.failing_since is not None
+    if was_new or was_in_trouble or goes_on or trouble is not None:
         Team.bump(credential.team_id)
 
 
 def _backoff(credential: Credential, trouble: ArizeError, now: datetime) -> dict[str, Any]:
     failures = credential.failures + 1
-    asked = trouble.retry_after
+    retry_after = trouble.retry_after
     if isinstance(trouble, RateLimited):
-        pause = timedelta(seconds=USUAL_WAIT if asked is None else max(1, asked))
+        pause = timedelta(seconds=USUAL_WAIT if retry_after is None else max(1, retry_after))
     else:
-        pause = max(timedelta(seconds=asked or 0), SHORTEST_BACKOFF * 2 ** min(failures - 1, 10))
+        pause = max(timedelta(seconds=retry_after or 0), SHORTEST_BACKOFF * 2 ** min(failures - 1, 10))
     pause = min(pause, LONGEST_BACKOFF)
     return {"failures": failures, "backoff_until": now + pause, "backoff_reason": trouble.sentence}
 
 
 def _fail(credential: Credential, sentence: str, *, began: datetime, by: Actor) -> None:
-    """Leave a rejected key alone until it is tested or replaced."""
+    """Do not use a rejected key until it is tested or replaced."""
     mark_failing(credential, sentence=sentence, by=by)
     schedule.release(credential, began=began)

@@ -1,4 +1,4 @@
-"""People: making an account, site roles, a new password, disabling, their profile. Recorded in the site's chain."""
+"""Accounts of people: create, site role, password, disable, enable, profile. Recorded in the site's chain."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ LONGEST_NAME = 100
 
 
 def clean_email(email: str) -> str:
-    """An address is one person in any case of letters, so it is kept in lower case. Raises UserError."""
+    """In lower case, because upper and lower case are the same address. Raises UserError."""
     address = email.strip().lower()
     try:
         validate_email(address)
@@ -31,17 +31,21 @@ def clean_email(email: str) -> str:
 
 
 def find_person(email: str) -> User | None:
-    """The account with this address, disabled ones too. Raises UserError if it is no address."""
+    """The account with this address, even if disabled. Raises UserError if it is not an address."""
     return User.objects.filter(email=clean_email(email)).first()
+
+
+def target_of(person: User) -> Target:
+    return Target("person", str(person.pk), person.email)
 
 
 @sensitive_variables("password")
 def create_person(
     email: str, *, password: str | None, name: str = "", by: Actor, details: dict[str, Any] | None = None
 ) -> User:
-    """A new account that can sign in at once; without a password only by single sign-on.
+    """Create an account that can sign in at once; without a password, only by single sign-on.
 
-    Raises UserError: address taken, or password too weak.
+    Raises UserError if the address is taken or the password too weak.
     """
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
     if password is not None:
@@ -53,16 +57,8 @@ def create_person(
     return person
 
 
-def _insert(person: User) -> None:
-    try:
-        with transaction.atomic():
-            person.save(force_insert=True)
-    except IntegrityError:
-        raise UserError("There already is an account with this e-mail address.", field="email") from None
-
-
 def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
-    """True if the person did not have this site role before. Raises UserError: nobody changes their own."""
+    """True if the person did not have this site role before. Raises UserError for one's own role."""
     _refuse_oneself(person, by, "your own role")
     with transaction.atomic():
         person = _locked(person)
@@ -76,15 +72,15 @@ def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
 
 @sensitive_variables("password")
 def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by: Actor) -> bool:
-    """Set the password, drop the second factors if asked to, and end every session of the person.
+    """Set the password, remove the second factors if `drop_factors`, and end every session of the person.
 
-    False if all was so already: nothing changes. A disabled account stays disabled. Raises UserError.
+    False if nothing changed. A disabled account stays disabled. Raises UserError if the password is too weak.
     """
     _check_new_password(password, person)
     with transaction.atomic():
         person = _locked(person)
         dropped = factors.drop(person) if drop_factors else 0
-        # Not person.check_password(): that one may write a newer hash of the same password.
+        # Not person.check_password(), which may save a newer hash of the same password.
         if check_password(password, person.password) and not dropped:
             return False
         person.set_password(password)
@@ -95,9 +91,9 @@ def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by
 
 
 def disable_person(person: User, *, by: Actor) -> bool:
-    """No sign-in any more, every session ended; memberships stay as they are. False if it was so already.
+    """Prevent sign-in and end every session; memberships remain. False if already disabled.
 
-    Raises UserError: nobody disables themselves.
+    Raises UserError for one's own account.
     """
     _refuse_oneself(person, by, "your own account")
     with transaction.atomic():
@@ -111,7 +107,7 @@ def disable_person(person: User, *, by: Actor) -> bool:
 
 
 def enable_person(person: User, *, by: Actor) -> bool:
-    """They may sign in again, with what they had. False if they were not disabled."""
+    """Allow sign-in again, with the same password and factors. False if the account was not disabled."""
     with transaction.atomic():
         person = _locked(person)
         if person.is_active:
@@ -122,7 +118,7 @@ def enable_person(person: User, *, by: Actor) -> bool:
 
 
 def change_profile(person: User, *, time_zone: str, theme: Theme, shortcuts: bool, by: Actor) -> bool:
-    """False if it was so already. The values have been checked by the form."""
+    """False if nothing changed. The form has checked the values."""
     wanted = {"time_zone": time_zone, "theme": theme.value, "shortcuts": shortcuts}
     with transaction.atomic():
         before = _locked(person)
@@ -136,24 +132,28 @@ def change_profile(person: User, *, time_zone: str, theme: Theme, shortcuts: boo
 
 
 def password_changed(person: User, *, session_key: str, by: Actor) -> None:
-    """They have just set another one in the session `session_key`: every other session of theirs ends."""
+    """Record a change that the person made in the session `session_key`, and end their other sessions."""
     with transaction.atomic():
         details = {"sessions_ended": sessions.delete(person, keep=session_key)}
         record(EventType.AUTH_PASSWORD_CHANGE, "done", by=by, target=target_of(person), details=details)
 
 
+def _insert(person: User) -> None:
+    try:
+        with transaction.atomic():
+            person.save(force_insert=True)
+    except IntegrityError:
+        raise UserError("There already is an account with this e-mail address.", field="email") from None
+
+
 def _refuse_oneself(person: User, by: Actor, what: str) -> None:
-    """Who takes their own right away locks themselves out, and perhaps everybody."""
+    """Site admins could lock out themselves, and with the last one everyone."""
     if by.person is not None and by.person.pk == person.pk:
         raise UserError(f"Another site admin has to change {what}.")
 
 
-def target_of(person: User) -> Target:
-    return Target("person", str(person.pk), person.email)
-
-
 def _locked(person: User) -> User:
-    # no_key: rows that only point at the person (memberships, cancellations) need not wait for it.
+    # no_key: rows that only refer to the person (memberships, cancellations) do not wait for this lock.
     return User.objects.select_for_update(no_key=True).get(pk=person.pk)
 
 
