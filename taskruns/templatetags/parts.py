@@ -1,5 +1,5 @@
-"""The parts that every template may use without loading them (`builtins` in the settings): icons, times, and the
-pieces of the board that are rendered once a process, because they depend on nothing but what they are given.
+"""The parts that every template may use without loading them (`builtins` in the settings): style sheets, icons, times,
+and the pieces of the board that are rendered once a process, because they depend on nothing but what they are given.
 """
 
 import re
@@ -10,7 +10,8 @@ from django.conf import settings
 from django.template import Context, Node, NodeList
 from django.template.base import Parser, TextNode, Token
 from django.template.loader import render_to_string
-from django.utils.html import format_html
+from django.templatetags.static import static
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from taskruns.pages.board.choices import Choice
@@ -23,6 +24,13 @@ ROWS = 4096  # of some 2 kB each
 SELECTS = 256  # of at most 1,000 entries
 _BREAK = re.compile(r"\s*\n\s*")
 _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
+
+
+@register.simple_tag
+def stylesheets(*names: str) -> SafeString:
+    """Links to style sheets of ours. Every page has those of the frame; `block styles` adds those of its subject."""
+    urls = ((static(f"taskruns/{name}.css"),) for name in names)
+    return format_html_join("\n", '<link rel="stylesheet" href="{}">', urls)
 
 
 @register.simple_tag

@@ -56,6 +56,62 @@ def test_a_fragment_never_extends():
     assert not [named(path) for path in pages if not TEXTS[path].startswith('{% extends "base.html" %}')]
 
 
+SHEETS = {path.stem: path.read_text() for path in (ROOT / "taskruns/static/taskruns").glob("*.css")}
+DRAWN_BY = {"run_row": "taskruns/board/_row.html", "select": "taskruns/board/_select.html"}  # tags that include
+
+
+def loaded(name: str) -> set[str]:
+    """The style sheets that the template itself asks for."""
+    return {
+        sheet for tag in re.findall(r"{% stylesheets ([^%]*)%}", text_of(name)) for sheet in re.findall(r"\w+", tag)
+    }
+
+
+def text_of(name: str) -> str:
+    return TEXTS[ROOT / "templates" / name]
+
+
+def classes_of(name: str) -> set[str]:
+    """The classes of a template and of all that it includes."""
+    text = text_of(name)
+    included = set(re.findall(r'{% include "([^"]+)"', text))
+    included |= {DRAWN_BY[tag] for tag in re.findall(r"{% (\w+) ", text) if tag in DRAWN_BY}
+    own = {word for value in re.findall(r'class="(.*?)"[ >\n]', text) for word in re.findall(r"[\w-]+", bare(value))}
+    return own.union(*(classes_of(other) for other in included))
+
+
+def bare(value: str) -> str:
+    return re.sub(r"{{.*?}}|{%.*?%}", " ", value)
+
+
+def styled_by() -> dict[str, set[str]]:
+    """Class -> the sheets with a rule that begins with it, on a screen."""
+    found: dict[str, set[str]] = {}
+    for sheet, text in SHEETS.items() - {("print", SHEETS["print"])}:
+        rules = re.findall(r"([^{}]+){[^{}]*}", re.sub(r"/\*.*?\*/|@media[^{]*{", " ", text, flags=re.DOTALL))
+        for selector in ",".join(rules).split(","):
+            for word in re.findall(r"\.([a-z][\w-]*)", selector)[:1]:
+                found.setdefault(word, set()).add(sheet)
+    return found
+
+
+def test_each_page_loads_the_style_sheets_of_what_it_shows():
+    everywhere, styled = loaded("base.html"), styled_by()
+    assert everywhere == {"tokens", "base", "parts", "print"}
+    assert styled["view-bar"] == {"saved_views"}
+    of_subjects = {word: sheets for word, sheets in styled.items() if not sheets & everywhere}
+    asked = set()
+    for path in TEMPLATES:
+        if path.name.startswith("_") or path.name == "base.html":
+            continue
+        needed = {word: of_subjects[word] for word in classes_of(named(path)) & set(of_subjects)}
+        has = loaded(named(path))
+        assert not [word for word, sheets in needed.items() if not sheets & has], named(path)
+        assert not [sheet for sheet in has if not any(sheet in sheets for sheets in needed.values())], named(path)
+        asked |= has
+    assert asked | everywhere == set(SHEETS), "no sheet is left that no page asks for"
+
+
 def rendered(source: str, **context: Any) -> str:
     return engines["django"].from_string(source).render(context)
 
