@@ -13,7 +13,7 @@ E2E    := $(if $(NAMED),$(filter tests/e2e%,$(NAMED)),tests/e2e)
 SPREAD := -n auto --dist worksteal
 HOW    := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,$(SPREAD)))
 # Each worker of the browser tests starts the whole panel, so there are only two.
-E2E_HOW := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,-n 2 --dist loadgroup))
+E2E_HOW := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,-n 2 --dist loadfile))
 E2E_LOG := $(VENV)/browser-tests.log
 # Without compiled files, each of the hundreds of processes that tests start would compile the panel anew.
 unexport PYTHONDONTWRITEBYTECODE

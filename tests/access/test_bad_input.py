@@ -37,6 +37,8 @@ from tests.people.soft_passkey import SoftPasskey
 from tests.stage import batches_of
 from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Form:

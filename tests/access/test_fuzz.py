@@ -29,6 +29,8 @@ from tests.stored import dump
 from tests.urlconf import url_names
 from tests.wire import ENDPOINT
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = ("", "vera", "oli", "mona", "otto", "ada", "adam", "nora")
 STRICT = ("mona", "oli", "adam")  # the people with most rights
 SEES_ALL = {"ada", "adam"}

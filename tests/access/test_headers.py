@@ -15,6 +15,8 @@ from tests.factories import actor
 from tests.stage import batches_of
 from tests.urlconf import url_names, wanted
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str, str]:

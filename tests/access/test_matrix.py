@@ -292,6 +292,7 @@ def test_every_url_is_in_the_table():
     assert url_names() == sorted(TABLE | ACCOUNT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_panel_follows_the_table(
@@ -309,6 +310,7 @@ def test_panel_follows_the_table(
             assert_recorded(denials[who], name, row, method, who, found[who], urls[name], team)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_other_methods_do_not_bypass_the_gate(name: str, urls: dict[str, str], browsers: Browsers):
     rights = statuses(TABLE[name].post)
@@ -329,6 +331,7 @@ def test_each_url_lets_someone_in(name: str, row: Row):
     assert let_in & {200, 302, 422}
 
 
+@pytest.mark.slow
 def test_head_does_not_bypass_the_gate(urls: dict[str, str], browsers: Browsers):
     for name, row in TABLE.items():
         for who, status in statuses(row.get).items():

@@ -169,6 +169,7 @@ print(json.dumps([[a.status_code, dict(a.headers), a.cookies.output()] for a in 
 """
 
 
+@pytest.mark.slow
 def test_https_site_has_host_cookies_and_hsts(tmp_path: Path):
     """In its own process, because SITE_URL and TRUSTED_PROXIES take effect when the settings are read."""
     env = GOOD | {

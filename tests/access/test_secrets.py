@@ -163,6 +163,7 @@ def story(team: Team, mona: User, witness: Witness, arize: responses.RequestsMoc
     return Story(team, mona, witness, arize)
 
 
+@pytest.mark.slow
 def test_no_piece_of_a_key_leaks(story: Story, logs: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     story.add()
     story.test()

@@ -21,6 +21,8 @@ from tests.factories import PASSWORD, make_credential, make_run
 from tests.stage import Stage
 from tests.stored import dump
 
+pytestmark = pytest.mark.slow
+
 OWN = "http://localhost:8000"
 LOG_AND_SESSIONS = ("django_session", "taskruns_audit", "taskruns_anonymoustally")
 

@@ -183,6 +183,7 @@ def test_any_json_is_read_or_raises_unreadable(data):
             continue
 
 
+@pytest.mark.slow
 @given(st.fixed_dictionaries({"id": st.text("abc", min_size=1)}, optional=dict.fromkeys(RUN_MEMBERS[1:], ANY_JSON)))
 def test_any_run_with_an_id_can_be_read_and_stored(data):
     run = WireRun.from_json(data)

@@ -196,6 +196,7 @@ def test_order_and_duplicate_lines_do_not_matter(chain: str, anchor_file: Path, 
     assert f"{chain}: 5 rows, 2 anchors checked" in said
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(chain: str, anchor_file: Path):
     one = json.loads(anchor_file.read_text().splitlines()[0])
 

@@ -337,6 +337,7 @@ def test_using_someone_elses_link_is_in_the_sites_log(stage: Stage):
 # --- allauth's throttle
 
 
+@pytest.mark.slow
 def test_throttled_attempts_are_recorded_everywhere(mona: User, client_of: ClientOf):
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
         answers = [sign_in(f"nobody{number}@example.com", WRONG) for number in range(40)]

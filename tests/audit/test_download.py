@@ -203,6 +203,7 @@ def traced_growth(lines: Iterable[bytes | str], *, between: tuple[int, int]) -> 
     return held[between[1]] - held[between[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_six_thousand_rows_need_no_more_memory_than_two_thousand(team: Team, mona: User, kind: str):
     fill(f"team:{team.pk}", rows=6_000)

@@ -145,6 +145,7 @@ def queries_of_an_export() -> int:
     return len(queries)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(team: Team, oli: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 100)
     grow(team, oli, rows=500)

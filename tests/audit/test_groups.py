@@ -105,6 +105,7 @@ QUERIES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS, QUERIES, st.sampled_from(["team", "all"]), st.integers(1, 4), st.integers(3, 9))
 def test_pages_never_skip_or_repeat_an_operation(

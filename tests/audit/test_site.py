@@ -158,6 +158,7 @@ def test_verify_now_joins_a_running_verification(history: None, ada: User, adam:
 PAGES = ["/runs/", "/teams/ops-north/runs/", "/teams/ops-north/credentials/", URL]
 
 
+@pytest.mark.slow
 def test_faults_are_on_every_page_of_auditors_until_clean_again(
     history: None, team: Team, cast: dict[str, User], client_of: ClientOf
 ):

@@ -24,7 +24,7 @@ from taskruns.verifier import ChainChecker, Fault, event_hash, keys_of, signatur
 
 from .tampering import found
 
-pytestmark = pytest.mark.usefixtures("any_details")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("any_details")]
 
 CHAIN = "team:5b0c7a52-7d0c-4b3f-9a51-0c1f0a1f4e11"
 BEGIN = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

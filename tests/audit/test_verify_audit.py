@@ -90,6 +90,7 @@ def test_the_result_is_recorded_in_each_chain(chain: str, team: Team, other_team
     }
 
 
+@pytest.mark.slow
 def test_every_fault_is_printed_and_the_page_keeps_the_first(chain: str, team: Team):
     append(team, 115)
     with without_triggers(), connection.cursor() as cursor:
@@ -309,6 +310,7 @@ def test_rows_added_during_verification_are_not_faults(chain: str, team: Team, m
     assert 5 < report.rows <= 12
 
 
+@pytest.mark.slow
 def test_exit_codes_and_output_as_a_process(tmp_path: Path):
     """Exit codes in a shell: first without migrations, then clean."""
     environ = os.environ | {
@@ -330,6 +332,7 @@ def test_exit_codes_and_output_as_a_process(tmp_path: Path):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"site: 1 rows, 0 anchors checked\n{ALONE}\nclean\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["", "abc", "AAAA"])
 def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
     environ = os.environ | {
@@ -352,6 +355,7 @@ def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_chain(team: Team, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 100)
     append(team, 400)

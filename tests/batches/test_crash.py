@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.db.models import Q
 from django.utils import timezone
 
@@ -14,6 +15,8 @@ from tests.batches.worker_stack import FAULTS, WorkerStack, worker_stack
 from tests.factories import actor
 from tests.processes import wait_for
 from tests.threads import in_threads
+
+pytestmark = pytest.mark.slow
 
 
 def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path, settings: Any) -> None:

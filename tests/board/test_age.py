@@ -109,6 +109,7 @@ def test_rows_whose_reading_fails_say_so_and_since_when(
     assert NO_ANSWER not in text(client)
 
 
+@pytest.mark.slow
 def test_an_open_board_is_told_when_a_row_falls_behind_and_when_it_does_not_any_more(
     credential: Credential, client: Client, world: World, clock: Any, settings: Any
 ) -> None:

@@ -137,6 +137,7 @@ def test_learning_costs_two_queries_however_many_runs_there_are(task: Task):
     assert counts == [2, 2]
 
 
+@pytest.mark.slow
 def test_made_up_runs_have_a_usual_duration_too(team: Team):
     fill("ops-north", 2_000)
     completed = Run.objects.filter(status=Status.COMPLETED).values("task")

@@ -394,6 +394,7 @@ def test_what_comes_or_ends_neither_repeats_nor_skips_a_run(
 MANY_BLOCKS = 60_000
 
 
+@pytest.mark.slow
 def test_fifteen_thousand_runs_need_no_more_memory_than_five_thousand(team: Team, mona: User):
     for _done in mirror.fill_runs(team, runs=15_000):
         pass
@@ -407,6 +408,7 @@ def test_fifteen_thousand_runs_need_no_more_memory_than_five_thousand(team: Team
     assert held[15_001] - held[5_001] < MANY_BLOCKS
 
 
+@pytest.mark.slow
 def test_five_thousand_runs_kept_would_be_seen(team: Team, mona: User):
     """The control: a third of them kept in a list are more than the test above lets pass."""
     for _done in mirror.fill_runs(team, runs=5_000):

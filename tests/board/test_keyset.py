@@ -25,6 +25,8 @@ from taskruns.permissions import TeamAccess, access_of
 from tests.factories import make_run
 from tests.wire import ENDPOINT
 
+pytestmark = pytest.mark.slow
+
 MATCHING = import_module("taskruns.services.runs.matching")  # the package gives the function of that name
 
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)

@@ -97,6 +97,7 @@ def test_new_runs_neither_shift_nor_repeat_older_pages(client: Client, task: Tas
     assert sorted(old) == sorted(before)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=st.lists(st.tuples(st.sampled_from(list(Status)), st.integers(0, 3)), max_size=40), size=st.integers(1, 9))
 def test_pages_of_any_size_hold_every_run_once_in_order(

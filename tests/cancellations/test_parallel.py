@@ -14,7 +14,7 @@ from tests.threads import in_threads
 from tests.wire import wire_run
 
 CLICKS = 50
-pytestmark = [pytest.mark.commits, pytest.mark.usefixtures("committed")]
+pytestmark = [pytest.mark.slow, pytest.mark.commits, pytest.mark.usefixtures("committed")]
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from django.core.management import CommandError, call_command
 from tests.factories import CANARY
 from tests.wire import ENDPOINT
 
+pytestmark = pytest.mark.slow
+
 Manage = Callable[..., subprocess.CompletedProcess[str]]
 
 

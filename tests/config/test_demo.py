@@ -16,6 +16,8 @@ import requests
 from config.processes import ROOT, is_taken
 from tests.processes import free_ports, wait_for
 
+pytestmark = pytest.mark.slow
+
 Launch = Callable[..., subprocess.Popen[str]]
 LEAKS = {"DATABASE_URL": "postgres://nobody@localhost/real", "SECRET_KEY": "short", "DEBUG": "perhaps"}
 

@@ -37,6 +37,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [MANAGE, GUNICORN], ids=["manage.py", "gunicorn"])
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -67,6 +68,7 @@ def test_a_start_error_is_one_line_naming_the_variable(
     assert "s3kr3t" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [MANAGE, GUNICORN], ids=["manage.py", "gunicorn"])
 def test_the_panel_starts_with_only_the_three_secrets(
     start: Callable[..., subprocess.CompletedProcess[str]], command: list[str]
@@ -74,6 +76,7 @@ def test_the_panel_starts_with_only_the_three_secrets(
     assert start(command).returncode == 0
 
 
+@pytest.mark.slow
 def test_new_secrets_are_accepted_and_always_different(
     start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ):
@@ -87,6 +90,7 @@ def test_new_secrets_are_accepted_and_always_different(
     assert start(MANAGE, secrets={}, ENV_FILE=str(env_file)).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proxies", [{}, {"TRUSTED_PROXIES": "0"}, {"TRUSTED_PROXIES": "1"}])
 def test_a_complete_deployment_has_no_warning(
     proxies: dict[str, str], start: Callable[..., subprocess.CompletedProcess[str]]
@@ -115,6 +119,7 @@ def shown(start: Callable[..., subprocess.CompletedProcess[str]], **variables: s
     return found
 
 
+@pytest.mark.slow
 def test_https_gives_secure_host_cookies_and_hsts(start: Callable[..., subprocess.CompletedProcess[str]]):
     found = shown(start, SITE_URL="https://Panel.example.com:443/", TRUSTED_PROXIES="1")
     assert found["SITE_URL"] == "https://panel.example.com"
@@ -129,6 +134,7 @@ def test_https_gives_secure_host_cookies_and_hsts(start: Callable[..., subproces
     assert found["SECURE_PROXY_SSL_HEADER"] == ["HTTP_X_FORWARDED_PROTO", "https"]
 
 
+@pytest.mark.slow
 def test_the_default_is_loopback_without_debug(
     start: Callable[..., subprocess.CompletedProcess[str]],
 ):
@@ -240,6 +246,7 @@ def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert found.id != replace(found, issuer=found.issuer.rstrip("/")).id
 
 
+@pytest.mark.slow
 def test_a_form_may_redirect_only_to_the_issuer(start: Callable[..., subprocess.CompletedProcess[str]]):
     """Chromium also applies `form-action` to redirects after a form."""
     code = "from config import settings as s; print(s.CONTENT_SECURITY_POLICY['DIRECTIVES']['form-action'])"

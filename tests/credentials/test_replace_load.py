@@ -19,6 +19,7 @@ CANCELS, ROUNDS, REPLACED = 12, 15, 15
 NOTHING: dict[str, Any] = {"pagination": {"has_more": False}}
 
 
+@pytest.mark.slow
 @pytest.mark.commits
 def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, settings: Any):
     """Both keys are good at Arize while they change, as after a rotation with a grace period."""

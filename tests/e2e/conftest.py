@@ -9,11 +9,6 @@ from tests.e2e.stack import Stack, running_stack
 from tests.e2e.visitors import ARGUMENTS, CHROMIUM, Visit, Visitor
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first: begun last, it would keep one worker busy while the others have nothing left to do."""
-    items.sort(key=lambda item: "test_a_minute_" not in item.name)
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():

@@ -2,14 +2,12 @@
 down.
 """
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
 from tests.processes import wait_for
 
-pytestmark = pytest.mark.xdist_group("old_stack")  # one worker runs them all: the stack takes long to start
 _LET_CLAIMS_LAPSE = """
 from django.utils import timezone
 from taskruns.models import Credential

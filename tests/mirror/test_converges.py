@@ -19,6 +19,8 @@ from tests.factories import make_credential
 from tests.fake_arize import Fault, World
 from tests.threads import in_threads
 
+pytestmark = pytest.mark.slow
+
 NOT_FOUND: Fault = (404, {}, "")
 FAULTS: list[Fault] = [
     (500, {}, ""),

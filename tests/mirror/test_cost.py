@@ -12,6 +12,8 @@ from taskruns.services.mirror import due, note_attention, refresh
 from tests.factories import make_credential
 from tests.fake_arize import START, World
 
+pytestmark = pytest.mark.slow
+
 MINUTES = 2
 
 

@@ -54,6 +54,7 @@ def texts() -> list[str]:
     return [contact.text for contact in first_contacts(Credential.objects.all())]
 
 
+@pytest.mark.slow
 def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_looks(
     credential: Credential, world: World, clock: Any, settings: Any
 ) -> None:
@@ -70,6 +71,7 @@ def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_l
     assert (credential.next_refresh_at - timezone.now()).total_seconds() == 300
 
 
+@pytest.mark.slow
 def test_the_newest_page_of_each_task_is_read_once(credential: Credential, world: World, clock: Any) -> None:
     for number in range(100):
         world.task(f"T{number:03}")
@@ -91,6 +93,7 @@ def test_a_small_account_is_read_in_one_round(credential: Credential, world: Wor
     assert texts() == []
 
 
+@pytest.mark.slow
 def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, world: World, clock: Any) -> None:
     for number in range(100):
         world.task(f"T{number:03}")
@@ -105,6 +108,7 @@ def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, wo
     assert most_in_a_minute(called) <= CEILING
 
 
+@pytest.mark.slow
 def test_when_nobody_looks_its_rounds_do_not_read_active_runs_each_time(
     credential: Credential, world: World, clock: Any
 ) -> None:
@@ -131,6 +135,7 @@ def test_cancellations_come_before_everything_else(credential: Credential, world
     assert [calls[0] for calls in called.values() if calls] == ["/v2/task-runs/stopping"] * 11
 
 
+@pytest.mark.slow
 def test_many_active_runs_leave_a_third_of_the_ceiling_to_it(credential: Credential, world: World, clock: Any) -> None:
     for number in range(60):
         world.task(f"T{number:03}")
@@ -142,6 +147,7 @@ def test_many_active_runs_leave_a_third_of_the_ceiling_to_it(credential: Credent
     assert Run.objects.count() == 60
 
 
+@pytest.mark.slow
 def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
     credential: Credential, world: World, clock: Any, django_assert_num_queries: Any
 ) -> None:

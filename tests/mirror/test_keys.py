@@ -57,6 +57,7 @@ def test_the_first_key_that_lists_a_task_reads_it(keys: tuple[Credential, Creden
     assert set(world.paths()) == {"task-runs/R3", "tasks/T3/runs"}
 
 
+@pytest.mark.slow
 def test_it_stays_with_the_first_key_while_that_one_goes_on_listing(keys: tuple[Credential, Credential]) -> None:
     """At the pace of nobody looking, the lists of the two are minutes apart."""
     first, second = keys

@@ -23,6 +23,8 @@ from tests.factories import make_credential
 from tests.paths import ROOT
 from tests.threads import in_threads
 
+pytestmark = pytest.mark.slow
+
 TASKS = 12
 # One round as the worker makes it: nothing but the claim stands between two of them.
 ROUND = """

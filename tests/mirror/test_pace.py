@@ -102,6 +102,7 @@ def test_a_revoked_key_and_the_key_of_an_archived_team_are_never_read_with(
     assert world.calls == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ceiling", [7, 20])
 def test_no_sixty_seconds_hold_more_calls_than_the_ceiling(
     ceiling: int, credential: Credential, world: World, clock: Any, settings: Any
@@ -228,6 +229,7 @@ def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> 
     assert len(double.received) == 2
 
 
+@pytest.mark.slow
 def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
     credential: Credential, world: World, clock: Any
 ) -> None:
@@ -241,6 +243,7 @@ def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
     assert begun == list(range(40))
 
 
+@pytest.mark.slow
 def test_ticks_of_several_workers_do_not_make_the_pace_faster(credential: Credential, world: World, clock: Any) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
     begun = 0

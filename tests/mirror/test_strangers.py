@@ -132,6 +132,7 @@ def test_a_list_that_takes_many_rounds_leaves_nothing_out(
     assert Task.objects.filter(STILL_LISTED).count() == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 500])
 def test_runs_of_an_unknown_status_are_read_again_a_few_at_a_time_and_seldom(
     status: int, credential: Credential, world: World, clock: Any

@@ -59,6 +59,7 @@ def test_a_walk_that_breaks_goes_on_where_it_broke(world: World, clock: Any, fau
     assert world.reads_of("cursor") == 0
 
 
+@pytest.mark.slow
 def test_runs_that_come_while_a_walk_is_broken_are_found_too(world: World, clock: Any) -> None:
     missed(world, 35)
     world.fault = failing("cursor=20", 500)

@@ -140,6 +140,7 @@ def test_at_most_five_are_asked_for_in_a_round(world: World, read: Round) -> Non
     assert len(names()) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "refusal", [(403, {}, ""), (404, {}, ""), (500, {}, ""), (200, {}, "<html>"), requests.ReadTimeout()]
 )

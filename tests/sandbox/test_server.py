@@ -20,6 +20,8 @@ from tests.paths import ROOT
 
 from .caller import Caller
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(keys={"ak-full-key-1": ()}, tasks=4, speed=0)
 
 

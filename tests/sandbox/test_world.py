@@ -79,6 +79,7 @@ def test_fast_world_shows_no_time_in_the_future() -> None:
         assert max(map(datetime.fromisoformat, ended)) <= datetime.now(UTC)
 
 
+@pytest.mark.slow
 def test_busy_tasks_always_have_an_active_run_in_each_space() -> None:
     with running(settings(tasks=20, busy=2)) as server, running(settings(tasks=20, busy=2)) as twin:
         arize, other = Caller(server.url), Caller(twin.url)

@@ -311,6 +311,7 @@ def banner(page: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_every_page_of_the_team_says_who_holds_it_and_why(
     client: Client, run: Run, vera: User, mona: User, ada: User, client_of: ClientOf
 ) -> None:

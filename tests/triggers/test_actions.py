@@ -143,6 +143,7 @@ LOST: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", LOST.values(), ids=LOST)
 def test_a_lost_answer_is_unknown_and_a_run_that_did_start_is_on_the_board(
     answer: dict[str, Any], client: Client, task: Task, oli: User, arize: responses.RequestsMock
