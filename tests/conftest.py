@@ -32,29 +32,13 @@ from tests.processes import free_ports
 from tests.stage import Stage, set_stage
 from tests.wire import ENDPOINT
 
-# Files that start processes, are exhaustive, or take a second and more for a test: `make test-fast` leaves them out.
-SLOW = {
-    *(f"tests/access/test_{name}.py" for name in ("bad_input", "fuzz", "headers", "matrix", "secrets", "stranger")),
-    *(f"tests/audit/test_{name}.py" for name in ("coverage", "download", "export", "fails_closed", "tampering")),
-    *(f"tests/audit/test_{name}.py" for name in ("verifier_histories", "verify_audit", "damage", "anchor_file")),
-    *(f"tests/batches/test_{name}.py" for name in ("crash", "worker")),
-    *(f"tests/board/test_{name}.py" for name in ("export", "keyset")),
-    *("tests/cancellations/test_parallel.py", "tests/commands/test_as_processes.py", "tests/config/test_demo.py"),
-    *("tests/config/test_error_reports.py", "tests/config/test_settings.py", "tests/config/test_processes.py"),
-    *("tests/credentials/test_replace_load.py", "tests/commands/test_fill_runs.py", "tests/sso/test_sign_on.py"),
-    *(f"tests/mirror/test_{name}.py" for name in ("converges", "cost", "first_contact", "killed", "pace", "strangers")),
-    *("tests/outbound/test_connections.py", "tests/migrations/test_migrations.py"),
-    *(f"tests/sandbox/test_{name}.py" for name in ("controls", "world", "faults")),
-}
 RECORD = import_module("taskruns.audit.record")  # the package exports the function of the same name
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the database (the rest needs no second run on another server), and what is slow."""
+    """Mark what uses the database of DATABASE_URL: the rest needs no second run on another server."""
     for item in items:
-        if item.location[0] in SLOW:
-            item.add_marker("slow")
         asks = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
         if asks or item.get_closest_marker("django_db"):
             item.add_marker("database")
