@@ -110,7 +110,7 @@ def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back
     expect(vera.page.locator("table")).to_have_count(0)
     vera.page.get_by_label("Email").fill("vera@demo.example")
     vera.page.get_by_label("Password").fill(stack.password)
-    vera.page.get_by_role("button", name="Sign in").click()
+    vera.page.get_by_role("button", name="Sign in", exact=True).click()
     vera.page.wait_for_url("**/teams/ops-north/runs/?status=failed")
 
 

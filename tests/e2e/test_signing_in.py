@@ -20,7 +20,7 @@ def test_who_is_not_signed_in_is_led_to_the_page_they_asked_for(stack: Stack, vi
     assert "/accounts/login/" in somebody.page.url
     somebody.page.get_by_label("Email").fill("vera@demo.example")
     somebody.page.get_by_label("Password").fill(stack.password)
-    somebody.page.get_by_role("button", name="Sign in").click()
+    somebody.page.get_by_role("button", name="Sign in", exact=True).click()
     somebody.page.wait_for_url("**/teams/ops-north/runs/?status=running")
 
 

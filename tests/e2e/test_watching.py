@@ -30,7 +30,7 @@ def test_the_board_keeps_its_filters_over_reload_and_the_back_button(stack: Stac
             vera.page.reload()
         if step == "back":
             vera.page.locator("tr[data-run-id] a[data-task]").first.click()
-            expect(vera.page.get_by_role("heading", name="Who did what here")).to_be_visible()
+            expect(vera.page.get_by_role("heading", name="Timeline")).to_be_visible()
             vera.page.go_back()
         assert "q=evaluation" in vera.page.url, step
         assert "status=completed" in vera.page.url, step

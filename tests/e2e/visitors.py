@@ -66,7 +66,7 @@ class Visitor:
         self.page.goto("/accounts/login/")
         self.page.get_by_label("Email").fill(f"{name}@demo.example")
         self.page.get_by_label("Password").fill(password or self.stack.password)
-        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("button", name="Sign in", exact=True).click()
 
     def open_board(self, query: str = "", *, team: str = "ops-north") -> None:
         self.page.goto(f"/teams/{team}/runs/{query}")
