@@ -114,6 +114,20 @@ def result_message(credential: Credential, result: TestResult) -> Message:
     return Message("warning" if result.seen.is_nothing else "success", text)
 
 
+def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
+    """Why what is read with these keys may be old, or soon will be."""
+    now = timezone.now()
+    warnings = []
+    for key in keys:
+        state, text = health(key, now)
+        if state in {"failing", "waiting"}:
+            warnings.append(Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}"))
+        ending = expiry_warning(key, timezone.localdate(now))
+        if ending is not None and state != "failing":
+            warnings.append(ending)
+    return tuple(warnings)
+
+
 def expiry_warning(credential: Credential, today: date) -> Message | None:
     """For the board. Without a count of days: the board's ETag covers data, not the calendar."""
     day = credential.expires_on

@@ -18,11 +18,11 @@ from taskruns.arize.endpoints import REGIONS
 from taskruns.audit.record import chain_of
 from taskruns.models import AuditEvent, Run, Status, Task
 from taskruns.pages.audit.rows import AuditRow, audit_row
-from taskruns.pages.board.rows import RunRow, run_rows, with_creators
-from taskruns.pages.board.staleness import unread
+from taskruns.pages.board.rows import RunRow, run_rows, unread, with_creators
 from taskruns.permissions import TeamAccess
 
-from .board import latest_cancellations, warnings_of
+from .board import latest_cancellations
+from .credentials import warnings_of
 from .strip import Strip
 from .tasks import task_strip
 from .values import Link, Message, Moment, status_mark, true_time

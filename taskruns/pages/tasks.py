@@ -13,7 +13,7 @@ from taskruns.arize.wire import TaskType
 from taskruns.models import Run, Status, Task
 from taskruns.permissions import Access, Action
 
-from .board import warnings_of
+from .credentials import warnings_of
 from .strip import LAST, Strip, strip_of
 from .values import (
     Duration,

@@ -1,10 +1,9 @@
 """The board: which streams of runs (`plan.py`), read page by page (`keyset.py`), as which rows (`rows.py`), with what
-around them (`choices.py`, `staleness.py`), on one page (`page.py`).
+around them (`choices.py`), on one page (`page.py`).
 """
 
 from .page import as_of, board, etag, live_keys
 from .rows import latest_cancellations, row_of
-from .staleness import warnings_of
 
 __all__ = [
     "as_of",
@@ -13,5 +12,4 @@ __all__ = [
     "latest_cancellations",
     "live_keys",
     "row_of",
-    "warnings_of",
 ]

@@ -66,7 +66,7 @@ class Sorts:
 
 
 @dataclass(frozen=True, slots=True)
-class ManyBar:
+class BatchBar:
     """Cancelling many from here: `matching` active runs pass the filter, whose fields are `fields`; 0 without one."""
 
     url: str
@@ -167,16 +167,16 @@ def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
     return SortLink(url + turned.query(), direction)
 
 
-def offers_many(team_access: TeamAccess) -> bool:
+def offers_batches(team_access: TeamAccess) -> bool:
     return team_access.access.may(Action.RUNS_CANCEL_MANY)
 
 
-def many_bar(team_access: TeamAccess, wanted: BoardFilter, *, matching: int) -> ManyBar | None:
+def batch_bar(team_access: TeamAccess, wanted: BoardFilter, *, matching: int) -> BatchBar | None:
     """`matching`: how many active runs pass the filter."""
-    if not offers_many(team_access):
+    if not offers_batches(team_access):
         return None
     url = reverse("batches", args=[team_access.team.slug])
     if not wanted.is_set:
-        return ManyBar(url, 0, ())
+        return BatchBar(url, 0, ())
     query = replace(wanted, sort=Sort.ACTIVE, descending=True, cursor=None).query()
-    return ManyBar(url, matching, tuple(parse_qsl(query.removeprefix("?"))))
+    return BatchBar(url, matching, tuple(parse_qsl(query.removeprefix("?"))))

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db.models import Count, QuerySet, Subquery
 from django.db.models.functions import Coalesce
@@ -11,29 +11,28 @@ from django.utils import timezone
 
 from taskruns import __version__
 from taskruns.forms import BoardFilter, Cursor, Sort
-from taskruns.models import Credential, Run, Team
+from taskruns.models import Credential, Heartbeat, Run, Team
 from taskruns.pages.board.rows import RunRow
-from taskruns.pages.credentials import FirstContact, first_contacts
+from taskruns.pages.credentials import FirstContact, first_contacts, health, warnings_of
 from taskruns.pages.saved_views import ALL
 from taskruns.pages.values import Message, Moment
 from taskruns.permissions import TeamAccess
 from taskruns.services.runs.matching import Conditions, conditions
 
 from .choices import (
+    BatchBar,
     BoardFilters,
     EmptyBoard,
-    ManyBar,
     Sorts,
+    batch_bar,
     board_filters,
-    many_bar,
-    offers_many,
+    offers_batches,
     sort_links,
     why_empty,
 )
 from .keyset import Found, find, find_together, may_find_together, merged
 from .plan import Place, is_read_descending, micros, moment
-from .rows import run_rows
-from .staleness import is_late, late, unread, warnings_of
+from .rows import run_rows, unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,12 @@ class Board:
     previous_url: str
     next_url: str
     etag: str
-    many: ManyBar | None = None
+    batch_bar: BatchBar | None = None
 
 
 PAGE = 50
+# A key without anybody's attention is read each 5 min; when its last reading is older, nothing reads.
+LATE = timedelta(minutes=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def board(
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=etag(accesses, wanted, zone=zone),
-        many=None if of_all else many_bar(accesses[0], wanted, matching=matching),
+        batch_bar=None if of_all else batch_bar(accesses[0], wanted, matching=matching),
     )
 
 
@@ -116,6 +117,23 @@ def etag(accesses: Iterable[TeamAccess], wanted: BoardFilter, *, zone: str) -> s
     teams = [(str(it.team.pk), it.team.board_version, it.access.role) for it in accesses]
     parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, is_late(accesses), __version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def is_late(accesses: Iterable[TeamAccess]) -> bool:
+    """Whether a team has not been read for longer than any pace explains. No query: for each poll."""
+    since = timezone.now() - LATE
+    return any(it.team.as_of is not None and it.team.as_of < since for it in accesses)
+
+
+def late(accesses: Iterable[TeamAccess], keys: Iterable[Credential]) -> tuple[Message, ...]:
+    """A warning when nothing reads Arize, though no key says why. No age: the page's own clock tells it."""
+    now = timezone.now()
+    unexplained = {key.team_id for key in keys if health(key, now)[0] == "working"}
+    if not is_late(it for it in accesses if it.team.pk in unexplained):
+        return ()
+    if Heartbeat.objects.filter(seen_at__gte=now - LATE).exists():
+        return (Message("warning", "Reading from Arize takes unusually long: what is shown may be old."),)
+    return (Message("error", "Nothing reads Arize: the panel's worker does not run. What is shown is old."),)
 
 
 def live_keys(accesses: Iterable[TeamAccess]) -> QuerySet[Credential]:
@@ -155,7 +173,7 @@ def list_runs(accesses: Sequence[TeamAccess], wanted: BoardFilter) -> Listing:
 def _active(accesses: Sequence[TeamAccess], wanted: BoardFilter, asked: Sequence[Conditions]) -> tuple[int, int]:
     """How many active runs there are, and how many of them pass the filter, where that is offered. Counted together."""
     active = Run.objects.filter(team__in=[it.team for it in accesses], rank=1)
-    if len(accesses) != 1 or not wanted.is_set or not offers_many(accesses[0]):
+    if len(accesses) != 1 or not wanted.is_set or not offers_batches(accesses[0]):
         return active.count(), 0
     # Two counts in one query, each with an index of its own; one count with a condition would scan the whole team.
     team = Team.objects.filter(pk=accesses[0].team.pk)

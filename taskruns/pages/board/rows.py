@@ -4,6 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from taskruns.pages.cancellations import cause_of, is_alarming, last_note
 from taskruns.pages.values import (
     Counts,
     Duration,
+    Message,
     Moment,
     Pace,
     StatusMark,
@@ -26,8 +28,13 @@ from taskruns.pages.values import (
     status_mark,
 )
 from taskruns.permissions import Action, TeamAccess
+from taskruns.services.mirror.staleness import Why, is_read, why_old
 
-from .staleness import old_text
+_OLD = {
+    Why.NO_KEY: "no key reads this task any more",
+    Why.TASK_FAILED: "Arize did not answer when it was read again",
+    Why.FELL_BEHIND: "other runs had to be read first",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,26 @@ def run_rows(runs: Sequence[Run], *, accesses: Iterable[TeamAccess], name_team: 
         )
         for run in runs
     )
+
+
+def old_text(run: Run, now: datetime) -> str:
+    """Why the state of an active run is not of this moment; empty: it is, as far as anyone knows."""
+    old = why_old(run, now)
+    if old is None:
+        return ""
+    if old.key:
+        return f"key “{old.key}”: {old.reason}"
+    return _OLD[old.why]
+
+
+def unread(runs: Iterable[Run]) -> tuple[Message, ...]:
+    """A warning when some of these runs belong to tasks that no live key reads: what they show stays as it is."""
+    number = len({run.task_id for run in runs if not is_read(run)})
+    if not number:
+        return ()
+    tasks = "one task" if number == 1 else f"{number} tasks"
+    text = f"No key reads the runs of {tasks} any more: they are shown as they were last read. Add or replace a key."
+    return (Message("warning", text),)
 
 
 def row_of(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunRow:
