@@ -170,7 +170,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
     "credentials.sweep": lambda _: credentials.sweep(by=BY),
     "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
-    "reencryption.reencrypt": lambda _: encryption.reencrypt(by=BY),
+    "encryption.reencrypt": lambda _: encryption.reencrypt(by=BY),
     "runs.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
     "people.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
     "people.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
@@ -250,7 +250,7 @@ def an_old_ring_key(stage: Stage) -> None:
 READY: dict[str, Callable[[Stage], object]] = {
     "credentials.sweep": an_interrupted_test,
     "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
-    "reencryption.reencrypt": an_old_ring_key,
+    "encryption.reencrypt": an_old_ring_key,
     "people.disconnect": lambda stage: SocialAccount.objects.create(
         user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
     ),

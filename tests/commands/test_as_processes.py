@@ -96,7 +96,9 @@ def test_log_lines_stay_off_the_terminal(manage: Manage, free_port: int) -> None
     manage("add_credential", "ops", "A", "--endpoint", endpoint, "--key-stdin", stdin=CANARY, ARIZE_ENDPOINTS=endpoint)
     failed = manage("refresh", ARIZE_ENDPOINTS=endpoint)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("CommandError: 1 of 1 API keys failed: ops / A: No connection to Arize")
+    assert failed.stderr.startswith(
+        "CommandError: 1 of 1 API keys failed: ops / A: The panel could not connect to Arize"
+    )
     assert failed.stderr.count("\n") == 1
     talkative = manage("refresh", "--verbosity", "2", ARIZE_ENDPOINTS=endpoint)
     lines = [line for line in talkative.stderr.splitlines() if line.startswith("{")]

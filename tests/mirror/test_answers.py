@@ -39,7 +39,7 @@ def test_a_round_without_one_good_answer_is_a_problem(kind: str, credential: Cre
     assert (credential.last_good_at, credential.tasks_read_at) == (EARLIER, None)
     assert credential.backoff_until is not None
     assert credential.backoff_reason == report.problem
-    with pytest.raises(CommandError, match="1 of 1 keys failed"):
+    with pytest.raises(CommandError, match="1 of 1 API keys failed"):
         call_command("refresh", credential.team.slug)
     world.fault = lambda _: None
     assert must(refresh(credential.pk, force=True)).problem == ""
