@@ -7,7 +7,6 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods
 from django_htmx.http import HttpResponseClientRedirect
 
@@ -21,6 +20,8 @@ from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import triggers
 from taskruns.services.triggers import TriggerResult
+
+from .fragments import vary_on_htmx
 
 DAMAGED = "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
 
@@ -115,8 +116,7 @@ def _page(
     )
     context: dict[str, Any] = {"page": page, "form": form}
     response = render(request, "taskruns/triggers/trigger.html", context, status=status)
-    patch_vary_headers(response, ["HX-Request"])
-    return response
+    return vary_on_htmx(response)
 
 
 def _team(request: PanelRequest) -> Team:
