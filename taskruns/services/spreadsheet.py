@@ -7,6 +7,8 @@ from collections.abc import Iterable
 # A spreadsheet takes such a beginning for a formula; some do so behind blanks and characters that nobody sees, and in
 # full width.
 _FORMULA = ("=", "+", "-", "@")
+# Begins a CSV file. Without it, Excel on Windows garbles every letter that is not ASCII.
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _CONTROL = ("\t", "\r", "\n")
 
 

@@ -9,11 +9,10 @@ from django.db import DatabaseError
 
 from taskruns.audit import Actor
 from taskruns.audit.record import SITE_CHAIN, chain_of
-from taskruns.management.commands._base import PanelCommand, no_team
+from taskruns.management.commands._base import COULD_NOT_RUN, PanelCommand, no_team
 from taskruns.models import Team
 from taskruns.services import audit
 
-COULD_NOT_RUN = 2
 NO_DATABASE = "The log cannot be read, or the verification cannot be recorded. Check the database, then run this again."
 
 

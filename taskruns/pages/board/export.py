@@ -19,7 +19,7 @@ from taskruns.pages.cancellations import cause_of
 from taskruns.pages.saved_views import Choice, board_url, choices_of
 from taskruns.services.runs.export import Export
 from taskruns.services.runs.matching import matching
-from taskruns.services.spreadsheet import csv_line, defused
+from taskruns.services.spreadsheet import BOM, csv_line, defused
 
 from .rows import latest_cancellations, with_creators
 
@@ -142,7 +142,7 @@ def export_page(team: Team, wanted: BoardFilter) -> ExportPage:
 
 def csv_parts(chosen: Export) -> Iterator[str]:
     """The header, then some hundred lines at a time."""
-    yield csv_line(COLUMNS)
+    yield BOM + csv_line(COLUMNS)
     for runs in map(_runs, chosen.in_chunks(CHUNK)):
         last = latest_cancellations(runs)
         yield "".join(csv_line(run_cells(run, last=last.get(run.pk), creator=run.creator)) for run in runs)
