@@ -16,6 +16,7 @@ from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
 from taskruns.services.people import throttles
+from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,12 @@ def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
     look_after_throttles()
+    look_after_statistics()
+
+
+@db_task(expires=60 * 60)
+def look_after_statistics() -> None:
+    refresh_statistics()
 
 
 @db_task(expires=60 * 60)

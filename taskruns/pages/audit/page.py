@@ -17,7 +17,7 @@ from taskruns.audit import CATALOGUE, EventType
 from taskruns.audit.record import chain_of
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
-from taskruns.services.audit.matching import matching
+from taskruns.services.audit.matching import matching, unindexed
 from taskruns.services.audit.row_stream import read_events
 
 from .rows import AuditFilters, AuditGroup, AuditPage, IdFilter, audit_group
@@ -109,8 +109,10 @@ def _first_key(rows: QuerySet[AuditEvent], otherwise: int) -> int:
 
 
 def _oldest_of_each(events: QuerySet[AuditEvent], wanted: AuditFilter) -> QuerySet[AuditEvent]:
-    same = {"operation_id": OuterRef("operation_id"), "chain": OuterRef("chain"), "pk__lt": OuterRef("pk")}
-    return events.filter(~Exists(matching(AuditEvent.objects.filter(**same), wanted)))
+    """Older rows are looked up by operation, whatever the filter: see `matching`."""
+    same = {"operation_id": OuterRef("operation_id"), "pk__lt": OuterRef("pk")}
+    older = AuditEvent.objects.alias(own_chain=unindexed("chain")).filter(**same, own_chain=OuterRef("chain"))
+    return events.filter(~Exists(matching(older, wanted, without_indexes=True)))
 
 
 def _groups(found: list[AuditEvent], team: Team | None) -> tuple[AuditGroup, ...]:
