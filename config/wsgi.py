@@ -10,3 +10,7 @@ from django.urls import get_resolver
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 application = get_wsgi_application()
 get_resolver().url_patterns  # noqa: B018 - reading the property imports every view
+
+from taskruns.audit.anchors import check_anchor_file  # noqa: E402 - needs the apps
+
+check_anchor_file()
