@@ -12,7 +12,7 @@ from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
+from taskruns.audit.anchors import DUE_AFTER, anchor_changed, check_anchor_file, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
 from taskruns.services.people import throttles
@@ -30,6 +30,7 @@ _first_start = threading.Lock()
 def start() -> None:
     """Start work at once, not at the next full minute. Huey calls this in each thread; only the first one acts."""
     if _first_start.acquire(blocking=False):
+        check_anchor_file()
         every_minute.call_local()
 
 

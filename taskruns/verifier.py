@@ -101,7 +101,7 @@ class Fault(NamedTuple):
         return printable(f"{self.chain} row {self.seq}: {self.kind}: {self.text}")
 
 
-# --- The walk along a chain, the same for an export and for the database
+# --- The check of a chain, the same for an export and for the database
 
 
 class ChainChecker:
@@ -335,12 +335,12 @@ class Verification:
                 self.report(f"{export.path}: it does not continue the file before it at row {self.checker.expected}")
             elif number and export.prev_hash != self.checker.last is not None:
                 self.report(f"{export.path}: its prev_hash is not the hash of the file before it")
-            self._walk(export)
+            self._check_lines(export)
         last = self.exports[-1].last
         for fault in self.checker.end(last, last):
             self.report(fault)
 
-    def _walk(self, export: Export) -> None:
+    def _check_lines(self, export: Export) -> None:
         """Check every line of a file, and hand the events to the checker."""
         digest, count, stage = hashlib.sha256(), Counter[str](), 0
         for number, raw in raw_lines(export.path, digest):

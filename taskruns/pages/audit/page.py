@@ -14,9 +14,11 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from taskruns.audit import CATALOGUE, EventType
+from taskruns.audit.anchors import unwritten_since
 from taskruns.audit.record import chain_of
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
+from taskruns.pages.values import Moment
 from taskruns.services.audit.matching import matching, unindexed
 from taskruns.services.audit.row_stream import read_events
 
@@ -60,6 +62,7 @@ def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
         first_url=url + wanted.query() if wanted.before is not None else "",
         next_url=url + wanted.query(before=more) if more is not None else "",
         scanned=SCAN_LIMIT if further and not is_full else 0,
+        unwritten=Moment.of(unwritten_since()),
     )
 
 
