@@ -15,7 +15,7 @@ class KeyField(forms.CharField):
         attrs = {"autocomplete": "off", "spellcheck": "false"}
         super().__init__(
             label="API key",
-            help_text="A service key of Arize. It is encrypted when saved, and nobody sees it again.",
+            help_text="A service key of Arize. It is encrypted when saved and never shown again.",
             widget=forms.PasswordInput(attrs=attrs, render_value=False),
         )
 
@@ -25,7 +25,7 @@ class ExpiryField(forms.DateField):
         super().__init__(
             label="Expires on",
             required=False,
-            help_text="If the key has an end. Where the key may ask Arize for it, its test fills it in.",
+            help_text="Leave empty if the key does not expire. If Arize reveals the date, the test fills it in.",
             widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
             input_formats=["%Y-%m-%d"],
         )

@@ -36,6 +36,6 @@ class RoleField(forms.TypedChoiceField):
 
 
 class EmailField(forms.EmailField):
-    def __init__(self, label: str = "E-mail", *, required: bool = True, help_text: str = "") -> None:
+    def __init__(self, label: str = "Email", *, required: bool = True, help_text: str = "") -> None:
         widget = forms.EmailInput(attrs={"autocomplete": "off"})
         super().__init__(label=label, max_length=254, required=required, help_text=help_text, widget=widget)

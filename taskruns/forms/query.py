@@ -25,7 +25,7 @@ def one(query: QueryDict, name: str) -> str:
     if len(value) > longest and name != "cursor":
         raise BadFilter(f"The filter “{name}” is longer than {longest} characters.")
     if any(unicodedata.category(each) in _UNSEARCHABLE for each in value):
-        raise BadFilter(f"The filter “{name}” holds characters that cannot be searched for.")
+        raise BadFilter(f"The filter “{name}” contains characters that cannot be searched for.")
     return value
 
 
@@ -63,4 +63,4 @@ def key_id(query: QueryDict, name: str) -> uuid.UUID | None:
     try:
         return uuid.UUID(value) if value else None
     except ValueError:
-        raise BadFilter(f"The filter “{name}” must be the id of a key.") from None
+        raise BadFilter(f"The filter “{name}” must be the ID of an API key.") from None

@@ -10,6 +10,6 @@ class StopForm(forms.Form):
 
     reason = forms.CharField(
         max_length=LONGEST_REASON,
-        help_text="Everybody in the team reads it while the stop holds; it stays in the audit log.",
+        help_text="Everyone in the team sees it while the stop is active. It stays in the audit log.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )

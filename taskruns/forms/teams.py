@@ -12,10 +12,12 @@ class TeamForm(forms.Form):
     slug = forms.CharField(
         max_length=50,
         required=False,
-        help_text="The team's part of every address; it never changes. Empty: made of the name.",
+        help_text="The team's part of its URLs. It never changes. Leave empty to derive it from the name.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    manager = EmailField("First manager's e-mail", required=False, help_text="They add the others and the keys.")
+    manager = EmailField(
+        "Email of the first manager", required=False, help_text="They add the other members and the API keys."
+    )
 
 
 class SettingsForm(forms.Form):
@@ -24,7 +26,7 @@ class SettingsForm(forms.Form):
 
 class MemberForm(forms.Form):
     email = EmailField(
-        help_text="Somebody with an account is added at once; for anybody else you get a link to pass on."
+        help_text="A person with an account is added immediately. For anyone else you get an invitation link."
     )
     role = RoleField()
 
@@ -43,5 +45,5 @@ class AcceptForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
         if "password1" in cleaned and "password2" in cleaned and cleaned["password1"] != cleaned["password2"]:
-            self.add_error("password2", "The two passwords are not the same.")
+            self.add_error("password2", "The passwords do not match.")
         return cleaned

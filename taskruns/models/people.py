@@ -25,12 +25,12 @@ class Theme(models.TextChoices):
 
 class UserManager(BaseUserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> "User":
-        """E-mail addresses are one person in any case of letters."""
+        """Email addresses are one person in any case of letters."""
         return self.get(email__iexact=username or "")
 
 
 class User(AbstractBaseUser):
-    """A person. The e-mail is the name; Django's staff and superuser flags do not exist here."""
+    """A person. The email is the name; Django's staff and superuser flags do not exist here."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(unique=True)

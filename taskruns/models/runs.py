@@ -16,7 +16,7 @@ from .teams import Team
 
 
 class Status(models.TextChoices):
-    """Arize's words in lower case, and two of ours: `unknown` (a word we do not know), `gone` (Arize answers 404)."""
+    """Arize terms in lower case, and two of ours: `unknown` (a word we do not know), `gone` (Arize answers 404)."""
 
     PENDING = RunStatus.PENDING.value
     RUNNING = RunStatus.RUNNING.value

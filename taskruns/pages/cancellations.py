@@ -22,9 +22,9 @@ def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
     at = Moment.of(holder.requested_at)
     when = f" at {at.text}" if at else ""
     if is_own:
-        return f"You asked for it{when} already."
+        return f"You already asked for it{when}."
     if _is_held(holder):
-        return f"The emergency stop that {holder.person_label} pulled asked for it{when}."
+        return f"The emergency stop of {holder.person_label} asked for it{when}."
     return f"{holder.person_label} asked for it{when}."
 
 
@@ -57,7 +57,7 @@ def _asked(last: Cancellation) -> str:
     return CANCEL_WORDS[Outcome(last.outcome)].cause.format(
         who=last.person_label,
         by="cancelled by the emergency stop of" if _is_held(last) else "cancelled by",
-        can="is being found out" if last.followed else "could not be found out",
+        can="not known yet" if last.followed else "unknown",
     )
 
 

@@ -168,7 +168,7 @@ def _expires_text(left: int | None) -> str:
 
 def _what_it_sees(seen: Seen) -> str:
     if seen.is_nothing:
-        return "Arize accepts the key, but it sees no space and no task: give it a role in a space."
+        return "Arize accepts the key, but the key sees no space and no task. Give it a role in a space."
     names = [clean_line(space.name or space.id, 60) for space in seen.spaces.items]
     named = ", ".join(names[:SPACES_NAMED]) + (", …" if len(names) > SPACES_NAMED else "")
     in_spaces = _count(len(names), "space", more=bool(seen.spaces.next_cursor)) + (f" ({named})" if named else "")

@@ -13,7 +13,7 @@ from taskruns.services.saved_views import may_change, may_delete, may_save, may_
 # An explicit question for everything: without any question at all the board opens with a default view.
 ALL = "all=1"
 _WORDS = {"q": "search", "credential": "key", "started_after": "started after", "started_before": "started before"}
-_WORDS |= {"min_duration": "takes at least (s)", "sort": "order"}
+_WORDS |= {"min_duration": "runs longer than (s)", "sort": "order"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,8 +146,8 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
 
 def _why_paused(stop: EmergencyStop) -> str:
     return (
-        f"The hold is paused: {stop.person_label} may not stop runs in this team any more, so new runs are not "
-        "cancelled. It goes on if they regain the right. A manager can lift it, and then somebody else can pull it."
+        f"The stop is paused: {stop.person_label} may no longer stop runs in this team, so new runs are not cancelled. "
+        "It resumes if they regain the right. A manager can lift it so that someone else can pull a new one."
     )
 
 
@@ -189,7 +189,7 @@ def _row(task: Task, slug: str, counts: tuple[int, int], chosen: Collection[str]
 def _trouble(key: Credential | None) -> str:
     """Why no cancel can be sent for a task."""
     if key is None or key.revoked_at is not None:
-        return "no key reads it: it cannot be stopped from here"
+        return "no API key reads it, so it cannot be stopped from here"
     state, text = health(key, timezone.now())
     return text if state == "failing" else ""
 
@@ -198,7 +198,7 @@ def _warnings(hit: Iterable[StopTask]) -> tuple[Message, ...]:
     beyond = sum(bool(task.trouble) and not task.is_left_out for task in hit)
     if not beyond:
         return ()
-    text = f"{beyond} of these tasks cannot be reached with a working key. Their runs may go on."
+    text = f"{beyond} of these tasks cannot be reached with a working key. Their runs may keep running."
     return (Message("warning", text),)
 
 

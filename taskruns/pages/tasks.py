@@ -104,14 +104,14 @@ def type_of(task: Task) -> str:
     if task.type != TaskType.UNKNOWN:
         return task.type.replace("_", " ")
     told = str(json.loads(task.as_read).get("type") or "")[:100]
-    return f"{told} (a type that the panel does not know)" if told else "not told by Arize"
+    return f"{told} (unknown to this panel)" if told else "not reported by Arize"
 
 
 def schedule_of(task: Task) -> str:
     return {
         True: "Continuous: it runs by itself on new data",
-        False: "Not continuous: it runs when somebody starts it",
-        None: "Not told by Arize",
+        False: "Not continuous: it runs only when it is started",
+        None: "Not reported by Arize",
     }[task.is_continuous]
 
 

@@ -93,9 +93,9 @@ def first_steps(team: Team, access: Access) -> FirstSteps | None:
     has_key, has_answer, has_runs, has_others = _done(team)
     steps = (
         _step("Add an Arize API key", "credential-new", team, is_done=has_key),
-        _step("Test it: does Arize answer, and which spaces does it see?", "credentials", team, is_done=has_answer),
+        _step("Test the key: does Arize answer, and what does the key see?", "credentials", team, is_done=has_answer),
         Step(Link("See the first runs below", ""), has_runs),
-        _step("Invite somebody who watches with you", "members", team, is_done=has_others),
+        _step("Invite a colleague", "members", team, is_done=has_others),
     )
     return None if all(step.is_done for step in steps) else FirstSteps(steps)
 

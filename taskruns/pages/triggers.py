@@ -57,8 +57,8 @@ def trigger_page(
 def _why_not(task: Task) -> str:
     kind = json.loads(task.as_read).get("type")
     if not kind:
-        return "Arize has not told yet what kind of task this is. Come back when the panel has read the tasks again."
+        return "Arize has not reported the type of this task yet. Try again once the panel has read the tasks again."
     return (
-        f"Arize calls this kind of task “{kind}”, which this panel does not know, so it cannot be started from here. "
-        "Start it in Arize: its runs appear on the board by themselves."
+        f"This panel does not know the task type “{kind}” and cannot start runs of it. "
+        "Start them in Arize: they appear on the board automatically."
     )

@@ -25,7 +25,7 @@ class InvitationGone(UserError):
     """Forged, expired, used, revoked, or of an archived team: one sentence, so that a guess learns nothing."""
 
     def __init__(self) -> None:
-        super().__init__("This invitation is not good any more. Ask the person who sent it for a new one.")
+        super().__init__("This invitation is no longer valid. Ask the person who sent it for a new one.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     """Add a known person at once, or make a link for a stranger; an older open link of theirs stops working.
 
-    Raises UserError: already a member, disabled, archived, or not an e-mail address.
+    Raises UserError: already a member, disabled, archived, or not an email address.
     """
     email = accounts.clean_email(email)
     person = accounts.find_person(email)
     if person is None:
         return Invited(email, _token_of(_invite_stranger(team, email=email, role=role, by=by)))
     if Membership.objects.filter(team=team, user=person).exists():
-        raise UserError(f"{email} is a member of this team already.", field="email")
+        raise UserError(f"{email} is already a member of this team.", field="email")
     members.add(team, person, role=role, by=by)
     return Invited(email)
 

@@ -21,7 +21,7 @@ from taskruns.models.runs import ACTIVE
 from .teams import lock_team, open_invitations
 from .user_errors import UserError
 
-LAST_MANAGER = "A team needs a manager: make somebody else a manager first."
+LAST_MANAGER = "A team needs a manager. Make someone else a manager first."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def add(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool 
             _refuse_other_role(known, person, role)
             return False
         if not User.objects.filter(pk=person.pk, is_active=True).exists():
-            raise UserError("This account is disabled. A site admin has to look at it first.", field="email")
+            raise UserError("This account is disabled. Ask a site admin to enable it first.", field="email")
         Membership.objects.create(team=team, user=person, role=role, by_groups=by_groups)
         closed = open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
         details = {"role": role.value, "invitations_revoked": closed}
@@ -143,7 +143,7 @@ def _belongs(person: User, team: Team) -> bool:
 def _role_in(team: Team, person: User) -> str:
     role = Membership.objects.filter(team=team, user=person).values_list("role", flat=True).first()
     if role is None:
-        raise UserError(f"{person.email} is not a member of this team any more.")
+        raise UserError(f"{person.email} is no longer a member of this team.")
     return role
 
 
@@ -158,6 +158,6 @@ def _keep_a_manager(team: Team, person: User) -> None:
 def _refuse_other_role(known: Membership, person: User, role: TeamRole) -> None:
     if known.role != role:
         raise UserError(
-            f"{person.email} is a member of this team already, as {known.role}. Change the role instead.",
+            f"{person.email} is already a member of this team, as {known.role}. Change the role instead.",
             field="email",
         )

@@ -130,7 +130,7 @@ def canonical(query: str) -> str:
     if why_not:
         raise UserError(f"This filter cannot be saved. {why_not}")
     if len(asked) > LONGEST_QUERY:
-        raise UserError("This filter is too long to be saved. Take something out of it first.")
+        raise UserError("This filter is too long to be saved. Remove something from it first.")
     return asked
 
 
@@ -165,14 +165,14 @@ def _locked(view: SavedView) -> SavedView:
     lock_team(view.team)
     found = SavedView.objects.select_related("team", "owner").filter(pk=view.pk).first()
     if found is None:
-        raise UserError("This view was deleted just now.")
+        raise UserError("This view was just deleted.")
     return found
 
 
 def _member(team: Team, by: Actor) -> User:
     """Who acts, if they belong to the team at this moment."""
     if by.person is None or not Membership.objects.filter(team=team, user=by.person).exists():
-        raise UserError("Only members of the team keep views in it.")
+        raise UserError("Only members of the team can save views in it.")
     return by.person
 
 
@@ -185,7 +185,7 @@ def _own(team: Team, owner: User, name: str) -> SavedView | None:
 def _refuse_too_many(view: SavedView, *, shared: bool) -> None:
     others = SavedView.objects.filter(team=view.team).exclude(pk=view.pk)
     if others.filter(owner=view.owner).count() >= MOST:
-        raise UserError(f"You have {MOST} views in this team already. Delete one first.")
+        raise UserError(f"You have {MOST} views in this team. Delete one first.")
     if shared and others.filter(is_shared=True).count() >= MOST:
         raise UserError(f"The team shares {MOST} views already. One has to be deleted first.", field="shared")
 

@@ -80,7 +80,7 @@ def lock_team(team: Team) -> Team:
     """
     locked = Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     if locked.archived_at is not None:
-        raise UserError("This team is archived: nothing in it can be changed any more.")
+        raise UserError("This team is archived. It can no longer be changed.")
     return locked
 
 

@@ -112,7 +112,7 @@ def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | 
     try:
         page = _board(request, accesses)
     except BadFilter as error:
-        return error_page(request, 400, "That filter cannot be used", str(error))
+        return error_page(request, 400, "Invalid filter", str(error))
     # Open boards mark attention by their polls; a page does where nobody polls.
     pay_attention(*(it.team for it in accesses if not has_attention(it.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
@@ -189,7 +189,7 @@ def _wanted(request: PanelRequest) -> BoardFilter:
 
 
 def _unusable(request: PanelRequest, error: BadFilter) -> HttpResponse:
-    return error_page(request, 400, "That filter cannot be used", str(error))
+    return error_page(request, 400, "Invalid filter", str(error))
 
 
 def _redirect_to_default_view(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
@@ -200,6 +200,6 @@ def _redirect_to_default_view(request: PanelRequest, shelf: Shelf) -> HttpRespon
     broken = why_broken(view)
     if not broken:
         return redirect(board_url(shelf.team.slug, view.query))
-    text = f"Your board would open with the view “{view.name}”, but its filter cannot be used any more. {broken}"
-    messages.warning(request, f"{text} All runs are shown.")
+    text = f"The filter of your default view “{view.name}” no longer works. {broken} All runs are shown."
+    messages.warning(request, text)
     return None

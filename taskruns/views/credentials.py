@@ -83,7 +83,7 @@ def revoke(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpR
     credential = _key(request, credential_id)
     if request.method == "POST":
         credentials.revoke(credential, by=actor_of(request))
-        text = f"{credential.name} is revoked here and its key destroyed. Revoke it in Arize too."
+        text = f"API key {credential.name} revoked and its secret destroyed here. Revoke it in Arize too."
         messages.success(request, text)
         return redirect("credentials", slug=team.slug)
     row = credential_row(credential, slug=team.slug, now=timezone.now())
@@ -104,7 +104,7 @@ def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpRes
         return _tested(request, team, credential)
     except (DatabaseError, OutcomeNotWritten):
         log.exception("key_saved_but_not_tested", credential=str(credential.pk))
-    text = f"{credential.name} is saved, but its test could not be written down: press Test to see if it works."
+    text = f"{credential.name} was saved, but its test could not be recorded. Click Test to see whether it works."
     messages.warning(request, text)
     jobs.wake(credential.pk)
     return redirect("credentials", slug=team.slug)

@@ -21,7 +21,7 @@ from taskruns.services import audit
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
-    ("Keys", "credentials", Action.CREDENTIALS_VIEW),
+    ("API keys", "credentials", Action.CREDENTIALS_VIEW),
     ("Members", "members", Action.MEMBERS_MANAGE),
     ("Audit", "audit", Action.AUDIT_VIEW),
     ("Settings", "team-settings", Action.TEAM_SETTINGS),

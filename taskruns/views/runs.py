@@ -46,8 +46,8 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
     try:
         found = mirror.find_by_arize_id(team, arize_id)
     except UserError as error:
-        text = f"Whether this run is yours cannot be told right now. {error.sentence}"
-        return error_page(request, 503, "Arize could not be asked", text)
+        text = f"The panel cannot tell right now whether this run belongs to your team. {error.sentence}"
+        return error_page(request, 503, "Run lookup failed", text)
     if found is None:
         raise Http404
     return redirect("run", slug=team.slug, run_id=found.pk)
@@ -60,7 +60,7 @@ def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse
     found = owned(request, Run.objects.select_related("task"), run_id)
     reason = request.POST.get("reason", "")
     if len(reason) > LONGEST_REASON:
-        text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent; please shorten it."
+        text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
         return _speak(request, Message("error", text), run_id, status=422)
     result = cancel_run(found, by=actor_of(request), reason=reason)
     words = CANCEL_WORDS[result.outcome]

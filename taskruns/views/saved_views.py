@@ -54,7 +54,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
         _may_share(request, form)
         with shown_on_form(form) as shown:
             view = saved_views.save_view(team, **form.cleaned_data, by=actor_of(request))
-            messages.success(request, f"The view “{view.name}” is saved.")
+            messages.success(request, f"View “{view.name}” saved.")
             return redirect(board_url(team.slug, view.query))
         refusal = shown.error
     return _unsaved(request, team, form, refusal)
@@ -69,7 +69,7 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
         _may_share(request, form)
         with shown_on_form(form):
             if saved_views.change_view(view, **form.cleaned_data, by=actor_of(request)):
-                messages.success(request, f"The view “{form.cleaned_data['name']}” is changed.")
+                messages.success(request, f"View “{form.cleaned_data['name']}” changed.")
             return redirect("saved-views", slug=team.slug)
     return _page(request, team, {"form": form, "changing": view.name, "changing_id": view.pk}, status=422)
 
@@ -80,7 +80,7 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
 def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     with shown_as_message(request):
         saved_views.delete_view(view, by=actor_of(request))
-        messages.success(request, f"The view “{view.name}” is deleted.")
+        messages.success(request, f"View “{view.name}” deleted.")
         return redirect("saved-views", slug=team.slug)
     return _page(request, team, {}, status=422)
 
@@ -92,7 +92,7 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     """What the board opens with: for oneself, or (`whose` = team) for all who have chosen nothing else."""
     form = DefaultViewForm(posted(request))
     if not form.is_valid():
-        messages.error(request, "Say whether this is your own default or the team's.")
+        messages.error(request, "Choose whether this is your own default or the team's.")
         return _page(request, team, {}, status=422)
     for_team, on = form.cleaned_data["whose"] == "team", not form.cleaned_data["off"]
     if for_team and not saved_views.may_share(request.access):

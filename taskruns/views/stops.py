@@ -21,7 +21,7 @@ from taskruns.services.stops import Pulled
 
 from .user_errors import shown_on_form
 
-UNREADABLE = "The list of tasks to leave out could not be read, so nothing was done. Please choose again."
+UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopped. Select the tasks again."
 
 
 @requires(Action.RUNS_VIEW)
@@ -60,13 +60,13 @@ def _pull(request: PanelRequest, team: Team, form: StopForm, left_out: list[Task
 def _pulled(request: PanelRequest, team: Team, pulled: Pulled) -> HttpResponse:
     if pulled.batch is not None:
         jobs.wake_batch(pulled.batch.pk)
-    messages.warning(request, f"The emergency stop holds. {_hit(pulled.runs)}")
+    messages.warning(request, f"Emergency stop pulled. {_hit(pulled.runs)}")
     return redirect("stop", slug=team.slug)
 
 
 def _hit(runs: int) -> str:
     if not runs:
-        return "No run was active; what becomes active now is cancelled."
+        return "No run was active. New runs are cancelled as soon as they appear."
     return "1 run is being cancelled." if runs == 1 else f"{runs:,} runs are being cancelled."
 
 
@@ -79,9 +79,9 @@ def lift(request: PanelRequest, team: Team) -> HttpResponse:
     except stops.NotTheirs:
         raise refused(request, EventType.STOP_LIFT) from None
     if lifted is None:
-        messages.info(request, "No emergency stop holds any more.")
+        messages.info(request, "The emergency stop had already ended.")
     else:
-        messages.success(request, "The emergency stop is lifted: nothing more is cancelled because of it.")
+        messages.success(request, "Emergency stop lifted. New runs are no longer cancelled.")
     return redirect("board", slug=team.slug)
 
 

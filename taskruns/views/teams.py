@@ -95,7 +95,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
     person = _member(request, user_id)
     with shown_as_message(request):
         members_service.remove(team, person, by=actor_of(request))
-        messages.success(request, f"{person.email} is no longer a member of {team.name}.")
+        messages.success(request, f"{person.email} removed from {team.name}.")
         return redirect(_after_own_change(request, person, team))
     return _members_page(request, team, status=422)
 
@@ -105,7 +105,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
 def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUID) -> HttpResponse:
     row = owned(request, Invitation.objects.select_related("team"), invitation_id)
     if invitations.revoke_invitation(row, by=actor_of(request)):
-        messages.success(request, f"The invitation of {row.email} no longer works.")
+        messages.success(request, f"Invitation of {row.email} revoked.")
     return redirect("members", slug=team.slug)
 
 
@@ -116,7 +116,7 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
     if form.is_valid():
         with shown_on_form(form):
             if teams.rename(team, name=form.cleaned_data["name"], by=actor_of(request)):
-                messages.success(request, f"The team is now called {team.name}.")
+                messages.success(request, f"Team renamed to {team.name}.")
             return redirect("team-settings", slug=team.slug)
     rights = {"may_rename": True, "may_archive": request.access.may(Action.TEAMS_MANAGE)}
     return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
@@ -128,7 +128,7 @@ def archive(request: PanelRequest, team: Team) -> HttpResponse:
     """A GET asks, a POST archives."""
     if request.method == "POST":
         teams.archive(team, by=actor_of(request))
-        messages.success(request, f"The team {team.name} is archived and its keys are destroyed.")
+        messages.success(request, f"Team {team.name} archived and its API keys destroyed.")
         return redirect("teams")
     return render(request, "taskruns/teams/archive.html", {"team": team.name, "slug": team.slug})
 
@@ -147,7 +147,7 @@ def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: T
     if invited is not None and invited.token:
         return _members_page(request, team, invited=invited)
     if invited is not None:
-        messages.success(request, f"{invited.email} is now a member as {role.value}.")
+        messages.success(request, f"{invited.email} added as {role.value}.")
     return redirect("members", slug=team.slug)
 
 

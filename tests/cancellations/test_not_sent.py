@@ -83,12 +83,12 @@ def test_it_says_whose_cancel_is_open(client: Client, run: Run, oli: User, mona:
         return click_cancel(client, run).content.decode()
 
     Cancellation.objects.create(run=run)
-    assert "You asked for it at 20" in told(oli)
+    assert "You already asked for it at 20" in told(oli)
     assert "mona@example.com asked for it at 20" in told(mona)
     stop = EmergencyStop.objects.create(team=run.team, person=mona, person_label=mona.email, reason="why")
     batch = CancelBatch.objects.create(team=run.team, source=BatchSource.STOP, stop=stop)
     Cancellation.objects.update(batch=batch)
-    assert "The emergency stop that mona@example.com pulled asked for it at 20" in told(mona)
+    assert "The emergency stop of mona@example.com asked for it at 20" in told(mona)
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
@@ -100,7 +100,7 @@ def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run:
     page = click_cancel(client, run, htmx=htmx, reason="me too")
     assert page.status_code == 409
     text = page.content.decode()
-    assert "already under way" in text
+    assert "already in progress" in text
     assert f"mona@example.com asked for it at {first.requested_at:%Y-%m-%d %H:%M:%S} UTC." in text
     row = AuditEvent.objects.get(event="run.cancel")
     assert (row.outcome, row.reason, row.actor_label) == ("joined", "me too", "oli@example.com")

@@ -76,7 +76,7 @@ def test_a_member_gets_the_given_role(team, vera, run):
     [
         (["nowhere", "neo@example.com"], "", "no team nowhere"),
         (["ops-north", "neo@example.com"], "", "There is no account neo@example.com"),
-        (["ops-north", "neo"], "", "not an e-mail"),
+        (["ops-north", "neo"], "", "not an email"),
         (["ops-north", "neo@example.com", "--create"], PASSWORD, "--password-stdin"),
         (["ops-north", "neo@example.com", "--create", "--password-stdin"], "", "first line is empty"),
         (["ops-north", "neo@example.com", "--create", "--password-stdin"], "\nsecond line", "first line is empty"),

@@ -118,9 +118,9 @@ def later_on() -> datetime:
 
 
 CREDITED = [
-    (Outcome.STILL_RUNNING, False, "asked for by oli, Arize accepted it: too slow"),
-    (Outcome.UNKNOWN, True, "asked for by oli, whether that ended it is being found out: too slow"),
-    (Outcome.UNKNOWN, False, "asked for by oli, whether that ended it could not be found out: too slow"),
+    (Outcome.STILL_RUNNING, False, "requested by oli, accepted by Arize: too slow"),
+    (Outcome.UNKNOWN, True, "requested by oli, outcome not known yet: too slow"),
+    (Outcome.UNKNOWN, False, "requested by oli, outcome unknown: too slow"),
 ]
 
 
@@ -148,13 +148,13 @@ def test_a_run_that_goes_on_shows_what_became_of_the_latest_press(client: Client
 def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_late(
     client: Client, run: Run, oli: User, mona: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
-    """oli's answer was lost; mona pressed again and heard that it was cancelled already: by oli."""
+    """oli's answer was lost; mona pressed again and heard that it was already cancelled: by oli."""
     arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
     click_cancel(client_of(oli), run, reason="too slow")
     arize.replace(responses.POST, run_url(run, "/cancel"), status=400)
     arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
-    assert "cancelled already" in click_cancel(client_of(mona), run).content.decode()
+    assert "already cancelled" in click_cancel(client_of(mona), run).content.decode()
     assert sweep() == 1
     assert "cancelled by oli@example.com: too slow" in page(client, run)
     row = board.row_of(run.pk, team_access=TeamAccess(run.team, access_of(mona, run.team)))
@@ -235,7 +235,7 @@ def test_when_arize_cannot_be_asked_it_says_so_instead_of_not_there(
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", **answer)
     answered = by_id(client, "R9")
     assert answered.status_code == 503
-    assert "cannot be told right now" in answered.content.decode()
+    assert "cannot tell right now" in answered.content.decode()
     assert not Run.objects.exists()
 
 

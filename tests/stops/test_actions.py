@@ -103,7 +103,7 @@ def test_the_page_says_which_tasks_no_key_can_stop(client: Client, run: Run, sec
     Task.objects.filter(pk=second.pk).update(credential=None)
     page = text_of(client.get(PAGE))
     assert "1 of these tasks cannot be reached with a working key." in page
-    assert "no key reads it: it cannot be stopped from here" in page
+    assert "no API key reads it, so it cannot be stopped from here" in page
 
 
 def test_it_costs_the_same_number_of_queries_for_one_task_and_for_many(client: Client, team: Team, run: Run) -> None:
@@ -164,7 +164,7 @@ def test_a_team_without_active_runs_can_be_held_all_the_same(client: Client, tas
     assert the_stop().end == StopEnd.HOLDING
     assert not CancelBatch.objects.exists()
     assert events() == [("stop.pull", "done")]
-    assert "No run was active; what becomes active now is cancelled." in text_of(client.get(PAGE))
+    assert "No run was active. New runs are cancelled as soon as they appear." in text_of(client.get(PAGE))
 
 
 def test_tasks_can_be_left_out(client: Client, run: Run, second: Task) -> None:
@@ -175,7 +175,7 @@ def test_tasks_can_be_left_out(client: Client, run: Run, second: Task) -> None:
     assert AuditEvent.objects.get(event="stop.pull").details["left_out"] == [str(second.pk)]
     page = text_of(client.get(PAGE))
     assert "1 task is excluded" in page
-    assert '<td data-label="Held">left out</td>' in page
+    assert '<td data-label="Held">excluded</td>' in page
     assert '<td data-label="Held">held</td>' in page
 
 
@@ -206,7 +206,7 @@ def test_the_id_of_a_foreign_task_is_a_404_like_a_missing_one(client: Client, ru
 def test_what_is_no_id_is_refused_with_a_sentence(client: Client, run: Run) -> None:
     answer = pull(client, left_out=["nonsense"])
     assert answer.status_code == 422
-    assert "could not be read, so nothing was done" in text_of(answer)
+    assert "could not be read, so nothing was stopped" in text_of(answer)
     assert not EmergencyStop.objects.exists()
 
 
@@ -214,7 +214,7 @@ def test_a_second_pull_says_who_pulled_it(client: Client, mona: User, run: Run, 
     pull(client)
     answer = pull(client_of(mona), "Me too")
     assert answer.status_code == 409
-    assert "oli@example.com had pulled the emergency stop already. Yours changed nothing." in text_of(answer)
+    assert "oli@example.com had already pulled the emergency stop. Yours changed nothing." in text_of(answer)
     assert the_stop().reason == WHY
     assert CancelBatch.objects.count() == 1
     assert events(event="stop.pull") == [("stop.pull", "done")]
@@ -269,7 +269,7 @@ def test_whoever_pulled_it_and_may_not_pull_any_more_does_not_lift_it(client: Cl
 
 def test_a_lift_of_nothing_says_so(client: Client, run: Run) -> None:
     client.post(LIFT)
-    assert "No emergency stop holds any more." in text_of(client.get(PAGE))
+    assert "The emergency stop had already ended." in text_of(client.get(PAGE))
     assert not AuditEvent.objects.exists()
 
 
@@ -409,7 +409,7 @@ def test_it_says_in_red_that_the_hold_is_paused_while_its_owner_may_not_stop_run
     assert 'class="stop-banner"' in seen()
     lose(oli)
     assert 'class="stop-banner stop-paused"' in seen()
-    assert "The hold is paused: oli@example.com may not stop runs in this team any more" in banner(seen())
+    assert "The stop is paused: oli@example.com may no longer stop runs in this team" in banner(seen())
     User.objects.filter(pk=oli.pk).update(is_active=True)
     Membership.objects.update_or_create(user=oli, team=run.team, defaults={"role": TeamRole.OPERATOR})
     assert 'class="stop-banner"' in seen()

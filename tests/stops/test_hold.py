@@ -237,7 +237,7 @@ def test_a_lift_leaves_out_what_was_not_sent_yet(run: Run, oli: User, arize: Any
     work()
     batch.refresh_from_db()
     assert (batch.state, batch.items.get().state, posts(arize)) == ("aborted", "left_out", [])
-    assert batch.why_aborted == "The emergency stop was lifted, so the rest was not sent."
+    assert batch.why_aborted == "The emergency stop was lifted, so the remaining cancels were not sent."
     assert events() == [
         ("run.cancel_many", "requested"),
         ("stop.pull", "done"),

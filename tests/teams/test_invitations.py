@@ -59,7 +59,7 @@ def test_a_known_person_is_added_at_once(team, mona, otto):
 
 
 def test_a_member_is_not_invited_again(team, mona, vera):
-    with pytest.raises(UserError, match="is a member of this team already"):
+    with pytest.raises(UserError, match="is already a member of this team"):
         invitations.invite(team, email=vera.email, role=TeamRole.VIEWER, by=actor(mona))
     assert events() == []
 

@@ -141,17 +141,17 @@ def why_empty(
             "key_failing", "Arize rejected the API key", "No runs can be read until an API key works again.", step_
         )
     if not any(key.last_good_at for key in keys):
-        text = "The key is new: the first runs appear here as soon as Arize answers."
+        text = "The API key is new. The first runs appear here as soon as Arize answers."
         return EmptyBoard("no_runs", "Reading for the first time", text)
-    return EmptyBoard("no_runs", "No runs", "Arize lists no runs for the keys here.")
+    return EmptyBoard("no_runs", "No runs", "Arize lists no runs for this team's API keys.")
 
 
 def _no_key(manages: Sequence[TeamAccess]) -> EmptyBoard:
-    text = "The board fills by itself once the team has an Arize API key."
+    text = "The board fills automatically once the team has an Arize API key."
     if not manages:
-        return EmptyBoard("no_key", "No key yet", f"{text} A manager of the team can add one.")
-    step = Link("Add a key", reverse("credential-new", args=[manages[0].team.slug]))
-    return EmptyBoard("no_key", "No key yet", text, step)
+        return EmptyBoard("no_key", "No API key yet", f"{text} A manager of the team can add one.")
+    step = Link("Add API key", reverse("credential-new", args=[manages[0].team.slug]))
+    return EmptyBoard("no_key", "No API key yet", text, step)
 
 
 def sort_links(wanted: BoardFilter, url: str) -> Sorts:

@@ -132,8 +132,8 @@ def late(accesses: Iterable[TeamAccess], keys: Iterable[Credential]) -> tuple[Me
     if not is_late(it for it in accesses if it.team.pk in unexplained):
         return ()
     if Heartbeat.objects.filter(seen_at__gte=now - LATE).exists():
-        return (Message("warning", "Reading from Arize takes unusually long: what is shown may be old."),)
-    return (Message("error", "Nothing reads Arize: the panel's worker does not run. What is shown is old."),)
+        return (Message("warning", "Reading from Arize takes unusually long. This page may be out of date."),)
+    return (Message("error", "The panel's worker is not running, so nothing is read from Arize. This page is old."),)
 
 
 def live_keys(accesses: Iterable[TeamAccess]) -> QuerySet[Credential]:

@@ -31,8 +31,8 @@ from taskruns.permissions import Action, TeamAccess
 from taskruns.services.mirror.staleness import Why, is_read, why_old
 
 _OLD = {
-    Why.NO_KEY: "no key reads this task any more",
-    Why.TASK_FAILED: "Arize did not answer when it was read again",
+    Why.NO_KEY: "no API key reads this task any more",
+    Why.TASK_FAILED: "Arize did not answer the last read",
     Why.FELL_BEHIND: "other runs had to be read first",
 }
 
@@ -109,7 +109,7 @@ def run_row(
         duration=duration_of(run),
         cause=cause_of(run, last),
         cancel_url=_url("run-cancel", slug, run.pk) if can_cancel else "",
-        stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
+        stopping=f"stopping, requested by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
         alarm=is_alarming(run, last),
         can_pick=can_cancel and not team,
@@ -166,7 +166,7 @@ def unread(runs: Iterable[Run]) -> tuple[Message, ...]:
     if not number:
         return ()
     tasks = "one task" if number == 1 else f"{number} tasks"
-    text = f"No key reads the runs of {tasks} any more: they are shown as they were last read. Add or replace a key."
+    text = f"No API key reads the runs of {tasks} any more. Their last known state is shown. Add or replace a key."
     return (Message("warning", text),)
 
 

@@ -25,8 +25,8 @@ from taskruns.models.batches import OPEN_ITEMS
 from .draft import active_of, make, matching_since
 from .results import leave_out
 
-NO_RIGHT = "{who} may no longer cancel many runs in this team, so the rest was not sent."
-BY_PERSON = "{who} aborted it, so the rest was not sent."
+NO_RIGHT = "{who} may no longer cancel runs in bulk in this team, so the remaining cancels were not sent."
+BY_PERSON = "{who} stopped it, so the remaining cancels were not sent."
 WORKER = Actor.job("bulk")
 _TASKS_NAMED = 50
 

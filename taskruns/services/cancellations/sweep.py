@@ -100,7 +100,7 @@ def _outcome(row: Cancellation, status: RunStatus) -> Outcome | None:
 
 def _unread(rows: Iterable[Cancellation], by: Actor) -> int:
     """Runs that cannot be read now: a crashed cancellation is `unknown`, and followed; the others wait on."""
-    text = "The run could not be read to find out how the cancel ended."
+    text = "The run could not be read, so the outcome of the cancel is unknown."
     now = timezone.now()
     return sum(
         _close(row, Answer(Outcome.UNKNOWN, text), by)

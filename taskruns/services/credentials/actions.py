@@ -134,7 +134,7 @@ def _live_keys(team: Team) -> list[Credential]:
 
 def _lock_team(team: Team) -> None:
     if not Team.objects.active().select_for_update(no_key=True).filter(pk=team.pk).exists():
-        raise UserError("This team is archived: it takes no keys any more.")
+        raise UserError("This team is archived. No API keys can be added to it.")
 
 
 def _refuse_taken(team: Team, name: str) -> None:
@@ -172,7 +172,7 @@ def _checked_key(key: str) -> str:
     stripped = key.strip()
     if not _KEY.fullmatch(stripped):
         raise UserError(
-            "An API key is one word of at most 4,096 characters, without blanks. Copy it from Arize again.",
+            "An API key is one word of at most 4,096 characters, without spaces. Copy it from Arize again.",
             field="key",
         )
     return stripped
@@ -180,7 +180,7 @@ def _checked_key(key: str) -> str:
 
 def _checked_expiry(expires_on: date | None) -> date | None:
     if expires_on is not None and expires_on < timezone.localdate():
-        raise UserError("This day has passed: the key would have expired already.", field="expires_on")
+        raise UserError("This date is in the past: the key would already have expired.", field="expires_on")
     return expires_on
 
 

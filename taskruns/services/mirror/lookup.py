@@ -56,7 +56,7 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
         raise UserError(credential.backoff_reason)
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
     if not budget.take():
-        raise UserError("The calls of this minute to Arize are used up. Try again in a minute.")
+        raise UserError("The panel's rate limit for Arize is used up. Try again in a minute.")
     Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
     with connected(credential, timeouts=_TIMEOUTS) as client:
         return client.get_run(arize_id)

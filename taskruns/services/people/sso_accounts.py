@@ -1,4 +1,4 @@
-"""The accounts of single sign-on that people are connected to. Issuer and subject name one; an e-mail never does."""
+"""The accounts of single sign-on that people are connected to. Issuer and subject name one; an email never does."""
 
 from dataclasses import dataclass, replace
 
@@ -18,20 +18,20 @@ log = structlog.get_logger(__name__)
 
 LONGEST_SUBJECT = 191
 NO_ADDRESS = (
-    "Single sign-on told the panel no e-mail address that it has verified, and the panel knows people by theirs. "
-    "Ask whoever runs single sign-on, or sign in with a password and connect it in your profile."
+    "Single sign-on sent no verified email address, and the panel identifies people by email. Ask your administrator, "
+    "or sign in with your password and connect single sign-on in your profile."
 )
 KNOWN_ADDRESS = (
-    "There already is an account with your e-mail address, and single sign-on is not connected to it. "
-    "Sign in to it with its password and connect single sign-on in your profile. The address alone is no proof."
+    "An account with your email address exists, but single sign-on is not connected to it. "
+    "The address alone is no proof of identity. Sign in with the password, then connect single sign-on in your profile."
 )
-SOMEBODY_ELSES = "This identity is connected to another account of the panel. Disconnect it there first."
-ONE_ALREADY = "Your account is connected to another identity at this provider. Disconnect that one first."
+SOMEBODY_ELSES = "This identity is already connected to another account of the panel. Disconnect it there first."
+ONE_ALREADY = "Your account is already connected to another identity at this provider. Disconnect that one first."
 ONLY_WAY_IN = (
-    "Your account has no password, so single sign-on is its only way in. "
-    "Ask whoever runs the panel for a password before you disconnect it."
+    "Your account has no password, so you can sign in only with single sign-on. "
+    "Ask your administrator for a password before you disconnect it."
 )
-STRANGE_SUBJECT = "Single sign-on told the panel an identity that is too long to keep. Ask whoever runs the panel."
+STRANGE_SUBJECT = "Single sign-on sent an identity that is too long to store. Ask your administrator."
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class AlreadyPulled(UserError):
     """One stop a team: `stop` is the one that holds."""
 
     def __init__(self, stop: EmergencyStop) -> None:
-        super().__init__(f"{stop.person_label} had pulled the emergency stop already. Yours changed nothing.")
+        super().__init__(f"{stop.person_label} had already pulled the emergency stop. Yours changed nothing.")
         self.stop = stop
 
 
@@ -59,7 +59,7 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
     """
     why = clean_line(reason, LONGEST_REASON)
     if not why:
-        raise UserError("Say why: everybody in the team will read it.", field="reason")
+        raise UserError("Enter a reason. Everyone in the team will see it.", field="reason")
     _end_overdue(team)
     stop = _insert(team, why, left_out, by)
     ids = list(held_runs(stop).values_list("pk", flat=True))
@@ -144,7 +144,9 @@ def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> N
     stop.end, stop.ended_at, stop.ended_by_label = end, timezone.now(), by.label
     stop.save(update_fields=["end", "ended_at", "ended_by_label"])
     for batch in _at_work(stop):
-        batches.stop(batch, why=f"The emergency stop was {end.label.lower()}, so the rest was not sent.", actor=by)
+        batches.stop(
+            batch, why=f"The emergency stop was {end.label.lower()}, so the remaining cancels were not sent.", actor=by
+        )
     Team.bump(stop.team_id)
     details = {"pulled_by": stop.person_label, "pulled_at": stop.pulled_at.isoformat()}
     _record(event, stop, by=by, details=details)

@@ -19,10 +19,10 @@ LOOKED_AT = 20  # newest runs of the task, after an answer that got lost
 # Arize's clock and this machine's may differ so much.
 CLOCKS_DIFFER = timedelta(minutes=1)
 _NAME_TAKEN = (
-    "Arize has something like it already (409), most likely an experiment of this name in the dataset. "
+    "Arize reports a conflict (409): most likely the dataset already has an experiment of this name. "
     "Choose another name."
 )
-_NO_TASK = "Arize does not know this task any more, or this API key may not see it (404)."
+_NO_TASK = "Arize no longer knows this task, or this API key cannot see it (404)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _new_runs(task: Task, runs: Iterable[WireRun], asked_at: datetime) -> list[W
 
 def _about(new: int) -> str:
     if not new:
-        return "A look at its newest runs showed none that is new, but one may still come."
+        return "The task has no new run yet, but one may still appear."
     if new == 1:
         return "One run of the task has appeared since: it may be yours."
     return f"{new} runs of the task have appeared since: one of them may be yours."

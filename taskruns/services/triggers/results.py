@@ -12,7 +12,7 @@ from .answer import Answer
 
 log = structlog.get_logger(__name__)
 
-CRASHED = "The panel was interrupted before it could write down what Arize answered."
+CRASHED = "The panel was interrupted before it could record Arize's answer."
 
 
 def close(trigger: Trigger, answer: Answer, *, by: Actor) -> bool:

@@ -143,9 +143,9 @@ document.addEventListener("htmx:afterRequest", ({ detail }) => {
 document.addEventListener("visibilitychange", () => document.hidden || (tick(), refresh()));
 
 // --- Messages: one live region for all that happens without a page load.
-const TOO_OLD = "The panel refused this: your role may have changed, or this page is too old. Reload the page.";
-const REFUSED = { 403: TOO_OLD, 404: "This is no longer here, or no longer yours to see. Reload the page." };
-const UNSURE = "Look at the run before you try again.";
+const TOO_OLD = "The panel refused this. Your role may have changed, or this page is out of date. Reload the page.";
+const REFUSED = { 403: TOO_OLD, 404: "This no longer exists, or you no longer have access to it. Reload the page." };
+const UNSURE = "Check the run before you try again.";
 
 function say(tone, textContent, id = "") {
   const note = Object.assign(document.createElement("p"), { className: `notice notice-${tone}`, textContent, id });
@@ -159,9 +159,9 @@ new MutationObserver(() => {
 
 function onTrouble({ detail }) {
   const status = detail.xhr?.status || 0;
-  if (!isPoll(detail.elt) && status) return say("error", REFUSED[status] || `The panel made a mistake. ${UNSURE}`);
-  if (!isPoll(detail.elt)) return say("error", `The panel did not answer: whether the cancel was sent is not known. ${UNSURE}`);
-  const text = REFUSED[status] || "The panel did not answer, so this page may be old. It keeps trying.";
+  if (!isPoll(detail.elt) && status) return say("error", REFUSED[status] || `Something went wrong in the panel. ${UNSURE}`);
+  if (!isPoll(detail.elt)) return say("error", `The panel did not answer. It is unknown whether the cancel was sent. ${UNSURE}`);
+  const text = REFUSED[status] || "The panel does not answer. This page may be out of date. It keeps trying.";
   return byId("trouble") || say("warning", text, "trouble");
 }
 for (const name of ["responseError", "sendError", "timeout"]) document.addEventListener(`htmx:${name}`, onTrouble);
@@ -174,7 +174,7 @@ function ask(button) {
   const place = button.closest("[data-cancel-target]");
   const fill = (name, text) => (one(`[data-fill=${name}]`, dialog).textContent = text);
   const started = one("[data-started]", place);
-  const notStarted = place.dataset.status === "pending" ? "not yet" : "Arize does not tell";
+  const notStarted = place.dataset.status === "pending" ? "not yet" : "not reported by Arize";
   asked = { id: place.id, url: button.formAction };
   fill("task", one("[data-task]", place).textContent);
   fill("run", place.dataset.runId);
@@ -217,7 +217,7 @@ function countPicked() {
   if (String(ticked) !== String(kept.picked)) keep({ picked: ticked });
   const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
   Object.assign(page, state, { disabled: !boxes.length });
-  const text = picked ? `${picked} of this page selected` : "Select runs to cancel";
+  const text = picked ? `${picked} selected on this page` : "Select runs to cancel";
   if (one("[data-picked]").textContent !== text) one("[data-picked]").textContent = text;
   one("[data-many]").disabled = !picked;
 }
@@ -237,7 +237,7 @@ const CLICKS = {
   "[data-dismiss]": (button) => button.closest(".notice").remove(),
   "[data-copy]": async (button) => {
     const copied = await navigator.clipboard?.writeText(button.dataset.copy).then(() => true, () => false);
-    say(copied ? "info" : "warning", copied ? "Copied." : "The browser does not let this page copy. Select the text instead.");
+    say(copied ? "info" : "warning", copied ? "Copied." : "The browser did not allow copying. Select the text instead.");
   },
   "[data-pause]": () => {
     keep({ paused: !kept.paused });
