@@ -1,4 +1,4 @@
-"""What people type about API keys. A key is never shown again: its field renders empty whatever was posted."""
+"""Forms for API keys. A key is never shown again: its field renders empty whatever was posted."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from taskruns.arize.endpoints import REGIONS, EndpointRefused, check_endpoint
 
 
 class KeyField(forms.CharField):
-    """One word to paste; what exactly a key may look like is the service's business."""
+    """One word to paste. The service decides what a valid key looks like."""
 
     def __init__(self) -> None:
         attrs = {"autocomplete": "off", "spellcheck": "false"}

@@ -1,4 +1,4 @@
-"""What a person types to stop a team."""
+"""The form that pulls the emergency stop."""
 
 from django import forms
 
@@ -6,7 +6,7 @@ from taskruns.models import LONGEST_REASON
 
 
 class StopForm(forms.Form):
-    """Which tasks are left out is the view's business: the ids of others must not be told apart from missing ones."""
+    """The view reads the excluded tasks: other teams' task ids must look the same as missing ones."""
 
     reason = forms.CharField(
         max_length=LONGEST_REASON,

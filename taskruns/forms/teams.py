@@ -1,4 +1,4 @@
-"""What people type about teams and their members."""
+"""Forms for teams and their members."""
 
 from typing import Any
 

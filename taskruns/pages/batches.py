@@ -1,4 +1,4 @@
-"""The pages of batches: the list before it begins, how far it is, what each run came to, and past batches."""
+"""The pages of batches: the list to confirm, the progress, the outcome of each run, and past batches."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -221,7 +221,7 @@ def past_batches(team: Team) -> tuple[BatchRow, ...]:
 
 
 def state_counts(counts: dict[str, int], *, still_active: int = 0) -> tuple[StateCount, ...]:
-    """In the order of `_WORDS`; `still_active`: how many confirmed runs are active again; they are counted apart."""
+    """In the order of `_WORDS`. `still_active`: the confirmed runs that are active again, counted separately."""
     numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - still_active}
     found = [
         StateCount(state, words.word, numbers[state], words.tone, words.icon)

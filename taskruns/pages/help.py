@@ -1,4 +1,4 @@
-"""What the help page explains: every status, every outcome of a cancel, every role."""
+"""The content of the help page: every status, every outcome of a cancel, every role."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ ROLES: dict[TeamRole | SiteRole, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ExplainedOutcome:
-    """What a cancel came to: its code as the audit log has it, what happened, and what to do next."""
+    """One outcome of a cancel: its code in the audit log, what happened, and what to do next."""
 
     code: str
     text: str
@@ -54,5 +54,5 @@ def help_page() -> HelpPage:
 
 
 def role_words(roles: Iterable[TeamRole | SiteRole]) -> tuple[tuple[str, str], ...]:
-    """What each role is called, and what it is for."""
+    """The name of each role, and what it may do."""
     return tuple((role.label.lower(), ROLES[role]) for role in roles)

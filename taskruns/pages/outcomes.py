@@ -1,6 +1,6 @@
-"""How each outcome of a cancel and of a start is worded, wherever it is shown: one row of words for each.
+"""The texts for each outcome of a cancel and of a start.
 
-What an outcome means without words stands in `models/outcomes.py`.
+What an outcome means, without texts, is in `models/outcomes.py`.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from taskruns.models import Outcome, TriggerOutcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """`sentence`: the answer to whoever asked, with its `tone` (success, info, warning, error) and HTTP `status`.
+    """`sentence`: the answer to the request, with its `tone` (success, info, warning, error) and HTTP `status`.
 
-    `log`: its row of the audit log, of {who}, {run} and {target}; `log_tone`: of that row.
+    `log`: the sentence for its audit row, with {who}, {run} and {target}; `log_tone`: the tone of that row.
     """
 
     sentence: str
@@ -27,9 +27,9 @@ class Words:
 class CancelWords(Words):
     """`in_batch`: beside a run of a batch. `explained`, `next`: on the help page, what happened and what to do.
 
-    `note`: beside a run that is active in spite of it; `is_alarm`: it is so against Arize's word.
-    `cause`: why a run is cancelled, if this cancel may have done it: of {who} asked, {by} which means, and for an
-    unknown outcome whether it {can} still be found out.
+    `note`: beside a run that is still active after this cancel; `is_alarm`: Arize had reported otherwise.
+    `cause`: why a run is cancelled, if this cancel may have done it. {who} asked, {by} what means, and {can}: for an
+    unknown outcome, whether it may still become known.
     """
 
     in_batch: str

@@ -1,4 +1,4 @@
-"""What the pages about teams show, and what a new team does first."""
+"""Display models of the pages about teams, and the first steps of a new team."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,7 +44,7 @@ class InvitationRow:
 
 @dataclass(frozen=True, slots=True)
 class MembersPage:
-    """`roles` are (value, word). `link` is an invitation just made: it is shown once, here, and never stored."""
+    """`roles` are (value, label) pairs. `link`: a new invitation link, shown only once and never stored."""
 
     team: str
     slug: str
@@ -56,7 +56,7 @@ class MembersPage:
 
 
 def link_of(invited: Invited) -> str:
-    """What a new person opens to join the team; empty for one who had an account."""
+    """The link with which a new person joins the team; empty for a person who already has an account."""
     return str(settings.SITE_URL) + reverse("invitation", args=[invited.token]) if invited.token else ""
 
 
@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FirstSteps:
-    """In the order in which they are taken."""
+    """In the order to take them."""
 
     steps: tuple[Step, ...]
 
@@ -81,12 +81,12 @@ class FirstSteps:
         return sum(step.is_done for step in self.steps)
 
 
-# A team that has lived longer knows its way, and its board pays nothing for this.
+# Older teams need no first steps, and their boards run no query for them.
 NEW_FOR = timedelta(days=30)
 
 
 def first_steps(team: Team, access: Access) -> FirstSteps | None:
-    """For who can take them, while the team is new and one is left to do. One query then, else none."""
+    """For people who can take them, while the team is new and a step is left. One query then, otherwise none."""
     may = access.may(Action.CREDENTIALS_MANAGE) and access.may(Action.MEMBERS_MANAGE)
     if not may or team.created_at < timezone.now() - NEW_FOR:
         return None

@@ -1,4 +1,4 @@
-"""What the page shows that starts a run of a task. The form's fields stand beside it."""
+"""The page that starts a run of a task. The form itself is separate."""
 
 import json
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from .values import Message
 
 @dataclass(frozen=True, slots=True)
 class TriggerPage:
-    """`operation`: the token of the form on the page. `waiting_url`: where to look again for an answer that is out.
-    `cannot`: why there is no form.
+    """`operation`: the token of the form. `waiting_url`: where to check for a pending answer. `cannot`: why there is no
+    form.
     """
 
     team: str

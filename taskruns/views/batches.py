@@ -1,4 +1,4 @@
-"""Cancelling many: the list before it begins, the word to begin, how far it is, and past ones."""
+"""Bulk cancel: the list to confirm, the confirmation, the progress, and past batches."""
 
 import uuid
 from dataclasses import replace
@@ -29,7 +29,7 @@ NONE_MATCHES = "No pending or running run matches this filter, so there is nothi
 
 
 class Refused(ValueError):
-    """A list that cannot be made; the sentence is for the person."""
+    """No list can be made. The text is shown to the person."""
 
 
 @requires(Action.RUNS_VIEW)
@@ -41,7 +41,7 @@ def past(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
 @require_POST
 def draft(request: PanelRequest, team: Team) -> HttpResponse:
-    """Freeze what was ticked, or what matches, and lead to the page that asks. Nothing is cancelled yet."""
+    """Store the list of selected or matching runs and redirect to its page, which asks. Nothing is cancelled yet."""
     try:
         batch = _frozen(request, team)
     except BadFilter as error:
@@ -57,7 +57,7 @@ listing = by_method(read=past, act=draft)
 @requires(Action.RUNS_VIEW)
 @require_safe
 def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
-    """The list to confirm, or how far it is; for htmx the part that moves."""
+    """The list to confirm, or the progress. htmx gets only the fragment."""
     return _page(request, _batch(request, batch_id))
 
 
@@ -96,7 +96,7 @@ def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
 @require_POST
 def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
-    """Those that were not stopped, as a new list to look at."""
+    """Make a new list of the runs that were not stopped, to confirm."""
     found = _batch(request, batch_id)
     if found.finished_at is None:
         text = "This bulk cancel is still in progress. Wait until it is done, then retry the rest."
@@ -136,7 +136,7 @@ def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> Cance
     known = set(Run.objects.filter(team=team, pk__in=ids).values_list("pk", flat=True))
     for run_id in ids:
         if run_id not in known:
-            owned(request, Run.objects.all(), run_id)  # 404, and a try with a foreign one is recorded
+            owned(request, Run.objects.all(), run_id)  # 404; a run of another team is recorded as an attempt
     return batches.freeze(team, run_ids=ids, source=BatchSource.SELECTION)
 
 

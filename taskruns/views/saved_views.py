@@ -1,4 +1,4 @@
-"""The page of a team's saved views, and what a board opens with."""
+"""The page of a team's saved views, and the default views."""
 
 import uuid
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Right = Callable[[SavedView, User, Access], bool]
 
 
 def _one(right: Right, event: EventType) -> Callable[[View], View]:
-    """Give the view the saved view of the id, if the person has this right to it: asked before the method is."""
+    """Pass the saved view of the id, if the person has this right to it. Checked before the HTTP method."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -46,7 +46,7 @@ def _one(right: Right, event: EventType) -> Callable[[View], View]:
 @members_change(EventType.VIEW_SAVE)
 @require_http_methods(["GET", "HEAD", "POST"])
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
-    """A GET lists, a POST saves the filter of a board."""
+    """GET lists; POST saves the filter of a board."""
     if request.method != "POST":
         return _page(request, team, {})
     form, refusal = NewViewForm(posted(request)), None
@@ -89,7 +89,7 @@ def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
 @_one(lambda _view, _person, access: saved_views.may_save(access), EventType.VIEW_SAVE)
 @require_POST
 def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
-    """What the board opens with: for oneself, or (`whose` = team) for all who have chosen nothing else."""
+    """Set the default view: one's own, or (`whose` = team) that of everyone without a default of their own."""
     form = DefaultViewForm(posted(request))
     if not form.is_valid():
         messages.error(request, "Choose whether this is your own default or the team's.")
@@ -112,7 +112,7 @@ def _may_share(request: PanelRequest, form: SavedViewForm) -> None:
 
 
 def _unsaved(request: PanelRequest, team: Team, form: NewViewForm, refusal: UserError | None) -> HttpResponse:
-    """The form again, with what was typed. A name that is taken by one's own view may be saved over."""
+    """The form again, with the input. One's own view of the same name may be replaced."""
     context: dict[str, Any] = {"form": form, "choices": choices_of(str(form["query"].value() or "").removeprefix("?"))}
     if "query" in form.errors:
         complain(form, "This filter is damaged or too long to be saved.")

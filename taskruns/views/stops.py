@@ -1,4 +1,4 @@
-"""The emergency stop: first what it will hit, then the pull; the lift; both by a plain form."""
+"""The emergency stop: show what it affects, pull it, lift it. Plain forms, without htmx."""
 
 import uuid
 
@@ -27,7 +27,7 @@ UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopp
 @requires(Action.RUNS_VIEW)
 @require_safe
 def look(request: PanelRequest, team: Team) -> HttpResponse:
-    """What would be hit, or the stop that holds."""
+    """Show the affected tasks, or the active stop."""
     return _page(request, team, StopForm())
 
 
@@ -73,7 +73,7 @@ def _hit(runs: int) -> str:
 @requires(Action.STOP_PULL, event=EventType.STOP_LIFT)
 @require_POST
 def lift(request: PanelRequest, team: Team) -> HttpResponse:
-    """For managers, and for the operator who pulled it: whose it is, the service knows."""
+    """For managers, and for the operator who pulled it, which the service checks."""
     try:
         lifted = stops.lift(team, by=actor_of(request))
     except stops.NotTheirs:
@@ -86,7 +86,7 @@ def lift(request: PanelRequest, team: Team) -> HttpResponse:
 
 
 def _left_out(request: PanelRequest) -> list[Task]:
-    """The ticked tasks of this team. Raises ValueError for what is no id, Http404 for what is not theirs."""
+    """The excluded tasks of this team. Raises ValueError for an invalid id, Http404 for a task of another team."""
     wanted = {uuid.UUID(text) for text in request.POST.getlist("left_out")}
     found = Task.objects.filter(team=request.team).in_bulk(wanted)
     for missing in sorted(wanted - found.keys()):

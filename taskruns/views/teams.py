@@ -49,7 +49,7 @@ def home(request: PanelRequest) -> HttpResponse:
 @requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
-    """A team and, if named, its first manager: both or neither."""
+    """Create the team and, if named, its first manager: both or neither."""
     form = TeamForm(posted(request))
     if form.is_valid():
         wanted = form.cleaned_data | {"slug": form.cleaned_data["slug"] or None}
@@ -125,7 +125,7 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def archive(request: PanelRequest, team: Team) -> HttpResponse:
-    """A GET asks, a POST archives."""
+    """GET asks for confirmation; POST archives."""
     if request.method == "POST":
         teams.archive(team, by=actor_of(request))
         messages.success(request, f"Team {team.name} archived and its API keys destroyed.")
@@ -143,7 +143,7 @@ def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse
 
 
 def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
-    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
+    """For a person with an account, redirect to the page. For anyone else, show the link on the page, only once."""
     if invited is not None and invited.token:
         return _members_page(request, team, invited=invited)
     if invited is not None:
@@ -152,7 +152,7 @@ def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: T
 
 
 def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
-    """A member of the team. Somebody of another team is the same 404 as nobody, and a recorded try."""
+    """A member of the team. A member of another team gives the same 404 as nobody, but the attempt is recorded."""
     theirs = Membership.objects.filter(user_id=user_id)
     row = theirs.filter(team=request.team).first() or theirs.first()
     if row is None:
@@ -162,7 +162,7 @@ def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
 
 
 def _after_own_change(request: PanelRequest, person: User, team: Team) -> str:
-    """Who took the right from themselves is led to a page that they may still see."""
+    """The next page. People who removed their own right go to a page that they may still see."""
     is_barred = person.pk == request.user.pk and not request.user.site_role
     return reverse("teams") if is_barred else reverse("members", args=[team.slug])
 
