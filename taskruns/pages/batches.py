@@ -56,8 +56,8 @@ def _icon(outcome: Outcome) -> str:
 
 
 # In the order of the counts: outcomes grouped by their effect on the run.
-_WORDS: dict[str, _StateWords] = {
-    ItemState.QUEUED: _StateWords("waiting", "quiet", "clock"),
+STATE_WORDS: dict[str, _StateWords] = {
+    ItemState.QUEUED: _StateWords("queued", "quiet", "clock"),
     ItemState.SENT: _StateWords("in progress", "going", "play"),
     **{
         outcome: _StateWords(CANCEL_WORDS[outcome].in_batch, tone, _icon(outcome))
@@ -221,11 +221,11 @@ def past_batches(team: Team) -> tuple[BatchRow, ...]:
 
 
 def state_counts(counts: dict[str, int], *, still_active: int = 0) -> tuple[StateCount, ...]:
-    """In the order of `_WORDS`. `still_active`: the confirmed runs that are active again, counted separately."""
+    """In the order of `STATE_WORDS`. `still_active`: the confirmed runs that are active again, counted separately."""
     numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - still_active}
     found = [
         StateCount(state, words.word, numbers[state], words.tone, words.icon)
-        for state, words in _WORDS.items()
+        for state, words in STATE_WORDS.items()
         if numbers.get(state)
     ]
     alarm = [StateCount("still_active", STILL_ACTIVE, still_active, "bad", "error")] if still_active else []
@@ -280,7 +280,7 @@ def _took(batch: CancelBatch) -> str:
 def _batch_item(item: CancelItem, *, slug: str) -> BatchItem:
     """Expects `run.task` and `cancellation` to be loaded."""
     run = item.run
-    word = STILL_ACTIVE if item.state == Outcome.CONFIRMED else _WORDS[item.state].word
+    word = STILL_ACTIVE if item.state == Outcome.CONFIRMED else STATE_WORDS[item.state].word
     return BatchItem(
         url=reverse("run", args=[slug, run.pk]),
         task=str(run.task),

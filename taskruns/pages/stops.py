@@ -10,10 +10,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
-from taskruns.models.batches import ITEM_STATES
 from taskruns.permissions import Access
 from taskruns.services.stops import is_paused, may_lift, standing
 
+from .batches import STATE_WORDS
 from .credentials import health
 from .values import Message, Moment
 
@@ -138,7 +138,7 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
         warnings=_warnings(hit),
         banner=banner,
         may_pull=may_pull and banner is None,
-        tally=tuple((ITEM_STATES[state].lower(), runs) for state, runs in states.items()),
+        tally=tuple((STATE_WORDS[state].word, runs) for state, runs in states.items()),
         batches=_batches(stop) if stop else (),
         unsent=states.get(ItemState.QUEUED, 0),
     )

@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FirstSteps:
-    """In the order to take them."""
+    """In order."""
 
     steps: tuple[Step, ...]
 

@@ -444,5 +444,5 @@ def test_its_page_tells_what_became_of_its_cancels_and_leads_to_their_lists(clie
     assert "<strong>1</strong> queued" in text_of(client.get(PAGE))
     batch.items.update(state="confirmed")
     page = text_of(client.get(PAGE))
-    assert "<strong>1</strong> confirmed" in page
+    assert "<strong>1</strong> cancelled, Arize confirmed it" in page
     assert f'<a href="/teams/ops-north/batches/{batch.pk}/">1 run</a>' in page
