@@ -77,13 +77,13 @@ def every_hour() -> None:
 
 @db_task(expires=60 * 60)
 def look_after_keys() -> None:
-    credentials.tell_of_expiring(by=CLOCK)
+    credentials.warn_of_expiring(by=CLOCK)
     credentials.forget_old_counts()
 
 
 @db_task(expires=60 * 60)
 def look_after_throttles() -> None:
-    throttles.forget_over()
+    throttles.forget_expired()
 
 
 @db_task(expires=60 * 60)
