@@ -1,4 +1,4 @@
-"""What forms of several subjects share. A password is never shown again: its field renders empty."""
+"""Fields and helpers that several forms share. A password is never shown again: its field always renders empty."""
 
 from django import forms
 from django.http import HttpRequest, QueryDict
@@ -9,12 +9,12 @@ LONGEST_PASSWORD = 1_000
 
 
 def posted(request: HttpRequest) -> QueryDict | None:
-    """What binds a form: the body of a POST, an empty one too."""
+    """The data to bind a form to: the body of a POST, even if it is empty, otherwise None."""
     return request.POST if request.method == "POST" else None
 
 
 def complain(form: forms.Form, sentence: str, *, field: str = "") -> None:
-    """Show a service's sentence at the field it is about, or above the form when the form has no such field."""
+    """Show a service's sentence at its field, or above the form if the form has no such field."""
     form.add_error(field if field in form.fields else None, sentence)
 
 

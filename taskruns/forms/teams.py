@@ -12,12 +12,10 @@ class TeamForm(forms.Form):
     slug = forms.CharField(
         max_length=50,
         required=False,
-        help_text="The team's part of its URLs. It never changes. Leave empty to derive it from the name.",
+        help_text="Part of the team's URLs. It cannot be changed later. Leave empty to make one from the name.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    manager = EmailField(
-        "Email of the first manager", required=False, help_text="They add the other members and the API keys."
-    )
+    manager = EmailField("First manager's email", required=False, help_text="They add other members and API keys.")
 
 
 class SettingsForm(forms.Form):
@@ -26,7 +24,7 @@ class SettingsForm(forms.Form):
 
 class MemberForm(forms.Form):
     email = EmailField(
-        help_text="A person with an account is added immediately. For anyone else you get an invitation link."
+        help_text="A person with an account is added at once. For anyone else, you get an invitation link to send."
     )
     role = RoleField()
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
 from taskruns.permissions import Access
-from taskruns.services.stops import is_paused, may_lift, standing
+from taskruns.services.stops import active_stop, is_paused, may_lift
 
 from .batches import STATE_WORDS
 from .credentials import health
@@ -100,8 +100,8 @@ class StopPage:
 
 
 def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
-    """The banner on every page of the team while a stop is active."""
-    stop = standing(team)
+    """What stands above every page of the team while a stop holds."""
+    stop = active_stop(team)
     if stop is None:
         return None
     return StopBanner(

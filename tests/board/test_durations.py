@@ -12,8 +12,8 @@ from taskruns.models import Run, Status, Task, Team
 from taskruns.pages.values import Pace, pace_of, roughly, usual_of
 from taskruns.services.runs.observations import (
     ENOUGH,
-    LOOKED_THROUGH,
     OF_LAST,
+    SCANNED,
     Reading,
     learn_usual,
     record_observation,
@@ -68,7 +68,7 @@ def test_only_the_last_runs_count(task: Task):
 
 
 def test_what_was_usual_long_ago_is_not_looked_for(task: Task):
-    past(task, *[1] * LOOKED_THROUGH, status=Status.FAILED)
+    past(task, *[1] * SCANNED, status=Status.FAILED)
     past(task, 60, 60, 60, created_at=START - timedelta(days=400))
     assert usual(task) is None
 

@@ -189,7 +189,7 @@ def test_the_same_key_at_another_endpoint_is_another_key(team, run):
     [
         (ADD_KEY[:-1], CANARY, "--key-stdin"),
         (ADD_KEY, "", "first line is empty"),
-        (ADD_KEY, "a b", "one word"),
+        (ADD_KEY, "a b", "no spaces"),
         ([*ADD_KEY[:4], "https://evil.example", "--key-stdin"], CANARY, "neither an Arize region"),
         (["add_credential", "nowhere", *ADD_KEY[2:]], CANARY, "no team nowhere"),
         (["add_credential", "ops-north", " ", *ADD_KEY[3:]], CANARY, "name"),

@@ -26,7 +26,7 @@ def clean_email(email: str) -> str:
     except ValidationError:
         raise UserError("This is not an email address.", field="email") from None
     if len(address) > 254:
-        raise UserError("An email address has at most 254 characters.", field="email")
+        raise UserError("This email address is too long. The limit is 254 characters.", field="email")
     return address
 
 
@@ -143,7 +143,7 @@ def _insert(person: User) -> None:
         with transaction.atomic():
             person.save(force_insert=True)
     except IntegrityError:
-        raise UserError("There is already an account with this email address.", field="email") from None
+        raise UserError("An account with this email address already exists.", field="email") from None
 
 
 def _refuse_oneself(person: User, by: Actor, what: str) -> None:
