@@ -85,7 +85,7 @@ class IdsField(LinesField):
         ids = self.lines(value)
         wrong = next((line for line in ids if " " in line or len(line) > LONGEST_TEXT), None)
         if wrong is not None:
-            raise forms.ValidationError(f"“{wrong[:50]}” is not an id. Enter one id on each line.")
+            raise forms.ValidationError(f"“{wrong[:50]}” is not an ID. Enter one ID per line.")
         return tuple(dict.fromkeys(ids))
 
     def prepare_value(self, value: Any) -> Any:
@@ -98,10 +98,10 @@ class MetadataField(LinesField):
         for line in self.lines(value):
             name, is_pair, text = (part.strip() for part in line.partition("="))
             if not (is_pair and name and text):
-                raise forms.ValidationError(f"“{line[:50]}” is not a pair. Enter name=value on each line.")
+                raise forms.ValidationError(f"“{line[:50]}” is not a pair. Enter one name=value per line.")
             if len(name) > LONGEST_METADATA_NAME or len(text) > LONGEST_TEXT:
                 raise forms.ValidationError(
-                    f"A name can have at most {LONGEST_METADATA_NAME} characters, a value {LONGEST_TEXT}."
+                    f"A name has at most {LONGEST_METADATA_NAME} characters, a value at most {LONGEST_TEXT}."
                 )
             if name in found:
                 raise forms.ValidationError(f"The name “{name[:50]}” is used twice.")
@@ -138,7 +138,7 @@ class EvaluationForm(TriggerForm):
     override_evaluations = forms.BooleanField(
         label="Re-evaluate spans that already have results",
         required=False,
-        help_text="Otherwise they are skipped; if all spans have results, Arize cancels the run by itself.",
+        help_text="Otherwise they are skipped. If all spans have results, Arize cancels the run itself.",
     )
 
 
@@ -179,7 +179,7 @@ class ProjectForm(EvaluationForm):
 class DatasetForm(EvaluationForm):
     what = "evaluation of a dataset"
     experiment_ids = IdsField(
-        label="Experiments", help_text="Arize ids, one on each line. Leave empty to let Arize decide."
+        label="Experiments", help_text="Arize IDs, one per line. Leave empty to let Arize decide."
     )
     field_order = ("experiment_ids",)
 
@@ -200,7 +200,7 @@ class ExperimentForm(TriggerForm):
     )
     query_filter = LineField(label="Filter", required=False, help_text="In Arize's own query language.")
     dataset_version_id = LineField(
-        label="Dataset version", required=False, help_text="Arize id. Leave empty to let Arize decide."
+        label="Dataset version", required=False, help_text="Arize ID. Leave empty to let Arize decide."
     )
     tracing_metadata = MetadataField(
         label="Metadata for the traces", help_text="One name=value per line. No secrets: the audit log shows them."
@@ -218,12 +218,12 @@ class ExperimentForm(TriggerForm):
     def clean_experiment_name(self) -> str:
         name: str = self.cleaned_data["experiment_name"]
         if _NOT_IN_A_NAME.search(name):
-            raise forms.ValidationError('Arize accepts no quotation mark (") and no backslash in a name.')
+            raise forms.ValidationError('Arize accepts no quotation marks (") or backslashes in a name.')
         return name
 
     def clean(self) -> dict[str, Any]:
         if self.cleaned_data.get("example_ids") and self.cleaned_data.get("max_examples"):
-            self.add_error("max_examples", "Enter either a number of examples or their ids, not both.")
+            self.add_error("max_examples", "Enter either a number of examples or their IDs, not both.")
         return self.cleaned_data
 
     def wanted(self) -> ExperimentTrigger:

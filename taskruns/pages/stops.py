@@ -100,7 +100,7 @@ class StopPage:
 
 
 def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
-    """What stands above every page of the team while a stop holds."""
+    """The banner on every page of the team while a stop is active."""
     stop = active_stop(team)
     if stop is None:
         return None

@@ -172,7 +172,7 @@ def test_the_sweep_closes_what_a_crash_left_open_as_unknown(
     assert (str(ended.operation_id), ended.task_id, ended.team_id) == (FORM, task.arize_id, task.team_id)
     assert not arize.calls
     page = client.get(f"{url(task)}?operation={FORM}").content.decode()
-    assert "whether a run began is not known" in page
+    assert "it is unknown whether a run began" in page
     assert "interrupted before it could record" in page
 
 
