@@ -308,7 +308,7 @@ def test_malformed_passkey_answer_is_no_500(answer: str, vera: User, client_of: 
         assert again.post(reverse(name), {wanted: answer}).status_code == 200
 
 
-def test_odd_search_of_people_is_no_500(adam: User, client_of: ClientOf):
+def test_odd_search_for_people_is_no_500(adam: User, client_of: ClientOf):
     client = client_of(adam)
     for value in ODD.values():
         for parameter in ("q", "after", "unknown"):

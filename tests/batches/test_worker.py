@@ -123,7 +123,7 @@ def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run]
         (503, "COMPLETED", "finished_first"),
     ],
 )
-def test_an_item_ends_as_its_cancellation(
+def test_an_item_gets_the_outcome_of_its_cancellation(
     said: Any, seen: str, state: str, team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, said, seen=seen)
@@ -138,7 +138,7 @@ def outcomes(run: Run) -> list[str]:
     return list(rows.values_list("outcome", flat=True))
 
 
-def test_a_429_returns_the_item_to_the_queue_as_often_as_it_comes(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_every_429_returns_the_item_to_the_queue(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, 429, 429, 429, 429, 429, "CANCELLED")
     batch = work_off(batch_of(team, [run], oli))
     assert states(batch) == ["confirmed"]
@@ -147,7 +147,7 @@ def test_a_429_returns_the_item_to_the_queue_as_often_as_it_comes(team: Team, ru
     assert batch.items.get().attempts == 1, "a 429 is no attempt"
 
 
-def test_a_429_makes_the_item_wait_as_long_as_arize_asks(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_after_a_429_the_item_waits_as_long_as_arize_asks(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), status=429, headers={"Retry-After": "4"})
     batch = batch_of(team, [run], oli)
     before = timezone.now()
@@ -158,7 +158,7 @@ def test_a_429_makes_the_item_wait_as_long_as_arize_asks(team: Team, run: Run, o
 
 
 @pytest.mark.parametrize("lost", [503, 500, requests.ConnectionError("cut")])
-def test_what_was_lost_without_effect_is_tried_twice_more_and_no_oftener(
+def test_a_lost_cancel_without_effect_is_sent_at_most_three_times(
     lost: Any, team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, lost, lost, lost, "CANCELLED")
@@ -171,7 +171,7 @@ def test_what_was_lost_without_effect_is_tried_twice_more_and_no_oftener(
     assert [row.details.get("previous_operation") for row in rows[1:]] == [str(row.operation_id) for row in rows[:2]]
 
 
-def test_what_was_lost_is_read_before_anything_is_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_lost_cancel_is_checked_before_it_is_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), body=requests.ConnectionError("cut"))
     for _ in range(3):
         arize.get(run_url(run), status=500)
@@ -185,9 +185,7 @@ def test_what_was_lost_is_read_before_anything_is_sent_again(team: Team, run: Ru
     assert outcomes(run) == ["requested", "unknown", "confirmed"]
 
 
-def test_a_run_that_can_never_be_read_ends_unknown_and_is_not_sent_again(
-    team: Team, run: Run, oli: User, arize: Any
-) -> None:
+def test_a_run_that_cannot_be_read_is_unknown_and_not_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), status=503)
     arize.get(run_url(run), status=500)
     batch = work_off(batch_of(team, [run], oli))
@@ -196,7 +194,7 @@ def test_a_run_that_can_never_be_read_ends_unknown_and_is_not_sent_again(
     assert outcomes(run) == ["requested", "unknown"]
 
 
-def test_the_truth_that_comes_later_reaches_the_item(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_later_outcome_reaches_the_item(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, 503, 503, 503)
     batch = work_off(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
@@ -206,7 +204,7 @@ def test_the_truth_that_comes_later_reaches_the_item(team: Team, run: Run, oli: 
     assert states(batch) == ["confirmed"]
 
 
-def test_a_stopping_run_holds_the_batch_open_until_it_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_batch_stays_open_until_its_stopping_run_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batch = batch_of(team, [run], oli)
     assert batches.work(batch.pk) == 5.0
@@ -218,7 +216,7 @@ def test_a_stopping_run_holds_the_batch_open_until_it_has_stopped(team: Team, ru
     assert posts(arize, run) == 1
 
 
-def test_a_run_that_goes_on_for_300_s_is_still_running(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batch = batch_of(team, [run], oli)
     batches.work(batch.pk)
@@ -232,7 +230,7 @@ def test_a_run_that_goes_on_for_300_s_is_still_running(team: Team, run: Run, oli
 # --- Others
 
 
-def test_a_run_that_ended_before_its_turn_needs_nothing(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_that_ended_before_its_turn_is_not_needed(team: Team, run: Run, oli: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     Run.objects.filter(pk=run.pk).update(status=Status.COMPLETED, rank=0)
     work_off(batch)
@@ -241,9 +239,7 @@ def test_a_run_that_ended_before_its_turn_needs_nothing(team: Team, run: Run, ol
     assert not arize.calls
 
 
-def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
-    team: Team, run: Run, oli: User, mona: User, arize: Any
-) -> None:
+def test_an_item_joins_a_single_cancel_of_its_run(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     single = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
     batches.work(batch.pk)
@@ -256,7 +252,7 @@ def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
     assert not arize.calls
 
 
-def test_a_single_press_joins_what_its_batch_has_sent(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
+def test_a_single_cancel_joins_the_cancel_of_a_batch(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batches.work(batch_of(team, [run], oli).pk)
     assert cancellations.cancel(run, by=actor(mona, "manager")).outcome == "joined"
@@ -277,7 +273,7 @@ def test_two_batches_with_one_run_send_one_post(team: Team, run: Run, oli: User,
 # --- Rights, abort, keys
 
 
-def test_a_right_that_is_lost_mid_way_stops_the_rest(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+def test_a_right_lost_during_a_batch_stops_the_rest(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
     def demoted(request: Any) -> Any:
         Membership.objects.filter(user=oli).update(role="viewer")
         return (200, {}, json.dumps(wire_run(runs[0], "CANCELLED")))
@@ -316,7 +312,9 @@ class SameThread:
 
 
 @pytest.mark.parametrize("loss", ["removed", "disabled", "archived"])
-def test_who_has_lost_the_right_sends_nothing(loss: str, team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+def test_a_batch_sends_nothing_once_its_person_has_lost_the_right(
+    loss: str, team: Team, runs: list[Run], oli: User, arize: Any
+) -> None:
     batch = batch_of(team, runs, oli)
     {
         "removed": Membership.objects.filter(user=oli).delete,
@@ -329,7 +327,7 @@ def test_who_has_lost_the_right_sends_nothing(loss: str, team: Team, runs: list[
     assert not arize.calls
 
 
-def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
+def test_an_abort_sends_nothing_more_and_follows_sent_cancels(
     team: Team, runs: list[Run], oli: User, mona: User, arize: Any
 ) -> None:
     settings.CANCELS_PER_SECOND = 1
@@ -364,7 +362,7 @@ def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
 @pytest.mark.parametrize(
     "trouble", [{"failing_since": timezone.now()}, {"backoff_until": timezone.now() + timedelta(hours=1)}]
 )
-def test_a_key_in_trouble_holds_its_runs_back_until_it_is_well(
+def test_runs_of_a_failing_key_wait_until_it_works(
     trouble: Any, team: Team, run: Run, credential: Credential, oli: User, arize: Any
 ) -> None:
     answers(arize, run, "CANCELLED")
@@ -377,7 +375,7 @@ def test_a_key_in_trouble_holds_its_runs_back_until_it_is_well(
     assert states(batch) == ["confirmed"]
 
 
-def test_a_key_that_arize_rejects_is_marked_and_the_rest_waits(
+def test_a_rejected_key_is_marked_and_the_other_runs_wait(
     team: Team, runs: list[Run], credential: Credential, oli: User, arize: Any
 ) -> None:
     settings.CANCELS_PER_SECOND = 1
@@ -391,7 +389,7 @@ def test_a_key_that_arize_rejects_is_marked_and_the_rest_waits(
     assert ("credential.failing", "done") in events()
 
 
-def test_a_run_of_no_key_is_not_sent_and_told_so(team: Team, task: Task, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_without_a_key_is_not_sent_and_says_so(team: Team, task: Task, run: Run, oli: User, arize: Any) -> None:
     Task.objects.update(credential=None)
     batch = work_off(batch_of(team, [run], oli))
     assert states(batch) == ["not_sent"]
@@ -401,7 +399,7 @@ def test_a_run_of_no_key_is_not_sent_and_told_so(team: Team, task: Task, run: Ru
 # --- Pace
 
 
-def test_the_pace_of_a_key_is_one_for_all_batches(credential: Credential) -> None:
+def test_all_batches_share_the_pace_of_a_key(credential: Credential) -> None:
     settings.CANCELS_PER_SECOND = 20
     with time_machine.travel(NOW, tick=False), transaction.atomic():
         CancelPace.objects.create(credential=credential, free_at=NOW)
@@ -416,7 +414,7 @@ def test_the_pace_of_a_key_is_one_for_all_batches(credential: Credential) -> Non
         assert len([moment for moment in late if moment < timezone.now()]) == 4, "a fifth of a second is made up for"
 
 
-def test_a_single_429_is_the_items_trouble_and_three_are_the_keys(credential: Credential) -> None:
+def test_a_single_429_delays_the_item_and_three_delay_the_key(credential: Credential) -> None:
     slow = RateLimited(retry_after=2)
     pace.heed(credential, [slow, None, slow, slow, None])
     assert CancelPace.objects.get().paused_until is None
@@ -436,7 +434,7 @@ def test_a_long_retry_after_pauses_the_key_at_once(credential: Credential) -> No
 # --- Workers
 
 
-def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
+def test_a_claimed_batch_waits_for_its_worker_until_the_claim_expires(
     team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, "CANCELLED")
@@ -451,7 +449,9 @@ def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
     assert states(batch) == ["confirmed"]
 
 
-def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
+    team: Team, run: Run, oli: User, arize: Any
+) -> None:
     """Killed between the row and the POST, or between the POST and its end: nobody can tell, but Arize can."""
     answers(arize, run, "CANCELLED")
     batch = batch_of(team, [run], oli)
@@ -467,7 +467,7 @@ def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run
     assert outcomes(run) == ["requested", "unknown", "requested", "confirmed"]
 
 
-def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], arize: Any) -> None:
+def test_a_draft_does_nothing_and_is_deleted(team: Team, runs: list[Run], arize: Any) -> None:
     draft = batches.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None
     assert batches.due(timezone.now()) == []
@@ -479,7 +479,9 @@ def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], ariz
     assert not AuditEvent.objects.exists()
 
 
-def test_the_list_holds_active_runs_of_the_team_only(team: Team, task: Task, runs: list[Run], other_team: Team) -> None:
+def test_a_draft_contains_only_active_runs_of_the_team(
+    team: Team, task: Task, runs: list[Run], other_team: Team
+) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
     draft = batches.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)

@@ -35,7 +35,7 @@ def test_a_filter_survives_its_query_string(name: str):
     assert BoardFilter.parse(QueryDict(wanted.query().removeprefix("?"))) == wanted
 
 
-def test_order_and_place_survive_the_query_string():
+def test_sort_and_position_survive_the_query_string():
     wanted = BoardFilter.parse(QueryDict("sort=-errors"))
     assert not wanted.is_set
     place = Cursor.parse(QueryDict(wanted.query(cursor=some_cursor()).removeprefix("?"))["cursor"])

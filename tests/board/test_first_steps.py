@@ -29,7 +29,7 @@ def steps(client: Client) -> tuple[int, str]:
     return int(done[1]), "".join(re.findall(r'<a href="([^"]+)"', following[1]))
 
 
-def test_each_step_leads_to_its_page_until_all_are_done(mona: User, team: Team, client_of: ClientOf):
+def test_each_step_links_to_its_page_until_all_are_done(mona: User, team: Team, client_of: ClientOf):
     manager = client_of(mona)
     assert steps(manager) == (0, "/teams/ops-north/credentials/new/")
     key = make_credential(team)
@@ -42,7 +42,7 @@ def test_each_step_leads_to_its_page_until_all_are_done(mona: User, team: Team, 
     assert steps(manager) == (-1, "")
 
 
-def test_an_invitation_that_waits_is_somebody_invited(mona: User, team: Team, client_of: ClientOf):
+def test_an_open_invitation_counts_as_an_invited_member(mona: User, team: Team, client_of: ClientOf):
     tomorrow = timezone.now() + timedelta(days=1)
     invitation = Invitation.objects.create(team=team, email="new@example.com", role="viewer", expires_at=tomorrow)
     assert steps(client_of(mona))[0] == 1
@@ -51,11 +51,11 @@ def test_an_invitation_that_waits_is_somebody_invited(mona: User, team: Team, cl
 
 
 @pytest.mark.parametrize("who", ["vera", "oli", "ada", "adam"])
-def test_who_cannot_take_the_steps_is_not_told_to(who: str, cast: dict[str, User], client_of: ClientOf):
+def test_people_who_cannot_take_the_steps_do_not_see_them(who: str, cast: dict[str, User], client_of: ClientOf):
     assert steps(client_of(cast[who])) == (-1, "")
 
 
-def test_an_older_team_pays_nothing_for_it(mona: User, team: Team, client_of: ClientOf):
+def test_an_older_team_runs_no_query_for_it(mona: User, team: Team, client_of: ClientOf):
     manager = client_of(mona)
 
     def queries() -> int:

@@ -179,7 +179,7 @@ PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 @PROPERTY
 @given(runs=st.lists(RUN, max_size=30), query=QUERY, size=st.integers(1, 7))
 @pytest.mark.usefixtures("_small")
-def test_every_page_holds_the_right_runs_in_order_both_ways(
+def test_every_page_has_the_right_runs_in_order_in_both_directions(
     runs: Any, query: dict[str, str], size: int, tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", size)
@@ -204,7 +204,7 @@ def test_every_page_holds_the_right_runs_in_order_both_ways(
 @PROPERTY
 @given(runs=st.lists(RUN, min_size=8, max_size=25), query=QUERY, new=st.lists(RUN, min_size=3, max_size=3))
 @pytest.mark.usefixtures("_small")
-def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
+def test_new_runs_neither_repeat_nor_hide_others(
     runs: Any, query: dict[str, str], new: Any, tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", 3)
@@ -230,7 +230,7 @@ def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
 @PROPERTY
 @given(runs=st.lists(st.tuples(st.booleans(), RUN), max_size=25), query=QUERY)
 @pytest.mark.usefixtures("_small")
-def test_the_board_of_two_teams_is_the_two_boards_as_one(
+def test_the_board_of_two_teams_merges_both_boards(
     runs: Any,
     query: dict[str, str],
     tasks: list[Task],
@@ -274,7 +274,7 @@ def test_a_search_for_a_few_tasks_reads_task_by_task(
         assert ids(all_pages([team_access], query)) == expected(query)
 
 
-def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
+def test_a_search_that_finds_little_says_it_is_partial(
     tasks: list[Task], team_access: TeamAccess, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("NEAR", 5), ("FAR", 10), ("NARROW", 1)):
@@ -296,7 +296,7 @@ def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
     assert "Keep searching" not in html
 
 
-def test_a_page_in_the_middle_leads_both_ways(
+def test_a_middle_page_links_in_both_directions(
     tasks: list[Task], team_access: TeamAccess, client_of: Any, vera: User
 ) -> None:
     for number in range(130):
@@ -316,7 +316,7 @@ def test_a_page_in_the_middle_leads_both_ways(
     assert 'rel="prev"' not in html
 
 
-def test_a_deep_page_asks_no_more_questions_than_the_first(
+def test_a_deep_page_takes_no_more_queries_than_the_first(
     tasks: list[Task], team_access: TeamAccess, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(200):
@@ -327,7 +327,7 @@ def test_a_deep_page_asks_no_more_questions_than_the_first(
             list_runs([team_access], parsed(query, last.previous))
 
 
-def test_gone_time_of_a_page_link_is_not_a_crash(team_access: TeamAccess, client_of: Any, vera: User) -> None:
+def test_an_impossible_time_in_a_page_link_is_no_500(team_access: TeamAccess, client_of: Any, vera: User) -> None:
     far = Cursor(0, 2**62, Team().pk, at=2**62).text()
     for sort in SORTS:
         answer = client_of(vera).get(f"/teams/ops-north/runs/?sort={sort}&cursor={far}")
@@ -345,7 +345,7 @@ def test_gone_time_of_a_page_link_is_not_a_crash(team_access: TeamAccess, client
 )
 @pytest.mark.parametrize(("few", "most"), [(20, 12), (0, 14)])
 @pytest.mark.usefixtures("_small")
-def test_no_page_takes_more_than_twelve_questions(
+def test_no_page_takes_more_than_twelve_queries(
     query: str,
     few: int,
     most: int,

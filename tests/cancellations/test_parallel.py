@@ -65,7 +65,7 @@ def test_fifty_clicks_on_one_run_are_one_post(stage: tuple[ArizeServer, Task], c
     assert run.status == Status.CANCELLED
 
 
-def test_clicks_on_many_runs_do_not_hinder_each_other(stage: tuple[ArizeServer, Task], client_of: ClientOf) -> None:
+def test_clicks_on_different_runs_do_not_block_each_other(stage: tuple[ArizeServer, Task], client_of: ClientOf) -> None:
     double, task = stage
     runs = [make_run(task) for _ in range(8)]
     someone = person("operator@example.com")

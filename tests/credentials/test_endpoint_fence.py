@@ -82,7 +82,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("url", EVIL)
-def test_a_strange_address_is_refused_when_it_is_saved(
+def test_a_foreign_address_is_refused_when_it_is_saved(
     url: str, team: Team, mona: User, client_of: ClientOf, arize: Any
 ):
     form = {"name": "Key", "endpoint": url, "key": CANARY}
@@ -94,7 +94,7 @@ def test_a_strange_address_is_refused_when_it_is_saved(
 
 
 @pytest.mark.parametrize("url", EVIL)
-def test_a_strange_address_is_refused_again_when_it_is_called(url: str, credential: Credential, arize: Any):
+def test_a_foreign_address_is_refused_again_when_it_is_called(url: str, credential: Credential, arize: Any):
     """As if somebody had written it into the table."""
     Credential.objects.update(endpoint=url)
     credential.refresh_from_db()
@@ -106,7 +106,7 @@ def test_a_strange_address_is_refused_again_when_it_is_called(url: str, credenti
 @pytest.mark.parametrize(
     "url", [ARIZE, "HTTPS://API.ARIZE.COM/", "https://api.arize.com:443", ENDPOINT, "HTTP://Arize.Test:9999/"]
 )
-def test_the_allowed_ones_are_let_through_in_any_case_of_letters(
+def test_allowed_addresses_pass_in_upper_and_lower_case(
     url: str, team: Team, mona: User, client_of: ClientOf, arize: Any
 ):
     """The control of both tests above."""
@@ -137,12 +137,12 @@ def test_the_allowed_ones_are_let_through_in_any_case_of_letters(
         *("64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:80ff:fffe"),
     ],
 )
-def test_what_is_inside_is_not_public(address: str):
+def test_internal_addresses_are_not_public(address: str):
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "34.120.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_what_is_outside_is_public(address: str):
+def test_external_addresses_are_public(address: str):
     assert is_public(address)
 
 
@@ -167,7 +167,9 @@ def leads(monkeypatch: pytest.MonkeyPatch) -> Leads:
 
 
 @pytest.mark.parametrize("method", ["get_run", "cancel_run"])
-def test_an_arize_host_that_leads_inside_gets_no_byte(method: str, credential: Credential, server: Any, leads: Leads):
+def test_an_arize_host_at_an_internal_address_receives_nothing(
+    method: str, credential: Credential, server: Any, leads: Leads
+):
     inside: Server = server(say(answer()))
     asked = leads(inside.port)
     Credential.objects.update(endpoint=ARIZE)
@@ -178,7 +180,7 @@ def test_an_arize_host_that_leads_inside_gets_no_byte(method: str, credential: C
     assert inside.requests == []
 
 
-def test_a_name_that_turns_inside_after_it_was_looked_up_is_met_at_the_connection(
+def test_a_name_rebound_to_an_internal_address_is_stopped_at_connecting(
     credential: Credential, server: Any, monkeypatch: pytest.MonkeyPatch
 ):
     """The address that was looked up counts for nothing: the one that is connected to is looked at."""
@@ -194,7 +196,7 @@ def test_a_name_that_turns_inside_after_it_was_looked_up_is_met_at_the_connectio
     assert inside.requests == []
 
 
-def test_an_extra_endpoint_may_lead_inside_because_it_is_listed(
+def test_a_listed_extra_endpoint_may_have_an_internal_address(
     credential: Credential, server: Any, leads: Leads, settings: Any
 ):
     """The control: the same way, the same address, but somebody who runs the panel has written its name down."""
@@ -208,7 +210,7 @@ def test_an_extra_endpoint_may_lead_inside_because_it_is_listed(
         pass
 
 
-def test_an_arize_host_may_lead_inside_if_it_is_listed_too(
+def test_a_listed_arize_host_may_have_an_internal_address(
     credential: Credential, server: Any, leads: Leads, settings: Any
 ):
     """Arize over a private link: past the check of the address, the certificate is still what decides."""
@@ -256,7 +258,7 @@ def tls(folder: Path, host: str) -> tuple[ssl.SSLContext, str]:
 
 
 @pytest.mark.parametrize(("host", "is_met"), [("127.0.0.1", True), ("api.arize.com", False)])
-def test_a_certificate_must_be_trusted_and_of_the_very_host(
+def test_a_certificate_must_be_trusted_and_match_the_host(
     *, host: str, is_met: bool, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     context, file = tls(tmp_path, host)
@@ -284,7 +286,7 @@ def test_a_certificate_must_be_trusted_and_of_the_very_host(
         *(("PYTHONHTTPSVERIFY", "0"), ("ARIZE_REQUEST_VERIFY", "false"), ("REQUESTS_CA_BUNDLE", ""), ("DEBUG", "on")),
     ],
 )
-def test_no_variable_turns_the_check_of_certificates_off(
+def test_no_variable_disables_certificate_checks(
     name: str, value: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     context, file = tls(tmp_path, "127.0.0.1")
@@ -295,7 +297,7 @@ def test_no_variable_turns_the_check_of_certificates_off(
     assert arize.requests == []
 
 
-def test_no_line_of_the_source_turns_it_off_either():
+def test_no_source_line_disables_certificate_checks():
     words = ("verify=False", "verify = False", "CERT_NONE", "check_hostname", "_create_unverified", "disable_warnings")
     assert not [(path, word) for path, text in TEXTS.items() for word in words if word in text]
     assert [path.name for path, text in TEXTS.items() if '"verify": True' in text] == ["session.py"]

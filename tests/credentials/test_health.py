@@ -54,7 +54,7 @@ def rejects(arize, status=401, **body):
 
 
 @pytest.mark.commits
-def test_arize_is_asked_only_after_the_request_is_committed(committed, arize):
+def test_arize_is_called_only_after_the_request_is_committed(committed, arize):
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
     held = []
 
@@ -67,7 +67,7 @@ def test_arize_is_asked_only_after_the_request_is_committed(committed, arize):
     assert held == [(False, [("credential.test", "requested")])]
 
 
-def test_a_test_says_what_the_key_sees(arize, credential, mona):
+def test_a_test_shows_what_the_key_sees(arize, credential, mona):
     Credential.objects.update(
         failing_since=timezone.now(), failing_reason="x", backoff_until=timezone.now(), failures=2
     )
@@ -96,7 +96,7 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
+def test_a_key_for_single_spaces_passes(arize, credential, mona, status):
     query = matchers.query_param_matcher
     spaces = [{"id": "s1", "name": "Prod"}, {"id": "s2", "name": "Locked"}]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces})
@@ -110,7 +110,7 @@ def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, mona, status):
+def test_a_key_that_may_not_list_tasks_fails_the_test(arize, credential, mona, status):
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [{"id": "s1", "name": "Prod"}]})
     arize.get(f"{ENDPOINT}/v2/tasks", status=status)
     result = credentials.test(credential, by=actor(mona))
@@ -162,7 +162,7 @@ def test_other_answers_fail_the_test_but_not_the_key(arize, credential, status):
     assert events() == FAILED
 
 
-def test_an_unreachable_host_is_a_sentence(arize, credential):
+def test_an_unreachable_host_is_explained(arize, credential):
     arize.get(f"{ENDPOINT}/v2/spaces", body=requests.ConnectionError("boom http://user:pw@host"))
     result = credentials.test(credential, by=SHELL)
     assert not result.ok
@@ -170,7 +170,7 @@ def test_an_unreachable_host_is_a_sentence(arize, credential):
     assert len(result.problem) > 20
 
 
-def test_an_endpoint_that_is_no_longer_allowed_gets_nothing(arize, credential, settings):
+def test_an_endpoint_that_is_no_longer_allowed_gets_no_request(arize, credential, settings):
     settings.ARIZE_ENDPOINTS = ()
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
@@ -186,14 +186,14 @@ def test_the_mirror_marks_a_key_once(team, credential):
     assert (row.event, row.actor_type, row.actor_label) == ("credential.failing", "job", "mirror")
 
 
-def test_a_rejection_of_the_old_key_says_nothing_of_the_new_one(credential):
+def test_a_rejection_of_the_old_key_does_not_mark_the_new_one(credential):
     read_before = Credential.objects.get()
     credentials.replace(credential, key=OTHER_KEY, expires_on=None, by=SHELL)
     assert not credentials.mark_failing(read_before, sentence="Arize says no.", by=Actor.job("mirror"))
     assert credentials.mark_failing(Credential.objects.get(), sentence="Arize says no.", by=Actor.job("mirror"))
 
 
-def test_a_server_without_a_list_of_spaces_does_not_make_a_key_fail(team, arize):
+def test_a_missing_list_of_spaces_does_not_fail_a_key(team, arize):
     credential = add(team)
     Credential.objects.update(failing_since=timezone.now(), failing_reason="once")
     arize.get(f"{ENDPOINT}/v2/spaces", status=404)
@@ -237,7 +237,7 @@ def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
     assert credential.failing_since is None, "nothing is known of the key itself"
 
 
-def test_the_sweep_leaves_tests_with_an_end_alone(arize, credential):
+def test_the_sweep_leaves_finished_tests_alone(arize, credential):
     sees(arize)
     credentials.test(credential, by=SHELL)
     with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
@@ -245,7 +245,7 @@ def test_the_sweep_leaves_tests_with_an_end_alone(arize, credential):
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
-def test_a_test_slower_than_the_sweep_still_records_what_it_found(arize, credential, monkeypatch):
+def test_a_test_slower_than_the_sweep_still_records_its_result(arize, credential, monkeypatch):
     sees(arize)
     look = health._look
 

@@ -43,7 +43,7 @@ def pieces(key):
 # --- Pages
 
 
-def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of):
+def test_a_manager_adds_a_key_and_sees_what_it_reads(arize, team, mona, client_of):
     sees(arize)
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
     kept = Credential.objects.get()
@@ -57,7 +57,7 @@ def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of
     assert not any(piece in response.content.decode() for piece in pieces(CANARY))
 
 
-def test_a_key_that_arize_rejects_is_kept_and_shown_as_failing(arize, team, mona, client_of):
+def test_a_rejected_key_is_stored_and_shown_as_failing(arize, team, mona, client_of):
     rejects(arize)
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
     row = response.context["rows"][0]
@@ -82,7 +82,7 @@ def test_a_key_that_arize_rejects_is_kept_and_shown_as_failing(arize, team, mona
         ({"expires_on": "2001-01-01"}, "expires_on"),
     ],
 )
-def test_a_bad_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of, change, field):
+def test_an_invalid_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of, change, field):
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | change)
     page = response.content.decode()
     assert response.status_code == 422
@@ -94,7 +94,7 @@ def test_a_bad_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of
     assert events() == []
 
 
-def test_errors_call_the_field_by_its_label(team, mona, client_of):
+def test_errors_name_the_field_by_its_label(team, mona, client_of):
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | {"endpoint": "https://evil.example"})
     assert response.context["form"]["endpoint"].label == "Region"
     said = [*response.context["form"].errors["endpoint"], *NOT_SENT.values()]
@@ -124,7 +124,7 @@ def test_a_manager_tests_a_key(arize, team, credential, mona, client_of):
     assert [message.level_tag for message in response.context["messages"]] == ["warning"]
 
 
-def test_a_manager_is_asked_before_a_key_is_revoked(team, credential, mona, client_of):
+def test_revoking_a_key_needs_a_confirmation(team, credential, mona, client_of):
     client, url = client_of(mona), reverse("credential-revoke", args=[team.slug, credential.pk])
     assert client.get(url).status_code == 200
     assert Credential.objects.live().exists()
@@ -135,7 +135,7 @@ def test_a_manager_is_asked_before_a_key_is_revoked(team, credential, mona, clie
 
 
 @pytest.mark.parametrize("page", ["replace", "test", "revoke"])
-def test_a_key_of_another_team_opens_nothing(team, other_team, mona, client_of, page):
+def test_a_key_of_another_team_is_a_404(team, other_team, mona, client_of, page):
     foreign = make_credential(other_team)
     own = make_credential(team)
     client = client_of(mona)

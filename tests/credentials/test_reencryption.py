@@ -56,7 +56,7 @@ def opens(keys: dict[str, Credential]) -> list[bool]:
     return found
 
 
-def test_the_ring_turns_in_three_steps(keys: dict[str, Credential], settings: Any):
+def test_the_command_rotates_the_ring_in_three_steps(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     assert all(opens(keys)), "readable before"
     settings.ENCRYPTION_KEYS = {2: NEW}
@@ -81,7 +81,7 @@ def test_a_second_call_changes_nothing(keys: dict[str, Credential], settings: An
     assert events() == [("encryption.reencrypt", "done")]
 
 
-def test_it_is_told_in_the_sites_log_without_a_secret(keys: dict[str, Credential], settings: Any):
+def test_the_sites_log_records_it_without_a_secret(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     turn()
     row = AuditEvent.objects.get()
@@ -89,7 +89,7 @@ def test_it_is_told_in_the_sites_log_without_a_secret(keys: dict[str, Credential
     assert row.details == {"column": "API keys", "rows": 3, "ring_number": 2}
 
 
-def test_only_what_the_ring_wrote_changes(keys: dict[str, Credential], settings: Any):
+def test_only_ciphertext_of_the_ring_changes(keys: dict[str, Credential], settings: Any):
     other = [field.name for field in Credential._meta.fields if field.name not in {"ring_number", "ciphertext"}]
     before = list(Credential.objects.order_by("pk").values(*other))
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
@@ -110,7 +110,7 @@ def test_each_row_stays_bound_to_its_owner(keys: dict[str, Credential], settings
     assert opens(keys) == [True, False, False]
 
 
-def test_what_cannot_be_opened_is_counted_left_alone_and_is_exit_1(keys: dict[str, Credential], settings: Any):
+def test_undecryptable_secrets_are_counted_and_kept_and_exit_1(keys: dict[str, Credential], settings: Any):
     lost = next(iter(keys.values()))
     Credential.objects.filter(pk=lost.pk).update(ring_number=9)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
@@ -131,7 +131,9 @@ def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], setti
     assert "API keys: 0 re-encrypted" in turn()[0]
 
 
-def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_changed_without_an_audit_row(
+    keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch
+):
     """What the log cannot take is not done: the portion at hand stays as it was, the ones before it stay done."""
     monkeypatch.setattr(encryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
@@ -151,7 +153,9 @@ def test_no_row_no_act(keys: dict[str, Credential], settings: Any, monkeypatch: 
     assert all(opens(keys))
 
 
-def test_progress_is_told_after_each_chunk(keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_progress_is_reported_after_each_chunk(
+    keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(encryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     told: list[tuple[str, int, int]] = []
@@ -159,7 +163,7 @@ def test_progress_is_told_after_each_chunk(keys: dict[str, Credential], settings
     assert told == [("API keys", 2, 3), ("API keys", 3, 3)]
 
 
-def test_progress_is_shown_on_a_terminal_only(keys: dict[str, Credential], settings: Any):
+def test_progress_is_shown_only_at_a_terminal(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     assert turn()[1] == ""
     settings.ENCRYPTION_KEYS = {3: Fernet.generate_key().decode(), 2: NEW}
@@ -171,7 +175,7 @@ def test_progress_is_shown_on_a_terminal_only(keys: dict[str, Credential], setti
     assert "API keys: 3 of 3" in shown
 
 
-def test_the_page_of_the_site_shows_how_far_it_is(
+def test_the_site_audit_page_shows_the_progress(
     keys: dict[str, Credential], settings: Any, ada: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ):
     factors.add_totp(ada, secret=generate_totp_secret(), by=SHELL)

@@ -67,7 +67,7 @@ def first_link(visitor: Visitor, path: str, selector: str) -> str:
     return str(visitor.page.locator(selector).first.get_attribute("href"))
 
 
-def test_nor_on_a_run_a_task_a_key_and_a_person(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_pages_of_a_run_task_key_and_person(stack: Stack, visit: Visit) -> None:
     mona, adam = visit(stack, "mona"), visit(stack, "adam")
     found = {}
     run = first_link(mona, f"{NORTH}/runs/?status=failed", "tr[data-run-id] a[data-task]")
@@ -85,7 +85,7 @@ def test_nor_on_a_run_a_task_a_key_and_a_person(stack: Stack, visit: Visit) -> N
     assert not any(found.values()), told(found)
 
 
-def test_nor_on_what_acts_bring_up(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_dialogs_previews_and_results(stack: Stack, visit: Visit) -> None:
     """The dialogs, a preview, a batch at its end, a link for somebody new, a form with mistakes."""
     found: dict[str, list[str]] = {}
     task = stack.arize.tasks(limit=100)[SPARE]["id"]
@@ -124,7 +124,7 @@ def invite(page: Page) -> None:
     page.get_by_label("E-mail").fill("x" * 300 + "@demo.example")
 
 
-def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
     stack.manage("create_team", "Newcomers", "--slug", "newcomers")
     stack.manage("add_member", "newcomers", "mona@demo.example", "--role", "manager")
     mona = visit(stack, "mona")
@@ -133,7 +133,7 @@ def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
     assert faults(mona.page) == []
 
 
-def test_nor_on_the_style_guide(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_the_style_guide(stack: Stack, visit: Visit) -> None:
     with stack.with_debug() as debugging:
         vera = visit(debugging, "vera")
         vera.page.goto("/styleguide/")

@@ -15,7 +15,7 @@ def _five(stack: Stack, status: str = "running") -> tuple[str, list[str]]:
     return task, ids
 
 
-def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit: Visit) -> None:
+def test_a_selection_survives_swaps_and_leads_to_a_true_summary(stack: Stack, visit: Visit) -> None:
     task, ids = _five(stack, "pending")
     oli = visit(stack, "oli")
     oli.open_board(f"?task={task}&status=pending&status=running")
@@ -52,7 +52,7 @@ def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit
     assert [len(stack.cancels_received(run_id)) for run_id in ids] == [1, 1, 1, 0, 0]
 
 
-def test_this_page_and_all_that_match_are_two_buttons(stack: Stack, visit: Visit) -> None:
+def test_this_page_and_all_matching_runs_are_two_buttons(stack: Stack, visit: Visit) -> None:
     task, _ = _five(stack)
     oli = visit(stack, "oli")
     oli.open_board(f"?task={task}")
@@ -65,7 +65,7 @@ def test_this_page_and_all_that_match_are_two_buttons(stack: Stack, visit: Visit
     expect(oli.page.get_by_text("all that matched a filter")).to_be_visible()
 
 
-def test_without_javascript_many_are_cancelled_too(stack: Stack, visit: Visit) -> None:
+def test_bulk_cancel_works_without_javascript(stack: Stack, visit: Visit) -> None:
     task, ids = _five(stack)
     visit(stack, "oli")  # signed in once with JavaScript, which makes his pass
     oli = visit(stack, "oli", java_script_enabled=False)

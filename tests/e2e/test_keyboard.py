@@ -62,7 +62,7 @@ def test_tab_and_enter_sign_in_and_cancel(stack: Stack, visit: Visit) -> None:
     expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
 
 
-def test_moving_selecting_and_the_list_of_keys(stack: Stack, visit: Visit) -> None:
+def test_keys_move_select_and_show_the_list_of_keys(stack: Stack, visit: Visit) -> None:
     oli = visit(stack, "oli")
     page = oli.page
     oli.open_board()
@@ -101,7 +101,7 @@ def switch(visitor: Visitor, *, on: bool) -> None:
     expect(visitor.page.get_by_text("Profile saved.")).to_be_visible()
 
 
-def test_they_can_be_switched_off(stack: Stack, visit: Visit) -> None:
+def test_keys_can_be_switched_off(stack: Stack, visit: Visit) -> None:
     otto = visit(stack, "otto")
     page = otto.page
     switch(otto, on=False)

@@ -58,7 +58,7 @@ def hide(page: Page, *, hidden: bool) -> None:
     )
 
 
-def test_a_hidden_tab_is_silent_and_asks_at_once_on_return(stack: Stack, visit: Visit) -> None:
+def test_a_hidden_tab_does_not_poll_until_it_is_shown_again(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     hide(vera.page, hidden=True)
@@ -68,7 +68,7 @@ def test_a_hidden_tab_is_silent_and_asks_at_once_on_return(stack: Stack, visit: 
     assert polls_in(vera.page, 6) >= 1, "the control"
 
 
-def test_a_pause_holds_until_it_is_lifted(stack: Stack, visit: Visit) -> None:
+def test_a_pause_lasts_until_it_is_ended(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     pause = vera.page.get_by_role("button", name="Pause live updates")
@@ -82,7 +82,7 @@ def test_a_pause_holds_until_it_is_lifted(stack: Stack, visit: Visit) -> None:
         pause.click()
 
 
-def test_what_was_opened_is_open_after_a_reload(stack: Stack, visit: Visit) -> None:
+def test_open_sections_are_open_after_a_reload(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     chart, kind = vera.page.locator("#board-chart-picture"), vera.page.get_by_label("Type", exact=True)
@@ -99,7 +99,7 @@ def test_what_was_opened_is_open_after_a_reload(stack: Stack, visit: Visit) -> N
     expect(chart).to_be_hidden()
 
 
-def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back(stack: Stack, visit: Visit) -> None:
+def test_a_session_that_ends_on_the_board_leads_to_sign_in_and_back(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "")
     vera.sign_in("vera")
     vera.page.wait_for_url("**/runs/")
@@ -114,7 +114,7 @@ def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back
     vera.page.wait_for_url("**/teams/ops-north/runs/?status=failed")
 
 
-def test_two_people_cancel_one_run_and_both_are_told_the_truth(stack: Stack, visit: Visit) -> None:
+def test_two_people_cancel_one_run_and_both_see_the_outcome(stack: Stack, visit: Visit) -> None:
     run_id = stack.take_run()
     oli, mona = visit(stack, "oli"), visit(stack, "mona")
     for person in (oli, mona):
@@ -134,7 +134,7 @@ def test_two_people_cancel_one_run_and_both_are_told_the_truth(stack: Stack, vis
     assert len(stack.cancels_received(run_id)) == 1
 
 
-def test_the_first_page_is_light_and_asks_nobody_else(stack: Stack, visit: Visit) -> None:
+def test_the_first_page_is_light_and_calls_no_other_host(stack: Stack, visit: Visit) -> None:
     """Foreign requests are every visitor's trouble; here the bytes, with an empty cache."""
     vera = visit(stack, "vera")
     wire = vera.context.new_cdp_session(vera.page)
@@ -148,7 +148,7 @@ def test_the_first_page_is_light_and_asks_nobody_else(stack: Stack, visit: Visit
     assert sum(sizes) < 100_000
 
 
-def test_nothing_moves_for_who_wants_no_motion(stack: Stack, visit: Visit) -> None:
+def test_nothing_moves_with_reduced_motion(stack: Stack, visit: Visit) -> None:
     still, moving = (visit(stack, "vera", reduced_motion=wish) for wish in ("reduce", "no-preference"))
     measured = []
     for person in (still, moving):
@@ -189,7 +189,7 @@ def put(stack: Stack, ids: list[str], status: str) -> None:
         stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": status})
 
 
-def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(
+def test_a_minute_of_changing_rows_keeps_focus_position_and_memory(
     stack: Stack, visit: Visit, fifty: tuple[str, list[str]]
 ) -> None:
     """All rows but the one with the focus change again and again: at least 200 come anew."""

@@ -39,7 +39,7 @@ def entered(act: Callable[[], Any]) -> tuple[Any, set[str]]:
     return answer, {name for name in found if not name.startswith("models/")}
 
 
-def test_the_count_sees_a_file_that_is_entered(task: Task):
+def test_the_count_includes_a_called_file(task: Task):
     assert entered(lambda: make_run(task))[1] == {"services/runs/observations.py"}
 
 

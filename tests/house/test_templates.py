@@ -34,7 +34,7 @@ def test_icons_and_times_are_written_by_their_tags():
     assert not [named(path) for path, text in TEXTS.items() if re.search(r'class="icon"|<use\b', text)]
 
 
-def test_each_icon_of_a_template_is_in_the_sprite_and_each_of_the_sprite_is_drawn():
+def test_templates_draw_exactly_the_icons_of_the_sprite():
     chosen = {name for text in TEXTS.values() for name in re.findall(r'{% icon "([\w-]+)"', text)}
     assert len(chosen) > 15
     assert chosen <= set(ICONS)
@@ -42,7 +42,7 @@ def test_each_icon_of_a_template_is_in_the_sprite_and_each_of_the_sprite_is_draw
     assert drawn == list(ICONS)
 
 
-def test_an_icon_that_the_sprite_lacks_is_a_mistake():
+def test_an_icon_that_the_sprite_lacks_is_an_error():
     assert '<use href="#i-key" />' in icon("key")
     with pytest.raises(ValueError, match="no icon"):
         icon("nothing-like-it")
@@ -116,7 +116,7 @@ def rendered(source: str, **context: Any) -> str:
     return engines["django"].from_string(source).render(context)
 
 
-def test_tight_prints_no_blank_for_a_line_break_beside_a_tag():
+def test_tight_leaves_no_space_for_a_line_break_beside_a_tag():
     source = """{% tight %}
       <b class="x"
         title="{{ name }}">
@@ -133,7 +133,7 @@ def test_tight_prints_no_blank_for_a_line_break_beside_a_tag():
     assert rendered(source, name="N") == expected
 
 
-def test_a_time_is_written_out_for_who_has_no_script():
+def test_a_time_is_readable_without_a_script():
     at = Moment("2026-11-23T03:00:00.000Z", "2026-11-23 04:00:00 <CET>")
     html = rendered('{% moment at mark="started" %}', at=at)
     assert html == (
@@ -144,7 +144,7 @@ def test_a_time_is_written_out_for_who_has_no_script():
     assert rendered("{% ago at %}", at=at) == '<time datetime="2026-11-23T03:00:00.000Z" data-relative></time>'
 
 
-def test_a_time_that_is_not_known_says_so():
+def test_an_unknown_time_says_so():
     assert rendered("{% moment at %}", at=None) == '<span class="quiet">\N{EN DASH}</span>'
     assert rendered('{% moment at "never" %}', at=None) == '<span class="quiet">never</span>'
     assert rendered("{% exact_time at %}", at=None) == ""

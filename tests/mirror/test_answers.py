@@ -28,7 +28,7 @@ def must(report: RoundReport | None) -> RoundReport:
 
 
 @pytest.mark.parametrize("kind", NO_ANSWERS)
-def test_a_round_without_one_good_answer_is_a_problem(kind: str, credential: Credential, world: World) -> None:
+def test_a_round_with_only_refusals_is_a_problem(kind: str, credential: Credential, world: World) -> None:
     Credential.objects.update(failing_since=EARLIER, failing_reason="rejected", last_good_at=EARLIER)
     world.task("T1")
     world.fault = lambda _: NO_ANSWERS[kind]
@@ -49,7 +49,7 @@ def test_a_round_without_one_good_answer_is_a_problem(kind: str, credential: Cre
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
-def test_spaces_that_cannot_be_asked_are_no_problem_while_all_tasks_can(
+def test_refused_spaces_are_no_problem_if_all_tasks_can_be_listed(
     status: int, credential: Credential, world: World
 ) -> None:
     world.task("T1")
@@ -61,7 +61,7 @@ def test_spaces_that_cannot_be_asked_are_no_problem_while_all_tasks_can(
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 422, 500])
-def test_a_list_of_tasks_that_is_refused_is_a_problem_and_known_runs_are_read_all_the_same(
+def test_a_refused_task_list_is_a_problem_but_known_runs_are_still_read(
     status: int, credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")
@@ -79,7 +79,7 @@ def test_a_list_of_tasks_that_is_refused_is_a_problem_and_known_runs_are_read_al
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_key_for_single_spaces_only_is_well_although_it_may_not_ask_for_all(
+def test_a_key_for_single_spaces_is_healthy_without_access_to_the_rest(
     status: int, credential: Credential, world: World
 ) -> None:
     world.task("T1", space="S1")
@@ -91,7 +91,7 @@ def test_a_key_for_single_spaces_only_is_well_although_it_may_not_ask_for_all(
     assert credential.tasks_read_at == START
 
 
-def test_spaces_of_which_a_page_is_missing_are_not_all(credential: Credential, world: World) -> None:
+def test_spaces_with_a_missing_page_are_not_all_spaces(credential: Credential, world: World) -> None:
     world.page = 1
     world.task("T1", space="S1")
     world.task("T2", space="S2")
@@ -100,7 +100,7 @@ def test_spaces_of_which_a_page_is_missing_are_not_all(credential: Credential, w
     assert set(Task.objects.values_list("arize_id", flat=True)) == {"T1", "T2"}
 
 
-def test_a_run_that_is_gone_is_no_sign_of_a_server_that_is_not_arize(
+def test_a_missing_run_is_no_sign_of_a_server_that_is_not_arize(
     credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")
@@ -115,7 +115,7 @@ def test_a_run_that_is_gone_is_no_sign_of_a_server_that_is_not_arize(
     assert Run.objects.get().status == "gone"
 
 
-def test_people_who_are_not_told_are_no_problem(credential: Credential, world: World) -> None:
+def test_refused_user_names_are_no_problem(credential: Credential, world: World) -> None:
     task = Task.objects.create(
         team=credential.team, endpoint=credential.endpoint, arize_id="T1", credential=credential, runs_read_at=START
     )
@@ -128,7 +128,7 @@ def test_people_who_are_not_told_are_no_problem(credential: Credential, world: W
 
 
 @pytest.mark.parametrize("what", ["spaces", "tasks", "T1/runs"])
-def test_a_list_that_repeats_itself_under_new_cursors_ends(
+def test_a_list_that_repeats_itself_with_new_cursors_ends(
     what: str, credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
@@ -148,13 +148,13 @@ def repeated(body: str, world: World) -> tuple[int, dict[str, str], str]:
     return 200, {}, f'{{{body}, "pagination": {{"has_more": true, "next_cursor": "c{len(world.calls)}"}}}}'
 
 
-def test_a_server_that_leaves_everything_out_is_an_empty_one(credential: Credential, world: World) -> None:
+def test_an_answer_without_members_is_an_empty_account(credential: Credential, world: World) -> None:
     world.fault = lambda _: (200, {}, "{}")
     report = must(refresh(credential.pk))
     assert (report.problem, report.tasks, report.changed) == ("", 0, 0)
 
 
-def test_a_cursor_counts_also_when_there_should_be_no_more(credential: Credential, world: World) -> None:
+def test_a_cursor_is_followed_even_if_there_should_be_no_more(credential: Credential, world: World) -> None:
     def answer(call: str) -> tuple[int, dict[str, str], str] | None:
         if not call.startswith("/v2/spaces"):
             return None

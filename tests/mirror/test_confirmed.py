@@ -39,7 +39,7 @@ def rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
     assert refresh(credential.pk) is not None
 
 
-def test_one_that_goes_on_is_found_and_shown_in_red(
+def test_a_run_that_ignored_its_cancel_is_found_and_shown_in_red(
     task: Task, world: World, credential: Credential, clock: Any, vera: User, client_of: ClientOf
 ) -> None:
     lies = cancelled(task, world, 1, now_in_arize="RUNNING")
@@ -53,14 +53,16 @@ def test_one_that_goes_on_is_found_and_shown_in_red(
     assert "Arize said that it was cancelled, but the run goes on." in page
 
 
-def test_one_that_keeps_its_word_costs_one_call(task: Task, world: World, credential: Credential, clock: Any) -> None:
+def test_a_run_that_stays_cancelled_costs_one_call(
+    task: Task, world: World, credential: Credential, clock: Any
+) -> None:
     cancelled(task, world, 1, now_in_arize="CANCELLED")
     for _ in range(6):
         rounds(credential, clock, seconds=12)
     assert world.reads_of("task-runs/R1") == 1
 
 
-def test_of_many_a_few_are_looked_at_in_a_round_and_old_ones_never(
+def test_a_round_reads_a_few_of_many_and_never_old_ones(
     task: Task, world: World, credential: Credential, clock: Any
 ) -> None:
     for number in range(12):

@@ -87,7 +87,7 @@ def test_rounds_converge_under_random_faults(seed: int, credential: Credential, 
 @pytest.mark.commits
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_two_workers_at_once_and_late_answers_undo_nothing(
+def test_concurrent_workers_and_late_answers_undo_nothing(
     seed: int, committed: None, arize: responses.RequestsMock
 ) -> None:
     """Two rounds with one key at the same time, as when a lease ran out on a worker that was only slow. An answer

@@ -60,7 +60,7 @@ def most_in_a_minute(world: World, clock: Any, *, boards: int, minutes: int = MI
     return max(sum(calls for at, calls in called.items() if start <= at < start + 60) for start in called)
 
 
-def test_calls_do_not_depend_on_how_many_watch(world: World, clock: Any) -> None:
+def test_calls_do_not_depend_on_the_number_of_viewers(world: World, clock: Any) -> None:
     one = most_in_a_minute(world, clock, boards=1, minutes=1)
     Credential.objects.update(next_refresh_at=START, tasks_read_at=START, recent_calls=[])
     Task.objects.update(runs_read_at=START, swept_at=None)

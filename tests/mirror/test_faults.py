@@ -30,7 +30,7 @@ def must(report: RoundReport | None) -> RoundReport:
     return report
 
 
-def test_401_marks_the_key_failing_once_and_leaves_it_alone(
+def test_401_marks_the_key_failing_once_and_stops_reading_with_it(
     credential: Credential, world: World, clock: Any, team: Team
 ) -> None:
     world.fault = failing("/v2/", 401)
@@ -76,7 +76,7 @@ def test_429_waits_as_long_as_arize_asks(
     assert credential.failing_since is None
 
 
-def test_429_in_the_middle_stops_the_round(credential: Credential, world: World) -> None:
+def test_429_during_a_round_stops_it(credential: Credential, world: World) -> None:
     for number in range(60):
         world.task(f"T{number}")
     world.fault = lambda _: (429, {}, "") if len(world.calls) > 10 else None
@@ -96,7 +96,7 @@ FAULTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
+def test_faults_of_arize_are_met_with_exponential_backoff(
     kind: str, credential: Credential, world: World, clock: Any
 ) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
@@ -133,7 +133,7 @@ def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
         ("soon", [5, 10]),
     ],
 )
-def test_a_fault_that_names_its_end_is_waited_for(
+def test_a_retry_after_of_a_fault_is_respected(
     header: str, waits: list[int], credential: Credential, world: World, clock: Any
 ) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
@@ -145,7 +145,7 @@ def test_a_fault_that_names_its_end_is_waited_for(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "refused"])
-def test_one_broken_task_does_not_starve_the_others(
+def test_one_failing_task_does_not_starve_the_others(
     kind: str, credential: Credential, world: World, clock: Any
 ) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
@@ -167,7 +167,7 @@ def test_one_broken_task_does_not_starve_the_others(
     assert set(Run.objects.values_list("arize_id", flat=True)) == expected | {"R3", "N3"}
 
 
-def test_many_broken_tasks_among_healthy_ones_do_not_end_the_round(
+def test_failing_tasks_among_healthy_ones_do_not_end_the_round(
     credential: Credential, world: World, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("taskruns.services.mirror.reader.THREADS", 1)
@@ -183,7 +183,7 @@ def test_many_broken_tasks_among_healthy_ones_do_not_end_the_round(
 
 
 @pytest.mark.parametrize("spoil", [{"ciphertext": "no-token"}, {"endpoint": "http://elsewhere.test"}])
-def test_a_key_that_cannot_be_used_is_failing_and_nothing_is_asked(
+def test_an_unusable_key_is_failing_and_sends_nothing(
     spoil: dict[str, str], credential: Credential, world: World
 ) -> None:
     Credential.objects.update(**spoil)
@@ -194,7 +194,7 @@ def test_a_key_that_cannot_be_used_is_failing_and_nothing_is_asked(
     assert events() == [("credential.failing", "done")]
 
 
-def test_runs_that_always_fail_keep_no_other_from_being_read(credential: Credential, world: World, clock: Any) -> None:
+def test_failing_runs_do_not_keep_others_from_being_read(credential: Credential, world: World, clock: Any) -> None:
     for number in range(8):
         world.task(f"T{number}")
         world.run(f"R{number}", f"T{number}")
@@ -212,9 +212,7 @@ def test_runs_that_always_fail_keep_no_other_from_being_read(credential: Credent
     assert (credential.failures, credential.backoff_until) == (0, None)
 
 
-def test_a_run_that_always_fails_costs_calls_only_now_and_then(
-    credential: Credential, world: World, clock: Any
-) -> None:
+def test_a_run_that_always_fails_costs_few_calls(credential: Credential, world: World, clock: Any) -> None:
     world.task("T1")
     world.task("T2")
     world.run("broken", "T1")

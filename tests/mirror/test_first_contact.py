@@ -56,7 +56,7 @@ def texts() -> list[str]:
 
 
 @pytest.mark.slow
-def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_looks(
+def test_first_contact_continues_within_the_rate_limit_without_viewers(
     credential: Credential, world: World, clock: Any, settings: Any
 ) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 120
@@ -95,7 +95,9 @@ def test_a_small_account_is_read_in_one_round(credential: Credential, world: Wor
 
 
 @pytest.mark.slow
-def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, world: World, clock: Any) -> None:
+def test_active_runs_come_first_in_each_round_of_first_contact(
+    credential: Credential, world: World, clock: Any
+) -> None:
     for number in range(100):
         world.task(f"T{number:03}")
     world.tasks["T099"]["last_run_at"] = "2026-11-23T02:59:00Z"  # such a task is read among the first
@@ -110,7 +112,7 @@ def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, wo
 
 
 @pytest.mark.slow
-def test_when_nobody_looks_its_rounds_do_not_read_active_runs_each_time(
+def test_without_viewers_its_rounds_do_not_read_active_runs_each_time(
     credential: Credential, world: World, clock: Any
 ) -> None:
     for number in range(80):
@@ -137,7 +139,7 @@ def test_cancellations_come_before_everything_else(credential: Credential, world
 
 
 @pytest.mark.slow
-def test_many_active_runs_leave_a_third_of_the_ceiling_to_it(credential: Credential, world: World, clock: Any) -> None:
+def test_many_active_runs_leave_it_a_third_of_the_rate_limit(credential: Credential, world: World, clock: Any) -> None:
     for number in range(60):
         world.task(f"T{number:03}")
         world.run(f"R{number}", f"T{number:03}")
@@ -149,7 +151,7 @@ def test_many_active_runs_leave_a_third_of_the_ceiling_to_it(credential: Credent
 
 
 @pytest.mark.slow
-def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
+def test_progress_is_described_from_the_first_minute_to_the_last(
     credential: Credential, world: World, clock: Any, django_assert_num_queries: Any
 ) -> None:
     assert texts() == ["Key “Production” is new: the list of its tasks is being read."]
@@ -183,7 +185,7 @@ def test_a_failing_key_shows_no_progress(credential: Credential, world: World) -
     assert texts() == []
 
 
-def test_a_task_that_always_fails_does_not_keep_it_open(credential: Credential, world: World, clock: Any) -> None:
+def test_a_failing_task_does_not_keep_first_contact_open(credential: Credential, world: World, clock: Any) -> None:
     for number in range(5):
         world.task(f"T{number}", last_run_at="2026-11-23T02:00:00Z")
     world.fault = failing("T3/runs", 500)
@@ -197,7 +199,9 @@ def test_a_task_that_always_fails_does_not_keep_it_open(credential: Credential, 
     assert world.reads_of("T3/runs") <= 3 * 3, "three tries at each, twice as a task that moved and once by the sweep"
 
 
-def test_a_key_that_is_let_into_a_large_space_begins_again(credential: Credential, world: World, clock: Any) -> None:
+def test_first_contact_restarts_when_a_key_sees_a_new_large_space(
+    credential: Credential, world: World, clock: Any
+) -> None:
     world.task("T0")
     refresh(credential.pk)
     assert is_done(0)
@@ -211,7 +215,7 @@ def test_a_key_that_is_let_into_a_large_space_begins_again(credential: Credentia
     assert due(timezone.now()) == [credential.pk]
 
 
-def test_a_replaced_key_begins_again(credential: Credential, world: World, mona: User) -> None:
+def test_a_replaced_key_starts_over(credential: Credential, world: World, mona: User) -> None:
     world.task("T0")
     refresh(credential.pk)
     assert is_done(0)
@@ -222,7 +226,7 @@ def test_a_replaced_key_begins_again(credential: Credential, world: World, mona:
     assert is_done(0)
 
 
-def test_429_in_the_middle_waits_and_goes_on(credential: Credential, world: World, clock: Any) -> None:
+def test_429_in_between_waits_and_continues(credential: Credential, world: World, clock: Any) -> None:
     for number in range(80):
         world.task(f"T{number}")
     world.fault = lambda _: (429, {"Retry-After": "40"}, "") if len(world.calls) == 10 else None
@@ -236,7 +240,7 @@ def test_429_in_the_middle_waits_and_goes_on(credential: Credential, world: Worl
     assert Task.objects.exclude(runs_read_at=None).count() > read
 
 
-def test_a_list_of_tasks_that_does_not_fit_into_a_round_goes_on_in_the_next(
+def test_a_task_list_too_long_for_a_round_continues_in_the_next(
     credential: Credential, world: World, clock: Any
 ) -> None:
     world.page = 2
@@ -250,7 +254,7 @@ def test_a_list_of_tasks_that_does_not_fit_into_a_round_goes_on_in_the_next(
     assert max(called) >= 60
 
 
-def test_a_round_without_calls_left_forgets_nothing_of_the_key(credential: Credential, world: World) -> None:
+def test_a_round_without_calls_keeps_the_spaces_of_the_key(credential: Credential, world: World) -> None:
     world.task("T0")
     refresh(credential.pk)
     spaces = Credential.objects.get().spaces
@@ -261,7 +265,7 @@ def test_a_round_without_calls_left_forgets_nothing_of_the_key(credential: Crede
     assert Credential.objects.get().spaces == spaces
 
 
-def test_the_page_of_the_keys_and_the_command_tell_how_far_it_is(
+def test_the_keys_page_and_the_command_show_the_progress(
     credential: Credential, world: World, mona: User, client_of: ClientOf
 ) -> None:
     for number in range(50):

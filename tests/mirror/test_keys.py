@@ -58,7 +58,7 @@ def test_the_first_key_that_lists_a_task_reads_it(keys: tuple[Credential, Creden
 
 
 @pytest.mark.slow
-def test_it_stays_with_the_first_key_while_that_one_goes_on_listing(keys: tuple[Credential, Credential]) -> None:
+def test_a_task_stays_with_its_first_key_while_that_key_lists_it(keys: tuple[Credential, Credential]) -> None:
     """At the pace of nobody looking, the lists of the two are minutes apart."""
     first, second = keys
     for minute in range(6, 60, 6):
@@ -110,7 +110,7 @@ def test_another_key_takes_over_a_task_that_the_first_no_longer_lists(
     assert readers() == {"T1": "Second", "T2": "First", "T3": "Second"}
 
 
-def test_the_keys_of_two_teams_do_not_meet(keys: tuple[Credential, Credential], other_team: Team) -> None:
+def test_the_keys_of_two_teams_are_independent(keys: tuple[Credential, Credential], other_team: Team) -> None:
     key = make_credential(other_team, name="South", key=FIRST)
     refresh(key.pk)
     assert Task.objects.filter(team=other_team, credential=key).count() == 2
@@ -135,7 +135,7 @@ def test_the_command_reads_everything_now_and_says_what_it_did(team: Team, world
     assert (first.claimed_until, first.backoff_until) == (None, None)
 
 
-def test_the_command_sets_the_ceiling_aside(team: Team, world: World, settings: Any) -> None:
+def test_the_command_ignores_the_rate_limit(team: Team, world: World, settings: Any) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 1
     make_credential(team, name="First", key=FIRST)
     refreshed()
@@ -150,9 +150,7 @@ def test_the_command_reads_one_team_only(team: Team, other_team: Team, world: Wo
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-def test_the_command_fails_when_a_key_fails_and_still_reads_with_the_others(
-    status: int, team: Team, world: World
-) -> None:
+def test_the_command_fails_when_a_key_fails_and_reads_with_the_others(status: int, team: Team, world: World) -> None:
     make_credential(team, name="A broken one", key=FIRST)
     make_credential(team, name="Good", key=SECOND)
     world.sees = {FIRST: set(), SECOND: {"S3"}}
@@ -167,13 +165,13 @@ def test_the_command_fails_when_a_key_fails_and_still_reads_with_the_others(
     assert Task.objects.filter(arize_id="T3").exists()
 
 
-def test_the_command_says_that_there_is_nothing_to_do_and_no_such_team(team: Team) -> None:
+def test_the_command_explains_an_unknown_team_and_an_empty_one(team: Team) -> None:
     assert refreshed("ops-north") == "There are no API keys to read with.\n"
     with pytest.raises(CommandError, match="There is no team ops-east"):
         refreshed("ops-east")
 
 
-def test_an_endpoint_that_is_no_longer_allowed_is_said_in_a_sentence(team: Team, settings: Any) -> None:
+def test_an_endpoint_that_is_no_longer_allowed_is_explained(team: Team, settings: Any) -> None:
     make_credential(team)
     settings.ARIZE_ENDPOINTS = ()
     out = StringIO()

@@ -95,9 +95,7 @@ def go(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.commits
-def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_reads_nothing_twice_at_once(
-    committed: None, settings: Any
-) -> None:
+def test_after_a_kill_the_next_round_loses_nothing_and_repeats_no_call(committed: None, settings: Any) -> None:
     arize = Arize()
     chance = Random(4)
     with serving(ArizeServer(arize.answer, on_arrival=arize.arrived)) as double:
@@ -124,7 +122,7 @@ def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_re
 
 
 @pytest.mark.commits
-def test_what_a_killed_worker_has_spent_counts_against_the_ceiling(committed: None, settings: Any) -> None:
+def test_the_calls_of_a_killed_worker_count_against_the_rate_limit(committed: None, settings: Any) -> None:
     """Also when it is killed again and again in the first seconds of a round: what is spent was noted before."""
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
     spent = 0
@@ -139,7 +137,7 @@ def test_what_a_killed_worker_has_spent_counts_against_the_ceiling(committed: No
     assert 200 <= spent <= 300
 
 
-def test_a_round_that_ends_well_counts_only_what_it_spent(credential: Credential) -> None:
+def test_a_completed_round_counts_only_the_calls_it_made(credential: Credential) -> None:
     held = schedule.claim(credential.pk)
     assert held is not None
     budget = Budget(300, held.recent_calls)

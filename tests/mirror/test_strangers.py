@@ -67,7 +67,7 @@ def test_a_run_moves_to_its_task_when_a_list_names_it(
     assert Team.objects.get().board_version > before
 
 
-def test_a_run_that_two_lists_name_does_not_wander(credential: Credential, world: World, clock: Any) -> None:
+def test_a_run_in_two_lists_stays_with_its_task(credential: Credential, world: World, clock: Any) -> None:
     world.task("T1")
     world.run("R1")
     later(credential, clock)
@@ -87,7 +87,7 @@ def test_another_key_takes_over_the_nameless_task(
     assert Task.objects.get(arize_id="").credential == second
 
 
-def test_tasks_that_are_gone_from_arize_are_neither_read_nor_offered_until_they_come_back(
+def test_tasks_missing_from_arize_are_not_read_until_they_return(
     credential: Credential, world: World, clock: Any, vera: User, client_of: ClientOf
 ) -> None:
     board = client_of(vera)
@@ -134,7 +134,7 @@ def test_a_list_that_takes_many_rounds_leaves_nothing_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 500])
-def test_runs_of_an_unknown_status_are_read_again_a_few_at_a_time_and_seldom(
+def test_runs_of_unknown_status_are_read_again_rarely_and_a_few_at_a_time(
     status: int, credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")
@@ -154,7 +154,7 @@ def test_runs_of_an_unknown_status_are_read_again_a_few_at_a_time_and_seldom(
     assert len(asked) == 25 or status == 500, "faults end a round"
 
 
-def test_a_run_of_an_unknown_status_is_read_to_its_end(credential: Credential, world: World, clock: Any) -> None:
+def test_a_run_of_unknown_status_is_read_to_its_end(credential: Credential, world: World, clock: Any) -> None:
     world.task("T1")
     run = world.run("R1", status="PAUSED")
     world.run("R2", status="PAUSED")

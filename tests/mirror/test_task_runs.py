@@ -45,7 +45,7 @@ def unread(world: World) -> set[str]:
 
 
 @pytest.mark.parametrize("fault", [(500, {}, ""), (429, {}, ""), requests.ConnectionError(), (200, {}, "nonsense")])
-def test_a_walk_that_breaks_goes_on_where_it_broke(world: World, clock: Any, fault: Any) -> None:
+def test_an_interrupted_backfill_resumes_where_it_stopped(world: World, clock: Any, fault: Any) -> None:
     missed(world, 35)
     world.fault = lambda call: fault if "cursor=20" in call else None
     read(world, clock)
@@ -60,7 +60,7 @@ def test_a_walk_that_breaks_goes_on_where_it_broke(world: World, clock: Any, fau
 
 
 @pytest.mark.slow
-def test_runs_that_come_while_a_walk_is_broken_are_found_too(world: World, clock: Any) -> None:
+def test_runs_that_arrive_during_an_interruption_are_found_too(world: World, clock: Any) -> None:
     missed(world, 35)
     world.fault = failing("cursor=20", 500)
     read(world, clock)
@@ -72,7 +72,7 @@ def test_runs_that_come_while_a_walk_is_broken_are_found_too(world: World, clock
     assert world.paths().count("tasks/T1/runs") >= 2
 
 
-def test_a_walk_is_as_long_as_it_must_be_a_few_pages_a_round(world: World, clock: Any) -> None:
+def test_a_backfill_reads_a_few_pages_a_round_until_it_is_done(world: World, clock: Any) -> None:
     world.page = 1
     missed(world, 3 * MOST_PAGES - 1)
     for reached in (1, 2):
@@ -87,7 +87,7 @@ def test_a_walk_is_as_long_as_it_must_be_a_few_pages_a_round(world: World, clock
     assert unread(world) == set()
 
 
-def test_a_worker_that_dies_on_a_walk_leaves_no_run_unread(world: World, clock: Any) -> None:
+def test_a_worker_killed_during_a_backfill_leaves_no_run_unread(world: World, clock: Any) -> None:
     missed(world, 35)
 
     def die(call: str) -> None:
@@ -103,7 +103,7 @@ def test_a_worker_that_dies_on_a_walk_leaves_no_run_unread(world: World, clock: 
     assert unread(world) == set()
 
 
-def test_a_place_that_arize_no_longer_takes_begins_the_walk_anew(world: World, clock: Any) -> None:
+def test_a_cursor_that_arize_rejects_restarts_the_backfill(world: World, clock: Any) -> None:
     missed(world, 35)
     world.fault = failing("cursor=20", 500)
     read(world, clock)
@@ -115,7 +115,7 @@ def test_a_place_that_arize_no_longer_takes_begins_the_walk_anew(world: World, c
     assert unread(world) == set()
 
 
-def test_the_sweep_walks_back_too(world: World, clock: Any) -> None:
+def test_the_sweep_backfills_too(world: World, clock: Any) -> None:
     """A task whose `last_run_at` stands still may have more new runs than fit on a page."""
     missed(world, 35)
     world.tasks["T1"]["last_run_at"] = "2026-11-23T00:00:00Z"
@@ -123,7 +123,7 @@ def test_the_sweep_walks_back_too(world: World, clock: Any) -> None:
     assert unread(world) == set()
 
 
-def test_one_look_at_a_run_hides_none_below_it(world: World, clock: Any) -> None:
+def test_a_run_read_singly_does_not_hide_older_ones(world: World, clock: Any) -> None:
     missed(world, 6)
     clock.shift(1)
     newest = world.runs["T1"][0]
@@ -157,7 +157,7 @@ def test_active_runs_below_the_newest_page_are_found_after_first_contact(
 
 
 @pytest.mark.parametrize(("status", "asked_again"), [(400, 0), (500, 1)])
-def test_a_refused_status_filter_is_not_asked_for_ever(
+def test_a_refused_status_filter_is_not_sent_again_and_again(
     status: int, asked_again: int, team: Team, arize: responses.RequestsMock, clock: Any
 ) -> None:
     world = World().speak(arize)

@@ -101,7 +101,7 @@ def test_the_name_of_who_triggered_a_run_is_read_once_a_day(world: World, read: 
         ({"name": "\0Nora\ud800" + "x" * 100_000}, "Nora\ufffd" + "x" * 100_000),
     ],
 )
-def test_it_reads_whatever_servers_send(seen: dict[str, Any], shown: str | None, world: World, read: Round) -> None:
+def test_any_answer_of_a_server_is_read(seen: dict[str, Any], shown: str | None, world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=NORA)
     world.fault = people({NORA: seen})
     read()
@@ -128,7 +128,7 @@ def test_a_404_is_asked_again_a_day_later(world: World, read: Round) -> None:
     assert (asked(world), name()) == (1, "Nora")
 
 
-def test_at_most_five_are_asked_for_in_a_round(world: World, read: Round) -> None:
+def test_a_round_reads_at_most_five_names(world: World, read: Round) -> None:
     for number in range(12):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = people({f"U{number}": {"name": f"Person {number}"} for number in range(12)})
@@ -144,7 +144,7 @@ def test_at_most_five_are_asked_for_in_a_round(world: World, read: Round) -> Non
 @pytest.mark.parametrize(
     "refusal", [(403, {}, ""), (404, {}, ""), (500, {}, ""), (200, {}, "<html>"), requests.ReadTimeout()]
 )
-def test_a_key_that_is_told_nothing_does_not_go_on_asking_and_goes_on_reading(
+def test_a_key_that_may_not_read_names_stops_asking_and_keeps_reading(
     refusal: Fault, world: World, read: Round, credential: Credential
 ) -> None:
     for number in range(12):
@@ -161,7 +161,7 @@ def test_a_key_that_is_told_nothing_does_not_go_on_asking_and_goes_on_reading(
     assert 1 <= asked(world) <= 5
 
 
-def test_one_who_left_among_others_does_not_hold_the_key_back(world: World, read: Round) -> None:
+def test_one_missing_person_does_not_stop_the_others(world: World, read: Round) -> None:
     for number in range(7):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = people({f"U{number}": {"name": f"Person {number}"} for number in range(1, 7)})
@@ -198,7 +198,7 @@ def test_a_good_test_or_a_new_key_ends_the_wait(world: World, read: Round, crede
     assert Credential.objects.get().users_refused_at is None
 
 
-def test_ids_without_measure_and_none_are_not_asked_for(world: World, read: Round) -> None:
+def test_very_long_and_empty_ids_are_not_requested(world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=None)
     world.run("R2", created_by_user_id="")
     world.run("R3", created_by_user_id="x" * 3_000)
@@ -208,7 +208,7 @@ def test_ids_without_measure_and_none_are_not_asked_for(world: World, read: Roun
     assert not ArizeUser.objects.exists()
 
 
-def test_people_of_another_team_or_region_with_the_same_id_are_not_mixed_up(
+def test_people_of_another_team_or_region_with_the_same_id_are_separate(
     team: Team, other_team: Team, credential: Credential
 ) -> None:
     runs = {}
@@ -246,7 +246,7 @@ def shown(page: Any) -> str:
     return found[1]
 
 
-def test_the_client_reads_a_user_and_knows_a_refusal(arize: responses.RequestsMock) -> None:
+def test_the_client_reads_a_user_and_recognises_a_refusal(arize: responses.RequestsMock) -> None:
     url = f"{ENDPOINT}/v2/users/VXNlcjoxOm5OYkM%3D"
     arize.get(url, json={"id": NORA, "name": "Nora", "status": "ACTIVE", "is_developer": True})
     arize.get(url, status=404)
@@ -264,7 +264,7 @@ def test_a_user_without_an_id_is_unreadable() -> None:
         WireUser.from_json({"name": "Nora"})
 
 
-def test_a_fault_leaves_the_others_of_the_round_for_later(world: World, read: Round) -> None:
+def test_after_a_fault_the_round_leaves_the_other_names_for_later(world: World, read: Round) -> None:
     for number in range(3):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = failing("/users/", 503)
