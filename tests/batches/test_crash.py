@@ -1,4 +1,4 @@
-"""Real workers, a simulated Arize with faults, and power cuts: every run still comes to a true end."""
+"""Bulk cancels with real workers, a simulated Arize with faults, and power cuts: every outcome is still true."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -41,8 +41,8 @@ def test_a_batch_resumes_after_power_cuts_and_its_rows_are_true(committed: None,
             until_some_are_sent(here, 12 * (cut + 1))
             here.kill(worker)
         lost = CancelItem.objects.filter(batch=batch, state="sent").count()
-        assert lost, "the control: something was under way when the power was cut"
-        # Nobody needs to wait for the leases of those who died.
+        assert lost, "the control: cancels were in progress when the power was cut"
+        # Do not wait until the killed workers' claims expire.
         CancelItem.objects.filter(batch=batch, state="sent").update(next_try_at=timezone.now())
         here.start_worker()
         here.wait_for(batch, within=90)
@@ -57,7 +57,7 @@ def until_some_are_sent(here: WorkerStack, number: int) -> None:
 def test_two_workers_on_one_batch_send_nothing_twice(
     committed: None, tmp_path: Path, settings: Any, monkeypatch: Any
 ) -> None:
-    """Even when the claim of the batch does not keep one of them away."""
+    """Even if the claim of the batch does not keep the second worker away."""
     settings.CANCELS_PER_SECOND = 1_000
     with worker_stack(tmp_path) as here:
         batch = here.batch(here.add_runs(80))

@@ -1,4 +1,4 @@
-"""The pages of cancelling many: the list to confirm, the word to begin, how far it is, and who sees what."""
+"""The pages of a bulk cancel: the draft, its confirmation, progress and results, and who sees what."""
 
 import re
 from datetime import timedelta
@@ -147,7 +147,7 @@ def test_a_batch_of_another_team_is_a_404(client: Client, otto: User, client_of:
     assert batch.state == "draft"
 
 
-# --- The word to begin
+# --- Confirming
 
 
 def test_a_reason_is_required(client: Client, runs: list[Run]) -> None:
@@ -225,7 +225,7 @@ def test_htmx_gets_the_polling_fragment(client: Client, runs: list[Run]) -> None
     assert fragment.lstrip().startswith('<article id="batch"')
 
 
-# --- What was not stopped
+# --- Runs that are still running
 
 
 def ended(batch: CancelBatch, states: dict[Run, str]) -> None:
@@ -319,7 +319,7 @@ def test_only_runs_that_can_be_cancelled_have_a_checkbox(
 
 
 def test_the_first_button_of_the_boards_form_cancels_nothing(client: Client, runs: list[Run]) -> None:
-    """Enter on a tick box presses it."""
+    """Enter in a checkbox clicks the first button."""
     form = client.get("/teams/ops-north/runs/").content.decode().split('id="board"')[1]
     first = re.search(r"<button[^>]*>", form)
     assert first is not None

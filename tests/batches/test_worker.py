@@ -1,4 +1,4 @@
-"""Cancelling many: each run of a frozen list comes to a true end, with its rows."""
+"""Bulk cancel: each run of a frozen list gets its true outcome and its audit rows."""
 
 import json
 from concurrent.futures import Future
@@ -39,7 +39,7 @@ from tests.wire import run_url, wire_run
 
 
 @pytest.fixture(autouse=True)
-def _fast(settings: Any) -> None:  # pytest-django's own, which puts them back
+def _fast(settings: Any) -> None:  # pytest-django's fixture, which restores the settings
     settings.CANCELS_PER_SECOND = 1_000
 
 
@@ -56,7 +56,7 @@ def batch_of(team: Team, runs: list[Run], by: User, **fields: Any) -> CancelBatc
 
 
 def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
-    """Portion after portion, each when it is due, until the batch says that it is finished."""
+    """Work on the batch chunk by chunk, without the waits in between, until it is finished."""
     for _ in range(most):
         delay = batches.work(batch.pk)
         if delay is None:
@@ -64,11 +64,11 @@ def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
             return batch
         CancelItem.objects.update(next_try_at=timezone.now())
         CancelPace.objects.update(paused_until=None)
-    raise AssertionError("the batch does not come to its end")
+    raise AssertionError("the batch is not finished")
 
 
 def answers(arize: responses.RequestsMock, run: Run, *posts: Any, seen: str = "RUNNING") -> None:
-    """What Arize says to the POSTs, one after the other (a status, or a state of the run), and to each reading."""
+    """Set Arize's answers: to each POST in order (an HTTP status or a status of the run), and to every GET."""
     for post in posts:
         if isinstance(post, str):
             arize.post(run_url(run, "/cancel"), json=wire_run(run, post))
@@ -105,7 +105,7 @@ def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run]
     assert finished.details["counts"] == {"confirmed": 5}
 
 
-# --- What Arize may say
+# --- Arize's answers
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_lost_cancel_is_checked_before_it_is_sent_again(team: Team, run: Run, 
         arize.get(run_url(run), status=500)
     batch = batch_of(team, [run], oli)
     batches.work(batch.pk)
-    assert states(batch) == ["sent"], "it could not be read, so nothing is known"
+    assert states(batch) == ["sent"], "the run could not be read, so its state is not known"
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
     work_off(batch)
     assert states(batch) == ["confirmed"]
@@ -227,7 +227,7 @@ def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Ru
     assert batch.state == BatchState.FINISHED
 
 
-# --- Others
+# --- Runs that end or are cancelled elsewhere
 
 
 def test_a_run_that_ended_before_its_turn_is_not_needed(team: Team, run: Run, oli: User, arize: Any) -> None:
@@ -292,7 +292,7 @@ def test_a_right_lost_during_a_batch_stops_the_rest(team: Team, runs: list[Run],
 
 
 def in_this_thread(batch: CancelBatch) -> None:
-    """One portion whose pool is this thread: what Arize's double does is in the test's transaction."""
+    """Work on one chunk in this thread, so that the fake Arize's callback uses the test's transaction."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taskruns.services.batches.worker.ThreadPoolExecutor", SameThread)
         batches.work(batch.pk)
@@ -452,13 +452,13 @@ def test_a_claimed_batch_waits_for_its_worker_until_the_claim_expires(
 def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
     team: Team, run: Run, oli: User, arize: Any
 ) -> None:
-    """Killed between the row and the POST, or between the POST and its end: nobody can tell, but Arize can."""
+    """Killed before the POST or after it: only Arize knows, so the run is read."""
     answers(arize, run, "CANCELLED")
     batch = batch_of(team, [run], oli)
     assert len(dispatch.open_some(batch.pk, run.task.credential_id, most=5)) == 1
     assert outcomes(run) == ["requested"]
     batches.work(batch.pk)
-    assert not arize.calls, "it may still be under way"
+    assert not arize.calls, "it may still be in progress"
     with time_machine.travel(timezone.now() + timedelta(seconds=46)):
         batches.work(batch.pk)
         assert [call.request.method for call in arize.calls] == ["GET"]

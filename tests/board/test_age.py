@@ -1,4 +1,4 @@
-"""What the board says of rows that are not of this moment, and of runs that nobody reads any more."""
+"""What the board says about outdated rows and about runs that no key reads."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""How long the runs of a task usually take: learned with each reading that ends a run, shown beside each run."""
+"""The usual duration of a task's runs: updated by each reading that ends a run, shown beside each run."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The runs of a board taken away as CSV: counted and recorded first, streaming, harmless in a spreadsheet."""
+"""Downloading the runs of a board as CSV: counted, recorded first, streamed, safe in a spreadsheet."""
 
 import csv
 import io
@@ -47,14 +47,14 @@ def wanted(query: str = "") -> BoardFilter:
 
 
 def some_runs(task: Task, *statuses: Status, **fields: Any) -> list[Run]:
-    """The first one is the newest."""
+    """The newest run first."""
     return [
         make_run(task, status=status, arize_id=f"run-{number}", created_at=NOW - timedelta(minutes=number), **fields)
         for number, status in enumerate(statuses)
     ]
 
 
-# --- What is in it
+# --- Content
 
 
 def test_a_row_has_every_column_of_a_run_and_times_in_utc(
@@ -174,7 +174,7 @@ def test_the_file_contains_no_key(team: Team, task: Task, credential: Credential
     assert not [sql for sql in asked if "ciphertext" in sql or "as_read" in sql]
 
 
-# --- Harmless
+# --- Safe in a spreadsheet
 
 
 def test_no_cell_is_a_formula(team: Team, task: Task, vera: User, client_of: ClientOf):
@@ -235,7 +235,7 @@ def test_the_csv_module_reads_each_line_back():
     assert next(csv.reader(io.StringIO(csv_line(cells), newline=""))) == cells
 
 
-# --- Which runs, and how many
+# --- Which runs and how many
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_outsiders_get_no_export(team: Team, otto: User, vera: User, client_of: 
     assert client_of(vera).get(path).status_code == 200
 
 
-# --- How it is given
+# --- The response
 
 
 def test_the_export_is_a_streamed_file_that_is_not_cached(
@@ -339,11 +339,11 @@ def test_nothing_is_exported_without_an_audit_row(team: Team, run: Run, vera: Us
     assert run.arize_id.encode() in client_of(vera).get(FILE).getvalue()
 
 
-# --- Stable while rows arrive and end
+# --- Stable while runs start and end
 
 
 def taken(chosen: Export, between: Any = lambda: None) -> list[str]:
-    """Arize's ids in the file; `between` happens after each part."""
+    """The Arize ids in the file. `between` is called after each chunk."""
     text = ""
     for part in export.csv_parts(chosen):
         text += part
@@ -378,7 +378,7 @@ def test_runs_that_start_or_end_are_neither_repeated_nor_skipped(
     ending = iter([run.pk for run in Run.objects.filter(rank=1).order_by("-sorted_at")])
 
     def end_one_and_add_two() -> None:
-        """One run ends, a new one comes first and an old one last."""
+        """One run ends, a new one appears first and an old one last."""
         Run.objects.filter(pk=next(ending, None)).update(status=Status.COMPLETED, rank=0)
         for created in (timezone.now(), NOW - timedelta(days=9)):
             make_run(task, status=Status.COMPLETED, created_at=created)
@@ -387,7 +387,7 @@ def test_runs_that_start_or_end_are_neither_repeated_nor_skipped(
     assert Run.objects.count() > 20
 
 
-# --- Great numbers: what Python holds, in blocks, which says the same in whatever company a test runs
+# --- Memory, in allocated blocks of Python, which do not depend on the tests that ran before
 
 MANY_BLOCKS = 60_000
 
@@ -408,7 +408,7 @@ def test_15000_runs_need_no_more_memory_than_5000(team: Team, mona: User):
 
 @pytest.mark.slow
 def test_the_memory_check_detects_5000_kept_runs(team: Team, mona: User):
-    """The control: a third of them kept in a list are more than the test above lets pass."""
+    """The control of the test above: a third of the rows kept in a list exceed its limit."""
     for _done in mirror.fill_runs(team, runs=5_000):
         pass
     chosen = export_runs(team, wanted(), by=actor(mona))

@@ -1,4 +1,4 @@
-"""The checklist of a new team: what is done, what comes next, and for whom it is there."""
+"""The checklist of a new team: what is done, what comes next, and who sees it."""
 
 import re
 from datetime import timedelta
@@ -18,7 +18,7 @@ BOARD = "/teams/ops-north/runs/"
 
 
 def steps(client: Client) -> tuple[int, str]:
-    """How many are done, and where the next one leads."""
+    """The number of completed steps, and the link of the next one."""
     page = client.get(BOARD).content.decode()
     if 'class="panel first-steps"' not in page:
         return -1, ""

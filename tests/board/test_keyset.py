@@ -1,4 +1,5 @@
-"""Pages of the board in every order, both ways, with every filter, while runs arrive: against a plain answer."""
+"""Pages of the board in every order, both directions, with every filter, while runs arrive: compared with a simple
+model."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from tests.wire import ENDPOINT
 
 pytestmark = pytest.mark.slow
 
-MATCHING = import_module("taskruns.services.runs.matching")  # the package gives the function of that name
+MATCHING = import_module("taskruns.services.runs.matching")  # the package exports the function of the same name
 
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NOW = BASE + timedelta(hours=1)
@@ -109,7 +110,7 @@ def elapsed(run: Run) -> timedelta:
 
 
 def passes(run: Run, query: dict[str, str]) -> bool:
-    """What the filters mean, said once more without a database."""
+    """The meaning of the filters, written a second time without a database."""
     statuses = query["status"].replace("status=", "").split("&") if "status" in query else list(Status.values)
     begun, ended = run.run_started_at, run.run_finished_at
     lasts = begun is not None and (ended is not None or run.status in ACTIVE)
@@ -165,11 +166,11 @@ def ids(listings: Any) -> list[str]:
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every limit within reach of a few rows."""
+    """Lower every limit so that a few rows reach it."""
     monkeypatch.setattr(keyset, "NEAR", 3)
     monkeypatch.setattr(keyset, "FAR", 8)
     monkeypatch.setattr(keyset, "NARROW", 2)
-    # A search that finds one task reads that task; one that finds more is scanned.
+    # A search for one task reads it; one for more is scanned.
     monkeypatch.setattr(MATCHING, "FEW_TASKS", 1)
 
 
@@ -197,7 +198,7 @@ def test_every_page_has_the_right_runs_in_order_in_both_directions(
             last = list_runs([team_access], parsed(query, last.previous))
             back.insert(0, last)
             assert len(back) < 400
-    # The way back ends in a full first page, which may hold again what the page before it held.
+    # Paging back ends with a full first page, which may repeat rows of the page after it.
     assert list(dict.fromkeys(ids(back))) == wanted
 
 
@@ -247,7 +248,9 @@ def test_the_board_of_two_teams_merges_both_boards(
             team=other_team,
             endpoint=ENDPOINT,
             arize_id=task.arize_id,
-            name=f"{task.name}, answer {number}" if number else task.name,  # so one search is scanned in one team only
+            name=f"{task.name}, answer {number}"
+            if number
+            else task.name,  # so that one search is scanned in one team only
             type=task.type,
             space_id=task.space_id,
         )
@@ -265,7 +268,7 @@ def test_the_board_of_two_teams_merges_both_boards(
 def test_a_search_for_a_few_tasks_reads_task_by_task(
     runs: Any, query: dict[str, str], tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
-    """As the limits are outside of tests: every search of these few tasks is one."""
+    """With the real limits, every search of these few tasks is read task by task."""
     monkeypatch.setattr(page_module, "PAGE", 4)
     Run.objects.all().delete()
     for number, drawn in enumerate(runs):
@@ -355,9 +358,8 @@ def test_no_page_takes_more_than_twelve_queries(
     vera: User,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With every limit within reach: filters that are scanned to the end, and those that find a page at once.
-
-    Two more are taken by a name that is in many tasks of which hardly one ran lately.
+    """With the lowered limits: filters that are scanned to the end, and filters that find a page at once. A name that
+    matches many tasks with hardly any recent run takes two more.
     """
     monkeypatch.setattr(MATCHING, "FEW_TASKS", few)
     monkeypatch.setattr(page_module, "PAGE", 4)
@@ -366,7 +368,7 @@ def test_no_page_takes_more_than_twelve_queries(
         run = write(tasks, number, (number % 3, Status.CANCELLED, number % 7, 0, 1, 0))
         Run.objects.filter(pk=run.pk).update(created_by_user_id="U1")
     client = client_of(vera)
-    client.get("/teams/ops-north/runs/")  # the first look is written down: somebody watches
+    client.get("/teams/ops-north/runs/")  # the first view records attention
     with CaptureQueriesContext(connection) as captured:
         assert client.get(f"/teams/ops-north/runs/?{query}").status_code == 200
     assert len(captured) <= most

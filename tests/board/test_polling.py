@@ -1,4 +1,4 @@
-"""The board's table as it polls: nothing new costs nothing, a change is shown, an ended session leaves the page."""
+"""Polls of the board's table: nothing new is a 304, a change is shown, an ended session leads to sign-in."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Each row of the cancel table: what Arize says, what the panel makes of it, and what the person is told."""
+"""Each row of the cancel table: Arize's answer, the outcome, and the message to the person."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def breaks(error: Exception) -> Answer:
 
 @dataclass(frozen=True)
 class End:
-    """`outcome` as in audit, or `stopping`; `status` is the run's own afterwards; `words` are in the sentence."""
+    """`outcome` is as in the audit log, or `stopping`; `status` is the run's afterwards; `words` are in the message."""
 
     outcome: str
     http: int
@@ -93,7 +93,7 @@ ENDS = {"CANCELLED": CONFIRMED, "completed": FINISHED, "FAILED": FAILED}
 
 @pytest.fixture
 def check(arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf) -> Callable[..., Cancellation]:
-    """Press once and compare everything that the end of a cancel shows in."""
+    """Cancel once and compare everything that shows the outcome."""
 
     def check(end: End, answer: Answer, *, reread: Answer | None = None, htmx: bool = True) -> Cancellation:
         post = arize.post(run_url(run, "/cancel"), **answer(run))
@@ -291,7 +291,7 @@ def test_cancelling_again_after_an_unknown_outcome_is_a_new_operation(
 def test_a_list_requested_during_the_cancel_does_not_undo_it(
     run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
 ):
-    """Arize takes its time: a round of the mirror begins after the cancel did, and sees the run before its end."""
+    """Arize answers slowly: a round of the mirror starts after the cancel and still sees the run as running."""
     begun: list[datetime] = []
 
     def slowly(_request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
@@ -303,6 +303,6 @@ def test_a_list_requested_during_the_cancel_does_not_undo_it(
     answer = click_cancel(client_of(oli), run)
     row = Run.objects.get(pk=run.pk)
     assert (answer.status_code, row.status) == (200, "cancelled")
-    # The same list again, answered only now.
+    # The same list, answered after the cancel.
     assert not record_observation(run, WireRun.from_json(wire_run(run, "RUNNING", num_successes=8)), begun[0])
     assert Run.objects.get(pk=run.pk).status == "cancelled"

@@ -1,4 +1,4 @@
-"""Presses that must not reach Arize at all, and presses whose words must not get into the log."""
+"""Cancels that must not reach Arize, and text that must not reach the log."""
 
 import re
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def client(oli: User, client_of: ClientOf) -> Client:
 
 @pytest.fixture
 def post(arize: responses.RequestsMock, run: Run) -> responses.BaseResponse:
-    """Arize is there and would cancel: a test that sends nothing shows it by `call_count`."""
+    """Arize would cancel: tests in which nothing is sent check `call_count`."""
     return arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
 
 
@@ -193,7 +193,7 @@ def _damage(credential: Credential, settings: Any) -> None:
 
 
 def _swap(credential: Credential, settings: Any) -> None:
-    """Another row's ciphertext."""
+    """Use another row's ciphertext."""
     other = make_credential(credential.team, name="Other")
     Credential.objects.filter(pk=credential.pk).update(ciphertext=other.ciphertext)
 

@@ -1,4 +1,4 @@
-"""The sweep finds the end of what a crash, a lost answer or a slow stop left open. Nothing is closed twice."""
+"""The sweep finds the outcome of cancels that a crash, a lost answer or a slow stop left open. None is closed twice."""
 
 import itertools
 from collections.abc import Callable
@@ -28,7 +28,7 @@ ENDS = {"CANCELLED": "confirmed", "completed": "finished_first", "Failed": "fail
 
 
 def opened(run: Run, *, age: int, outcome: str = "", stopping: int | None = None) -> Cancellation:
-    """A cancellation asked for `age` seconds ago; `stopping` seconds ago Arize accepted it."""
+    """A cancellation requested `age` seconds ago and accepted by Arize `stopping` seconds ago."""
     now = timezone.now()
     return Cancellation.objects.create(
         run=run,

@@ -1,4 +1,4 @@
-"""A team's keys: kept encrypted, never shown again, tested against Arize, replaced, revoked."""
+"""A team's keys: stored encrypted, never shown again, tested, replaced, revoked."""
 
 import threading
 from datetime import timedelta
@@ -30,7 +30,7 @@ def pieces(key):
 
 
 def everything_stored():
-    """Every column of every table, as text: what a dump of the database would show."""
+    """Every column of every table as text, like a dump of the database."""
     with connection.cursor() as cursor:
         tables = connection.introspection.table_names(cursor)
         rows = []

@@ -1,4 +1,4 @@
-"""Stored keys: readable with the ring that wrote them, bound to their row, and one sentence when they do not open."""
+"""Stored keys: decrypted with the key ring that encrypted them, bound to their row, and explained if that fails."""
 
 from typing import Any
 
@@ -85,7 +85,7 @@ def test_ciphertext_copied_into_another_row_cannot_be_decrypted(team: Team):
 
 @pytest.fixture
 def lost_ring(settings: Any, credential: Credential) -> None:
-    """The deployment came back from its backup with another ring."""
+    """The deployment was restored from a backup with another key ring."""
     settings.ENCRYPTION_KEYS = {3: NEW}
 
 

@@ -1,4 +1,4 @@
-"""Requests go to Arize only: what is checked when an address is saved, again when it is called, and once it answers."""
+"""Requests go to Arize only: the checks when an address is saved, when it is called, and during the connection."""
 
 import socket
 import ssl
@@ -95,7 +95,7 @@ def test_a_foreign_address_is_refused_when_it_is_saved(
 
 @pytest.mark.parametrize("url", EVIL)
 def test_a_foreign_address_is_refused_again_when_it_is_called(url: str, credential: Credential, arize: Any):
-    """As if somebody had written it into the table."""
+    """As if it had been written to the table directly."""
     Credential.objects.update(endpoint=url)
     credential.refresh_from_db()
     with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"), connected(credential):
@@ -109,14 +109,14 @@ def test_a_foreign_address_is_refused_again_when_it_is_called(url: str, credenti
 def test_allowed_addresses_pass_in_upper_and_lower_case(
     url: str, team: Team, mona: User, client_of: ClientOf, arize: Any
 ):
-    """The control of both tests above."""
+    """The control of the two tests above."""
     form = {"name": "Key", "endpoint": url, "key": CANARY}
     assert client_of(mona).post("/teams/ops-north/credentials/new/", form).status_code == 302
     with connected(Credential.objects.get()) as client:
         assert client.endpoint in {ARIZE, ENDPOINT}
 
 
-# --- Where a name leads
+# --- The address of a name
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ Leads = Callable[..., list[str]]
 
 @pytest.fixture
 def leads(monkeypatch: pytest.MonkeyPatch) -> Leads:
-    """Every name leads to this port of this machine; gives the names that were asked for."""
+    """Resolve every name to this port of this machine. Returns the names that were looked up."""
 
     def install(port: int) -> list[str]:
         asked: list[str] = []
@@ -183,7 +183,7 @@ def test_an_arize_host_at_an_internal_address_receives_nothing(
 def test_a_name_rebound_to_an_internal_address_is_stopped_at_connecting(
     credential: Credential, server: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """The address that was looked up counts for nothing: the one that is connected to is looked at."""
+    """The check applies to the address of the connection, not to an earlier lookup."""
     inside: Server = server(say(answer()))
 
     def rebound(*_args: Any, **_kwargs: Any) -> socket.socket:
@@ -199,7 +199,7 @@ def test_a_name_rebound_to_an_internal_address_is_stopped_at_connecting(
 def test_a_listed_extra_endpoint_may_have_an_internal_address(
     credential: Credential, server: Any, leads: Leads, settings: Any
 ):
-    """The control: the same way, the same address, but somebody who runs the panel has written its name down."""
+    """The control: the same request to the same address, but ARIZE_ENDPOINTS lists its name."""
     inside: Server = server(say(answer()))
     leads(inside.port)
     with connected(credential) as client:
@@ -213,7 +213,7 @@ def test_a_listed_extra_endpoint_may_have_an_internal_address(
 def test_a_listed_arize_host_may_have_an_internal_address(
     credential: Credential, server: Any, leads: Leads, settings: Any
 ):
-    """Arize over a private link: past the check of the address, the certificate is still what decides."""
+    """Arize over a private link: the address is allowed, but the certificate is still checked."""
     inside: Server = server(say(answer()))
     leads(inside.port)
     Credential.objects.update(endpoint=ARIZE)
@@ -231,7 +231,7 @@ def test_a_listed_arize_host_may_have_an_internal_address(
 
 
 def tls(folder: Path, host: str) -> tuple[ssl.SSLContext, str]:
-    """A certificate of its own making for this host or address, and the file that would have to be trusted."""
+    """A self-signed certificate for this host or address, and the file that would have to be trusted."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     known: x509.GeneralName = x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
@@ -263,7 +263,7 @@ def test_a_certificate_must_be_trusted_and_match_the_host(
 ):
     context, file = tls(tmp_path, host)
     arize: Server = server(say(answer()), tls=context)
-    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", file)  # as if an authority had signed it
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", file)  # as if a trusted authority had signed it
     monkeypatch.setattr("requests.adapters._preloaded_ssl_context", None, raising=False)
     with ArizeClient(arize.url, CANARY, get_retries=0) as client:
         if is_met:

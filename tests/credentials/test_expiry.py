@@ -1,4 +1,4 @@
-"""When a key ends: read from Arize where the key may, told 14, 7 and 1 days before, once each."""
+"""When a key expires: read from Arize if the key may, and reported once each 14, 7 and 1 days before."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -41,7 +41,7 @@ def clock() -> Iterator[Any]:
         yield clock
 
 
-# --- How a listed key is known again
+# --- Recognising a listed key
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_sandbox_lists_a_key_as_arize_does():
     assert [one.expires_at is not None for one in found.values()] == [False, True, False]
 
 
-# --- Telling of it
+# --- Reporting it
 
 
 def ends_in(days: int, team: Team, **fields: Any) -> Credential:

@@ -1,4 +1,4 @@
-"""What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
+"""Whether a key works: tests by a person, and the mark that the mirror sets when Arize rejects a key."""
 
 from datetime import timedelta
 from io import StringIO
@@ -42,7 +42,7 @@ def sees(arize, *, spaces=2, tasks=40, more=False):
 
 
 def said(credential, result):
-    """What the page says of a test."""
+    """The page's message about a test."""
     return result_message(credential, result).text
 
 
@@ -205,12 +205,12 @@ def test_a_missing_list_of_spaces_does_not_fail_a_key(team, arize):
     assert credential.failing_since is None
 
 
-# --- Tests that a crash left without an end
+# --- Tests that a crash interrupted
 
 
 @pytest.fixture
 def interrupted(arize, credential, monkeypatch):
-    """A test whose process died while Arize answered, and the moment at which it began."""
+    """A test whose process died while Arize answered, and its start time."""
 
     def die(*_):
         raise SystemExit

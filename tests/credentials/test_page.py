@@ -1,4 +1,4 @@
-"""The pages of a team's keys: what they say, and that they never show a key."""
+"""The pages of a team's keys, which never show a key."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Turning the ring: what an old ring key encrypted is re-encrypted, row by row, as often as anybody likes."""
+"""Rotating the key ring: secrets encrypted with an old ring key are re-encrypted row by row. It can be repeated."""
 
 import io
 import os
@@ -29,7 +29,7 @@ SHELL = Actor(type="command", label="tests")
 
 @pytest.fixture
 def keys(team: Team, other_team: Team, settings: Any) -> dict[str, Credential]:
-    """Keys of two teams, written when there was only the old ring key."""
+    """Keys of two teams, encrypted with the old ring key."""
     settings.ENCRYPTION_KEYS = {1: OLD}
     return {
         "ak-first-0123456789abcdef": make_credential(team, key="ak-first-0123456789abcdef"),
@@ -45,7 +45,7 @@ def turn() -> tuple[str, str]:
 
 
 def opens(keys: dict[str, Credential]) -> list[bool]:
-    """Of each row whether it gives its key. A row that gives another's would be an error of its own."""
+    """For each row, whether it can be decrypted. A row that yields another row's key fails the test."""
     found = []
     for key, row in keys.items():
         row.refresh_from_db()
@@ -99,7 +99,7 @@ def test_only_ciphertext_of_the_ring_changes(keys: dict[str, Credential], settin
 
 
 def test_each_row_stays_bound_to_its_owner(keys: dict[str, Credential], settings: Any):
-    """Ciphertext that was copied into another row is not made good by turning the ring."""
+    """Re-encryption must not make ciphertext valid that was copied from another row."""
     first, second, third = keys.values()
     Credential.objects.filter(pk=second.pk).update(ciphertext=first.ciphertext)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
@@ -134,7 +134,7 @@ def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], setti
 def test_nothing_is_changed_without_an_audit_row(
     keys: dict[str, Credential], settings: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """What the log cannot take is not done: the portion at hand stays as it was, the ones before it stay done."""
+    """A chunk that cannot be recorded is not changed; earlier chunks stay done."""
     monkeypatch.setattr(encryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     left = [2]
@@ -193,7 +193,7 @@ def test_the_site_audit_page_shows_the_progress(
     reencrypt(by=SHELL, progress=look)
     told = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
     assert told == [
-        ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app, and the recovery codes that come with it
+        ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app and its recovery codes
         ["API keys: 2 of 3", "Second factors: 0 of 2"],
         ["Second factors: 0 of 2"],
         [],

@@ -1,4 +1,4 @@
-"""How much a key is used: calls and 429s by the hour, counted once by whoever called, shown on the keys page."""
+"""The usage of a key: calls and 429s per hour, each counted once, shown on the keys page."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""axe on every page, light and dark, at three widths; and nothing wider than the narrowest of them."""
+"""axe on every page, light and dark, at three widths; and no page wider than the window."""
 
 import re
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from tests.e2e.stack import SPARE, Stack
 from tests.e2e.visitors import Visit, Visitor
 
 WIDTHS = (1280, 768, 320)
-# WCAG 2.2's own rule about targets of 24 px is off unless asked for. The second theme differs in its colours only, so
-# there the rules that look at colours are enough.
+# axe turns WCAG 2.2's rule for targets of 24 px off by default. The second theme differs only in colours, so the rules
+# about colours are enough there.
 EVERYTHING = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
 COLOURS = {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]}
 THEMES: dict[Any, dict[str, Any]] = {"light": EVERYTHING, "dark": COLOURS}
@@ -34,7 +34,7 @@ PAGES = {
 
 
 def faults(page: Page) -> list[str]:
-    """What axe finds, and what is wider than the window, at each width in each theme."""
+    """Violations that axe finds, and pages wider than the window, at each width in each theme."""
     found = []
     page.evaluate(AXE_SCRIPT)
     for width in WIDTHS:
@@ -42,7 +42,7 @@ def faults(page: Page) -> list[str]:
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             found.append(f"{width}: wider than the window")
         for theme, options in THEMES.items():
-            # Without transitions: axe would look at colours half way between the themes.
+            # Turn off transitions, or axe would measure colours halfway between the themes.
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             for violation in page.evaluate("async (options) => (await axe.run(options)).violations", options):
                 nodes = [node["html"][:150] for node in violation["nodes"][:3]]
@@ -86,7 +86,7 @@ def test_axe_finds_nothing_on_pages_of_a_run_task_key_and_person(stack: Stack, v
 
 
 def test_axe_finds_nothing_on_dialogs_previews_and_results(stack: Stack, visit: Visit) -> None:
-    """The dialogs, a preview, a batch at its end, a link for somebody new, a form with mistakes."""
+    """The dialogs, a preview, a finished batch, a link for a new person, a form with errors."""
     found: dict[str, list[str]] = {}
     task = stack.arize.tasks(limit=100)[SPARE]["id"]
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=2)]
@@ -142,7 +142,7 @@ def test_axe_finds_nothing_on_the_style_guide(stack: Stack, visit: Visit) -> Non
 
 
 def test_a_planted_fault_is_found(stack: Stack, visit: Visit) -> None:
-    """The control."""
+    """The control of the tests above."""
     vera = visit(stack, "vera")
     vera.page.goto("/help/")
     vera.page.evaluate("""() => {

@@ -1,4 +1,4 @@
-"""Cancel in a real browser, down to what Arize received."""
+"""Cancelling in a real browser, up to what Arize receives."""
 
 from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""Orders, views, the chart, the table to take away, and a run started again, in a real browser."""
+"""Sorting, saved views, the chart, the CSV download and starting a run, in a real browser."""
 
 import re
 
@@ -71,7 +71,7 @@ def test_a_started_run_is_on_the_board_at_once(stack: Stack, visit: Visit) -> No
 
 
 def test_the_first_page_is_light(stack: Stack, visit: Visit) -> None:
-    """Under 100 kB over the wire, styles and scripts included."""
+    """Less than 100 kB over the network, including styles and scripts."""
     vera = visit(stack, "vera")
     session = vera.context.new_cdp_session(vera.page)
     session.send("Network.enable")

@@ -1,4 +1,4 @@
-"""The main job without a mouse: by single keys, and by Tab and Enter alone."""
+"""Finding and cancelling a run without a mouse: with single keys, and with Tab and Enter only."""
 
 from playwright.sync_api import Page, expect
 
@@ -11,12 +11,12 @@ def focused_run(page: Page) -> str:
 
 
 def tab_to(page: Page, selector: str, *, most: int = 200) -> None:
-    """Press Tab until the focus is there, as somebody without a mouse has to."""
+    """Press Tab until the element has the focus, like a person without a mouse."""
     for _ in range(most):
         page.keyboard.press("Tab")
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
-    raise AssertionError(f"{most} times Tab, and not at {selector}")
+    raise AssertionError(f"{selector} has no focus after {most} times Tab")
 
 
 def test_keys_find_a_run_and_cancel_it(stack: Stack, visit: Visit) -> None:

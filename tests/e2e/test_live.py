@@ -1,4 +1,4 @@
-"""The board while it lives: polls, swaps, sessions that end, two people at once, and what a minute of it costs."""
+"""The live board: polls, swaps, ended sessions, two people at once, and the cost of a minute."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from tests.e2e.stack import SPARE, Stack
 from tests.e2e.visitors import Visit
 
 TABLE = "/runs/table/"
-# Shifts of what stands still for the reader, after the page has settled.
+# Layout shifts after the page has settled.
 WATCH_SHIFTS = """() => {
   window.shifts = [];
   window.shifted = 0;
@@ -48,7 +48,7 @@ def polls_in(page: Page, seconds: float) -> int:
 
 
 def hide(page: Page, *, hidden: bool) -> None:
-    """As a browser does it whose tab goes to the back."""
+    """Act like a browser whose tab is hidden or shown again."""
     page.evaluate(
         """hidden => {
           Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -135,7 +135,7 @@ def test_two_people_cancel_one_run_and_both_see_the_outcome(stack: Stack, visit:
 
 
 def test_the_first_page_is_light_and_calls_no_other_host(stack: Stack, visit: Visit) -> None:
-    """Foreign requests are every visitor's trouble; here the bytes, with an empty cache."""
+    """Counts the bytes with an empty cache. Every visitor already fails on requests to other hosts."""
     vera = visit(stack, "vera")
     wire = vera.context.new_cdp_session(vera.page)
     wire.send("Network.enable")
@@ -174,7 +174,7 @@ def heap(wire: CDPSession) -> dict[str, float]:
 
 @pytest.fixture
 def fifty(stack: Stack) -> Iterator[tuple[str, list[str]]]:
-    """A task with four pages of runs, and its 50 running ones, which end with the test."""
+    """A task with four pages of runs, and its 50 running ones, which are completed after the test."""
     task = stack.arize.tasks(limit=100)[SPARE + 1]["id"]
     stack.arize.add_runs(task, status="completed", count=160)
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=50)]
@@ -192,7 +192,7 @@ def put(stack: Stack, ids: list[str], status: str) -> None:
 def test_a_minute_of_changing_rows_keeps_focus_position_and_memory(
     stack: Stack, visit: Visit, fifty: tuple[str, list[str]]
 ) -> None:
-    """All rows but the one with the focus change again and again: at least 200 come anew."""
+    """All rows except the focused one change repeatedly: at least 200 are replaced."""
     task, ids = fifty
     oli = visit(stack, "oli")
     page = oli.page
@@ -208,7 +208,7 @@ def test_a_minute_of_changing_rows_keeps_focus_position_and_memory(
     page.evaluate(WATCH_SHIFTS)
     page.evaluate(COUNT_ROWS)
     others = [changed for changed in ids if changed != run_id]
-    measured: list[dict[str, float]] = []  # each with the rows in the same state
+    measured: list[dict[str, float]] = []  # each measured with the rows in the same state
     began = time.monotonic()
     while time.monotonic() - began < 60 or len(measured) < 2:
         for status in ("pending", "running"):
@@ -218,11 +218,11 @@ def test_a_minute_of_changing_rows_keeps_focus_position_and_memory(
         if time.monotonic() - began > 15:
             measured.append(heap(wire))
     assert page.evaluate("window.came") >= 200
-    assert page.evaluate("document.activeElement.closest('tr')?.dataset.runId") == run_id, "the focus went away"
+    assert page.evaluate("document.activeElement.closest('tr')?.dataset.runId") == run_id, "the focus moved"
     assert page.evaluate("document.activeElement.matches('[data-cancel]')")
     assert page.evaluate("scrollY") == 200
-    # A fifth of what browsers' makers call good; a row that grows by a line is more.
+    # A fifth of the limit for "good" layout shift. A row that grows by one line exceeds it.
     assert page.evaluate("window.shifted") < 0.02, "\n".join(page.evaluate("window.shifts"))
-    # Each swap makes a quarter of all nodes anew: if they stayed, there would be twice as many by now.
+    # Each swap replaces a quarter of all nodes. If old nodes leaked, there would be twice as many now.
     for name in ("Nodes", "JSEventListeners", "JSHeapUsedSize"):
         assert measured[-1][name] <= measured[0][name] * 1.25, (name, measured)

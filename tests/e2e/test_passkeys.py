@@ -1,4 +1,4 @@
-"""Passkeys in a real browser, whose device is a virtual one: added, as a second factor, alone, and once more."""
+"""Passkeys in a real browser with a virtual device: added, used as a second factor, alone, and again."""
 
 from playwright.sync_api import Page, expect
 

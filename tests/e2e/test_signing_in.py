@@ -1,4 +1,4 @@
-"""Who gets in, and where it ends."""
+"""Signing in with a real browser, and where it leads."""
 
 from playwright.sync_api import expect
 

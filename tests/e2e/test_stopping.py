@@ -1,4 +1,4 @@
-"""The emergency stop of Ops South, from the board to what Arize received. Ops North is for the other tests."""
+"""The emergency stop of Ops South, from the board to what Arize receives. The other tests use Ops North."""
 
 from playwright.sync_api import expect
 

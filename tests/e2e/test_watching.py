@@ -43,7 +43,7 @@ def test_the_board_keeps_its_filters_over_reload_and_the_back_button(stack: Stac
 
 
 def test_without_javascript_the_filter_works(stack: Stack, visit: Visit) -> None:
-    visit(stack, "vera")  # signed in once with JavaScript, which makes her pass
+    visit(stack, "vera")  # signs in once with JavaScript; the next visit reuses the cookies
     vera = visit(stack, "vera", java_script_enabled=False)
     vera.open_board()
     vera.page.get_by_label("FAILED").check()
@@ -92,7 +92,7 @@ def test_no_page_of_a_manager_writes_to_the_console(stack: Stack, visit: Visit) 
 
 
 def test_forbidden_scripts_and_foreign_requests_are_detected(stack: Stack, visit: Visit) -> None:
-    """The control of every other test's quiet console."""
+    """The control of the check that every test's console is empty."""
     vera = visit(stack, "vera")
     vera.open_board()
     vera.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'alert(1)'}))")

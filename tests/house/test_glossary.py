@@ -1,4 +1,4 @@
-"""One word a concept (CONTRIBUTING.md, Glossary): no name of ours holds a word that the glossary gave up."""
+"""One word per concept (CONTRIBUTING.md, Glossary): no name of ours contains a word that the glossary retired."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ from tests.house.reading_list import tracked
 from tests.paths import ROOT
 from tests.sources import HAND_WRITTEN, TESTS, named
 
-# Parts of names. Event codes, right names, urls, columns and detail keys are data, not names: others hold them.
+# Parts of names. Event codes, right names, urls, columns and detail keys are contracts and therefore exempt.
 FORBIDDEN = {
     *("bulk", "press", "pressed", "verdict", "ending", "endings", "closing", "seal", "sealed", "sealing", "reseal"),
     *("identities", "fresh", "freshly", "proof", "proofs", "ceiling", "walk", "walks", "beat", "seat"),
@@ -31,7 +31,7 @@ TEXTS = tracked("*.py", "*.html", "*.txt", "*.js", "*.css", "*.md", "Makefile", 
 
 
 def names(path: Path) -> Iterator[str]:
-    """The file's own name, and the classes and functions that it defines; a test's sentence is no name."""
+    """The names of the file and of its classes and functions, except tests, which are named in sentences."""
     yield path.stem
     for node in ast.walk(ast.parse(path.read_text())):
         is_definition = isinstance(node, ast.ClassDef | ast.FunctionDef)

@@ -61,7 +61,7 @@ DRAWN_BY = {"run_row": "taskruns/board/_row.html", "select": "taskruns/board/_se
 
 
 def loaded(name: str) -> set[str]:
-    """The style sheets that the template itself asks for."""
+    """The style sheets that the template itself loads."""
     return {
         sheet for tag in re.findall(r"{% stylesheets ([^%]*)%}", text_of(name)) for sheet in re.findall(r"\w+", tag)
     }
@@ -72,7 +72,7 @@ def text_of(name: str) -> str:
 
 
 def classes_of(name: str) -> set[str]:
-    """The classes of a template and of all that it includes."""
+    """The classes used by a template and by the templates that it includes."""
     text = text_of(name)
     included = set(re.findall(r'{% include "([^"]+)"', text))
     included |= {DRAWN_BY[tag] for tag in re.findall(r"{% (\w+) ", text) if tag in DRAWN_BY}
@@ -85,7 +85,7 @@ def bare(value: str) -> str:
 
 
 def styled_by() -> dict[str, set[str]]:
-    """Class -> the sheets with a rule that begins with it, on a screen."""
+    """Class -> the style sheets with a rule for screens that begins with it."""
     found: dict[str, set[str]] = {}
     for sheet, text in SHEETS.items() - {("print", SHEETS["print"])}:
         rules = re.findall(r"([^{}]+){[^{}]*}", re.sub(r"/\*.*?\*/|@media[^{]*{", " ", text, flags=re.DOTALL))

@@ -1,4 +1,4 @@
-"""What counts as an answer of Arize's: a round that met nothing but refusals has read nothing."""
+"""Which answers of Arize count: a round that met only refusals has read nothing."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a round may spend: the rate limit of a key in any minute; a bucket each for active runs and first contact."""
+"""The budget of a round: a key's rate limit in any minute, with separate buckets for active runs and first contact."""
 
 from itertools import takewhile
 from typing import Any
@@ -15,7 +15,7 @@ Spending = list[tuple[int, Kind, int]]  # (second, kind, calls granted)
 
 
 def spend(limit: int, rounds: Any) -> Spending:
-    """Each round comes `later` seconds after the one before and wants calls: (later, {kind: calls wanted})."""
+    """Run rounds, each given as (seconds after the previous one, {kind: calls wanted})."""
     now, recent, granted = START, [], []
     for later, wanted in rounds:
         now += later
@@ -55,7 +55,7 @@ def test_no_minute_exceeds_the_rate_limit_whatever_is_wanted(limit: int, rounds:
 @pytest.mark.parametrize("limit", [60, 300])
 @pytest.mark.parametrize("greedy", [(Kind.ACTIVE,), (Kind.FIRST,)])
 def test_each_round_of_a_minute_gets_its_share(limit: int, greedy: tuple[Kind]):
-    """However much the first rounds want, and for minutes on end."""
+    """Also if the first rounds want everything, for several minutes."""
     spending = spend(limit, [(5, dict.fromkeys(greedy, 1_000))] * 36)
     assert min(each_round(spending, *greedy)) >= limit // 30
     assert most_in_a_minute(spending, *greedy) >= limit / 2
@@ -70,7 +70,7 @@ def test_active_runs_and_first_contact_do_not_starve_each_other(order: tuple[Kin
 
 
 def test_first_contact_leaves_calls_for_later_in_the_minute():
-    """Eight active runs and a cancel that is followed, each round; first contact takes what it can."""
+    """Each round reads eight active runs and follows a cancel; first contact takes as much as it can."""
     wanted = {Kind.OTHER: 1, Kind.ACTIVE: 8, Kind.FIRST: 1_000}
     spending = spend(300, [(5, wanted)] * 36)
     assert set(each_round(spending, Kind.OTHER)) == {1}

@@ -1,4 +1,4 @@
-"""Arize's word that a run is cancelled is looked at once more: some go on in spite of it."""
+"""Confirmed cancels are checked once more, because some runs keep running."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from tests.fake_arize import START, World
 
 @pytest.fixture
 def task(credential: Credential, world: World, clock: Any) -> Task:
-    """Read so lately that neither a list nor the sweep comes to it."""
+    """A task read so recently that neither its list nor the sweep is due."""
     world.task("T1")
     refresh(credential.pk, force=True)
     far = START + timedelta(days=1)

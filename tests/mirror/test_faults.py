@@ -1,4 +1,4 @@
-"""What a round does when Arize refuses, is slow, or answers nonsense."""
+"""A round when Arize refuses, is slow or sends invalid answers."""
 
 import math
 from datetime import timedelta
@@ -81,7 +81,7 @@ def test_429_during_a_round_stops_it(credential: Credential, world: World) -> No
         world.task(f"T{number}")
     world.fault = lambda _: (429, {}, "") if len(world.calls) > 10 else None
     assert "429" in must(refresh(credential.pk)).problem
-    # The first refusal, and what was under way with it.
+    # The first refused call, and those in flight at the same time.
     assert 11 <= len(world.calls) <= 10 + THREADS
 
 
@@ -108,7 +108,7 @@ def test_faults_of_arize_are_met_with_exponential_backoff(
     for _ in range(9):
         world.calls.clear()
         assert must(refresh(credential.pk)).problem
-        # Three faults, with two repeats each, and what was under way with them.
+        # Three faults with two retries each, and the calls in flight at the same time.
         assert len(world.calls) <= 33
         waits.append(wait_of(credential))
         clock.shift(math.ceil(waits[-1]) + 60)

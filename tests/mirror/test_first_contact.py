@@ -1,4 +1,4 @@
-"""The first reading of a large account: in the background, under the ceiling, with progress that people see."""
+"""The first reading of a large account: in the background, within the rate limit, with visible progress."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ def world(arize: responses.RequestsMock, settings: Any) -> World:
 
 
 def work(clock: Any, world: World, *, until: Callable[[int], bool]) -> dict[int, list[str]]:
-    """A worker's ticks, each 5 s; the calls of each."""
+    """Run a worker's ticks, one every 5 s. Returns the calls of each."""
     called: dict[int, list[str]] = {}
     for second in range(0, 3600, 5):
         clock.move_to(START + timedelta(seconds=second))

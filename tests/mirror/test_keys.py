@@ -1,4 +1,4 @@
-"""Several keys that see the same tasks: the first one reads and acts, until it cannot any more."""
+"""Several keys that see the same tasks: the first one reads and acts as long as it can."""
 
 from datetime import timedelta
 from io import StringIO
@@ -59,7 +59,7 @@ def test_the_first_key_that_lists_a_task_reads_it(keys: tuple[Credential, Creden
 
 @pytest.mark.slow
 def test_a_task_stays_with_its_first_key_while_that_key_lists_it(keys: tuple[Credential, Credential]) -> None:
-    """At the pace of nobody looking, the lists of the two are minutes apart."""
+    """Without attention, the lists of the two keys are minutes apart."""
     first, second = keys
     for minute in range(6, 60, 6):
         read(second, later=60 * minute - 1)
@@ -154,7 +154,7 @@ def test_the_command_fails_when_a_key_fails_and_reads_with_the_others(status: in
     make_credential(team, name="A broken one", key=FIRST)
     make_credential(team, name="Good", key=SECOND)
     world.sees = {FIRST: set(), SECOND: {"S3"}}
-    # Two questions with two repeats each, or the first refusal.
+    # Two calls with two retries each, or the first refused call.
     its_calls = 6 if status == 500 else 1
     world.fault = lambda _: (status, {}, "") if len(world.calls) <= its_calls else None
     out = StringIO()

@@ -1,4 +1,4 @@
-"""A worker that is killed in the middle of a round: real processes, killed by SIGKILL while Arize answers them."""
+"""Workers killed during a round: real processes, killed by SIGKILL while Arize answers."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ from tests.threads import in_threads
 pytestmark = pytest.mark.slow
 
 TASKS = 12
-# One round as the worker makes it: nothing but the claim stands between two of them.
+# One round of a worker. Only the claim keeps two workers from reading at once.
 ROUND = """
 import sys, uuid, django
 django.setup()
@@ -41,13 +41,13 @@ print(refresh(uuid.UUID(sys.argv[3])), flush=True)
 
 
 class Arize:
-    """A task's list tells one run that is active or has ended. Notes what is asked, and what is asked twice at once."""
+    """Each task lists one run, active or ended. Counts the requests, and keeps those that arrive twice at once."""
 
     def __init__(self) -> None:
         self.statuses = {f"R{number}": "RUNNING" if number < 4 else "COMPLETED" for number in range(TASKS)}
         self.under_way: Counter[str] = Counter()
         self.at_once: list[str] = []
-        self.kill: dict[int, int] = {}  # at which request, whom
+        self.kill: dict[int, int] = {}  # number of the request -> pid to kill when it arrives
         self.asked = 0
 
     def arrived(self, path: str) -> None:
@@ -76,7 +76,7 @@ class Arize:
 
 
 def worker(double: ArizeServer, credential: Credential) -> subprocess.Popen[str]:
-    """A process that is about to begin a round."""
+    """A process that starts a round when told to."""
     database = connection.settings_dict["NAME"]
     return subprocess.Popen(
         [sys.executable, "-c", ROUND, str(database), double.url, str(credential.pk)],
@@ -90,7 +90,7 @@ def worker(double: ArizeServer, credential: Credential) -> subprocess.Popen[str]
 
 
 def go(process: subprocess.Popen[str]) -> str:
-    """Let it begin; what it told of its round, nothing if it was killed."""
+    """Start its round. Returns what it printed: nothing if it was killed."""
     return process.communicate("go\n", timeout=60)[0].strip()
 
 
@@ -107,7 +107,7 @@ def test_after_a_kill_the_next_round_loses_nothing_and_repeats_no_call(committed
             arize.kill = {arize.asked + moment: victim.pid}
             assert go(victim) == ""
             assert victim.returncode == -signal.SIGKILL
-            # Its claim holds: nobody reads at the same time, as far as anyone can know that it is dead.
+            # Its claim is still valid, because nothing shows yet that it was killed.
             assert due(timezone.now()) == []
             assert refresh(credential.pk) is None
             Credential.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
@@ -123,7 +123,7 @@ def test_after_a_kill_the_next_round_loses_nothing_and_repeats_no_call(committed
 
 @pytest.mark.commits
 def test_the_calls_of_a_killed_worker_count_against_the_rate_limit(committed: None, settings: Any) -> None:
-    """Also when it is killed again and again in the first seconds of a round: what is spent was noted before."""
+    """Even if it is killed repeatedly at the start of a round, because calls are recorded before they are made."""
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
     spent = 0
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""Who reads when, how much, and what happens when Arize does not answer as it should."""
+"""When a key is read, how much, and by which worker."""
 
 import threading
 from datetime import timedelta
@@ -119,7 +119,7 @@ def test_no_sixty_seconds_exceed_the_rate_limit(
     windows = [sum(counted[at] for at in counted if start <= at < start + 60) for start in range(300)]
     assert max(windows) <= ceiling
     assert sum(counted.values()) >= 4 * ceiling
-    # The runs that are active leave room to find the others.
+    # Reading active runs leaves calls to find new ones.
     assert Run.objects.count() >= ceiling
 
 
@@ -195,7 +195,7 @@ def test_only_a_command_reads_without_a_time_limit(
 ) -> None:
     monkeypatch.setattr(reader, "LONGEST_ROUND", 0.15)
     tasks = {"tasks": [{"id": f"T{number}"} for number in range(40)]}
-    is_slow = threading.Event()  # never set: waiting for it takes as long as one may wait
+    is_slow = threading.Event()  # never set, so each wait takes its full timeout
 
     def answer(_: str, path: str) -> tuple[int, Any]:
         is_slow.wait(0.2)
@@ -241,7 +241,7 @@ def test_a_late_tick_never_skips_a_round(credential: Credential, world: World, c
 def test_ticks_of_several_workers_do_not_make_the_pace_faster(credential: Credential, world: World, clock: Any) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
     begun = 0
-    for tick in range(180):  # three workers, each with ticks of its own: five minutes
+    for tick in range(180):  # three workers with their own ticks, for five minutes
         clock.move_to(START + timedelta(seconds=5 * tick / 3))
         begun += refresh(credential.pk) is not None
     assert begun == 60

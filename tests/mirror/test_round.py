@@ -1,4 +1,4 @@
-"""One round of reading: what is asked, in which order, and what the mirror holds afterwards."""
+"""One round of reading: which calls it makes, in which order, and what the mirror holds afterwards."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +16,7 @@ Round = Callable[..., RoundReport]
 
 @pytest.fixture
 def read(credential: Credential, world: World) -> Round:
-    """One round, whatever the pace says; `later` seconds after now. Only its own calls are left in the record."""
+    """Run one round `later` seconds from now, regardless of the pace. Only its calls are recorded."""
 
     def read(*, later: float = 0) -> RoundReport:
         world.calls.clear()
@@ -64,11 +64,11 @@ def test_a_round_reads_in_order_of_importance(world: World, read: Round) -> None
     read()
     stopping = Run.objects.get(arize_id="C1")
     Cancellation.objects.create(run=stopping, person_label="oli", stopping_since=timezone.now())
-    Run.objects.filter(arize_id="C1").update(rank=0)  # only its cancellation asks for it
+    Run.objects.filter(arize_id="C1").update(rank=0)  # read only because of its cancellation
     world.tasks["T3"]["last_run_at"] = "2026-11-23T02:00:00Z"
     read(later=61)
     paths = world.paths()
-    # The two about active runs are asked at once.
+    # The two calls for active runs are made in parallel.
     assert (paths[0], sorted(paths[1:3])) == ("task-runs/C1", ["task-runs/B1", "tasks/T1/runs"])
     assert paths[3:6] == ["spaces", "tasks", "tasks/T3/runs"]
     assert sorted(paths[6:]) == ["tasks/T1/runs", "tasks/T2/runs"]

@@ -1,4 +1,4 @@
-"""What the lists do not tell: runs met by a link, runs of unknown status, and tasks that are gone from Arize."""
+"""What lists do not show: runs found by a link, runs of unknown status, and tasks missing from Arize."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.fake_arize import World
 
 @pytest.fixture
 def strangers(credential: Credential, world: World) -> list[Run]:
-    """Two runs that Arize tells without their task."""
+    """Two runs that Arize returns without their task."""
     world.task("T1")
     tell_no_tasks(world)
     found = [find_by_arize_id(credential.team, world.run(f"R{number}")["id"]) for number in range(2)]
@@ -31,7 +31,7 @@ def strangers(credential: Credential, world: World) -> list[Run]:
 
 
 def tell_no_tasks(world: World) -> None:
-    """From now on single runs are told without their task."""
+    """From now on Arize returns single runs without their task."""
 
     def answer(call: str) -> Any:
         run = world.find(call.rsplit("/", 1)[1]) if "/task-runs/" in call else None
@@ -96,7 +96,7 @@ def test_tasks_missing_from_arize_are_not_read_until_they_return(
     world.run("R2", "T2")
     later(credential, clock)
     world.spaces["S1"] = ["T1"]
-    Task.objects.filter(arize_id="T2").update(last_run_at=timezone.now())  # as if it had moved just before
+    Task.objects.filter(arize_id="T2").update(last_run_at=timezone.now())  # as if it had changed just before
     for _ in range(6):
         later(credential, clock)
     world.calls.clear()
@@ -141,7 +141,7 @@ def test_runs_of_unknown_status_are_read_again_rarely_and_a_few_at_a_time(
     for number in range(25):
         world.run(f"R{number}", status="PAUSED")
     later(credential, clock)
-    world.runs["T2"], world.runs["T1"] = world.runs["T1"], []  # no list holds them any more
+    world.runs["T2"], world.runs["T1"] = world.runs["T1"], []  # no list contains them now
     world.fault = lambda call: None if status == 200 or "task-runs" not in call else (status, {}, "")
     asked: dict[str, list[int]] = {}
     for second in range(0, 900, 10):

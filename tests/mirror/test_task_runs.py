@@ -1,4 +1,4 @@
-"""Walks through a task's runs that break off: whatever breaks them, no run stays unread."""
+"""Backfills of a task's runs that are interrupted: no run stays unread."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.fake_arize import World, failing
 
 @pytest.fixture
 def world(clock: Any, team: Team, arize: responses.RequestsMock) -> World:
-    """One task, read once, with one known run; then `missed` makes runs that came since."""
+    """One task, read once, with one known run. `missed` adds newer runs."""
     world = World().speak(arize)
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
     world.run("known", status="COMPLETED")
@@ -116,7 +116,7 @@ def test_a_cursor_that_arize_rejects_restarts_the_backfill(world: World, clock: 
 
 
 def test_the_sweep_backfills_too(world: World, clock: Any) -> None:
-    """A task whose `last_run_at` stands still may have more new runs than fit on a page."""
+    """A task whose `last_run_at` does not change may still have more new runs than fit on a page."""
     missed(world, 35)
     world.tasks["T1"]["last_run_at"] = "2026-11-23T00:00:00Z"
     read(world, clock)

@@ -1,4 +1,4 @@
-"""Who triggered a run, by name: read by the mirror at the end of a round, where Arize allows it."""
+"""The name of the person who triggered a run: read at the end of a round if Arize allows it."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def world(arize: responses.RequestsMock) -> World:
 
 @pytest.fixture
 def read(credential: Credential, world: World) -> Round:
-    """One round, `later` seconds after now. Only its own calls are left in the record."""
+    """Run one round `later` seconds from now. Only its calls are recorded."""
 
     def read(*, later: float = 0) -> None:
         world.calls.clear()
@@ -50,7 +50,7 @@ def read(credential: Credential, world: World) -> Round:
 
 
 def people(known: dict[str, dict[str, Any]]) -> Callable[[str], Fault | None]:
-    """Arize as it answers for users: those who are known, and 404 for the others."""
+    """Arize's answers for users: the known ones, and 404 for the others."""
 
     def answer(call: str) -> Fault | None:
         if not call.startswith("/v2/users/"):
@@ -66,7 +66,7 @@ def asked(world: World) -> int:
 
 
 def names() -> dict[Any, str]:
-    """Of the runs of whose people the name is known."""
+    """Run pk -> the name of its creator, if known."""
     return {run.pk: run.creator for run in with_creators(Run.objects.all()) if run.creator}
 
 

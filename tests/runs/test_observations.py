@@ -144,7 +144,7 @@ def test_a_new_run_without_members_is_sorted_by_when_it_was_first_seen(task: Tas
 
 @pytest.mark.parametrize(("length", "is_kept"), [(2_000, True), (2_001, False), (5_000, False)])
 def test_ids_too_long_for_an_index_are_left_out(length: int, is_kept: Any, task: Task) -> None:
-    """Random text: what repeats itself is compressed, and would fit."""
+    """Use random text, because repeated text is compressed and would fit."""
     long_id = "".join(chr(33 + (i * i * 31 + i // 7) % 90) for i in range(length))
     seen = [WireRun.from_json({"id": id_, "status": "RUNNING"}) for id_ in (long_id, "beside-it")]
     assert record_readings([Reading(task, seen, START)]) == 1 + is_kept
@@ -195,7 +195,7 @@ def test_any_order_of_readings_ends_in_the_newest_one(
     newest = statuses[order.index(6)]
     run.refresh_from_db()
     if newest == "gone":
-        # What had ended stays ended: Arize may forget it.
+        # An ended run stays ended, because Arize may forget it.
         assert run.status in {"gone", "completed", "failed", "cancelled"}
     else:
         assert (run.status, run.num_successes) == (newest, 6)

@@ -1,4 +1,4 @@
-"""The page of one run: every member, its history, who ended it, and the link by Arize's own id."""
+"""The page of one run: every field, its history, who ended it, and the link by its Arize id."""
 
 import json
 import re
@@ -148,7 +148,7 @@ def test_an_active_run_shows_the_outcome_of_the_latest_cancel(client: Client, ru
 def test_the_cancel_that_ended_a_run_keeps_the_credit_over_a_later_one(
     client: Client, run: Run, oli: User, mona: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
-    """oli's answer was lost; mona pressed again and heard that it was cancelled already: by oli."""
+    """oli's answer was lost. mona cancelled again and Arize said that it was already cancelled: by oli."""
     arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
     click_cancel(client_of(oli), run, reason="too slow")

@@ -1,4 +1,4 @@
-"""RUN_RETENTION_DAYS: runs that ended long ago leave the mirror; the audit log stays."""
+"""RUN_RETENTION_DAYS: old ended runs are deleted from the mirror; the audit log stays."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The life of a run on its page: what Arize tells, and in between what people did to it, oldest first."""
+"""The timeline on a run's page: events from Arize and actions of people, oldest first."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Saved views as a person finds and changes them."""
+"""Saved views as a person creates, changes and sees them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Saved views: names for filters, private or shared with the team, and what a board opens with."""
+"""Saved views: named filters, private or shared with the team, and defaults of the board."""
 
 from typing import Any
 
@@ -243,7 +243,7 @@ def test_a_taken_name_raises_an_error_with_the_existing_view(team: Team, oli: Us
     assert error.value.known == view
 
 
-# --- What a board opens with
+# --- Defaults
 
 
 def test_without_a_query_the_board_opens_with_ones_own_default(team: Team, vera: User, oli: User, client_of: ClientOf):

@@ -1,4 +1,4 @@
-"""The bar of saved views above the board, and the page on which they are listed."""
+"""The bar of saved views above the board, and the page that lists them."""
 
 import re
 

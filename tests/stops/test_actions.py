@@ -1,4 +1,4 @@
-"""The emergency stop: what it shows first, what a pull does, who lifts it, how it ends."""
+"""The emergency stop: its preview, pulling it, who may lift it, how it ends."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -62,7 +62,7 @@ def items() -> set[Any]:
     return set(CancelBatch.objects.get().items.values_list("run_id", flat=True))
 
 
-# What it shows first
+# The preview
 
 
 def test_the_preview_lists_tasks_with_keys_and_counts(client: Client, run: Run, second: Task) -> None:
@@ -81,7 +81,7 @@ def test_the_preview_lists_tasks_with_keys_and_counts(client: Client, run: Run, 
 
 
 def test_reason_and_button_come_before_the_explanation(client: Client, run: Run, second: Task) -> None:
-    """At 3 a.m. nobody scrolls for the button."""
+    """At 3 a.m. nobody should have to scroll to the button."""
     make_run(second)
     Task.objects.filter(pk=second.pk).update(credential=None)
     page = text_of(client.get(PAGE)).split("<h1>")[1]
@@ -118,7 +118,7 @@ def test_the_number_of_queries_does_not_grow_with_the_tasks(client: Client, team
     assert counts[0] == counts[1]
 
 
-# The pull
+# Pulling
 
 
 def test_pulling_writes_stop_row_and_frozen_list_together(client: Client, oli: User, run: Run, second: Task) -> None:
@@ -224,7 +224,7 @@ def test_pulling_never_needs_a_recent_sign_in(client: Client, run: Run) -> None:
         assert pull(client).status_code == 302
 
 
-# The end
+# Lifting and expiry
 
 
 def test_the_person_who_pulled_a_stop_lifts_it(client: Client, run: Run) -> None:
@@ -296,7 +296,7 @@ def test_a_new_stop_can_be_pulled_after_an_expired_unrecorded_one(client: Client
     assert ("stop.expire", "done") in events()
 
 
-# Above every page
+# The banner on every page
 
 
 def banner(page: str) -> str:

@@ -1,4 +1,4 @@
-"""While a stop holds, what becomes active is cancelled: in its owner's name, once, and only as long as they may."""
+"""While a stop holds, new active runs are cancelled once, in its owner's name, as long as the owner has the right."""
 
 from datetime import timedelta
 from typing import Any
@@ -61,7 +61,7 @@ def batches() -> list[int]:
     return [batch.items.count() for batch in CancelBatch.objects.order_by("created_at")]
 
 
-# From a reading to the end of the run
+# From reading a run to its outcome
 
 
 def test_a_round_of_the_mirror_finds_new_runs_and_the_stop_cancels_them(
@@ -169,7 +169,7 @@ def test_an_ended_run_is_not_cancelled(stop: EmergencyStop, task: Task) -> None:
     assert stops.hold(stop.team_id) is None
 
 
-# Whose right it is
+# The owner's right
 
 
 def test_the_stop_pauses_while_its_owner_has_no_right(stop: EmergencyStop, task: Task, oli: User) -> None:
@@ -208,7 +208,7 @@ def test_a_stop_of_a_disabled_person_cancels_nothing(stop: EmergencyStop, task: 
     assert stops.hold(stop.team_id) is not None, "the control"
 
 
-# Until when
+# When it ends
 
 
 def test_nothing_is_cancelled_after_the_stop_ends(stop: EmergencyStop, task: Task, team: Team, oli: User) -> None:
@@ -253,7 +253,7 @@ def test_without_a_stop_a_round_costs_one_more_query(
         assert stops.hold_of(credential.pk) is None
 
 
-# Starting runs meanwhile
+# Starting runs during a stop
 
 
 def start(client: Client, task: Task, **data: str) -> Any:

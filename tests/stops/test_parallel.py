@@ -1,4 +1,4 @@
-"""Many at once: one stop a team, and one cancel a run whoever looks first."""
+"""Many people and workers at once: one stop per team, and one cancel per run."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

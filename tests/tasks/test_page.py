@@ -1,4 +1,4 @@
-"""The page of a task: what Arize tells of it, its last runs as a strip and as a list, live while it is looked at."""
+"""The page of a task: its details from Arize, and its latest runs as a strip and as a live list."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

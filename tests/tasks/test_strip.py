@@ -1,4 +1,4 @@
-"""The strip of a task's last runs: outcome by shape, duration by height, and the same in words."""
+"""The strip of a task's latest runs: shape is the status, height is the duration, and the same in words."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ def drawn(task: Task, **options: Any) -> Strip:
 
 
 def bars(path: str) -> list[tuple[int, float]]:
-    """Where a bar stands and how high it is."""
+    """The position and height of each bar."""
     return [(int(x) - 2, float(height)) for x, height in re.findall(r"M(\d+) 50v-([\d.]+)h6", path)]
 
 
@@ -42,7 +42,7 @@ def test_each_outcome_has_its_own_colour_and_shape(task: Task):
     assert set(keys) == {"completed", "errors", "failed", "cancelled", "active", "other"}
     hollow = keys.pop("cancelled")
     assert len(set(keys.values())) == len(keys)
-    # The same bar, but the style sheet leaves it hollow.
+    # The same bar; the style sheet does not fill it.
     assert hollow == keys["completed"]
 
 

@@ -181,7 +181,7 @@ def test_two_managers_cannot_remove_each_other_at_once(committed, monkeypatch):
     look = members._keep_a_manager
 
     def look_and_wait_for_the_other(*args):
-        """Without the lock both would come here and see two managers; with it the second is not let in yet."""
+        """Without the lock, both threads would get here and see two managers. With it, the second one waits outside."""
         look(*args)
         with contextlib.suppress(threading.BrokenBarrierError):
             looked.wait(timeout=1)

@@ -1,4 +1,4 @@
-"""A stranger's way into a team: the link, who may use it, and how often."""
+"""Invitations to a team: the link, who may use it, and how often."""
 
 import threading
 from datetime import timedelta
@@ -88,7 +88,7 @@ def test_an_invitation_needs_an_address(team, mona):
     assert not Invitation.objects.exists()
 
 
-# --- Links that are no good
+# --- Invalid links
 
 
 @pytest.mark.parametrize("spoil", ["forged", "cut", "expired", "revoked", "used", "archived", "nothing"])
@@ -117,7 +117,7 @@ def test_every_invalid_link_gives_the_same_page(team, mona, link, spoil):
             assert response.status_code == 404
             assert response.context["problem"] == InvitationGone().sentence
             assert response.context.get("form") is None
-    # Of somebody unknown: one row an event, address and minute.
+    # For anonymous people: one row per event, address and minute.
     assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
     assert not AuditEvent.objects.filter(chain=f"team:{team.pk}", outcome="denied").exists()
 
@@ -145,7 +145,7 @@ def test_revoking_twice_acts_once(team, mona, link):
 def test_a_stranger_creates_an_account_and_is_signed_in(team, link):
     client = Client()
     page = client.get(link)
-    # The token stays out of caches and foreign logs; `no-referrer` would make browsers post with `Origin: null`.
+    # Keeps the token out of caches and other sites' logs. `no-referrer` would make browsers post with `Origin: null`.
     assert (page["Referrer-Policy"], "no-store" in page["Cache-Control"]) == ("same-origin", True)
     response = client.post(link, ANSWER)
     newcomer = User.objects.get(email=NEO)

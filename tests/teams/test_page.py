@@ -1,4 +1,4 @@
-"""Home, the choice of teams, members, settings. The rights of each url are in the permission matrix."""
+"""Home, the choice of teams, members, settings. access/test_matrix.py tests the rights of each url."""
 
 import pytest
 from django.urls import reverse

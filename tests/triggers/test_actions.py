@@ -1,4 +1,4 @@
-"""Each end of a start: what Arize says, what the panel makes of it, and what the person is told."""
+"""Each outcome of a start: Arize's answer, the outcome, and the message to the person."""
 
 import json
 import uuid
@@ -33,7 +33,7 @@ def rows() -> list[AuditEvent]:
 
 
 def check_log(task: Task, person: User, outcome: str) -> AuditEvent:
-    """Two rows of one operation; the second is returned."""
+    """Check the two rows of the operation. Returns the second."""
     requested, ended = rows()
     assert (requested.outcome, ended.outcome) == ("requested", outcome)
     assert requested.operation_id == ended.operation_id == Trigger.objects.get().pk
@@ -74,7 +74,7 @@ def test_a_started_run_is_on_the_board_at_once(
 def test_a_run_that_arize_says_ended_long_ago_is_kept_too(
     client: Client, task: Task, oli: User, arize: responses.RequestsMock, settings: Any
 ) -> None:
-    """A server with a wrong clock: the start was made, so the log and the board must tell of it."""
+    """The server's clock is wrong, but the run was started: the log and the board must show it."""
     settings.RUN_RETENTION_DAYS = 1
     past = {"status": "COMPLETED", "created_at": "2020-01-01T00:00:00Z", "run_finished_at": "2020-01-01T00:00:00Z"}
     arize.post(trigger_url(task), json=NEW | past, status=201)

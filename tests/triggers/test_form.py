@@ -1,4 +1,4 @@
-"""The form of each kind of task: what it suggests, what it takes, what it refuses and keeps, and what is sent then."""
+"""The form of each kind of task: suggested values, accepted and refused values, and the request."""
 
 import json
 import re
@@ -52,14 +52,14 @@ def fields(page: str) -> list[str]:
 
 
 def value_of(page: str, name: str) -> str:
-    """The text that stands in a field."""
+    """The value of a field."""
     ((text, area),) = re.findall(
         rf'<(?:input[^>]*? name="{name}"[^>]*? value="([^"]*)"|textarea[^>]* name="{name}"[^>]*>\s*([^<]*))', page
     )
     return str(text or area)
 
 
-# What stands in it
+# Suggested values
 
 
 def test_the_form_suggests_the_time_since_the_last_run(client: Client, task: Task) -> None:
@@ -91,7 +91,7 @@ def test_the_suggestion_is_accepted(days_ago: float, client: Client, task: Task,
 
 
 def test_times_are_in_the_persons_zone_and_sent_in_utc(client: Client, task: Task, oli: User, arize: Any) -> None:
-    """The window spans the night in which Berlin's clock goes back: 30 days by the wall, an hour more by the clock."""
+    """The window includes the end of summer time in Berlin: 30 days in local time are an hour more in UTC."""
     User.objects.filter(pk=oli.pk).update(time_zone="Europe/Berlin")
     arize.post(trigger_url(task), json=NEW, status=201)
     Task.objects.update(last_run_at=datetime(2026, 10, 20, 22, 30, tzinfo=UTC))
@@ -120,7 +120,7 @@ def test_a_time_with_an_offset_is_kept(client: Client, task: Task, arize: Any) -
     }
 
 
-# On a dataset, and experiments
+# Tasks on a dataset, and experiments
 
 
 def test_a_dataset_has_experiments_and_no_window(client: Client, dataset_task: Task, arize: Any) -> None:
@@ -282,7 +282,7 @@ def test_examples_are_chosen_by_number_or_by_id(client: Client, experiment_task:
     assert not arize.calls
 
 
-# Which form
+# Kinds of tasks
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One form starts one run: by a double click, a reload, a way back, a crash, or twenty POSTs at one moment."""
+"""One form starts one run, despite a double click, a reload, the back button, a crash or twenty POSTs at once."""
 
 import uuid
 from collections import Counter
@@ -49,7 +49,7 @@ def post(task: Task, arize: responses.RequestsMock) -> responses.BaseResponse:
 
 
 def sent(task: Task, person: User, **fields: Any) -> Trigger:
-    """A form of this person that was sent a moment ago."""
+    """A form that this person has just sent."""
     row = {"task": task, "person": person, "person_label": person.email, "parameters": EvaluationTrigger().as_json()}
     return Trigger.objects.create(pk=FORM, **row | fields)
 
@@ -201,7 +201,7 @@ def test_only_a_known_outcome_is_written_after_the_sweep(task: Task, oli: User) 
     assert Trigger.objects.get().explanation == "No."
 
 
-# --- At one moment
+# --- Concurrency
 
 
 @pytest.mark.commits
