@@ -214,7 +214,7 @@ def test_a_batch_works_from_selection_to_summary(client: Client, runs: list[Run]
     work()
     html = page(client, batch)
     assert "2 of 3 cancelled, 1 finished first, 0 still running." in words(html)
-    assert 'hx-trigger="every' not in html, "nothing moves any more"
+    assert 'hx-trigger="every' not in html, "the page does not poll now"
     assert "a bad prompt" in words(client.get(URL).content.decode())
     board = words(client.get("/teams/ops-north/runs/").content.decode())
     assert board.count("cancelled by oli@example.com: a bad prompt") == 2

@@ -55,7 +55,7 @@ def batch_of(team: Team, runs: list[Run], by: User, **fields: Any) -> CancelBatc
     )
 
 
-def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
+def finish(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
     """Work on the batch chunk by chunk, without the waits in between, until it is finished."""
     for _ in range(most):
         delay = batches.work(batch.pk)
@@ -90,7 +90,7 @@ def posts(arize: responses.RequestsMock, run: Run) -> int:
 def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
     for run in runs:
         answers(arize, run, "CANCELLED")
-    batch = work_off(batch_of(team, runs, oli))
+    batch = finish(batch_of(team, runs, oli))
     assert states(batch) == ["confirmed"] * 5
     assert batch.state == BatchState.FINISHED
     assert [posts(arize, run) for run in runs] == [1] * 5
@@ -127,7 +127,7 @@ def test_an_item_gets_the_outcome_of_its_cancellation(
     said: Any, seen: str, state: str, team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, said, seen=seen)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == [state]
     assert posts(arize, run) == 1
     assert outcomes(run) == ["requested", state]
@@ -140,7 +140,7 @@ def outcomes(run: Run) -> list[str]:
 
 def test_every_429_returns_the_item_to_the_queue(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, 429, 429, 429, 429, 429, "CANCELLED")
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["confirmed"]
     assert posts(arize, run) == 6
     assert outcomes(run) == ["requested", "refused"] * 5 + ["requested", "confirmed"]
@@ -162,7 +162,7 @@ def test_a_lost_cancel_without_effect_is_sent_at_most_three_times(
     lost: Any, team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, lost, lost, lost, "CANCELLED")
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
     assert posts(arize, run) == 3
     assert outcomes(run) == ["requested", "unknown"] * 3
@@ -179,7 +179,7 @@ def test_a_lost_cancel_is_checked_before_it_is_sent_again(team: Team, run: Run, 
     batches.work(batch.pk)
     assert states(batch) == ["sent"], "the run could not be read, so its state is not known"
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
     assert posts(arize, run) == 1
     assert outcomes(run) == ["requested", "unknown", "confirmed"]
@@ -188,7 +188,7 @@ def test_a_lost_cancel_is_checked_before_it_is_sent_again(team: Team, run: Run, 
 def test_a_run_that_cannot_be_read_is_unknown_and_not_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), status=503)
     arize.get(run_url(run), status=500)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
     assert posts(arize, run) == 1
     assert outcomes(run) == ["requested", "unknown"]
@@ -196,7 +196,7 @@ def test_a_run_that_cannot_be_read_is_unknown_and_not_sent_again(team: Team, run
 
 def test_a_later_outcome_reaches_the_item(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, 503, 503, 503)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
@@ -211,7 +211,7 @@ def test_a_batch_stays_open_until_its_stopping_run_has_stopped(team: Team, run: 
     assert states(batch) == ["sent"]
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
     assert posts(arize, run) == 1
 
@@ -222,7 +222,7 @@ def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Ru
     batches.work(batch.pk)
     with time_machine.travel(timezone.now() + timedelta(seconds=301)):
         cancellations.sweep()
-        batch = work_off(batch)
+        batch = finish(batch)
     assert states(batch) == ["still_running"]
     assert batch.state == BatchState.FINISHED
 
@@ -233,7 +233,7 @@ def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Ru
 def test_a_run_that_ended_before_its_turn_is_not_needed(team: Team, run: Run, oli: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     Run.objects.filter(pk=run.pk).update(status=Status.COMPLETED, rank=0)
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["not_needed"]
     assert outcomes(run) == ["not_needed"]
     assert not arize.calls
@@ -247,7 +247,7 @@ def test_an_item_joins_a_single_cancel_of_its_run(team: Team, run: Run, oli: Use
     assert (item.state, item.joined, item.cancellation) == ("sent", True, single)
     assert outcomes(run) == ["joined"]
     Cancellation.objects.filter(pk=single.pk).update(outcome=Outcome.CONFIRMED)
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
     assert not arize.calls
 
@@ -267,7 +267,7 @@ def test_two_batches_with_one_run_send_one_post(team: Team, run: Run, oli: User,
     assert posts(arize, run) == 1
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
-    assert [states(work_off(batch)) for batch in (first, second)] == [["confirmed"], ["confirmed"]]
+    assert [states(finish(batch)) for batch in (first, second)] == [["confirmed"], ["confirmed"]]
 
 
 # --- Rights, abort, keys
@@ -339,14 +339,14 @@ def test_an_abort_sends_nothing_more_and_follows_sent_cancels(
     batches.work(batch.pk)
     CancelItem.objects.filter(batch=batch, state="queued").update(next_try_at=timezone.now())
     assert batches.abort(batch, by=actor(mona, "manager"))
-    assert not batches.abort(batch, by=actor(mona, "manager")), "once"
+    assert not batches.abort(batch, by=actor(mona, "manager")), "a second abort changes nothing"
     batches.work(batch.pk)
     batch.refresh_from_db()
     assert batch.finished_at is None
     assert sorted(states(batch)) == ["left_out"] * 4 + ["sent"]
     arize.replace("GET", run_url(runs[0]), json=wire_run(runs[0], "CANCELLED"))
     cancellations.sweep()
-    batch = work_off(batch)
+    batch = finish(batch)
     assert batch.state == BatchState.ABORTED
     assert sorted(states(batch)) == ["confirmed"] + ["left_out"] * 4
     assert sum(posts(arize, run) for run in runs) == 1
@@ -371,7 +371,7 @@ def test_runs_of_a_failing_key_wait_until_it_works(
     assert batches.work(batch.pk) is not None
     assert (states(batch), len(arize.calls)) == (["queued"], 0)
     Credential.objects.filter(pk=credential.pk).update(**dict.fromkeys(trouble))
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
 
 
@@ -391,7 +391,7 @@ def test_a_rejected_key_is_marked_and_the_other_runs_wait(
 
 def test_a_run_without_a_key_is_not_sent_and_says_so(team: Team, task: Task, run: Run, oli: User, arize: Any) -> None:
     Task.objects.update(credential=None)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["not_sent"]
     assert outcomes(run) == ["requested", "not_sent"]
 
@@ -404,14 +404,16 @@ def test_all_batches_share_the_pace_of_a_key(credential: Credential) -> None:
     with time_machine.travel(NOW, tick=False), transaction.atomic():
         CancelPace.objects.create(credential=credential, free_at=NOW)
         first = pace.places(credential.pk, most=50)
-        assert len(first.moments) == 11, "those within the next 0.5 s"
+        assert len(first.moments) == 11, "slots within the next 0.5 s"
         first.taken(8)
-        assert pace.places(credential.pk, most=50).moments == [], "the next free place is not near enough"
+        assert pace.places(credential.pk, most=50).moments == [], "the next free slot is too far away"
     with time_machine.travel(NOW + timedelta(seconds=0.2), tick=False), transaction.atomic():
         assert pace.places(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
     with time_machine.travel(NOW + timedelta(hours=1), tick=False), transaction.atomic():
         late = pace.places(credential.pk, most=50).moments
-        assert len([moment for moment in late if moment < timezone.now()]) == 4, "a fifth of a second is made up for"
+        assert len([moment for moment in late if moment < timezone.now()]) == 4, (
+            "slots of the last fifth of a second can still be used"
+        )
 
 
 def test_a_single_429_delays_the_item_and_three_delay_the_key(credential: Credential) -> None:
@@ -445,7 +447,7 @@ def test_a_claimed_batch_waits_for_its_worker_until_the_claim_expires(
     assert not arize.calls
     with time_machine.travel(timezone.now() + timedelta(seconds=6)):
         assert batches.due(timezone.now()) == [batch.pk]
-        work_off(batch)
+        finish(batch)
     assert states(batch) == ["confirmed"]
 
 
@@ -462,7 +464,7 @@ def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
     with time_machine.travel(timezone.now() + timedelta(seconds=46)):
         batches.work(batch.pk)
         assert [call.request.method for call in arize.calls] == ["GET"]
-        work_off(batch)
+        finish(batch)
     assert states(batch) == ["confirmed"]
     assert outcomes(run) == ["requested", "unknown", "requested", "confirmed"]
 

@@ -44,7 +44,7 @@ from tests.sandbox.caller import Caller
 
 KEY = "ak-many-key-0123456789"
 # Status of a run in Arize -> the item states that agree with it.
-TRUE_ENDS = {
+TRUE_STATES = {
     "CANCELLED": {"confirmed", "already_cancelled", "not_needed"},
     "COMPLETED": {"finished_first", "not_needed"},
     "FAILED": {"failed_first", "not_needed"},
@@ -155,7 +155,7 @@ class WorkerStack:
         found = []
         for item in batch.items.select_related("run"):
             run_id, status = item.run.arize_id, at_arize[item.run.arize_id]
-            if item.state not in TRUE_ENDS[status]:
+            if item.state not in TRUE_STATES[status]:
                 found.append(f"{run_id} is {status}, but its item is {item.state}")
             requested = [row for row in rows[run_id] if row.outcome == "requested"]
             arrived = posts.pop(run_id, [])

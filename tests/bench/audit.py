@@ -61,10 +61,10 @@ def measure() -> list[Figure]:
     for name, command in commands.items():
         few_seconds, few_mb = _command([*command, small.slug])
         seconds, mb = _command([*command, large.slug])
-        yardstick = f"the same at {FEW:,} rows"
+        reference = f"the same at {FEW:,} rows"
         in_time, in_memory = LIMITS[name]
-        figures.append(Figure(f"{name} {MANY:,} rows", seconds, "s", few_seconds, yardstick, in_time))
-        figures.append(Figure(f"{name} {MANY:,} rows, peak memory", mb, "MB", few_mb, yardstick, in_memory))
+        figures.append(Figure(f"{name} {MANY:,} rows", seconds, "s", few_seconds, reference, in_time))
+        figures.append(Figure(f"{name} {MANY:,} rows, peak memory", mb, "MB", few_mb, reference, in_memory))
     return figures + _pages(small, large)
 
 
@@ -178,7 +178,7 @@ def _parallel_appends() -> list[Figure]:
             name = f"{threading.get_ident() % 10**12}-{number}"
             Heartbeat.objects.create(name=name, seen_at=timezone.now())
 
-    yardstick = _appends_a_second([(bare, team) for team in teams])
+    reference = _appends_a_second([(bare, team) for team in teams])
     one = _appends_a_second([(append, teams[0])] * WRITERS)
     _without_a_gap(teams[0], WRITERS * EACH)
     eight = _appends_a_second([(append, team) for team in teams])
@@ -186,8 +186,8 @@ def _parallel_appends() -> list[Figure]:
         _without_a_gap(team, (WRITERS if team == teams[0] else 0) * EACH + EACH)
     what = "bare INSERTs by 8 writers"
     return [
-        Figure("audit rows appended, 8 writers on one chain", one, "/s", yardstick, what),
-        Figure("audit rows appended, 8 writers on eight chains", eight, "/s", yardstick, what),
+        Figure("audit rows appended, 8 writers on one chain", one, "/s", reference, what),
+        Figure("audit rows appended, 8 writers on eight chains", eight, "/s", reference, what),
     ]
 
 

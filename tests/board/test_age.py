@@ -144,7 +144,7 @@ def test_an_open_board_is_told_when_nothing_is_read_any_more(
 ) -> None:
     etag = table(client)["ETag"]
     clock.shift(300)
-    assert table(client, etag).status_code == 304, "nobody looked: each 5 minutes is as it should be"
+    assert table(client, etag).status_code == 304, "without attention, one reading in 5 minutes is normal"
     clock.shift(120)
     Heartbeat.objects.create(name="worker", seen_at=datetime.fromisoformat(f"2026-11-23T{seen}Z"))
     answer = table(client, etag)

@@ -129,19 +129,19 @@ def name_the_creator(run: Run, name: str) -> None:
 
 
 def test_an_unknown_person_is_an_id_and_needs_no_query_per_row(team: Team, task: Task, vera: User, client_of: ClientOf):
-    def asked() -> int:
-        with CaptureQueriesContext(connection) as queries:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
             table_of(client.get(FILE))
-        return len(queries)
+        return len(captured)
 
     client = client_of(vera)
     named, *_ = some_runs(task, *[Status.COMPLETED] * 3, created_by_user_id="U1")
     assert {row["triggered_by"] for row in table_of(client.get(FILE))} == {"U1"}
-    few = asked()
+    few = queries()
     Run.objects.filter(pk=named.pk).update(created_by_user_id="=U2")
     name_the_creator(Run.objects.get(pk=named.pk), "=Nora")
     assert [row["triggered_by"] for row in table_of(client.get(FILE))] == ["'=Nora", "U1", "U1"]
-    assert asked() == few
+    assert queries() == few
 
 
 def test_an_unknown_value_is_an_empty_cell(team: Team, task: Task, vera: User, client_of: ClientOf):
@@ -208,7 +208,7 @@ def test_the_file_has_as_many_rows_as_announced_despite_changes(
     def end_all() -> None:
         Run.objects.update(status=Status.COMPLETED, rank=0)
 
-    assert taken(chosen, end_all) == [f"run-{number}" for number in range(7)]
+    assert exported(chosen, end_all) == [f"run-{number}" for number in range(7)]
     assert chosen.rows == 7
 
 
@@ -342,7 +342,7 @@ def test_nothing_is_exported_without_an_audit_row(team: Team, run: Run, vera: Us
 # --- Stable while runs start and end
 
 
-def taken(chosen: Export, between: Any = lambda: None) -> list[str]:
+def exported(chosen: Export, between: Any = lambda: None) -> list[str]:
     """The Arize ids in the file. `between` is called after each chunk."""
     text = ""
     for part in export.csv_parts(chosen):
@@ -359,14 +359,14 @@ def test_chunks_are_newest_first_and_join_without_gaps(
     some_runs(task, *[Status.RUNNING, Status.COMPLETED, Status.COMPLETED, Status.PENDING] * 2)
     chosen = export_runs(team, wanted(), by=actor(mona))
     assert chosen.rows == 8
-    assert taken(chosen) == [f"run-{number}" for number in range(8)]
+    assert exported(chosen) == [f"run-{number}" for number in range(8)]
 
 
 def test_runs_created_at_the_same_time_appear_once(team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export, "CHUNK", 2)
     for number in range(7):
         make_run(task, arize_id=str(number), status=[Status.RUNNING, Status.FAILED][number % 2], created_at=NOW)
-    assert sorted(taken(export_runs(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
+    assert sorted(exported(export_runs(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
 
 
 def test_runs_that_start_or_end_are_neither_repeated_nor_skipped(
@@ -383,7 +383,7 @@ def test_runs_that_start_or_end_are_neither_repeated_nor_skipped(
         for created in (timezone.now(), NOW - timedelta(days=9)):
             make_run(task, status=Status.COMPLETED, created_at=created)
 
-    assert taken(chosen, end_one_and_add_two) == [f"run-{number}" for number in range(10)]
+    assert exported(chosen, end_one_and_add_two) == [f"run-{number}" for number in range(10)]
     assert Run.objects.count() > 20
 
 
@@ -423,6 +423,6 @@ def test_each_chunk_takes_a_few_fast_queries(team: Team, task: Task, mona: User,
     some_runs(task, *[Status.COMPLETED] * 4)
     chosen = export_runs(team, wanted(), by=actor(mona))
     with CaptureQueriesContext(connection) as queries:
-        assert len(taken(chosen)) == 4
-    assert len(queries) == 2 + 2, "two steps of rows and their cancellations"
+        assert len(exported(chosen)) == 4
+    assert len(queries) == 2 + 2, "two chunks of rows and their cancellations"
     assert not [query["sql"] for query in queries if "OFFSET" in query["sql"]]

@@ -209,7 +209,7 @@ def test_a_row_names_the_person_who_triggered_the_run_if_known(client: Client, t
         return str(said)
 
     run = make_run(task)
-    assert 'class="by"' not in client.get(BOARD).content.decode(), "the schedule did"
+    assert 'class="by"' not in client.get(BOARD).content.decode(), "the schedule started it"
     Run.objects.update(created_by_user_id="VXNlcjox")
     assert by() == "by <code>VXNlcjox</code>"
     ArizeUser.objects.create(team=run.team, endpoint=ENDPOINT, arize_id="VXNlcjox", name="Nora <b>", known=True)
@@ -265,16 +265,16 @@ def test_more_teams_need_no_more_queries_on_the_board_of_all_teams(
 ) -> None:
     client = client_of(vera)
 
-    def asked(teams: int) -> int:
+    def queries(teams: int) -> int:
         for number in range(Team.objects.count(), teams):
             more = Team.objects.create(slug=f"team-{number}", name=f"Team {number}")
             Membership.objects.create(team=more, user=vera, role=TeamRole.VIEWER)
             key = make_credential(more)
             make_run(Task.objects.create(team=more, endpoint=ENDPOINT, credential=key, arize_id="T", name="Judge"))
         client.get(f"/runs/{query}")
-        with CaptureQueriesContext(connection) as queries:
+        with CaptureQueriesContext(connection) as captured:
             page = client.get(f"/runs/{query}").content.decode()
         assert len(rows(page)) == teams - 1
-        return len(queries)
+        return len(captured)
 
-    assert asked(3) == asked(20)
+    assert queries(3) == queries(20)

@@ -78,17 +78,17 @@ def test_the_run_is_read_again_before_sending(run: Run, oli: User) -> None:
 
 @pytest.mark.usefixtures("_nothing_is_sent")
 def test_the_message_names_the_person_whose_cancel_is_open(client: Client, run: Run, oli: User, mona: User) -> None:
-    def told(person: User) -> str:
+    def message_for(person: User) -> str:
         Cancellation.objects.update(person=person, person_label=person.email)
         return click_cancel(client, run).content.decode()
 
     Cancellation.objects.create(run=run)
-    assert "You asked for it at 20" in told(oli)
-    assert "mona@example.com asked for it at 20" in told(mona)
+    assert "You asked for it at 20" in message_for(oli)
+    assert "mona@example.com asked for it at 20" in message_for(mona)
     stop = EmergencyStop.objects.create(team=run.team, person=mona, person_label=mona.email, reason="why")
     batch = CancelBatch.objects.create(team=run.team, source=BatchSource.STOP, stop=stop)
     Cancellation.objects.update(batch=batch)
-    assert "The emergency stop that mona@example.com pulled asked for it at 20" in told(mona)
+    assert "The emergency stop that mona@example.com pulled asked for it at 20" in message_for(mona)
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")

@@ -257,7 +257,7 @@ def test_the_demo_deletes_runs_of_the_previous_sandbox(db, demo, run):
     run("demo_setup")
     assert Run.objects.count() == 2
     run("demo_setup", "--new-world")
-    assert list(Run.objects.all()) == [followed], f"{old} is of the old world; a cancel that is followed gets its end"
+    assert list(Run.objects.all()) == [followed], f"{old} belongs to the previous sandbox; its cancel gets an outcome"
     assert list(Task.objects.all()) == [task]
     key.refresh_from_db()
     assert (key.tasks_read_at, key.first_contact_done_at, key.backoff_until) == (None, None, None)

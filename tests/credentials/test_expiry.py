@@ -69,7 +69,7 @@ def test_a_listed_key_is_recognised_by_its_redacted_form(*, redacted: str, same:
 # --- Reading it from Arize
 
 
-def sees(arize: responses.RequestsMock) -> None:
+def add_lists(arize: responses.RequestsMock) -> None:
     spaces = [{"id": f"S{number}", "name": f"Space {number}"} for number in range(5)]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces, "pagination": {}})
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "t"}], "pagination": {}})
@@ -80,7 +80,7 @@ def listed(**members: Any) -> dict[str, Any]:
 
 
 def test_a_test_reads_and_stores_the_expiry_date(arize: responses.RequestsMock, credential: Credential):
-    sees(arize)
+    add_lists(arize)
     others = [listed(id="k0", redacted_key="ak-oth...xyz", expires_at="2026-11-24T00:00:00Z"), {"no": "id"}, None]
     arize.get(KEY_LIST, json={"api_keys": [*others, listed()], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
@@ -94,7 +94,7 @@ def test_a_test_reads_and_stores_the_expiry_date(arize: responses.RequestsMock, 
 
 
 def test_a_service_key_is_searched_in_its_spaces(arize: responses.RequestsMock, credential: Credential):
-    sees(arize)
+    add_lists(arize)
     for space, keys in (("", []), ("S0", []), ("S1", [listed()])):
         match = [responses.matchers.query_param_matcher({"limit": "100"} | ({"space_id": space} if space else {}))]
         arize.get(KEY_LIST, json={"api_keys": keys, "pagination": {}}, match=match)
@@ -120,7 +120,7 @@ def test_a_service_key_is_searched_in_its_spaces(arize: responses.RequestsMock, 
 )
 def test_a_typed_date_stays_if_arize_sends_none(answer: dict[str, Any], arize: responses.RequestsMock, team: Team):
     credential = make_credential(team, expires_on=date(2027, 2, 1))
-    sees(arize)
+    add_lists(arize)
     arize.get(KEY_LIST, **answer)
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()

@@ -33,7 +33,7 @@ def add(team, **change):
     return credentials.add(team, **wanted)
 
 
-def sees(arize, *, spaces=2, tasks=40, more=False):
+def add_lists(arize, *, spaces=2, tasks=40, more=False):
     pagination = {"has_more": more, "next_cursor": "c2"} if more else {"has_more": False}
     named = [{"id": f"s{i}", "name": f"Space {i}"} for i in range(spaces)]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
@@ -41,7 +41,7 @@ def sees(arize, *, spaces=2, tasks=40, more=False):
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": listed, "pagination": pagination})
 
 
-def said(credential, result):
+def message_of(credential, result):
     """The page's message about a test."""
     return result_message(credential, result).text
 
@@ -72,11 +72,11 @@ def test_a_test_shows_what_the_key_sees(arize, credential, mona):
         failing_since=timezone.now(), failing_reason="x", backoff_until=timezone.now(), failures=2
     )
     credential.refresh_from_db()
-    sees(arize)
+    add_lists(arize)
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Space 0, Space 1) and 40 tasks" in said(credential, result)
-    assert "cannot tell in advance whether it may cancel" in said(credential, result)
+    assert "2 spaces (Space 0, Space 1) and 40 tasks" in message_of(credential, result)
+    assert "cannot tell in advance whether it may cancel" in message_of(credential, result)
     credential.refresh_from_db()
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None
@@ -105,7 +105,7 @@ def test_a_key_for_single_spaces_passes(arize, credential, mona, status):
     arize.get(f"{ENDPOINT}/v2/tasks", status=403, match=[query({"space_id": "s2", "limit": "100"})])
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Prod, Locked) and 1 task." in said(credential, result)
+    assert "2 spaces (Prod, Locked) and 1 task." in message_of(credential, result)
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
@@ -115,7 +115,7 @@ def test_a_key_that_may_not_list_tasks_fails_the_test(arize, credential, mona, s
     arize.get(f"{ENDPOINT}/v2/tasks", status=status)
     result = credentials.test(credential, by=actor(mona))
     assert not result.ok
-    assert f"({status})" in said(credential, result)
+    assert f"({status})" in message_of(credential, result)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_a_key_that_may_not_list_tasks_fails_the_test(arize, credential, mona, s
     ],
 )
 def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
-    sees(arize, spaces=spaces, tasks=tasks, more=more)
+    add_lists(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
-    assert words in said(credential, result)
+    assert words in message_of(credential, result)
     assert result.seen.is_nothing is (spaces == tasks == 0)
     assert result_message(credential, result).tone == ("warning" if result.seen.is_nothing else "success")
 
@@ -142,7 +142,7 @@ def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
     credential.refresh_from_db()
     team.refresh_from_db()
     assert not result.ok
-    assert "401" in said(credential, result)
+    assert "401" in message_of(credential, result)
     assert credential.failing_reason == result.problem
     first, second = AuditEvent.objects.filter(outcome="requested").values_list("operation_id", flat=True)
     assert events(operation_id=first) == events(operation_id=second) == FAILED
@@ -166,7 +166,7 @@ def test_an_unreachable_host_is_explained(arize, credential):
     arize.get(f"{ENDPOINT}/v2/spaces", body=requests.ConnectionError("boom http://user:pw@host"))
     result = credentials.test(credential, by=SHELL)
     assert not result.ok
-    assert "boom" not in said(credential, result)
+    assert "boom" not in message_of(credential, result)
     assert len(result.problem) > 20
 
 
@@ -200,7 +200,7 @@ def test_a_missing_list_of_spaces_does_not_fail_a_key(team, arize):
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "T1"}], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
     assert result.ok
-    assert "1 task" in said(credential, result)
+    assert "1 task" in message_of(credential, result)
     credential.refresh_from_db()
     assert credential.failing_since is None
 
@@ -234,11 +234,11 @@ def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
     assert (end.actor_type, end.actor_label, end.credential_id) == ("job", "sweep", credential.pk)
     assert sentence(end) == "The test of the API key Production was interrupted: result unknown"
     credential.refresh_from_db()
-    assert credential.failing_since is None, "nothing is known of the key itself"
+    assert credential.failing_since is None, "the test says nothing about the key itself"
 
 
 def test_the_sweep_leaves_finished_tests_alone(arize, credential):
-    sees(arize)
+    add_lists(arize)
     credentials.test(credential, by=SHELL)
     with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
         assert credentials.sweep() == 0
@@ -246,7 +246,7 @@ def test_the_sweep_leaves_finished_tests_alone(arize, credential):
 
 
 def test_a_test_slower_than_the_sweep_still_records_its_result(arize, credential, monkeypatch):
-    sees(arize)
+    add_lists(arize)
     look = health._look
 
     def slowly(asked):

@@ -24,7 +24,7 @@ def add(team, **change):
     return credentials.add(team, **wanted)
 
 
-def sees(arize, *, spaces=2, tasks=40, more=False):
+def add_lists(arize, *, spaces=2, tasks=40, more=False):
     pagination = {"has_more": more, "next_cursor": "c2"} if more else {"has_more": False}
     named = [{"id": f"s{i}", "name": f"Space {i}"} for i in range(spaces)]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
@@ -44,7 +44,7 @@ def pieces(key):
 
 
 def test_a_manager_adds_a_key_and_sees_what_it_reads(arize, team, mona, client_of):
-    sees(arize)
+    add_lists(arize)
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
     kept = Credential.objects.get()
     said = [str(message) for message in response.context["messages"]]
@@ -107,7 +107,7 @@ def test_errors_name_the_field_by_its_label(team, mona, client_of):
 
 
 def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
-    sees(arize)
+    add_lists(arize)
     url = reverse("credential-replace", args=[team.slug, credential.pk])
     client = client_of(mona)
     assert not any(piece in client.get(url).content.decode() for piece in pieces(CANARY))
@@ -118,7 +118,7 @@ def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
 
 
 def test_a_manager_tests_a_key(arize, team, credential, mona, client_of):
-    sees(arize, spaces=0, tasks=0)
+    add_lists(arize, spaces=0, tasks=0)
     url = reverse("credential-test", args=[team.slug, credential.pk])
     response = client_of(mona).post(url, follow=True)
     assert [message.level_tag for message in response.context["messages"]] == ["warning"]

@@ -38,13 +38,13 @@ def keys(team: Team, other_team: Team, settings: Any) -> dict[str, Credential]:
     }
 
 
-def turn() -> tuple[str, str]:
+def run_command() -> tuple[str, str]:
     out, err = io.StringIO(), io.StringIO()
     call_command("reencrypt_credentials", stdout=out, stderr=err)
     return out.getvalue(), err.getvalue()
 
 
-def opens(keys: dict[str, Credential]) -> list[bool]:
+def decryptable(keys: dict[str, Credential]) -> list[bool]:
     """For each row, whether it can be decrypted. A row that yields another row's key fails the test."""
     found = []
     for key, row in keys.items():
@@ -58,24 +58,24 @@ def opens(keys: dict[str, Credential]) -> list[bool]:
 
 def test_the_command_rotates_the_ring_in_three_steps(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    assert all(opens(keys)), "readable before"
+    assert all(decryptable(keys)), "decryptable before"
     settings.ENCRYPTION_KEYS = {2: NEW}
-    assert not any(opens(keys)), "the control: the new one alone does not open them yet"
+    assert not any(decryptable(keys)), "the control: the new key alone does not decrypt them yet"
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    out, _ = turn()
+    out, _ = run_command()
     assert "API keys: 3 re-encrypted with ring key 2." in out
     assert "You can remove the other keys from ENCRYPTION_KEYS" in out
     settings.ENCRYPTION_KEYS = {1: OLD}
-    assert not any(opens(keys)), "the old key alone fails after"
+    assert not any(decryptable(keys)), "the old key alone fails after"
     settings.ENCRYPTION_KEYS = {2: NEW}
-    assert all(opens(keys)), "the new alone works"
+    assert all(decryptable(keys)), "the new key alone works"
 
 
 def test_a_second_call_changes_nothing(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    turn()
+    run_command()
     before = list(Credential.objects.order_by("pk").values())
-    out, _ = turn()
+    out, _ = run_command()
     assert "API keys: 0 re-encrypted" in out
     assert list(Credential.objects.order_by("pk").values()) == before
     assert events() == [("encryption.reencrypt", "done")]
@@ -83,7 +83,7 @@ def test_a_second_call_changes_nothing(keys: dict[str, Credential], settings: An
 
 def test_the_sites_log_records_it_without_a_secret(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    turn()
+    run_command()
     row = AuditEvent.objects.get()
     assert (row.chain, row.actor_type, row.outcome) == ("site", "command", "done")
     assert row.details == {"column": "API keys", "rows": 3, "ring_number": 2}
@@ -93,7 +93,7 @@ def test_only_ciphertext_of_the_ring_changes(keys: dict[str, Credential], settin
     other = [field.name for field in Credential._meta.fields if field.name not in {"ring_number", "ciphertext"}]
     before = list(Credential.objects.order_by("pk").values(*other))
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    turn()
+    run_command()
     assert list(Credential.objects.order_by("pk").values(*other)) == before
     assert set(Credential.objects.values_list("ring_number", flat=True)) == {2}
 
@@ -104,10 +104,10 @@ def test_each_row_stays_bound_to_its_owner(keys: dict[str, Credential], settings
     Credential.objects.filter(pk=second.pk).update(ciphertext=first.ciphertext)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     with pytest.raises(CommandError, match="1 secret cannot be decrypted"):
-        turn()
-    assert opens(keys) == [True, False, True]
+        run_command()
+    assert decryptable(keys) == [True, False, True]
     Credential.objects.filter(pk=third.pk).update(ciphertext=Credential.objects.get(pk=first.pk).ciphertext)
-    assert opens(keys) == [True, False, False]
+    assert decryptable(keys) == [True, False, False]
 
 
 def test_undecryptable_secrets_are_counted_and_kept_and_exit_1(keys: dict[str, Credential], settings: Any):
@@ -115,20 +115,20 @@ def test_undecryptable_secrets_are_counted_and_kept_and_exit_1(keys: dict[str, C
     Credential.objects.filter(pk=lost.pk).update(ring_number=9)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     with pytest.raises(CommandError, match="Add the missing ring key"):
-        turn()
+        run_command()
     lost.refresh_from_db()
     assert lost.ring_number == 9
-    assert opens(keys) == [False, True, True]
+    assert decryptable(keys) == [False, True, True]
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD, 9: OLD}
-    turn()
-    assert all(opens(keys))
+    run_command()
+    assert all(decryptable(keys))
 
 
 def test_revoked_keys_have_nothing_to_encrypt(keys: dict[str, Credential], settings: Any):
     for row in keys.values():
         credentials.revoke(row, by=SHELL)
     settings.ENCRYPTION_KEYS = {2: NEW}
-    assert "API keys: 0 re-encrypted" in turn()[0]
+    assert "API keys: 0 re-encrypted" in run_command()[0]
 
 
 def test_nothing_is_changed_without_an_audit_row(
@@ -147,10 +147,10 @@ def test_nothing_is_changed_without_an_audit_row(
     with monkeypatch.context() as patch:
         patch.setattr(encryption, "record", refuse_later)
         with pytest.raises(CommandError, match="database cannot be used"):
-            turn()
+            run_command()
     assert sorted(Credential.objects.values_list("ring_number", flat=True)) == [1, 2, 2]
-    assert "API keys: 1 re-encrypted" in turn()[0]
-    assert all(opens(keys))
+    assert "API keys: 1 re-encrypted" in run_command()[0]
+    assert all(decryptable(keys))
 
 
 def test_progress_is_reported_after_each_chunk(
@@ -165,7 +165,7 @@ def test_progress_is_reported_after_each_chunk(
 
 def test_progress_is_shown_only_at_a_terminal(keys: dict[str, Credential], settings: Any):
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    assert turn()[1] == ""
+    assert run_command()[1] == ""
     settings.ENCRYPTION_KEYS = {3: Fernet.generate_key().decode(), 2: NEW}
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
@@ -186,11 +186,11 @@ def test_the_site_audit_page_shows_the_progress(
     monkeypatch.setattr(encryption, "CHUNK", 2)
     seen = []
 
-    def look(name: str, *_: Any) -> None:
+    def read_page(name: str, *_: Any) -> None:
         seen.append(client.get("/audit/encryption/", headers={"HX-Request": "true"}).content.decode())
 
-    look("")
-    reencrypt(by=SHELL, progress=look)
+    read_page("")
+    reencrypt(by=SHELL, progress=read_page)
     told = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
     assert told == [
         ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app and its recovery codes
@@ -217,4 +217,4 @@ def test_memory_does_not_grow_with_the_number_of_keys(team: Team, settings: Any,
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert report.done == 300
-    assert peak < 4_000_000, "all rows at once are more than 9 MB"
+    assert peak < 4_000_000, "all rows together take more than 9 MB"

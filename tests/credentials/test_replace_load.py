@@ -54,7 +54,7 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
             try:
                 for turn in range(REPLACED):
                     called.clear()
-                    assert called.wait(30), "nobody calls Arize"
+                    assert called.wait(30), "no call to Arize"
                     done.append(credentials.replace(row, key=(OTHER, CANARY)[turn % 2], expires_on=None, by=SHELL))
             finally:
                 settled.set()

@@ -37,24 +37,24 @@ def old_stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="session")
-def _passes() -> dict[tuple[str, str], Any]:
+def _signed_in() -> dict[tuple[str, str], Any]:
     """Cookies of people who have already signed in, because sign-in is slow by design."""
     return {}
 
 
 @pytest.fixture
-def visit(browser: Browser, _passes: dict[tuple[str, str], Any]) -> Iterator[Visit]:
+def visit(browser: Browser, _signed_in: dict[tuple[str, str], Any]) -> Iterator[Visit]:
     """`visit(stack, "oli")` returns a new signed-in browser. Any trouble (see `Visitor`) fails the test."""
     visitors: list[Visitor] = []
 
     def arrive(stack: Stack, name: str = "", **options: Any) -> Visitor:
-        known = _passes.get((stack.url, name))
+        known = _signed_in.get((stack.url, name))
         visitor = Visitor.arrive(stack, browser, storage_state=known, **options)
         visitors.append(visitor)
         if name and known is None:
             visitor.sign_in(name)
             visitor.page.wait_for_url("**/runs/")
-            _passes[stack.url, name] = visitor.context.storage_state()
+            _signed_in[stack.url, name] = visitor.context.storage_state()
         return visitor
 
     yield arrive

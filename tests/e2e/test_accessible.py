@@ -50,7 +50,7 @@ def faults(page: Page) -> list[str]:
     return found
 
 
-def told(found: dict[str, list[str]]) -> str:
+def report(found: dict[str, list[str]]) -> str:
     return "\n".join(f"{page}: {fault}" for page, wrong in found.items() for fault in wrong)
 
 
@@ -82,7 +82,7 @@ def test_axe_finds_nothing_on_pages_of_a_run_task_key_and_person(stack: Stack, v
     )
     adam.page.goto(person)
     found[person] = faults(adam.page)
-    assert not any(found.values()), told(found)
+    assert not any(found.values()), report(found)
 
 
 def test_axe_finds_nothing_on_dialogs_previews_and_results(stack: Stack, visit: Visit) -> None:
@@ -94,26 +94,26 @@ def test_axe_finds_nothing_on_dialogs_previews_and_results(stack: Stack, visit: 
     mona = visit(stack, "mona")
     page = mona.page
 
-    def look(what: str, act: Callable[[], Any]) -> None:
+    def check(what: str, act: Callable[[], Any]) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
         act()
         found[what] = faults(page)
 
     mona.open_board(f"?task={task}&status=running")
-    look("cancel dialog", lambda: mona.row(ids[0]).get_by_role("button", name="Cancel").click())
+    check("cancel dialog", lambda: mona.row(ids[0]).get_by_role("button", name="Cancel").click())
     page.keyboard.press("Escape")
-    look("shortcuts", lambda: page.keyboard.press("?"))
+    check("shortcuts", lambda: page.keyboard.press("?"))
     page.keyboard.press("Escape")
     page.get_by_label("Select all on this page").check()
-    look("preview", lambda: page.get_by_role("button", name="Cancel the selected runs").click())
+    check("preview", lambda: page.get_by_role("button", name="Cancel the selected runs").click())
     page.get_by_label("Reason").fill("a bad prompt")
     page.get_by_role("button", name=re.compile(r"^Cancel \d+ runs?$")).click()
     expect(page.get_by_text("0 still running.")).to_be_visible()
-    look("batch", lambda: None)
-    look("invitation", lambda: invite(page))
+    check("batch", lambda: None)
+    check("invitation", lambda: invite(page))
     mona.expected.add(422)
-    look("mistakes", lambda: page.get_by_role("button", name="Add", exact=True).click())
-    assert not any(found.values()), told(found)
+    check("mistakes", lambda: page.get_by_role("button", name="Add", exact=True).click())
+    assert not any(found.values()), report(found)
 
 
 def invite(page: Page) -> None:

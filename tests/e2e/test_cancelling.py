@@ -18,7 +18,7 @@ def test_an_operator_cancels_in_the_dialog_and_a_manager_sees_who_and_why(stack:
     expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
     expect(oli.row(run_id)).to_contain_text("oli@demo.example")
     expect(oli.row(run_id).get_by_role("button", name="Cancel")).to_have_count(0)
-    assert oli.page.evaluate("window.sameDocument"), "the page was loaded again"
+    assert oli.page.evaluate("window.sameDocument"), "the page was reloaded"
     assert stack.status_at_arize(run_id) == "cancelled"
     assert [entry["status"] for entry in stack.cancels_received(run_id)] == [200]
 

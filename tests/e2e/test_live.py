@@ -180,11 +180,11 @@ def fifty(stack: Stack) -> Iterator[tuple[str, list[str]]]:
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=50)]
     stack.manage("refresh", "ops-north")
     yield task, ids
-    put(stack, ids, "completed")
+    set_statuses(stack, ids, "completed")
     stack.manage("refresh", "ops-north")
 
 
-def put(stack: Stack, ids: list[str], status: str) -> None:
+def set_statuses(stack: Stack, ids: list[str], status: str) -> None:
     for changed in ids:
         stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": status})
 
@@ -212,7 +212,7 @@ def test_a_minute_of_changing_rows_keeps_focus_position_and_memory(
     began = time.monotonic()
     while time.monotonic() - began < 60 or len(measured) < 2:
         for status in ("pending", "running"):
-            put(stack, others, status)
+            set_statuses(stack, others, status)
             changed = page.locator(f"tr[data-run-id][data-status={status}]")
             expect(changed).to_have_count(len(others) + (status == "running"), timeout=30_000)
         if time.monotonic() - began > 15:

@@ -7,21 +7,21 @@ from tests.e2e.visitors import Visit
 
 
 def test_a_wrong_password_is_explained_and_the_email_stays(stack: Stack, visit: Visit) -> None:
-    somebody = visit(stack)
-    somebody.sign_in("vera", password="not her password")
-    expect(somebody.page.get_by_text("not correct")).to_be_visible()
-    expect(somebody.page.get_by_label("Email")).to_have_value("vera@demo.example")
-    expect(somebody.page.get_by_label("Password")).to_have_value("")
+    visitor = visit(stack)
+    visitor.sign_in("vera", password="not her password")
+    expect(visitor.page.get_by_text("not correct")).to_be_visible()
+    expect(visitor.page.get_by_label("Email")).to_have_value("vera@demo.example")
+    expect(visitor.page.get_by_label("Password")).to_have_value("")
 
 
 def test_an_anonymous_visitor_returns_to_the_page_after_sign_in(stack: Stack, visit: Visit) -> None:
-    somebody = visit(stack)
-    somebody.page.goto("/teams/ops-north/runs/?status=running")
-    assert "/accounts/login/" in somebody.page.url
-    somebody.page.get_by_label("Email").fill("vera@demo.example")
-    somebody.page.get_by_label("Password").fill(stack.password)
-    somebody.page.get_by_role("button", name="Sign in", exact=True).click()
-    somebody.page.wait_for_url("**/teams/ops-north/runs/?status=running")
+    visitor = visit(stack)
+    visitor.page.goto("/teams/ops-north/runs/?status=running")
+    assert "/accounts/login/" in visitor.page.url
+    visitor.page.get_by_label("Email").fill("vera@demo.example")
+    visitor.page.get_by_label("Password").fill(stack.password)
+    visitor.page.get_by_role("button", name="Sign in", exact=True).click()
+    visitor.page.wait_for_url("**/teams/ops-north/runs/?status=running")
 
 
 def test_an_outsider_gets_a_404_where_a_member_sees_the_board(stack: Stack, visit: Visit) -> None:

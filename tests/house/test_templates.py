@@ -26,7 +26,7 @@ def test_no_line_is_too_long_to_read():
         (named(path), number, line) for path in TEMPLATES for number, line in enumerate(TEXTS[path].split("\n"), 1)
     ]
     assert len(lines) > 1_000
-    assert max(len(line) for _, _, line in lines) > LONGEST - 10, "lines are measured"
+    assert max(len(line) for _, _, line in lines) > LONGEST - 10, "the control: lines were measured"
     assert not [f"{name}:{number}" for name, number, line in lines if len(line) > LONGEST]
 
 
@@ -109,7 +109,7 @@ def test_each_page_loads_the_style_sheets_of_what_it_shows():
         assert not [word for word, sheets in needed.items() if not sheets & has], named(path)
         assert not [sheet for sheet in has if not any(sheet in sheets for sheets in needed.values())], named(path)
         asked |= has
-    assert asked | everywhere == set(SHEETS), "no sheet is left that no page asks for"
+    assert asked | everywhere == set(SHEETS), "every sheet is loaded by a page"
 
 
 def rendered(source: str, **context: Any) -> str:

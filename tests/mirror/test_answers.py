@@ -22,7 +22,7 @@ NO_ANSWERS: dict[str, Fault] = {
 }
 
 
-def must(report: RoundReport | None) -> RoundReport:
+def report_of(report: RoundReport | None) -> RoundReport:
     assert report is not None
     return report
 
@@ -32,7 +32,7 @@ def test_a_round_with_only_refusals_is_a_problem(kind: str, credential: Credenti
     Credential.objects.update(failing_since=EARLIER, failing_reason="rejected", last_good_at=EARLIER)
     world.task("T1")
     world.fault = lambda _: NO_ANSWERS[kind]
-    report = must(refresh(credential.pk, force=True))
+    report = report_of(refresh(credential.pk, force=True))
     assert report.problem.endswith(".")
     credential.refresh_from_db()
     assert (credential.failing_since, credential.failing_reason) == (EARLIER, "rejected")
@@ -42,7 +42,7 @@ def test_a_round_with_only_refusals_is_a_problem(kind: str, credential: Credenti
     with pytest.raises(CommandError, match="1 of 1 API keys failed"):
         call_command("refresh", credential.team.slug)
     world.fault = lambda _: None
-    assert must(refresh(credential.pk, force=True)).problem == ""
+    assert report_of(refresh(credential.pk, force=True)).problem == ""
     credential.refresh_from_db()
     assert (credential.failing_since, credential.failing_reason, credential.last_good_at) == (None, "", START)
     assert (credential.backoff_until, credential.failures) == (None, 0)
@@ -54,7 +54,7 @@ def test_refused_spaces_are_no_problem_if_all_tasks_can_be_listed(
 ) -> None:
     world.task("T1")
     world.fault = failing("space_id", status)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert Task.objects.get().arize_id == "T1"
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
@@ -70,7 +70,7 @@ def test_a_refused_task_list_is_a_problem_but_known_runs_are_still_read(
     run["status"] = "COMPLETED"
     world.fault = failing("/v2/tasks?", status)
     clock.shift(400)
-    assert str(status) in must(refresh(credential.pk)).problem
+    assert str(status) in report_of(refresh(credential.pk)).problem
     assert Run.objects.get().status == "completed"
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
@@ -85,7 +85,7 @@ def test_a_key_for_single_spaces_is_healthy_without_access_to_the_rest(
     world.task("T1", space="S1")
     world.task("T2", space="S2")
     world.fault = lambda call: (status, {}, "") if "space_id=S1" not in call and "/v2/tasks?" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert Task.objects.get().arize_id == "T1"
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
@@ -96,7 +96,7 @@ def test_spaces_with_a_missing_page_are_not_all_spaces(credential: Credential, w
     world.task("T1", space="S1")
     world.task("T2", space="S2")
     world.fault = failing("spaces?limit=100&cursor", 404)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert set(Task.objects.values_list("arize_id", flat=True)) == {"T1", "T2"}
 
 
@@ -110,7 +110,7 @@ def test_a_missing_run_is_no_sign_of_a_server_that_is_not_arize(
     clock.shift(31)
     Task.objects.update(runs_read_at=timezone.now())
     world.calls.clear()
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert world.paths() == ["task-runs/R1", "spaces", "tasks"]
     assert Run.objects.get().status == "gone"
 
@@ -123,7 +123,7 @@ def test_refused_user_names_are_no_problem(credential: Credential, world: World)
     ArizeUser.objects.create(team=credential.team, endpoint=credential.endpoint, arize_id="U1")
     Credential.objects.update(tasks_read_at=START)
     world.fault = failing("users", 404)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert world.paths() == ["users/U1"]
 
 
@@ -140,7 +140,7 @@ def test_a_list_that_repeats_itself_with_new_cursors_ends(
     bodies = {"spaces": '"spaces": [{"id": "S1"}]', "tasks": '"tasks": [{"id": "T1", "name": "T"}]'}
     body = bodies.get(what, '"task_runs": [{"id": "new", "status": "COMPLETED"}]')
     world.fault = lambda call: repeated(body, world) if f"/{what}?" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert world.reads_of(f"/{what}?") == 2
 
 
@@ -150,7 +150,7 @@ def repeated(body: str, world: World) -> tuple[int, dict[str, str], str]:
 
 def test_an_answer_without_members_is_an_empty_account(credential: Credential, world: World) -> None:
     world.fault = lambda _: (200, {}, "{}")
-    report = must(refresh(credential.pk))
+    report = report_of(refresh(credential.pk))
     assert (report.problem, report.tasks, report.changed) == ("", 0, 0)
 
 

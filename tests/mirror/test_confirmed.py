@@ -33,7 +33,7 @@ def cancelled(task: Task, world: World, number: int, *, now_in_arize: str) -> Ru
     return run
 
 
-def rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
+def run_rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
     clock.shift(seconds)
     Credential.objects.update(next_refresh_at=timezone.now(), tasks_read_at=timezone.now())
     assert refresh(credential.pk) is not None
@@ -43,9 +43,9 @@ def test_a_run_that_ignored_its_cancel_is_found_and_shown_in_red(
     task: Task, world: World, credential: Credential, clock: Any, vera: User, client_of: ClientOf
 ) -> None:
     lies = cancelled(task, world, 1, now_in_arize="RUNNING")
-    rounds(credential, clock, seconds=5)
+    run_rounds(credential, clock, seconds=5)
     assert world.reads_of("task-runs/R1") == 0, "too early: Arize may need a moment"
-    rounds(credential, clock, seconds=6)
+    run_rounds(credential, clock, seconds=6)
     lies.refresh_from_db()
     assert lies.status == Status.RUNNING
     page = client_of(vera).get("/teams/ops-north/runs/").content.decode()
@@ -58,7 +58,7 @@ def test_a_run_that_stays_cancelled_costs_one_call(
 ) -> None:
     cancelled(task, world, 1, now_in_arize="CANCELLED")
     for _ in range(6):
-        rounds(credential, clock, seconds=12)
+        run_rounds(credential, clock, seconds=12)
     assert world.reads_of("task-runs/R1") == 1
 
 
@@ -67,9 +67,9 @@ def test_a_round_reads_a_few_of_many_and_never_old_ones(
 ) -> None:
     for number in range(12):
         cancelled(task, world, number, now_in_arize="CANCELLED")
-    rounds(credential, clock, seconds=12)
+    run_rounds(credential, clock, seconds=12)
     assert world.reads_of("task-runs/") == 5
-    rounds(credential, clock, seconds=5)
+    run_rounds(credential, clock, seconds=5)
     assert world.reads_of("task-runs/") == 10
-    rounds(credential, clock, seconds=600)
+    run_rounds(credential, clock, seconds=600)
     assert world.reads_of("task-runs/") == 10

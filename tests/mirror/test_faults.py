@@ -25,7 +25,7 @@ def wait_of(credential: Credential) -> float:
     return (until - timezone.now()).total_seconds()
 
 
-def must(report: RoundReport | None) -> RoundReport:
+def report_of(report: RoundReport | None) -> RoundReport:
     assert report is not None
     return report
 
@@ -35,7 +35,7 @@ def test_401_marks_the_key_failing_once_and_stops_reading_with_it(
 ) -> None:
     world.fault = failing("/v2/", 401)
     before = Team.objects.get().board_version
-    report = must(refresh(credential.pk))
+    report = report_of(refresh(credential.pk))
     assert report.unauthorized
     assert len(world.calls) == 1
     credential.refresh_from_db()
@@ -66,7 +66,7 @@ def test_429_waits_as_long_as_arize_asks(
 ) -> None:
     Team.objects.update(watched_at=START)
     world.fault = failing("/v2/", 429, **({"Retry_After": header} if header else {}))
-    report = must(refresh(credential.pk))
+    report = report_of(refresh(credential.pk))
     assert not report.unauthorized
     assert "429" in report.problem
     assert len(world.calls) == 1
@@ -80,7 +80,7 @@ def test_429_during_a_round_stops_it(credential: Credential, world: World) -> No
     for number in range(60):
         world.task(f"T{number}")
     world.fault = lambda _: (429, {}, "") if len(world.calls) > 10 else None
-    assert "429" in must(refresh(credential.pk)).problem
+    assert "429" in report_of(refresh(credential.pk)).problem
     # The first refused call, and those in flight at the same time.
     assert 11 <= len(world.calls) <= 10 + THREADS
 
@@ -107,7 +107,7 @@ def test_faults_of_arize_are_met_with_exponential_backoff(
     waits = []
     for _ in range(9):
         world.calls.clear()
-        assert must(refresh(credential.pk)).problem
+        assert report_of(refresh(credential.pk)).problem
         # Three faults with two retries each, and the calls in flight at the same time.
         assert len(world.calls) <= 33
         waits.append(wait_of(credential))
@@ -116,7 +116,7 @@ def test_faults_of_arize_are_met_with_exponential_backoff(
     assert events() == []
     before = Team.objects.get().board_version
     world.fault = lambda _: None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert wait_of(credential) == 5
     credential.refresh_from_db()
     assert (credential.failures, credential.backoff_until, credential.backoff_reason) == (0, None, "")
@@ -139,7 +139,7 @@ def test_a_retry_after_of_a_fault_is_respected(
     Team.objects.update(watched_at=START + timedelta(days=1))
     world.fault = failing("/v2/", 503, Retry_After=header)
     for seconds in waits:
-        assert "503" in must(refresh(credential.pk)).problem
+        assert "503" in report_of(refresh(credential.pk)).problem
         assert wait_of(credential) == seconds
         clock.shift(seconds)
 
@@ -153,12 +153,12 @@ def test_one_failing_task_does_not_starve_the_others(
         world.task(f"T{number}", last_run_at="2026-11-23T00:00:00Z")
         world.run(f"R{number}", f"T{number}", "COMPLETED")
     world.fault = lambda call: FAULTS[kind] if "T3/runs" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     for number in range(8):
         world.run(f"N{number}", f"T{number}", "COMPLETED", minute=1)
         world.tasks[f"T{number}"]["last_run_at"] = "2026-11-23T00:01:00Z"
     clock.shift(61)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     expected = {f"{kind}{number}" for kind in "RN" for number in range(8) if number != 3}
     assert set(Run.objects.values_list("arize_id", flat=True)) == expected
     world.fault = lambda _: None
@@ -176,7 +176,7 @@ def test_failing_tasks_among_healthy_ones_do_not_end_the_round(
         world.run(f"R{number}", f"T{number}", "COMPLETED")
     turns = cycle([FAULTS["HTML"], FAULTS["HTML"], None])
     world.fault = lambda call: next(turns) if "/runs" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert Run.objects.count() == 4
     credential.refresh_from_db()
     assert credential.backoff_until is None
@@ -187,7 +187,7 @@ def test_an_unusable_key_is_failing_and_sends_nothing(
     spoil: dict[str, str], credential: Credential, world: World
 ) -> None:
     Credential.objects.update(**spoil)
-    assert must(refresh(credential.pk)).problem
+    assert report_of(refresh(credential.pk)).problem
     credential.refresh_from_db()
     assert credential.failing_since is not None
     assert world.calls == []
@@ -198,7 +198,7 @@ def test_failing_runs_do_not_keep_others_from_being_read(credential: Credential,
     for number in range(8):
         world.task(f"T{number}")
         world.run(f"R{number}", f"T{number}")
-    must(refresh(credential.pk))
+    report_of(refresh(credential.pk))
     world.task("new", space="S1")
     world.run("newcomer", "new")
     broken = [f"task-runs/R{number}" for number in range(4)]
@@ -206,7 +206,7 @@ def test_failing_runs_do_not_keep_others_from_being_read(credential: Credential,
     for _ in range(3):
         clock.shift(61)
         world.run("R7", "T7", "COMPLETED")["id"] = "R7-next"
-        assert not must(refresh(credential.pk)).problem
+        assert not report_of(refresh(credential.pk)).problem
     assert Run.objects.filter(arize_id__in=["newcomer", "R7-next"]).count() == 2
     credential.refresh_from_db()
     assert (credential.failures, credential.backoff_until) == (0, None)
@@ -217,14 +217,14 @@ def test_a_run_that_always_fails_costs_few_calls(credential: Credential, world: 
     world.task("T2")
     world.run("broken", "T1")
     world.run("sound", "T2")
-    must(refresh(credential.pk))
+    report_of(refresh(credential.pk))
     looks: list[tuple[bool, bool]] = []
 
     def read() -> None:
         clock.shift(10)
         Credential.objects.update(next_refresh_at=timezone.now())
         world.calls.clear()
-        must(refresh(credential.pk))
+        report_of(refresh(credential.pk))
         looks.append((bool(world.reads_of("task-runs/broken")), bool(world.reads_of("task-runs/sound"))))
 
     world.fault = failing("task-runs/broken", 500)
@@ -241,11 +241,11 @@ def test_a_run_that_always_fails_costs_few_calls(credential: Credential, world: 
 def test_three_faults_of_an_arize_that_is_down_end_the_round(credential: Credential, world: World, clock: Any) -> None:
     for number in range(40):
         world.task(f"T{number}")
-    must(refresh(credential.pk))
+    report_of(refresh(credential.pk))
     clock.shift(400)
     world.calls.clear()
     world.fault = failing("/v2/", 503)
-    assert "503" in must(refresh(credential.pk)).problem
+    assert "503" in report_of(refresh(credential.pk)).problem
     assert world.reads_of("/runs") < 40
     credential.refresh_from_db()
     assert credential.backoff_until is not None

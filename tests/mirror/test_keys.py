@@ -189,7 +189,7 @@ def test_a_long_round_keeps_its_claim_and_a_lost_one_stays_lost(credential: Cred
     schedule.renew(held, budget=budget)
     until = held.claimed_until
     schedule.renew(held, budget=budget)
-    assert held.claimed_until == until, "not with every answer"
+    assert held.claimed_until == until, "not renewed with every answer"
     with time_machine.travel(timezone.now() + timedelta(seconds=30)):
         schedule.renew(held, budget=budget)
     assert held.claimed_until >= until + timedelta(seconds=29)
@@ -199,4 +199,4 @@ def test_a_long_round_keeps_its_claim_and_a_lost_one_stays_lost(credential: Cred
     with time_machine.travel(timezone.now() + timedelta(seconds=60)):
         schedule.renew(held, budget=budget)
     credential.refresh_from_db()
-    assert credential.claimed_until == until + timedelta(hours=1), "another round holds it now"
+    assert credential.claimed_until == until + timedelta(hours=1), "another round has claimed it"

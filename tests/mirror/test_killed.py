@@ -45,8 +45,8 @@ class Arize:
 
     def __init__(self) -> None:
         self.statuses = {f"R{number}": "RUNNING" if number < 4 else "COMPLETED" for number in range(TASKS)}
-        self.under_way: Counter[str] = Counter()
-        self.at_once: list[str] = []
+        self.in_flight: Counter[str] = Counter()
+        self.duplicates: list[str] = []
         self.kill: dict[int, int] = {}  # number of the request -> pid to kill when it arrives
         self.asked = 0
 
@@ -54,12 +54,12 @@ class Arize:
         self.asked += 1
         if victim := self.kill.pop(self.asked, None):
             os.kill(victim, signal.SIGKILL)
-        self.under_way[path] += 1
-        if self.under_way[path] > 1:
-            self.at_once.append(path)
+        self.in_flight[path] += 1
+        if self.in_flight[path] > 1:
+            self.duplicates.append(path)
 
     def answer(self, _: str, path: str) -> tuple[int, Any]:
-        self.under_way[path] -= 1
+        self.in_flight[path] -= 1
         match urlsplit(path).path.split("/")[2:]:
             case ["spaces"]:
                 return 200, {"spaces": [{"id": "S1", "name": "one"}]}
@@ -89,7 +89,7 @@ def worker(double: ArizeServer, credential: Credential) -> subprocess.Popen[str]
     )
 
 
-def go(process: subprocess.Popen[str]) -> str:
+def run_round(process: subprocess.Popen[str]) -> str:
     """Start its round. Returns what it printed: nothing if it was killed."""
     return process.communicate("go\n", timeout=60)[0].strip()
 
@@ -105,7 +105,7 @@ def test_after_a_kill_the_next_round_loses_nothing_and_repeats_no_call(committed
         moments = (1, 3, chance.randrange(4, 14))
         for moment, victim in [(moment, worker(double, credential)) for moment in moments]:
             arize.kill = {arize.asked + moment: victim.pid}
-            assert go(victim) == ""
+            assert run_round(victim) == ""
             assert victim.returncode == -signal.SIGKILL
             # Its claim is still valid, because nothing shows yet that it was killed.
             assert due(timezone.now()) == []
@@ -117,7 +117,7 @@ def test_after_a_kill_the_next_round_loses_nothing_and_repeats_no_call(committed
         assert sum(report is not None for report in reports) == 1
         assert mirrored() == {id_: word.lower() for id_, word in arize.statuses.items()}
         assert Task.objects.filter(runs_read_at=None).count() == 0
-        assert arize.at_once == []
+        assert arize.duplicates == []
         assert [fault for fault in double.faults if not isinstance(fault, ConnectionError)] == []
 
 

@@ -24,7 +24,7 @@ def wait_of(credential: Credential) -> float:
     return (until - timezone.now()).total_seconds()
 
 
-def must(report: RoundReport | None) -> RoundReport:
+def report_of(report: RoundReport | None) -> RoundReport:
     assert report is not None
     return report
 
@@ -79,7 +79,7 @@ def test_the_claim_of_a_killed_worker_expires(credential: Credential, world: Wor
     assert refresh(credential.pk) is None
     assert due(timezone.now()) == []
     clock.shift(1)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     credential.refresh_from_db()
     assert credential.claimed_until is None
 
@@ -88,7 +88,7 @@ def test_a_command_waits_for_no_claim(credential: Credential, world: World) -> N
     later = timezone.now() + timedelta(minutes=1)
     Credential.objects.update(claimed_until=later, backoff_until=later, next_refresh_at=later)
     assert refresh(credential.pk) is None
-    assert must(refresh(credential.pk, force=True)).problem == ""
+    assert report_of(refresh(credential.pk, force=True)).problem == ""
 
 
 def test_revoked_keys_and_keys_of_archived_teams_are_never_used(credential: Credential, world: World) -> None:
@@ -101,11 +101,11 @@ def test_revoked_keys_and_keys_of_archived_teams_are_never_used(credential: Cred
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ceiling", [7, 20])
+@pytest.mark.parametrize("limit", [7, 20])
 def test_no_sixty_seconds_exceed_the_rate_limit(
-    ceiling: int, credential: Credential, world: World, clock: Any, settings: Any
+    limit: int, credential: Credential, world: World, clock: Any, settings: Any
 ) -> None:
-    settings.ARIZE_CALLS_PER_MINUTE = ceiling
+    settings.ARIZE_CALLS_PER_MINUTE = limit
     for number in range(60):
         world.task(f"T{number}")
         world.run(f"R{number}", f"T{number}")
@@ -117,10 +117,10 @@ def test_no_sixty_seconds_exceed_the_rate_limit(
         refresh(credential.pk)
         counted[second] = len(world.calls) - before
     windows = [sum(counted[at] for at in counted if start <= at < start + 60) for start in range(300)]
-    assert max(windows) <= ceiling
-    assert sum(counted.values()) >= 4 * ceiling
+    assert max(windows) <= limit
+    assert sum(counted.values()) >= 4 * limit
     # Reading active runs leaves calls to find new ones.
-    assert Run.objects.count() >= ceiling
+    assert Run.objects.count() >= limit
 
 
 def test_reads_of_stopping_runs_and_repeated_reads_count(credential: Credential, world: World, settings: Any) -> None:
@@ -148,7 +148,7 @@ def test_retries_of_a_read_count_too(credential: Credential, world: World) -> No
 def test_there_is_no_retry_once_the_rate_limit_is_reached(credential: Credential, world: World, settings: Any) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 5
     world.fault = failing("/v2/", 500)
-    assert "500" in must(refresh(credential.pk)).problem
+    assert "500" in report_of(refresh(credential.pk)).problem
     assert world.paths() == ["spaces"] * 3 + ["tasks"] * 2
 
 
@@ -205,7 +205,7 @@ def test_only_a_command_reads_without_a_time_limit(
         settings.ARIZE_ENDPOINTS = (double.url,)
         credential = make_credential(team)
         Credential.objects.update(endpoint=double.url)
-        report = must(refresh(credential.pk, force=force))
+        report = report_of(refresh(credential.pk, force=force))
     assert report.problem == ""
     assert Task.objects.exclude(runs_read_at=None).count() == tasks_read
     assert sum("/runs" in line for line in double.received) >= tasks_read

@@ -43,7 +43,7 @@ def test_first_contact_reads_spaces_tasks_and_the_newest_page_of_each(world: Wor
     assert (report.problem, report.tasks, report.changed) == ("", 2, 103)
     assert world.paths()[:3] == ["spaces", "tasks", "tasks"]
     assert sorted(world.paths()[3:5]) == ["tasks/T1/runs", "tasks/T2/runs"]
-    assert world.paths()[5:] == ["tasks/T1/runs"] * 2, "T1's older active runs: one question a status"
+    assert world.paths()[5:] == ["tasks/T1/runs"] * 2, "T1's older active runs: one call per status"
     assert [call for call in world.calls if "space_id" in call] == [
         "/v2/tasks?space_id=S1&limit=100",
         "/v2/tasks?space_id=S2&limit=100",

@@ -80,9 +80,7 @@ def test_a_backfill_reads_a_few_pages_a_round_until_it_is_done(world: World, clo
         assert world.reads_of("T1/runs") == MOST_PAGES
         assert len(unread(world)) == (3 - reached) * MOST_PAGES - 1
         key = Credential.objects.get()
-        assert (key.next_refresh_at - timezone.now()).total_seconds() <= 5, (
-            "the rest does not wait until somebody looks"
-        )
+        assert (key.next_refresh_at - timezone.now()).total_seconds() <= 5, "the rest does not wait for attention"
     read(world, clock, later=6)
     assert unread(world) == set()
 
@@ -169,6 +167,8 @@ def test_a_refused_status_filter_is_not_sent_again_and_again(
     make_credential(team)
     read(world, clock)
     assert world.reads_of("status=") > 0
-    assert (Task.objects.get().runs_failed_at is not None) == bool(asked_again), "a filter is no fault of the task"
+    assert (Task.objects.get().runs_failed_at is not None) == bool(asked_again), (
+        "a refused filter is no failure of the task"
+    )
     read(world, clock)
     assert (world.reads_of("status=") > 0) == bool(asked_again)

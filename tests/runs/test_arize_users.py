@@ -61,7 +61,7 @@ def people(known: dict[str, dict[str, Any]]) -> Callable[[str], Fault | None]:
     return answer
 
 
-def asked(world: World) -> int:
+def user_reads(world: World) -> int:
     return world.reads_of("/v2/users/")
 
 
@@ -82,12 +82,12 @@ def test_the_name_of_who_triggered_a_run_is_read_once_a_day(world: World, read: 
     assert name() == "Nora Lindqvist"
     assert Team.objects.get().board_version > before
     read(later=6)
-    assert asked(world) == 0
+    assert user_reads(world) == 0
     world.fault = people({NORA: {"name": "Nora Holm"}})
     read(later=86_399)
-    assert asked(world) == 0
+    assert user_reads(world) == 0
     read(later=86_402)
-    assert (asked(world), name()) == (1, "Nora Holm")
+    assert (user_reads(world), name()) == (1, "Nora Holm")
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,19 @@ def test_a_name_stays_when_the_person_has_left(world: World, read: Round) -> Non
     read()
     world.fault = people({})
     read(later=90_000)
-    assert (asked(world), name()) == (1, "Nora Lindqvist")
+    assert (user_reads(world), name()) == (1, "Nora Lindqvist")
 
 
 def test_a_404_is_asked_again_a_day_later(world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=NORA)
     world.fault = people({})
     read()
-    assert (asked(world), name()) == (1, None)
+    assert (user_reads(world), name()) == (1, None)
     world.fault = people({NORA: {"name": "Nora"}})
     read(later=80_000)
-    assert asked(world) == 0
+    assert user_reads(world) == 0
     read(later=86_500)
-    assert (asked(world), name()) == (1, "Nora")
+    assert (user_reads(world), name()) == (1, "Nora")
 
 
 def test_a_round_reads_at_most_five_names(world: World, read: Round) -> None:
@@ -135,7 +135,7 @@ def test_a_round_reads_at_most_five_names(world: World, read: Round) -> None:
     counts = []
     for round_ in range(4):
         read(later=round_ * 6)
-        counts.append(asked(world))
+        counts.append(user_reads(world))
     assert counts == [5, 5, 2, 0]
     assert len(names()) == 12
 
@@ -151,14 +151,14 @@ def test_a_key_that_may_not_read_names_stops_asking_and_keeps_reading(
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = lambda call: refusal if "/users/" in call else None
     read()
-    assert 1 <= asked(world) <= 5
+    assert 1 <= user_reads(world) <= 5
     for later in (6, 60, 600, 3500):
         read(later=later)
-        assert asked(world) == 0
+        assert user_reads(world) == 0
     credential.refresh_from_db()
     assert (credential.backoff_until, credential.failures, credential.failing_since) == (None, 0, None)
     read(later=3700)
-    assert 1 <= asked(world) <= 5
+    assert 1 <= user_reads(world) <= 5
 
 
 def test_one_missing_person_does_not_stop_the_others(world: World, read: Round) -> None:
@@ -182,7 +182,7 @@ def test_names_wait_when_the_calls_of_the_minute_are_used_up(world: World, read:
     settings.ARIZE_CALLS_PER_MINUTE = 3  # spaces, tasks, the runs of T1
     world.run("R1", created_by_user_id=NORA)
     read()
-    assert (Run.objects.count(), asked(world)) == (1, 0)
+    assert (Run.objects.count(), user_reads(world)) == (1, 0)
 
 
 def test_a_good_test_or_a_new_key_ends_the_wait(world: World, read: Round, credential: Credential) -> None:

@@ -61,7 +61,7 @@ def test_times_are_readable_without_a_script_and_in_the_persons_zone(client: Cli
     assert "2026-11-23 12:01:02 JST" in text
     assert re.findall(r"\d{4}-\d\d-\d\dT[\d:.]+", text) == []
     beside = set(re.findall(r"<dd>\s*<time [^>]*>[^<]*</time> <span class=\"([^\"]*)\">\(<time", page(client, run)))
-    assert beside == {"quiet needs-script"}, "without a script it would only say again what stands before it"
+    assert beside == {"quiet needs-script"}, "without a script it would only repeat the text before it"
 
 
 def test_htmx_gets_the_fragment_that_the_page_holds(client: Client, run: Run) -> None:

@@ -113,7 +113,7 @@ def test_runs_are_deleted_in_chunks_until_none_are_left(
     for number in range(8):
         old(task, arize_id=f"R{number}", created_at=OLD - timedelta(hours=number))
     assert retention.forget_old_runs() is True
-    assert left() == {"R0", "R1"}, "the oldest go first"
+    assert left() == {"R0", "R1"}, "the oldest runs are deleted first"
     assert retention.forget_old_runs() is False
     assert left() == set()
 

@@ -14,7 +14,7 @@ from taskruns.services.user_errors import UserError
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor, member
-from tests.saved_views.panel import BOARD, VIEWS, bar, kept, post
+from tests.saved_views.panel import BOARD, VIEWS, bar, make_view, post
 from tests.stored import events
 
 
@@ -65,8 +65,8 @@ def test_sharing_needs_the_right_to_share(team: Team, vera: User, oli: User, mon
 
 
 def test_non_members_see_shared_views_and_save_none(team: Team, oli: User, ada: User, adam: User, client_of: ClientOf):
-    kept(team, oli, "Shared", is_shared=True)
-    kept(team, oli, "Private")
+    make_view(team, oli, "Shared", is_shared=True)
+    make_view(team, oli, "Private")
     for who in (ada, adam):
         assert names(who, team) == ["Shared"]
         assert "Save this view" not in client_of(who).get(BOARD).content.decode()
@@ -114,7 +114,7 @@ def test_the_number_of_saved_views_is_limited(team: Team, vera: User, oli: User,
 def test_a_name_is_unique_for_its_owner_in_any_case_of_any_script(
     team: Team, other_team: Team, vera: User, oli: User, client_of: ClientOf
 ):
-    kept(team, vera, "Übersicht")
+    make_view(team, vera, "Übersicht")
     answer = save(client_of(vera), "ÜBERSICHT")
     assert answer.status_code == 422
     assert "You already have a view “Übersicht” in this team." in answer.content.decode()
@@ -124,7 +124,7 @@ def test_a_name_is_unique_for_its_owner_in_any_case_of_any_script(
 
 
 def test_a_shared_name_is_unique_in_the_team(team: Team, oli: User, mona: User, client_of: ClientOf):
-    kept(team, oli, "Night shift", is_shared=True)
+    make_view(team, oli, "Night shift", is_shared=True)
     answer = save(client_of(mona), "night SHIFT", shared="on")
     assert answer.status_code == 422
     assert "The team already shares a view “night SHIFT”." in answer.content.decode()
@@ -134,13 +134,13 @@ def test_a_shared_name_is_unique_in_the_team(team: Team, oli: User, mona: User, 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_database_refuses_a_duplicate_name_too(team: Team, oli: User, mona: User, *, shared: bool):
-    kept(team, oli, "Night", is_shared=shared)
+    make_view(team, oli, "Night", is_shared=shared)
     with pytest.raises(IntegrityError), transaction.atomic():
-        kept(team, mona if shared else oli, "night", is_shared=shared)
+        make_view(team, mona if shared else oli, "night", is_shared=shared)
 
 
 def test_overwriting_a_view_needs_its_own_button(team: Team, vera: User, client_of: ClientOf):
-    view = kept(team, vera)
+    view = make_view(team, vera)
     page = save(client_of(vera), "failed ones", "status=running").content.decode()
     assert "Replace the filter of “Failed ones”" in page
     assert save(client_of(vera), "failed ones", "status=running", replace="1").status_code == 302
@@ -152,18 +152,18 @@ def test_overwriting_a_view_needs_its_own_button(team: Team, vera: User, client_
 
 
 def test_owners_rename_and_share_their_own_views(team: Team, vera: User, oli: User, client_of: ClientOf):
-    view = kept(team, oli)
+    view = make_view(team, oli)
     assert post(client_of(oli), view, name="Lost ones", shared="on").status_code == 302
     view.refresh_from_db()
     assert (view.name, view.is_shared, view.query) == ("Lost ones", True, "status=failed")
     assert last_event().details == {"query": "status=failed", "shared": True, "default": ""}
     assert names(vera, team) == ["Lost ones"]
     post(client_of(oli), view, name="Lost ones", shared="on")
-    assert events() == [("view.save", "done")], "the same again is no act"
+    assert events() == [("view.save", "done")], "saving the same values is not a change"
 
 
 def test_sharing_a_view_later_needs_the_right_to_share_too(team: Team, vera: User, client_of: ClientOf):
-    view = kept(team, vera)
+    view = make_view(team, vera)
     assert post(client_of(vera), view, name="Hers").status_code == 302
     assert post(client_of(vera), view, name="Hers", shared="on").status_code == 403
     view.refresh_from_db()
@@ -171,7 +171,7 @@ def test_sharing_a_view_later_needs_the_right_to_share_too(team: Team, vera: Use
 
 
 def test_a_person_who_may_not_share_leaves_shared_views_alone(team: Team, oli: User, client_of: ClientOf):
-    view = kept(team, oli, is_shared=True)
+    view = make_view(team, oli, is_shared=True)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert post(client_of(oli), view, name="Another").status_code == 403
     assert post(client_of(oli), view, "delete/").status_code == 403
@@ -190,7 +190,7 @@ def test_only_people_with_the_right_delete_a_view(
     team: Team, cast: dict[str, User], client_of: ClientOf, who: str, status: int, *, is_shared: bool
 ):
     people = cast | {"oli2": member(team, "oli2@example.com", TeamRole.OPERATOR)}
-    view = kept(team, people["oli"], is_shared=is_shared)
+    view = make_view(team, people["oli"], is_shared=is_shared)
     assert post(client_of(people[who]), view, "delete/").status_code == status
     assert SavedView.objects.exists() is (status != 302)
     row = last_event()
@@ -202,7 +202,7 @@ def test_only_people_with_the_right_delete_a_view(
 
 
 def test_a_manager_changes_nothing_that_another_person_shares(team: Team, oli: User, mona: User, client_of: ClientOf):
-    view = kept(team, oli, is_shared=True)
+    view = make_view(team, oli, is_shared=True)
     assert post(client_of(mona), view, name="Mine now", shared="on").status_code == 403
     page = client_of(mona).get(VIEWS).content.decode()
     assert f"{VIEWS}{view.pk}/delete/" in page
@@ -211,7 +211,7 @@ def test_a_manager_changes_nothing_that_another_person_shares(team: Team, oli: U
 
 
 def test_a_concurrent_second_delete_says_so(team: Team, oli: User, mona: User):
-    view = kept(team, oli, is_shared=True)
+    view = make_view(team, oli, is_shared=True)
     saved_views.delete_view(view, by=actor(mona, "manager"))
     with pytest.raises(UserError, match="deleted just now"):
         saved_views.delete_view(view, by=actor(oli))
@@ -219,7 +219,7 @@ def test_a_concurrent_second_delete_says_so(team: Team, oli: User, mona: User):
 
 
 def test_nothing_is_changed_without_an_audit_row(team: Team, oli: User, client_of: ClientOf):
-    view = kept(team, oli)
+    view = make_view(team, oli)
     refuse_inserts("taskruns_auditevent")
     for act in (
         lambda client: save(client, "Another"),
@@ -237,7 +237,7 @@ def test_nothing_is_changed_without_an_audit_row(team: Team, oli: User, client_o
 
 
 def test_a_taken_name_raises_an_error_with_the_existing_view(team: Team, oli: User):
-    view, other = kept(team, oli), kept(team, oli, "Other")
+    view, other = make_view(team, oli), make_view(team, oli, "Other")
     with pytest.raises(NameTaken) as error:
         saved_views.change_view(other, name="FAILED ones", shared=False, by=actor(oli))
     assert error.value.known == view
@@ -247,7 +247,7 @@ def test_a_taken_name_raises_an_error_with_the_existing_view(team: Team, oli: Us
 
 
 def test_without_a_query_the_board_opens_with_ones_own_default(team: Team, vera: User, oli: User, client_of: ClientOf):
-    view = kept(team, vera)
+    view = make_view(team, vera)
     client = client_of(vera)
     assert client.get(BOARD).status_code == 200
     assert post(client, view, "default/").status_code == 302
@@ -264,8 +264,8 @@ def test_without_a_query_the_board_opens_with_ones_own_default(team: Team, vera:
 def test_the_teams_default_is_for_people_without_their_own(
     team: Team, vera: User, oli: User, ada: User, client_of: ClientOf
 ):
-    shared = kept(team, oli, "Running", "status=running", is_shared=True)
-    own = kept(team, vera)
+    shared = make_view(team, oli, "Running", "status=running", is_shared=True)
+    own = make_view(team, vera)
     assert post(client_of(vera), shared, "default/", whose="team").status_code == 403
     assert post(client_of(oli), shared, "default/", whose="team").status_code == 302
     assert last_event().details["default"] == "team"
@@ -280,8 +280,11 @@ def test_the_teams_default_is_for_people_without_their_own(
 
 
 def test_a_team_has_one_default_and_it_is_shared(team: Team, oli: User, client_of: ClientOf):
-    first, second = kept(team, oli, "A", is_shared=True), kept(team, oli, "B", "status=running", is_shared=True)
-    private = kept(team, oli, "C")
+    first, second = (
+        make_view(team, oli, "A", is_shared=True),
+        make_view(team, oli, "B", "status=running", is_shared=True),
+    )
+    private = make_view(team, oli, "C")
     for view in (first, second):
         post(client_of(oli), view, "default/", whose="team")
     assert SavedView.objects.get(is_team_default=True) == second
@@ -295,8 +298,8 @@ def test_a_team_has_one_default_and_it_is_shared(team: Team, oli: User, client_o
 def test_all_runs_can_be_a_personal_default_instead_of_the_teams(
     team: Team, vera: User, oli: User, client_of: ClientOf
 ):
-    kept(team, oli, is_shared=True, is_team_default=True)
-    everything = kept(team, vera, "Everything", "")
+    make_view(team, oli, is_shared=True, is_team_default=True)
+    everything = make_view(team, vera, "Everything", "")
     post(client_of(vera), everything, "default/")
     answer = client_of(vera).get(BOARD)
     assert answer.headers["Location"] == f"{BOARD}?all=1"
@@ -304,7 +307,7 @@ def test_all_runs_can_be_a_personal_default_instead_of_the_teams(
 
 
 def test_an_unshared_or_deleted_view_is_nobodys_default(team: Team, vera: User, oli: User, client_of: ClientOf):
-    view = kept(team, oli, is_shared=True)
+    view = make_view(team, oli, is_shared=True)
     for who in (vera, oli):
         post(client_of(who), view, "default/")
         assert client_of(who).get(BOARD).status_code == 302
@@ -320,7 +323,7 @@ def test_an_unshared_or_deleted_view_is_nobodys_default(team: Team, vera: User, 
 def test_an_invalid_default_is_explained_and_all_runs_are_shown(
     team: Team, vera: User, client_of: ClientOf, query: str
 ):
-    view = kept(team, vera, "Old <b>", query)
+    view = make_view(team, vera, "Old <b>", query)
     post(client_of(vera), view, "default/")
     answer = client_of(vera).get(BOARD)
     assert answer.status_code == 200
@@ -331,7 +334,7 @@ def test_an_invalid_default_is_explained_and_all_runs_are_shown(
 
 
 def test_a_member_who_returns_starts_without_a_default(team: Team, vera: User, client_of: ClientOf):
-    view = kept(team, vera)
+    view = make_view(team, vera)
     post(client_of(vera), view, "default/")
     Membership.objects.filter(user=vera).delete()
     assert client_of(vera).get(BOARD).status_code == 404

@@ -276,7 +276,7 @@ def test_a_stop_ends_after_24_hours_and_the_worker_records_it(client: Client, te
         assert stops.expire() == 0
         assert stops.standing(team) is not None
     with time_machine.travel("2026-11-24T03:00:00Z", tick=False):
-        assert stops.standing(team) is None, "also before the clock has come by"
+        assert stops.standing(team) is None, "also before the worker has recorded the end"
         jobs.look_after_stops.call_local()
         assert stops.expire() == 0
     assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.EXPIRED, "stops")
@@ -339,7 +339,7 @@ def test_every_page_links_the_person_who_pulled_it_to_the_lift(client: Client, r
     pull(client)
     said = banner(text_of(client.get("/teams/ops-north/runs/")))
     assert f'href="{PAGE}#lift"' in said
-    assert "<form" not in said, "one press on a page about something else lifts nothing"
+    assert "<form" not in said, "a click on another page does not lift the stop"
 
 
 def test_the_confirmation_page_of_a_lift_says_what_resumes(
@@ -367,7 +367,7 @@ def test_open_boards_poll_the_banner_for_one_query_while_the_stop_holds(client: 
     def poll() -> tuple[str, int]:
         with CaptureQueriesContext(connection) as asked:
             page = text_of(client.get(table))
-        assert page.index("<section") < page.index('<div id="stop-banner"'), "the table comes first"
+        assert page.index("<section") < page.index('<div id="stop-banner"'), "the table comes first in the response"
         return banner(page), len(asked)
 
     poll()

@@ -156,7 +156,7 @@ def test_a_run_that_ignores_its_cancel_is_tried_three_times_in_all(stop: Emergen
         finish("refused", ago=61)
         assert stops.hold(stop.team_id) is not None
         assert CancelItem.objects.count() == tries
-        assert stops.hold(stop.team_id) is None, "while it is at work"
+        assert stops.hold(stop.team_id) is None, "while the list is in progress"
     finish("still_running", ago=3_600)
     assert stops.hold(stop.team_id) is None
 
@@ -272,7 +272,7 @@ def test_no_run_of_a_stopped_task_can_be_started(
     row = AuditEvent.objects.get(event="run.trigger")
     assert (row.outcome, row.details) == ("not_sent", {"stop": str(stop.pk)})
     stops.lift(team, by=actor(oli))
-    assert start(client, task).status_code == 302, "the very form, when the stop is lifted"
+    assert start(client, task).status_code == 302, "the same form, after the stop was lifted"
     assert len(posts(arize)) == 1
 
 

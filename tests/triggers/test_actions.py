@@ -115,7 +115,7 @@ def test_a_refusal_says_why_and_keeps_what_was_typed(
     assert words in text
     assert f"Arize says: Refused: {BODY}" in text
     assert 'value="2026-11-22T03:00"' in text
-    assert str(Trigger.objects.get().pk) not in text, "the form comes back under a new token"
+    assert str(Trigger.objects.get().pk) not in text, "the form comes back with a new token"
     assert post.call_count == len(arize.calls) == 1
     ended = check_log(task, oli, "refused")
     assert (ended.details["http_status"], ended.details["arize_request_id"]) == (answer["status"], "req_42")
@@ -186,7 +186,7 @@ def test_the_message_says_what_the_newest_runs_show(
     page = send(client, task)
     assert page.status_code == 502
     assert words in page.content.decode()
-    assert read.call_count == 1, "a person is waiting: one look, no retries"
+    assert read.call_count == 1, "a person is waiting: one read, no retries"
     check_log(task, oli, "unknown")
 
 
@@ -275,7 +275,7 @@ def test_nothing_is_sent_if_the_request_cannot_be_written(
     assert not arize.calls
     assert not Trigger.objects.exists()
     accept_inserts(table)
-    assert send(client, task, operation=operation).status_code == 302, "the same form, once it can be written"
+    assert send(client, task, operation=operation).status_code == 302, "the same form works once the row can be written"
 
 
 def test_an_unwritable_answer_is_reported_and_closed_by_the_sweep(

@@ -272,7 +272,7 @@ def test_invalid_values_are_refused_at_their_field_and_kept(
     assert not arize.calls
     assert not Trigger.objects.exists()
     assert not AuditEvent.objects.exists()
-    assert post(client, task, good).status_code == 302, "the control: the rest of the form was good"
+    assert post(client, task, good).status_code == 302, "the control: the rest of the form was valid"
 
 
 def test_examples_are_chosen_by_number_or_by_id(client: Client, experiment_task: Task, arize: Any) -> None:
