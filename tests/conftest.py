@@ -50,12 +50,12 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _plain_http_only_to_the_double(settings: Any) -> None:
+def _plain_http_only_to_the_fake_arize(settings: Any) -> None:
     settings.ARIZE_ENDPOINTS = (ENDPOINT,)
 
 
 @pytest.fixture(autouse=True)
-def _runs_of_fixed_dates_are_kept(settings: Any) -> None:
+def _keep_runs_of_fixed_dates(settings: Any) -> None:
     """The fake runs have fixed dates and must not become too old for the mirror."""
     settings.RUN_RETENTION_DAYS = 36_500
 

@@ -261,14 +261,14 @@ def test_cancel_reason_that_is_too_long_is_rejected(
 
 
 BODIES: dict[str, tuple[bytes, str]] = {
-    "no form at all": (b"{}", "application/json"),
-    "a broken multipart": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
-    "a multipart without its boundary": (b"x", "multipart/form-data"),
+    "no form": (b"{}", "application/json"),
+    "broken multipart": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
+    "multipart without its boundary": (b"x", "multipart/form-data"),
     "not UTF-8": (b"email=%c3%28&role=%ed%a0%80&key=%ff&reason=%ff", "application/x-www-form-urlencoded"),
-    "a foreign charset": (b"role=x", "application/x-www-form-urlencoded; charset=nonsense"),
+    "an unknown charset": (b"role=x", "application/x-www-form-urlencoded; charset=nonsense"),
     "too many fields": (b"&".join(b"run=%d" % n for n in range(6_000)), "application/x-www-form-urlencoded"),
     "too much": (b"name=" + b"x" * 1_100_000, "application/x-www-form-urlencoded"),
-    "a file where text belongs": (
+    "a file in a text field": (
         b'--x\r\nContent-Disposition: form-data; name="name"; filename="a"\r\n\r\nb\r\n--x--\r\n',
         "multipart/form-data; boundary=x",
     ),

@@ -243,8 +243,8 @@ STRANGE_ROWS: dict[str, Any] = {
     "a number": 1,
     "a list": [],
     "nothing": {},
-    "a number that is a text": {"seq": "3", "hash": "", "chain": "site"},
-    "a number that is none": {"seq": None},
+    "a number as text": {"seq": "3", "hash": "", "chain": "site"},
+    "a null number": {"seq": None},
     "a fraction": {"seq": 3.0},
     "a hash that is a list": {"seq": 3, "hash": []},
 }
@@ -286,11 +286,11 @@ GARBAGE = {
     "no manifest": '{"event": {}}\n',
     "a list": "[]\n",
     "a number": "1\n",
-    "a manifest of nothing": '{"manifest": {}}\n',
+    "an empty manifest": '{"manifest": {}}\n',
     "a manifest that is a list": '{"manifest": []}\n',
-    "nested too deep": '{"manifest":' + "[" * 100_000,
+    "nested too deeply": '{"manifest":' + "[" * 100_000,
     "a name twice": '{"manifest": {}, "manifest": {}}\n',
-    "a key that is none": MANIFEST.replace("{}", '{"a": "AA=="}'),
+    "an invalid key": MANIFEST.replace("{}", '{"a": "AA=="}'),
     "a whole export that begins with row 2": MANIFEST.replace('"first_seq": 1', '"first_seq": 2'),
 }
 

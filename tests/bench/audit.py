@@ -28,7 +28,7 @@ TIMES = 30
 LIMITS = {
     "verify": ("<= 60 s", "<= 150 MB"),
     "export as jsonl": ("", "constant"),
-    "export by the web": ("", "constant"),
+    "export over http": ("", "constant"),
 }
 SLOWER = "<= 1.3 x"
 PAGES = {
@@ -37,13 +37,13 @@ PAGES = {
     "search": "?q=evaluation",
     "search in vain": "?q=zzz",
     "one event": "?event=run.cancel",
-    "an event that is not there": "?event=team.create",
+    "an absent event": "?event=team.create",
     "one person": "?actor=00000000-0000-0000-0000-000000000007",
     "part of an address": "?person=person-7",
     "nobody": "?person=nobody",
     "one run": "?run=VGFza1J1bjo00000002",
     "one task": "?task=T25saW5lVGFzazo0NTpx0003",
-    "a key that is not there": "?key=00000000-0000-0000-0000-000000000001",
+    "an absent key": "?key=00000000-0000-0000-0000-000000000001",
     "one request": "?request=00000000-0000-0000-0000-000000000005",
     "a batch": "?batch=x",
     "an hour": "?since=2026-01-01T01:00&until=2026-01-01T02:00",
@@ -56,7 +56,7 @@ def measure() -> list[Figure]:
     commands = {
         "verify": ["manage.py", "verify_audit", "--chain"],
         "export as jsonl": ["manage.py", "export_audit"],
-        "export by the web": ["-c", _WEB_EXPORT],
+        "export over http": ["-c", _WEB_EXPORT],
     }
     for name, command in commands.items():
         few_seconds, few_mb = _command([*command, small.slug])

@@ -24,7 +24,7 @@ SHELL = Actor.command()
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
+    return World().install(arize)
 
 
 @pytest.fixture

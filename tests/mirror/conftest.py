@@ -26,4 +26,4 @@ def credential(clock: Any, team: Team) -> Credential:
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
+    return World().install(arize)

@@ -96,7 +96,7 @@ def test_concurrent_workers_and_late_answers_undo_nothing(
     chance = Random(seed)
     Team.objects.all().delete()
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
-    world = World(page=chance.choice([2, 5, 100])).speak(arize)
+    world = World(page=chance.choice([2, 5, 100])).install(arize)
     for number in range(4):
         world.task(f"T{number}", space=f"S{number % 2 + 1}")
     with time_machine.travel(timezone.now() + timedelta(hours=1)) as clock:
@@ -106,7 +106,7 @@ def test_concurrent_workers_and_late_answers_undo_nothing(
             ended |= _two_rounds(credential, world, chance)
             assert _ended() >= ended, "an ended run never becomes active again"
             clock.shift(61)
-        world.fault, world.on_its_way = lambda _: None, lambda _: None
+        world.fault, world.before_answer = lambda _: None, lambda _: None
         for _ in range(3):
             clock.shift(61)
             _forced(credential)
@@ -122,14 +122,14 @@ def _two_rounds(credential: Credential, world: World, chance: Random) -> set[tup
     late = chance.randrange(4)
     ended: set[tuple[str, str]] = set()
 
-    def on_its_way(call: str) -> None:
+    def before_answer(call: str) -> None:
         if "run" in call and next(reads) == late:
-            with world.standing_still():
+            with world.locked():
                 for _ in range(3):
                     live_on(world, chance)
             ended.update(*in_threads(1, lambda _: _forced(credential) or _ended()))
 
-    world.on_its_way = on_its_way
+    world.before_answer = before_answer
     _forced(credential)
     return ended
 

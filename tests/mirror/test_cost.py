@@ -20,7 +20,7 @@ MINUTES = 2
 @pytest.fixture
 def world(arize: responses.RequestsMock, clock: Any, team: Team) -> World:
     """1,000 mirrored tasks in four spaces, and five active runs."""
-    world = World().speak(arize)
+    world = World().install(arize)
     key = make_credential(team, first_contact_done_at=START)
     for number in range(1000):
         ran = f"2026-11-22T{number // 60:02}:{number % 60:02}:00Z"

@@ -26,7 +26,7 @@ RATE_LIMIT = 60
 @pytest.fixture
 def world(arize: responses.RequestsMock, settings: Any) -> World:
     settings.ARIZE_CALLS_PER_MINUTE = RATE_LIMIT
-    return World().speak(arize)
+    return World().install(arize)
 
 
 def run_ticks(clock: Any, world: World, *, until: Callable[[int], bool]) -> dict[int, list[str]]:

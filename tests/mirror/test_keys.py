@@ -24,7 +24,7 @@ FIRST, SECOND = "ak-first-key-0123456789", "ak-second-key-0123456789"
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    world = World(sees={FIRST: {"S1", "S2"}, SECOND: {"S1", "S3"}}).speak(arize)
+    world = World(sees={FIRST: {"S1", "S2"}, SECOND: {"S1", "S3"}}).install(arize)
     for number in (1, 2, 3):
         world.task(f"T{number}", space=f"S{number}")
         world.run(f"R{number}", f"T{number}")

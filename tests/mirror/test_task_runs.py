@@ -17,7 +17,7 @@ from tests.fake_arize import World, failing
 @pytest.fixture
 def world(clock: Any, team: Team, arize: responses.RequestsMock) -> World:
     """One task, read once, with one known run. `missed` adds newer runs."""
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
     world.run("known", status="COMPLETED")
     make_credential(team)
@@ -92,10 +92,10 @@ def test_a_worker_killed_during_a_backfill_leaves_no_run_unread(world: World, cl
         if "cursor=20" in call:
             raise KeyboardInterrupt
 
-    world.on_its_way = die
+    world.before_answer = die
     with pytest.raises(KeyboardInterrupt):
         read(world, clock)
-    world.on_its_way = lambda _: None
+    world.before_answer = lambda _: None
     assert 0 < len(unread(world)) <= 25
     read(world, clock)
     assert unread(world) == set()
@@ -138,7 +138,7 @@ def test_a_run_read_singly_does_not_hide_older_ones(world: World, clock: Any) ->
 def test_active_runs_below_the_newest_page_are_found_after_first_contact(
     team: Team, arize: responses.RequestsMock, clock: Any
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.run("old-running")
     world.run("old-pending", status="PENDING")
@@ -158,7 +158,7 @@ def test_active_runs_below_the_newest_page_are_found_after_first_contact(
 def test_a_refused_status_filter_is_not_sent_again_and_again(
     status: int, asked_again: int, team: Team, arize: responses.RequestsMock, clock: Any
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     for number in range(15):
         world.run(f"done{number}", status="COMPLETED", minute=number)

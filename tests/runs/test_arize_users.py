@@ -30,7 +30,7 @@ Round = Callable[..., None]
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.fault = people({NORA: {"name": "Nora Lindqvist", "email": "nora@example.com"}})
     return world

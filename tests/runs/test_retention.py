@@ -150,7 +150,7 @@ def is_due(at: datetime) -> bool:
 def test_a_list_that_still_holds_an_old_run_does_not_restore_it(
     credential: Credential, arize: responses.RequestsMock
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.run("old", status="COMPLETED", created_at=OLD.isoformat())
     world.run("old but active", created_at=OLD.isoformat())
@@ -164,7 +164,7 @@ def test_a_list_that_still_holds_an_old_run_does_not_restore_it(
 
 
 def test_a_backfill_ends_at_runs_too_old_to_be_kept(credential: Credential, arize: responses.RequestsMock) -> None:
-    world = World(page=2).speak(arize)
+    world = World(page=2).install(arize)
     world.task("T1", last_run_at="2026-11-22T00:00:00Z")
     refresh(credential.pk)
     for number in range(8):
@@ -180,7 +180,7 @@ def test_a_backfill_ends_at_runs_too_old_to_be_kept(credential: Credential, ariz
 
 
 def test_an_old_run_that_a_person_requests_is_shown(credential: Credential, arize: responses.RequestsMock) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.run("old", status="COMPLETED", created_at=OLD.isoformat())
     found = find_by_arize_id(credential.team, "old")

@@ -67,7 +67,7 @@ def batches() -> list[int]:
 def test_a_round_of_the_mirror_finds_new_runs_and_the_stop_cancels_them(
     team: Team, oli: User, credential: Credential, arize: Any
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     jobs.refresh_credential.call_local(str(credential.pk))
     stop = stops.pull(team, reason=WHY, left_out=[], by=actor(oli)).stop
