@@ -296,15 +296,15 @@ def test_a_viewer_sees_everything_and_no_button(
     client: Client, vera: User, client_of: ClientOf, runs: list[Run]
 ) -> None:
     batch = drafted(client, runs)
-    watcher = client_of(vera)
-    assert "<button" not in page(watcher, batch).split('<main id="main"')[1].split("</main>")[0]
+    viewer = client_of(vera)
+    assert "<button" not in page(viewer, batch).split('<main id="main"')[1].split("</main>")[0]
     client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
     assert "Stop sending cancels" in page(client, batch)
-    assert "Stop sending cancels" not in page(watcher, batch)
+    assert "Stop sending cancels" not in page(viewer, batch)
     ended(batch, dict.fromkeys(runs, "refused"))
     assert "Retry these" in page(client, batch)
-    assert "Retry these" not in page(watcher, batch)
-    assert "Cancel of 3 runs" in words(watcher.get(URL).content.decode())
+    assert "Retry these" not in page(viewer, batch)
+    assert "Cancel of 3 runs" in words(viewer.get(URL).content.decode())
 
 
 def test_only_runs_that_can_be_cancelled_have_a_checkbox(

@@ -47,8 +47,8 @@ def test_runs_are_counted_by_hour_of_creation_and_by_outcome(task: Task, team: T
         "02:00": {"completed": 0, "failed": 1, "still active": 0},
         "03:00": {"completed": 0, "failed": 0, "still active": 1},
     }
-    told = "Last 24 hours: 2 completed, 1 failed, 1 still active. Most in one hour: 2, from 01:00."
-    assert chart.summary == told
+    summary = "Last 24 hours: 2 completed, 1 failed, 1 still active. Most in one hour: 2, from 01:00."
+    assert chart.summary == summary
     assert chart.hours[0].label == "04:00"
     assert chart.labels == ("04:00", "07:00", "10:00", "13:00", "16:00", "19:00", "22:00", "01:00")
 

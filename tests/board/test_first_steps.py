@@ -59,9 +59,9 @@ def test_an_older_team_runs_no_query_for_it(mona: User, team: Team, client_of: C
     manager = client_of(mona)
 
     def queries() -> int:
-        with CaptureQueriesContext(connection) as asked:
+        with CaptureQueriesContext(connection) as captured:
             manager.get(BOARD)
-        return len(asked)
+        return len(captured)
 
     queries()
     new = queries()

@@ -205,8 +205,8 @@ def test_the_number_of_queries_does_not_grow_with_the_runs(client: Client, task:
 
 def test_a_row_names_the_person_who_triggered_the_run_if_known(client: Client, task: Task) -> None:
     def by() -> str:
-        (said,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', client.get(BOARD).content.decode())
-        return str(said)
+        (label,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', client.get(BOARD).content.decode())
+        return str(label)
 
     run = make_run(task)
     assert 'class="by"' not in client.get(BOARD).content.decode(), "the schedule started it"

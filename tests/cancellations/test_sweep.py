@@ -202,10 +202,10 @@ def test_an_outcome_that_could_not_be_written_is_closed_later(
 def test_the_command_prints_how_many_it_closed(run: Run, arize: responses.RequestsMock) -> None:
     opened(run, age=61)
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
-    said = [StringIO(), StringIO()]
-    for out in said:
+    outputs = [StringIO(), StringIO()]
+    for out in outputs:
         call_command("sweep", stdout=out)
-    assert [out.getvalue() for out in said] == ["1 cancellation closed.\n", "0 cancellations closed.\n"]
+    assert [out.getvalue() for out in outputs] == ["1 cancellation closed.\n", "0 cancellations closed.\n"]
 
 
 def test_two_operations_on_one_run_get_the_same_outcome(run: Run, arize: responses.RequestsMock) -> None:

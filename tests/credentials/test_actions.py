@@ -45,11 +45,11 @@ def everything_stored():
 
 def test_a_key_is_stored_encrypted_and_can_be_used(team, mona):
     day = timezone.localdate() + timedelta(days=30)
-    kept = add(team, key=f"  {CANARY}\n", expires_on=day, by=actor(mona))
-    assert kept.decrypt_secret() == CANARY
-    assert (kept.last4, kept.created_by, kept.failing_since) == (CANARY[-4:], mona, None)
+    added = add(team, key=f"  {CANARY}\n", expires_on=day, by=actor(mona))
+    assert added.decrypt_secret() == CANARY
+    assert (added.last4, added.created_by, added.failing_since) == (CANARY[-4:], mona, None)
     row = AuditEvent.objects.get()
-    assert (row.chain, row.event, row.credential_id) == (f"team:{team.pk}", "credential.add", kept.pk)
+    assert (row.chain, row.event, row.credential_id) == (f"team:{team.pk}", "credential.add", added.pk)
     assert (row.target_label, row.endpoint) == ("Europe", ENDPOINT)
     assert row.details == {"last4": CANARY[-4:], "expires_on": day.isoformat()}
     team.refresh_from_db()
@@ -57,9 +57,9 @@ def test_a_key_is_stored_encrypted_and_can_be_used(team, mona):
 
 
 def test_the_database_holds_no_piece_of_the_key(team):
-    kept = add(team)
+    added = add(team)
     stored = everything_stored()
-    assert kept.ciphertext in stored
+    assert added.ciphertext in stored
     assert not any(piece in stored for piece in pieces(CANARY))
     Team.objects.update(name=f"has {CANARY[6:14]} inside")
     assert any(piece in everything_stored() for piece in pieces(CANARY))

@@ -154,14 +154,14 @@ def leads(monkeypatch: pytest.MonkeyPatch) -> Leads:
     """Resolve every name to this port of this machine. Returns the names that were looked up."""
 
     def install(port: int) -> list[str]:
-        asked: list[str] = []
+        looked_up: list[str] = []
 
         def lookup(host: str, *_args: Any, **_kwargs: Any) -> list[Any]:
-            asked.append(host)
+            looked_up.append(host)
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
         monkeypatch.setattr("socket.getaddrinfo", lookup)
-        return asked
+        return looked_up
 
     return install
 
@@ -171,12 +171,12 @@ def test_an_arize_host_at_an_internal_address_receives_nothing(
     method: str, credential: Credential, server: Any, leads: Leads
 ):
     inside: Server = server(say(answer()))
-    asked = leads(inside.port)
+    looked_up = leads(inside.port)
     Credential.objects.update(endpoint=ARIZE)
     credential.refresh_from_db()
     with connected(credential) as client, pytest.raises(errors.NotSent, match="private address"):
         getattr(client, method)("r1")
-    assert asked == ["api.arize.com"]
+    assert looked_up == ["api.arize.com"]
     assert inside.requests == []
 
 

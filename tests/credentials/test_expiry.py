@@ -147,13 +147,15 @@ def ends_in(days: int, team: Team, **fields: Any) -> Credential:
     return make_credential(team, name=f"Ends in {days}", expires_on=TODAY + timedelta(days=days), **fields)
 
 
-@pytest.mark.parametrize(("days", "told"), [(15, None), (14, 14), (8, 14), (7, 7), (2, 7), (1, 1), (0, 1), (-3, 1)])
-def test_the_nearest_threshold_is_reported(days: int, told: int | None, team: Team):
+@pytest.mark.parametrize(
+    ("days", "threshold"), [(15, None), (14, 14), (8, 14), (7, 7), (2, 7), (1, 1), (0, 1), (-3, 1)]
+)
+def test_the_nearest_threshold_is_reported(days: int, threshold: int | None, team: Team):
     key = ends_in(days, team)
-    assert credentials.tell_of_expiring(by=CLOCK) == (told is not None)
+    assert credentials.tell_of_expiring(by=CLOCK) == (threshold is not None)
     key.refresh_from_db()
-    assert key.expiry_told == told
-    if told is not None:
+    assert key.expiry_told == threshold
+    if threshold is not None:
         row = AuditEvent.objects.get()
         assert (row.event, row.actor_label, row.credential_id) == ("credential.expiring", "clock", key.pk)
         assert row.details == {"expires_on": str(key.expires_on), "days_left": days}

@@ -81,10 +81,10 @@ def test_a_test_shows_what_the_key_sees(arize, credential, mona):
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None
     assert credential.next_refresh_at <= timezone.now()
-    asked, row = AuditEvent.objects.order_by("pk")
+    requested, row = AuditEvent.objects.order_by("pk")
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
-    assert asked.operation_id == row.operation_id is not None
-    assert asked.details == {}
+    assert requested.operation_id == row.operation_id is not None
+    assert requested.details == {}
     assert row.details | {"milliseconds": 0} == {
         "http_status": 200,
         "arize_request_id": None,
@@ -229,8 +229,8 @@ def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
     with time_machine.travel(interrupted + health.LONGEST_TEST + timedelta(seconds=1)):
         assert credentials.sweep() == 1
         assert credentials.sweep() == 0
-    asked, end = AuditEvent.objects.order_by("pk")
-    assert (end.outcome, end.operation_id, end.details) == ("failed", asked.operation_id, {"why": "interrupted"})
+    requested, end = AuditEvent.objects.order_by("pk")
+    assert (end.outcome, end.operation_id, end.details) == ("failed", requested.operation_id, {"why": "interrupted"})
     assert (end.actor_type, end.actor_label, end.credential_id) == ("job", "sweep", credential.pk)
     assert sentence(end) == "The test of the API key Production was interrupted: result unknown"
     credential.refresh_from_db()
@@ -249,10 +249,10 @@ def test_a_test_slower_than_the_sweep_still_records_its_result(arize, credential
     add_lists(arize)
     look = health._look
 
-    def slowly(asked):
+    def slowly(requested):
         with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
             assert credentials.sweep() == 1
-        return look(asked)
+        return look(requested)
 
     monkeypatch.setattr(health, "_look", slowly)
     assert credentials.test(credential, by=SHELL).ok

@@ -47,9 +47,9 @@ def test_a_manager_adds_a_key_and_sees_what_it_reads(arize, team, mona, client_o
     add_lists(arize)
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
     kept = Credential.objects.get()
-    said = [str(message) for message in response.context["messages"]]
+    texts = [str(message) for message in response.context["messages"]]
     assert response.redirect_chain == [("/teams/ops-north/credentials/", 302)]
-    assert said[0].startswith("Europe: The key works.")
+    assert texts[0].startswith("Europe: The key works.")
     assert [row.name for row in response.context["rows"]] == ["Europe"]
     assert (kept.decrypt_secret(), kept.created_by) == (CANARY, mona)
     assert events() == [("credential.add", "done"), ("credential.test", "requested"), ("credential.test", "ok")]
@@ -97,13 +97,13 @@ def test_an_invalid_form_keeps_what_was_typed_but_never_the_key(team, mona, clie
 def test_errors_name_the_field_by_its_label(team, mona, client_of):
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | {"endpoint": "https://evil.example"})
     assert response.context["form"]["endpoint"].label == "Region"
-    said = [*response.context["form"].errors["endpoint"], *NOT_SENT.values()]
+    texts = [*response.context["form"].errors["endpoint"], *NOT_SENT.values()]
     classes = [ArizeError]
     for kind in classes:
         classes += kind.__subclasses__()
-        said += [text for name, text in vars(kind).items() if isinstance(text, str) and not name.startswith("__")]
-    assert sum("region" in text for text in said) >= 7, "the control"
-    assert not [text for text in said if re.search(r"\bendpoint", text)]
+        texts += [text for name, text in vars(kind).items() if isinstance(text, str) and not name.startswith("__")]
+    assert sum("region" in text for text in texts) >= 7, "the control"
+    assert not [text for text in texts if re.search(r"\bendpoint", text)]
 
 
 def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
@@ -139,11 +139,11 @@ def test_a_key_of_another_team_is_a_404(team, other_team, mona, client_of, page)
     foreign = make_credential(other_team)
     own = make_credential(team)
     client = client_of(mona)
-    strange = client.post(reverse(f"credential-{page}", args=[team.slug, foreign.pk]), {"key": OTHER_KEY})
+    foreign_answer = client.post(reverse(f"credential-{page}", args=[team.slug, foreign.pk]), {"key": OTHER_KEY})
     missing = client.post(reverse(f"credential-{page}", args=[team.slug, team.pk]), {"key": OTHER_KEY})
-    assert (strange.status_code, missing.status_code) == (404, 404)
+    assert (foreign_answer.status_code, missing.status_code) == (404, 404)
     nonce = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|csrfmiddlewaretoken\S+ value=\S+|X-CSRFToken\S+|data-now=\S+")
-    assert nonce.sub("", strange.content.decode()) == nonce.sub("", missing.content.decode())
+    assert nonce.sub("", foreign_answer.content.decode()) == nonce.sub("", missing.content.decode())
     assert events() == [("access.denied", "denied")]
     foreign.refresh_from_db()
     assert foreign.decrypt_secret() == CANARY

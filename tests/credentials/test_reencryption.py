@@ -158,9 +158,9 @@ def test_progress_is_reported_after_each_chunk(
 ):
     monkeypatch.setattr(encryption, "CHUNK", 2)
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    told: list[tuple[str, int, int]] = []
-    reencrypt(by=SHELL, progress=lambda name, report, total: told.append((name, report.done, total)))
-    assert told == [("API keys", 2, 3), ("API keys", 3, 3)]
+    reported: list[tuple[str, int, int]] = []
+    reencrypt(by=SHELL, progress=lambda name, report, total: reported.append((name, report.done, total)))
+    assert reported == [("API keys", 2, 3), ("API keys", 3, 3)]
 
 
 def test_progress_is_shown_only_at_a_terminal(keys: dict[str, Credential], settings: Any):
@@ -191,8 +191,8 @@ def test_the_site_audit_page_shows_the_progress(
 
     read_page("")
     reencrypt(by=SHELL, progress=read_page)
-    told = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
-    assert told == [
+    reported = [re.findall(r">((?:API keys|Second factors): \d of \d)<", fragment) for fragment in seen]
+    assert reported == [
         ["API keys: 0 of 3", "Second factors: 0 of 2"],  # the app and its recovery codes
         ["API keys: 2 of 3", "Second factors: 0 of 2"],
         ["Second factors: 0 of 2"],

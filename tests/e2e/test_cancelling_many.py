@@ -43,10 +43,10 @@ def test_a_selection_survives_swaps_and_leads_to_a_true_summary(stack: Stack, vi
     oli.page.get_by_label("Reason").fill("a bad prompt")
     oli.page.get_by_role("button", name="Cancel 3 runs").click()
     expect(oli.page.get_by_text("3 of 3 cancelled, 0 finished first, 0 still running.")).to_be_visible()
-    asked: list[str] = []
-    oli.page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    oli.page.on("request", lambda request: requested.append(request.url))
     oli.page.wait_for_timeout(5_000)
-    assert asked == [], "a finished batch does not poll"
+    assert requested == [], "a finished batch does not poll"
     assert {stack.status_at_arize(run_id) for run_id in ids[:3]} == {"cancelled"}
     assert {stack.status_at_arize(run_id) for run_id in ids[3:]} == {"pending"}
     assert [len(stack.cancels_received(run_id)) for run_id in ids] == [1, 1, 1, 0, 0]

@@ -35,7 +35,7 @@ FAULTS: list[Fault] = [
 WORDS = ["PENDING", "running", "COMPLETED", "Failed", "CANCELLED", "PAUSED"]
 
 
-def live_on(world: World, chance: Random) -> None:
+def change_world(world: World, chance: Random) -> None:
     """Change Arize as between two rounds."""
     if chance.random() < 0.2:
         world.task(f"N{len(world.tasks)}", space=chance.choice(["S1", "S2"]))
@@ -52,7 +52,7 @@ def live_on(world: World, chance: Random) -> None:
             world.tasks[task]["name"] = f"Renamed {chance.randrange(100)}"
 
 
-def held(world: World) -> dict[str, tuple[str, int]]:
+def runs_in_arize(world: World) -> dict[str, tuple[str, int]]:
     runs = [run for runs in world.runs.values() for run in runs]
     known = set(Status.values)
     return {
@@ -76,7 +76,7 @@ def test_rounds_converge_under_random_faults(seed: int, credential: Credential, 
     with time_machine.travel(timezone.now() + timedelta(hours=1), tick=False) as clock:
         world.fault = lambda call: _fault(call, chance)
         for _ in range(8):
-            live_on(world, chance)
+            change_world(world, chance)
             _round(credential, clock)
         world.fault = lambda _: None
         for _ in range(4):
@@ -102,7 +102,7 @@ def test_concurrent_workers_and_late_answers_undo_nothing(
     with time_machine.travel(timezone.now() + timedelta(hours=1)) as clock:
         ended: set[tuple[str, str]] = set()
         for _ in range(7):
-            live_on(world, chance)
+            change_world(world, chance)
             ended |= _two_rounds(credential, world, chance)
             assert _ended() >= ended, "an ended run never becomes active again"
             clock.shift(61)
@@ -126,7 +126,7 @@ def _two_rounds(credential: Credential, world: World, chance: Random) -> set[tup
         if "run" in call and next(reads) == late:
             with world.locked():
                 for _ in range(3):
-                    live_on(world, chance)
+                    change_world(world, chance)
             ended.update(*in_threads(1, lambda _: _forced(credential) or _ended()))
 
     world.before_answer = before_answer
@@ -162,7 +162,7 @@ def _round(credential: Credential, clock: Any) -> None:
 def _assert_same(world: World) -> None:
     """Runs that ended and left the newest page before they were first seen are read on demand only."""
     mirrored = {run.arize_id: (run.status, run.num_successes) for run in Run.objects.all()}
-    there = held(world)
+    there = runs_in_arize(world)
     newest = {run["id"] for runs in world.runs.values() for run in runs[: world.page]}
     assert mirrored.keys() <= there.keys()
     assert newest <= mirrored.keys()

@@ -20,7 +20,7 @@ from tests.fake_arize import World
 
 
 @pytest.fixture
-def strangers(credential: Credential, world: World) -> list[Run]:
+def taskless(credential: Credential, world: World) -> list[Run]:
     """Two runs that Arize returns without their task."""
     world.task("T1")
     hide_tasks(world)
@@ -48,7 +48,7 @@ def round_later(credential: Credential, clock: Any, seconds: int = 61) -> None:
 
 
 def test_runs_of_a_nameless_task_are_followed(
-    strangers: list[Run], credential: Credential, world: World, clock: Any
+    taskless: list[Run], credential: Credential, world: World, clock: Any
 ) -> None:
     world.tasks.clear()
     world.spaces.clear()
@@ -59,11 +59,11 @@ def test_runs_of_a_nameless_task_are_followed(
 
 
 def test_a_run_moves_to_its_task_when_a_list_names_it(
-    strangers: list[Run], credential: Credential, world: World, clock: Any
+    taskless: list[Run], credential: Credential, world: World, clock: Any
 ) -> None:
     before = Team.objects.get().board_version
     round_later(credential, clock)
-    assert set(Run.objects.values_list("pk", "task__arize_id")) == {(run.pk, "T1") for run in strangers}
+    assert set(Run.objects.values_list("pk", "task__arize_id")) == {(run.pk, "T1") for run in taskless}
     assert Team.objects.get().board_version > before
 
 
@@ -78,7 +78,7 @@ def test_a_run_in_two_lists_stays_with_its_task(credential: Credential, world: W
 
 
 def test_another_key_takes_over_the_nameless_task(
-    strangers: list[Run], credential: Credential, world: World, clock: Any
+    taskless: list[Run], credential: Credential, world: World, clock: Any
 ) -> None:
     credentials.revoke(credential, by=Actor.command())
     second = make_credential(credential.team, name="Second")
@@ -143,15 +143,15 @@ def test_runs_of_unknown_status_are_read_again_rarely_and_a_few_at_a_time(
     round_later(credential, clock)
     world.runs["T2"], world.runs["T1"] = world.runs["T1"], []  # no list contains them now
     world.fault = lambda call: None if status == 200 or "task-runs" not in call else (status, {}, "")
-    asked: dict[str, list[int]] = {}
+    read_at: dict[str, list[int]] = {}
     for second in range(0, 900, 10):
         world.calls.clear()
         round_later(credential, clock, 10)
         for run_id in {path.split("/")[1] for path in world.paths() if path.startswith("task-runs/")}:
-            asked.setdefault(run_id, []).append(second)
-    assert max(Counter(second for seconds in asked.values() for second in seconds).values()) <= 10
-    assert max(map(len, asked.values())) <= 900 / 180
-    assert len(asked) == 25 or status == 500, "faults end a round"
+            read_at.setdefault(run_id, []).append(second)
+    assert max(Counter(second for seconds in read_at.values() for second in seconds).values()) <= 10
+    assert max(map(len, read_at.values())) <= 900 / 180
+    assert len(read_at) == 25 or status == 500, "faults end a round"
 
 
 def test_a_run_of_unknown_status_is_read_to_its_end(credential: Credential, world: World, clock: Any) -> None:

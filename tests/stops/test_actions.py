@@ -325,21 +325,21 @@ def test_every_page_of_the_team_says_who_pulled_the_stop_and_why(
         for person, parts in paths.items():
             signed_in = client_of(person)
             for part in parts:
-                said = banner(text_of(signed_in.get(f"/teams/ops-north/{part}")))
-                assert "pulled by oli@example.com" in said
-                assert f"“{WHY}”" in said
-                assert "2026-11-23 03:00:00 UTC" in said
-                assert "2026-11-24 03:00:00 UTC" in said
-                assert "including tasks created later" in said
-                assert PAGE in said
-                assert (f"{PAGE}#lift" in said) == (person == mona)
+                shown = banner(text_of(signed_in.get(f"/teams/ops-north/{part}")))
+                assert "pulled by oli@example.com" in shown
+                assert f"“{WHY}”" in shown
+                assert "2026-11-23 03:00:00 UTC" in shown
+                assert "2026-11-24 03:00:00 UTC" in shown
+                assert "including tasks created later" in shown
+                assert PAGE in shown
+                assert (f"{PAGE}#lift" in shown) == (person == mona)
 
 
 def test_every_page_links_the_person_who_pulled_it_to_the_lift(client: Client, run: Run) -> None:
     pull(client)
-    said = banner(text_of(client.get("/teams/ops-north/runs/")))
-    assert f'href="{PAGE}#lift"' in said
-    assert "<form" not in said, "a click on another page does not lift the stop"
+    shown = banner(text_of(client.get("/teams/ops-north/runs/")))
+    assert f'href="{PAGE}#lift"' in shown
+    assert "<form" not in shown, "a click on another page does not lift the stop"
 
 
 def test_the_confirmation_page_of_a_lift_says_what_resumes(

@@ -56,12 +56,12 @@ def test_concurrent_readings_cancel_each_new_run_once(committed: None, team: Tea
 def test_a_concurrent_cancel_and_lift_leave_nothing_at_work(committed: None, team: Team, run: Run, oli: User) -> None:
     stops.pull(team, reason="why", left_out=[], by=actor(oli))
     make_run(run.task)
-    turn = iter([lambda: stops.lift(team, by=actor(oli)), *[lambda: stops.hold(team.pk)] * (THREADS - 1)])
+    turns = iter([lambda: stops.lift(team, by=actor(oli)), *[lambda: stops.hold(team.pk)] * (THREADS - 1)])
     lock = threading.Lock()
 
     def one_lifts() -> Any:
         with lock:
-            mine = next(turn)
+            mine = next(turns)
         return mine()
 
     at_once(one_lifts)

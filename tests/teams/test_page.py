@@ -104,10 +104,10 @@ def test_a_manager_who_leaves_is_redirected_to_the_choice(team, mona, client_of)
 
 def test_a_person_of_another_team_is_unknown_and_the_attempt_is_recorded(team, mona, vera, otto, client_of):
     client = client_of(mona)
-    strange = client.post(reverse("member-remove", args=[team.slug, otto.pk]))
+    foreign = client.post(reverse("member-remove", args=[team.slug, otto.pk]))
     missing = client.post(reverse("member-remove", args=[team.slug, team.pk]))
     own = client.post(reverse("member-remove", args=[team.slug, vera.pk]))
-    assert (strange.status_code, missing.status_code, own.status_code) == (404, 404, 302)
+    assert (foreign.status_code, missing.status_code, own.status_code) == (404, 404, 302)
     assert events(chain="site") == [("access.denied", "denied")]
     assert Membership.objects.filter(user=otto).exists()
 

@@ -286,7 +286,7 @@ def test_examples_are_chosen_by_number_or_by_id(client: Client, experiment_task:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "form"),
+    ("kind", "members", "form"),
     [
         ("template_evaluation", {"project_id": "P"}, "ProjectForm"),
         ("code_evaluation", {"project_id": "P", "dataset_id": None}, "ProjectForm"),
@@ -295,23 +295,23 @@ def test_examples_are_chosen_by_number_or_by_id(client: Client, experiment_task:
         ("run_experiment", {"dataset_id": "D"}, "ExperimentForm"),
     ],
 )
-def test_the_form_depends_on_the_kind_of_task(kind: str, told: dict[str, Any], form: str) -> None:
-    found = form_for(Task(type=kind, as_read=json.dumps(told)))
+def test_the_form_depends_on_the_kind_of_task(kind: str, members: dict[str, Any], form: str) -> None:
+    found = form_for(Task(type=kind, as_read=json.dumps(members)))
     assert found is not None
     assert found.__name__ == form
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("members", "words"),
     [
         ({"type": "PROMPT_OPTIMIZATION"}, "Arize calls this kind of task “PROMPT_OPTIMIZATION”, which this panel"),
         ({}, "Arize has not told yet what kind of task this is."),
     ],
 )
 def test_a_task_of_an_unknown_kind_cannot_be_started_and_says_so(
-    told: dict[str, Any], words: str, client: Client, task: Task, arize: Any
+    members: dict[str, Any], words: str, client: Client, task: Task, arize: Any
 ) -> None:
-    Task.objects.update(type="unknown", as_read=json.dumps(told))
+    Task.objects.update(type="unknown", as_read=json.dumps(members))
     for page, status in ((client.get(url(task)), 200), (post(client, task, EVALUATION), 422)):
         assert page.status_code == status
         assert words in page.content.decode()

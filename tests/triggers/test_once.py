@@ -102,11 +102,11 @@ def test_reloading_a_failure_says_the_same_and_sends_nothing(
 ) -> None:
     post = arize.post(trigger_url(task), **answer)
     first, again = (send(client, task, operation=FORM, max_spans="77") for _ in range(2))
-    told = Trigger.objects.get().explanation
+    explanation = Trigger.objects.get().explanation
     assert (first.status_code, again.status_code, post.call_count) == (status, status, 1)
     for page in (first, again, client.get(f"{url(task)}?operation={FORM}")):
         text = page.content.decode().replace("&#x27;", "'")
-        assert told in text
+        assert explanation in text
         assert 'value="77"' in text
         assert FORM not in text
     assert len(events()) == 2
