@@ -468,7 +468,7 @@ def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run
 
 
 def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], arize: Any) -> None:
-    draft = batches.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None
     assert batches.due(timezone.now()) == []
     assert batches.forget_drafts() == 0
@@ -482,6 +482,8 @@ def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], ariz
 def test_the_list_holds_active_runs_of_the_team_only(team: Team, task: Task, runs: list[Run], other_team: Team) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
-    draft = batches.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
+    draft = batches.draft_of(
+        team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION
+    )
     assert set(draft.items.values_list("run_id", flat=True)) == {run.pk for run in runs}
     assert draft.passed_over == 2
