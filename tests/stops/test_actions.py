@@ -210,7 +210,7 @@ def test_a_second_pull_says_who_pulled_the_stop(client: Client, mona: User, run:
     pull(client)
     answer = pull(client_of(mona), "Me too")
     assert answer.status_code == 409
-    assert "oli@example.com had pulled the emergency stop already. Yours changed nothing." in text_of(answer)
+    assert "oli@example.com has already pulled the emergency stop. Nothing was changed." in text_of(answer)
     assert the_stop().reason == WHY
     assert CancelBatch.objects.count() == 1
     assert events(event="stop.pull") == [("stop.pull", "done")]
@@ -258,7 +258,7 @@ def test_a_person_who_may_no_longer_pull_cannot_lift(client: Client, oli: User, 
     pull(client)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert client.post(LIFT).status_code == 403
-    with pytest.raises(stops.NotTheirs):
+    with pytest.raises(stops.MayNotLift):
         stops.lift(run.team, by=actor(oli))
     assert the_stop().end == StopEnd.HOLDING
 
@@ -274,9 +274,9 @@ def test_a_stop_ends_after_24_hours_and_the_worker_records_it(client: Client, te
         pull(client)
     with time_machine.travel("2026-11-24T02:59:59Z", tick=False):
         assert stops.expire() == 0
-        assert stops.standing(team) is not None
+        assert stops.active_stop(team) is not None
     with time_machine.travel("2026-11-24T03:00:00Z", tick=False):
-        assert stops.standing(team) is None, "also before the worker has recorded the end"
+        assert stops.active_stop(team) is None, "also before the worker has recorded the end"
         jobs.look_after_stops.call_local()
         assert stops.expire() == 0
     assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.EXPIRED, "stops")
