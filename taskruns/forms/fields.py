@@ -13,7 +13,7 @@ def posted(request: HttpRequest) -> QueryDict | None:
     return request.POST if request.method == "POST" else None
 
 
-def complain(form: forms.Form, sentence: str, *, field: str = "") -> None:
+def show_error(form: forms.Form, sentence: str, *, field: str = "") -> None:
     """Show a service's sentence at its field, or above the form if the form has no such field."""
     form.add_error(field if field in form.fields else None, sentence)
 

@@ -470,7 +470,7 @@ def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
 
 
 def test_a_draft_does_nothing_and_is_deleted(team: Team, runs: list[Run], arize: Any) -> None:
-    draft = batches.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None
     assert batches.due(timezone.now()) == []
     assert batches.forget_drafts() == 0
@@ -486,6 +486,8 @@ def test_a_draft_contains_only_active_runs_of_the_team(
 ) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
-    draft = batches.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
+    draft = batches.draft_of(
+        team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION
+    )
     assert set(draft.items.values_list("run_id", flat=True)) == {run.pk for run in runs}
     assert draft.passed_over == 2

@@ -4,7 +4,7 @@
 cancellations at the speed that `pace` allows, and `results` writes their outcomes.
 """
 
-from .draft import forget_drafts, freeze, freeze_again, freeze_matching, not_stopped
+from .draft import draft_matching, draft_of, draft_retry, forget_drafts, not_stopped
 from .lifecycle import abort, confirm, counts_of, create_batch, stop
 from .results import follow_unknown
 from .worker import due, work
@@ -14,12 +14,12 @@ __all__ = [
     "confirm",
     "counts_of",
     "create_batch",
+    "draft_matching",
+    "draft_of",
+    "draft_retry",
     "due",
     "follow_unknown",
     "forget_drafts",
-    "freeze",
-    "freeze_again",
-    "freeze_matching",
     "not_stopped",
     "stop",
     "work",

@@ -31,7 +31,7 @@ DRAFTS_KEPT = timedelta(days=1)
 NOT_STOPPED = (*(it for it, facts in CANCEL_FACTS.items() if facts.effect is Effect.NOT_STOPPED), ItemState.LEFT_OUT)
 
 
-def freeze(
+def draft_of(
     team: Team,
     *,
     run_ids: Sequence[uuid.UUID],
@@ -46,15 +46,15 @@ def freeze(
     return make(team, active, source=source, filters=filters, previous=previous, passed_over=passed_over)
 
 
-def freeze_matching(team: Team, wanted: BoardFilter) -> CancelBatch | None:
+def draft_matching(team: Team, wanted: BoardFilter) -> CancelBatch | None:
     """A draft of all active runs that match the filter now. The caller must have refused an empty filter."""
-    return freeze(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
+    return draft_of(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
 
 
-def freeze_again(batch: CancelBatch) -> CancelBatch | None:
+def draft_retry(batch: CancelBatch) -> CancelBatch | None:
     """A draft of the runs that a batch did not stop and that are still active."""
     ids = list(not_stopped(batch).values_list("run", flat=True))
-    return freeze(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
+    return draft_of(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
 
 
 def not_stopped(batch: CancelBatch) -> QuerySet[CancelItem]:
@@ -68,8 +68,8 @@ def matching_since(batch: CancelBatch) -> int:
     if batch.source != BatchSource.FILTER:
         return 0
     wanted = BoardFilter.parse(QueryDict(batch.filters.removeprefix("?")))
-    frozen = set(batch.items.values_list("run_id", flat=True))
-    return len(set(_matching_ids(batch.team, wanted)) - frozen)
+    listed = set(batch.items.values_list("run_id", flat=True))
+    return len(set(_matching_ids(batch.team, wanted)) - listed)
 
 
 def forget_drafts() -> int:

@@ -22,7 +22,7 @@ PAGES = 3  # of each list of keys
 SPACES = 3  # whose service keys are read
 
 
-def read_end(client: ArizeClient, space_ids: Iterable[str]) -> date | None:
+def read_expiry(client: ArizeClient, space_ids: Iterable[str]) -> date | None:
     """The day (UTC) on which the client's own key expires. None if Arize does not say; most keys may not ask."""
     for space_id in (None, *list(space_ids)[:SPACES]):
         try:

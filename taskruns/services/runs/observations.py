@@ -21,8 +21,8 @@ from . import retention
 LONGEST_ID = 2_000  # bytes; Arize's own ids have about 20
 
 # The usual duration of a task's runs is the median of its last completed runs.
-ENOUGH = 3  # completed runs; fewer say nothing about the next one
-OF_LAST = 20  # completed runs
+FEWEST_COMPLETED = 3  # completed runs; fewer say nothing about the next one
+LAST_COMPLETED = 20  # completed runs
 # How many runs are scanned for them, so that a task that nearly always fails does not slow down a reading.
 SCANNED = 200
 # Servers written in Go send the year 1 for "not yet". A longer duration than this has no true start.
@@ -185,8 +185,8 @@ def learn_usual(task_id: uuid.UUID) -> None:
     spans = [
         finished - started for status, started, finished in rows if status == Status.COMPLETED and started and finished
     ]
-    seconds = [span.total_seconds() for span in spans if timedelta(0) <= span <= LONGEST][:OF_LAST]
-    usual = round(statistics.median(seconds)) if len(seconds) >= ENOUGH else None
+    seconds = [span.total_seconds() for span in spans if timedelta(0) <= span <= LONGEST][:LAST_COMPLETED]
+    usual = round(statistics.median(seconds)) if len(seconds) >= FEWEST_COMPLETED else None
     Task.objects.filter(pk=task_id).exclude(usual_seconds=usual).update(usual_seconds=usual)
 
 
