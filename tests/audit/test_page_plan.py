@@ -73,7 +73,7 @@ def plan_of(look_up: str) -> list[str]:
 
 
 @pytest.mark.parametrize("of_all", [False, True], ids=["a team", "all teams"])
-@pytest.mark.parametrize("name", sorted(FILTERS.keys() - {"an event that is not there"}))
+@pytest.mark.parametrize("name", sorted(FILTERS.keys() - {"an absent event"}))
 def test_operations_are_looked_up_by_their_index(name: str, of_all: bool, log: Team):  # noqa: FBT001
     (look_up,) = look_ups(None if of_all else log, FILTERS[name])
     inner = look_up.partition("EXISTS")[2]
