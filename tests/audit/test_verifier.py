@@ -105,6 +105,8 @@ def test_anchors_kept_outside_vouch_for_the_key(export: bytes, auditor: Auditor)
     assert (code, f"key {anchor['key_id']}: trusted, it signed --anchors" in said) == (0, True), said
     code, said = auditor(export, pin=None, anchors=line(anchor | {"chain": "site"}))
     assert (code, "no key pinned" in said) == (3, True), "anchors of another chain"
+    code, said = auditor(export, pin=None, anchors=line(anchor | {"signature": "AAAA"}))
+    assert (code, "no key pinned" in said) == (1, True), "a key does not sign by being named"
 
 
 def test_external_anchors_find_a_tail_cut_before_the_export(export: bytes, team: Team, auditor: Auditor):
