@@ -3,7 +3,7 @@ r"""Checks audit exports of Taskruns: `python verifier.py FILE [FILE ...] [--pub
 
 Runs alone; signatures need the package `cryptography`. Exit code: 0 clean and proved, 1 faults, 2 could not run,
 3 nothing proved: no fault, but no trusted key signed it. The keys of --public-key are trusted. Without them, a key of
-the export is trusted if it signed an anchor of this chain in --anchors: a file kept where its owner cannot write.
+the export is trusted if it signed an anchor of this chain in --anchors, a file that the panel's owner cannot edit.
 
 An export is one JSON object a line, each with one member: a manifest, then events, then anchors, then a trailer.
 canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASCII escapes.

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import AuditEvent, Heartbeat, Membership, Team, TeamRole, User
-from tests.bench.audit_rows import fill
+from tests.bench.audit_rows import fill, person_of, run_of
 from tests.bench.table import Figure, median_ms
 
 FEW = 1_000
@@ -38,10 +38,10 @@ PAGES = {
     "search in vain": "?q=zzz",
     "one event": "?event=run.cancel",
     "an absent event": "?event=team.create",
-    "one person": "?actor=00000000-0000-0000-0000-000000000007",
+    "one person": "?actor={person}",
     "part of an address": "?person=person-7",
     "nobody": "?person=nobody",
-    "one run": "?run=VGFza1J1bjo00000002",
+    "one run": "?run={run}",
     "one task": "?task=T25saW5lVGFzazo0NTpx0003",
     "an absent key": "?key=00000000-0000-0000-0000-000000000001",
     "one request": "?request=00000000-0000-0000-0000-000000000005",
@@ -103,16 +103,21 @@ def _pages(small: Team, large: dict[int, Team]) -> list[Figure]:
             figures.append(Figure(what, many, "ms", few, f"the same at {FEW:,} rows", SLOWER))
     of_all = _client(_auditor())
     for name, query in PAGES.items():
-        queries, many = _measured(of_all, f"/audit/{query}")
+        queries, many = _measured(of_all, f"/audit/{query_for(large[MANY], query)}")
         few, _ = _page(small, query)
         what = f"audit page of all teams, {name}, {queries} queries (p50)"
         figures.append(Figure(what, many, "ms", few, f"a team's page of {FEW:,} rows"))
     return figures
 
 
+def query_for(team: Team, query: str) -> str:
+    chain = f"team:{team.pk}"
+    return query.format(person=person_of(chain, 7), run=run_of(chain, 2))
+
+
 def _page(team: Team, query: str) -> tuple[float, int]:
     queries, milliseconds = _measured(
-        _client(User.objects.get(memberships__team=team)), f"/teams/{team.slug}/audit/{query}"
+        _client(User.objects.get(memberships__team=team)), f"/teams/{team.slug}/audit/{query_for(team, query)}"
     )
     return milliseconds, queries
 

@@ -47,7 +47,8 @@ def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
     scope = AuditEvent.objects.filter(chain=chain_of(team.pk)) if team else AuditEvent.objects.all()
     top = _top(scope, wanted)
     rows, bottom = _rows_to_scan(scope, team, wanted, top)
-    found = read_events(_oldest_of_each(matching(rows, wanted), wanted).order_by("-pk")[: PAGE + 1])
+    matches = matching(rows, wanted, without_indexes=True)
+    found = read_events(_oldest_of_each(matches, wanted).order_by("-pk")[: PAGE + 1])
     is_full = len(found) > PAGE
     further = _has_more(scope, wanted, bottom)
     more = found[PAGE - 1].pk if is_full else bottom if further else None
