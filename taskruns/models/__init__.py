@@ -16,7 +16,7 @@ from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
-from .people import SiteRole, Theme, User
+from .people import EmailStatus, SignInCount, SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
 from .stops import EmergencyStop, StopEnd
@@ -44,6 +44,7 @@ __all__ = [
     "Cancellation",
     "Credential",
     "Effect",
+    "EmailStatus",
     "EmergencyStop",
     "Heartbeat",
     "Invitation",
@@ -53,6 +54,7 @@ __all__ = [
     "Outcome",
     "Run",
     "SavedView",
+    "SignInCount",
     "SiteRole",
     "Status",
     "StopEnd",

@@ -22,7 +22,10 @@ from tests.paths import ROOT
 APPLIED = {
     "0001_initial.py": "8a6a7b5feb1edb7eb372b05ac665430b5364f11dc8110a7fcc1457d8d494b643",
     "0002_cache_table.py": "8206727a042b83189f191799b389dea66131c19de2ab4b8dcdb7daaa3c6d8d0d",
+    "0004_people_and_sso.py": "bbb9d991d4913e5ed27f95ffb2890a9f0c5c61869422d98d7e313b843f80f8b7",
 }
+# Tables that release 0.1.0 did not have.
+ADDED_SINCE = {"taskruns_signincount"}
 Schema = dict[str, Any]
 
 
@@ -85,7 +88,7 @@ def upgraded(
 
 def test_the_release_database_has_rows_in_every_table():
     kept = kept_rows()
-    assert not [table for table in columns_of_models() if not kept[table]]
+    assert not [table for table in columns_of_models().keys() - ADDED_SINCE if not kept[table]]
     assert {row["status"] for row in kept["taskruns_run"]} >= {"running", "cancelled", "completed"}
 
 
