@@ -31,7 +31,7 @@ class StopQuerySet(models.QuerySet["EmergencyStop"]):
 
     def with_owner(self) -> Self:
         """With the role that its owner has in the team by now: a stop is worth what its owner may do."""
-        mine = Membership.objects.filter(team=models.OuterRef("team"), user=models.OuterRef("person"))
+        mine = Membership.objects.in_force().filter(team=models.OuterRef("team"), user=models.OuterRef("person"))
         able = mine.filter(user__is_active=True, team__archived_at=None)
         return self.annotate(owner_role=models.Subquery(able.values("role")[:1]))
 

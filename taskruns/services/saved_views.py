@@ -171,7 +171,7 @@ def _locked(view: SavedView) -> SavedView:
 
 def _member(team: Team, by: Actor) -> User:
     """Who acts, if they belong to the team at this moment."""
-    if by.person is None or not Membership.objects.filter(team=team, user=by.person).exists():
+    if by.person is None or not Membership.objects.in_force().filter(team=team, user=by.person).exists():
         raise UserError("Only members of the team keep views in it.")
     return by.person
 
