@@ -139,7 +139,11 @@ ACCOUNT_FORMS = {
     "login": "taskruns.views.people.sign_in.LoginForm",
     "change_password": "taskruns.views.people.sign_in.ChangePasswordForm",
     "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
+    "reset_password": "taskruns.views.people.password_reset.AskForm",
 }
+# Sign-in attempts have limits of their own (`services/people/sign_in_limits.py`): allauth's would let a stranger behind
+# the same address lock people out.
+ACCOUNT_RATE_LIMITS = {"login": ""}
 # Managers, auditors and site admins have no access until they set up a second factor.
 REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
 MFA_ADAPTER = "taskruns.views.people.factor_checks.MfaAdapter"
@@ -156,6 +160,7 @@ MFA_FORMS = {
 }
 USERSESSIONS_TRACK_ACTIVITY = False  # would write on every request; the idle limit has its own timestamp
 OIDC = sso.provider()
+SSO_ONLY = sso.only(OIDC)
 SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.sign_in.SsoAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
 
@@ -188,6 +193,7 @@ X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE.secure
 SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
 CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
+DEVICE_COOKIE_NAME = "__Host-device" if SITE.secure else "device"  # in which browser who has signed in before
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_IDLE_HOURS = env.integer("SESSION_IDLE_HOURS", 12, at_least=1, at_most=24 * 365)
