@@ -3,6 +3,7 @@ failure is recorded.
 """
 
 import json
+from functools import wraps
 from typing import Any
 
 from allauth.core import context
@@ -21,9 +22,9 @@ from django.conf import settings
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.forms import CharField, Form
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
-from taskruns.access.gate import actor_of, anyone, first_factor_enough
+from taskruns.access.gate import View, actor_of, anyone, first_factor_enough
 from taskruns.allauth_compat import normalize_user_code, parse_authentication_response
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import User
@@ -188,8 +189,20 @@ def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None
         audit.record_sign_in(user, again=True, by=actor_of(request))
 
 
+def _unless_sso_only(view: View) -> View:
+    """As the only proof. A passkey after single sign-on, as a second factor, stays."""
+
+    @wraps(view)
+    def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if settings.SSO_ONLY:
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return anyone(found)
+
+
 authenticate = anyone(_Authenticate.as_view())
-login_by_passkey = anyone(_PasskeyLogin.as_view())
+login_by_passkey = _unless_sso_only(_PasskeyLogin.as_view())
 confirm_by_code = first_factor_enough(ReauthenticateView.as_view())
 confirm_by_passkey = first_factor_enough(_ConfirmByPasskey.as_view())
 
