@@ -1,9 +1,11 @@
 """A stranger's way into a team: a signed link, good once and for seven days. Neither link nor token is stored."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core import signing
 from django.db import transaction
 from django.db.models import Q
@@ -30,10 +32,13 @@ class InvitationGone(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """`token` opens the invitation; empty when the person had an account and was added at once. Shown only now."""
+    """`token` opens the invitation, and is shown only now. It is empty when the person had an account and was added at
+    once, and when the link goes by mail.
+    """
 
     email: str
     token: str = ""
+    is_mailed: bool = False
 
 
 def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tuple[Team, Invited | None]:
@@ -54,12 +59,15 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     """Add a known person at once, or make a link for a stranger; an older open link of theirs stops working.
 
+    Where the panel sends mail, only the mail holds the link: the inviter could otherwise use it in the other's name.
+
     Raises UserError: already a member, disabled, archived, or not an e-mail address.
     """
     email = accounts.clean_email(email)
     person = accounts.find_person(email)
     if person is None:
-        return Invited(email, _token_of(_invite_stranger(team, email=email, role=role, by=by)))
+        invitation = _invite_stranger(team, email=email, role=role, by=by)
+        return Invited(email, is_mailed=True) if invitation.by_mail else Invited(email, _token_of(invitation))
     if Membership.objects.filter(team=team, user=person).exists():
         raise UserError(f"{email} is a member of this team already.", field="email")
     members.add(team, person, role=role, by=by)
@@ -72,11 +80,32 @@ def _invite_stranger(team: Team, *, email: str, role: TeamRole, by: Actor) -> In
         team = teams.lock_team(team)
         replaced = teams.open_invitations(team).filter(email=email).update(revoked_at=now)
         invitation = Invitation.objects.create(
-            team=team, email=email, role=role, created_by=by.person, created_at=now, expires_at=now + GOOD_FOR
+            team=team,
+            email=email,
+            role=role,
+            created_by=by.person,
+            created_at=now,
+            expires_at=now + GOOD_FOR,
+            by_mail=settings.MAILS,
         )
         details = {"role": role.value, "replaces": replaced, "expires_at": invitation.expires_at.isoformat()}
         _record(EventType.INVITATION_CREATE, invitation, by=by, details=details)
     return invitation
+
+
+def to_mail() -> Iterator[tuple[Invitation, str]]:
+    """Open invitations whose link was not mailed yet, with the link's token. Each is claimed: two workers mail one."""
+    due = Invitation.objects.filter(
+        by_mail=True, mailed_at=None, accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()
+    )
+    for invitation in due.filter(team__archived_at=None).select_related("team", "created_by"):
+        if Invitation.objects.filter(pk=invitation.pk, mailed_at=None).update(mailed_at=timezone.now()):
+            yield invitation, _token_of(invitation)
+
+
+def not_mailed(invitation: Invitation) -> None:
+    """It is due again."""
+    Invitation.objects.filter(pk=invitation.pk).update(mailed_at=None)
 
 
 def revoke_invitation(invitation: Invitation, *, by: Actor) -> bool:
@@ -113,8 +142,15 @@ def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: 
         if not held.is_open:
             raise InvitationGone
         details = {"invitation": str(invitation.pk)}
-        person = accounts.create_person(invitation.email, password=password, name=name, by=by, details=details)
-        themselves = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
+        person = accounts.create_person(
+            invitation.email,
+            password=password,
+            name=name,
+            invited_by="" if invitation.by_mail else _inviter(invitation),
+            by=by,
+            details=details,
+        )
+        themselves = replace(by, type="user", id=str(person.pk), label=person.label, person=person)
         accept_invitation(invitation, person=person, by=themselves)
     return person
 
@@ -122,10 +158,13 @@ def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: 
 def accept_invitation(invitation: Invitation, *, person: User, by: Actor) -> None:
     """Use the invitation up and make `person` a member; a member they are already keeps the role.
 
+    A link that went by mail proves the address.
     Two accepts at once make one. Raises InvitationGone, also for anybody but the one who was invited.
     """
     try:
         with transaction.atomic():
+            if invitation.by_mail and person.email == invitation.email:
+                accounts.verify_email(person, by=by)
             team = teams.lock_team(invitation.team)
             _use_up(invitation, person)
             member, _ = Membership.objects.get_or_create(team=team, user=person, defaults={"role": invitation.role})
@@ -139,6 +178,10 @@ def _use_up(invitation: Invitation, person: User) -> None:
     rows = teams.open_invitations(invitation.team).filter(still_theirs)
     if not rows.update(accepted_at=timezone.now()):
         raise InvitationGone
+
+
+def _inviter(invitation: Invitation) -> str:
+    return invitation.created_by.email if invitation.created_by else "a manager"
 
 
 def _token_of(invitation: Invitation) -> str:

@@ -1,6 +1,7 @@
 """Password reset by email, only where the panel can send mail.
 
-A reset ends every session of the person, signs nobody in and keeps second factors.
+A reset ends every session of the person, signs nobody in and keeps second factors. It is not for people who have no
+password, and with SSO_ONLY for nobody.
 """
 
 from collections.abc import Callable
@@ -8,20 +9,34 @@ from functools import wraps
 from typing import Any
 
 from allauth.account import views as account
+from allauth.account.forms import ResetPasswordForm
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponseBase
 
+from taskruns import jobs
 from taskruns.access.gate import View, anyone
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
     @wraps(view)
     def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not settings.MAILS:
+        if not settings.MAILS or settings.SSO_ONLY:
             raise Http404
         return view(request, *args, **kwargs)
 
     return anyone(found)
+
+
+class AskForm(ResetPasswordForm):  # type: ignore[misc]
+    """Looks up nothing: whether there is an account decides nothing in this request, not even its duration."""
+
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).strip().lower()
+
+    def save(self, request: HttpRequest, **_kwargs: Any) -> str:
+        email = str(self.cleaned_data["email"])
+        jobs.wake_password_reset(email)
+        return email
 
 
 ask = _where_mail_is_sent(account.password_reset)
