@@ -109,16 +109,20 @@ def test_request_does_the_same_for_known_and_unknown(vera: User, oli: User):
     assert seen == [seen[0]] * 4
 
 
+@pytest.mark.slow
 def test_request_takes_as_long_for_known_and_unknown(vera: User, settings: Any):
-    """Medians of interleaved requests. The difference was 4 ms of 10 when the request itself looked and rendered."""
+    """The difference was 4 ms of 10 when the request itself looked for the account and rendered the mail.
+
+    Medians of the faster half: what else runs on the machine slows down some requests, but makes none faster.
+    """
     settings.ACCOUNT_RATE_LIMITS = {"reset_password": ""}
     client, times = Client(), {vera.email: [], "nobody@example.com": []}  # type: ignore[var-annotated]
-    for _ in range(60):
-        for email, taken in times.items():
+    for number in range(120):
+        for email in sorted(times, reverse=bool(number % 2)):
             started = time.perf_counter()
             client.post(ASK, {"email": email})
-            taken.append(time.perf_counter() - started)
-    known, unknown = (statistics.median(taken) for taken in times.values())
+            times[email].append(time.perf_counter() - started)
+    known, unknown = (statistics.quantiles(taken, n=4)[0] for taken in times.values())
     assert abs(known - unknown) < 0.15 * min(known, unknown)
 
 
