@@ -144,6 +144,15 @@ def test_reset_proves_the_address(vera: User):
     assert AuditEvent.objects.latest("pk").details == {"changed": ["email status"], "why": "verified"}
 
 
+def test_reset_gets_its_browser_past_strangers_guesses(vera: User):
+    client = Client()
+    client.post(client.get(link_for(vera.email))["Location"], {"password1": NEW, "password2": NEW})
+    for number in range(8):
+        sign_in(Client(REMOTE_ADDR=f"198.51.100.{number}"), vera.email, "wrong password 1")
+    assert sign_in(Client(REMOTE_ADDR="192.0.2.9"), vera.email, NEW).status_code == 200, "the control"
+    assert sign_in(client, vera.email, NEW)["Location"] == "/"
+
+
 def test_changed_address_voids_the_mailed_link(vera: User):
     link = link_for(vera.email)
     User.objects.filter(pk=vera.pk).update(email="vera.new@example.com")

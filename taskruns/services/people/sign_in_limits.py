@@ -42,7 +42,7 @@ ACCOUNT_AND_ADDRESS = (
     Limit("account and address, long", 20, timedelta(hours=1)),
 )
 _GUESSES = (ACCOUNT, ACCOUNT_AND_ADDRESS[1])  # what a person does not reach who only mistypes
-ACCOUNT_AND_BROWSER = Limit("account and browser", 10, timedelta(minutes=5))
+ACCOUNT_AND_BROWSER = Limit("account and browser", 5, timedelta(minutes=5))
 
 
 class TooManyAttempts(Exception):

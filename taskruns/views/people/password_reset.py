@@ -11,10 +11,12 @@ from typing import Any
 from allauth.account import views as account
 from allauth.account.forms import ResetPasswordForm
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
 from taskruns import jobs
 from taskruns.access.gate import View, anyone
+
+from . import browsers
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
@@ -39,7 +41,15 @@ class AskForm(ResetPasswordForm):  # type: ignore[misc]
         return email
 
 
+class _Reset(account.PasswordResetFromKeyView):  # type: ignore[misc]
+    def form_valid(self, form: Any) -> HttpResponse:
+        """The link came to the account's owner: strangers who guess at it must not keep them out of this browser."""
+        response: HttpResponse = super().form_valid(form)
+        browsers.remember(self.request, response, self.reset_user)
+        return response
+
+
 ask = _where_mail_is_sent(account.password_reset)
 sent = _where_mail_is_sent(account.password_reset_done)
-reset = _where_mail_is_sent(account.password_reset_from_key)
+reset = _where_mail_is_sent(_Reset.as_view())
 over = _where_mail_is_sent(account.password_reset_from_key_done)

@@ -9,6 +9,7 @@ from allauth.account.forms import ChangePasswordForm as AllauthChangePasswordFor
 from allauth.account.forms import LoginForm as AllauthLoginForm
 from allauth.account.forms import ReauthenticateForm as AllauthReauthenticateForm
 from allauth.account.views import PasswordChangeView
+from allauth.core import ratelimit
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
 from django.contrib import messages
@@ -127,10 +128,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         """Count the attempt. Record throttled ones here, because they send no signal."""
         login = str(credentials.get("email") or "")
+        browser = _browser(request, login)
+        if not browser and not ratelimit.consume(request, action="login_from_stranger"):
+            raise ImmediateHttpResponse(ratelimit.respond_429(request))
         try:
-            self._attempt = sign_in_limits.begin(
-                login, address=self.get_client_ip(request), browser=_browser(request, login)
-            )
+            self._attempt = sign_in_limits.begin(login, address=self.get_client_ip(request), browser=browser)
         except TooManyAttempts as refused:
             audit.record_failed_sign_in(login, "throttled", by=actor_of(request))
             if refused.is_new:
