@@ -141,7 +141,7 @@ ACCOUNT_FORMS = {
     "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
     "reset_password": "taskruns.views.people.password_reset.AskForm",
 }
-# allauth's own limit would let a stranger behind the same address lock people out. This one counts all attempts, but not
+# allauth's own limit would let a stranger behind the same address lock people out. This one counts all attempts, except
 # in browsers where the person has signed in before. `services/people/sign_in_limits.py` counts wrong passwords.
 ACCOUNT_RATE_LIMITS = {"login": "", "login_from_stranger": "30/m/ip"}
 # Managers, auditors and site admins have no access until they set up a second factor.

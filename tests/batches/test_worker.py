@@ -285,7 +285,7 @@ def test_a_right_lost_during_a_batch_stops_the_rest(team: Team, runs: list[Run],
     in_this_thread(batch)
     batch.refresh_from_db()
     assert batch.state == BatchState.ABORTED
-    assert batch.why_aborted.startswith("oli@example.com may no longer")
+    assert batch.why_aborted.startswith("oli@example.com no longer has permission")
     assert set(states(batch)) == {"confirmed", "left_out"}
     aborted = AuditEvent.objects.get(event="run.cancel_many", outcome="aborted")
     assert (aborted.actor_type, aborted.details["counts"]["left_out"]) == ("job", states(batch).count("left_out"))
@@ -403,14 +403,14 @@ def test_all_batches_share_the_pace_of_a_key(credential: Credential) -> None:
     settings.CANCELS_PER_SECOND = 20
     with time_machine.travel(NOW, tick=False), transaction.atomic():
         CancelPace.objects.create(credential=credential, free_at=NOW)
-        first = pace.places(credential.pk, most=50)
+        first = pace.free_slots(credential.pk, most=50)
         assert len(first.moments) == 11, "slots within the next 0.5 s"
-        first.taken(8)
-        assert pace.places(credential.pk, most=50).moments == [], "the next free slot is too far away"
+        first.use(8)
+        assert pace.free_slots(credential.pk, most=50).moments == [], "the next free slot is too far away"
     with time_machine.travel(NOW + timedelta(seconds=0.2), tick=False), transaction.atomic():
-        assert pace.places(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
+        assert pace.free_slots(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
     with time_machine.travel(NOW + timedelta(hours=1), tick=False), transaction.atomic():
-        late = pace.places(credential.pk, most=50).moments
+        late = pace.free_slots(credential.pk, most=50).moments
         assert len([moment for moment in late if moment < timezone.now()]) == 4, (
             "slots of the last fifth of a second can still be used"
         )
@@ -418,19 +418,19 @@ def test_all_batches_share_the_pace_of_a_key(credential: Credential) -> None:
 
 def test_a_single_429_delays_the_item_and_three_delay_the_key(credential: Credential) -> None:
     slow = RateLimited(retry_after=2)
-    pace.heed(credential, [slow, None, slow, slow, None])
+    pace.adjust(credential, [slow, None, slow, slow, None])
     assert CancelPace.objects.get().paused_until is None
-    pace.heed(credential, [slow, slow])
+    pace.adjust(credential, [slow, slow])
     assert CancelPace.objects.get().paused_until is None
-    pace.heed(credential, [slow])
+    pace.adjust(credential, [slow])
     assert CancelPace.objects.get().paused_until > timezone.now() + timedelta(seconds=1)
 
 
 def test_a_long_retry_after_pauses_the_key_at_once(credential: Credential) -> None:
-    pace.heed(credential, [RateLimited(retry_after=30)])
+    pace.adjust(credential, [RateLimited(retry_after=30)])
     assert CancelPace.objects.get().paused_until > timezone.now() + timedelta(seconds=28)
     with transaction.atomic():
-        assert pace.places(credential.pk, most=5).moments == []
+        assert pace.free_slots(credential.pk, most=5).moments == []
 
 
 # --- Workers
@@ -470,7 +470,7 @@ def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
 
 
 def test_a_draft_does_nothing_and_is_deleted(team: Team, runs: list[Run], arize: Any) -> None:
-    draft = batches.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None
     assert batches.due(timezone.now()) == []
     assert batches.forget_drafts() == 0
@@ -486,6 +486,8 @@ def test_a_draft_contains_only_active_runs_of_the_team(
 ) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
-    draft = batches.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
+    draft = batches.draft_of(
+        team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION
+    )
     assert set(draft.items.values_list("run_id", flat=True)) == {run.pk for run in runs}
     assert draft.passed_over == 2

@@ -152,7 +152,7 @@ def ends_in(days: int, team: Team, **fields: Any) -> Credential:
 )
 def test_the_nearest_threshold_is_reported(days: int, threshold: int | None, team: Team):
     key = ends_in(days, team)
-    assert credentials.tell_of_expiring(by=CLOCK) == (threshold is not None)
+    assert credentials.warn_of_expiring(by=CLOCK) == (threshold is not None)
     key.refresh_from_db()
     assert key.expiry_told == threshold
     if threshold is not None:
@@ -181,9 +181,9 @@ def test_a_new_date_starts_over_and_other_keys_are_left_alone(team: Team, other_
     credentials.revoke(gone, by=SHELL)
     Team.objects.filter(pk=other_team.pk).update(archived_at=timezone.now())
     ends_in(3, other_team)
-    assert credentials.tell_of_expiring(by=CLOCK) == 1
+    assert credentials.warn_of_expiring(by=CLOCK) == 1
     assert credentials.replace(key, key="ak-next-0123456789abcdef", expires_on=TODAY + timedelta(days=10), by=SHELL)
-    assert credentials.tell_of_expiring(by=CLOCK) == 1
+    assert credentials.warn_of_expiring(by=CLOCK) == 1
     key.refresh_from_db()
     assert key.expiry_told == 14
 
@@ -198,10 +198,10 @@ def test_without_an_audit_row_nothing_is_reported(team: Team, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr("taskruns.services.credentials.expiry.record", refuse)
         with pytest.raises(DatabaseError):
-            credentials.tell_of_expiring(by=CLOCK)
+            credentials.warn_of_expiring(by=CLOCK)
     key.refresh_from_db()
     assert key.expiry_told is None
-    assert credentials.tell_of_expiring(by=CLOCK) == 1
+    assert credentials.warn_of_expiring(by=CLOCK) == 1
 
 
 def test_the_board_and_the_keys_page_warn_in_time(team: Team, mona: User, client_of: ClientOf):
@@ -219,7 +219,7 @@ def test_the_board_and_the_keys_page_warn_in_time(team: Team, mona: User, client
 def test_a_polling_board_shows_the_warning(team: Team, mona: User, client_of: ClientOf):
     ends_in(7, team)
     before = Team.objects.get(pk=team.pk).board_version
-    credentials.tell_of_expiring(by=CLOCK)
+    credentials.warn_of_expiring(by=CLOCK)
     assert Team.objects.get(pk=team.pk).board_version == before + 1
-    credentials.tell_of_expiring(by=CLOCK)
+    credentials.warn_of_expiring(by=CLOCK)
     assert Team.objects.get(pk=team.pk).board_version == before + 1

@@ -341,5 +341,5 @@ def test_counts_hold_no_text_and_are_deleted(mona: User):
     assert SignInCount.objects.exists()
     assert {len(row.bucket) for row in SignInCount.objects.all()} == {64}
     with time_machine.travel(timezone.now() + timedelta(hours=2)):
-        assert sign_in_limits.forget_over() > 0
+        assert sign_in_limits.forget_expired() > 0
     assert not SignInCount.objects.exists()

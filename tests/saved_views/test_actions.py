@@ -9,7 +9,7 @@ from django.utils.http import urlencode
 
 from taskruns.models import AuditEvent, Membership, SavedView, Team, TeamRole, User
 from taskruns.services import saved_views
-from taskruns.services.saved_views import MOST, NameTaken
+from taskruns.services.saved_views import MOST_VIEWS, NameTaken
 from taskruns.services.user_errors import UserError
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
@@ -98,13 +98,13 @@ def test_a_view_without_a_filter_is_all_runs(team: Team, vera: User, client_of: 
 
 
 def test_the_number_of_saved_views_is_limited(team: Team, vera: User, oli: User, mona: User, client_of: ClientOf):
-    SavedView.objects.bulk_create(SavedView(team=team, owner=vera, name=str(number)) for number in range(MOST))
+    SavedView.objects.bulk_create(SavedView(team=team, owner=vera, name=str(number)) for number in range(MOST_VIEWS))
     answer = save(client_of(vera))
     assert answer.status_code == 422
-    assert f"You have {MOST} views in this team already" in answer.content.decode()
+    assert f"You already have {MOST_VIEWS} views in this team" in answer.content.decode()
     assert save(client_of(vera), "7", replace="1").status_code == 302
     SavedView.objects.update(owner=mona, is_shared=True)
-    assert "shares 50 views already" in save(client_of(oli), shared="on").content.decode()
+    assert "already shares 50 views" in save(client_of(oli), shared="on").content.decode()
     assert save(client_of(oli)).status_code == 302
 
 
@@ -213,7 +213,7 @@ def test_a_manager_changes_nothing_that_another_person_shares(team: Team, oli: U
 def test_a_concurrent_second_delete_says_so(team: Team, oli: User, mona: User):
     view = make_view(team, oli, is_shared=True)
     saved_views.delete_view(view, by=actor(mona, "manager"))
-    with pytest.raises(UserError, match="deleted just now"):
+    with pytest.raises(UserError, match="has been deleted"):
         saved_views.delete_view(view, by=actor(oli))
     assert events() == [("view.delete", "done")]
 
@@ -328,9 +328,9 @@ def test_an_invalid_default_is_explained_and_all_runs_are_shown(
     answer = client_of(vera).get(BOARD)
     assert answer.status_code == 200
     text = answer.content.decode()
-    assert "Your board would open with the view “Old &lt;b&gt;”, but its filter cannot be used any more." in text
+    assert "The filter of your default view “Old &lt;b&gt;” no longer works." in text
     assert "All runs are shown." in text
-    assert "It cannot be used any more." in client_of(vera).get(VIEWS).content.decode()
+    assert "It no longer works." in client_of(vera).get(VIEWS).content.decode()
 
 
 def test_a_member_who_returns_starts_without_a_default(team: Team, vera: User, client_of: ClientOf):

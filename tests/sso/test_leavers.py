@@ -109,7 +109,7 @@ def test_background_work_stops_with_the_group_role(stage: Stage, ago: timedelta,
     oli = by_groups(stage.team, stage.people["oli"], TeamRole.OPERATOR, ago=timedelta(0))
     a_stop(stage)
     assert EmergencyStop.objects.with_owner().get().owner_role == "operator"
-    batch = batches.freeze(stage.team, run_ids=[stage.run.pk], source=BatchSource.SELECTION)
+    batch = batches.draft_of(stage.team, run_ids=[stage.run.pk], source=BatchSource.SELECTION)
     assert batch is not None
     batches.confirm(batch, reason="", by=actor(oli))
     by_groups(stage.team, oli, TeamRole.OPERATOR, ago=ago)
@@ -199,7 +199,7 @@ def test_sso_only_cannot_be_disconnected(sso_only: Idp, linked: User):
     client = Client()
     sso_only.sign_in(client)
     client.post("/accounts/sso/disconnect/")
-    assert "Everyone signs in with single sign-on" in client.get("/accounts/profile/").content.decode()
+    assert "Everyone here signs in with single sign-on" in client.get("/accounts/profile/").content.decode()
     another = Client()
     assert sso_only.sign_in(another).status_code == 302, "still connected"
 

@@ -83,7 +83,7 @@ def test_overlong_name_is_cut_and_cleaned(idp: Idp, nina: User):
 @pytest.mark.parametrize("userinfo", [{"email": "x" * 300 + "@example.com"}, {"email": "a\0@example.com"}], ids=str)
 def test_new_person_with_an_unusable_address_is_refused(idp: Idp, db: None, userinfo: dict[str, Any]):
     answer = told(idp, **userinfo)
-    assert (answer.status_code, "no e-mail address that it has verified" in answer.content.decode()) == (403, True)
+    assert (answer.status_code, "did not provide a verified email address" in answer.content.decode()) == (403, True)
 
 
 def test_new_person_with_an_overlong_name_gets_in(idp: Idp, db: None):
@@ -95,7 +95,7 @@ def test_new_person_with_an_overlong_name_gets_in(idp: Idp, db: None):
 def test_unstorable_subject_is_explained(idp: Idp, db: None, subject: str):
     idp.configure(claims={"sub": subject})
     answer = idp.sign_in(Client())
-    assert (answer.status_code, "an identity that the panel cannot keep" in answer.content.decode()) == (403, True)
+    assert (answer.status_code, "an identity that cannot be stored" in answer.content.decode()) == (403, True)
     assert not User.objects.exists()
 
 

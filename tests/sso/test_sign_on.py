@@ -74,7 +74,7 @@ def test_unknown_identity_gets_an_account_without_rights(idp: Idp, team: Team):
     assert events() == [("person.create", "done"), ("auth.sign_in", "done")]
     created = AuditEvent.objects.get(event="person.create")
     assert (created.details["single_sign_on"], created.details["subject"]) == (idp.url, "subject-1")
-    assert "You are in no team yet" in client.get("/runs/").content.decode()
+    assert "You are not in a team yet" in client.get("/runs/").content.decode()
     assert SocialAccount.objects.get().extra_data == {}
 
 
@@ -86,7 +86,7 @@ def test_unknown_identity_needs_a_verified_address(idp: Idp, db: None, twist: di
     client = Client()
     answer = idp.sign_in(client)
     assert answer.status_code == 403
-    assert "no e-mail address that it has verified" in answer.content.decode()
+    assert "did not provide a verified email address" in answer.content.decode()
     assert not User.objects.exists()
     assert not is_in(client)
     assert events() == [("auth.sign_in", "failed")]

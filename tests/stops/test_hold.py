@@ -229,7 +229,7 @@ def test_lifting_leaves_out_queued_cancels(run: Run, oli: User, arize: Any) -> N
     work()
     batch.refresh_from_db()
     assert (batch.state, batch.items.get().state, posts(arize)) == ("aborted", "left_out", [])
-    assert batch.why_aborted == "The emergency stop was lifted, so the rest was not sent."
+    assert batch.why_aborted == "The emergency stop was lifted. The remaining cancels were not sent."
     assert events() == [
         ("run.cancel_many", "requested"),
         ("stop.pull", "done"),
@@ -250,7 +250,7 @@ def test_without_a_stop_a_round_costs_one_more_query(
     credential: Credential, run: Run, django_assert_num_queries: Any
 ) -> None:
     with django_assert_num_queries(1):
-        assert stops.hold_of(credential.pk) is None
+        assert stops.hold_after_round(credential.pk) is None
 
 
 # Starting runs during a stop

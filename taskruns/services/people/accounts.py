@@ -24,7 +24,7 @@ from . import factors, sessions
 
 LONGEST_NAME = 100
 PASSWORD_WORKS_FOR = timedelta(hours=1)  # with SSO_ONLY, for a site admin whose sign-in a command has reset
-TAKEN = "There already is an account with this e-mail address."
+TAKEN = "An account with this email address already exists."
 
 
 def clean_email(email: str) -> str:
@@ -33,9 +33,9 @@ def clean_email(email: str) -> str:
     try:
         validate_email(address)
     except ValidationError:
-        raise UserError("This is not an e-mail address.", field="email") from None
+        raise UserError("This is not an email address.", field="email") from None
     if len(address) > 254:
-        raise UserError("An e-mail address has at most 254 characters.", field="email")
+        raise UserError("This email address is too long. The limit is 254 characters.", field="email")
     return address
 
 
@@ -78,7 +78,7 @@ def create_person(
 def change_person(person: User, *, name: str, email: str, is_verified: bool = False, by: Actor) -> bool:
     """False if the person has this name and address already. `is_verified`: the address is known to be theirs.
 
-    Raises UserError: no e-mail address, or another account has it.
+    Raises UserError: no email address, or another account has it.
     """
     wanted = {"name": clean_line(name, LONGEST_NAME), "email": clean_email(email)}
     with transaction.atomic():

@@ -114,7 +114,7 @@ def show_guesses(person: User) -> datetime | None:
     return person.guessed_at if shown else None
 
 
-def forget_over() -> int:
+def forget_expired() -> int:
     """Delete the counts whose window is over. How many there were."""
     return SignInCount.objects.filter(ends_at__lte=timezone.now()).delete()[0]
 

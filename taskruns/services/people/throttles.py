@@ -1,14 +1,15 @@
-"""Counts of tries and codes that were used: rows of the cache's table, which nothing else would tidy away."""
+"""Deletes expired rows of the cache table: counts of sign-in attempts, and codes that were used."""
 
 from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
 
-def forget_over() -> int:
-    """Delete the counts whose time is over. How many there were.
+def forget_expired() -> int:
+    """Delete expired rows. Returns how many.
 
-    The cache itself does so only when it is full, and then drops counts that still hold: so it must never be full.
+    Django deletes them only when the cache is full, and then also drops counts that are still valid. So the cache must
+    never be full.
     """
     table = connection.ops.quote_name(str(settings.CACHES["default"]["LOCATION"]))
     now = connection.ops.adapt_datetimefield_value(timezone.now().replace(microsecond=0))
