@@ -32,7 +32,7 @@ class ProfileForm(forms.Form):
 
 
 class PersonForm(forms.Form):
-    """For site admins: what somebody else is called, and how they sign in."""
+    """For site admins: what someone else is called, and how they sign in."""
 
     name = forms.CharField(
         max_length=LONGEST_NAME, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"})

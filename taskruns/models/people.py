@@ -24,7 +24,7 @@ class Theme(models.TextChoices):
 
 
 class EmailStatus(models.TextChoices):
-    """Why the panel takes an address to be the person's. Unless it is verified, somebody else only says so."""
+    """Why the panel takes an address to be the person's. If it is not verified, only someone else says so."""
 
     VERIFIED = "", "verified, or set on the host"
     INVITED = "invited", "an invitation that was not mailed"

@@ -8,7 +8,7 @@ from taskruns.services.mail import Mail
 from taskruns.services.people.password_reset import ResetLink
 
 _RESET = """\
-Somebody asked for a new password for your account at {site}.
+Someone asked for a new password for your account at {site}.
 
 Open this link to set it. The link works once:
 
@@ -26,7 +26,7 @@ Open this link to join. The link works once, until {until:%d %B %Y, %H:%M} UTC:
 If you do not expect this, ignore this mail.
 """
 _GUESSES = """\
-Somebody tried many wrong passwords for your account at {site}. They did not get in.
+Someone tried many wrong passwords for your account at {site}. They did not get in.
 
 Browsers in which you have signed in before still work. In any other browser you may have to wait a few minutes. If your
 password could be guessed, change it: {link}

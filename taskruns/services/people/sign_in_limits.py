@@ -85,7 +85,7 @@ def begin(login: str, *, address: str, browser: str = "") -> Attempt:
 
 
 def report_guesses(login: str) -> User | None:
-    """Note a wave of guesses at an account, once. The person to be told; None if there is none, or they know.
+    """Record a wave of guesses at an account, once. Returns the person to notify, or None.
 
     Runs beside the request, so that its duration does not reveal which accounts exist.
     """
@@ -107,7 +107,7 @@ def report_guesses(login: str) -> User | None:
 
 
 def show_guesses(person: User) -> datetime | None:
-    """When somebody last guessed at the account, if its person was not shown that yet."""
+    """When strangers last guessed at the account, if its person has not seen that yet."""
     if not person.guesses_unseen:
         return None
     shown = User.objects.filter(pk=person.pk, guesses_unseen=True).update(guesses_unseen=False)

@@ -1,7 +1,7 @@
 """The cookie that tells in which browser which people have signed in before.
 
 It signs nobody in. It only keeps strangers, who guess at an account elsewhere, from locking its person out of here. A
-new password makes it worthless: whoever knew the old one is a stranger again.
+new password makes it worthless: someone who knew the old one becomes a stranger again.
 """
 
 import secrets

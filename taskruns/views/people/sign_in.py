@@ -39,7 +39,7 @@ from .factor_checks import confirmed
 
 _HASH_AT_START = "signing_in_as"  # session key, set from the password until the last step
 GUESSED = (
-    "Somebody tried many wrong passwords for your account, last at {at:%H:%M} UTC on {at:%d %B}. They did not get in. "
+    "Someone tried many wrong passwords for your account, last at {at:%H:%M} UTC on {at:%d %B}. They did not get in. "
     "If your password could be guessed, change it."
 )
 NO_ADDRESS = "::"  # for clients without an address, for example behind a Unix socket
@@ -172,7 +172,7 @@ def too_many(refused: TooManyAttempts) -> str:
 
 
 def _browser(request: HttpRequest, login: str) -> str:
-    """Whoever confirms their identity has signed in here: strangers' attempts must not keep them from that."""
+    """A person who confirms their identity has signed in here. Attempts of strangers must not prevent that."""
     if isinstance(request.user, User) and request.user.email == login:
         return f"session of {request.user.pk}"
     return browsers.known_browser(request, login)
