@@ -34,10 +34,8 @@ INSTALLED_APPS = [
     "allauth.mfa",
     "allauth.socialaccount",
     "allauth.socialaccount.providers.openid_connect",
-    "allauth.usersessions",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "csp",
@@ -154,7 +152,6 @@ MFA_FORMS = {
     "login_webauthn": "taskruns.views.people.factor_checks.PasskeyLoginForm",
     "reauthenticate_webauthn": "taskruns.views.people.factor_checks.ConfirmPasskeyForm",
 }
-USERSESSIONS_TRACK_ACTIVITY = False  # would write on every request; the idle limit has its own timestamp
 OIDC = sso.provider()
 SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.sign_in.SsoAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
@@ -186,6 +183,7 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE.secure
+SESSION_ENGINE = "taskruns.services.people.session_store"
 SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
 CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True

@@ -15,7 +15,7 @@ from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
 from taskruns.models import Heartbeat
 from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
-from taskruns.services.people import throttles
+from taskruns.services.people import sessions, throttles
 from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
@@ -73,6 +73,7 @@ def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
     look_after_throttles()
+    forget_expired_sessions()
 
 
 @db_task(expires=60 * 60)
@@ -84,6 +85,13 @@ def look_after_keys() -> None:
 @db_task(expires=60 * 60)
 def look_after_throttles() -> None:
     throttles.forget_over()
+
+
+@db_task(expires=60 * 60)
+def forget_expired_sessions() -> None:
+    """Delete a few chunks, then queue the rest, so that other jobs get their turn."""
+    if sessions.forget_expired():
+        forget_expired_sessions()
 
 
 @db_task(expires=60 * 60)

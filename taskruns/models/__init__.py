@@ -19,6 +19,7 @@ from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutco
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
+from .sessions import PersonSession
 from .stops import EmergencyStop, StopEnd
 from .tasks import Task
 from .teams import Invitation, Membership, Team, TeamRole
@@ -51,6 +52,7 @@ __all__ = [
     "KeyUsage",
     "Membership",
     "Outcome",
+    "PersonSession",
     "Run",
     "SavedView",
     "SiteRole",
