@@ -68,9 +68,7 @@ def test_open_data_dir_of_another_account_is_refused(tmp_path: Path, monkeypatch
     owner = tmp_path.stat().st_uid
     monkeypatch.setattr("config.environment.os.geteuid", lambda: owner + 1)
     tmp_path.chmod(0o755)
-    with pytest.raises(
-        ImproperlyConfigured, match=r"^DATA_DIR names .* other accounts can enter.*700\.$"
-    ):
+    with pytest.raises(ImproperlyConfigured, match=r"^DATA_DIR names .* other accounts can enter.*700\.$"):
         environment.data_dir()
     assert mode(tmp_path) == 0o755
     tmp_path.chmod(0o700)
