@@ -32,7 +32,7 @@ from taskruns.views import errors
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
-# A random key, or a stranger's encrypted data (services/people/session_store.py).
+# A random key, or a stranger's encrypted data (models/session_store.py).
 _SESSION_COOKIE = re.compile(r"[A-Za-z0-9]{1,64}|a\.[A-Za-z0-9_-]{1,4096}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WORKER_SEEN_WITHIN = timedelta(minutes=3)

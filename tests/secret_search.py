@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from taskruns.models import PersonSession
-from taskruns.services.people.session_store import SessionStore
+from taskruns.models.session_store import SessionStore
 
 LENGTH = 8
 

@@ -21,8 +21,9 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string, salted_hmac
 
 from taskruns.allauth_compat import PASSKEY_STATE, SSO_STATES
-from taskruns.models import PersonSession, User
-from taskruns.models.sessions import LONGEST_USER_AGENT, digest_of
+
+from .people import User
+from .sessions import LONGEST_USER_AGENT, PersonSession, digest_of
 
 KEY_LENGTH = 32
 KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
