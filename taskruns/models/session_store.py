@@ -108,11 +108,11 @@ class SessionStore(SessionBase):
         if not self._has_new_key:
             raise UpdateError
         with transaction.atomic():
-            # The lock: whoever disables the account ends either this session too, or none can begin.
+            # The lock: if the account is being disabled, either this session ends with the others, or it never begins
+            # and the key opens nothing.
             people = User.objects.select_for_update(no_key=True).filter(pk=data[SESSION_KEY], is_active=True)
-            if not list(people.values_list("pk")):
-                raise UpdateError
-            PersonSession.objects.create(session_key=key, **columns)
+            if list(people.values_list("pk")):
+                PersonSession.objects.create(session_key=key, **columns)
 
     def _columns(self, data: Data) -> Data:
         began: float = data.get("began_at", time.time())
