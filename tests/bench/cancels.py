@@ -54,10 +54,10 @@ def measure() -> list[Figure]:
             assert answer.status_code == 200, answer.text
 
         measured = median_ms(through_the_panel, range(0, 2 * COUNT, 2))
-        yardstick = median_ms(bare, range(1, 2 * COUNT, 2))
+        reference = median_ms(bare, range(1, 2 * COUNT, 2))
         return [
             Figure(
-                "one cancel through the panel (median)", measured, "ms", yardstick, "the bare POST to the same server"
+                "one cancel through the panel (median)", measured, "ms", reference, "the bare POST to the same server"
             )
         ]
 

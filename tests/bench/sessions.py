@@ -40,8 +40,8 @@ def measure() -> list[Figure]:
         _fill(MANY)
         among = _phase(client, paths, "among")
         what = f"among {MANY:,} sessions of others (p50)"
-        yardstick = "the same without any"
-        return [Figure(f"{act} {what}", among[act], "ms", without[act], yardstick, SLOWER) for act in without]
+        reference = "the same without any"
+        return [Figure(f"{act} {what}", among[act], "ms", without[act], reference, SLOWER) for act in without]
 
 
 def _phase(client: Client, paths: Iterator[str], name: str) -> dict[str, float]:

@@ -160,7 +160,7 @@ def test_unknown_identity_needs_a_verified_address(idp: Idp, db: None, twist: di
     client = Client()
     answer = idp.sign_in(client)
     assert answer.status_code == 403
-    assert "no e-mail address that it has verified" in answer.content.decode()
+    assert "did not provide a verified email address" in answer.content.decode()
     assert not User.objects.exists()
     assert not is_in(client)
     assert events() == [("auth.sign_in", "failed")]
@@ -236,8 +236,8 @@ HOUR = 3_600
 TWISTS: dict[str, dict[str, Any]] = {
     "issuer": {"claims": {"iss": "https://evil.example"}},
     "audience": {"claims": {"aud": "another-client"}},
-    "audience among others, for another": {"claims": {"aud": [CLIENT_ID, "x"], "azp": "x"}},
-    "audience among others, for nobody": {"claims": {"aud": [CLIENT_ID, "x"]}},
+    "audience among others with another azp": {"claims": {"aud": [CLIENT_ID, "x"], "azp": "x"}},
+    "audience among others without azp": {"claims": {"aud": [CLIENT_ID, "x"]}},
     "nonce": {"claims": {"nonce": "of another sign-in"}},
     "no nonce": {"claims": {"nonce": None}},
     "expired": {"claims": {"exp": 1_600_000_000}},

@@ -1,4 +1,4 @@
-"""A stranger's way into a team: the link, who may use it, and how often."""
+"""Invitations to a team: the link, who may use it, and how often."""
 
 import threading
 from datetime import timedelta
@@ -15,7 +15,7 @@ from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Invitation, Membership, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations, members, teams
-from taskruns.services.invitations import InvitationGone
+from taskruns.services.invitations import InvitationInvalid
 from taskruns.services.people import accounts
 from taskruns.services.user_errors import UserError
 from tests.factories import PASSWORD, actor, member, person
@@ -59,7 +59,7 @@ def test_a_known_person_is_added_at_once(team, mona, otto):
 
 
 def test_a_member_is_not_invited_again(team, mona, vera):
-    with pytest.raises(UserError, match="is a member of this team already"):
+    with pytest.raises(UserError, match="is already a member of this team"):
         invitations.invite(team, email=vera.email, role=TeamRole.VIEWER, by=actor(mona))
     assert events() == []
 
@@ -67,7 +67,7 @@ def test_a_member_is_not_invited_again(team, mona, vera):
 def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other_team, mona, link):
     elsewhere = link_of(invitations.invite(other_team, email=NEO, role=TeamRole.VIEWER, by=SHELL))
     again = link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=actor(mona)))
-    with pytest.raises(InvitationGone):
+    with pytest.raises(InvitationInvalid):
         invitations.open_invitation(token_of(link))
     assert invitations.open_invitation(token_of(urlsplit(again).path)).role == "viewer"
     assert invitations.open_invitation(token_of(urlsplit(elsewhere).path)).team == other_team
@@ -75,24 +75,24 @@ def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other
     assert newest.details["replaces"] == 1
 
 
-def test_adding_the_person_otherwise_uses_the_link_up(team, mona, link):
+def test_adding_the_person_otherwise_uses_up_the_link(team, mona, link):
     newcomer = person(NEO)
     members.add(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
-    with pytest.raises(InvitationGone):
+    with pytest.raises(InvitationInvalid):
         invitations.open_invitation(token_of(link))
 
 
-def test_it_invites_nobody_without_an_address(team, mona):
+def test_an_invitation_needs_an_address(team, mona):
     with pytest.raises(UserError):
         invitations.invite(team, email="neo", role=TeamRole.VIEWER, by=actor(mona))
     assert not Invitation.objects.exists()
 
 
-# --- Links that are no good
+# --- Invalid links
 
 
 @pytest.mark.parametrize("spoil", ["forged", "cut", "expired", "revoked", "used", "archived", "nothing"])
-def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
+def test_every_invalid_link_gives_the_same_page(team, mona, link, spoil):
     good = Client().get(link)
     assert (good.status_code, bool(good.context.get("problem"))) == (200, False)
     found = invitations.open_invitation(token_of(link))
@@ -106,7 +106,7 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
     if spoil == "revoked":
         invitations.revoke_invitation(found, by=actor(mona))
     if spoil == "used":
-        invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
+        invitations.accept_with_new_account(found, name="", password=PASSWORD, by=VISITOR)
     if spoil == "archived":
         teams.archive(team, by=SHELL)
     if spoil == "nothing":
@@ -115,24 +115,24 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
     with time_machine.travel(at, tick=False):
         for response in (Client().get(url), Client().post(url, ANSWER)):
             assert response.status_code == 404
-            assert response.context["problem"] == InvitationGone().sentence
+            assert response.context["problem"] == InvitationInvalid().sentence
             assert response.context.get("form") is None
-    # Of somebody unknown: one row an event, address and minute.
+    # For anonymous people: one row per event, address and minute.
     assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
     assert not AuditEvent.objects.filter(chain=f"team:{team.pk}", outcome="denied").exists()
 
 
-def test_a_link_is_good_for_seven_days_and_no_longer(team, mona):
+def test_a_link_is_valid_for_seven_days(team, mona):
     made = timezone.now()
     with time_machine.travel(made, tick=False):
         token = token_of(urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path)
     with time_machine.travel(made + timedelta(days=7, seconds=-5), tick=False):
         assert invitations.open_invitation(token).email == NEO
-    with time_machine.travel(made + timedelta(days=7, seconds=5), tick=False), pytest.raises(InvitationGone):
+    with time_machine.travel(made + timedelta(days=7, seconds=5), tick=False), pytest.raises(InvitationInvalid):
         invitations.open_invitation(token)
 
 
-def test_taking_back_twice_is_once(team, mona, link):
+def test_revoking_twice_acts_once(team, mona, link):
     found = invitations.open_invitation(token_of(link))
     assert invitations.revoke_invitation(found, by=actor(mona))
     assert not invitations.revoke_invitation(found, by=actor(mona))
@@ -142,10 +142,10 @@ def test_taking_back_twice_is_once(team, mona, link):
 # --- Accepting
 
 
-def test_a_stranger_makes_an_account_and_is_signed_in(team, link):
+def test_a_stranger_creates_an_account_and_is_signed_in(team, link):
     client = Client()
     page = client.get(link)
-    # The token stays out of caches and foreign logs; `no-referrer` would make browsers post with `Origin: null`.
+    # Keeps the token out of caches and other sites' logs. `no-referrer` would make browsers post with `Origin: null`.
     assert (page["Referrer-Policy"], "no-store" in page["Cache-Control"]) == ("same-origin", True)
     response = client.post(link, ANSWER)
     newcomer = User.objects.get(email=NEO)
@@ -159,7 +159,7 @@ def test_a_stranger_makes_an_account_and_is_signed_in(team, link):
     assert PASSWORD not in str(list(AuditEvent.objects.values()))
 
 
-def test_the_session_key_changes_on_the_way_in(team, link):
+def test_accepting_creates_a_new_session(team, link):
     client = Client()
     session = client.session
     session["theme"] = "dark"
@@ -181,7 +181,7 @@ def test_the_session_key_changes_on_the_way_in(team, link):
         ({"name": "a\0b"}, "name"),
     ],
 )
-def test_a_bad_answer_is_refused_on_the_form_without_showing_a_password(team, link, change, field):
+def test_an_invalid_form_shows_no_password(team, link, change, field):
     response = Client().post(link, ANSWER | change)
     assert response.status_code == 422
     assert field in response.context["form"].errors
@@ -191,7 +191,7 @@ def test_a_bad_answer_is_refused_on_the_form_without_showing_a_password(team, li
     assert Client().post(link, ANSWER).status_code == 302
 
 
-def test_an_invitation_that_is_used_while_its_form_is_on_the_way_is_gone(team, link, monkeypatch):
+def test_an_invitation_used_before_the_form_arrives_is_gone(team, link, monkeypatch):
     find = invitations.open_invitation
 
     def too_late(token):
@@ -201,11 +201,11 @@ def test_an_invitation_that_is_used_while_its_form_is_on_the_way_is_gone(team, l
 
     monkeypatch.setattr("taskruns.services.invitations.open_invitation", too_late)
     response = Client().post(link, ANSWER)
-    assert (response.status_code, response.context["problem"]) == (404, InvitationGone().sentence)
+    assert (response.status_code, response.context["problem"]) == (404, InvitationInvalid().sentence)
     assert not User.objects.filter(email=NEO).exists()
 
 
-def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, client_of):
+def test_a_known_person_signs_in_first_and_then_accepts(team, link, client_of):
     newcomer = person(NEO)
     asked = Client().get(link)
     assert asked.context["must_sign_in"]
@@ -220,12 +220,12 @@ def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, c
     assert events(event="person.create") == []
 
 
-def test_somebody_else_cannot_accept(team, link, otto, client_of):
+def test_another_person_cannot_accept(team, link, otto, client_of):
     client = client_of(otto)
     assert "Sign out, then open the link again." in client.get(link).context["problem"]
     assert client.post(link, ANSWER).status_code == 422
     found = invitations.open_invitation(token_of(link))
-    with pytest.raises(InvitationGone):
+    with pytest.raises(InvitationInvalid):
         invitations.accept_invitation(found, person=otto, by=actor(otto))
     assert role_of(team, otto.email) is None
 
@@ -237,7 +237,7 @@ def test_accepting_keeps_the_role_of_a_member(team, link):
     assert role_of(team, NEO) == "manager"
 
 
-def test_two_accepts_at_once_make_one(committed):
+def test_concurrent_accepts_make_one_membership(committed):
     team = Team.objects.create(slug="t", name="T")
     link = urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path
     found = invitations.open_invitation(token_of(link))
@@ -246,7 +246,7 @@ def test_two_accepts_at_once_make_one(committed):
     def accept():
         start.wait()
         try:
-            invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
+            invitations.accept_with_new_account(found, name="", password=PASSWORD, by=VISITOR)
         except UserError as error:
             refused.append(error)
         finally:
@@ -286,14 +286,14 @@ def test_the_inviter_sees_the_link_once(team, mona, client_of):
         {"email": "vera@example.com", "role": "viewer"},
     ],
 )
-def test_a_bad_invitation_is_refused_on_the_form(team, mona, vera, client_of, body):
+def test_an_invalid_invitation_is_refused_on_the_form(team, mona, vera, client_of, body):
     response = client_of(mona).post("/teams/ops-north/members/add/", body)
     assert response.status_code == 422
     assert response.context["form"].errors
     assert not Invitation.objects.exists()
 
 
-def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, client_of):
+def test_the_inviter_revokes_a_link(team, other_team, mona, otto, link, client_of):
     found = Invitation.objects.get()
     foreign = reverse("invitation-revoke", args=["ops-south", found.pk])
     assert client_of(otto).post(foreign).status_code == 404
@@ -303,6 +303,6 @@ def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, clien
     assert Client().get(link).status_code == 404
 
 
-def test_people_are_found_by_address_only_when_it_is_one(db):
+def test_people_are_found_only_by_a_complete_address(db):
     with pytest.raises(UserError):
         accounts.find_person("neo")

@@ -1,4 +1,4 @@
-"""Counts of tries and codes that were used: rows of the cache's table, which nothing else would tidy away."""
+"""Deletes expired rows of the cache table: counts of sign-in attempts, and codes that were used."""
 
 import hashlib
 from collections.abc import Iterator
@@ -45,10 +45,11 @@ def use_up_challenge(challenge: str) -> bool:
     return bool(cache.add(f"taskruns.passkey.used:{used}", True, timeout=CHALLENGE_USED_FOR))
 
 
-def forget_over() -> int:
-    """Delete the counts whose time is over. How many there were.
+def forget_expired() -> int:
+    """Delete expired rows. Returns how many.
 
-    The cache itself does so only when it is full, and then drops counts that still hold: so it must never be full.
+    Django deletes them only when the cache is full, and then also drops counts that are still valid. So the cache must
+    never be full.
     """
     table = connection.ops.quote_name(str(settings.CACHES["default"]["LOCATION"]))
     now = connection.ops.adapt_datetimefield_value(timezone.now().replace(microsecond=0))
