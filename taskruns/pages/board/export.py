@@ -1,8 +1,8 @@
-"""A board's runs as a table to export, all columns, newest first, in little memory, and the page that says how many.
+"""The CSV export of a board's runs: all columns, newest first, in little memory. And the page that shows their number.
 
-Which rows these are was settled when the export began (`services.runs.export`, 16 bytes a run), so that the file has as
-many as were said, whatever ends meanwhile. They are read in short queries: neither a copy of the table nor a
-transaction is held while somebody downloads slowly.
+The ids of the rows were collected when the export started (`services.runs.export`, 16 bytes a run). The file therefore
+has exactly the recorded number of rows, even if runs end during the download. Rows are read in short queries, so a slow
+download holds neither a copy of the table nor a transaction.
 """
 
 import uuid
@@ -60,7 +60,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ExportPage:
-    """`rows` is exact. `columns` are the header of the file."""
+    """`rows` is the exact number. `columns` is the header of the file."""
 
     team: str
     slug: str
@@ -76,8 +76,8 @@ class ExportPage:
 
 
 def run_cells(run: Run, *, last: Cancellation | None, creator: str = "") -> list[str]:
-    """One row under COLUMNS; times in UTC. `last` is the run's cancellation as its row on the board tells it.
-    `creator`: the name of who triggered it; where that is not known, the id stands in its place.
+    """One row of COLUMNS; times in UTC. `last`: the cancellation that the board shows for the run. `creator`: the name
+    of the person who triggered it; if unknown, the id is used.
 
     Expects `run.task.credential` to be loaded.
     """
@@ -116,14 +116,14 @@ def _number(value: int | None) -> str:
 
 
 def _seconds(run: Run) -> str:
-    """From start to end; empty while it goes on."""
+    """From start to end; empty while the run is active."""
     if run.run_started_at is None or run.run_finished_at is None:
         return ""
     return f"{max(0.0, (run.run_finished_at - run.run_started_at).total_seconds()):.3f}"
 
 
 CHUNK = 500
-# Not for the table, and much of it: what Arize sent as it was, and everything about a key but its name.
+# Large and not exported: Arize's raw JSON, and everything about a key except its name.
 _KEY = ("ciphertext", "last4", "spaces", "recent_calls")
 _LEFT_OUT = ("as_read", "task__as_read", *(f"task__credential__{name}" for name in _KEY))
 
@@ -141,7 +141,7 @@ def export_page(team: Team, wanted: BoardFilter) -> ExportPage:
 
 
 def csv_parts(chosen: Export) -> Iterator[str]:
-    """The header, then some hundred lines at a time."""
+    """The header, then a few hundred lines at a time."""
     yield csv_line(COLUMNS)
     for runs in map(_runs, chosen.in_chunks(CHUNK)):
         last = latest_cancellations(runs)
@@ -151,5 +151,5 @@ def csv_parts(chosen: Export) -> Iterator[str]:
 def _runs(ids: list[uuid.UUID]) -> list[Run]:
     table = Run.objects.select_related("task__credential").defer(*_LEFT_OUT)
     found = with_creators(table).in_bulk(ids)
-    # A run that is past its time may have been deleted since the list was made.
+    # Retention may have deleted a run since its id was collected.
     return [found[pk] for pk in ids if pk in found]
