@@ -134,6 +134,16 @@ def test_a_cookie_that_holds_nothing_any_more_is_deleted(db: None):
     assert cookie(client) == ""
 
 
+@pytest.mark.parametrize(
+    "value", ["a.", "a.\\000bcdefgh", "a.gAAAAABm", "a." + "x" * 4_000, "b.cdefghij", "a.é", "x" * 4_000]
+)
+def test_a_cookie_that_is_not_ours_opens_nothing(value: str, db: None):
+    client = Client(headers={"Cookie": f'{COOKIE}="{value}"'})
+    for path in ("/runs/", "/accounts/login/", STEP):
+        assert client.get(path).status_code in {200, 302}
+    assert client.get("/runs/").status_code == 302
+
+
 # --- The cookie ends
 
 
