@@ -12,9 +12,11 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
+from .cache import CacheEntry
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
+from .key_ring import RingKeyCheck
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
@@ -38,6 +40,7 @@ __all__ = [
     "AuditVerification",
     "BatchSource",
     "BatchState",
+    "CacheEntry",
     "CancelBatch",
     "CancelItem",
     "CancelPace",
@@ -51,6 +54,7 @@ __all__ = [
     "KeyUsage",
     "Membership",
     "Outcome",
+    "RingKeyCheck",
     "Run",
     "SavedView",
     "SiteRole",
