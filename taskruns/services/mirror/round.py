@@ -13,9 +13,10 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
+from taskruns.services import key_ring
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
-from taskruns.services.credentials.client import CannotConnect, connected
+from taskruns.services.credentials.client import CannotConnect, NotDecryptable, connected
 
 from . import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from .budget import Budget
@@ -59,12 +60,21 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
             reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
             report = _round(reader, began=began, force=force, by=by)
     except CannotConnect as error:
+        if isinstance(error, NotDecryptable) and (problem := key_ring.problem()):
+            return _leave_to_others(credential, problem, began=began)
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     if staleness.reasons(credential.pk) != old:
         Team.bump(credential.team_id)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
+
+
+def _leave_to_others(credential: Credential, problem: str, *, began: datetime) -> RoundReport:
+    """This process lacks the ring key: another worker may have it, so nothing is written about the API key."""
+    log.error("encryption_key_missing", key=str(credential.pk), ring_number=credential.ring_number, problem=problem)
+    schedule.release(credential, began=began)
+    return RoundReport(credential.name, 0, 0, 0, problem)
 
 
 def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundReport:
