@@ -77,13 +77,13 @@ def every_hour() -> None:
 
 @db_task(expires=60 * 60)
 def look_after_keys() -> None:
-    credentials.tell_of_expiring(by=CLOCK)
+    credentials.warn_of_expiring(by=CLOCK)
     credentials.forget_old_counts()
 
 
 @db_task(expires=60 * 60)
 def look_after_throttles() -> None:
-    throttles.forget_over()
+    throttles.forget_expired()
 
 
 @db_task(expires=60 * 60)
@@ -122,7 +122,7 @@ def work_batch(batch_id: str) -> None:
 def refresh_credential(credential_id: str) -> None:
     """Read one round from Arize, then let an active emergency stop cancel the new runs."""
     mirror.refresh(uuid.UUID(credential_id))
-    batch = stops.hold_of(uuid.UUID(credential_id))
+    batch = stops.hold_after_round(uuid.UUID(credential_id))
     if batch is not None:
         wake_batch(batch.pk)
 

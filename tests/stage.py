@@ -146,7 +146,7 @@ def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:
     """A draft to confirm, a working batch to abort, and one whose run was left out. None has an audit row."""
 
     def batch(**fields: Any) -> CancelBatch:
-        draft = bulk.freeze(team, run_ids=[run.pk], source=BatchSource.SELECTION)
+        draft = bulk.draft_of(team, run_ids=[run.pk], source=BatchSource.SELECTION)
         assert draft is not None
         CancelBatch.objects.filter(pk=draft.pk).update(**fields)
         return draft

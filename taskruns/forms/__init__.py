@@ -1,5 +1,6 @@
-"""What people type, and what a query string may ask of a list: one file a subject. Forms read; services decide.
-Unknown parameters of a query string are ignored, unknown values are a `BadFilter` with a sentence.
+"""Forms and query strings, one file per subject. Forms only parse; services decide.
+
+Unknown parameters of a query string are ignored. Unknown values raise `BadFilter` with a sentence.
 """
 
 from .audit import AuditFilter

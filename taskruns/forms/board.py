@@ -139,7 +139,7 @@ def _sort(query: QueryDict) -> tuple[Sort, bool]:
     name = value.removeprefix("-")
     if not name or name not in set(Sort):
         known = ", ".join(sort.value for sort in Sort if sort)
-        raise BadFilter(f"There is no order “{value[:50]}”. Known are: {known}; with - before it the largest first.")
+        raise BadFilter(f"There is no order “{value[:50]}”. Use one of: {known}. Put - in front for largest first.")
     return Sort(name), value.startswith("-")
 
 
@@ -148,6 +148,6 @@ def _statuses(values: list[str]) -> tuple[Status, ...]:
     for value in dict.fromkeys(value for value in values if value):
         if value not in Status.values:
             words = ", ".join(Status.values)
-            raise BadFilter(f"There is no status “{value[:50]}”. Known are: {words}.")
+            raise BadFilter(f"There is no status “{value[:50]}”. Use one of: {words}.")
         chosen.append(Status(value))
     return tuple(sorted(chosen))

@@ -1,4 +1,4 @@
-"""What people type about API keys. A key is never shown again: its field renders empty whatever was posted."""
+"""Forms for API keys. A key is never shown again: its field always renders empty."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from taskruns.arize.endpoints import REGIONS, EndpointRefused, check_endpoint
 
 
 class KeyField(forms.CharField):
-    """One word to paste; what exactly a key may look like is the service's business."""
+    """The service checks what a key may look like."""
 
     def __init__(self) -> None:
         attrs = {"autocomplete": "off", "spellcheck": "false"}
         super().__init__(
             label="API key",
-            help_text="A service key of Arize. It is encrypted when saved, and nobody sees it again.",
+            help_text="A service key from Arize. It is encrypted when saved and never shown again.",
             widget=forms.PasswordInput(attrs=attrs, render_value=False),
         )
 
@@ -25,7 +25,7 @@ class ExpiryField(forms.DateField):
         super().__init__(
             label="Expires on",
             required=False,
-            help_text="If the key has an end. Where the key may ask Arize for it, its test fills it in.",
+            help_text="Leave empty if it does not expire. If Arize tells the key its expiry date, a test fills it in.",
             widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
             input_formats=["%Y-%m-%d"],
         )
@@ -41,7 +41,7 @@ class CredentialForm(forms.Form):
         label="Region",
         max_length=300,
         initial=REGIONS[0].url,
-        help_text="Where Arize issued the key. A key of another region is rejected.",
+        help_text="Where Arize issued the key. Arize rejects a key in any other region.",
     )
     key = KeyField()
     expires_on = ExpiryField()
@@ -53,7 +53,7 @@ class CredentialForm(forms.Form):
         self.fields["endpoint"].widget = forms.Select(choices=own + extra)
 
     def clean_endpoint(self) -> str:
-        """Not a ChoiceField: the sentence about a refused address comes from the one place that decides it."""
+        """Not a ChoiceField, so that a refused address gets the sentence of `check_endpoint`."""
         try:
             return check_endpoint(self.cleaned_data["endpoint"], extra=settings.ARIZE_ENDPOINTS)
         except EndpointRefused as error:

@@ -1,4 +1,4 @@
-"""What forms of several subjects share. A password is never shown again: its field renders empty."""
+"""Fields and helpers that several forms share. A password is never shown again: its field always renders empty."""
 
 from django import forms
 from django.http import HttpRequest, QueryDict
@@ -9,12 +9,12 @@ LONGEST_PASSWORD = 1_000
 
 
 def posted(request: HttpRequest) -> QueryDict | None:
-    """What binds a form: the body of a POST, an empty one too."""
+    """The data to bind a form to: the body of a POST, even if it is empty, otherwise None."""
     return request.POST if request.method == "POST" else None
 
 
-def complain(form: forms.Form, sentence: str, *, field: str = "") -> None:
-    """Show a service's sentence at the field it is about, or above the form when the form has no such field."""
+def show_error(form: forms.Form, sentence: str, *, field: str = "") -> None:
+    """Show a service's sentence at its field, or above the form if the form has no such field."""
     form.add_error(field if field in form.fields else None, sentence)
 
 
@@ -36,6 +36,6 @@ class RoleField(forms.TypedChoiceField):
 
 
 class EmailField(forms.EmailField):
-    def __init__(self, label: str = "E-mail", *, required: bool = True, help_text: str = "") -> None:
+    def __init__(self, label: str = "Email", *, required: bool = True, help_text: str = "") -> None:
         widget = forms.EmailInput(attrs={"autocomplete": "off"})
         super().__init__(label=label, max_length=254, required=required, help_text=help_text, widget=widget)

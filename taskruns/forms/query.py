@@ -1,4 +1,4 @@
-"""Reading single values of a query string. Each raises BadFilter for what means nothing."""
+"""Parse single values of a query string. Each function raises BadFilter for an invalid value."""
 
 import re
 import unicodedata
@@ -8,24 +8,24 @@ from datetime import UTC, datetime
 from django.http import QueryDict
 
 LONGEST = 500  # characters
-LONGEST_SEARCH = 200  # any characters: more would not fit into a request line once they are encoded
-# Control characters, halves of characters, ends of lines. What joins an emoji or turns a script is part of a name.
+LONGEST_SEARCH = 200  # characters; encoded, more might not fit into a request line
+# Control characters, surrogates and line separators. Format characters are allowed: names with emoji contain them.
 _UNSEARCHABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BLANK = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 
 class BadFilter(ValueError):
-    """A value that means nothing here; `str(error)` is a sentence for the person."""
+    """An invalid value; `str(error)` is a sentence for the person."""
 
 
 def one(query: QueryDict, name: str) -> str:
-    """The last value of a parameter, as Django reads it; a pasted no-break space is a blank."""
+    """The last value of a parameter, as Django reads it. A pasted no-break space counts as a space."""
     value = _BLANK.sub(" ", query.get(name, ""))
     longest = LONGEST_SEARCH if name == "q" else LONGEST
     if len(value) > longest and name != "cursor":
         raise BadFilter(f"The filter “{name}” is longer than {longest} characters.")
     if any(unicodedata.category(each) in _UNSEARCHABLE for each in value):
-        raise BadFilter(f"The filter “{name}” holds characters that cannot be searched for.")
+        raise BadFilter(f"The filter “{name}” contains characters that cannot be searched for.")
     return value
 
 
@@ -46,12 +46,12 @@ def number(query: QueryDict, name: str) -> int | None:
 
 
 def moment(query: QueryDict, name: str) -> datetime | None:
-    """ISO 8601; without an offset it is UTC."""
+    """ISO 8601; UTC if it has no offset."""
     value = one(query, name).strip()
     if not value:
         return None
     try:
-        # A `+` that was not encoded arrives as a blank.
+        # A `+` that was not encoded arrives as a space.
         found = datetime.fromisoformat(re.sub(r" (\d\d:?\d\d)$", r"+\1", value) if "T" in value else value)
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
@@ -63,4 +63,4 @@ def key_id(query: QueryDict, name: str) -> uuid.UUID | None:
     try:
         return uuid.UUID(value) if value else None
     except ValueError:
-        raise BadFilter(f"The filter “{name}” must be the id of a key.") from None
+        raise BadFilter(f"The filter “{name}” must be the id of an API key.") from None

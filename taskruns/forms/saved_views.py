@@ -1,10 +1,10 @@
-"""What people type about saved views."""
+"""Forms for saved views."""
 
 from django import forms
 
 
 class SavedViewForm(forms.Form):
-    """`query` and `replace` are a new view's only: the filter of a saved one is changed by saving over it."""
+    """Only `NewViewForm` has `query` and `replace`: to change the filter of a view, people save over it."""
 
     name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     shared = forms.BooleanField(label="Share it with the team", required=False)
@@ -16,7 +16,7 @@ class NewViewForm(SavedViewForm):
 
 
 class DefaultViewForm(forms.Form):
-    """Whose board opens with a view; `off` takes that back."""
+    """For whom the view is the default. `off`: no longer."""
 
     whose = forms.ChoiceField(choices=[("me", "me"), ("team", "the team")], required=False)
     off = forms.BooleanField(required=False)

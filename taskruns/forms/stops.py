@@ -1,4 +1,4 @@
-"""What a person types to stop a team."""
+"""The form that pulls the emergency stop."""
 
 from django import forms
 
@@ -6,10 +6,10 @@ from taskruns.models import LONGEST_REASON
 
 
 class StopForm(forms.Form):
-    """Which tasks are left out is the view's business: the ids of others must not be told apart from missing ones."""
+    """The view reads the excluded tasks itself, because a form error must not reveal which ids exist in other teams."""
 
     reason = forms.CharField(
         max_length=LONGEST_REASON,
-        help_text="Everybody in the team reads it while the stop holds; it stays in the audit log.",
+        help_text="The whole team sees it while the stop is active. It stays in the audit log.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )

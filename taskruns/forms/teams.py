@@ -1,4 +1,4 @@
-"""What people type about teams and their members."""
+"""Forms for teams and their members."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ class TeamForm(forms.Form):
     slug = forms.CharField(
         max_length=50,
         required=False,
-        help_text="The team's part of every address; it never changes. Empty: made of the name.",
+        help_text="Part of the team's URLs. It cannot be changed later. Leave empty to make one from the name.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    manager = EmailField("First manager's e-mail", required=False, help_text="They add the others and the keys.")
+    manager = EmailField("First manager's email", required=False, help_text="They add other members and API keys.")
 
 
 class SettingsForm(forms.Form):
@@ -24,7 +24,7 @@ class SettingsForm(forms.Form):
 
 class MemberForm(forms.Form):
     email = EmailField(
-        help_text="Somebody with an account is added at once; for anybody else you get a link to pass on."
+        help_text="A person with an account is added at once. For anyone else, you get an invitation link to send."
     )
     role = RoleField()
 

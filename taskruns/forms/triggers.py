@@ -44,7 +44,7 @@ class MomentField(forms.DateTimeField):
         except ValueError:
             moment = None
         if moment is None or moment.year not in _YEARS:
-            raise forms.ValidationError("Give a time like 2026-11-23T03:00.")
+            raise forms.ValidationError("Enter a time like 2026-11-23T03:00.")
         local = moment.replace(tzinfo=timezone.get_current_timezone()) if moment.tzinfo is None else moment
         return local.astimezone(UTC)
 
@@ -85,7 +85,7 @@ class IdsField(LinesField):
         ids = self.lines(value)
         wrong = next((line for line in ids if " " in line or len(line) > LONGEST_TEXT), None)
         if wrong is not None:
-            raise forms.ValidationError(f"“{wrong[:50]}” is no id: give one id on each line.")
+            raise forms.ValidationError(f"“{wrong[:50]}” is not an id. Enter one id on each line.")
         return tuple(dict.fromkeys(ids))
 
     def prepare_value(self, value: Any) -> Any:
@@ -98,10 +98,10 @@ class MetadataField(LinesField):
         for line in self.lines(value):
             name, is_pair, text = (part.strip() for part in line.partition("="))
             if not (is_pair and name and text):
-                raise forms.ValidationError(f"“{line[:50]}” is no pair: write name=value on each line.")
+                raise forms.ValidationError(f"“{line[:50]}” is not a pair. Enter name=value on each line.")
             if len(name) > LONGEST_METADATA_NAME or len(text) > LONGEST_TEXT:
                 raise forms.ValidationError(
-                    f"A name takes {LONGEST_METADATA_NAME} characters at most, a value {LONGEST_TEXT}."
+                    f"A name can have at most {LONGEST_METADATA_NAME} characters, a value {LONGEST_TEXT}."
                 )
             if name in found:
                 raise forms.ValidationError(f"The name “{name[:50]}” is given twice.")
@@ -138,7 +138,7 @@ class EvaluationForm(TriggerForm):
     override_evaluations = forms.BooleanField(
         label="Re-evaluate spans that already have results",
         required=False,
-        help_text="Otherwise it is skipped; if everything has one, Arize cancels the run by itself.",
+        help_text="Otherwise they are skipped; if all spans have results, Arize cancels the run by itself.",
     )
 
 
@@ -167,7 +167,7 @@ class ProjectForm(EvaluationForm):
         if start and end and start >= end:
             self.add_error("data_start_time", "The data must begin before it ends.")
         elif start and end and end - start > LONGEST_WINDOW:
-            self.add_error("data_start_time", f"Arize takes {LONGEST_WINDOW.days} days at most.")
+            self.add_error("data_start_time", f"Arize accepts at most {LONGEST_WINDOW.days} days.")
         return cleaned
 
     def wanted(self) -> EvaluationTrigger:
@@ -178,7 +178,9 @@ class ProjectForm(EvaluationForm):
 
 class DatasetForm(EvaluationForm):
     what = "evaluation of a dataset"
-    experiment_ids = IdsField(label="Experiments", help_text="Arize ids, one on each line. Empty: Arize decides.")
+    experiment_ids = IdsField(
+        label="Experiments", help_text="Arize ids, one on each line. Leave empty to let Arize decide."
+    )
     field_order = ("experiment_ids",)
 
     def wanted(self) -> EvaluationTrigger:
@@ -190,14 +192,16 @@ class ExperimentForm(TriggerForm):
     experiment_name = LineField(
         label="Name of the experiment",
         max_length=LONGEST_EXPERIMENT_NAME,
-        help_text='New in its dataset; without quotation marks (") and backslashes.',
+        help_text='Must be new in its dataset. No quotation marks (") or backslashes.',
     )
-    max_examples = NumberField(label="Examples at most", required=False, help_text="Empty: no limit.")
+    max_examples = NumberField(label="Maximum examples", required=False, help_text="Leave empty for no limit.")
     example_ids = IdsField(
         label="Only these examples", help_text="Arize ids, one on each line, instead of a number of examples."
     )
     query_filter = LineField(label="Filter", required=False, help_text="In Arize's own query language.")
-    dataset_version_id = LineField(label="Dataset version", required=False, help_text="Arize id. Empty: Arize decides.")
+    dataset_version_id = LineField(
+        label="Dataset version", required=False, help_text="Arize id. Leave empty to let Arize decide."
+    )
     tracing_metadata = MetadataField(
         label="Metadata for the traces", help_text="One name=value on each line. No secrets: the audit log shows them."
     )
@@ -214,12 +218,12 @@ class ExperimentForm(TriggerForm):
     def clean_experiment_name(self) -> str:
         name: str = self.cleaned_data["experiment_name"]
         if _NOT_IN_A_NAME.search(name):
-            raise forms.ValidationError('Arize takes no quotation mark (") and no backslash in a name.')
+            raise forms.ValidationError('Arize accepts no quotation mark (") and no backslash in a name.')
         return name
 
     def clean(self) -> dict[str, Any]:
         if self.cleaned_data.get("example_ids") and self.cleaned_data.get("max_examples"):
-            self.add_error("max_examples", "Give either a number of examples or their ids, not both.")
+            self.add_error("max_examples", "Enter either a number of examples or their ids, not both.")
         return self.cleaned_data
 
     def wanted(self) -> ExperimentTrigger:
@@ -227,7 +231,7 @@ class ExperimentForm(TriggerForm):
 
 
 def form_for(task: Task) -> type[TriggerForm] | None:
-    """None if the panel cannot start this type of task. Only the task's JSON tells a dataset from a project."""
+    """None if the panel cannot start this type of task. Only the task's JSON shows if it is a dataset or a project."""
     if task.type == TaskType.RUN_EXPERIMENT:
         return ExperimentForm
     if task.type not in {TaskType.TEMPLATE_EVALUATION, TaskType.CODE_EVALUATION}:

@@ -1,4 +1,4 @@
-"""What the database holds, by noun."""
+"""The database tables, one file per subject."""
 
 from .arize_users import ArizeUser
 from .audit import (

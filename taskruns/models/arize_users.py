@@ -1,4 +1,4 @@
-"""The people of Arize, as far as it names them."""
+"""Users of Arize, with the names that Arize gives them."""
 
 import uuid
 
@@ -8,7 +8,7 @@ from .teams import Team
 
 
 class ArizeUser(models.Model):
-    """Somebody whose id a run carries. `known`: Arize told this team's keys a name; most keys may not ask for it."""
+    """The user who created a run. `known`: Arize gave a name to a key of this team; most keys may not ask for it."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="arize_users")
@@ -17,7 +17,7 @@ class ArizeUser(models.Model):
     name = models.TextField(blank=True)
     email = models.TextField(blank=True)
     known = models.BooleanField(default=False)
-    read_at = models.DateTimeField(null=True)  # when Arize was last asked; null: not yet
+    read_at = models.DateTimeField(null=True)  # when Arize was last asked; null: never
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_user_a_team_and_id")]

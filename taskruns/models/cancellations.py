@@ -1,4 +1,4 @@
-"""The cancellations that people asked for here."""
+"""Cancellations that were requested in the panel."""
 
 import uuid
 
@@ -23,14 +23,14 @@ class Cancellation(models.Model):
     batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
     reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)
-    # Arize said 200 but the run is active: shown as "stopping" until it ends or 300 s have passed.
+    # Arize answered 200, but the run is still active: shown as "stopping" until the run ends or 300 s have passed.
     stopping_since = models.DateTimeField(null=True)
     outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=Outcome.OPEN)
     closed_at = models.DateTimeField(null=True)
     explanation = models.TextField(blank=True)  # for the page only, never for the log
-    # What Arize answered to the POST itself (status, request id, milliseconds), for the row with the outcome.
+    # Arize's answer to the POST itself (status, request id, milliseconds), for the audit row of the outcome.
     answer = models.JSONField(default=dict)
-    # An unknown outcome is followed until Arize tells the truth or no longer knows the run.
+    # An unknown outcome is followed until it is found or Arize no longer has the run.
     followed = models.BooleanField(default=True)
 
     class Meta:

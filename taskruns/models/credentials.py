@@ -20,7 +20,7 @@ class CredentialQuerySet(models.QuerySet["Credential"]):
         return self.filter(revoked_at=None, team__archived_at=None)
 
     def usable(self) -> "CredentialQuerySet":
-        """Keys that may read for a task: not revoked, not rejected by Arize."""
+        """Keys that can read: neither revoked nor rejected by Arize."""
         return self.live().filter(failing_since=None)
 
 
@@ -33,13 +33,13 @@ class Credential(models.Model):
     ciphertext = models.TextField()
     last4 = models.CharField(max_length=4)
     expires_on = models.DateField(null=True, blank=True)
-    expiry_told = models.PositiveSmallIntegerField(null=True, blank=True)  # the fewest days left that were told so far
+    expiry_told = models.PositiveSmallIntegerField(null=True, blank=True)  # the last threshold that was warned about
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     revoked_at = models.DateTimeField(null=True, blank=True)
     spaces = models.JSONField(default=list)  # [{"id", "name", "organization_id"}, ...] as last listed
 
-    # Health, as Arize's answers told it
+    # Health, according to Arize's answers
     last_good_at = models.DateTimeField(null=True, blank=True)
     failing_since = models.DateTimeField(null=True, blank=True)
     failing_reason = models.TextField(blank=True)
@@ -48,14 +48,14 @@ class Credential(models.Model):
     next_refresh_at = models.DateTimeField(default=timezone.now, db_index=True)
     claimed_until = models.DateTimeField(null=True, blank=True)  # a round is in progress
     tasks_read_at = models.DateTimeField(null=True, blank=True)
-    # Where a list of tasks that did not fit into one round goes on: {"space": ..., "cursor": ...}
+    # Where the next round continues a list of tasks that did not fit into one: {"space": ..., "cursor": ...}
     listing_at = models.JSONField(default=dict)
-    # Null while tasks of this key wait for their first reading: progress is counted and shown only then.
+    # Null while tasks of this key wait for their first reading. Boards show the progress only then.
     first_contact_done_at = models.DateTimeField(null=True, blank=True)
-    users_refused_at = models.DateTimeField(null=True, blank=True)  # when Arize told it no name at all
+    users_refused_at = models.DateTimeField(null=True, blank=True)  # when Arize last refused all names
     backoff_until = models.DateTimeField(null=True, blank=True)
     backoff_reason = models.TextField(blank=True)
-    failures = models.PositiveIntegerField(default=0)  # rounds in a row that Arize broke off
+    failures = models.PositiveIntegerField(default=0)  # rounds in a row that ended early
     recent_calls = models.JSONField(default=list)  # of the last minute; services/mirror/budget.py
 
     objects = CredentialQuerySet.as_manager()
@@ -75,12 +75,12 @@ class Credential(models.Model):
         """Set the key, encrypted with the newest ring key and bound to this row. Does not save."""
         encrypted = Ring(settings.ENCRYPTION_KEYS).encrypt(key, owner=str(self.pk))
         self.ring_number, self.ciphertext = encrypted.ring_number, encrypted.token
-        # A hint must not give away a good part of a short key.
+        # Do not reveal a large part of a short key.
         self.last4 = key[-4:] if len(key) >= 16 else ""
 
     @sensitive_variables()
     def decrypt_secret(self) -> str:
-        """The key in clear. Raises DecryptionFailed."""
+        """The key in plaintext. Raises DecryptionFailed."""
         stored = Ciphertext(self.ring_number, self.ciphertext)
         return Ring(settings.ENCRYPTION_KEYS).decrypt(stored, owner=str(self.pk))
 
@@ -89,7 +89,7 @@ class Credential(models.Model):
 
 
 class KeyUsage(models.Model):
-    """What one key was used for in one hour (UTC): calls to Arize, and how many of them it answered with 429."""
+    """The calls to Arize with one key in one hour (UTC). `limited`: how many of them Arize answered with 429."""
 
     credential = models.ForeignKey(Credential, models.CASCADE, related_name="usage")
     hour = models.DateTimeField()

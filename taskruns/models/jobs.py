@@ -1,10 +1,10 @@
-"""Signs of life of the workers."""
+"""The workers' heartbeat."""
 
 from django.db import models
 
 
 class Heartbeat(models.Model):
-    """A worker was alive: one row, written each minute."""
+    """When a worker was last alive: one row, written every minute."""
 
     name = models.CharField(primary_key=True, max_length=30)
     seen_at = models.DateTimeField()

@@ -1,7 +1,7 @@
-"""What a cancel and a start of a run can come to: the tables of outcomes, without words.
+"""The possible outcomes of a cancel and of a start of a run, without their wording.
 
-A new outcome is one member with its row here and one row of words in `pages/outcomes.py`; the log's catalogue, the
-columns' choices, the help page and the pages of batches follow from these two (the choices by a migration).
+A new outcome needs one member and its facts here, and its words in `pages/outcomes.py`. The audit catalogue, the column
+choices (by a migration), the help page and the batch pages follow from these.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from django.db import models
 
 
 class Outcome(models.TextChoices):
-    """What a cancel came to. OPEN: it has no outcome yet. The last two sent nothing: they have no row of their own."""
+    """The outcome of a cancel. OPEN: none yet. The last two sent nothing and have no Cancellation."""
 
     OPEN = "", "open"
     CONFIRMED = "confirmed"
@@ -27,12 +27,12 @@ class Outcome(models.TextChoices):
 
     @property
     def code(self) -> str:
-        """As people and programs read it: of an open one Arize has accepted the cancel."""
+        """The outcome for people and programs. An open one is `stopping`: Arize accepted the cancel."""
         return self.value or "stopping"
 
 
 class Effect(StrEnum):
-    """What an outcome says of the run."""
+    """What an outcome says about the run."""
 
     OPEN = "not known yet"
     STOPPED = "cancelled"
@@ -42,9 +42,9 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CancelFacts:
-    """`is_final`: no later truth takes its place. `has_row`: a Cancellation can hold it; the log names all but OPEN.
+    """`is_final`: no later outcome replaces it. `has_row`: a Cancellation can have it; the audit log has all but OPEN.
 
-    `credit`: of several cancels of a cancelled run, the one with the highest most likely ended it; 0: it did not.
+    `credit`: if a cancelled run has several cancels, the one with the highest credit most likely ended it; 0 did not.
     """
 
     effect: Effect
@@ -69,15 +69,15 @@ CANCEL_FACTS = {
 
 
 class TriggerOutcome(models.TextChoices):
-    """What a start came to. OPEN: Arize has not answered yet. The last two sent nothing: they have no row."""
+    """The outcome of a start. OPEN: Arize has not answered yet. The last two sent nothing and have no Trigger."""
 
     OPEN = "", "open"
     DONE = "done"
     REFUSED = "refused"
     NOT_SENT = "not_sent"
     UNKNOWN = "unknown"
-    USED = "used"  # the form was sent before, and asks for something else now
-    HELD = "held"  # by an emergency stop; the log has it as not_sent
+    USED = "used"  # the form was submitted before, with other values
+    HELD = "held"  # by an emergency stop; the audit log records it as not_sent
 
     @property
     def code(self) -> str:
@@ -86,7 +86,7 @@ class TriggerOutcome(models.TextChoices):
 
 @dataclass(frozen=True, slots=True)
 class TriggerFacts:
-    """`has_row`: a Trigger can hold it, and the log names it. `is_final`: no later truth takes its place."""
+    """`is_final`: no later outcome replaces it. `has_row`: a Trigger can have it, and the audit log names it."""
 
     is_final: bool = True
     has_row: bool = True

@@ -16,7 +16,7 @@ class SiteRole(models.TextChoices):
 
 
 class Theme(models.TextChoices):
-    """How pages look: as the person's system does, or always the same."""
+    """The colours of the pages: as on the person's system, or always light or dark."""
 
     SYSTEM = "", "as my system"
     LIGHT = "light"
@@ -25,12 +25,12 @@ class Theme(models.TextChoices):
 
 class UserManager(BaseUserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> "User":
-        """E-mail addresses are one person in any case of letters."""
+        """Email addresses are compared without case."""
         return self.get(email__iexact=username or "")
 
 
 class User(AbstractBaseUser):
-    """A person. The e-mail is the name; Django's staff and superuser flags do not exist here."""
+    """A person, who signs in with their email address. Django's staff and superuser flags are not used."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(unique=True)
@@ -42,7 +42,7 @@ class User(AbstractBaseUser):
     shortcuts = models.BooleanField(default=True)
     last_team = models.ForeignKey("Team", models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
-    # Not kept: it would be written before the sign-in is in the audit log, which is where it can be read.
+    # Not stored: Django would write it before the sign-in is in the audit log, which has it anyway.
     last_login = None
 
     objects: ClassVar[UserManager] = UserManager()

@@ -1,6 +1,6 @@
 """The mirror of Arize's runs.
 
-Text from Arize is unbounded, so its columns are text. Identity of a run is (team, endpoint, Arize id).
+Text from Arize has no length limit, so its columns are text. A run is identified by team, endpoint and Arize id.
 """
 
 import uuid
@@ -16,7 +16,7 @@ from .teams import Team
 
 
 class Status(models.TextChoices):
-    """Arize's words in lower case, and two of ours: `unknown` (a word we do not know), `gone` (Arize answers 404)."""
+    """Arize's statuses in lower case, and two of ours: `unknown` (any other status) and `gone` (Arize answers 404)."""
 
     PENDING = RunStatus.PENDING.value
     RUNNING = RunStatus.RUNNING.value
@@ -37,7 +37,7 @@ class Run(models.Model):
     endpoint = models.CharField(max_length=300)
     arize_id = models.TextField()
 
-    # The members of Arize's TaskRun; null is "Arize sent nothing"
+    # The members of Arize's TaskRun; null: Arize did not send it
     status = models.CharField(max_length=10, choices=Status.choices)
     raw_status = models.TextField(blank=True)
     experiment_id = models.TextField(null=True)
@@ -53,15 +53,15 @@ class Run(models.Model):
     failure_reason = models.TextField(null=True)
     as_read = models.TextField(default="{}")  # the JSON object as last read
 
-    # The panel's own
-    observed_at = models.DateTimeField()  # when the request began whose answer this is
-    # When a look at it alone failed, if none has worked since.
+    # The panel's own columns
+    observed_at = models.DateTimeField()  # start of the request that brought the latest state
+    # When reading this run by itself last failed, unless it has worked since.
     look_failed_at = models.DateTimeField(null=True)
     first_seen_at = models.DateTimeField(default=timezone.now)
     gone_since = models.DateTimeField(null=True)
 
-    # What lists are sorted by: never null, so that a page can begin after any row.
-    # Active runs first, then newest: an integer, because SQLite cannot use an index for `NOT active`.
+    # Sort columns are never null, so that a page can begin after any row.
+    # 1 for active runs, else 0. An integer, because SQLite cannot use an index for `NOT active`.
     rank = models.SmallIntegerField(default=0)
     sorted_at = models.DateTimeField()  # created_at, or when it was first seen
     duration_us = models.BigIntegerField(default=0)  # microseconds; 0 unless started and finished
@@ -71,11 +71,11 @@ class Run(models.Model):
     sort_errors = models.GeneratedField(
         expression=Coalesce("num_errors", 0), output_field=models.BigIntegerField(), db_persist=True
     )
-    creator: str  # read by `pages.board.rows.with_creators` only
+    creator: str  # only set by `pages.board.rows.with_creators`
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_run_a_team_and_id")]
-        # Why each of them is here: `pages/board/keyset.py`.
+        # `pages/board/keyset.py` says what each index is for.
         indexes = [
             models.Index(fields=["team", "-rank", "-sorted_at", "-id"], name="run_board"),
             models.Index(fields=["team", "status", "-rank", "-sorted_at", "-id"], name="run_board_by_status"),
@@ -84,7 +84,7 @@ class Run(models.Model):
             models.Index(fields=["team", "sort_started_at", "id"], name="run_by_started"),
             models.Index(fields=["team", "duration_us", "id"], name="run_by_duration"),
             models.Index(fields=["team", "sort_errors", "id"], name="run_by_errors"),
-            # For beginnings of ids; without the class PostgreSQL finds them only where it sorts as C does.
+            # For searches by the start of an id. Without the operator class, PostgreSQL uses them only in the C locale.
             models.Index(
                 fields=["team", "arize_id"], name="run_by_arize_id", opclasses=["uuid_ops", "text_pattern_ops"]
             ),
@@ -102,5 +102,5 @@ class Run(models.Model):
 
     @property
     def label(self) -> str:
-        """How people know it: by its task, never empty."""
+        """The run's name on pages: its task's name. Never empty."""
         return str(self.task) or self.arize_id

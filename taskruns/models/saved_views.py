@@ -1,4 +1,4 @@
-"""Views of the board that a team keeps: a filter with a name."""
+"""Saved views: board filters with a name."""
 
 import uuid
 
@@ -11,13 +11,13 @@ from .teams import Team
 
 
 class SavedView(models.Model):
-    """Private to its owner or shared with the team. Each member's own default is kept at their membership."""
+    """Private to its owner or shared with the team. A member's own default is stored in their Membership."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="saved_views")
     owner = models.ForeignKey(User, models.CASCADE, related_name="+")
     name = models.CharField(max_length=100)
-    # The board's query string in its one spelling, without `?` and without a cursor. Empty: all runs.
+    # The board's canonical query string, without `?` and cursor. Empty: all runs.
     query = models.TextField(blank=True)
     is_shared = models.BooleanField(default=False)
     is_team_default = models.BooleanField(default=False)

@@ -1,4 +1,4 @@
-"""Emergency stops: pulled by a person for a team, held until lifted or until their time is over."""
+"""Emergency stops: pulled by a person for a team, active until lifted or expired."""
 
 import uuid
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ HOLDS_FOR = timedelta(hours=24)
 
 
 class StopEnd(models.TextChoices):
-    """How a stop ended. Empty: it holds, at most until `expires_at`."""
+    """How a stop ended. Empty: it is active until `expires_at`, unless lifted."""
 
     HOLDING = "", "holding"
     LIFTED = "lifted", "lifted"
@@ -26,11 +26,11 @@ class StopEnd(models.TextChoices):
 
 class StopQuerySet(models.QuerySet["EmergencyStop"]):
     def holding(self) -> Self:
-        """Also before the clock has written down that one is over, it holds no longer."""
+        """Active stops. One past `expires_at` is not active, even if the clock has not ended it yet."""
         return self.filter(end=StopEnd.HOLDING, expires_at__gt=timezone.now())
 
     def with_owner(self) -> Self:
-        """With the role that its owner has in the team by now: a stop is worth what its owner may do."""
+        """Annotate the owner's current role in the team: the hold acts only while its owner has the right."""
         mine = Membership.objects.filter(team=models.OuterRef("team"), user=models.OuterRef("person"))
         able = mine.filter(user__is_active=True, team__archived_at=None)
         return self.annotate(owner_role=models.Subquery(able.values("role")[:1]))
@@ -41,7 +41,10 @@ def _expiry() -> datetime:
 
 
 class EmergencyStop(models.Model):
-    """Its id is the operation id of its audit rows. Tasks that appear later are held too; `left_out` are not."""
+    """Holds all tasks of the team, also those created later, except `left_out`.
+
+    Its id is the operation id of its audit rows.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="stops")
@@ -57,7 +60,7 @@ class EmergencyStop(models.Model):
     ended_by_label = models.CharField(max_length=254, blank=True)
 
     objects = StopQuerySet.as_manager()
-    # Read with `with_owner` only.
+    # Only set by `with_owner`.
     owner_role: TeamRole | None
 
     class Meta:

@@ -1,6 +1,6 @@
 """The mirror of Arize's tasks.
 
-Text from Arize is unbounded, so its columns are text. Identity of a task is (team, endpoint, Arize id).
+Text from Arize has no length limit, so its columns are text. A task is identified by team, endpoint and Arize id.
 """
 
 import uuid
@@ -14,7 +14,7 @@ from taskruns.arize.wire import TaskType
 from .credentials import Credential
 from .teams import Team
 
-# A key that goes on listing but has left a task out for so long no longer sees it: another one takes over.
+# If a key still lists tasks, but has not listed this one for so long, it no longer sees it. Another key takes over.
 UNLISTED_AFTER = timedelta(minutes=5)
 NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
 STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(
@@ -32,7 +32,7 @@ class Task(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, related_name="tasks")
     endpoint = models.CharField(max_length=300)
     arize_id = models.TextField()
-    # Of several keys that see the task, the one that reads and acts.
+    # The key that reads and acts for this task, if several keys see it.
     credential = models.ForeignKey(Credential, models.SET_NULL, null=True, related_name="tasks")
     space_id = models.TextField(blank=True)
     space_name = models.TextField(blank=True)
@@ -42,19 +42,19 @@ class Task(models.Model):
     last_run_at = models.DateTimeField(null=True)
     as_read = models.TextField(default="{}")  # the JSON object as last read
     listed_at = models.DateTimeField(default=timezone.now)
-    # When its runs were last listed, and the `last_run_at` that was known then: a moved one is a hint to look.
+    # When its runs were last listed, and `last_run_at` at that time. If it has changed, there may be new runs.
     runs_read_at = models.DateTimeField(null=True)
     runs_read_to = models.DateTimeField(null=True)
-    # How far its runs are known: all that were there at that moment, down to the newest page of the first reading.
+    # All runs that existed then are known, except those below the newest page of the first reading.
     caught_up_at = models.DateTimeField(null=True)
-    # Where a reading of its runs stopped early, and when it began: `services/mirror/task_runs.py`.
+    # Where an incomplete backfill continues, and when it began: `services/mirror/task_runs.py`.
     gap_cursor = models.TextField(blank=True)
     gap_since = models.DateTimeField(null=True)
-    active_unread = models.BooleanField(default=False)  # the first reading left older runs out, maybe active ones
-    swept_at = models.DateTimeField(null=True)  # when the rolling sweep last took it
-    # When reading them last failed, if their list has not worked since.
+    active_unread = models.BooleanField(default=False)  # the first reading left out older runs, which may be active
+    swept_at = models.DateTimeField(null=True)  # when the rolling search last read it
+    # When reading its runs last failed, unless the list has worked since.
     runs_failed_at = models.DateTimeField(null=True)
-    usual_seconds = models.PositiveIntegerField(null=True)  # how long its runs take; null: too few are known
+    usual_seconds = models.PositiveIntegerField(null=True)  # usual duration of a run; null: too few runs
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]

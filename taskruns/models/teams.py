@@ -1,4 +1,4 @@
-"""Teams, who belongs to them with which role, and invitations to them."""
+"""Teams, their members with roles, and invitations."""
 
 import uuid
 from datetime import datetime
@@ -21,20 +21,20 @@ class TeamQuerySet(models.QuerySet["Team"]):
 
 
 class Team(models.Model):
-    """The unit that keys, runs and rights belong to. Archived, never deleted; the slug never changes."""
+    """Owns API keys, runs and memberships. A team is archived, never deleted; its slug never changes."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     slug = models.SlugField(max_length=50, unique=True)
     name = models.CharField(max_length=100)
     created_at = models.DateTimeField(default=timezone.now)
     archived_at = models.DateTimeField(null=True, blank=True)
-    # Raised by every change that the team's board can show; its ETag is made of it.
+    # Incremented by every change that the team's board can show. Part of the board's ETag.
     board_version = models.BigIntegerField(default=0)
-    # When a board of this team was last open somewhere: it decides the pace of reading.
+    # When a board of this team was last open. Decides how often the mirror reads.
     watched_at = models.DateTimeField(null=True, blank=True)
 
     objects = TeamQuerySet.as_manager()
-    # Read by `services.members.seen_by` only.
+    # Only set by `services.members.seen_by`.
     role: str
     reader_manages: bool
     has_other_teams: bool
@@ -46,7 +46,7 @@ class Team(models.Model):
 
     @staticmethod
     def bump(team_id: uuid.UUID) -> None:
-        """Tell open boards that something they show has changed. Call it before the audit row: locks in one order."""
+        """Make open boards reload. Call it before recording in the audit log, because locks are taken in one order."""
         Team.objects.filter(pk=team_id).update(board_version=models.F("board_version") + 1)
 
 
@@ -60,9 +60,9 @@ class Membership(models.Model):
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=TeamRole.choices)
     created_at = models.DateTimeField(default=timezone.now)
-    # Given by the groups of single sign-on, and taken by them again; what people gave themselves is people's to take.
+    # The role comes from single sign-on groups. They may change or remove it, but never a role that a person gave.
     by_groups = models.BooleanField(default=False)
-    # The view that the team's board opens with for this member; without one it is the team's own.
+    # The view with which the team's board opens for this member. Null: the team's default.
     default_view = models.ForeignKey("SavedView", models.SET_NULL, null=True, blank=True, related_name="default_of")
 
     objects = MembershipQuerySet.as_manager()
@@ -75,7 +75,7 @@ class Membership(models.Model):
 
 
 class Invitation(models.Model):
-    """A stranger's way in: its link is the signed id, good once. Neither link nor token is stored."""
+    """An invitation for someone without an account. Its link, the signed id, works once and is not stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="invitations")

@@ -1,4 +1,4 @@
-"""Runs that people here asked Arize to start."""
+"""Starts of runs that were requested in the panel."""
 
 from django.db import models
 from django.utils import timezone
@@ -12,7 +12,7 @@ _OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in TRIGGER_FACTS.
 
 
 class Trigger(models.Model):
-    """One form that was sent. Its id is the form's own token, so that the same form cannot be sent twice, and the
+    """One submitted form. Its id is the form's own token, so that the same form cannot start two runs. It is also the
     operation id of its audit rows.
     """
 
@@ -20,7 +20,7 @@ class Trigger(models.Model):
     task = models.ForeignKey(Task, models.CASCADE, related_name="triggers")
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
-    parameters = models.JSONField()  # the body as it was sent
+    parameters = models.JSONField()  # the request body
     requested_at = models.DateTimeField(default=timezone.now)
     outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=TriggerOutcome.OPEN)
     closed_at = models.DateTimeField(null=True)

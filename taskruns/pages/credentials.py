@@ -111,7 +111,7 @@ def result_message(credential: Credential, result: TestResult) -> Message:
         return Message("error", f"{credential.name}: {result.problem}")
     expiry = f" Arize says that it expires on {result.seen.ends}." if result.seen.ends else ""
     text = f"{credential.name}: {_what_it_sees(result.seen)} {CANCEL_UNTRIED}{expiry}"
-    return Message("warning" if result.seen.is_nothing else "success", text)
+    return Message("warning" if result.seen.is_empty else "success", text)
 
 
 def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
@@ -167,7 +167,7 @@ def _expires_text(left: int | None) -> str:
 
 
 def _what_it_sees(seen: Seen) -> str:
-    if seen.is_nothing:
+    if seen.is_empty:
         return "Arize accepts the key, but it sees no space and no task: give it a role in a space."
     names = [clean_line(space.name or space.id, 60) for space in seen.spaces.items]
     named = ", ".join(names[:SPACES_NAMED]) + (", …" if len(names) > SPACES_NAMED else "")

@@ -149,7 +149,7 @@ def dossier(person: User) -> Dossier:
         memberships=list(memberships.order_by("team__name")),
         sign_ins=list(_sign_ins([person]).order_by("-seq")[:LAST_SIGN_INS]),
         live_sessions=len(sessions.live(person)),
-        factors=[factors.WORDS[row.type] for row in factors.of(person)],
+        factors=[factors.LABELS[row.type] for row in factors.of(person)],
         has_sso_account=SocialAccount.objects.filter(user=person).exists(),
     )
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
 from taskruns.models.batches import ITEM_STATES
 from taskruns.permissions import Access
-from taskruns.services.stops import is_paused, may_lift, standing
+from taskruns.services.stops import active_stop, is_paused, may_lift
 
 from .credentials import health
 from .values import Message, Moment
@@ -101,7 +101,7 @@ class StopPage:
 
 def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
     """What stands above every page of the team while a stop holds."""
-    stop = standing(team)
+    stop = active_stop(team)
     if stop is None:
         return None
     return StopBanner(

@@ -1,7 +1,7 @@
-"""Rotating encryption keys: what an older ring key encrypted is encrypted again with the newest one.
+"""Rotates encryption keys: encrypts again, with the newest ring key, what an older one encrypted.
 
-Every encrypted column is registered here. Rows are taken in chunks, each one transaction with its audit row, so that
-memory does not grow, nobody waits long, and a run that was interrupted is simply run again.
+Every encrypted column is registered here. Rows are processed in chunks, each in one transaction with its audit row. So
+memory does not grow, locks are short, and an interrupted rotation can simply be started again.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from taskruns.models import Credential
 from . import key_ring
 from .people import factors
 
-CHUNK = 200  # rows a transaction
+CHUNK = 200  # rows in one transaction
 Result = Literal["done", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptedColumn:
-    """`encrypted`: the rows that hold a secret; `behind`: given the newest ring number, those that another key
-    encrypted; `reencrypt`: encrypt one such row, which is locked, again, and save it.
+    """`encrypted`: the rows with a secret. `behind`: of these, the rows not encrypted with the given newest ring key.
+    `reencrypt`: encrypt one such row again and save it; the row is locked.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _credentials_behind(newest: int) -> "models.QuerySet[Credential]":
 
 @sensitive_variables()
 def _reencrypt_credential(row: Credential, ring: Ring) -> Result:
-    """Update only the two encrypted columns, so that another writer of this row loses nothing."""
+    """Update only the two encrypted columns, so that concurrent changes of the row are kept."""
     owner = str(row.pk)
     try:
         encrypted = ring.encrypt(ring.decrypt(Ciphertext(row.ring_number, row.ciphertext), owner=owner), owner=owner)
@@ -62,7 +62,7 @@ def _reencrypt_credential(row: Credential, ring: Ring) -> Result:
     return "done"
 
 
-# Where each kind of second factor keeps its secret; passkeys hold none.
+# Where each kind of second factor stores its secret. Passkeys have none.
 _KINDS = ((Authenticator.Type.TOTP, "secret"), (Authenticator.Type.RECOVERY_CODES, "seed"))
 
 
@@ -99,9 +99,9 @@ COLUMNS: tuple[EncryptedColumn, ...] = (
 
 
 def reencrypt(*, by: Actor, progress: Callable[[str, Report, int], None] = lambda *_: None) -> dict[str, Report]:
-    """Bring every encrypted column to the newest ring key. A second call finds nothing to do.
+    """Encrypt every registered column with the newest ring key. A second call finds nothing to do.
 
-    `progress` is called after each chunk: with the column, the report so far, and the rows that were behind at first.
+    `progress` is called after each chunk with the column, the report so far, and the number of rows to encrypt in all.
     """
     key_ring.confirm()
     ring = Ring(settings.ENCRYPTION_KEYS)
@@ -117,7 +117,7 @@ def reencrypt(*, by: Actor, progress: Callable[[str, Report, int], None] = lambd
 
 @transaction.atomic
 def _chunk(column: EncryptedColumn, ring: Ring, report: Report, *, after: Any, by: Actor) -> Any:
-    """The last primary key that was looked at; None when there is no further row."""
+    """Process one chunk. Returns its last primary key, or None if there was no row left."""
     rows = column.behind(ring.newest).order_by("pk").select_for_update(of=("self",), no_key=True)
     chunk = list((rows if after is None else rows.filter(pk__gt=after))[:CHUNK])
     done = sum(column.reencrypt(row, ring) == "done" for row in chunk)

@@ -1,4 +1,7 @@
-"""A stranger's way into a team: a signed link, good once and for seven days. Neither link nor token is stored."""
+"""Invitations to a team for people without an account: a signed link that works once, for seven days.
+
+Neither the link nor the token is stored.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,29 +20,29 @@ from . import members, teams
 from .people import accounts
 from .user_errors import UserError
 
-GOOD_FOR = timedelta(days=7)
+VALID_FOR = timedelta(days=7)
 _SALT = "taskruns.invitation"
 
 
-class InvitationGone(UserError):
-    """Forged, expired, used, revoked, or of an archived team: one sentence, so that a guess learns nothing."""
+class InvitationInvalid(UserError):
+    """Forged, expired, used, revoked, or of an archived team. One sentence for all, so that guesses learn nothing."""
 
     def __init__(self) -> None:
-        super().__init__("This invitation is not good any more. Ask the person who sent it for a new one.")
+        super().__init__("This invitation is no longer valid. Ask the person who sent it for a new one.")
 
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """`token` opens the invitation; empty when the person had an account and was added at once. Shown only now."""
+    """`token` is part of the link and shown only once. Empty if the person had an account and was added at once."""
 
     email: str
     token: str = ""
 
 
 def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tuple[Team, Invited | None]:
-    """A team and, if an address is given, its first manager: both or neither.
+    """Create a team and, if an address is given, add or invite its first manager, in one transaction.
 
-    Raises UserError; a mistake in the address is one of the field `manager`.
+    Raises UserError; a problem with the address has the field `manager`.
     """
     with transaction.atomic():
         team = teams.create_team(name, slug=slug, by=by)
@@ -52,27 +55,27 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
 
 
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
-    """Add a known person at once, or make a link for a stranger; an older open link of theirs stops working.
+    """Add a person who has an account, or create a link for one who has none. An older open link stops working.
 
-    Raises UserError: already a member, disabled, archived, or not an e-mail address.
+    Raises UserError if they are already a member or disabled, the team is archived, or the email address is invalid.
     """
     email = accounts.clean_email(email)
     person = accounts.find_person(email)
     if person is None:
-        return Invited(email, _token_of(_invite_stranger(team, email=email, role=role, by=by)))
+        return Invited(email, _token_of(_create_invitation(team, email=email, role=role, by=by)))
     if Membership.objects.filter(team=team, user=person).exists():
-        raise UserError(f"{email} is a member of this team already.", field="email")
+        raise UserError(f"{email} is already a member of this team.", field="email")
     members.add(team, person, role=role, by=by)
     return Invited(email)
 
 
-def _invite_stranger(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invitation:
+def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invitation:
     now = timezone.now()
     with transaction.atomic():
         team = teams.lock_team(team)
         replaced = teams.open_invitations(team).filter(email=email).update(revoked_at=now)
         invitation = Invitation.objects.create(
-            team=team, email=email, role=role, created_by=by.person, created_at=now, expires_at=now + GOOD_FOR
+            team=team, email=email, role=role, created_by=by.person, created_at=now, expires_at=now + VALID_FOR
         )
         details = {"role": role.value, "replaces": replaced, "expires_at": invitation.expires_at.isoformat()}
         _record(EventType.INVITATION_CREATE, invitation, by=by, details=details)
@@ -80,7 +83,7 @@ def _invite_stranger(team: Team, *, email: str, role: TeamRole, by: Actor) -> In
 
 
 def revoke_invitation(invitation: Invitation, *, by: Actor) -> bool:
-    """False if it was used, taken back or expired already: nothing changes."""
+    """False if it was already used, revoked or expired."""
     with transaction.atomic():
         teams.lock_team(invitation.team)
         rows = teams.open_invitations(invitation.team).filter(pk=invitation.pk)
@@ -91,54 +94,54 @@ def revoke_invitation(invitation: Invitation, *, by: Actor) -> bool:
 
 
 def open_invitation(token: str) -> Invitation:
-    """The invitation that a link's token stands for. Raises InvitationGone."""
+    """The invitation of a link's token. Raises InvitationInvalid."""
     try:
-        pk = signing.loads(token, salt=_SALT, max_age=GOOD_FOR)
+        pk = signing.loads(token, salt=_SALT, max_age=VALID_FOR)
     except signing.BadSignature:
-        raise InvitationGone from None
+        raise InvitationInvalid from None
     invitation = Invitation.objects.select_related("team").filter(pk=pk).first()
     if invitation is None or not invitation.is_open or invitation.team.archived_at is not None:
-        raise InvitationGone
+        raise InvitationInvalid
     return invitation
 
 
 @sensitive_variables("password")
-def accept_as_stranger(invitation: Invitation, *, name: str, password: str, by: Actor) -> User:
-    """Make the account and the membership: one transaction over two chains, the site's first, as everywhere.
+def accept_with_new_account(invitation: Invitation, *, name: str, password: str, by: Actor) -> User:
+    """Create the account and the membership in one transaction over two audit chains, the site's first as everywhere.
 
-    `by` is the anonymous visitor. Raises InvitationGone; UserError: weak password, or the account exists.
+    `by` is the anonymous visitor. Raises InvitationInvalid; UserError if the password is weak or the account exists.
     """
     with transaction.atomic():
         held = Invitation.objects.select_for_update(no_key=True).get(pk=invitation.pk)
         if not held.is_open:
-            raise InvitationGone
+            raise InvitationInvalid
         details = {"invitation": str(invitation.pk)}
         person = accounts.create_person(invitation.email, password=password, name=name, by=by, details=details)
-        themselves = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
-        accept_invitation(invitation, person=person, by=themselves)
+        as_person = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
+        accept_invitation(invitation, person=person, by=as_person)
     return person
 
 
 def accept_invitation(invitation: Invitation, *, person: User, by: Actor) -> None:
-    """Use the invitation up and make `person` a member; a member they are already keeps the role.
+    """Accept the invitation and make `person` a member. Someone who is already a member keeps their role.
 
-    Two accepts at once make one. Raises InvitationGone, also for anybody but the one who was invited.
+    Only the first of two concurrent accepts succeeds. Raises InvitationInvalid, also if someone else was invited.
     """
     try:
         with transaction.atomic():
             team = teams.lock_team(invitation.team)
-            _use_up(invitation, person)
+            _mark_accepted(invitation, person)
             member, _ = Membership.objects.get_or_create(team=team, user=person, defaults={"role": invitation.role})
             _record(EventType.INVITATION_ACCEPT, invitation, by=by, details={"role": member.role})
     except UserError:
-        raise InvitationGone from None
+        raise InvitationInvalid from None
 
 
-def _use_up(invitation: Invitation, person: User) -> None:
-    still_theirs = Q(pk=invitation.pk, email=person.email)
-    rows = teams.open_invitations(invitation.team).filter(still_theirs)
+def _mark_accepted(invitation: Invitation, person: User) -> None:
+    theirs = Q(pk=invitation.pk, email=person.email)
+    rows = teams.open_invitations(invitation.team).filter(theirs)
     if not rows.update(accepted_at=timezone.now()):
-        raise InvitationGone
+        raise InvitationInvalid
 
 
 def _token_of(invitation: Invitation) -> str:

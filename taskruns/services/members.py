@@ -1,7 +1,7 @@
-"""Who belongs to a team, and which teams a person may look into.
+"""The members of a team, and the teams that a person may view.
 
-Every change of a team's memberships first locks the team's row: "the last manager cannot leave" then holds against
-two managers who remove each other at once.
+Every change of memberships first locks the team's row. Otherwise two managers who remove each other at the same time
+would leave the team without a manager.
 """
 
 import uuid
@@ -21,12 +21,12 @@ from taskruns.models.runs import ACTIVE
 from .teams import lock_team, open_invitations
 from .user_errors import UserError
 
-LAST_MANAGER = "A team needs a manager: make somebody else a manager first."
+LAST_MANAGER = "A team needs a manager. Make another member a manager first."
 
 
 @dataclass(frozen=True, slots=True)
-class Belonging:
-    """A team as one person sees it: their role in words, and how many runs are pending or running now."""
+class TeamSummary:
+    """A team in a person's list: the person's role, and how many runs are pending or running."""
 
     team: Team
     role: str
@@ -34,9 +34,10 @@ class Belonging:
 
 
 def add(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool = False) -> bool:
-    """False if the person has this role in the team already. Raises UserError: another role, disabled, archived.
+    """Add a member. False if the person already has this role in the team.
 
-    An invitation that is still open for their address is used up by it. `by_groups`: single sign-on gives it.
+    Revokes open invitations to their address. `by_groups`: the role comes from their single sign-on groups. Raises
+    UserError if they have another role, are disabled, or the team is archived.
     """
     with transaction.atomic():
         team = lock_team(team)
@@ -45,7 +46,7 @@ def add(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool 
             _refuse_other_role(known, person, role)
             return False
         if not User.objects.filter(pk=person.pk, is_active=True).exists():
-            raise UserError("This account is disabled. A site admin has to look at it first.", field="email")
+            raise UserError("This account is disabled. Ask a site admin to enable it first.", field="email")
         Membership.objects.create(team=team, user=person, role=role, by_groups=by_groups)
         closed = open_invitations(team).filter(email=person.email).update(revoked_at=timezone.now())
         details = {"role": role.value, "invitations_revoked": closed}
@@ -54,9 +55,9 @@ def add(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool 
 
 
 def change_role(team: Team, person: User, *, role: TeamRole, by: Actor, by_groups: bool = False) -> bool:
-    """False if the person has this role already. Raises UserError: no member (any more), or the last manager.
+    """Change a member's role. False if unchanged. Raises UserError if they are not a member, or the last manager.
 
-    A role that a person gives is theirs from then on: groups of single sign-on no longer decide about it.
+    Unless `by_groups`, single sign-on groups no longer change this membership from then on.
     """
     with transaction.atomic():
         team = lock_team(team)
@@ -65,14 +66,14 @@ def change_role(team: Team, person: User, *, role: TeamRole, by: Actor, by_group
             return False
         _keep_a_manager(team, person)
         Membership.objects.filter(team=team, user=person).update(role=role, by_groups=by_groups)
-        Team.bump(team.pk)  # a hold is paused with its owner's right, and open boards say so
+        Team.bump(team.pk)  # boards show whether a hold is paused, which depends on its owner's role
         details = {"before": before, "after": role.value}
         record(EventType.MEMBER_CHANGE_ROLE, "done", by=by, team=team, target=_target(person), details=details)
     return True
 
 
 def remove(team: Team, person: User, *, by: Actor) -> None:
-    """Also how a manager leaves. Raises UserError: no member (any more), or the last manager."""
+    """Remove a member; managers also leave this way. Raises UserError if not a member, or the last manager."""
     with transaction.atomic():
         team = lock_team(team)
         details = {"role": _role_in(team, person)}
@@ -83,17 +84,17 @@ def remove(team: Team, person: User, *, by: Actor) -> None:
 
 
 def remember(person: User, team: Team) -> None:
-    """The team whose board the person looked at last: where `/` leads."""
+    """Store the team whose board the person viewed last: `/` redirects there."""
     if person.last_team_id != team.pk:
         User.objects.filter(pk=person.pk).exclude(last_team=team).update(last_team=team)
 
 
 def seen_by(person: User) -> "QuerySet[Team]":
-    """Teams with the person's `role` in each ("" without one), `reader_manages`: whether they manage any team,
-    `has_other_teams`: whether they belong to others too, `as_of`: when the oldest of its working keys (without any:
-    when one) last read, and `is_stopped`: whether an emergency stop holds it.
+    """All teams, annotated for this person, in one query, because each poll of each open board needs it.
 
-    One query, because each poll of each open board asks it.
+    `role`: the person's role in the team, or "". `reader_manages`: they manage some team. `has_other_teams`: they are a
+    member of another team. `as_of`: the oldest last reading of the team's working keys, or if none works, the latest of
+    any key. `is_stopped`: an emergency stop is active.
     """
     mine = Membership.objects.filter(team=OuterRef("pk"), user=person)
     working = Q(credentials__revoked_at=None, credentials__failing_since=None)
@@ -108,47 +109,47 @@ def seen_by(person: User) -> "QuerySet[Team]":
 
 
 def home_of(person: User) -> Team | None:
-    """The last team that the person looked at and still may, else their only one, else None: they choose."""
+    """The last team that the person viewed, if they still may, or their only team. None: they must choose."""
     last = person.last_team
-    if last is not None and last.archived_at is None and (person.site_role or _belongs(person, last)):
+    if last is not None and last.archived_at is None and (person.site_role or _is_member(person, last)):
         return last
     teams = Team.objects.active().filter(memberships__user=person)[:2]
     return teams[0] if len(teams) == 1 else None
 
 
-def teams_of(person: User) -> list[Belonging]:
-    """The teams that the person may look into, by name: their own; all for auditors and site admins."""
+def teams_of(person: User) -> list[TeamSummary]:
+    """The teams that the person may view, by name: their own, or all for auditors and site admins."""
     roles = dict(Membership.objects.filter(user=person).values_list("team_id", "role"))
-    everywhere = SiteRole(person.site_role)
-    teams = Team.objects.active() if everywhere else Team.objects.active().filter(pk__in=roles)
-    return list(_belongings(teams, roles, everywhere))
+    site_role = SiteRole(person.site_role)
+    teams = Team.objects.active() if site_role else Team.objects.active().filter(pk__in=roles)
+    return list(_summaries(teams, roles, site_role))
 
 
-def _belongings(teams: "QuerySet[Team]", roles: dict[uuid.UUID, str], everywhere: SiteRole) -> Iterator[Belonging]:
+def _summaries(teams: "QuerySet[Team]", roles: dict[uuid.UUID, str], site_role: SiteRole) -> Iterator[TeamSummary]:
     active = Run.objects.filter(team__in=teams, status__in=ACTIVE)
     counts = dict(active.values_list("team_id").annotate(Count("pk")).order_by())
     for team in teams.order_by("name", "pk"):
-        role = roles.get(team.pk, everywhere.label.lower())
-        yield Belonging(team, role, counts.get(team.pk, 0))
+        role = roles.get(team.pk, site_role.label.lower())
+        yield TeamSummary(team, role, counts.get(team.pk, 0))
 
 
 def _target(person: User) -> Target:
     return Target("member", str(person.pk), person.email)
 
 
-def _belongs(person: User, team: Team) -> bool:
+def _is_member(person: User, team: Team) -> bool:
     return Membership.objects.filter(user=person, team=team).exists()
 
 
 def _role_in(team: Team, person: User) -> str:
     role = Membership.objects.filter(team=team, user=person).values_list("role", flat=True).first()
     if role is None:
-        raise UserError(f"{person.email} is not a member of this team any more.")
+        raise UserError(f"{person.email} is no longer a member of this team.")
     return role
 
 
 def _keep_a_manager(team: Team, person: User) -> None:
-    """Refuse to take the manager's role from the last one who can still sign in."""
+    """Refuse to remove the last manager who can still sign in."""
     managers = Membership.objects.filter(team=team, role=TeamRole.MANAGER)
     is_manager = Q(user=person)
     if managers.filter(is_manager).exists() and not managers.exclude(is_manager).filter(user__is_active=True).exists():
@@ -158,6 +159,6 @@ def _keep_a_manager(team: Team, person: User) -> None:
 def _refuse_other_role(known: Membership, person: User, role: TeamRole) -> None:
     if known.role != role:
         raise UserError(
-            f"{person.email} is a member of this team already, as {known.role}. Change the role instead.",
+            f"{person.email} is already a member of this team, as {known.role}. Change the role instead.",
             field="email",
         )

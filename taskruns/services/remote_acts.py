@@ -1,8 +1,8 @@
-"""What every act at Arize has in common, whoever asks for it: a cancel, a start of a run, a test of a key.
+"""What every request to act at Arize has in common: a cancel, a start of a run, the test of a key.
 
-1. A row of the act is committed, so that nothing reaches Arize which the panel does not know of.
-2. Arize is asked once, outside any transaction.
-3. The outcome and its audit row are one transaction. What a crash left without an outcome is for the sweep.
+1. A row is committed first, so that nothing reaches Arize without a record.
+2. The request is sent once, outside any transaction.
+3. The outcome and its audit row are one transaction. After a crash, the sweep writes the outcome.
 """
 
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ from taskruns.arize.errors import ArizeError, NoAnswer, NotSent, ServerError, Un
 from taskruns.audit import Actor, EventType
 
 M = TypeVar("M", bound=models.Model)
-# One look at Arize after an answer that got lost: short, because a person is waiting.
-LOOK = Timeouts(connect=2.0, read=4.0)
+# For one read after a lost answer: short, because a person is waiting.
+SHORT_TIMEOUTS = Timeouts(connect=2.0, read=4.0)
 CRASHED_AFTER = timedelta(seconds=60)
 SWEEPER = Actor.job("sweep")
-NO_KEY = "No key of this team reads this task any more, so nothing was sent. Add or replace a key."
+NO_KEY = "No API key of this team can read this task, so nothing was sent. Add or replace an API key."
 
 
 class OutcomeNotWritten(Exception):
-    """Arize was asked, but what came of it could not be written. `event` says what was asked for."""
+    """The request was sent to Arize, but its outcome could not be written. `event`: what was requested."""
 
     def __init__(self, event: EventType) -> None:
         super().__init__(event)
@@ -35,17 +35,17 @@ class OutcomeNotWritten(Exception):
 
 
 class Failure(Enum):
-    """What a POST that failed means for the act."""
+    """What a failed POST means."""
 
     NOT_SENT = auto()
     REFUSED = auto()
-    LOST = auto()  # the request may have arrived, and Arize may have acted on it
+    LOST = auto()  # Arize may have received the request and acted on it
 
 
 def insert_first(row: M, *, rivals: models.QuerySet[M]) -> M | None:
-    """Save the new row of an act; None when the database refuses it because of one of its rivals.
+    """Insert the row. None if one of its `rivals` violates a constraint with it.
 
-    Part of a transaction. Waits while another one is just inserting its own.
+    Needs the caller's transaction. Waits while another transaction is inserting a rival.
     """
     try:
         with transaction.atomic():
@@ -60,19 +60,19 @@ def insert_first(row: M, *, rivals: models.QuerySet[M]) -> M | None:
 def failure_of(error: ArizeError) -> Failure:
     if isinstance(error, NoAnswer | ServerError | Unreadable):
         return Failure.LOST
-    # The client's own refusal (an id that does not fit into an address) has no status.
+    # Without a status, our own client refused: an id does not fit into a URL.
     return Failure.NOT_SENT if isinstance(error, NotSent) or error.status is None else Failure.REFUSED
 
 
-def in_words(error: ArizeError, sentence: str = "") -> str:
-    """The error's sentence, or a better one of the act's, then Arize's own words (cleaned, at most 300 characters)."""
+def explain(error: ArizeError, sentence: str = "") -> str:
+    """`sentence`, or else the error's own, followed by Arize's message (cleaned, at most 300 characters)."""
     sentence = sentence or error.sentence
     return f"{sentence} Arize says: {error.arize_message}" if error.arize_message else sentence
 
 
 @contextmanager
 def writing_outcome(event: EventType) -> Iterator[None]:
-    """One durable transaction for the outcome of an act and its audit row. Raises OutcomeNotWritten."""
+    """One durable transaction for an outcome and its audit row. Raises OutcomeNotWritten."""
     try:
         with transaction.atomic(durable=True):
             yield
@@ -81,5 +81,5 @@ def writing_outcome(event: EventType) -> Iterator[None]:
 
 
 def crashed_before() -> models.Q:
-    """Rows requested so long ago that whoever should have written their outcome must have died."""
+    """Open rows so old that the process that should have written their outcome must have died."""
     return models.Q(outcome="", requested_at__lt=timezone.now() - CRASHED_AFTER)

@@ -1,6 +1,6 @@
-"""Saved views: filters of the board with a name, private or shared with the team, and the one a board opens with.
+"""Saved views: named board filters, private or shared with the team. One of them can be the default of a board.
 
-Every change first locks the team's row, so that names stay unique in any case of letters and there is one default.
+Every change first locks the team's row, so that names stay unique (ignoring case) and there is at most one default.
 """
 
 from django.core.exceptions import TooManyFieldsSent
@@ -16,13 +16,13 @@ from taskruns.services.teams import lock_team
 from taskruns.services.user_errors import UserError
 
 LONGEST_NAME = 100
-# Characters, encoded: an address has to fit into a request line of 8,190 bytes with some room to spare.
+# Encoded characters. The URL must fit into a request line of 8,190 bytes.
 LONGEST_QUERY = 6_000
-MOST = 50  # of one person in one team, and shared in one team: what a bar can still show
+MOST_VIEWS = 50  # per person and team, and shared per team; the bar cannot show more
 
 
 class NameTaken(UserError):
-    """The person has a view of that name already: `known`. Saving may replace it."""
+    """The person already has a view with this name (`known`). The caller may offer to replace it."""
 
     def __init__(self, known: SavedView) -> None:
         self.known = known
@@ -47,10 +47,7 @@ def may_delete(view: SavedView, person: User, access: Access) -> bool:
 
 
 def save_view(team: Team, *, name: str, query: str, shared: bool, replace: bool = False, by: Actor) -> SavedView:
-    """Keep a filter under a name; with `replace`, in place of the person's own view of that name.
-
-    Raises NameTaken, UserError.
-    """
+    """Save a filter as a view. `replace`: overwrite the person's view with this name. Raises NameTaken, UserError."""
     name, query = _clean_name(name), canonical(query)
     with transaction.atomic():
         team = lock_team(team)
@@ -66,7 +63,7 @@ def save_view(team: Team, *, name: str, query: str, shared: bool, replace: bool 
 
 
 def change_view(view: SavedView, *, name: str, shared: bool, by: Actor) -> bool:
-    """Rename, share, or take back from the team. False if it was so already. Raises as `save_view` does."""
+    """Rename, share or unshare a view. False if unchanged. Raises NameTaken, UserError."""
     name = _clean_name(name)
     with transaction.atomic():
         view = _locked(view)
@@ -82,21 +79,21 @@ def change_view(view: SavedView, *, name: str, shared: bool, by: Actor) -> bool:
 
 
 def delete_view(view: SavedView, *, by: Actor) -> None:
-    """Whoever's board opened with it gets the team's default, or all runs."""
+    """Delete a view. If it was someone's default, their board opens with the team's default, or with all runs."""
     with transaction.atomic():
         view = _locked(view)
-        target, details = _told(view, by)
+        target, details = _as_recorded(view, by)
         view.delete()
         record(EventType.VIEW_DELETE, "done", by=by, team=view.team, target=target, details=details)
 
 
 def set_own_default(view: SavedView, *, on: bool, by: Actor) -> bool:
-    """Let the person's board open with a view that they see, or not any more. False if it was so already."""
+    """Make the view the default of the person's own board, or (`on=False`) no longer. False if unchanged."""
     with transaction.atomic():
         view = _locked(view)
         mine = Membership.objects.filter(team=view.team, user=_member(view.team, by))
-        is_so = mine.filter(default_view=view).exists()
-        if is_so == on:
+        is_default = mine.filter(default_view=view).exists()
+        if is_default == on:
             return False
         mine.update(default_view=view if on else None)
         _record(EventType.VIEW_SAVE, view, by=by)
@@ -104,9 +101,9 @@ def set_own_default(view: SavedView, *, on: bool, by: Actor) -> bool:
 
 
 def set_team_default(view: SavedView, *, on: bool, by: Actor) -> bool:
-    """What the board opens with for all who have chosen nothing else. False if it was so already.
+    """Make the view the default for members without a default of their own, or no longer. False if unchanged.
 
-    Raises UserError for a view that is not shared.
+    Raises UserError if the view is not shared.
     """
     with transaction.atomic():
         view = _locked(view)
@@ -122,25 +119,22 @@ def set_team_default(view: SavedView, *, on: bool, by: Actor) -> bool:
 
 
 def canonical(query: str) -> str:
-    """The one spelling of a board's query string: no `?`, no cursor, nothing that the board would ignore.
-
-    Raises UserError.
-    """
-    asked, why_not = read(query)
+    """The board's query string in canonical form: no `?`, no cursor, no unknown parameters. Raises UserError."""
+    wanted, why_not = read(query)
     if why_not:
         raise UserError(f"This filter cannot be saved. {why_not}")
-    if len(asked) > LONGEST_QUERY:
-        raise UserError("This filter is too long to be saved. Take something out of it first.")
-    return asked
+    if len(wanted) > LONGEST_QUERY:
+        raise UserError("This filter is too long to be saved. Remove a part of it first.")
+    return wanted
 
 
 def why_broken(view: SavedView) -> str:
-    """Why the filter of the view cannot be used any more, in a sentence; empty if it can."""
+    """Why the view's filter can no longer be used, in a sentence. Empty if it can."""
     return read(view.query)[1]
 
 
 def read(query: str) -> tuple[str, str]:
-    """The query string in its one spelling, or why it cannot be used."""
+    """The canonical query string and "", or "" and the reason why it cannot be used."""
     try:
         given = QueryDict(query.removeprefix("?"), mutable=True)
         given.pop("cursor", None)
@@ -148,53 +142,53 @@ def read(query: str) -> tuple[str, str]:
     except BadFilter as error:
         return "", str(error)
     except TooManyFieldsSent:
-        return "", "It has too many parts."
+        return "", "It has too many parameters."
 
 
 def _clean_name(name: str) -> str:
     cleaned = clean_line(name, LONGEST_NAME + 1)
     if not cleaned:
-        raise UserError("Give the view a name.", field="name")
+        raise UserError("Enter a name for the view.", field="name")
     if len(cleaned) > LONGEST_NAME:
-        raise UserError(f"A view's name has at most {LONGEST_NAME} characters.", field="name")
+        raise UserError(f"The name is too long. The limit is {LONGEST_NAME} characters.", field="name")
     return cleaned
 
 
 def _locked(view: SavedView) -> SavedView:
-    """The view as it is now, under the team's lock. Raises UserError if it is no more."""
+    """Lock the team and load the view again. Raises UserError if the view was deleted."""
     lock_team(view.team)
     found = SavedView.objects.select_related("team", "owner").filter(pk=view.pk).first()
     if found is None:
-        raise UserError("This view was deleted just now.")
+        raise UserError("This view has been deleted.")
     return found
 
 
 def _member(team: Team, by: Actor) -> User:
-    """Who acts, if they belong to the team at this moment."""
+    """The acting person. Raises UserError if they are not a member of the team now."""
     if by.person is None or not Membership.objects.filter(team=team, user=by.person).exists():
-        raise UserError("Only members of the team keep views in it.")
+        raise UserError("Only members of the team can save views.")
     return by.person
 
 
 def _own(team: Team, owner: User, name: str) -> SavedView | None:
-    """In any case of letters of any script, which a database alone would not compare."""
+    """The owner's view with this name, ignoring case. Compared here: SQLite ignores case only for ASCII letters."""
     own = SavedView.objects.filter(team=team, owner=owner)
     return next((view for view in own if view.name.casefold() == name.casefold()), None)
 
 
 def _refuse_too_many(view: SavedView, *, shared: bool) -> None:
     others = SavedView.objects.filter(team=view.team).exclude(pk=view.pk)
-    if others.filter(owner=view.owner).count() >= MOST:
-        raise UserError(f"You have {MOST} views in this team already. Delete one first.")
-    if shared and others.filter(is_shared=True).count() >= MOST:
-        raise UserError(f"The team shares {MOST} views already. One has to be deleted first.", field="shared")
+    if others.filter(owner=view.owner).count() >= MOST_VIEWS:
+        raise UserError(f"You already have {MOST_VIEWS} views in this team. Delete one first.")
+    if shared and others.filter(is_shared=True).count() >= MOST_VIEWS:
+        raise UserError(f"The team already shares {MOST_VIEWS} views. Delete a shared view first.", field="shared")
 
 
 def _write(view: SavedView, *, name: str, query: str, shared: bool) -> None:
     if shared:
         _refuse_shared_name(view, name)
     else:
-        # What is private again is nobody else's default any more.
+        # A private view cannot be the default of other members.
         Membership.objects.filter(default_view=view.pk).exclude(user=view.owner).update(default_view=None)
     view.name, view.query, view.is_shared = name, query, shared
     view.is_team_default = view.is_team_default and shared
@@ -210,13 +204,13 @@ def _refuse_shared_name(view: SavedView, name: str) -> None:
 
 
 def _record(event: EventType, view: SavedView, *, by: Actor) -> None:
-    target, details = _told(view, by)
+    target, details = _as_recorded(view, by)
     record(event, "done", by=by, team=view.team, target=target, details=details)
 
 
-def _told(view: SavedView, by: Actor) -> tuple[Target, dict[str, object]]:
-    """What the log says of a view. `default`: for whom the board opens with it, among the actor and the team."""
+def _as_recorded(view: SavedView, by: Actor) -> tuple[Target, dict[str, object]]:
+    """The view as the audit log records it. `default`: "own" if it is the actor's default, "team" if the team's."""
     is_own = Membership.objects.filter(default_view=view.pk, user=by.person).exists()
-    defaults = [word for word, is_so in (("own", is_own), ("team", view.is_team_default)) if is_so]
+    defaults = [word for word, is_default in (("own", is_own), ("team", view.is_team_default)) if is_default]
     details: dict[str, object] = {"query": view.query, "shared": view.is_shared, "default": ", ".join(defaults)}
     return Target("view", str(view.pk), view.name), details

@@ -1,30 +1,30 @@
-"""Tables that people open in a spreadsheet."""
+"""CSV that is safe to open in a spreadsheet."""
 
 import csv
 import unicodedata
 from collections.abc import Iterable
 
-# A spreadsheet takes such a beginning for a formula; some do so behind blanks and characters that nobody sees, and in
-# full width.
+# A spreadsheet treats a cell that starts like this as a formula. Some also skip spaces and invisible characters before
+# it, or accept the full-width form.
 _FORMULA = ("=", "+", "-", "@")
 _CONTROL = ("\t", "\r", "\n")
 
 
 class _Echo:
-    """A file that hands back what is written to it, so that the csv module can stream."""
+    """A file whose `write` returns the text, so that the csv module can stream."""
 
     def write(self, text: str) -> str:
         return text
 
 
 def defused(text: str) -> str:
-    """One cell: nothing that came from a person or from Arize becomes a formula."""
-    is_formula = text.startswith(_CONTROL) or _first_seen(text) in _FORMULA
+    """The text of one cell, prefixed if it would be a formula: it may come from a person or from Arize."""
+    is_formula = text.startswith(_CONTROL) or _first_visible(text) in _FORMULA
     return f"'{text}" if is_formula else text
 
 
-def _first_seen(text: str) -> str:
-    """The first character that leaves a mark (no separator, control or format character), in plain width."""
+def _first_visible(text: str) -> str:
+    """The first visible character (no separator, control or format character), in its normal width."""
     first = next((each for each in text if unicodedata.category(each)[0] not in "ZC"), "")
     return unicodedata.normalize("NFKC", first)
 

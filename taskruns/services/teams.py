@@ -1,4 +1,4 @@
-"""Teams: making, renaming and archiving them, and the lock under which anything in a team changes."""
+"""Creates, renames and archives teams, and provides the lock for every change within a team."""
 
 import re
 
@@ -13,24 +13,23 @@ from taskruns.services.user_errors import UserError
 
 LONGEST_NAME = 100
 LONGEST_SLUG = 50
-# `site` is the audit chain of no team; `new` is a page.
+# `site` names the audit chain of the whole site; `new` is a page.
 RESERVED_SLUGS = frozenset({"site", "new"})
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
 
 class TeamExists(UserError):
-    """The very team that was asked for is there already."""
+    """The requested team already exists."""
 
     def __init__(self, team: Team) -> None:
         self.team = team
-        super().__init__(f"There already is a team {team.name} ({team.slug}).", field="name")
+        super().__init__(f"The team {team.name} ({team.slug}) already exists. Choose another name.", field="name")
 
 
 def create_team(name: str, *, slug: str | None = None, by: Actor) -> Team:
-    """A team without members or keys. Without `slug` one is made of the name.
+    """Create a team without members or keys. Without `slug`, one is made from the name.
 
-    Raises TeamExists when that team is there already (same slug and name, or same name and no slug asked for), and
-    UserError.
+    Raises UserError, and TeamExists if the team exists (same slug and name, or same name and no slug given).
     """
     name = _clean_name(name)
     with transaction.atomic():
@@ -41,7 +40,7 @@ def create_team(name: str, *, slug: str | None = None, by: Actor) -> Team:
 
 
 def rename(team: Team, *, name: str, by: Actor) -> bool:
-    """False if it was the name already. The slug stays: bookmarks and scripts hold it. Raises UserError."""
+    """Rename the team. The slug stays, because bookmarks and scripts use it. False if unchanged. Raises UserError."""
     name = _clean_name(name)
     with transaction.atomic():
         before = lock_team(team)
@@ -55,37 +54,37 @@ def rename(team: Team, *, name: str, by: Actor) -> bool:
 
 
 def archive(team: Team, *, by: Actor) -> bool:
-    """End a team for good: its keys are destroyed, so reading stops; its log stays. False if it was so already."""
+    """Archive a team for good. Its keys are deleted, so the mirror stops; its audit log stays. False if unchanged."""
     with transaction.atomic():
-        # Keys before the team, as everywhere: a round of reading locks them in this order too.
+        # Keys before the team, as everywhere, including the rounds of the mirror.
         keys = list(_live_keys(team).select_for_update(no_key=True))
         now = timezone.now()
         if not Team.objects.filter(pk=team.pk, archived_at=None).update(archived_at=now):
             return False
         _live_keys(team).update(revoked_at=now, ciphertext="", claimed_until=None)
         Task.objects.filter(team=team).update(credential=None)
-        withdrawn = open_invitations(team).update(revoked_at=now)
+        revoked = open_invitations(team).update(revoked_at=now)
         Team.bump(team.pk)
         for key in keys:
             record(EventType.CREDENTIAL_REVOKE, "done", by=by, team=team, credential=key)
-        details = {"keys_revoked": len(keys), "invitations_revoked": withdrawn}
+        details = {"keys_revoked": len(keys), "invitations_revoked": revoked}
         record(EventType.TEAM_ARCHIVE, "done", by=by, team=team, target=target_of(team), details=details)
     return True
 
 
 def lock_team(team: Team) -> Team:
-    """The team's row, locked until the transaction ends. Raises UserError if it is archived.
+    """Lock the team's row until the transaction ends. Raises UserError if the team is archived.
 
-    no_key: rows that only point at the team (runs, tasks) need not wait for it.
+    no_key: rows that only refer to the team (runs, tasks) do not wait for this lock.
     """
     locked = Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     if locked.archived_at is not None:
-        raise UserError("This team is archived: nothing in it can be changed any more.")
+        raise UserError("This team is archived. It can no longer be changed.")
     return locked
 
 
 def open_invitations(team: Team) -> "QuerySet[Invitation]":
-    """Links that still work."""
+    """The invitations whose links still work."""
     now = timezone.now()
     return Invitation.objects.filter(team=team, accepted_at=None, revoked_at=None, expires_at__gt=now)
 
@@ -101,16 +100,17 @@ def _live_keys(team: Team) -> "QuerySet[Credential]":
 def _clean_name(name: str) -> str:
     cleaned = clean_line(name, LONGEST_NAME + 1)
     if not cleaned:
-        raise UserError("Give the team a name.", field="name")
+        raise UserError("Enter a name for the team.", field="name")
     if len(cleaned) > LONGEST_NAME:
-        raise UserError(f"A team's name has at most {LONGEST_NAME} characters.", field="name")
+        raise UserError(f"The name is too long. The limit is {LONGEST_NAME} characters.", field="name")
     return cleaned
 
 
 def _checked_slug(slug: str, name: str) -> str:
     if not _SLUG.fullmatch(slug) or len(slug) > LONGEST_SLUG:
         raise UserError(
-            f"A slug is made of small letters, digits and hyphens, at most {LONGEST_SLUG} characters.", field="slug"
+            f"Use lower-case letters, digits and hyphens for the slug, at most {LONGEST_SLUG} characters.",
+            field="slug",
         )
     if slug in RESERVED_SLUGS:
         raise UserError(f"The slug {slug} is reserved. Choose another one.", field="slug")
@@ -137,4 +137,4 @@ def _insert(name: str, slug: str) -> Team:
         with transaction.atomic():
             return Team.objects.create(name=name, slug=slug)
     except IntegrityError:
-        raise UserError(f"The slug {slug} was taken just now. Please try again.", field="slug") from None
+        raise UserError(f"Another team has just taken the slug {slug}. Try again.", field="slug") from None

@@ -1,10 +1,10 @@
-"""What a service refuses because of what a person gave it. Nothing was written then, and nothing was sent."""
+"""Errors about a person's input. When one is raised, nothing was written and nothing was sent."""
 
 
 class UserError(Exception):
-    """`sentence` says what is wrong and what to do; `field` is the form field that it is about, if any.
+    """`sentence` says what is wrong and what to do. `field`: the form field that it is about, if any.
 
-    A subclass exists only where a caller has to tell it from the others.
+    There is a subclass only where a caller must distinguish it.
     """
 
     def __init__(self, sentence: str, *, field: str = "") -> None:

@@ -101,7 +101,7 @@ def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     if found.finished_at is None:
         text = "This cancel of many has not come to its end yet. Try again what is left when it has."
         return error_page(request, 409, "Not yet", text)
-    again = batches.freeze_again(found)
+    again = batches.draft_retry(found)
     if again is None:
         return error_page(request, 422, "Nothing to cancel", NONE_ACTIVE)
     return redirect("batch", slug=team.slug, batch_id=again.pk)
@@ -123,7 +123,7 @@ def _of_filter(request: PanelRequest, team: Team) -> CancelBatch | None:
     wanted = replace(BoardFilter.parse(request.POST), sort=Sort.ACTIVE, descending=True, cursor=None)
     if not wanted.is_set:
         raise Refused(EMPTY)
-    return batches.freeze_matching(team, wanted)
+    return batches.draft_matching(team, wanted)
 
 
 def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> CancelBatch | None:
@@ -137,7 +137,7 @@ def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> Cance
     for run_id in ids:
         if run_id not in known:
             owned(request, Run.objects.all(), run_id)  # 404, and a try with a foreign one is recorded
-    return batches.freeze(team, run_ids=ids, source=BatchSource.SELECTION)
+    return batches.draft_of(team, run_ids=ids, source=BatchSource.SELECTION)
 
 
 def _batch(request: PanelRequest, batch_id: uuid.UUID) -> CancelBatch:

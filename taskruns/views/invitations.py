@@ -22,7 +22,7 @@ from taskruns.models import Invitation, User
 from taskruns.pages.teams import InvitationRow
 from taskruns.pages.values import Moment
 from taskruns.services import invitations
-from taskruns.services.invitations import InvitationGone
+from taskruns.services.invitations import InvitationInvalid
 from taskruns.services.people import accounts
 
 from .user_errors import shown_on_form
@@ -38,7 +38,7 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
     """Never cached: the page depends on who opens it, and the token works until it is used."""
     try:
         response = _answer(request, invitations.open_invitation(token))
-    except InvitationGone as error:
+    except InvitationInvalid as error:
         event = EventType.INVITATION_ACCEPT if request.method == "POST" else EventType.ACCESS_DENIED
         record_denied(request, event, by=actor_of(request), why="invalid invitation")
         response = render(request, TEMPLATE, {"problem": error.sentence}, status=404)
@@ -81,8 +81,8 @@ def _for_stranger(request: HttpRequest, found: Invitation) -> HttpResponse:
     form = AcceptForm(posted(request))
     if form.is_valid():
         name, password = form.cleaned_data["name"], form.cleaned_data["password1"]
-        with shown_on_form(form, unless=(InvitationGone,)):
-            person = invitations.accept_as_stranger(found, name=name, password=password, by=actor_of(request))
+        with shown_on_form(form, unless=(InvitationInvalid,)):
+            person = invitations.accept_with_new_account(found, name=name, password=password, by=actor_of(request))
             return _sign_in(request, person, password, found.team.slug)
     return _page(request, found, form=form)
 

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from taskruns.access.gate import PanelRequest, View, actor_of, members_change, owned, refused, requires
 from taskruns.audit import EventType
-from taskruns.forms.fields import complain, posted
+from taskruns.forms.fields import posted, show_error
 from taskruns.forms.saved_views import DefaultViewForm, NewViewForm, SavedViewForm
 from taskruns.models import SavedView, Team, User
 from taskruns.pages.saved_views import board_url, choices_of, views_page, visible
@@ -115,7 +115,7 @@ def _unsaved(request: PanelRequest, team: Team, form: NewViewForm, refusal: User
     """The form again, with what was typed. A name that is taken by one's own view may be saved over."""
     context: dict[str, Any] = {"form": form, "choices": choices_of(str(form["query"].value() or "").removeprefix("?"))}
     if "query" in form.errors:
-        complain(form, "This filter is damaged or too long to be saved.")
+        show_error(form, "This filter is damaged or too long to be saved.")
     del form.fields["replace"]  # a button of its own asks for it
     if isinstance(refusal, NameTaken):
         context["taken"] = refusal.known.name

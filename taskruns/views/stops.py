@@ -76,7 +76,7 @@ def lift(request: PanelRequest, team: Team) -> HttpResponse:
     """For managers, and for the operator who pulled it: whose it is, the service knows."""
     try:
         lifted = stops.lift(team, by=actor_of(request))
-    except stops.NotTheirs:
+    except stops.MayNotLift:
         raise refused(request, EventType.STOP_LIFT) from None
     if lifted is None:
         messages.info(request, "No emergency stop holds any more.")

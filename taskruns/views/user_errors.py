@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import messages
 from django.http import HttpRequest
 
-from taskruns.forms.fields import complain
+from taskruns.forms.fields import show_error
 from taskruns.services.user_errors import UserError
 
 
@@ -32,7 +32,7 @@ class Shown(AbstractContextManager["Shown"]):
 
 def shown_on_form(form: forms.Form, *, unless: tuple[type[UserError], ...] = ()) -> Shown:
     """`unless`: errors that are no mistake in the form; they go on to the caller."""
-    return Shown(lambda error: complain(form, error.sentence, field=error.field), unless=unless)
+    return Shown(lambda error: show_error(form, error.sentence, field=error.field), unless=unless)
 
 
 def shown_as_message(request: HttpRequest) -> Shown:

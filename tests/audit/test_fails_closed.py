@@ -169,7 +169,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
     "credentials.sweep": lambda _: credentials.sweep(by=BY),
-    "credentials.tell_of_expiring": lambda _: credentials.tell_of_expiring(by=BY),
+    "credentials.warn_of_expiring": lambda _: credentials.warn_of_expiring(by=BY),
     "encryption.reencrypt": lambda _: encryption.reencrypt(by=BY),
     "runs.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
     "people.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
@@ -178,11 +178,11 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         Authenticator.objects.get(type="totp"), stage.people["tom"], must_keep_one=True, session_key="", by=BY
     ),
     "people.renew_recovery_codes": lambda stage: factors.renew_recovery_codes(stage.people["tom"], by=BY),
-    "people.admit": lambda _: sso_accounts.admit(IDENTITY, by=stranger()),
+    "people.create_sso_person": lambda _: sso_accounts.create_sso_person(IDENTITY, by=stranger()),
     "people.connect": lambda stage: sso_accounts.connect(vera(stage), IDENTITY, by=BY),
     "people.disconnect": lambda stage: sso_accounts.disconnect(vera(stage), IDENTITY.provider, by=BY),
     "people.follow_groups": lambda stage: sso_accounts.follow_groups(stage.people["ada"], IDENTITY, by=BY),
-    "invitations.accept_as_stranger": lambda stage: invitations.accept_as_stranger(
+    "invitations.accept_with_new_account": lambda stage: invitations.accept_with_new_account(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
     ),
     "invitations.accept_invitation": accept,
@@ -249,7 +249,7 @@ def an_old_ring_key(stage: Stage) -> None:
 
 READY: dict[str, Callable[[Stage], object]] = {
     "credentials.sweep": an_interrupted_test,
-    "credentials.tell_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
+    "credentials.warn_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
     "encryption.reencrypt": an_old_ring_key,
     "people.disconnect": lambda stage: SocialAccount.objects.create(
         user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject

@@ -289,7 +289,7 @@ def test_a_right_that_is_lost_mid_way_stops_the_rest(team: Team, runs: list[Run]
     in_this_thread(batch)
     batch.refresh_from_db()
     assert batch.state == BatchState.ABORTED
-    assert batch.why_aborted.startswith("oli@example.com may no longer")
+    assert batch.why_aborted.startswith("oli@example.com no longer has permission")
     assert set(states(batch)) == {"confirmed", "left_out"}
     aborted = AuditEvent.objects.get(event="run.cancel_many", outcome="aborted")
     assert (aborted.actor_type, aborted.details["counts"]["left_out"]) == ("job", states(batch).count("left_out"))
@@ -405,32 +405,32 @@ def test_the_pace_of_a_key_is_one_for_all_batches(credential: Credential) -> Non
     settings.CANCELS_PER_SECOND = 20
     with time_machine.travel(NOW, tick=False), transaction.atomic():
         CancelPace.objects.create(credential=credential, free_at=NOW)
-        first = pace.places(credential.pk, most=50)
+        first = pace.free_slots(credential.pk, most=50)
         assert len(first.moments) == 11, "those within the next 0.5 s"
-        first.taken(8)
-        assert pace.places(credential.pk, most=50).moments == [], "the next free place is not near enough"
+        first.use(8)
+        assert pace.free_slots(credential.pk, most=50).moments == [], "the next free slot is not near enough"
     with time_machine.travel(NOW + timedelta(seconds=0.2), tick=False), transaction.atomic():
-        assert pace.places(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
+        assert pace.free_slots(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
     with time_machine.travel(NOW + timedelta(hours=1), tick=False), transaction.atomic():
-        late = pace.places(credential.pk, most=50).moments
+        late = pace.free_slots(credential.pk, most=50).moments
         assert len([moment for moment in late if moment < timezone.now()]) == 4, "a fifth of a second is made up for"
 
 
 def test_a_single_429_is_the_items_trouble_and_three_are_the_keys(credential: Credential) -> None:
     slow = RateLimited(retry_after=2)
-    pace.heed(credential, [slow, None, slow, slow, None])
+    pace.adjust(credential, [slow, None, slow, slow, None])
     assert CancelPace.objects.get().paused_until is None
-    pace.heed(credential, [slow, slow])
+    pace.adjust(credential, [slow, slow])
     assert CancelPace.objects.get().paused_until is None
-    pace.heed(credential, [slow])
+    pace.adjust(credential, [slow])
     assert CancelPace.objects.get().paused_until > timezone.now() + timedelta(seconds=1)
 
 
 def test_a_long_retry_after_pauses_the_key_at_once(credential: Credential) -> None:
-    pace.heed(credential, [RateLimited(retry_after=30)])
+    pace.adjust(credential, [RateLimited(retry_after=30)])
     assert CancelPace.objects.get().paused_until > timezone.now() + timedelta(seconds=28)
     with transaction.atomic():
-        assert pace.places(credential.pk, most=5).moments == []
+        assert pace.free_slots(credential.pk, most=5).moments == []
 
 
 # --- Workers
@@ -468,7 +468,7 @@ def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run
 
 
 def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], arize: Any) -> None:
-    draft = batches.freeze(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None
     assert batches.due(timezone.now()) == []
     assert batches.forget_drafts() == 0
@@ -482,6 +482,8 @@ def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], ariz
 def test_the_list_holds_active_runs_of_the_team_only(team: Team, task: Task, runs: list[Run], other_team: Team) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
-    draft = batches.freeze(team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION)
+    draft = batches.draft_of(
+        team, run_ids=[*[run.pk for run in runs], ended.pk, theirs.pk], source=BatchSource.SELECTION
+    )
     assert set(draft.items.values_list("run_id", flat=True)) == {run.pk for run in runs}
     assert draft.passed_over == 2

@@ -11,9 +11,9 @@ from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Status, Task, Team
 from taskruns.pages.values import Pace, pace_of, roughly, usual_of
 from taskruns.services.runs.observations import (
-    ENOUGH,
-    LOOKED_THROUGH,
-    OF_LAST,
+    FEWEST_COMPLETED,
+    LAST_COMPLETED,
+    SCANNED,
     Reading,
     learn_usual,
     record_observation,
@@ -35,11 +35,11 @@ def test_it_is_the_median_of_the_completed_runs(task: Task):
     assert usual(task) == 300
 
 
-@pytest.mark.parametrize("known", range(ENOUGH))
+@pytest.mark.parametrize("known", range(FEWEST_COMPLETED))
 def test_too_few_runs_tell_nothing(known: int, task: Task):
     past(task, *[60] * known)
     assert usual(task) is None
-    past(task, *[60] * ENOUGH)
+    past(task, *[60] * FEWEST_COMPLETED)
     assert usual(task) == 60
 
 
@@ -63,12 +63,12 @@ def test_times_that_cannot_be_do_not_count(task: Task):
 
 
 def test_only_the_last_runs_count(task: Task):
-    past(task, *[60] * OF_LAST, *[3_600] * 100)
+    past(task, *[60] * LAST_COMPLETED, *[3_600] * 100)
     assert usual(task) == 60
 
 
 def test_what_was_usual_long_ago_is_not_looked_for(task: Task):
-    past(task, *[1] * LOOKED_THROUGH, status=Status.FAILED)
+    past(task, *[1] * SCANNED, status=Status.FAILED)
     past(task, 60, 60, 60, created_at=START - timedelta(days=400))
     assert usual(task) is None
 

@@ -211,7 +211,7 @@ def _break_line(credential: Credential, settings: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_revoke, "No key of this team reads this task"),
+        (_revoke, "No API key of this team can read this task"),
         (_damage, "cannot be decrypted"),
         (_swap, "cannot be decrypted"),
         (_forbid, "This address is not allowed."),

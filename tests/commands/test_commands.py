@@ -76,7 +76,7 @@ def test_a_member_gets_the_given_role(team, vera, run):
     [
         (["nowhere", "neo@example.com"], "", "no team nowhere"),
         (["ops-north", "neo@example.com"], "", "There is no account neo@example.com"),
-        (["ops-north", "neo"], "", "not an e-mail"),
+        (["ops-north", "neo"], "", "not an email"),
         (["ops-north", "neo@example.com", "--create"], PASSWORD, "--password-stdin"),
         (["ops-north", "neo@example.com", "--create", "--password-stdin"], "", "first line is empty"),
         (["ops-north", "neo@example.com", "--create", "--password-stdin"], "\nsecond line", "first line is empty"),
@@ -189,7 +189,7 @@ def test_the_same_key_at_another_endpoint_is_another_key(team, run):
     [
         (ADD_KEY[:-1], CANARY, "--key-stdin"),
         (ADD_KEY, "", "first line is empty"),
-        (ADD_KEY, "a b", "one word"),
+        (ADD_KEY, "a b", "no spaces"),
         ([*ADD_KEY[:4], "https://evil.example", "--key-stdin"], CANARY, "neither an Arize region"),
         (["add_credential", "nowhere", *ADD_KEY[2:]], CANARY, "no team nowhere"),
         (["add_credential", "ops-north", " ", *ADD_KEY[3:]], CANARY, "name"),

@@ -152,7 +152,7 @@ def ends_in(days: int, team: Team, **fields: Any) -> Credential:
 @pytest.mark.parametrize(("days", "told"), [(15, None), (14, 14), (8, 14), (7, 7), (2, 7), (1, 1), (0, 1), (-3, 1)])
 def test_the_nearest_step_is_told(days: int, told: int | None, team: Team):
     key = ends_in(days, team)
-    assert credentials.tell_of_expiring(by=CLOCK) == (told is not None)
+    assert credentials.warn_of_expiring(by=CLOCK) == (told is not None)
     key.refresh_from_db()
     assert key.expiry_told == told
     if told is not None:
@@ -181,9 +181,9 @@ def test_a_new_end_begins_anew_and_revoked_and_foreign_keys_are_left_alone(team:
     credentials.revoke(gone, by=SHELL)
     Team.objects.filter(pk=other_team.pk).update(archived_at=timezone.now())
     ends_in(3, other_team)
-    assert credentials.tell_of_expiring(by=CLOCK) == 1
+    assert credentials.warn_of_expiring(by=CLOCK) == 1
     assert credentials.replace(key, key="ak-next-0123456789abcdef", expires_on=TODAY + timedelta(days=10), by=SHELL)
-    assert credentials.tell_of_expiring(by=CLOCK) == 1
+    assert credentials.warn_of_expiring(by=CLOCK) == 1
     key.refresh_from_db()
     assert key.expiry_told == 14
 
@@ -198,10 +198,10 @@ def test_no_row_no_telling(team: Team, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr("taskruns.services.credentials.expiry.record", refuse)
         with pytest.raises(DatabaseError):
-            credentials.tell_of_expiring(by=CLOCK)
+            credentials.warn_of_expiring(by=CLOCK)
     key.refresh_from_db()
     assert key.expiry_told is None
-    assert credentials.tell_of_expiring(by=CLOCK) == 1
+    assert credentials.warn_of_expiring(by=CLOCK) == 1
 
 
 def test_the_board_and_the_keys_page_say_it_in_time(team: Team, mona: User, client_of: ClientOf):
@@ -219,7 +219,7 @@ def test_the_board_and_the_keys_page_say_it_in_time(team: Team, mona: User, clie
 def test_a_board_that_polls_hears_of_it(team: Team, mona: User, client_of: ClientOf):
     ends_in(7, team)
     before = Team.objects.get(pk=team.pk).board_version
-    credentials.tell_of_expiring(by=CLOCK)
+    credentials.warn_of_expiring(by=CLOCK)
     assert Team.objects.get(pk=team.pk).board_version == before + 1
-    credentials.tell_of_expiring(by=CLOCK)
+    credentials.warn_of_expiring(by=CLOCK)
     assert Team.objects.get(pk=team.pk).board_version == before + 1

@@ -131,8 +131,8 @@ def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
     sees(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
     assert words in said(credential, result)
-    assert result.seen.is_nothing is (spaces == tasks == 0)
-    assert result_message(credential, result).tone == ("warning" if result.seen.is_nothing else "success")
+    assert result.seen.is_empty is (spaces == tasks == 0)
+    assert result_message(credential, result).tone == ("warning" if result.seen.is_empty else "success")
 
 
 def test_a_rejected_key_is_marked_failing_once(arize, team, credential):

@@ -118,10 +118,10 @@ def test_nor_on_what_acts_bring_up(stack: Stack, visit: Visit) -> None:
 
 def invite(page: Page) -> None:
     page.goto(f"{NORTH}/members/")
-    page.get_by_label("E-mail").fill("somebody.new@demo.example")
+    page.get_by_label("Email").fill("somebody.new@demo.example")
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.get_by_text("Pass this link on")).to_be_visible()
-    page.get_by_label("E-mail").fill("x" * 300 + "@demo.example")
+    page.get_by_label("Email").fill("x" * 300 + "@demo.example")
 
 
 def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:

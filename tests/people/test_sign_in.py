@@ -109,7 +109,7 @@ def test_expired_counts_are_deleted(db: None):
     cache.set("over", 1, 60)
     cache.set("holds", 1, 600)
     with time_machine.travel(timezone.now() + timedelta(seconds=120)):
-        assert throttles.forget_over() == 1
+        assert throttles.forget_expired() == 1
         assert cache.get("holds") == 1
 
 

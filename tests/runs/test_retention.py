@@ -108,8 +108,8 @@ def test_the_audit_log_is_not_touched(task: Task, oli: User, arize: responses.Re
 def test_it_goes_in_portions_and_says_when_there_is_more(
     task: Task, monkeypatch: Any, django_assert_max_num_queries: Any
 ) -> None:
-    monkeypatch.setattr(retention, "PORTION", 3)
-    monkeypatch.setattr(retention, "PORTIONS", 2)
+    monkeypatch.setattr(retention, "CHUNK", 3)
+    monkeypatch.setattr(retention, "CHUNKS", 2)
     for number in range(8):
         old(task, arize_id=f"R{number}", created_at=OLD - timedelta(hours=number))
     assert retention.forget_old_runs() is True
@@ -129,8 +129,8 @@ def test_all_teams_are_looked_after_archived_ones_too(task: Task, other_team: Te
 
 def test_a_worker_does_it_each_hour_and_goes_on_while_there_is_more(task: Task, monkeypatch: Any) -> None:
     monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
-    monkeypatch.setattr(retention, "PORTION", 2)
-    monkeypatch.setattr(retention, "PORTIONS", 1)
+    monkeypatch.setattr(retention, "CHUNK", 2)
+    monkeypatch.setattr(retention, "CHUNKS", 1)
     HUEY.storage.flush_all()
     for _ in range(5):
         old(task)

@@ -9,7 +9,7 @@ from django.utils.http import urlencode
 
 from taskruns.models import AuditEvent, Membership, SavedView, Team, TeamRole, User
 from taskruns.services import saved_views
-from taskruns.services.saved_views import MOST, NameTaken
+from taskruns.services.saved_views import MOST_VIEWS, NameTaken
 from taskruns.services.user_errors import UserError
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
@@ -102,13 +102,13 @@ def test_a_view_without_a_filter_is_all_runs(team: Team, vera: User, client_of: 
 
 
 def test_there_is_an_end_to_how_many_one_may_keep(team: Team, vera: User, oli: User, mona: User, client_of: ClientOf):
-    SavedView.objects.bulk_create(SavedView(team=team, owner=vera, name=str(number)) for number in range(MOST))
+    SavedView.objects.bulk_create(SavedView(team=team, owner=vera, name=str(number)) for number in range(MOST_VIEWS))
     answer = save(client_of(vera))
     assert answer.status_code == 422
-    assert f"You have {MOST} views in this team already" in answer.content.decode()
+    assert f"You already have {MOST_VIEWS} views in this team" in answer.content.decode()
     assert save(client_of(vera), "7", replace="1").status_code == 302
     SavedView.objects.update(owner=mona, is_shared=True)
-    assert "shares 50 views already" in save(client_of(oli), shared="on").content.decode()
+    assert "already shares 50 views" in save(client_of(oli), shared="on").content.decode()
     assert save(client_of(oli)).status_code == 302
 
 
@@ -217,7 +217,7 @@ def test_a_manager_changes_nothing_of_what_another_shares(team: Team, oli: User,
 def test_two_who_delete_at_once_are_told(team: Team, oli: User, mona: User):
     view = kept(team, oli, is_shared=True)
     saved_views.delete_view(view, by=actor(mona, "manager"))
-    with pytest.raises(UserError, match="deleted just now"):
+    with pytest.raises(UserError, match="has been deleted"):
         saved_views.delete_view(view, by=actor(oli))
     assert events() == [("view.delete", "done")]
 

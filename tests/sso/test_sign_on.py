@@ -157,7 +157,7 @@ def test_unknown_identity_needs_a_verified_address(idp: Idp, db: None, twist: di
     client = Client()
     answer = idp.sign_in(client)
     assert answer.status_code == 403
-    assert "no e-mail address that it has verified" in answer.content.decode()
+    assert "did not provide a verified email address" in answer.content.decode()
     assert not User.objects.exists()
     assert not is_in(client)
     assert events() == [("auth.sign_in", "failed")]

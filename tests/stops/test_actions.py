@@ -214,7 +214,7 @@ def test_a_second_pull_says_who_pulled_it(client: Client, mona: User, run: Run, 
     pull(client)
     answer = pull(client_of(mona), "Me too")
     assert answer.status_code == 409
-    assert "oli@example.com had pulled the emergency stop already. Yours changed nothing." in text_of(answer)
+    assert "oli@example.com has already pulled the emergency stop. Nothing was changed." in text_of(answer)
     assert the_stop().reason == WHY
     assert CancelBatch.objects.count() == 1
     assert events(event="stop.pull") == [("stop.pull", "done")]
@@ -262,7 +262,7 @@ def test_whoever_pulled_it_and_may_not_pull_any_more_does_not_lift_it(client: Cl
     pull(client)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert client.post(LIFT).status_code == 403
-    with pytest.raises(stops.NotTheirs):
+    with pytest.raises(stops.MayNotLift):
         stops.lift(run.team, by=actor(oli))
     assert the_stop().end == StopEnd.HOLDING
 
@@ -278,9 +278,9 @@ def test_after_24_hours_it_ends_by_itself_and_the_clock_says_so(client: Client, 
         pull(client)
     with time_machine.travel("2026-11-24T02:59:59Z", tick=False):
         assert stops.expire() == 0
-        assert stops.standing(team) is not None
+        assert stops.active_stop(team) is not None
     with time_machine.travel("2026-11-24T03:00:00Z", tick=False):
-        assert stops.standing(team) is None, "also before the clock has come by"
+        assert stops.active_stop(team) is None, "also before the clock has come by"
         jobs.look_after_stops.call_local()
         assert stops.expire() == 0
     assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.EXPIRED, "stops")

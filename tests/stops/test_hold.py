@@ -237,7 +237,7 @@ def test_a_lift_leaves_out_what_was_not_sent_yet(run: Run, oli: User, arize: Any
     work()
     batch.refresh_from_db()
     assert (batch.state, batch.items.get().state, posts(arize)) == ("aborted", "left_out", [])
-    assert batch.why_aborted == "The emergency stop was lifted, so the rest was not sent."
+    assert batch.why_aborted == "The emergency stop was lifted. The remaining cancels were not sent."
     assert events() == [
         ("run.cancel_many", "requested"),
         ("stop.pull", "done"),
@@ -258,7 +258,7 @@ def test_without_a_stop_a_round_costs_one_question_more(
     credential: Credential, run: Run, django_assert_num_queries: Any
 ) -> None:
     with django_assert_num_queries(1):
-        assert stops.hold_of(credential.pk) is None
+        assert stops.hold_after_round(credential.pk) is None
 
 
 # Starting runs meanwhile

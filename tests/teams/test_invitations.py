@@ -15,7 +15,7 @@ from taskruns.audit import Actor
 from taskruns.models import AuditEvent, Invitation, Membership, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations, members, teams
-from taskruns.services.invitations import InvitationGone
+from taskruns.services.invitations import InvitationInvalid
 from taskruns.services.people import accounts
 from taskruns.services.user_errors import UserError
 from tests.factories import PASSWORD, actor, member, person
@@ -59,7 +59,7 @@ def test_a_known_person_is_added_at_once(team, mona, otto):
 
 
 def test_a_member_is_not_invited_again(team, mona, vera):
-    with pytest.raises(UserError, match="is a member of this team already"):
+    with pytest.raises(UserError, match="is already a member of this team"):
         invitations.invite(team, email=vera.email, role=TeamRole.VIEWER, by=actor(mona))
     assert events() == []
 
@@ -67,7 +67,7 @@ def test_a_member_is_not_invited_again(team, mona, vera):
 def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other_team, mona, link):
     elsewhere = link_of(invitations.invite(other_team, email=NEO, role=TeamRole.VIEWER, by=SHELL))
     again = link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=actor(mona)))
-    with pytest.raises(InvitationGone):
+    with pytest.raises(InvitationInvalid):
         invitations.open_invitation(token_of(link))
     assert invitations.open_invitation(token_of(urlsplit(again).path)).role == "viewer"
     assert invitations.open_invitation(token_of(urlsplit(elsewhere).path)).team == other_team
@@ -78,7 +78,7 @@ def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other
 def test_adding_the_person_otherwise_uses_the_link_up(team, mona, link):
     newcomer = person(NEO)
     members.add(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
-    with pytest.raises(InvitationGone):
+    with pytest.raises(InvitationInvalid):
         invitations.open_invitation(token_of(link))
 
 
@@ -106,7 +106,7 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
     if spoil == "revoked":
         invitations.revoke_invitation(found, by=actor(mona))
     if spoil == "used":
-        invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
+        invitations.accept_with_new_account(found, name="", password=PASSWORD, by=VISITOR)
     if spoil == "archived":
         teams.archive(team, by=SHELL)
     if spoil == "nothing":
@@ -115,7 +115,7 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
     with time_machine.travel(at, tick=False):
         for response in (Client().get(url), Client().post(url, ANSWER)):
             assert response.status_code == 404
-            assert response.context["problem"] == InvitationGone().sentence
+            assert response.context["problem"] == InvitationInvalid().sentence
             assert response.context.get("form") is None
     # Of somebody unknown: one row an event, address and minute.
     assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
@@ -128,7 +128,7 @@ def test_a_link_is_good_for_seven_days_and_no_longer(team, mona):
         token = token_of(urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path)
     with time_machine.travel(made + timedelta(days=7, seconds=-5), tick=False):
         assert invitations.open_invitation(token).email == NEO
-    with time_machine.travel(made + timedelta(days=7, seconds=5), tick=False), pytest.raises(InvitationGone):
+    with time_machine.travel(made + timedelta(days=7, seconds=5), tick=False), pytest.raises(InvitationInvalid):
         invitations.open_invitation(token)
 
 
@@ -201,7 +201,7 @@ def test_an_invitation_that_is_used_while_its_form_is_on_the_way_is_gone(team, l
 
     monkeypatch.setattr("taskruns.services.invitations.open_invitation", too_late)
     response = Client().post(link, ANSWER)
-    assert (response.status_code, response.context["problem"]) == (404, InvitationGone().sentence)
+    assert (response.status_code, response.context["problem"]) == (404, InvitationInvalid().sentence)
     assert not User.objects.filter(email=NEO).exists()
 
 
@@ -225,7 +225,7 @@ def test_somebody_else_cannot_accept(team, link, otto, client_of):
     assert "Sign out, then open the link again." in client.get(link).context["problem"]
     assert client.post(link, ANSWER).status_code == 422
     found = invitations.open_invitation(token_of(link))
-    with pytest.raises(InvitationGone):
+    with pytest.raises(InvitationInvalid):
         invitations.accept_invitation(found, person=otto, by=actor(otto))
     assert role_of(team, otto.email) is None
 
@@ -246,7 +246,7 @@ def test_two_accepts_at_once_make_one(committed):
     def accept():
         start.wait()
         try:
-            invitations.accept_as_stranger(found, name="", password=PASSWORD, by=VISITOR)
+            invitations.accept_with_new_account(found, name="", password=PASSWORD, by=VISITOR)
         except UserError as error:
             refused.append(error)
         finally:

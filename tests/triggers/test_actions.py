@@ -87,8 +87,8 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
     (problem(400), 409, "Arize rejected the request as invalid (400)."),
     (problem(401), 409, "Arize rejected this API key (401)"),
     (problem(403), 409, "Arize refused this request (403)."),
-    (problem(404), 409, "Arize does not know this task any more, or this API key may not see it (404)."),
-    (problem(409), 409, "most likely an experiment of this name"),
+    (problem(404), 409, "Arize no longer has this task, or this API key may not see it (404)."),
+    (problem(409), 409, "already has an experiment with this name"),
     (problem(422), 409, "Arize cannot carry out this request (422)"),
     (problem(429, **{"Retry-After": "42"}), 429, "Try again in 42 seconds."),
     (problem(429), 429, "Wait a little, then try again."),
@@ -158,7 +158,7 @@ def test_a_lost_answer_is_unknown_and_a_run_that_did_start_is_on_the_board(
     text = page.content.decode()
     assert page.status_code == 502
     assert "whether a run began is not known" in text
-    assert "One run of the task has appeared since: it may be yours." in text
+    assert "One new run of the task has appeared since. It may be yours." in text
     assert (post.call_count, look.call_count) == (1, 1)
     assert 'data-run-id="new-run"' in client.get("/teams/ops-north/runs/table/").content.decode()
     ended = check_log(task, oli, "unknown")
@@ -170,8 +170,8 @@ def test_a_lost_answer_is_unknown_and_a_run_that_did_start_is_on_the_board(
 @pytest.mark.parametrize(
     ("look", "words"),
     [
-        ({"json": {"task_runs": []}}, "showed none that is new, but one may still come"),
-        ({"json": {"task_runs": [NEW, NEW | {"id": "r2"}]}}, "2 runs of the task have appeared since: one of them"),
+        ({"json": {"task_runs": []}}, "has no new run so far, but one may still appear"),
+        ({"json": {"task_runs": [NEW, NEW | {"id": "r2"}]}}, "2 new runs of the task have appeared since. One of them"),
         ({"status": 503}, "could not be read either"),
         ({"body": requests.ReadTimeout()}, "could not be read either"),
         ({"status": 404}, "could not be read either"),
@@ -233,8 +233,8 @@ def _odd_id(task: Task, settings: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_no_key, "No key of this team reads this task"),
-        (_revoke, "No key of this team reads this task"),
+        (_no_key, "No API key of this team can read this task"),
+        (_revoke, "No API key of this team can read this task"),
         (_damage, "cannot be decrypted"),
         (_forbid, "This address is not allowed."),
         (_odd_id, "Nothing was sent."),

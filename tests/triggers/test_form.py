@@ -190,9 +190,9 @@ WRONG: list[tuple[str, str, str, str]] = [
         for value, words in {
             NUL: "Null characters are not allowed.",
             LONG: "at most",
-            "two words": "“two words” is no id",
+            "two words": "“two words” is not an id",
             "\n".join(f"e{number}" for number in range(101)): "At most 100 lines",
-            "x" * 513: "is no id",
+            "x" * 513: "is not an id",
             "a\x07b": "Invisible characters are not allowed here.",
         }.items()
     ),
@@ -239,17 +239,17 @@ WRONG: list[tuple[str, str, str, str]] = [
     *(
         ("experiment", "tracing_metadata", value, words)
         for value, words in {
-            "north": "“north” is no pair",
-            "=north": "is no pair",
-            "team=": "is no pair",
+            "north": "“north” is not a pair",
+            "=north": "is not a pair",
+            "team=": "is not a pair",
             "a=1\na=2": "The name “a” is given twice.",
-            "x" * 101 + "=1": "A name takes 100 characters at most, a value 512.",
-            "a=" + "x" * 513: "A name takes 100 characters at most, a value 512.",
+            "x" * 101 + "=1": "A name can have at most 100 characters, a value 512.",
+            "a=" + "x" * 513: "A name can have at most 100 characters, a value 512.",
             NUL: "Null characters are not allowed.",
             LONG: "at most",
         }.items()
     ),
-    *(("experiment", name, "a b", "is no id") for name in ("example_ids", "evaluation_task_ids")),
+    *(("experiment", name, "a b", "is not an id") for name in ("example_ids", "evaluation_task_ids")),
 ]
 
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_is_refused_at_its_field_and_kept(
 def test_examples_are_given_by_number_or_by_id(client: Client, experiment_task: Task, arize: Any) -> None:
     page = post(client, experiment_task, EXPERIMENT | {"max_examples": "5", "example_ids": "x"})
     assert page.status_code == 422
-    assert "Give either a number of examples or their ids, not both." in page.content.decode()
+    assert "Enter either a number of examples or their ids, not both." in page.content.decode()
     assert not arize.calls
 
 

@@ -173,7 +173,7 @@ def test_the_sweep_closes_what_a_crash_left_open_as_unknown(
     assert not arize.calls
     page = client.get(f"{url(task)}?operation={FORM}").content.decode()
     assert "whether a run began is not known" in page
-    assert "interrupted before it could write down what Arize answered" in page
+    assert "interrupted before it could record" in page
 
 
 def _crash(*_: object) -> None:

@@ -33,7 +33,7 @@ class Command(PanelCommand):
         if known is None:
             credentials.add(found, name=name, endpoint=endpoint, key=key, expires_on=None, by=by)
             self.say(f"API key {name} stored for {found.slug}. To read its runs now: manage.py refresh {found.slug}")
-        elif credentials.holds(known, key=key, endpoint=endpoint):
+        elif credentials.is_same_key(known, key=key, endpoint=endpoint):
             self.say(f"API key {known.name} is already stored. Nothing changed.")
         elif replace:
             credentials.replace(known, key=key, endpoint=endpoint, expires_on=None, by=by)

@@ -65,7 +65,7 @@ class Command(PanelCommand):
         for slug, team in made.items():
             _store_key(team, key=keys[slug], endpoint=endpoint, by=by)
             if new_world:
-                retention.forget_world(team)
+                retention.empty_mirror(team)
         self._print(passwords)
 
     @sensitive_variables("passwords", "rows")
@@ -124,5 +124,5 @@ def _store_key(team: Team, *, key: str, endpoint: str, by: Actor) -> None:
     known = credentials.find_live(team, KEY_NAME)
     if known is None:
         credentials.add(team, name=KEY_NAME, endpoint=endpoint, key=key, expires_on=None, by=by)
-    elif not credentials.holds(known, key=key, endpoint=endpoint):
+    elif not credentials.is_same_key(known, key=key, endpoint=endpoint):
         credentials.replace(known, key=key, endpoint=endpoint, expires_on=None, by=by)

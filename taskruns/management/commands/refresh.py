@@ -47,7 +47,7 @@ class Command(PanelCommand):
 
     def _wake_stop(self, key: Credential) -> None:
         """Cancel the new runs if an emergency stop is active."""
-        batch = stops.hold_of(key.pk)
+        batch = stops.hold_after_round(key.pk)
         if batch is not None:
             jobs.wake_batch(batch.pk)
             self.stdout.write(f"An emergency stop is active in {key.team.slug}: new runs are being cancelled.")

@@ -1,10 +1,10 @@
-"""Cancelling many runs: a frozen list, done in short slices of work, each run in the order of `cancellations`.
+"""Batches: cancels many runs from a fixed list, in short slices. Each run goes through the steps of `cancellations`.
 
-`draft` makes the list, `lifecycle` begins, aborts and finishes it; for the clock, `worker` goes through it: `dispatch`
-opens cancels as `pace` allows, `results` writes what came of them.
+`draft` makes the list; `lifecycle` starts, aborts and finishes the batch. `worker` runs the slices: `dispatch` opens
+cancellations at the speed that `pace` allows, and `results` writes their outcomes.
 """
 
-from .draft import forget_drafts, freeze, freeze_again, freeze_matching, not_stopped
+from .draft import draft_matching, draft_of, draft_retry, forget_drafts, not_stopped
 from .lifecycle import abort, confirm, counts_of, create_batch, stop
 from .results import follow_unknown
 from .worker import due, work
@@ -14,12 +14,12 @@ __all__ = [
     "confirm",
     "counts_of",
     "create_batch",
+    "draft_matching",
+    "draft_of",
+    "draft_retry",
     "due",
     "follow_unknown",
     "forget_drafts",
-    "freeze",
-    "freeze_again",
-    "freeze_matching",
     "not_stopped",
     "stop",
     "work",

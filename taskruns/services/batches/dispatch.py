@@ -1,7 +1,7 @@
-"""Opening the cancels of a few runs in one durable transaction: nothing is sent before it is committed.
+"""Opens cancellations for some runs in one durable transaction. Nothing is sent before it is committed.
 
-Each run goes through the steps of a single cancel: the person's right is checked again, a Cancellation is opened (one
-open per run), the run is read again under lock, and `requested` is recorded. Only then may it be sent.
+The steps are those of a single cancel: check the person's right again, open a Cancellation (at most one open per run),
+read the run again under lock, and record `requested`. Only then may the cancel be sent.
 """
 
 import uuid
@@ -30,15 +30,15 @@ from taskruns.permissions import Action, access_of
 from taskruns.services.cancellations import counts_now
 
 from .lifecycle import NO_RIGHT, actor_of, stop
-from .pace import places
+from .pace import free_slots
 
-# Longer than a POST with its re-read can take (38 s): a worker without an outcome after that has died.
+# Longer than a POST with its re-read can take (38 s). If there is no outcome after that, the worker has died.
 LEASE = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """One cancel whose rows are committed. Send it at `moment`, not before."""
+    """One cancel whose rows are committed. Do not send it before `moment`."""
 
     item: CancelItem
     cancellation: Cancellation
@@ -52,7 +52,7 @@ class Opened:
 
 @dataclass(slots=True)
 class _Turn:
-    """A run whose turn it is. `cancellation` is None if another one is open (`holder`) or the run has ended."""
+    """One run to cancel now. `cancellation` is None if another one is open (`holder`) or the run has ended."""
 
     item: CancelItem
     by: Actor
@@ -64,13 +64,13 @@ class _Turn:
 
 @transaction.atomic(durable=True)
 def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int) -> list[Opened]:
-    """Up to `most` queued runs of one key, as its pace allows. Empty if none may be sent now, or any more."""
+    """Open up to `most` queued runs of one key, as its pace allows. Empty if none may be sent now."""
     batch = CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch_id)
     if batch.state != BatchState.WORKING:
         return []
-    free = places(credential_id, most=most)
-    items = _due(batch, credential_id)[: len(free.moments)] if free.moments else []
-    # One check for all runs of this transaction: nothing is sent before it is committed.
+    slots = free_slots(credential_id, most=most)
+    items = _due(batch, credential_id)[: len(slots.moments)] if slots.moments else []
+    # One check covers all runs of this transaction, because nothing is sent before it is committed.
     access = access_of(batch.person, batch.team)
     if not access.may(Action.RUNS_CANCEL_MANY):
         stop(batch, why=NO_RIGHT.format(who=batch.person_label), actor=None)
@@ -81,13 +81,13 @@ def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int
     _insert(batch, turns)
     _read_again(turns)
     sent = [turn for turn in turns if turn.cancellation is not None]
-    free.taken(len(sent))
+    slots.use(len(sent))
     _write_items(turns)
     Team.bump(batch.team_id)
     append([_row(batch, turn) for turn in turns])
     return [
         Opened(turn.item, turn.cancellation, turn.by, moment)
-        for turn, moment in zip(sent, free.moments, strict=False)
+        for turn, moment in zip(sent, slots.moments, strict=False)
         if turn.cancellation is not None
     ]
 
@@ -99,7 +99,7 @@ def _due(batch: CancelBatch, credential_id: uuid.UUID | None) -> Any:
 
 
 def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
-    """A new open cancellation for each run, except where another is open."""
+    """Insert an open cancellation for each run that has none."""
     run_ids = [turn.item.run_id for turn in turns]
     latest = {row.run_id: row for row in Cancellation.objects.filter(run__in=run_ids).order_by("requested_at")}
     now = timezone.now()
@@ -125,7 +125,7 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
 
 
 def _read_again(turns: Sequence[_Turn]) -> None:
-    """Under lock: between the read and the insert, another cancel may have been sent and got its outcome."""
+    """Read the runs under lock: before our insert, another cancel may have been sent and closed."""
     ids = [turn.item.run_id for turn in turns]
     locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
     # In the same order as `write_results`, so that two workers do not deadlock.
@@ -144,7 +144,7 @@ def _read_again(turns: Sequence[_Turn]) -> None:
 
 
 def _write_items(turns: Sequence[_Turn]) -> None:
-    """One UPDATE for the sent and one for the ended runs. A run has at most one open cancellation."""
+    """Update all sent items in one statement, and all ended ones in another."""
     until = timezone.now() + LEASE
     open_one = Cancellation.objects.filter(run=OuterRef("run"), outcome=Outcome.OPEN).values("pk")[:1]
     mine = [turn.item.pk for turn in turns if turn.cancellation is not None]

@@ -1,4 +1,4 @@
-"""Making the list: which runs, exactly. Nothing is added to it later, and a draft does nothing."""
+"""Makes the draft of a batch: its exact list of runs. No run is added later, and a draft cancels nothing."""
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +25,13 @@ from taskruns.models import (
 )
 from taskruns.services.runs.matching import matching
 
-_CHUNK = 500  # ids in one statement: SQLite takes no more than 999 parameters everywhere
+_CHUNK = 500  # ids in one statement; some builds of SQLite accept only 999 parameters
 DRAFTS_KEPT = timedelta(days=1)
-# Their runs may still be active: what a retry takes.
+# Items in these states may have runs that are still active. A retry takes them.
 NOT_STOPPED = (*(it for it, facts in CANCEL_FACTS.items() if facts.effect is Effect.NOT_STOPPED), ItemState.LEFT_OUT)
 
 
-def freeze(
+def draft_of(
     team: Team,
     *,
     run_ids: Sequence[uuid.UUID],
@@ -39,41 +39,41 @@ def freeze(
     filters: str = "",
     previous: CancelBatch | None = None,
 ) -> CancelBatch | None:
-    """A draft of the runs among these that are the team's and active; None: there is none."""
+    """A draft of those runs that belong to the team and are active. None if there are none."""
     active, passed_over = active_of(team, run_ids)
     if not active:
         return None
     return make(team, active, source=source, filters=filters, previous=previous, passed_over=passed_over)
 
 
-def freeze_matching(team: Team, wanted: BoardFilter) -> CancelBatch | None:
-    """A draft of all active runs that the filter lets through now. The caller has refused an empty filter."""
-    return freeze(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
+def draft_matching(team: Team, wanted: BoardFilter) -> CancelBatch | None:
+    """A draft of all active runs that match the filter now. The caller must have refused an empty filter."""
+    return draft_of(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
 
 
-def freeze_again(batch: CancelBatch) -> CancelBatch | None:
-    """A draft of those runs of a batch that it did not stop and that are still active."""
+def draft_retry(batch: CancelBatch) -> CancelBatch | None:
+    """A draft of the runs that a batch did not stop and that are still active."""
     ids = list(not_stopped(batch).values_list("run", flat=True))
-    return freeze(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
+    return draft_of(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
 
 
 def not_stopped(batch: CancelBatch) -> QuerySet[CancelItem]:
-    """Also those that Arize confirmed as cancelled, and that were seen active since."""
-    goes_on = Q(state=Outcome.CONFIRMED, run__rank=1)
-    return CancelItem.objects.filter(Q(state__in=NOT_STOPPED) | goes_on, batch=batch)
+    """Includes runs whose cancel Arize confirmed, but which were seen active later."""
+    still_active = Q(state=Outcome.CONFIRMED, run__rank=1)
+    return CancelItem.objects.filter(Q(state__in=NOT_STOPPED) | still_active, batch=batch)
 
 
 def matching_since(batch: CancelBatch) -> int:
-    """How many active runs match the batch's filter now that did not when its list was made."""
+    """How many active runs match the batch's filter now, but did not when its list was made."""
     if batch.source != BatchSource.FILTER:
         return 0
     wanted = BoardFilter.parse(QueryDict(batch.filters.removeprefix("?")))
-    frozen = set(batch.items.values_list("run_id", flat=True))
-    return len(set(_matching_ids(batch.team, wanted)) - frozen)
+    listed = set(batch.items.values_list("run_id", flat=True))
+    return len(set(_matching_ids(batch.team, wanted)) - listed)
 
 
 def forget_drafts() -> int:
-    """Delete previews that nobody confirmed. Returns how many rows."""
+    """Delete old drafts that were not confirmed. Returns how many rows."""
     old = CancelBatch.objects.filter(state=BatchState.DRAFT, created_at__lt=timezone.now() - DRAFTS_KEPT)
     return old.delete()[0]
 
@@ -87,7 +87,7 @@ def make(team: Team, run_ids: Sequence[uuid.UUID], **fields: Any) -> CancelBatch
 
 
 def active_of(team: Team, run_ids: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], int]:
-    """The active ones, newest first as on the board, and the number of the others."""
+    """The active runs, newest first as on the board, and the number of the other runs."""
     wanted = list(dict.fromkeys(run_ids))
     rows = [row for chunk in _chunks(wanted) for row in _active(team, chunk)]
     return [pk for _, pk in sorted(rows, reverse=True)], len(wanted) - len(rows)

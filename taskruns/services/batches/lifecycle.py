@@ -1,4 +1,4 @@
-"""The life of a batch after its draft: it begins, is aborted or stopped, and is finished. Each is a row of the log."""
+"""A batch after its draft: it is started, then aborted or finished. Each step is recorded in the audit log."""
 
 import uuid
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from taskruns.models.batches import OPEN_ITEMS
 from .draft import active_of, make, matching_since
 from .results import leave_out
 
-NO_RIGHT = "{who} may no longer cancel many runs in this team, so the rest was not sent."
-BY_PERSON = "{who} aborted it, so the rest was not sent."
+NO_RIGHT = "{who} no longer has permission to cancel runs in bulk in this team. The remaining cancels were not sent."
+BY_PERSON = "{who} stopped the bulk cancel. The remaining cancels were not sent."
 WORKER = Actor.job("bulk")
 _TASKS_NAMED = 50
 
@@ -43,10 +43,10 @@ def create_batch(
     previous: CancelBatch | None = None,
     stop: EmergencyStop | None = None,
 ) -> CancelBatch:
-    """Freeze these runs of the team and let the workers begin: for acts that need no preview of their own.
+    """Create a batch of these runs of the team and start it, without a preview.
 
-    Runs that are not active are passed over. The rows are one transaction, or part of the caller's; wake a worker
-    (`jobs.wake_batch`) when it is committed.
+    Runs that are not active are skipped and counted. Runs in the caller's transaction, if there is one. Wake a worker
+    (`jobs.wake_batch`) after the commit.
     """
     active, passed_over = active_of(team, run_ids)
     origin = {"source": source, "filters": filters, "previous": previous, "stop": stop}
@@ -56,9 +56,9 @@ def create_batch(
 
 
 def confirm(batch: CancelBatch, *, reason: str, by: Actor) -> CancelBatch:
-    """Begin. Runs that have ended since will be noted as not needed; runs that match only now are left out and counted.
+    """Start the batch. Runs that match the filter only now are not added, but counted.
 
-    Once: a draft that was confirmed before is returned as it is.
+    A batch that was confirmed before is returned unchanged.
     """
     with transaction.atomic(durable=True):
         held = CancelBatch.objects.select_for_update(of=("self",)).select_related("team").get(pk=batch.pk)
@@ -68,7 +68,7 @@ def confirm(batch: CancelBatch, *, reason: str, by: Actor) -> CancelBatch:
 
 
 def abort(batch: CancelBatch, *, by: Actor) -> bool:
-    """Send nothing more. What was sent is followed to its outcome. False if the batch no longer works."""
+    """Send nothing more; cancels already sent are still tracked. False if the batch was not working."""
     with transaction.atomic(durable=True):
         held = _locked(batch)
         if held.state != BatchState.WORKING:
@@ -78,7 +78,9 @@ def abort(batch: CancelBatch, *, by: Actor) -> bool:
 
 
 def stop(batch: CancelBatch, *, why: str, actor: Actor | None) -> None:
-    """Part of a transaction that holds the batch: its row is the last statement. No `actor`: a worker found out."""
+    """Abort the batch, in a transaction that holds its lock. Records as the last statement. Without `actor`, a worker
+    does it.
+    """
     now = timezone.now()
     batch.state, batch.aborted_at, batch.why_aborted, batch.due_at = BatchState.ABORTED, now, why, now
     leave_out(batch)
@@ -91,7 +93,7 @@ def stop(batch: CancelBatch, *, why: str, actor: Actor | None) -> None:
 
 
 def finish(batch: CancelBatch) -> bool:
-    """When every item has its outcome: the summary, once."""
+    """If every item has its outcome, close the batch and record the summary, once. True if this call did it."""
     if batch.items.filter(state__in=OPEN_ITEMS).exists():
         return False
     with transaction.atomic(durable=True):
@@ -108,13 +110,13 @@ def finish(batch: CancelBatch) -> bool:
 
 
 def counts_of(batch: CancelBatch) -> dict[str, int]:
-    """Items by state."""
+    """The number of items in each state."""
     rows = CancelItem.objects.filter(batch=batch).values_list("state").annotate(number=Count("pk"))
     return dict(rows.order_by("state"))
 
 
 def actor_of(batch: CancelBatch, role: str | None = None) -> Actor:
-    """Who confirmed it, as they were then; `role` is theirs now."""
+    """The person who confirmed it, as they were then. `role`: the role they have now."""
     return Actor(**batch.asker | ({"role": role} if role else {}), person=batch.person)
 
 
@@ -123,10 +125,7 @@ def _locked(batch: CancelBatch) -> CancelBatch:
 
 
 def _begin(batch: CancelBatch, *, reason: str, by: Actor, left_out: int = 0) -> None:
-    """From here on workers cancel what is on the list, in this person's name. Part of a transaction.
-
-    Its row is the last statement.
-    """
+    """Let workers cancel the listed runs in this person's name. Records as the last statement of the transaction."""
     now = timezone.now()
     batch.state, batch.started_at, batch.due_at = BatchState.WORKING, now, now
     batch.person, batch.person_label, batch.person_role = by.person, by.label, by.role
@@ -155,7 +154,7 @@ def _summary(counts: dict[str, int]) -> dict[str, Any]:
 
 
 def _details(batch: CancelBatch) -> dict[str, Any]:
-    """Counts at that moment, by task and by status: what the person saw before confirming."""
+    """The counts by task and by status at this moment: what the person saw before confirming."""
     by_task = batch.items.values_list("run__task__arize_id").annotate(runs=Count("pk")).order_by("-runs")
     by_status = batch.items.values_list("run__status").annotate(runs=Count("pk")).order_by("run__status")
     tasks = list(by_task)

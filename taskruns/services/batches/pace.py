@@ -1,6 +1,7 @@
-"""How fast one key may cancel in batches, over all workers and batches: CANCELS_PER_SECOND, slower when Arize says so.
+"""The rate limit of one key's batch cancels, across all workers: CANCELS_PER_SECOND, or slower if Arize asks for it.
 
-The database holds the next free place in time; a worker takes places under the row's lock and sends at each of them.
+A slot is a moment at which one cancel may be sent. The database stores the next free one; a worker reserves slots under
+the row's lock.
 """
 
 import uuid
@@ -13,54 +14,54 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, NoAnswer, NotSent, RateLimited, ServerError, Unreadable
 from taskruns.models import CancelPace, Credential
 
-# Places are given out this far ahead, and only when the next one is this near: a few sends share one transaction.
+# Slots are given out this far ahead, and only if the next one is this near, so that a few sends share one transaction.
 AHEAD = timedelta(seconds=0.5)
 NEAR = timedelta(seconds=0.25)
-# A worker that came late, between two slices of work or on a busy machine, makes up for this much and no more.
+# A worker that is late, between two slices or on a busy machine, catches up by at most this much.
 LATE = timedelta(seconds=0.2)
-# A single 429 or 5xx among good answers is the item's own trouble; this many without a good one are the key's.
+# One 429 or 5xx between successes delays only that run. This many in a row pause the key.
 MANY = 3
-LONG_WAIT = 5  # seconds; a longer Retry-After means the key, not the call
+LONG_WAIT = 5  # seconds; a longer Retry-After pauses the whole key
 LONGEST_WAIT = 300  # seconds
-_TROUBLE = (RateLimited, ServerError, NoAnswer, NotSent, Unreadable)
+_FAILURES = (RateLimited, ServerError, NoAnswer, NotSent, Unreadable)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Moments at which this worker may send; `taken` notes how many of them it used."""
+class Slots:
+    """The moments at which this worker may send. `use` stores how many of them it uses."""
 
     pace: CancelPace | None
     moments: list[datetime]
 
-    def taken(self, number: int) -> None:
+    def use(self, number: int) -> None:
         if self.pace is None or not number:
             return
         free_at = self.moments[number - 1] + _step()
         CancelPace.objects.filter(pk=self.pace.pk).update(free_at=free_at)
 
 
-def places(credential_id: uuid.UUID | None, *, most: int) -> Places:
-    """The next free ones, at most `most`. Part of a transaction: the row stays locked until it commits."""
+def free_slots(credential_id: uuid.UUID | None, *, most: int) -> Slots:
+    """The next free slots, at most `most`. The row stays locked until the caller's transaction commits."""
     now = timezone.now()
-    if credential_id is None:  # no key, no call
-        return Places(None, [now] * most)
+    if credential_id is None:  # without a key nothing is sent, so there is no limit
+        return Slots(None, [now] * most)
     pace = _locked(credential_id)
     at = max(pace.free_at, now - LATE)
     key = pace.credential
     is_held = key.failing_since is not None or key.is_backing_off(now)
     is_paused = pace.paused_until is not None and pace.paused_until > now
     if is_held or is_paused or at > now + NEAR:
-        return Places(pace, [])
+        return Slots(pace, [])
     moments = [at + number * _step() for number in range(most)]
-    return Places(pace, [moment for moment in moments if moment <= now + AHEAD])
+    return Slots(pace, [moment for moment in moments if moment <= now + AHEAD])
 
 
-def heed(credential: Credential, errors: list[ArizeError | None]) -> None:
-    """Learn from answers to cancels, in the order in which they came; None is a success."""
+def adjust(credential: Credential, errors: list[ArizeError | None]) -> None:
+    """Pause the key if the answers to its cancels ask for it. `errors` in order of arrival; None is a success."""
     pace, _ = CancelPace.objects.get_or_create(credential=credential)
     refusals, pause, reason = pace.refusals, 0.0, ""
     for error in errors:
-        if not isinstance(error, _TROUBLE):
+        if not isinstance(error, _FAILURES):
             refusals = 0
             continue
         refusals += 1
@@ -75,7 +76,7 @@ def heed(credential: Credential, errors: list[ArizeError | None]) -> None:
 
 
 def wait_after(error: ArizeError | None, refusals: int = 1) -> float:
-    """Seconds: what Arize asked for, else doubled with each trouble in a row."""
+    """Seconds to wait: as long as Arize asked for, otherwise doubled with each failure in a row."""
     if isinstance(error, RateLimited) and error.retry_after is not None:
         return min(max(1, error.retry_after), LONGEST_WAIT)
     return min(2.0 ** max(0, refusals - MANY), LONGEST_WAIT)

@@ -1,6 +1,6 @@
-"""Writing what the runs of a batch come to, by Arize's answers to its own cancels or by what others found out.
+"""Writes the outcomes of a batch's runs: from Arize's answers to its own cancels, or as others have found them.
 
-An item has the outcome of its cancellation, or waits for its next attempt or its next reading.
+An item has the outcome of its cancellation, or waits for its next attempt or its next re-read.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from taskruns.services.cancellations import Answer, Result, record_results, writ
 
 from .pace import wait_after
 
-# The first attempt and two more, for what may have arrived without effect or could not be sent.
+# The first attempt and two more, if a cancel had no effect or could not be sent.
 MOST_ATTEMPTS = 3
 # Re-reads of an unreadable run, with exponential backoff; after that the sweep takes over.
 MOST_READINGS = 5
@@ -29,7 +29,7 @@ THROTTLED = 429
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One cancel of a batch with Arize's answer, to the cancel itself or about its run."""
+    """One cancel of a batch with Arize's answer, to the cancel itself or to a re-read of its run."""
 
     item: CancelItem
     cancellation: Cancellation
@@ -39,60 +39,60 @@ class Answered:
 
 @transaction.atomic(durable=True)
 def close_some(answered: Sequence[Answered]) -> None:
-    """Cancellations with their outcomes, items and audit rows, in one transaction."""
+    """Write cancellations, items and audit rows in one transaction."""
     now = timezone.now()
-    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _tells_more(it)]
+    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _is_news(it)]
     write_results(results)
-    _move(answered, now)
+    _update_items(answered, now)
     record_results(results)
 
 
 def follow(batch: CancelBatch) -> None:
-    """Bring the items up to what became of their cancellations elsewhere: the mirror and the sweep close them too, and
-    a joined one belongs to another act.
+    """Copy outcomes that were written elsewhere: the mirror and the sweep also close cancellations, and a joined one
+    belongs to another cancel.
     """
-    _take_over(CancelItem.objects.filter(batch=batch, state=ItemState.SENT))
+    _close_sent(CancelItem.objects.filter(batch=batch, state=ItemState.SENT))
     if batch.state == BatchState.ABORTED:
         leave_out(batch)
 
 
 def follow_unknown() -> int:
-    """Items whose outcome was unknown, and for which the truth was found since. Their number."""
+    """Update items whose outcome was unknown and has been found since. Returns how many."""
     late = CancelItem.objects.filter(state=Outcome.UNKNOWN)
     found = late.exclude(cancellation__outcome__in=[Outcome.OPEN, Outcome.UNKNOWN]).exclude(cancellation=None)
-    return _as_cancelled(found)
+    return _copy_outcomes(found)
 
 
 def leave_out(batch: CancelBatch) -> None:
-    """Items that wait are not sent any more: one that was tried before has the outcome of that attempt."""
+    """Send nothing for queued items. An item that was sent before gets the outcome of that attempt."""
     waiting = CancelItem.objects.filter(batch=batch, state=ItemState.QUEUED)
-    _as_cancelled(waiting.exclude(cancellation=None).exclude(cancellation__outcome=Outcome.OPEN))
+    _copy_outcomes(waiting.exclude(cancellation=None).exclude(cancellation__outcome=Outcome.OPEN))
     waiting.update(state=ItemState.LEFT_OUT)
 
 
-def _take_over(sent: QuerySet[CancelItem]) -> None:
-    """An own `unknown` stays: its run is read before anything else is done. A joined 429 is queued."""
+def _close_sent(sent: QuerySet[CancelItem]) -> None:
+    """The batch's own `unknown` stays open, because its run is read again first. A joined 429 is queued again."""
     closed = sent.exclude(cancellation__outcome=Outcome.OPEN)
     throttled = closed.filter(joined=True, cancellation__outcome=Outcome.REFUSED)
     throttled.filter(cancellation__answer__http_status=THROTTLED).update(state=ItemState.QUEUED, joined=False)
-    _as_cancelled(closed.filter(Q(joined=True) | ~Q(cancellation__outcome=Outcome.UNKNOWN)))
+    _copy_outcomes(closed.filter(Q(joined=True) | ~Q(cancellation__outcome=Outcome.UNKNOWN)))
 
 
-def _as_cancelled(rows: QuerySet[CancelItem]) -> int:
-    """Give each item the outcome of its cancellation."""
+def _copy_outcomes(rows: QuerySet[CancelItem]) -> int:
+    """Set each item's state to the outcome of its cancellation. Returns how many."""
     outcomes = set(rows.values_list("cancellation__outcome", flat=True))
     return sum(rows.filter(cancellation__outcome=outcome).update(state=outcome) for outcome in outcomes)
 
 
-def _tells_more(it: Answered) -> bool:
-    """A second look at an `unknown` that shows nothing new is no event."""
+def _is_news(it: Answered) -> bool:
+    """A re-read of an `unknown` that shows nothing new is not recorded."""
     if it.cancellation.outcome == Outcome.UNKNOWN:
         return it.answer.outcome is not Outcome.UNKNOWN or it.answer.gone
     return True
 
 
-def _move(answered: Sequence[Answered], now: datetime) -> None:
-    """Those that still wait for this outcome: a sweep may have been faster, and an abort may have taken them."""
+def _update_items(answered: Sequence[Answered], now: datetime) -> None:
+    """Update the items that still wait for this outcome: a sweep or an abort may have been faster."""
     alike: dict[tuple[ItemState | Outcome, float, int, int], list[Answered]] = {}
     for it in answered:
         alike.setdefault(_next(it.item, it.answer), []).append(it)
@@ -107,7 +107,7 @@ def _move(answered: Sequence[Answered], now: datetime) -> None:
 
 
 def _next(item: CancelItem, answer: Answer) -> tuple[ItemState | Outcome, float, int, int]:
-    """Its next state, the seconds until it is looked at again, its attempts and its readings."""
+    """The item's next state, the seconds until its next attempt or re-read, its attempts and its re-reads."""
     attempts, readings = item.attempts, item.readings
     may_try_again = attempts < MOST_ATTEMPTS
     if answer.outcome is Outcome.OPEN:

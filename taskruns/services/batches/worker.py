@@ -1,7 +1,7 @@
-"""Working through a batch in short slices: rows first, then a small pool of threads that ask Arize, then the outcomes.
+"""Works on a batch in short slices: commit the rows, send the cancels from a pool of threads, write the outcomes.
 
-The database says what is to be done. A batch has one worker at a time (a claim that is renewed while it lives); should
-two work on it nevertheless, each item is opened once, because that is one transaction under the batch's lock.
+The database says what to do. One worker at a time holds a claim on the batch and renews it while it lives. If two
+workers run anyway, each item is still opened once: opening is one transaction under the batch's lock.
 """
 
 import time
@@ -23,33 +23,37 @@ from taskruns.services.credentials.client import count
 
 from .dispatch import Opened, open_some
 from .lifecycle import WORKER, actor_of, finish
-from .pace import heed
+from .pace import adjust
 from .results import Answered, close_some, follow
 
 log = structlog.get_logger(__name__)
 
-THREADS = 32  # most of them wait for their place in time
-SLICE = 2.0  # seconds; then other jobs have their turn
-TICK = 0.1  # seconds between two looks at what may be sent and what was answered
+THREADS = 32  # most of them wait for the moment to send
+SLICE = 2.0  # seconds; then other jobs get their turn
+TICK = 0.1  # seconds between checks for what may be sent and what was answered
 CLAIM = timedelta(seconds=4)
 RENEWED_EVERY = 1.0
-# A worker that has nothing to send looks again after this many seconds.
+# Seconds until the next slice if there is nothing to send now.
 SOON, LATER = 1.0, 5.0
-READING = timedelta(seconds=20)  # longer than a reading can last
+READING = timedelta(seconds=20)  # longer than a re-read can take
 
 
 def due(now: datetime) -> list[uuid.UUID]:
-    """The batches that want a worker."""
+    """The batches that need a worker now."""
     unfinished = CancelBatch.objects.filter(finished_at=None, due_at__lte=now).exclude(state=BatchState.DRAFT)
     return list(unfinished.filter(_unclaimed(now)).order_by("due_at").values_list("pk", flat=True))
 
 
 def work(batch_id: uuid.UUID) -> float | None:
+<<<<<<< HEAD
     """One slice. The seconds after which the next one is due, or None: finished, or not this caller's turn."""
     if problem := key_ring.problem():
         # Its cancels would end as not sent. Another worker may have the ring key.
         log.error("encryption_key_missing", batch=str(batch_id), problem=problem)
         return LATER
+=======
+    """Run one slice. Returns the seconds until the next one, or None if the batch is finished or claimed."""
+>>>>>>> W1
     batch = _claim(batch_id)
     if batch is None:
         return None
@@ -79,7 +83,7 @@ def _release(batch: CancelBatch, delay: float) -> None:
 
 
 class _Slice:
-    """The thread that made it talks to the database, those of the pool to Arize. A lane is one key's runs."""
+    """Only the thread that created it uses the database; the pool calls Arize. A lane is the runs of one key."""
 
     def __init__(self, batch: CancelBatch) -> None:
         self.batch = batch
@@ -101,7 +105,7 @@ class _Slice:
         return self._delay()
 
     def _tick(self, lanes: list[uuid.UUID | None]) -> bool:
-        """False when there is nothing to do now."""
+        """False if there is nothing to do now."""
         began = time.monotonic()
         for lane in lanes:
             self._send(lane)
@@ -115,7 +119,7 @@ class _Slice:
         return True
 
     def _lanes(self) -> list[uuid.UUID | None]:
-        """The keys of what waits, without those that are failing or backing off."""
+        """The keys of the queued runs, except keys that are failing or backing off."""
         now = timezone.now()
         waiting = CancelItem.objects.filter(batch=self.batch, state=ItemState.QUEUED, next_try_at__lte=now)
         held = Q(run__task__credential__failing_since__isnull=False) | Q(run__task__credential__backoff_until__gt=now)
@@ -137,7 +141,7 @@ class _Slice:
             self._submit(opened, _send_at)
 
     def _read_lost(self) -> None:
-        """Items that were sent and whose answer was lost: before anything else the run is read."""
+        """Re-read the runs of items that were sent and whose answer was lost, before anything else is sent for them."""
         for item in self._lost(THREADS - len(self.in_flight)):
             cancellation = item.cancellation
             if cancellation is None:
@@ -160,7 +164,7 @@ class _Slice:
         self.in_flight[self.pool.submit(ask, opened)] = opened
 
     def _collect(self) -> None:
-        """Write what has been answered, then learn from it."""
+        """Write the answers that have arrived, then update what is known about the keys."""
         done = [(self.in_flight.pop(future), future.result()) for future in list(self.in_flight) if future.done()]
         if not done:
             return
@@ -208,9 +212,9 @@ def _reread(opened: Opened) -> Answer:
 
 
 def _learn(key: Credential, answers: Sequence[Answer]) -> None:
-    """What the answers say of the key: its pace, its count of calls, and whether Arize rejects it."""
+    """Update the key from these answers: its pace, its count of calls, and whether Arize rejects it."""
     errors = [answer.error for answer in answers]
-    heed(key, errors)
+    adjust(key, errors)
     limited = sum(isinstance(error, RateLimited) for error in errors)
     count(key, calls=sum(answer.calls for answer in answers), limited=limited)
     rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)

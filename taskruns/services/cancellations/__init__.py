@@ -1,4 +1,4 @@
-"""Cancelling one run and telling the truth about its outcome: `actions.py` has the order, step by step."""
+"""Cancels one run and finds out the true outcome. `actions.py` lists the steps in order."""
 
 from .actions import CancelResult, cancel, counts_now
 from .answer import Answer, ask_arize, reread

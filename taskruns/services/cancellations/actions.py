@@ -1,11 +1,11 @@
-"""One cancel of a run, in order.
+"""One cancel of a run, step by step.
 
-1. One short durable transaction: open a Cancellation (the database allows one open per run), then read the run again
-   under lock, and record `requested`. If that cannot be committed, nothing is sent.
-2. Outside any transaction: the one POST to Arize (`answer.py`).
-3. One short transaction with the run as it was seen, the outcome, and its audit row (`results.py`).
-The sweep closes what a crash between 1 and 3 left open. So nothing reaches Arize without a committed row, and no row
-stays without an outcome.
+1. In one short durable transaction, open a Cancellation (the database allows one open per run), read the run again
+   under lock, and record `requested`. If this cannot be committed, nothing is sent.
+2. Outside any transaction, send one POST to Arize (`answer.py`).
+3. In one short transaction, write the run as Arize showed it, the outcome, and its audit row (`results.py`).
+After a crash between 1 and 3, the sweep closes the cancellation. So nothing reaches Arize without a committed row, and
+no row stays without an outcome.
 """
 
 import uuid
@@ -26,22 +26,23 @@ from .results import close
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
-    """`outcome` OPEN: Arize accepted the cancel and the run is stopping. `explanation`: what Arize said of it.
+    """`outcome` OPEN: Arize accepted the cancel and the run is stopping. `explanation`: what Arize said about it.
 
-    `holder`: the open cancellation that was joined, with its batch.
+    `holder`: the open cancellation that this one joined, with its batch.
     """
 
     outcome: Outcome
     explanation: str = ""
     throttled: bool = False
     holder: Cancellation | None = None
-    is_own: bool = False  # the holder is of the same person
+    is_own: bool = False  # the same person requested the holder
 
 
 def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
-    """Cancel one run for a person who has the right to. Sends at most one POST, or none at all.
+    """Cancel one run. The caller has checked the person's right. Sends at most one POST.
 
-    Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
+    Raises DatabaseError if the request could not be recorded (nothing was sent), and OutcomeNotWritten if the outcome
+    could not be recorded (it was sent).
     """
     opened = _open(run.pk, by=by, reason=clean_line(reason, LONGEST_REASON))
     if isinstance(opened, CancelResult):
@@ -59,7 +60,7 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
     previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
     new = Cancellation(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
-    # The constraint alone is not enough: between a read and an insert another cancel may have been sent and closed.
+    # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
     run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
     if opened is None:
         return _joined(run, by=by, reason=reason)
@@ -90,7 +91,7 @@ def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
 
 
 def _note(run: Run, outcome: Outcome, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:
-    """A cancel that sends nothing is a row of the log and no other."""
+    """Record a cancel that sends nothing. It has an audit row, but no Cancellation."""
     record(
         EventType.RUN_CANCEL,
         outcome.value,
@@ -105,7 +106,7 @@ def _note(run: Run, outcome: Outcome, *, by: Actor, reason: str, details: dict[s
 
 
 def counts_now(run: Run) -> dict[str, Any]:
-    """What a cancel is about to stop, for its `requested` row."""
+    """The run's status and counts before the cancel, for its `requested` row."""
     return {
         "status_before": run.status,
         "num_successes": run.num_successes,

@@ -1,7 +1,7 @@
-"""What Arize's answer to a cancel means. Asks Arize, writes nothing.
+"""Sends a cancel to Arize and interprets the answer. Writes nothing to the database.
 
-Source of the cases: the REST API v2 pages and what its clients do (a run that has ended answers 400; the detail text
-is not relied on, the run is read again instead).
+The cases follow Arize's REST API v2 documentation and its clients. A run that has ended answers 400; the panel does not
+rely on the error text, but reads the run again.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,10 +14,10 @@ from taskruns.arize.errors import ArizeError, BadRequest, Conflict, NotFound, Ra
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Outcome, Run
 from taskruns.services.credentials.client import CannotConnect, connected
-from taskruns.services.remote_acts import LOOK, NO_KEY, Failure, failure_of, in_words
+from taskruns.services.remote_acts import NO_KEY, SHORT_TIMEOUTS, Failure, explain, failure_of
 
-GONE = "Arize no longer knows this run."
-# What the run's status says after a cancel of ours; a status that is not here leaves the outcome open.
+GONE = "Arize no longer has this run."
+# The outcome for each status of the run after our cancel. Any other status leaves the outcome open.
 Meaning = dict[RunStatus, Outcome]
 AFTER_OUR_CANCEL: Meaning = {
     RunStatus.CANCELLED: Outcome.CONFIRMED,
@@ -29,16 +29,17 @@ _AFTER_A_REFUSAL = AFTER_OUR_CANCEL | {RunStatus.CANCELLED: Outcome.ALREADY_CANC
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`outcome` OPEN: Arize accepted and the run goes on. `explanation` is for the page, `details` for the log.
+    """`outcome` OPEN: Arize accepted the cancel and the run is still active. `explanation` is for the page, `details`
+    for the audit log.
 
-    `error` is what the POST itself met, if no success. `calls` were made for it: whoever writes counts them, because
-    asking may be done in a thread that has no database.
+    `error`: the error of the POST itself, if any. `calls`: how many calls were made. The writer counts them, because
+    the thread that calls Arize may have no database connection.
     """
 
     outcome: Outcome
     explanation: str = ""
     seen: WireRun | None = None
-    # When the request began that brought `seen` or `gone`; of a cancel that was answered with an ended run: the answer.
+    # When the request for `seen` or `gone` began. If the cancel's own answer shows an ended run: when it arrived.
     seen_since: datetime | None = None
     throttled: bool = False
     gone: bool = False
@@ -48,7 +49,7 @@ class Answer:
 
 
 def ask_arize(run: Run) -> Answer:
-    """Send the cancel, once, and find out what came of it. Expects `run.task.credential` to be loaded."""
+    """Send the cancel once and find out its outcome. Expects `run.task.credential` to be loaded."""
     credential = run.task.credential
     if credential is None:
         return Answer(Outcome.NOT_SENT, NO_KEY)
@@ -65,26 +66,26 @@ def ask_arize(run: Run) -> Answer:
         return replace(answer, seen_since=answer.seen_since or started, details=details, error=error, calls=calls)
     if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
         found = reread(run)
-        # Arize did accept it: a run that is seen to be active is stopping.
+        # Arize accepted the cancel, so a run that is still active is stopping.
         outcome = Outcome.OPEN if found.seen is not None and found.outcome is Outcome.UNKNOWN else found.outcome
         return replace(found, outcome=outcome, details=facts | found.details, calls=found.calls + 1)
     outcome = AFTER_OUR_CANCEL.get(seen.status, Outcome.OPEN)
-    # An ended run stays ended: a list that was requested during the cancel, and shows the run before it, is older.
+    # An ended run stays ended. Dated at the answer, it cannot be undone by a list that was requested during the cancel.
     since = started if outcome is Outcome.OPEN else timezone.now()
     return Answer(outcome, seen=seen, seen_since=since, details=facts, calls=1)
 
 
 def reread(run: Run, meaning: Meaning = AFTER_OUR_CANCEL, *, is_late: bool = False) -> Answer:
-    """One look at the run: its outcome, or UNKNOWN while it is active or cannot be read.
+    """Read the run once. The outcome is UNKNOWN while it is active or cannot be read.
 
-    `is_late`: some time after the POST, when a 404 means that the run is gone.
+    `is_late`: the POST was some time ago, so that a 404 means that the run is gone.
     """
     credential = run.task.credential
     started = timezone.now()
     try:
         if credential is None:
             return Answer(Outcome.UNKNOWN)
-        with connected(credential, timeouts=LOOK, counted=False) as client:
+        with connected(credential, timeouts=SHORT_TIMEOUTS, counted=False) as client:
             seen = client.get_run(run.arize_id)
     except (ArizeError, CannotConnect) as error:
         if is_late and isinstance(error, NotFound):
@@ -99,11 +100,11 @@ def _of_error(run: Run, error: ArizeError) -> Answer:
     if failure is Failure.LOST:
         return reread(run)
     if failure is Failure.NOT_SENT:
-        return Answer(Outcome.NOT_SENT, in_words(error))
+        return Answer(Outcome.NOT_SENT, explain(error))
     if isinstance(error, BadRequest | Conflict):
         found = reread(run, _AFTER_A_REFUSAL)
         if found.outcome is not Outcome.UNKNOWN:
             return found
-        return replace(found, outcome=Outcome.REFUSED, explanation=in_words(error))
+        return replace(found, outcome=Outcome.REFUSED, explanation=explain(error))
     is_limit, is_gone = isinstance(error, RateLimited), isinstance(error, NotFound)
-    return Answer(Outcome.REFUSED, in_words(error), throttled=is_limit, gone=is_gone)
+    return Answer(Outcome.REFUSED, explain(error), throttled=is_limit, gone=is_gone)

@@ -1,4 +1,4 @@
-"""Writing the outcome of a cancel: the row, the run as it was seen and the audit row are one transaction."""
+"""Writes the outcome of a cancel: the cancellation, the run as Arize showed it and the audit row in one transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,22 +16,22 @@ from .answer import Answer
 
 @dataclass(slots=True)
 class Result:
-    """The answer to one cancellation, on its way into the database. `run` is the run before it was observed."""
+    """One cancellation with its answer, to be written. `run` is the run as it was before."""
 
     cancellation: Cancellation
     answer: Answer
     by: Actor
     run: Run = field(init=False)
     before: str = ""
-    has_changed: bool = False  # the run, by what was seen of it
-    is_written: bool = False  # False: another worker has closed the cancellation first
+    has_changed: bool = False  # the answer changed the run
+    is_written: bool = False  # False if another worker closed the cancellation first
 
 
 def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
-    """Write the answer's outcome, unless another worker has closed the cancellation first (then False).
+    """Write the answer's outcome. False if another worker closed the cancellation first.
 
-    Closes on the state that was read (`cancellation.outcome`): open, or `unknown` for a truth that came later.
-    Raises OutcomeNotWritten: the sweep will find the outcome and write it.
+    The UPDATE requires the outcome that was read (`cancellation.outcome`): open, or `unknown`, which a later answer may
+    replace. Raises OutcomeNotWritten; the sweep then finds and writes the outcome.
     """
     with writing_outcome(EventType.RUN_CANCEL):
         result = Result(cancellation, answer, by)
@@ -41,9 +41,9 @@ def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
 
 
 def write_results(results: Sequence[Result]) -> None:
-    """Runs as they were seen, and cancellations with their outcomes.
+    """Write the runs as Arize showed them and the outcomes of the cancellations.
 
-    Part of a transaction that ends with `record_results`. In one order, so that two workers do not lock each other out.
+    The caller's transaction must end with `record_results`. Runs are locked in a fixed order to avoid deadlocks.
     """
     locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
     wanted = locked.filter(pk__in=[result.cancellation.run_id for result in results]).order_by("task_id", "pk")
@@ -56,7 +56,7 @@ def write_results(results: Sequence[Result]) -> None:
 
 
 def record_results(results: Sequence[Result]) -> None:
-    """The teams' boards and the audit rows: the last statements of the transaction."""
+    """Bump the boards, then write the audit rows. Must be the last statements of the transaction."""
     for team_id in sorted({result.run.team_id for result in results if result.is_written or result.has_changed}):
         Team.bump(team_id)
     append([_row(result) for result in results if result.is_written and result.answer.outcome is not Outcome.OPEN])

@@ -1,6 +1,6 @@
-"""Finding the outcome of cancellations that have none yet: after a crash, after an unknown one, while a run stops.
+"""Finds the outcome of cancellations that have none: after a crash, after an `unknown`, or while the run is stopping.
 
-Safe to run twice at once: each close is a conditional UPDATE on the state that was read.
+Safe to run concurrently: each close is a conditional UPDATE on the state that was read.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from taskruns.arize.wire import RunStatus
 from taskruns.audit import Actor
 from taskruns.models import CANCEL_FACTS, Cancellation, Credential, Outcome
 from taskruns.services.credentials.client import CannotConnect, connected
-from taskruns.services.remote_acts import LOOK, SWEEPER, crashed_before
+from taskruns.services.remote_acts import SHORT_TIMEOUTS, SWEEPER, crashed_before
 
 from .answer import AFTER_OUR_CANCEL, GONE, Answer
 from .results import close
@@ -30,7 +30,7 @@ UNKNOWN = Q(outcome=Outcome.UNKNOWN)
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
-    """Close every cancellation whose outcome can be found out now. The number of rows closed."""
+    """Close every cancellation whose outcome can be found now. Returns how many."""
     waiting = _waiting().filter(crashed_before() | STOPPING | UNKNOWN)
     by_key = groupby(waiting, key=lambda row: row.run.task.credential)
     return sum(_settle_of_key(key, list(group), by) for key, group in by_key)
@@ -39,16 +39,16 @@ def sweep(*, by: Actor = SWEEPER) -> int:
 def settle_stopping(
     credential: Credential, *, client: ArizeClient, may_call: Callable[[], bool], by: Actor = SWEEPER
 ) -> int:
-    """The mirror's first look in each round: the runs of this key that are stopping, or whose outcome is unknown.
+    """The first step of each mirror round: read the runs of this key that are stopping or whose outcome is unknown.
 
-    Each call is asked for by `may_call`; what it refuses waits for the next round.
+    `may_call` decides before each call; if it refuses, the rest waits for the next round.
     """
     mine = _waiting().filter(STOPPING | UNKNOWN, run__task__credential=credential)
     return _read_each(client, list(mine), may_call, by)
 
 
 def _waiting() -> QuerySet[Cancellation]:
-    """Those without a final outcome, key by key, oldest first."""
+    """Cancellations without a final outcome, ordered by key and age."""
     not_final = [outcome for outcome, facts in CANCEL_FACTS.items() if not facts.is_final]
     rows = Cancellation.objects.filter(followed=True, outcome__in=not_final)
     return rows.select_related("run__task__credential", "batch").order_by("run__task__credential_id", "requested_at")
@@ -58,7 +58,7 @@ def _settle_of_key(credential: Credential | None, rows: list[Cancellation], by: 
     if credential is None:
         return _unread(rows, by)
     try:
-        with connected(credential, timeouts=LOOK) as client:
+        with connected(credential, timeouts=SHORT_TIMEOUTS) as client:
             return _read_each(client, rows, lambda: True, by)
     except CannotConnect:
         return _unread(rows, by)
@@ -75,7 +75,7 @@ def _read_each(client: ArizeClient, rows: list[Cancellation], may_call: Callable
         except NotFound:
             closed += _close(row, Answer(Outcome.UNKNOWN, GONE, gone=True, seen_since=started), by)
         except (NotSent, NoAnswer, RateLimited, Unauthorized):
-            # The rest would wait for the same answer.
+            # The other runs of this key would get the same answer.
             return closed + _unread(rows[number:], by)
         except ArizeError:
             closed += _unread([row], by)
@@ -88,7 +88,7 @@ def _read_each(client: ArizeClient, rows: list[Cancellation], may_call: Callable
 
 
 def _outcome(row: Cancellation, status: RunStatus) -> Outcome | None:
-    """What this status means for this row, or None to go on waiting."""
+    """The outcome that this status means, or None to keep waiting."""
     if status in AFTER_OUR_CANCEL:
         return AFTER_OUR_CANCEL[status]
     if row.outcome == Outcome.UNKNOWN:
@@ -99,8 +99,8 @@ def _outcome(row: Cancellation, status: RunStatus) -> Outcome | None:
 
 
 def _unread(rows: Iterable[Cancellation], by: Actor) -> int:
-    """Runs that cannot be read now: a crashed cancellation is `unknown`, and followed; the others wait on."""
-    text = "The run could not be read to find out how the cancel ended."
+    """The runs cannot be read now: close crashed and overdue cancellations as `unknown`, let the others wait."""
+    text = "The run could not be read to find out the outcome of the cancel."
     now = timezone.now()
     return sum(
         _close(row, Answer(Outcome.UNKNOWN, text), by)

@@ -1,10 +1,10 @@
-"""A team's API keys: what people do with them (`actions`), whether Arize accepts them (`health`), when they end
-(`expiry`), and the calls that are made with them (`client`).
+"""A team's API keys: what people do with them (`actions`), whether Arize accepts them (`health`), when they expire
+(`expiry`), and the calls made with them (`client`).
 """
 
-from .actions import add, find_live, holds, replace, revoke
+from .actions import add, find_live, is_same_key, replace, revoke
 from .client import forget_old_counts
-from .expiry import tell_of_expiring
+from .expiry import warn_of_expiring
 from .health import KeyState, TestResult, mark_failing, state_of, sweep, test
 
 __all__ = [
@@ -13,12 +13,12 @@ __all__ = [
     "add",
     "find_live",
     "forget_old_counts",
-    "holds",
+    "is_same_key",
     "mark_failing",
     "replace",
     "revoke",
     "state_of",
     "sweep",
-    "tell_of_expiring",
     "test",
+    "warn_of_expiring",
 ]

@@ -1,6 +1,6 @@
-"""Add, replace and revoke. A key goes in and never comes out again.
+"""Add, replace and revoke API keys. Once saved, a key is never shown again.
 
-Rows are locked in one order everywhere: keys of the team by id, the team, its audit chain.
+Rows are locked in the same order everywhere: the team's keys by id, the team, its audit chain.
 """
 
 import re
@@ -26,7 +26,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 
 @sensitive_variables("key")
 def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | None, by: Actor) -> Credential:
-    """Keep a key; reading with it begins at once. Raises UserError."""
+    """Save a key. The mirror starts to read with it at once. Raises UserError."""
     credential = Credential(
         team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint), created_by=by.person
     )
@@ -47,16 +47,16 @@ def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | No
 def replace(
     credential: Credential, *, key: str, expires_on: date | None, by: Actor, endpoint: str | None = None
 ) -> bool:
-    """Put another key in its place, at the same endpoint unless told otherwise. The old one is gone for good.
+    """Replace the key, and the endpoint if one is given. The old key is deleted.
 
-    False if key, endpoint and expiry were the same already: nothing changes. Raises UserError.
+    False if key, endpoint and expiry are unchanged. Raises UserError.
     """
     key, expires_on = _checked_key(key), _checked_expiry(expires_on)
     with transaction.atomic():
         row = _locked(credential)
         endpoint = row.endpoint if endpoint is None else _checked_endpoint(endpoint)
         same = {
-            "key": _opened(row) == key,
+            "key": _decrypted(row) == key,
             "endpoint": row.endpoint == endpoint,
             "expires_on": row.expires_on == expires_on,
         }
@@ -74,9 +74,9 @@ def replace(
 
 
 def revoke(credential: Credential, *, by: Actor) -> bool:
-    """Destroy the key and set its tasks free, so that another key of the team takes them over at its next round.
+    """Delete the key and release its tasks, so that another key of the team takes them over in its next round.
 
-    False if it was revoked already. Revoking it in Arize too is the people's business.
+    False if it was already revoked. This does not revoke the key in Arize; people do that there.
     """
     with transaction.atomic():
         keys = {row.pk: row for row in _live_keys(credential.team)}
@@ -95,20 +95,20 @@ def revoke(credential: Credential, *, by: Actor) -> bool:
 
 
 @sensitive_variables("key")
-def holds(credential: Credential, *, key: str, endpoint: str) -> bool:
-    """Is this the very key and endpoint that is kept already? Raises UserError."""
-    return credential.endpoint == _checked_endpoint(endpoint) and _opened(credential) == _checked_key(key)
+def is_same_key(credential: Credential, *, key: str, endpoint: str) -> bool:
+    """Whether the credential already has this key and endpoint. Raises UserError."""
+    return credential.endpoint == _checked_endpoint(endpoint) and _decrypted(credential) == _checked_key(key)
 
 
 def find_live(team: Team, name: str) -> Credential | None:
-    """The team's key of this name, in any case of letters, unless it is revoked."""
+    """The team's key with this name, ignoring case, unless it is revoked."""
     wanted = clean_line(name, LONGEST_NAME).casefold()
     live = Credential.objects.live().filter(team=team)
     return next((credential for credential in live if credential.name.casefold() == wanted), None)
 
 
 def _save_replaced(row: Credential, *, moved: bool) -> None:
-    """The new key starts with a clean record; tasks of another endpoint are no longer its own."""
+    """Save the new key with its health reset. If the endpoint changed, release the tasks of the old one."""
     for name, value in HEALTHY.items():
         setattr(row, name, value)
     row.claimed_until = row.tasks_read_at = row.first_contact_done_at = None
@@ -122,11 +122,11 @@ def _save_replaced(row: Credential, *, moved: bool) -> None:
 
 
 def _locked(credential: Credential) -> Credential:
-    # of, no_key: rows that only point at the key (tasks) need not wait for it.
+    # of, no_key: rows that only refer to the key (tasks) do not wait for this lock.
     rows = Credential.objects.live().select_for_update(of=("self",), no_key=True).select_related("team")
     row = rows.filter(pk=credential.pk).first()
     if row is None:
-        raise UserError("This key was revoked. Add a new one.")
+        raise UserError("This API key was revoked. Add a new one.")
     return row
 
 
@@ -137,17 +137,18 @@ def _live_keys(team: Team) -> list[Credential]:
 
 def _lock_team(team: Team) -> None:
     if not Team.objects.active().select_for_update(no_key=True).filter(pk=team.pk).exists():
-        raise UserError("This team is archived: it takes no keys any more.")
+        raise UserError("This team is archived. API keys can no longer be added.")
 
 
 def _refuse_taken(team: Team, name: str) -> None:
     if find_live(team, name) is not None:
-        raise UserError(f"The team has a key called {name} already. Replace it, or choose another name.", field="name")
+        sentence = f"The team already has an API key named {name}. Replace it, or choose another name."
+        raise UserError(sentence, field="name")
 
 
 @sensitive_variables()
-def _opened(credential: Credential) -> str | None:
-    """The key that is kept; None when it cannot be opened any more, which equals no key."""
+def _decrypted(credential: Credential) -> str | None:
+    """The stored key, or None if it cannot be decrypted. None differs from every key."""
     try:
         return credential.decrypt_secret()
     except DecryptionFailed:
@@ -157,9 +158,9 @@ def _opened(credential: Credential) -> str | None:
 def _clean_name(name: str) -> str:
     cleaned = clean_line(name, LONGEST_NAME + 1)
     if not cleaned:
-        raise UserError("Give the key a name.", field="name")
+        raise UserError("Enter a name for the API key.", field="name")
     if len(cleaned) > LONGEST_NAME:
-        raise UserError(f"A key's name has at most {LONGEST_NAME} characters.", field="name")
+        raise UserError(f"The name is too long. The limit is {LONGEST_NAME} characters.", field="name")
     return cleaned
 
 
@@ -175,7 +176,7 @@ def _checked_key(key: str) -> str:
     stripped = key.strip()
     if not _KEY.fullmatch(stripped):
         raise UserError(
-            "An API key is one word of at most 4,096 characters, without blanks. Copy it from Arize again.",
+            "This is not an API key. A key has at most 4,096 characters and no spaces. Copy it from Arize again.",
             field="key",
         )
     return stripped
@@ -183,7 +184,7 @@ def _checked_key(key: str) -> str:
 
 def _checked_expiry(expires_on: date | None) -> date | None:
     if expires_on is not None and expires_on < timezone.localdate():
-        raise UserError("This day has passed: the key would have expired already.", field="expires_on")
+        raise UserError("This date is in the past. Enter a future date, or leave it empty.", field="expires_on")
     return expires_on
 
 

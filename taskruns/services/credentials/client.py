@@ -1,6 +1,6 @@
-"""The one way to Arize with a stored key: opened, closed and counted here.
+"""The only way to call Arize with a stored key. It opens and closes the connections and counts the calls.
 
-Counts are kept by key and hour. A count that cannot be written is logged and lost: it never stops the act it counts.
+Calls are counted per key and hour. A count that cannot be written is logged and dropped, so that it never stops a call.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,9 +42,9 @@ def connected(
     may_retry: Callable[[], bool] = lambda: True,
     counted: bool = True,
 ) -> Iterator[ArizeClient]:
-    """A client for this key with connections of its own, closed and counted at the end. Raises CannotConnect.
+    """A client for this key. At the end, its connections are closed and its calls counted. Raises CannotConnect.
 
-    `counted=False` is for threads without a database: the thread that owns the database counts later with `count`.
+    `counted=False` is for threads that must not use the database; their caller counts later with `count`.
     """
     with _open(credential, timeouts or Timeouts(), get_retries, pool_size, may_retry) as client:
         try:
@@ -55,7 +55,7 @@ def connected(
 
 
 def count(credential: Credential, *, calls: int, limited: int) -> None:
-    """Add calls to this hour of the key. `limited`: how many of them Arize answered with 429."""
+    """Add calls to the key's count for this hour. `limited`: how many of them Arize answered with 429."""
     if not calls:
         return
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
@@ -67,7 +67,7 @@ def count(credential: Credential, *, calls: int, limited: int) -> None:
 
 
 def forget_old_counts() -> int:
-    """Delete the counts that no page shows any more, and those of revoked keys. Returns how many."""
+    """Delete counts that are too old to be shown, and those of revoked keys. Returns how many."""
     past = Q(hour__lt=timezone.now() - KEPT) | Q(credential__revoked_at__isnull=False)
     return KeyUsage.objects.filter(past).delete()[0]
 
@@ -76,9 +76,9 @@ def forget_old_counts() -> int:
 def _open(
     credential: Credential, timeouts: Timeouts, get_retries: int, pool_size: int, may_retry: Callable[[], bool]
 ) -> ArizeClient:
-    """The endpoint is checked again here, because the settings may have changed since the key was saved."""
+    """Check the endpoint again, because the settings may have changed since the key was saved."""
     if credential.revoked_at is not None:
-        raise CannotConnect("This key was revoked. Another key of the team takes over when it sees the task.")
+        raise CannotConnect("This API key was revoked. Another key of the team takes over if it sees the task.")
     try:
         endpoint = check_endpoint(credential.endpoint, extra=settings.ARIZE_ENDPOINTS)
         key = credential.decrypt_secret()

@@ -21,8 +21,13 @@ from taskruns.models import AuditEvent, Credential, Team
 from taskruns.services import key_ring
 from taskruns.services.remote_acts import SWEEPER, writing_outcome
 
+<<<<<<< HEAD
 from .client import CannotConnect, NotDecryptable, connected
 from .expiry import read_end
+=======
+from .client import CannotConnect, connected
+from .expiry import read_expiry
+>>>>>>> W1
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +68,7 @@ class Seen:
     facts: dict[str, Any]
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """The key is valid, but it sees no space and no task."""
         return not (self.spaces.items or self.tasks.items)
 
@@ -140,7 +145,7 @@ def _look(credential: Credential) -> Seen:
             # This key may not list spaces, or the server is older: the tasks alone show what matters.
             spaces = Page(items=(), next_cursor=None)
         tasks, facts = _tasks(client, spaces), client.facts
-        return Seen(spaces, tasks, read_end(client, [space.id for space in spaces.items]), facts)
+        return Seen(spaces, tasks, read_expiry(client, [space.id for space in spaces.items]), facts)
 
 
 def _tasks(client: ArizeClient, spaces: Page[WireSpace]) -> Page[WireTask]:

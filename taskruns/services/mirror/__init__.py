@@ -1,8 +1,8 @@
-"""Keeping the mirror like Arize, with few calls: the only reader of lists from Arize.
+"""Keeps the mirror in step with Arize, with few calls. Only this package reads lists from Arize.
 
-`schedule` decides when and by whom a key is read, `budget` how much, `round` what and in which order; `reader` makes
-the calls; `tasks`, `active_runs`, `task_runs` and `arize_users` say which ones and write the answers. `staleness` says
-what of the mirror is old, `lookup` reads one run for a person, `fill` makes up past runs for measuring.
+`schedule` decides which worker reads with a credential and when; `budget` limits the calls; `round` sets their order;
+`reader` makes them. `tasks`, `active_runs`, `task_runs` and `arize_users` choose what to read and write the answers.
+`staleness` finds what is out of date, `lookup` reads one run for a person, `fill` makes up past runs for benchmarks.
 """
 
 from .fill import fill_runs

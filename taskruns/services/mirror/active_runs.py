@@ -1,4 +1,4 @@
-"""Reading runs that may change: active ones, those of an unknown status, and those whose cancel was confirmed."""
+"""Reads runs that may change: active ones, those with an unknown status, and those whose cancel was confirmed."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -17,44 +17,44 @@ from .budget import Kind
 from .first_contact import unread_tasks
 from .reader import Reader
 from .schedule import ACTIVE_PACE, ATTENTION_PACE, team_has_attention
-from .staleness import FAILED_WAITS, failed_lately, note_fault
+from .staleness import FAILED_WAITS, failed_lately, note_answer
 
-# Runs with a status that no one here knows may have ended, and there may be many: a few are read again now and then.
+# A run whose status the panel does not know may have ended. There may be many, so only a few are read at a time.
 UNKNOWN_EVERY = timedelta(minutes=3)
 UNKNOWN_AT_ONCE = 10
-# Of many confirmed cancels those are looked at that there is time for; lists tell of the others.
+# Re-check only a few confirmed cancels per round; list pages cover the rest.
 CHECKED_AFTER = timedelta(seconds=10)
 CHECKED_FOR = timedelta(minutes=5)
 CHECKED_AT_ONCE = 5
 
 
 def read_active(reader: Reader, *, everything: bool) -> int:
-    """Two or more active runs of a task cost one list page; a single one, and what the page left out, one call each.
+    """Two or more active runs of a task cost one list page. A single one costs one call, as does each run that the page
+    left out.
 
-    The rounds of a first contact follow each other fast even when nobody looks: then only those are read whose time
-    has come.
+    During first contact, rounds follow each other fast even if no board is open. Then only runs that are due are read.
     """
     runs = Run.objects.filter(team=reader.credential.team_id, rank=1, task__credential=reader.credential)
-    is_chain = reader.credential.first_contact_done_at is None
-    if is_chain and not everything and not team_has_attention(reader.credential):
+    is_first_contact = reader.credential.first_contact_done_at is None
+    if is_first_contact and not everything and not team_has_attention(reader.credential):
         runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE_PACE + ATTENTION_PACE)
     groups: dict[Task | Run, list[Run]] = defaultdict(list)
     if not everything and not reader.credential.failures:
-        # While Arize answers for others, a run that it fails on must not use up their calls.
+        # While Arize works for other runs, a run that fails must not use up their calls.
         runs = runs.exclude(look_failed_at__gt=timezone.now() - FAILED_WAITS)
     for run in runs.select_related("task").order_by("observed_at"):
-        # Runs of a nameless task have no list.
+        # Runs of a task without an Arize id cannot be listed.
         groups[run.task if run.task.arize_id else run].append(run)
     changed, left_out = 0, []
-    # The one that was not read for longest comes first, whichever way it is read.
+    # The run that was read longest ago comes first, by list page or by itself.
     for group, started, answer in reader.each(reader.paid(groups.values(), Kind.ACTIVE), _ask_for(reader)):
         if isinstance(answer, Page):
             changed += record_readings([Reading(group[0].task, answer.items, started)])
-            note_fault(group[0].task, answer)
+            note_answer(group[0].task, answer)
             listed = {wire.id for wire in answer.items}
             left_out += [run for run in group if run.arize_id not in listed]
         elif len(group) > 1:
-            note_fault(group[0].task, answer)
+            note_answer(group[0].task, answer)
             left_out += group if isinstance(answer, NotFound) else []
         else:
             changed += _record_single(group[0], answer, started)
@@ -62,9 +62,9 @@ def read_active(reader: Reader, *, everything: bool) -> int:
 
 
 def read_unknown(reader: Reader) -> int:
-    """Runs of an unknown status that no list has told for a while, those read longest ago first."""
+    """Runs with an unknown status that no list has shown for a while, those read longest ago first."""
     now, before = timezone.now(), reader.credential.tasks_read_at
-    if before is not None and _turn(before) == _turn(now):
+    if before is not None and _period(before) == _period(now):
         return 0
     team = reader.credential.team_id
     runs = Run.objects.filter(team=team, status=Status.UNKNOWN, task__credential=reader.credential)
@@ -73,19 +73,19 @@ def read_unknown(reader: Reader) -> int:
 
 
 def read_confirmed(reader: Reader) -> int:
-    """Runs that Arize said were cancelled by a press here: each is looked at once more, a few in a round.
+    """Read each run once more whose cancel Arize confirmed, a few per round.
 
-    No list of active runs would ever tell that one goes on in spite of Arize's word.
+    Such a run is no longer active in the mirror. If Arize was wrong and it still runs, nothing else would notice.
     """
     now, credential = timezone.now(), reader.credential
     confirmed = Cancellation.objects.filter(outcome=Outcome.CONFIRMED, run__task__credential=credential)
     lately = confirmed.filter(closed_at__gt=now - CHECKED_FOR, closed_at__lte=now - CHECKED_AFTER)
-    unseen = lately.filter(run__status=Status.CANCELLED, run__observed_at__lte=F("closed_at"))
-    presses = unseen.select_related("run__task").order_by("closed_at")[:CHECKED_AT_ONCE]
-    return _read_single(reader, [press.run for press in presses])
+    unchecked = lately.filter(run__status=Status.CANCELLED, run__observed_at__lte=F("closed_at"))
+    oldest = unchecked.select_related("run__task").order_by("closed_at")[:CHECKED_AT_ONCE]
+    return _read_single(reader, [cancellation.run for cancellation in oldest])
 
 
-def _turn(at: datetime) -> int:
+def _period(at: datetime) -> int:
     return int(at.timestamp() // UNKNOWN_EVERY.total_seconds())
 
 
@@ -98,7 +98,7 @@ def _read_single(reader: Reader, runs: Iterable[Run]) -> int:
 
 
 def _ask_for(reader: Reader) -> Callable[[list[Run]], Page[WireRun] | WireRun]:
-    """For active runs of one task: their list if there are several."""
+    """The call for active runs of one task: their list if there are several."""
     client = reader.client
     return lambda runs: client.get_run(runs[0].arize_id) if len(runs) == 1 else client.list_runs(runs[0].task.arize_id)
 
@@ -107,7 +107,7 @@ def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> i
     if isinstance(seen, NotFound):
         return record_gone(run, started)
     if isinstance(seen, ArizeError):
-        note_fault(run.task, seen)
+        note_answer(run.task, seen)
         if not isinstance(seen, Unauthorized | RateLimited):
             Run.objects.filter(pk=run.pk).update(look_failed_at=timezone.now())
         return 0
@@ -117,7 +117,7 @@ def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> i
 
 
 def read_active_unread(reader: Reader) -> int:
-    """Active runs below the newest page of a task, after first contact: there each costs calls, so these come last."""
+    """Read active runs below the newest page of a task. Only after first contact, because each task costs two calls."""
     tasks = Task.objects.filter(credential=reader.credential, active_unread=True).exclude(failed_lately())
     if unread_tasks(reader.credential).exists():
         return 0
@@ -129,8 +129,8 @@ def read_active_unread(reader: Reader) -> int:
     for (task, _), started, answer in asked:
         if isinstance(answer, Page):
             changed += record_readings([Reading(task, answer.items, started)])
-        if not isinstance(answer, BadRequest):  # a server without this filter; the runs of the task can be read
-            note_fault(task, answer)
+        if not isinstance(answer, BadRequest):  # 400: this server lacks the filter, but can still list the runs
+            note_answer(task, answer)
         answers[task].append(answer)
         if len(answers[task]) == 2 and all(isinstance(each, Page | BadRequest) for each in answers[task]):
             Task.objects.filter(pk=task.pk).update(active_unread=False)

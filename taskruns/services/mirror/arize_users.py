@@ -1,4 +1,4 @@
-"""Reading the names of people who triggered runs: a few at the end of a round, because a round can do without them."""
+"""Reads the names of people who triggered runs: a few at the end of each round, because they are not essential."""
 
 from datetime import datetime, timedelta
 
@@ -12,15 +12,15 @@ from taskruns.models import ArizeUser, Credential, Team
 from .reader import Reader
 
 MOST_A_ROUND = 5
-# People are renamed, get rights and leave; Arize is asked again after this time.
+# Read a name again after this time: people change names, gain rights and leave.
 ASKED_EVERY = timedelta(days=1)
-# Most keys may not read people, and Arize answers as if there were none: such a key is left alone for a while.
+# Most keys may not read users; Arize then answers as if the user did not exist. Such a key waits before it asks again.
 REFUSED_WAITS = timedelta(hours=1)
 _OF_ONE_USER = (BadRequest, NotFound)
 
 
 def read_names(reader: Reader) -> None:
-    """Ask for names that are unknown, or were asked for more than a day ago."""
+    """Read names that are unknown or were last read more than a day ago."""
     credential, now = reader.credential, timezone.now()
     if credential.users_refused_at is not None and credential.users_refused_at > now - REFUSED_WAITS:
         return
@@ -28,7 +28,7 @@ def read_names(reader: Reader) -> None:
     for user in _waiting(credential, now)[:MOST_A_ROUND]:
         if reader.is_over or not reader.spend():
             break
-        answer = reader.aside(lambda who=user: reader.client.get_user(who.arize_id))  # type: ignore[misc]
+        answer = reader.call_optional(lambda who=user: reader.client.get_user(who.arize_id))  # type: ignore[misc]
         answered.append(answer)
         if isinstance(answer, ArizeError) and not isinstance(answer, _OF_ONE_USER):
             break
@@ -40,7 +40,7 @@ def read_names(reader: Reader) -> None:
 
 
 def record_user(user: ArizeUser, seen: WireUser | None) -> bool:
-    """Write what Arize answered; None is a refusal, which keeps a name that is known. True if a name changed."""
+    """Store Arize's answer. None means that Arize refused; a known name is kept. True if a name changed."""
     now = timezone.now()
     if seen is None or not (seen.name or seen.email):
         ArizeUser.objects.filter(pk=user.pk).update(read_at=now)
@@ -52,7 +52,7 @@ def record_user(user: ArizeUser, seen: WireUser | None) -> bool:
 
 
 def _waiting(credential: Credential, now: datetime) -> QuerySet[ArizeUser]:
-    """Users of the key's team to ask for, those that were never asked for first."""
+    """Users of the key's team whose names are due; those never read come first."""
     due = Q(read_at=None) | Q(read_at__lte=now - ASKED_EVERY)
     mine = ArizeUser.objects.filter(due, team=credential.team_id, endpoint=credential.endpoint)
     return mine.order_by(F("read_at").asc(nulls_first=True), "pk")

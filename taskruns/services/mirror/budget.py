@@ -1,8 +1,8 @@
-"""The rate limit of a key: at most ARIZE_CALLS_PER_MINUTE calls in any 60 seconds, over all rounds and workers.
+"""The rate limit of a key: at most ARIZE_CALLS_PER_MINUTE calls in any 60 seconds, across all rounds and workers.
 
-Within it two kinds of reading have a token bucket each, so that neither keeps the other waiting and no round spends
-what later rounds of the minute need. Both are computed from the calls of the last minute, which stand with the key
-(`Credential.recent_calls`): there is no other state that a worker could lose.
+Two kinds of calls have a token bucket each, so that neither starves the other and no round uses up the calls of later
+rounds in the same minute. Both buckets are computed from the calls of the last minute, which are stored in
+`Credential.recent_calls`; a worker that dies loses no other state.
 """
 
 import threading
@@ -15,8 +15,9 @@ MOST_AHEAD = 15  # calls
 
 
 class Kind(IntEnum):
-    """ACTIVE: active runs. FIRST: the first reading of tasks, as of a new key. OTHER needs no bucket: it is little, or
-    of the most worth (cancels that have no outcome yet).
+    """ACTIVE: reading active runs. FIRST: reading tasks for the first time, for example with a new key.
+
+    OTHER has no bucket: these are few calls, or the most important ones (cancels without an outcome).
     """
 
     OTHER = 0
@@ -25,20 +26,20 @@ class Kind(IntEnum):
 
 
 class Budget:
-    """What one round may still spend. Safe between threads.
+    """The calls that one round may still make. Thread-safe.
 
-    `recent` is what the rounds before have spent: [[second since 1970, kind, calls], ...].
+    `recent`: the calls of earlier rounds, as [[seconds since 1970, kind, calls], ...].
     """
 
     def __init__(self, limit: int, recent: list[list[int]]) -> None:
         self._lock = threading.Lock()
         self._limit = limit
         self._own = 0  # calls of this round
-        self._noted = 0  # calls of this round that the database knows of
+        self._noted = 0  # calls of this round that are stored in the database
         self._spent = Counter({(second, Kind(kind)): calls for second, kind, calls in recent})
 
     def take(self, kind: Kind = Kind.OTHER) -> bool:
-        """Reserve a call that is about to be made, or a retry. False when there is none left now."""
+        """Reserve one call or retry, just before making it. False if none is left now."""
         now = int(time.time())
         with self._lock:
             if self._left(now) <= 0 or (kind is not Kind.OTHER and self._tokens(kind, now) < 1):
@@ -56,19 +57,19 @@ class Budget:
             return self._recent(Counter())
 
     def needs_note(self) -> bool:
-        """Whether calls are about to be made that the database does not know of."""
+        """Whether the next call is not stored in the database yet."""
         with self._lock:
             return self._own >= self._noted
 
     def ahead(self) -> list[list[int]]:
-        """`recent` and some calls that are about to be made: noted before, so that a killed worker's calls count."""
+        """`recent` plus some of the next calls: stored in advance, so that the calls of a killed worker count."""
         ahead = max(1, min(self._limit // 20, MOST_AHEAD))
         with self._lock:
             self._noted = self._own + ahead
             return self._recent(Counter({(int(time.time()), Kind.OTHER): ahead}))
 
     def _tokens(self, kind: Kind, now: int) -> float:
-        """What the bucket holds, if it was full a minute ago."""
+        """The tokens left in the bucket now, assuming that it was full a minute ago."""
         at_once, in_a_minute = self._bucket(kind, now)
         in_a_second = max(0.0, in_a_minute - at_once) / WINDOW
         tokens, since = at_once, now - WINDOW
@@ -78,7 +79,7 @@ class Budget:
         return tokens
 
     def _bucket(self, kind: Kind, now: int) -> tuple[float, float]:
-        """(calls at once, calls in a minute). FIRST has what the others leave, but for a twelfth: for what may come."""
+        """(calls at once, calls in a minute). FIRST gets what the other kinds leave, less a reserve of one twelfth."""
         if kind is Kind.ACTIVE:
             return max(1, self._limit / 6), self._limit * 2 / 3
         left = self._limit * 11 / 12 - self._count(now, Kind.OTHER, Kind.ACTIVE)

@@ -1,4 +1,4 @@
-"""Past runs made up and written straight into a team's mirror, to measure how the panel behaves when it is full."""
+"""Writes made-up past runs straight into a team's mirror, to measure how the panel performs when it is full."""
 
 import uuid
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _ENDS = (Status.COMPLETED, Status.COMPLETED, Status.COMPLETED, Status.FAILED, St
 
 
 def fill_runs(team: Team, *, runs: int) -> Iterator[int]:
-    """Bring the team to `runs` made-up past runs, one per 30 s into the past, over 200 tasks. Gives progress."""
+    """Fill up to `runs` made-up past runs, one per 30 s into the past, in 200 tasks. Yields the number so far."""
     tasks = _tasks(team)
     there = Run.objects.filter(team=team, arize_id__startswith="filled-").count()
     newest = Run.objects.filter(team=team, arize_id="filled-0").values_list("sorted_at", flat=True).first()
@@ -36,7 +36,7 @@ def fill_runs(team: Team, *, runs: int) -> Iterator[int]:
 
 
 def _tasks(team: Team) -> list[Task]:
-    """One task name in three holds the word "evaluation"."""
+    """One task name in three contains the word "evaluation"."""
     made = [
         Task(
             team=team,
@@ -53,7 +53,7 @@ def _tasks(team: Team) -> list[Task]:
 
 def _run(team: Team, task: Task, number: int, begin: datetime) -> Run:
     created = begin - APART * number
-    status = _ENDS[(number + number // TASKS) % len(_ENDS)]  # each task ends in every way
+    status = _ENDS[(number + number // TASKS) % len(_ENDS)]  # each task has runs of every status
     took = timedelta(seconds=60 + number % 400)
     return Run(
         id=uuid.uuid4(),

@@ -1,4 +1,4 @@
-"""The first reading of a large account: it takes minutes under the rate limit, so people see how far it is."""
+"""First contact: the first reading of an account. A large one takes minutes, so boards show the progress."""
 
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -7,14 +7,14 @@ from taskruns.models import Credential, Task
 
 
 def unread_tasks(credential: Credential) -> QuerySet[Task]:
-    """Tasks of this key whose runs were never listed."""
+    """Tasks of this credential whose runs were never listed."""
     return Task.objects.filter(credential=credential, runs_read_at=None).exclude(arize_id="")
 
 
 def settle(credential: Credential) -> bool:
-    """Note at the end of a round whether first contact is over, or begins again: a key may be let into a large space.
+    """Store at the end of a round whether first contact is done. It starts again if the key gains access to a space.
 
-    True while it goes on, or active runs below the newest page of a task are still to be read.
+    True while it is in progress, or while active runs below the newest page of a task are still unread.
     """
     row = Credential.objects.filter(pk=credential.pk)
     if unread_tasks(credential).exists():

@@ -1,4 +1,4 @@
-"""One run by Arize's own id: from the mirror, else read with the team's keys, under the rate limit of the rounds."""
+"""Finds one run by its Arize id: in the mirror, or else at Arize with the team's keys, within their rate limits."""
 
 from datetime import datetime
 
@@ -24,10 +24,10 @@ _NOT_THERE = (BadRequest, Forbidden, NotFound)
 def find_by_arize_id(team: Team, arize_id: str) -> Run | None:
     """The team's run with this Arize id, or None.
 
-    Raises UserError: no key knows the run, but one that might could not ask now.
+    Raises UserError if no key finds the run, but a key that may see it could not be used now.
     """
     if "\0" in arize_id or not fits_an_index(arize_id):
-        return None  # such an id is in no mirror
+        return None  # the mirror stores no such id
     run = Run.objects.filter(team=team, arize_id=arize_id).order_by("first_seen_at").first()
     return run or _read_with_any_key(team, arize_id)
 
@@ -56,14 +56,14 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
         raise UserError(credential.backoff_reason)
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
     if not budget.take():
-        raise UserError("The calls of this minute to Arize are used up. Try again in a minute.")
+        raise UserError("The rate limit for calls to Arize is reached. Try again in a minute.")
     Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
     with connected(credential, timeouts=_TIMEOUTS) as client:
         return client.get_run(arize_id)
 
 
 def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run:
-    """An answer that does not name the task puts the run under a nameless one."""
+    """If the answer does not name the task, store the run under a task without an Arize id."""
     task, _ = Task.objects.get_or_create(
         team_id=credential.team_id,
         endpoint=credential.endpoint,

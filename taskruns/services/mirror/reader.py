@@ -1,4 +1,4 @@
-"""Calls of one round over a small pool of threads: they talk to Arize, the round's own thread to the database."""
+"""The calls of one round. A small pool of threads calls Arize; only the round's own thread uses the database."""
 
 import math
 import time
@@ -35,25 +35,26 @@ Item = TypeVar("Item", bound=Identified)
 log = structlog.get_logger(__name__)
 
 THREADS = 8
-# No call begins later than this in a round; the lease leaves room for the last ones to end.
+# No call starts later than this (seconds) in a round. The lease is longer, so that the last calls can finish.
 LONGEST_ROUND = 20.0
-# So many faults of Arize's own without a good answer between them, and it is asked whether it works at all. Broken
-# tasks among healthy ones do not end a round.
-MOST_FAULTS = 3
+# After this many server errors in a row, a probe checks whether Arize works at all. Some broken tasks must not end a
+# round.
+MOST_SERVER_ERRORS = 3
 _STOPS_THE_ROUND = (Unauthorized, RateLimited, NotSent)
-_FAULTS = (ServerError, NoAnswer, Unreadable, UnexpectedAnswer)
-# Arize's word on one task or run. A server that says nothing else is not known to be Arize.
-_OF_ONE_ITEM = (BadRequest, Forbidden, NotFound)
+_SERVER_ERRORS = (ServerError, NoAnswer, Unreadable, UnexpectedAnswer)
+# Refusals about one task or run. A server that gives no other answer may not be Arize.
+_ITEM_ERRORS = (BadRequest, Forbidden, NotFound)
 
 
 class _RoundOver(Exception):
-    """No further call may begin in this round."""
+    """No further call may start in this round."""
 
 
 class Reader:
-    """`trouble` is the fault that ended the round early, `answered_at` when Arize last gave a good answer (2xx).
+    """`stopped_by`: the error that ended the round early. `answered_at`: when Arize last answered with success (2xx).
 
-    `heartbeat` is called in the round's own thread with each answer; a patient reader takes the time that it needs.
+    `heartbeat` is called in the round's own thread, before each call and after each answer. A patient reader has no
+    time limit.
     """
 
     def __init__(
@@ -70,43 +71,42 @@ class Reader:
         self.budget = budget
         self._heartbeat = heartbeat
         self.answered_at: datetime | None = None
-        self.trouble: ArizeError | None = None
-        self.unlisted: ArizeError | None = (
-            None  # why the tasks could not be listed; their runs can be read all the same
-        )
-        self._faults = 0
-        self._last_refusal: ArizeError | None = None
+        self.stopped_by: ArizeError | None = None
+        # Why the tasks could not be listed. Runs of known tasks can still be read.
+        self.list_error: ArizeError | None = None
+        self._server_errors = 0  # in a row
+        self._last_error: ArizeError | None = None
         self._ends = math.inf if is_patient else time.monotonic() + LONGEST_ROUND
 
     @property
     def is_over(self) -> bool:
-        return self.trouble is not None or time.monotonic() > self._ends or not self.budget.left()
+        return self.stopped_by is not None or time.monotonic() > self._ends or not self.budget.left()
 
     @property
-    def silence(self) -> ArizeError | None:
-        """The last refusal or fault, if Arize gave no good answer at all."""
-        return self._last_refusal if self.answered_at is None else None
+    def only_error(self) -> ArizeError | None:
+        """The last error, if no call of this round succeeded."""
+        return self._last_error if self.answered_at is None else None
 
     @property
-    def is_in_doubt(self) -> bool:
-        """Nothing but refusals of single items so far: a run that is gone, or a server that is not Arize."""
-        return isinstance(self.silence, _OF_ONE_ITEM)
+    def has_only_item_errors(self) -> bool:
+        """Every answer so far was a refusal about one item: perhaps a run is gone, perhaps the server is not Arize."""
+        return isinstance(self.only_error, _ITEM_ERRORS)
 
-    def call(self, question: Callable[[], T]) -> T | ArizeError:
-        """Ask once in this thread. A fault that concerns this question only is returned."""
-        answer = self._ask(question)
-        self._weigh(answer)
+    def call(self, request: Callable[[], T]) -> T | ArizeError:
+        """Make one call in this thread. Returns its error, if any."""
+        answer = self._try(request)
+        self._note(answer)
         return answer
 
-    def aside(self, question: Callable[[], T]) -> T | ArizeError:
-        """Ask what the round can do without: a refusal or a fault there says nothing of the rest."""
-        answer = self._ask(question)
+    def call_optional(self, request: Callable[[], T]) -> T | ArizeError:
+        """Make a call that the round can do without. Its refusals and server errors do not count against Arize."""
+        answer = self._try(request)
         if not isinstance(answer, ArizeError) or isinstance(answer, _STOPS_THE_ROUND):
-            self._weigh(answer)
+            self._note(answer)
         return answer
 
     def pages(self, fetch: Callable[[str | None], Page[Item]]) -> Iterator[Page[Item]]:
-        """Page after page of one list, each paid for; ends early when the round is over. Raises a page's ArizeError."""
+        """The pages of one list, each within the budget. Ends early when the round is over. Raises ArizeError."""
 
         def paid(cursor: str | None) -> Page[Item]:
             if self.is_over or not self.spend():
@@ -121,83 +121,84 @@ class Reader:
         except _RoundOver:
             return
 
-    def each(self, items: Iterable[T], question: Callable[[T], R]) -> Iterator[tuple[T, datetime, R | ArizeError]]:
-        """Ask for each item, some at once; gives (item, when its question began, answer or fault) as they come.
+    def each(self, items: Iterable[T], request: Callable[[T], R]) -> Iterator[tuple[T, datetime, R | ArizeError]]:
+        """Call Arize for each item, several at once. Yields (item, when its call started, answer or error).
 
-        Stops asking when the round is over; calls in progress still end.
+        When the round is over, no call is started; calls in progress still finish.
         """
         source = iter(items)
         in_flight: dict[Future[R | ArizeError], tuple[T, datetime]] = {}
         with ThreadPoolExecutor(THREADS) as pool:
             while True:
-                self._fill(pool, source, question, in_flight)
+                self._fill(pool, source, request, in_flight)
                 if not in_flight:
                     return
                 done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
                 for future in done:
                     item, started = in_flight.pop(future)
                     answer = future.result()
-                    self._weigh(answer)
+                    self._note(answer)
                     yield item, started, answer
 
     def _fill(
         self,
         pool: ThreadPoolExecutor,
         source: Iterator[T],
-        question: Callable[[T], R],
+        request: Callable[[T], R],
         in_flight: dict[Future[R | ArizeError], tuple[T, datetime]],
     ) -> None:
         while len(in_flight) < THREADS and not self.is_over:
             item = next(source, None)
             if item is None:
                 return
-            asked = pool.submit(self._ask, lambda item=item: question(item))
-            in_flight[asked] = (item, timezone.now())
+            future = pool.submit(self._try, lambda item=item: request(item))
+            in_flight[future] = (item, timezone.now())
 
-    def _ask(self, question: Callable[[], R]) -> R | ArizeError:
+    def _try(self, request: Callable[[], R]) -> R | ArizeError:
         try:
-            return question()
+            return request()
         except ArizeError as error:
             return error
 
-    def _weigh(self, answer: object) -> None:
+    def _note(self, answer: object) -> None:
+        """Update the round's state with this answer, which may stop the round."""
         self._heartbeat()
         if not isinstance(answer, ArizeError):
             self.answered_at = timezone.now()
-            self._faults = 0
+            self._server_errors = 0
             return
-        self._last_refusal = answer
+        self._last_error = answer
         if isinstance(answer, Forbidden | NotFound):
-            self._faults = 0
+            self._server_errors = 0
             return
-        self._faults += isinstance(answer, _FAULTS)
+        self._server_errors += isinstance(answer, _SERVER_ERRORS)
         log.warning("arize_fault", key=str(self.credential.pk), kind=type(answer).__name__, status=answer.status)
         if isinstance(answer, _STOPS_THE_ROUND):
-            self.trouble = self.trouble or answer
-        elif self._faults >= MOST_FAULTS and self.trouble is None:
-            self.trouble = self._probe(answer)
+            self.stopped_by = self.stopped_by or answer
+        elif self._server_errors >= MOST_SERVER_ERRORS and self.stopped_by is None:
+            self.stopped_by = self._probe(answer)
 
-    def _probe(self, fault: ArizeError) -> ArizeError | None:
-        """Are these tasks and runs broken, or is Arize? A question that concerns none of them tells: None if it works.
+    def _probe(self, error: ArizeError) -> ArizeError | None:
+        """Check with an unrelated call whether Arize is down or only some tasks and runs are broken. None if it works.
 
-        Without it a few runs that always fail would keep all others of the key from being read.
+        Without this, a few runs that always fail would keep all other runs of the key from being read.
         """
         if not self.spend():
-            return fault
-        answer = self._ask(lambda: self.client.list_spaces(limit=1))
+            return error
+        answer = self._try(lambda: self.client.list_spaces(limit=1))
         if isinstance(answer, ArizeError) and not isinstance(answer, Forbidden | NotFound):
-            return answer if isinstance(answer, _STOPS_THE_ROUND) else fault
-        self._faults = 0
+            return answer if isinstance(answer, _STOPS_THE_ROUND) else error
+        self._server_errors = 0
         return None
 
     def paid(self, items: Iterable[T], kind: Kind = Kind.OTHER) -> Iterator[T]:
-        """The items, each with a call taken from the budget, until there is none left."""
+        """Yield the items and take one call from the budget for each, until none is left."""
         for item in items:
             if not self.spend(kind):
                 return
             yield item
 
     def spend(self, kind: Kind = Kind.OTHER) -> bool:
-        """Take a call from the budget just before it is made."""
+        """Take one call from the budget, just before making it. False if none is left."""
         self._heartbeat()
         return self.budget.take(kind)

@@ -1,4 +1,4 @@
-"""One round of reading with one credential: the most important first, within the rate limit of its key."""
+"""One round of reading with one credential: the most important calls first, within the rate limit of its key."""
 
 import uuid
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ USUAL_WAIT = 30  # seconds, after a 429 without Retry-After
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What one round did, in numbers. `problem` is a sentence if the key failed or Arize could not be read."""
+    """What one round did. `problem` is a sentence if the key failed or Arize could not be read."""
 
     credential: str
     calls: int
@@ -86,7 +86,7 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
         changed += active_runs.read_active(reader, everything=force)
         changed += active_runs.read_confirmed(reader)
         is_full = force or tasks.is_due(credential)
-        if is_full or reader.is_in_doubt:
+        if is_full or reader.has_only_item_errors:
             listed, moved = tasks.read_tasks(reader)
             changed += moved
         changed += task_runs.read_moved(reader)
@@ -97,7 +97,7 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
         arize_users.read_names(reader)
     except ArizeError as error:
         trouble = error
-    trouble = trouble or reader.trouble or reader.unlisted or reader.silence
+    trouble = trouble or reader.stopped_by or reader.list_error or reader.only_error
     _finish(reader, trouble, began=began, by=by)
     sentence = trouble.sentence if trouble else ""
     return RoundReport(
@@ -120,14 +120,14 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
     elif trouble is not None:
         changes |= _backoff(credential, trouble, now)
     elif reader.answered_at is not None:
-        # A failing key gets here only with `force`: it works again.
+        # A failing key is read only with `force`. It has just worked again.
         changes |= {"failures": 0, "backoff_until": None, "backoff_reason": ""}
         changes |= {"failing_since": None, "failing_reason": ""}
-    goes_on = first_contact.settle(credential) or task_runs.is_backfilling(credential)
-    schedule.release(credential, began=began, goes_on=goes_on, **changes)
+    has_more = first_contact.settle(credential) or task_runs.is_backfilling(credential)
+    schedule.release(credential, began=began, has_more=has_more, **changes)
     was_new = credential.last_good_at is None and reader.answered_at is not None
     was_in_trouble = credential.backoff_until is not None or credential.failing_since is not None
-    if was_new or was_in_trouble or goes_on or trouble is not None:
+    if was_new or was_in_trouble or has_more or trouble is not None:
         Team.bump(credential.team_id)
 
 
@@ -143,6 +143,6 @@ def _backoff(credential: Credential, trouble: ArizeError, now: datetime) -> dict
 
 
 def _fail(credential: Credential, sentence: str, *, began: datetime, by: Actor) -> None:
-    """Do not use a rejected key until it is tested or replaced."""
+    """Stop using a rejected key until someone tests or replaces it."""
     mark_failing(credential, sentence=sentence, by=by)
     schedule.release(credential, began=began)

@@ -1,7 +1,7 @@
-"""Which key is read when, and by which worker: one round per key at a time, over many workers.
+"""When to read with each credential: one round per credential at a time, across all workers.
 
-Attention decides the pace: a board of the team that is open somewhere. A claim is a conditional UPDATE whose row count
-shows the winner; a worker that dies keeps its claim for LEASE only.
+The pace is faster while a board of the team is open (attention). A worker claims a credential by a conditional UPDATE;
+the row count shows whether it won. The claim of a dead worker expires after LEASE.
 """
 
 import uuid
@@ -16,30 +16,30 @@ from taskruns.models import Credential, EmergencyStop, Run, Team
 
 from .budget import Budget
 
-# Longer than a single call with its retries can last (28 s): a round renews its claim as answers come.
+# Longer than one call with its retries (28 s). A round renews its claim with each answer.
 LEASE = timedelta(seconds=40)
 RENEWED_EVERY = timedelta(seconds=5)
-# From the beginning of a round to that of the next one
+# From the start of one round to the start of the next
 ATTENTION_PACE = timedelta(seconds=5)
 ACTIVE_PACE = timedelta(seconds=30)
 IDLE_PACE = timedelta(minutes=5)
-# From tick to round it takes up to a second (the queue's scheduler). So a key that is due within this time is not left
-# for the next tick, and a round that is early or late by no more counts as begun when it was due: a 5 s pace is then
-# never one of 10 s, nor faster with the ticks of many workers.
+# The queue needs up to a second from tick to round. A credential that is due within SLACK is therefore taken now, and a
+# round that starts within SLACK of its due time counts as started on time. Without it, a 5 s pace could become 10 s, or
+# speed up with the ticks of several workers.
 SLACK = timedelta(seconds=1.5)
 ATTENTION_LASTS = timedelta(seconds=15)
 ATTENTION_WRITTEN_EVERY = timedelta(seconds=5)
 
 
 def has_attention(team: Team) -> bool:
-    """Whether a board of the team is open somewhere, as the row was loaded."""
+    """Whether a board of the team is open, according to the loaded row."""
     return team.watched_at is not None and team.watched_at >= timezone.now() - ATTENTION_LASTS
 
 
 def note_attention(teams: Iterable[Team]) -> list[uuid.UUID]:
-    """The board of these teams is open: at most one write per 5 s. Returns the keys to wake.
+    """Note that a board of these teams is open, with at most one write per 5 s. Returns the credentials to wake.
 
-    Where it was open nowhere before, the keys are due at once.
+    If no board of a team was open before, its credentials become due at once.
     """
     now = timezone.now()
     due = now - ATTENTION_WRITTEN_EVERY
@@ -56,27 +56,27 @@ def note_attention(teams: Iterable[Team]) -> list[uuid.UUID]:
 
 
 def team_has_attention(credential: Credential) -> bool:
-    """As it is now: a round may last longer than attention does."""
+    """Read it from the database again: a round may last longer than attention does."""
     since = timezone.now() - ATTENTION_LASTS
     return Team.objects.filter(pk=credential.team_id, watched_at__gte=since).exists()
 
 
 def due(now: datetime) -> list[uuid.UUID]:
-    """The keys to read with now."""
+    """The credentials to read with now, the longest overdue first."""
     free = Credential.objects.usable().filter(_is_free(now))
     return list(free.order_by("next_refresh_at").values_list("pk", flat=True))
 
 
 def claim(credential_id: uuid.UUID, *, force: bool = False) -> Credential | None:
-    """Take the key for one round, or None: not due, claimed by another round, failing, or revoked.
+    """Claim the credential for one round. None if it is not due, claimed by another round, failing or revoked.
 
-    With `force` (a person at a shell) neither pace nor claims nor failure hold it back.
+    `force` (a person at a shell) ignores pace, claims and failures.
     """
     now = timezone.now()
     if not Credential.objects.live().filter(pk=credential_id).exists():
         return None
-    # Only the row's own columns: with a join PostgreSQL does not look at them again after it has waited for another
-    # worker's UPDATE, and both would win.
+    # Only columns of this row: after waiting for another UPDATE, PostgreSQL does not recheck joined tables, and both
+    # workers would win.
     may_begin = Q(revoked_at=None) if force else Q(revoked_at=None, failing_since=None) & _is_free(now)
     if not Credential.objects.filter(may_begin, pk=credential_id).update(claimed_until=now + LEASE):
         return None
@@ -84,9 +84,9 @@ def claim(credential_id: uuid.UUID, *, force: bool = False) -> Credential | None
 
 
 def renew(credential: Credential, *, budget: Budget) -> None:
-    """Called before each call and with each answer: a worker that lives keeps its claim, one that died loses it soon.
+    """Extend the claim before each call and after each answer, so that only a dead worker loses it.
 
-    What it spends is noted too, some calls ahead, so that the rate limit holds for the worker that takes over.
+    Also store the calls spent, and some in advance: a worker that takes over must respect the rate limit.
     """
     now = timezone.now()
     if credential.claimed_until is None:
@@ -98,12 +98,12 @@ def renew(credential: Credential, *, budget: Budget) -> None:
         credential.claimed_until = now + LEASE
 
 
-def release(credential: Credential, *, began: datetime, goes_on: bool = False, **changes: Any) -> None:
-    """End the round: the next one comes at the pace of attention, or at once if there is more to read (`goes_on`)."""
-    # The pace counts from beginning to beginning, or a round and a tick would be added to each wait.
+def release(credential: Credential, *, began: datetime, has_more: bool = False, **changes: Any) -> None:
+    """End the round and schedule the next one. `has_more`: there is more to read, so use the fastest pace."""
+    # The pace counts from start to start. Counted from the end, each wait would grow by a round and a tick.
     was_due = credential.next_refresh_at
-    begun = was_due if abs(began - was_due) <= SLACK else began
-    following = begun + (ATTENTION_PACE if goes_on else _pace(credential))
+    start = was_due if abs(began - was_due) <= SLACK else began
+    following = start + (ATTENTION_PACE if has_more else _pace(credential))
     Credential.objects.filter(pk=credential.pk, claimed_until=credential.claimed_until).update(
         claimed_until=None, next_refresh_at=following
     )
@@ -120,6 +120,6 @@ def _pace(credential: Credential) -> timedelta:
     if team_has_attention(credential):
         return ATTENTION_PACE
     active = Run.objects.filter(team=credential.team_id, rank=1, task__credential=credential)
-    # An emergency stop cancels what is read: new runs must not stay unseen for minutes.
+    # An emergency stop cancels only runs that were read, so new runs must not stay unread for minutes.
     is_held = EmergencyStop.objects.holding().filter(team=credential.team_id)
     return ACTIVE_PACE if active.exists() or is_held.exists() else IDLE_PACE

@@ -1,6 +1,6 @@
-"""What of the mirror is old, and why: tasks whose runs cannot be read, active runs whose state is not of this moment.
+"""What in the mirror is out of date, and why: tasks whose runs cannot be read, and active runs with an old state.
 
-Open boards ask again only when they are told that this changed.
+Open boards reload only when the team's `board_version` changes, so a change of staleness must bump it.
 """
 
 import uuid
@@ -15,11 +15,11 @@ from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services.credentials import KeyState, state_of
 
-# A task whose list fails is one among many: it must not cost calls in every round.
+# A task whose run list fails must not cost a call in every round.
 FAILED_WAITS = timedelta(seconds=30)
-# A row read so long before the newest reading has fallen behind.
+# A run that was last read this much earlier than the newest reading has fallen behind.
 BEHIND = timedelta(minutes=2)
-# What reasons are made of.
+# The columns that `why_old` reads.
 _COLUMNS = (
     *("status", "observed_at", "task__runs_failed_at"),
     *(f"task__credential__{name}" for name in ("name", "revoked_at", "failing_since", "failing_reason")),
@@ -37,37 +37,34 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Staleness:
-    """Why the state of an active run is not of this moment; `key` and `reason` say more where a key is the cause."""
+    """Why the state of an active run is out of date. `key` and `reason` are set if a key is the cause."""
 
     why: Why
     key: str = ""
     reason: str = ""
 
 
-def note_fault(task: Task, answer: object) -> None:
-    """That reading the runs of a task failed, or works again.
-
-    A rejected key and a throttled one are told of the key.
-    """
+def note_answer(task: Task, answer: object) -> None:
+    """Note that reading the task's runs failed or recovered. 401 and 429 are recorded on the credential instead."""
     if isinstance(answer, Unauthorized | RateLimited):
         return
     failed = isinstance(answer, ArizeError)
     if not failed and task.runs_failed_at is None:
         return
-    is_news = failed == (task.runs_failed_at is None)
+    has_changed = failed == (task.runs_failed_at is None)
     task.runs_failed_at = timezone.now() if failed else None
     Task.objects.filter(pk=task.pk).update(runs_failed_at=task.runs_failed_at)
-    if is_news:
+    if has_changed:
         Team.bump(task.team_id)
 
 
 def failed_lately() -> Q:
-    """Of tasks: those to be left alone."""
+    """Tasks that failed a moment ago and are not read again yet."""
     return Q(runs_failed_at__gt=timezone.now() - FAILED_WAITS)
 
 
 def why_old(run: Run, now: datetime) -> Staleness | None:
-    """None: the state of the run is of this moment, as far as anyone knows. Expects task and key to be loaded."""
+    """None if the state of the run is up to date. Expects the task and its key to be loaded."""
     if not run.is_active:
         return None
     key, failed_at = run.task.credential, run.task.runs_failed_at
@@ -89,7 +86,7 @@ def is_read(run: Run) -> bool:
 
 
 def reasons(credential_id: uuid.UUID) -> dict[uuid.UUID, Staleness]:
-    """By run, for those active runs of the key whose state is not of this moment."""
+    """The active runs of the key whose state is out of date, each with the reason."""
     now = timezone.now()
     runs = Run.objects.filter(rank=1, task__credential=credential_id).select_related("task__credential")
     return {run.pk: why for run in runs.only(*_COLUMNS) if (why := why_old(run, now)) is not None}

@@ -1,12 +1,12 @@
-"""Reading the newest runs of tasks: which tasks, and how far back.
+"""Reads the newest runs of tasks: which tasks, and how far back.
 
-Each round reads tasks that moved, tasks that are new here, and the tasks read longest ago: `last_run_at` is only a
-hint, because Arize does not say whether it moves at the start or the end of a run.
+Each round reads tasks whose `last_run_at` changed, tasks that were never read, and the tasks read longest ago.
+`last_run_at` is only a hint: Arize does not say whether it changes at the start or the end of a run.
 
-Backfill reads older pages, newest first, until a run that was there at the last backfill. It may stop half-way: Arize
-fails, the round is over or the worker dies. So `Task.caught_up_at` moves at the end of a backfill only: whatever was
-first seen later may have unread runs below it. `Task.gap_cursor` is where the next round goes on, so that the deepest
-backfill ends too.
+Backfill reads older pages, newest first, down to a run that was known at the last backfill. It can be interrupted:
+Arize fails, the round ends, or the worker dies. Therefore `Task.caught_up_at` changes only when a backfill is complete;
+below a run that was first seen later there may be unread runs. The next round continues at `Task.gap_cursor`, so even a
+deep backfill completes.
 """
 
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ from taskruns.services.runs.observations import Reading, record_readings
 from .budget import Kind
 from .first_contact import unread_tasks
 from .reader import Reader
-from .staleness import failed_lately, note_fault
+from .staleness import failed_lately, note_answer
 
 SEARCH_CALLS_PER_MINUTE = 10
-# How often open boards show progress, beside what changes anyway.
+# Open boards show the progress of first contact this often, even if nothing else changes.
 PROGRESS_SHOWN_EVERY = timedelta(seconds=2)
-# Of one task in one round: the others have their turn too.
+# Pages of one task in one round, so that other tasks get their turn.
 MOST_PAGES = 10
 _HAS_GAP = ~Q(gap_cursor="")
 
@@ -41,7 +41,7 @@ Answer = Page[WireRun] | ArizeError
 
 
 def read_moved(reader: Reader) -> int:
-    """Tasks whose `last_run_at` moved, and those where a backfill stopped half-way."""
+    """Tasks whose `last_run_at` changed, and tasks with an incomplete backfill."""
     moved = Q(last_run_at__isnull=False) & (Q(runs_read_to=None) | ~Q(last_run_at=F("runs_read_to")))
     tasks = _tasks(reader).filter(moved | _HAS_GAP, STILL_LISTED, runs_read_at__isnull=False)
     waiting = tasks.exclude(failed_lately())
@@ -49,17 +49,17 @@ def read_moved(reader: Reader) -> int:
 
 
 def read_new(reader: Reader) -> int:
-    """First contact: the newest page of tasks that were never read, those that ran last first."""
+    """First contact: the newest page of each task that was never read. The task with the latest run comes first."""
     tasks = unread_tasks(reader.credential).order_by(F("last_run_at").desc(nulls_last=True), "pk")
     return _read(reader, reader.paid(tasks, Kind.FIRST))
 
 
 def read_oldest(reader: Reader, *, everything: bool) -> int:
-    """The rolling search over the tasks that were read longest ago."""
+    """The rolling search: the tasks read longest ago."""
     minute_ago = timezone.now() - timedelta(minutes=1)
     searched = _tasks(reader).filter(swept_at__gt=minute_ago).count()
     share = 1_000_000 if everything else max(0, SEARCH_CALLS_PER_MINUTE - searched)
-    # The lists of a key leave out what was deleted in Arize.
+    # A task that was deleted in Arize is no longer listed.
     waiting = _tasks(reader).filter(STILL_LISTED, runs_read_at__lte=timezone.now() - timedelta(seconds=5))
     tasks = list(waiting.order_by("runs_read_at", "pk")[:share])
     Task.objects.filter(pk__in=[task.pk for task in tasks]).update(swept_at=timezone.now())
@@ -67,7 +67,7 @@ def read_oldest(reader: Reader, *, everything: bool) -> int:
 
 
 def is_backfilling(credential: Credential) -> bool:
-    """Whether a backfill stopped half-way and could go on now."""
+    """Whether an incomplete backfill can continue now."""
     return Task.objects.filter(_HAS_GAP, credential=credential, runs_failed_at=None).exists()
 
 
@@ -89,8 +89,8 @@ def _read(reader: Reader, tasks: Iterator[Task]) -> int:
 def _backfill(reader: Reader, task: Task, answer: Answer, started: datetime) -> int:
     """Record the `answer` to `_first_page`, whose request began at `started`, and older pages.
 
-    Returns the number of runs that are new or changed. How far it came is noted with the task, also after a fault: a
-    task that always fails must not keep the others waiting.
+    Returns the number of runs that are new or changed. Progress is stored even after an error: a task that always fails
+    must not come first each time.
     """
     backfill = _Backfill(task)
     while isinstance(answer, Page):
@@ -100,10 +100,10 @@ def _backfill(reader: Reader, task: Task, answer: Answer, started: datetime) -> 
         started, answer = timezone.now(), reader.call(partial(_page, reader, task, backfill.cursor))
     was_gap = bool(task.gap_cursor)
     _note(task, backfill, answer)
-    note_fault(task, answer)
+    note_answer(task, answer)
     if not backfill.is_done or not was_gap or reader.is_over or not reader.spend():
         return backfill.changed
-    # The gap is closed: now the runs that came since the backfill began.
+    # The gap is closed. Now read the runs that appeared since the backfill began.
     started, answer = timezone.now(), reader.call(partial(_first_page, reader, task))
     return backfill.changed + _backfill(reader, task, answer, started)
 
@@ -118,7 +118,7 @@ def _page(reader: Reader, task: Task, cursor: str) -> Page[WireRun]:
 
 
 class _Backfill:
-    """How far a backfill has come. `since`: when the newest of its runs were recorded; `cursor`: where it goes on."""
+    """The progress of a backfill. `since`: when its newest runs were recorded. `cursor`: where it continues."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -135,7 +135,7 @@ class _Backfill:
         self.since = self.since or timezone.now()
         found = {wire.id for wire in page.items}
         self.cursor = page.next_cursor or ""
-        # A page that shows nothing new comes from a server that knows no cursor.
+        # A page without new runs means that the server ignores the cursor.
         repeats = self.pages > 0 and found <= self._met
         self.is_done = reaches_back or not self.cursor or repeats
         self._met |= found
@@ -143,10 +143,10 @@ class _Backfill:
 
 
 def _reaches_back(task: Task, page: Page[WireRun]) -> bool:
-    """Whether the page holds a run that was there when the last backfill ended, or one too old to be kept.
+    """Whether the page contains a run that was known when the last backfill completed, or one too old to be kept.
 
-    A run that was first seen since, by a single look or on the page of active runs, says nothing of those below it.
-    Without a backfill before there is nothing to reach: older runs are read on demand.
+    A run that was first seen later, alone or among active runs, does not prove that the runs below it are known.
+    Without an earlier backfill one page is enough: older runs are read on demand.
     """
     if task.caught_up_at is None or any(retention.is_past(wire) for wire in page.items):
         return True
@@ -167,7 +167,7 @@ def _note(task: Task, backfill: _Backfill, answer: Answer) -> None:
         if not task.gap_cursor:
             changes["runs_read_to"] = task.last_run_at
     elif isinstance(answer, BadRequest) and backfill.pages == 0:
-        changes = {"gap_cursor": "", "gap_since": None}  # Arize no longer takes the cursor: begin at the newest again
+        changes = {"gap_cursor": "", "gap_since": None}  # Arize rejects the cursor: start again at the newest run
     Task.objects.filter(pk=task.pk).update(runs_read_at=timezone.now(), **changes)
     for name, value in changes.items():
         setattr(task, name, value)

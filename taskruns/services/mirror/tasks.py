@@ -1,4 +1,4 @@
-"""Reading the list of tasks: per space, because a task does not say which space it is in."""
+"""Reads the list of tasks, space by space, because a task does not say which space it is in."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from taskruns.services.runs.observations import fits_an_index
 from .reader import Reader
 
 READ_EVERY = timedelta(minutes=1)
-PORTION = 100
+CHUNK = 100
 
 
 def is_due(credential: Credential) -> bool:
@@ -26,22 +26,22 @@ def is_due(credential: Credential) -> bool:
 
 
 def read_tasks(reader: Reader) -> tuple[int, int]:
-    """Mirror every task that the key lists. (tasks listed, tasks new or changed)"""
+    """Mirror every task that the key lists. Returns (tasks listed, tasks new or changed)."""
     listing = _Listing(reader)
     spaces, are_all = _spaces(reader)
     if reader.is_over:
         return 0, 0
     listing.read_all(spaces, are_all=are_all)
-    reader.unlisted = listing.fault
+    reader.list_error = listing.error
     key = Credential.objects.filter(pk=reader.credential.pk)
-    if listing.broke_off or listing.fault:
-        key.update(listing_at=listing.broke_off)
+    if listing.resume_at or listing.error:
+        key.update(listing_at=listing.resume_at)
     else:
         key.update(listing_at={}, tasks_read_at=timezone.now())
-        # What the first pages of a list of several rounds told has not been left out since.
+        # A listing may take several rounds. Tasks on its first pages must not count as no longer listed.
         listed = Task.objects.filter(credential=reader.credential, listed_at__gte=listing.began)
         listed.update(listed_at=timezone.now())
-    changed = sum(_mirror(reader.credential, part) for part in listing.parts())
+    changed = sum(_mirror(reader.credential, chunk) for chunk in listing.chunks())
     if changed:
         Team.bump(reader.credential.team_id)
     return len(listing.found), changed
@@ -54,35 +54,35 @@ class _Found:
 
 
 class _Listing:
-    """What one round's lists told: each task once, with the spaces that listed it.
+    """The task lists of one round: each task once, with the spaces that listed it.
 
-    `broke_off` says where a list that did not fit into the round goes on in the next one: {"space": id or null,
-    "cursor": text or null, "told": bool, "untold": bool, "began": text}; told and untold are of the spaces so far.
-    `fault`: why the tasks could not be listed.
+    `resume_at`: where the next round continues a listing that did not fit into this one, as {"space": id or null,
+    "cursor": text or null, "told": bool, "untold": bool, "began": text}. `told`: some space was listed. `untold`: some
+    space was not, so the unscoped list is needed too. `error`: why the tasks could not be listed.
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.began = timezone.now()
         self.found: dict[str, _Found] = {}
-        self.broke_off: dict[str, Any] = {}
-        self.fault: ArizeError | None = None
+        self.resume_at: dict[str, Any] = {}
+        self.error: ArizeError | None = None
         self._told = self._untold = False
 
     def read_all(self, spaces: list[WireSpace], *, are_all: bool) -> None:
-        """A space that cannot be asked alone is no loss: without one Arize lists all that the key may read."""
+        """List each space, then without a space if any is missing: Arize then lists all tasks the key may read."""
         at = self._reader.credential.listing_at
         ids = [space.id for space in spaces]
-        goes_on = bool(at) and at["space"] in [*ids, None]
-        if goes_on:
+        resumes = bool(at) and at["space"] in [*ids, None]
+        if resumes:
             self.began = datetime.fromisoformat(at["began"])
-        self._told = goes_on and at["told"]
-        self._untold = not spaces or not are_all or (goes_on and at["untold"])
-        cursor = at["cursor"] if goes_on else None
-        first = (ids.index(at["space"]) if at["space"] else len(ids)) if goes_on else 0
+        self._told = resumes and at["told"]
+        self._untold = not spaces or not are_all or (resumes and at["untold"])
+        cursor = at["cursor"] if resumes else None
+        first = (ids.index(at["space"]) if at["space"] else len(ids)) if resumes else 0
         for space in spaces[first:]:
             self._read(space, cursor)
-            if self.broke_off:
+            if self.resume_at:
                 return
             cursor = None
         if self._untold:
@@ -96,12 +96,12 @@ class _Listing:
                 for wire in page.items:
                     self._add(wire, space)
                 following, pages = page.next_cursor, pages + 1
-        except ArizeError as fault:
-            self._note(fault, space)
+        except ArizeError as error:
+            self._note(error, space)
         else:
             self._told = True
         if self._reader.is_over and (following or not pages):
-            self.broke_off = {
+            self.resume_at = {
                 "space": space_id,
                 "cursor": following,
                 "told": self._told,
@@ -109,20 +109,20 @@ class _Listing:
                 "began": self.began.isoformat(),
             }
 
-    def _note(self, fault: ArizeError, space: WireSpace | None) -> None:
+    def _note(self, error: ArizeError, space: WireSpace | None) -> None:
         if self._reader.is_over:
-            return  # the next round goes on here
+            return  # the next round continues here
         if space is not None:
             self._untold = True
-        elif not (self._told and isinstance(fault, Forbidden | NotFound)):
-            # A key that is for single spaces only has been told of some.
-            self.fault = fault
+        elif not (self._told and isinstance(error, Forbidden | NotFound)):
+            # A key for single spaces may not list without one. That is no error if it listed some space.
+            self.error = error
 
-    def parts(self) -> Iterator[dict[str, _Found]]:
-        """The tasks in portions that fit one query."""
+    def chunks(self) -> Iterator[dict[str, _Found]]:
+        """The tasks in chunks that fit one query."""
         ids = sorted(self.found)
-        for start in range(0, len(ids), PORTION):
-            yield {id_: self.found[id_] for id_ in ids[start : start + PORTION]}
+        for start in range(0, len(ids), CHUNK):
+            yield {id_: self.found[id_] for id_ in ids[start : start + CHUNK]}
 
     def _add(self, wire: WireTask, space: WireSpace | None) -> None:
         if fits_an_index(wire.id):
@@ -131,13 +131,13 @@ class _Listing:
 
 
 def _spaces(reader: Reader) -> tuple[list[WireSpace], bool]:
-    """The spaces that the key sees, and whether these are all."""
+    """The spaces that the key sees, and whether the list is complete."""
     found: list[WireSpace] = []
     try:
         for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor)):
             found += page.items
     except ArizeError:
-        return found, False  # the reader has weighed it; tasks can be listed without spaces
+        return found, False  # the reader has noted the error; tasks can be listed without spaces
     if not reader.is_over:
         _remember_spaces(reader.credential, found)
     return found, True
@@ -152,7 +152,7 @@ def _remember_spaces(credential: Credential, spaces: list[WireSpace]) -> None:
 
 
 def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
-    """Write some tasks. One that another usable key of the team still reads stays with that key."""
+    """Store some tasks. A task that another usable key of the team still reads stays with that key."""
     now = timezone.now()
     mine = {"team_id": credential.team_id, "endpoint": credential.endpoint}
     known = {task.arize_id: task for task in Task.objects.filter(**mine, arize_id__in=found)}
@@ -173,7 +173,7 @@ def _update(task: Task, found: _Found) -> bool:
     changes = {name: new for name, new in _columns(found).items() if getattr(task, name) != new}
     if changes:
         Task.objects.filter(pk=task.pk).update(**changes)
-    # What only the machine reads is no reason to draw the board again.
+    # These columns are not shown, so boards need not reload.
     return bool(changes.keys() - {"as_read", "last_run_at"})
 
 

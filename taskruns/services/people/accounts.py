@@ -24,9 +24,9 @@ def clean_email(email: str) -> str:
     try:
         validate_email(address)
     except ValidationError:
-        raise UserError("This is not an e-mail address.", field="email") from None
+        raise UserError("This is not an email address.", field="email") from None
     if len(address) > 254:
-        raise UserError("An e-mail address has at most 254 characters.", field="email")
+        raise UserError("This email address is too long. The limit is 254 characters.", field="email")
     return address
 
 
@@ -143,7 +143,7 @@ def _insert(person: User) -> None:
         with transaction.atomic():
             person.save(force_insert=True)
     except IntegrityError:
-        raise UserError("There already is an account with this e-mail address.", field="email") from None
+        raise UserError("An account with this email address already exists.", field="email") from None
 
 
 def _refuse_oneself(person: User, by: Actor, what: str) -> None:

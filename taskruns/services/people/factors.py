@@ -1,7 +1,7 @@
-"""Second factors: adding, removing, and what they are encrypted with. Their rows are django-allauth's.
+"""Second factors: adds, removes and encrypts them. Their rows belong to django-allauth.
 
-A secret is bound to its person: `bound_to(person)` must be around whatever reads or writes one, and a ciphertext that
-was copied from somebody else's row does not open.
+A secret is bound to its person: code that reads or writes one must run within `bound_to(person)`. A ciphertext copied
+from another person's row cannot be decrypted.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ from taskruns.services.user_errors import UserError
 from . import sessions
 
 SECOND = (Authenticator.Type.TOTP, Authenticator.Type.WEBAUTHN)
-# What the log and the pages call them.
-WORDS = {"totp": "authenticator app", "webauthn": "passkey", "recovery_codes": "recovery codes"}
+# Their names in the audit log and on pages.
+LABELS = {"totp": "authenticator app", "webauthn": "passkey", "recovery_codes": "recovery codes"}
 LONGEST_NAME = 60
 FACTOR_NEEDED = "Your role needs a second factor, and this is your only one. Add another one before you remove it."
-_SECRETS = ("secret", "seed")  # where a row keeps its secret, by kind
-_COUNT = "count"  # where a passkey's row keeps how often its device says that it was used
+_SECRETS = ("secret", "seed")  # the members of `data` that hold a secret, by kind
+_COUNT = "count"  # the member that holds the last use count a passkey reported
 _owner: ContextVar[str] = ContextVar("owner of the factor at hand", default="")
 
 
@@ -61,7 +61,7 @@ def decrypt(stored: str) -> str:
 
 def _bound() -> str:
     if not (owner := _owner.get()):
-        message = "a factor's secret was touched outside of bound_to()"
+        message = "a factor's secret was used outside bound_to()"
         raise RuntimeError(message)
     return owner
 
@@ -77,24 +77,24 @@ def has_second(person: User) -> bool:
 
 @sensitive_variables("secret")
 def add_totp(person: User, *, secret: str, by: Actor) -> list[str]:
-    """Returns fresh recovery codes if the person had none; they are shown once."""
+    """Returns new recovery codes if the person had none; they are shown only once."""
     with transaction.atomic(), bound_to(_locked(person)):
         TOTP.activate(person, secret)
-        return _added(person, {"factor": WORDS["totp"]}, by=by)
+        return _added(person, {"factor": LABELS["totp"]}, by=by)
 
 
 def add_passkey(person: User, *, name: str, credential: dict[str, Any], by: Actor) -> list[str]:
-    """`credential` is the browser's answer, already checked. Returns fresh recovery codes as `add_totp` does."""
+    """`credential` is the browser's response, already verified. Returns new recovery codes like `add_totp`."""
     cleaned = clean_line(name, LONGEST_NAME) or "Passkey"
     with transaction.atomic(), bound_to(_locked(person)):
         WebAuthn.add(person, cleaned, credential)
-        return _added(person, {"factor": WORDS["webauthn"], "name": cleaned}, by=by)
+        return _added(person, {"factor": LABELS["webauthn"], "name": cleaned}, by=by)
 
 
 def count_use(passkey: Authenticator, count: int) -> bool:
-    """False if the passkey's own count of uses has not gone up: somebody else may have a copy of it.
+    """Store the passkey's use count. False if it has not increased: the passkey may have been cloned.
 
-    WebAuthn Level 2, 7.2, step 21: a device that does not count says 0 each time.
+    WebAuthn Level 2, 7.2, step 21: a device that does not count always reports 0.
     """
     with transaction.atomic():
         row = Authenticator.objects.select_for_update(of=("self",), no_key=True).get(pk=passkey.pk)
@@ -109,15 +109,15 @@ def count_use(passkey: Authenticator, count: int) -> bool:
 
 
 def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_key: str, by: Actor) -> None:
-    """With the last second factor the recovery codes go too. Every session but `session_key` ends: one of them may
-    have shown just this factor. Raises UserError: their role needs it.
+    """Remove a factor, and the recovery codes with the last second factor. All sessions but `session_key` end, because
+    they may have used this factor. Raises UserError if the person's role requires it.
     """
     with transaction.atomic():
         _locked(person)
         rest = of(person).filter(type__in=SECOND).exclude(pk=factor.pk)
         if not rest.exists() and must_keep_one:
             raise UserError(FACTOR_NEEDED)
-        details: dict[str, Any] = {"factor": WORDS[factor.type], "name": factor.data.get("name", "")}
+        details: dict[str, Any] = {"factor": LABELS[factor.type], "name": factor.data.get("name", "")}
         factor.delete()
         if not rest.exists():
             of(person).delete()
@@ -126,31 +126,31 @@ def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_
 
 
 def renew_recovery_codes(person: User, *, by: Actor) -> list[str]:
-    """Fresh ones; the old ones stop working. Shown once."""
+    """Create new recovery codes; the old ones stop working. They are shown only once."""
     with transaction.atomic(), bound_to(_locked(person)):
         of(person).filter(type=Authenticator.Type.RECOVERY_CODES).delete()
         codes = RecoveryCodes.activate(person).get_unused_codes()
-        details = {"factor": WORDS["recovery_codes"]}
+        details = {"factor": LABELS["recovery_codes"]}
         record(EventType.AUTH_MFA_ADD, "done", by=by, target=_target(person), details=details)
     return list(codes)
 
 
 def codes_left(person: User) -> int:
-    """Recovery codes that still work. Raises DecryptionFailed."""
+    """The number of unused recovery codes. Raises DecryptionFailed."""
     row = of(person).filter(type=Authenticator.Type.RECOVERY_CODES).first()
     with bound_to(person):
         return len(row.wrap().get_unused_codes()) if row else 0
 
 
 def drop(person: User) -> int:
-    """All of them, as a part of an act that has a row of its own: in its transaction. How many second ones."""
+    """Delete all factors. The caller's transaction records it. Returns how many second factors there were."""
     dropped = of(person).filter(type__in=SECOND).count()
     of(person).delete()
     return dropped
 
 
 def reencrypt(factor: Authenticator) -> bool:
-    """Encrypt its secret with the newest ring key. False if it is already, or has none. Raises DecryptionFailed."""
+    """Encrypt the secret with the newest ring key. False if it already is, or has none. Raises DecryptionFailed."""
     newest = Ring(settings.ENCRYPTION_KEYS).newest
     stored = [name for name in _SECRETS if name in factor.data and not factor.data[name].startswith(f"{newest}:")]
     with bound_to(factor.user):
@@ -164,8 +164,8 @@ def reencrypt(factor: Authenticator) -> bool:
 def _added(person: User, details: dict[str, Any], *, by: Actor) -> list[str]:
     had_codes = of(person).filter(type=Authenticator.Type.RECOVERY_CODES).exists()
     codes = [] if had_codes else list(RecoveryCodes.activate(person).get_unused_codes())
-    made = {"recovery_codes": bool(codes)}
-    record(EventType.AUTH_MFA_ADD, "done", by=by, target=_target(person), details=details | made)
+    details |= {"recovery_codes": bool(codes)}
+    record(EventType.AUTH_MFA_ADD, "done", by=by, target=_target(person), details=details)
     return codes
 
 

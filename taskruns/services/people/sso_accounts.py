@@ -1,4 +1,4 @@
-"""The accounts of single sign-on that people are connected to. Issuer and subject name one; an e-mail never does."""
+"""Links between people and their SSO accounts. Issuer and subject identify an SSO account; the email never does."""
 
 from dataclasses import dataclass, replace
 
@@ -18,25 +18,25 @@ log = structlog.get_logger(__name__)
 
 LONGEST_SUBJECT = 191
 NO_ADDRESS = (
-    "Single sign-on told the panel no e-mail address that it has verified, and the panel knows people by theirs. "
-    "Ask whoever runs single sign-on, or sign in with a password and connect it in your profile."
+    "Single sign-on did not provide a verified email address, which the panel needs to identify you. "
+    "Ask the administrator of your single sign-on, or sign in with a password and connect it in your profile."
 )
 KNOWN_ADDRESS = (
-    "There already is an account with your e-mail address, and single sign-on is not connected to it. "
-    "Sign in to it with its password and connect single sign-on in your profile. The address alone is no proof."
+    "An account with your email address already exists, but single sign-on is not connected to it. An email address "
+    "alone does not prove who you are. Sign in with its password and connect single sign-on in your profile."
 )
-SOMEBODY_ELSES = "This identity is connected to another account of the panel. Disconnect it there first."
+CONNECTED_ELSEWHERE = "This identity is connected to another account of the panel. Disconnect it there first."
 ONE_ALREADY = "Your account is connected to another identity at this provider. Disconnect that one first."
-ONLY_WAY_IN = (
-    "Your account has no password, so single sign-on is its only way in. "
-    "Ask whoever runs the panel for a password before you disconnect it."
+ONLY_SIGN_IN = (
+    "Your account has no password, so you can sign in only with single sign-on. "
+    "Ask your administrator for a password before you disconnect it."
 )
-STRANGE_SUBJECT = "Single sign-on told the panel an identity that is too long to keep. Ask whoever runs the panel."
+SUBJECT_TOO_LONG = "Single sign-on sent an identity that is too long to store. Ask your administrator."
 
 
 @dataclass(frozen=True, slots=True)
 class SsoProfile:
-    """What the provider says about a person. `groups` is None when it says nothing about groups."""
+    """What the provider says about a person. `groups` is None if it says nothing about groups."""
 
     provider: Provider
     subject: str
@@ -51,8 +51,8 @@ def account_of(person: User, provider: Provider) -> SocialAccount | None:
     return found
 
 
-def admit(profile: SsoProfile, *, by: Actor) -> SocialAccount:
-    """An account for somebody whom the panel has never met: without password, role or team. Raises UserError."""
+def create_sso_person(profile: SsoProfile, *, by: Actor) -> SocialAccount:
+    """Create an account without password, role or team at the first sign-in by SSO. Raises UserError."""
     if not profile.email or not profile.is_verified:
         raise UserError(NO_ADDRESS)
     try:
@@ -64,24 +64,24 @@ def admit(profile: SsoProfile, *, by: Actor) -> SocialAccount:
     with transaction.atomic():
         details = {"single_sign_on": profile.provider.issuer, "subject": profile.subject}
         person = accounts.create_person(profile.email, password=None, name=profile.name, by=by, details=details)
-        return _attach(person, profile)
+        return _link(person, profile)
 
 
 def connect(person: User, profile: SsoProfile, *, by: Actor) -> None:
-    """From now on this account of the provider signs in to the person's. Raises UserError."""
+    """Let this SSO account sign in to the person's account. Raises UserError."""
     if SocialAccount.objects.filter(provider=profile.provider.id, uid=profile.subject).exists():
-        raise UserError(SOMEBODY_ELSES)
+        raise UserError(CONNECTED_ELSEWHERE)
     if account_of(person, profile.provider) is not None:
         raise UserError(ONE_ALREADY)
     with transaction.atomic():
-        _attach(person, profile)
+        _link(person, profile)
         _record(person, profile.provider, profile.subject, "connected", by=by)
 
 
 def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
-    """False if it was not connected. Raises UserError: it is the only way in."""
+    """False if not connected. Raises UserError if the person has no password and could no longer sign in."""
     if not person.has_usable_password():
-        raise UserError(ONLY_WAY_IN)
+        raise UserError(ONLY_SIGN_IN)
     account = account_of(person, provider)
     if account is None:
         return False
@@ -93,13 +93,13 @@ def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
 
 
 def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
-    """Give, change and take the roles that OIDC_GROUP_ROLES ties to groups. What people gave by hand stays.
+    """Give, change and remove the roles that OIDC_GROUP_ROLES maps to groups. Roles that people gave are kept.
 
-    Without any word about groups nothing changes: a provider that is set up wrongly must not empty the teams.
+    If the provider says nothing about groups, nothing changes: a wrong configuration must not empty the teams.
     """
     if profile.groups is None:
         return
-    clerk = replace(Actor.job("single sign-on"), ip=by.ip, request_id=by.request_id)
+    job = replace(Actor.job("single sign-on"), ip=by.ip, request_id=by.request_id)
     wanted = profile.provider.roles_for(profile.groups)
     for slug in sorted(profile.provider.teams):
         team = Team.objects.active().filter(slug=slug).first()
@@ -107,12 +107,12 @@ def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
             log.warning("group_role_of_no_team", team=slug)
             continue
         try:
-            _follow(team, person, wanted.get(slug), by=clerk)
+            _apply_role(team, person, wanted.get(slug), by=job)
         except UserError as refused:
             log.warning("group_role_not_followed", team=slug, reason=refused.sentence)
 
 
-def _follow(team: Team, person: User, role: str | None, *, by: Actor) -> None:
+def _apply_role(team: Team, person: User, role: str | None, *, by: Actor) -> None:
     known = Membership.objects.filter(team=team, user=person).first()
     if known is None and role:
         members.add(team, person, role=TeamRole(role), by=by, by_groups=True)
@@ -122,16 +122,16 @@ def _follow(team: Team, person: User, role: str | None, *, by: Actor) -> None:
         members.remove(team, person, by=by)
 
 
-def _attach(person: User, profile: SsoProfile) -> SocialAccount:
+def _link(person: User, profile: SsoProfile) -> SocialAccount:
     if len(profile.subject) > LONGEST_SUBJECT:
-        raise UserError(STRANGE_SUBJECT)
+        raise UserError(SUBJECT_TOO_LONG)
     try:
         with transaction.atomic():
             account: SocialAccount = SocialAccount.objects.create(
                 user=person, provider=profile.provider.id, uid=profile.subject
             )
     except IntegrityError:
-        raise UserError(SOMEBODY_ELSES) from None
+        raise UserError(CONNECTED_ELSEWHERE) from None
     return account
 
 

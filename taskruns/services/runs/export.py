@@ -1,4 +1,4 @@
-"""Exporting the runs of a board: which runs these are is settled, and recorded before the first byte is sent."""
+"""Exports the runs of a board. The list of runs is fixed and recorded before the first byte is sent."""
 
 import uuid
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Export:
 
 
 def export(team: Team, wanted: BoardFilter, *, by: Actor) -> Export:
-    """Settle which runs and record; `csv_parts` then gives the file."""
+    """Fix the list of runs and record the export. `csv_parts` then streams the file."""
     began = timezone.now()
     runs = matching(team, wanted, now=began).order_by("-sorted_at", "-pk")
     ids = b"".join(pk.bytes for pk in runs.values_list("pk", flat=True).iterator())

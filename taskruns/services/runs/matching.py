@@ -1,4 +1,4 @@
-"""Which runs a filter lets through."""
+"""Which runs match a board filter."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,28 +11,28 @@ from django.db.models import Q, QuerySet, Value
 from taskruns.forms import BoardFilter
 from taskruns.models import Run, Task, Team
 
-# A search that begins so many ids is no search for one run, and one that is in so many names none for a task.
+# With more matches than this, a search does not name single runs, or single tasks.
 MANY_IDS = 2_000
 MANY_TASKS = 500
-# The runs of so few tasks are read task by task, each in its own order.
+# The runs of up to this many tasks are read task by task, each in the order of its index.
 FEW_TASKS = 20
 _LAST = "\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """A filter, taken apart for the database.
+    """A filter, split for the database.
 
-    `indexed`: runs that one index gives in order: the team's, one task's, one status of the team, or a few runs by
-    their ids. `apart`: the same runs in several parts, each in the order of an index. `rest`: the condition that the
-    index cannot check, or None. `narrow`: parts of `rest` that have an index of their own.
+    `indexed`: runs that one index yields in order: the team's, one task's, one status of the team, or a few runs by
+    id. `apart`: the same runs in several parts, each in the order of an index. `rest`: the condition that the index
+    cannot check, or None. `narrow`: parts of `rest` that have an index of their own.
     """
 
     indexed: Q
     apart: Sequence[Q] = field(default=())
     rest: Q | None = None
     narrow: Sequence[Q] = field(default=())
-    is_sparse: bool = False  # scanning only the nearest rows would not fill a page
+    is_sparse: bool = False  # few rows match, so scanning only the nearest rows would not fill a page
 
     @property
     def all(self) -> Q:
@@ -40,27 +40,27 @@ class Conditions:
 
     @property
     def parts(self) -> tuple["Conditions", ...]:
-        """Each in order in an index of its own; itself, where it is one."""
+        """The parts that each have an index of their own, or itself if it is not split."""
         return tuple(Conditions(part) for part in self.apart) or (self,)
 
 
 def matching(team: Team, wanted: BoardFilter, *, now: datetime) -> QuerySet[Run]:
-    """All runs of the team that the filter lets through, in no order."""
+    """All runs of the team that match the filter, in no order."""
     return Run.objects.filter(conditions(team, wanted, now=now).all)
 
 
 def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
     rest: list[Q] = []
-    sought = _seek(team, wanted.q) if wanted.q else None
+    search = _search(team, wanted.q) if wanted.q else None
     narrow = [part for part in (_tasks(team, wanted), _started(team, wanted)) if part]
     if wanted.min_duration is not None:
         narrow.append(_lasted(team, wanted.min_duration, now))
-    if sought and sought.is_few and not narrow and not wanted.task:
-        # Without the team, which an index would be tempted to begin with: the ids are the team's.
-        return Conditions(sought.where & Q(status__in=wanted.statuses) if wanted.statuses else sought.where)
-    if sought and sought.tasks and not (narrow or wanted.task or wanted.statuses or wanted.sort):
-        return Conditions(sought.where, tuple(Q(task=task) for task in sought.tasks))
-    narrow += [sought.where] if sought else []
+    if search and search.is_few and not narrow and not wanted.task:
+        # Without the team: the ids are already the team's, and the planner might choose an index that starts with team.
+        return Conditions(search.where & Q(status__in=wanted.statuses) if wanted.statuses else search.where)
+    if search and search.tasks and not (narrow or wanted.task or wanted.statuses or wanted.sort):
+        return Conditions(search.where, tuple(Q(task=task) for task in search.tasks))
+    narrow += [search.where] if search else []
     indexed = Q(team=team)
     if wanted.task:
         ids = list(Task.objects.filter(team=team, arize_id=wanted.task).values_list("pk", flat=True))
@@ -71,21 +71,21 @@ def conditions(team: Team, wanted: BoardFilter, *, now: datetime) -> Conditions:
     elif wanted.statuses:
         narrow.append(Q(team=team, status__in=wanted.statuses))
     rest += narrow
-    is_sparse = sought is not None and sought.is_sparse
+    is_sparse = search is not None and search.is_sparse
     return Conditions(indexed, (), _all_of(rest), () if is_sparse else tuple(narrow), is_sparse)
 
 
 def _tasks(team: Team, wanted: BoardFilter) -> Q | None:
-    """What is known of the task, not of the run."""
+    """The filters on columns of the task."""
     known = {"type": wanted.type, "credential": wanted.credential, "space_id": wanted.space}
     chosen = {name: value for name, value in known.items() if value}
     return Q(task__in=Task.objects.filter(team=team, **chosen).values("pk")) if chosen else None
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """What a search means. `tasks`: nothing but the runs of these few; `is_few`: nothing but runs that are known by
-    their ids; `is_sparse`: nothing but runs whose ids begin alike, and those are many.
+class Search:
+    """What a search text matches. `tasks`: only the runs of these few tasks. `is_few`: only a few runs, listed by id.
+    `is_sparse`: only runs whose ids start with the text, and there are many.
     """
 
     where: Q
@@ -94,25 +94,25 @@ class Sought:
     is_sparse: bool = False
 
 
-def _seek(team: Team, q: str) -> Sought:
-    """Runs of tasks with `q` in their name, and runs whose ids begin with it: which these are is one question."""
+def _search(team: Team, q: str) -> Search:
+    """Runs of tasks with `q` in their name, and runs whose ids start with it. One query finds out which exist."""
     named = Task.objects.filter(team=team, name__icontains=q)
     begin = Q(team=team) & (_begins("arize_id", q) | _begins("experiment_id", q))
     tasks, runs, is_many = _look(named, begin)
     if not tasks:
-        # With its limit, which the database takes as it stands: first the few ids, then their rows.
+        # The limit makes the database find the few ids first, then their rows.
         of_runs = begin if is_many else Q(pk__in=Run.objects.filter(begin).values("pk")[:MANY_IDS])
-        return Sought(of_runs if runs else Q(pk__in=[]), is_few=not is_many, is_sparse=is_many)
+        return Search(of_runs if runs else Q(pk__in=[]), is_few=not is_many, is_sparse=is_many)
     of_tasks = Q(task__in=named.values("pk")) if len(tasks) > MANY_TASKS else Q(task__in=tasks)
     if runs:
-        return Sought(of_tasks | begin)
-    return Sought(of_tasks, tasks if len(tasks) <= FEW_TASKS else ())
+        return Search(of_tasks | begin)
+    return Search(of_tasks, tasks if len(tasks) <= FEW_TASKS else ())
 
 
 def _look(named: QuerySet[Task], begin: Q) -> tuple[list[UUID], bool, bool]:
-    """The ids of the tasks, at most one more than is few; whether there are such runs, and whether they are many."""
+    """The ids of matching tasks, at most MANY_TASKS + 1; whether any run matches; whether more than MANY_IDS do."""
     begun = Run.objects.filter(begin).values("pk")
-    # The limits stand one level down: SQLite has none in the parts of a union.
+    # The limits are in subqueries because SQLite allows none in the parts of a union.
     tasks = Task.objects.filter(pk__in=named.values("pk")[: MANY_TASKS + 1]).values_list("pk", Value(0))
     first = Run.objects.filter(pk__in=begun[:1]).values_list("pk", Value(1))
     beyond = Run.objects.filter(pk__in=begun[MANY_IDS : MANY_IDS + 1]).values_list("pk", Value(2))
@@ -122,7 +122,7 @@ def _look(named: QuerySet[Task], begin: Q) -> tuple[list[UUID], bool, bool]:
 
 
 def _begins(column: str, text: str) -> Q:
-    """`startswith` as each database finds it in an index: SQLite's LIKE knows no case and so uses none."""
+    """`startswith` in a form that can use an index. SQLite's LIKE ignores case, so it needs a range as well."""
     exact = Q((f"{column}__startswith", text))
     if connection.vendor == "postgresql":
         return exact
@@ -134,16 +134,16 @@ def _started(team: Team, wanted: BoardFilter) -> Q | None:
     chosen = {end: at for end, at in ends.items() if at is not None}
     if not chosen:
         return None
-    # The second column says the same to an index.
+    # The condition on `sort_started_at` is redundant, but has an index.
     exact = {f"run_started_at__{end}": at for end, at in chosen.items()}
     return Q(team=team, **exact, **{f"sort_started_at__{end}": at for end, at in chosen.items()})
 
 
 def _lasted(team: Team, seconds: int, now: datetime) -> Q:
     ended = Q(team=team, duration_us__gte=seconds * 1_000_000)
-    goes_on = Q(team=team, rank=1, run_finished_at=None, run_started_at__lte=now - timedelta(seconds=seconds))
-    # `0` asks for runs that have begun at all.
-    return ended & Q(run_started_at__isnull=False, run_finished_at__isnull=False) | goes_on
+    active = Q(team=team, rank=1, run_finished_at=None, run_started_at__lte=now - timedelta(seconds=seconds))
+    # 0 seconds matches every run that has started.
+    return ended & Q(run_started_at__isnull=False, run_finished_at__isnull=False) | active
 
 
 def _all_of(parts: Iterable[Q]) -> Q | None:

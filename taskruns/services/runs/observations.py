@@ -1,4 +1,4 @@
-"""The one place where a reading of Arize changes mirrored runs."""
+"""Writes what Arize says about runs into the mirror. Nothing else changes mirrored runs."""
 
 import json
 import statistics
@@ -18,19 +18,19 @@ from taskruns.models.runs import ACTIVE
 
 from . import retention
 
-LONGEST_ID = 2_000  # bytes; Arize's own are about 20
+LONGEST_ID = 2_000  # bytes; Arize's own ids have about 20
 
-# The usual duration of a task's runs is the median of its last completed ones.
-ENOUGH = 3  # completed runs; fewer say nothing about the next one
-OF_LAST = 20  # completed runs
-# How far back to look for them: a task that nearly always fails must not make a reading slow.
-LOOKED_THROUGH = 200  # runs
-# Servers written in Go send the year 1 for "not yet": what lasted longer than this has no true start.
+# The usual duration of a task's runs is the median of its last completed runs.
+FEWEST_COMPLETED = 3  # completed runs; fewer say nothing about the next one
+LAST_COMPLETED = 20  # completed runs
+# How many runs are scanned for them, so that a task that nearly always fails does not slow down a reading.
+SCANNED = 200
+# Servers written in Go send the year 1 for "not yet". A longer duration than this has no true start.
 LONGEST = timedelta(days=365)
 
 log = structlog.get_logger(__name__)
 
-# Members copied as they are; `status` and `created_at` carry more and are read below.
+# Members that are copied unchanged. `_read` derives more columns from `status` and `created_at`.
 _MEMBERS = (
     "experiment_id",
     "run_started_at",
@@ -48,9 +48,9 @@ _MEMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One answer about one task's runs. `request_started_at`: an answer is as old as its question.
+    """One answer about the runs of one task, dated by the start of its request.
 
-    New runs that are past the time for which runs are kept are left out, unless somebody asked for them.
+    New runs older than the retention period are skipped, unless a person asked for them (`on_demand`).
     """
 
     task: Task
@@ -60,12 +60,12 @@ class Reading:
 
 
 def record_observation(run: Run, seen: WireRun, request_started_at: datetime) -> bool:
-    """Bring one mirrored run up to what Arize said of it, whatever id the answer carries. True if it changed.
+    """Update one mirrored run from Arize's answer, whatever id the answer carries. True if the run changed.
 
-    A reading whose request began earlier never overwrites a later one, so a list read before a cancel cannot undo it.
+    A reading whose request began earlier never overwrites a later one. So a list read before a cancel cannot undo it.
     """
     with transaction.atomic():
-        # The row as it is now, not as it was when `run` was loaded: readings of several workers meet here.
+        # Load the row again: other workers may have written a reading since `run` was loaded.
         held = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
         changed = observe(held, seen, request_started_at)
         if changed:
@@ -74,8 +74,8 @@ def record_observation(run: Run, seen: WireRun, request_started_at: datetime) ->
 
 
 def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
-    """`record_observation` of a row that is locked, in a transaction that observes several and bumps the team after
-    them: locks are taken in one order.
+    """Like `record_observation`, for a locked row. The caller's transaction bumps the team after all its runs, because
+    locks are taken in one order.
     """
     if held.observed_at >= request_started_at:
         return False
@@ -87,18 +87,18 @@ def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
 
 
 def record_gone(run: Run, request_started_at: datetime) -> bool:
-    """Arize answered 404. A run that was active here is gone, since now, and cannot be cancelled: then True.
+    """Arize answered 404. True if the run was active here: it is now `gone` and cannot be cancelled.
 
-    One that had ended stays as it was: Arize may forget it.
+    A run that has ended stays unchanged, because Arize may delete it.
     """
-    went = observe_gone(run, request_started_at)
-    if went:
+    is_gone = observe_gone(run, request_started_at)
+    if is_gone:
         Team.bump(run.team_id)
-    return went
+    return is_gone
 
 
 def observe_gone(run: Run, request_started_at: datetime) -> bool:
-    """`record_gone` as a part of a transaction that observes several runs and bumps the team after them."""
+    """Like `record_gone`. The caller's transaction bumps the team after all its runs."""
     older = Run.objects.filter(pk=run.pk, observed_at__lt=request_started_at)
     was_active = older.filter(status__in=[*ACTIVE, Status.UNKNOWN])
     if was_active.update(status=Status.GONE, rank=0, gone_since=timezone.now(), observed_at=request_started_at):
@@ -108,7 +108,7 @@ def observe_gone(run: Run, request_started_at: datetime) -> bool:
 
 
 def record_readings(readings: Iterable[Reading]) -> int:
-    """Write pages of runs into the mirror, one transaction a page. The number of runs that are new or changed."""
+    """Write pages of runs into the mirror, one transaction a page. Returns how many runs are new or changed."""
     return sum(_record_page(reading) for reading in readings)
 
 
@@ -116,16 +116,16 @@ def record_readings(readings: Iterable[Reading]) -> int:
 def _record_page(reading: Reading) -> int:
     task, started = reading.task, reading.request_started_at
     seen = {wire.id: wire for wire in reading.runs if fits_an_index(wire.id)}
-    # In one order, so that two workers on one page cannot lock each other out.
+    # In a fixed order, so that two workers on the same page do not deadlock.
     held = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, arize_id__in=seen).order_by("pk")
     known = {run.arize_id: run for run in held.select_for_update(no_key=True)}
     unknown = [wire for id_, wire in sorted(seen.items()) if id_ not in known]
     new = [_new_run(task, wire, started) for wire in unknown if reading.on_demand or not retention.is_past(wire)]
-    # A second worker may have been faster: its row stays, and the next reading brings it up to date.
+    # If another worker was faster, its row stays, and the next reading updates it.
     Run.objects.bulk_create(new, ignore_conflicts=True)
     _note_creators(task, new)
     changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
-    touched = {run.arize_id for run in new} | changed | _house(task, known.values())
+    touched = {run.arize_id for run in new} | changed | _adopt(task, known.values())
     if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
         learn_usual(task.pk)
     if touched:
@@ -134,36 +134,36 @@ def _record_page(reading: Reading) -> int:
 
 
 def _note_creators(task: Task, runs: Iterable[Run]) -> None:
-    """Remember the user ids of new runs, so that the mirror reads their names. Sorted, because locks are taken."""
+    """Store the user ids of new runs, so that the mirror reads their names. Sorted, to lock in a fixed order."""
     ids = {run.created_by_user_id for run in runs if fits_an_index(run.created_by_user_id or "")}
     rows = [ArizeUser(team_id=task.team_id, endpoint=task.endpoint, arize_id=id_) for id_ in sorted(filter(None, ids))]
     if rows:
         ArizeUser.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def _house(task: Task, runs: Iterable[Run]) -> set[str]:
-    """Runs that were met before anything named their task come under it now. Their Arize ids."""
-    strangers = {run.pk: run.arize_id for run in runs if run.task_id != task.pk}
-    nameless = Run.objects.filter(pk__in=strangers, task__arize_id="")
-    moved = list(nameless.values_list("pk", flat=True)) if strangers else []
+def _adopt(task: Task, runs: Iterable[Run]) -> set[str]:
+    """Move runs to this task that were stored before their task was known. Returns their Arize ids."""
+    elsewhere = {run.pk: run.arize_id for run in runs if run.task_id != task.pk}
+    of_unknown_task = Run.objects.filter(pk__in=elsewhere, task__arize_id="")
+    moved = list(of_unknown_task.values_list("pk", flat=True)) if elsewhere else []
     Run.objects.filter(pk__in=moved).update(task=task)
-    return {strangers[pk] for pk in moved}
+    return {elsewhere[pk] for pk in moved}
 
 
 def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> set[str]:
-    """Rows that are locked and older than this reading. The Arize ids of those that changed."""
+    """Update rows that are locked and older than this reading. Returns the Arize ids of those that changed."""
     changes = {run.pk: _changes(run, seen[run.arize_id]) for run in runs}
     changed = {pk: columns for pk, columns in changes.items() if columns}
     for pk, columns in changed.items():
         Run.objects.filter(pk=pk).update(observed_at=started, **columns)
-    # An ended run that stays the same is not worth a write.
+    # An unchanged run that has ended needs no write.
     same = [run.pk for run in runs if run.pk not in changed and (run.is_active or run.status == Status.UNKNOWN)]
     Run.objects.filter(pk__in=same).update(observed_at=started)
     return {run.arize_id for run in runs if run.pk in changed}
 
 
 def fits_an_index(arize_id: str) -> bool:
-    """PostgreSQL holds no index entry over 2,704 bytes, team and endpoint included: what is longer is left out."""
+    """PostgreSQL accepts no index entry over 2,704 bytes, including team and endpoint. Longer ids are skipped."""
     fits = len(arize_id.encode()) <= LONGEST_ID
     if not fits:
         log.warning("arize_id_too_long", begins=arize_id[:40], characters=len(arize_id))
@@ -179,36 +179,36 @@ def _new_run(task: Task, seen: WireRun, started: datetime) -> Run:
 
 
 def learn_usual(task_id: uuid.UUID) -> None:
-    """Bring `usual_seconds` of the task up to date: pages show it in each row without computing it."""
+    """Update `usual_seconds` of the task. Stored, because pages show it in each row."""
     ended = Run.objects.filter(task=task_id, rank=0).order_by("-sorted_at", "-pk")
-    rows = ended.values_list("status", "run_started_at", "run_finished_at")[:LOOKED_THROUGH]
+    rows = ended.values_list("status", "run_started_at", "run_finished_at")[:SCANNED]
     spans = [
         finished - started for status, started, finished in rows if status == Status.COMPLETED and started and finished
     ]
-    seconds = [span.total_seconds() for span in spans if timedelta(0) <= span <= LONGEST][:OF_LAST]
-    usual = round(statistics.median(seconds)) if len(seconds) >= ENOUGH else None
+    seconds = [span.total_seconds() for span in spans if timedelta(0) <= span <= LONGEST][:LAST_COMPLETED]
+    usual = round(statistics.median(seconds)) if len(seconds) >= FEWEST_COMPLETED else None
     Task.objects.filter(pk=task_id).exclude(usual_seconds=usual).update(usual_seconds=usual)
 
 
 def duration_us(begin: datetime | None, end: datetime | None) -> int:
-    """What a run took, in microseconds; 0 for one that has not both begun and ended."""
+    """The duration in microseconds; 0 unless the run has both started and ended."""
     return max(0, (end - begin) // timedelta(microseconds=1)) if begin and end else 0
 
 
 def _changes(run: Run, seen: WireRun) -> dict[str, Any]:
-    """The columns that this reading changes. What Arize left out of the answer stays as it was."""
+    """The columns that this reading changes. A member that is missing from the answer changes nothing."""
     read = _read(seen)
     begin, end = (read.get(name, getattr(run, name)) for name in ("run_started_at", "run_finished_at"))
     read["duration_us"] = duration_us(begin, end)
     changes = {name: value for name, value in read.items() if getattr(run, name) != value}
-    # The JSON alone may differ by a member that nobody shows: not worth a write, unless something else changed.
+    # If only the JSON differs, no page shows the difference: not worth a write.
     return {} if set(changes) <= {"as_read"} else changes
 
 
 def _read(seen: WireRun) -> dict[str, Any]:
     read = {name: getattr(seen, name) for name in _MEMBERS if name in seen.raw}
     if not fits_an_index(read.get("experiment_id") or ""):
-        read["experiment_id"] = None  # the JSON still holds it
+        read["experiment_id"] = None  # the JSON still has it
     read["as_read"] = json.dumps(seen.raw)
     if seen.created_at is not None:
         read["sorted_at"] = seen.created_at

@@ -1,4 +1,4 @@
-"""How long the mirror keeps runs that have ended. The audit log is never touched: it outlives what it speaks of."""
+"""How long the mirror keeps ended runs. The audit log is never deleted: it outlives the runs it names."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -14,8 +14,8 @@ from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task
 
 log = structlog.get_logger(__name__)
 
-PORTION = 500  # runs a transaction: short enough for everybody who waits to write
-PORTIONS = 20  # a job: then others have their turn
+CHUNK = 500  # runs in one transaction: short enough for other writers to wait
+CHUNKS = 20  # in one job, so that other jobs get their turn
 ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.GONE)
 
 
@@ -24,22 +24,22 @@ def kept_since() -> datetime:
 
 
 def is_past(seen: WireRun) -> bool:
-    """Would be deleted at once if it were mirrored: so a list that still holds it does not bring it back."""
+    """Whether the run is past retention. If it were mirrored again from a list, it would be deleted at once."""
     since = kept_since()
     moments = [moment for moment in (seen.created_at, seen.run_finished_at) if moment is not None]
     return seen.status.is_ended and bool(moments) and max(moments) < since
 
 
 def forget_old_runs() -> bool:
-    """Delete ended runs that are past their time, and the cancellations of them. True if there may be more.
+    """Delete ended runs past retention, with their cancellations. True if there may be more.
 
-    A run whose cancellation has no end yet, or is still followed, stays until that is told.
+    A run stays while one of its cancellations is open or still followed.
     """
     deleted = 0
     for team_id in Team.objects.values_list("pk", flat=True):
-        while portion := _forget_portion(team_id):
-            deleted += portion
-            if deleted >= PORTION * PORTIONS:
+        while chunk := _forget_chunk(team_id):
+            deleted += chunk
+            if deleted >= CHUNK * CHUNKS:
                 log.info("runs_forgotten", runs=deleted)
                 return True
     if deleted:
@@ -48,11 +48,11 @@ def forget_old_runs() -> bool:
 
 
 @transaction.atomic
-def _forget_portion(team_id: uuid.UUID) -> int:
-    ids = list(_past(team_id).order_by("sorted_at").values_list("pk", flat=True)[:PORTION])
+def _forget_chunk(team_id: uuid.UUID) -> int:
+    ids = list(_past(team_id).order_by("sorted_at").values_list("pk", flat=True)[:CHUNK])
     if not ids:
         return 0
-    # Asked once more under lock: a person may have pressed Cancel, or Arize told something new, since the list.
+    # Check again under lock: since the query, a person may have cancelled a run or a reading may have changed it.
     held = _past(team_id).filter(pk__in=ids).order_by("pk").select_for_update()
     found = [run.pk for run in held.only("pk")]
     Run.objects.filter(pk__in=found).delete()
@@ -64,20 +64,20 @@ def _past(team_id: uuid.UUID) -> QuerySet[Run]:
     since = kept_since()
     finished = Q(run_finished_at=None) | Q(run_finished_at__lt=since)
     gone = Q(gone_since=None) | Q(gone_since__lt=since)
-    # `rank` and `sorted_at` are what the index of the board can look up; the rest is read row by row.
+    # The board's index serves `rank` and `sorted_at`; the other conditions are checked row by row.
     old = Run.objects.filter(finished, gone, team=team_id, rank=0, sorted_at__lt=since, status__in=ENDED)
     return old.filter(~_is_followed())
 
 
 def _is_followed() -> Exists:
-    """Somebody's cancel of the run has no end yet, or one that is still looked for."""
+    """A cancellation of the run is open, or its unknown outcome is still followed."""
     follows = Q(outcome=Outcome.OPEN) | Q(outcome=Outcome.UNKNOWN, followed=True)
     return Exists(Cancellation.objects.filter(follows, run=OuterRef("pk")))
 
 
 @transaction.atomic
-def forget_world(team: Team) -> None:
-    """Empty the team's mirror, because its Arize is no more and another stands in its place: in a demo."""
+def empty_mirror(team: Team) -> None:
+    """Empty the team's mirror. For demos: a new sandbox has replaced the Arize that was mirrored."""
     Run.objects.filter(~_is_followed(), team=team).delete()
     Task.objects.filter(team=team, runs=None).delete()
     keys = Credential.objects.live().filter(team=team)

@@ -1,19 +1,19 @@
-"""Emergency stops of a team: `actions.py` pulls, lifts and ends them, `hold.py` cancels what is active under one."""
+"""Emergency stops of a team: `actions.py` pulls, lifts and ends them, `hold.py` cancels the runs that become active."""
 
-from .actions import AlreadyPulled, NotTheirs, Pulled, expire, lift, may_lift, pull
-from .hold import hold, hold_all, hold_of, is_paused, standing
+from .actions import AlreadyPulled, MayNotLift, Pulled, expire, lift, may_lift, pull
+from .hold import active_stop, hold, hold_after_round, hold_all, is_paused
 
 __all__ = [
     "AlreadyPulled",
-    "NotTheirs",
+    "MayNotLift",
     "Pulled",
+    "active_stop",
     "expire",
     "hold",
+    "hold_after_round",
     "hold_all",
-    "hold_of",
     "is_paused",
     "lift",
     "may_lift",
     "pull",
-    "standing",
 ]

@@ -1,4 +1,4 @@
-"""Pulling a team's emergency stop, lifting it, and ending it when its time is over."""
+"""Pulls a team's emergency stop, lifts it, and ends it when it expires."""
 
 import uuid
 from collections.abc import Sequence
@@ -28,23 +28,27 @@ from taskruns.services.user_errors import UserError
 from .hold import held_runs
 
 CLOCK = Actor.job("stops")
+_WHY_DROPPED = {
+    StopEnd.LIFTED: "The emergency stop was lifted. The remaining cancels were not sent.",
+    StopEnd.EXPIRED: "The emergency stop expired. The remaining cancels were not sent.",
+}
 
 
 class AlreadyPulled(UserError):
-    """One stop a team: `stop` is the one that holds."""
+    """A team has one stop at a time. `stop` is the active one."""
 
     def __init__(self, stop: EmergencyStop) -> None:
-        super().__init__(f"{stop.person_label} had pulled the emergency stop already. Yours changed nothing.")
+        super().__init__(f"{stop.person_label} has already pulled the emergency stop. Nothing was changed.")
         self.stop = stop
 
 
-class NotTheirs(Exception):
-    """Only a manager, and whoever pulled the stop, may lift it."""
+class MayNotLift(Exception):
+    """Only a manager, or the person who pulled the stop, may lift it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """`batch` cancels what was active: wake it. None when nothing was."""
+    """`batch` cancels the active runs; wake it. None if no run was active."""
 
     stop: EmergencyStop
     batch: CancelBatch | None
@@ -53,18 +57,18 @@ class Pulled:
 
 @transaction.atomic
 def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pulled:
-    """Stop the team: the stop, its row and the list of runs to cancel are one transaction.
+    """Stop the team. The stop, its audit row and the batch of cancels are one transaction.
 
-    Raises AlreadyPulled; UserError: no reason.
+    Raises AlreadyPulled, and UserError if the reason is empty.
     """
     why = clean_line(reason, LONGEST_REASON)
     if not why:
-        raise UserError("Say why: everybody in the team will read it.", field="reason")
+        raise UserError("Enter a reason. The whole team will see it.", field="reason")
     _end_overdue(team)
     stop = _insert(team, why, left_out, by)
     ids = list(held_runs(stop).values_list("pk", flat=True))
     batch = _cancel(stop, ids, by) if ids else None
-    # After the list: locks are taken in one order (runs, team, log).
+    # After the batch, because locks are taken in one order: runs, team, log.
     Team.bump(team.pk)
     details: dict[str, Any] = {
         "expires_at": stop.expires_at.isoformat(),
@@ -78,24 +82,24 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
 
 @transaction.atomic
 def lift(team: Team, *, by: Actor) -> EmergencyStop | None:
-    """End the team's stop; cancels it has not sent yet are not sent. None if none holds. Raises NotTheirs."""
+    """Lift the team's stop and drop its queued cancels. None if no stop is active. Raises MayNotLift."""
     stop = _locked(team)
     if stop is None:
         return None
     if not may_lift(stop, person=by.person, access=access_of(by.person, team)):
-        raise NotTheirs
+        raise MayNotLift
     _end(stop, StopEnd.LIFTED, EventType.STOP_LIFT, by=by)
     return stop
 
 
 def may_lift(stop: EmergencyStop, *, person: User | None, access: Access) -> bool:
-    """A manager, and whoever pulled it as long as they may pull."""
+    """A manager, or the person who pulled it while they still have the right to pull."""
     is_owner = person is not None and stop.person_id == person.pk
     return access.may(Action.STOP_LIFT) or (is_owner and access.may(Action.STOP_PULL))
 
 
 def expire(*, by: Actor = CLOCK) -> int:
-    """End every stop whose time is over. How many."""
+    """End every expired stop. Returns how many."""
     overdue = EmergencyStop.objects.filter(end=StopEnd.HOLDING, expires_at__lte=timezone.now())
     teams = Team.objects.filter(pk__in=overdue.values("team"))
     return sum(_end_overdue(team, by=by) for team in teams)
@@ -111,7 +115,7 @@ def _end_overdue(team: Team, *, by: Actor = CLOCK) -> bool:
 
 
 def _locked(team: Team, *, is_overdue: bool = False) -> EmergencyStop | None:
-    """The stop that holds, or the one whose time is over before the clock has written it down."""
+    """The active stop; with `is_overdue`, the expired one that is not ended yet. Locked."""
     now = timezone.now()
     time = {"expires_at__lte": now} if is_overdue else {"expires_at__gt": now}
     stops = EmergencyStop.objects.filter(team=team, end=StopEnd.HOLDING, **time)
@@ -143,14 +147,14 @@ def _cancel(stop: EmergencyStop, ids: Sequence[uuid.UUID], by: Actor) -> CancelB
 def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> None:
     stop.end, stop.ended_at, stop.ended_by_label = end, timezone.now(), by.label
     stop.save(update_fields=["end", "ended_at", "ended_by_label"])
-    for batch in _at_work(stop):
-        batches.stop(batch, why=f"The emergency stop was {end.label.lower()}, so the rest was not sent.", actor=by)
+    for batch in _working_batches(stop):
+        batches.stop(batch, why=_WHY_DROPPED[end], actor=by)
     Team.bump(stop.team_id)
     details = {"pulled_by": stop.person_label, "pulled_at": stop.pulled_at.isoformat()}
     _record(event, stop, by=by, details=details)
 
 
-def _at_work(stop: EmergencyStop) -> QuerySet[CancelBatch]:
+def _working_batches(stop: EmergencyStop) -> QuerySet[CancelBatch]:
     working = CancelBatch.objects.filter(stop=stop, state=BatchState.WORKING).order_by("pk")
     return working.select_for_update(of=("self",)).select_related("team", "person")
 

@@ -1,7 +1,7 @@
-"""What a stop cancels: the active runs of all tasks that are not left out, when it is pulled and while it holds.
+"""The hold: while a stop is active, it cancels the active runs of all tasks that are not excluded.
 
-The hold acts in the name of the person who pulled the stop, with the role they have then; it does nothing while they
-may not pull one. What is due is a batch of its own each time: `services/batches` sends, follows and records each run.
+It acts in the name of the person who pulled the stop, with their current role, and pauses while they have no right to
+pull one. Each time it creates a batch; `services/batches` sends, tracks and records the cancels.
 """
 
 import uuid
@@ -26,18 +26,18 @@ from taskruns.models import (
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import batches
 
-# A run that stays active in spite of its cancel is tried again, a few times.
-TRIED_AGAIN_AFTER = timedelta(seconds=60)
-MOST_TRIES = 3
+# A run that is still active after its cancel is cancelled again, a few times.
+RETRY_AFTER = timedelta(seconds=60)
+MOST_ATTEMPTS = 3
 
 
-def standing(team: Team) -> EmergencyStop | None:
-    """The stop that the team is under, with the role that its owner has now. One query: each page of the team asks."""
+def active_stop(team: Team) -> EmergencyStop | None:
+    """The team's active stop, with its owner's current role. One query, because every page of the team needs it."""
     return EmergencyStop.objects.holding().with_owner().filter(team=team).first()
 
 
 def is_paused(stop: EmergencyStop) -> bool:
-    """The hold acts for its owner: while they may not stop runs, it does nothing. Expects `owner_role`."""
+    """Whether the hold is paused because its owner has no right to pull a stop now. Expects `owner_role`."""
     role = TeamRole(stop.owner_role) if stop.owner_role else None
     return not granted(SiteRole.NONE, role).may(Action.STOP_PULL)
 
@@ -47,10 +47,10 @@ def held_runs(stop: EmergencyStop) -> QuerySet[Run]:
 
 
 def hold(team_id: uuid.UUID) -> CancelBatch | None:
-    """Cancel what has become active under the team's stop, if there is one: the batch to wake, or None.
+    """Cancel the runs that have become active under the team's stop. Returns the batch to wake, or None.
 
-    Called after each reading of Arize, outside its transactions. Two callers at once take turns at the stop's row, and
-    the second finds nothing to do.
+    Called after each round of the mirror, outside its transactions. Concurrent callers wait for the lock on the stop's
+    row; the second one then finds nothing to do.
     """
     holding = EmergencyStop.objects.holding().filter(team=team_id)
     if not holding.exists():
@@ -68,33 +68,33 @@ def hold(team_id: uuid.UUID) -> CancelBatch | None:
         )
 
 
-def hold_of(credential_id: uuid.UUID) -> CancelBatch | None:
-    """After a round of reading with this key."""
+def hold_after_round(credential_id: uuid.UUID) -> CancelBatch | None:
+    """Hold the team of this credential, with which the mirror has just read."""
     team = EmergencyStop.objects.holding().filter(team__credentials=credential_id).values_list("team", flat=True)
     team_id = team.first()
     return None if team_id is None else hold(team_id)
 
 
 def hold_all() -> list[CancelBatch]:
-    """For the clock: a hold does not depend on its team's keys being read."""
+    """Hold every team with an active stop. The clock calls it, so that a hold works even if no round reads the team."""
     teams = list(EmergencyStop.objects.holding().values_list("team", flat=True))
     return [batch for team_id in teams if (batch := hold(team_id)) is not None]
 
 
 def _due(stop: EmergencyStop) -> QuerySet[Run]:
-    """Held runs that this stop has not tried yet, or has tried in vain some time ago.
+    """Held runs that this stop has not tried to cancel yet, or not within RETRY_AFTER.
 
-    A run whose turn never came, because its batch was aborted, was not tried.
+    A queued cancel that was dropped with its batch is not an attempt.
     """
-    tried = CancelItem.objects.filter(batch__stop=stop).exclude(state=ItemState.LEFT_OUT)
-    lately = Q(batch__finished_at=None) | Q(batch__finished_at__gt=timezone.now() - TRIED_AGAIN_AFTER)
+    attempts = CancelItem.objects.filter(batch__stop=stop).exclude(state=ItemState.LEFT_OUT)
+    lately = Q(batch__finished_at=None) | Q(batch__finished_at__gt=timezone.now() - RETRY_AFTER)
     mine = Q(cancel_items__batch__stop=stop) & ~Q(cancel_items__state=ItemState.LEFT_OUT)
-    runs = held_runs(stop).filter(~Exists(tried.filter(lately, run=OuterRef("pk"))))
-    return runs.annotate(tries=Count("cancel_items", filter=mine)).filter(tries__lt=MOST_TRIES)
+    runs = held_runs(stop).filter(~Exists(attempts.filter(lately, run=OuterRef("pk"))))
+    return runs.annotate(attempts=Count("cancel_items", filter=mine)).filter(attempts__lt=MOST_ATTEMPTS)
 
 
 def _owner(stop: EmergencyStop, access: Access) -> Actor:
-    """The person who pulled it, as they are now. They are not at the panel: no session, no address."""
+    """The person who pulled it, with their current role. The hold runs without them: no session, no IP address."""
     return Actor(
         type="user",
         id=str(stop.person_id),

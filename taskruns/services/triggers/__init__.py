@@ -1,4 +1,4 @@
-"""Starting a run of a task and telling the truth about its outcome: `actions.py` has the order, step by step."""
+"""Starts a run of a task and finds out the true outcome. `actions.py` lists the steps in order."""
 
 from .actions import TriggerResult, earlier, trigger
 from .results import sweep

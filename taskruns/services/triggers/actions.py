@@ -1,11 +1,11 @@
-"""One form that starts a run, in order.
+"""One start of a run, step by step.
 
-1. One short durable transaction: open a Trigger under the form's own token (the database takes each token once), and
-   record `requested`. If that cannot be committed, nothing is sent.
-2. Outside any transaction: the one POST to Arize (`answer.py`).
-3. One short transaction with the new run, the outcome, and its audit row (`results.py`).
-The sweep closes what a crash between 1 and 3 left open. A second POST of the same form, by a double click or a reload,
-sends nothing and joins the first. Two forms start two runs, because two people who both ask want two.
+1. In one short durable transaction, open a Trigger with the form's own token as its id (the database accepts each token
+   once), and record `requested`. If this cannot be committed, nothing is sent.
+2. Outside any transaction, send one POST to Arize (`answer.py`).
+3. In one short transaction, write the new run, the outcome, and its audit row (`results.py`).
+After a crash between 1 and 3, the sweep closes the trigger. A second submit of the same form, by double click or
+reload, sends nothing and joins the first. Two separate forms start two runs, because both people want one.
 """
 
 import uuid
@@ -25,9 +25,9 @@ from .results import close
 
 @dataclass(frozen=True, slots=True)
 class TriggerResult:
-    """`outcome` OPEN: the first POST of this form has no answer yet. `explanation`: what Arize said of it.
+    """`outcome` OPEN: the first submit of this form has no answer yet. `explanation`: what Arize said about it.
 
-    `joined`: this POST sent nothing. `stop`: the emergency stop that holds the task.
+    `joined`: this submit sent nothing. `stop`: the emergency stop that holds the task.
     """
 
     outcome: TriggerOutcome
@@ -41,9 +41,10 @@ class TriggerResult:
 def trigger(
     task: Task, *, operation: uuid.UUID, wanted: EvaluationTrigger | ExperimentTrigger, by: Actor
 ) -> TriggerResult:
-    """Start a run for a person who has the right to. `operation` is the form's token. Sends at most one POST.
+    """Start a run. The caller has checked the person's right. `operation` is the form's token. Sends at most one POST.
 
-    Raises DatabaseError when nothing was sent because nothing could be written, OutcomeNotWritten when it was sent.
+    Raises DatabaseError if the request could not be recorded (nothing was sent), and OutcomeNotWritten if the outcome
+    could not be recorded (it was sent).
     """
     opened = _open(task.pk, operation=operation, parameters=wanted.as_json(), by=by)
     if isinstance(opened, TriggerResult):
@@ -53,7 +54,7 @@ def trigger(
 
 
 def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResult, dict[str, Any]] | None:
-    """What came of this person's form, and its parameters. None if it was not sent."""
+    """The outcome of this person's form so far, and its parameters. None if the form was not submitted."""
     row = _mine(task, operation, by)
     return None if row is None else (_result(row), row.parameters)
 
@@ -62,7 +63,7 @@ def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResu
 def _open(
     task_id: uuid.UUID, *, operation: uuid.UUID, parameters: dict[str, Any], by: Actor
 ) -> Trigger | TriggerResult:
-    # Before the insert, which for a used token would spoil the transaction.
+    # Before the insert: if the token was used, a failed insert would break the transaction.
     task = Task.objects.select_related("credential", "team").get(pk=task_id)
     stop = EmergencyStop.objects.holding().filter(team=task.team).first()
     if stop is not None and stop.holds(task) and _mine(task, operation, by) is None:
@@ -84,7 +85,7 @@ def _open(
 
 
 def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> TriggerResult:
-    """A run that would be cancelled at once is not started."""
+    """Do not start a run that the emergency stop would cancel at once."""
     details = {"stop": str(stop.pk)}
     outcome = TriggerOutcome.NOT_SENT.value
     record(EventType.RUN_TRIGGER, outcome, by=by, team=task.team, task=task, operation_id=operation, details=details)
@@ -97,7 +98,7 @@ def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
 
 
 def _join(first: Trigger | None, parameters: dict[str, Any]) -> TriggerResult:
-    """A person learns the outcome of their own form for this task only."""
+    """Only the person who submitted this form for this task learns its outcome."""
     if first is None or first.parameters != parameters:
         return TriggerResult(TriggerOutcome.USED, joined=True)
     return replace(_result(first), joined=True)

@@ -1,4 +1,4 @@
-"""What Arize's answer to a start means. Reads Arize, writes nothing."""
+"""Sends a start to Arize and interprets the answer. Writes nothing to the database."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,23 +12,24 @@ from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.wire import WireRun
 from taskruns.models import Run, Task, TriggerOutcome
 from taskruns.services.credentials.client import CannotConnect, connected
-from taskruns.services.remote_acts import LOOK, NO_KEY, Failure, failure_of, in_words
+from taskruns.services.remote_acts import NO_KEY, SHORT_TIMEOUTS, Failure, explain, failure_of
 from taskruns.services.runs.observations import fits_an_index
 
-LOOKED_AT = 20  # newest runs of the task, after an answer that got lost
-# Arize's clock and this machine's may differ so much.
+NEWEST_RUNS = 20  # of the task, read after a lost answer
+# Arize's clock and this machine's clock may differ by this much.
 CLOCKS_DIFFER = timedelta(minutes=1)
 _NAME_TAKEN = (
-    "Arize has something like it already (409), most likely an experiment of this name in the dataset. "
+    "Arize reports a conflict (409). Most likely the dataset already has an experiment with this name. "
     "Choose another name."
 )
-_NO_TASK = "Arize does not know this task any more, or this API key may not see it (404)."
+_NO_TASK = "Arize no longer has this task, or this API key may not see it (404)."
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`seen`: the new run, or after a lost answer the newest runs of the task; `seen_since`: when the request for them
-    began. `explanation` is for the page, `details` for the log.
+    """`seen`: the new run, or after a lost answer the newest runs of the task. `seen_since`: when that request began.
+
+    `explanation` is for the page, `details` for the audit log.
     """
 
     outcome: TriggerOutcome
@@ -40,9 +41,9 @@ class Answer:
 
 
 def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Answer:
-    """Send the start, once, and find out what came of it. Expects `task.credential` to be loaded.
+    """Send the start once and find out its outcome. Expects `task.credential` to be loaded.
 
-    A failing key or a backoff holds back the mirror, not a person.
+    It is sent even if the key is failing or backing off: only the mirror waits for that.
     """
     if task.credential is None:
         return Answer(TriggerOutcome.NOT_SENT, NO_KEY)
@@ -55,27 +56,27 @@ def ask_arize(task: Task, wanted: EvaluationTrigger | ExperimentTrigger) -> Answ
     except ArizeError as error:
         return _of_error(task, error, started)
     if not fits_an_index(seen.id):
-        return _look(task, started, facts)
+        return _read_newest(task, started, facts)
     return Answer(TriggerOutcome.DONE, seen=(seen,), seen_since=started, details=facts)
 
 
 def _of_error(task: Task, error: ArizeError, started: datetime) -> Answer:
     failure = failure_of(error)
     if failure is Failure.LOST:
-        return _look(task, started, error.facts)
+        return _read_newest(task, started, error.facts)
     outcome = TriggerOutcome.NOT_SENT if failure is Failure.NOT_SENT else TriggerOutcome.REFUSED
     sentence = {Conflict: _NAME_TAKEN, NotFound: _NO_TASK}.get(type(error), "")
-    return Answer(outcome, in_words(error, sentence), throttled=isinstance(error, RateLimited), details=error.facts)
+    return Answer(outcome, explain(error, sentence), throttled=isinstance(error, RateLimited), details=error.facts)
 
 
-def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Answer:
-    """One look at the newest runs: one that did start is on the board then. Which one is ours, Arize does not tell."""
+def _read_newest(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Answer:
+    """Read the newest runs, so that a run that did start is on the board. Arize does not say which one is ours."""
     started = timezone.now()
     try:
         if task.credential is None:
             return Answer(TriggerOutcome.UNKNOWN, details=facts)
-        with connected(task.credential, timeouts=LOOK) as client:
-            page = client.list_runs(task.arize_id, limit=LOOKED_AT)
+        with connected(task.credential, timeouts=SHORT_TIMEOUTS) as client:
+            page = client.list_runs(task.arize_id, limit=NEWEST_RUNS)
     except (ArizeError, CannotConnect) as error:
         text = f"The newest runs of the task could not be read either: {error}"
         return Answer(TriggerOutcome.UNKNOWN, text, details=facts)
@@ -85,7 +86,7 @@ def _look(task: Task, asked_at: datetime, facts: dict[str, Any]) -> Answer:
 
 
 def _new_runs(task: Task, runs: Iterable[WireRun], asked_at: datetime) -> list[WireRun]:
-    """Those that did not exist before we asked, as far as can be told."""
+    """The runs that, as far as we know, did not exist before the start was sent."""
     young = [run for run in runs if run.created_at is None or run.created_at >= asked_at - CLOCKS_DIFFER]
     held = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, first_seen_at__lt=asked_at)
     known = set(held.filter(arize_id__in=[run.id for run in young]).values_list("arize_id", flat=True))
@@ -94,7 +95,7 @@ def _new_runs(task: Task, runs: Iterable[WireRun], asked_at: datetime) -> list[W
 
 def _about(new: int) -> str:
     if not new:
-        return "A look at its newest runs showed none that is new, but one may still come."
+        return "The task has no new run so far, but one may still appear."
     if new == 1:
-        return "One run of the task has appeared since: it may be yours."
-    return f"{new} runs of the task have appeared since: one of them may be yours."
+        return "One new run of the task has appeared since. It may be yours."
+    return f"{new} new runs of the task have appeared since. One of them may be yours."

@@ -1,4 +1,4 @@
-"""Writing the outcome of a start: the row, the runs as they were seen and the audit row are one transaction."""
+"""Writes the outcome of a start: the trigger, the runs as Arize showed them and the audit row in one transaction."""
 
 import structlog
 from django.utils import timezone
@@ -12,23 +12,23 @@ from .answer import Answer
 
 log = structlog.get_logger(__name__)
 
-CRASHED = "The panel was interrupted before it could write down what Arize answered."
+CRASHED = "The panel was interrupted before it could record Arize's answer."
 
 
 def close(trigger: Trigger, answer: Answer, *, by: Actor) -> bool:
-    """Write the answer's outcome, unless another worker has closed the start first (then False).
+    """Write the answer's outcome. False if another worker closed the trigger first.
 
-    An `unknown` one takes a later truth. Expects `trigger.task` with its team. Raises OutcomeNotWritten: the sweep
-    will close it as unknown.
+    A later answer may replace `unknown`. Expects `trigger.task` with its team. Raises OutcomeNotWritten; the sweep then
+    closes the trigger as `unknown`.
     """
     with writing_outcome(EventType.RUN_TRIGGER):
         return _write(trigger, answer, by)
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
-    """Close every start that a crash left without an outcome, as `unknown`: Arize cannot be asked what came of it.
+    """Close as `unknown` every trigger that a crash left without an outcome: Arize offers no way to look it up.
 
-    A run that did start is found by the mirror. The number of rows closed; safe to run twice at once.
+    If a run did start, the mirror finds it. Returns how many were closed. Safe to run concurrently.
     """
     crashed = Trigger.objects.filter(crashed_before())
     rows = crashed.select_related("task__team", "task__credential").order_by("requested_at")
@@ -41,7 +41,7 @@ def sweep(*, by: Actor = SWEEPER) -> int:
 def _write(trigger: Trigger, answer: Answer, by: Actor) -> bool:
     task = trigger.task
     if answer.seen and answer.seen_since is not None:
-        # A start that was asked for here is kept, however old Arize says that it is.
+        # Keep a run that was started here, even if Arize dates it before the retention period.
         is_new = answer.outcome is TriggerOutcome.DONE
         record_readings([Reading(task, answer.seen, answer.seen_since, on_demand=is_new)])
     run = _started(trigger, answer)

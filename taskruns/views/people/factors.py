@@ -76,7 +76,7 @@ def passkey(request: PanelRequest) -> HttpResponse:
 def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     """GET asks for confirmation; POST removes."""
     factor: Authenticator = mine(request, Authenticator.objects.filter(type__in=factors.SECOND), factor_id)
-    row = factor_row(factor, factors.WORDS[factor.type])
+    row = factor_row(factor, factors.LABELS[factor.type])
     if request.method == "POST":
         with shown_as_message(request):
             must_keep_one = recent_auth.must_keep_second_factor(request.user)
@@ -116,7 +116,7 @@ def _page(request: PanelRequest) -> FactorsPage:
     except DecryptionFailed:
         left = None
     return FactorsPage(
-        rows=tuple(factor_row(row, factors.WORDS[row.type]) for row in rows if row.type in factors.SECOND),
+        rows=tuple(factor_row(row, factors.LABELS[row.type]) for row in rows if row.type in factors.SECOND),
         has_app=Authenticator.Type.TOTP in kinds,
         has_codes=Authenticator.Type.RECOVERY_CODES in kinds,
         codes_left=left,

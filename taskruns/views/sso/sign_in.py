@@ -110,7 +110,7 @@ def _arrived(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> H
         return _connected(request, profile)
     account: SocialAccount = login.account
     if not login.is_existing:
-        account = login.account = sso_accounts.admit(profile, by=actor_of(request))
+        account = login.account = sso_accounts.create_sso_person(profile, by=actor_of(request))
         login.user = account.user
     if account.user.is_active:
         sso_accounts.follow_groups(account.user, profile, by=actor_of(request))
