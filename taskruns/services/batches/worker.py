@@ -45,15 +45,11 @@ def due(now: datetime) -> list[uuid.UUID]:
 
 
 def work(batch_id: uuid.UUID) -> float | None:
-<<<<<<< HEAD
-    """One slice. The seconds after which the next one is due, or None: finished, or not this caller's turn."""
+    """Run one slice. Returns the seconds until the next one, or None if the batch is finished or claimed."""
     if problem := key_ring.problem():
         # Its cancels would end as not sent. Another worker may have the ring key.
         log.error("encryption_key_missing", batch=str(batch_id), problem=problem)
         return LATER
-=======
-    """Run one slice. Returns the seconds until the next one, or None if the batch is finished or claimed."""
->>>>>>> W1
     batch = _claim(batch_id)
     if batch is None:
         return None

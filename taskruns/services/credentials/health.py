@@ -21,13 +21,8 @@ from taskruns.models import AuditEvent, Credential, Team
 from taskruns.services import key_ring
 from taskruns.services.remote_acts import SWEEPER, writing_outcome
 
-<<<<<<< HEAD
 from .client import CannotConnect, NotDecryptable, connected
-from .expiry import read_end
-=======
-from .client import CannotConnect, connected
 from .expiry import read_expiry
->>>>>>> W1
 
 log = structlog.get_logger(__name__)
 

@@ -25,6 +25,7 @@ from .reader import THREADS, Reader
 log = structlog.get_logger(__name__)
 
 READER = Actor.job("mirror")
+UNLIMITED = 1_000_000  # calls
 SHORTEST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
 USUAL_WAIT = 30  # seconds, after a 429 without Retry-After
@@ -52,7 +53,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     credential = schedule.claim(credential_id, force=force)
     if credential is None:
         return None
-    budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
+    budget = Budget(UNLIMITED if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls, is_apart=force)
     old = staleness.reasons(credential.pk)
     try:
         with connected(credential, get_retries=2, pool_size=THREADS, may_retry=budget.take) as client:
@@ -112,7 +113,8 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
 
 def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: Actor) -> None:
     credential, now = reader.credential, timezone.now()
-    changes: dict[str, Any] = {"recent_calls": reader.budget.recent()}
+    schedule.note_calls(credential, reader.budget, ahead=False)
+    changes: dict[str, Any] = {}
     if reader.answered_at is not None:
         changes["last_good_at"] = reader.answered_at
     if isinstance(trouble, Unauthorized):
