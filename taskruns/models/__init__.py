@@ -17,6 +17,7 @@ from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
 from .key_ring import RingKeyCheck
+from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
@@ -52,6 +53,7 @@ __all__ = [
     "Invitation",
     "ItemState",
     "KeyUsage",
+    "Lease",
     "Membership",
     "Outcome",
     "RingKeyCheck",

@@ -5,7 +5,7 @@ from huey.contrib.djhuey.management.commands.run_huey import Command as HueyComm
 from taskruns.services import key_ring
 
 
-class Command(HueyCommand):  # type: ignore[misc] - Huey has no types
+class Command(HueyCommand):  # type: ignore[misc]
     """Huey's own command. A worker that cannot use what is stored refuses to start."""
 
     def handle(self, *args: Any, **options: Any) -> None:

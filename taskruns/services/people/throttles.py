@@ -5,7 +5,7 @@ from django.utils import timezone
 from taskruns.models import CacheEntry
 
 
-def forget_over() -> int:
+def forget_expired() -> int:
     """Delete expired entries. Returns how many.
 
     The cache never evicts an entry before its time, so it only grows without this.
