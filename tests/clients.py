@@ -17,7 +17,7 @@ ClientOf = Callable[[User | None], Client]
 
 
 def show_factor(client: Client, user: User) -> None:
-    """Make the session look as if the person had entered a code at sign-in."""
+    """Change the session as if the person had entered a code at sign-in."""
     session = client.session
     session["account_authentication_methods"] = [{"method": "mfa", "type": "totp", "at": time.time()}]
     session["account_authentication_methods_user"] = user_id_to_str(user)

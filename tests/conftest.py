@@ -1,11 +1,11 @@
 """The cast and the stage.
 
-vera  looks on at Ops North (viewer); she may see runs and nothing else.
-oli   operates Ops North; he cancels runs at 3 a.m.
-mona  manages Ops North: keys, members, audit.
-otto  manages Ops South; in Ops North he is an outsider for whom nothing exists.
-ada   audits the whole site (auditor); she reads everything and changes nothing.
-adam  runs the site (site admin); he makes teams, but stops no run.
+vera  is a viewer of Ops North: she sees its runs.
+oli   is an operator of Ops North: he cancels runs at 3 a.m.
+mona  is a manager of Ops North: keys, members, audit log.
+otto  is a manager of Ops South: in Ops North he is an outsider, for whom the team does not exist.
+ada   is an auditor of the whole site: she reads everything and changes nothing.
+adam  is a site admin: he creates teams and cancels no run.
 """
 
 import gc
@@ -37,7 +37,7 @@ RECORD = import_module("taskruns.audit.record")  # the package exports the funct
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the database of DATABASE_URL: the rest needs no second run on another server."""
+    """Mark the tests that use the database in DATABASE_URL. The others need no second run on another server."""
     for item in items:
         asks = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
         if asks or item.get_closest_marker("django_db"):
@@ -50,12 +50,12 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _plain_http_only_to_the_double(settings: Any) -> None:
+def _plain_http_only_to_the_fake_arize(settings: Any) -> None:
     settings.ARIZE_ENDPOINTS = (ENDPOINT,)
 
 
 @pytest.fixture(autouse=True)
-def _runs_of_fixed_dates_are_kept(settings: Any) -> None:
+def _keep_runs_of_fixed_dates(settings: Any) -> None:
     """The fake runs have fixed dates and must not become too old for the mirror."""
     settings.RUN_RETENTION_DAYS = 36_500
 

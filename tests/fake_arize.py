@@ -23,7 +23,7 @@ Fault = tuple[int, dict[str, str], str] | Exception
 class World:
     """`fault` gets each call (`/v2/...?query`) and may return its own answer. `sees` limits a key to spaces.
 
-    `on_its_way` is called after the answer is built and before it is returned.
+    `before_answer` is called after the answer is built and before it is returned.
     """
 
     spaces: dict[str, list[str]] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class World:
     page: int = 100
     sees: dict[str, set[str]] = field(default_factory=dict)
     fault: Callable[[str], Fault | None] = lambda _: None
-    on_its_way: Callable[[str], None] = lambda _: None
+    before_answer: Callable[[str], None] = lambda _: None
     calls: list[str] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -63,7 +63,7 @@ class World:
     def reads_of(self, part: str) -> int:
         return sum(part in call for call in self.calls)
 
-    def speak(self, double: responses.RequestsMock) -> "World":
+    def install(self, double: responses.RequestsMock) -> "World":
         double.add_callback(responses.GET, re.compile(re.escape(ENDPOINT) + "/v2/.*"), self._answer)
         return self
 
@@ -75,13 +75,13 @@ class World:
         with self._lock:
             self.calls.append(call)
             answer = self.fault(call) or self._of(url.path.split("/")[2:], query, key)
-        self.on_its_way(call)
+        self.before_answer(call)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Lock the world, to change it while other threads read."""
         with self._lock:
             yield

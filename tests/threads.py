@@ -1,4 +1,4 @@
-"""Run work in several threads that start together."""
+"""Run work in several threads that start at the same time."""
 
 import threading
 from collections.abc import Callable

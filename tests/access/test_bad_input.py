@@ -261,14 +261,14 @@ def test_cancel_reason_that_is_too_long_is_rejected(
 
 
 BODIES: dict[str, tuple[bytes, str]] = {
-    "no form at all": (b"{}", "application/json"),
-    "a broken multipart": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
-    "a multipart without its boundary": (b"x", "multipart/form-data"),
+    "no form": (b"{}", "application/json"),
+    "broken multipart": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
+    "multipart without its boundary": (b"x", "multipart/form-data"),
     "not UTF-8": (b"email=%c3%28&role=%ed%a0%80&key=%ff&reason=%ff", "application/x-www-form-urlencoded"),
-    "a foreign charset": (b"role=x", "application/x-www-form-urlencoded; charset=nonsense"),
+    "an unknown charset": (b"role=x", "application/x-www-form-urlencoded; charset=nonsense"),
     "too many fields": (b"&".join(b"run=%d" % n for n in range(6_000)), "application/x-www-form-urlencoded"),
     "too much": (b"name=" + b"x" * 1_100_000, "application/x-www-form-urlencoded"),
-    "a file where text belongs": (
+    "a file in a text field": (
         b'--x\r\nContent-Disposition: form-data; name="name"; filename="a"\r\n\r\nb\r\n--x--\r\n',
         "multipart/form-data; boundary=x",
     ),
@@ -308,7 +308,7 @@ def test_malformed_passkey_answer_is_no_500(answer: str, vera: User, client_of: 
         assert again.post(reverse(name), {wanted: answer}).status_code == 200
 
 
-def test_odd_search_of_people_is_no_500(adam: User, client_of: ClientOf):
+def test_odd_search_for_people_is_no_500(adam: User, client_of: ClientOf):
     client = client_of(adam)
     for value in ODD.values():
         for parameter in ("q", "after", "unknown"):

@@ -44,7 +44,7 @@ def test_audit_log_ignores_forged_addresses(team: Team, vera: User, client_of: C
 
 
 @pytest.mark.parametrize(
-    ("proxies", "said", "is_kept"),
+    ("proxies", "sent", "is_kept"),
     [
         (0, "abc-1", False),
         (1, "abc-1", True),
@@ -54,10 +54,10 @@ def test_audit_log_ignores_forged_addresses(team: Team, vera: User, client_of: C
         (1, "", False),
     ],
 )
-def test_request_id_comes_from_the_proxy_or_the_panel(*, proxies: int, said: str, is_kept: bool, settings: Any):
+def test_request_id_comes_from_the_proxy_or_the_panel(*, proxies: int, sent: str, is_kept: bool, settings: Any):
     settings.TRUSTED_PROXIES = proxies
-    found = request_id(RequestFactory().get("/", headers={"X-Request-ID": said}))
-    assert (found == said) is is_kept
+    found = request_id(RequestFactory().get("/", headers={"X-Request-ID": sent}))
+    assert (found == sent) is is_kept
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", found)
 
 

@@ -132,13 +132,13 @@ def test_foreign_and_missing_teams_cost_the_same_queries(page: str, team: Team, 
     client = client_of(otto)
     client.get("/teams/ops-never/runs/")  # the first row of a chain takes one more query
 
-    def asked(slug: str) -> list[str]:
+    def queries_of(slug: str) -> list[str]:
         with CaptureQueriesContext(connection) as queries:
             assert client.get(f"/teams/{slug}/{page}").status_code == 404
         # Savepoint names differ.
         return [query["sql"][:40].partition("SAVEPOINT")[0] for query in queries]
 
-    assert asked("ops-north") == asked("ops-never")
+    assert queries_of("ops-north") == queries_of("ops-never")
     assert AuditEvent.objects.filter(event="access.denied", actor_label=otto.email).count() == 3
 
 

@@ -178,7 +178,7 @@ ACCOUNT: dict[str, Row] = {
     "factor-remove": Row(
         get="302 404 404  404 404 200  404 404", post="302 404 404  404 404 302  404 404", is_teams=False
     ),
-    # Open to everyone, but absent without mail or single sign-on.
+    # Open to everyone, but 404 without mail or single sign-on.
     **dict.fromkeys(
         (
             "account_reset_password",

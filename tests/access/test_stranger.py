@@ -152,7 +152,7 @@ def test_only_a_post_changes_anything(name: str, stage: Stage):
             client.get(act.path(stage), {**filled, **query}, headers=headers)
         assert quiet_dump() == before
     assert stage.posts_to_arize == 0
-    assert client.get("/runs/").status_code == (200 if act.who else 302), "a session neither ended nor began"
+    assert client.get("/runs/").status_code == (200 if act.who else 302), "no session ended or began"
 
 
 # --- Headers
@@ -287,7 +287,7 @@ OWN_TO_EACH = re.compile(
 )
 
 
-def said(answer: HttpResponse) -> str:
+def stable_text(answer: HttpResponse) -> str:
     """The page without the parts that differ in every response."""
     return OWN_TO_EACH.sub("", answer.content.decode())
 
@@ -304,7 +304,7 @@ def test_thousand_guesses_find_no_password_or_account(mona: User, team: Team):
                 password = PASSWORD if number == 400 else f"guess number {number}"
                 answer = client.post("/accounts/login/", {"login": email, "password": password})
                 assert answer.status_code in {200, 429}
-                pages.append(said(answer))
+                pages.append(stable_text(answer))
     assert answers[mona.email] == answers["nobody@example.com"]
     assert len(set(answers[mona.email])) <= 3
     assert "too many" in answers[mona.email][-1].lower()
@@ -349,7 +349,7 @@ def test_foreign_ids_in_filters_and_exports_find_nothing(
 def test_ids_cannot_be_guessed(run: Run, stage: Stage):
     """Ids in urls are random, and the answer to a guess reveals nothing."""
     client = stage.client("vera")
-    missing = {said(client.get(f"/teams/ops-north/runs/{uuid.uuid4()}/")) for _ in range(20)}
+    missing = {stable_text(client.get(f"/teams/ops-north/runs/{uuid.uuid4()}/")) for _ in range(20)}
     assert len(missing) == 1
     assert client.get(f"/teams/ops-north/runs/{run.pk}/").status_code == 200
     assert run.pk.version == 4

@@ -93,7 +93,7 @@ def test_old_credential_has_no_organization(team: Team) -> None:
 def test_mirror_stores_the_organization_of_each_space(
     organization: str | None, team: Team, arize: responses.RequestsMock
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1", space="S1")
     space = {"id": "S1", "name": "prod"} | ({"organization_id": organization} if organization else {})
     body = json.dumps({"spaces": [space]})

@@ -1,3 +1,5 @@
+"""Fixtures of the audit log: an empty anchor file, named in the settings."""
+
 from pathlib import Path
 from typing import Any
 

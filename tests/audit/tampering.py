@@ -106,11 +106,11 @@ def recompute(chain: str, start: int = 1) -> None:
 
 def found(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[tuple[str, int]]:
     """Kind and row number of each fault that a verification of the chain finds. Writes no row."""
-    faults = said(chain, outside=outside)
+    faults = fault_texts(chain, outside=outside)
     return [_place(chain, fault) for fault in faults if FAULT.match(fault)]
 
 
-def said(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[str]:
+def fault_texts(chain: str | None, *, outside: list[dict[str, Any]] | None = None) -> list[str]:
     """Each fault as text. `outside`: the contents of an anchor file."""
     faults: list[str] = []
     point = transaction.savepoint()

@@ -178,9 +178,9 @@ def test_torn_lines_are_reported_by_number_and_others_count(chain: str, anchor_f
     anchor_file.write_bytes(
         b"\n".join([b'{"chain": "si', lines[1].encode(), b"\x00\xff", lines[0].encode(), b"", b"[]"])
     )
-    code, said = verify()
+    code, output = verify()
     assert code == 0
-    assert "note: anchor file lines that are not anchors, cut short by a crash or edited: 1, 3, 6" in said
+    assert "note: anchor file lines that are not anchors, cut short by a crash or edited: 1, 3, 6" in output
     cut(chain)
     assert f"{chain} row 5: anchor not met" in "\n".join(verify()[1])
 
@@ -191,9 +191,9 @@ def test_order_and_duplicate_lines_do_not_matter(chain: str, anchor_file: Path, 
     site = [json.dumps(line) for line in stream_values(AuditAnchor.objects.filter(chain="site"), ANCHOR)]
     lines = [*anchor_file.read_text().splitlines(), *site]
     anchor_file.write_text("\n".join([*reversed(lines), *lines]))
-    code, said = verify()
-    assert (code, said[-1]) == (0, "clean")
-    assert f"{chain}: 5 rows, 2 anchors checked" in said
+    code, output = verify()
+    assert (code, output[-1]) == (0, "clean")
+    assert f"{chain}: 5 rows, 2 anchors checked" in output
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ SQLITE_CHANGES = {
 }
 POSTGRESQL_CHANGES = {
     "truncate": f"TRUNCATE {TABLE}",
-    "truncate with what hangs on it": f"TRUNCATE {TABLE} RESTART IDENTITY CASCADE",
+    "truncate cascade": f"TRUNCATE {TABLE} RESTART IDENTITY CASCADE",
     "upsert": f"""INSERT INTO {TABLE} SELECT * FROM {TABLE} WHERE seq = 2
                   ON CONFLICT (id) DO UPDATE SET reason = 'another'""",
     "delete by a common table expression": f"""WITH gone AS (DELETE FROM {TABLE} RETURNING id) SELECT * FROM gone""",
@@ -126,7 +126,7 @@ def upsert_many() -> None:
 
 BY_MODEL: dict[str, Callable[[], object]] = {
     "save": change_and_save,
-    "save of some fields": lambda: AuditEvent.objects.get(seq=1).save(update_fields=["reason"]),
+    "save with update_fields": lambda: AuditEvent.objects.get(seq=1).save(update_fields=["reason"]),
     "delete": lambda: AuditEvent.objects.get(seq=1).delete(),
     "queryset update": lambda: AuditEvent.objects.filter(seq=1).update(reason="another"),
     "queryset delete": lambda: AuditEvent.objects.filter(seq=1).delete(),

@@ -21,7 +21,7 @@ from tests.factories import actor, make_run
 URL = "/teams/ops-north/audit/"
 
 
-def ask(run: Run, by: Actor) -> uuid.UUID:
+def request_cancel(run: Run, by: Actor) -> uuid.UUID:
     operation = uuid.uuid4()
     record(
         EventType.RUN_CANCEL, "requested", by=by, team=run.team, run=run, operation_id=operation, reason="wrong data"
@@ -38,7 +38,7 @@ def rows(text: str) -> list[str]:
 
 
 def test_request_and_outcome_of_an_operation_are_one_group(run: Run, oli: User, mona: User, client_of: ClientOf):
-    first = ask(run, actor(oli))
+    first = request_cancel(run, actor(oli))
     record(EventType.TEAM_CHANGE, "done", by=actor(mona), team=run.team)
     end(run, first, "unknown", actor(oli))
     end(run, first, "finished_first", Actor.job("sweep"))
@@ -52,7 +52,7 @@ def test_request_and_outcome_of_an_operation_are_one_group(run: Run, oli: User, 
 
 
 def test_denied_and_unknown_stand_out(run: Run, oli: User, vera: User, mona: User, client_of: ClientOf):
-    end(run, ask(run, actor(oli)), "unknown", actor(oli))
+    end(run, request_cancel(run, actor(oli)), "unknown", actor(oli))
     client_of(vera).post(f"/teams/ops-north/runs/{run.pk}/cancel/")
     text = client_of(mona).get(URL).content.decode()
     assert re.search(r'class="event tone-warning">[^<]*its end is unknown', text)
@@ -62,8 +62,8 @@ def test_denied_and_unknown_stand_out(run: Run, oli: User, vera: User, mona: Use
 
 def test_links_lead_to_the_history_of_a_run_and_a_person(run: Run, oli: User, mona: User, client_of: ClientOf):
     other = make_run(run.task, arize_id="other+run/=")
-    ask(run, actor(oli))
-    ask(other, actor(mona))
+    request_cancel(run, actor(oli))
+    request_cancel(other, actor(mona))
     text = client_of(mona).get(URL).content.decode()
     assert f'href="{URL}?run={run.arize_id}"' in text
     assert f'href="{URL}?run=other%2Brun%2F%3D"' in text
@@ -77,7 +77,7 @@ def test_links_lead_to_the_history_of_a_run_and_a_person(run: Run, oli: User, mo
 
 
 def test_every_field_of_every_row_in_a_group_is_shown(run: Run, oli: User, mona: User, client_of: ClientOf):
-    operation = ask(run, actor(oli))
+    operation = request_cancel(run, actor(oli))
     end(run, operation, "confirmed", actor(oli))
     text = client_of(mona).get(URL, {"run": run.arize_id}).content.decode()
     for event in AuditEvent.objects.filter(operation_id=operation):
@@ -117,7 +117,7 @@ def test_pages_never_skip_or_repeat_an_operation(
 
     def step(kind: str, number: int) -> None:
         if kind == "ask":
-            open_operations.append(ask(run, actor(oli)))
+            open_operations.append(request_cancel(run, actor(oli)))
         elif kind == "end" and open_operations:
             end(run, open_operations[number % len(open_operations)], "unknown", Actor.job("sweep"))
         else:
@@ -172,5 +172,5 @@ def test_a_partial_search_says_so_and_can_be_continued(team: Team, mona: User, m
 
 def test_a_task_without_name_and_a_run_without_task_are_shown(run: Run, mona: User, client_of: ClientOf):
     Task.objects.update(name="")
-    ask(Run.objects.get(pk=run.pk), actor(mona))
+    request_cancel(Run.objects.get(pk=run.pk), actor(mona))
     assert f"of task {run.task.arize_id}" in client_of(mona).get(URL).content.decode()

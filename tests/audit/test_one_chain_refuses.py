@@ -111,9 +111,9 @@ def test_a_log_failing_during_a_key_test_is_reported(stage: Stage):
 
 def test_the_two_rows_of_a_test_are_one_operation_without_a_gap(stage: Stage):
     ACTIONS["test a key"].do(stage)
-    asked, end = AuditEvent.objects.filter(event="credential.test").order_by("seq")
-    assert (asked.outcome, end.outcome, end.seq) == ("requested", "ok", asked.seq + 1)
-    assert asked.operation_id == end.operation_id is not None
+    requested, end = AuditEvent.objects.filter(event="credential.test").order_by("seq")
+    assert (requested.outcome, end.outcome, end.seq) == ("requested", "ok", requested.seq + 1)
+    assert requested.operation_id == end.operation_id is not None
     seqs = list(AuditEvent.objects.filter(chain=f"team:{stage.team.pk}").order_by("seq").values_list("seq", flat=True))
     assert seqs == list(range(1, len(seqs) + 1))
 

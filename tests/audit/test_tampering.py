@@ -243,7 +243,7 @@ STRANGE = {
     "operation_id": "x",
     "schema": "one",
     "details": "{",
-    "details with half a character": '{"why": "\\ud800"}',
+    "details with a lone surrogate": '{"why": "\\ud800"}',
 }
 
 

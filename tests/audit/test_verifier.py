@@ -58,37 +58,37 @@ def auditor(tmp_path: Path) -> Callable[..., tuple[int, str]]:
 
 
 def test_a_clean_export_is_clean(export: Lines, auditor: Any):
-    code, said = auditor(export)
-    assert (code, said.splitlines()[-1]) == (0, "clean")
-    assert f"{LAST} rows of '{export[0]['manifest']['chain']}' checked" in said
-    assert "1 anchors, signatures checked" in said
-    assert "keys not pinned" in said
+    code, output = auditor(export)
+    assert (code, output.splitlines()[-1]) == (0, "clean")
+    assert f"{LAST} rows of '{export[0]['manifest']['chain']}' checked" in output
+    assert "1 anchors, signatures checked" in output
+    assert "keys not pinned" in output
 
 
 def test_without_cryptography_it_says_signatures_were_not_checked(export: Lines, auditor: Any):
     without = ("-I", "-S")
-    code, said = auditor(export, python=without)
-    assert (code, said.splitlines()[-1]) == (0, "clean, but no signatures were checked")
-    assert "signatures not checked" in said
-    code, said = auditor(export, "--public-key", OURS, python=without)
-    assert (code, said) == (2, "could not run: --public-key needs the package cryptography. Install it.\n")
+    code, output = auditor(export, python=without)
+    assert (code, output.splitlines()[-1]) == (0, "clean, but no signatures were checked")
+    assert "signatures not checked" in output
+    code, output = auditor(export, "--public-key", OURS, python=without)
+    assert (code, output) == (2, "could not run: --public-key needs the package cryptography. Install it.\n")
     export[-1]["anchor"]["signature"] = "AAAA"
     assert auditor(export, python=without)[0] == 0
     assert auditor(export)[0] == 1
     export[3]["event"]["reason"] = "another"
-    code, said = auditor(export, python=without)
+    code, output = auditor(export, python=without)
     assert code == 1
-    assert "row 3: edited" in said
+    assert "row 3: edited" in output
 
 
 def test_only_the_pinned_key_is_trusted(export: Lines, auditor: Any):
     theirs = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
-    code, said = auditor(export, "--public-key", OURS)
-    assert (code, "keys pinned" in said, "not pinned" in said) == (0, True, False)
+    code, output = auditor(export, "--public-key", OURS)
+    assert (code, "keys pinned" in output, "not pinned" in output) == (0, True, False)
     assert auditor(export, "--public-key", theirs, "--public-key", OURS)[0] == 0
-    code, said = auditor(export, "--public-key", theirs)
+    code, output = auditor(export, "--public-key", theirs)
     assert code == 1
-    assert f"row {LAST}: bad anchor signature" in said
+    assert f"row {LAST}: bad anchor signature" in output
 
 
 def test_a_forgers_own_key_is_rejected_by_the_pin(export: Lines, auditor: Any):
@@ -152,10 +152,10 @@ CHANGES: dict[str, tuple[Callable[[Lines], object], str]] = {
 def test_a_changed_export_is_found_with_its_row(name: str, export: Lines, auditor: Any):
     change, fault = CHANGES[name]
     change(export)
-    code, said = auditor(export)
+    code, output = auditor(export)
     assert code == 1
-    assert fault in said
-    assert said.splitlines()[-1].endswith("faults")
+    assert fault in output
+    assert output.splitlines()[-1].endswith("faults")
 
 
 def test_external_anchors_find_a_tail_cut_before_the_export(export: Lines, auditor: Any, tmp_path: Path):
@@ -166,21 +166,21 @@ def test_external_anchors_find_a_tail_cut_before_the_export(export: Lines, audit
     assert auditor(export, "--anchors", str(outside))[0] == 0
     del export[LAST]
     export[0]["manifest"]["last_seq"] = LAST - 1
-    code, said = auditor(export, "--anchors", str(outside))
+    code, output = auditor(export, "--anchors", str(outside))
     assert code == 1
-    assert f"row {LAST}: anchor not met: the signed row is gone" in said
+    assert f"row {LAST}: anchor not met: the signed row is gone" in output
 
 
 def test_a_filtered_export_is_checked_row_by_row(export: Lines, team: Team, oli: User, auditor: Any):
     some = exported(team, oli, "q=東京 3")
     assert [next(iter(line)) for line in some][:3] == ["manifest", "event", "anchor"]
-    code, said = auditor(some)
+    code, output = auditor(some)
     assert code == 0
-    assert "1 rows" in said
-    assert "each on its own: filtered export" in said
+    assert "1 rows" in output
+    assert "each on its own: filtered export" in output
     some[1]["event"]["reason"] = "another"
-    code, said = auditor(some)
-    assert (code, "row 4: edited" in said) == (1, True)
+    code, output = auditor(some)
+    assert (code, "row 4: edited" in output) == (1, True)
 
 
 def cut_to(export: Lines, rows: int) -> None:
@@ -198,12 +198,12 @@ def forge(export: Lines) -> None:
 @pytest.mark.parametrize("change", [forge, lambda export: cut_to(export, 4), lambda export: export.pop()])
 def test_an_export_without_anchor_of_its_last_row_is_not_clean(export: Lines, auditor: Any, change: Any):
     change(export)
-    code, said = auditor(export, "--public-key", OURS)
+    code, output = auditor(export, "--public-key", OURS)
     last = export[0]["manifest"]["last_seq"]
     assert code == 1
-    assert f"row {last}: anchor not met: no anchor in this export signs its last row" in said
-    assert "0 anchors, signatures checked" in said
-    assert said.splitlines()[-1] == "1 faults"
+    assert f"row {last}: anchor not met: no anchor in this export signs its last row" in output
+    assert "0 anchors, signatures checked" in output
+    assert output.splitlines()[-1] == "1 faults"
 
 
 def test_an_empty_export_without_an_anchor_is_not_clean(export: Lines, auditor: Any):
@@ -214,37 +214,37 @@ def test_an_empty_export_without_an_anchor_is_not_clean(export: Lines, auditor: 
 def test_anchors_signed_after_an_export_are_ignored(export: Lines, team: Team, oli: User, auditor: Any, tmp_path: Path):
     later = exported(team, oli)[-1]["anchor"]
     (tmp_path / "anchors.jsonl").write_text(json.dumps(later) + "\n")
-    code, said = auditor(export, "--anchors", "anchors.jsonl")
-    assert (code, "newer than this export, not compared: 1 anchors" in said) == (0, True)
+    code, output = auditor(export, "--anchors", "anchors.jsonl")
+    assert (code, "newer than this export, not compared: 1 anchors" in output) == (0, True)
     export[0]["manifest"]["exported_at"] = "2999-01-01T00:00:00.000000Z"
-    code, said = auditor(export, "--anchors", "anchors.jsonl")
-    assert (code, f"row {LAST + 1}: anchor not met" in said) == (1, True), "the control: it was there at the time"
+    code, output = auditor(export, "--anchors", "anchors.jsonl")
+    assert (code, f"row {LAST + 1}: anchor not met" in output) == (1, True), "the control: it was there at the time"
 
 
 def test_an_unknown_key_is_reported(export: Lines, auditor: Any):
     export[0]["manifest"]["public_keys"] = {}
-    code, said = auditor(export)
+    code, output = auditor(export)
     assert code == 1
-    assert f"row {LAST}: bad anchor signature: the key is unknown; see AUDIT_PUBLIC_KEYS" in said
+    assert f"row {LAST}: bad anchor signature: the key is unknown; see AUDIT_PUBLIC_KEYS" in output
 
 
 def test_torn_anchor_lines_are_reported_and_others_count(export: Lines, auditor: Any, tmp_path: Path):
     anchor = json.dumps(export[-1]["anchor"])
     (tmp_path / "anchors.jsonl").write_bytes(b'{"chain": "si\n' + anchor.encode() + b"\n\xff\x00\n")
     cut_to(export, 4)
-    code, said = auditor(export, "--anchors", "anchors.jsonl")
+    code, output = auditor(export, "--anchors", "anchors.jsonl")
     assert code == 1
-    assert "line 1 of anchors.jsonl cannot be read" in said
-    assert "line 3 of anchors.jsonl cannot be read" in said
-    assert f"row {LAST}: anchor not met" in said
+    assert "line 1 of anchors.jsonl cannot be read" in output
+    assert "line 3 of anchors.jsonl cannot be read" in output
+    assert f"row {LAST}: anchor not met" in output
 
 
 STRANGE_ROWS: dict[str, Any] = {
     "a number": 1,
     "a list": [],
     "nothing": {},
-    "a number that is a text": {"seq": "3", "hash": "", "chain": "site"},
-    "a number that is none": {"seq": None},
+    "a number as text": {"seq": "3", "hash": "", "chain": "site"},
+    "a null number": {"seq": None},
     "a fraction": {"seq": 3.0},
     "a hash that is a list": {"seq": 3, "hash": []},
 }
@@ -253,27 +253,27 @@ STRANGE_ROWS: dict[str, Any] = {
 @pytest.mark.parametrize("name", STRANGE_ROWS)
 def test_an_invalid_row_is_edited_at_its_place(name: str, export: Lines, auditor: Any):
     export[3]["event"] = STRANGE_ROWS[name]
-    code, said = auditor(export)
+    code, output = auditor(export)
     assert code == 1
-    assert "row 3: edited" in said
-    assert said.splitlines()[-1] == "1 faults"
+    assert "row 3: edited" in output
+    assert output.splitlines()[-1] == "1 faults"
 
 
 def test_a_torn_line_is_edited_at_its_place(export: Lines, auditor: Any):
     lines = [json.dumps(line) for line in export]
     lines[3] = lines[3][:50]
-    code, said = auditor("\n".join(lines))
-    assert (code, "row 3: edited" in said) == (1, True)
+    code, output = auditor("\n".join(lines))
+    assert (code, "row 3: edited" in output) == (1, True)
 
 
 def test_a_forged_row_cannot_control_the_terminal(export: Lines, auditor: Any):
     for line in export:
         (kind,) = line
         line[kind]["chain"] = "x\nclean\x1b[2J"
-    code, said = auditor(export)
+    code, output = auditor(export)
     assert code == 1
-    assert "\x1b" not in said
-    assert "clean" not in said.splitlines()
+    assert "\x1b" not in output
+    assert "clean" not in output.splitlines()
 
 
 MANIFEST = (
@@ -286,20 +286,20 @@ GARBAGE = {
     "no manifest": '{"event": {}}\n',
     "a list": "[]\n",
     "a number": "1\n",
-    "a manifest of nothing": '{"manifest": {}}\n',
+    "an empty manifest": '{"manifest": {}}\n',
     "a manifest that is a list": '{"manifest": []}\n',
-    "nested too deep": '{"manifest":' + "[" * 100_000,
+    "nested too deeply": '{"manifest":' + "[" * 100_000,
     "a name twice": '{"manifest": {}, "manifest": {}}\n',
-    "a key that is none": MANIFEST.replace("{}", '{"a": "AA=="}'),
+    "an invalid key": MANIFEST.replace("{}", '{"a": "AA=="}'),
     "a whole export that begins with row 2": MANIFEST.replace('"first_seq": 1', '"first_seq": 2'),
 }
 
 
 @pytest.mark.parametrize("name", GARBAGE)
 def test_an_invalid_export_is_one_line_and_exit_2(name: str, auditor: Any):
-    code, said = auditor(GARBAGE[name])
+    code, output = auditor(GARBAGE[name])
     assert code == 2
-    assert said.splitlines()[-1].startswith("could not run: ")
+    assert output.splitlines()[-1].startswith("could not run: ")
 
 
 @pytest.mark.parametrize(
@@ -307,9 +307,9 @@ def test_an_invalid_export_is_one_line_and_exit_2(name: str, auditor: Any):
     [["--anchors", "nowhere.jsonl"], ["--public-key", "abc"], ["--public-key", "AAAA"]],
 )
 def test_unusable_options_are_one_line_and_exit_2(options: list[str], export: Lines, auditor: Any):
-    code, said = auditor(export, *options)
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith("could not run: ")
+    code, output = auditor(export, *options)
+    assert (code, output.count("\n")) == (2, 1)
+    assert output.startswith("could not run: ")
     assert auditor(export)[0] == 0
 
 
@@ -318,10 +318,10 @@ def test_a_duplicate_name_in_a_row_is_refused(export: Lines, auditor: Any):
     text = "".join(json.dumps(line) + "\n" for line in export)
     twice = text.replace('"reason": ', '"reason": "forged", "reason": ', 1)
     assert auditor(text)[0] == 0
-    code, said = auditor(twice)
+    code, output = auditor(twice)
     assert code == 1
-    assert "line 2 of export.jsonl cannot be read" in said
-    assert "row 1: edited" in said
+    assert "line 2 of export.jsonl cannot be read" in output
+    assert "row 1: edited" in output
 
 
 def test_the_verifier_is_short_and_standalone():

@@ -1,4 +1,4 @@
-"""Real workers, a simulated Arize with faults, and power cuts: every run still comes to a true end."""
+"""Bulk cancels with real workers, a simulated Arize with faults, and power cuts: every outcome is still true."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.threads import in_threads
 pytestmark = pytest.mark.slow
 
 
-def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path, settings: Any) -> None:
+def test_200_runs_get_true_outcomes_despite_faults(committed: None, tmp_path: Path, settings: Any) -> None:
     with worker_stack(tmp_path, rate=100) as here:
         runs = here.add_runs(200)
         here.fail(*FAULTS)
@@ -31,9 +31,7 @@ def test_200_runs_with_faults_come_to_a_true_end(committed: None, tmp_path: Path
         assert len(here.posts()) == 200
 
 
-def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
-    committed: None, tmp_path: Path, settings: Any
-) -> None:
+def test_a_batch_resumes_after_power_cuts_and_its_rows_are_true(committed: None, tmp_path: Path, settings: Any) -> None:
     with worker_stack(tmp_path, rate=20) as here:
         runs = here.add_runs(60)
         here.fail({"path": "/cancel", "latency_ms": 400, "latency_at": "after"})
@@ -43,8 +41,8 @@ def test_after_power_cuts_the_batch_goes_on_by_itself_and_the_rows_are_true(
             until_some_are_sent(here, 12 * (cut + 1))
             here.kill(worker)
         lost = CancelItem.objects.filter(batch=batch, state="sent").count()
-        assert lost, "the control: something was under way when the power was cut"
-        # Nobody needs to wait for the leases of those who died.
+        assert lost, "the control: cancels were in progress when the power was cut"
+        # Do not wait until the killed workers' claims expire.
         CancelItem.objects.filter(batch=batch, state="sent").update(next_try_at=timezone.now())
         here.start_worker()
         here.wait_for(batch, within=90)
@@ -59,7 +57,7 @@ def until_some_are_sent(here: WorkerStack, number: int) -> None:
 def test_two_workers_on_one_batch_send_nothing_twice(
     committed: None, tmp_path: Path, settings: Any, monkeypatch: Any
 ) -> None:
-    """Even when the claim of the batch does not keep one of them away."""
+    """Even if the claim of the batch does not keep the second worker away."""
     settings.CANCELS_PER_SECOND = 1_000
     with worker_stack(tmp_path) as here:
         batch = here.batch(here.add_runs(80))
@@ -72,9 +70,7 @@ def test_two_workers_on_one_batch_send_nothing_twice(
         assert [len(posts) for posts in here.posts().values()] == [1] * 80
 
 
-def test_a_run_cancelled_singly_while_its_batch_is_at_work_gets_one_post(
-    committed: None, tmp_path: Path, settings: Any
-) -> None:
+def test_a_run_cancelled_singly_during_its_batch_gets_one_post(committed: None, tmp_path: Path, settings: Any) -> None:
     settings.CANCELS_PER_SECOND = 1_000
     with worker_stack(tmp_path) as here:
         runs = here.add_runs(12)
@@ -90,7 +86,7 @@ def test_a_run_cancelled_singly_while_its_batch_is_at_work_gets_one_post(
         assert batches.counts_of(batch).keys() <= {"confirmed", "not_needed"}
 
 
-def test_an_abort_stops_within_2_s_and_what_was_sent_comes_to_its_end(
+def test_an_abort_stops_within_2_s_and_sent_cancels_are_followed(
     committed: None, tmp_path: Path, settings: Any
 ) -> None:
     with worker_stack(tmp_path, rate=20) as here:

@@ -1,4 +1,4 @@
-"""The pages of cancelling many: the list to confirm, the word to begin, how far it is, and who sees what."""
+"""The pages of a bulk cancel: the draft, its confirmation, progress and results, and who sees what."""
 
 import re
 from datetime import timedelta
@@ -61,7 +61,7 @@ def words(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
-def test_ticked_runs_become_a_list_to_look_at_and_nothing_is_sent(client: Client, runs: list[Run], arize: Any) -> None:
+def test_selected_runs_become_a_draft_and_nothing_is_sent(client: Client, runs: list[Run], arize: Any) -> None:
     batch = drafted(client, runs)
     text = words(page(client, batch))
     assert "Cancel 3 runs?" in text
@@ -72,7 +72,7 @@ def test_ticked_runs_become_a_list_to_look_at_and_nothing_is_sent(client: Client
     assert events() == []
 
 
-def test_the_list_says_what_it_leaves_out_because_it_has_ended(client: Client, task: Task, runs: list[Run]) -> None:
+def test_the_draft_says_how_many_ended_runs_it_excludes(client: Client, task: Task, runs: list[Run]) -> None:
     batch = drafted(client, [*runs, make_run(task, status=Status.COMPLETED)])
     Run.objects.filter(pk=runs[0].pk).update(status=Status.FAILED, rank=0)
     text = words(page(client, batch))
@@ -80,7 +80,7 @@ def test_the_list_says_what_it_leaves_out_because_it_has_ended(client: Client, t
     assert "Answer relevance evaluation 0 2 1" in text
 
 
-def test_all_that_match_are_those_of_every_page_and_active(client: Client, task: Task, other_team: Team) -> None:
+def test_all_matching_runs_are_the_active_ones_of_every_page(client: Client, task: Task, other_team: Team) -> None:
     wanted = [make_run(task) for _ in range(70)]
     make_run(task, status=Status.PENDING)
     make_run(task, status=Status.COMPLETED)
@@ -93,7 +93,7 @@ def test_all_that_match_are_those_of_every_page_and_active(client: Client, task:
 
 
 @pytest.mark.parametrize("fields", [{}, {"q": "  "}, {"status": ""}, {"sort": "created"}, {"unknown": "x"}])
-def test_an_empty_filter_never_means_everything(fields: dict[str, str], client: Client, runs: list[Run]) -> None:
+def test_an_empty_filter_never_selects_everything(fields: dict[str, str], client: Client, runs: list[Run]) -> None:
     answer = client.post(URL, {"match": "all"} | fields)
     assert answer.status_code == 422
     assert "no filter never means every run" in words(answer.content.decode())
@@ -112,7 +112,7 @@ def test_an_empty_filter_never_means_everything(fields: dict[str, str], client: 
         ({"match": "all", "min_duration": "many"}, 400, "must be a whole number"),
     ],
 )
-def test_what_makes_no_list_is_refused_with_a_sentence(
+def test_an_invalid_selection_is_refused_with_an_explanation(
     fields: dict[str, str], status: int, sentence: str, client: Client, runs: list[Run]
 ) -> None:
     answer = client.post(URL, fields)
@@ -120,13 +120,13 @@ def test_what_makes_no_list_is_refused_with_a_sentence(
     assert not CancelBatch.objects.exists()
 
 
-def test_ticks_and_all_that_match_are_never_mixed(client: Client, runs: list[Run]) -> None:
+def test_selected_runs_and_all_matching_runs_are_never_mixed(client: Client, runs: list[Run]) -> None:
     answer = client.post(URL, {"match": "all", "status": "running", "run": str(runs[0].pk)})
     assert answer.status_code == 422
     assert not CancelBatch.objects.exists()
 
 
-def test_a_run_of_another_team_is_the_same_404_as_none_and_a_recorded_try(
+def test_a_foreign_run_gets_the_404_of_a_missing_one_and_is_recorded(
     client: Client, runs: list[Run], other_team: Team
 ) -> None:
     theirs = make_run(Task.objects.create(team=other_team, endpoint=runs[0].endpoint, arize_id="x"))
@@ -147,10 +147,10 @@ def test_a_batch_of_another_team_is_a_404(client: Client, otto: User, client_of:
     assert batch.state == "draft"
 
 
-# --- The word to begin
+# --- Confirming
 
 
-def test_a_reason_is_wanted(client: Client, runs: list[Run]) -> None:
+def test_a_reason_is_required(client: Client, runs: list[Run]) -> None:
     batch = drafted(client, runs)
     for reason in ("", "  ", "\u2028", "x" * 513):
         answer = client.post(f"{URL}{batch.pk}/confirm/", {"reason": reason})
@@ -162,7 +162,7 @@ def test_a_reason_is_wanted(client: Client, runs: list[Run]) -> None:
 
 
 @pytest.mark.parametrize("count", ["", "20", "22", "twenty-one", "21.0", "\N{ARABIC-INDIC DIGIT TWO}1"])
-def test_above_20_the_number_is_typed(count: str, client: Client, task: Task) -> None:
+def test_above_20_runs_the_number_must_be_typed(count: str, client: Client, task: Task) -> None:
     batch = drafted(client, [make_run(task) for _ in range(21)])
     assert 'name="count"' in page(client, batch)
     answer = client.post(f"{URL}{batch.pk}/confirm/", {"reason": "a bad prompt", "count": count})
@@ -174,13 +174,13 @@ def test_above_20_the_number_is_typed(count: str, client: Client, task: Task) ->
     assert events() == [("run.cancel_many", "requested")]
 
 
-def test_up_to_20_no_number_is_wanted(client: Client, task: Task) -> None:
+def test_up_to_20_runs_no_number_is_required(client: Client, task: Task) -> None:
     batch = drafted(client, [make_run(task) for _ in range(20)])
     assert 'name="count"' not in page(client, batch)
     assert client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}).status_code == 302
 
 
-def test_runs_that_begin_after_the_list_was_made_are_left_out_and_counted(
+def test_runs_that_start_after_the_draft_are_excluded_and_counted(
     client: Client, task: Task, runs: list[Run], arize: Any
 ) -> None:
     client.post(URL, {"match": "all", "status": "running"})
@@ -198,14 +198,14 @@ def test_runs_that_begin_after_the_list_was_made_are_left_out_and_counted(
     assert requested.details["statuses"] == {"running": 3}
 
 
-def test_the_same_list_confirmed_twice_begins_once(client: Client, runs: list[Run]) -> None:
+def test_a_draft_confirmed_twice_starts_once(client: Client, runs: list[Run]) -> None:
     batch = drafted(client, runs)
     for _ in range(2):
         assert client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}).status_code == 302
     assert events(event="run.cancel_many") == [("run.cancel_many", "requested")]
 
 
-def test_the_whole_way_from_ticks_to_the_summary(client: Client, runs: list[Run], arize: Any) -> None:
+def test_a_batch_works_from_selection_to_summary(client: Client, runs: list[Run], arize: Any) -> None:
     for run, said in zip(runs, ("CANCELLED", "CANCELLED", "COMPLETED"), strict=True):
         arize.post(run_url(run, "/cancel"), json=wire_run(run, said))
     batch = drafted(client, runs)
@@ -214,18 +214,18 @@ def test_the_whole_way_from_ticks_to_the_summary(client: Client, runs: list[Run]
     work()
     html = page(client, batch)
     assert "2 of 3 cancelled, 1 finished first, 0 still running." in words(html)
-    assert 'hx-trigger="every' not in html, "nothing moves any more"
+    assert 'hx-trigger="every' not in html, "the page does not poll now"
     assert "a bad prompt" in words(client.get(URL).content.decode())
     board = words(client.get("/teams/ops-north/runs/").content.decode())
     assert board.count("cancelled by oli@example.com: a bad prompt") == 2
 
 
-def test_htmx_gets_the_part_that_moves(client: Client, runs: list[Run]) -> None:
+def test_htmx_gets_the_polling_fragment(client: Client, runs: list[Run]) -> None:
     fragment = page(client, drafted(client, runs), **{"HX-Request": "true"})
     assert fragment.lstrip().startswith('<article id="batch"')
 
 
-# --- What was not stopped
+# --- Runs that are still running
 
 
 def ended(batch: CancelBatch, states: dict[Run, str]) -> None:
@@ -234,7 +234,7 @@ def ended(batch: CancelBatch, states: dict[Run, str]) -> None:
     CancelBatch.objects.filter(pk=batch.pk).update(state="finished", finished_at=timezone.now(), person_label="oli")
 
 
-def test_what_was_not_stopped_is_listed_with_why_and_can_be_tried_again(client: Client, runs: list[Run]) -> None:
+def test_runs_still_running_are_listed_with_a_reason_and_can_be_retried(client: Client, runs: list[Run]) -> None:
     batch = drafted(client, runs)
     refused = runs[0].cancellations.create(
         outcome=Outcome.REFUSED, explanation="The key may not do it (403).", person_label="oli"
@@ -253,7 +253,7 @@ def test_what_was_not_stopped_is_listed_with_why_and_can_be_tried_again(client: 
     assert f'href="{URL}{batch.pk}/"' in page(client, again)
 
 
-def test_nothing_is_tried_again_before_the_end_or_when_all_have_ended(client: Client, runs: list[Run]) -> None:
+def test_a_retry_needs_a_finished_batch_with_active_runs(client: Client, runs: list[Run]) -> None:
     batch = drafted(client, runs)
     assert client.post(f"{URL}{batch.pk}/retry/").status_code == 409
     ended(batch, dict.fromkeys(runs, "refused"))
@@ -263,9 +263,7 @@ def test_nothing_is_tried_again_before_the_end_or_when_all_have_ended(client: Cl
 
 
 @pytest.mark.parametrize("state", ["confirmed", "still_running"])
-def test_a_run_that_goes_on_although_arize_said_otherwise_is_red_on_board_and_batch(
-    state: str, client: Client, runs: list[Run]
-) -> None:
+def test_a_run_that_ignored_its_cancel_is_red_on_board_and_batch(state: str, client: Client, runs: list[Run]) -> None:
     batch = drafted(client, runs[:1])
     ended(batch, {runs[0]: state})
     runs[0].cancellations.create(outcome=state, person_label="oli")
@@ -294,20 +292,22 @@ def test_the_page_says_why_it_waits(client: Client, credential: Credential, runs
 # --- Who sees what
 
 
-def test_who_looks_on_sees_all_and_no_button(client: Client, vera: User, client_of: ClientOf, runs: list[Run]) -> None:
+def test_a_viewer_sees_everything_and_no_button(
+    client: Client, vera: User, client_of: ClientOf, runs: list[Run]
+) -> None:
     batch = drafted(client, runs)
-    watcher = client_of(vera)
-    assert "<button" not in page(watcher, batch).split('<main id="main"')[1].split("</main>")[0]
+    viewer = client_of(vera)
+    assert "<button" not in page(viewer, batch).split('<main id="main"')[1].split("</main>")[0]
     client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
     assert "Stop sending cancels" in page(client, batch)
-    assert "Stop sending cancels" not in page(watcher, batch)
+    assert "Stop sending cancels" not in page(viewer, batch)
     ended(batch, dict.fromkeys(runs, "refused"))
     assert "Retry these" in page(client, batch)
-    assert "Retry these" not in page(watcher, batch)
-    assert "Cancel of 3 runs" in words(watcher.get(URL).content.decode())
+    assert "Retry these" not in page(viewer, batch)
+    assert "Cancel of 3 runs" in words(viewer.get(URL).content.decode())
 
 
-def test_only_runs_that_can_be_cancelled_have_a_tick_box(
+def test_only_runs_that_can_be_cancelled_have_a_checkbox(
     client: Client, vera: User, client_of: ClientOf, task: Task, runs: list[Run]
 ) -> None:
     make_run(task, status=Status.COMPLETED)
@@ -319,14 +319,14 @@ def test_only_runs_that_can_be_cancelled_have_a_tick_box(
 
 
 def test_the_first_button_of_the_boards_form_cancels_nothing(client: Client, runs: list[Run]) -> None:
-    """Enter on a tick box presses it."""
+    """Enter in a checkbox clicks the first button."""
     form = client.get("/teams/ops-north/runs/").content.decode().split('id="board"')[1]
     first = re.search(r"<button[^>]*>", form)
     assert first is not None
     assert f'formaction="{URL}"' in first[0]
 
 
-def test_the_board_offers_all_that_match_only_under_a_filter(client: Client, task: Task, runs: list[Run]) -> None:
+def test_the_board_offers_all_matching_runs_only_with_a_filter(client: Client, task: Task, runs: list[Run]) -> None:
     make_run(task, status=Status.COMPLETED)
     assert "match-all" not in client.get("/teams/ops-north/runs/").content.decode()
     html = client.get("/teams/ops-north/runs/?status=running&status=completed&sort=created").content.decode()
@@ -338,7 +338,7 @@ def test_the_board_offers_all_that_match_only_under_a_filter(client: Client, tas
     assert "match the filter" not in one
 
 
-def test_an_abort_over_http_stops_it_and_says_so(client: Client, runs: list[Run], arize: Any) -> None:
+def test_aborting_over_http_stops_the_batch_and_says_so(client: Client, runs: list[Run], arize: Any) -> None:
     batch = drafted(client, runs)
     client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
     answer = client.post(f"{URL}{batch.pk}/abort/", follow=True)

@@ -1,4 +1,4 @@
-"""Cancelling many: each run of a frozen list comes to a true end, with its rows."""
+"""Bulk cancel: each run of a frozen list gets its true outcome and its audit rows."""
 
 import json
 from concurrent.futures import Future
@@ -39,7 +39,7 @@ from tests.wire import run_url, wire_run
 
 
 @pytest.fixture(autouse=True)
-def _fast(settings: Any) -> None:  # pytest-django's own, which puts them back
+def _fast(settings: Any) -> None:  # pytest-django's fixture, which restores the settings
     settings.CANCELS_PER_SECOND = 1_000
 
 
@@ -55,8 +55,8 @@ def batch_of(team: Team, runs: list[Run], by: User, **fields: Any) -> CancelBatc
     )
 
 
-def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
-    """Portion after portion, each when it is due, until the batch says that it is finished."""
+def finish(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
+    """Work on the batch chunk by chunk, without the waits in between, until it is finished."""
     for _ in range(most):
         delay = batches.work(batch.pk)
         if delay is None:
@@ -64,11 +64,11 @@ def work_off(batch: CancelBatch, *, most: int = 20) -> CancelBatch:
             return batch
         CancelItem.objects.update(next_try_at=timezone.now())
         CancelPace.objects.update(paused_until=None)
-    raise AssertionError("the batch does not come to its end")
+    raise AssertionError("the batch is not finished")
 
 
 def answers(arize: responses.RequestsMock, run: Run, *posts: Any, seen: str = "RUNNING") -> None:
-    """What Arize says to the POSTs, one after the other (a status, or a state of the run), and to each reading."""
+    """Set Arize's answers: to each POST in order (an HTTP status or a status of the run), and to every GET."""
     for post in posts:
         if isinstance(post, str):
             arize.post(run_url(run, "/cancel"), json=wire_run(run, post))
@@ -90,7 +90,7 @@ def posts(arize: responses.RequestsMock, run: Run) -> int:
 def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
     for run in runs:
         answers(arize, run, "CANCELLED")
-    batch = work_off(batch_of(team, runs, oli))
+    batch = finish(batch_of(team, runs, oli))
     assert states(batch) == ["confirmed"] * 5
     assert batch.state == BatchState.FINISHED
     assert [posts(arize, run) for run in runs] == [1] * 5
@@ -105,7 +105,7 @@ def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run]
     assert finished.details["counts"] == {"confirmed": 5}
 
 
-# --- What Arize may say
+# --- Arize's answers
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_each_run_is_cancelled_once_and_has_its_rows(team: Team, runs: list[Run]
         (503, "COMPLETED", "finished_first"),
     ],
 )
-def test_an_item_ends_as_its_cancellation(
+def test_an_item_gets_the_outcome_of_its_cancellation(
     said: Any, seen: str, state: str, team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, said, seen=seen)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == [state]
     assert posts(arize, run) == 1
     assert outcomes(run) == ["requested", state]
@@ -138,16 +138,16 @@ def outcomes(run: Run) -> list[str]:
     return list(rows.values_list("outcome", flat=True))
 
 
-def test_a_429_returns_the_item_to_the_queue_as_often_as_it_comes(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_every_429_returns_the_item_to_the_queue(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, 429, 429, 429, 429, 429, "CANCELLED")
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["confirmed"]
     assert posts(arize, run) == 6
     assert outcomes(run) == ["requested", "refused"] * 5 + ["requested", "confirmed"]
     assert batch.items.get().attempts == 1, "a 429 is no attempt"
 
 
-def test_a_429_makes_the_item_wait_as_long_as_arize_asks(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_after_a_429_the_item_waits_as_long_as_arize_asks(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), status=429, headers={"Retry-After": "4"})
     batch = batch_of(team, [run], oli)
     before = timezone.now()
@@ -158,11 +158,11 @@ def test_a_429_makes_the_item_wait_as_long_as_arize_asks(team: Team, run: Run, o
 
 
 @pytest.mark.parametrize("lost", [503, 500, requests.ConnectionError("cut")])
-def test_what_was_lost_without_effect_is_tried_twice_more_and_no_oftener(
+def test_a_lost_cancel_without_effect_is_sent_at_most_three_times(
     lost: Any, team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, lost, lost, lost, "CANCELLED")
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
     assert posts(arize, run) == 3
     assert outcomes(run) == ["requested", "unknown"] * 3
@@ -171,34 +171,32 @@ def test_what_was_lost_without_effect_is_tried_twice_more_and_no_oftener(
     assert [row.details.get("previous_operation") for row in rows[1:]] == [str(row.operation_id) for row in rows[:2]]
 
 
-def test_what_was_lost_is_read_before_anything_is_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_lost_cancel_is_checked_before_it_is_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), body=requests.ConnectionError("cut"))
     for _ in range(3):
         arize.get(run_url(run), status=500)
     batch = batch_of(team, [run], oli)
     batches.work(batch.pk)
-    assert states(batch) == ["sent"], "it could not be read, so nothing is known"
+    assert states(batch) == ["sent"], "the run could not be read, so its state is not known"
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
     assert posts(arize, run) == 1
     assert outcomes(run) == ["requested", "unknown", "confirmed"]
 
 
-def test_a_run_that_can_never_be_read_ends_unknown_and_is_not_sent_again(
-    team: Team, run: Run, oli: User, arize: Any
-) -> None:
+def test_a_run_that_cannot_be_read_is_unknown_and_not_sent_again(team: Team, run: Run, oli: User, arize: Any) -> None:
     arize.post(run_url(run, "/cancel"), status=503)
     arize.get(run_url(run), status=500)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
     assert posts(arize, run) == 1
     assert outcomes(run) == ["requested", "unknown"]
 
 
-def test_the_truth_that_comes_later_reaches_the_item(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_later_outcome_reaches_the_item(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, 503, 503, 503)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["unknown"]
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
@@ -206,44 +204,42 @@ def test_the_truth_that_comes_later_reaches_the_item(team: Team, run: Run, oli: 
     assert states(batch) == ["confirmed"]
 
 
-def test_a_stopping_run_holds_the_batch_open_until_it_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_batch_stays_open_until_its_stopping_run_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batch = batch_of(team, [run], oli)
     assert batches.work(batch.pk) == 5.0
     assert states(batch) == ["sent"]
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
     assert posts(arize, run) == 1
 
 
-def test_a_run_that_goes_on_for_300_s_is_still_running(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Run, oli: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batch = batch_of(team, [run], oli)
     batches.work(batch.pk)
     with time_machine.travel(timezone.now() + timedelta(seconds=301)):
         cancellations.sweep()
-        batch = work_off(batch)
+        batch = finish(batch)
     assert states(batch) == ["still_running"]
     assert batch.state == BatchState.FINISHED
 
 
-# --- Others
+# --- Runs that end or are cancelled elsewhere
 
 
-def test_a_run_that_ended_before_its_turn_needs_nothing(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_that_ended_before_its_turn_is_not_needed(team: Team, run: Run, oli: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     Run.objects.filter(pk=run.pk).update(status=Status.COMPLETED, rank=0)
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["not_needed"]
     assert outcomes(run) == ["not_needed"]
     assert not arize.calls
 
 
-def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
-    team: Team, run: Run, oli: User, mona: User, arize: Any
-) -> None:
+def test_an_item_joins_a_single_cancel_of_its_run(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     single = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
     batches.work(batch.pk)
@@ -251,12 +247,12 @@ def test_a_run_that_is_cancelled_singly_gets_one_post_and_the_item_follows_it(
     assert (item.state, item.joined, item.cancellation) == ("sent", True, single)
     assert outcomes(run) == ["joined"]
     Cancellation.objects.filter(pk=single.pk).update(outcome=Outcome.CONFIRMED)
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
     assert not arize.calls
 
 
-def test_a_single_press_joins_what_its_batch_has_sent(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
+def test_a_single_cancel_joins_the_cancel_of_a_batch(team: Team, run: Run, oli: User, mona: User, arize: Any) -> None:
     answers(arize, run, "RUNNING")
     batches.work(batch_of(team, [run], oli).pk)
     assert cancellations.cancel(run, by=actor(mona, "manager")).outcome == "joined"
@@ -271,13 +267,13 @@ def test_two_batches_with_one_run_send_one_post(team: Team, run: Run, oli: User,
     assert posts(arize, run) == 1
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
-    assert [states(work_off(batch)) for batch in (first, second)] == [["confirmed"], ["confirmed"]]
+    assert [states(finish(batch)) for batch in (first, second)] == [["confirmed"], ["confirmed"]]
 
 
 # --- Rights, abort, keys
 
 
-def test_a_right_that_is_lost_mid_way_stops_the_rest(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+def test_a_right_lost_during_a_batch_stops_the_rest(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
     def demoted(request: Any) -> Any:
         Membership.objects.filter(user=oli).update(role="viewer")
         return (200, {}, json.dumps(wire_run(runs[0], "CANCELLED")))
@@ -296,7 +292,7 @@ def test_a_right_that_is_lost_mid_way_stops_the_rest(team: Team, runs: list[Run]
 
 
 def in_this_thread(batch: CancelBatch) -> None:
-    """One portion whose pool is this thread: what Arize's double does is in the test's transaction."""
+    """Work on one chunk in this thread, so that the fake Arize's callback uses the test's transaction."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taskruns.services.batches.worker.ThreadPoolExecutor", SameThread)
         batches.work(batch.pk)
@@ -316,7 +312,9 @@ class SameThread:
 
 
 @pytest.mark.parametrize("loss", ["removed", "disabled", "archived"])
-def test_who_has_lost_the_right_sends_nothing(loss: str, team: Team, runs: list[Run], oli: User, arize: Any) -> None:
+def test_a_batch_sends_nothing_once_its_person_has_lost_the_right(
+    loss: str, team: Team, runs: list[Run], oli: User, arize: Any
+) -> None:
     batch = batch_of(team, runs, oli)
     {
         "removed": Membership.objects.filter(user=oli).delete,
@@ -329,7 +327,7 @@ def test_who_has_lost_the_right_sends_nothing(loss: str, team: Team, runs: list[
     assert not arize.calls
 
 
-def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
+def test_an_abort_sends_nothing_more_and_follows_sent_cancels(
     team: Team, runs: list[Run], oli: User, mona: User, arize: Any
 ) -> None:
     settings.CANCELS_PER_SECOND = 1
@@ -341,14 +339,14 @@ def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
     batches.work(batch.pk)
     CancelItem.objects.filter(batch=batch, state="queued").update(next_try_at=timezone.now())
     assert batches.abort(batch, by=actor(mona, "manager"))
-    assert not batches.abort(batch, by=actor(mona, "manager")), "once"
+    assert not batches.abort(batch, by=actor(mona, "manager")), "a second abort changes nothing"
     batches.work(batch.pk)
     batch.refresh_from_db()
     assert batch.finished_at is None
     assert sorted(states(batch)) == ["left_out"] * 4 + ["sent"]
     arize.replace("GET", run_url(runs[0]), json=wire_run(runs[0], "CANCELLED"))
     cancellations.sweep()
-    batch = work_off(batch)
+    batch = finish(batch)
     assert batch.state == BatchState.ABORTED
     assert sorted(states(batch)) == ["confirmed"] + ["left_out"] * 4
     assert sum(posts(arize, run) for run in runs) == 1
@@ -364,7 +362,7 @@ def test_an_abort_sends_nothing_more_and_follows_what_was_sent(
 @pytest.mark.parametrize(
     "trouble", [{"failing_since": timezone.now()}, {"backoff_until": timezone.now() + timedelta(hours=1)}]
 )
-def test_a_key_in_trouble_holds_its_runs_back_until_it_is_well(
+def test_runs_of_a_failing_key_wait_until_it_works(
     trouble: Any, team: Team, run: Run, credential: Credential, oli: User, arize: Any
 ) -> None:
     answers(arize, run, "CANCELLED")
@@ -373,11 +371,11 @@ def test_a_key_in_trouble_holds_its_runs_back_until_it_is_well(
     assert batches.work(batch.pk) is not None
     assert (states(batch), len(arize.calls)) == (["queued"], 0)
     Credential.objects.filter(pk=credential.pk).update(**dict.fromkeys(trouble))
-    work_off(batch)
+    finish(batch)
     assert states(batch) == ["confirmed"]
 
 
-def test_a_key_that_arize_rejects_is_marked_and_the_rest_waits(
+def test_a_rejected_key_is_marked_and_the_other_runs_wait(
     team: Team, runs: list[Run], credential: Credential, oli: User, arize: Any
 ) -> None:
     settings.CANCELS_PER_SECOND = 1
@@ -391,9 +389,9 @@ def test_a_key_that_arize_rejects_is_marked_and_the_rest_waits(
     assert ("credential.failing", "done") in events()
 
 
-def test_a_run_of_no_key_is_not_sent_and_told_so(team: Team, task: Task, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_without_a_key_is_not_sent_and_says_so(team: Team, task: Task, run: Run, oli: User, arize: Any) -> None:
     Task.objects.update(credential=None)
-    batch = work_off(batch_of(team, [run], oli))
+    batch = finish(batch_of(team, [run], oli))
     assert states(batch) == ["not_sent"]
     assert outcomes(run) == ["requested", "not_sent"]
 
@@ -401,22 +399,24 @@ def test_a_run_of_no_key_is_not_sent_and_told_so(team: Team, task: Task, run: Ru
 # --- Pace
 
 
-def test_the_pace_of_a_key_is_one_for_all_batches(credential: Credential) -> None:
+def test_all_batches_share_the_pace_of_a_key(credential: Credential) -> None:
     settings.CANCELS_PER_SECOND = 20
     with time_machine.travel(NOW, tick=False), transaction.atomic():
         CancelPace.objects.create(credential=credential, free_at=NOW)
         first = pace.free_slots(credential.pk, most=50)
-        assert len(first.moments) == 11, "those within the next 0.5 s"
+        assert len(first.moments) == 11, "slots within the next 0.5 s"
         first.use(8)
-        assert pace.free_slots(credential.pk, most=50).moments == [], "the next free slot is not near enough"
+        assert pace.free_slots(credential.pk, most=50).moments == [], "the next free slot is too far away"
     with time_machine.travel(NOW + timedelta(seconds=0.2), tick=False), transaction.atomic():
         assert pace.free_slots(credential.pk, most=2).moments[0] == NOW + timedelta(seconds=0.4)
     with time_machine.travel(NOW + timedelta(hours=1), tick=False), transaction.atomic():
         late = pace.free_slots(credential.pk, most=50).moments
-        assert len([moment for moment in late if moment < timezone.now()]) == 4, "a fifth of a second is made up for"
+        assert len([moment for moment in late if moment < timezone.now()]) == 4, (
+            "slots of the last fifth of a second can still be used"
+        )
 
 
-def test_a_single_429_is_the_items_trouble_and_three_are_the_keys(credential: Credential) -> None:
+def test_a_single_429_delays_the_item_and_three_delay_the_key(credential: Credential) -> None:
     slow = RateLimited(retry_after=2)
     pace.adjust(credential, [slow, None, slow, slow, None])
     assert CancelPace.objects.get().paused_until is None
@@ -436,7 +436,7 @@ def test_a_long_retry_after_pauses_the_key_at_once(credential: Credential) -> No
 # --- Workers
 
 
-def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
+def test_a_claimed_batch_waits_for_its_worker_until_the_claim_expires(
     team: Team, run: Run, oli: User, arize: Any
 ) -> None:
     answers(arize, run, "CANCELLED")
@@ -447,27 +447,29 @@ def test_a_claimed_batch_is_not_worked_on_by_another_until_the_claim_runs_out(
     assert not arize.calls
     with time_machine.travel(timezone.now() + timedelta(seconds=6)):
         assert batches.due(timezone.now()) == [batch.pk]
-        work_off(batch)
+        finish(batch)
     assert states(batch) == ["confirmed"]
 
 
-def test_a_worker_that_died_leaves_runs_that_are_read_first(team: Team, run: Run, oli: User, arize: Any) -> None:
-    """Killed between the row and the POST, or between the POST and its end: nobody can tell, but Arize can."""
+def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
+    team: Team, run: Run, oli: User, arize: Any
+) -> None:
+    """Killed before the POST or after it: only Arize knows, so the run is read."""
     answers(arize, run, "CANCELLED")
     batch = batch_of(team, [run], oli)
     assert len(dispatch.open_some(batch.pk, run.task.credential_id, most=5)) == 1
     assert outcomes(run) == ["requested"]
     batches.work(batch.pk)
-    assert not arize.calls, "it may still be under way"
+    assert not arize.calls, "it may still be in progress"
     with time_machine.travel(timezone.now() + timedelta(seconds=46)):
         batches.work(batch.pk)
         assert [call.request.method for call in arize.calls] == ["GET"]
-        work_off(batch)
+        finish(batch)
     assert states(batch) == ["confirmed"]
     assert outcomes(run) == ["requested", "unknown", "requested", "confirmed"]
 
 
-def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], arize: Any) -> None:
+def test_a_draft_does_nothing_and_is_deleted(team: Team, runs: list[Run], arize: Any) -> None:
     draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None
     assert batches.due(timezone.now()) == []
@@ -479,7 +481,9 @@ def test_a_draft_does_nothing_and_is_forgotten(team: Team, runs: list[Run], ariz
     assert not AuditEvent.objects.exists()
 
 
-def test_the_list_holds_active_runs_of_the_team_only(team: Team, task: Task, runs: list[Run], other_team: Team) -> None:
+def test_a_draft_contains_only_active_runs_of_the_team(
+    team: Team, task: Task, runs: list[Run], other_team: Team
+) -> None:
     ended = make_run(task, status=Status.COMPLETED)
     theirs = make_run(Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="x"))
     draft = batches.draft_of(

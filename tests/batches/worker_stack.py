@@ -43,14 +43,14 @@ from tests.processes import wait_for
 from tests.sandbox.caller import Caller
 
 KEY = "ak-many-key-0123456789"
-# How a cancel of ours may have ended when Arize says this of the run. A still_running one is not among them.
-TRUE_ENDS = {
+# Status of a run in Arize -> the item states that agree with it.
+TRUE_STATES = {
     "CANCELLED": {"confirmed", "already_cancelled", "not_needed"},
     "COMPLETED": {"finished_first", "not_needed"},
     "FAILED": {"failed_first", "not_needed"},
     "RUNNING": {"refused", "not_sent", "unknown", "left_out", "still_running"},
 }
-# What a POST may have met when another one follows it.
+# The outcomes after which another POST may follow.
 BEFORE_ANOTHER = {"refused", "unknown", "not_sent"}
 FAULTS = (
     {"path": "/cancel", "status": 429, "headers": {"Retry-After": "1"}, "share": 0.02},
@@ -61,7 +61,7 @@ FAULTS = (
 
 @dataclass
 class WorkerStack:
-    """A team with one key for a sandbox of its own, and the sandbox's runs in the mirror."""
+    """A team with one key for its own sandbox, and the sandbox's runs in the mirror."""
 
     url: str
     directory: Path
@@ -81,7 +81,7 @@ class WorkerStack:
         return Caller(self.url, KEY)
 
     def add_runs(self, count: int) -> list[Run]:
-        """Running at Arize, and known here."""
+        """Add running runs to Arize and to the mirror."""
         (wire_task, *_) = self.arize.tasks()
         task, _ = Task.objects.get_or_create(
             team=self.team,
@@ -111,7 +111,7 @@ class WorkerStack:
         return self.start("worker")
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        """`worker` or `web`, on the database of this process's tests."""
+        """Start `worker` or `web` on the database of this process's tests."""
         environment = base_environment() | {
             **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY")},
             "ENV_FILE": "",
@@ -127,13 +127,13 @@ class WorkerStack:
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """As a power cut would."""
+        """Kill the process group, like a power cut."""
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self.processes.remove(process)
 
     def wait_for(self, batch: CancelBatch, *, within: float) -> None:
-        """Until every run of it has come to its end."""
+        """Wait until every run of the batch has an outcome."""
 
         def is_finished() -> bool:
             batch.refresh_from_db()
@@ -145,18 +145,18 @@ class WorkerStack:
         file = self.directory / "worker.log"
         return "\n".join(file.read_text(errors="replace").splitlines()[-40:]) if file.exists() else ""
 
-    # --- The truth
+    # --- Checking the result
 
     def faults_of(self, batch: CancelBatch) -> list[str]:
-        """Everything in which the rows, the sandbox's runs and the requests it received do not agree."""
+        """Every contradiction between the audit rows, the sandbox's runs and the requests that the sandbox received."""
         at_arize = self._statuses()
         posts = self.posts()
         rows = self._rows()
         found = []
         for item in batch.items.select_related("run"):
             run_id, status = item.run.arize_id, at_arize[item.run.arize_id]
-            if item.state not in TRUE_ENDS[status]:
-                found.append(f"{run_id} is {status} and said to be {item.state}")
+            if item.state not in TRUE_STATES[status]:
+                found.append(f"{run_id} is {status}, but its item is {item.state}")
             requested = [row for row in rows[run_id] if row.outcome == "requested"]
             arrived = posts.pop(run_id, [])
             for number, at in enumerate(arrived, start=1):
@@ -165,7 +165,7 @@ class WorkerStack:
             for row in requested[1:]:
                 why = [it for it in rows[run_id] if str(it.operation_id) == row.details["previous_operation"]]
                 if not any(it.outcome in BEFORE_ANOTHER and it.seq < row.seq for it in why):
-                    found.append(f"{run_id}: the rows do not say why there was another POST")
+                    found.append(f"{run_id}: no row explains another POST")
             if len({str(row.operation_id) for row in requested}) != len(requested):
                 found.append(f"{run_id}: an operation was requested twice")
         found += [f"{run_id} got a POST and is in no batch" for run_id in posts]
@@ -179,7 +179,7 @@ class WorkerStack:
         }
 
     def posts(self) -> dict[str, list[datetime]]:
-        """When each run's cancels arrived."""
+        """Run id -> the times at which its cancels arrived."""
         listed = self.arize.get("/sandbox/requests", method="POST", path="/cancel").json["requests"]
         posts: dict[str, list[datetime]] = defaultdict(list)
         for entry in listed:
@@ -195,7 +195,7 @@ class WorkerStack:
 
 
 def database_url() -> str:
-    """Of the database that this process's tests use."""
+    """The url of the database that this process's tests use."""
     found = connection.settings_dict
     if connection.vendor == "sqlite":
         return f"sqlite:///{found['NAME']}"

@@ -28,7 +28,7 @@ TIMES = 30
 LIMITS = {
     "verify": ("<= 60 s", "<= 150 MB"),
     "export as jsonl": ("", "constant"),
-    "export by the web": ("", "constant"),
+    "export over http": ("", "constant"),
 }
 SLOWER = "<= 1.3 x"
 PAGES = {
@@ -37,13 +37,13 @@ PAGES = {
     "search": "?q=evaluation",
     "search in vain": "?q=zzz",
     "one event": "?event=run.cancel",
-    "an event that is not there": "?event=team.create",
+    "an absent event": "?event=team.create",
     "one person": "?actor=00000000-0000-0000-0000-000000000007",
     "part of an address": "?person=person-7",
     "nobody": "?person=nobody",
     "one run": "?run=VGFza1J1bjo00000002",
     "one task": "?task=T25saW5lVGFzazo0NTpx0003",
-    "a key that is not there": "?key=00000000-0000-0000-0000-000000000001",
+    "an absent key": "?key=00000000-0000-0000-0000-000000000001",
     "one request": "?request=00000000-0000-0000-0000-000000000005",
     "a batch": "?batch=x",
     "an hour": "?since=2026-01-01T01:00&until=2026-01-01T02:00",
@@ -56,15 +56,15 @@ def measure() -> list[Figure]:
     commands = {
         "verify": ["manage.py", "verify_audit", "--chain"],
         "export as jsonl": ["manage.py", "export_audit"],
-        "export by the web": ["-c", _WEB_EXPORT],
+        "export over http": ["-c", _WEB_EXPORT],
     }
     for name, command in commands.items():
         few_seconds, few_mb = _command([*command, small.slug])
         seconds, mb = _command([*command, large.slug])
-        yardstick = f"the same at {FEW:,} rows"
+        reference = f"the same at {FEW:,} rows"
         in_time, in_memory = LIMITS[name]
-        figures.append(Figure(f"{name} {MANY:,} rows", seconds, "s", few_seconds, yardstick, in_time))
-        figures.append(Figure(f"{name} {MANY:,} rows, peak memory", mb, "MB", few_mb, yardstick, in_memory))
+        figures.append(Figure(f"{name} {MANY:,} rows", seconds, "s", few_seconds, reference, in_time))
+        figures.append(Figure(f"{name} {MANY:,} rows, peak memory", mb, "MB", few_mb, reference, in_memory))
     return figures + _pages(small, large)
 
 
@@ -178,7 +178,7 @@ def _parallel_appends() -> list[Figure]:
             name = f"{threading.get_ident() % 10**12}-{number}"
             Heartbeat.objects.create(name=name, seen_at=timezone.now())
 
-    yardstick = _appends_a_second([(bare, team) for team in teams])
+    reference = _appends_a_second([(bare, team) for team in teams])
     one = _appends_a_second([(append, teams[0])] * WRITERS)
     _without_a_gap(teams[0], WRITERS * EACH)
     eight = _appends_a_second([(append, team) for team in teams])
@@ -186,8 +186,8 @@ def _parallel_appends() -> list[Figure]:
         _without_a_gap(team, (WRITERS if team == teams[0] else 0) * EACH + EACH)
     what = "bare INSERTs by 8 writers"
     return [
-        Figure("audit rows appended, 8 writers on one chain", one, "/s", yardstick, what),
-        Figure("audit rows appended, 8 writers on eight chains", eight, "/s", yardstick, what),
+        Figure("audit rows appended, 8 writers on one chain", one, "/s", reference, what),
+        Figure("audit rows appended, 8 writers on eight chains", eight, "/s", reference, what),
     ]
 
 

@@ -54,9 +54,9 @@ def measure() -> list[Figure]:
             assert answer.status_code == 200, answer.text
 
         panel = median_ms(through_the_panel, range(0, 2 * COUNT, 2))
-        yardstick = median_ms(bare, range(1, 2 * COUNT, 2))
+        reference = median_ms(bare, range(1, 2 * COUNT, 2))
         return [
-            Figure("one cancel through the panel (median)", panel, "ms", yardstick, "the bare POST to the same server")
+            Figure("one cancel through the panel (median)", panel, "ms", reference, "the bare POST to the same server")
         ]
 
 

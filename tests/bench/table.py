@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` and `yardstick` in `unit`. The yardstick is the reference value, measured in the same run."""
+    """`value` and `reference` are in `unit`. The reference was measured in the same run."""
 
     what: str
     value: float
     unit: str
-    yardstick: float
-    yardstick_is: str
+    reference: float
+    reference_is: str
     limit: str = ""
 
 
@@ -36,10 +36,10 @@ def per_second(act: Callable[[int], object], count: int) -> float:
 
 def show(figures: list[Figure], *, title: str) -> None:
     print(title)  # noqa: T201 - the table is what this command is for
-    print(f"{'measured':<52} {'value':>10} {'yardstick':>10} {'ratio':>7}  {'limit':<12} yardstick is")  # noqa: T201
+    print(f"{'measured':<52} {'value':>10} {'reference':>10} {'ratio':>7}  {'limit':<12} reference is")  # noqa: T201
     for figure in figures:
-        ratio = figure.value / figure.yardstick if figure.yardstick else float("nan")
+        ratio = figure.value / figure.reference if figure.reference else float("nan")
         print(  # noqa: T201
-            f"{figure.what:<52} {figure.value:>7.1f} {figure.unit:<3}{figure.yardstick:>9.1f} "
-            f"{ratio:>7.2f}  {figure.limit:<12} {figure.yardstick_is}"
+            f"{figure.what:<52} {figure.value:>7.1f} {figure.unit:<3}{figure.reference:>9.1f} "
+            f"{ratio:>7.2f}  {figure.limit:<12} {figure.reference_is}"
         )

@@ -1,3 +1,5 @@
+"""Fixtures of the board: vera's browser, on a team with a key."""
+
 import pytest
 from django.test import Client
 

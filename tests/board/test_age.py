@@ -1,4 +1,4 @@
-"""What the board says of rows that are not of this moment, and of runs that nobody reads any more."""
+"""What the board says about outdated rows and about runs that no key reads."""
 
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ SHELL = Actor.command()
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
+    return World().install(arize)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def text(client: Client) -> str:
     return str(table(client).content.decode())
 
 
-def test_runs_that_no_key_reads_any_more_are_named_with_the_time_of_their_last_reading(
+def test_runs_that_no_key_reads_are_listed_with_their_last_reading(
     credential: Credential, client: Client, clock: Any
 ) -> None:
     assert NO_KEY not in text(client)
@@ -72,13 +72,13 @@ def test_runs_that_no_key_reads_any_more_are_named_with_the_time_of_their_last_r
     assert f"{NO_KEY} one task any more" in text(client)
 
 
-def test_another_live_key_takes_the_warning_away(credential: Credential, client: Client, team: Team) -> None:
+def test_the_warning_ends_when_another_key_reads_the_runs(credential: Credential, client: Client, team: Team) -> None:
     credentials.revoke(credential, by=SHELL)
     refresh(make_credential(team, name="Next").pk)
     assert NO_KEY not in text(client)
 
 
-def test_a_team_whose_only_key_fails_keeps_the_time_of_its_last_reading(
+def test_a_team_whose_only_key_fails_keeps_its_last_reading(
     credential: Credential, client: Client, world: World, clock: Any
 ) -> None:
     world.fault = failing("/v2/", 401)
@@ -110,7 +110,7 @@ def test_rows_whose_reading_fails_say_so_and_since_when(
 
 
 @pytest.mark.slow
-def test_an_open_board_is_told_when_a_row_falls_behind_and_when_it_does_not_any_more(
+def test_an_open_board_is_told_when_a_row_becomes_outdated_or_current(
     credential: Credential, client: Client, world: World, clock: Any, settings: Any
 ) -> None:
     reason = "other runs had to be read first"
@@ -139,12 +139,12 @@ def test_an_open_board_is_told_when_a_row_falls_behind_and_when_it_does_not_any_
     ("seen", "words"),
     [("03:06:30", "Reading from Arize takes unusually long"), ("03:00:30", "the panel&#x27;s worker does not run")],
 )
-def test_an_open_board_is_told_when_nothing_reads_any_more(
+def test_an_open_board_is_told_when_nothing_is_read_any_more(
     seen: str, words: str, credential: Credential, client: Client, clock: Any
 ) -> None:
     etag = table(client)["ETag"]
     clock.shift(300)
-    assert table(client, etag).status_code == 304, "nobody looked: each 5 minutes is as it should be"
+    assert table(client, etag).status_code == 304, "without attention, one reading in 5 minutes is normal"
     clock.shift(120)
     Heartbeat.objects.create(name="worker", seen_at=datetime.fromisoformat(f"2026-11-23T{seen}Z"))
     answer = table(client, etag)

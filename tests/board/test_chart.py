@@ -36,7 +36,7 @@ def found(chart: Chart) -> dict[str, dict[str, int]]:
     return {hour.label: dict(zip(words, hour.counts, strict=True)) for hour in chart.hours if hour.total}
 
 
-def test_runs_are_counted_in_the_hour_of_their_creation_by_outcome(task: Task, team: Team):
+def test_runs_are_counted_by_hour_of_creation_and_by_outcome(task: Task, team: Team):
     make_run(task, status=Status.COMPLETED, **at(1, 0))
     make_run(task, status=Status.COMPLETED, **at(1, 59))
     make_run(task, status=Status.FAILED, **at(2, 0))
@@ -47,13 +47,13 @@ def test_runs_are_counted_in_the_hour_of_their_creation_by_outcome(task: Task, t
         "02:00": {"completed": 0, "failed": 1, "still active": 0},
         "03:00": {"completed": 0, "failed": 0, "still active": 1},
     }
-    told = "Last 24 hours: 2 completed, 1 failed, 1 still active. Most in one hour: 2, from 01:00."
-    assert chart.summary == told
+    summary = "Last 24 hours: 2 completed, 1 failed, 1 still active. Most in one hour: 2, from 01:00."
+    assert chart.summary == summary
     assert chart.hours[0].label == "04:00"
     assert chart.labels == ("04:00", "07:00", "10:00", "13:00", "16:00", "19:00", "22:00", "01:00")
 
 
-def test_it_looks_at_24_hours_of_this_team(task: Task, team: Team, other_team: Team):
+def test_only_the_last_24_hours_of_this_team_are_counted(task: Task, team: Team, other_team: Team):
     make_run(task, status=Status.COMPLETED, **at(3, 59, day=22))
     make_run(task, status=Status.COMPLETED, **at(4, 0, day=22))
     other = Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="other")
@@ -61,13 +61,13 @@ def test_it_looks_at_24_hours_of_this_team(task: Task, team: Team, other_team: T
     assert found(runs_per_hour(team)) == {"04:00": {"completed": 1}}
 
 
-def test_a_run_of_the_near_future_counts_now(task: Task, team: Team):
+def test_a_run_slightly_in_the_future_counts_now(task: Task, team: Team):
     """Arize's clock may be ahead of ours."""
     make_run(task, **at(4, 5))
     assert found(runs_per_hour(team)) == {"03:00": {"still active": 1}}
 
 
-def test_every_status_is_of_one_outcome(task: Task, team: Team):
+def test_every_status_belongs_to_one_outcome(task: Task, team: Team):
     assert sorted(status for _, statuses in OUTCOMES.values() for status in statuses) == sorted(Status)
     for status in Status:
         make_run(task, status=status, **at(2))
@@ -78,7 +78,7 @@ def test_every_status_is_of_one_outcome(task: Task, team: Team):
 @pytest.mark.parametrize(
     ("zone", "labels"), [("Asia/Kolkata", ["07:00", "08:00"]), ("America/New_York", ["20:00", "21:00"])]
 )
-def test_the_hours_are_those_of_the_persons_clock(zone: str, labels: list[str], task: Task, team: Team):
+def test_hours_are_those_of_the_persons_time_zone(zone: str, labels: list[str], task: Task, team: Team):
     """In India, 02:20 UTC is in the hour from 07:00 (01:30 UTC), half an hour off UTC's."""
     make_run(task, status=Status.COMPLETED, **at(1, 45 if zone == "Asia/Kolkata" else 5))
     make_run(task, status=Status.COMPLETED, **at(2, 40))
@@ -87,7 +87,7 @@ def test_the_hours_are_those_of_the_persons_clock(zone: str, labels: list[str], 
     assert (list(found(chart)), chart.zone) == (labels, zone)
 
 
-def test_on_the_day_the_clocks_go_back_there_are_24_real_hours(task: Task, team: Team, clock: Any):
+def test_the_day_the_clocks_go_back_has_24_real_hours(task: Task, team: Team, clock: Any):
     clock.move_to(datetime(2026, 10, 25, 12, 30, tzinfo=UTC))
     for hour in (0, 1):
         make_run(task, status=Status.COMPLETED, created_at=datetime(2026, 10, 25, hour, 10, tzinfo=UTC))
@@ -97,7 +97,7 @@ def test_on_the_day_the_clocks_go_back_there_are_24_real_hours(task: Task, team:
     assert [(hour.label, hour.total) for hour in hours if hour.total] == [("02:00", 1), ("02:00", 1)]
 
 
-def test_what_happened_once_is_seen_and_nothing_leaves_the_drawing():
+def test_a_single_run_is_visible_and_nothing_leaves_the_drawing():
     counts = {(NOW, Status.COMPLETED): 1_000_000, (NOW, Status.FAILED): 1, (NOW, Status.GONE): 1}
     completed, failed, gone = series_of([NOW], counts)
     tops = [float(one.path.split(" ")[1].split("v")[0]) for one in (completed, failed, gone)]
@@ -114,7 +114,7 @@ def test_a_day_without_runs_says_so(client: Client, task: Task):
     assert "chart-bars" not in html
 
 
-def test_it_is_one_query_however_many_runs_there_are(task: Task, team: Team):
+def test_the_chart_is_one_query_for_any_number_of_runs(task: Task, team: Team):
     for minute in range(50):
         make_run(task, status=Status.COMPLETED, **at(2, minute))
         if minute in {0, 49}:
@@ -123,7 +123,7 @@ def test_it_is_one_query_however_many_runs_there_are(task: Task, team: Team):
             assert len(queries) == 1
 
 
-def test_it_enters_the_index_of_the_board_at_the_last_day(task: Task, team: Team):
+def test_the_query_seeks_to_the_last_day_in_the_boards_index(task: Task, team: Team):
     make_run(task, **at(2))
     with CaptureQueriesContext(connection) as queries:
         runs_per_hour(team)
@@ -134,7 +134,7 @@ def test_it_enters_the_index_of_the_board_at_the_last_day(task: Task, team: Team
         assert "COVERING INDEX run_board_by_status (team_id=? AND status=? AND rank=? AND sorted_at>?)" in plan
 
 
-def test_the_numbers_are_a_table_too_and_each_hour_has_a_tip(client: Client, task: Task):
+def test_the_numbers_are_also_a_table_and_each_hour_has_a_tooltip(client: Client, task: Task):
     make_run(task, status=Status.COMPLETED, **at(2))
     html = client.get(URL, headers={"HX-Request": "true"}).content.decode()
     assert html.lstrip().startswith('<section id="board-chart"')
@@ -144,7 +144,7 @@ def test_the_numbers_are_a_table_too_and_each_hour_has_a_tip(client: Client, tas
     assert "<title>01:00: no runs</title>" in html
 
 
-def test_opened_alone_it_is_a_page(client: Client, run: Run):
+def test_the_chart_opened_directly_is_a_page(client: Client, run: Run):
     answer = client.get(URL)
     assert "<html" in answer.content.decode()
     assert '<section id="board-chart"' in answer.content.decode()
@@ -156,7 +156,7 @@ def poll(client: Client, etag: str = "") -> Any:
     return client.get(URL, headers={"HX-Request": "true"} | ({"If-None-Match": etag} if etag else {}))
 
 
-def test_nothing_new_is_a_304_until_the_hour_is_over(client: Client, run: Run, clock: Any):
+def test_nothing_new_is_a_304_until_the_hour_ends(client: Client, run: Run, clock: Any):
     first = poll(client)
     assert f'data-etag="{first["ETag"].strip(chr(34))}"' in first.content.decode()
     clock.move_to(NOW + timedelta(minutes=39))
@@ -166,7 +166,7 @@ def test_nothing_new_is_a_304_until_the_hour_is_over(client: Client, run: Run, c
     assert poll(client, first["ETag"]).status_code == 200
 
 
-def test_a_change_and_another_zone_are_drawn_anew(client: Client, run: Run, vera: User):
+def test_a_change_or_another_time_zone_redraws_the_chart(client: Client, run: Run, vera: User):
     first = poll(client)
     Team.bump(run.team_id)
     second = poll(client, first["ETag"])
@@ -175,6 +175,6 @@ def test_a_change_and_another_zone_are_drawn_anew(client: Client, run: Run, vera
     assert poll(client, second["ETag"]).status_code == 200
 
 
-def test_outsiders_find_no_chart(run: Run, otto: User, vera: User, client_of: ClientOf):
+def test_outsiders_get_no_chart(run: Run, otto: User, vera: User, client_of: ClientOf):
     assert client_of(otto).get(URL).status_code == 404
     assert client_of(vera).get(URL).status_code == 200

@@ -1,4 +1,4 @@
-"""How long the runs of a task usually take: learned with each reading that ends a run, shown beside each run."""
+"""The usual duration of a task's runs: updated by each reading that ends a run, shown beside each run."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,13 +30,13 @@ def usual(task: Task) -> int | None:
     return task.usual_seconds
 
 
-def test_it_is_the_median_of_the_completed_runs(task: Task):
+def test_the_usual_duration_is_the_median_of_completed_runs(task: Task):
     past(task, 60, 600, 300)
     assert usual(task) == 300
 
 
 @pytest.mark.parametrize("known", range(FEWEST_COMPLETED))
-def test_too_few_runs_tell_nothing(known: int, task: Task):
+def test_too_few_runs_give_no_duration(known: int, task: Task):
     past(task, *[60] * known)
     assert usual(task) is None
     past(task, *[60] * FEWEST_COMPLETED)
@@ -54,7 +54,7 @@ def test_only_completed_runs_with_both_times_count(task: Task, team: Team):
     assert usual(task) == 100
 
 
-def test_times_that_cannot_be_do_not_count(task: Task):
+def test_impossible_times_do_not_count(task: Task):
     """An end before the start; the year 1, which some servers send for "not yet"."""
     past(task, 100, 100, 100)
     past(task, *[-50] * 9)
@@ -62,18 +62,18 @@ def test_times_that_cannot_be_do_not_count(task: Task):
     assert usual(task) == 100
 
 
-def test_only_the_last_runs_count(task: Task):
+def test_only_the_latest_runs_count(task: Task):
     past(task, *[60] * LAST_COMPLETED, *[3_600] * 100)
     assert usual(task) == 60
 
 
-def test_what_was_usual_long_ago_is_not_looked_for(task: Task):
+def test_old_runs_are_not_read(task: Task):
     past(task, *[1] * SCANNED, status=Status.FAILED)
     past(task, 60, 60, 60, created_at=START - timedelta(days=400))
     assert usual(task) is None
 
 
-def test_a_task_that_lost_its_runs_has_no_usual_duration_any_more(task: Task):
+def test_a_task_without_runs_loses_its_usual_duration(task: Task):
     past(task, 60, 60, 60)
     assert usual(task) == 60
     Run.objects.all().delete()
@@ -84,7 +84,7 @@ COMPLETED = {"run_started_at": "2026-11-23T03:00:00Z", "run_finished_at": "2026-
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_a_reading_that_completes_a_run_teaches_its_task(as_list: Any, task: Task):
+def test_a_reading_that_completes_a_run_updates_its_task(as_list: Any, task: Task):
     past(task, 120, 120)
     run = make_run(task, created_at=START)
     seen = reading(run, "COMPLETED", **COMPLETED)
@@ -96,7 +96,7 @@ def test_a_reading_that_completes_a_run_teaches_its_task(as_list: Any, task: Tas
     assert task.usual_seconds == 120
 
 
-def test_first_contact_teaches_too(task: Task):
+def test_first_contact_updates_its_tasks(task: Task):
     stored = [Run(task=task, arize_id=f"R{number}") for number in range(3)]
     record_readings([Reading(task, [reading(run, "COMPLETED", **COMPLETED) for run in stored], at(5))])
     task.refresh_from_db()
@@ -109,7 +109,7 @@ def looks_at_durations(act: Any) -> bool:
     return any("usual_seconds" in query["sql"] and query["sql"].startswith("UPDATE") for query in queries)
 
 
-def test_a_reading_that_completes_nothing_does_not_look(task: Task):
+def test_a_reading_that_completes_nothing_runs_no_query(task: Task):
     running, failing = make_run(task, created_at=START), make_run(task, created_at=START)
     done = past(task, 120)[0]
     page: list[WireRun] = [reading(running, num_successes=11), reading(failing, "FAILED"), reading(done, "COMPLETED")]
@@ -120,14 +120,14 @@ def test_a_reading_that_completes_nothing_does_not_look(task: Task):
     assert not looks_at_durations(lambda: record_observation(done, reading(done, "COMPLETED"), at(8)))
 
 
-def test_an_answer_without_a_status_is_no_obstacle(task: Task):
+def test_an_answer_without_a_status_does_no_harm(task: Task):
     run = make_run(task, created_at=START)
     record_readings([Reading(task, [without(run, "status")], at(5))])
     run.refresh_from_db()
     assert run.num_successes == 10
 
 
-def test_learning_costs_two_queries_however_many_runs_there_are(task: Task):
+def test_updating_takes_two_queries_for_any_number_of_runs(task: Task):
     counts = []
     for length in (3, 300):
         past(task, *[60] * length)
@@ -138,7 +138,7 @@ def test_learning_costs_two_queries_however_many_runs_there_are(task: Task):
 
 
 @pytest.mark.slow
-def test_made_up_runs_have_a_usual_duration_too(team: Team):
+def test_generated_runs_have_a_usual_duration_too(team: Team):
     fill("ops-north", 2_000)
     completed = Run.objects.filter(status=Status.COMPLETED).values("task")
     assert Task.objects.filter(pk__in=completed).count() == 200
@@ -158,7 +158,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(("seconds", "words"), SAID.items())
-def test_it_is_said_in_one_unit(seconds: int, words: str):
+def test_a_duration_is_shown_in_one_unit(seconds: int, words: str):
     assert roughly(seconds) == words
 
 
@@ -167,27 +167,27 @@ def running(task: Task, usual_seconds: int | None, **fields: Any) -> Pace:
     return pace_of(Run(task=task, status=Status.RUNNING, **{"run_started_at": START} | fields))
 
 
-def test_a_run_that_goes_on_names_the_moment_from_which_it_is_longer(task: Task):
+def test_an_active_run_has_a_time_after_which_it_is_late(task: Task):
     assert running(task, 300) == Pace("usually 5 min", is_longer=False, longer_at="2026-11-23T03:10:00.000Z")
 
 
-def test_a_run_of_seconds_is_given_a_minute_more(task: Task):
+def test_a_run_of_seconds_gets_an_extra_minute(task: Task):
     assert running(task, 10).longer_at == "2026-11-23T03:01:10.000Z"
 
 
 @pytest.mark.parametrize("begun", [None, datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)])
-def test_without_a_true_start_no_moment_is_named(begun: datetime | None, task: Task):
+def test_a_run_without_a_valid_start_has_no_such_time(begun: datetime | None, task: Task):
     assert running(task, 300, run_started_at=begun).longer_at == ""
     assert running(task, 300).longer_at
 
 
-def test_without_a_usual_duration_nothing_is_said(task: Task):
+def test_without_a_usual_duration_nothing_is_shown(task: Task):
     assert running(task, None) == Pace()
     assert usual_of(task) == ""
 
 
 @pytest.mark.parametrize(("seconds", "longer"), [(600, False), (601, True)])
-def test_a_run_that_has_ended_is_judged_at_once(seconds: int, longer: Any, task: Task):
+def test_an_ended_run_is_judged_at_once(seconds: int, longer: Any, task: Task):
     ended = START + timedelta(seconds=seconds)
     task.usual_seconds = 300
     for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED):

@@ -1,4 +1,4 @@
-"""The runs of a board taken away as CSV: counted and recorded first, streaming, harmless in a spreadsheet."""
+"""Downloading the runs of a board as CSV: counted, recorded first, streamed, safe in a spreadsheet."""
 
 import csv
 import io
@@ -47,17 +47,17 @@ def wanted(query: str = "") -> BoardFilter:
 
 
 def some_runs(task: Task, *statuses: Status, **fields: Any) -> list[Run]:
-    """The first one is the newest."""
+    """The newest run first."""
     return [
         make_run(task, status=status, arize_id=f"run-{number}", created_at=NOW - timedelta(minutes=number), **fields)
         for number, status in enumerate(statuses)
     ]
 
 
-# --- What is in it
+# --- Content
 
 
-def test_every_column_of_a_run_and_times_in_utc(
+def test_a_row_has_every_column_of_a_run_and_times_in_utc(
     team: Team, task: Task, vera: User, oli: User, client_of: ClientOf, settings: Any
 ):
     User.objects.update(time_zone="Asia/Tokyo")
@@ -128,25 +128,23 @@ def name_the_creator(run: Run, name: str) -> None:
     ArizeUser.objects.create(team=run.team, endpoint=run.endpoint, arize_id=arize_id, name=name, known=True)
 
 
-def test_who_triggered_a_run_is_an_id_until_the_name_is_known_and_costs_no_question_a_row(
-    team: Team, task: Task, vera: User, client_of: ClientOf
-):
-    def asked() -> int:
-        with CaptureQueriesContext(connection) as queries:
+def test_an_unknown_person_is_an_id_and_needs_no_query_per_row(team: Team, task: Task, vera: User, client_of: ClientOf):
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
             table_of(client.get(FILE))
-        return len(queries)
+        return len(captured)
 
     client = client_of(vera)
     named, *_ = some_runs(task, *[Status.COMPLETED] * 3, created_by_user_id="U1")
     assert {row["triggered_by"] for row in table_of(client.get(FILE))} == {"U1"}
-    few = asked()
+    few = queries()
     Run.objects.filter(pk=named.pk).update(created_by_user_id="=U2")
     name_the_creator(Run.objects.get(pk=named.pk), "=Nora")
     assert [row["triggered_by"] for row in table_of(client.get(FILE))] == ["'=Nora", "U1", "U1"]
-    assert asked() == few
+    assert queries() == few
 
 
-def test_what_is_not_known_is_an_empty_cell(team: Team, task: Task, vera: User, client_of: ClientOf):
+def test_an_unknown_value_is_an_empty_cell(team: Team, task: Task, vera: User, client_of: ClientOf):
     Task.objects.update(credential=None, name="")
     run = make_run(task, status=Status.RUNNING)
     Cancellation.objects.create(run=run, person_label="oli@example.com")
@@ -158,13 +156,13 @@ def test_what_is_not_known_is_an_empty_cell(team: Team, task: Task, vera: User, 
     assert row["cancel_outcome"] == "open"
 
 
-def test_the_year_one_of_servers_written_in_go_is_a_time_too(team: Team, task: Task, vera: User, client_of: ClientOf):
+def test_the_year_1_of_servers_in_go_is_exported(team: Team, task: Task, vera: User, client_of: ClientOf):
     make_run(task, run_finished_at=datetime(1, 1, 1, tzinfo=UTC))
     (row,) = table_of(client_of(vera).get(FILE))
     assert (row["run_finished_at"], row["duration_seconds"]) == ("0001-01-01T00:00:00.000000Z", "0.000")
 
 
-def test_no_key_is_in_it(team: Team, task: Task, credential: Credential, vera: User, client_of: ClientOf):
+def test_the_file_contains_no_key(team: Team, task: Task, credential: Credential, vera: User, client_of: ClientOf):
     make_run(task)
     with CaptureQueriesContext(connection) as queries:
         content = client_of(vera).get(FILE).getvalue().decode()
@@ -176,7 +174,7 @@ def test_no_key_is_in_it(team: Team, task: Task, credential: Credential, vera: U
     assert not [sql for sql in asked if "ciphertext" in sql or "as_read" in sql]
 
 
-# --- Harmless
+# --- Safe in a spreadsheet
 
 
 def test_no_cell_is_a_formula(team: Team, task: Task, vera: User, client_of: ClientOf):
@@ -200,7 +198,7 @@ def test_no_cell_is_a_formula(team: Team, task: Task, vera: User, client_of: Cli
         assert {row[name] for row in rows} == {f"'{text}" for text in EVIL}, name
 
 
-def test_the_file_has_as_many_rows_as_were_said_whatever_leaves_the_filter(
+def test_the_file_has_as_many_rows_as_announced_despite_changes(
     team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(export, "CHUNK", 2)
@@ -210,7 +208,7 @@ def test_the_file_has_as_many_rows_as_were_said_whatever_leaves_the_filter(
     def end_all() -> None:
         Run.objects.update(status=Status.COMPLETED, rank=0)
 
-    assert taken(chosen, end_all) == [f"run-{number}" for number in range(7)]
+    assert exported(chosen, end_all) == [f"run-{number}" for number in range(7)]
     assert chosen.rows == 7
 
 
@@ -219,12 +217,12 @@ STARTS = ["=", "+", "-", "@", "\t", "\r", "\n", "\n=", " =", "\xa0+", "\u200b-",
 
 
 @pytest.mark.parametrize("start", STARTS, ids=[ascii(start) for start in STARTS])
-def test_a_text_is_defused_at_its_beginning_only(start: str):
+def test_a_text_is_defused_only_at_its_start(start: str):
     assert defused(f"{start}1") == f"'{start}1"
     assert defused(f"1{start}") == f"1{start}"
 
 
-def test_a_hostile_text_stays_in_its_cell(team: Team, task: Task, vera: User, client_of: ClientOf):
+def test_hostile_text_stays_in_its_cell(team: Team, task: Task, vera: User, client_of: ClientOf):
     Task.objects.update(name=HOSTILE)
     make_run(task, failure_reason=HOSTILE, status=Status.FAILED)
     (row,) = table_of(client_of(vera).get(FILE))
@@ -232,12 +230,12 @@ def test_a_hostile_text_stays_in_its_cell(team: Team, task: Task, vera: User, cl
     assert None not in row
 
 
-def test_a_line_is_what_the_csv_module_reads_again():
+def test_the_csv_module_reads_each_line_back():
     cells = [HOSTILE, "", "a", "'=1"]
     assert next(csv.reader(io.StringIO(csv_line(cells), newline=""))) == cells
 
 
-# --- Which runs, and how many
+# --- Which runs and how many
 
 
 @pytest.mark.parametrize(
@@ -253,7 +251,7 @@ def test_a_line_is_what_the_csv_module_reads_again():
         ("nonsense=1&status=", ["run-0", "run-1", "run-2", "run-3"]),
     ],
 )
-def test_it_takes_what_the_filter_of_the_board_lets_through(
+def test_the_export_uses_the_filter_of_the_board(
     team: Team, other_team: Team, task: Task, vera: User, client_of: ClientOf, query: str, found: list[str]
 ):
     some_runs(task, Status.COMPLETED, Status.FAILED, Status.RUNNING, Status.FAILED)
@@ -267,7 +265,7 @@ def test_it_takes_what_the_filter_of_the_board_lets_through(
     assert row.details == {"format": "csv", "query": cleaned, "rows": len(found)}
 
 
-def test_the_page_says_the_number_and_leads_to_that_file(team: Team, task: Task, vera: User, client_of: ClientOf):
+def test_the_page_shows_the_number_and_links_to_the_file(team: Team, task: Task, vera: User, client_of: ClientOf):
     some_runs(task, *[Status.FAILED] * 3, Status.RUNNING)
     page = client_of(vera).get(f"{PAGE}?q=judge+%26&status=failed&cursor=x").content.decode()
     assert "No runs match these filters" in page
@@ -277,14 +275,14 @@ def test_the_page_says_the_number_and_leads_to_that_file(team: Team, task: Task,
     assert not AuditEvent.objects.exists()
 
 
-def test_the_board_leads_to_the_page_with_its_filter(team: Team, task: Task, vera: User, client_of: ClientOf):
+def test_the_board_links_to_the_page_with_its_filter(team: Team, task: Task, vera: User, client_of: ClientOf):
     for query in ("", "?status=failed&amp;q=run-"):
         board = client_of(vera).get(f"/teams/ops-north/runs/{query.replace('&amp;', '&')}").content.decode()
         assert f'href="{PAGE}{query}"' in board
 
 
 @pytest.mark.parametrize("path", [FILE, PAGE])
-def test_a_bad_filter_is_a_400_with_a_sentence_and_no_export(team: Team, vera: User, client_of: ClientOf, path: str):
+def test_a_bad_filter_is_a_400_without_an_export(team: Team, vera: User, client_of: ClientOf, path: str):
     answer = client_of(vera).get(f"{path}?status=sideways")
     assert answer.status_code == 400
     assert "There is no status “sideways”" in answer.content.decode()
@@ -292,17 +290,17 @@ def test_a_bad_filter_is_a_400_with_a_sentence_and_no_export(team: Team, vera: U
 
 
 @pytest.mark.parametrize("path", [FILE, PAGE])
-def test_outsiders_find_nothing_there(team: Team, otto: User, vera: User, client_of: ClientOf, path: str):
+def test_outsiders_get_no_export(team: Team, otto: User, vera: User, client_of: ClientOf, path: str):
     assert client_of(otto).get(path).status_code == 404
     assert client_of(None).get(path).status_code == 302
     assert not events(event="run.export", outcome="done")
     assert client_of(vera).get(path).status_code == 200
 
 
-# --- How it is given
+# --- The response
 
 
-def test_the_answer_is_a_file_that_streams_and_is_kept_by_nobody(
+def test_the_export_is_a_streamed_file_that_is_not_cached(
     team: Team, run: Run, vera: User, client_of: ClientOf, time_machine: Any
 ):
     time_machine.move_to(NOW + timedelta(days=1), tick=False)
@@ -313,7 +311,7 @@ def test_the_answer_is_a_file_that_streams_and_is_kept_by_nobody(
     assert "no-store" in answer["Cache-Control"]
 
 
-def test_it_is_recorded_before_the_first_byte(team: Team, task: Task, vera: User, client_of: ClientOf):
+def test_the_export_is_recorded_before_the_first_byte(team: Team, task: Task, vera: User, client_of: ClientOf):
     some_runs(task, Status.FAILED, Status.RUNNING)
     answer: Any = client_of(vera).get(f"{FILE}?status=failed")
     (row,) = AuditEvent.objects.all()
@@ -330,7 +328,7 @@ def test_it_is_recorded_before_the_first_byte(team: Team, task: Task, vera: User
     assert events() == [("run.export", "done")]
 
 
-def test_without_its_row_nothing_leaves(team: Team, run: Run, vera: User, client_of: ClientOf):
+def test_nothing_is_exported_without_an_audit_row(team: Team, run: Run, vera: User, client_of: ClientOf):
     refuse_inserts("taskruns_auditevent")
     with transaction.atomic():
         answer: HttpResponse = client_of(vera).get(FILE)
@@ -341,11 +339,11 @@ def test_without_its_row_nothing_leaves(team: Team, run: Run, vera: User, client
     assert run.arize_id.encode() in client_of(vera).get(FILE).getvalue()
 
 
-# --- Stable while rows arrive and end
+# --- Stable while runs start and end
 
 
-def taken(chosen: Export, between: Any = lambda: None) -> list[str]:
-    """Arize's ids in the file; `between` happens after each part."""
+def exported(chosen: Export, between: Any = lambda: None) -> list[str]:
+    """The Arize ids in the file. `between` is called after each chunk."""
     text = ""
     for part in export.csv_parts(chosen):
         text += part
@@ -354,24 +352,24 @@ def taken(chosen: Export, between: Any = lambda: None) -> list[str]:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8, 20])
-def test_steps_fit_together_newest_first_whatever_is_active(
+def test_chunks_are_newest_first_and_join_without_gaps(
     team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch, chunk: int
 ):
     monkeypatch.setattr(export, "CHUNK", chunk)
     some_runs(task, *[Status.RUNNING, Status.COMPLETED, Status.COMPLETED, Status.PENDING] * 2)
     chosen = export_runs(team, wanted(), by=actor(mona))
     assert chosen.rows == 8
-    assert taken(chosen) == [f"run-{number}" for number in range(8)]
+    assert exported(chosen) == [f"run-{number}" for number in range(8)]
 
 
-def test_runs_of_one_moment_come_once_each(team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch):
+def test_runs_created_at_the_same_time_appear_once(team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export, "CHUNK", 2)
     for number in range(7):
         make_run(task, arize_id=str(number), status=[Status.RUNNING, Status.FAILED][number % 2], created_at=NOW)
-    assert sorted(taken(export_runs(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
+    assert sorted(exported(export_runs(team, wanted(), by=actor(mona)))) == [str(number) for number in range(7)]
 
 
-def test_what_comes_or_ends_neither_repeats_nor_skips_a_run(
+def test_runs_that_start_or_end_are_neither_repeated_nor_skipped(
     team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(export, "CHUNK", 2)
@@ -380,22 +378,22 @@ def test_what_comes_or_ends_neither_repeats_nor_skips_a_run(
     ending = iter([run.pk for run in Run.objects.filter(rank=1).order_by("-sorted_at")])
 
     def end_one_and_add_two() -> None:
-        """One run ends, a new one comes first and an old one last."""
+        """One run ends, a new one appears first and an old one last."""
         Run.objects.filter(pk=next(ending, None)).update(status=Status.COMPLETED, rank=0)
         for created in (timezone.now(), NOW - timedelta(days=9)):
             make_run(task, status=Status.COMPLETED, created_at=created)
 
-    assert taken(chosen, end_one_and_add_two) == [f"run-{number}" for number in range(10)]
+    assert exported(chosen, end_one_and_add_two) == [f"run-{number}" for number in range(10)]
     assert Run.objects.count() > 20
 
 
-# --- Great numbers: what Python holds, in blocks, which says the same in whatever company a test runs
+# --- Memory, in allocated blocks of Python, which do not depend on the tests that ran before
 
 MANY_BLOCKS = 60_000
 
 
 @pytest.mark.slow
-def test_fifteen_thousand_runs_need_no_more_memory_than_five_thousand(team: Team, mona: User):
+def test_15000_runs_need_no_more_memory_than_5000(team: Team, mona: User):
     for _done in mirror.fill_runs(team, runs=15_000):
         pass
     chosen = export_runs(team, wanted(), by=actor(mona))
@@ -409,8 +407,8 @@ def test_fifteen_thousand_runs_need_no_more_memory_than_five_thousand(team: Team
 
 
 @pytest.mark.slow
-def test_five_thousand_runs_kept_would_be_seen(team: Team, mona: User):
-    """The control: a third of them kept in a list are more than the test above lets pass."""
+def test_the_memory_check_detects_5000_kept_runs(team: Team, mona: User):
+    """The control of the test above: a third of the rows kept in a list exceed its limit."""
     for _done in mirror.fill_runs(team, runs=5_000):
         pass
     chosen = export_runs(team, wanted(), by=actor(mona))
@@ -420,11 +418,11 @@ def test_five_thousand_runs_kept_would_be_seen(team: Team, mona: User):
     assert sys.getallocatedblocks() - before > MANY_BLOCKS
 
 
-def test_each_step_is_a_few_short_questions(team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch):
+def test_each_chunk_takes_a_few_fast_queries(team: Team, task: Task, mona: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export, "CHUNK", 2)
     some_runs(task, *[Status.COMPLETED] * 4)
     chosen = export_runs(team, wanted(), by=actor(mona))
     with CaptureQueriesContext(connection) as queries:
-        assert len(taken(chosen)) == 4
-    assert len(queries) == 2 + 2, "two steps of rows and their cancellations"
+        assert len(exported(chosen)) == 4
+    assert len(queries) == 2 + 2, "two chunks of rows and their cancellations"
     assert not [query["sql"] for query in queries if "OFFSET" in query["sql"]]

@@ -1,4 +1,4 @@
-"""A board's filter in its query string: what `parse` reads is what `query` writes."""
+"""A board's filter in its query string: `parse` reads what `query` writes."""
 
 from dataclasses import fields
 
@@ -8,7 +8,7 @@ from django.http import QueryDict
 from taskruns.forms import BoardFilter
 from taskruns.forms.board import Cursor
 
-# One value for each filter, as the address has it.
+# One value for each filter, as in the URL.
 QUERIES = {
     "statuses": "status=failed&status=cancelled",
     "task": "task=T25saW5l",
@@ -35,7 +35,7 @@ def test_a_filter_survives_its_query_string(name: str):
     assert BoardFilter.parse(QueryDict(wanted.query().removeprefix("?"))) == wanted
 
 
-def test_order_and_place_survive_the_query_string():
+def test_sort_and_position_survive_the_query_string():
     wanted = BoardFilter.parse(QueryDict("sort=-errors"))
     assert not wanted.is_set
     place = Cursor.parse(QueryDict(wanted.query(cursor=some_cursor()).removeprefix("?"))["cursor"])

@@ -1,4 +1,4 @@
-"""The checklist of a new team: what is done, what comes next, and for whom it is there."""
+"""The checklist of a new team: what is done, what comes next, and who sees it."""
 
 import re
 from datetime import timedelta
@@ -18,7 +18,7 @@ BOARD = "/teams/ops-north/runs/"
 
 
 def steps(client: Client) -> tuple[int, str]:
-    """How many are done, and where the next one leads."""
+    """The number of completed steps, and the link of the next one."""
     page = client.get(BOARD).content.decode()
     if 'class="panel first-steps"' not in page:
         return -1, ""
@@ -29,7 +29,7 @@ def steps(client: Client) -> tuple[int, str]:
     return int(done[1]), "".join(re.findall(r'<a href="([^"]+)"', following[1]))
 
 
-def test_each_step_leads_to_its_page_until_all_are_done(mona: User, team: Team, client_of: ClientOf):
+def test_each_step_links_to_its_page_until_all_are_done(mona: User, team: Team, client_of: ClientOf):
     manager = client_of(mona)
     assert steps(manager) == (0, "/teams/ops-north/credentials/new/")
     key = make_credential(team)
@@ -42,7 +42,7 @@ def test_each_step_leads_to_its_page_until_all_are_done(mona: User, team: Team, 
     assert steps(manager) == (-1, "")
 
 
-def test_an_invitation_that_waits_is_somebody_invited(mona: User, team: Team, client_of: ClientOf):
+def test_an_open_invitation_counts_as_an_invited_member(mona: User, team: Team, client_of: ClientOf):
     tomorrow = timezone.now() + timedelta(days=1)
     invitation = Invitation.objects.create(team=team, email="new@example.com", role="viewer", expires_at=tomorrow)
     assert steps(client_of(mona))[0] == 1
@@ -51,17 +51,17 @@ def test_an_invitation_that_waits_is_somebody_invited(mona: User, team: Team, cl
 
 
 @pytest.mark.parametrize("who", ["vera", "oli", "ada", "adam"])
-def test_who_cannot_take_the_steps_is_not_told_to(who: str, cast: dict[str, User], client_of: ClientOf):
+def test_people_who_cannot_take_the_steps_do_not_see_them(who: str, cast: dict[str, User], client_of: ClientOf):
     assert steps(client_of(cast[who])) == (-1, "")
 
 
-def test_an_older_team_pays_nothing_for_it(mona: User, team: Team, client_of: ClientOf):
+def test_an_older_team_runs_no_query_for_it(mona: User, team: Team, client_of: ClientOf):
     manager = client_of(mona)
 
     def queries() -> int:
-        with CaptureQueriesContext(connection) as asked:
+        with CaptureQueriesContext(connection) as captured:
             manager.get(BOARD)
-        return len(asked)
+        return len(captured)
 
     queries()
     new = queries()

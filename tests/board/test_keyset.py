@@ -1,4 +1,5 @@
-"""Pages of the board in every order, both ways, with every filter, while runs arrive: against a plain answer."""
+"""Pages of the board in every order, both directions, with every filter, while runs arrive: compared with a simple
+model."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from tests.wire import ENDPOINT
 
 pytestmark = pytest.mark.slow
 
-MATCHING = import_module("taskruns.services.runs.matching")  # the package gives the function of that name
+MATCHING = import_module("taskruns.services.runs.matching")  # the package exports the function of the same name
 
 BASE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 NOW = BASE + timedelta(hours=1)
@@ -109,7 +110,7 @@ def elapsed(run: Run) -> timedelta:
 
 
 def passes(run: Run, query: dict[str, str]) -> bool:
-    """What the filters mean, said once more without a database."""
+    """The meaning of the filters, written a second time without a database."""
     statuses = query["status"].replace("status=", "").split("&") if "status" in query else list(Status.values)
     begun, ended = run.run_started_at, run.run_finished_at
     lasts = begun is not None and (ended is not None or run.status in ACTIVE)
@@ -165,11 +166,11 @@ def ids(listings: Any) -> list[str]:
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every limit within reach of a few rows."""
+    """Lower every limit so that a few rows reach it."""
     monkeypatch.setattr(keyset, "NEAR", 3)
     monkeypatch.setattr(keyset, "FAR", 8)
     monkeypatch.setattr(keyset, "NARROW", 2)
-    # A search that finds one task reads that task; one that finds more is scanned.
+    # A search for one task reads it; one for more is scanned.
     monkeypatch.setattr(MATCHING, "FEW_TASKS", 1)
 
 
@@ -179,7 +180,7 @@ PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 @PROPERTY
 @given(runs=st.lists(RUN, max_size=30), query=QUERY, size=st.integers(1, 7))
 @pytest.mark.usefixtures("_small")
-def test_every_page_holds_the_right_runs_in_order_both_ways(
+def test_every_page_has_the_right_runs_in_order_in_both_directions(
     runs: Any, query: dict[str, str], size: int, tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", size)
@@ -197,14 +198,14 @@ def test_every_page_holds_the_right_runs_in_order_both_ways(
             last = list_runs([team_access], parsed(query, last.previous))
             back.insert(0, last)
             assert len(back) < 400
-    # The way back ends in a full first page, which may hold again what the page before it held.
+    # Paging back ends with a full first page, which may repeat rows of the page after it.
     assert list(dict.fromkeys(ids(back))) == wanted
 
 
 @PROPERTY
 @given(runs=st.lists(RUN, min_size=8, max_size=25), query=QUERY, new=st.lists(RUN, min_size=3, max_size=3))
 @pytest.mark.usefixtures("_small")
-def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
+def test_new_runs_neither_repeat_nor_hide_others(
     runs: Any, query: dict[str, str], new: Any, tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(page_module, "PAGE", 3)
@@ -230,7 +231,7 @@ def test_runs_that_arrive_neither_repeat_nor_hide_the_others(
 @PROPERTY
 @given(runs=st.lists(st.tuples(st.booleans(), RUN), max_size=25), query=QUERY)
 @pytest.mark.usefixtures("_small")
-def test_the_board_of_two_teams_is_the_two_boards_as_one(
+def test_the_board_of_two_teams_merges_both_boards(
     runs: Any,
     query: dict[str, str],
     tasks: list[Task],
@@ -247,7 +248,9 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
             team=other_team,
             endpoint=ENDPOINT,
             arize_id=task.arize_id,
-            name=f"{task.name}, answer {number}" if number else task.name,  # so one search is scanned in one team only
+            name=f"{task.name}, answer {number}"
+            if number
+            else task.name,  # so that one search is scanned in one team only
             type=task.type,
             space_id=task.space_id,
         )
@@ -265,7 +268,7 @@ def test_the_board_of_two_teams_is_the_two_boards_as_one(
 def test_a_search_for_a_few_tasks_reads_task_by_task(
     runs: Any, query: dict[str, str], tasks: list[Task], team_access: TeamAccess, monkeypatch: Any
 ) -> None:
-    """As the limits are outside of tests: every search of these few tasks is one."""
+    """With the real limits, every search of these few tasks is read task by task."""
     monkeypatch.setattr(page_module, "PAGE", 4)
     Run.objects.all().delete()
     for number, drawn in enumerate(runs):
@@ -274,7 +277,7 @@ def test_a_search_for_a_few_tasks_reads_task_by_task(
         assert ids(all_pages([team_access], query)) == expected(query)
 
 
-def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
+def test_a_search_that_finds_little_says_it_is_partial(
     tasks: list[Task], team_access: TeamAccess, client_of: Any, vera: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("NEAR", 5), ("FAR", 10), ("NARROW", 1)):
@@ -296,7 +299,7 @@ def test_a_search_that_finds_little_says_that_it_looked_at_a_part(
     assert "Keep searching" not in html
 
 
-def test_a_page_in_the_middle_leads_both_ways(
+def test_a_middle_page_links_in_both_directions(
     tasks: list[Task], team_access: TeamAccess, client_of: Any, vera: User
 ) -> None:
     for number in range(130):
@@ -316,7 +319,7 @@ def test_a_page_in_the_middle_leads_both_ways(
     assert 'rel="prev"' not in html
 
 
-def test_a_deep_page_asks_no_more_questions_than_the_first(
+def test_a_deep_page_takes_no_more_queries_than_the_first(
     tasks: list[Task], team_access: TeamAccess, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(200):
@@ -327,7 +330,7 @@ def test_a_deep_page_asks_no_more_questions_than_the_first(
             list_runs([team_access], parsed(query, last.previous))
 
 
-def test_gone_time_of_a_page_link_is_not_a_crash(team_access: TeamAccess, client_of: Any, vera: User) -> None:
+def test_an_impossible_time_in_a_page_link_is_no_500(team_access: TeamAccess, client_of: Any, vera: User) -> None:
     far = Cursor(0, 2**62, Team().pk, at=2**62).text()
     for sort in SORTS:
         answer = client_of(vera).get(f"/teams/ops-north/runs/?sort={sort}&cursor={far}")
@@ -345,7 +348,7 @@ def test_gone_time_of_a_page_link_is_not_a_crash(team_access: TeamAccess, client
 )
 @pytest.mark.parametrize(("few", "most"), [(20, 12), (0, 14)])
 @pytest.mark.usefixtures("_small")
-def test_no_page_takes_more_than_twelve_questions(
+def test_no_page_takes_more_than_twelve_queries(
     query: str,
     few: int,
     most: int,
@@ -355,9 +358,8 @@ def test_no_page_takes_more_than_twelve_questions(
     vera: User,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With every limit within reach: filters that are scanned to the end, and those that find a page at once.
-
-    Two more are taken by a name that is in many tasks of which hardly one ran lately.
+    """With the lowered limits: filters that are scanned to the end, and filters that find a page at once. A name that
+    matches many tasks with hardly any recent run takes two more.
     """
     monkeypatch.setattr(MATCHING, "FEW_TASKS", few)
     monkeypatch.setattr(page_module, "PAGE", 4)
@@ -366,7 +368,7 @@ def test_no_page_takes_more_than_twelve_questions(
         run = write(tasks, number, (number % 3, Status.CANCELLED, number % 7, 0, 1, 0))
         Run.objects.filter(pk=run.pk).update(created_by_user_id="U1")
     client = client_of(vera)
-    client.get("/teams/ops-north/runs/")  # the first look is written down: somebody watches
+    client.get("/teams/ops-north/runs/")  # the first view records attention
     with CaptureQueriesContext(connection) as captured:
         assert client.get(f"/teams/ops-north/runs/?{query}").status_code == 200
     assert len(captured) <= most

@@ -67,7 +67,7 @@ def test_active_runs_come_first_then_the_newest(client: Client, task: Task) -> N
 
 @pytest.mark.parametrize("active", [0, 30, PAGE, PAGE + 1, 75, 130])
 @pytest.mark.parametrize("apart", [0, 1])
-def test_pages_hold_every_run_once(apart: int, active: int, client: Client, task: Task) -> None:
+def test_pages_show_every_run_once(apart: int, active: int, client: Client, task: Task) -> None:
     fill(task, 130, active=active, moments=lambda number: at(apart * (number // 3)))
     found = list(pages(client))
     assert [len(page) for page in found] == [PAGE, PAGE, 30]
@@ -75,7 +75,7 @@ def test_pages_hold_every_run_once(apart: int, active: int, client: Client, task
     assert all(int(run[1:]) < active for run in [run for page in found for run in page][:active])
 
 
-def test_a_last_page_that_is_full_offers_no_next_one(client: Client, task: Task) -> None:
+def test_a_full_last_page_has_no_next_link(client: Client, task: Task) -> None:
     fill(task, PAGE)
     assert [len(page) for page in pages(client)] == [PAGE]
 
@@ -100,7 +100,7 @@ def test_new_runs_neither_shift_nor_repeat_older_pages(client: Client, task: Tas
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=st.lists(st.tuples(st.sampled_from(list(Status)), st.integers(0, 3)), max_size=40), size=st.integers(1, 9))
-def test_pages_of_any_size_hold_every_run_once_in_order(
+def test_pages_of_any_size_show_every_run_once_in_order(
     runs: Any, size: int, client: Client, task: Task, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("taskruns.pages.board.page.PAGE", size)
@@ -112,7 +112,7 @@ def test_pages_of_any_size_hold_every_run_once_in_order(
     assert seen == list(order)
 
 
-def test_a_page_link_keeps_the_filters(client: Client, task: Task) -> None:
+def test_page_links_keep_the_filters(client: Client, task: Task) -> None:
     fill(task, PAGE + 5)
     make_run(task, arize_id="other", status=Status.FAILED)
     html = client.get(f"{BOARD}?status=completed&q=R0").content.decode()
@@ -121,7 +121,7 @@ def test_a_page_link_keeps_the_filters(client: Client, task: Task) -> None:
     assert len(rows(client.get(next_of(html) or "").content.decode())) == 5
 
 
-def test_filters_choose_by_status_and_task(client: Client, task: Task) -> None:
+def test_filters_select_by_status_and_task(client: Client, task: Task) -> None:
     second = Task.objects.create(
         team=task.team, endpoint=ENDPOINT, arize_id="T2=", name="Toxicity", credential=task.credential
     )
@@ -137,7 +137,7 @@ def test_filters_choose_by_status_and_task(client: Client, task: Task) -> None:
     assert sorted(shown(client, q="TOXICITY", status="completed", colour="red")) == ["b-completed"]
 
 
-def test_q_finds_parts_of_task_names_and_beginnings_of_ids(client: Client, task: Task) -> None:
+def test_a_search_matches_parts_of_task_names_and_starts_of_ids(client: Client, task: Task) -> None:
     make_run(task, arize_id="VGFza1J1bjo5", experiment_id="RXhwZXJpbWVudDox")
     for q in ("VGFza1", "RXhwZ", "relevance", " relevance ", "VGFza1J1bjo5"):
         assert shown(client, q=q) == ["VGFza1J1bjo5"], q
@@ -146,7 +146,7 @@ def test_q_finds_parts_of_task_names_and_beginnings_of_ids(client: Client, task:
 
 
 @pytest.mark.parametrize("wild", ["%", "_", "\\", "a%", "100_"])
-def test_wildcards_of_the_database_are_letters_here(wild: str, client: Client, task: Task) -> None:
+def test_database_wildcards_are_plain_characters(wild: str, client: Client, task: Task) -> None:
     make_run(task, arize_id="100x-plain")
     assert shown(client, q="100x") == ["100x-plain"]
     assert shown(client, q=wild) == []
@@ -171,14 +171,14 @@ def test_wildcards_of_the_database_are_letters_here(wild: str, client: Client, t
     ],
 )
 @pytest.mark.parametrize("url", [BOARD, f"{BOARD}table/"])
-def test_a_filter_that_means_nothing_is_400_with_a_sentence(url: str, query: str, words: str, client: Client) -> None:
+def test_an_invalid_filter_is_a_400_with_an_explanation(url: str, query: str, words: str, client: Client) -> None:
     page = client.get(f"{url}?{query}", headers={"HX-Request": "true"} if "table" in url else {})
     assert page.status_code == 400
     assert words in page.content.decode()
     assert client.get(f"{url}?status=running").status_code == 200
 
 
-def test_filters_of_the_longest_kind_and_unknown_parameters_are_fine(client: Client, task: Task) -> None:
+def test_longest_filters_and_unknown_parameters_work(client: Client, task: Task) -> None:
     assert shown(client, q="x" * 200, task="y" * 500, status=list(Status.values), colour="red") == []
 
 
@@ -203,20 +203,20 @@ def test_the_number_of_queries_does_not_grow_with_the_runs(client: Client, task:
     assert max(few) <= 12
 
 
-def test_a_row_says_who_triggered_the_run_by_name_where_it_is_known(client: Client, task: Task) -> None:
+def test_a_row_names_the_person_who_triggered_the_run_if_known(client: Client, task: Task) -> None:
     def by() -> str:
-        (said,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', client.get(BOARD).content.decode())
-        return str(said)
+        (label,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', client.get(BOARD).content.decode())
+        return str(label)
 
     run = make_run(task)
-    assert 'class="by"' not in client.get(BOARD).content.decode(), "the schedule did"
+    assert 'class="by"' not in client.get(BOARD).content.decode(), "the schedule started it"
     Run.objects.update(created_by_user_id="VXNlcjox")
     assert by() == "by <code>VXNlcjox</code>"
     ArizeUser.objects.create(team=run.team, endpoint=ENDPOINT, arize_id="VXNlcjox", name="Nora <b>", known=True)
     assert by() == "by Nora &lt;b&gt;"
 
 
-def test_the_other_teams_runs_are_not_here(
+def test_runs_of_another_team_are_absent(
     client: Client, task: Task, other_team: Team, otto: User, client_of: ClientOf
 ) -> None:
     make_run(task, arize_id="ours")
@@ -253,28 +253,28 @@ def test_an_empty_board_says_why(vera: User, mona: User, client_of: ClientOf, te
 
 
 @pytest.mark.parametrize("name", ["\U0001f469\u200d\U0001f52c lab", "\u202babgd"])
-def test_a_name_with_joiners_and_marks_of_direction_is_found(name: str, client: Client, task: Task) -> None:
+def test_names_with_joiners_and_direction_marks_are_found(name: str, client: Client, task: Task) -> None:
     Task.objects.filter(pk=task.pk).update(name=name)
     make_run(task, arize_id="marked")
     assert shown(client, q=name) == ["marked"]
 
 
 @pytest.mark.parametrize("query", ["", "?status=running", "?sort=-duration", "?sort=errors"])
-def test_the_board_of_all_teams_asks_no_more_for_more_teams(
+def test_more_teams_need_no_more_queries_on_the_board_of_all_teams(
     query: str, team: Team, vera: User, client_of: ClientOf
 ) -> None:
     client = client_of(vera)
 
-    def asked(teams: int) -> int:
+    def queries(teams: int) -> int:
         for number in range(Team.objects.count(), teams):
             more = Team.objects.create(slug=f"team-{number}", name=f"Team {number}")
             Membership.objects.create(team=more, user=vera, role=TeamRole.VIEWER)
             key = make_credential(more)
             make_run(Task.objects.create(team=more, endpoint=ENDPOINT, credential=key, arize_id="T", name="Judge"))
         client.get(f"/runs/{query}")
-        with CaptureQueriesContext(connection) as queries:
+        with CaptureQueriesContext(connection) as captured:
             page = client.get(f"/runs/{query}").content.decode()
         assert len(rows(page)) == teams - 1
-        return len(queries)
+        return len(captured)
 
-    assert asked(3) == asked(20)
+    assert queries(3) == queries(20)

@@ -1,4 +1,4 @@
-"""The board's table as it polls: nothing new costs nothing, a change is shown, an ended session leaves the page."""
+"""Polls of the board's table: nothing new is a 304, a change is shown, an ended session leads to sign-in."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -37,7 +37,7 @@ def poll(client: Client, etag: str = "", query: str = "") -> Any:
     return client.get(TABLE + query, headers=headers)
 
 
-def test_nothing_new_is_a_304_without_body_and_with_the_time_of_reading(client: Client, run: Run) -> None:
+def test_nothing_new_is_a_304_without_body_and_with_the_reading_time(client: Client, run: Run) -> None:
     Credential.objects.update(last_good_at="2026-11-23T03:00:00Z")
     first = poll(client)
     assert first.status_code == 200
@@ -73,13 +73,13 @@ def test_a_change_is_a_200_with_another_etag(change: Callable[[Run], None], clie
     assert poll(client, second["ETag"]).status_code == 304
 
 
-def test_the_same_data_makes_the_same_row(client: Client, run: Run) -> None:
+def test_the_same_data_gives_the_same_row(client: Client, run: Run) -> None:
     with time_machine.travel(timezone.now() + timedelta(hours=1)):
         later = poll(client).content
     assert poll(client).content == later
 
 
-def test_another_role_zone_and_filter_have_another_etag(client: Client, oli: User, run: Run) -> None:
+def test_role_time_zone_and_filter_change_the_etag(client: Client, oli: User, run: Run) -> None:
     etags = [poll(client)["ETag"], poll(client, query="?status=running")["ETag"]]
     User.objects.filter(pk=oli.pk).update(time_zone="Asia/Tokyo")
     etags.append(poll(client)["ETag"])
@@ -89,12 +89,12 @@ def test_another_role_zone_and_filter_have_another_etag(client: Client, oli: Use
     assert all(poll(client, etag).status_code == 200 for etag in etags[:3])
 
 
-def test_the_cancel_button_is_for_those_who_may(client: Client, run: Run, ada: User, client_of: ClientOf) -> None:
+def test_only_people_who_may_cancel_get_the_button(client: Client, run: Run, ada: User, client_of: ClientOf) -> None:
     assert b"data-cancel>" in poll(client).content
     assert b"data-cancel>" not in poll(client_of(ada)).content
 
 
-def test_the_page_has_no_etag_and_nothing_is_kept(client: Client, run: Run) -> None:
+def test_the_page_has_no_etag_and_is_not_cached(client: Client, run: Run) -> None:
     for url in (BOARD, f"{BOARD}{run.pk}/"):
         page = client.get(url)
         assert "ETag" not in page
@@ -104,7 +104,7 @@ def test_the_page_has_no_etag_and_nothing_is_kept(client: Client, run: Run) -> N
 
 
 @pytest.mark.parametrize("url", [TABLE, f"{BOARD}{{run}}/"])
-def test_an_ended_session_leaves_the_page_instead_of_filling_a_table(url: str, client: Client, run: Run) -> None:
+def test_an_ended_session_redirects_and_shows_no_table(url: str, client: Client, run: Run) -> None:
     client.logout()
     headers = {"HX-Request": "true", "HX-Current-URL": f"http://testserver{BOARD}?status=failed"}
     page = client.get(url.format(run=run.pk), headers=headers)
@@ -114,7 +114,7 @@ def test_an_ended_session_leaves_the_page_instead_of_filling_a_table(url: str, c
     assert (plain.status_code, plain.url) == (302, "/accounts/login/?next=%2Fteams%2Fops-north%2Fruns%2F")
 
 
-def test_a_session_that_ends_during_a_cancel_says_so_too(client: Client, run: Run) -> None:
+def test_an_ended_session_is_also_reported_on_a_cancel(client: Client, run: Run) -> None:
     client.logout()
     page = client.post(f"{BOARD}{run.pk}/cancel/", headers={"HX-Request": "true"})
     assert page.status_code == 401
@@ -134,7 +134,7 @@ def test_attention_is_written_at_most_every_five_seconds(client: Client, team: T
     assert marks == [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10]
 
 
-def test_the_first_look_wakes_the_keys_and_the_next_ones_do_not(
+def test_the_first_view_wakes_the_keys_and_later_ones_do_not(
     client: Client, credential: Credential, woken: list[Any], django_capture_on_commit_callbacks: Any
 ) -> None:
     start = timezone.now()
@@ -149,7 +149,7 @@ def test_the_first_look_wakes_the_keys_and_the_next_ones_do_not(
     assert set(woken) == {credential.pk}
 
 
-def test_a_304_marks_attention_too(client: Client, team: Team, woken: list[Any]) -> None:
+def test_a_304_records_attention_too(client: Client, team: Team, woken: list[Any]) -> None:
     etag = poll(client)["ETag"]
     Team.objects.update(watched_at=None)
     assert poll(client, etag).status_code == 304
@@ -157,7 +157,7 @@ def test_a_304_marks_attention_too(client: Client, team: Team, woken: list[Any])
     assert team.watched_at is not None
 
 
-def test_a_queue_that_is_down_does_not_break_the_board(
+def test_a_failing_queue_does_not_break_the_board(
     client: Client, run: Run, monkeypatch: Any, django_capture_on_commit_callbacks: Any
 ) -> None:
     def broken(*_: Any) -> None:
@@ -172,7 +172,7 @@ def test_a_queue_that_is_down_does_not_break_the_board(
     assert calls == [1]
 
 
-def test_a_key_that_waits_or_fails_is_named_above_the_table(client: Client, task: Task, run: Run) -> None:
+def test_a_waiting_or_failing_key_is_named_above_the_table(client: Client, task: Task, run: Run) -> None:
     Credential.objects.update(first_contact_done_at=timezone.now())
     assert b"notice-" not in poll(client).content
     Credential.objects.update(backoff_until=timezone.now() + timedelta(minutes=1), backoff_reason="Wait a little.")
@@ -181,7 +181,7 @@ def test_a_key_that_waits_or_fails_is_named_above_the_table(client: Client, task
     assert "Key “Production”: Not accepted." in poll(client).content.decode()
 
 
-def test_a_run_of_which_arize_told_next_to_nothing_has_a_row(client: Client, task: Task) -> None:
+def test_a_run_with_hardly_any_data_has_a_row(client: Client, task: Task) -> None:
     run = make_run(task, arize_id="bare", run_started_at=None, raw_status="")
     Run.objects.filter(pk=run.pk).update(created_at=None)
     assert b'data-run-id="bare"' in poll(client).content

@@ -1,4 +1,4 @@
-"""Text and times from Arize on pages: whatever they hold, they are only text, and only times."""
+"""Text and times from Arize on pages: shown as plain text and as valid times, whatever they contain."""
 
 from datetime import datetime
 from html.parser import HTMLParser
@@ -23,7 +23,7 @@ NASTY = [
 
 
 class Markup(HTMLParser):
-    """What a browser would make of a page: its elements, their attributes, and inline scripts."""
+    """Parses a page like a browser: its elements, their attributes, and inline scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_text_from_arize_is_only_text(text: str, client: Client, task: Task) -> 
         assert escaped.replace("'", "&#x27;") in html
 
 
-def test_the_reader_of_markup_finds_what_must_not_be_there() -> None:
+def test_the_markup_reader_detects_forbidden_markup() -> None:
     markup = Markup()
     markup.feed("<p>" + NASTY[0] + NASTY[3] + "</p>")
     assert "img" in markup.tags
@@ -75,10 +75,10 @@ def test_the_reader_of_markup_finds_what_must_not_be_there() -> None:
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00"])
-def test_the_ends_of_time_are_shown_in_every_zone(
+def test_extreme_times_are_shown_in_every_time_zone(
     moment: str, zone: str, client: Client, vera: User, task: Task
 ) -> None:
-    """0001-01-01 is what servers written in Go send for "not yet"."""
+    """Servers written in Go send 0001-01-01 for "not yet"."""
     User.objects.update(time_zone=zone)
     run = make_run(task, run_started_at=datetime.fromisoformat(moment), run_finished_at=datetime.fromisoformat(moment))
     for url in (BOARD, f"{BOARD}{run.pk}/"):

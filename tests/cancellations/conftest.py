@@ -1,3 +1,5 @@
+"""Fixtures of single cancels: each test that asks for `htmx` runs with htmx and with a plain form."""
+
 import pytest
 
 

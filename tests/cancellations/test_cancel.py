@@ -1,4 +1,4 @@
-"""Each row of the cancel table: what Arize says, what the panel makes of it, and what the person is told."""
+"""Each row of the cancel table: Arize's answer, the outcome, and the message to the person."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def breaks(error: Exception) -> Answer:
 
 @dataclass(frozen=True)
 class End:
-    """`outcome` as in audit, or `stopping`; `status` is the run's own afterwards; `words` are in the sentence."""
+    """`outcome` is as in the audit log, or `stopping`; `status` is the run's afterwards; `words` are in the message."""
 
     outcome: str
     http: int
@@ -93,7 +93,7 @@ ENDS = {"CANCELLED": CONFIRMED, "completed": FINISHED, "FAILED": FAILED}
 
 @pytest.fixture
 def check(arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf) -> Callable[..., Cancellation]:
-    """Press once and compare everything that the end of a cancel shows in."""
+    """Cancel once and compare everything that shows the outcome."""
 
     def check(end: End, answer: Answer, *, reread: Answer | None = None, htmx: bool = True) -> Cancellation:
         post = arize.post(run_url(run, "/cancel"), **answer(run))
@@ -141,7 +141,7 @@ def _check_database(run: Run, end: End, person: User) -> Cancellation:
 
 
 @pytest.mark.parametrize("status", SAID)
-def test_it_believes_the_end_that_a_200_tells_in_either_case(status: str, check: Any, htmx: Any) -> None:
+def test_the_outcome_follows_a_200_in_either_case(status: str, check: Any, htmx: Any) -> None:
     check(SAID[status], says(status), htmx=htmx)
     outcome = AuditEvent.objects.get(outcome=SAID[status].outcome)
     assert outcome.details["http_status"] == 200
@@ -150,7 +150,7 @@ def test_it_believes_the_end_that_a_200_tells_in_either_case(status: str, check:
     assert outcome.details["milliseconds"] >= 0
 
 
-def test_it_takes_the_sample_answer_of_arizes_own_page_for_finished_first(check: Any, run: Run) -> None:
+def test_the_documented_sample_answer_is_finished_first(check: Any, run: Run) -> None:
     sample = CANCEL_ANSWER.read_text()
     arize_id = run.arize_id
     check(FINISHED, answers(200, sample))
@@ -160,7 +160,7 @@ def test_it_takes_the_sample_answer_of_arizes_own_page_for_finished_first(check:
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "running", "PENDING", "pending"])
-def test_it_shows_stopping_while_a_cancelled_run_goes_on(status: str, check: Any, htmx: Any, run: Run) -> None:
+def test_a_cancelled_run_that_keeps_running_is_stopping(status: str, check: Any, htmx: Any, run: Run) -> None:
     cancellation = check(
         End("stopping", 200, status.lower(), "stopping, asked by oli@example.com"), says(status), htmx=htmx
     )
@@ -168,13 +168,13 @@ def test_it_shows_stopping_while_a_cancelled_run_goes_on(status: str, check: Any
     assert cancellation.closed_at is None
 
 
-def test_it_keeps_looking_at_a_run_that_answers_with_a_word_nobody_knows(check: Any) -> None:
+def test_a_run_with_an_unknown_status_is_read_again(check: Any) -> None:
     assert check(End("stopping", 200, "unknown", "ARCHIVING"), says("ARCHIVING")).stopping_since is not None
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "failed", "CANCELLED"])
 @pytest.mark.parametrize("code", [400, 409])
-def test_it_takes_a_refusal_of_an_ended_run_for_no_error(code: int, status: str, check: Any, htmx: Any) -> None:
+def test_a_refusal_for_an_ended_run_is_no_error(code: int, status: str, check: Any, htmx: Any) -> None:
     end = {"COMPLETED": FINISHED, "failed": FAILED, "CANCELLED": ALREADY}[status]
     check(end, problem(code), reread=says(status), htmx=htmx)
     details = AuditEvent.objects.get(outcome=end.outcome).details
@@ -184,7 +184,7 @@ def test_it_takes_a_refusal_of_an_ended_run_for_no_error(code: int, status: str,
 
 @pytest.mark.parametrize("status", ["RUNNING", "pending"])
 @pytest.mark.parametrize("code", [400, 409])
-def test_it_shows_arizes_own_words_when_an_active_run_is_refused(code: int, status: str, check: Any, htmx: Any) -> None:
+def test_a_refusal_of_an_active_run_shows_arizes_own_words(code: int, status: str, check: Any, htmx: Any) -> None:
     detail = "cannot\x1b[31m cancel\r\n<img src=x onerror=alert(1)> " + "x" * 400
     end = End("refused", 409, status.lower(), "&lt;img src=x onerror=alert(1)&gt; xxx")
     cancellation = check(end, problem(code, detail=detail), reread=says(status), htmx=htmx)
@@ -196,7 +196,7 @@ def test_it_shows_arizes_own_words_when_an_active_run_is_refused(code: int, stat
 
 @pytest.mark.parametrize("reread", UNREADABLE)
 @pytest.mark.parametrize("code", [400, 409])
-def test_it_says_refused_when_the_run_cannot_be_read_after_a_refusal(code: int, reread: str, check: Any) -> None:
+def test_an_unreadable_run_after_a_refusal_is_refused(code: int, reread: str, check: Any) -> None:
     check(REFUSED, problem(code), reread=UNREADABLE[reread])
 
 
@@ -211,7 +211,7 @@ def test_it_says_refused_when_the_run_cannot_be_read_after_a_refusal(code: int, 
         (418, "unexpected answer", "running"),
     ],
 )
-def test_it_says_why_arize_refused(code: int, words: str, status: str, check: Any, htmx: Any) -> None:
+def test_the_message_says_why_arize_refused(code: int, words: str, status: str, check: Any, htmx: Any) -> None:
     check(End("refused", 409, status, words), problem(code), htmx=htmx)
 
 
@@ -219,29 +219,29 @@ def test_it_says_why_arize_refused(code: int, words: str, status: str, check: An
     ("headers", "words"),
     [({"Retry-After": "42"}, "Try again in 42 seconds"), ({}, "Wait a little, then try again")],
 )
-def test_it_says_when_to_try_again_after_429(headers: Any, words: str, check: Any, htmx: Any) -> None:
+def test_after_a_429_the_message_says_when_to_retry(headers: Any, words: str, check: Any, htmx: Any) -> None:
     check(End("refused", 429, "running", words), problem(429, headers=headers), htmx=htmx)
 
 
 @pytest.mark.parametrize("error", [requests.ConnectTimeout(), requests.exceptions.SSLError("foreign certificate")])
-def test_it_says_that_nothing_was_sent_without_a_connection(error: Exception, check: Any, htmx: Any) -> None:
+def test_without_a_connection_the_message_says_nothing_was_sent(error: Exception, check: Any, htmx: Any) -> None:
     check(End("not_sent", 502, "running", "Nothing was sent"), breaks(error), htmx=htmx)
 
 
 @pytest.mark.parametrize("status", ENDS)
 @pytest.mark.parametrize("lost", LOST)
-def test_it_reads_the_end_of_a_run_whose_cancel_was_lost(lost: str, status: str, check: Any) -> None:
+def test_a_lost_cancel_takes_its_outcome_from_the_run(lost: str, status: str, check: Any) -> None:
     check(ENDS[status], LOST[lost], reread=says(status))
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "pending", "ARCHIVING"])
 @pytest.mark.parametrize("lost", LOST)
-def test_it_does_not_guess_while_a_run_goes_on_after_a_lost_cancel(lost: str, status: str, check: Any) -> None:
+def test_a_lost_cancel_of_a_running_run_is_unknown(lost: str, status: str, check: Any) -> None:
     after = "unknown" if status == "ARCHIVING" else status.lower()
     assert check(End("unknown", 502, after, "not known"), LOST[lost], reread=says(status)).followed
 
 
-def test_an_accepted_cancel_without_a_status_is_stopping_while_the_run_goes_on(check: Any) -> None:
+def test_a_200_without_a_status_is_stopping_while_the_run_is_active(check: Any) -> None:
     accepted = answers(200, '{"id": "x"}')
     assert check(End("stopping", 200, "running", "stopping"), accepted, reread=says("RUNNING")).stopping_since
     assert Cancellation.objects.get().answer["http_status"] == 200
@@ -249,15 +249,15 @@ def test_an_accepted_cancel_without_a_status_is_stopping_while_the_run_goes_on(c
 
 @pytest.mark.parametrize("reread", UNREADABLE)
 @pytest.mark.parametrize("lost", LOST)
-def test_it_does_not_guess_when_the_run_cannot_be_read_either(lost: str, reread: str, check: Any) -> None:
+def test_a_lost_cancel_of_an_unreadable_run_is_unknown(lost: str, reread: str, check: Any) -> None:
     assert check(UNKNOWN, LOST[lost], reread=UNREADABLE[reread]).followed
 
 
-def test_it_answers_a_plain_form_in_full_when_the_end_is_unknown(check: Any) -> None:
+def test_a_plain_form_gets_a_full_page_when_the_outcome_is_unknown(check: Any) -> None:
     check(UNKNOWN, LOST["cut"], reread=UNREADABLE["500"], htmx=False)
 
 
-def test_it_sends_one_empty_post_with_the_key_and_the_quoted_id(
+def test_one_empty_post_is_sent_with_the_key_and_the_quoted_id(
     arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf
 ) -> None:
     Run.objects.update(arize_id="odd/id?=")
@@ -269,7 +269,7 @@ def test_it_sends_one_empty_post_with_the_key_and_the_quoted_id(
     assert (sent.body, sent.headers["Content-Length"], "Content-Type" in sent.headers) == (None, "0", False)
 
 
-def test_it_presses_again_after_an_unknown_end_as_a_new_operation(
+def test_cancelling_again_after_an_unknown_outcome_is_a_new_operation(
     arize: responses.RequestsMock, run: Run, oli: User, client_of: ClientOf
 ) -> None:
     post = arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
@@ -288,10 +288,10 @@ def test_it_presses_again_after_an_unknown_end_as_a_new_operation(
     assert run.status == Status.CANCELLED
 
 
-def test_a_list_that_was_asked_for_while_the_cancel_was_on_its_way_does_not_undo_it(
+def test_a_list_requested_during_the_cancel_does_not_undo_it(
     run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
 ):
-    """Arize takes its time: a round of the mirror begins after the cancel did, and sees the run before its end."""
+    """Arize answers slowly: a round of the mirror starts after the cancel and still sees the run as running."""
     begun: list[datetime] = []
 
     def slowly(_request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
@@ -303,6 +303,6 @@ def test_a_list_that_was_asked_for_while_the_cancel_was_on_its_way_does_not_undo
     answer = click_cancel(client_of(oli), run)
     row = Run.objects.get(pk=run.pk)
     assert (answer.status_code, row.status) == (200, "cancelled")
-    # The same list again, answered only now.
+    # The same list, answered after the cancel.
     assert not record_observation(run, WireRun.from_json(wire_run(run, "RUNNING", num_successes=8)), begun[0])
     assert Run.objects.get(pk=run.pk).status == "cancelled"

@@ -1,4 +1,4 @@
-"""Presses that must not reach Arize at all, and presses whose words must not get into the log."""
+"""Cancels that must not reach Arize, and text that must not reach the log."""
 
 import re
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def client(oli: User, client_of: ClientOf) -> Client:
 
 @pytest.fixture
 def post(arize: responses.RequestsMock, run: Run) -> responses.BaseResponse:
-    """Arize is there and would cancel: a test that sends nothing shows it by `call_count`."""
+    """Arize would cancel: tests in which nothing is sent check `call_count`."""
     return arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
 
 
@@ -47,7 +47,7 @@ def _nothing_is_sent(arize: responses.RequestsMock, post: responses.BaseResponse
     assert len(arize.calls) == 0
 
 
-def test_it_sends_what_nothing_holds_back(client: Client, run: Run, post: Any) -> None:
+def test_a_cancel_is_sent_if_nothing_prevents_it(client: Client, run: Run, post: Any) -> None:
     """The control of every test here."""
     assert click_cancel(client, run).status_code == 200
     assert post.call_count == 1
@@ -55,7 +55,7 @@ def test_it_sends_what_nothing_holds_back(client: Client, run: Run, post: Any) -
 
 @pytest.mark.usefixtures("_nothing_is_sent")
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "gone", "unknown"])
-def test_it_sends_nothing_for_a_run_that_is_not_active(status: str, client: Client, run: Run, htmx: Any) -> None:
+def test_nothing_is_sent_for_an_inactive_run(status: str, client: Client, run: Run, htmx: Any) -> None:
     Run.objects.update(status=status, rank=0)
     page = click_cancel(client, run, htmx=htmx, reason="too slow")
     if not htmx:
@@ -70,30 +70,30 @@ def test_it_sends_nothing_for_a_run_that_is_not_active(status: str, client: Clie
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_it_reads_the_run_again_before_it_sends(run: Run, oli: User) -> None:
+def test_the_run_is_read_again_before_sending(run: Run, oli: User) -> None:
     stale = Run.objects.get(pk=run.pk)
     Run.objects.update(status=Status.COMPLETED, rank=0)
     assert cancellations.cancel(stale, by=actor(oli)).outcome == "not_needed"
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_it_says_whose_cancel_is_open(client: Client, run: Run, oli: User, mona: User) -> None:
-    def told(person: User) -> str:
+def test_the_message_names_the_person_whose_cancel_is_open(client: Client, run: Run, oli: User, mona: User) -> None:
+    def message_for(person: User) -> str:
         Cancellation.objects.update(person=person, person_label=person.email)
         return click_cancel(client, run).content.decode()
 
     Cancellation.objects.create(run=run)
-    assert "You asked for it at 20" in told(oli)
-    assert "mona@example.com asked for it at 20" in told(mona)
+    assert "You asked for it at 20" in message_for(oli)
+    assert "mona@example.com asked for it at 20" in message_for(mona)
     stop = EmergencyStop.objects.create(team=run.team, person=mona, person_label=mona.email, reason="why")
     batch = CancelBatch.objects.create(team=run.team, source=BatchSource.STOP, stop=stop)
     Cancellation.objects.update(batch=batch)
-    assert "The emergency stop that mona@example.com pulled asked for it at 20" in told(mona)
+    assert "The emergency stop that mona@example.com pulled asked for it at 20" in message_for(mona)
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
 @pytest.mark.parametrize("is_stopping", [True, False])
-def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run: Run, mona: User, htmx: Any) -> None:
+def test_a_cancel_joins_the_open_one(is_stopping: Any, client: Client, run: Run, mona: User, htmx: Any) -> None:
     first = Cancellation.objects.create(run=run, person=mona, person_label=mona.email)
     if is_stopping:
         Cancellation.objects.update(stopping_since=first.requested_at)
@@ -109,7 +109,7 @@ def test_it_joins_the_cancel_that_is_open(is_stopping: Any, client: Client, run:
     assert Cancellation.objects.get().pk == first.pk
 
 
-def test_it_does_not_join_a_cancel_that_has_ended(client: Client, run: Run, mona: User, post: Any) -> None:
+def test_a_cancel_does_not_join_an_ended_one(client: Client, run: Run, mona: User, post: Any) -> None:
     Cancellation.objects.create(run=run, person=mona, person_label=mona.email, outcome=Outcome.STILL_RUNNING)
     assert click_cancel(client, run).status_code == 200
     assert post.call_count == 1
@@ -117,7 +117,7 @@ def test_it_does_not_join_a_cancel_that_has_ended(client: Client, run: Run, mona
 
 @pytest.mark.usefixtures("_nothing_is_sent")
 @pytest.mark.parametrize("table", ["taskruns_auditevent", "taskruns_cancellation"])
-def test_it_sends_nothing_when_the_request_cannot_be_written(table: str, client: Client, run: Run, htmx: Any) -> None:
+def test_nothing_is_sent_if_the_request_cannot_be_written(table: str, client: Client, run: Run, htmx: Any) -> None:
     refuse_inserts(table)
     page = click_cancel(client, run, htmx=htmx)
     assert page.status_code == 503
@@ -127,7 +127,7 @@ def test_it_sends_nothing_when_the_request_cannot_be_written(table: str, client:
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_it_sends_nothing_for_a_reason_that_is_too_long(client: Client, run: Run, htmx: Any) -> None:
+def test_nothing_is_sent_if_the_reason_is_too_long(client: Client, run: Run, htmx: Any) -> None:
     page = click_cancel(client, run, htmx=htmx, reason="x" * 513)
     assert page.status_code == 422
     assert "longer than 512 characters" in page.content.decode()
@@ -135,12 +135,12 @@ def test_it_sends_nothing_for_a_reason_that_is_too_long(client: Client, run: Run
     assert not Cancellation.objects.exists()
 
 
-def test_it_takes_the_longest_reason_whole(client: Client, run: Run, post: Any) -> None:
+def test_the_longest_reason_is_kept_complete(client: Client, run: Run, post: Any) -> None:
     assert click_cancel(client, run, reason="x" * 512).status_code == 200
     assert Cancellation.objects.get().reason == "x" * 512
 
 
-def test_every_field_for_a_reason_takes_as_much_as_a_cancel(client: Client, run: Run) -> None:
+def test_every_reason_field_takes_as_much_as_a_cancel(client: Client, run: Run) -> None:
     home = f"/teams/{run.team.slug}"
     batch = client.post(f"{home}/batches/", {"run": str(run.pk)}).url
     for page in (f"{home}/runs/", f"{home}/runs/{run.pk}/", f"{home}/stop/", batch):
@@ -149,7 +149,7 @@ def test_every_field_for_a_reason_takes_as_much_as_a_cancel(client: Client, run:
         assert all('maxlength="512"' in field for field in fields), page
 
 
-def test_it_keeps_a_reason_on_one_line(client: Client, run: Run, post: Any) -> None:
+def test_a_reason_stays_on_one_line(client: Client, run: Run, post: Any) -> None:
     click_cancel(client, run, reason='\x00wrong\r\nmodel\x1b[31m\u2028{"event": \u202e1}\u2029')
     requested = AuditEvent.objects.get(outcome="requested")
     assert requested.reason == 'wrong model [31m {"event":  1}'
@@ -157,7 +157,7 @@ def test_it_keeps_a_reason_on_one_line(client: Client, run: Run, post: Any) -> N
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_it_hides_the_run_of_another_team(run: Run, otto: User, other_team: Team, client_of: ClientOf) -> None:
+def test_a_run_of_another_team_is_hidden(run: Run, otto: User, other_team: Team, client_of: ClientOf) -> None:
     stranger = client_of(otto)
     own = f"/teams/{other_team.slug}/runs/{run.pk}/cancel/"
     assert stranger.post(own).status_code == 404
@@ -170,14 +170,14 @@ def test_it_hides_the_run_of_another_team(run: Run, otto: User, other_team: Team
 
 @pytest.mark.usefixtures("_nothing_is_sent")
 @pytest.mark.parametrize("name", ["vera", "ada", "adam"])
-def test_it_refuses_those_who_may_only_look(name: str, cast: Any, run: Run, client_of: ClientOf) -> None:
+def test_a_viewer_is_refused(name: str, cast: Any, run: Run, client_of: ClientOf) -> None:
     assert click_cancel(client_of(cast[name]), run).status_code == 403
     row = AuditEvent.objects.get(event="run.cancel")
     assert (row.outcome, row.actor_label, row.chain) == ("denied", cast[name].email, f"team:{run.team_id}")
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_it_refuses_to_cancel_by_get_and_without_a_token(oli: User, run: Run) -> None:
+def test_get_and_a_post_without_a_token_are_refused(oli: User, run: Run) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(oli, backend="allauth.account.auth_backends.AuthenticationBackend")
     assert click_cancel(strict, run).status_code == 403
@@ -193,7 +193,7 @@ def _damage(credential: Credential, settings: Any) -> None:
 
 
 def _swap(credential: Credential, settings: Any) -> None:
-    """Another row's ciphertext."""
+    """Use another row's ciphertext."""
     other = make_credential(credential.team, name="Other")
     Credential.objects.filter(pk=credential.pk).update(ciphertext=other.ciphertext)
 
@@ -218,7 +218,7 @@ def _break_line(credential: Credential, settings: Any) -> None:
         (_break_line, "Nothing was sent."),
     ],
 )
-def test_it_says_why_a_key_cannot_be_used(
+def test_an_unusable_key_is_explained(
     spoil: Any, words: str, settings: Any, client: Client, run: Run, credential: Credential, htmx: Any
 ) -> None:
     spoil(credential, settings)
@@ -230,13 +230,13 @@ def test_it_says_why_a_key_cannot_be_used(
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_it_says_that_an_id_cannot_be_asked_for(client: Client, run: Run) -> None:
+def test_an_id_that_cannot_be_in_a_path_is_explained(client: Client, run: Run) -> None:
     Run.objects.update(arize_id="..")
     assert click_cancel(client, run).status_code == 502
     assert Cancellation.objects.get().outcome == "not_sent"
 
 
-def test_it_says_that_a_closed_port_got_nothing(
+def test_a_closed_port_received_nothing(
     client: Client, task: Any, credential: Credential, settings: Any, free_port: int
 ) -> None:
     endpoint = f"http://127.0.0.1:{free_port}"
@@ -248,7 +248,7 @@ def test_it_says_that_a_closed_port_got_nothing(
 
 
 @pytest.mark.parametrize("state", [{"failing_since": "2026-11-23T00:00Z"}, {"backoff_until": "2999-01-01T00:00Z"}])
-def test_it_sends_a_persons_single_cancel_in_spite_of_failing_or_backoff(
+def test_a_single_cancel_is_sent_despite_failures_or_backoff(
     state: dict[str, str], client: Client, run: Run, post: Any
 ) -> None:
     Credential.objects.update(**state)
@@ -256,7 +256,7 @@ def test_it_sends_a_persons_single_cancel_in_spite_of_failing_or_backoff(
     assert post.call_count == 1
 
 
-def test_it_records_the_second_press_of_the_same_person_too(client: Client, run: Run, arize: Any) -> None:
+def test_a_persons_second_cancel_of_a_run_is_recorded(client: Client, run: Run, arize: Any) -> None:
     post = arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
     assert [click_cancel(client, run).status_code for _ in range(3)] == [200, 409, 409]
     assert post.call_count == 1

@@ -1,4 +1,4 @@
-"""Many people press at once, on a fast Arize: one POST, and never one without a committed row before it."""
+"""Many people cancel at once, with a fast Arize: one POST, and never one without a committed row before it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.commits, pytest.mark.usefixtures("co
 
 @pytest.fixture
 def stage(committed: None, settings: Any) -> Iterator[tuple[ArizeServer, Task]]:
-    """A team whose key leads to a double that cancels at once, and that looks into the log when a POST arrives."""
+    """A team whose key leads to a fake Arize that cancels at once and reads the audit log when a POST arrives."""
     statuses: Counter[str] = Counter()
 
     def answer(method: str, path: str) -> tuple[int, Any]:
@@ -65,7 +65,7 @@ def test_fifty_clicks_on_one_run_are_one_post(stage: tuple[ArizeServer, Task], c
     assert run.status == Status.CANCELLED
 
 
-def test_clicks_on_many_runs_do_not_hinder_each_other(stage: tuple[ArizeServer, Task], client_of: ClientOf) -> None:
+def test_clicks_on_different_runs_do_not_block_each_other(stage: tuple[ArizeServer, Task], client_of: ClientOf) -> None:
     double, task = stage
     runs = [make_run(task) for _ in range(8)]
     someone = person("operator@example.com")

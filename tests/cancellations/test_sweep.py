@@ -1,4 +1,4 @@
-"""The sweep finds the end of what a crash, a lost answer or a slow stop left open. Nothing is closed twice."""
+"""The sweep finds the outcome of cancels that a crash, a lost answer or a slow stop left open. None is closed twice."""
 
 import itertools
 from collections.abc import Callable
@@ -28,7 +28,7 @@ ENDS = {"CANCELLED": "confirmed", "completed": "finished_first", "Failed": "fail
 
 
 def opened(run: Run, *, age: int, outcome: str = "", stopping: int | None = None) -> Cancellation:
-    """A cancellation asked for `age` seconds ago; `stopping` seconds ago Arize accepted it."""
+    """A cancellation requested `age` seconds ago and accepted by Arize `stopping` seconds ago."""
     now = timezone.now()
     return Cancellation.objects.create(
         run=run,
@@ -41,7 +41,7 @@ def opened(run: Run, *, age: int, outcome: str = "", stopping: int | None = None
 
 @pytest.mark.parametrize("status", ENDS)
 @pytest.mark.parametrize("state", ["crashed", "unknown", "stopping"])
-def test_it_writes_the_truth_when_arize_tells_it(state: str, status: str, run: Run, arize: Any) -> None:
+def test_the_sweep_writes_the_outcome_that_arize_reports(state: str, status: str, run: Run, arize: Any) -> None:
     row = {
         "crashed": lambda: opened(run, age=61),
         "unknown": lambda: opened(run, age=5, outcome=Outcome.UNKNOWN),
@@ -62,7 +62,7 @@ def test_it_writes_the_truth_when_arize_tells_it(state: str, status: str, run: R
     assert len(arize.calls) == 1
 
 
-def test_it_closes_a_crashed_one_as_unknown_while_the_run_goes_on_and_later_with_the_truth(
+def test_an_interrupted_cancel_is_unknown_until_arize_reports_its_outcome(
     run: Run, arize: responses.RequestsMock
 ) -> None:
     row = opened(run, age=61)
@@ -74,13 +74,13 @@ def test_it_closes_a_crashed_one_as_unknown_while_the_run_goes_on_and_later_with
     assert events(operation_id=row.pk) == [("run.cancel", "unknown"), ("run.cancel", "confirmed")]
 
 
-def test_it_leaves_a_press_that_is_under_way_alone(run: Run, arize: responses.RequestsMock) -> None:
+def test_a_cancel_in_progress_is_left_alone(run: Run, arize: responses.RequestsMock) -> None:
     opened(run, age=55)
     assert sweep() == 0
     assert len(arize.calls) == 0
 
 
-def test_it_gives_a_stopping_run_300_seconds(run: Run, arize: Any, oli: User, client_of: ClientOf) -> None:
+def test_a_stopping_run_has_300_seconds(run: Run, arize: Any, oli: User, client_of: ClientOf) -> None:
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
     start = timezone.now()
@@ -103,7 +103,7 @@ def settle(credential: Credential, may_call: Callable[[], bool] = lambda: True) 
         return settle_stopping(credential, client=client, may_call=may_call)
 
 
-def test_the_mirror_looks_first_at_the_runs_of_its_key_that_stop(
+def test_the_mirror_reads_the_stopping_runs_of_its_key_first(
     run: Run, arize: responses.RequestsMock, credential: Credential
 ) -> None:
     other = make_credential(run.team, name="Other")
@@ -118,7 +118,7 @@ def test_the_mirror_looks_first_at_the_runs_of_its_key_that_stop(
     assert events(operation_id=row.pk) == [("run.cancel", "confirmed")]
 
 
-def test_it_ends_the_search_when_arize_no_longer_knows_the_run(run: Run, arize: responses.RequestsMock) -> None:
+def test_the_sweep_gives_up_if_arize_no_longer_knows_the_run(run: Run, arize: responses.RequestsMock) -> None:
     row = opened(run, age=61, outcome=Outcome.UNKNOWN)
     arize.get(run_url(run), status=404)
     assert sweep() == 1
@@ -142,7 +142,7 @@ UNREACHABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREACHABLE)
-def test_it_survives_an_arize_that_cannot_be_read(kind: str, task: Task, arize: responses.RequestsMock) -> None:
+def test_an_unreadable_arize_does_not_stop_the_sweep(kind: str, task: Task, arize: responses.RequestsMock) -> None:
     runs = [make_run(task) for _ in range(4)]
     crashed = opened(runs[0], age=90)
     stopping = opened(runs[1], age=80, stopping=79)
@@ -163,7 +163,7 @@ def test_it_survives_an_arize_that_cannot_be_read(kind: str, task: Task, arize: 
     assert set(Cancellation.objects.values_list("outcome", flat=True)) == {"confirmed"}
 
 
-def test_it_goes_on_with_the_next_key_when_one_is_unreachable(run: Run, arize: responses.RequestsMock) -> None:
+def test_the_sweep_continues_with_the_next_key_after_a_failure(run: Run, arize: responses.RequestsMock) -> None:
     healthy = Task.objects.create(
         team=run.team, endpoint=run.endpoint, arize_id="T2", credential=make_credential(run.team, name="Other")
     )
@@ -179,7 +179,7 @@ def test_it_goes_on_with_the_next_key_when_one_is_unreachable(run: Run, arize: r
     assert sorted(outcomes.values()) == ["confirmed", "unknown", "unknown"]
 
 
-def test_it_closes_an_outcome_that_could_not_be_written(
+def test_an_outcome_that_could_not_be_written_is_closed_later(
     run: Run, arize: responses.RequestsMock, oli: User, client_of: ClientOf
 ) -> None:
     post = arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
@@ -199,16 +199,16 @@ def test_it_closes_an_outcome_that_could_not_be_written(
     assert events(operation_id=row.pk) == [("run.cancel", "requested"), ("run.cancel", "confirmed")]
 
 
-def test_the_command_says_how_many_it_closed(run: Run, arize: responses.RequestsMock) -> None:
+def test_the_command_prints_how_many_it_closed(run: Run, arize: responses.RequestsMock) -> None:
     opened(run, age=61)
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
-    said = [StringIO(), StringIO()]
-    for out in said:
+    outputs = [StringIO(), StringIO()]
+    for out in outputs:
         call_command("sweep", stdout=out)
-    assert [out.getvalue() for out in said] == ["1 cancellation closed.\n", "0 cancellations closed.\n"]
+    assert [out.getvalue() for out in outputs] == ["1 cancellation closed.\n", "0 cancellations closed.\n"]
 
 
-def test_it_follows_both_operations_of_one_run_to_the_same_truth(run: Run, arize: responses.RequestsMock) -> None:
+def test_two_operations_on_one_run_get_the_same_outcome(run: Run, arize: responses.RequestsMock) -> None:
     first, second = opened(run, age=90, outcome=Outcome.UNKNOWN), opened(run, age=61)
     arize.get(run_url(run), json=wire_run(run, "COMPLETED"))
     assert sweep() == 2
@@ -217,7 +217,7 @@ def test_it_follows_both_operations_of_one_run_to_the_same_truth(run: Run, arize
 
 @pytest.mark.commits
 @pytest.mark.parametrize(("outcome", "age"), [("", 61), (Outcome.UNKNOWN, 5)])
-def test_two_sweeps_at_once_write_one_outcome(committed: None, outcome: str, age: int, settings: Any) -> None:
+def test_concurrent_sweeps_write_one_outcome(committed: None, outcome: str, age: int, settings: Any) -> None:
     def answer(_: str, path: str) -> tuple[int, Any]:
         return 200, wire_run(Run.objects.get(arize_id=path.split("/")[3]), "CANCELLED")
 

@@ -155,10 +155,10 @@ ADD_KEY = ["add_credential", "ops-north", "Europe", "--endpoint", ENDPOINT, "--k
 
 
 def test_a_key_is_stored_once(team, run):
-    said = run(*ADD_KEY, stdin=f"{CANARY}\n") + run(*ADD_KEY, stdin=f" {CANARY} \n")
-    assert "stored for" in said
-    assert "is already stored" in said
-    assert CANARY not in said
+    output = run(*ADD_KEY, stdin=f"{CANARY}\n") + run(*ADD_KEY, stdin=f" {CANARY} \n")
+    assert "stored for" in output
+    assert "is already stored" in output
+    assert CANARY not in output
     assert Credential.objects.get().decrypt_secret() == CANARY
     assert events() == [("credential.add", "done")]
 
@@ -211,7 +211,7 @@ def demo(monkeypatch):
 
 
 def test_the_demo_is_set_up_once(db, demo, run):
-    said = run("demo_setup")
+    output = run("demo_setup")
     written = AuditEvent.objects.count()
     again = run("demo_setup")
     roles = {user.email: user.memberships.values_list("team__slug", "role").first() for user in User.objects.all()}
@@ -227,7 +227,7 @@ def test_the_demo_is_set_up_once(db, demo, run):
         "ops-north": CANARY,
         "ops-south": OTHER_KEY,
     }
-    password = next(line.split()[1] for line in said.splitlines() if line.startswith("vera@"))
+    password = next(line.split()[1] for line in output.splitlines() if line.startswith("vera@"))
     assert all(user.check_password(password) for user in User.objects.all())
     assert again.count("unchanged") == 6
     assert password not in again
@@ -236,8 +236,8 @@ def test_the_demo_is_set_up_once(db, demo, run):
 
 def test_demo_reset_sets_new_passwords(db, demo, run):
     run("demo_setup")
-    said = run("demo_setup", "--reset")
-    password = next(line.split()[1] for line in said.splitlines() if line.startswith("adam@"))
+    output = run("demo_setup", "--reset")
+    password = next(line.split()[1] for line in output.splitlines() if line.startswith("adam@"))
     assert User.objects.get(email="adam@demo.example").check_password(password)
     assert len(events(event="person.reset")) == 6
 
@@ -257,7 +257,7 @@ def test_the_demo_deletes_runs_of_the_previous_sandbox(db, demo, run):
     run("demo_setup")
     assert Run.objects.count() == 2
     run("demo_setup", "--new-world")
-    assert list(Run.objects.all()) == [followed], f"{old} is of the old world; a cancel that is followed gets its end"
+    assert list(Run.objects.all()) == [followed], f"{old} belongs to the previous sandbox; its cancel gets an outcome"
     assert list(Task.objects.all()) == [task]
     key.refresh_from_db()
     assert (key.tasks_read_at, key.first_contact_done_at, key.backoff_until) == (None, None, None)

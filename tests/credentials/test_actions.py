@@ -1,4 +1,4 @@
-"""A team's keys: kept encrypted, never shown again, tested against Arize, replaced, revoked."""
+"""A team's keys: stored encrypted, never shown again, tested, replaced, revoked."""
 
 import threading
 from datetime import timedelta
@@ -30,7 +30,7 @@ def pieces(key):
 
 
 def everything_stored():
-    """Every column of every table, as text: what a dump of the database would show."""
+    """Every column of every table as text, like a dump of the database."""
     with connection.cursor() as cursor:
         tables = connection.introspection.table_names(cursor)
         rows = []
@@ -43,13 +43,13 @@ def everything_stored():
 # --- Adding
 
 
-def test_a_key_is_kept_encrypted_and_can_be_used(team, mona):
+def test_a_key_is_stored_encrypted_and_can_be_used(team, mona):
     day = timezone.localdate() + timedelta(days=30)
-    kept = add(team, key=f"  {CANARY}\n", expires_on=day, by=actor(mona))
-    assert kept.decrypt_secret() == CANARY
-    assert (kept.last4, kept.created_by, kept.failing_since) == (CANARY[-4:], mona, None)
+    added = add(team, key=f"  {CANARY}\n", expires_on=day, by=actor(mona))
+    assert added.decrypt_secret() == CANARY
+    assert (added.last4, added.created_by, added.failing_since) == (CANARY[-4:], mona, None)
     row = AuditEvent.objects.get()
-    assert (row.chain, row.event, row.credential_id) == (f"team:{team.pk}", "credential.add", kept.pk)
+    assert (row.chain, row.event, row.credential_id) == (f"team:{team.pk}", "credential.add", added.pk)
     assert (row.target_label, row.endpoint) == ("Europe", ENDPOINT)
     assert row.details == {"last4": CANARY[-4:], "expires_on": day.isoformat()}
     team.refresh_from_db()
@@ -57,9 +57,9 @@ def test_a_key_is_kept_encrypted_and_can_be_used(team, mona):
 
 
 def test_the_database_holds_no_piece_of_the_key(team):
-    kept = add(team)
+    added = add(team)
     stored = everything_stored()
-    assert kept.ciphertext in stored
+    assert added.ciphertext in stored
     assert not any(piece in stored for piece in pieces(CANARY))
     Team.objects.update(name=f"has {CANARY[6:14]} inside")
     assert any(piece in everything_stored() for piece in pieces(CANARY))
@@ -78,7 +78,7 @@ def test_the_database_holds_no_piece_of_the_key(team):
         "x" * 4097,
     ],
 )
-def test_it_refuses_what_is_no_key_without_repeating_it(team, key):
+def test_a_malformed_key_is_refused_and_not_repeated(team, key):
     with pytest.raises(UserError) as refused:
         add(team, key=key)
     assert refused.value.field == "key"
@@ -100,7 +100,7 @@ def test_it_refuses_what_is_no_key_without_repeating_it(team, key):
         "a\0b",
     ],
 )
-def test_it_refuses_an_address_that_is_not_allowed(team, endpoint):
+def test_an_address_that_is_not_allowed_is_refused(team, endpoint):
     with pytest.raises(UserError) as refused:
         add(team, endpoint=endpoint)
     assert refused.value.field == "endpoint"
@@ -118,7 +118,7 @@ def test_a_name_is_taken_in_any_case_until_its_key_is_revoked(team, other_team):
     assert Credential.objects.filter(team=team).count() == 2
 
 
-def test_two_keys_of_one_name_at_once_are_one(committed):
+def test_concurrent_keys_with_one_name_become_one(committed):
     team = Team.objects.create(slug="t", name="T")
     start, refused = threading.Barrier(2), []
 
@@ -144,7 +144,7 @@ def test_two_keys_of_one_name_at_once_are_one(committed):
     ("change", "field"),
     [({"name": " "}, "name"), ({"name": "x" * 101}, "name"), ({"expires_on": "past"}, "expires_on")],
 )
-def test_it_refuses_other_nonsense(team, change, field):
+def test_other_invalid_values_are_refused(team, change, field):
     if "expires_on" in change:
         change = {"expires_on": timezone.localdate() - timedelta(days=1)}
     with pytest.raises(UserError) as refused:
@@ -153,7 +153,7 @@ def test_it_refuses_other_nonsense(team, change, field):
     assert events() == []
 
 
-def test_an_archived_team_takes_no_key(team):
+def test_an_archived_team_accepts_no_key(team):
     teams.archive(team, by=SHELL)
     with pytest.raises(UserError, match="archived"):
         add(team)
@@ -184,19 +184,19 @@ def test_the_same_key_again_changes_nothing(credential):
     assert events() == []
 
 
-def test_a_new_end_alone_is_a_change(credential):
+def test_a_new_expiry_date_alone_is_a_change(credential):
     day = timezone.localdate()
     assert credentials.replace(credential, key=CANARY, expires_on=day, by=SHELL)
     assert (credential.expires_on, credential.decrypt_secret()) == (day, CANARY)
     assert AuditEvent.objects.get().details["changed"] == ["expires_on"]
 
 
-def test_another_endpoint_sets_the_tasks_free(credential, task):
+def test_another_endpoint_releases_the_tasks(credential, task):
     assert credentials.replace(credential, key=CANARY, expires_on=None, endpoint="https://api.arize.com", by=SHELL)
     assert (credential.endpoint, Task.objects.get().credential) == ("https://api.arize.com", None)
 
 
-def test_a_key_that_cannot_be_opened_any_more_can_be_replaced(credential):
+def test_a_key_that_cannot_be_decrypted_can_be_replaced(credential):
     Credential.objects.update(ring_number=99)
     credential.refresh_from_db()
     with pytest.raises(CannotConnect), connected(credential):
@@ -215,7 +215,7 @@ def test_a_revoked_key_is_not_replaced(credential):
 # --- Revoking
 
 
-def test_revoking_destroys_the_key_and_hands_the_tasks_on(team, credential, task, mona):
+def test_revoking_deletes_the_key_and_releases_its_tasks(team, credential, task, mona):
     later = timezone.now() + timedelta(hours=1)
     second = make_credential(team, name="Second", next_refresh_at=later, tasks_read_at=timezone.now())
     assert credentials.revoke(credential, by=actor(mona))
@@ -228,7 +228,7 @@ def test_revoking_destroys_the_key_and_hands_the_tasks_on(team, credential, task
     assert AuditEvent.objects.get().details == {"tasks_set_free": 1}
 
 
-def test_revoking_twice_is_once(credential):
+def test_revoking_twice_acts_once(credential):
     assert credentials.revoke(credential, by=SHELL)
     assert not credentials.revoke(credential, by=SHELL)
     assert events() == [("credential.revoke", "done")]

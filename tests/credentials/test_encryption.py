@@ -1,4 +1,4 @@
-"""Stored keys: readable with the ring that wrote them, bound to their row, and one sentence when they do not open."""
+"""Stored keys: decrypted with the key ring that encrypted them, bound to their row, and explained if that fails."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 SENTENCE = DecryptionFailed.sentence
 
 
-def test_a_key_is_read_back_by_its_own_row_only():
+def test_a_key_is_decrypted_only_for_its_own_row():
     ring = Ring({1: OLD})
     encrypted = ring.encrypt(CANARY, owner="row 1")
     assert ring.decrypt(encrypted, owner="row 1") == CANARY
@@ -31,12 +31,12 @@ def test_a_key_is_read_back_by_its_own_row_only():
 
 @given(st.text(st.characters(codec=None)))
 @settings(max_examples=50)
-def test_every_text_comes_back_as_it_was(text: str):
+def test_every_text_is_decrypted_unchanged(text: str):
     ring = Ring({1: OLD})
     assert ring.decrypt(ring.encrypt(text, owner="row"), owner="row") == text
 
 
-def test_the_ring_rotates_in_three_steps():
+def test_the_key_ring_rotates_in_three_steps():
     before = Ring({1: OLD}).encrypt(CANARY, owner="row")
     both = Ring({2: NEW, 1: OLD})
     assert both.decrypt(before, owner="row") == CANARY
@@ -62,7 +62,7 @@ def test_the_ring_rotates_in_three_steps():
         lambda encrypted: Ciphertext(1, Fernet(NEW).encrypt(b'{"owner": "row", "secret": "x"}').decode()),
     ],
 )
-def test_damage_of_any_kind_is_the_one_error_with_the_sentence(broken: Any):
+def test_any_damage_raises_one_error_with_an_explanation(broken: Any):
     ring = Ring({1: OLD})
     encrypted = ring.encrypt(CANARY, owner="row")
     assert ring.decrypt(encrypted, owner="row") == CANARY
@@ -72,7 +72,7 @@ def test_damage_of_any_kind_is_the_one_error_with_the_sentence(broken: Any):
     assert refused.value.__cause__ is None
 
 
-def test_ciphertext_copied_into_another_row_does_not_open_there(team: Team):
+def test_ciphertext_copied_into_another_row_cannot_be_decrypted(team: Team):
     mine, other = make_credential(team), make_credential(team, name="Other", key="ak-other-0123456789abcdef")
     assert other.decrypt_secret() == "ak-other-0123456789abcdef"
     Credential.objects.filter(pk=other.pk).update(ciphertext=mine.ciphertext, ring_number=mine.ring_number)
@@ -85,11 +85,11 @@ def test_ciphertext_copied_into_another_row_does_not_open_there(team: Team):
 
 @pytest.fixture
 def lost_ring(settings: Any, credential: Credential) -> None:
-    """The deployment came back from its backup with another ring."""
+    """The deployment was restored from a backup with another key ring."""
     settings.ENCRYPTION_KEYS = {3: NEW}
 
 
-def test_a_lost_ring_key_is_a_sentence_on_the_keys_page(
+def test_a_lost_ring_key_is_explained_on_the_keys_page(
     lost_ring: None, credential: Credential, mona: User, client_of: ClientOf
 ):
     client = client_of(mona)
@@ -108,7 +108,7 @@ def test_a_lost_ring_key_sends_no_cancel_and_says_so(lost_ring: None, run: Run, 
     assert events() == [("run.cancel", "requested"), ("run.cancel", "not_sent")]
 
 
-def test_a_lost_ring_key_is_the_mirrors_problem_not_its_end(lost_ring: None, credential: Credential):
+def test_a_lost_ring_key_is_reported_by_the_mirror_and_does_not_stop_it(lost_ring: None, credential: Credential):
     report = mirror.refresh(credential.pk)
     assert report is not None
     assert report.problem.startswith("ENCRYPTION_KEYS has no key")
@@ -122,7 +122,7 @@ def test_a_lost_key_can_be_replaced(lost_ring: None, credential: Credential, mon
     assert (credential.ring_number, credential.decrypt_secret()) == (3, CANARY)
 
 
-def test_a_revoked_keys_ciphertext_is_gone(credential: Credential, mona: User):
+def test_the_ciphertext_of_a_revoked_key_is_deleted(credential: Credential, mona: User):
     assert Credential.objects.get(pk=credential.pk).ciphertext
     by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
     assert credentials.revoke(credential, by=by)
@@ -134,7 +134,7 @@ def test_a_revoked_keys_ciphertext_is_gone(credential: Credential, mona: User):
         pass
 
 
-def test_replacing_a_key_leaves_nothing_of_the_old_one(credential: Credential, mona: User):
+def test_replacing_a_key_keeps_nothing_of_the_old_one(credential: Credential, mona: User):
     before = credential.ciphertext
     by = Actor(type="user", id=str(mona.pk), label=mona.email, person=mona)
     credentials.replace(credential, key="ak-another-key-0123456789", expires_on=None, by=by)
@@ -143,7 +143,7 @@ def test_replacing_a_key_leaves_nothing_of_the_old_one(credential: Credential, m
     assert row.ciphertext != before
 
 
-def test_a_short_key_gives_no_hint_away(team: Team):
+def test_a_short_key_has_no_hint(team: Team):
     assert make_credential(team, key="ak-0123456789abcd").last4 == "abcd"
     assert make_credential(team, name="Short", key="ak-01234567").last4 == ""
 

@@ -1,4 +1,4 @@
-"""Requests go to Arize only: what is checked when an address is saved, again when it is called, and once it answers."""
+"""Requests go to Arize only: the checks when an address is saved, when it is called, and during the connection."""
 
 import socket
 import ssl
@@ -82,7 +82,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("url", EVIL)
-def test_a_strange_address_is_refused_when_it_is_saved(
+def test_a_foreign_address_is_refused_when_it_is_saved(
     url: str, team: Team, mona: User, client_of: ClientOf, arize: Any
 ):
     form = {"name": "Key", "endpoint": url, "key": CANARY}
@@ -94,8 +94,8 @@ def test_a_strange_address_is_refused_when_it_is_saved(
 
 
 @pytest.mark.parametrize("url", EVIL)
-def test_a_strange_address_is_refused_again_when_it_is_called(url: str, credential: Credential, arize: Any):
-    """As if somebody had written it into the table."""
+def test_a_foreign_address_is_refused_again_when_it_is_called(url: str, credential: Credential, arize: Any):
+    """As if it had been written to the table directly."""
     Credential.objects.update(endpoint=url)
     credential.refresh_from_db()
     with pytest.raises(CannotConnect, match="ARIZE_ENDPOINTS"), connected(credential):
@@ -106,17 +106,17 @@ def test_a_strange_address_is_refused_again_when_it_is_called(url: str, credenti
 @pytest.mark.parametrize(
     "url", [ARIZE, "HTTPS://API.ARIZE.COM/", "https://api.arize.com:443", ENDPOINT, "HTTP://Arize.Test:9999/"]
 )
-def test_the_allowed_ones_are_let_through_in_any_case_of_letters(
+def test_allowed_addresses_pass_in_upper_and_lower_case(
     url: str, team: Team, mona: User, client_of: ClientOf, arize: Any
 ):
-    """The control of both tests above."""
+    """The control of the two tests above."""
     form = {"name": "Key", "endpoint": url, "key": CANARY}
     assert client_of(mona).post("/teams/ops-north/credentials/new/", form).status_code == 302
     with connected(Credential.objects.get()) as client:
         assert client.endpoint in {ARIZE, ENDPOINT}
 
 
-# --- Where a name leads
+# --- The address of a name
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_the_allowed_ones_are_let_through_in_any_case_of_letters(
         *("64:ff9b:1::a00:1", "2001:0:4136:e378:8000:63bf:80ff:fffe"),
     ],
 )
-def test_what_is_inside_is_not_public(address: str):
+def test_internal_addresses_are_not_public(address: str):
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "34.120.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_what_is_outside_is_public(address: str):
+def test_external_addresses_are_public(address: str):
     assert is_public(address)
 
 
@@ -151,37 +151,39 @@ Leads = Callable[..., list[str]]
 
 @pytest.fixture
 def leads(monkeypatch: pytest.MonkeyPatch) -> Leads:
-    """Every name leads to this port of this machine; gives the names that were asked for."""
+    """Resolve every name to this port of this machine. Returns the names that were looked up."""
 
     def install(port: int) -> list[str]:
-        asked: list[str] = []
+        looked_up: list[str] = []
 
         def lookup(host: str, *_args: Any, **_kwargs: Any) -> list[Any]:
-            asked.append(host)
+            looked_up.append(host)
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
         monkeypatch.setattr("socket.getaddrinfo", lookup)
-        return asked
+        return looked_up
 
     return install
 
 
 @pytest.mark.parametrize("method", ["get_run", "cancel_run"])
-def test_an_arize_host_that_leads_inside_gets_no_byte(method: str, credential: Credential, server: Any, leads: Leads):
+def test_an_arize_host_at_an_internal_address_receives_nothing(
+    method: str, credential: Credential, server: Any, leads: Leads
+):
     inside: Server = server(say(answer()))
-    asked = leads(inside.port)
+    looked_up = leads(inside.port)
     Credential.objects.update(endpoint=ARIZE)
     credential.refresh_from_db()
     with connected(credential) as client, pytest.raises(errors.NotSent, match="private address"):
         getattr(client, method)("r1")
-    assert asked == ["api.arize.com"]
+    assert looked_up == ["api.arize.com"]
     assert inside.requests == []
 
 
-def test_a_name_that_turns_inside_after_it_was_looked_up_is_met_at_the_connection(
+def test_a_name_rebound_to_an_internal_address_is_stopped_at_connecting(
     credential: Credential, server: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """The address that was looked up counts for nothing: the one that is connected to is looked at."""
+    """The check applies to the address of the connection, not to an earlier lookup."""
     inside: Server = server(say(answer()))
 
     def rebound(*_args: Any, **_kwargs: Any) -> socket.socket:
@@ -194,10 +196,10 @@ def test_a_name_that_turns_inside_after_it_was_looked_up_is_met_at_the_connectio
     assert inside.requests == []
 
 
-def test_an_extra_endpoint_may_lead_inside_because_it_is_listed(
+def test_a_listed_extra_endpoint_may_have_an_internal_address(
     credential: Credential, server: Any, leads: Leads, settings: Any
 ):
-    """The control: the same way, the same address, but somebody who runs the panel has written its name down."""
+    """The control: the same request to the same address, but ARIZE_ENDPOINTS lists its name."""
     inside: Server = server(say(answer()))
     leads(inside.port)
     with connected(credential) as client:
@@ -208,10 +210,10 @@ def test_an_extra_endpoint_may_lead_inside_because_it_is_listed(
         pass
 
 
-def test_an_arize_host_may_lead_inside_if_it_is_listed_too(
+def test_a_listed_arize_host_may_have_an_internal_address(
     credential: Credential, server: Any, leads: Leads, settings: Any
 ):
-    """Arize over a private link: past the check of the address, the certificate is still what decides."""
+    """Arize over a private link: the address is allowed, but the certificate is still checked."""
     inside: Server = server(say(answer()))
     leads(inside.port)
     Credential.objects.update(endpoint=ARIZE)
@@ -229,7 +231,7 @@ def test_an_arize_host_may_lead_inside_if_it_is_listed_too(
 
 
 def tls(folder: Path, host: str) -> tuple[ssl.SSLContext, str]:
-    """A certificate of its own making for this host or address, and the file that would have to be trusted."""
+    """A self-signed certificate for this host or address, and the file that would have to be trusted."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     known: x509.GeneralName = x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
@@ -256,12 +258,12 @@ def tls(folder: Path, host: str) -> tuple[ssl.SSLContext, str]:
 
 
 @pytest.mark.parametrize(("host", "is_met"), [("127.0.0.1", True), ("api.arize.com", False)])
-def test_a_certificate_must_be_trusted_and_of_the_very_host(
+def test_a_certificate_must_be_trusted_and_match_the_host(
     *, host: str, is_met: bool, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     context, file = tls(tmp_path, host)
     arize: Server = server(say(answer()), tls=context)
-    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", file)  # as if an authority had signed it
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", file)  # as if a trusted authority had signed it
     monkeypatch.setattr("requests.adapters._preloaded_ssl_context", None, raising=False)
     with ArizeClient(arize.url, CANARY, get_retries=0) as client:
         if is_met:
@@ -284,7 +286,7 @@ def test_a_certificate_must_be_trusted_and_of_the_very_host(
         *(("PYTHONHTTPSVERIFY", "0"), ("ARIZE_REQUEST_VERIFY", "false"), ("REQUESTS_CA_BUNDLE", ""), ("DEBUG", "on")),
     ],
 )
-def test_no_variable_turns_the_check_of_certificates_off(
+def test_no_variable_disables_certificate_checks(
     name: str, value: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     context, file = tls(tmp_path, "127.0.0.1")
@@ -295,7 +297,7 @@ def test_no_variable_turns_the_check_of_certificates_off(
     assert arize.requests == []
 
 
-def test_no_line_of_the_source_turns_it_off_either():
+def test_no_source_line_disables_certificate_checks():
     words = ("verify=False", "verify = False", "CERT_NONE", "check_hostname", "_create_unverified", "disable_warnings")
     assert not [(path, word) for path, text in TEXTS.items() for word in words if word in text]
     assert [path.name for path, text in TEXTS.items() if '"verify": True' in text] == ["session.py"]

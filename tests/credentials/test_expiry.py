@@ -1,4 +1,4 @@
-"""When a key ends: read from Arize where the key may, told 14, 7 and 1 days before, once each."""
+"""When a key expires: read from Arize if the key may, and reported once each 14, 7 and 1 days before."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -41,7 +41,7 @@ def clock() -> Iterator[Any]:
         yield clock
 
 
-# --- How a listed key is known again
+# --- Recognising a listed key
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def clock() -> Iterator[Any]:
         ("ak-can...x...6Yb", False),
     ],
 )
-def test_a_listed_key_is_known_by_its_shortened_form(*, redacted: str, same: bool):
+def test_a_listed_key_is_recognised_by_its_redacted_form(*, redacted: str, same: bool):
     assert WireApiKey.from_json({"id": "k1", "redacted_key": redacted}).may_be(CANARY) is same
 
 
 # --- Reading it from Arize
 
 
-def sees(arize: responses.RequestsMock) -> None:
+def add_lists(arize: responses.RequestsMock) -> None:
     spaces = [{"id": f"S{number}", "name": f"Space {number}"} for number in range(5)]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces, "pagination": {}})
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "t"}], "pagination": {}})
@@ -79,8 +79,8 @@ def listed(**members: Any) -> dict[str, Any]:
     return {"id": "k1", "redacted_key": SHORT, "expires_at": "2026-12-24T10:00:00.000Z"} | members
 
 
-def test_a_test_reads_the_end_and_writes_it_down(arize: responses.RequestsMock, credential: Credential):
-    sees(arize)
+def test_a_test_reads_and_stores_the_expiry_date(arize: responses.RequestsMock, credential: Credential):
+    add_lists(arize)
     others = [listed(id="k0", redacted_key="ak-oth...xyz", expires_at="2026-11-24T00:00:00Z"), {"no": "id"}, None]
     arize.get(KEY_LIST, json={"api_keys": [*others, listed()], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
@@ -93,8 +93,8 @@ def test_a_test_reads_the_end_and_writes_it_down(arize: responses.RequestsMock, 
     assert "changed" not in AuditEvent.objects.latest("pk").details
 
 
-def test_a_service_key_is_looked_for_among_those_of_its_spaces(arize: responses.RequestsMock, credential: Credential):
-    sees(arize)
+def test_a_service_key_is_searched_in_its_spaces(arize: responses.RequestsMock, credential: Credential):
+    add_lists(arize)
     for space, keys in (("", []), ("S0", []), ("S1", [listed()])):
         match = [responses.matchers.query_param_matcher({"limit": "100"} | ({"space_id": space} if space else {}))]
         arize.get(KEY_LIST, json={"api_keys": keys, "pagination": {}}, match=match)
@@ -118,11 +118,9 @@ def test_a_service_key_is_looked_for_among_those_of_its_spaces(arize: responses.
     ],
     ids=str,
 )
-def test_what_arize_does_not_tell_leaves_what_was_typed(
-    answer: dict[str, Any], arize: responses.RequestsMock, team: Team
-):
+def test_a_typed_date_stays_if_arize_sends_none(answer: dict[str, Any], arize: responses.RequestsMock, team: Team):
     credential = make_credential(team, expires_on=date(2027, 2, 1))
-    sees(arize)
+    add_lists(arize)
     arize.get(KEY_LIST, **answer)
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
@@ -142,26 +140,28 @@ def test_the_sandbox_lists_a_key_as_arize_does():
     assert [one.expires_at is not None for one in found.values()] == [False, True, False]
 
 
-# --- Telling of it
+# --- Reporting it
 
 
 def ends_in(days: int, team: Team, **fields: Any) -> Credential:
     return make_credential(team, name=f"Ends in {days}", expires_on=TODAY + timedelta(days=days), **fields)
 
 
-@pytest.mark.parametrize(("days", "told"), [(15, None), (14, 14), (8, 14), (7, 7), (2, 7), (1, 1), (0, 1), (-3, 1)])
-def test_the_nearest_step_is_told(days: int, told: int | None, team: Team):
+@pytest.mark.parametrize(
+    ("days", "threshold"), [(15, None), (14, 14), (8, 14), (7, 7), (2, 7), (1, 1), (0, 1), (-3, 1)]
+)
+def test_the_nearest_threshold_is_reported(days: int, threshold: int | None, team: Team):
     key = ends_in(days, team)
-    assert credentials.warn_of_expiring(by=CLOCK) == (told is not None)
+    assert credentials.warn_of_expiring(by=CLOCK) == (threshold is not None)
     key.refresh_from_db()
-    assert key.expiry_told == told
-    if told is not None:
+    assert key.expiry_told == threshold
+    if threshold is not None:
         row = AuditEvent.objects.get()
         assert (row.event, row.actor_label, row.credential_id) == ("credential.expiring", "clock", key.pk)
         assert row.details == {"expires_on": str(key.expires_on), "days_left": days}
 
 
-def test_each_step_is_told_once_by_the_hourly_job(team: Team, clock: Any):
+def test_each_threshold_is_reported_once_by_the_hourly_job(team: Team, clock: Any):
     ends_in(15, team)
     told_on = []
     for hour in range(0, 24 * 17, 6):
@@ -175,7 +175,7 @@ def test_each_step_is_told_once_by_the_hourly_job(team: Team, clock: Any):
     assert events() == [("credential.expiring", "done")] * 3
 
 
-def test_a_new_end_begins_anew_and_revoked_and_foreign_keys_are_left_alone(team: Team, other_team: Team):
+def test_a_new_date_starts_over_and_other_keys_are_left_alone(team: Team, other_team: Team):
     key = ends_in(1, team)
     gone = ends_in(2, team)
     credentials.revoke(gone, by=SHELL)
@@ -188,7 +188,7 @@ def test_a_new_end_begins_anew_and_revoked_and_foreign_keys_are_left_alone(team:
     assert key.expiry_told == 14
 
 
-def test_no_row_no_telling(team: Team, monkeypatch: pytest.MonkeyPatch):
+def test_without_an_audit_row_nothing_is_reported(team: Team, monkeypatch: pytest.MonkeyPatch):
     from django.db import DatabaseError
 
     def refuse(*_args: Any, **_kwargs: Any) -> None:
@@ -204,7 +204,7 @@ def test_no_row_no_telling(team: Team, monkeypatch: pytest.MonkeyPatch):
     assert credentials.warn_of_expiring(by=CLOCK) == 1
 
 
-def test_the_board_and_the_keys_page_say_it_in_time(team: Team, mona: User, client_of: ClientOf):
+def test_the_board_and_the_keys_page_warn_in_time(team: Team, mona: User, client_of: ClientOf):
     far, near, past = ends_in(15, team), ends_in(14, team), ends_in(-1, team)
     board = client_of(mona).get(reverse("board", args=["ops-north"])).content.decode()
     assert f"Key “{near.name}” expires on 2026-12-07: replace it before Arize rejects it." in board
@@ -216,7 +216,7 @@ def test_the_board_and_the_keys_page_say_it_in_time(team: Team, mona: User, clie
     assert "2026-12-08" in keys
 
 
-def test_a_board_that_polls_hears_of_it(team: Team, mona: User, client_of: ClientOf):
+def test_a_polling_board_shows_the_warning(team: Team, mona: User, client_of: ClientOf):
     ends_in(7, team)
     before = Team.objects.get(pk=team.pk).board_version
     credentials.warn_of_expiring(by=CLOCK)

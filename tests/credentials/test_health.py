@@ -1,4 +1,4 @@
-"""What Arize says of a key: a test by a person, and the mirror's note that Arize rejects it."""
+"""Whether a key works: tests by a person, and the mark that the mirror sets when Arize rejects a key."""
 
 from datetime import timedelta
 from io import StringIO
@@ -33,7 +33,7 @@ def add(team, **change):
     return credentials.add(team, **wanted)
 
 
-def sees(arize, *, spaces=2, tasks=40, more=False):
+def add_lists(arize, *, spaces=2, tasks=40, more=False):
     pagination = {"has_more": more, "next_cursor": "c2"} if more else {"has_more": False}
     named = [{"id": f"s{i}", "name": f"Space {i}"} for i in range(spaces)]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
@@ -41,8 +41,8 @@ def sees(arize, *, spaces=2, tasks=40, more=False):
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": listed, "pagination": pagination})
 
 
-def said(credential, result):
-    """What the page says of a test."""
+def message_of(credential, result):
+    """The page's message about a test."""
     return result_message(credential, result).text
 
 
@@ -54,7 +54,7 @@ def rejects(arize, status=401, **body):
 
 
 @pytest.mark.commits
-def test_arize_is_asked_only_after_the_request_is_committed(committed, arize):
+def test_arize_is_called_only_after_the_request_is_committed(committed, arize):
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
     held = []
 
@@ -67,24 +67,24 @@ def test_arize_is_asked_only_after_the_request_is_committed(committed, arize):
     assert held == [(False, [("credential.test", "requested")])]
 
 
-def test_a_test_says_what_the_key_sees(arize, credential, mona):
+def test_a_test_shows_what_the_key_sees(arize, credential, mona):
     Credential.objects.update(
         failing_since=timezone.now(), failing_reason="x", backoff_until=timezone.now(), failures=2
     )
     credential.refresh_from_db()
-    sees(arize)
+    add_lists(arize)
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Space 0, Space 1) and 40 tasks" in said(credential, result)
-    assert "cannot tell in advance whether it may cancel" in said(credential, result)
+    assert "2 spaces (Space 0, Space 1) and 40 tasks" in message_of(credential, result)
+    assert "cannot tell in advance whether it may cancel" in message_of(credential, result)
     credential.refresh_from_db()
     assert (credential.failing_since, credential.backoff_until, credential.failures) == (None, None, 0)
     assert credential.last_good_at is not None
     assert credential.next_refresh_at <= timezone.now()
-    asked, row = AuditEvent.objects.order_by("pk")
+    requested, row = AuditEvent.objects.order_by("pk")
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
-    assert asked.operation_id == row.operation_id is not None
-    assert asked.details == {}
+    assert requested.operation_id == row.operation_id is not None
+    assert requested.details == {}
     assert row.details | {"milliseconds": 0} == {
         "http_status": 200,
         "arize_request_id": None,
@@ -96,7 +96,7 @@ def test_a_test_says_what_the_key_sees(arize, credential, mona):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
+def test_a_key_for_single_spaces_passes(arize, credential, mona, status):
     query = matchers.query_param_matcher
     spaces = [{"id": "s1", "name": "Prod"}, {"id": "s2", "name": "Locked"}]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces})
@@ -105,17 +105,17 @@ def test_a_key_for_single_spaces_only_is_well(arize, credential, mona, status):
     arize.get(f"{ENDPOINT}/v2/tasks", status=403, match=[query({"space_id": "s2", "limit": "100"})])
     result = credentials.test(credential, by=actor(mona))
     assert result.ok
-    assert "2 spaces (Prod, Locked) and 1 task." in said(credential, result)
+    assert "2 spaces (Prod, Locked) and 1 task." in message_of(credential, result)
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, mona, status):
+def test_a_key_that_may_not_list_tasks_fails_the_test(arize, credential, mona, status):
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [{"id": "s1", "name": "Prod"}]})
     arize.get(f"{ENDPOINT}/v2/tasks", status=status)
     result = credentials.test(credential, by=actor(mona))
     assert not result.ok
-    assert f"({status})" in said(credential, result)
+    assert f"({status})" in message_of(credential, result)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_a_key_that_may_list_no_tasks_at_all_fails_the_test(arize, credential, m
     ],
 )
 def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
-    sees(arize, spaces=spaces, tasks=tasks, more=more)
+    add_lists(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
-    assert words in said(credential, result)
+    assert words in message_of(credential, result)
     assert result.seen.is_empty is (spaces == tasks == 0)
     assert result_message(credential, result).tone == ("warning" if result.seen.is_empty else "success")
 
@@ -142,7 +142,7 @@ def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
     credential.refresh_from_db()
     team.refresh_from_db()
     assert not result.ok
-    assert "401" in said(credential, result)
+    assert "401" in message_of(credential, result)
     assert credential.failing_reason == result.problem
     first, second = AuditEvent.objects.filter(outcome="requested").values_list("operation_id", flat=True)
     assert events(operation_id=first) == events(operation_id=second) == FAILED
@@ -162,15 +162,15 @@ def test_other_answers_fail_the_test_but_not_the_key(arize, credential, status):
     assert events() == FAILED
 
 
-def test_an_unreachable_host_is_a_sentence(arize, credential):
+def test_an_unreachable_host_is_explained(arize, credential):
     arize.get(f"{ENDPOINT}/v2/spaces", body=requests.ConnectionError("boom http://user:pw@host"))
     result = credentials.test(credential, by=SHELL)
     assert not result.ok
-    assert "boom" not in said(credential, result)
+    assert "boom" not in message_of(credential, result)
     assert len(result.problem) > 20
 
 
-def test_an_endpoint_that_is_no_longer_allowed_gets_nothing(arize, credential, settings):
+def test_an_endpoint_that_is_no_longer_allowed_gets_no_request(arize, credential, settings):
     settings.ARIZE_ENDPOINTS = ()
     result = credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
@@ -186,31 +186,31 @@ def test_the_mirror_marks_a_key_once(team, credential):
     assert (row.event, row.actor_type, row.actor_label) == ("credential.failing", "job", "mirror")
 
 
-def test_a_rejection_of_the_old_key_says_nothing_of_the_new_one(credential):
+def test_a_rejection_of_the_old_key_does_not_mark_the_new_one(credential):
     read_before = Credential.objects.get()
     credentials.replace(credential, key=OTHER_KEY, expires_on=None, by=SHELL)
     assert not credentials.mark_failing(read_before, sentence="Arize says no.", by=Actor.job("mirror"))
     assert credentials.mark_failing(Credential.objects.get(), sentence="Arize says no.", by=Actor.job("mirror"))
 
 
-def test_a_server_without_a_list_of_spaces_does_not_make_a_key_fail(team, arize):
+def test_a_missing_list_of_spaces_does_not_fail_a_key(team, arize):
     credential = add(team)
     Credential.objects.update(failing_since=timezone.now(), failing_reason="once")
     arize.get(f"{ENDPOINT}/v2/spaces", status=404)
     arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [{"id": "T1"}], "pagination": {"has_more": False}})
     result = credentials.test(credential, by=SHELL)
     assert result.ok
-    assert "1 task" in said(credential, result)
+    assert "1 task" in message_of(credential, result)
     credential.refresh_from_db()
     assert credential.failing_since is None
 
 
-# --- Tests that a crash left without an end
+# --- Tests that a crash interrupted
 
 
 @pytest.fixture
 def interrupted(arize, credential, monkeypatch):
-    """A test whose process died while Arize answered, and the moment at which it began."""
+    """A test whose process died while Arize answered, and its start time."""
 
     def die(*_):
         raise SystemExit
@@ -229,30 +229,30 @@ def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
     with time_machine.travel(interrupted + health.LONGEST_TEST + timedelta(seconds=1)):
         assert credentials.sweep() == 1
         assert credentials.sweep() == 0
-    asked, end = AuditEvent.objects.order_by("pk")
-    assert (end.outcome, end.operation_id, end.details) == ("failed", asked.operation_id, {"why": "interrupted"})
+    requested, end = AuditEvent.objects.order_by("pk")
+    assert (end.outcome, end.operation_id, end.details) == ("failed", requested.operation_id, {"why": "interrupted"})
     assert (end.actor_type, end.actor_label, end.credential_id) == ("job", "sweep", credential.pk)
     assert sentence(end) == "The test of the API key Production was interrupted: result unknown"
     credential.refresh_from_db()
-    assert credential.failing_since is None, "nothing is known of the key itself"
+    assert credential.failing_since is None, "the test says nothing about the key itself"
 
 
-def test_the_sweep_leaves_tests_with_an_end_alone(arize, credential):
-    sees(arize)
+def test_the_sweep_leaves_finished_tests_alone(arize, credential):
+    add_lists(arize)
     credentials.test(credential, by=SHELL)
     with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
         assert credentials.sweep() == 0
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
-def test_a_test_slower_than_the_sweep_still_records_what_it_found(arize, credential, monkeypatch):
-    sees(arize)
+def test_a_test_slower_than_the_sweep_still_records_its_result(arize, credential, monkeypatch):
+    add_lists(arize)
     look = health._look
 
-    def slowly(asked):
+    def slowly(requested):
         with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
             assert credentials.sweep() == 1
-        return look(asked)
+        return look(requested)
 
     monkeypatch.setattr(health, "_look", slowly)
     assert credentials.test(credential, by=SHELL).ok

@@ -1,4 +1,4 @@
-"""The pages of a team's keys: what they say, and that they never show a key."""
+"""The pages of a team's keys, which never show a key."""
 
 import re
 
@@ -24,7 +24,7 @@ def add(team, **change):
     return credentials.add(team, **wanted)
 
 
-def sees(arize, *, spaces=2, tasks=40, more=False):
+def add_lists(arize, *, spaces=2, tasks=40, more=False):
     pagination = {"has_more": more, "next_cursor": "c2"} if more else {"has_more": False}
     named = [{"id": f"s{i}", "name": f"Space {i}"} for i in range(spaces)]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": named, "pagination": {"has_more": False}})
@@ -43,13 +43,13 @@ def pieces(key):
 # --- Pages
 
 
-def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of):
-    sees(arize)
+def test_a_manager_adds_a_key_and_sees_what_it_reads(arize, team, mona, client_of):
+    add_lists(arize)
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
     kept = Credential.objects.get()
-    said = [str(message) for message in response.context["messages"]]
+    texts = [str(message) for message in response.context["messages"]]
     assert response.redirect_chain == [("/teams/ops-north/credentials/", 302)]
-    assert said[0].startswith("Europe: The key works.")
+    assert texts[0].startswith("Europe: The key works.")
     assert [row.name for row in response.context["rows"]] == ["Europe"]
     assert (kept.decrypt_secret(), kept.created_by) == (CANARY, mona)
     assert events() == [("credential.add", "done"), ("credential.test", "requested"), ("credential.test", "ok")]
@@ -57,7 +57,7 @@ def test_a_manager_adds_a_key_and_sees_what_it_sees(arize, team, mona, client_of
     assert not any(piece in response.content.decode() for piece in pieces(CANARY))
 
 
-def test_a_key_that_arize_rejects_is_kept_and_shown_as_failing(arize, team, mona, client_of):
+def test_a_rejected_key_is_stored_and_shown_as_failing(arize, team, mona, client_of):
     rejects(arize)
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM, follow=True)
     row = response.context["rows"][0]
@@ -82,7 +82,7 @@ def test_a_key_that_arize_rejects_is_kept_and_shown_as_failing(arize, team, mona
         ({"expires_on": "2001-01-01"}, "expires_on"),
     ],
 )
-def test_a_bad_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of, change, field):
+def test_an_invalid_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of, change, field):
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | change)
     page = response.content.decode()
     assert response.status_code == 422
@@ -94,20 +94,20 @@ def test_a_bad_form_keeps_what_was_typed_but_never_the_key(team, mona, client_of
     assert events() == []
 
 
-def test_errors_call_the_field_by_its_label(team, mona, client_of):
+def test_errors_name_the_field_by_its_label(team, mona, client_of):
     response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM | {"endpoint": "https://evil.example"})
     assert response.context["form"]["endpoint"].label == "Region"
-    said = [*response.context["form"].errors["endpoint"], *NOT_SENT.values()]
+    texts = [*response.context["form"].errors["endpoint"], *NOT_SENT.values()]
     classes = [ArizeError]
     for kind in classes:
         classes += kind.__subclasses__()
-        said += [text for name, text in vars(kind).items() if isinstance(text, str) and not name.startswith("__")]
-    assert sum("region" in text for text in said) >= 7, "the control"
-    assert not [text for text in said if re.search(r"\bendpoint", text)]
+        texts += [text for name, text in vars(kind).items() if isinstance(text, str) and not name.startswith("__")]
+    assert sum("region" in text for text in texts) >= 7, "the control"
+    assert not [text for text in texts if re.search(r"\bendpoint", text)]
 
 
 def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
-    sees(arize)
+    add_lists(arize)
     url = reverse("credential-replace", args=[team.slug, credential.pk])
     client = client_of(mona)
     assert not any(piece in client.get(url).content.decode() for piece in pieces(CANARY))
@@ -118,13 +118,13 @@ def test_a_manager_replaces_a_key(arize, team, credential, mona, client_of):
 
 
 def test_a_manager_tests_a_key(arize, team, credential, mona, client_of):
-    sees(arize, spaces=0, tasks=0)
+    add_lists(arize, spaces=0, tasks=0)
     url = reverse("credential-test", args=[team.slug, credential.pk])
     response = client_of(mona).post(url, follow=True)
     assert [message.level_tag for message in response.context["messages"]] == ["warning"]
 
 
-def test_a_manager_is_asked_before_a_key_is_revoked(team, credential, mona, client_of):
+def test_revoking_a_key_needs_a_confirmation(team, credential, mona, client_of):
     client, url = client_of(mona), reverse("credential-revoke", args=[team.slug, credential.pk])
     assert client.get(url).status_code == 200
     assert Credential.objects.live().exists()
@@ -135,15 +135,15 @@ def test_a_manager_is_asked_before_a_key_is_revoked(team, credential, mona, clie
 
 
 @pytest.mark.parametrize("page", ["replace", "test", "revoke"])
-def test_a_key_of_another_team_opens_nothing(team, other_team, mona, client_of, page):
+def test_a_key_of_another_team_is_a_404(team, other_team, mona, client_of, page):
     foreign = make_credential(other_team)
     own = make_credential(team)
     client = client_of(mona)
-    strange = client.post(reverse(f"credential-{page}", args=[team.slug, foreign.pk]), {"key": OTHER_KEY})
+    foreign_answer = client.post(reverse(f"credential-{page}", args=[team.slug, foreign.pk]), {"key": OTHER_KEY})
     missing = client.post(reverse(f"credential-{page}", args=[team.slug, team.pk]), {"key": OTHER_KEY})
-    assert (strange.status_code, missing.status_code) == (404, 404)
+    assert (foreign_answer.status_code, missing.status_code) == (404, 404)
     nonce = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|csrfmiddlewaretoken\S+ value=\S+|X-CSRFToken\S+|data-now=\S+")
-    assert nonce.sub("", strange.content.decode()) == nonce.sub("", missing.content.decode())
+    assert nonce.sub("", foreign_answer.content.decode()) == nonce.sub("", missing.content.decode())
     assert events() == [("access.denied", "denied")]
     foreign.refresh_from_db()
     assert foreign.decrypt_secret() == CANARY

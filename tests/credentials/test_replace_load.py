@@ -1,4 +1,4 @@
-"""A key is replaced while rounds read and people cancel: no call fails, and none goes without a key."""
+"""A key is replaced while rounds read and people cancel: no call fails, and each has a valid key."""
 
 import threading
 from typing import Any
@@ -22,7 +22,7 @@ NOTHING: dict[str, Any] = {"pagination": {"has_more": False}}
 @pytest.mark.slow
 @pytest.mark.commits
 def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, settings: Any):
-    """Both keys are good at Arize while they change, as after a rotation with a grace period."""
+    """Arize accepts both keys during the change, as after a rotation with a grace period."""
     runs: dict[str, Run] = {}
 
     def answer(method: str, path: str) -> tuple[int, Any]:
@@ -48,13 +48,13 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
         settled = threading.Event()
 
         def replace() -> list[bool]:
-            """Each key is in use before the next takes its place: a thread that is quick must not be alone."""
+            """Wait until each key is in use before it is replaced, so that a fast thread cannot finish first."""
             row = Credential.objects.get(pk=key.pk)
             done = []
             try:
                 for turn in range(REPLACED):
                     called.clear()
-                    assert called.wait(30), "nobody calls Arize"
+                    assert called.wait(30), "no call to Arize"
                     done.append(credentials.replace(row, key=(OTHER, CANARY)[turn % 2], expires_on=None, by=SHELL))
             finally:
                 settled.set()

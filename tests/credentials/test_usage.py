@@ -1,4 +1,4 @@
-"""How much a key is used: calls and 429s by the hour, counted once by whoever called, shown on the keys page."""
+"""The usage of a key: calls and 429s per hour, each counted once, shown on the keys page."""
 
 import re
 from datetime import timedelta
@@ -45,7 +45,7 @@ def test_a_round_counts_its_calls_in_one_write(credential: Credential, arize: re
     assert counts() == [(len(arize.calls), 0)]
 
 
-def test_429_is_counted_apart(credential: Credential, arize: responses.RequestsMock):
+def test_429_is_counted_separately(credential: Credential, arize: responses.RequestsMock):
     lists(arize, status=429, json={})
     mirror.refresh(credential.pk)
     assert counts() == [(1, 1)]
@@ -68,7 +68,7 @@ def test_a_batch_counts_the_calls_of_its_threads_once(team: Team, run: Run, oli:
     assert counts() == [(1, 1)]
 
 
-def test_each_hour_has_a_count_of_its_own(credential: Credential, arize: responses.RequestsMock):
+def test_each_hour_has_its_own_count(credential: Credential, arize: responses.RequestsMock):
     lists(arize)
     for moment in ("2026-11-23T03:59:59Z", "2026-11-23T04:00:00Z"):
         with time_machine.travel(moment, tick=False):
@@ -88,7 +88,7 @@ def test_a_count_that_cannot_be_written_undoes_nothing(
     assert counts() == []
 
 
-def test_a_thread_without_a_database_leaves_the_count_to_its_owner(
+def test_a_thread_without_a_database_passes_its_count_to_the_owner(
     credential: Credential, arize: responses.RequestsMock
 ):
     lists(arize)
@@ -99,14 +99,14 @@ def test_a_thread_without_a_database_leaves_the_count_to_its_owner(
     assert counts() == [(1, 0)]
 
 
-def test_a_call_that_fails_is_counted_too(credential: Credential, arize: responses.RequestsMock):
+def test_a_failed_call_is_counted_too(credential: Credential, arize: responses.RequestsMock):
     lists(arize, status=429, json={})
     with pytest.raises(RateLimited), connected(credential) as client:
         client.list_spaces()
     assert counts() == [(1, 1)]
 
 
-def test_what_no_page_shows_is_forgotten(team: Team, credential: Credential):
+def test_counts_that_no_page_shows_are_deleted(team: Team, credential: Credential):
     now = timezone.now()
     gone = make_credential(team, name="Gone", revoked_at=now)
     for key, age in ((credential, timedelta(days=9)), (credential, timedelta(days=7)), (gone, timedelta(hours=1))):
@@ -115,7 +115,7 @@ def test_what_no_page_shows_is_forgotten(team: Team, credential: Credential):
     assert KeyUsage.objects.get().credential == credential
 
 
-def test_the_keys_page_shows_numbers_and_a_picture_with_its_text(
+def test_the_keys_page_shows_numbers_and_a_chart_with_its_text(
     credential: Credential, team: Team, mona: User, client_of: ClientOf
 ):
     other = make_credential(team, name="Idle")

@@ -1,3 +1,5 @@
+"""Fixtures of the browser tests: Chromium, the processes of two panels, and signed-in browsers."""
+
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -22,37 +24,37 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Arize as it speaks today, in upper case."""
+    """With Arize's current format: upper case."""
     with running_stack(tmp_path_factory.mktemp("stack")) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def old_stack(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Arize as it spoke before, in lower case and with members missing. Its processes may be ended and killed."""
+    """With Arize's old format: lower case, some members missing. Tests may stop and kill its processes."""
     with running_stack(tmp_path_factory.mktemp("old-stack"), wire="lower", spare=6) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def _passes() -> dict[tuple[str, str], Any]:
-    """Cookies of people who have signed in once already: signing in is slow on purpose."""
+def _signed_in() -> dict[tuple[str, str], Any]:
+    """Cookies of people who have already signed in, because sign-in is slow by design."""
     return {}
 
 
 @pytest.fixture
-def visit(browser: Browser, _passes: dict[tuple[str, str], Any]) -> Iterator[Visit]:
-    """`visit(stack, "oli")`: a browser of its own, signed in. No page of any test may do what a page should not."""
+def visit(browser: Browser, _signed_in: dict[tuple[str, str], Any]) -> Iterator[Visit]:
+    """`visit(stack, "oli")` returns a new signed-in browser. Any trouble (see `Visitor`) fails the test."""
     visitors: list[Visitor] = []
 
     def arrive(stack: Stack, name: str = "", **options: Any) -> Visitor:
-        known = _passes.get((stack.url, name))
+        known = _signed_in.get((stack.url, name))
         visitor = Visitor.arrive(stack, browser, storage_state=known, **options)
         visitors.append(visitor)
         if name and known is None:
             visitor.sign_in(name)
             visitor.page.wait_for_url("**/runs/")
-            _passes[stack.url, name] = visitor.context.storage_state()
+            _signed_in[stack.url, name] = visitor.context.storage_state()
         return visitor
 
     yield arrive
@@ -63,7 +65,7 @@ def visit(browser: Browser, _passes: dict[tuple[str, str], Any]) -> Iterator[Vis
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """A failure is shown with what the processes wrote."""
+    """Add the logs of the processes to the report of a failure."""
     outcome = yield
     report = outcome.get_result()
     if report.failed:

@@ -1,4 +1,4 @@
-"""A database of its own for each stack: a file, or one on the server that DATABASE_URL names."""
+"""A new database for each stack: a file, or a database on the server in DATABASE_URL."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ from psycopg import sql
 
 @contextmanager
 def own_database(directory: Path) -> Iterator[str]:
-    """Yields its url; gone afterwards."""
+    """Yield its url, and drop it afterwards."""
     server = os.environ.get("DATABASE_URL", "")
     if not server.startswith("postgres"):
         yield f"sqlite:///{directory / 'taskruns.sqlite3'}"
@@ -23,7 +23,7 @@ def own_database(directory: Path) -> Iterator[str]:
     try:
         yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     finally:
-        # The processes are gone, but the server may not have noticed yet.
+        # The processes have exited, but the server may still hold their connections.
         _execute(server, "DROP DATABASE {} WITH (FORCE)", name)
 
 

@@ -1,4 +1,4 @@
-"""`make screenshots`: takes the README's pictures again, of a panel in which somebody has just acted."""
+"""`make screenshots`: retake the README's pictures, from a panel with recent actions."""
 
 import re
 import sys
@@ -44,7 +44,7 @@ def arrive(browser: Browser, stack: Stack, name: str, *, theme: str) -> Visitor:
 
 
 def board(browser: Browser, stack: Stack) -> Visitor:
-    """A run was cancelled just now; others go on."""
+    """A run was just cancelled; others are running."""
     oli = arrive(browser, stack, "oli", theme="light")
     run_id = stack.take_run()
     oli.open_board("?sort=-created")
@@ -55,7 +55,7 @@ def board(browser: Browser, stack: Stack) -> Visitor:
 
 
 def batch(browser: Browser, stack: Stack) -> Visitor:
-    """Many were stopped, but two: Arize refused them."""
+    """A finished bulk cancel: Arize refused two runs."""
     task = stack.arize.tasks(limit=100)[9]["id"]
     stack.arize.add_runs(task, status="running", count=12)
     stack.manage("refresh", "ops-north")
@@ -72,7 +72,7 @@ def batch(browser: Browser, stack: Stack) -> Visitor:
 
 
 def audit(browser: Browser, stack: Stack) -> Visitor:
-    """What has happened so far, a refusal among it."""
+    """The log of the other pictures' actions and of one denial."""
     vera = arrive(browser, stack, "vera", theme="light")
     vera.page.goto("/teams/ops-north/credentials/")
     mona = arrive(browser, stack, "mona", theme="light")

@@ -1,4 +1,4 @@
-"""Commands of `manage.py`, one after the other in one process: to start Django takes longer than most of them."""
+"""Run `manage.py` commands one after another in one process, because starting Django takes longer than most of them."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from config.processes import ROOT
 
 
 class Shell:
-    """The process starts with the first command. Its log goes where `log` says, not between the answers."""
+    """The process. Its log goes to `log`, so that it does not mix with the answers."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         with log.open("ab") as output:
@@ -28,7 +28,7 @@ class Shell:
             )
 
     def run(self, *arguments: str, given: str = "") -> str:
-        """What the command printed; `given` is its standard input. Fails when the command does."""
+        """Return what the command printed; `given` is its standard input. Fails if the command fails."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([arguments, given]) + "\n")
@@ -60,7 +60,7 @@ def _called(arguments: list[str]) -> tuple[int, str, str]:
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
-        except Exception:  # noqa: BLE001 - as a traceback, like that of the real command
+        except Exception:  # noqa: BLE001 - print a traceback, as the real command does
             traceback.print_exc()
             code = 1
     return code, printed.getvalue(), errors.getvalue()

@@ -1,4 +1,4 @@
-"""The real processes of the panel and a simulated Arize beside them, on free ports with a database of their own."""
+"""The real processes of the panel and a simulated Arize, on free ports, with a new database."""
 
 import http.client
 import os
@@ -24,9 +24,9 @@ from tests.sandbox.caller import Caller
 START_WITHIN = 40  # seconds
 NORTH = "support-bot,search-ranking"
 SOUTH = "sales-copilot,fraud-watch"
-# A world that stands still: only what a test does happens. 20 or more tasks for each of the two teams.
+# The clock of this world is stopped: only tests change it. Each of the two teams has 20 tasks or more.
 TASKS = 48
-# So many running runs are there for tests to take, one each of the first tasks; further tasks are for whole lists.
+# Running runs that tests can take, one in each of the first tasks. Later tasks are for tests of whole lists.
 SPARE = 14
 
 
@@ -38,9 +38,9 @@ class Stack:
     port: int = 0
     sandbox_port: int = 0
     password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    spare: list[str] = field(default_factory=list)  # ids of running runs of ops-north that no test has taken yet
+    spare: list[str] = field(default_factory=list)  # ids of running runs of ops-north that no test has taken
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    variables: dict[str, str] = field(default_factory=dict)  # beside or instead of those that each stack has
+    variables: dict[str, str] = field(default_factory=dict)  # added to the variables of every stack, or replacing them
     shell: Shell | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Stack:
         stop([self.processes.pop(name)])
 
     def kill(self, name: str) -> None:
-        """As a power cut would: no process of the group can do anything about it."""
+        """Kill the process group, like a power cut: no process can react."""
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -110,7 +110,7 @@ class Stack:
 
     @contextmanager
     def with_debug(self) -> Iterator["Stack"]:
-        """A second web process of the same panel, as its developers start it."""
+        """A second web process of the same panel, with DEBUG."""
         beside = copy(self)
         (beside.port,), beside.processes, beside.variables = free_ports(1), {}, {"DEBUG": "on"}
         try:
@@ -120,7 +120,7 @@ class Stack:
         finally:
             beside.end_all()
 
-    # --- What people do at a shell
+    # --- Commands and requests
 
     def manage(self, *arguments: str, given: str = "") -> str:
         if self.shell is None:
@@ -128,7 +128,7 @@ class Stack:
         return self.shell.run(*arguments, given=given)
 
     def get(self, path: str) -> int:
-        """The status of a request by nobody in particular, 0 without an answer."""
+        """The status of an anonymous request; 0 if there is no answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", path)
@@ -141,7 +141,7 @@ class Stack:
     # --- Runs
 
     def take_run(self) -> str:
-        """Arize's id of a running run of ops-north that the board shows and no other test touches."""
+        """The Arize id of a running run of ops-north that the board shows and no other test uses."""
         return self.spare.pop()
 
     def status_at_arize(self, run_id: str) -> str:
@@ -163,7 +163,7 @@ def _tail(log: Path) -> str:
 
 @contextmanager
 def running_stack(directory: Path, *, wire: str = "upper", spare: int = SPARE) -> Iterator[Stack]:
-    """Ready when the panel and its worker answer and the mirror holds the sandbox's runs."""
+    """Yields when the panel and its worker answer and the mirror holds the sandbox's runs."""
     with own_database(directory) as database_url:
         stack = Stack(directory, database_url, wire)
         try:

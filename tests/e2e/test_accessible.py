@@ -1,4 +1,4 @@
-"""axe on every page, light and dark, at three widths; and nothing wider than the narrowest of them."""
+"""axe on every page, light and dark, at three widths; and no page wider than the window."""
 
 import re
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from tests.e2e.stack import SPARE, Stack
 from tests.e2e.visitors import Visit, Visitor
 
 WIDTHS = (1280, 768, 320)
-# WCAG 2.2's own rule about targets of 24 px is off unless asked for. The second theme differs in its colours only, so
-# there the rules that look at colours are enough.
+# axe turns WCAG 2.2's rule for targets of 24 px off by default. The second theme differs only in colours, so the rules
+# about colours are enough there.
 EVERYTHING = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
 COLOURS = {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]}
 THEMES: dict[Any, dict[str, Any]] = {"light": EVERYTHING, "dark": COLOURS}
@@ -34,7 +34,7 @@ PAGES = {
 
 
 def faults(page: Page) -> list[str]:
-    """What axe finds, and what is wider than the window, at each width in each theme."""
+    """Violations that axe finds, and pages wider than the window, at each width in each theme."""
     found = []
     page.evaluate(AXE_SCRIPT)
     for width in WIDTHS:
@@ -42,7 +42,7 @@ def faults(page: Page) -> list[str]:
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             found.append(f"{width}: wider than the window")
         for theme, options in THEMES.items():
-            # Without transitions: axe would look at colours half way between the themes.
+            # Turn off transitions, or axe would measure colours halfway between the themes.
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             for violation in page.evaluate("async (options) => (await axe.run(options)).violations", options):
                 nodes = [node["html"][:150] for node in violation["nodes"][:3]]
@@ -50,7 +50,7 @@ def faults(page: Page) -> list[str]:
     return found
 
 
-def told(found: dict[str, list[str]]) -> str:
+def report(found: dict[str, list[str]]) -> str:
     return "\n".join(f"{page}: {fault}" for page, wrong in found.items() for fault in wrong)
 
 
@@ -67,7 +67,7 @@ def first_link(visitor: Visitor, path: str, selector: str) -> str:
     return str(visitor.page.locator(selector).first.get_attribute("href"))
 
 
-def test_nor_on_a_run_a_task_a_key_and_a_person(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_pages_of_a_run_task_key_and_person(stack: Stack, visit: Visit) -> None:
     mona, adam = visit(stack, "mona"), visit(stack, "adam")
     found = {}
     run = first_link(mona, f"{NORTH}/runs/?status=failed", "tr[data-run-id] a[data-task]")
@@ -82,11 +82,11 @@ def test_nor_on_a_run_a_task_a_key_and_a_person(stack: Stack, visit: Visit) -> N
     )
     adam.page.goto(person)
     found[person] = faults(adam.page)
-    assert not any(found.values()), told(found)
+    assert not any(found.values()), report(found)
 
 
-def test_nor_on_what_acts_bring_up(stack: Stack, visit: Visit) -> None:
-    """The dialogs, a preview, a batch at its end, a link for somebody new, a form with mistakes."""
+def test_axe_finds_nothing_on_dialogs_previews_and_results(stack: Stack, visit: Visit) -> None:
+    """The dialogs, a preview, a finished batch, a link for a new person, a form with errors."""
     found: dict[str, list[str]] = {}
     task = stack.arize.tasks(limit=100)[SPARE]["id"]
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=2)]
@@ -94,26 +94,26 @@ def test_nor_on_what_acts_bring_up(stack: Stack, visit: Visit) -> None:
     mona = visit(stack, "mona")
     page = mona.page
 
-    def look(what: str, act: Callable[[], Any]) -> None:
+    def check(what: str, act: Callable[[], Any]) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
         act()
         found[what] = faults(page)
 
     mona.open_board(f"?task={task}&status=running")
-    look("cancel dialog", lambda: mona.row(ids[0]).get_by_role("button", name="Cancel").click())
+    check("cancel dialog", lambda: mona.row(ids[0]).get_by_role("button", name="Cancel").click())
     page.keyboard.press("Escape")
-    look("shortcuts", lambda: page.keyboard.press("?"))
+    check("shortcuts", lambda: page.keyboard.press("?"))
     page.keyboard.press("Escape")
     page.get_by_label("Select all on this page").check()
-    look("preview", lambda: page.get_by_role("button", name="Cancel the selected runs").click())
+    check("preview", lambda: page.get_by_role("button", name="Cancel the selected runs").click())
     page.get_by_label("Reason").fill("a bad prompt")
     page.get_by_role("button", name=re.compile(r"^Cancel \d+ runs?$")).click()
     expect(page.get_by_text("0 still running.")).to_be_visible()
-    look("batch", lambda: None)
-    look("invitation", lambda: invite(page))
+    check("batch", lambda: None)
+    check("invitation", lambda: invite(page))
     mona.expected.add(422)
-    look("mistakes", lambda: page.get_by_role("button", name="Add", exact=True).click())
-    assert not any(found.values()), told(found)
+    check("mistakes", lambda: page.get_by_role("button", name="Add", exact=True).click())
+    assert not any(found.values()), report(found)
 
 
 def invite(page: Page) -> None:
@@ -124,7 +124,7 @@ def invite(page: Page) -> None:
     page.get_by_label("Email").fill("x" * 300 + "@demo.example")
 
 
-def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
     stack.manage("create_team", "Newcomers", "--slug", "newcomers")
     stack.manage("add_member", "newcomers", "mona@demo.example", "--role", "manager")
     mona = visit(stack, "mona")
@@ -133,7 +133,7 @@ def test_nor_on_the_board_of_a_new_team(stack: Stack, visit: Visit) -> None:
     assert faults(mona.page) == []
 
 
-def test_nor_on_the_style_guide(stack: Stack, visit: Visit) -> None:
+def test_axe_finds_nothing_on_the_style_guide(stack: Stack, visit: Visit) -> None:
     with stack.with_debug() as debugging:
         vera = visit(debugging, "vera")
         vera.page.goto("/styleguide/")
@@ -142,7 +142,7 @@ def test_nor_on_the_style_guide(stack: Stack, visit: Visit) -> None:
 
 
 def test_a_planted_fault_is_found(stack: Stack, visit: Visit) -> None:
-    """The control."""
+    """The control of the tests above."""
     vera = visit(stack, "vera")
     vera.page.goto("/help/")
     vera.page.evaluate("""() => {

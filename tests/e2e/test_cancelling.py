@@ -1,4 +1,4 @@
-"""Cancel in a real browser, down to what Arize received."""
+"""Cancelling in a real browser, up to what Arize receives."""
 
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ from tests.e2e.visitors import Visit
 REASON = "Judge model is down, wrong scores"
 
 
-def test_an_operator_cancels_through_the_dialog_and_a_manager_sees_who_and_why(stack: Stack, visit: Visit) -> None:
+def test_an_operator_cancels_in_the_dialog_and_a_manager_sees_who_and_why(stack: Stack, visit: Visit) -> None:
     run_id, oli = stack.take_run(), visit(stack, "oli")
     oli.open_board()
     oli.page.evaluate("window.sameDocument = true")
@@ -18,7 +18,7 @@ def test_an_operator_cancels_through_the_dialog_and_a_manager_sees_who_and_why(s
     expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
     expect(oli.row(run_id)).to_contain_text("oli@demo.example")
     expect(oli.row(run_id).get_by_role("button", name="Cancel")).to_have_count(0)
-    assert oli.page.evaluate("window.sameDocument"), "the page was loaded again"
+    assert oli.page.evaluate("window.sameDocument"), "the page was reloaded"
     assert stack.status_at_arize(run_id) == "cancelled"
     assert [entry["status"] for entry in stack.cancels_received(run_id)] == [200]
 
@@ -93,7 +93,7 @@ def test_a_viewer_has_no_button_and_a_forged_post_is_refused(stack: Stack, visit
     assert stack.status_at_arize(run_id) == "running"
 
 
-def test_a_cancel_whose_answer_was_lost_after_the_work_was_done_ends_confirmed(stack: Stack, visit: Visit) -> None:
+def test_a_cancel_with_a_lost_answer_is_confirmed_in_the_end(stack: Stack, visit: Visit) -> None:
     run_id, oli = stack.take_run(), visit(stack, "oli")
     stack.arize.post("/sandbox/faults", {"method": "POST", "path": "/cancel", "cut": "after", "count": 1})
     oli.open_board()
@@ -104,7 +104,7 @@ def test_a_cancel_whose_answer_was_lost_after_the_work_was_done_ends_confirmed(s
     expect(oli.page.locator("#run-history")).to_contain_text("run.cancel / confirmed")
 
 
-def test_a_cancel_that_arize_refuses_keeps_the_run_and_says_why(stack: Stack, visit: Visit) -> None:
+def test_a_refused_cancel_keeps_the_run_and_says_why(stack: Stack, visit: Visit) -> None:
     run_id, oli = stack.take_run(), visit(stack, "oli")
     oli.expected.add(409)
     fault = {"method": "POST", "path": "/cancel", "status": 403, "title": "Forbidden", "count": 1}
@@ -116,7 +116,7 @@ def test_a_cancel_that_arize_refuses_keeps_the_run_and_says_why(stack: Stack, vi
     expect(oli.row(run_id).get_by_role("button", name="Cancel")).to_be_visible()
 
 
-def test_a_cancel_of_a_session_that_ended_says_that_nothing_was_sent_and_leads_back(stack: Stack, visit: Visit) -> None:
+def test_a_cancel_after_the_session_ended_sends_nothing_and_says_so(stack: Stack, visit: Visit) -> None:
     run_id, oli = stack.take_run(), visit(stack, "oli")
     oli.expected.add(401)
     oli.open_board(f"?q={run_id}")

@@ -1,4 +1,4 @@
-"""Cancelling many in a real browser: ticks, the list, and how each run ended."""
+"""Bulk cancel in a real browser: selection, confirmation and results."""
 
 from playwright.sync_api import expect
 
@@ -8,14 +8,14 @@ from tests.processes import wait_for
 
 
 def _five(stack: Stack, status: str = "running") -> tuple[str, list[str]]:
-    """A task of ops-north with five fresh runs that the board knows: its id, and theirs."""
+    """Add five runs to a task of ops-north and to the board. Returns the task's id and the runs' ids."""
     task = stack.arize.tasks(limit=100)[7]["id"]
     ids = [run["id"] for run in stack.arize.add_runs(task, status=status, count=5)]
     stack.manage("refresh", "ops-north")
     return task, ids
 
 
-def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit: Visit) -> None:
+def test_a_selection_survives_swaps_and_leads_to_a_true_summary(stack: Stack, visit: Visit) -> None:
     task, ids = _five(stack, "pending")
     oli = visit(stack, "oli")
     oli.open_board(f"?task={task}&status=pending&status=running")
@@ -31,7 +31,7 @@ def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit
     expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
     oli.page.get_by_role("button", name="Cancel the selected runs").click()
     expect(oli.page.get_by_role("heading", name="Cancel 3 runs?")).to_be_visible()
-    # A browser that puts ticks back by their place would now tick others.
+    # A browser that restores checkboxes by position would now select other runs.
     newer = [run["id"] for run in stack.arize.add_runs(task, status="running", count=2)]
     stack.manage("refresh", "ops-north")
     oli.page.go_back()
@@ -43,16 +43,16 @@ def test_ticks_survive_live_swaps_and_lead_to_a_true_summary(stack: Stack, visit
     oli.page.get_by_label("Reason").fill("a bad prompt")
     oli.page.get_by_role("button", name="Cancel 3 runs").click()
     expect(oli.page.get_by_text("3 of 3 cancelled, 0 finished first, 0 still running.")).to_be_visible()
-    asked: list[str] = []
-    oli.page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    oli.page.on("request", lambda request: requested.append(request.url))
     oli.page.wait_for_timeout(5_000)
-    assert asked == [], "what has come to its end is not asked for again"
+    assert requested == [], "a finished batch does not poll"
     assert {stack.status_at_arize(run_id) for run_id in ids[:3]} == {"cancelled"}
     assert {stack.status_at_arize(run_id) for run_id in ids[3:]} == {"pending"}
     assert [len(stack.cancels_received(run_id)) for run_id in ids] == [1, 1, 1, 0, 0]
 
 
-def test_this_page_and_all_that_match_are_two_buttons(stack: Stack, visit: Visit) -> None:
+def test_this_page_and_all_matching_runs_are_two_buttons(stack: Stack, visit: Visit) -> None:
     task, _ = _five(stack)
     oli = visit(stack, "oli")
     oli.open_board(f"?task={task}")
@@ -65,9 +65,9 @@ def test_this_page_and_all_that_match_are_two_buttons(stack: Stack, visit: Visit
     expect(oli.page.get_by_text("all that matched a filter")).to_be_visible()
 
 
-def test_without_javascript_many_are_cancelled_too(stack: Stack, visit: Visit) -> None:
+def test_bulk_cancel_works_without_javascript(stack: Stack, visit: Visit) -> None:
     task, ids = _five(stack)
-    visit(stack, "oli")  # signed in once with JavaScript, which makes his pass
+    visit(stack, "oli")  # signs in once with JavaScript; the next visit reuses the cookies
     oli = visit(stack, "oli", java_script_enabled=False)
     oli.open_board(f"?task={task}")
     expect(oli.page.get_by_label("Select all on this page")).to_be_hidden()

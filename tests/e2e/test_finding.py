@@ -1,4 +1,4 @@
-"""Orders, views, the chart, the table to take away, and a run started again, in a real browser."""
+"""Sorting, saved views, the chart, the CSV download and starting a run, in a real browser."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_a_saved_view_opens_with_its_filter(stack: Stack, visit: Visit) -> None:
     assert set(rows.evaluate_all("rows => rows.map((row) => row.dataset.status)")) == {"failed"}
 
 
-def test_the_chart_comes_when_it_is_opened(stack: Stack, visit: Visit) -> None:
+def test_the_chart_loads_when_it_is_opened(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     expect(vera.page.locator("svg.chart-bars")).to_have_count(0)
@@ -43,7 +43,7 @@ def test_the_chart_comes_when_it_is_opened(stack: Stack, visit: Visit) -> None:
     expect(vera.page.locator("svg.chart-bars")).to_be_visible()
 
 
-def test_the_runs_of_a_filter_are_taken_away(stack: Stack, visit: Visit) -> None:
+def test_the_runs_of_a_filter_can_be_downloaded(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board("?status=completed")
     vera.page.get_by_role("link", name="CSV").click()
@@ -55,7 +55,7 @@ def test_the_runs_of_a_filter_are_taken_away(stack: Stack, visit: Visit) -> None
     assert len(lines) == 1 + int(said[1].replace(",", ""))
 
 
-def test_a_run_that_was_started_is_on_the_board_at_once(stack: Stack, visit: Visit) -> None:
+def test_a_started_run_is_on_the_board_at_once(stack: Stack, visit: Visit) -> None:
     oli = visit(stack, "oli")
     oli.open_board("?type=template_evaluation")
     oli.page.locator("tr[data-run-id] a[data-task]").first.click()
@@ -71,7 +71,7 @@ def test_a_run_that_was_started_is_on_the_board_at_once(stack: Stack, visit: Vis
 
 
 def test_the_first_page_is_light(stack: Stack, visit: Visit) -> None:
-    """Under 100 kB over the wire, styles and scripts included."""
+    """Less than 100 kB over the network, including styles and scripts."""
     vera = visit(stack, "vera")
     session = vera.context.new_cdp_session(vera.page)
     session.send("Network.enable")

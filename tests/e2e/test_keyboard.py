@@ -1,4 +1,4 @@
-"""The main job without a mouse: by single keys, and by Tab and Enter alone."""
+"""Finding and cancelling a run without a mouse: with single keys, and with Tab and Enter only."""
 
 from playwright.sync_api import Page, expect
 
@@ -11,12 +11,12 @@ def focused_run(page: Page) -> str:
 
 
 def tab_to(page: Page, selector: str, *, most: int = 200) -> None:
-    """Press Tab until the focus is there, as somebody without a mouse has to."""
+    """Press Tab until the element has the focus, like a person without a mouse."""
     for _ in range(most):
         page.keyboard.press("Tab")
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
-    raise AssertionError(f"{most} times Tab, and not at {selector}")
+    raise AssertionError(f"{selector} has no focus after {most} times Tab")
 
 
 def test_keys_find_a_run_and_cancel_it(stack: Stack, visit: Visit) -> None:
@@ -62,7 +62,7 @@ def test_tab_and_enter_sign_in_and_cancel(stack: Stack, visit: Visit) -> None:
     expect(oli.row(run_id)).to_have_attribute("data-status", "cancelled")
 
 
-def test_moving_selecting_and_the_list_of_keys(stack: Stack, visit: Visit) -> None:
+def test_keys_move_select_and_show_the_list_of_keys(stack: Stack, visit: Visit) -> None:
     oli = visit(stack, "oli")
     page = oli.page
     oli.open_board()
@@ -101,7 +101,7 @@ def switch(visitor: Visitor, *, on: bool) -> None:
     expect(visitor.page.get_by_text("Profile saved.")).to_be_visible()
 
 
-def test_they_can_be_switched_off(stack: Stack, visit: Visit) -> None:
+def test_keys_can_be_switched_off(stack: Stack, visit: Visit) -> None:
     otto = visit(stack, "otto")
     page = otto.page
     switch(otto, on=False)

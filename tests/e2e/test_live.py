@@ -1,4 +1,4 @@
-"""The board while it lives: polls, swaps, sessions that end, two people at once, and what a minute of it costs."""
+"""The live board: polls, swaps, ended sessions, two people at once, and the cost of a minute."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from tests.e2e.stack import SPARE, Stack
 from tests.e2e.visitors import Visit
 
 TABLE = "/runs/table/"
-# Shifts of what stands still for the reader, after the page has settled.
+# Layout shifts after the page has settled.
 WATCH_SHIFTS = """() => {
   window.shifts = [];
   window.shifted = 0;
@@ -48,7 +48,7 @@ def polls_in(page: Page, seconds: float) -> int:
 
 
 def hide(page: Page, *, hidden: bool) -> None:
-    """As a browser does it whose tab goes to the back."""
+    """Act like a browser whose tab is hidden or shown again."""
     page.evaluate(
         """hidden => {
           Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -58,7 +58,7 @@ def hide(page: Page, *, hidden: bool) -> None:
     )
 
 
-def test_a_hidden_tab_is_silent_and_asks_at_once_on_return(stack: Stack, visit: Visit) -> None:
+def test_a_hidden_tab_does_not_poll_until_it_is_shown_again(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     hide(vera.page, hidden=True)
@@ -68,7 +68,7 @@ def test_a_hidden_tab_is_silent_and_asks_at_once_on_return(stack: Stack, visit: 
     assert polls_in(vera.page, 6) >= 1, "the control"
 
 
-def test_a_pause_holds_until_it_is_lifted(stack: Stack, visit: Visit) -> None:
+def test_a_pause_lasts_until_it_is_ended(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     pause = vera.page.get_by_role("button", name="Pause live updates")
@@ -82,7 +82,7 @@ def test_a_pause_holds_until_it_is_lifted(stack: Stack, visit: Visit) -> None:
         pause.click()
 
 
-def test_what_was_opened_is_open_after_a_reload(stack: Stack, visit: Visit) -> None:
+def test_open_sections_are_open_after_a_reload(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board()
     chart, kind = vera.page.locator("#board-chart-picture"), vera.page.get_by_label("Type", exact=True)
@@ -99,7 +99,7 @@ def test_what_was_opened_is_open_after_a_reload(stack: Stack, visit: Visit) -> N
     expect(chart).to_be_hidden()
 
 
-def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back(stack: Stack, visit: Visit) -> None:
+def test_a_session_that_ends_on_the_board_leads_to_sign_in_and_back(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "")
     vera.sign_in("vera")
     vera.page.wait_for_url("**/runs/")
@@ -114,7 +114,7 @@ def test_a_session_that_ends_while_the_board_is_open_leads_to_the_login_and_back
     vera.page.wait_for_url("**/teams/ops-north/runs/?status=failed")
 
 
-def test_two_people_cancel_one_run_and_both_are_told_the_truth(stack: Stack, visit: Visit) -> None:
+def test_two_people_cancel_one_run_and_both_see_the_outcome(stack: Stack, visit: Visit) -> None:
     run_id = stack.take_run()
     oli, mona = visit(stack, "oli"), visit(stack, "mona")
     for person in (oli, mona):
@@ -134,8 +134,8 @@ def test_two_people_cancel_one_run_and_both_are_told_the_truth(stack: Stack, vis
     assert len(stack.cancels_received(run_id)) == 1
 
 
-def test_the_first_page_is_light_and_asks_nobody_else(stack: Stack, visit: Visit) -> None:
-    """Foreign requests are every visitor's trouble; here the bytes, with an empty cache."""
+def test_the_first_page_is_light_and_calls_no_other_host(stack: Stack, visit: Visit) -> None:
+    """Counts the bytes with an empty cache. Every visitor already fails on requests to other hosts."""
     vera = visit(stack, "vera")
     wire = vera.context.new_cdp_session(vera.page)
     wire.send("Network.enable")
@@ -148,7 +148,7 @@ def test_the_first_page_is_light_and_asks_nobody_else(stack: Stack, visit: Visit
     assert sum(sizes) < 100_000
 
 
-def test_nothing_moves_for_who_wants_no_motion(stack: Stack, visit: Visit) -> None:
+def test_nothing_moves_with_reduced_motion(stack: Stack, visit: Visit) -> None:
     still, moving = (visit(stack, "vera", reduced_motion=wish) for wish in ("reduce", "no-preference"))
     measured = []
     for person in (still, moving):
@@ -174,25 +174,25 @@ def heap(wire: CDPSession) -> dict[str, float]:
 
 @pytest.fixture
 def fifty(stack: Stack) -> Iterator[tuple[str, list[str]]]:
-    """A task with four pages of runs, and its 50 running ones, which end with the test."""
+    """A task with four pages of runs, and its 50 running ones, which are completed after the test."""
     task = stack.arize.tasks(limit=100)[SPARE + 1]["id"]
     stack.arize.add_runs(task, status="completed", count=160)
     ids = [run["id"] for run in stack.arize.add_runs(task, status="running", count=50)]
     stack.manage("refresh", "ops-north")
     yield task, ids
-    put(stack, ids, "completed")
+    set_statuses(stack, ids, "completed")
     stack.manage("refresh", "ops-north")
 
 
-def put(stack: Stack, ids: list[str], status: str) -> None:
+def set_statuses(stack: Stack, ids: list[str], status: str) -> None:
     for changed in ids:
         stack.arize.call("PATCH", f"/sandbox/runs/{quote(changed, safe='')}", body={"status": status})
 
 
-def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(
+def test_a_minute_of_changing_rows_keeps_focus_position_and_memory(
     stack: Stack, visit: Visit, fifty: tuple[str, list[str]]
 ) -> None:
-    """All rows but the one with the focus change again and again: at least 200 come anew."""
+    """All rows except the focused one change repeatedly: at least 200 are replaced."""
     task, ids = fifty
     oli = visit(stack, "oli")
     page = oli.page
@@ -208,21 +208,21 @@ def test_a_minute_of_changing_rows_keeps_focus_place_and_memory(
     page.evaluate(WATCH_SHIFTS)
     page.evaluate(COUNT_ROWS)
     others = [changed for changed in ids if changed != run_id]
-    measured: list[dict[str, float]] = []  # each with the rows in the same state
+    measured: list[dict[str, float]] = []  # each measured with the rows in the same state
     began = time.monotonic()
     while time.monotonic() - began < 60 or len(measured) < 2:
         for status in ("pending", "running"):
-            put(stack, others, status)
+            set_statuses(stack, others, status)
             changed = page.locator(f"tr[data-run-id][data-status={status}]")
             expect(changed).to_have_count(len(others) + (status == "running"), timeout=30_000)
         if time.monotonic() - began > 15:
             measured.append(heap(wire))
     assert page.evaluate("window.came") >= 200
-    assert page.evaluate("document.activeElement.closest('tr')?.dataset.runId") == run_id, "the focus went away"
+    assert page.evaluate("document.activeElement.closest('tr')?.dataset.runId") == run_id, "the focus moved"
     assert page.evaluate("document.activeElement.matches('[data-cancel]')")
     assert page.evaluate("scrollY") == 200
-    # A fifth of what browsers' makers call good; a row that grows by a line is more.
+    # A fifth of the limit for "good" layout shift. A row that grows by one line exceeds it.
     assert page.evaluate("window.shifted") < 0.02, "\n".join(page.evaluate("window.shifts"))
-    # Each swap makes a quarter of all nodes anew: if they stayed, there would be twice as many by now.
+    # Each swap replaces a quarter of all nodes. If old nodes leaked, there would be twice as many now.
     for name in ("Nodes", "JSEventListeners", "JSHeapUsedSize"):
         assert measured[-1][name] <= measured[0][name] * 1.25, (name, measured)

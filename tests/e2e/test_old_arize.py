@@ -1,6 +1,4 @@
-"""An Arize that still speaks lower case, and parts of the house that fall over. Each test puts up again what it took
-down.
-"""
+"""An Arize with the old format, and processes that fail. Each test restarts what it stopped."""
 
 from playwright.sync_api import expect
 
@@ -29,12 +27,12 @@ def test_a_killed_worker_loses_nothing(old_stack: Stack, visit: Visit) -> None:
     run_id, vera = old_stack.take_run(), visit(old_stack, "vera")
     vera.open_board()
     old_stack.arize.post("/sandbox/faults", {"method": "GET", "path": "/v2/tasks", "latency_ms": 1_500, "count": 3})
-    wait_for(lambda: _reading(old_stack), "a round that is under way", within=30)
+    wait_for(lambda: _reading(old_stack), "a round in progress", within=30)
     old_stack.kill("worker")
     old_stack.arize.call("DELETE", "/sandbox/faults")
     assert old_stack.arize.call("PATCH", f"/sandbox/runs/{run_id}", body={"status": "completed"}).status == 200
     expect(vera.row(run_id)).to_have_attribute("data-status", "running")
-    # The dead worker's claim of the key lapses by itself after 40 s, which are not waited for here.
+    # The claim of the killed worker expires after 40 s. The test does not wait for that.
     old_stack.manage("shell", "-c", _LET_CLAIMS_LAPSE)
     old_stack.start("worker")
     expect(vera.row(run_id)).to_have_attribute("data-status", "completed", timeout=30_000)

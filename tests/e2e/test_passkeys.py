@@ -1,4 +1,4 @@
-"""Passkeys in a real browser, whose device is a virtual one: added, as a second factor, alone, and once more."""
+"""Passkeys in a real browser with a virtual device: added, used as a second factor, alone, and again."""
 
 from playwright.sync_api import Page, expect
 
@@ -22,7 +22,7 @@ def sign_out(page: Page) -> None:
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_a_passkey_lets_its_person_in_with_and_without_the_password(stack: Stack, visit: Visit) -> None:
+def test_a_passkey_signs_in_with_and_without_the_password(stack: Stack, visit: Visit) -> None:
     options = ("--role", "viewer", "--create", "--password-stdin")
     stack.manage("add_member", "ops-north", "tom@demo.example", *options, given=f"{PASSWORD}\n")
     tom = visit(stack)

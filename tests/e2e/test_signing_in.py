@@ -1,4 +1,4 @@
-"""Who gets in, and where it ends."""
+"""Signing in with a real browser, and where it leads."""
 
 from playwright.sync_api import expect
 
@@ -6,22 +6,22 @@ from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
 
 
-def test_a_wrong_password_is_a_sentence_and_the_e_mail_stays(stack: Stack, visit: Visit) -> None:
-    somebody = visit(stack)
-    somebody.sign_in("vera", password="not her password")
-    expect(somebody.page.get_by_text("not correct")).to_be_visible()
-    expect(somebody.page.get_by_label("Email")).to_have_value("vera@demo.example")
-    expect(somebody.page.get_by_label("Password")).to_have_value("")
+def test_a_wrong_password_is_explained_and_the_email_stays(stack: Stack, visit: Visit) -> None:
+    visitor = visit(stack)
+    visitor.sign_in("vera", password="not her password")
+    expect(visitor.page.get_by_text("not correct")).to_be_visible()
+    expect(visitor.page.get_by_label("Email")).to_have_value("vera@demo.example")
+    expect(visitor.page.get_by_label("Password")).to_have_value("")
 
 
-def test_who_is_not_signed_in_is_led_to_the_page_they_asked_for(stack: Stack, visit: Visit) -> None:
-    somebody = visit(stack)
-    somebody.page.goto("/teams/ops-north/runs/?status=running")
-    assert "/accounts/login/" in somebody.page.url
-    somebody.page.get_by_label("Email").fill("vera@demo.example")
-    somebody.page.get_by_label("Password").fill(stack.password)
-    somebody.page.get_by_role("button", name="Sign in", exact=True).click()
-    somebody.page.wait_for_url("**/teams/ops-north/runs/?status=running")
+def test_an_anonymous_visitor_returns_to_the_page_after_sign_in(stack: Stack, visit: Visit) -> None:
+    visitor = visit(stack)
+    visitor.page.goto("/teams/ops-north/runs/?status=running")
+    assert "/accounts/login/" in visitor.page.url
+    visitor.page.get_by_label("Email").fill("vera@demo.example")
+    visitor.page.get_by_label("Password").fill(stack.password)
+    visitor.page.get_by_role("button", name="Sign in", exact=True).click()
+    visitor.page.wait_for_url("**/teams/ops-north/runs/?status=running")
 
 
 def test_an_outsider_gets_a_404_where_a_member_sees_the_board(stack: Stack, visit: Visit) -> None:
@@ -33,7 +33,7 @@ def test_an_outsider_gets_a_404_where_a_member_sees_the_board(stack: Stack, visi
     expect(vera.page.locator("tr[data-run-id]").first).to_be_visible()
 
 
-def test_a_session_that_ended_ends_at_the_login_page_by_the_next_poll(stack: Stack, visit: Visit) -> None:
+def test_an_ended_session_leads_to_sign_in_by_the_next_poll(stack: Stack, visit: Visit) -> None:
     ada = visit(stack)
     ada.expected.add(401)
     ada.sign_in("ada")

@@ -1,4 +1,4 @@
-"""The emergency stop of Ops South, from the board to what Arize received. Ops North is for the other tests."""
+"""The emergency stop of Ops South, from the board to what Arize receives. The other tests use Ops North."""
 
 from playwright.sync_api import expect
 
@@ -10,7 +10,7 @@ from tests.sandbox.caller import Caller
 REASON = "Judge model is down, wrong scores"
 
 
-def test_without_javascript_a_stop_is_pulled_holds_new_runs_and_is_lifted(stack: Stack, visit: Visit) -> None:
+def test_without_javascript_a_stop_is_pulled_holds_and_is_lifted(stack: Stack, visit: Visit) -> None:
     arize = Caller(stack.arize.url, stack.keys["DEMO_KEY_SOUTH"])
     kept, held = arize.tasks(limit=2)[:2]
     (spared,), (hit,) = arize.add_runs(kept["id"]), arize.add_runs(held["id"])

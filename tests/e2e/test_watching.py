@@ -6,7 +6,7 @@ from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
 
 
-def test_an_operator_sees_runs_of_many_tasks_active_ones_first(stack: Stack, visit: Visit) -> None:
+def test_an_operator_sees_runs_of_many_tasks_with_active_ones_first(stack: Stack, visit: Visit) -> None:
     oli = visit(stack, "oli")
     oli.open_board()
     options = oli.page.get_by_label("Task", exact=True).locator("option")
@@ -43,7 +43,7 @@ def test_the_board_keeps_its_filters_over_reload_and_the_back_button(stack: Stac
 
 
 def test_without_javascript_the_filter_works(stack: Stack, visit: Visit) -> None:
-    visit(stack, "vera")  # signed in once with JavaScript, which makes her pass
+    visit(stack, "vera")  # signs in once with JavaScript; the next visit reuses the cookies
     vera = visit(stack, "vera", java_script_enabled=False)
     vera.open_board()
     vera.page.get_by_label("FAILED").check()
@@ -53,7 +53,7 @@ def test_without_javascript_the_filter_works(stack: Stack, visit: Visit) -> None
     assert {row.get_attribute("data-status") for row in rows.all()} == {"failed"}
 
 
-def test_a_poll_that_finds_nothing_new_leaves_the_page_alone(stack: Stack, visit: Visit) -> None:
+def test_a_poll_without_changes_leaves_the_page_alone(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board("?status=completed")
     link = vera.page.locator("tr[data-run-id] a[data-task]").first
@@ -65,7 +65,7 @@ def test_a_poll_that_finds_nothing_new_leaves_the_page_alone(stack: Stack, visit
     assert link.evaluate("node => node.touched && document.activeElement === node")
 
 
-def test_a_run_leads_to_its_task_and_a_mark_of_the_strip_to_a_run(stack: Stack, visit: Visit) -> None:
+def test_a_run_links_to_its_task_and_a_bar_of_the_strip_to_its_run(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board("?status=completed")
     vera.page.locator("tr[data-run-id] a[data-task]").first.click()
@@ -80,7 +80,7 @@ def test_a_run_leads_to_its_task_and_a_mark_of_the_strip_to_a_run(stack: Stack, 
     expect(vera.page.get_by_role("heading", name="Timeline")).to_be_visible()
 
 
-def test_every_page_of_a_manager_is_quiet_in_the_console(stack: Stack, visit: Visit) -> None:
+def test_no_page_of_a_manager_writes_to_the_console(stack: Stack, visit: Visit) -> None:
     mona = visit(stack, "mona")
     pages = ("runs/", "runs/chart/", "credentials/", "credentials/new/", "members/", "settings/", "audit/")
     for page in pages:
@@ -91,8 +91,8 @@ def test_every_page_of_a_manager_is_quiet_in_the_console(stack: Stack, visit: Vi
     expect(mona.page.get_by_role("link", name="Ops North").first).to_be_visible()
 
 
-def test_a_forbidden_script_and_a_foreign_request_would_be_noticed(stack: Stack, visit: Visit) -> None:
-    """The control of every other test's quiet console."""
+def test_forbidden_scripts_and_foreign_requests_are_detected(stack: Stack, visit: Visit) -> None:
+    """The control of the check that every test's console is empty."""
     vera = visit(stack, "vera")
     vera.open_board()
     vera.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'alert(1)'}))")

@@ -1,4 +1,4 @@
-"""The main job with JavaScript switched off, from signing in to the audit log."""
+"""Finding and cancelling a run without JavaScript, from sign-in to the audit log."""
 
 from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""A person at a browser. Everything that a page should never do is collected and fails the test that saw it."""
+"""A person with a browser. Console errors, CSP violations and requests to other hosts fail the test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# How htmx tells the console that a poll was given up: the page does so itself before it shows a fresher answer.
+# htmx's console messages for an aborted poll. The page aborts polls itself before it shows a newer answer.
 _ABORTED_POLL = ("htmx:sendAbort", "htmx:afterRequest")
 _WATCH = """
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -76,7 +76,7 @@ class Visitor:
         return self.page.locator(f'tr[data-run-id="{run_id}"]')
 
     def cancel(self, run_id: str, *, reason: str = "") -> None:
-        """Through the dialog, as a person with JavaScript does it."""
+        """Cancel in the dialog, like a person with JavaScript."""
         self.row(run_id).get_by_role("button", name="Cancel").click()
         dialog = self.page.get_by_role("dialog")
         expect(dialog).to_contain_text(run_id)

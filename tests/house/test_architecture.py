@@ -134,7 +134,7 @@ def test_only_user_error_has_a_sentence_and_a_field():
     assert found == {"user_errors.py"}
 
 
-def test_the_check_of_views_would_find_a_write():
+def test_the_check_of_views_detects_a_write():
     """The control of the test above."""
     path = ROOT / "taskruns/services/people/accounts.py"
     assert ("person", "save") in set(calls(path))

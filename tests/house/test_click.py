@@ -1,4 +1,4 @@
-"""How many of our files one click passes through: a newcomer has to read them all to know what happens."""
+"""How many of our files one click passes through: a new engineer has to read them all to follow it."""
 
 import sys
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from tests.wire import ENDPOINT, run_url, wire_run
 
 PANEL = ROOT / "taskruns"
 KEY = {"name": "Second", "endpoint": ENDPOINT, "key": "ak-new-1Xy7Qz4Mn8Lk2Jh5", "expires_on": ""}
-# Without models/: they are the tables that every step speaks of, not steps.
+# Without models/, which are tables and not steps.
 CANCEL, ADD_KEY, BOARD = 32, 29, 26
 
 
 def entered(act: Callable[[], Any]) -> tuple[Any, set[str]]:
-    """What the act returns, and the files of the panel, without models, in which it called a function."""
+    """The result of `act`, and the panel's files, without models, in which it called a function."""
     found: set[str] = set()
 
     def note(frame: FrameType, event: str, _arg: object) -> None:
@@ -39,7 +39,7 @@ def entered(act: Callable[[], Any]) -> tuple[Any, set[str]]:
     return answer, {name for name in found if not name.startswith("models/")}
 
 
-def test_the_count_sees_a_file_that_is_entered(task: Task):
+def test_the_count_includes_a_called_file(task: Task):
     assert entered(lambda: make_run(task))[1] == {"services/runs/observations.py"}
 
 
@@ -47,7 +47,7 @@ def test_a_cancel_enters_few_files(task: Task, run: Run, oli: User, client_of: C
     client, earlier = client_of(oli), make_run(task)
     for it in (earlier, run):
         arize.post(run_url(it, "/cancel"), json=wire_run(it, "CANCELLED"))
-    click_cancel(client, earlier, confirmed="1")  # what is loaded once a process is loaded now
+    click_cancel(client, earlier, confirmed="1")  # load what is loaded once per process
     answer, files = entered(lambda: click_cancel(client, run, confirmed="1"))
     assert answer.status_code == 200
     assert {"views/runs.py", "services/cancellations/actions.py", "arize/client.py"} <= files
@@ -79,5 +79,5 @@ def test_a_board_enters_few_files(run: Run, oli: User, client_of: ClientOf):
 
 @pytest.fixture(autouse=True)
 def _quiet_profile() -> None:
-    """A profiler of the test run itself (coverage, cProfile) would be replaced by the count: it must not be there."""
+    """The count would replace a profiler of the test run itself (coverage, cProfile), so there must be none."""
     assert sys.getprofile() is None

@@ -17,7 +17,7 @@ OURS = {"config", "taskruns", "tests"}
 RUNTIME = [ROOT / "manage.py", ROOT / "gunicorn.conf.py", *ROOT.glob("config/**/*.py"), *ROOT.glob("taskruns/**/*.py")]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 DISTRIBUTIONS = packages_distributions()
-# Declared, and used without an import or a setting.
+# Declared and used, but neither imported nor named in a setting.
 BY_URL = {"psycopg", "redis"}  # selected by DATABASE_URL and QUEUE_URL
 
 

@@ -1,4 +1,4 @@
-"""One word a concept (CONTRIBUTING.md, Glossary): no name of ours holds a word that the glossary gave up."""
+"""One word per concept (CONTRIBUTING.md, Glossary): no name of ours contains a word that the glossary retired."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ from tests.house.reading_list import tracked
 from tests.paths import ROOT
 from tests.sources import HAND_WRITTEN, TESTS, named
 
-# Parts of names. Event codes, right names, urls, columns and detail keys are data, not names: others hold them.
+# Parts of names. Event codes, right names, urls, columns and detail keys are contracts and therefore exempt.
 FORBIDDEN = {
     *("bulk", "press", "pressed", "verdict", "ending", "endings", "closing", "seal", "sealed", "sealing", "reseal"),
     *("identities", "fresh", "freshly", "proof", "proofs", "ceiling", "walk", "walks", "beat", "seat"),
@@ -31,7 +31,7 @@ TEXTS = tracked("*.py", "*.html", "*.txt", "*.js", "*.css", "*.md", "Makefile", 
 
 
 def names(path: Path) -> Iterator[str]:
-    """The file's own name, and the classes and functions that it defines; a test's sentence is no name."""
+    """The names of the file and of its classes and functions, except tests, which are named in sentences."""
     yield path.stem
     for node in ast.walk(ast.parse(path.read_text())):
         is_definition = isinstance(node, ast.ClassDef | ast.FunctionDef)
@@ -43,23 +43,23 @@ def words(name: str) -> set[str]:
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
 
 
-def test_the_words_of_a_name_are_seen():
+def test_a_name_is_split_into_its_words():
     assert words("test_SealBroken_of_runs") == {"test", "seal", "broken", "of", "runs"}
 
 
 @pytest.mark.parametrize("path", [*HAND_WRITTEN, *TESTS], ids=named)
-def test_no_name_holds_a_word_that_went(path: Path):
+def test_no_name_contains_a_retired_word(path: Path):
     assert not {name for name in names(path) if words(name) & FORBIDDEN}
 
 
-def test_no_file_or_folder_has_a_name_that_went():
+def test_no_file_or_folder_has_a_retired_name():
     parts = {part for path in [*HAND_WRITTEN, *TESTS] for part in path.relative_to(ROOT).with_suffix("").parts}
     assert "runs" in parts
     assert not parts & FORBIDDEN_FILES
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
-def test_no_text_holds_a_phrase_that_went(phrase: str):
+def test_no_text_contains_a_retired_phrase(phrase: str):
     outside = [path for path in TEXTS if not {"tests", "migrations"} & set(path.relative_to(ROOT).parts)]
     assert len(outside) > 100
     stored = '"broken off"'  # a result of a verification, in old rows too

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's map of the house is the house: each file stands in it once, and nothing else does."""
+"""CONTRIBUTING.md's map lists each file once, and nothing that does not exist."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ FLOORS = {
 
 
 def table(title: str) -> list[list[str]]:
-    """The rows of the first table of a section, without its head."""
+    """The rows of the first table of a section, without its header."""
     section = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
     lines = [line.strip("| ") for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
@@ -33,7 +33,7 @@ def column(floor: str) -> list[str]:
 
 
 def entries(floor: str) -> set[str]:
-    """What stands in the floor's folder: files without their ending, folders with a slash."""
+    """The content of the floor's folder: files without their extension, folders with a slash."""
     folder = ROOT / FLOORS[floor]
     if floor in {"templates", "tests"}:
         return {f"{path.name}/" for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"}
@@ -42,12 +42,12 @@ def entries(floor: str) -> set[str]:
 
 
 @pytest.mark.parametrize("floor", FLOORS)
-def test_each_entry_of_a_floor_stands_in_the_map_once(floor: str):
+def test_each_entry_of_a_floor_is_in_the_map_once(floor: str):
     named = column(floor)
     assert sorted(named) == sorted(entries(floor))
 
 
-def test_an_entry_that_is_missing_would_be_seen():
+def test_a_missing_entry_is_detected():
     assert "runs" in entries("views")
     assert "nonsense" not in column("views")
 

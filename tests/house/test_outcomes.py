@@ -1,4 +1,4 @@
-"""The two tables of outcomes, facts and words: a missing row or a contradiction fails here."""
+"""The two tables of outcomes, their facts and their words, are complete and agree."""
 
 import dataclasses
 import string

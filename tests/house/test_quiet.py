@@ -72,7 +72,7 @@ ERRORS: dict[str, tuple[int, Ask]] = {
     "too many fields": (400, lambda client, _: client.get("/runs/?" + "a=1&" * 5_001)),
     "no right": (403, lambda client, _: client.get("/teams/ops-north/archive/")),
     "no token": (403, lambda _, __: Client(enforce_csrf_checks=True).post("/accounts/login/")),
-    "nothing there": (404, lambda client, _: client.get("/nowhere/")),
+    "not found": (404, lambda client, _: client.get("/nowhere/")),
     "too long": (413, lambda client, _: client.post("/runs/", "x" * 1_000_001, "text/plain")),
     "a mistake": (500, lambda client, patch: patched(client, patch, fail)),
     "no database": (503, lambda client, patch: patched(client, patch, no_database)),

@@ -26,7 +26,7 @@ def test_no_line_is_too_long_to_read():
         (named(path), number, line) for path in TEMPLATES for number, line in enumerate(TEXTS[path].split("\n"), 1)
     ]
     assert len(lines) > 1_000
-    assert max(len(line) for _, _, line in lines) > LONGEST - 10, "lines are measured"
+    assert max(len(line) for _, _, line in lines) > LONGEST - 10, "the control: lines were measured"
     assert not [f"{name}:{number}" for name, number, line in lines if len(line) > LONGEST]
 
 
@@ -34,7 +34,7 @@ def test_icons_and_times_are_written_by_their_tags():
     assert not [named(path) for path, text in TEXTS.items() if re.search(r'class="icon"|<use\b', text)]
 
 
-def test_each_icon_of_a_template_is_in_the_sprite_and_each_of_the_sprite_is_drawn():
+def test_templates_draw_exactly_the_icons_of_the_sprite():
     chosen = {name for text in TEXTS.values() for name in re.findall(r'{% icon "([\w-]+)"', text)}
     assert len(chosen) > 15
     assert chosen <= set(ICONS)
@@ -42,7 +42,7 @@ def test_each_icon_of_a_template_is_in_the_sprite_and_each_of_the_sprite_is_draw
     assert drawn == list(ICONS)
 
 
-def test_an_icon_that_the_sprite_lacks_is_a_mistake():
+def test_an_icon_that_the_sprite_lacks_is_an_error():
     assert '<use href="#i-key" />' in icon("key")
     with pytest.raises(ValueError, match="no icon"):
         icon("nothing-like-it")
@@ -61,7 +61,7 @@ DRAWN_BY = {"run_row": "taskruns/board/_row.html", "select": "taskruns/board/_se
 
 
 def loaded(name: str) -> set[str]:
-    """The style sheets that the template itself asks for."""
+    """The style sheets that the template itself loads."""
     return {
         sheet for tag in re.findall(r"{% stylesheets ([^%]*)%}", text_of(name)) for sheet in re.findall(r"\w+", tag)
     }
@@ -72,7 +72,7 @@ def text_of(name: str) -> str:
 
 
 def classes_of(name: str) -> set[str]:
-    """The classes of a template and of all that it includes."""
+    """The classes used by a template and by the templates that it includes."""
     text = text_of(name)
     included = set(re.findall(r'{% include "([^"]+)"', text))
     included |= {DRAWN_BY[tag] for tag in re.findall(r"{% (\w+) ", text) if tag in DRAWN_BY}
@@ -85,7 +85,7 @@ def bare(value: str) -> str:
 
 
 def styled_by() -> dict[str, set[str]]:
-    """Class -> the sheets with a rule that begins with it, on a screen."""
+    """Class -> the style sheets with a rule for screens that begins with it."""
     found: dict[str, set[str]] = {}
     for sheet, text in SHEETS.items() - {("print", SHEETS["print"])}:
         rules = re.findall(r"([^{}]+){[^{}]*}", re.sub(r"/\*.*?\*/|@media[^{]*{", " ", text, flags=re.DOTALL))
@@ -109,14 +109,14 @@ def test_each_page_loads_the_style_sheets_of_what_it_shows():
         assert not [word for word, sheets in needed.items() if not sheets & has], named(path)
         assert not [sheet for sheet in has if not any(sheet in sheets for sheets in needed.values())], named(path)
         asked |= has
-    assert asked | everywhere == set(SHEETS), "no sheet is left that no page asks for"
+    assert asked | everywhere == set(SHEETS), "every sheet is loaded by a page"
 
 
 def rendered(source: str, **context: Any) -> str:
     return engines["django"].from_string(source).render(context)
 
 
-def test_tight_prints_no_blank_for_a_line_break_beside_a_tag():
+def test_tight_leaves_no_space_for_a_line_break_beside_a_tag():
     source = """{% tight %}
       <b class="x"
         title="{{ name }}">
@@ -133,7 +133,7 @@ def test_tight_prints_no_blank_for_a_line_break_beside_a_tag():
     assert rendered(source, name="N") == expected
 
 
-def test_a_time_is_written_out_for_who_has_no_script():
+def test_a_time_is_readable_without_a_script():
     at = Moment("2026-11-23T03:00:00.000Z", "2026-11-23 04:00:00 <CET>")
     html = rendered('{% moment at mark="started" %}', at=at)
     assert html == (
@@ -144,7 +144,7 @@ def test_a_time_is_written_out_for_who_has_no_script():
     assert rendered("{% ago at %}", at=at) == '<time datetime="2026-11-23T03:00:00.000Z" data-relative></time>'
 
 
-def test_a_time_that_is_not_known_says_so():
+def test_an_unknown_time_says_so():
     assert rendered("{% moment at %}", at=None) == '<span class="quiet">\N{EN DASH}</span>'
     assert rendered('{% moment at "never" %}', at=None) == '<span class="quiet">never</span>'
     assert rendered("{% exact_time at %}", at=None) == ""

@@ -1,3 +1,5 @@
+"""Fixtures of the mirror: a stopped clock, a key and a fake Arize."""
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +14,7 @@ from tests.fake_arize import START, World
 
 @pytest.fixture
 def clock() -> Iterator[Any]:
-    """It stands still until the test moves it."""
+    """A stopped clock that tests move."""
     with time_machine.travel(START, tick=False) as clock:
         yield clock
 
@@ -24,4 +26,4 @@ def credential(clock: Any, team: Team) -> Credential:
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    return World().speak(arize)
+    return World().install(arize)

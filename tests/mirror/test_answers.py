@@ -1,4 +1,4 @@
-"""What counts as an answer of Arize's: a round that met nothing but refusals has read nothing."""
+"""Which answers of Arize count: a round that met only refusals has read nothing."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,17 +22,17 @@ NO_ANSWERS: dict[str, Fault] = {
 }
 
 
-def must(report: RoundReport | None) -> RoundReport:
+def report_of(report: RoundReport | None) -> RoundReport:
     assert report is not None
     return report
 
 
 @pytest.mark.parametrize("kind", NO_ANSWERS)
-def test_a_round_without_one_good_answer_is_a_problem(kind: str, credential: Credential, world: World) -> None:
+def test_a_round_with_only_refusals_is_a_problem(kind: str, credential: Credential, world: World) -> None:
     Credential.objects.update(failing_since=EARLIER, failing_reason="rejected", last_good_at=EARLIER)
     world.task("T1")
     world.fault = lambda _: NO_ANSWERS[kind]
-    report = must(refresh(credential.pk, force=True))
+    report = report_of(refresh(credential.pk, force=True))
     assert report.problem.endswith(".")
     credential.refresh_from_db()
     assert (credential.failing_since, credential.failing_reason) == (EARLIER, "rejected")
@@ -42,26 +42,26 @@ def test_a_round_without_one_good_answer_is_a_problem(kind: str, credential: Cre
     with pytest.raises(CommandError, match="1 of 1 API keys failed"):
         call_command("refresh", credential.team.slug)
     world.fault = lambda _: None
-    assert must(refresh(credential.pk, force=True)).problem == ""
+    assert report_of(refresh(credential.pk, force=True)).problem == ""
     credential.refresh_from_db()
     assert (credential.failing_since, credential.failing_reason, credential.last_good_at) == (None, "", START)
     assert (credential.backoff_until, credential.failures) == (None, 0)
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
-def test_spaces_that_cannot_be_asked_are_no_problem_while_all_tasks_can(
+def test_refused_spaces_are_no_problem_if_all_tasks_can_be_listed(
     status: int, credential: Credential, world: World
 ) -> None:
     world.task("T1")
     world.fault = failing("space_id", status)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert Task.objects.get().arize_id == "T1"
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 422, 500])
-def test_a_list_of_tasks_that_is_refused_is_a_problem_and_known_runs_are_read_all_the_same(
+def test_a_refused_task_list_is_a_problem_but_known_runs_are_still_read(
     status: int, credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")
@@ -70,7 +70,7 @@ def test_a_list_of_tasks_that_is_refused_is_a_problem_and_known_runs_are_read_al
     run["status"] = "COMPLETED"
     world.fault = failing("/v2/tasks?", status)
     clock.shift(400)
-    assert str(status) in must(refresh(credential.pk)).problem
+    assert str(status) in report_of(refresh(credential.pk)).problem
     assert Run.objects.get().status == "completed"
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
@@ -79,28 +79,28 @@ def test_a_list_of_tasks_that_is_refused_is_a_problem_and_known_runs_are_read_al
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_key_for_single_spaces_only_is_well_although_it_may_not_ask_for_all(
+def test_a_key_for_single_spaces_is_healthy_without_access_to_the_rest(
     status: int, credential: Credential, world: World
 ) -> None:
     world.task("T1", space="S1")
     world.task("T2", space="S2")
     world.fault = lambda call: (status, {}, "") if "space_id=S1" not in call and "/v2/tasks?" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert Task.objects.get().arize_id == "T1"
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
 
 
-def test_spaces_of_which_a_page_is_missing_are_not_all(credential: Credential, world: World) -> None:
+def test_spaces_with_a_missing_page_are_not_all_spaces(credential: Credential, world: World) -> None:
     world.page = 1
     world.task("T1", space="S1")
     world.task("T2", space="S2")
     world.fault = failing("spaces?limit=100&cursor", 404)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert set(Task.objects.values_list("arize_id", flat=True)) == {"T1", "T2"}
 
 
-def test_a_run_that_is_gone_is_no_sign_of_a_server_that_is_not_arize(
+def test_a_missing_run_is_no_sign_of_a_server_that_is_not_arize(
     credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")
@@ -110,12 +110,12 @@ def test_a_run_that_is_gone_is_no_sign_of_a_server_that_is_not_arize(
     clock.shift(31)
     Task.objects.update(runs_read_at=timezone.now())
     world.calls.clear()
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert world.paths() == ["task-runs/R1", "spaces", "tasks"]
     assert Run.objects.get().status == "gone"
 
 
-def test_people_who_are_not_told_are_no_problem(credential: Credential, world: World) -> None:
+def test_refused_user_names_are_no_problem(credential: Credential, world: World) -> None:
     task = Task.objects.create(
         team=credential.team, endpoint=credential.endpoint, arize_id="T1", credential=credential, runs_read_at=START
     )
@@ -123,12 +123,12 @@ def test_people_who_are_not_told_are_no_problem(credential: Credential, world: W
     ArizeUser.objects.create(team=credential.team, endpoint=credential.endpoint, arize_id="U1")
     Credential.objects.update(tasks_read_at=START)
     world.fault = failing("users", 404)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert world.paths() == ["users/U1"]
 
 
 @pytest.mark.parametrize("what", ["spaces", "tasks", "T1/runs"])
-def test_a_list_that_repeats_itself_under_new_cursors_ends(
+def test_a_list_that_repeats_itself_with_new_cursors_ends(
     what: str, credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
@@ -140,7 +140,7 @@ def test_a_list_that_repeats_itself_under_new_cursors_ends(
     bodies = {"spaces": '"spaces": [{"id": "S1"}]', "tasks": '"tasks": [{"id": "T1", "name": "T"}]'}
     body = bodies.get(what, '"task_runs": [{"id": "new", "status": "COMPLETED"}]')
     world.fault = lambda call: repeated(body, world) if f"/{what}?" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert world.reads_of(f"/{what}?") == 2
 
 
@@ -148,13 +148,13 @@ def repeated(body: str, world: World) -> tuple[int, dict[str, str], str]:
     return 200, {}, f'{{{body}, "pagination": {{"has_more": true, "next_cursor": "c{len(world.calls)}"}}}}'
 
 
-def test_a_server_that_leaves_everything_out_is_an_empty_one(credential: Credential, world: World) -> None:
+def test_an_answer_without_members_is_an_empty_account(credential: Credential, world: World) -> None:
     world.fault = lambda _: (200, {}, "{}")
-    report = must(refresh(credential.pk))
+    report = report_of(refresh(credential.pk))
     assert (report.problem, report.tasks, report.changed) == ("", 0, 0)
 
 
-def test_a_cursor_counts_also_when_there_should_be_no_more(credential: Credential, world: World) -> None:
+def test_a_cursor_is_followed_even_if_there_should_be_no_more(credential: Credential, world: World) -> None:
     def answer(call: str) -> tuple[int, dict[str, str], str] | None:
         if not call.startswith("/v2/spaces"):
             return None

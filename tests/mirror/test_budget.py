@@ -1,4 +1,4 @@
-"""What a round may spend: the rate limit of a key in any minute; a bucket each for active runs and first contact."""
+"""The budget of a round: a key's rate limit in any minute, with separate buckets for active runs and first contact."""
 
 from itertools import takewhile
 from typing import Any
@@ -15,7 +15,7 @@ Spending = list[tuple[int, Kind, int]]  # (second, kind, calls granted)
 
 
 def spend(limit: int, rounds: Any) -> Spending:
-    """Each round comes `later` seconds after the one before and wants calls: (later, {kind: calls wanted})."""
+    """Run rounds, each given as (seconds after the previous one, {kind: calls wanted})."""
     now, recent, granted = START, [], []
     for later, wanted in rounds:
         now += later
@@ -46,7 +46,7 @@ wants = st.dictionaries(st.sampled_from(Kind), st.integers(0, 400), min_size=1)
 
 @given(limit=st.integers(1, 300), rounds=st.lists(st.tuples(st.integers(0, 40), wants), min_size=1, max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_no_minute_holds_more_than_the_limit_whatever_is_wanted(limit: int, rounds: Any):
+def test_no_minute_exceeds_the_rate_limit_whatever_is_wanted(limit: int, rounds: Any):
     spending = spend(limit, rounds)
     assert most_in_a_minute(spending, *Kind) <= limit
     assert most_in_a_minute(spending, Kind.ACTIVE) <= max(1, limit * 2 / 3)
@@ -54,8 +54,8 @@ def test_no_minute_holds_more_than_the_limit_whatever_is_wanted(limit: int, roun
 
 @pytest.mark.parametrize("limit", [60, 300])
 @pytest.mark.parametrize("greedy", [(Kind.ACTIVE,), (Kind.FIRST,)])
-def test_each_round_of_a_minute_has_its_part(limit: int, greedy: tuple[Kind]):
-    """However much the first rounds want, and for minutes on end."""
+def test_each_round_of_a_minute_gets_its_share(limit: int, greedy: tuple[Kind]):
+    """Also if the first rounds want everything, for several minutes."""
     spending = spend(limit, [(5, dict.fromkeys(greedy, 1_000))] * 36)
     assert min(each_round(spending, *greedy)) >= limit // 30
     assert most_in_a_minute(spending, *greedy) >= limit / 2
@@ -69,8 +69,8 @@ def test_active_runs_and_first_contact_do_not_starve_each_other(order: tuple[Kin
     assert sum(each_round(spending, Kind.FIRST)) >= minutes * 300 / 4
 
 
-def test_first_contact_leaves_room_for_what_comes_later_in_the_minute():
-    """Eight active runs and a cancel that is followed, each round; first contact takes what it can."""
+def test_first_contact_leaves_calls_for_later_in_the_minute():
+    """Each round reads eight active runs and follows a cancel; first contact takes as much as it can."""
     wanted = {Kind.OTHER: 1, Kind.ACTIVE: 8, Kind.FIRST: 1_000}
     spending = spend(300, [(5, wanted)] * 36)
     assert set(each_round(spending, Kind.OTHER)) == {1}
@@ -83,12 +83,12 @@ def test_sixteen_active_tasks_are_read_every_five_seconds():
     assert sum(each_round(spending, Kind.ACTIVE)) >= 24 * 15.5
 
 
-def test_a_round_after_a_pause_makes_up_for_it():
+def test_a_round_after_a_pause_gets_the_calls_of_the_pause():
     assert each_round(spend(300, [(30, {Kind.ACTIVE: 1_000})] * 6), Kind.ACTIVE) == [50] * 6
 
 
 @pytest.mark.parametrize(("limit", "ahead"), [(1, 1), (100, 5), (300, 15), (3_000, MOST_AHEAD)])
-def test_calls_are_noted_before_they_are_made(limit: int, ahead: int):
+def test_calls_are_recorded_before_they_are_made(limit: int, ahead: int):
     with time_machine.travel(START, tick=False):
         budget = Budget(limit, [])
         assert budget.needs_note()

@@ -1,4 +1,4 @@
-"""Arize's word that a run is cancelled is looked at once more: some go on in spite of it."""
+"""Confirmed cancels are checked once more, because some runs keep running."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from tests.fake_arize import START, World
 
 @pytest.fixture
 def task(credential: Credential, world: World, clock: Any) -> Task:
-    """Read so lately that neither a list nor the sweep comes to it."""
+    """A task read so recently that neither its list nor the sweep is due."""
     world.task("T1")
     refresh(credential.pk, force=True)
     far = START + timedelta(days=1)
@@ -33,19 +33,19 @@ def cancelled(task: Task, world: World, number: int, *, now_in_arize: str) -> Ru
     return run
 
 
-def rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
+def run_rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
     clock.shift(seconds)
     Credential.objects.update(next_refresh_at=timezone.now(), tasks_read_at=timezone.now())
     assert refresh(credential.pk) is not None
 
 
-def test_one_that_goes_on_is_found_and_shown_in_red(
+def test_a_run_that_ignored_its_cancel_is_found_and_shown_in_red(
     task: Task, world: World, credential: Credential, clock: Any, vera: User, client_of: ClientOf
 ) -> None:
     lies = cancelled(task, world, 1, now_in_arize="RUNNING")
-    rounds(credential, clock, seconds=5)
+    run_rounds(credential, clock, seconds=5)
     assert world.reads_of("task-runs/R1") == 0, "too early: Arize may need a moment"
-    rounds(credential, clock, seconds=6)
+    run_rounds(credential, clock, seconds=6)
     lies.refresh_from_db()
     assert lies.status == Status.RUNNING
     page = client_of(vera).get("/teams/ops-north/runs/").content.decode()
@@ -53,21 +53,23 @@ def test_one_that_goes_on_is_found_and_shown_in_red(
     assert "Arize said that it was cancelled, but the run goes on." in page
 
 
-def test_one_that_keeps_its_word_costs_one_call(task: Task, world: World, credential: Credential, clock: Any) -> None:
+def test_a_run_that_stays_cancelled_costs_one_call(
+    task: Task, world: World, credential: Credential, clock: Any
+) -> None:
     cancelled(task, world, 1, now_in_arize="CANCELLED")
     for _ in range(6):
-        rounds(credential, clock, seconds=12)
+        run_rounds(credential, clock, seconds=12)
     assert world.reads_of("task-runs/R1") == 1
 
 
-def test_of_many_a_few_are_looked_at_in_a_round_and_old_ones_never(
+def test_a_round_reads_a_few_of_many_and_never_old_ones(
     task: Task, world: World, credential: Credential, clock: Any
 ) -> None:
     for number in range(12):
         cancelled(task, world, number, now_in_arize="CANCELLED")
-    rounds(credential, clock, seconds=12)
+    run_rounds(credential, clock, seconds=12)
     assert world.reads_of("task-runs/") == 5
-    rounds(credential, clock, seconds=5)
+    run_rounds(credential, clock, seconds=5)
     assert world.reads_of("task-runs/") == 10
-    rounds(credential, clock, seconds=600)
+    run_rounds(credential, clock, seconds=600)
     assert world.reads_of("task-runs/") == 10

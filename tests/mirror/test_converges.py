@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way, rounds bring the mirror to what Arize holds."""
+"""Whatever fails, later rounds make the mirror equal to Arize."""
 
 import itertools
 from datetime import timedelta
@@ -35,8 +35,8 @@ FAULTS: list[Fault] = [
 WORDS = ["PENDING", "running", "COMPLETED", "Failed", "CANCELLED", "PAUSED"]
 
 
-def live_on(world: World, chance: Random) -> None:
-    """What happens in Arize between two rounds."""
+def change_world(world: World, chance: Random) -> None:
+    """Change Arize as between two rounds."""
     if chance.random() < 0.2:
         world.task(f"N{len(world.tasks)}", space=chance.choice(["S1", "S2"]))
     for task in world.tasks:
@@ -52,7 +52,7 @@ def live_on(world: World, chance: Random) -> None:
             world.tasks[task]["name"] = f"Renamed {chance.randrange(100)}"
 
 
-def held(world: World) -> dict[str, tuple[str, int]]:
+def runs_in_arize(world: World) -> dict[str, tuple[str, int]]:
     runs = [run for runs in world.runs.values() for run in runs]
     known = set(Status.values)
     return {
@@ -76,7 +76,7 @@ def test_rounds_converge_under_random_faults(seed: int, credential: Credential, 
     with time_machine.travel(timezone.now() + timedelta(hours=1), tick=False) as clock:
         world.fault = lambda call: _fault(call, chance)
         for _ in range(8):
-            live_on(world, chance)
+            change_world(world, chance)
             _round(credential, clock)
         world.fault = lambda _: None
         for _ in range(4):
@@ -87,26 +87,26 @@ def test_rounds_converge_under_random_faults(seed: int, credential: Credential, 
 @pytest.mark.commits
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_two_workers_at_once_and_late_answers_undo_nothing(
+def test_concurrent_workers_and_late_answers_undo_nothing(
     seed: int, committed: None, arize: responses.RequestsMock
 ) -> None:
-    """Two rounds with one key at the same time, as when a lease ran out on a worker that was only slow. An answer
-    arrives after Arize has moved on and after the other worker has read that.
+    """Two rounds with one key at the same time, as when the claim of a slow worker expired. An answer arrives after
+    Arize has changed and after the other worker has read the change.
     """
     chance = Random(seed)
     Team.objects.all().delete()
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
-    world = World(page=chance.choice([2, 5, 100])).speak(arize)
+    world = World(page=chance.choice([2, 5, 100])).install(arize)
     for number in range(4):
         world.task(f"T{number}", space=f"S{number % 2 + 1}")
     with time_machine.travel(timezone.now() + timedelta(hours=1)) as clock:
         ended: set[tuple[str, str]] = set()
         for _ in range(7):
-            live_on(world, chance)
+            change_world(world, chance)
             ended |= _two_rounds(credential, world, chance)
-            assert _ended() >= ended, "what had ended has never begun again"
+            assert _ended() >= ended, "an ended run never becomes active again"
             clock.shift(61)
-        world.fault, world.on_its_way = lambda _: None, lambda _: None
+        world.fault, world.before_answer = lambda _: None, lambda _: None
         for _ in range(3):
             clock.shift(61)
             _forced(credential)
@@ -114,22 +114,22 @@ def test_two_workers_at_once_and_late_answers_undo_nothing(
 
 
 def _two_rounds(credential: Credential, world: World, chance: Random) -> set[tuple[str, str]]:
-    """While one answer of the first is on its way, Arize moves on and the second makes a whole round. What was mirrored
-    as ended then.
+    """While one answer to the first worker is delayed, Arize changes and the second worker makes a whole round. Returns
+    the runs that were mirrored as ended then.
     """
     world.fault = lambda call: _fault(call, chance) if chance.random() < 0.3 else None
     reads = itertools.count()
     late = chance.randrange(4)
     ended: set[tuple[str, str]] = set()
 
-    def on_its_way(call: str) -> None:
+    def before_answer(call: str) -> None:
         if "run" in call and next(reads) == late:
-            with world.standing_still():
+            with world.locked():
                 for _ in range(3):
-                    live_on(world, chance)
+                    change_world(world, chance)
             ended.update(*in_threads(1, lambda _: _forced(credential) or _ended()))
 
-    world.on_its_way = on_its_way
+    world.before_answer = before_answer
     _forced(credential)
     return ended
 
@@ -144,15 +144,15 @@ def _ended() -> set[tuple[str, str]]:
 
 
 def _fault(call: str, chance: Random) -> Fault | None:
-    """Anything at any time, but for one lie: that a single run which is there is not. That makes it gone, and what is
-    gone comes back by the lists only.
+    """Any fault at any time, except a 404 for a single run that exists: it would be gone, and only lists bring a run
+    that is gone back.
     """
     fault = chance.choice(FAULTS) if chance.random() < 0.3 else None
     return None if fault == NOT_FOUND and "/task-runs/" in call else fault
 
 
 def _round(credential: Credential, clock: Any) -> None:
-    """When the key is due again, and the tasks may be listed again."""
+    """A round when the key is due again and the tasks may be listed again."""
     credential.refresh_from_db()
     due = max(filter(None, (credential.next_refresh_at, credential.backoff_until, timezone.now())))
     clock.move_to(due + timedelta(seconds=61))
@@ -160,9 +160,9 @@ def _round(credential: Credential, clock: Any) -> None:
 
 
 def _assert_same(world: World) -> None:
-    """Runs that had ended and left the newest page before they were first seen are read on demand only."""
+    """Runs that ended and left the newest page before they were first seen are read on demand only."""
     mirrored = {run.arize_id: (run.status, run.num_successes) for run in Run.objects.all()}
-    there = held(world)
+    there = runs_in_arize(world)
     newest = {run["id"] for runs in world.runs.values() for run in runs[: world.page]}
     assert mirrored.keys() <= there.keys()
     assert newest <= mirrored.keys()

@@ -1,4 +1,4 @@
-"""What watching costs: calls to Arize in a minute, counted while simulated workers tick and simulated boards poll."""
+"""Calls to Arize per minute, counted while simulated workers tick and simulated boards poll."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,8 +19,8 @@ MINUTES = 2
 
 @pytest.fixture
 def world(arize: responses.RequestsMock, clock: Any, team: Team) -> World:
-    """1,000 tasks in four spaces, which the mirror knows, and five active runs."""
-    world = World().speak(arize)
+    """1,000 mirrored tasks in four spaces, and five active runs."""
+    world = World().install(arize)
     key = make_credential(team, first_contact_done_at=START)
     for number in range(1000):
         ran = f"2026-11-22T{number // 60:02}:{number % 60:02}:00Z"
@@ -46,11 +46,11 @@ def world(arize: responses.RequestsMock, clock: Any, team: Team) -> World:
 
 
 def most_in_a_minute(world: World, clock: Any, *, boards: int, minutes: int = MINUTES) -> int:
-    """Ticks each 5 s for some minutes; before each, every open board polls."""
+    """Tick every 5 s for some minutes; before each tick, every open board polls."""
     called = {}
     for second in range(5, 60 * minutes + 5, 5):
         clock.move_to(START + timedelta(seconds=second))
-        team = Team.objects.get()  # as each of them loaded it, at one moment
+        team = Team.objects.get()  # each board polls as if it was loaded at the same time
         for _ in range(boards):
             note_attention([team])
         before = len(world.calls)
@@ -60,7 +60,7 @@ def most_in_a_minute(world: World, clock: Any, *, boards: int, minutes: int = MI
     return max(sum(calls for at, calls in called.items() if start <= at < start + 60) for start in called)
 
 
-def test_calls_do_not_depend_on_how_many_watch(world: World, clock: Any) -> None:
+def test_calls_do_not_depend_on_the_number_of_viewers(world: World, clock: Any) -> None:
     one = most_in_a_minute(world, clock, boards=1, minutes=1)
     Credential.objects.update(next_refresh_at=START, tasks_read_at=START, recent_calls=[])
     Task.objects.update(runs_read_at=START, swept_at=None)

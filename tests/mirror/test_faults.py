@@ -1,4 +1,4 @@
-"""What a round does when Arize refuses, is slow, or answers nonsense."""
+"""A round when Arize refuses, is slow or sends invalid answers."""
 
 import math
 from datetime import timedelta
@@ -25,17 +25,17 @@ def wait_of(credential: Credential) -> float:
     return (until - timezone.now()).total_seconds()
 
 
-def must(report: RoundReport | None) -> RoundReport:
+def report_of(report: RoundReport | None) -> RoundReport:
     assert report is not None
     return report
 
 
-def test_401_marks_the_key_failing_once_and_leaves_it_alone(
+def test_401_marks_the_key_failing_once_and_stops_reading_with_it(
     credential: Credential, world: World, clock: Any, team: Team
 ) -> None:
     world.fault = failing("/v2/", 401)
     before = Team.objects.get().board_version
-    report = must(refresh(credential.pk))
+    report = report_of(refresh(credential.pk))
     assert report.unauthorized
     assert len(world.calls) == 1
     credential.refresh_from_db()
@@ -66,7 +66,7 @@ def test_429_waits_as_long_as_arize_asks(
 ) -> None:
     Team.objects.update(watched_at=START)
     world.fault = failing("/v2/", 429, **({"Retry_After": header} if header else {}))
-    report = must(refresh(credential.pk))
+    report = report_of(refresh(credential.pk))
     assert not report.unauthorized
     assert "429" in report.problem
     assert len(world.calls) == 1
@@ -76,12 +76,12 @@ def test_429_waits_as_long_as_arize_asks(
     assert credential.failing_since is None
 
 
-def test_429_in_the_middle_stops_the_round(credential: Credential, world: World) -> None:
+def test_429_during_a_round_stops_it(credential: Credential, world: World) -> None:
     for number in range(60):
         world.task(f"T{number}")
     world.fault = lambda _: (429, {}, "") if len(world.calls) > 10 else None
-    assert "429" in must(refresh(credential.pk)).problem
-    # The first refusal, and what was under way with it.
+    assert "429" in report_of(refresh(credential.pk)).problem
+    # The first refused call, and those in flight at the same time.
     assert 11 <= len(world.calls) <= 10 + THREADS
 
 
@@ -96,7 +96,7 @@ FAULTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
+def test_faults_of_arize_are_met_with_exponential_backoff(
     kind: str, credential: Credential, world: World, clock: Any
 ) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
@@ -107,8 +107,8 @@ def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
     waits = []
     for _ in range(9):
         world.calls.clear()
-        assert must(refresh(credential.pk)).problem
-        # Three faults, with two repeats each, and what was under way with them.
+        assert report_of(refresh(credential.pk)).problem
+        # Three faults with two retries each, and the calls in flight at the same time.
         assert len(world.calls) <= 33
         waits.append(wait_of(credential))
         clock.shift(math.ceil(waits[-1]) + 60)
@@ -116,7 +116,7 @@ def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
     assert events() == []
     before = Team.objects.get().board_version
     world.fault = lambda _: None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert wait_of(credential) == 5
     credential.refresh_from_db()
     assert (credential.failures, credential.backoff_until, credential.backoff_reason) == (0, None, "")
@@ -133,19 +133,19 @@ def test_faults_of_arize_are_met_by_waiting_twice_as_long_each_time(
         ("soon", [5, 10]),
     ],
 )
-def test_a_fault_that_names_its_end_is_waited_for(
+def test_a_retry_after_of_a_fault_is_respected(
     header: str, waits: list[int], credential: Credential, world: World, clock: Any
 ) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
     world.fault = failing("/v2/", 503, Retry_After=header)
     for seconds in waits:
-        assert "503" in must(refresh(credential.pk)).problem
+        assert "503" in report_of(refresh(credential.pk)).problem
         assert wait_of(credential) == seconds
         clock.shift(seconds)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "refused"])
-def test_one_broken_task_does_not_starve_the_others(
+def test_one_failing_task_does_not_starve_the_others(
     kind: str, credential: Credential, world: World, clock: Any
 ) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
@@ -153,12 +153,12 @@ def test_one_broken_task_does_not_starve_the_others(
         world.task(f"T{number}", last_run_at="2026-11-23T00:00:00Z")
         world.run(f"R{number}", f"T{number}", "COMPLETED")
     world.fault = lambda call: FAULTS[kind] if "T3/runs" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     for number in range(8):
         world.run(f"N{number}", f"T{number}", "COMPLETED", minute=1)
         world.tasks[f"T{number}"]["last_run_at"] = "2026-11-23T00:01:00Z"
     clock.shift(61)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     expected = {f"{kind}{number}" for kind in "RN" for number in range(8) if number != 3}
     assert set(Run.objects.values_list("arize_id", flat=True)) == expected
     world.fault = lambda _: None
@@ -167,7 +167,7 @@ def test_one_broken_task_does_not_starve_the_others(
     assert set(Run.objects.values_list("arize_id", flat=True)) == expected | {"R3", "N3"}
 
 
-def test_many_broken_tasks_among_healthy_ones_do_not_end_the_round(
+def test_failing_tasks_among_healthy_ones_do_not_end_the_round(
     credential: Credential, world: World, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("taskruns.services.mirror.reader.THREADS", 1)
@@ -176,29 +176,29 @@ def test_many_broken_tasks_among_healthy_ones_do_not_end_the_round(
         world.run(f"R{number}", f"T{number}", "COMPLETED")
     turns = cycle([FAULTS["HTML"], FAULTS["HTML"], None])
     world.fault = lambda call: next(turns) if "/runs" in call else None
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     assert Run.objects.count() == 4
     credential.refresh_from_db()
     assert credential.backoff_until is None
 
 
 @pytest.mark.parametrize("spoil", [{"ciphertext": "no-token"}, {"endpoint": "http://elsewhere.test"}])
-def test_a_key_that_cannot_be_used_is_failing_and_nothing_is_asked(
+def test_an_unusable_key_is_failing_and_sends_nothing(
     spoil: dict[str, str], credential: Credential, world: World
 ) -> None:
     Credential.objects.update(**spoil)
-    assert must(refresh(credential.pk)).problem
+    assert report_of(refresh(credential.pk)).problem
     credential.refresh_from_db()
     assert credential.failing_since is not None
     assert world.calls == []
     assert events() == [("credential.failing", "done")]
 
 
-def test_runs_that_always_fail_keep_no_other_from_being_read(credential: Credential, world: World, clock: Any) -> None:
+def test_failing_runs_do_not_keep_others_from_being_read(credential: Credential, world: World, clock: Any) -> None:
     for number in range(8):
         world.task(f"T{number}")
         world.run(f"R{number}", f"T{number}")
-    must(refresh(credential.pk))
+    report_of(refresh(credential.pk))
     world.task("new", space="S1")
     world.run("newcomer", "new")
     broken = [f"task-runs/R{number}" for number in range(4)]
@@ -206,27 +206,25 @@ def test_runs_that_always_fail_keep_no_other_from_being_read(credential: Credent
     for _ in range(3):
         clock.shift(61)
         world.run("R7", "T7", "COMPLETED")["id"] = "R7-next"
-        assert not must(refresh(credential.pk)).problem
+        assert not report_of(refresh(credential.pk)).problem
     assert Run.objects.filter(arize_id__in=["newcomer", "R7-next"]).count() == 2
     credential.refresh_from_db()
     assert (credential.failures, credential.backoff_until) == (0, None)
 
 
-def test_a_run_that_always_fails_costs_calls_only_now_and_then(
-    credential: Credential, world: World, clock: Any
-) -> None:
+def test_a_run_that_always_fails_costs_few_calls(credential: Credential, world: World, clock: Any) -> None:
     world.task("T1")
     world.task("T2")
     world.run("broken", "T1")
     world.run("sound", "T2")
-    must(refresh(credential.pk))
+    report_of(refresh(credential.pk))
     looks: list[tuple[bool, bool]] = []
 
     def read() -> None:
         clock.shift(10)
         Credential.objects.update(next_refresh_at=timezone.now())
         world.calls.clear()
-        must(refresh(credential.pk))
+        report_of(refresh(credential.pk))
         looks.append((bool(world.reads_of("task-runs/broken")), bool(world.reads_of("task-runs/sound"))))
 
     world.fault = failing("task-runs/broken", 500)
@@ -243,11 +241,11 @@ def test_a_run_that_always_fails_costs_calls_only_now_and_then(
 def test_three_faults_of_an_arize_that_is_down_end_the_round(credential: Credential, world: World, clock: Any) -> None:
     for number in range(40):
         world.task(f"T{number}")
-    must(refresh(credential.pk))
+    report_of(refresh(credential.pk))
     clock.shift(400)
     world.calls.clear()
     world.fault = failing("/v2/", 503)
-    assert "503" in must(refresh(credential.pk)).problem
+    assert "503" in report_of(refresh(credential.pk)).problem
     assert world.reads_of("/runs") < 40
     credential.refresh_from_db()
     assert credential.backoff_until is not None

@@ -1,4 +1,4 @@
-"""The first reading of a large account: in the background, under the ceiling, with progress that people see."""
+"""The first reading of a large account: in the background, within the rate limit, with visible progress."""
 
 import itertools
 import re
@@ -20,17 +20,17 @@ from tests.clients import ClientOf
 from tests.factories import actor
 from tests.fake_arize import START, World, failing
 
-CEILING = 60
+RATE_LIMIT = 60
 
 
 @pytest.fixture
 def world(arize: responses.RequestsMock, settings: Any) -> World:
-    settings.ARIZE_CALLS_PER_MINUTE = CEILING
-    return World().speak(arize)
+    settings.ARIZE_CALLS_PER_MINUTE = RATE_LIMIT
+    return World().install(arize)
 
 
-def work(clock: Any, world: World, *, until: Callable[[int], bool]) -> dict[int, list[str]]:
-    """A worker's ticks, each 5 s; the calls of each."""
+def run_ticks(clock: Any, world: World, *, until: Callable[[int], bool]) -> dict[int, list[str]]:
+    """Run a worker's ticks, one every 5 s. Returns the calls of each."""
     called: dict[int, list[str]] = {}
     for second in range(0, 3600, 5):
         clock.move_to(START + timedelta(seconds=second))
@@ -56,14 +56,14 @@ def texts() -> list[str]:
 
 
 @pytest.mark.slow
-def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_looks(
+def test_first_contact_continues_within_the_rate_limit_without_viewers(
     credential: Credential, world: World, clock: Any, settings: Any
 ) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 120
     for number in range(250):
         world.task(f"T{number}")
         world.run(f"R{number}", f"T{number}", "COMPLETED")
-    called = work(clock, world, until=is_done)
+    called = run_ticks(clock, world, until=is_done)
     assert most_in_a_minute(called) <= 120
     # 250 tasks and, each minute, their lists (4 calls) and the sweep (10).
     assert max(called) < 180
@@ -76,11 +76,11 @@ def test_it_goes_on_round_after_round_at_the_pace_of_the_ceiling_though_nobody_l
 def test_the_newest_page_of_each_task_is_read_once(credential: Credential, world: World, clock: Any) -> None:
     for number in range(100):
         world.task(f"T{number:03}")
-    called = work(clock, world, until=lambda second: second == 60)
+    called = run_ticks(clock, world, until=lambda second: second == 60)
     lists = [call for calls in called.values() for call in calls if "/runs" in call]
     assert not [call for call in lists if "cursor" in call]
     unread = Task.objects.filter(runs_read_at=None).count()
-    assert len(lists) - len(set(lists)) <= 10, "only the sweep reads one again"
+    assert len(lists) - len(set(lists)) <= 10, "only the sweep reads a task again"
     assert 0 < unread < 100
 
 
@@ -95,29 +95,31 @@ def test_a_small_account_is_read_in_one_round(credential: Credential, world: Wor
 
 
 @pytest.mark.slow
-def test_active_runs_come_first_in_each_of_its_rounds(credential: Credential, world: World, clock: Any) -> None:
+def test_active_runs_come_first_in_each_round_of_first_contact(
+    credential: Credential, world: World, clock: Any
+) -> None:
     for number in range(100):
         world.task(f"T{number:03}")
     world.tasks["T099"]["last_run_at"] = "2026-11-23T02:59:00Z"  # such a task is read among the first
     world.run("active", "T099")
     Team.objects.update(watched_at=START + timedelta(days=1))
-    called = work(clock, world, until=is_done)
+    called = run_ticks(clock, world, until=is_done)
     reads = [second for second, calls in called.items() if "/v2/task-runs/active" in calls]
     assert [calls[0] for second, calls in called.items() if second in reads] == ["/v2/task-runs/active"] * len(reads)
     gaps = [later - earlier for earlier, later in itertools.pairwise(reads)]
-    assert (reads[0], max(gaps)) == (5, 5), "it is never left for the next minute"
-    assert most_in_a_minute(called) <= CEILING
+    assert (reads[0], max(gaps)) == (5, 5), "no call is left for the next minute"
+    assert most_in_a_minute(called) <= RATE_LIMIT
 
 
 @pytest.mark.slow
-def test_when_nobody_looks_its_rounds_do_not_read_active_runs_each_time(
+def test_without_viewers_its_rounds_do_not_read_active_runs_each_time(
     credential: Credential, world: World, clock: Any
 ) -> None:
     for number in range(80):
         world.task(f"T{number:03}")
     world.tasks["T000"]["last_run_at"] = "2026-11-23T02:59:00Z"
     world.run("active", "T000")
-    called = work(clock, world, until=is_done)
+    called = run_ticks(clock, world, until=is_done)
     alone = [second for second, calls in called.items() if "/v2/task-runs/active" in calls]
     reads = [second for second, calls in called.items() if any("active" in call or "T000" in call for call in calls)]
     assert max(later - earlier for earlier, later in itertools.pairwise(reads)) == 25
@@ -132,24 +134,24 @@ def test_cancellations_come_before_everything_else(credential: Credential, world
     refresh(credential.pk)
     run = Run.objects.get()
     Cancellation.objects.create(run=run, person_label="oli", stopping_since=timezone.now())
-    called = work(clock, world, until=lambda second: second == 55)
+    called = run_ticks(clock, world, until=lambda second: second == 55)
     assert [calls[0] for calls in called.values() if calls] == ["/v2/task-runs/stopping"] * 11
 
 
 @pytest.mark.slow
-def test_many_active_runs_leave_a_third_of_the_ceiling_to_it(credential: Credential, world: World, clock: Any) -> None:
+def test_many_active_runs_leave_it_a_third_of_the_rate_limit(credential: Credential, world: World, clock: Any) -> None:
     for number in range(60):
         world.task(f"T{number:03}")
         world.run(f"R{number}", f"T{number:03}")
     Team.objects.update(watched_at=START + timedelta(days=1))
-    called = work(clock, world, until=is_done)
-    assert most_in_a_minute(called) <= CEILING
-    assert max(called) <= 60 / (CEILING / 3 - 3) * 60
+    called = run_ticks(clock, world, until=is_done)
+    assert most_in_a_minute(called) <= RATE_LIMIT
+    assert max(called) <= 60 / (RATE_LIMIT / 3 - 3) * 60
     assert Run.objects.count() == 60
 
 
 @pytest.mark.slow
-def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
+def test_progress_is_described_from_the_first_minute_to_the_last(
     credential: Credential, world: World, clock: Any, django_assert_num_queries: Any
 ) -> None:
     assert texts() == ["Key “Production” is new: the list of its tasks is being read."]
@@ -158,17 +160,17 @@ def test_progress_is_a_sentence_from_the_first_minute_to_the_last(
     numbers = []
     versions = set()
 
-    def look(_: int) -> bool:
+    def note_progress(_: int) -> bool:
         numbers.extend((contact.read, contact.total) for contact in first_contacts(Credential.objects.all()))
         versions.add(Team.objects.get().board_version)
         return len(numbers) == 13
 
-    work(clock, world, until=look)
-    assert numbers[0] == (CEILING / 3, 1200), "a third of the ceiling at once"
+    run_ticks(clock, world, until=note_progress)
+    assert numbers[0] == (RATE_LIMIT / 3, 1200), "a third of the rate limit at once"
     assert numbers == sorted(numbers)
     assert numbers[11][0] > numbers[0][0] + 10
     assert texts() == [f"First reading with key “Production”: read {numbers[-1][0]:,} of 1,200 tasks."]
-    assert len(versions) >= 8, "open boards are told"
+    assert len(versions) >= 8, "open boards are updated"
     Task.objects.update(runs_read_at=timezone.now())
     clock.shift(5)
     refresh(credential.pk)
@@ -183,7 +185,7 @@ def test_a_failing_key_shows_no_progress(credential: Credential, world: World) -
     assert texts() == []
 
 
-def test_a_task_that_always_fails_does_not_keep_it_open(credential: Credential, world: World, clock: Any) -> None:
+def test_a_failing_task_does_not_keep_first_contact_open(credential: Credential, world: World, clock: Any) -> None:
     for number in range(5):
         world.task(f"T{number}", last_run_at="2026-11-23T02:00:00Z")
     world.fault = failing("T3/runs", 500)
@@ -194,10 +196,12 @@ def test_a_task_that_always_fails_does_not_keep_it_open(credential: Credential, 
     for second in range(5, 65, 5):
         clock.move_to(START + timedelta(seconds=second))
         refresh(credential.pk)
-    assert world.reads_of("T3/runs") <= 3 * 3, "three tries at each, twice as a task that moved and once by the sweep"
+    assert world.reads_of("T3/runs") <= 3 * 3, "three attempts each: two as a changed task and one by the sweep"
 
 
-def test_a_key_that_is_let_into_a_large_space_begins_again(credential: Credential, world: World, clock: Any) -> None:
+def test_first_contact_restarts_when_a_key_sees_a_new_large_space(
+    credential: Credential, world: World, clock: Any
+) -> None:
     world.task("T0")
     refresh(credential.pk)
     assert is_done(0)
@@ -211,7 +215,7 @@ def test_a_key_that_is_let_into_a_large_space_begins_again(credential: Credentia
     assert due(timezone.now()) == [credential.pk]
 
 
-def test_a_replaced_key_begins_again(credential: Credential, world: World, mona: User) -> None:
+def test_a_replaced_key_starts_over(credential: Credential, world: World, mona: User) -> None:
     world.task("T0")
     refresh(credential.pk)
     assert is_done(0)
@@ -222,7 +226,7 @@ def test_a_replaced_key_begins_again(credential: Credential, world: World, mona:
     assert is_done(0)
 
 
-def test_429_in_the_middle_waits_and_goes_on(credential: Credential, world: World, clock: Any) -> None:
+def test_429_in_between_waits_and_continues(credential: Credential, world: World, clock: Any) -> None:
     for number in range(80):
         world.task(f"T{number}")
     world.fault = lambda _: (429, {"Retry-After": "40"}, "") if len(world.calls) == 10 else None
@@ -236,13 +240,13 @@ def test_429_in_the_middle_waits_and_goes_on(credential: Credential, world: Worl
     assert Task.objects.exclude(runs_read_at=None).count() > read
 
 
-def test_a_list_of_tasks_that_does_not_fit_into_a_round_goes_on_in_the_next(
+def test_a_task_list_too_long_for_a_round_continues_in_the_next(
     credential: Credential, world: World, clock: Any
 ) -> None:
     world.page = 2
     for number in range(180):
         world.task(f"T{number:03}", space=f"S{number // 60}")
-    called = work(clock, world, until=lambda _: Credential.objects.get().tasks_read_at is not None)
+    called = run_ticks(clock, world, until=lambda _: Credential.objects.get().tasks_read_at is not None)
     assert Task.objects.count() == 180
     lists = [call for calls in called.values() for call in calls if call.startswith("/v2/tasks?")]
     assert len(lists) == len(set(lists)) == 90, "no page is read twice"
@@ -250,18 +254,18 @@ def test_a_list_of_tasks_that_does_not_fit_into_a_round_goes_on_in_the_next(
     assert max(called) >= 60
 
 
-def test_a_round_without_calls_left_forgets_nothing_of_the_key(credential: Credential, world: World) -> None:
+def test_a_round_without_calls_keeps_the_spaces_of_the_key(credential: Credential, world: World) -> None:
     world.task("T0")
     refresh(credential.pk)
     spaces = Credential.objects.get().spaces
     assert [space["id"] for space in spaces] == ["S1"]
-    spent = [[int(timezone.now().timestamp()), 0, CEILING]]
+    spent = [[int(timezone.now().timestamp()), 0, RATE_LIMIT]]
     Credential.objects.update(recent_calls=spent, tasks_read_at=None, next_refresh_at=timezone.now())
     refresh(credential.pk)
     assert Credential.objects.get().spaces == spaces
 
 
-def test_the_page_of_the_keys_and_the_command_tell_how_far_it_is(
+def test_the_keys_page_and_the_command_show_the_progress(
     credential: Credential, world: World, mona: User, client_of: ClientOf
 ) -> None:
     for number in range(50):

@@ -1,4 +1,4 @@
-"""Several keys that see the same tasks: the first one reads and acts, until it cannot any more."""
+"""Several keys that see the same tasks: the first one reads and acts as long as it can."""
 
 from datetime import timedelta
 from io import StringIO
@@ -24,7 +24,7 @@ FIRST, SECOND = "ak-first-key-0123456789", "ak-second-key-0123456789"
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    world = World(sees={FIRST: {"S1", "S2"}, SECOND: {"S1", "S3"}}).speak(arize)
+    world = World(sees={FIRST: {"S1", "S2"}, SECOND: {"S1", "S3"}}).install(arize)
     for number in (1, 2, 3):
         world.task(f"T{number}", space=f"S{number}")
         world.run(f"R{number}", f"T{number}")
@@ -58,8 +58,8 @@ def test_the_first_key_that_lists_a_task_reads_it(keys: tuple[Credential, Creden
 
 
 @pytest.mark.slow
-def test_it_stays_with_the_first_key_while_that_one_goes_on_listing(keys: tuple[Credential, Credential]) -> None:
-    """At the pace of nobody looking, the lists of the two are minutes apart."""
+def test_a_task_stays_with_its_first_key_while_that_key_lists_it(keys: tuple[Credential, Credential]) -> None:
+    """Without attention, the lists of the two keys are minutes apart."""
     first, second = keys
     for minute in range(6, 60, 6):
         read(second, later=60 * minute - 1)
@@ -110,7 +110,7 @@ def test_another_key_takes_over_a_task_that_the_first_no_longer_lists(
     assert readers() == {"T1": "Second", "T2": "First", "T3": "Second"}
 
 
-def test_the_keys_of_two_teams_do_not_meet(keys: tuple[Credential, Credential], other_team: Team) -> None:
+def test_the_keys_of_two_teams_are_independent(keys: tuple[Credential, Credential], other_team: Team) -> None:
     key = make_credential(other_team, name="South", key=FIRST)
     refresh(key.pk)
     assert Task.objects.filter(team=other_team, credential=key).count() == 2
@@ -135,7 +135,7 @@ def test_the_command_reads_everything_now_and_says_what_it_did(team: Team, world
     assert (first.claimed_until, first.backoff_until) == (None, None)
 
 
-def test_the_command_sets_the_ceiling_aside(team: Team, world: World, settings: Any) -> None:
+def test_the_command_ignores_the_rate_limit(team: Team, world: World, settings: Any) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 1
     make_credential(team, name="First", key=FIRST)
     refreshed()
@@ -150,13 +150,11 @@ def test_the_command_reads_one_team_only(team: Team, other_team: Team, world: Wo
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-def test_the_command_fails_when_a_key_fails_and_still_reads_with_the_others(
-    status: int, team: Team, world: World
-) -> None:
+def test_the_command_fails_when_a_key_fails_and_reads_with_the_others(status: int, team: Team, world: World) -> None:
     make_credential(team, name="A broken one", key=FIRST)
     make_credential(team, name="Good", key=SECOND)
     world.sees = {FIRST: set(), SECOND: {"S3"}}
-    # Two questions with two repeats each, or the first refusal.
+    # Two calls with two retries each, or the first refused call.
     its_calls = 6 if status == 500 else 1
     world.fault = lambda _: (status, {}, "") if len(world.calls) <= its_calls else None
     out = StringIO()
@@ -167,13 +165,13 @@ def test_the_command_fails_when_a_key_fails_and_still_reads_with_the_others(
     assert Task.objects.filter(arize_id="T3").exists()
 
 
-def test_the_command_says_that_there_is_nothing_to_do_and_no_such_team(team: Team) -> None:
+def test_the_command_explains_an_unknown_team_and_an_empty_one(team: Team) -> None:
     assert refreshed("ops-north") == "There are no API keys to read with.\n"
     with pytest.raises(CommandError, match="There is no team ops-east"):
         refreshed("ops-east")
 
 
-def test_an_endpoint_that_is_no_longer_allowed_is_said_in_a_sentence(team: Team, settings: Any) -> None:
+def test_an_endpoint_that_is_no_longer_allowed_is_explained(team: Team, settings: Any) -> None:
     make_credential(team)
     settings.ARIZE_ENDPOINTS = ()
     out = StringIO()
@@ -191,7 +189,7 @@ def test_a_long_round_keeps_its_claim_and_a_lost_one_stays_lost(credential: Cred
     schedule.renew(held, budget=budget)
     until = held.claimed_until
     schedule.renew(held, budget=budget)
-    assert held.claimed_until == until, "not with every answer"
+    assert held.claimed_until == until, "not renewed with every answer"
     with time_machine.travel(timezone.now() + timedelta(seconds=30)):
         schedule.renew(held, budget=budget)
     assert held.claimed_until >= until + timedelta(seconds=29)
@@ -201,4 +199,4 @@ def test_a_long_round_keeps_its_claim_and_a_lost_one_stays_lost(credential: Cred
     with time_machine.travel(timezone.now() + timedelta(seconds=60)):
         schedule.renew(held, budget=budget)
     credential.refresh_from_db()
-    assert credential.claimed_until == until + timedelta(hours=1), "another round holds it now"
+    assert credential.claimed_until == until + timedelta(hours=1), "another round has claimed it"

@@ -1,4 +1,4 @@
-"""A worker that is killed in the middle of a round: real processes, killed by SIGKILL while Arize answers them."""
+"""Workers killed during a round: real processes, killed by SIGKILL while Arize answers."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ from tests.threads import in_threads
 pytestmark = pytest.mark.slow
 
 TASKS = 12
-# One round as the worker makes it: nothing but the claim stands between two of them.
+# One round of a worker. Only the claim keeps two workers from reading at once.
 ROUND = """
 import sys, uuid, django
 django.setup()
@@ -41,25 +41,25 @@ print(refresh(uuid.UUID(sys.argv[3])), flush=True)
 
 
 class Arize:
-    """A task's list tells one run that is active or has ended. Notes what is asked, and what is asked twice at once."""
+    """Each task lists one run, active or ended. Counts the requests, and keeps those that arrive twice at once."""
 
     def __init__(self) -> None:
         self.statuses = {f"R{number}": "RUNNING" if number < 4 else "COMPLETED" for number in range(TASKS)}
-        self.under_way: Counter[str] = Counter()
-        self.at_once: list[str] = []
-        self.kill: dict[int, int] = {}  # at which request, whom
+        self.in_flight: Counter[str] = Counter()
+        self.duplicates: list[str] = []
+        self.kill: dict[int, int] = {}  # number of the request -> pid to kill when it arrives
         self.asked = 0
 
     def arrived(self, path: str) -> None:
         self.asked += 1
         if victim := self.kill.pop(self.asked, None):
             os.kill(victim, signal.SIGKILL)
-        self.under_way[path] += 1
-        if self.under_way[path] > 1:
-            self.at_once.append(path)
+        self.in_flight[path] += 1
+        if self.in_flight[path] > 1:
+            self.duplicates.append(path)
 
     def answer(self, _: str, path: str) -> tuple[int, Any]:
-        self.under_way[path] -= 1
+        self.in_flight[path] -= 1
         match urlsplit(path).path.split("/")[2:]:
             case ["spaces"]:
                 return 200, {"spaces": [{"id": "S1", "name": "one"}]}
@@ -76,7 +76,7 @@ class Arize:
 
 
 def worker(double: ArizeServer, credential: Credential) -> subprocess.Popen[str]:
-    """A process that is about to begin a round."""
+    """A process that starts a round when told to."""
     database = connection.settings_dict["NAME"]
     return subprocess.Popen(
         [sys.executable, "-c", ROUND, str(database), double.url, str(credential.pk)],
@@ -89,15 +89,13 @@ def worker(double: ArizeServer, credential: Credential) -> subprocess.Popen[str]
     )
 
 
-def go(process: subprocess.Popen[str]) -> str:
-    """Let it begin; what it told of its round, nothing if it was killed."""
+def run_round(process: subprocess.Popen[str]) -> str:
+    """Start its round. Returns what it printed: nothing if it was killed."""
     return process.communicate("go\n", timeout=60)[0].strip()
 
 
 @pytest.mark.commits
-def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_reads_nothing_twice_at_once(
-    committed: None, settings: Any
-) -> None:
+def test_after_a_kill_the_next_round_loses_nothing_and_repeats_no_call(committed: None, settings: Any) -> None:
     arize = Arize()
     chance = Random(4)
     with serving(ArizeServer(arize.answer, on_arrival=arize.arrived)) as double:
@@ -107,9 +105,9 @@ def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_re
         moments = (1, 3, chance.randrange(4, 14))
         for moment, victim in [(moment, worker(double, credential)) for moment in moments]:
             arize.kill = {arize.asked + moment: victim.pid}
-            assert go(victim) == ""
+            assert run_round(victim) == ""
             assert victim.returncode == -signal.SIGKILL
-            # Its claim holds: nobody reads at the same time, as far as anyone can know that it is dead.
+            # Its claim is still valid, because nothing shows yet that it was killed.
             assert due(timezone.now()) == []
             assert refresh(credential.pk) is None
             Credential.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
@@ -119,13 +117,13 @@ def test_whatever_moment_a_worker_is_killed_at_the_next_one_loses_nothing_and_re
         assert sum(report is not None for report in reports) == 1
         assert mirrored() == {id_: word.lower() for id_, word in arize.statuses.items()}
         assert Task.objects.filter(runs_read_at=None).count() == 0
-        assert arize.at_once == []
+        assert arize.duplicates == []
         assert [fault for fault in double.faults if not isinstance(fault, ConnectionError)] == []
 
 
 @pytest.mark.commits
-def test_what_a_killed_worker_has_spent_counts_against_the_ceiling(committed: None, settings: Any) -> None:
-    """Also when it is killed again and again in the first seconds of a round: what is spent was noted before."""
+def test_the_calls_of_a_killed_worker_count_against_the_rate_limit(committed: None, settings: Any) -> None:
+    """Even if it is killed repeatedly at the start of a round, because calls are recorded before they are made."""
     credential = make_credential(Team.objects.create(slug="ops", name="Ops"))
     spent = 0
     for _ in range(30):
@@ -139,7 +137,7 @@ def test_what_a_killed_worker_has_spent_counts_against_the_ceiling(committed: No
     assert 200 <= spent <= 300
 
 
-def test_a_round_that_ends_well_counts_only_what_it_spent(credential: Credential) -> None:
+def test_a_completed_round_counts_only_the_calls_it_made(credential: Credential) -> None:
     held = schedule.claim(credential.pk)
     assert held is not None
     budget = Budget(300, held.recent_calls)

@@ -1,4 +1,4 @@
-"""Who reads when, how much, and what happens when Arize does not answer as it should."""
+"""When a key is read, how much, and by which worker."""
 
 import threading
 from datetime import timedelta
@@ -24,7 +24,7 @@ def wait_of(credential: Credential) -> float:
     return (until - timezone.now()).total_seconds()
 
 
-def must(report: RoundReport | None) -> RoundReport:
+def report_of(report: RoundReport | None) -> RoundReport:
     assert report is not None
     return report
 
@@ -50,7 +50,7 @@ def test_attention_decides_the_pace(
     assert due(timezone.now()) == [credential.pk]
 
 
-def test_attention_is_gone_after_fifteen_seconds(credential: Credential, world: World) -> None:
+def test_attention_ends_after_fifteen_seconds(credential: Credential, world: World) -> None:
     Team.objects.update(watched_at=START - timedelta(seconds=16))
     refresh(credential.pk)
     assert wait_of(credential) == 300
@@ -66,34 +66,32 @@ def test_a_team_under_an_emergency_stop_is_read_as_if_runs_were_active(credentia
     assert wait_of(credential) == 300
 
 
-def test_the_runs_of_another_key_do_not_hurry_this_one(credential: Credential, world: World) -> None:
+def test_runs_of_another_key_do_not_speed_up_this_one(credential: Credential, world: World) -> None:
     other = make_credential(credential.team, name="Other")
     make_run(Task.objects.create(team=credential.team, endpoint=credential.endpoint, arize_id="T9", credential=other))
     refresh(credential.pk)
     assert wait_of(credential) == 300
 
 
-def test_a_worker_that_died_keeps_its_claim_for_a_while_only(credential: Credential, world: World, clock: Any) -> None:
+def test_the_claim_of_a_killed_worker_expires(credential: Credential, world: World, clock: Any) -> None:
     Credential.objects.update(claimed_until=timezone.now() + timedelta(seconds=120))
     clock.shift(119)
     assert refresh(credential.pk) is None
     assert due(timezone.now()) == []
     clock.shift(1)
-    assert must(refresh(credential.pk)).problem == ""
+    assert report_of(refresh(credential.pk)).problem == ""
     credential.refresh_from_db()
     assert credential.claimed_until is None
 
 
-def test_a_person_at_the_shell_waits_for_no_claim(credential: Credential, world: World) -> None:
+def test_a_command_waits_for_no_claim(credential: Credential, world: World) -> None:
     later = timezone.now() + timedelta(minutes=1)
     Credential.objects.update(claimed_until=later, backoff_until=later, next_refresh_at=later)
     assert refresh(credential.pk) is None
-    assert must(refresh(credential.pk, force=True)).problem == ""
+    assert report_of(refresh(credential.pk, force=True)).problem == ""
 
 
-def test_a_revoked_key_and_the_key_of_an_archived_team_are_never_read_with(
-    credential: Credential, world: World
-) -> None:
+def test_revoked_keys_and_keys_of_archived_teams_are_never_used(credential: Credential, world: World) -> None:
     Team.objects.update(archived_at=timezone.now())
     assert (due(timezone.now()), refresh(credential.pk, force=True)) == ([], None)
     Team.objects.update(archived_at=None)
@@ -103,11 +101,11 @@ def test_a_revoked_key_and_the_key_of_an_archived_team_are_never_read_with(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ceiling", [7, 20])
-def test_no_sixty_seconds_hold_more_calls_than_the_ceiling(
-    ceiling: int, credential: Credential, world: World, clock: Any, settings: Any
+@pytest.mark.parametrize("limit", [7, 20])
+def test_no_sixty_seconds_exceed_the_rate_limit(
+    limit: int, credential: Credential, world: World, clock: Any, settings: Any
 ) -> None:
-    settings.ARIZE_CALLS_PER_MINUTE = ceiling
+    settings.ARIZE_CALLS_PER_MINUTE = limit
     for number in range(60):
         world.task(f"T{number}")
         world.run(f"R{number}", f"T{number}")
@@ -119,15 +117,13 @@ def test_no_sixty_seconds_hold_more_calls_than_the_ceiling(
         refresh(credential.pk)
         counted[second] = len(world.calls) - before
     windows = [sum(counted[at] for at in counted if start <= at < start + 60) for start in range(300)]
-    assert max(windows) <= ceiling
-    assert sum(counted.values()) >= 4 * ceiling
-    # The runs that are active leave room to find the others.
-    assert Run.objects.count() >= ceiling
+    assert max(windows) <= limit
+    assert sum(counted.values()) >= 4 * limit
+    # Reading active runs leaves calls to find new ones.
+    assert Run.objects.count() >= limit
 
 
-def test_the_ceiling_counts_the_reads_of_stopping_runs_and_repeated_reads(
-    credential: Credential, world: World, settings: Any
-) -> None:
+def test_reads_of_stopping_runs_and_repeated_reads_count(credential: Credential, world: World, settings: Any) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 3
     world.task("T1")
     task = Task.objects.create(team=credential.team, endpoint=credential.endpoint, arize_id="T1", credential=credential)
@@ -141,7 +137,7 @@ def test_the_ceiling_counts_the_reads_of_stopping_runs_and_repeated_reads(
     assert sum(calls for _, _, calls in credential.recent_calls) == 3
 
 
-def test_repeats_of_a_read_count_too(credential: Credential, world: World) -> None:
+def test_retries_of_a_read_count_too(credential: Credential, world: World) -> None:
     world.fault = failing("spaces", 500)
     refresh(credential.pk)
     credential.refresh_from_db()
@@ -149,14 +145,14 @@ def test_repeats_of_a_read_count_too(credential: Credential, world: World) -> No
     assert world.reads_of("spaces") == 3
 
 
-def test_there_is_no_retry_once_the_ceiling_is_reached(credential: Credential, world: World, settings: Any) -> None:
+def test_there_is_no_retry_once_the_rate_limit_is_reached(credential: Credential, world: World, settings: Any) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 5
     world.fault = failing("/v2/", 500)
-    assert "500" in must(refresh(credential.pk)).problem
+    assert "500" in report_of(refresh(credential.pk)).problem
     assert world.paths() == ["spaces"] * 3 + ["tasks"] * 2
 
 
-def test_the_ceiling_holds_while_everything_fails(
+def test_the_rate_limit_holds_while_everything_fails(
     credential: Credential, world: World, clock: Any, settings: Any
 ) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 20
@@ -175,7 +171,7 @@ def test_the_ceiling_holds_while_everything_fails(
     assert len(world.calls) == 20
 
 
-def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credential, world: World, clock: Any) -> None:
+def test_the_mirror_follows_a_stopping_run_to_its_end(credential: Credential, world: World, clock: Any) -> None:
     world.task("T1")
     seen = world.run("R1")
     refresh(credential.pk)
@@ -194,12 +190,12 @@ def test_a_stopping_run_is_followed_by_the_mirror_to_its_end(credential: Credent
 
 
 @pytest.mark.parametrize(("force", "tasks_read"), [(True, 40), (False, 0)])
-def test_only_a_person_at_the_shell_reads_as_long_as_it_takes(
+def test_only_a_command_reads_without_a_time_limit(
     force: Any, tasks_read: int, team: Team, settings: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(reader, "LONGEST_ROUND", 0.15)
     tasks = {"tasks": [{"id": f"T{number}"} for number in range(40)]}
-    is_slow = threading.Event()  # never set: waiting for it takes as long as one may wait
+    is_slow = threading.Event()  # never set, so each wait takes its full timeout
 
     def answer(_: str, path: str) -> tuple[int, Any]:
         is_slow.wait(0.2)
@@ -209,14 +205,14 @@ def test_only_a_person_at_the_shell_reads_as_long_as_it_takes(
         settings.ARIZE_ENDPOINTS = (double.url,)
         credential = make_credential(team)
         Credential.objects.update(endpoint=double.url)
-        report = must(refresh(credential.pk, force=force))
+        report = report_of(refresh(credential.pk, force=force))
     assert report.problem == ""
     assert Task.objects.exclude(runs_read_at=None).count() == tasks_read
     assert sum("/runs" in line for line in double.received) >= tasks_read
 
 
 @pytest.mark.commits
-def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> None:
+def test_concurrent_workers_make_one_round(committed: None, settings: Any) -> None:
     def answer(_: str, path: str) -> tuple[int, Any]:
         return 200, {path.split("/")[2].split("?", maxsplit=1)[0]: []}
 
@@ -230,9 +226,7 @@ def test_many_workers_at_once_make_one_round(committed: None, settings: Any) -> 
 
 
 @pytest.mark.slow
-def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
-    credential: Credential, world: World, clock: Any
-) -> None:
+def test_a_late_tick_never_skips_a_round(credential: Credential, world: World, clock: Any) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
     begun = []
     for tick in range(40):
@@ -247,7 +241,7 @@ def test_a_second_between_tick_and_round_never_makes_ten_seconds_of_five(
 def test_ticks_of_several_workers_do_not_make_the_pace_faster(credential: Credential, world: World, clock: Any) -> None:
     Team.objects.update(watched_at=START + timedelta(days=1))
     begun = 0
-    for tick in range(180):  # three workers, each with ticks of its own: five minutes
+    for tick in range(180):  # three workers with their own ticks, for five minutes
         clock.move_to(START + timedelta(seconds=5 * tick / 3))
         begun += refresh(credential.pk) is not None
     assert begun == 60

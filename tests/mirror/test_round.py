@@ -1,4 +1,4 @@
-"""One round of reading: what is asked, in which order, and what the mirror holds afterwards."""
+"""One round of reading: which calls it makes, in which order, and what the mirror holds afterwards."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +16,7 @@ Round = Callable[..., RoundReport]
 
 @pytest.fixture
 def read(credential: Credential, world: World) -> Round:
-    """One round, whatever the pace says; `later` seconds after now. Only its own calls are left in the record."""
+    """Run one round `later` seconds from now, regardless of the pace. Only its calls are recorded."""
 
     def read(*, later: float = 0) -> RoundReport:
         world.calls.clear()
@@ -43,7 +43,7 @@ def test_first_contact_reads_spaces_tasks_and_the_newest_page_of_each(world: Wor
     assert (report.problem, report.tasks, report.changed) == ("", 2, 103)
     assert world.paths()[:3] == ["spaces", "tasks", "tasks"]
     assert sorted(world.paths()[3:5]) == ["tasks/T1/runs", "tasks/T2/runs"]
-    assert world.paths()[5:] == ["tasks/T1/runs"] * 2, "T1's older active runs: one question a status"
+    assert world.paths()[5:] == ["tasks/T1/runs"] * 2, "T1's older active runs: one call per status"
     assert [call for call in world.calls if "space_id" in call] == [
         "/v2/tasks?space_id=S1&limit=100",
         "/v2/tasks?space_id=S2&limit=100",
@@ -55,7 +55,7 @@ def test_first_contact_reads_spaces_tasks_and_the_newest_page_of_each(world: Wor
     assert report.calls == len(world.calls) == 7
 
 
-def test_a_round_goes_in_order_of_worth(world: World, read: Round) -> None:
+def test_a_round_reads_in_order_of_importance(world: World, read: Round) -> None:
     world.task("T1")
     world.task("T2")
     world.task("T3", last_run_at="2026-11-23T00:00:00Z")
@@ -64,17 +64,17 @@ def test_a_round_goes_in_order_of_worth(world: World, read: Round) -> None:
     read()
     stopping = Run.objects.get(arize_id="C1")
     Cancellation.objects.create(run=stopping, person_label="oli", stopping_since=timezone.now())
-    Run.objects.filter(arize_id="C1").update(rank=0)  # only its cancellation asks for it
+    Run.objects.filter(arize_id="C1").update(rank=0)  # read only because of its cancellation
     world.tasks["T3"]["last_run_at"] = "2026-11-23T02:00:00Z"
     read(later=61)
     paths = world.paths()
-    # The two about active runs are asked at once.
+    # The two calls for active runs are made in parallel.
     assert (paths[0], sorted(paths[1:3])) == ("task-runs/C1", ["task-runs/B1", "tasks/T1/runs"])
     assert paths[3:6] == ["spaces", "tasks", "tasks/T3/runs"]
     assert sorted(paths[6:]) == ["tasks/T1/runs", "tasks/T2/runs"]
 
 
-def test_two_active_runs_of_a_task_cost_one_list_and_what_it_leaves_out_one_call(world: World, read: Round) -> None:
+def test_two_active_runs_of_a_task_cost_one_list_and_one_single_read(world: World, read: Round) -> None:
     world.task("T1")
     world.page = 2
     old, new = world.run("old"), world.run("new")
@@ -97,7 +97,7 @@ def test_tasks_are_listed_once_a_minute(world: World, read: Round) -> None:
     assert (world.reads_of("/v2/tasks?"), world.reads_of("spaces")) == (1, 1)
 
 
-def test_a_moved_task_is_read_until_a_known_run_over_several_pages(world: World, read: Round) -> None:
+def test_a_changed_task_is_read_page_by_page_until_a_known_run(world: World, read: Round) -> None:
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
     world.run("known", status="COMPLETED")
     read()
@@ -130,7 +130,7 @@ def test_the_sweep_reads_at_most_ten_tasks_a_minute_the_oldest_first(world: Worl
     assert not first & second
 
 
-def test_a_new_run_of_a_task_whose_hint_stands_still_is_found_by_the_sweep(world: World, read: Round) -> None:
+def test_the_sweep_finds_a_new_run_of_a_task_without_a_new_hint(world: World, read: Round) -> None:
     world.task("T1")
     read()
     world.run("quiet", status="PENDING")
@@ -155,7 +155,7 @@ def test_an_active_run_that_answers_404_is_gone_and_comes_back(active: int, worl
 
 
 @pytest.mark.parametrize("fault", [403, 404])
-def test_a_space_that_cannot_be_asked_falls_back_to_all_tasks(fault: int, world: World, read: Round) -> None:
+def test_a_refused_space_falls_back_to_all_tasks(fault: int, world: World, read: Round) -> None:
     world.task("T1", space="S1")
     world.task("T2", space="S2")
     world.fault = failing("space_id=S2", fault)
@@ -169,7 +169,7 @@ def test_a_space_that_cannot_be_asked_falls_back_to_all_tasks(fault: int, world:
 
 
 @pytest.mark.parametrize("fault", [403, 404, None])
-def test_without_any_space_all_tasks_are_asked_for_at_once(fault: int | None, world: World, read: Round) -> None:
+def test_without_any_space_all_tasks_are_listed_at_once(fault: int | None, world: World, read: Round) -> None:
     world.task("T1")
     world.fault = failing("spaces", fault) if fault else lambda _: None
     world.sees = {} if fault else {"nobody": set()}
@@ -180,7 +180,7 @@ def test_without_any_space_all_tasks_are_asked_for_at_once(fault: int | None, wo
     assert Task.objects.get().arize_id == "T1"
 
 
-def test_a_server_that_ignores_the_space_does_not_make_tasks_wander(world: World, read: Round, team: Team) -> None:
+def test_tasks_keep_their_space_if_the_server_ignores_the_filter(world: World, read: Round, team: Team) -> None:
     for space in ("S1", "S2"):
         world.spaces[space] = ["T1", "T2"]
     world.task("T1", space="S1")
@@ -194,7 +194,7 @@ def test_a_server_that_ignores_the_space_does_not_make_tasks_wander(world: World
 
 
 @pytest.mark.parametrize("what", ["spaces", "tasks"])
-def test_a_cursor_that_goes_round_ends_the_list(what: str, world: World, read: Round) -> None:
+def test_a_repeating_cursor_ends_the_task_list(what: str, world: World, read: Round) -> None:
     world.task("T1")
     items = '[{"id": "S1"}]' if what == "spaces" else '[{"id": "T1", "name": "Loop"}]'
     body = f'{{"{what}": {items}, "pagination": {{"has_more": true, "next_cursor": "again"}}}}'
@@ -204,7 +204,7 @@ def test_a_cursor_that_goes_round_ends_the_list(what: str, world: World, read: R
     assert Task.objects.get().arize_id == "T1"
 
 
-def test_a_cursor_of_runs_that_goes_round_ends_the_walk(world: World, read: Round) -> None:
+def test_a_repeating_cursor_ends_the_backfill(world: World, read: Round) -> None:
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
     read()
     world.tasks["T1"]["last_run_at"] = "2026-11-23T01:00:00Z"
@@ -226,7 +226,7 @@ def test_a_renamed_task_is_renamed_here(world: World, read: Round) -> None:
 
 
 @pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
-def test_it_reads_either_case_of_the_wire(case: Callable[[str], str], world: World, read: Round) -> None:
+def test_both_cases_of_the_wire_are_read(case: Callable[[str], str], world: World, read: Round) -> None:
     world.task("T1", type=case("CODE_EVALUATION"))
     words = ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
     for word in words:
@@ -236,7 +236,7 @@ def test_it_reads_either_case_of_the_wire(case: Callable[[str], str], world: Wor
     assert Task.objects.get().type == "code_evaluation"
 
 
-def test_it_reads_what_old_and_odd_servers_send(world: World, read: Round) -> None:
+def test_odd_values_of_old_servers_are_read(world: World, read: Round) -> None:
     world.task("T1")
     world.tasks["T1"] = {"id": "T1"}
     big = "x" * 400_000
@@ -256,7 +256,7 @@ def test_it_reads_what_old_and_odd_servers_send(world: World, read: Round) -> No
     assert text.experiment_id == "E"
 
 
-def test_tasks_with_ids_and_names_without_measure_do_not_hide_the_others(world: World, read: Round) -> None:
+def test_very_long_ids_and_names_do_not_hide_other_tasks(world: World, read: Round) -> None:
     world.task("T1", name="\0 name" + "x" * 1_000_000)
     world.task("".join(chr(33 + (i * i * 31 + i // 7) % 90) for i in range(3_000)))
     world.run("R1")

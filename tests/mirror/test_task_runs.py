@@ -1,4 +1,4 @@
-"""Walks through a task's runs that break off: whatever breaks them, no run stays unread."""
+"""Backfills of a task's runs that are interrupted: no run stays unread."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from tests.fake_arize import World, failing
 
 @pytest.fixture
 def world(clock: Any, team: Team, arize: responses.RequestsMock) -> World:
-    """One task, read once, with one known run; then `missed` makes runs that came since."""
-    world = World().speak(arize)
+    """One task, read once, with one known run. `missed` adds newer runs."""
+    world = World().install(arize)
     world.task("T1", last_run_at="2026-11-23T00:00:00Z")
     world.run("known", status="COMPLETED")
     make_credential(team)
@@ -45,7 +45,7 @@ def unread(world: World) -> set[str]:
 
 
 @pytest.mark.parametrize("fault", [(500, {}, ""), (429, {}, ""), requests.ConnectionError(), (200, {}, "nonsense")])
-def test_a_walk_that_breaks_goes_on_where_it_broke(world: World, clock: Any, fault: Any) -> None:
+def test_an_interrupted_backfill_resumes_where_it_stopped(world: World, clock: Any, fault: Any) -> None:
     missed(world, 35)
     world.fault = lambda call: fault if "cursor=20" in call else None
     read(world, clock)
@@ -60,7 +60,7 @@ def test_a_walk_that_breaks_goes_on_where_it_broke(world: World, clock: Any, fau
 
 
 @pytest.mark.slow
-def test_runs_that_come_while_a_walk_is_broken_are_found_too(world: World, clock: Any) -> None:
+def test_runs_that_arrive_during_an_interruption_are_found_too(world: World, clock: Any) -> None:
     missed(world, 35)
     world.fault = failing("cursor=20", 500)
     read(world, clock)
@@ -72,7 +72,7 @@ def test_runs_that_come_while_a_walk_is_broken_are_found_too(world: World, clock
     assert world.paths().count("tasks/T1/runs") >= 2
 
 
-def test_a_walk_is_as_long_as_it_must_be_a_few_pages_a_round(world: World, clock: Any) -> None:
+def test_a_backfill_reads_a_few_pages_a_round_until_it_is_done(world: World, clock: Any) -> None:
     world.page = 1
     missed(world, 3 * MOST_PAGES - 1)
     for reached in (1, 2):
@@ -80,30 +80,28 @@ def test_a_walk_is_as_long_as_it_must_be_a_few_pages_a_round(world: World, clock
         assert world.reads_of("T1/runs") == MOST_PAGES
         assert len(unread(world)) == (3 - reached) * MOST_PAGES - 1
         key = Credential.objects.get()
-        assert (key.next_refresh_at - timezone.now()).total_seconds() <= 5, (
-            "the rest does not wait until somebody looks"
-        )
+        assert (key.next_refresh_at - timezone.now()).total_seconds() <= 5, "the rest does not wait for attention"
     read(world, clock, later=6)
     assert unread(world) == set()
 
 
-def test_a_worker_that_dies_on_a_walk_leaves_no_run_unread(world: World, clock: Any) -> None:
+def test_a_worker_killed_during_a_backfill_leaves_no_run_unread(world: World, clock: Any) -> None:
     missed(world, 35)
 
     def die(call: str) -> None:
         if "cursor=20" in call:
             raise KeyboardInterrupt
 
-    world.on_its_way = die
+    world.before_answer = die
     with pytest.raises(KeyboardInterrupt):
         read(world, clock)
-    world.on_its_way = lambda _: None
+    world.before_answer = lambda _: None
     assert 0 < len(unread(world)) <= 25
     read(world, clock)
     assert unread(world) == set()
 
 
-def test_a_place_that_arize_no_longer_takes_begins_the_walk_anew(world: World, clock: Any) -> None:
+def test_a_cursor_that_arize_rejects_restarts_the_backfill(world: World, clock: Any) -> None:
     missed(world, 35)
     world.fault = failing("cursor=20", 500)
     read(world, clock)
@@ -115,15 +113,15 @@ def test_a_place_that_arize_no_longer_takes_begins_the_walk_anew(world: World, c
     assert unread(world) == set()
 
 
-def test_the_sweep_walks_back_too(world: World, clock: Any) -> None:
-    """A task whose `last_run_at` stands still may have more new runs than fit on a page."""
+def test_the_sweep_backfills_too(world: World, clock: Any) -> None:
+    """A task whose `last_run_at` does not change may still have more new runs than fit on a page."""
     missed(world, 35)
     world.tasks["T1"]["last_run_at"] = "2026-11-23T00:00:00Z"
     read(world, clock)
     assert unread(world) == set()
 
 
-def test_one_look_at_a_run_hides_none_below_it(world: World, clock: Any) -> None:
+def test_a_run_read_singly_does_not_hide_older_ones(world: World, clock: Any) -> None:
     missed(world, 6)
     clock.shift(1)
     newest = world.runs["T1"][0]
@@ -140,7 +138,7 @@ def test_one_look_at_a_run_hides_none_below_it(world: World, clock: Any) -> None
 def test_active_runs_below_the_newest_page_are_found_after_first_contact(
     team: Team, arize: responses.RequestsMock, clock: Any
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.run("old-running")
     world.run("old-pending", status="PENDING")
@@ -157,10 +155,10 @@ def test_active_runs_below_the_newest_page_are_found_after_first_contact(
 
 
 @pytest.mark.parametrize(("status", "asked_again"), [(400, 0), (500, 1)])
-def test_a_refused_status_filter_is_not_asked_for_ever(
+def test_a_refused_status_filter_is_not_sent_again_and_again(
     status: int, asked_again: int, team: Team, arize: responses.RequestsMock, clock: Any
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     for number in range(15):
         world.run(f"done{number}", status="COMPLETED", minute=number)
@@ -169,6 +167,8 @@ def test_a_refused_status_filter_is_not_asked_for_ever(
     make_credential(team)
     read(world, clock)
     assert world.reads_of("status=") > 0
-    assert (Task.objects.get().runs_failed_at is not None) == bool(asked_again), "a filter is no fault of the task"
+    assert (Task.objects.get().runs_failed_at is not None) == bool(asked_again), (
+        "a refused filter is no failure of the task"
+    )
     read(world, clock)
     assert (world.reads_of("status=") > 0) == bool(asked_again)

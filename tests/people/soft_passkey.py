@@ -26,25 +26,25 @@ class SoftPasskey:
     @classmethod
     def example(cls) -> dict[str, Any]:
         """The stored data of some passkey, for tests that need any."""
-        asked = {"publicKey": {"challenge": "AAAA", "user": {"id": "AAAA"}}}
-        credential: dict[str, Any] = json.loads(cls().create(json.dumps(asked)))
+        request = {"publicKey": {"challenge": "AAAA", "user": {"id": "AAAA"}}}
+        credential: dict[str, Any] = json.loads(cls().create(json.dumps(request)))
         return credential
 
     def create(self, options: str) -> str:
         """The answer when adding a passkey."""
-        asked = json.loads(options)["publicKey"]
-        self.user_handle = asked["user"]["id"]
+        request = json.loads(options)["publicKey"]
+        self.user_handle = request["user"]["id"]
         public = cbor.encode(ES256.from_cryptography_key(self.key.public_key()))
         attested = bytes(16) + len(self.id).to_bytes(2, "big") + self.id + public
         data = self._data(ATTESTED) + attested
         attestation = cbor.encode({"fmt": "none", "attStmt": {}, "authData": data})
-        client = self._client("webauthn.create", asked["challenge"])
+        client = self._client("webauthn.create", request["challenge"])
         return self._answer({"clientDataJSON": client, "attestationObject": attestation})
 
     def get(self, options: Any) -> str:
         """The answer when signing in or confirming with it."""
-        asked = (json.loads(options) if isinstance(options, str) else options)["publicKey"]
-        client, data = self._client("webauthn.get", asked["challenge"]), self._data(0)
+        request = (json.loads(options) if isinstance(options, str) else options)["publicKey"]
+        client, data = self._client("webauthn.get", request["challenge"]), self._data(0)
         signature = self.key.sign(data + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))
         parts = {"clientDataJSON": client, "authenticatorData": data, "signature": signature}
         return self._answer(parts, userHandle=self.user_handle)

@@ -151,6 +151,6 @@ def test_disabled_person_cannot_use_a_passkey(mona: User, passkey: SoftPasskey):
 
 
 def test_passkey_belongs_to_the_sites_host(vera: User, client_of: ClientOf):
-    asked = json.loads(client_of(vera).get(ADD).context["options"])["publicKey"]
-    assert asked["rp"]["id"] == "localhost"
+    options = json.loads(client_of(vera).get(ADD).context["options"])["publicKey"]
+    assert options["rp"]["id"] == "localhost"
     assert client_of(vera).get(ADD, headers={"host": "127.0.0.1:8000"}).status_code == 200

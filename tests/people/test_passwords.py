@@ -20,7 +20,7 @@ BAD = {
     "common": "password1234",
     "common too": "qwertyuiop123",
     "digits": "918273645546372819",
-    "like the address": "stranger@example",
+    "like the email": "stranger@example",
     "empty": "",
 }
 

@@ -349,9 +349,9 @@ def test_credential_page_asks_to_confirm_after_ten_minutes(mona: User, team: Tea
     with later(9.5):
         assert client.get(target).status_code == 200
     with later(10.5):
-        asked = client.get(target)
-        assert (asked.status_code, asked["Location"].split("?")[0]) == (302, "/accounts/confirm/")
-        page = client.get(asked["Location"], follow=True)
+        confirmation = client.get(target)
+        assert (confirmation.status_code, confirmation["Location"].split("?")[0]) == (302, "/accounts/confirm/")
+        page = client.get(confirmation["Location"], follow=True)
         assert page.request["PATH_INFO"] == "/accounts/confirm/password/"
         assert client.post("/accounts/confirm/password/", {"password": "wrong", "next": target}).status_code == 200
         assert client.get(target).status_code == 302

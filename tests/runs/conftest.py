@@ -1,3 +1,5 @@
+"""Fixtures of runs: vera's browser."""
+
 import pytest
 from django.test import Client
 

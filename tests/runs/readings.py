@@ -1,4 +1,4 @@
-"""Readings of a run at seconds after one moment."""
+"""Readings of a run, at a number of seconds after a fixed time."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who triggered a run, by name: read by the mirror at the end of a round, where Arize allows it."""
+"""The name of the person who triggered a run: read at the end of a round if Arize allows it."""
 
 import json
 import re
@@ -30,7 +30,7 @@ Round = Callable[..., None]
 
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.fault = people({NORA: {"name": "Nora Lindqvist", "email": "nora@example.com"}})
     return world
@@ -38,7 +38,7 @@ def world(arize: responses.RequestsMock) -> World:
 
 @pytest.fixture
 def read(credential: Credential, world: World) -> Round:
-    """One round, `later` seconds after now. Only its own calls are left in the record."""
+    """Run one round `later` seconds from now. Only its calls are recorded."""
 
     def read(*, later: float = 0) -> None:
         world.calls.clear()
@@ -50,7 +50,7 @@ def read(credential: Credential, world: World) -> Round:
 
 
 def people(known: dict[str, dict[str, Any]]) -> Callable[[str], Fault | None]:
-    """Arize as it answers for users: those who are known, and 404 for the others."""
+    """Arize's answers for users: the known ones, and 404 for the others."""
 
     def answer(call: str) -> Fault | None:
         if not call.startswith("/v2/users/"):
@@ -61,12 +61,12 @@ def people(known: dict[str, dict[str, Any]]) -> Callable[[str], Fault | None]:
     return answer
 
 
-def asked(world: World) -> int:
+def user_reads(world: World) -> int:
     return world.reads_of("/v2/users/")
 
 
 def names() -> dict[Any, str]:
-    """Of the runs of whose people the name is known."""
+    """Run pk -> the name of its creator, if known."""
     return {run.pk: run.creator for run in with_creators(Run.objects.all()) if run.creator}
 
 
@@ -82,12 +82,12 @@ def test_the_name_of_who_triggered_a_run_is_read_once_a_day(world: World, read: 
     assert name() == "Nora Lindqvist"
     assert Team.objects.get().board_version > before
     read(later=6)
-    assert asked(world) == 0
+    assert user_reads(world) == 0
     world.fault = people({NORA: {"name": "Nora Holm"}})
     read(later=86_399)
-    assert asked(world) == 0
+    assert user_reads(world) == 0
     read(later=86_402)
-    assert (asked(world), name()) == (1, "Nora Holm")
+    assert (user_reads(world), name()) == (1, "Nora Holm")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_name_of_who_triggered_a_run_is_read_once_a_day(world: World, read: 
         ({"name": "\0Nora\ud800" + "x" * 100_000}, "Nora\ufffd" + "x" * 100_000),
     ],
 )
-def test_it_reads_whatever_servers_send(seen: dict[str, Any], shown: str | None, world: World, read: Round) -> None:
+def test_any_answer_of_a_server_is_read(seen: dict[str, Any], shown: str | None, world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=NORA)
     world.fault = people({NORA: seen})
     read()
@@ -113,29 +113,29 @@ def test_a_name_stays_when_the_person_has_left(world: World, read: Round) -> Non
     read()
     world.fault = people({})
     read(later=90_000)
-    assert (asked(world), name()) == (1, "Nora Lindqvist")
+    assert (user_reads(world), name()) == (1, "Nora Lindqvist")
 
 
 def test_a_404_is_asked_again_a_day_later(world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=NORA)
     world.fault = people({})
     read()
-    assert (asked(world), name()) == (1, None)
+    assert (user_reads(world), name()) == (1, None)
     world.fault = people({NORA: {"name": "Nora"}})
     read(later=80_000)
-    assert asked(world) == 0
+    assert user_reads(world) == 0
     read(later=86_500)
-    assert (asked(world), name()) == (1, "Nora")
+    assert (user_reads(world), name()) == (1, "Nora")
 
 
-def test_at_most_five_are_asked_for_in_a_round(world: World, read: Round) -> None:
+def test_a_round_reads_at_most_five_names(world: World, read: Round) -> None:
     for number in range(12):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = people({f"U{number}": {"name": f"Person {number}"} for number in range(12)})
     counts = []
     for round_ in range(4):
         read(later=round_ * 6)
-        counts.append(asked(world))
+        counts.append(user_reads(world))
     assert counts == [5, 5, 2, 0]
     assert len(names()) == 12
 
@@ -144,24 +144,24 @@ def test_at_most_five_are_asked_for_in_a_round(world: World, read: Round) -> Non
 @pytest.mark.parametrize(
     "refusal", [(403, {}, ""), (404, {}, ""), (500, {}, ""), (200, {}, "<html>"), requests.ReadTimeout()]
 )
-def test_a_key_that_is_told_nothing_does_not_go_on_asking_and_goes_on_reading(
+def test_a_key_that_may_not_read_names_stops_asking_and_keeps_reading(
     refusal: Fault, world: World, read: Round, credential: Credential
 ) -> None:
     for number in range(12):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = lambda call: refusal if "/users/" in call else None
     read()
-    assert 1 <= asked(world) <= 5
+    assert 1 <= user_reads(world) <= 5
     for later in (6, 60, 600, 3500):
         read(later=later)
-        assert asked(world) == 0
+        assert user_reads(world) == 0
     credential.refresh_from_db()
     assert (credential.backoff_until, credential.failures, credential.failing_since) == (None, 0, None)
     read(later=3700)
-    assert 1 <= asked(world) <= 5
+    assert 1 <= user_reads(world) <= 5
 
 
-def test_one_who_left_among_others_does_not_hold_the_key_back(world: World, read: Round) -> None:
+def test_one_missing_person_does_not_stop_the_others(world: World, read: Round) -> None:
     for number in range(7):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = people({f"U{number}": {"name": f"Person {number}"} for number in range(1, 7)})
@@ -182,7 +182,7 @@ def test_names_wait_when_the_calls_of_the_minute_are_used_up(world: World, read:
     settings.ARIZE_CALLS_PER_MINUTE = 3  # spaces, tasks, the runs of T1
     world.run("R1", created_by_user_id=NORA)
     read()
-    assert (Run.objects.count(), asked(world)) == (1, 0)
+    assert (Run.objects.count(), user_reads(world)) == (1, 0)
 
 
 def test_a_good_test_or_a_new_key_ends_the_wait(world: World, read: Round, credential: Credential) -> None:
@@ -198,7 +198,7 @@ def test_a_good_test_or_a_new_key_ends_the_wait(world: World, read: Round, crede
     assert Credential.objects.get().users_refused_at is None
 
 
-def test_ids_without_measure_and_none_are_not_asked_for(world: World, read: Round) -> None:
+def test_very_long_and_empty_ids_are_not_requested(world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=None)
     world.run("R2", created_by_user_id="")
     world.run("R3", created_by_user_id="x" * 3_000)
@@ -208,7 +208,7 @@ def test_ids_without_measure_and_none_are_not_asked_for(world: World, read: Roun
     assert not ArizeUser.objects.exists()
 
 
-def test_people_of_another_team_or_region_with_the_same_id_are_not_mixed_up(
+def test_people_of_another_team_or_region_with_the_same_id_are_separate(
     team: Team, other_team: Team, credential: Credential
 ) -> None:
     runs = {}
@@ -246,7 +246,7 @@ def shown(page: Any) -> str:
     return found[1]
 
 
-def test_the_client_reads_a_user_and_knows_a_refusal(arize: responses.RequestsMock) -> None:
+def test_the_client_reads_a_user_and_recognises_a_refusal(arize: responses.RequestsMock) -> None:
     url = f"{ENDPOINT}/v2/users/VXNlcjoxOm5OYkM%3D"
     arize.get(url, json={"id": NORA, "name": "Nora", "status": "ACTIVE", "is_developer": True})
     arize.get(url, status=404)
@@ -264,7 +264,7 @@ def test_a_user_without_an_id_is_unreadable() -> None:
         WireUser.from_json({"name": "Nora"})
 
 
-def test_a_fault_leaves_the_others_of_the_round_for_later(world: World, read: Round) -> None:
+def test_after_a_fault_the_round_leaves_the_other_names_for_later(world: World, read: Round) -> None:
     for number in range(3):
         world.run(f"R{number}", created_by_user_id=f"U{number}")
     world.fault = failing("/users/", 503)

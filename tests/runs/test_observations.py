@@ -22,7 +22,7 @@ def run(task: Task) -> Run:
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_an_older_reading_never_overwrites_a_later_one(as_list: Any, run: Run) -> None:
+def test_an_older_reading_never_overwrites_a_newer_one(as_list: Any, run: Run) -> None:
     record_observation(run, reading(run, "CANCELLED"), at(5))
     if as_list:
         record_readings([Reading(run.task, [reading(run, "RUNNING", num_successes=99)], at(4))])
@@ -43,7 +43,7 @@ def test_a_stale_object_in_memory_does_not_undo_what_is_stored(run: Run) -> None
     assert run.status == "running"
 
 
-def test_what_arize_leaves_out_stays_and_what_it_sends_as_null_is_cleared(run: Run) -> None:
+def test_a_missing_member_is_kept_and_a_null_clears_it(run: Run) -> None:
     full = {"experiment_id": "E1", "failure_reason": "no data", "data_start_time": "2026-11-20T00:00:00Z"}
     record_observation(run, reading(run, **full), at(1))
     record_observation(run, without(run, "status", "num_errors", "created_at", "run_started_at"), at(2))
@@ -57,14 +57,14 @@ def test_what_arize_leaves_out_stays_and_what_it_sends_as_null_is_cleared(run: R
     assert run.num_successes == 10
 
 
-def test_a_null_status_is_a_word_nobody_knows(run: Run) -> None:
+def test_a_null_status_is_an_unknown_one(run: Run) -> None:
     record_observation(run, reading(run, status=None), at(1))
     run.refresh_from_db()
     assert (run.status, run.rank) == ("unknown", 0)
 
 
 @pytest.mark.parametrize("status", ["PENDING", "running", "COMPLETED", "failed", "Cancelled", "canceled", "PAUSED"])
-def test_it_knows_each_status_in_any_case(status: str, run: Run) -> None:
+def test_each_status_is_read_in_any_case(status: str, run: Run) -> None:
     known = {"canceled": "cancelled", "PAUSED": "unknown"}.get(status, status.lower())
     record_observation(run, reading(run, status), at(1))
     run.refresh_from_db()
@@ -72,7 +72,7 @@ def test_it_knows_each_status_in_any_case(status: str, run: Run) -> None:
     assert run.rank == (known in {"pending", "running"})
 
 
-def test_a_run_goes_and_comes_back(run: Run) -> None:
+def test_a_missing_run_is_gone_and_comes_back(run: Run) -> None:
     assert record_gone(run, at(1))
     run.refresh_from_db()
     assert (run.status, run.rank, run.gone_since is not None) == ("gone", 0, True)
@@ -86,7 +86,7 @@ def test_a_run_goes_and_comes_back(run: Run) -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-def test_an_ended_run_is_not_gone_because_arize_forgot_it(status: str, task: Task) -> None:
+def test_an_ended_run_missing_from_arize_is_not_gone(status: str, task: Task) -> None:
     ended = make_run(task, status=Status(status), observed_at=START)
     assert not record_gone(ended, at(1))
     ended.refresh_from_db()
@@ -100,7 +100,7 @@ def test_an_older_404_does_not_hide_a_run_that_was_seen_later(run: Run) -> None:
     assert run.status == "running"
 
 
-def test_only_a_change_that_the_board_shows_wakes_the_board(run: Run) -> None:
+def test_only_a_visible_change_wakes_the_board(run: Run) -> None:
     record_observation(run, reading(run), at(1))
     before = Team.objects.get().board_version
     assert not record_observation(run, reading(run), at(2))
@@ -118,13 +118,13 @@ def test_an_outdated_reading_does_not_wake_the_board(run: Run) -> None:
     assert Team.objects.get().board_version == before
 
 
-def test_it_keeps_members_that_nobody_knows_yet(run: Run) -> None:
+def test_unknown_members_are_kept(run: Run) -> None:
     record_observation(run, reading(run, "COMPLETED", progress={"share": 0.5}), at(1))
     run.refresh_from_db()
     assert json.loads(run.as_read)["progress"] == {"share": 0.5}
 
 
-def test_it_stores_what_no_database_likes(run: Run) -> None:
+def test_values_no_database_can_hold_are_stored_in_part(run: Run) -> None:
     odd = {"failure_reason": "a\0b\ud800c" + "x" * 1_000_000, "num_successes": 10**30, "num_errors": -5}
     record_observation(run, reading(run, **odd), at(1))
     run.refresh_from_db()
@@ -134,7 +134,7 @@ def test_it_stores_what_no_database_likes(run: Run) -> None:
     assert (run.num_successes, run.num_errors) == (2**63 - 1, 0)
 
 
-def test_a_new_run_without_members_stands_where_it_was_first_seen(task: Task) -> None:
+def test_a_new_run_without_members_is_sorted_by_when_it_was_first_seen(task: Task) -> None:
     before = timezone.now()
     record_readings([Reading(task, [WireRun.from_json({"id": "bare"})], before)])
     bare = Run.objects.get(arize_id="bare")
@@ -143,8 +143,8 @@ def test_a_new_run_without_members_stands_where_it_was_first_seen(task: Task) ->
 
 
 @pytest.mark.parametrize(("length", "is_kept"), [(2_000, True), (2_001, False), (5_000, False)])
-def test_it_leaves_out_ids_that_no_index_can_hold(length: int, is_kept: Any, task: Task) -> None:
-    """Random text: what repeats itself is compressed, and would fit."""
+def test_ids_too_long_for_an_index_are_left_out(length: int, is_kept: Any, task: Task) -> None:
+    """Use random text, because repeated text is compressed and would fit."""
     long_id = "".join(chr(33 + (i * i * 31 + i // 7) % 90) for i in range(length))
     seen = [WireRun.from_json({"id": id_, "status": "RUNNING"}) for id_ in (long_id, "beside-it")]
     assert record_readings([Reading(task, seen, START)]) == 1 + is_kept
@@ -152,7 +152,7 @@ def test_it_leaves_out_ids_that_no_index_can_hold(length: int, is_kept: Any, tas
     assert Run.objects.filter(arize_id="beside-it").exists()
 
 
-def test_it_leaves_out_an_experiment_id_that_no_index_can_hold(run: Run) -> None:
+def test_an_experiment_id_too_long_for_an_index_is_left_out(run: Run) -> None:
     long_id = "".join(chr(33 + (i * i * 31 + i // 7) % 90) for i in range(5_000))
     record_observation(run, reading(run, "COMPLETED", experiment_id=long_id), at(1))
     run.refresh_from_db()
@@ -195,7 +195,7 @@ def test_any_order_of_readings_ends_in_the_newest_one(
     newest = statuses[order.index(6)]
     run.refresh_from_db()
     if newest == "gone":
-        # What had ended stays ended: Arize may forget it.
+        # An ended run stays ended, because Arize may forget it.
         assert run.status in {"gone", "completed", "failed", "cancelled"}
     else:
         assert (run.status, run.num_successes) == (newest, 6)

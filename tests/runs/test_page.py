@@ -1,4 +1,4 @@
-"""The page of one run: every member, its history, who ended it, and the link by Arize's own id."""
+"""The page of one run: every field, its history, who ended it, and the link by its Arize id."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def page(client: Client, run: Run, **headers: str) -> str:
     return str(answer.content.decode())
 
 
-def test_it_shows_all_members_of_a_run(client: Client, run: Run) -> None:
+def test_all_members_of_a_run_are_shown(client: Client, run: Run) -> None:
     members = {
         "experiment_id": "RXhwZXJpbWVudDox",
         "run_finished_at": "2026-11-23T03:01:02.500Z",
@@ -61,7 +61,7 @@ def test_times_are_readable_without_a_script_and_in_the_persons_zone(client: Cli
     assert "2026-11-23 12:01:02 JST" in text
     assert re.findall(r"\d{4}-\d\d-\d\dT[\d:.]+", text) == []
     beside = set(re.findall(r"<dd>\s*<time [^>]*>[^<]*</time> <span class=\"([^\"]*)\">\(<time", page(client, run)))
-    assert beside == {"quiet needs-script"}, "without a script it would only say again what stands before it"
+    assert beside == {"quiet needs-script"}, "without a script it would only repeat the text before it"
 
 
 def test_htmx_gets_the_fragment_that_the_page_holds(client: Client, run: Run) -> None:
@@ -93,7 +93,7 @@ def ended(task: Task, **fields: Any) -> Run:
     return make_run(task, status=Status.CANCELLED, **fields)
 
 
-def test_it_names_who_ended_a_cancelled_run(client: Client, task: Task) -> None:
+def test_the_page_names_who_ended_a_cancelled_run(client: Client, task: Task) -> None:
     by_us = ended(task)
     Cancellation.objects.create(run=by_us, person_label="oli", reason="too slow", outcome=Outcome.CONFIRMED)
     assert "cancelled by oli: too slow" in page(client, by_us)
@@ -107,7 +107,7 @@ def test_it_names_who_ended_a_cancelled_run(client: Client, task: Task) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.NOT_SENT, Outcome.ALREADY_CANCELLED])
-def test_a_cancel_that_did_not_end_the_run_does_not_claim_it(outcome: Outcome, client: Client, task: Task) -> None:
+def test_a_cancel_that_did_not_end_the_run_gets_no_credit(outcome: Outcome, client: Client, task: Task) -> None:
     run = ended(task)
     Cancellation.objects.create(run=run, person_label="oli", outcome=outcome)
     assert "outside this team" in page(client, run)
@@ -126,7 +126,7 @@ CREDITED = [
 
 @pytest.mark.parametrize(("outcome", "followed", "cause"), CREDITED)
 @pytest.mark.parametrize("later", [None, Outcome.REFUSED, Outcome.ALREADY_CANCELLED, Outcome.NOT_SENT])
-def test_a_press_that_may_have_ended_the_run_is_named(
+def test_a_cancel_that_may_have_ended_the_run_is_named(
     outcome: Outcome, followed: Any, cause: str, later: Outcome | None, client: Client, task: Task
 ) -> None:
     run = ended(task)
@@ -139,16 +139,16 @@ def test_a_press_that_may_have_ended_the_run_is_named(
     assert "cancelled by Arize" not in text
 
 
-def test_a_run_that_goes_on_shows_what_became_of_the_latest_press(client: Client, run: Run) -> None:
+def test_an_active_run_shows_the_outcome_of_the_latest_cancel(client: Client, run: Run) -> None:
     Cancellation.objects.create(run=run, person_label="oli", outcome=Outcome.STILL_RUNNING)
     Cancellation.objects.create(run=run, person_label="mona", outcome=Outcome.REFUSED, requested_at=later_on())
     assert "Arize refused the last cancel." in page(client, run)
 
 
-def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_late(
+def test_the_cancel_that_ended_a_run_keeps_the_credit_over_a_later_one(
     client: Client, run: Run, oli: User, mona: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
-    """oli's answer was lost; mona pressed again and heard that it was cancelled already: by oli."""
+    """oli's answer was lost. mona cancelled again and Arize said that it was already cancelled: by oli."""
     arize.post(run_url(run, "/cancel"), body=requests.ReadTimeout())
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
     click_cancel(client_of(oli), run, reason="too slow")
@@ -161,7 +161,7 @@ def test_the_press_that_ended_a_run_keeps_the_credit_when_a_second_one_came_too_
     assert row.cause == "cancelled by oli@example.com: too slow"
 
 
-def test_a_run_of_another_team_is_not_there(run: Run, otto: User, client_of: ClientOf) -> None:
+def test_a_run_of_another_team_is_not_found(run: Run, otto: User, client_of: ClientOf) -> None:
     foreign, missing = (f"/teams/ops-south/runs/{pk}/" for pk in (run.pk, run.task_id))
     answers = [client_of(otto).get(url) for url in (foreign, missing)]
     assert [answer.status_code for answer in answers] == [404, 404]
@@ -173,7 +173,7 @@ def by_id(client: Client, arize_id: str) -> Any:
 
 
 @pytest.mark.parametrize("arize_id", ["VGFza1J1bjo5OTpxUndY", "VGFzaw==", "a/b", "a%2Fb", "/", "ü ?#", "table"])
-def test_a_mirrored_run_is_found_by_arizes_id(arize_id: str, client: Client, task: Task) -> None:
+def test_a_mirrored_run_is_found_by_its_arize_id(arize_id: str, client: Client, task: Task) -> None:
     run = make_run(task, arize_id=arize_id)
     answer = by_id(client, arize_id)
     assert (answer.status_code, answer.get("Location")) == (302, f"/teams/ops-north/runs/{run.pk}/")
@@ -219,7 +219,7 @@ CANNOT_TELL: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("answer", NOT_THERE)
-def test_what_no_key_can_show_is_not_there(
+def test_a_run_that_no_key_can_read_is_not_found(
     answer: dict[str, Any], client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", **answer)
@@ -229,7 +229,7 @@ def test_what_no_key_can_show_is_not_there(
 
 
 @pytest.mark.parametrize("answer", CANNOT_TELL)
-def test_when_arize_cannot_be_asked_it_says_so_instead_of_not_there(
+def test_an_unreachable_arize_is_explained_and_no_404(
     answer: dict[str, Any], client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", **answer)
@@ -239,7 +239,7 @@ def test_when_arize_cannot_be_asked_it_says_so_instead_of_not_there(
     assert not Run.objects.exists()
 
 
-def test_a_run_whose_answer_names_no_task_is_shown_under_a_nameless_one(
+def test_a_run_without_a_task_is_shown_under_a_nameless_one(
     client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", json={"id": "R9", "status": "running"})
@@ -252,7 +252,7 @@ def test_a_run_whose_answer_names_no_task_is_shown_under_a_nameless_one(
     assert "Only runs of" not in table
 
 
-def test_a_nameless_run_is_called_by_its_id_in_messages_and_in_the_log(
+def test_messages_and_the_log_name_a_nameless_run_by_its_id(
     oli: User, client_of: ClientOf, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", json={"id": "R9", "status": "running"})
@@ -266,7 +266,7 @@ def test_a_nameless_run_is_called_by_its_id_in_messages_and_in_the_log(
     assert ">T9</a>" in client.get("/teams/ops-north/runs/table/").content.decode()
 
 
-def test_looking_up_keeps_to_the_ceiling_and_to_the_backoff_of_a_key(
+def test_look_ups_respect_the_rate_limit_and_the_backoff_of_a_key(
     client: Client, credential: Credential, arize: responses.RequestsMock, settings: Any
 ) -> None:
     settings.ARIZE_CALLS_PER_MINUTE = 60
@@ -282,17 +282,17 @@ def test_looking_up_keeps_to_the_ceiling_and_to_the_backoff_of_a_key(
 
 
 @pytest.mark.parametrize("arize_id", ["a\0b", "..", "x" * 3000])
-def test_an_id_that_cannot_be_one_is_not_there(arize_id: str, client: Client, credential: Credential) -> None:
+def test_a_malformed_id_is_not_found(arize_id: str, client: Client, credential: Credential) -> None:
     assert by_id(client, arize_id).status_code == 404
 
 
-def test_the_run_of_another_team_is_not_found_by_arizes_id(client: Client, other_team: Team, team: Team) -> None:
+def test_the_run_of_another_team_is_not_found_by_its_arize_id(client: Client, other_team: Team, team: Team) -> None:
     task = Task.objects.create(team=other_team, endpoint=ENDPOINT, arize_id="T1")
     make_run(task, arize_id="theirs")
     assert by_id(client, "theirs").status_code == 404
 
 
-def test_looking_for_an_id_sends_nothing_for_those_without_the_right(
+def test_a_look_up_sends_nothing_for_those_without_the_right(
     run: Run, otto: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
     assert by_id(client_of(otto), "unknown").status_code == 404
@@ -315,7 +315,7 @@ def test_looking_for_an_id_sends_nothing_for_those_without_the_right(
         ("", "/teams/ops-north/runs/"),
     ],
 )
-def test_the_way_back_leads_to_the_board_as_it_was_filtered(
+def test_the_back_link_keeps_the_filters_of_the_board(
     came_from: str, leads_to: str, run: Run, vera: User, client_of: ClientOf
 ):
     for path in (f"/teams/ops-north/runs/{run.pk}/", f"/teams/ops-north/tasks/{run.task_id}/"):

@@ -1,4 +1,4 @@
-"""RUN_RETENTION_DAYS: runs that ended long ago leave the mirror; the audit log stays."""
+"""RUN_RETENTION_DAYS: old ended runs are deleted from the mirror; the audit log stays."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,12 +38,12 @@ def left() -> set[str]:
     return set(Run.objects.values_list("arize_id", flat=True))
 
 
-def test_it_is_400_days_unless_told_otherwise() -> None:
+def test_the_default_is_400_days() -> None:
     assert deployment.RUN_RETENTION_DAYS == 400
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.GONE])
-def test_ended_runs_older_than_that_are_deleted_and_no_younger_ones(status: Status, task: Task) -> None:
+def test_only_older_ended_runs_are_deleted(status: Status, task: Task) -> None:
     old(task, status, arize_id="old")
     old(task, status, arize_id="young", created_at=NOW - timedelta(days=9), run_finished_at=None)
     old(task, status, arize_id="ended lately", run_finished_at=NOW - timedelta(days=9))
@@ -82,7 +82,7 @@ def test_a_run_without_any_time_counts_from_when_it_was_first_seen(task: Task) -
         (Outcome.STILL_RUNNING, False, False),
     ],
 )
-def test_its_cancellations_go_with_it_unless_one_is_open_or_followed(
+def test_its_cancellations_are_deleted_unless_open_or_followed(
     outcome: Outcome, followed: Any, stays: Any, task: Task
 ) -> None:
     run = old(task)
@@ -105,7 +105,7 @@ def test_the_audit_log_is_not_touched(task: Task, oli: User, arize: responses.Re
     assert list(AuditEvent.objects.values()) == rows
 
 
-def test_it_goes_in_portions_and_says_when_there_is_more(
+def test_runs_are_deleted_in_chunks_until_none_are_left(
     task: Task, monkeypatch: Any, django_assert_max_num_queries: Any
 ) -> None:
     monkeypatch.setattr(retention, "CHUNK", 3)
@@ -113,12 +113,12 @@ def test_it_goes_in_portions_and_says_when_there_is_more(
     for number in range(8):
         old(task, arize_id=f"R{number}", created_at=OLD - timedelta(hours=number))
     assert retention.forget_old_runs() is True
-    assert left() == {"R0", "R1"}, "the oldest go first"
+    assert left() == {"R0", "R1"}, "the oldest runs are deleted first"
     assert retention.forget_old_runs() is False
     assert left() == set()
 
 
-def test_all_teams_are_looked_after_archived_ones_too(task: Task, other_team: Team) -> None:
+def test_runs_of_all_teams_are_deleted_including_archived_ones(task: Task, other_team: Team) -> None:
     old(task)
     elsewhere = Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="T2")
     old(elsewhere)
@@ -127,7 +127,7 @@ def test_all_teams_are_looked_after_archived_ones_too(task: Task, other_team: Te
     assert left() == set()
 
 
-def test_a_worker_does_it_each_hour_and_goes_on_while_there_is_more(task: Task, monkeypatch: Any) -> None:
+def test_a_worker_deletes_each_hour_until_done(task: Task, monkeypatch: Any) -> None:
     monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
     monkeypatch.setattr(retention, "CHUNK", 2)
     monkeypatch.setattr(retention, "CHUNKS", 1)
@@ -147,10 +147,10 @@ def is_due(at: datetime) -> bool:
     return bool(jobs.every_hour.task_class().validate_datetime(at))
 
 
-def test_a_list_that_still_holds_an_old_run_does_not_bring_it_back(
+def test_a_list_that_still_holds_an_old_run_does_not_restore_it(
     credential: Credential, arize: responses.RequestsMock
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     world.run("old", status="COMPLETED", created_at=OLD.isoformat())
     world.run("old but active", created_at=OLD.isoformat())
@@ -163,10 +163,8 @@ def test_a_list_that_still_holds_an_old_run_does_not_bring_it_back(
     assert len(left()) == 4
 
 
-def test_a_walk_back_ends_where_runs_are_too_old_to_be_kept(
-    credential: Credential, arize: responses.RequestsMock
-) -> None:
-    world = World(page=2).speak(arize)
+def test_a_backfill_ends_at_runs_too_old_to_be_kept(credential: Credential, arize: responses.RequestsMock) -> None:
+    world = World(page=2).install(arize)
     world.task("T1", last_run_at="2026-11-22T00:00:00Z")
     refresh(credential.pk)
     for number in range(8):
@@ -181,8 +179,8 @@ def test_a_walk_back_ends_where_runs_are_too_old_to_be_kept(
     assert world.reads_of("T1/runs") == 2
 
 
-def test_an_old_run_that_somebody_asks_for_is_shown(credential: Credential, arize: responses.RequestsMock) -> None:
-    world = World().speak(arize)
+def test_an_old_run_that_a_person_requests_is_shown(credential: Credential, arize: responses.RequestsMock) -> None:
+    world = World().install(arize)
     world.task("T1")
     world.run("old", status="COMPLETED", created_at=OLD.isoformat())
     found = find_by_arize_id(credential.team, "old")

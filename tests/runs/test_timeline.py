@@ -1,4 +1,4 @@
-"""The life of a run on its page: what Arize tells, and in between what people did to it, oldest first."""
+"""The timeline on a run's page: events from Arize and actions of people, oldest first."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,23 +26,23 @@ def life(status: Status, **fields: Any) -> list[str]:
 TIMES: dict[str, Any] = {"created_at": CREATED, "run_started_at": CREATED, "run_finished_at": CREATED}
 
 
-def test_the_steps_of_a_run_stand_in_their_order():
+def test_the_steps_of_a_run_are_in_order():
     assert life(Status.COMPLETED, **TIMES) == ["Created in Arize", "Started", "Ended: COMPLETED"]
     assert life(Status.COMPLETED, num_errors=1, **TIMES)[-1] == "Ended: COMPLETED with errors"
 
 
-def test_a_run_that_goes_on_has_not_ended():
+def test_an_active_run_has_not_ended():
     assert life(Status.RUNNING, created_at=CREATED, run_started_at=CREATED) == ["Created in Arize", "Started"]
     assert life(Status.PENDING, created_at=CREATED) == ["Created in Arize"]
 
 
-def test_what_arize_does_not_tell_is_not_made_up():
+def test_missing_times_are_not_invented():
     assert life(Status.FAILED) == ["First seen here", "Ended: FAILED"]
     assert life(Status.UNKNOWN) == ["First seen here"]
     assert life(Status.FAILED, run_started_at=datetime(1, 1, 1, tzinfo=UTC)) == ["First seen here", "Ended: FAILED"]
 
 
-def test_a_run_that_arize_forgot_is_gone_not_ended():
+def test_a_run_missing_from_arize_is_gone_and_not_ended():
     run = Run(status=Status.GONE, gone_since=CREATED, first_seen_at=CREATED - timedelta(days=1))
     last = timeline_of(run, [], cause="")[-1]
     assert last.at is not None
@@ -53,7 +53,7 @@ def test_a_run_that_arize_forgot_is_gone_not_ended():
     )
 
 
-def test_acts_stand_where_they_happened():
+def test_actions_appear_in_order_of_time():
     minutes = [1, 3, 5]
     run = Run(
         status=Status.CANCELLED,
@@ -85,7 +85,7 @@ def in_order(html: str, *texts: str) -> bool:
     return -1 not in places and places == sorted(places)
 
 
-def test_a_cancel_is_told_from_its_reason_to_its_end(
+def test_a_cancel_is_shown_from_its_reason_to_its_outcome(
     client: Client, run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
 ):
     assert "Nobody has acted on this run from this panel." in page(client, run)
@@ -99,7 +99,7 @@ def test_a_cancel_is_told_from_its_reason_to_its_end(
     assert "Nobody has acted" not in html
 
 
-def test_it_shows_the_pace_the_strip_and_the_way_to_the_task(client: Client, run: Run, task: Task):
+def test_the_page_shows_the_pace_the_strip_and_a_link_to_the_task(client: Client, run: Run, task: Task):
     past(task, 60, 60)
     Task.objects.update(usual_seconds=60)
     html = page(client, run)

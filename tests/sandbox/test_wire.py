@@ -1,4 +1,4 @@
-"""The simulated Arize's JSON: as the newest server, as an old one, and as a mixture of both."""
+"""The simulated Arize's JSON: like the newest server, like an old one, and a mixture of both."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Saved views as a person finds and changes them."""
+"""Saved views as a person creates, changes and sees them."""
 
 from typing import Any
 
@@ -11,7 +11,9 @@ from taskruns.permissions import access_of
 VIEWS, BOARD = "/teams/ops-north/views/", "/teams/ops-north/runs/"
 
 
-def kept(team: Team, owner: User, name: str = "Failed ones", query: str = "status=failed", **fields: Any) -> SavedView:
+def make_view(
+    team: Team, owner: User, name: str = "Failed ones", query: str = "status=failed", **fields: Any
+) -> SavedView:
     return SavedView.objects.create(team=team, owner=owner, name=name, query=query, **fields)
 
 

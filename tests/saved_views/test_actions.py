@@ -1,4 +1,4 @@
-"""Saved views: names for filters, private or shared with the team, and what a board opens with."""
+"""Saved views: named filters, private or shared with the team, and defaults of the board."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from taskruns.services.user_errors import UserError
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor, member
-from tests.saved_views.panel import BOARD, VIEWS, bar, kept, post
+from tests.saved_views.panel import BOARD, VIEWS, bar, make_view, post
 from tests.stored import events
 
 
@@ -33,7 +33,7 @@ def names(person: User, team: Team) -> list[str]:
 # --- Saving
 
 
-def test_a_viewer_saves_a_view_for_herself_and_is_led_to_it(team: Team, vera: User, oli: User, client_of: ClientOf):
+def test_a_viewer_saves_a_private_view_and_is_redirected_to_it(team: Team, vera: User, oli: User, client_of: ClientOf):
     answer = save(client_of(vera), "  Failed\r\nones ", "?status=running&status=failed&status=failed&nonsense=1")
     view = SavedView.objects.get()
     assert (view.name, view.query, view.owner, view.is_shared) == (
@@ -50,12 +50,12 @@ def test_a_viewer_saves_a_view_for_herself_and_is_led_to_it(team: Team, vera: Us
     assert row.details == {"query": view.query, "shared": False, "default": ""}
 
 
-def test_the_place_on_a_page_is_not_saved(team: Team, vera: User, client_of: ClientOf):
+def test_the_position_on_a_page_is_not_saved(team: Team, vera: User, client_of: ClientOf):
     save(client_of(vera), query="status=failed&cursor=damaged")
     assert SavedView.objects.get().query == "status=failed"
 
 
-def test_sharing_takes_the_right_to_share(team: Team, vera: User, oli: User, mona: User, client_of: ClientOf):
+def test_sharing_needs_the_right_to_share(team: Team, vera: User, oli: User, mona: User, client_of: ClientOf):
     assert save(client_of(vera), "Hers", shared="on").status_code == 403
     assert not SavedView.objects.exists()
     assert events(event="view.save") == [("view.save", "denied")]
@@ -64,11 +64,9 @@ def test_sharing_takes_the_right_to_share(team: Team, vera: User, oli: User, mon
     assert names(vera, team) == ["Of mona@example.com", "Of oli@example.com"]
 
 
-def test_who_belongs_to_no_team_sees_what_is_shared_and_keeps_nothing(
-    team: Team, oli: User, ada: User, adam: User, client_of: ClientOf
-):
-    kept(team, oli, "Shared", is_shared=True)
-    kept(team, oli, "Private")
+def test_non_members_see_shared_views_and_save_none(team: Team, oli: User, ada: User, adam: User, client_of: ClientOf):
+    make_view(team, oli, "Shared", is_shared=True)
+    make_view(team, oli, "Private")
     for who in (ada, adam):
         assert names(who, team) == ["Shared"]
         assert "Save this view" not in client_of(who).get(BOARD).content.decode()
@@ -78,16 +76,14 @@ def test_who_belongs_to_no_team_sees_what_is_shared_and_keeps_nothing(
         saved_views.save_view(team, name="Mine", query="", shared=False, by=actor(ada, "auditor"))
 
 
-def test_a_filter_that_means_nothing_is_not_saved_and_the_sentence_says_why(
-    team: Team, vera: User, client_of: ClientOf
-):
+def test_an_invalid_filter_is_not_saved_and_is_explained(team: Team, vera: User, client_of: ClientOf):
     answer = save(client_of(vera), query="status=sideways")
     assert answer.status_code == 422
     assert "This filter cannot be saved. There is no status “sideways”." in answer.content.decode()
     assert not SavedView.objects.exists()
 
 
-def test_what_was_typed_is_still_there_after_a_mistake(team: Team, oli: User, client_of: ClientOf):
+def test_what_was_typed_is_kept_after_a_mistake(team: Team, oli: User, client_of: ClientOf):
     page = save(client_of(oli), "x" * 101, "q=a%3Cb%3E", shared="on").content.decode()
     assert 'value="q=a%3Cb%3E"' in page
     assert 'name="shared" id="id_shared" checked' in page
@@ -101,7 +97,7 @@ def test_a_view_without_a_filter_is_all_runs(team: Team, vera: User, client_of: 
     assert client_of(vera).get(answer.headers["Location"]).status_code == 200
 
 
-def test_there_is_an_end_to_how_many_one_may_keep(team: Team, vera: User, oli: User, mona: User, client_of: ClientOf):
+def test_the_number_of_saved_views_is_limited(team: Team, vera: User, oli: User, mona: User, client_of: ClientOf):
     SavedView.objects.bulk_create(SavedView(team=team, owner=vera, name=str(number)) for number in range(MOST_VIEWS))
     answer = save(client_of(vera))
     assert answer.status_code == 422
@@ -118,7 +114,7 @@ def test_there_is_an_end_to_how_many_one_may_keep(team: Team, vera: User, oli: U
 def test_a_name_is_unique_for_its_owner_in_any_case_of_any_script(
     team: Team, other_team: Team, vera: User, oli: User, client_of: ClientOf
 ):
-    kept(team, vera, "Übersicht")
+    make_view(team, vera, "Übersicht")
     answer = save(client_of(vera), "ÜBERSICHT")
     assert answer.status_code == 422
     assert "You already have a view “Übersicht” in this team." in answer.content.decode()
@@ -128,7 +124,7 @@ def test_a_name_is_unique_for_its_owner_in_any_case_of_any_script(
 
 
 def test_a_shared_name_is_unique_in_the_team(team: Team, oli: User, mona: User, client_of: ClientOf):
-    kept(team, oli, "Night shift", is_shared=True)
+    make_view(team, oli, "Night shift", is_shared=True)
     answer = save(client_of(mona), "night SHIFT", shared="on")
     assert answer.status_code == 422
     assert "The team already shares a view “night SHIFT”." in answer.content.decode()
@@ -137,14 +133,14 @@ def test_a_shared_name_is_unique_in_the_team(team: Team, oli: User, mona: User, 
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_database_refuses_a_double_name_too(team: Team, oli: User, mona: User, *, shared: bool):
-    kept(team, oli, "Night", is_shared=shared)
+def test_the_database_refuses_a_duplicate_name_too(team: Team, oli: User, mona: User, *, shared: bool):
+    make_view(team, oli, "Night", is_shared=shared)
     with pytest.raises(IntegrityError), transaction.atomic():
-        kept(team, mona if shared else oli, "night", is_shared=shared)
+        make_view(team, mona if shared else oli, "night", is_shared=shared)
 
 
-def test_saving_over_a_view_is_asked_for_by_a_button_of_its_own(team: Team, vera: User, client_of: ClientOf):
-    view = kept(team, vera)
+def test_overwriting_a_view_needs_its_own_button(team: Team, vera: User, client_of: ClientOf):
+    view = make_view(team, vera)
     page = save(client_of(vera), "failed ones", "status=running").content.decode()
     assert "Replace the filter of “Failed ones”" in page
     assert save(client_of(vera), "failed ones", "status=running", replace="1").status_code == 302
@@ -155,27 +151,27 @@ def test_saving_over_a_view_is_asked_for_by_a_button_of_its_own(team: Team, vera
 # --- Changing and deleting
 
 
-def test_one_renames_and_shares_ones_own_view(team: Team, vera: User, oli: User, client_of: ClientOf):
-    view = kept(team, oli)
+def test_owners_rename_and_share_their_own_views(team: Team, vera: User, oli: User, client_of: ClientOf):
+    view = make_view(team, oli)
     assert post(client_of(oli), view, name="Lost ones", shared="on").status_code == 302
     view.refresh_from_db()
     assert (view.name, view.is_shared, view.query) == ("Lost ones", True, "status=failed")
     assert last_event().details == {"query": "status=failed", "shared": True, "default": ""}
     assert names(vera, team) == ["Lost ones"]
     post(client_of(oli), view, name="Lost ones", shared="on")
-    assert events() == [("view.save", "done")], "the same again is no act"
+    assert events() == [("view.save", "done")], "saving the same values is not a change"
 
 
-def test_sharing_a_view_later_takes_the_right_to_share_too(team: Team, vera: User, client_of: ClientOf):
-    view = kept(team, vera)
+def test_sharing_a_view_later_needs_the_right_to_share_too(team: Team, vera: User, client_of: ClientOf):
+    view = make_view(team, vera)
     assert post(client_of(vera), view, name="Hers").status_code == 302
     assert post(client_of(vera), view, name="Hers", shared="on").status_code == 403
     view.refresh_from_db()
     assert (view.name, view.is_shared) == ("Hers", False)
 
 
-def test_who_lost_the_right_to_share_leaves_what_is_shared_alone(team: Team, oli: User, client_of: ClientOf):
-    view = kept(team, oli, is_shared=True)
+def test_a_person_who_may_not_share_leaves_shared_views_alone(team: Team, oli: User, client_of: ClientOf):
+    view = make_view(team, oli, is_shared=True)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert post(client_of(oli), view, name="Another").status_code == 403
     assert post(client_of(oli), view, "delete/").status_code == 403
@@ -190,11 +186,11 @@ def test_who_lost_the_right_to_share_leaves_what_is_shared_alone(team: Team, oli
         *(("ada", True, 403), ("otto", True, 404)),
     ],
 )
-def test_who_may_delete_a_view_of_oli(
+def test_only_people_with_the_right_delete_a_view(
     team: Team, cast: dict[str, User], client_of: ClientOf, who: str, status: int, *, is_shared: bool
 ):
     people = cast | {"oli2": member(team, "oli2@example.com", TeamRole.OPERATOR)}
-    view = kept(team, people["oli"], is_shared=is_shared)
+    view = make_view(team, people["oli"], is_shared=is_shared)
     assert post(client_of(people[who]), view, "delete/").status_code == status
     assert SavedView.objects.exists() is (status != 302)
     row = last_event()
@@ -205,8 +201,8 @@ def test_who_may_delete_a_view_of_oli(
         assert row.outcome == "denied"
 
 
-def test_a_manager_changes_nothing_of_what_another_shares(team: Team, oli: User, mona: User, client_of: ClientOf):
-    view = kept(team, oli, is_shared=True)
+def test_a_manager_changes_nothing_that_another_person_shares(team: Team, oli: User, mona: User, client_of: ClientOf):
+    view = make_view(team, oli, is_shared=True)
     assert post(client_of(mona), view, name="Mine now", shared="on").status_code == 403
     page = client_of(mona).get(VIEWS).content.decode()
     assert f"{VIEWS}{view.pk}/delete/" in page
@@ -214,16 +210,16 @@ def test_a_manager_changes_nothing_of_what_another_shares(team: Team, oli: User,
     assert "Change…" in client_of(oli).get(VIEWS).content.decode()
 
 
-def test_two_who_delete_at_once_are_told(team: Team, oli: User, mona: User):
-    view = kept(team, oli, is_shared=True)
+def test_a_concurrent_second_delete_says_so(team: Team, oli: User, mona: User):
+    view = make_view(team, oli, is_shared=True)
     saved_views.delete_view(view, by=actor(mona, "manager"))
     with pytest.raises(UserError, match="has been deleted"):
         saved_views.delete_view(view, by=actor(oli))
     assert events() == [("view.delete", "done")]
 
 
-def test_without_its_row_nothing_changes(team: Team, oli: User, client_of: ClientOf):
-    view = kept(team, oli)
+def test_nothing_is_changed_without_an_audit_row(team: Team, oli: User, client_of: ClientOf):
+    view = make_view(team, oli)
     refuse_inserts("taskruns_auditevent")
     for act in (
         lambda client: save(client, "Another"),
@@ -240,20 +236,18 @@ def test_without_its_row_nothing_changes(team: Team, oli: User, client_of: Clien
     assert post(client_of(oli), view, name="Renamed").status_code == 302
 
 
-def test_a_name_that_is_taken_raises_what_is_known(team: Team, oli: User):
-    view, other = kept(team, oli), kept(team, oli, "Other")
+def test_a_taken_name_raises_an_error_with_the_existing_view(team: Team, oli: User):
+    view, other = make_view(team, oli), make_view(team, oli, "Other")
     with pytest.raises(NameTaken) as error:
         saved_views.change_view(other, name="FAILED ones", shared=False, by=actor(oli))
     assert error.value.known == view
 
 
-# --- What a board opens with
+# --- Defaults
 
 
-def test_without_a_question_the_board_opens_with_ones_own_default(
-    team: Team, vera: User, oli: User, client_of: ClientOf
-):
-    view = kept(team, vera)
+def test_without_a_query_the_board_opens_with_ones_own_default(team: Team, vera: User, oli: User, client_of: ClientOf):
+    view = make_view(team, vera)
     client = client_of(vera)
     assert client.get(BOARD).status_code == 200
     assert post(client, view, "default/").status_code == 302
@@ -267,11 +261,11 @@ def test_without_a_question_the_board_opens_with_ones_own_default(
     assert client.get(f"{BOARD}table/").status_code == 200
 
 
-def test_the_teams_default_is_for_those_who_chose_nothing_else(
+def test_the_teams_default_is_for_people_without_their_own(
     team: Team, vera: User, oli: User, ada: User, client_of: ClientOf
 ):
-    shared = kept(team, oli, "Running", "status=running", is_shared=True)
-    own = kept(team, vera)
+    shared = make_view(team, oli, "Running", "status=running", is_shared=True)
+    own = make_view(team, vera)
     assert post(client_of(vera), shared, "default/", whose="team").status_code == 403
     assert post(client_of(oli), shared, "default/", whose="team").status_code == 302
     assert last_event().details["default"] == "team"
@@ -286,8 +280,11 @@ def test_the_teams_default_is_for_those_who_chose_nothing_else(
 
 
 def test_a_team_has_one_default_and_it_is_shared(team: Team, oli: User, client_of: ClientOf):
-    first, second = kept(team, oli, "A", is_shared=True), kept(team, oli, "B", "status=running", is_shared=True)
-    private = kept(team, oli, "C")
+    first, second = (
+        make_view(team, oli, "A", is_shared=True),
+        make_view(team, oli, "B", "status=running", is_shared=True),
+    )
+    private = make_view(team, oli, "C")
     for view in (first, second):
         post(client_of(oli), view, "default/", whose="team")
     assert SavedView.objects.get(is_team_default=True) == second
@@ -298,19 +295,19 @@ def test_a_team_has_one_default_and_it_is_shared(team: Team, oli: User, client_o
     assert not SavedView.objects.filter(is_team_default=True).exists()
 
 
-def test_all_runs_can_be_ones_own_default_against_the_teams(team: Team, vera: User, oli: User, client_of: ClientOf):
-    kept(team, oli, is_shared=True, is_team_default=True)
-    everything = kept(team, vera, "Everything", "")
+def test_all_runs_can_be_a_personal_default_instead_of_the_teams(
+    team: Team, vera: User, oli: User, client_of: ClientOf
+):
+    make_view(team, oli, is_shared=True, is_team_default=True)
+    everything = make_view(team, vera, "Everything", "")
     post(client_of(vera), everything, "default/")
     answer = client_of(vera).get(BOARD)
     assert answer.headers["Location"] == f"{BOARD}?all=1"
     assert client_of(vera).get(answer.headers["Location"]).status_code == 200
 
 
-def test_what_is_taken_back_or_deleted_is_nobodys_default_any_more(
-    team: Team, vera: User, oli: User, client_of: ClientOf
-):
-    view = kept(team, oli, is_shared=True)
+def test_an_unshared_or_deleted_view_is_nobodys_default(team: Team, vera: User, oli: User, client_of: ClientOf):
+    view = make_view(team, oli, is_shared=True)
     for who in (vera, oli):
         post(client_of(who), view, "default/")
         assert client_of(who).get(BOARD).status_code == 302
@@ -323,10 +320,10 @@ def test_what_is_taken_back_or_deleted_is_nobodys_default_any_more(
 
 
 @pytest.mark.parametrize("query", ["status=sideways", urlencode({"q": "x" * 300}), "cursor=x&status=none"])
-def test_a_default_that_cannot_be_used_any_more_is_told_and_all_runs_are_shown(
+def test_an_invalid_default_is_explained_and_all_runs_are_shown(
     team: Team, vera: User, client_of: ClientOf, query: str
 ):
-    view = kept(team, vera, "Old <b>", query)
+    view = make_view(team, vera, "Old <b>", query)
     post(client_of(vera), view, "default/")
     answer = client_of(vera).get(BOARD)
     assert answer.status_code == 200
@@ -336,8 +333,8 @@ def test_a_default_that_cannot_be_used_any_more_is_told_and_all_runs_are_shown(
     assert "It cannot be used any more." in client_of(vera).get(VIEWS).content.decode()
 
 
-def test_a_member_who_comes_back_starts_without_a_default(team: Team, vera: User, client_of: ClientOf):
-    view = kept(team, vera)
+def test_a_member_who_returns_starts_without_a_default(team: Team, vera: User, client_of: ClientOf):
+    view = make_view(team, vera)
     post(client_of(vera), view, "default/")
     Membership.objects.filter(user=vera).delete()
     assert client_of(vera).get(BOARD).status_code == 404

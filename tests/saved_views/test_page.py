@@ -1,4 +1,4 @@
-"""The bar of saved views above the board, and the page on which they are listed."""
+"""The bar of saved views above the board, and the page that lists them."""
 
 import re
 
@@ -10,7 +10,7 @@ from taskruns.models import Run, SavedView, Team, User
 from taskruns.pages.saved_views import shelf, view_bar
 from taskruns.permissions import access_of
 from tests.clients import ClientOf
-from tests.saved_views.panel import BOARD, VIEWS, bar, kept, post
+from tests.saved_views.panel import BOARD, VIEWS, bar, make_view, post
 
 
 def current(page: str) -> list[str]:
@@ -19,8 +19,8 @@ def current(page: str) -> list[str]:
 
 
 def test_the_bar_marks_the_view_that_is_shown(team: Team, run: Run, vera: User, client_of: ClientOf):
-    kept(team, vera)
-    kept(team, vera, "Running", "status=running")
+    make_view(team, vera)
+    make_view(team, vera, "Running", "status=running")
     for query, name in {
         "all=1": "All runs",
         "status=": "All runs",
@@ -31,11 +31,11 @@ def test_the_bar_marks_the_view_that_is_shown(team: Team, run: Run, vera: User, 
     assert current(client_of(vera).get(f"{BOARD}?status=completed").content.decode()) == []
 
 
-def test_the_bar_shows_own_views_first_and_what_the_board_opens_with(team: Team, vera: User, oli: User):
-    kept(team, oli, "A shared", is_shared=True, is_team_default=True)
-    kept(team, oli, "Olis own")
-    kept(team, vera, "z mine")
-    mine = kept(team, vera, "My own", "status=running")
+def test_the_bar_shows_own_views_first_and_the_default(team: Team, vera: User, oli: User):
+    make_view(team, oli, "A shared", is_shared=True, is_team_default=True)
+    make_view(team, oli, "Olis own")
+    make_view(team, vera, "z mine")
+    mine = make_view(team, vera, "My own", "status=running")
     assert [(tab.name, tab.is_shared, tab.is_default) for tab in bar(vera, team).tabs] == [
         ("My own", False, False),
         ("z mine", False, False),
@@ -45,17 +45,17 @@ def test_the_bar_shows_own_views_first_and_what_the_board_opens_with(team: Team,
     assert [tab.name for tab in bar(vera, team).tabs if tab.is_default] == ["My own"]
 
 
-def test_the_bar_is_one_question_whatever_there_is_to_show(team: Team, vera: User):
+def test_the_bar_is_one_query_for_any_number_of_views(team: Team, vera: User):
     access = access_of(vera, team)
     for number in range(3):
-        kept(team, vera, f"View {number}", "status=failed")
+        make_view(team, vera, f"View {number}", "status=failed")
         with CaptureQueriesContext(connection) as queries:
             assert len(view_bar(shelf(team, vera), access, "status=failed").tabs) == number + 1
         assert len(queries) == 1
 
 
-def test_no_views_of_another_team_are_in_the_bar(team: Team, other_team: Team, otto: User, vera: User):
-    kept(other_team, otto, "Of the south", is_shared=True)
+def test_views_of_another_team_are_not_in_the_bar(team: Team, other_team: Team, otto: User, vera: User):
+    make_view(other_team, otto, "Of the south", is_shared=True)
     assert bar(vera, team).tabs == ()
     assert len(bar(otto, other_team).tabs) == 1
 
@@ -66,25 +66,25 @@ def test_the_form_of_the_bar_saves_what_is_shown(team: Team, vera: User, client_
     assert "Share it with the team" not in page
 
 
-def test_only_who_may_share_is_offered_to(team: Team, vera: User, oli: User, client_of: ClientOf):
+def test_only_people_who_may_share_see_the_option(team: Team, vera: User, oli: User, client_of: ClientOf):
     for who, offered in ((vera, False), (oli, True)):
         client = client_of(who)
-        kept(team, who)
+        make_view(team, who)
         for page in (client.get(BOARD), client.get(VIEWS), client.post(VIEWS, {"name": "", "query": ""})):
             assert ("Share it with the team" in page.content.decode()) is offered
 
 
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "{{ 7|add:7 }}", '" onmouseover="x'])
 def test_a_hostile_name_is_text(team: Team, oli: User, vera: User, client_of: ClientOf, hostile: str):
-    kept(team, oli, hostile, "q=x", is_shared=True)
+    make_view(team, oli, hostile, "q=x", is_shared=True)
     for path in (BOARD, VIEWS):
         page = client_of(vera).get(path).content.decode()
         assert hostile not in page or hostile.startswith("{{")
         assert "&lt;script&gt;" in page or "{{ 7" in page or "&quot; onmouseover" in page
 
 
-def test_the_page_says_whose_a_view_is_and_what_it_filters(team: Team, vera: User, oli: User, client_of: ClientOf):
-    view = kept(team, oli, "Nightly", "status=failed&status=cancelled&q=judge+model", is_shared=True)
+def test_the_page_shows_the_owner_and_the_filter_of_a_view(team: Team, vera: User, oli: User, client_of: ClientOf):
+    view = make_view(team, oli, "Nightly", "status=failed&status=cancelled&q=judge+model", is_shared=True)
     page = client_of(vera).get(VIEWS).content.decode()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert "shared by oli@example.com" in text
@@ -95,21 +95,21 @@ def test_the_page_says_whose_a_view_is_and_what_it_filters(team: Team, vera: Use
     assert f"{VIEWS}{view.pk}/delete/" not in page
 
 
-def test_an_auditor_reads_the_page_and_is_offered_nothing(team: Team, oli: User, ada: User, client_of: ClientOf):
-    kept(team, oli, is_shared=True)
+def test_an_auditor_reads_the_page_and_sees_no_form(team: Team, oli: User, ada: User, client_of: ClientOf):
+    make_view(team, oli, is_shared=True)
     page = client_of(ada).get(VIEWS).content.decode()
     assert "Failed ones" in page
     assert f'action="{VIEWS}' not in page
 
 
-def test_the_empty_page_tells_how_to_begin(team: Team, vera: User, ada: User, client_of: ClientOf):
+def test_the_empty_page_explains_how_to_begin(team: Team, vera: User, ada: User, client_of: ClientOf):
     assert "Save this view" in client_of(vera).get(VIEWS).content.decode()
     assert "Nobody in this team has shared a view yet." in client_of(ada).get(VIEWS).content.decode()
 
 
-def test_after_each_act_the_page_says_what_was_done(team: Team, oli: User, client_of: ClientOf):
+def test_after_each_action_the_page_says_what_was_done(team: Team, oli: User, client_of: ClientOf):
     client = client_of(oli)
-    view = kept(team, oli, is_shared=True)
+    view = make_view(team, oli, is_shared=True)
     for fields, said in (
         ({"whose": "me"}, "Your board opens with “Failed ones”."),
         ({"whose": "me", "off": "1"}, "Your board no longer opens with “Failed ones”."),

@@ -233,8 +233,8 @@ HOUR = 3_600
 TWISTS: dict[str, dict[str, Any]] = {
     "issuer": {"claims": {"iss": "https://evil.example"}},
     "audience": {"claims": {"aud": "another-client"}},
-    "audience among others, for another": {"claims": {"aud": [CLIENT_ID, "x"], "azp": "x"}},
-    "audience among others, for nobody": {"claims": {"aud": [CLIENT_ID, "x"]}},
+    "audience among others with another azp": {"claims": {"aud": [CLIENT_ID, "x"], "azp": "x"}},
+    "audience among others without azp": {"claims": {"aud": [CLIENT_ID, "x"]}},
     "nonce": {"claims": {"nonce": "of another sign-in"}},
     "no nonce": {"claims": {"nonce": None}},
     "expired": {"claims": {"exp": 1_600_000_000}},

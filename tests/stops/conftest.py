@@ -1,3 +1,5 @@
+"""Fixtures of the emergency stop: oli's browser."""
+
 import pytest
 from django.test import Client
 

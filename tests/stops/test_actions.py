@@ -1,4 +1,4 @@
-"""The emergency stop: what it shows first, what a pull does, who lifts it, how it ends."""
+"""The emergency stop: its preview, pulling it, who may lift it, how it ends."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -62,10 +62,10 @@ def items() -> set[Any]:
     return set(CancelBatch.objects.get().items.values_list("run_id", flat=True))
 
 
-# What it shows first
+# The preview
 
 
-def test_it_lists_the_tasks_it_would_hit_with_keys_and_counts(client: Client, run: Run, second: Task) -> None:
+def test_the_preview_lists_tasks_with_keys_and_counts(client: Client, run: Run, second: Task) -> None:
     make_run(run.task)
     make_run(second, status=Status.PENDING)
     make_run(second, status=Status.COMPLETED)
@@ -80,8 +80,8 @@ def test_it_lists_the_tasks_it_would_hit_with_keys_and_counts(client: Client, ru
     assert not AuditEvent.objects.exists()
 
 
-def test_reason_and_button_come_before_all_that_explains(client: Client, run: Run, second: Task) -> None:
-    """At 3 a.m. nobody scrolls for the button."""
+def test_reason_and_button_come_before_the_explanation(client: Client, run: Run, second: Task) -> None:
+    """At 3 a.m. nobody should have to scroll to the button."""
     make_run(second)
     Task.objects.filter(pk=second.pk).update(credential=None)
     page = text_of(client.get(PAGE)).split("<h1>")[1]
@@ -89,15 +89,13 @@ def test_reason_and_button_come_before_all_that_explains(client: Client, run: Ru
     assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
 
 
-def test_tasks_without_active_runs_are_listed_apart_because_the_hold_hits_them_too(
-    client: Client, run: Run, second: Task
-) -> None:
+def test_tasks_without_active_runs_are_listed_separately(client: Client, run: Run, second: Task) -> None:
     page = text_of(client.get(PAGE))
     assert "<strong>1 run in 1 task</strong>" in page
     assert page.index("Tasks without active runs") < page.index("Toxicity check")
 
 
-def test_the_page_says_which_tasks_no_key_can_stop(client: Client, run: Run, second: Task) -> None:
+def test_the_page_lists_tasks_that_no_key_can_stop(client: Client, run: Run, second: Task) -> None:
     make_run(second)
     assert "cannot be reached" not in text_of(client.get(PAGE))
     Task.objects.filter(pk=second.pk).update(credential=None)
@@ -106,7 +104,7 @@ def test_the_page_says_which_tasks_no_key_can_stop(client: Client, run: Run, sec
     assert "no key reads it: it cannot be stopped from here" in page
 
 
-def test_it_costs_the_same_number_of_queries_for_one_task_and_for_many(client: Client, team: Team, run: Run) -> None:
+def test_the_number_of_queries_does_not_grow_with_the_tasks(client: Client, team: Team, run: Run) -> None:
     counts = []
     for number in range(2):
         with CaptureQueriesContext(connection) as captured:
@@ -120,12 +118,10 @@ def test_it_costs_the_same_number_of_queries_for_one_task_and_for_many(client: C
     assert counts[0] == counts[1]
 
 
-# The pull
+# Pulling
 
 
-def test_a_pull_writes_the_stop_its_row_and_the_frozen_list_at_once(
-    client: Client, oli: User, run: Run, second: Task
-) -> None:
+def test_pulling_writes_stop_row_and_frozen_list_together(client: Client, oli: User, run: Run, second: Task) -> None:
     others = {make_run(second).pk, make_run(run.task, status=Status.PENDING).pk}
     make_run(run.task, status=Status.COMPLETED)
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
@@ -152,14 +148,14 @@ def test_a_pull_writes_the_stop_its_row_and_the_frozen_list_at_once(
     assert "3 runs are being cancelled." in text_of(client.get(PAGE))
 
 
-def test_a_pull_wakes_a_worker_for_the_list(client: Client, run: Run, monkeypatch: Any) -> None:
+def test_pulling_wakes_a_worker_for_the_list(client: Client, run: Run, monkeypatch: Any) -> None:
     woken: list[Any] = []
     monkeypatch.setattr(jobs, "wake_batch", woken.append)
     pull(client)
     assert woken == [CancelBatch.objects.get().pk]
 
 
-def test_a_team_without_active_runs_can_be_held_all_the_same(client: Client, task: Task) -> None:
+def test_a_team_without_active_runs_can_be_stopped(client: Client, task: Task) -> None:
     assert pull(client).status_code == 302
     assert the_stop().end == StopEnd.HOLDING
     assert not CancelBatch.objects.exists()
@@ -167,7 +163,7 @@ def test_a_team_without_active_runs_can_be_held_all_the_same(client: Client, tas
     assert "No run was active; what becomes active now is cancelled." in text_of(client.get(PAGE))
 
 
-def test_tasks_can_be_left_out(client: Client, run: Run, second: Task) -> None:
+def test_tasks_can_be_excluded(client: Client, run: Run, second: Task) -> None:
     make_run(second)
     assert pull(client, left_out=[str(second.pk)]).status_code == 302
     assert items() == {run.pk}
@@ -180,7 +176,7 @@ def test_tasks_can_be_left_out(client: Client, run: Run, second: Task) -> None:
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "\u2028\x1f", "x" * 513])
-def test_a_reason_is_required_and_what_was_ticked_is_kept(reason: str, client: Client, run: Run, second: Task) -> None:
+def test_a_reason_is_required_and_the_selection_is_kept(reason: str, client: Client, run: Run, second: Task) -> None:
     make_run(second)
     answer = pull(client, reason=reason, left_out=[str(second.pk)])
     page = text_of(answer)
@@ -193,7 +189,7 @@ def test_a_reason_is_required_and_what_was_ticked_is_kept(reason: str, client: C
     assert not AuditEvent.objects.exists()
 
 
-def test_the_id_of_a_foreign_task_is_a_404_like_a_missing_one(client: Client, run: Run, other_team: Team) -> None:
+def test_a_foreign_task_id_gets_the_404_of_a_missing_one(client: Client, run: Run, other_team: Team) -> None:
     foreign = Task.objects.create(team=other_team, endpoint=run.endpoint, arize_id="T9")
     theirs = pull(client, left_out=[str(foreign.pk)])
     missing = pull(client, left_out=["00000000-0000-4000-8000-000000000000"])
@@ -203,14 +199,14 @@ def test_the_id_of_a_foreign_task_is_a_404_like_a_missing_one(client: Client, ru
     assert pull(client, left_out=[str(run.task.pk)]).status_code == 302, "the control"
 
 
-def test_what_is_no_id_is_refused_with_a_sentence(client: Client, run: Run) -> None:
+def test_a_malformed_task_id_is_refused_with_an_explanation(client: Client, run: Run) -> None:
     answer = pull(client, left_out=["nonsense"])
     assert answer.status_code == 422
     assert "could not be read, so nothing was done" in text_of(answer)
     assert not EmergencyStop.objects.exists()
 
 
-def test_a_second_pull_says_who_pulled_it(client: Client, mona: User, run: Run, client_of: ClientOf) -> None:
+def test_a_second_pull_says_who_pulled_the_stop(client: Client, mona: User, run: Run, client_of: ClientOf) -> None:
     pull(client)
     answer = pull(client_of(mona), "Me too")
     assert answer.status_code == 409
@@ -220,7 +216,7 @@ def test_a_second_pull_says_who_pulled_it(client: Client, mona: User, run: Run, 
     assert events(event="stop.pull") == [("stop.pull", "done")]
 
 
-def test_it_never_asks_for_a_fresh_sign_in(client: Client, run: Run) -> None:
+def test_pulling_never_needs_a_recent_sign_in(client: Client, run: Run) -> None:
     with time_machine.travel(timezone.now() + timedelta(hours=11)):
         session = client.session
         session["account_authentication_methods"] = [{"method": "password", "at": 0}]
@@ -228,10 +224,10 @@ def test_it_never_asks_for_a_fresh_sign_in(client: Client, run: Run) -> None:
         assert pull(client).status_code == 302
 
 
-# The end
+# Lifting and expiry
 
 
-def test_the_person_who_pulled_it_lifts_it(client: Client, run: Run) -> None:
+def test_the_person_who_pulled_a_stop_lifts_it(client: Client, run: Run) -> None:
     pull(client)
     answer = client.post(LIFT)
     assert (answer.status_code, answer["Location"]) == (302, "/teams/ops-north/runs/")
@@ -243,7 +239,7 @@ def test_the_person_who_pulled_it_lifts_it(client: Client, run: Run) -> None:
     assert pull(client, "Again").status_code == 302, "and it can be pulled again"
 
 
-def test_a_manager_lifts_what_somebody_else_pulled_and_another_operator_does_not(
+def test_a_manager_lifts_any_stop_and_another_operator_does_not(
     client: Client, team: Team, mona: User, run: Run, client_of: ClientOf
 ) -> None:
     pull(client)
@@ -258,7 +254,7 @@ def test_a_manager_lifts_what_somebody_else_pulled_and_another_operator_does_not
     assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.LIFTED, "mona@example.com")
 
 
-def test_whoever_pulled_it_and_may_not_pull_any_more_does_not_lift_it(client: Client, oli: User, run: Run) -> None:
+def test_a_person_who_may_no_longer_pull_cannot_lift(client: Client, oli: User, run: Run) -> None:
     pull(client)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert client.post(LIFT).status_code == 403
@@ -267,20 +263,20 @@ def test_whoever_pulled_it_and_may_not_pull_any_more_does_not_lift_it(client: Cl
     assert the_stop().end == StopEnd.HOLDING
 
 
-def test_a_lift_of_nothing_says_so(client: Client, run: Run) -> None:
+def test_lifting_no_stop_says_so(client: Client, run: Run) -> None:
     client.post(LIFT)
     assert "No emergency stop holds any more." in text_of(client.get(PAGE))
     assert not AuditEvent.objects.exists()
 
 
-def test_after_24_hours_it_ends_by_itself_and_the_clock_says_so(client: Client, team: Team, run: Run) -> None:
+def test_a_stop_ends_after_24_hours_and_the_worker_records_it(client: Client, team: Team, run: Run) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
         pull(client)
     with time_machine.travel("2026-11-24T02:59:59Z", tick=False):
         assert stops.expire() == 0
         assert stops.active_stop(team) is not None
     with time_machine.travel("2026-11-24T03:00:00Z", tick=False):
-        assert stops.active_stop(team) is None, "also before the clock has come by"
+        assert stops.active_stop(team) is None, "also before the worker has recorded the end"
         jobs.look_after_stops.call_local()
         assert stops.expire() == 0
     assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.EXPIRED, "stops")
@@ -288,7 +284,7 @@ def test_after_24_hours_it_ends_by_itself_and_the_clock_says_so(client: Client, 
     assert (row.outcome, row.actor_type, row.actor_label) == ("done", "job", "stops")
 
 
-def test_one_can_be_pulled_when_the_last_is_over_but_nobody_has_written_it_down(client: Client, run: Run) -> None:
+def test_a_new_stop_can_be_pulled_after_an_expired_unrecorded_one(client: Client, run: Run) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
         pull(client)
     with time_machine.travel("2026-11-24T04:00:00Z", tick=False):
@@ -300,7 +296,7 @@ def test_one_can_be_pulled_when_the_last_is_over_but_nobody_has_written_it_down(
     assert ("stop.expire", "done") in events()
 
 
-# Above every page
+# The banner on every page
 
 
 def banner(page: str) -> str:
@@ -312,7 +308,7 @@ def banner(page: str) -> str:
 
 
 @pytest.mark.slow
-def test_every_page_of_the_team_says_who_holds_it_and_why(
+def test_every_page_of_the_team_says_who_pulled_the_stop_and_why(
     client: Client, run: Run, vera: User, mona: User, ada: User, client_of: ClientOf
 ) -> None:
     paths = {
@@ -329,24 +325,24 @@ def test_every_page_of_the_team_says_who_holds_it_and_why(
         for person, parts in paths.items():
             signed_in = client_of(person)
             for part in parts:
-                said = banner(text_of(signed_in.get(f"/teams/ops-north/{part}")))
-                assert "pulled by oli@example.com" in said
-                assert f"“{WHY}”" in said
-                assert "2026-11-23 03:00:00 UTC" in said
-                assert "2026-11-24 03:00:00 UTC" in said
-                assert "including tasks created later" in said
-                assert PAGE in said
-                assert (f"{PAGE}#lift" in said) == (person == mona)
+                shown = banner(text_of(signed_in.get(f"/teams/ops-north/{part}")))
+                assert "pulled by oli@example.com" in shown
+                assert f"“{WHY}”" in shown
+                assert "2026-11-23 03:00:00 UTC" in shown
+                assert "2026-11-24 03:00:00 UTC" in shown
+                assert "including tasks created later" in shown
+                assert PAGE in shown
+                assert (f"{PAGE}#lift" in shown) == (person == mona)
 
 
-def test_who_pulled_it_is_led_to_the_lift_from_every_page(client: Client, run: Run) -> None:
+def test_every_page_links_the_person_who_pulled_it_to_the_lift(client: Client, run: Run) -> None:
     pull(client)
-    said = banner(text_of(client.get("/teams/ops-north/runs/")))
-    assert f'href="{PAGE}#lift"' in said
-    assert "<form" not in said, "one press on a page about something else lifts nothing"
+    shown = banner(text_of(client.get("/teams/ops-north/runs/")))
+    assert f'href="{PAGE}#lift"' in shown
+    assert "<form" not in shown, "a click on another page does not lift the stop"
 
 
-def test_the_lift_is_confirmed_on_a_page_that_says_what_goes_on_again(
+def test_the_confirmation_page_of_a_lift_says_what_resumes(
     client: Client, run: Run, vera: User, client_of: ClientOf
 ) -> None:
     make_run(run.task)
@@ -360,18 +356,18 @@ def test_the_lift_is_confirmed_on_a_page_that_says_what_goes_on_again(
     assert LIFT not in text_of(client_of(vera).get(PAGE))
 
 
-def test_another_team_has_none(client: Client, run: Run, otto: User, client_of: ClientOf) -> None:
+def test_another_team_has_no_stop(client: Client, run: Run, otto: User, client_of: ClientOf) -> None:
     pull(client)
     assert not banner(text_of(client_of(otto).get("/teams/ops-south/runs/")))
 
 
-def test_a_poll_brings_it_to_boards_that_are_open_for_one_query_more_while_it_holds(client: Client, run: Run) -> None:
+def test_open_boards_poll_the_banner_for_one_query_while_the_stop_holds(client: Client, run: Run) -> None:
     table = "/teams/ops-north/runs/table/"
 
     def poll() -> tuple[str, int]:
         with CaptureQueriesContext(connection) as asked:
             page = text_of(client.get(table))
-        assert page.index("<section") < page.index('<div id="stop-banner"'), "the table comes first"
+        assert page.index("<section") < page.index('<div id="stop-banner"'), "the table comes first in the response"
         return banner(page), len(asked)
 
     poll()
@@ -399,7 +395,7 @@ def disable(person: User) -> None:
 
 
 @pytest.mark.parametrize("lose", [demote, remove, disable])
-def test_it_says_in_red_that_the_hold_is_paused_while_its_owner_may_not_stop_runs(
+def test_a_banner_in_red_says_that_the_stop_is_paused_without_the_right(
     lose: Callable[[User], None], client: Client, run: Run, oli: User, vera: User, client_of: ClientOf
 ) -> None:
     def seen() -> str:
@@ -415,7 +411,7 @@ def test_it_says_in_red_that_the_hold_is_paused_while_its_owner_may_not_stop_run
     assert 'class="stop-banner"' in seen()
 
 
-def test_the_board_has_the_button_for_those_who_may_pull(
+def test_the_board_has_the_button_for_people_who_may_pull(
     client: Client, run: Run, vera: User, client_of: ClientOf
 ) -> None:
     assert f'href="{PAGE}"' in text_of(client.get("/teams/ops-north/runs/"))
@@ -423,14 +419,14 @@ def test_the_board_has_the_button_for_those_who_may_pull(
     assert f'href="{PAGE}"' not in text_of(client.get("/runs/"))
 
 
-def test_text_of_people_is_text(client: Client, run: Run) -> None:
+def test_text_of_people_is_escaped(client: Client, run: Run) -> None:
     pull(client, "<img src=x onerror=alert(1)> {{ 7|add:7 }}")
     page = text_of(client.get(PAGE))
     assert "<img" not in page
     assert "&lt;img src=x onerror=alert(1)&gt; {{ 7|add:7 }}" in page
 
 
-def test_who_may_not_pull_sees_what_it_would_hit_and_no_form(run: Run, vera: User, client_of: ClientOf) -> None:
+def test_people_who_may_not_pull_see_the_preview_without_a_form(run: Run, vera: User, client_of: ClientOf) -> None:
     page = text_of(client_of(vera).get(PAGE))
     assert "<strong>1 run in 1 task</strong>" in page
     assert "Operators and managers of the team can pull it." in page
@@ -438,7 +434,7 @@ def test_who_may_not_pull_sees_what_it_would_hit_and_no_form(run: Run, vera: Use
     assert "Pull the emergency stop" not in page
 
 
-def test_its_page_tells_what_became_of_its_cancels_and_leads_to_their_lists(client: Client, run: Run) -> None:
+def test_the_page_of_a_stop_shows_its_cancels_and_links_to_their_lists(client: Client, run: Run) -> None:
     pull(client)
     batch = CancelBatch.objects.get()
     assert "<strong>1</strong> queued" in text_of(client.get(PAGE))

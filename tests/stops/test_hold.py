@@ -1,4 +1,4 @@
-"""While a stop holds, what becomes active is cancelled: in its owner's name, once, and only as long as they may."""
+"""While a stop holds, new active runs are cancelled once, in its owner's name, as long as the owner has the right."""
 
 from datetime import timedelta
 from typing import Any
@@ -61,13 +61,13 @@ def batches() -> list[int]:
     return [batch.items.count() for batch in CancelBatch.objects.order_by("created_at")]
 
 
-# From a reading to the end of the run
+# From reading a run to its outcome
 
 
-def test_a_round_of_reading_finds_new_runs_and_the_hold_cancels_them(
+def test_a_round_of_the_mirror_finds_new_runs_and_the_stop_cancels_them(
     team: Team, oli: User, credential: Credential, arize: Any
 ) -> None:
-    world = World().speak(arize)
+    world = World().install(arize)
     world.task("T1")
     jobs.refresh_credential.call_local(str(credential.pk))
     stop = stops.pull(team, reason=WHY, left_out=[], by=actor(oli)).stop
@@ -90,7 +90,7 @@ def test_a_round_of_reading_finds_new_runs_and_the_hold_cancels_them(
         }
 
 
-def test_the_cause_of_a_held_run_is_shown_on_the_board_and_its_page(
+def test_the_board_and_the_page_of_a_run_show_the_stop_as_the_cause(
     run: Run, oli: User, arize: Any, client_of: ClientOf
 ) -> None:
     cancels(arize, run)
@@ -103,7 +103,7 @@ def test_the_cause_of_a_held_run_is_shown_on_the_board_and_its_page(
     assert cause not in client_of(oli).get("/teams/ops-north/runs/").content.decode(), "the control"
 
 
-def test_the_rows_carry_the_role_that_the_owner_has_then(stop: EmergencyStop, task: Task, oli: User) -> None:
+def test_audit_rows_carry_the_current_role_of_the_owner(stop: EmergencyStop, task: Task, oli: User) -> None:
     Membership.objects.filter(user=oli).update(role=TeamRole.MANAGER)
     make_run(task)
     stops.hold(stop.team_id)
@@ -116,7 +116,7 @@ def test_the_rows_carry_the_role_that_the_owner_has_then(stop: EmergencyStop, ta
 # Which runs
 
 
-def test_a_run_is_cancelled_once_however_often_it_is_seen(stop: EmergencyStop, task: Task) -> None:
+def test_a_run_seen_many_times_is_cancelled_once(stop: EmergencyStop, task: Task) -> None:
     first = make_run(task)
     assert stops.hold(stop.team_id) is not None
     for _ in range(3):
@@ -127,9 +127,7 @@ def test_a_run_is_cancelled_once_however_often_it_is_seen(stop: EmergencyStop, t
     assert batches() == [1, 1]
 
 
-def test_runs_of_tasks_that_were_left_out_and_of_other_teams_go_on(
-    team: Team, other_team: Team, task: Task, oli: User
-) -> None:
+def test_excluded_tasks_and_other_teams_keep_running(team: Team, other_team: Team, task: Task, oli: User) -> None:
     other = Task.objects.create(team=team, endpoint=task.endpoint, arize_id="T2", credential=task.credential)
     foreign = Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="T3")
     stop = stops.pull(team, reason=WHY, left_out=[task], by=actor(oli)).stop
@@ -149,9 +147,7 @@ def finish(state: str, *, ago: int = 0) -> None:
     CancelBatch.objects.update(finished_at=timezone.now() - timedelta(seconds=ago), state="finished")
 
 
-def test_a_run_that_goes_on_in_spite_of_its_cancel_is_tried_again_after_a_minute_thrice_in_all(
-    stop: EmergencyStop, task: Task
-) -> None:
+def test_a_run_that_ignores_its_cancel_is_tried_three_times_in_all(stop: EmergencyStop, task: Task) -> None:
     make_run(task)
     stops.hold(stop.team_id)
     finish("refused", ago=50)
@@ -160,12 +156,12 @@ def test_a_run_that_goes_on_in_spite_of_its_cancel_is_tried_again_after_a_minute
         finish("refused", ago=61)
         assert stops.hold(stop.team_id) is not None
         assert CancelItem.objects.count() == tries
-        assert stops.hold(stop.team_id) is None, "while it is at work"
+        assert stops.hold(stop.team_id) is None, "while the list is in progress"
     finish("still_running", ago=3_600)
     assert stops.hold(stop.team_id) is None
 
 
-def test_a_run_that_ended_is_nothing_to_hold(stop: EmergencyStop, task: Task) -> None:
+def test_an_ended_run_is_not_cancelled(stop: EmergencyStop, task: Task) -> None:
     run = make_run(task)
     stops.hold(stop.team_id)
     finish("finished_first", ago=3_600)
@@ -173,12 +169,10 @@ def test_a_run_that_ended_is_nothing_to_hold(stop: EmergencyStop, task: Task) ->
     assert stops.hold(stop.team_id) is None
 
 
-# Whose right it is
+# The owner's right
 
 
-def test_while_the_owner_may_not_stop_runs_the_hold_does_nothing_and_then_goes_on(
-    stop: EmergencyStop, task: Task, oli: User
-) -> None:
+def test_the_stop_pauses_while_its_owner_has_no_right(stop: EmergencyStop, task: Task, oli: User) -> None:
     run = make_run(task)
     Membership.objects.filter(user=oli).update(role=TeamRole.VIEWER)
     assert stops.hold(stop.team_id) is None
@@ -188,9 +182,7 @@ def test_while_the_owner_may_not_stop_runs_the_hold_does_nothing_and_then_goes_o
     assert CancelItem.objects.get().run == run
 
 
-def test_a_right_that_is_lost_while_the_list_is_worked_off_stops_the_rest_and_regained_goes_on_at_once(
-    run: Run, oli: User, arize: Any
-) -> None:
+def test_a_right_lost_during_the_list_stops_the_rest_until_it_returns(run: Run, oli: User, arize: Any) -> None:
     cancels(arize, run)
     batch = stops.pull(run.team, reason=WHY, left_out=[], by=actor(oli)).batch
     assert batch is not None
@@ -208,7 +200,7 @@ def test_a_right_that_is_lost_while_the_list_is_worked_off_stops_the_rest_and_re
     assert Run.objects.get().status == "cancelled"
 
 
-def test_a_person_who_left_the_panel_holds_nothing(stop: EmergencyStop, task: Task, oli: User) -> None:
+def test_a_stop_of_a_disabled_person_cancels_nothing(stop: EmergencyStop, task: Task, oli: User) -> None:
     make_run(task)
     EmergencyStop.objects.update(person=None)
     assert stops.hold(stop.team_id) is None
@@ -216,10 +208,10 @@ def test_a_person_who_left_the_panel_holds_nothing(stop: EmergencyStop, task: Ta
     assert stops.hold(stop.team_id) is not None, "the control"
 
 
-# Until when
+# When it ends
 
 
-def test_after_its_end_nothing_is_cancelled(stop: EmergencyStop, task: Task, team: Team, oli: User) -> None:
+def test_nothing_is_cancelled_after_the_stop_ends(stop: EmergencyStop, task: Task, team: Team, oli: User) -> None:
     make_run(task)
     with time_machine.travel(stop.expires_at, tick=False):
         assert stops.hold(team.pk) is None
@@ -228,7 +220,7 @@ def test_after_its_end_nothing_is_cancelled(stop: EmergencyStop, task: Task, tea
     assert not CancelBatch.objects.exists()
 
 
-def test_a_lift_leaves_out_what_was_not_sent_yet(run: Run, oli: User, arize: Any) -> None:
+def test_lifting_leaves_out_queued_cancels(run: Run, oli: User, arize: Any) -> None:
     cancels(arize, run)
     batch = stops.pull(run.team, reason=WHY, left_out=[], by=actor(oli)).batch
     assert batch is not None
@@ -246,7 +238,7 @@ def test_a_lift_leaves_out_what_was_not_sent_yet(run: Run, oli: User, arize: Any
     ]
 
 
-def test_the_clock_holds_too_when_no_key_is_read(stop: EmergencyStop, task: Task, arize: Any) -> None:
+def test_the_worker_cancels_even_if_no_key_is_read(stop: EmergencyStop, task: Task, arize: Any) -> None:
     run = make_run(task)
     cancels(arize, run)
     jobs.look_after_stops.call_local()
@@ -254,21 +246,21 @@ def test_the_clock_holds_too_when_no_key_is_read(stop: EmergencyStop, task: Task
     assert Run.objects.get().status == "cancelled"
 
 
-def test_without_a_stop_a_round_costs_one_question_more(
+def test_without_a_stop_a_round_costs_one_more_query(
     credential: Credential, run: Run, django_assert_num_queries: Any
 ) -> None:
     with django_assert_num_queries(1):
         assert stops.hold_after_round(credential.pk) is None
 
 
-# Starting runs meanwhile
+# Starting runs during a stop
 
 
 def start(client: Client, task: Task, **data: str) -> Any:
     return client.post(f"/teams/ops-north/tasks/{task.pk}/trigger/", EVALUATION | data)
 
 
-def test_no_run_of_a_held_task_is_started_from_here(
+def test_no_run_of_a_stopped_task_can_be_started(
     client: Client, stop: EmergencyStop, task: Task, arize: Any, team: Team, oli: User
 ) -> None:
     arize.post(f"{task.endpoint}/v2/tasks/{task.arize_id}/trigger", json={"id": "N", "status": "PENDING"}, status=201)
@@ -280,11 +272,11 @@ def test_no_run_of_a_held_task_is_started_from_here(
     row = AuditEvent.objects.get(event="run.trigger")
     assert (row.outcome, row.details) == ("not_sent", {"stop": str(stop.pk)})
     stops.lift(team, by=actor(oli))
-    assert start(client, task).status_code == 302, "the very form, when the stop is lifted"
+    assert start(client, task).status_code == 302, "the same form, after the stop was lifted"
     assert len(posts(arize)) == 1
 
 
-def test_a_run_of_a_task_that_was_left_out_is_started(
+def test_a_run_of_an_excluded_task_can_be_started(
     client: Client, task: Task, arize: Any, team: Team, oli: User
 ) -> None:
     arize.post(f"{task.endpoint}/v2/tasks/{task.arize_id}/trigger", json={"id": "N", "status": "PENDING"}, status=201)
@@ -293,7 +285,7 @@ def test_a_run_of_a_task_that_was_left_out_is_started(
     assert len(posts(arize)) == 1
 
 
-def test_a_form_that_was_sent_before_the_stop_still_tells_how_it_went(
+def test_a_form_sent_before_the_stop_still_shows_its_result(
     client: Client, task: Task, arize: Any, team: Team, oli: User
 ) -> None:
     arize.post(f"{task.endpoint}/v2/tasks/{task.arize_id}/trigger", json={"id": "N", "status": "PENDING"}, status=201)

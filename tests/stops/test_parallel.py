@@ -1,4 +1,4 @@
-"""Many at once: one stop a team, and one cancel a run whoever looks first."""
+"""Many people and workers at once: one stop per team, and one cancel per run."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ def at_once(work: Any) -> list[Any]:
 
 
 @pytest.mark.commits
-def test_of_many_pulls_one_counts(committed: None, run: Run, oli: User) -> None:
+def test_concurrent_pulls_make_one_stop(committed: None, run: Run, oli: User) -> None:
     def pull() -> str:
         try:
             return str(stops.pull(run.team, reason="why", left_out=[], by=actor(oli)).stop.pk)
@@ -43,7 +43,7 @@ def test_of_many_pulls_one_counts(committed: None, run: Run, oli: User) -> None:
 
 
 @pytest.mark.commits
-def test_many_looks_at_once_cancel_each_new_run_once(committed: None, team: Team, run: Run, oli: User) -> None:
+def test_concurrent_readings_cancel_each_new_run_once(committed: None, team: Team, run: Run, oli: User) -> None:
     stops.pull(team, reason="why", left_out=[], by=actor(oli))
     new = {make_run(run.task).pk for _ in range(5)}
     found = at_once(lambda: stops.hold(team.pk))
@@ -53,15 +53,15 @@ def test_many_looks_at_once_cancel_each_new_run_once(committed: None, team: Team
 
 
 @pytest.mark.commits
-def test_a_hold_and_a_lift_at_once_leave_nothing_at_work(committed: None, team: Team, run: Run, oli: User) -> None:
+def test_a_concurrent_cancel_and_lift_leave_nothing_at_work(committed: None, team: Team, run: Run, oli: User) -> None:
     stops.pull(team, reason="why", left_out=[], by=actor(oli))
     make_run(run.task)
-    turn = iter([lambda: stops.lift(team, by=actor(oli)), *[lambda: stops.hold(team.pk)] * (THREADS - 1)])
+    turns = iter([lambda: stops.lift(team, by=actor(oli)), *[lambda: stops.hold(team.pk)] * (THREADS - 1)])
     lock = threading.Lock()
 
     def one_lifts() -> Any:
         with lock:
-            mine = next(turn)
+            mine = next(turns)
         return mine()
 
     at_once(one_lifts)

@@ -1,3 +1,5 @@
+"""Fixtures of the pages of tasks: vera's browser."""
+
 import pytest
 from django.test import Client
 

@@ -1,4 +1,4 @@
-"""The page of a task: what Arize tells of it, its last runs as a strip and as a list, live while it is looked at."""
+"""The page of a task: its details from Arize, and its latest runs as a strip and as a live list."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ def page(client: Client, task: Task, *, htmx: bool = False) -> str:
     return str(answer.content.decode())
 
 
-def test_it_shows_what_is_known_of_a_task(client: Client, task: Task):
+def test_the_page_shows_what_is_known_of_a_task(client: Client, task: Task):
     last = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
     Task.objects.update(is_continuous=True, last_run_at=last, usual_seconds=300, as_read='{"shiny": "kept"}')
     html = page(client, task)
@@ -44,12 +44,12 @@ def test_it_shows_what_is_known_of_a_task(client: Client, task: Task):
     ("is_continuous", "words"),
     [(True, "Continuous: "), (False, "Not continuous: "), (None, "<dd>Not told by Arize</dd>")],
 )
-def test_the_schedule_is_said_in_words(is_continuous: Any, words: str, client: Client, task: Task):
+def test_the_schedule_is_described_in_words(is_continuous: Any, words: str, client: Client, task: Task):
     Task.objects.update(is_continuous=is_continuous)
     assert words in page(client, task)
 
 
-def test_what_is_not_known_is_said_so(client: Client, team: Team):
+def test_what_is_unknown_is_shown_as_unknown(client: Client, team: Team):
     bare = Task.objects.create(team=team, endpoint=ENDPOINT, arize_id="")
     html = page(client, bare)
     for text in ("A task without a name", "not told by Arize", "Not told by Arize", "not known yet", "not told"):
@@ -61,12 +61,12 @@ def test_what_is_not_known_is_said_so(client: Client, team: Team):
     assert '<svg class="strip-marks"' not in html
 
 
-def test_a_type_that_the_panel_does_not_know_is_shown_as_arize_writes_it(client: Client, task: Task):
+def test_an_unknown_type_is_shown_as_arize_writes_it(client: Client, task: Task):
     Task.objects.update(type="unknown", as_read='{"type": "DREAM_INTERPRETATION"}')
     assert "DREAM_INTERPRETATION" in page(client, task)
 
 
-def test_its_runs_are_listed_and_counted_active_ones_first(client: Client, task: Task):
+def test_its_runs_are_listed_and_counted_with_active_ones_first(client: Client, task: Task):
     past(task, 60, 120, num_successes=7)
     past(task, 30, status=Status.FAILED)
     active = make_run(task, created_at=timezone.now() - timedelta(days=3))
@@ -80,7 +80,7 @@ def test_its_runs_are_listed_and_counted_active_ones_first(client: Client, task:
     assert "7 succeeded, 0 errored, 0 skipped" in html
 
 
-def test_only_the_newest_are_listed_and_counted(client: Client, task: Task, monkeypatch: Any):
+def test_only_the_newest_runs_are_listed_and_counted(client: Client, task: Task, monkeypatch: Any):
     monkeypatch.setattr(tasks, "LISTED", 3)
     monkeypatch.setattr(tasks, "COUNTED", 4)
     newest = past(task, 1, 2, 3, 4, 5)
@@ -90,7 +90,7 @@ def test_only_the_newest_are_listed_and_counted(client: Client, task: Task, monk
     assert "COMPLETED</span> 4" in html
 
 
-def test_a_run_without_times_has_its_line(client: Client, task: Task):
+def test_a_run_without_times_has_a_row(client: Client, task: Task):
     nothing = {"run_started_at": None, "run_finished_at": None, "raw_status": ""}
     runs = [make_run(task, status=status, arize_id=f"bare-{status.value}", **nothing) for status in Status]
     Run.objects.update(created_at=None)
@@ -107,7 +107,7 @@ def test_a_run_that_takes_longer_than_usual_is_marked(client: Client, task: Task
     assert "longer than usual" in page(client, task)
 
 
-def test_of_a_run_that_goes_on_the_browser_is_told_from_when(client: Client, task: Task):
+def test_the_browser_knows_when_an_active_run_will_be_late(client: Client, task: Task):
     Task.objects.update(usual_seconds=300)
     begun = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
     make_run(task, created_at=begun)
@@ -116,7 +116,7 @@ def test_of_a_run_that_goes_on_the_browser_is_told_from_when(client: Client, tas
     assert '<span class="longer" data-longer-at="2026-11-23T03:10:00.000Z" hidden>' in html
 
 
-def test_it_polls_faster_while_a_run_is_active(client: Client, task: Task):
+def test_the_page_polls_faster_while_a_run_is_active(client: Client, task: Task):
     past(task, 60)
     assert 'hx-trigger="every 30s, refresh"' in page(client, task)
     make_run(task)
@@ -130,18 +130,18 @@ def test_htmx_gets_the_fragment_that_the_page_holds(client: Client, run: Run):
     assert '<article id="task-page"' in page(client, run.task)
 
 
-def test_who_looks_at_a_task_is_attention_for_the_team(client: Client, task: Task, team: Team):
+def test_viewing_a_task_is_attention_for_the_team(client: Client, task: Task, team: Team):
     page(client, task)
     team.refresh_from_db()
     assert team.watched_at is not None
 
 
-def test_those_who_may_are_offered_to_start_a_run(oli: User, vera: User, task: Task, client_of: ClientOf):
+def test_people_with_the_right_are_offered_to_start_a_run(oli: User, vera: User, task: Task, client_of: ClientOf):
     assert f'href="/teams/ops-north/tasks/{task.pk}/trigger/">Start a run' in page(client_of(oli), task)
     assert "Start a run" not in page(client_of(vera), task)
 
 
-def test_why_it_may_be_old_is_said_above(client: Client, task: Task):
+def test_the_page_says_why_it_may_be_old(client: Client, task: Task):
     assert "notice-" not in page(client, task)
     Credential.objects.update(failing_since=timezone.now(), failing_reason="Not accepted.")
     assert "Key “Production”: Not accepted." in page(client, task)
@@ -161,7 +161,7 @@ def test_the_number_of_queries_does_not_depend_on_the_runs(client: Client, task:
 HOSTILE = "\"><script>alert(1)</script><b x='"
 
 
-def test_hostile_names_are_inert(client: Client, task: Task):
+def test_hostile_names_are_escaped(client: Client, task: Task):
     Task.objects.update(name=HOSTILE, space_name=HOSTILE, arize_id=HOSTILE, type="unknown")
     Task.objects.update(as_read='{"type": "<script>alert(2)</script>"}')
     run = make_run(task, arize_id=HOSTILE, status=Status.UNKNOWN, raw_status=HOSTILE, created_by_user_id=HOSTILE)
@@ -173,7 +173,7 @@ def test_hostile_names_are_inert(client: Client, task: Task):
 
 
 @pytest.mark.parametrize("part", ["", "strip/"])
-def test_the_task_of_another_team_is_not_there(part: str, task: Task, otto: User, vera: User, client_of: ClientOf):
+def test_the_task_of_another_team_is_not_found(part: str, task: Task, otto: User, vera: User, client_of: ClientOf):
     foreign, missing = (f"/teams/ops-south/tasks/{pk}/{part}" for pk in (task.pk, task.team_id))
     assert [client_of(otto).get(where).status_code for where in (foreign, missing, url(task) + part)] == [404, 404, 404]
     assert client_of(vera).get(url(task) + part, headers={"HX-Request": "true"}).status_code == 200

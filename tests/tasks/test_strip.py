@@ -1,4 +1,4 @@
-"""The strip of a task's last runs: outcome by shape, duration by height, and the same in words."""
+"""The strip of a task's latest runs: shape is the status, height is the duration, and the same in words."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -18,11 +18,11 @@ def drawn(task: Task, **options: Any) -> Strip:
 
 
 def bars(path: str) -> list[tuple[int, float]]:
-    """Where a bar stands and how high it is."""
+    """The position and height of each bar."""
     return [(int(x) - 2, float(height)) for x, height in re.findall(r"M(\d+) 50v-([\d.]+)h6", path)]
 
 
-def test_it_says_in_words_what_it_draws(task: Task):
+def test_the_strip_is_also_described_in_words(task: Task):
     past(task, *[300] * 25)
     past(task, 300, num_errors=2)
     past(task, *[300] * 3, status=Status.FAILED)
@@ -34,7 +34,7 @@ def test_it_says_in_words_what_it_draws(task: Task):
     assert len(strip.marks) == sum(key.count for key in strip.keys) == LAST
 
 
-def test_each_outcome_has_a_colour_and_a_shape_of_its_own(task: Task):
+def test_each_outcome_has_its_own_colour_and_shape(task: Task):
     for status in Status:
         make_run(task, status=status)
     make_run(task, status=Status.COMPLETED, num_errors=1)
@@ -42,7 +42,7 @@ def test_each_outcome_has_a_colour_and_a_shape_of_its_own(task: Task):
     assert set(keys) == {"completed", "errors", "failed", "cancelled", "active", "other"}
     hollow = keys.pop("cancelled")
     assert len(set(keys.values())) == len(keys)
-    # The same bar, but the style sheet leaves it hollow.
+    # The same bar; the style sheet does not fill it.
     assert hollow == keys["completed"]
 
 
@@ -50,7 +50,7 @@ def test_every_status_has_a_kind():
     assert {kind_of(Run(status=status)) for status in Status} == {"completed", "failed", "cancelled", "active", "other"}
 
 
-def test_the_newest_stand_at_the_right_as_high_as_they_took_long(task: Task):
+def test_newest_runs_are_on_the_right_and_bars_show_the_duration(task: Task):
     newest = past(task, 100, 50, 25)
     strip = drawn(task)
     assert bars(strip.keys[0].path) == [(0, 9.5), (10, 19.0), (20, 38.0)]
@@ -59,13 +59,13 @@ def test_the_newest_stand_at_the_right_as_high_as_they_took_long(task: Task):
     assert strip.longest == "1 min 40 s"
 
 
-def test_only_the_last_are_drawn(task: Task):
+def test_only_the_latest_runs_are_drawn(task: Task):
     past(task, *[60] * (LAST + 5), 9_000)
     strip = drawn(task)
     assert (len(strip.marks), strip.longest, strip.width) == (LAST, "1 min", 10 * LAST)
 
 
-def test_an_old_run_that_still_goes_on_stands_in_its_place(task: Task):
+def test_an_old_active_run_is_drawn_in_its_place(task: Task):
     make_run(task, created_at=START - timedelta(hours=2, minutes=30))
     past(task, 60, 60, 60)
     assert [key.kind for key in drawn(task).keys] == ["completed", "active"]
@@ -81,7 +81,7 @@ def test_one_run_and_none(task: Task):
     assert drawn(task).summary == "One run so far: 1 completed"
 
 
-def test_runs_without_times_and_of_no_length_are_seen(task: Task):
+def test_runs_without_times_or_duration_are_visible(task: Task):
     past(task, 0, 0)
     past(task, 60, run_started_at=None)
     past(task, 60, run_started_at=datetime(1, 1, 1, tzinfo=UTC))
@@ -91,7 +91,7 @@ def test_runs_without_times_and_of_no_length_are_seen(task: Task):
     assert strip.marks[0].title.startswith("COMPLETED, ")
 
 
-def test_the_line_of_the_usual_duration_is_left_out_when_it_would_be_above_the_drawing(task: Task):
+def test_the_usual_duration_has_no_line_above_the_drawing(task: Task):
     past(task, 100, 100)
     task.usual_seconds = 50
     assert drawn(task).usual_path == "M0 31.0h20"
@@ -99,13 +99,13 @@ def test_the_line_of_the_usual_duration_is_left_out_when_it_would_be_above_the_d
     assert (drawn(task).usual_path, drawn(task).usual) == ("", "usually 83 min")
 
 
-def test_a_run_is_pointed_at_on_its_own_page(task: Task):
+def test_a_run_is_marked_on_its_own_page(task: Task):
     runs = past(task, 100, 100)
     assert drawn(task).here == ""
     assert drawn(task, here=runs[0]).here.startswith("M15 ")
 
 
-def test_the_fragment_links_each_mark_and_keeps_out_of_the_way_of_the_keyboard(client: Client, task: Task):
+def test_the_fragment_links_each_bar_and_adds_no_tab_stops(client: Client, task: Task):
     runs = past(task, 321, 60, status=Status.FAILED)
     html = client.get(f"/teams/ops-north/tasks/{task.pk}/strip/", headers={"HX-Request": "true"}).content.decode()
     assert html.lstrip().startswith('<section id="task-strip"')
@@ -116,7 +116,7 @@ def test_the_fragment_links_each_mark_and_keeps_out_of_the_way_of_the_keyboard(c
     assert "2 failed" in html
 
 
-def test_as_a_page_it_leads_to_the_task(client: Client, task: Task):
+def test_the_fragment_opened_as_a_page_redirects_to_the_task(client: Client, task: Task):
     answer = client.get(f"/teams/ops-north/tasks/{task.pk}/strip/")
     assert (answer.status_code, answer.get("Location")) == (302, f"/teams/ops-north/tasks/{task.pk}/")
     assert "HX-Request" in answer["Vary"]

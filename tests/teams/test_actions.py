@@ -25,7 +25,7 @@ def role_of(team, user):
 # --- Teams
 
 
-def test_it_creates_a_team_with_a_slug_of_its_name(db):
+def test_a_new_team_gets_a_slug_of_its_name(db):
     team = teams.create_team("  Ops & Nörth  ", by=SHELL)
     row = AuditEvent.objects.get()
     assert (team.name, team.slug) == ("Ops & Nörth", "ops-north")
@@ -40,17 +40,17 @@ def test_it_creates_a_team_with_a_slug_of_its_name(db):
 @pytest.mark.parametrize(
     ("name", "slug"), [("Site", "site-2"), ("new", "new-2"), ("試験", "team"), ("x" * 100, "x" * 45)]
 )
-def test_it_finds_a_slug_for_every_name(db, name, slug):
+def test_every_name_gets_a_slug(db, name, slug):
     assert teams.create_team(name, by=SHELL).slug == slug
 
 
-def test_it_numbers_the_slug_when_another_name_took_it(team):
+def test_a_taken_slug_gets_a_number(team):
     assert teams.create_team("Ops, North", by=SHELL).slug == "ops-north-2"
     assert teams.create_team("Ops: North", by=SHELL).slug == "ops-north-3"
 
 
 @pytest.mark.parametrize("slug", [None, "ops-north"])
-def test_the_same_team_again_is_told_and_nothing_is_written(team, slug):
+def test_the_same_team_again_says_so_and_writes_nothing(team, slug):
     with pytest.raises(TeamExists) as known:
         teams.create_team("Ops North", slug=slug, by=SHELL)
     assert known.value.team == team
@@ -59,7 +59,7 @@ def test_the_same_team_again_is_told_and_nothing_is_written(team, slug):
 
 
 @pytest.mark.parametrize("slug", ["ops-north", "site", "new", "Ops", "a b", "-a", "a--b", "x" * 51, "ä", "a\n"])
-def test_it_refuses_a_slug_that_cannot_be(team, slug):
+def test_an_invalid_slug_is_refused(team, slug):
     with pytest.raises(UserError) as refused:
         teams.create_team("Another", slug=slug, by=SHELL)
     assert refused.value.field == "slug"
@@ -68,7 +68,7 @@ def test_it_refuses_a_slug_that_cannot_be(team, slug):
 
 
 @pytest.mark.parametrize("name", ["", " \n ", "x" * 101])
-def test_it_refuses_a_name_that_is_none(db, name):
+def test_an_invalid_name_is_refused(db, name):
     with pytest.raises(UserError) as refused:
         teams.create_team(name, by=SHELL)
     assert refused.value.field == "name"
@@ -88,7 +88,7 @@ def test_the_same_name_again_changes_nothing(team, mona):
     assert events() == []
 
 
-def test_archiving_destroys_the_keys_and_ends_everything(team, credential, task, adam):
+def test_archiving_deletes_the_keys_and_ends_everything(team, credential, task, adam):
     Invitation.objects.create(team=team, email="x@example.com", role="viewer", expires_at="2999-01-01T00:00Z")
     assert teams.archive(team, by=actor(adam))
     credential.refresh_from_db()
@@ -99,7 +99,7 @@ def test_archiving_destroys_the_keys_and_ends_everything(team, credential, task,
     assert events(chain=f"team:{team.pk}") == [("credential.revoke", "done"), ("team.archive", "done")]
 
 
-def test_archiving_twice_is_once(team, adam):
+def test_archiving_twice_acts_once(team, adam):
     assert teams.archive(team, by=actor(adam))
     assert not teams.archive(team, by=actor(adam))
     assert events() == [("team.archive", "done")]
@@ -122,7 +122,7 @@ def test_nothing_changes_in_an_archived_team(team, mona, vera, adam):
 # --- Members
 
 
-def test_it_adds_a_member_once(team, otto, mona):
+def test_a_member_is_added_once(team, otto, mona):
     assert members.add(team, otto, role=TeamRole.VIEWER, by=actor(mona))
     assert not members.add(team, otto, role=TeamRole.VIEWER, by=actor(mona))
     row = AuditEvent.objects.get()
@@ -140,13 +140,13 @@ def test_adding_never_changes_a_role(team, vera, mona):
     assert role_of(team, vera) == "viewer"
 
 
-def test_it_adds_no_disabled_person(team, otto, mona):
+def test_a_disabled_person_is_not_added(team, otto, mona):
     accounts.disable_person(otto, by=SHELL)
     with pytest.raises(UserError, match="disabled"):
         members.add(team, otto, role=TeamRole.VIEWER, by=actor(mona))
 
 
-def test_it_changes_a_role_and_says_both(team, vera, mona):
+def test_a_role_change_records_both_roles(team, vera, mona):
     assert members.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
     assert not members.change_role(team, vera, role=TeamRole.OPERATOR, by=actor(mona))
     assert AuditEvent.objects.get().details == {"before": "viewer", "after": "operator"}
@@ -165,7 +165,7 @@ def test_the_last_manager_cannot_leave(team, mona, otto):
     assert role_of(team, mona) is None
 
 
-def test_a_disabled_manager_does_not_count_as_one(team, mona):
+def test_a_disabled_manager_does_not_count(team, mona):
     gone = member(team, "gone@example.com", TeamRole.MANAGER)
     accounts.disable_person(gone, by=SHELL)
     with pytest.raises(UserError, match="needs a manager"):
@@ -174,14 +174,14 @@ def test_a_disabled_manager_does_not_count_as_one(team, mona):
     assert role_of(team, mona) == "manager"
 
 
-def test_two_managers_who_remove_each_other_at_once_leave_one(committed, monkeypatch):
+def test_two_managers_cannot_remove_each_other_at_once(committed, monkeypatch):
     team = Team.objects.create(slug="t", name="T")
     both = [member(team, f"{name}@example.com", TeamRole.MANAGER) for name in ("a", "b")]
     looked, refused = threading.Barrier(2), []
     look = members._keep_a_manager
 
     def look_and_wait_for_the_other(*args):
-        """Without the lock both would come here and see two managers; with it the second is not let in yet."""
+        """Without the lock, both threads would get here and see two managers. With it, the second one waits outside."""
         look(*args)
         with contextlib.suppress(threading.BrokenBarrierError):
             looked.wait(timeout=1)

@@ -1,4 +1,4 @@
-"""A stranger's way into a team: the link, who may use it, and how often."""
+"""Invitations to a team: the link, who may use it, and how often."""
 
 import threading
 from datetime import timedelta
@@ -75,24 +75,24 @@ def test_a_new_invitation_replaces_the_open_one_of_that_address_only(team, other
     assert newest.details["replaces"] == 1
 
 
-def test_adding_the_person_otherwise_uses_the_link_up(team, mona, link):
+def test_adding_the_person_otherwise_uses_up_the_link(team, mona, link):
     newcomer = person(NEO)
     members.add(team, newcomer, role=TeamRole.VIEWER, by=SHELL)
     with pytest.raises(InvitationInvalid):
         invitations.open_invitation(token_of(link))
 
 
-def test_it_invites_nobody_without_an_address(team, mona):
+def test_an_invitation_needs_an_address(team, mona):
     with pytest.raises(UserError):
         invitations.invite(team, email="neo", role=TeamRole.VIEWER, by=actor(mona))
     assert not Invitation.objects.exists()
 
 
-# --- Links that are no good
+# --- Invalid links
 
 
 @pytest.mark.parametrize("spoil", ["forged", "cut", "expired", "revoked", "used", "archived", "nothing"])
-def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
+def test_every_invalid_link_gives_the_same_page(team, mona, link, spoil):
     good = Client().get(link)
     assert (good.status_code, bool(good.context.get("problem"))) == (200, False)
     found = invitations.open_invitation(token_of(link))
@@ -117,12 +117,12 @@ def test_every_bad_link_is_the_same_page(team, mona, link, spoil):
             assert response.status_code == 404
             assert response.context["problem"] == InvitationInvalid().sentence
             assert response.context.get("form") is None
-    # Of somebody unknown: one row an event, address and minute.
+    # For anonymous people: one row per event, address and minute.
     assert events()[len(before) :] == [("access.denied", "denied"), ("invitation.accept", "denied")]
     assert not AuditEvent.objects.filter(chain=f"team:{team.pk}", outcome="denied").exists()
 
 
-def test_a_link_is_good_for_seven_days_and_no_longer(team, mona):
+def test_a_link_is_valid_for_seven_days(team, mona):
     made = timezone.now()
     with time_machine.travel(made, tick=False):
         token = token_of(urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path)
@@ -132,7 +132,7 @@ def test_a_link_is_good_for_seven_days_and_no_longer(team, mona):
         invitations.open_invitation(token)
 
 
-def test_taking_back_twice_is_once(team, mona, link):
+def test_revoking_twice_acts_once(team, mona, link):
     found = invitations.open_invitation(token_of(link))
     assert invitations.revoke_invitation(found, by=actor(mona))
     assert not invitations.revoke_invitation(found, by=actor(mona))
@@ -142,10 +142,10 @@ def test_taking_back_twice_is_once(team, mona, link):
 # --- Accepting
 
 
-def test_a_stranger_makes_an_account_and_is_signed_in(team, link):
+def test_a_stranger_creates_an_account_and_is_signed_in(team, link):
     client = Client()
     page = client.get(link)
-    # The token stays out of caches and foreign logs; `no-referrer` would make browsers post with `Origin: null`.
+    # Keeps the token out of caches and other sites' logs. `no-referrer` would make browsers post with `Origin: null`.
     assert (page["Referrer-Policy"], "no-store" in page["Cache-Control"]) == ("same-origin", True)
     response = client.post(link, ANSWER)
     newcomer = User.objects.get(email=NEO)
@@ -159,7 +159,7 @@ def test_a_stranger_makes_an_account_and_is_signed_in(team, link):
     assert PASSWORD not in str(list(AuditEvent.objects.values()))
 
 
-def test_the_session_key_changes_on_the_way_in(team, link):
+def test_accepting_creates_a_new_session(team, link):
     client = Client()
     session = client.session
     session["theme"] = "dark"
@@ -181,7 +181,7 @@ def test_the_session_key_changes_on_the_way_in(team, link):
         ({"name": "a\0b"}, "name"),
     ],
 )
-def test_a_bad_answer_is_refused_on_the_form_without_showing_a_password(team, link, change, field):
+def test_an_invalid_form_shows_no_password(team, link, change, field):
     response = Client().post(link, ANSWER | change)
     assert response.status_code == 422
     assert field in response.context["form"].errors
@@ -191,7 +191,7 @@ def test_a_bad_answer_is_refused_on_the_form_without_showing_a_password(team, li
     assert Client().post(link, ANSWER).status_code == 302
 
 
-def test_an_invitation_that_is_used_while_its_form_is_on_the_way_is_gone(team, link, monkeypatch):
+def test_an_invitation_used_before_the_form_arrives_is_gone(team, link, monkeypatch):
     find = invitations.open_invitation
 
     def too_late(token):
@@ -205,7 +205,7 @@ def test_an_invitation_that_is_used_while_its_form_is_on_the_way_is_gone(team, l
     assert not User.objects.filter(email=NEO).exists()
 
 
-def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, client_of):
+def test_a_known_person_signs_in_first_and_then_accepts(team, link, client_of):
     newcomer = person(NEO)
     asked = Client().get(link)
     assert asked.context["must_sign_in"]
@@ -220,7 +220,7 @@ def test_a_known_person_is_asked_to_sign_in_first_and_then_accepts(team, link, c
     assert events(event="person.create") == []
 
 
-def test_somebody_else_cannot_accept(team, link, otto, client_of):
+def test_another_person_cannot_accept(team, link, otto, client_of):
     client = client_of(otto)
     assert "Sign out, then open the link again." in client.get(link).context["problem"]
     assert client.post(link, ANSWER).status_code == 422
@@ -237,7 +237,7 @@ def test_accepting_keeps_the_role_of_a_member(team, link):
     assert role_of(team, NEO) == "manager"
 
 
-def test_two_accepts_at_once_make_one(committed):
+def test_concurrent_accepts_make_one_membership(committed):
     team = Team.objects.create(slug="t", name="T")
     link = urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path
     found = invitations.open_invitation(token_of(link))
@@ -286,14 +286,14 @@ def test_the_inviter_sees_the_link_once(team, mona, client_of):
         {"email": "vera@example.com", "role": "viewer"},
     ],
 )
-def test_a_bad_invitation_is_refused_on_the_form(team, mona, vera, client_of, body):
+def test_an_invalid_invitation_is_refused_on_the_form(team, mona, vera, client_of, body):
     response = client_of(mona).post("/teams/ops-north/members/add/", body)
     assert response.status_code == 422
     assert response.context["form"].errors
     assert not Invitation.objects.exists()
 
 
-def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, client_of):
+def test_the_inviter_revokes_a_link(team, other_team, mona, otto, link, client_of):
     found = Invitation.objects.get()
     foreign = reverse("invitation-revoke", args=["ops-south", found.pk])
     assert client_of(otto).post(foreign).status_code == 404
@@ -303,6 +303,6 @@ def test_the_inviter_takes_a_link_back(team, other_team, mona, otto, link, clien
     assert Client().get(link).status_code == 404
 
 
-def test_people_are_found_by_address_only_when_it_is_one(db):
+def test_people_are_found_only_by_a_complete_address(db):
     with pytest.raises(UserError):
         accounts.find_person("neo")

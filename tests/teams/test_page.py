@@ -1,4 +1,4 @@
-"""Home, the choice of teams, members, settings. The rights of each url are in the permission matrix."""
+"""Home, the choice of teams, members, settings. access/test_matrix.py tests the rights of each url."""
 
 import pytest
 from django.urls import reverse
@@ -23,7 +23,7 @@ def role_of(team, user):
 # --- Home and the choice of teams
 
 
-def test_home_leads_to_the_last_team(team, other_team, oli, client_of):
+def test_home_redirects_to_the_last_team(team, other_team, oli, client_of):
     members.add(other_team, oli, role=TeamRole.VIEWER, by=SHELL)
     assert client_of(oli).get("/")["Location"] == "/runs/"
     members.remember(oli, other_team)
@@ -48,7 +48,7 @@ def test_remembering_the_same_team_writes_nothing(team, oli, django_assert_num_q
         members.remember(oli, team)
 
 
-def test_the_choice_shows_my_teams_with_role_and_active_runs(team, other_team, task, oli, client_of):
+def test_the_choice_shows_ones_teams_with_role_and_active_runs(team, other_team, task, oli, client_of):
     make_run(task)
     make_run(task, status=Status.COMPLETED)
     cards = client_of(oli).get("/runs/").context["cards"]
@@ -61,7 +61,7 @@ def test_auditors_and_site_admins_choose_among_all_teams(team, other_team, ada, 
         assert [(card.name, card.role) for card in cards] == [("Ops North", role), ("Ops South", role)]
 
 
-def test_somebody_without_a_team_is_told_so(db, client_of):
+def test_a_person_without_a_team_is_told_so(db, client_of):
     response = client_of(person("lonely@example.com")).get("/runs/")
     assert response.context["cards"] == ()
     assert response.status_code == 200
@@ -81,13 +81,13 @@ def test_a_manager_changes_a_role_on_the_page(team, mona, vera, client_of):
     assert (row.actor_label, row.actor_role) == ("mona@example.com", "manager")
 
 
-def test_a_role_that_does_not_exist_is_a_sentence(team, mona, vera, client_of):
+def test_an_unknown_role_is_explained(team, mona, vera, client_of):
     response = client_of(mona).post(reverse("member-role", args=[team.slug, vera.pk]), {"role": "king"})
     assert (response.status_code, messages_of(response)) == (422, ["Choose one of the roles."])
     assert role_of(team, vera) == "viewer"
 
 
-def test_the_last_manager_is_told_on_the_page(team, mona, client_of):
+def test_the_last_manager_is_explained_on_the_page(team, mona, client_of):
     client = client_of(mona)
     for name, body in (("member-remove", {}), ("member-role", {"role": "viewer"})):
         response = client.post(reverse(name, args=[team.slug, mona.pk]), body)
@@ -95,24 +95,24 @@ def test_the_last_manager_is_told_on_the_page(team, mona, client_of):
     assert role_of(team, mona) == "manager"
 
 
-def test_a_manager_who_leaves_is_led_to_the_choice(team, mona, client_of):
+def test_a_manager_who_leaves_is_redirected_to_the_choice(team, mona, client_of):
     member(team, "second@example.com", TeamRole.MANAGER)
     response = client_of(mona).post(reverse("member-remove", args=[team.slug, mona.pk]))
     assert response["Location"] == "/runs/"
     assert role_of(team, mona) is None
 
 
-def test_a_person_of_another_team_is_nobody_here_and_the_try_is_recorded(team, mona, vera, otto, client_of):
+def test_a_person_of_another_team_is_unknown_and_the_attempt_is_recorded(team, mona, vera, otto, client_of):
     client = client_of(mona)
-    strange = client.post(reverse("member-remove", args=[team.slug, otto.pk]))
+    foreign = client.post(reverse("member-remove", args=[team.slug, otto.pk]))
     missing = client.post(reverse("member-remove", args=[team.slug, team.pk]))
     own = client.post(reverse("member-remove", args=[team.slug, vera.pk]))
-    assert (strange.status_code, missing.status_code, own.status_code) == (404, 404, 302)
+    assert (foreign.status_code, missing.status_code, own.status_code) == (404, 404, 302)
     assert events(chain="site") == [("access.denied", "denied")]
     assert Membership.objects.filter(user=otto).exists()
 
 
-def test_a_site_admin_makes_a_team_with_its_first_manager(otto, adam, client_of):
+def test_a_site_admin_creates_a_team_with_its_first_manager(otto, adam, client_of):
     body = {"name": "Night Shift", "slug": "", "manager": "OTTO@example.com"}
     response = client_of(adam).post("/teams/new/", body)
     made = Team.objects.get(slug="night-shift")
@@ -122,7 +122,7 @@ def test_a_site_admin_makes_a_team_with_its_first_manager(otto, adam, client_of)
     assert events(chain=f"team:{made.pk}") == [("member.add", "done")]
 
 
-def test_a_strange_first_manager_gets_a_link(adam, client_of):
+def test_an_unknown_first_manager_gets_a_link(adam, client_of):
     body = {"name": "Night Shift", "slug": "night", "manager": "new@example.com"}
     response = client_of(adam).post("/teams/new/", body)
     page = response.context["page"]
@@ -143,7 +143,7 @@ def test_a_strange_first_manager_gets_a_link(adam, client_of):
         {},
     ],
 )
-def test_a_team_that_cannot_be_is_refused_on_the_form(team, adam, client_of, body):
+def test_an_invalid_team_is_refused_on_the_form(team, adam, client_of, body):
     response = client_of(adam).post("/teams/new/", body)
     assert response.status_code == 422
     assert response.context["form"].errors
@@ -159,7 +159,7 @@ def test_a_manager_renames_the_team(team, mona, client_of):
     assert (refused.status_code, Team.objects.get().name) == (422, "Night")
 
 
-def test_a_site_admin_archives_after_being_asked(team, mona, adam, client_of):
+def test_a_site_admin_archives_after_a_confirmation(team, mona, adam, client_of):
     client = client_of(adam)
     url = reverse("team-archive", args=[team.slug])
     assert client.get(url).status_code == 200

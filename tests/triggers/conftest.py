@@ -1,3 +1,5 @@
+"""Fixtures of starting runs: oli's browser."""
+
 import pytest
 from django.test import Client
 

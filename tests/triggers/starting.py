@@ -1,4 +1,4 @@
-"""Starting a run through the form, and what Arize answers."""
+"""Starting a run with the form, and Arize's answers."""
 
 import uuid
 from typing import Any

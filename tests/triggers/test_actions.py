@@ -1,4 +1,4 @@
-"""Each end of a start: what Arize says, what the panel makes of it, and what the person is told."""
+"""Each outcome of a start: Arize's answer, the outcome, and the message to the person."""
 
 import json
 import uuid
@@ -33,7 +33,7 @@ def rows() -> list[AuditEvent]:
 
 
 def check_log(task: Task, person: User, outcome: str) -> AuditEvent:
-    """Two rows of one operation; the second is returned."""
+    """Check the two rows of the operation. Returns the second."""
     requested, ended = rows()
     assert (requested.outcome, ended.outcome) == ("requested", outcome)
     assert requested.operation_id == ended.operation_id == Trigger.objects.get().pk
@@ -74,7 +74,7 @@ def test_a_started_run_is_on_the_board_at_once(
 def test_a_run_that_arize_says_ended_long_ago_is_kept_too(
     client: Client, task: Task, oli: User, arize: responses.RequestsMock, settings: Any
 ) -> None:
-    """A server with a wrong clock: the start was made, so the log and the board must tell of it."""
+    """The server's clock is wrong, but the run was started: the log and the board must show it."""
     settings.RUN_RETENTION_DAYS = 1
     past = {"status": "COMPLETED", "created_at": "2020-01-01T00:00:00Z", "run_finished_at": "2020-01-01T00:00:00Z"}
     arize.post(trigger_url(task), json=NEW | past, status=201)
@@ -115,14 +115,14 @@ def test_a_refusal_says_why_and_keeps_what_was_typed(
     assert words in text
     assert f"Arize says: Refused: {BODY}" in text
     assert 'value="2026-11-22T03:00"' in text
-    assert str(Trigger.objects.get().pk) not in text, "the form comes back under a new token"
+    assert str(Trigger.objects.get().pk) not in text, "the form comes back with a new token"
     assert post.call_count == len(arize.calls) == 1
     ended = check_log(task, oli, "refused")
     assert (ended.details["http_status"], ended.details["arize_request_id"]) == (answer["status"], "req_42")
     assert not Run.objects.exists()
 
 
-def test_arizes_own_words_are_cut_and_cleaned(client: Client, task: Task, arize: responses.RequestsMock) -> None:
+def test_arizes_own_words_are_truncated_and_cleaned(client: Client, task: Task, arize: responses.RequestsMock) -> None:
     arize.post(trigger_url(task), status=400, json={"title": "Bad\r\n<b>", "detail": "x" * 5_000 + "\u202e"})
     text = send(client, task).content.decode()
     assert "Arize says: Bad &lt;b&gt;: xxx" in text
@@ -145,7 +145,7 @@ LOST: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("answer", LOST.values(), ids=LOST)
-def test_a_lost_answer_is_unknown_and_a_run_that_did_start_is_on_the_board(
+def test_a_lost_answer_is_unknown_and_a_started_run_is_on_the_board(
     answer: dict[str, Any], client: Client, task: Task, oli: User, arize: responses.RequestsMock
 ) -> None:
     make_run(task, arize_id="old-run")
@@ -178,7 +178,7 @@ def test_a_lost_answer_is_unknown_and_a_run_that_did_start_is_on_the_board(
         ({"body": "<html>"}, "could not be read either"),
     ],
 )
-def test_what_the_look_at_the_newest_runs_told_is_said(
+def test_the_message_says_what_the_newest_runs_show(
     look: dict[str, Any], words: str, client: Client, task: Task, oli: User, arize: responses.RequestsMock
 ) -> None:
     arize.post(trigger_url(task), status=504)
@@ -186,12 +186,12 @@ def test_what_the_look_at_the_newest_runs_told_is_said(
     page = send(client, task)
     assert page.status_code == 502
     assert words in page.content.decode()
-    assert read.call_count == 1, "a person is waiting: one look, no retries"
+    assert read.call_count == 1, "a person is waiting: one read, no retries"
     check_log(task, oli, "unknown")
 
 
 @pytest.mark.parametrize("raised", [requests.ConnectTimeout(), requests.exceptions.SSLError()])
-def test_what_could_not_be_sent_is_not_sent(
+def test_an_unsendable_request_is_not_sent(
     raised: Exception, client: Client, task: Task, oli: User, arize: responses.RequestsMock
 ) -> None:
     arize.post(trigger_url(task), body=raised)
@@ -202,7 +202,7 @@ def test_what_could_not_be_sent_is_not_sent(
     assert len(arize.calls) == 1
 
 
-def test_a_closed_port_got_nothing(client: Client, task: Task, settings: Any, free_port: int) -> None:
+def test_a_closed_port_received_nothing(client: Client, task: Task, settings: Any, free_port: int) -> None:
     endpoint = f"http://127.0.0.1:{free_port}"
     settings.ARIZE_ENDPOINTS = (endpoint,)
     Credential.objects.update(endpoint=endpoint)
@@ -240,7 +240,7 @@ def _odd_id(task: Task, settings: Any) -> None:
         (_odd_id, "Nothing was sent."),
     ],
 )
-def test_it_says_why_nothing_could_be_sent(
+def test_the_message_says_why_nothing_could_be_sent(
     spoil: Any, words: str, settings: Any, client: Client, task: Task, arize: responses.RequestsMock
 ) -> None:
     arize.post(trigger_url(task), json=NEW, status=201)
@@ -263,7 +263,7 @@ def test_a_failing_key_or_a_backoff_does_not_hold_back_a_person(
 
 
 @pytest.mark.parametrize("table", ["taskruns_auditevent", "taskruns_trigger"])
-def test_nothing_is_sent_when_the_request_cannot_be_written(
+def test_nothing_is_sent_if_the_request_cannot_be_written(
     table: str, client: Client, task: Task, arize: responses.RequestsMock
 ) -> None:
     arize.post(trigger_url(task), json=NEW, status=201)
@@ -275,10 +275,10 @@ def test_nothing_is_sent_when_the_request_cannot_be_written(
     assert not arize.calls
     assert not Trigger.objects.exists()
     accept_inserts(table)
-    assert send(client, task, operation=operation).status_code == 302, "the same form, once it can be written"
+    assert send(client, task, operation=operation).status_code == 302, "the same form works once the row can be written"
 
 
-def test_an_answer_that_cannot_be_written_is_told_and_closed_by_the_sweep(
+def test_an_unwritable_answer_is_reported_and_closed_by_the_sweep(
     client: Client, task: Task, arize: responses.RequestsMock
 ) -> None:
     arize.post(trigger_url(task), json=NEW, status=201)

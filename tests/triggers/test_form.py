@@ -1,4 +1,4 @@
-"""The form of each kind of task: what it suggests, what it takes, what it refuses and keeps, and what is sent then."""
+"""The form of each kind of task: suggested values, accepted and refused values, and the request."""
 
 import json
 import re
@@ -52,17 +52,17 @@ def fields(page: str) -> list[str]:
 
 
 def value_of(page: str, name: str) -> str:
-    """The text that stands in a field."""
+    """The value of a field."""
     ((text, area),) = re.findall(
         rf'<(?:input[^>]*? name="{name}"[^>]*? value="([^"]*)"|textarea[^>]* name="{name}"[^>]*>\s*([^<]*))', page
     )
     return str(text or area)
 
 
-# What stands in it
+# Suggested values
 
 
-def test_it_suggests_the_time_since_the_last_run(client: Client, task: Task) -> None:
+def test_the_form_suggests_the_time_since_the_last_run(client: Client, task: Task) -> None:
     for last, start in (
         (NOW - timedelta(hours=5, seconds=3), "2026-11-22T21:59:57"),
         (None, "2026-11-22T03:00:00"),
@@ -79,7 +79,7 @@ def test_it_suggests_the_time_since_the_last_run(client: Client, task: Task) -> 
 
 
 @pytest.mark.parametrize("days_ago", [0.3, 30.00001, 45])
-def test_what_it_suggests_is_taken(days_ago: float, client: Client, task: Task, arize: Any) -> None:
+def test_the_suggestion_is_accepted(days_ago: float, client: Client, task: Task, arize: Any) -> None:
     arize.post(trigger_url(task), json=NEW, status=201)
     now = NOW + timedelta(microseconds=999_999)
     Task.objects.update(last_run_at=now - timedelta(days=days_ago))
@@ -91,7 +91,7 @@ def test_what_it_suggests_is_taken(days_ago: float, client: Client, task: Task, 
 
 
 def test_times_are_in_the_persons_zone_and_sent_in_utc(client: Client, task: Task, oli: User, arize: Any) -> None:
-    """The window spans the night in which Berlin's clock goes back: 30 days by the wall, an hour more by the clock."""
+    """The window includes the end of summer time in Berlin: 30 days in local time are an hour more in UTC."""
     User.objects.filter(pk=oli.pk).update(time_zone="Europe/Berlin")
     arize.post(trigger_url(task), json=NEW, status=201)
     Task.objects.update(last_run_at=datetime(2026, 10, 20, 22, 30, tzinfo=UTC))
@@ -108,7 +108,7 @@ def test_times_are_in_the_persons_zone_and_sent_in_utc(client: Client, task: Tas
     assert sent(arize)["data_end_time"] == "2026-10-25T00:30:00.000Z"
 
 
-def test_a_time_with_an_offset_is_taken_as_it_stands(client: Client, task: Task, arize: Any) -> None:
+def test_a_time_with_an_offset_is_kept(client: Client, task: Task, arize: Any) -> None:
     arize.post(trigger_url(task), json=NEW, status=201)
     window = {"data_start_time": "2026-11-22T00:00+02:00", "data_end_time": "2026-11-22T00:00Z"}
     assert post(client, task, EVALUATION | window | {"override_evaluations": "on"}).status_code == 302
@@ -120,7 +120,7 @@ def test_a_time_with_an_offset_is_taken_as_it_stands(client: Client, task: Task,
     }
 
 
-# On a dataset, and experiments
+# Tasks on a dataset, and experiments
 
 
 def test_a_dataset_has_experiments_and_no_window(client: Client, dataset_task: Task, arize: Any) -> None:
@@ -133,7 +133,7 @@ def test_a_dataset_has_experiments_and_no_window(client: Client, dataset_task: T
     assert sent(arize) == {"experiment_ids": ["e1", "e2"], "max_spans": 10_000, "override_evaluations": False}
 
 
-def test_an_experiment_is_sent_with_what_was_given(client: Client, experiment_task: Task, arize: Any) -> None:
+def test_an_experiment_is_sent_with_the_given_fields(client: Client, experiment_task: Task, arize: Any) -> None:
     arize.post(trigger_url(experiment_task), json=NEW, status=201)
     typed = EXPERIMENT | {
         "dataset_version_id": "V1",
@@ -156,9 +156,7 @@ def test_an_experiment_is_sent_with_what_was_given(client: Client, experiment_ta
     assert AuditEvent.objects.get(outcome="requested").details == body
 
 
-def test_an_experiment_needs_no_more_than_a_name_and_suggests_one(
-    client: Client, experiment_task: Task, arize: Any
-) -> None:
+def test_an_experiment_needs_only_a_name_and_suggests_one(client: Client, experiment_task: Task, arize: Any) -> None:
     arize.post(trigger_url(experiment_task), json=NEW, status=201)
     Task.objects.update(name='The "golden\\ set"\u202e ' + "x" * 300)
     with time_machine.travel(NOW, tick=False):
@@ -174,7 +172,7 @@ def test_an_experiment_needs_no_more_than_a_name_and_suggests_one(
 @pytest.mark.parametrize(
     "typed", [EXPERIMENT | {"max_examples": "7"}, EXPERIMENT | {"tracing_metadata": "a=b", "example_ids": "x\ny"}]
 )
-def test_a_refused_experiment_can_be_looked_at_again(
+def test_a_refused_experiment_can_be_edited_again(
     typed: dict[str, str], client: Client, experiment_task: Task, arize: Any
 ) -> None:
     arize.post(trigger_url(experiment_task), json={"title": "Resource conflict"}, status=409)
@@ -256,7 +254,7 @@ WRONG: list[tuple[str, str, str, str]] = [
 @pytest.mark.parametrize(
     ("kind", "field", "value", "words"), WRONG, ids=[f"{field} {value[:20]!r}" for _, field, value, _ in WRONG]
 )
-def test_what_cannot_be_is_refused_at_its_field_and_kept(
+def test_invalid_values_are_refused_at_their_field_and_kept(
     kind: str, field: str, value: str, words: str, client: Client, request: pytest.FixtureRequest, arize: Any
 ) -> None:
     task = request.getfixturevalue(f"{kind}_task")
@@ -274,21 +272,21 @@ def test_what_cannot_be_is_refused_at_its_field_and_kept(
     assert not arize.calls
     assert not Trigger.objects.exists()
     assert not AuditEvent.objects.exists()
-    assert post(client, task, good).status_code == 302, "the control: the rest of the form was good"
+    assert post(client, task, good).status_code == 302, "the control: the rest of the form was valid"
 
 
-def test_examples_are_given_by_number_or_by_id(client: Client, experiment_task: Task, arize: Any) -> None:
+def test_examples_are_chosen_by_number_or_by_id(client: Client, experiment_task: Task, arize: Any) -> None:
     page = post(client, experiment_task, EXPERIMENT | {"max_examples": "5", "example_ids": "x"})
     assert page.status_code == 422
     assert "Enter either a number of examples or their ids, not both." in page.content.decode()
     assert not arize.calls
 
 
-# Which form
+# Kinds of tasks
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "form"),
+    ("kind", "members", "form"),
     [
         ("template_evaluation", {"project_id": "P"}, "ProjectForm"),
         ("code_evaluation", {"project_id": "P", "dataset_id": None}, "ProjectForm"),
@@ -297,23 +295,23 @@ def test_examples_are_given_by_number_or_by_id(client: Client, experiment_task: 
         ("run_experiment", {"dataset_id": "D"}, "ExperimentForm"),
     ],
 )
-def test_the_form_follows_the_kind_of_task(kind: str, told: dict[str, Any], form: str) -> None:
-    found = form_for(Task(type=kind, as_read=json.dumps(told)))
+def test_the_form_depends_on_the_kind_of_task(kind: str, members: dict[str, Any], form: str) -> None:
+    found = form_for(Task(type=kind, as_read=json.dumps(members)))
     assert found is not None
     assert found.__name__ == form
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("members", "words"),
     [
         ({"type": "PROMPT_OPTIMIZATION"}, "Arize calls this kind of task “PROMPT_OPTIMIZATION”, which this panel"),
         ({}, "Arize has not told yet what kind of task this is."),
     ],
 )
 def test_a_task_of_an_unknown_kind_cannot_be_started_and_says_so(
-    told: dict[str, Any], words: str, client: Client, task: Task, arize: Any
+    members: dict[str, Any], words: str, client: Client, task: Task, arize: Any
 ) -> None:
-    Task.objects.update(type="unknown", as_read=json.dumps(told))
+    Task.objects.update(type="unknown", as_read=json.dumps(members))
     for page, status in ((client.get(url(task)), 200), (post(client, task, EVALUATION), 422)):
         assert page.status_code == status
         assert words in page.content.decode()
@@ -322,12 +320,12 @@ def test_a_task_of_an_unknown_kind_cannot_be_started_and_says_so(
     assert not AuditEvent.objects.exists()
 
 
-def test_it_links_back_to_the_runs_of_the_task(client: Client, task: Task) -> None:
+def test_the_form_links_back_to_the_runs_of_the_task(client: Client, task: Task) -> None:
     Task.objects.update(arize_id="a/b+c==")
     page = client.get(url(task)).content.decode()
     assert 'href="/teams/ops-north/runs/?task=a%2Fb%2Bc%3D%3D"' in page
 
 
-def test_a_name_is_suggested_for_a_task_without_one() -> None:
+def test_a_task_without_a_name_gets_a_suggested_one() -> None:
     suggested = ExperimentForm.suggest(Task(arize_id='"'), timezone.now())["experiment_name"]
     assert ExperimentForm({"experiment_name": suggested}).is_valid()

@@ -1,4 +1,4 @@
-"""One form starts one run: by a double click, a reload, a way back, a crash, or twenty POSTs at one moment."""
+"""One form starts one run, despite a double click, a reload, the back button, a crash or twenty POSTs at once."""
 
 import uuid
 from collections import Counter
@@ -49,7 +49,7 @@ def post(task: Task, arize: responses.RequestsMock) -> responses.BaseResponse:
 
 
 def sent(task: Task, person: User, **fields: Any) -> Trigger:
-    """A form of this person that was sent a moment ago."""
+    """A form that this person has just sent."""
     row = {"task": task, "person": person, "person_label": person.email, "parameters": EvaluationTrigger().as_json()}
     return Trigger.objects.create(pk=FORM, **row | fields)
 
@@ -73,7 +73,7 @@ def test_two_forms_are_two_runs(client: Client, task: Task, arize: responses.Req
     assert Run.objects.count() == 2
 
 
-def test_a_form_whose_first_post_is_out_waits_for_its_answer(client: Client, task: Task, oli: User, post: Any) -> None:
+def test_a_second_post_of_a_form_waits_for_the_first(client: Client, task: Task, oli: User, post: Any) -> None:
     send(client, task, operation=FORM)
     Trigger.objects.update(outcome="", run=None)
     page = send(client, task, operation=FORM)
@@ -97,22 +97,22 @@ def test_a_form_whose_first_post_is_out_waits_for_its_answer(client: Client, tas
 
 
 @pytest.mark.parametrize(("answer", "status"), [(problem(403), 409), (problem(429), 429), ({"status": 500}, 502)])
-def test_a_reload_of_what_went_wrong_says_the_same_and_sends_nothing(
+def test_reloading_a_failure_says_the_same_and_sends_nothing(
     answer: dict[str, Any], status: int, client: Client, task: Task, arize: responses.RequestsMock
 ) -> None:
     post = arize.post(trigger_url(task), **answer)
     first, again = (send(client, task, operation=FORM, max_spans="77") for _ in range(2))
-    told = Trigger.objects.get().explanation
+    explanation = Trigger.objects.get().explanation
     assert (first.status_code, again.status_code, post.call_count) == (status, status, 1)
     for page in (first, again, client.get(f"{url(task)}?operation={FORM}")):
         text = page.content.decode().replace("&#x27;", "'")
-        assert told in text
+        assert explanation in text
         assert 'value="77"' in text
         assert FORM not in text
     assert len(events()) == 2
 
 
-def test_a_used_form_with_other_values_is_not_sent_but_comes_back_ready(client: Client, task: Task, post: Any) -> None:
+def test_a_used_form_with_other_values_is_shown_again_and_not_sent(client: Client, task: Task, post: Any) -> None:
     send(client, task, operation=FORM)
     page = send(client, task, operation=FORM, max_spans="77")
     text = page.content.decode()
@@ -126,7 +126,7 @@ def test_a_used_form_with_other_values_is_not_sent_but_comes_back_ready(client: 
 
 
 @pytest.mark.parametrize("whose", ["another person's", "another task's", "another team's"])
-def test_a_token_of_somebody_elses_form_tells_nothing(
+def test_the_token_of_another_persons_form_reveals_nothing(
     whose: str, client: Client, task: Task, oli: User, mona: User, other_team: Team, post: Any
 ) -> None:
     row = {"another task's": {"arize_id": "T2"}, "another team's": {"team": other_team, "arize_id": "T3"}}.get(whose)
@@ -143,7 +143,7 @@ def test_a_token_of_somebody_elses_form_tells_nothing(
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "\0", FORM.replace("a", "")])
-def test_a_question_after_no_form_shows_a_new_one(token: str, client: Client, task: Task) -> None:
+def test_a_get_with_an_unused_token_shows_a_new_form(token: str, client: Client, task: Task) -> None:
     page = client.get(url(task), {"operation": token})
     assert page.status_code == 200
     assert "Start the run" in page.content.decode()
@@ -152,7 +152,7 @@ def test_a_question_after_no_form_shows_a_new_one(token: str, client: Client, ta
 # --- The sweep
 
 
-def test_the_sweep_closes_what_a_crash_left_open_as_unknown(
+def test_the_sweep_closes_an_interrupted_start_as_unknown(
     client: Client, task: Task, oli: User, monkeypatch: pytest.MonkeyPatch, arize: responses.RequestsMock
 ) -> None:
     monkeypatch.setattr(ArizeClient, "trigger_run", _crash)
@@ -187,7 +187,7 @@ def test_the_worker_sweeps_starts_too(task: Task, oli: User) -> None:
     assert events() == [("run.trigger", "unknown")]
 
 
-def test_a_truth_that_comes_after_the_sweep_is_written_and_nothing_else_is(task: Task, oli: User) -> None:
+def test_only_a_known_outcome_is_written_after_the_sweep(task: Task, oli: User) -> None:
     row = sent(task, oli, requested_at=timezone.now() - timedelta(minutes=5))
     assert triggers.sweep() == 1
     refused = Answer(TriggerOutcome.REFUSED, "No.")
@@ -201,7 +201,7 @@ def test_a_truth_that_comes_after_the_sweep_is_written_and_nothing_else_is(task:
     assert Trigger.objects.get().explanation == "No."
 
 
-# --- At one moment
+# --- Concurrency
 
 
 @pytest.mark.commits

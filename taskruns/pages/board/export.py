@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from django.db.models import Max, Min
+from django.db.models import Max, Min, Q
 from django.urls import reverse
 from django.utils import timezone
 
@@ -134,26 +134,22 @@ def _read(team: Team, ids: list[uuid.UUID]) -> tuple[list[ExportedRun], dict[uui
     A range of the index is read several times as fast as a list of ids, if most of its runs are wanted. The team is
     checked again in each query.
     """
-    span = Run.objects.filter(team=team, pk__in=(ids[0], ids[-1])).aggregate(
-        since=Min("sorted_at"), to=Max("sorted_at")
-    )
-    near = {"team": team, "sorted_at__gte": span["since"], "sorted_at__lte": span["to"]}
-    rows = list(_rows(**near)[: 2 * CHUNK]) if span["since"] is not None else []
+    span = Run.objects.filter(team=team, pk__in=(ids[0], ids[-1])).aggregate(since=Min("sorted_at"), to=Max("sorted_at"))
+    rows = [] if span["since"] is None else _rows(Q(team=team, sorted_at__range=(span["since"], span["to"])))
     is_dense = 0 < len(rows) < 2 * CHUNK
     found = {row.id: row for row in rows} if is_dense else {}
     # Those that a range does not show: the others of a filter, or a run whose place in the order has moved since.
     if missing := [pk for pk in ids if pk not in found]:
-        found |= {row.id: row for row in _rows(team=team, pk__in=missing)}
+        found |= {row.id: row for row in _rows(Q(team=team, pk__in=missing))}
     runs = [found[pk] for pk in ids if pk in found]
-    of_runs = (
-        {f"run__{name}": value for name, value in near.items()} if is_dense else {"run__in": [run.id for run in runs]}
-    )
-    cancelled = set(Cancellation.objects.filter(**of_runs).values_list("run_id", flat=True))
+    of_runs = Q(run__sorted_at__range=(span["since"], span["to"])) if is_dense else Q(run__in=[run.id for run in runs])
+    cancelled = set(Cancellation.objects.filter(of_runs, run__team=team).values_list("run_id", flat=True))
     return runs, credited_cancellations({run.id: run.status for run in runs if run.id in cancelled})
 
 
-def _rows(**wanted: object) -> "QuerySet[Run, ExportedRun]":
-    return Run.objects.filter(**wanted).values_list(*ExportedRun._fields, named=False)  # type: ignore[return-value]
+def _rows(wanted: Q) -> list[ExportedRun]:
+    """At most 2 * CHUNK."""
+    return [ExportedRun(*row) for row in Run.objects.filter(wanted).values_list(*ExportedRun._fields)[: 2 * CHUNK]]
 
 
 @dataclass
