@@ -1,4 +1,4 @@
-"""Who may do what: the table of rights, and the lookup that views and jobs use."""
+"""Roles and permissions: the table of rights, and the lookup that views and jobs use."""
 
 from dataclasses import dataclass
 from enum import StrEnum

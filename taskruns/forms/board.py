@@ -139,7 +139,9 @@ def _sort(query: QueryDict) -> tuple[Sort, bool]:
     name = value.removeprefix("-")
     if not name or name not in set(Sort):
         known = ", ".join(sort.value for sort in Sort if sort)
-        raise BadFilter(f"There is no order “{value[:50]}”. Use one of: {known}. Put - in front for largest first.")
+        raise BadFilter(
+            f"There is no sort order “{value[:50]}”. Use one of: {known}. Put - in front for largest first."
+        )
     return Sort(name), value.startswith("-")
 
 

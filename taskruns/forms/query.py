@@ -63,4 +63,4 @@ def key_id(query: QueryDict, name: str) -> uuid.UUID | None:
     try:
         return uuid.UUID(value) if value else None
     except ValueError:
-        raise BadFilter(f"The filter “{name}” must be the id of an API key.") from None
+        raise BadFilter(f"The filter “{name}” must be the ID of an API key.") from None

@@ -43,5 +43,5 @@ class AcceptForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
         if "password1" in cleaned and "password2" in cleaned and cleaned["password1"] != cleaned["password2"]:
-            self.add_error("password2", "The two passwords are not the same.")
+            self.add_error("password2", "The passwords do not match.")
         return cleaned

@@ -59,7 +59,7 @@ class LineField(forms.CharField):
     def clean(self, value: Any) -> str:
         text: str = super().clean(value)
         if not text.isprintable():
-            raise forms.ValidationError("Invisible characters and line ends are not allowed here.")
+            raise forms.ValidationError("Invisible characters and line breaks are not allowed here.")
         return text
 
 
@@ -74,7 +74,7 @@ class LinesField(forms.CharField):
     def lines(self, value: Any) -> list[str]:
         lines = [line.strip() for line in super().clean(value).splitlines() if line.strip()]
         if len(lines) > MOST_LINES:
-            raise forms.ValidationError(f"At most {MOST_LINES} lines can be given here.")
+            raise forms.ValidationError(f"Enter at most {MOST_LINES} lines.")
         if not all(line.isprintable() for line in lines):
             raise forms.ValidationError("Invisible characters are not allowed here.")
         return lines
@@ -85,7 +85,7 @@ class IdsField(LinesField):
         ids = self.lines(value)
         wrong = next((line for line in ids if " " in line or len(line) > LONGEST_TEXT), None)
         if wrong is not None:
-            raise forms.ValidationError(f"“{wrong[:50]}” is not an id. Enter one id on each line.")
+            raise forms.ValidationError(f"“{wrong[:50]}” is not an ID. Enter one ID per line.")
         return tuple(dict.fromkeys(ids))
 
     def prepare_value(self, value: Any) -> Any:
@@ -98,13 +98,13 @@ class MetadataField(LinesField):
         for line in self.lines(value):
             name, is_pair, text = (part.strip() for part in line.partition("="))
             if not (is_pair and name and text):
-                raise forms.ValidationError(f"“{line[:50]}” is not a pair. Enter name=value on each line.")
+                raise forms.ValidationError(f"“{line[:50]}” is not a pair. Enter one name=value per line.")
             if len(name) > LONGEST_METADATA_NAME or len(text) > LONGEST_TEXT:
                 raise forms.ValidationError(
-                    f"A name can have at most {LONGEST_METADATA_NAME} characters, a value {LONGEST_TEXT}."
+                    f"A name has at most {LONGEST_METADATA_NAME} characters, a value at most {LONGEST_TEXT}."
                 )
             if name in found:
-                raise forms.ValidationError(f"The name “{name[:50]}” is given twice.")
+                raise forms.ValidationError(f"The name “{name[:50]}” is used twice.")
             found[name] = text
         return found
 
@@ -138,7 +138,7 @@ class EvaluationForm(TriggerForm):
     override_evaluations = forms.BooleanField(
         label="Re-evaluate spans that already have results",
         required=False,
-        help_text="Otherwise they are skipped; if all spans have results, Arize cancels the run by itself.",
+        help_text="Otherwise they are skipped. If all spans have results, Arize cancels the run itself.",
     )
 
 
@@ -165,7 +165,7 @@ class ProjectForm(EvaluationForm):
         cleaned = self.cleaned_data
         start, end = cleaned.get("data_start_time"), cleaned.get("data_end_time")
         if start and end and start >= end:
-            self.add_error("data_start_time", "The data must begin before it ends.")
+            self.add_error("data_start_time", "“Data from” must be before “Data until”.")
         elif start and end and end - start > LONGEST_WINDOW:
             self.add_error("data_start_time", f"Arize accepts at most {LONGEST_WINDOW.days} days.")
         return cleaned
@@ -179,7 +179,7 @@ class ProjectForm(EvaluationForm):
 class DatasetForm(EvaluationForm):
     what = "evaluation of a dataset"
     experiment_ids = IdsField(
-        label="Experiments", help_text="Arize ids, one on each line. Leave empty to let Arize decide."
+        label="Experiments", help_text="Arize IDs, one per line. Leave empty to let Arize decide."
     )
     field_order = ("experiment_ids",)
 
@@ -190,23 +190,23 @@ class DatasetForm(EvaluationForm):
 class ExperimentForm(TriggerForm):
     what = "experiment"
     experiment_name = LineField(
-        label="Name of the experiment",
+        label="Experiment name",
         max_length=LONGEST_EXPERIMENT_NAME,
         help_text='Must be new in its dataset. No quotation marks (") or backslashes.',
     )
     max_examples = NumberField(label="Maximum examples", required=False, help_text="Leave empty for no limit.")
     example_ids = IdsField(
-        label="Only these examples", help_text="Arize ids, one on each line, instead of a number of examples."
+        label="Only these examples", help_text="Arize IDs, one per line, instead of a number of examples."
     )
     query_filter = LineField(label="Filter", required=False, help_text="In Arize's own query language.")
     dataset_version_id = LineField(
-        label="Dataset version", required=False, help_text="Arize id. Leave empty to let Arize decide."
+        label="Dataset version", required=False, help_text="Arize ID. Leave empty to let Arize decide."
     )
     tracing_metadata = MetadataField(
-        label="Metadata for the traces", help_text="One name=value on each line. No secrets: the audit log shows them."
+        label="Metadata for the traces", help_text="One name=value per line. No secrets: the audit log shows them."
     )
     evaluation_task_ids = IdsField(
-        label="Evaluate afterwards", help_text="Arize ids of evaluation tasks, one on each line."
+        label="Evaluate afterwards", help_text="Arize IDs of evaluation tasks, one per line."
     )
 
     @classmethod
@@ -218,12 +218,12 @@ class ExperimentForm(TriggerForm):
     def clean_experiment_name(self) -> str:
         name: str = self.cleaned_data["experiment_name"]
         if _NOT_IN_A_NAME.search(name):
-            raise forms.ValidationError('Arize accepts no quotation mark (") and no backslash in a name.')
+            raise forms.ValidationError('Arize accepts no quotation marks (") or backslashes in a name.')
         return name
 
     def clean(self) -> dict[str, Any]:
         if self.cleaned_data.get("example_ids") and self.cleaned_data.get("max_examples"):
-            self.add_error("max_examples", "Enter either a number of examples or their ids, not both.")
+            self.add_error("max_examples", "Enter either a number of examples or their IDs, not both.")
         return self.cleaned_data
 
     def wanted(self) -> ExperimentTrigger:

@@ -1,4 +1,4 @@
-"""The pages of batches: the list before it begins, how far it is, what each run came to, and past batches."""
+"""The pages of batches: the list to confirm, the progress, the outcome of each run, and past batches."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,11 +34,11 @@ MOST_TASKS = 200
 MOST_BATCHES = 100
 _TONES = {Effect.STOPPED: "good", Effect.ENDED: "quiet", Effect.NOT_STOPPED: "bad"}
 _ALARMS = {outcome.value for outcome, words in CANCEL_WORDS.items() if words.is_alarm}
-GOES_ON = "Arize said that it was cancelled, but it goes on"
+STILL_ACTIVE = "reported as cancelled by Arize, but still active"
 _SOURCES = {
-    BatchSource.SELECTION: "chosen one by one",
-    BatchSource.FILTER: "all that matched a filter",
-    BatchSource.RETRY: "those that an earlier one did not stop",
+    BatchSource.SELECTION: "selected runs",
+    BatchSource.FILTER: "all runs that matched a filter",
+    BatchSource.RETRY: "runs that an earlier bulk cancel did not stop",
     BatchSource.STOP: "the emergency stop",
 }
 
@@ -56,16 +56,16 @@ def _icon(outcome: Outcome) -> str:
 
 
 # In the order of the counts: outcomes grouped by their effect on the run.
-_WORDS: dict[str, _StateWords] = {
-    ItemState.QUEUED: _StateWords("waiting", "quiet", "clock"),
-    ItemState.SENT: _StateWords("under way", "going", "play"),
+STATE_WORDS: dict[str, _StateWords] = {
+    ItemState.QUEUED: _StateWords("queued", "quiet", "clock"),
+    ItemState.SENT: _StateWords("in progress", "going", "play"),
     **{
         outcome: _StateWords(CANCEL_WORDS[outcome].in_batch, tone, _icon(outcome))
         for effect, tone in _TONES.items()
         for outcome in ITEM_OUTCOMES
         if CANCEL_FACTS[outcome].effect is effect
     },
-    ItemState.LEFT_OUT: _StateWords("left out, nothing sent", "bad", "warning"),
+    ItemState.LEFT_OUT: _StateWords("dropped, nothing sent", "bad", "warning"),
 }
 
 
@@ -158,7 +158,7 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
     total = sum(counts.values())
     is_draft = batch.state == BatchState.DRAFT
     failed = not_stopped(batch)
-    goes_on = failed.filter(state=Outcome.CONFIRMED).count()
+    still_active = failed.filter(state=Outcome.CONFIRMED).count()
     named = failed.select_related("run__task", "cancellation").order_by("state", "pk")[:MOST_NOT_STOPPED]
     return BatchPage(
         id=str(batch.pk),
@@ -167,7 +167,7 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
         slug=slug,
         state=batch.state,
         title=_title_of(batch, total),
-        sentence=_sentence_of(batch, counts, goes_on),
+        sentence=_sentence_of(batch, counts, still_active),
         source=_SOURCES[BatchSource(batch.source)],
         matched=Link("the filter on the board", reverse("board", args=[slug]) + batch.filters)
         if batch.filters
@@ -182,9 +182,9 @@ def batch_page(batch: CancelBatch, *, may_act: bool) -> BatchPage:
         took=_took(batch),
         total=total,
         done=total - _unfinished(counts),
-        counts=() if is_draft else state_counts(counts, goes_on=goes_on),
+        counts=() if is_draft else state_counts(counts, still_active=still_active),
         tasks=_tasks(batch) if is_draft else (),
-        notes=_notes(batch, goes_on),
+        notes=_notes(batch, still_active),
         not_stopped=tuple(_batch_item(item, slug=slug) for item in named),
         not_stopped_total=failed.count(),
         can_retry=failed.filter(run__rank=1).count() if batch.finished_at else 0,
@@ -205,7 +205,7 @@ def past_batches(team: Team) -> tuple[BatchRow, ...]:
     counted = CancelItem.objects.filter(batch__in=rows).values_list("batch", "state").annotate(number=Count("pk"))
     for batch_id, state, number in counted.order_by("batch", "state"):
         numbers[batch_id][state] = number
-    goes_on = dict(counted.filter(state=Outcome.CONFIRMED, run__rank=1).values_list("batch", "number"))
+    still_active = dict(counted.filter(state=Outcome.CONFIRMED, run__rank=1).values_list("batch", "number"))
     return tuple(
         BatchRow(
             url=reverse("batch", args=[team.slug, row.pk]),
@@ -214,29 +214,29 @@ def past_batches(team: Team) -> tuple[BatchRow, ...]:
             who=row.person_label,
             reason=row.reason,
             at=Moment.of(row.started_at),
-            counts=state_counts(numbers[row.pk], goes_on=goes_on.get(row.pk, 0)),
+            counts=state_counts(numbers[row.pk], still_active=still_active.get(row.pk, 0)),
         )
         for row in rows
     )
 
 
-def state_counts(counts: dict[str, int], *, goes_on: int = 0) -> tuple[StateCount, ...]:
-    """In the order of `_WORDS`; `goes_on`: how many confirmed runs are active again; they are counted apart."""
-    numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - goes_on}
+def state_counts(counts: dict[str, int], *, still_active: int = 0) -> tuple[StateCount, ...]:
+    """In the order of `STATE_WORDS`. `still_active`: the confirmed runs that are active again, counted separately."""
+    numbers = counts | {Outcome.CONFIRMED: counts.get(Outcome.CONFIRMED, 0) - still_active}
     found = [
         StateCount(state, words.word, numbers[state], words.tone, words.icon)
-        for state, words in _WORDS.items()
+        for state, words in STATE_WORDS.items()
         if numbers.get(state)
     ]
-    alarm = [StateCount("goes_on", GOES_ON, goes_on, "bad", "error")] if goes_on else []
+    alarm = [StateCount("still_active", STILL_ACTIVE, still_active, "bad", "error")] if still_active else []
     return tuple(alarm + found)
 
 
 def left_out_text(number: int) -> str:
     return (
-        "1 more run matches now; it is left out."
+        "1 more run matches now; it is not included."
         if number == 1
-        else f"{number:,} more runs match now; they are left out."
+        else f"{number:,} more runs match now; they are not included."
     )
 
 
@@ -250,14 +250,14 @@ def _title_of(batch: CancelBatch, total: int) -> str:
     }[BatchState(batch.state)]
 
 
-def _sentence_of(batch: CancelBatch, counts: dict[str, int], goes_on: int) -> str:
+def _sentence_of(batch: CancelBatch, counts: dict[str, int], still_active: int) -> str:
     total, unfinished = sum(counts.values()), _unfinished(counts)
     if batch.state == BatchState.DRAFT:
-        return "Nothing has been sent. Look at the list, then confirm it."
+        return "Nothing has been sent yet. Check the list, then confirm it."
     if unfinished:
         sent = counts.get(ItemState.SENT, 0)
         return f"{total - unfinished:,} of {total:,} done, {sent:,} in progress."
-    stopped = _number(counts, Effect.STOPPED) - goes_on
+    stopped = _number(counts, Effect.STOPPED) - still_active
     ended = _number(counts, Effect.ENDED)
     rest = total - stopped - ended
     return f"{stopped:,} of {total:,} cancelled, {ended:,} finished first, {rest:,} still running."
@@ -280,7 +280,7 @@ def _took(batch: CancelBatch) -> str:
 def _batch_item(item: CancelItem, *, slug: str) -> BatchItem:
     """Expects `run.task` and `cancellation` to be loaded."""
     run = item.run
-    word = GOES_ON if item.state == Outcome.CONFIRMED else _WORDS[item.state].word
+    word = STILL_ACTIVE if item.state == Outcome.CONFIRMED else STATE_WORDS[item.state].word
     return BatchItem(
         url=reverse("run", args=[slug, run.pk]),
         task=str(run.task),
@@ -310,17 +310,17 @@ def _tasks(batch: CancelBatch) -> tuple[TaskCount, ...]:
     )
 
 
-def _notes(batch: CancelBatch, goes_on: int) -> tuple[Message, ...]:
+def _notes(batch: CancelBatch, still_active: int) -> tuple[Message, ...]:
     notes = []
-    if goes_on:
-        text = f"{goes_on:,} of these runs go on although Arize said that they were cancelled. Look at them in Arize."
+    if still_active:
+        they = "it is still active. Check it" if still_active == 1 else "they are still active. Check them"
+        text = f"Arize reported {still_active:,} of these runs as cancelled, but {they} in Arize."
         notes.append(Message("error", text))
     if batch.why_aborted:
         notes.append(Message("warning", batch.why_aborted))
     if batch.passed_over:
-        one = batch.passed_over == 1
-        text = f"{batch.passed_over:,} more {'was' if one else 'were'} asked for, but {'is' if one else 'are'} not "
-        notes.append(Message("info", text + "pending or running and cannot be cancelled."))
+        more = "more run was requested but is" if batch.passed_over == 1 else "more runs were requested but are"
+        notes.append(Message("info", f"{batch.passed_over:,} {more} not pending or running."))
     if batch.left_out:
         notes.append(Message("info", left_out_text(batch.left_out)))
     if batch.state == BatchState.WORKING and batch.finished_at is None:
@@ -336,4 +336,4 @@ def _why_it_waits(batch: CancelBatch) -> list[Message]:
     held = [(key, key.failing_reason) for key in keys.exclude(failing_since=None)]
     held += [(key, key.backoff_reason) for key in keys.filter(failing_since=None, backoff_until__gt=now)]
     held += [(pace.credential, pace.pause_reason) for pace in paused]
-    return [Message("warning", f"The runs of key “{key.name}” wait: {why}") for key, why in dict(held).items()]
+    return [Message("warning", f"Runs of key “{key.name}” are waiting: {why}") for key, why in dict(held).items()]

@@ -1,4 +1,4 @@
-"""What pages say about a cancel: its answer to the person who asked, and what it means for its run."""
+"""What pages say about a cancel: the answer to the person who asked, and what it means for the run."""
 
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -19,13 +19,13 @@ def sentence_of(result: CancelResult) -> str:
 
 
 def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
-    """Who asked first, as the row of the run tells everybody in the team. Expects the batch to be loaded, if any."""
+    """Who asked first: the run's row shows it to the whole team too. Expects the batch to be loaded, if any."""
     at = Moment.of(holder.requested_at)
     when = f" at {at.text}" if at else ""
     if is_own:
-        return f"You asked for it{when} already."
+        return f"You already asked for it{when}."
     if _is_held(holder):
-        return f"The emergency stop that {holder.person_label} pulled asked for it{when}."
+        return f"The emergency stop of {holder.person_label} asked for it{when}."
     return f"{holder.person_label} asked for it{when}."
 
 
@@ -51,7 +51,7 @@ class EndedRun(Protocol):
 
 
 def cause_of(run: EndedRun, last: Cancellation | None) -> str:
-    """Who cancelled a CANCELLED run, as far as anyone can know: Arize itself does not say."""
+    """Who cancelled a CANCELLED run, as far as it can be known: Arize does not say."""
     if run.status != Status.CANCELLED:
         return run.failure_reason or "" if run.status == Status.FAILED else ""
     asked = _asked(last) if last is not None else ""
@@ -65,26 +65,26 @@ def cause_of(run: EndedRun, last: Cancellation | None) -> str:
 
 
 def last_note(run: Run, last: Cancellation | None) -> str:
-    """What the latest cancellation still has to say about a run that is active."""
+    """A note on a run that is still active after its latest cancellation."""
     return CANCEL_WORDS[Outcome(last.outcome)].note if last is not None and run.is_active else ""
 
 
 def is_alarming(run: Run, last: Cancellation | None) -> bool:
-    """The run is active against Arize's word."""
+    """The run is active although Arize reported it as cancelled."""
     return last is not None and run.is_active and CANCEL_WORDS[Outcome(last.outcome)].is_alarm
 
 
 def _asked(last: Cancellation) -> str:
-    """Who or what cancelled the run by it, or may have; empty: it did not. Expects the batch to be loaded, if any."""
+    """Who or what cancelled the run, or may have; empty if this cancel did not. Expects the batch to be loaded."""
     return CANCEL_WORDS[Outcome(last.outcome)].cause.format(
         who=last.person_label,
         by="cancelled by the emergency stop of" if _is_held(last) else "cancelled by",
-        can="is being found out" if last.followed else "could not be found out",
+        can="not known yet" if last.followed else "unknown",
     )
 
 
 def _is_held(last: Cancellation) -> bool:
-    """Whether an emergency stop asked for it."""
+    """Whether an emergency stop requested it."""
     return last.batch is not None and last.batch.stop_id is not None
 
 

@@ -1,4 +1,4 @@
-"""What the pages of API keys show: never the secret, only its last four characters."""
+"""Display models of the pages of API keys: never the secret, only its last four characters."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def result_message(credential: Credential, result: TestResult) -> Message:
 
 
 def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
-    """Why what is read with these keys may be old, or soon will be."""
+    """Why data that these keys read may be out of date, now or soon."""
     now = timezone.now()
     warnings = []
     for key in keys:
@@ -129,7 +129,7 @@ def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
 
 
 def expiry_warning(credential: Credential, today: date) -> Message | None:
-    """For the board. Without a count of days: the board's ETag covers data, not the calendar."""
+    """For the board. Without the number of days, because the board's ETag covers data, not the date."""
     day = credential.expires_on
     left = _days_left(day, today)
     if left is None:
@@ -168,7 +168,7 @@ def _expires_text(left: int | None) -> str:
 
 def _what_it_sees(seen: Seen) -> str:
     if seen.is_empty:
-        return "Arize accepts the key, but it sees no space and no task: give it a role in a space."
+        return "Arize accepts the key, but the key sees no space and no task. Give it a role in a space."
     names = [clean_line(space.name or space.id, 60) for space in seen.spaces.items]
     named = ", ".join(names[:SPACES_NAMED]) + (", …" if len(names) > SPACES_NAMED else "")
     in_spaces = _count(len(names), "space", more=bool(seen.spaces.next_cursor)) + (f" ({named})" if named else "")

@@ -10,7 +10,7 @@ from taskruns.services.encryption import COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class ColumnView:
-    """One kind of secret: how many there are, and how many of them an older ring key encrypted."""
+    """One kind of secret: how many there are, and how many of them are encrypted with an older ring key."""
 
     name: str
     total: int
@@ -32,7 +32,7 @@ class EncryptionView:
 
 
 def encryption_progress() -> EncryptionView:
-    """Read anew each time: a `reencrypt` that runs elsewhere moves it."""
+    """Not cached: `reencrypt_credentials` may be running in another process."""
     newest = Ring(settings.ENCRYPTION_KEYS).newest
     columns = tuple(
         ColumnView(column.name, column.encrypted().count(), column.behind(newest).count()) for column in COLUMNS

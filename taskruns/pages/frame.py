@@ -8,7 +8,7 @@ from .values import Link
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The header of every page: who is signed in, in which team, where one may go, and what must not be overlooked."""
+    """The header of every page: the person, the team, the navigation, and alarms."""
 
     person: str
     team: str

@@ -1,4 +1,4 @@
-"""What the help page explains: every status, every outcome of a cancel, every role."""
+"""The content of the help page: every status, every outcome of a cancel, every role."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from .outcomes import CANCEL_WORDS
 from .values import StatusMark, mark_of
 
 STATUSES: dict[Status, str] = {
-    Status.PENDING: "Arize has made the run and has not begun to work on it. It can be cancelled.",
-    Status.RUNNING: "Arize works on it. It can be cancelled.",
-    Status.COMPLETED: "It is done. “With errors”: some of its items failed, the run itself did not.",
-    Status.FAILED: "Arize reported a failure. The row says why, if Arize does.",
-    Status.CANCELLED: "It was stopped: by a person here, by a hold, by someone outside this team, or by Arize itself, "
-    "which ends runs that have nothing to do. The row says which.",
-    Status.UNKNOWN: "Arize used a word that the panel does not know; it is shown as Arize wrote it.",
-    Status.GONE: "Arize does not know the run any more: it was deleted there, or the key may no longer see it.",
+    Status.PENDING: "Arize has created the run but not started it. It can be cancelled.",
+    Status.RUNNING: "Arize is working on it. It can be cancelled.",
+    Status.COMPLETED: "It finished. “With errors” means that some items failed, not the run itself.",
+    Status.FAILED: "Arize reported a failure. The row shows the reason if Arize gives one.",
+    Status.CANCELLED: "It was stopped by a person here, by an emergency stop, by someone outside this team, or by "
+    "Arize itself, which ends runs that have nothing to do. The row says which.",
+    Status.UNKNOWN: "Arize sent a status that the panel does not know. It is shown as Arize sent it.",
+    Status.GONE: "Arize no longer knows the run: it was deleted there, or the key can no longer see it.",
 }
 
 
 ROLES: dict[TeamRole | SiteRole, str] = {
     TeamRole.VIEWER: "sees the team's runs, and who cancelled what",
-    TeamRole.OPERATOR: "cancels and starts runs too, one or many, and pulls the emergency stop",
-    TeamRole.MANAGER: "keeps keys, members and settings too, and reads the audit log",
-    SiteRole.AUDITOR: "sees every team and every log, and changes nothing",
-    SiteRole.ADMIN: "makes teams, looks after people, sees every log; stops no run without being a team's member",
+    TeamRole.OPERATOR: "also cancels and starts runs, cancels in bulk, and pulls the emergency stop",
+    TeamRole.MANAGER: "also manages API keys, members and settings, and reads the audit log",
+    SiteRole.AUDITOR: "sees every team and every log, but changes nothing",
+    SiteRole.ADMIN: "creates teams, manages people, sees every log; cannot stop runs without being a team member",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainedOutcome:
-    """What a cancel came to: its code as the audit log has it, what happened, and what to do next."""
+    """One outcome of a cancel: its code in the audit log, what happened, and what to do next."""
 
     code: str
     text: str
@@ -54,5 +54,5 @@ def help_page() -> HelpPage:
 
 
 def role_words(roles: Iterable[TeamRole | SiteRole]) -> tuple[tuple[str, str], ...]:
-    """What each role is called, and what it is for."""
+    """The name of each role, and what it may do."""
     return tuple((role.label.lower(), ROLES[role]) for role in roles)

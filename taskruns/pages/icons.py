@@ -1,4 +1,4 @@
-"""Which icons there are: what our pages call each, and the heroicon (micro) that it is."""
+"""The icons: the name in our templates -> the heroicon (micro)."""
 
 ICONS = {
     "clock": "clock",

@@ -11,7 +11,7 @@ from taskruns.models import Credential, KeyUsage
 from .values import Moment
 
 HOURS = 24
-# One bar an hour, in the units of the picture.
+# One bar per hour, in SVG units.
 SLOT, BAR, HEIGHT, MARK = 8, 6, 24, 5
 SMALLEST = 1.5  # so that one call is visible beside thousands
 
@@ -35,7 +35,7 @@ class _Hour:
 
 
 def usage_by_key(keys: Sequence[Credential]) -> dict[Credential, Usage]:
-    """The last 24 hours of each key, including the present one. One query."""
+    """The last 24 hours of each key, including the current hour. One query."""
     this_hour = timezone.now().replace(minute=0, second=0, microsecond=0)
     starts = [this_hour - timedelta(hours=back) for back in reversed(range(HOURS))]
     rows = KeyUsage.objects.filter(credential__in=keys, hour__gte=starts[0])

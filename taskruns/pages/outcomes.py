@@ -1,6 +1,6 @@
-"""How each outcome of a cancel and of a start is worded, wherever it is shown: one row of words for each.
+"""The texts for each outcome of a cancel and of a start.
 
-What an outcome means without words stands in `models/outcomes.py`.
+What an outcome means, without texts, is in `models/outcomes.py`.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from taskruns.models import Outcome, TriggerOutcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """`sentence`: the answer to whoever asked, with its `tone` (success, info, warning, error) and HTTP `status`.
+    """`sentence`: the answer to the request, with its `tone` (success, info, warning, error) and HTTP `status`.
 
-    `log`: its row of the audit log, of {who}, {run} and {target}; `log_tone`: of that row.
+    `log`: the sentence for its audit row, with {who}, {run} and {target}; `log_tone`: the tone of that row.
     """
 
     sentence: str
@@ -27,9 +27,9 @@ class Words:
 class CancelWords(Words):
     """`in_batch`: beside a run of a batch. `explained`, `next`: on the help page, what happened and what to do.
 
-    `note`: beside a run that is active in spite of it; `is_alarm`: it is so against Arize's word.
-    `cause`: why a run is cancelled, if this cancel may have done it: of {who} asked, {by} which means, and for an
-    unknown outcome whether it {can} still be found out.
+    `note`: beside a run that is still active after this cancel; `is_alarm`: Arize had reported otherwise.
+    `cause`: why a run is cancelled, if this cancel may have done it. {who} asked, {by} what means, and {can}: for an
+    unknown outcome, whether it may still become known.
     """
 
     in_batch: str
@@ -46,8 +46,8 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         tone="success",
         log="",
         in_batch="",
-        explained="Arize accepted the cancel, and the run still goes on.",
-        next="Wait: the panel keeps reading, and tells the end when there is one.",
+        explained="Arize accepted the cancel. The run is still active.",
+        next="Wait. The panel keeps checking and shows the outcome beside the run.",
         cause="{by} {who}",
     ),
     Outcome.CONFIRMED: CancelWords(
@@ -57,7 +57,7 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         log_tone="success",
         in_batch="cancelled, Arize confirmed it",
         explained="Arize confirmed your cancel.",
-        note="Arize said that it was cancelled, but the run goes on. Look at it in Arize.",
+        note="Arize reported the run as cancelled, but it is still active. Check it in Arize.",
         is_alarm=True,
         cause="{by} {who}",
     ),
@@ -74,22 +74,22 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         explained="The run had failed before the cancel reached it.",
     ),
     Outcome.ALREADY_CANCELLED: CancelWords(
-        sentence="The run was cancelled already.",
-        log="Run {run} of task {target} was cancelled already",
-        in_batch="cancelled already",
-        explained="Somebody or something else had cancelled it before.",
+        sentence="The run was already cancelled.",
+        log="Run {run} of task {target} was already cancelled",
+        in_batch="already cancelled",
+        explained="The run was already cancelled before your cancel reached it.",
     ),
     Outcome.STILL_RUNNING: CancelWords(
-        sentence="Arize accepted the cancel, but the run still goes on.",
+        sentence="Arize accepted the cancel, but the run is still active.",
         tone="warning",
         log="Arize accepted the cancel, but run {run} of task {target} still runs",
         log_tone="error",
         in_batch="still running although Arize accepted the cancel",
-        explained="Arize accepted the cancel five minutes ago, and the run still goes on.",
-        next="Look at the run in Arize; you may press again.",
-        note="Arize accepted a cancel, but the run still goes on.",
+        explained="Five minutes after Arize accepted the cancel, the run is still active.",
+        next="Check the run in Arize. You can cancel again.",
+        note="Arize accepted a cancel, but the run is still active.",
         is_alarm=True,
-        cause="asked for by {who}, Arize accepted it",
+        cause="requested by {who}, accepted by Arize",
     ),
     Outcome.REFUSED: CancelWords(
         sentence="Arize refused to cancel this run.",
@@ -98,8 +98,8 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         log="Arize refused to cancel run {run} of task {target}",
         log_tone="warning",
         in_batch="refused by Arize",
-        explained="Arize said no: the key may not cancel there, the run is not known, or there were too many calls.",
-        next="The message names the reason; a manager can test or replace the key.",
+        explained="Arize refused: the key may not cancel there, the run does not exist, or the rate limit was reached.",
+        next="The message gives the reason. A manager can test or replace the key.",
         note="Arize refused the last cancel.",
     ),
     Outcome.NOT_SENT: CancelWords(
@@ -109,42 +109,42 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         log="The cancel of run {run} of task {target} could not be sent",
         log_tone="warning",
         in_batch="not sent",
-        explained="Nothing reached Arize: no connection, or no key that works.",
-        next="Press again when the board no longer says that Arize cannot be reached.",
+        explained="Nothing was sent: there was no connection to Arize, or no working key.",
+        next="Cancel again once the board no longer shows a connection problem.",
         note="The last cancel could not be sent.",
     ),
     Outcome.UNKNOWN: CancelWords(
-        sentence="The cancel was sent, but how it ended is not known. The panel keeps looking and will show it here; "
-        "you may press Cancel again.",
+        sentence="The cancel was sent, but its outcome is unknown. The panel keeps checking and will show it here. "
+        "You can cancel again.",
         tone="warning",
         status=502,
-        log="The cancel of run {run} of task {target} was sent, its end is unknown",
+        log="The cancel of run {run} of task {target} was sent, its outcome is unknown",
         log_tone="warning",
-        in_batch="sent, end not known",
-        explained="The cancel was sent and the answer was lost, so nobody can say yet whether it worked.",
-        next="The panel looks each minute and writes the truth when Arize tells it. You may press again at any time.",
-        note="A cancel was sent but its end is unknown. The panel keeps looking; you may try again.",
-        cause="asked for by {who}, whether that ended it {can}",
+        in_batch="sent, outcome unknown",
+        explained="The cancel was sent, but Arize's answer was lost. It is unknown whether it worked.",
+        next="The panel checks every minute and records the outcome once it is known. You can cancel again.",
+        note="A cancel was sent, but its outcome is unknown. The panel keeps checking. You can cancel again.",
+        cause="requested by {who}, outcome {can}",
     ),
     Outcome.JOINED: CancelWords(
-        sentence="A cancel of this run is already under way. Yours was noted and joins it.",
+        sentence="A cancel of this run is already in progress. Yours was recorded and joined to it.",
         status=409,
-        log="{who} asked too: a cancel of run {run} of task {target} was already under way",
+        log="{who} also asked to cancel run {run} of task {target}: a cancel was already in progress",
         in_batch="",
-        explained="A cancel of this run was already under way: one cancel was sent, not two.",
+        explained="A cancel of this run was already in progress. Only one cancel was sent.",
     ),
     Outcome.NOT_NEEDED: CancelWords(
-        sentence="The run is not pending or running, so there is nothing to cancel: nothing was sent.",
+        sentence="The run is not pending or running. There is nothing to cancel, so nothing was sent.",
         log="{who} asked to cancel run {run} of task {target}, which had ended: nothing was sent",
         in_batch="had ended before its turn, nothing sent",
-        explained="The run had ended when you pressed: nothing was sent.",
+        explained="The run had already ended when you clicked Cancel. Nothing was sent.",
     ),
 }
 
 
 TRIGGER_WORDS: Mapping[TriggerOutcome, Words] = {
     TriggerOutcome.OPEN: Words(
-        sentence="This form is on its way, and Arize has not answered yet. It is sent only once.",
+        sentence="The form was sent, and Arize has not answered yet. It is sent only once.",
         status=409,
         log="",
     ),
@@ -168,15 +168,15 @@ TRIGGER_WORDS: Mapping[TriggerOutcome, Words] = {
         log_tone="warning",
     ),
     TriggerOutcome.UNKNOWN: Words(
-        sentence="The start was sent, but whether a run began is not known. "
-        "Look at the runs of the task before you send it again: that would start another one.",
+        sentence="The start was sent, but it is unknown whether a run began. "
+        "Check the task's runs before you send the form again: that would start another run.",
         tone="warning",
         status=502,
-        log="The start of a run of task {target} was sent, whether a run began is not known",
+        log="The start of a run of task {target} was sent, it is unknown whether a run began",
         log_tone="warning",
     ),
     TriggerOutcome.USED: Words(
-        sentence="This form was sent before, with other values, so nothing was sent now. "
+        sentence="This form was already sent with other values, so nothing was sent now. "
         "Send it again to start another run.",
         tone="warning",
         status=409,

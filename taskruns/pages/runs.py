@@ -1,7 +1,7 @@
 """The page of one run: its fields, its timeline, and links into Arize's own pages.
 
-Links are made where their form is known: project, dataset and experiment, in Arize's own regions.
-Source: Arize's official link tools, August 2026. There is no known link to a task or a run.
+Links exist only where their format is known: project, dataset and experiment, in Arize's own regions.
+Source: Arize's official link tools, August 2026. No link to a task or a run is known.
 """
 
 import json
@@ -32,7 +32,7 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """`kind` is created, started, ended, gone or event; an event brings its row of the audit log with it."""
+    """`kind`: created, started, ended, gone or event. `event`: the audit row of an event."""
 
     kind: str
     text: str
@@ -43,9 +43,9 @@ class TimelineEntry:
 
 
 def timeline_of(run: Run, events: Iterable[AuditEvent], *, cause: str, creator: str = "") -> tuple[TimelineEntry, ...]:
-    """`cause`: why the run ended as it did, as far as anyone knows; `creator`: the name of who made it, if it is known.
+    """`cause`: why the run ended, as far as known. `creator`: the name of the person who triggered it, if known.
 
-    What has no time stands where it must have been.
+    Entries without a time are placed where they must have happened.
     """
     steps = [_created(run, creator), *_started(run), *map(_event, events), *_ended(run, cause)]
     return tuple(entry for _, entry in sorted(steps, key=lambda step: step[0]))
@@ -85,7 +85,7 @@ _APPS = {region.url: region.url.replace("https://api.", "https://app.", 1) for r
 
 
 def run_links(run: Run) -> tuple[Link, ...]:
-    """Expects `run.task.credential` to be loaded; its spaces name the organization, unless the server is an old one."""
+    """Expects `run.task.credential` to be loaded. Its spaces name the organization, except on old servers."""
     key = run.task.credential
     spaces: list[dict[str, Any]] = key.spaces if key else []
     named = (space.get("organization_id", "") for space in spaces if space["id"] == run.task.space_id)
@@ -93,7 +93,7 @@ def run_links(run: Run) -> tuple[Link, ...]:
 
 
 def arize_links(task: Task, run: Run, organization_id: str, endpoint: str) -> tuple[Link, ...]:
-    """What there is to open; empty when an id on the way is not known or the pages of this endpoint are not."""
+    """The known links; empty if an id in the path or the web address of this endpoint is unknown."""
     app = _APPS.get(endpoint)
     if not (app and _is_segment(organization_id) and _is_segment(task.space_id)):
         return ()
@@ -117,7 +117,7 @@ def _id(as_read: object, name: str) -> str:
 
 
 def _is_segment(id_: str) -> bool:
-    """Browsers resolve `.` and `..` away, however they are written."""
+    """Browsers remove `.` and `..` from paths, even if percent-encoded."""
     return id_ not in {"", ".", ".."}
 
 
@@ -127,7 +127,7 @@ def _segment(id_: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One named member of a run as Arize gave it; `name` is Arize's own member name."""
+    """One member of a run's JSON; `name` is Arize's own name for it."""
 
     label: str
     name: str
@@ -155,12 +155,12 @@ class RunPage:
 
 
 def run_fields(run: Run, *, triggered_by: str = "") -> tuple[Field, ...]:
-    """The 13 members of the original Arize page, then `failure_reason`. `triggered_by`: the name, if it is known."""
+    """The 13 members that Arize's own page shows, then `failure_reason`. `triggered_by`: the name, if known."""
     creator = run.created_by_user_id or ""
     return (
-        Field("Run id", "id", run.arize_id, copy=True),
-        Field("Task id", "task_id", run.task.arize_id, copy=True),
-        Field("Experiment id", "experiment_id", run.experiment_id or "", copy=bool(run.experiment_id)),
+        Field("Run ID", "id", run.arize_id, copy=True),
+        Field("Task ID", "task_id", run.task.arize_id, copy=True),
+        Field("Experiment ID", "experiment_id", run.experiment_id or "", copy=bool(run.experiment_id)),
         Field("Status", "status", run.raw_status),
         Field("Started", "run_started_at", moment=Moment.of(run.run_started_at)),
         Field("Finished", "run_finished_at", moment=Moment.of(run.run_finished_at)),
@@ -180,7 +180,7 @@ def _number(value: int | None) -> str:
 
 
 def run_json(run: Run) -> str:
-    """The run as last read, indented for people."""
+    """The run as last read, indented."""
     return json.dumps(json.loads(run.as_read), indent=2, ensure_ascii=False)
 
 
@@ -188,7 +188,7 @@ HISTORY = 200
 
 
 def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
-    """One run with its own audit rows, which every member may read."""
+    """One run with its audit rows, which every member may read."""
     run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     last = latest_cancellations([run]).get(run.pk)
     (row,) = run_rows([run], accesses=[team_access])

@@ -1,4 +1,4 @@
-"""The bar of saved views above the board, and the page on which they are changed."""
+"""The bar of saved views above the board, and the page that manages them."""
 
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -10,15 +10,15 @@ from taskruns.models import Membership, SavedView, Team, User
 from taskruns.permissions import Access
 from taskruns.services.saved_views import may_change, may_delete, may_save, may_share, read, why_broken
 
-# An explicit question for everything: without any question at all the board opens with a default view.
+# Explicitly asks for all runs: without any query the board opens with a default view.
 ALL = "all=1"
 _WORDS = {"q": "search", "credential": "key", "started_after": "started after", "started_before": "started before"}
-_WORDS |= {"min_duration": "takes at least (s)", "sort": "order"}
+_WORDS |= {"min_duration": "runs longer than (s)", "sort": "order"}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One filter that is set, in words."""
+    """One filter that is set, as text."""
 
     name: str
     values: tuple[str, ...]
@@ -26,7 +26,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ViewTab:
-    """`is_default`: the board opens with it for this person."""
+    """`is_default`: the person's board opens with it."""
 
     name: str
     url: str
@@ -51,9 +51,9 @@ class ViewBar:
 
 @dataclass(frozen=True, slots=True)
 class ViewRow:
-    """One saved view as one person may use it. `broken` is why its filter cannot be used any more, if so.
+    """One saved view, as a person may use it. `broken`: why its filter no longer works, if so.
 
-    `owner` is empty for one's own.
+    `owner`: empty for the person's own views.
     """
 
     id: str
@@ -80,12 +80,12 @@ class ViewsPage:
 
 
 def board_url(slug: str, query: str) -> str:
-    """The board with exactly this filter: never without a question, which would ask for a default view."""
+    """The board with exactly this filter. Never without a query, which would open the default view."""
     return f"{reverse('board', args=[slug])}?{query or ALL}"
 
 
 def choices_of(query: str) -> tuple[Choice, ...]:
-    """A query string as people read it."""
+    """A query string as text for people."""
     found: dict[str, list[str]] = {}
     for name, value in parse_qsl(query):
         found.setdefault(_WORDS.get(name, name.replace("_", " ")), []).append(value)
@@ -104,8 +104,8 @@ def visible(team: Team, person: User) -> QuerySet[SavedView]:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """The views that a person sees beside a team's board, in order, and the one that it opens with for them: their own
-    choice, else the team's.
+    """The views that a person sees on a team's board, in order, and the one that it opens with: their own default, else
+    the team's.
     """
 
     team: Team
@@ -114,7 +114,7 @@ class Shelf:
 
 
 def shelf(team: Team, person: User) -> Shelf:
-    """One question to the database."""
+    """One query."""
     views = _by_name(team, person)
     own = next((view for view, is_own in views if is_own), None)
     of_team = next((view for view, _ in views if view.is_team_default), None)
@@ -122,7 +122,7 @@ def shelf(team: Team, person: User) -> Shelf:
 
 
 def view_bar(shelf: Shelf, access: Access, query: str) -> ViewBar:
-    """The bar above a board that shows the filter `query`, in its one spelling."""
+    """The bar above a board with the filter `query`, which must be canonical."""
     query = query.removeprefix("?")
     team = shelf.team
     return ViewBar(
@@ -178,7 +178,7 @@ def _is_own_default(person: User) -> Exists:
 
 
 def _by_name(team: Team, person: User) -> list[tuple[SavedView, bool]]:
-    """One's own private ones first; beside each whether it is the person's own default."""
+    """The person's private views first, each with whether it is the person's own default."""
     views = visible(team, person).annotate(is_own_default=_is_own_default(person))
     pairs = [(view, view.is_own_default) for view in views]
     return sorted(pairs, key=lambda pair: (pair[0].is_shared, pair[0].name.casefold()))

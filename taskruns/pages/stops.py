@@ -1,4 +1,4 @@
-"""What the emergency stop shows: above every page of its team, and on its own."""
+"""Display models of the emergency stop: the banner on every page of its team, and its own page."""
 
 import uuid
 from collections.abc import Collection, Iterable
@@ -10,10 +10,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
-from taskruns.models.batches import ITEM_STATES
 from taskruns.permissions import Access
 from taskruns.services.stops import active_stop, is_paused, may_lift
 
+from .batches import STATE_WORDS
 from .credentials import health
 from .values import Message, Moment
 
@@ -23,7 +23,7 @@ MOST_BATCHES = 20
 
 @dataclass(frozen=True, slots=True)
 class StopBanner:
-    """Who holds the team, and why. `paused`: why the hold does nothing. `lift_url`: for those who may."""
+    """Who pulled the stop, and why. `paused`: why it has no effect now. `lift_url`: for people who may lift it."""
 
     who: str
     reason: str
@@ -37,7 +37,7 @@ class StopBanner:
 
 @dataclass(frozen=True, slots=True)
 class StopTask:
-    """A task that the stop hits. `key`: which key would send the cancel; `trouble`: why it cannot."""
+    """A task that the stop affects. `key`: the key that sends the cancels; `trouble`: why it cannot."""
 
     id: str
     name: str
@@ -57,7 +57,7 @@ class StopTask:
 
 @dataclass(frozen=True, slots=True)
 class StopBatch:
-    """One list of runs that the stop cancels."""
+    """One batch that the stop started."""
 
     url: str
     runs: int
@@ -66,9 +66,9 @@ class StopBatch:
 
 @dataclass(frozen=True, slots=True)
 class StopPage:
-    """`tasks` have active runs now; `others` have none, `hidden` of them are not listed. `banner`: a stop holds.
+    """`tasks` have active runs; `others` have none, and `hidden` of them are not listed. `banner`: of an active stop.
 
-    `may_pull`: the person gets the form. `unsent`: runs whose cancel still waits for its turn.
+    `may_pull`: show the form. `unsent`: the number of queued cancels.
     """
 
     team: str
@@ -87,7 +87,7 @@ class StopPage:
 
     @property
     def runs(self) -> int:
-        """Those that are hit."""
+        """The number of active runs that the stop cancels."""
         return sum(task.active for task in self.tasks if not task.is_left_out)
 
     @property
@@ -100,7 +100,7 @@ class StopPage:
 
 
 def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
-    """What stands above every page of the team while a stop holds."""
+    """The banner on every page of the team while a stop is active."""
     stop = active_stop(team)
     if stop is None:
         return None
@@ -117,14 +117,14 @@ def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
 
 
 def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out: Collection[str] = ()) -> StopPage:
-    """`left_out`: ids of tasks as they were ticked, for a form that comes back; of a stop that holds its own count."""
+    """`left_out`: the task ids selected in a rejected form. An active stop has its own."""
     stop = EmergencyStop.objects.holding().select_related("team").filter(team=team).first() if banner else None
     chosen = set(stop.left_out if stop else left_out)
     active = Run.objects.filter(task=OuterRef("pk"), rank=1)
     tasks = Task.objects.filter(team=team).select_related("credential").annotate(is_active=Exists(active))
     hit = _rows(team, tasks.filter(is_active=True).order_by("name", "pk"), _active_counts(team), chosen)
     idle = tasks.filter(is_active=False).order_by(F("last_run_at").desc(nulls_last=True), "pk")
-    # Those that were left out are never among the hidden ones.
+    # Excluded tasks are never hidden.
     shown = _rows(team, _first(idle, chosen), {}, chosen)
     states = _states(stop) if stop else {}
     return StopPage(
@@ -138,7 +138,7 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
         warnings=_warnings(hit),
         banner=banner,
         may_pull=may_pull and banner is None,
-        tally=tuple((ITEM_STATES[state].lower(), runs) for state, runs in states.items()),
+        tally=tuple((STATE_WORDS[state].word, runs) for state, runs in states.items()),
         batches=_batches(stop) if stop else (),
         unsent=states.get(ItemState.QUEUED, 0),
     )
@@ -146,8 +146,8 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
 
 def _why_paused(stop: EmergencyStop) -> str:
     return (
-        f"The hold is paused: {stop.person_label} may not stop runs in this team any more, so new runs are not "
-        "cancelled. It goes on if they regain the right. A manager can lift it, and then somebody else can pull it."
+        f"The stop is paused: {stop.person_label} may no longer stop runs in this team, so new runs are not cancelled. "
+        "It resumes if they regain the right. A manager can lift it so that someone else can pull a new one."
     )
 
 
@@ -189,7 +189,7 @@ def _row(task: Task, slug: str, counts: tuple[int, int], chosen: Collection[str]
 def _trouble(key: Credential | None) -> str:
     """Why no cancel can be sent for a task."""
     if key is None or key.revoked_at is not None:
-        return "no key reads it: it cannot be stopped from here"
+        return "no API key reads it, so it cannot be stopped from here"
     state, text = health(key, timezone.now())
     return text if state == "failing" else ""
 
@@ -198,7 +198,7 @@ def _warnings(hit: Iterable[StopTask]) -> tuple[Message, ...]:
     beyond = sum(bool(task.trouble) and not task.is_left_out for task in hit)
     if not beyond:
         return ()
-    text = f"{beyond} of these tasks cannot be reached with a working key. Their runs may go on."
+    text = f"{beyond} of these tasks cannot be reached with a working key. Their runs may keep running."
     return (Message("warning", text),)
 
 
@@ -210,6 +210,6 @@ def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
 
 
 def _states(stop: EmergencyStop) -> dict[str, int]:
-    """How many of its cancels are how far, most first."""
+    """State -> number of its cancels, most first."""
     rows = CancelItem.objects.filter(batch__stop=stop).values_list("state").annotate(runs=Count("pk"))
     return dict(rows.order_by("-runs", "state"))

@@ -1,7 +1,7 @@
-"""The last runs of a task as a strip of marks: shape and colour tell the outcome, height the duration.
+"""The last runs of a task as a strip of marks: shape and colour show the outcome, height the duration.
 
-One path an outcome, so that a strip of 30 runs is a handful of elements; above them lies a transparent link a run.
-Coordinates are the drawing's own: a mark is 10 wide, the whole is 60 high, marks stand on y = 50.
+There is one path per outcome, so that a strip of 30 runs has few elements, and one transparent link per run on top.
+SVG coordinates: a mark is 10 wide, the strip is 60 high, marks stand on y = 50.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class StripKey:
-    """One outcome that occurs: its name for the style sheet, its word, its shape alone, and all of its marks."""
+    """One outcome that occurs: its name in the style sheet, its word, a single shape, and all its marks."""
 
     kind: str
     word: str
@@ -39,7 +39,7 @@ class StripKey:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """`title`: `Last 30 runs`; `usual` and `longest` in words; `here` points at the run whose page this is."""
+    """`title`: `Last 30 runs`. `usual`, `longest`: as text. `here`: an arrow at the run whose page this is."""
 
     url: str
     title: str
@@ -77,7 +77,7 @@ _KINDS = {
 
 
 def strip_of(task: Task, runs: Sequence[Run], *, slug: str, here: Run | None = None) -> Strip:
-    """`runs` in any order; the newest of them are shown, oldest first."""
+    """`runs` in any order. Shows the newest, oldest first."""
     shown = sorted(runs, key=lambda run: (run.sorted_at, run.pk), reverse=True)[:LAST][::-1]
     spans = [span_of(run) for run in shown]
     longest = max([span for span in spans if span is not None], default=None)
@@ -89,7 +89,7 @@ def strip_of(task: Task, runs: Sequence[Run], *, slug: str, here: Run | None = N
         title=_title(len(shown)),
         keys=_keys(shown, heights),
         marks=tuple(
-            Mark(reverse("run", args=[slug, run.pk]), number * MARK, _tell(run, span))
+            Mark(reverse("run", args=[slug, run.pk]), number * MARK, _describe(run, span))
             for number, (run, span) in enumerate(zip(shown, spans, strict=True))
         ),
         usual=usual_of(task),
@@ -126,7 +126,7 @@ def _height(span: timedelta | None, longest: timedelta) -> float:
 
 
 def _shape(kind: str, x: int, height: float) -> str:
-    """A bar, and above it what tells the outcome without colour. The style sheet leaves `cancelled` hollow."""
+    """A bar, with a shape on top that shows the outcome without colour. The style sheet leaves `cancelled` hollow."""
     bar = f"M{x + 2} {GROUND}v-{height:.1f}h6v{height:.1f}z"
     top = f"{GROUND - height - 2:.1f}"
     return {
@@ -139,7 +139,7 @@ def _shape(kind: str, x: int, height: float) -> str:
     }[kind]
 
 
-def _tell(run: Run, span: timedelta | None) -> str:
+def _describe(run: Run, span: timedelta | None) -> str:
     mark, begun = status_mark(run), Moment.of(run.run_started_at or run.created_at)
     parts = (f"{mark.word} {mark.note}".strip(), in_words(span) if span else "", begun.text if begun else "")
     return ", ".join(part for part in parts if part)

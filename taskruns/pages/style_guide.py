@@ -1,4 +1,4 @@
-"""The tokens and components as they are, for whoever builds a page. Nothing here is read from a database."""
+"""The design tokens and components, for developers. Nothing here reads the database."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _NOW = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One custom property; `value` as it is written in the sheet."""
+    """One custom property; `value` as written in the style sheet."""
 
     name: str
     value: str
@@ -32,7 +32,7 @@ class TokenGroup:
 
 
 def token_groups() -> tuple[TokenGroup, ...]:
-    """Every token of the style sheet below the comment that it stands under."""
+    """All tokens of the style sheet, grouped by the comment above them."""
     groups: list[tuple[str, list[Token]]] = []
     for title, name, value in _GROUP.findall(_SHEET.read_text(encoding="utf-8")):
         if title:

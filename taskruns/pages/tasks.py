@@ -1,4 +1,4 @@
-"""What the page of a task shows."""
+"""Display models of the page of a task."""
 
 import json
 import uuid
@@ -32,7 +32,7 @@ from .values import (
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """One run in the list of its task's runs; `at` is when it started, or was created."""
+    """One run in the task's list; `at`: when it started, or was created."""
 
     id: str
     arize_id: str
@@ -52,7 +52,7 @@ class StatusCount:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """`counted`: of what `counts` are. `trigger_url` is empty for those who may not start a run of it."""
+    """`counted`: which runs `counts` covers. `trigger_url`: empty for people who may not start a run."""
 
     url: str
     name: str
@@ -91,37 +91,37 @@ def run_line(run: Run, *, slug: str) -> RunLine:
 
 
 def status_counts(counts: Mapping[str, int]) -> tuple[StatusCount, ...]:
-    """Those that occur, in the order of a run's life."""
+    """The statuses that occur, in the order of a run's life."""
     return tuple(StatusCount(mark_of(status), counts[status]) for status in Status if counts.get(status))
 
 
 def name_of(task: Task) -> str:
-    """A run whose answer named no task hangs under one of which nothing is known."""
+    """A run whose answer named no task belongs to a placeholder task without name and id."""
     return task.name or task.arize_id or "A task without a name"
 
 
 def type_of(task: Task) -> str:
     if task.type != TaskType.UNKNOWN:
         return task.type.replace("_", " ")
-    told = str(json.loads(task.as_read).get("type") or "")[:100]
-    return f"{told} (a type that the panel does not know)" if told else "not told by Arize"
+    reported = str(json.loads(task.as_read).get("type") or "")[:100]
+    return f"{reported} (unknown to this panel)" if reported else "not reported by Arize"
 
 
 def schedule_of(task: Task) -> str:
     return {
         True: "Continuous: it runs by itself on new data",
-        False: "Not continuous: it runs when somebody starts it",
-        None: "Not told by Arize",
+        False: "Not continuous: it runs only when it is started",
+        None: "Not reported by Arize",
     }[task.is_continuous]
 
 
 def all_runs_url(task: Task, *, slug: str) -> str:
-    """The board with the runs of this task only; empty when there is nothing to filter by."""
+    """The board with the runs of this task only; empty if the task has no id to filter by."""
     return f"{reverse('board', args=[slug])}?{urlencode({'task': task.arize_id})}" if task.arize_id else ""
 
 
 def task_json(task: Task) -> str:
-    """The task as last read, indented for people."""
+    """The task as last read, indented."""
     return json.dumps(json.loads(task.as_read), indent=2, ensure_ascii=False)
 
 
@@ -130,12 +130,12 @@ def usual_duration(task: Task) -> str:
 
 
 LISTED = 50
-# Counting is reading: a task with a million runs must not make its page slow.
+# Counting reads rows: a task with a million runs must not make its page slow.
 COUNTED = 1_000
 
 
 def task_page(task_id: uuid.UUID, *, access: Access, slug: str) -> TaskPage:
-    """Everything about one task, and its newest runs, for somebody with this access."""
+    """One task and its newest runs, for a person with this access."""
     task = Task.objects.select_related("credential").get(pk=task_id)
     runs = _newest(task, LISTED)
     counts = _counts(task)
@@ -165,7 +165,7 @@ def task_page(task_id: uuid.UUID, *, access: Access, slug: str) -> TaskPage:
 
 
 def task_strip(task: Task, *, slug: str, here: Run | None = None) -> Strip:
-    """`here`: the run whose page shows it."""
+    """`here`: the run whose page shows the strip."""
     return strip_of(task, _newest(task, LAST), slug=slug, here=here)
 
 

@@ -1,4 +1,4 @@
-"""What the pages about teams show, and what a new team does first."""
+"""Display models of the pages about teams, and the first steps of a new team."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,7 +44,7 @@ class InvitationRow:
 
 @dataclass(frozen=True, slots=True)
 class MembersPage:
-    """`roles` are (value, word). `link` is an invitation just made: it is shown once, here, and never stored."""
+    """`roles` are (value, label) pairs. `link`: a new invitation link, shown only once and never stored."""
 
     team: str
     slug: str
@@ -56,7 +56,7 @@ class MembersPage:
 
 
 def link_of(invited: Invited) -> str:
-    """What a new person opens to join the team; empty for one who had an account."""
+    """The link with which a new person joins the team; empty for a person who already has an account."""
     return str(settings.SITE_URL) + reverse("invitation", args=[invited.token]) if invited.token else ""
 
 
@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FirstSteps:
-    """In the order in which they are taken."""
+    """In order."""
 
     steps: tuple[Step, ...]
 
@@ -81,21 +81,21 @@ class FirstSteps:
         return sum(step.is_done for step in self.steps)
 
 
-# A team that has lived longer knows its way, and its board pays nothing for this.
+# Older teams need no first steps, and their boards run no query for them.
 NEW_FOR = timedelta(days=30)
 
 
 def first_steps(team: Team, access: Access) -> FirstSteps | None:
-    """For who can take them, while the team is new and one is left to do. One query then, else none."""
+    """For people who can take them, while the team is new and a step is left. One query then, otherwise none."""
     may = access.may(Action.CREDENTIALS_MANAGE) and access.may(Action.MEMBERS_MANAGE)
     if not may or team.created_at < timezone.now() - NEW_FOR:
         return None
     has_key, has_answer, has_runs, has_others = _done(team)
     steps = (
         _step("Add an Arize API key", "credential-new", team, is_done=has_key),
-        _step("Test it: does Arize answer, and which spaces does it see?", "credentials", team, is_done=has_answer),
+        _step("Test the key: does Arize answer, and what does the key see?", "credentials", team, is_done=has_answer),
         Step(Link("See the first runs below", ""), has_runs),
-        _step("Invite somebody who watches with you", "members", team, is_done=has_others),
+        _step("Invite a colleague", "members", team, is_done=has_others),
     )
     return None if all(step.is_done for step in steps) else FirstSteps(steps)
 

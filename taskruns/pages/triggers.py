@@ -1,4 +1,4 @@
-"""What the page shows that starts a run of a task. The form's fields stand beside it."""
+"""The page that starts a run of a task. The form itself is separate."""
 
 import json
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from .values import Message
 
 @dataclass(frozen=True, slots=True)
 class TriggerPage:
-    """`operation`: the token of the form on the page. `waiting_url`: where to look again for an answer that is out.
-    `cannot`: why there is no form.
+    """`operation`: the token of the form. `waiting_url`: where to check for a pending answer. `cannot`: why there is no
+    form.
     """
 
     team: str
@@ -57,8 +57,8 @@ def trigger_page(
 def _why_not(task: Task) -> str:
     kind = json.loads(task.as_read).get("type")
     if not kind:
-        return "Arize has not told yet what kind of task this is. Come back when the panel has read the tasks again."
+        return "Arize has not reported the type of this task yet. Try again once the panel has read the tasks again."
     return (
-        f"Arize calls this kind of task “{kind}”, which this panel does not know, so it cannot be started from here. "
-        "Start it in Arize: its runs appear on the board by themselves."
+        f"This panel does not know the task type “{kind}” and cannot start runs of it. "
+        "Start them in Arize: they appear on the board automatically."
     )

@@ -1,7 +1,7 @@
-"""Words and marks that several pages share: statuses, moments, durations, counts.
+"""Display models that several pages share: statuses, moments, durations, counts.
 
-Nothing here reads the clock: a display model must be the same for the same data, because a row's version and the
-board's ETag are made of it. Relative times are ticked in the browser from the ISO time.
+Nothing here reads the clock. A display model must be the same for the same data, because a row's version and the
+board's ETag are made of it. The browser computes relative times from the ISO time.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """`iso` in UTC for machines, `text` in the person's zone, zone named."""
+    """`iso`: in UTC. `text`: in the person's time zone, with its name."""
 
     iso: str
     text: str
@@ -41,7 +41,7 @@ class Moment:
         return None if at is None else _moment(at, timezone.get_current_timezone())
 
 
-# A board asks for the same moments again and again.
+# A board formats the same moments on every poll.
 @lru_cache(maxsize=16_384)
 def _moment(at: datetime, zone: tzinfo) -> Moment:
     local = _in_zone(at, zone)
@@ -50,7 +50,7 @@ def _moment(at: datetime, zone: tzinfo) -> Moment:
 
 
 def _in_zone(at: datetime, zone: tzinfo) -> datetime:
-    """Servers written in Go send the year 1 for "not yet", which is the year 0 west of Greenwich: then UTC."""
+    """Servers written in Go send the year 1 for "not yet", which overflows west of Greenwich: then use UTC."""
     try:
         return at.astimezone(zone)
     except OverflowError:
@@ -64,7 +64,7 @@ def _zone_name(local: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StatusMark:
-    """`value` drives colour and `data-status`, `word` is Arize's own, `icon` names a heroicon, `note` qualifies."""
+    """`value`: for the colour and `data-status`. `word`: Arize's own. `icon`: a heroicon. `note`: a qualification."""
 
     value: str
     word: str
@@ -91,13 +91,13 @@ def status_mark(run: Run) -> StatusMark:
 
 
 def mark_of(status: Status) -> StatusMark:
-    """The mark of a status itself, as in a legend."""
+    """The mark of a status without a run, for a legend."""
     return StatusMark(status.value, status.value.upper(), _ICONS[status])
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A finished span in words, or `since` (ISO) for one that goes on and is ticked in the browser."""
+    """`text` for a run that has ended, or `since` (ISO) for an active one, which the browser updates."""
 
     text: str
     since: str = ""
@@ -126,7 +126,7 @@ def in_words(span: timedelta) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Items succeeded, errored and skipped, and one SVG path for each part of a bar 100 wide and 8 high."""
+    """Items succeeded, errored and skipped, with one SVG path for each part of a bar 100 wide and 8 high."""
 
     succeeded: int
     errored: int
@@ -145,7 +145,7 @@ def counts_of(run: Run) -> Counts:
     total = sum(parts)
     edges = [0.0]
     for part in parts:
-        # A part that exists is seen, however small: at least one hundredth of the bar.
+        # Even the smallest part is visible: at least one hundredth of the bar.
         edges.append(edges[-1] + (max(1.0, 100 * part / total) if part else 0.0))
     scale = 100 / max(100.0, edges[-1])
     bars = [_bar(edges[i] * scale, (edges[i + 1] - edges[i]) * scale) for i in range(3)]
@@ -157,14 +157,14 @@ def _bar(start: float, width: float) -> str:
 
 
 TIMES_USUAL = 2
-AT_LEAST_OVER = timedelta(minutes=1)  # a run of seconds is not late for a few more
+AT_LEAST_OVER = timedelta(minutes=1)  # a run that takes seconds is not late after a few more
 EARLIEST = 1970  # servers written in Go send the year 1 for "not yet"
 _SIZES = (("s", 1, 100), ("min", 60, 120), ("h", 3_600, 48), ("d", 86_400, None))
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`usual` is empty when it is not known. `longer_at`: when a run that goes on becomes longer (ISO, UTC)."""
+    """`usual`: empty if unknown. `longer_at`: when an active run becomes longer than usual (ISO, UTC)."""
 
     usual: str = ""
     is_longer: bool = False
@@ -177,21 +177,21 @@ def pace_of(run: Run) -> Pace:
 
 
 def usual_of(task: Task) -> str:
-    """`usually 5 min`: in one unit, so that the words change as seldom as what they mean."""
+    """`usually 5 min`: in one unit, so that the text changes rarely."""
     return "" if task.usual_seconds is None else f"usually {roughly(task.usual_seconds)}"
 
 
 def roughly(seconds: int) -> str:
-    """`45 s`, `5 min`, `36 h`, `3 d`: rounded to the unit in which one would say it."""
+    """`45 s`, `5 min`, `36 h`, `3 d`: rounded to the most natural unit."""
     for unit, size, below in _SIZES:
         amount = round(seconds / size)
         if below is None or amount < below:
             return f"{amount} {unit}"
-    raise AssertionError  # days have no end
+    raise AssertionError  # the last size has no limit
 
 
 def span_of(run: Run) -> timedelta | None:
-    """How long a run took, if both of its times can be true."""
+    """How long a run took, if both times are plausible."""
     started, finished = true_time(run.run_started_at), run.run_finished_at
     if started is None or finished is None or finished < started:
         return None
@@ -203,7 +203,7 @@ def true_time(at: datetime | None) -> datetime | None:
 
 
 def is_longer_than_usual(run: Run) -> bool:
-    """Of a run that has ended with known times; one that goes on is told by the browser's clock."""
+    """For a run that has ended with known times. For an active run, the browser decides."""
     due = None if run.is_active else _due(run)
     return due is not None and run.run_finished_at is not None and run.run_finished_at > due
 
@@ -214,7 +214,7 @@ def _longer_at(run: Run) -> str:
 
 
 def _due(run: Run) -> datetime | None:
-    """Until when the run would not be longer than usual, if that can be said."""
+    """When the run becomes longer than usual, if known."""
     started = true_time(run.run_started_at)
     if run.task.usual_seconds is None or started is None:
         return None

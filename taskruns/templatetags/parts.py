@@ -1,5 +1,5 @@
-"""The parts that every template may use without loading them (`builtins` in the settings): style sheets, icons, times,
-and the pieces of the board that are rendered once a process, because they depend on nothing but what they are given.
+"""Template tags that every template may use without loading them (`builtins` in the settings): style sheets, icons,
+times, and parts of the board that each process caches, because they depend only on their arguments.
 """
 
 import re
@@ -20,7 +20,7 @@ from taskruns.pages.icons import ICONS
 from taskruns.pages.values import Moment
 
 register = template.Library()
-ROWS = 4096  # of some 2 kB each
+ROWS = 4096  # of about 2 kB each
 SELECTS = 256  # of at most 1,000 entries
 _BREAK = re.compile(r"\s*\n\s*")
 _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
@@ -28,7 +28,7 @@ _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<
 
 @register.simple_tag
 def stylesheets(*names: str) -> SafeString:
-    """Links to style sheets of ours. Every page has those of the frame; `block styles` adds those of its subject."""
+    """Links to our style sheets. Every page has those of the frame; `block styles` adds its own."""
     urls = ((static(f"taskruns/{name}.css"),) for name in names)
     return format_html_join("\n", '<link rel="stylesheet" href="{}">', urls)
 
@@ -36,7 +36,7 @@ def stylesheets(*names: str) -> SafeString:
 @register.simple_tag
 @lru_cache(maxsize=len(ICONS) * 2)
 def icon(name: str, label: str = "") -> SafeString:
-    """A picture of the page's sprite. `label`: its words for who does not see it, where none stand beside it."""
+    """An icon from the page's sprite. `label`: the text for screen readers, if there is no text beside it."""
     if name not in ICONS:
         raise ValueError(f"There is no icon “{name}”.")
     role = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
@@ -45,13 +45,13 @@ def icon(name: str, label: str = "") -> SafeString:
 
 @register.simple_tag
 def icon_sprite() -> SafeString:
-    """All icons, once a page: `icon` only says which."""
+    """All icons, once per page: `icon` refers to them."""
     return _sprite() if settings.DEBUG else _known_sprite()
 
 
 @register.simple_tag
 def moment(at: Moment | None, otherwise: str = "\N{EN DASH}", *, mark: str = "") -> SafeString:
-    """A time that the script keeps as `5 min ago`. `mark`: what the script finds it by (`started`: `data-started`)."""
+    """A time that the script shows as `5 min ago`. `mark`: adds a data attribute (`started`: `data-started`)."""
     if at is None:
         return format_html('<span class="quiet">{}</span>', otherwise)
     mark = f" data-{mark}" if mark else ""
@@ -60,7 +60,7 @@ def moment(at: Moment | None, otherwise: str = "\N{EN DASH}", *, mark: str = "")
 
 @register.simple_tag
 def exact_time(at: Moment | None) -> SafeString:
-    """A time that stays as it is."""
+    """A time that the script does not change."""
     if at is None:
         return SafeString()
     return format_html('<time datetime="{}">{}</time>', at.iso, at.text)
@@ -74,8 +74,8 @@ def ago(at: Moment) -> SafeString:
 
 @register.tag
 def tight(parser: Parser, _token: Token) -> Node:
-    """Up to `endtight` a line break beside a tag prints nothing, so that lines may be broken where a blank would show;
-    elsewhere, as between two attributes, it prints one blank. Settled when the template is read: no page waits for it.
+    """Until `endtight`, drop line breaks beside a tag, so that lines can be wrapped where a space would be visible.
+    Elsewhere, for example between two attributes, print one space. Done when the template is compiled, not per page.
     """
     nodes = parser.parse(("endtight",))
     parser.delete_first_token()
@@ -94,18 +94,18 @@ class _Tight(Node):
 
 @register.simple_tag
 def run_row(row: RunRow) -> SafeString:
-    """A row of the board. Of what an open board asks again nearly every row is as it was."""
+    """A row of the board, cached: most rows of a poll have not changed."""
     return _row(row) if settings.DEBUG else _known_row(_Versioned(row))
 
 
 @register.simple_tag
 def select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
-    """A filter's list, which has as many entries as the team has tasks. `every`: what the entry for no choice says."""
+    """A filter's list, cached: it may have an entry for each task. `every`: the text of the entry for no choice."""
     return (_select if settings.DEBUG else _known_select)(name, choices, every)
 
 
 class _Versioned:
-    """Two rows of one version are the same row: that is what a version is."""
+    """A cache key: two rows with the same version are equal."""
 
     __slots__ = ("row",)
 

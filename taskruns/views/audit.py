@@ -76,7 +76,7 @@ def _page(request: PanelRequest, team: Team | None, context: dict[str, Any]) -> 
     try:
         wanted = _wanted(request)
     except BadFilter as error:
-        return error_page(request, 400, "That filter cannot be used", str(error))
+        return error_page(request, 400, "Invalid filter", str(error))
     audit.record_reading(team, by=actor_of(request))
     here = reverse("audit", args=[team.slug]) if team else reverse("site-audit")
     context |= {
@@ -91,7 +91,7 @@ def _export(request: PanelRequest, team: Team | None, kind: str) -> HttpResponse
     try:
         wanted = _wanted(request)
     except BadFilter as error:
-        return error_page(request, 400, "That filter cannot be used", str(error))
+        return error_page(request, 400, "Invalid filter", str(error))
     content_type, lines = _KINDS[kind]
     chosen = audit.export(team, by=actor_of(request), kind=kind, wanted=wanted)
     response = StreamingHttpResponse(lines(chosen), content_type=content_type)

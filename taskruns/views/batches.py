@@ -1,4 +1,4 @@
-"""Cancelling many: the list before it begins, the word to begin, how far it is, and past ones."""
+"""Bulk cancel: the list to confirm, the confirmation, the progress, and past batches."""
 
 import uuid
 from dataclasses import replace
@@ -21,15 +21,15 @@ from taskruns.services import batches
 from .errors import error_page
 from .fragments import render_fragment
 
-EMPTY = "No filter is set, and no filter never means every run. Set one on the board, or tick the runs one by one."
-BOTH = "Ticked runs and “all that match” came together. Use one of the two buttons."
-NOTHING = "No run was chosen. Go back and tick the runs to cancel."
+EMPTY = "No filter is set, and that never means all runs. Set a filter on the board, or select runs one by one."
+BOTH = "Selected runs and “all that match” were sent together. Use one of the two buttons."
+NOTHING = "No run was selected. Go back and select the runs to cancel."
 NONE_ACTIVE = "None of these runs is pending or running any more, so there is nothing to cancel."
 NONE_MATCHES = "No pending or running run matches this filter, so there is nothing to cancel."
 
 
 class Refused(ValueError):
-    """A list that cannot be made; the sentence is for the person."""
+    """No list can be made. The text is shown to the person."""
 
 
 @requires(Action.RUNS_VIEW)
@@ -41,11 +41,11 @@ def past(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
 @require_POST
 def draft(request: PanelRequest, team: Team) -> HttpResponse:
-    """Freeze what was ticked, or what matches, and lead to the page that asks. Nothing is cancelled yet."""
+    """Store the list of selected or matching runs and redirect to its page, which asks. Nothing is cancelled yet."""
     try:
         batch = _frozen(request, team)
     except BadFilter as error:
-        return error_page(request, 400, "That filter cannot be used", str(error))
+        return error_page(request, 400, "Invalid filter", str(error))
     except Refused as error:
         return error_page(request, 422, "Nothing to cancel", str(error))
     return redirect("batch", slug=team.slug, batch_id=batch.pk)
@@ -57,7 +57,7 @@ listing = by_method(read=past, act=draft)
 @requires(Action.RUNS_VIEW)
 @require_safe
 def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
-    """The list to confirm, or how far it is; for htmx the part that moves."""
+    """The list to confirm, or the progress. htmx gets only the fragment."""
     return _page(request, _batch(request, batch_id))
 
 
@@ -66,7 +66,7 @@ def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
 def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
     found = _batch(request, batch_id)
     if found.state != BatchState.DRAFT:
-        messages.info(request, "This was confirmed before: it began once, and once only.")
+        messages.info(request, "This bulk cancel was already confirmed. It starts only once.")
         return redirect("batch", slug=team.slug, batch_id=batch_id)
     reason, count = request.POST.get("reason", ""), request.POST.get("count", "").strip()
     faults = _faults(found, reason, count)
@@ -84,23 +84,23 @@ def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespo
 def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
     found = _batch(request, batch_id)
     if found.state == BatchState.DRAFT:
-        messages.info(request, "It had not begun: nothing was sent.")
+        messages.info(request, "It had not started, so nothing was sent.")
     elif batches.abort(found, by=actor_of(request)):
         jobs.wake_batch(found.pk)
-        messages.success(request, "Aborted: nothing more is sent. What was sent already is followed to its end.")
+        messages.success(request, "Stopped. No more cancels are sent. Cancels already sent are still tracked.")
     else:
-        messages.info(request, "There was nothing left to abort.")
+        messages.info(request, "There was nothing left to stop.")
     return redirect("batch", slug=team.slug, batch_id=batch_id)
 
 
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
 @require_POST
 def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
-    """Those that were not stopped, as a new list to look at."""
+    """Make a new list of the runs that were not stopped, to confirm."""
     found = _batch(request, batch_id)
     if found.finished_at is None:
-        text = "This cancel of many has not come to its end yet. Try again what is left when it has."
-        return error_page(request, 409, "Not yet", text)
+        text = "This bulk cancel is still in progress. Wait until it is done, then retry the rest."
+        return error_page(request, 409, "Still in progress", text)
     again = batches.draft_retry(found)
     if again is None:
         return error_page(request, 422, "Nothing to cancel", NONE_ACTIVE)
@@ -110,7 +110,7 @@ def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
 def _frozen(request: PanelRequest, team: Team) -> CancelBatch:
     match, chosen = request.POST.get("match", ""), [text for text in request.POST.getlist("run") if text]
     if match not in {"", "all"}:
-        raise Refused("The panel could not read what to cancel. Go back and try it from the board.")
+        raise Refused("The panel could not read what to cancel. Go back and try again from the board.")
     if match and chosen:
         raise Refused(BOTH)
     made = _of_filter(request, team) if match else _of_selection(request, team, chosen)
@@ -130,13 +130,13 @@ def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> Cance
     try:
         ids = list(dict.fromkeys(uuid.UUID(text) for text in chosen))
     except ValueError:
-        raise Refused("One of the runs has an id that is none. Go back and try it from the board.") from None
+        raise Refused("One of the run IDs is not valid. Go back and try again from the board.") from None
     if not ids:
         raise Refused(NOTHING)
     known = set(Run.objects.filter(team=team, pk__in=ids).values_list("pk", flat=True))
     for run_id in ids:
         if run_id not in known:
-            owned(request, Run.objects.all(), run_id)  # 404, and a try with a foreign one is recorded
+            owned(request, Run.objects.all(), run_id)  # 404; a run of another team is recorded as an attempt
     return batches.draft_of(team, run_ids=ids, source=BatchSource.SELECTION)
 
 
@@ -149,7 +149,7 @@ def _faults(found: CancelBatch, reason: str, count: str) -> dict[str, str]:
     if len(reason) > LONGEST_REASON:
         faults["reason"] = f"The reason is longer than {LONGEST_REASON} characters. Please shorten it."
     elif not clean_line(reason, LONGEST_REASON):
-        faults["reason"] = "Say why: others read it beside each run, and the audit log keeps it."
+        faults["reason"] = "Enter a reason. Your team sees it beside each run, and the audit log keeps it."
     total = found.items.count()
     if total > TYPED_ABOVE and count != str(total):
         faults["count"] = f"Type the number of runs, {total}, to confirm that you mean all of them."

@@ -1,4 +1,4 @@
-"""The board of one team and of all of a person's teams, the fragment of both that polls, the chart, and the export."""
+"""The board of one team and of all of a person's teams, the fragment that polls, the chart, and the export."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,14 +48,14 @@ def board(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.RUNS_VIEW)
 @require_safe
 def table(request: PanelRequest, team: Team) -> HttpResponse:
-    """The fragment that polls. Nothing new: 304, with the time of the last reading in a header."""
+    """The fragment that polls. If nothing changed: 304, with the time of the last reading in a header."""
     return _fragment(request, [TeamAccess(team, request.access)])
 
 
 @signed_in
 @require_safe
 def all_boards(request: PanelRequest) -> HttpResponse:
-    """One board over all teams of the person; acts are those of each team's own board."""
+    """One board for all teams of the person. Runs can be cancelled as on each team's own board."""
     return _page(request, _accesses(request), None)
 
 
@@ -110,12 +110,12 @@ def _accesses(request: PanelRequest) -> list[TeamAccess]:
 
 
 def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | None) -> HttpResponse:
-    """A team's board has views; the board of all teams has none."""
+    """A team's board has saved views; the board of all teams has none."""
     try:
         page = _board(request, accesses)
     except BadFilter as error:
-        return error_page(request, 400, "That filter cannot be used", str(error))
-    # Open boards mark attention by their polls; a page does where nobody polls.
+        return error_page(request, 400, "Invalid filter", str(error))
+    # Open boards mark attention with their polls; the page does so if none is open.
     pay_attention(*(it.team for it in accesses if not has_attention(it.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)
@@ -123,9 +123,9 @@ def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | 
 
 
 def _beside(request: PanelRequest) -> dict[str, Any]:
-    """On a team's board the emergency stop, for those who may pull it, and the first steps of a new team.
+    """On a team's board: the emergency stop, for people who may pull it, and the first steps of a new team.
 
-    On the board of all teams the teams to choose from; auditors and site admins may look into every one.
+    On the board of all teams: the teams to choose from, which for auditors and site admins are all teams.
     """
     if request.team is not None:
         may_stop = request.access.may(Action.STOP_PULL)
@@ -153,7 +153,7 @@ def _fragment(request: PanelRequest, accesses: Sequence[TeamAccess]) -> HttpResp
 
 
 def _banner(request: PanelRequest) -> dict[str, Any]:
-    """A stop that is pulled or lifted while the board is open stands above it at once."""
+    """An open board shows at its next poll that a stop was pulled or lifted."""
     if request.team is None:
         return {}
     return {"is_polled": True, "stop": stop_banner(request.team, request.user, request.access)}
@@ -184,24 +184,24 @@ def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
 
 
 def _wanted(request: PanelRequest) -> BoardFilter:
-    """The board's filter, whatever page of it was looked at."""
+    """The board's filter, without the cursor of its page."""
     query = request.GET.copy()
     query.pop("cursor", None)
     return BoardFilter.parse(query)
 
 
 def _unusable(request: PanelRequest, error: BadFilter) -> HttpResponse:
-    return error_page(request, 400, "That filter cannot be used", str(error))
+    return error_page(request, 400, "Invalid filter", str(error))
 
 
 def _redirect_to_default_view(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
-    """Where a board without any question leads: to the default view, which always is one. None: show all runs here."""
+    """A board without a query redirects to the default view, which always has a query. None: show all runs here."""
     view = shelf.opens_with
     if view is None or request.META.get("QUERY_STRING"):
         return None
     broken = why_broken(view)
     if not broken:
         return redirect(board_url(shelf.team.slug, view.query))
-    text = f"Your board would open with the view “{view.name}”, but its filter cannot be used any more. {broken}"
-    messages.warning(request, f"{text} All runs are shown.")
+    text = f"The filter of your default view “{view.name}” no longer works. {broken} All runs are shown."
+    messages.warning(request, text)
     return None

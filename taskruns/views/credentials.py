@@ -1,4 +1,4 @@
-"""The pages of a team's keys. No answer, message or form ever holds a key."""
+"""The pages of a team's API keys. No response, message or form ever contains a key."""
 
 import uuid
 
@@ -47,7 +47,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest, team: Team) -> HttpResponse:
-    """Save first, then test: a key that Arize rejects today is kept and shown as failing."""
+    """Save, then test. A key that Arize rejects is kept and shown as failing."""
     form = CredentialForm(posted(request))
     if form.is_valid():
         with shown_on_form(form):
@@ -79,11 +79,11 @@ def test(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpRes
 @requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REVOKE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
-    """A GET asks, a POST revokes."""
+    """GET asks for confirmation; POST revokes."""
     credential = _key(request, credential_id)
     if request.method == "POST":
         credentials.revoke(credential, by=actor_of(request))
-        text = f"{credential.name} is revoked here and its key destroyed. Revoke it in Arize too."
+        text = f"API key {credential.name} revoked and its secret destroyed here. Revoke it in Arize too."
         messages.success(request, text)
         return redirect("credentials", slug=team.slug)
     row = credential_row(credential, slug=team.slug, now=timezone.now())
@@ -91,7 +91,7 @@ def revoke(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpR
 
 
 def _key(request: PanelRequest, credential_id: uuid.UUID) -> Credential:
-    """A live key of the team. Its own revoked one is a 404 too, but no try at what is somebody else's."""
+    """A live key of the team. A revoked one gives a 404 too, but is not recorded as an attempt on another team."""
     credential = owned(request, Credential.objects.select_related("team"), credential_id)
     if credential.revoked_at is not None:
         raise Http404
@@ -99,19 +99,19 @@ def _key(request: PanelRequest, credential_id: uuid.UUID) -> Credential:
 
 
 def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:
-    """The key is kept, with its row; its test is an act of its own, which the log may refuse."""
+    """The key and its audit row are stored. The test is a separate action, whose audit row may fail."""
     try:
         return _tested(request, team, credential)
     except (DatabaseError, OutcomeNotWritten):
         log.exception("key_saved_but_not_tested", credential=str(credential.pk))
-    text = f"{credential.name} is saved, but its test could not be written down: press Test to see if it works."
+    text = f"{credential.name} was saved, but its test could not be recorded. Click Test to see whether it works."
     messages.warning(request, text)
     jobs.wake(credential.pk)
     return redirect("credentials", slug=team.slug)
 
 
 def _tested(request: PanelRequest, team: Team, credential: Credential) -> HttpResponse:
-    """Test the key, say what came out, and let the worker read with it."""
+    """Test the key, show the result, and let the worker read with it."""
     message = result_message(credential, credentials.test(credential, by=actor_of(request)))
     messages.add_message(request, DEFAULT_LEVELS[message.tone.upper()], message.text)
     jobs.wake(credential.pk)

@@ -1,4 +1,4 @@
-"""Pages that update themselves: which of page and fragment to send, ETags, and whose board is open."""
+"""Pages that update themselves: page or fragment, ETags, and whose board is open."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,4 +1,4 @@
-"""The frame around every page. Built only when a template asks for it: fragments do not."""
+"""The frame around every page. Built lazily, because fragments do not need it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ from taskruns.services import audit
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
-    ("Keys", "credentials", Action.CREDENTIALS_VIEW),
+    ("API keys", "credentials", Action.CREDENTIALS_VIEW),
     ("Members", "members", Action.MEMBERS_MANAGE),
     ("Audit", "audit", Action.AUDIT_VIEW),
     ("Settings", "team-settings", Action.TEAM_SETTINGS),
@@ -45,7 +45,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
 
 
 def _confirm_url(request: HttpRequest, person: User) -> str:
-    """Where to confirm who it is, for pages whose buttons want that and whose session has no recent proof."""
+    """Where to confirm one's identity, for pages whose buttons require it. Empty if the session has a recent proof."""
     if recent_auth.is_recent(request, person):
         return ""
     return f"{reverse('confirm')}?{urlencode({'next': request.get_full_path()})}"
@@ -72,7 +72,7 @@ def _frame(request: HttpRequest, person: User) -> Frame:
 
 
 def stop_banner(team: Team, person: User, access: Access) -> StopBanner | None:
-    """The gate knows whether there is one; pages outside of it (errors) ask."""
+    """The gate has already looked for a stop; pages outside the gate (errors) make a query."""
     is_stopped = getattr(team, "is_stopped", True)
     return banner_of(team, person=person, access=access) if is_stopped else None
 
@@ -86,7 +86,7 @@ def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link,
 
 
 def _also(name: str, team: Team) -> tuple[str, ...]:
-    """Pages that belong to another one's entry in the navigation."""
+    """More URLs for which an entry of the navigation is current."""
     return (f"/teams/{team.slug}/tasks/",) if name == "board" else ()
 
 
@@ -105,7 +105,7 @@ def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
 
 
 def _alarm(person: User) -> Link | None:
-    """A log with faults, or one of which it is not known, stands on every page of those who answer for it."""
+    """A log with faults, or whose verification failed, is shown on every page to the people responsible for it."""
     if Action.SITE_LOG not in SITE_ROLES[SiteRole(person.site_role)]:
         return None
     failed = audit.latest_failed()
@@ -115,7 +115,7 @@ def _alarm(person: User) -> Link | None:
 
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
-    """Their own; the gate knows when that is the current one and no other."""
+    """The person's teams. The gate has already found out whether the current one is the only one."""
     teams: Iterable[Team] = Team.objects.active().filter(memberships__user=person).order_by("name")
     if current is not None and _is_only(current):
         teams = (current,)
@@ -123,5 +123,5 @@ def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
 
 
 def _is_only(team: Team) -> bool:
-    """Pages outside of the gate do not know, and ask."""
+    """False outside the gate, where it is unknown."""
     return bool(getattr(team, "role", "")) and not getattr(team, "has_other_teams", True) and team.archived_at is None

@@ -1,4 +1,4 @@
-"""What the words on the other pages mean, and who may do what."""
+"""The help page, and the page of roles and permissions."""
 
 from django.http import HttpResponse
 from django.shortcuts import render
@@ -19,6 +19,6 @@ def explain(request: PanelRequest) -> HttpResponse:
 @signed_in
 @require_safe
 def rights(request: PanelRequest) -> HttpResponse:
-    """The very table of `taskruns.permissions`, for everybody."""
+    """The table of `taskruns.permissions`, for everyone who is signed in."""
     given = [(role.label.lower(), rights) for role, rights in (TEAM_ROLES | SITE_ROLES).items() if role.value]
     return render(request, "taskruns/people/rights.html", {"table": rights_table(given)})

@@ -32,7 +32,7 @@ LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": message
 @require_safe
 @fragment("runs/run")
 def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> Context:
-    """The page of one run; its fragment polls while the run is active."""
+    """The page of one run. Its fragment polls while the run is active."""
     owned(request, Run.objects.all(), run_id)
     pay_attention(team)
     page = run_page(run_id, team_access=TeamAccess(team, request.access))
@@ -46,8 +46,8 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
     try:
         found = mirror.find_by_arize_id(team, arize_id)
     except UserError as error:
-        text = f"Whether this run is yours cannot be told right now. {error.sentence}"
-        return error_page(request, 503, "Arize could not be asked", text)
+        text = f"The panel cannot tell right now whether this run belongs to your team. {error.sentence}"
+        return error_page(request, 503, "Run lookup failed", text)
     if found is None:
         raise Http404
     return redirect("run", slug=team.slug, run_id=found.pk)
@@ -56,15 +56,15 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
 @requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL)
 @require_POST
 def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
-    """One cancel: htmx gets the fresh row (or run) and a message, a plain form is led to the run's page."""
+    """Cancel one run. htmx gets the new row (or run) and a message; a plain form is redirected to the run's page."""
     found = owned(request, Run.objects.select_related("task"), run_id)
     reason = request.POST.get("reason", "")
     if len(reason) > LONGEST_REASON:
-        text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent; please shorten it."
+        text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
         return _speak(request, Message("error", text), run_id, status=422)
     result = cancel_run(found, by=actor_of(request), reason=reason)
     words = CANCEL_WORDS[result.outcome]
-    # Names the run: several may be cancelled one after the other.
+    # Names the run, because several may be cancelled in a row.
     message = Message(words.tone, f"{found.label}: {sentence_of(result)}")
     return _speak(request, message, run_id, status=429 if result.throttled else words.status)
 
@@ -79,7 +79,7 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     if not request.htmx:
         messages.add_message(request, LEVELS[message.tone], message.text)
         if status < 400:
-            # What went well survives a reload without asking again; what did not keeps its status.
+            # Redirect after success, so that a reload does not send the form again. A failure keeps its status.
             return redirect("run", slug=team.slug, run_id=run_id)
     page = run_page(run_id, team_access=TeamAccess(team, request.access))
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"

@@ -1,4 +1,4 @@
-"""The page of a team's saved views, and what a board opens with."""
+"""The page of a team's saved views, and the default views."""
 
 import uuid
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Right = Callable[[SavedView, User, Access], bool]
 
 
 def _one(right: Right, event: EventType) -> Callable[[View], View]:
-    """Give the view the saved view of the id, if the person has this right to it: asked before the method is."""
+    """Pass the saved view of the id, if the person has this right to it. Checked before the HTTP method."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -46,7 +46,7 @@ def _one(right: Right, event: EventType) -> Callable[[View], View]:
 @members_change(EventType.VIEW_SAVE)
 @require_http_methods(["GET", "HEAD", "POST"])
 def listing(request: PanelRequest, team: Team) -> HttpResponse:
-    """A GET lists, a POST saves the filter of a board."""
+    """GET lists; POST saves the filter of a board."""
     if request.method != "POST":
         return _page(request, team, {})
     form, refusal = NewViewForm(posted(request)), None
@@ -54,7 +54,7 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
         _may_share(request, form)
         with shown_on_form(form) as shown:
             view = saved_views.save_view(team, **form.cleaned_data, by=actor_of(request))
-            messages.success(request, f"The view “{view.name}” is saved.")
+            messages.success(request, f"View “{view.name}” saved.")
             return redirect(board_url(team.slug, view.query))
         refusal = shown.error
     return _unsaved(request, team, form, refusal)
@@ -69,7 +69,7 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
         _may_share(request, form)
         with shown_on_form(form):
             if saved_views.change_view(view, **form.cleaned_data, by=actor_of(request)):
-                messages.success(request, f"The view “{form.cleaned_data['name']}” is changed.")
+                messages.success(request, f"View “{form.cleaned_data['name']}” changed.")
             return redirect("saved-views", slug=team.slug)
     return _page(request, team, {"form": form, "changing": view.name, "changing_id": view.pk}, status=422)
 
@@ -80,7 +80,7 @@ def change(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
 def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
     with shown_as_message(request):
         saved_views.delete_view(view, by=actor_of(request))
-        messages.success(request, f"The view “{view.name}” is deleted.")
+        messages.success(request, f"View “{view.name}” deleted.")
         return redirect("saved-views", slug=team.slug)
     return _page(request, team, {}, status=422)
 
@@ -89,10 +89,10 @@ def delete(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
 @_one(lambda _view, _person, access: saved_views.may_save(access), EventType.VIEW_SAVE)
 @require_POST
 def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
-    """What the board opens with: for oneself, or (`whose` = team) for all who have chosen nothing else."""
+    """Set the default view: one's own, or (`whose` = team) that of everyone without a default of their own."""
     form = DefaultViewForm(posted(request))
     if not form.is_valid():
-        messages.error(request, "Say whether this is your own default or the team's.")
+        messages.error(request, "Choose whether this is your own default or the team's.")
         return _page(request, team, {}, status=422)
     for_team, on = form.cleaned_data["whose"] == "team", not form.cleaned_data["off"]
     if for_team and not saved_views.may_share(request.access):
@@ -112,7 +112,7 @@ def _may_share(request: PanelRequest, form: SavedViewForm) -> None:
 
 
 def _unsaved(request: PanelRequest, team: Team, form: NewViewForm, refusal: UserError | None) -> HttpResponse:
-    """The form again, with what was typed. A name that is taken by one's own view may be saved over."""
+    """The form again, with the input. One's own view of the same name may be replaced."""
     context: dict[str, Any] = {"form": form, "choices": choices_of(str(form["query"].value() or "").removeprefix("?"))}
     if "query" in form.errors:
         show_error(form, "This filter is damaged or too long to be saved.")

@@ -1,4 +1,4 @@
-"""The emergency stop: first what it will hit, then the pull; the lift; both by a plain form."""
+"""The emergency stop: show what it affects, pull it, lift it. Plain forms, without htmx."""
 
 import uuid
 
@@ -21,13 +21,13 @@ from taskruns.services.stops import Pulled
 
 from .user_errors import shown_on_form
 
-UNREADABLE = "The list of tasks to leave out could not be read, so nothing was done. Please choose again."
+UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopped. Select the tasks again."
 
 
 @requires(Action.RUNS_VIEW)
 @require_safe
 def look(request: PanelRequest, team: Team) -> HttpResponse:
-    """What would be hit, or the stop that holds."""
+    """Show the affected tasks, or the active stop."""
     return _page(request, team, StopForm())
 
 
@@ -60,33 +60,33 @@ def _pull(request: PanelRequest, team: Team, form: StopForm, left_out: list[Task
 def _pulled(request: PanelRequest, team: Team, pulled: Pulled) -> HttpResponse:
     if pulled.batch is not None:
         jobs.wake_batch(pulled.batch.pk)
-    messages.warning(request, f"The emergency stop holds. {_hit(pulled.runs)}")
+    messages.warning(request, f"Emergency stop pulled. {_hit(pulled.runs)}")
     return redirect("stop", slug=team.slug)
 
 
 def _hit(runs: int) -> str:
     if not runs:
-        return "No run was active; what becomes active now is cancelled."
+        return "No run was active. New runs are cancelled as soon as they appear."
     return "1 run is being cancelled." if runs == 1 else f"{runs:,} runs are being cancelled."
 
 
 @requires(Action.STOP_PULL, event=EventType.STOP_LIFT)
 @require_POST
 def lift(request: PanelRequest, team: Team) -> HttpResponse:
-    """For managers, and for the operator who pulled it: whose it is, the service knows."""
+    """For managers, and for the operator who pulled it, which the service checks."""
     try:
         lifted = stops.lift(team, by=actor_of(request))
     except stops.MayNotLift:
         raise refused(request, EventType.STOP_LIFT) from None
     if lifted is None:
-        messages.info(request, "No emergency stop holds any more.")
+        messages.info(request, "The emergency stop had already ended.")
     else:
-        messages.success(request, "The emergency stop is lifted: nothing more is cancelled because of it.")
+        messages.success(request, "Emergency stop lifted. New runs are no longer cancelled.")
     return redirect("board", slug=team.slug)
 
 
 def _left_out(request: PanelRequest) -> list[Task]:
-    """The ticked tasks of this team. Raises ValueError for what is no id, Http404 for what is not theirs."""
+    """The excluded tasks of this team. Raises ValueError for an invalid id, Http404 for a task of another team."""
     wanted = {uuid.UUID(text) for text in request.POST.getlist("left_out")}
     found = Task.objects.filter(team=request.team).in_bulk(wanted)
     for missing in sorted(wanted - found.keys()):

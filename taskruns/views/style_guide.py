@@ -1,4 +1,4 @@
-"""`/styleguide/`: the tokens and components on one page, where DEBUG is on and nowhere else."""
+"""`/styleguide/`: the design tokens and components on one page. Only with DEBUG."""
 
 from django.conf import settings
 from django.http import Http404, HttpResponse

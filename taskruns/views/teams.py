@@ -49,7 +49,7 @@ def home(request: PanelRequest) -> HttpResponse:
 @requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
-    """A team and, if named, its first manager: both or neither."""
+    """Create the team and, if named, its first manager: both or neither."""
     form = TeamForm(posted(request))
     if form.is_valid():
         wanted = form.cleaned_data | {"slug": form.cleaned_data["slug"] or None}
@@ -95,7 +95,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
     person = _member(request, user_id)
     with shown_as_message(request):
         members_service.remove(team, person, by=actor_of(request))
-        messages.success(request, f"{person.email} is no longer a member of {team.name}.")
+        messages.success(request, f"{person.email} removed from {team.name}.")
         return redirect(_after_own_change(request, person, team))
     return _members_page(request, team, status=422)
 
@@ -105,7 +105,7 @@ def remove_member(request: PanelRequest, team: Team, user_id: uuid.UUID) -> Http
 def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUID) -> HttpResponse:
     row = owned(request, Invitation.objects.select_related("team"), invitation_id)
     if invitations.revoke_invitation(row, by=actor_of(request)):
-        messages.success(request, f"The invitation of {row.email} no longer works.")
+        messages.success(request, f"Invitation of {row.email} revoked.")
     return redirect("members", slug=team.slug)
 
 
@@ -116,7 +116,7 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
     if form.is_valid():
         with shown_on_form(form):
             if teams.rename(team, name=form.cleaned_data["name"], by=actor_of(request)):
-                messages.success(request, f"The team is now called {team.name}.")
+                messages.success(request, f"Team renamed to {team.name}.")
             return redirect("team-settings", slug=team.slug)
     rights = {"may_rename": True, "may_archive": request.access.may(Action.TEAMS_MANAGE)}
     return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
@@ -125,10 +125,10 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, recent_auth=True)
 @require_http_methods(["GET", "HEAD", "POST"])
 def archive(request: PanelRequest, team: Team) -> HttpResponse:
-    """A GET asks, a POST archives."""
+    """GET asks for confirmation; POST archives."""
     if request.method == "POST":
         teams.archive(team, by=actor_of(request))
-        messages.success(request, f"The team {team.name} is archived and its keys are destroyed.")
+        messages.success(request, f"Team {team.name} archived and its API keys destroyed.")
         return redirect("teams")
     return render(request, "taskruns/teams/archive.html", {"team": team.name, "slug": team.slug})
 
@@ -143,16 +143,16 @@ def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse
 
 
 def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
-    """A known person: back to the page. A stranger: the page with the link, which is shown this once."""
+    """For a person with an account, redirect to the page. For anyone else, show the link on the page, only once."""
     if invited is not None and invited.token:
         return _members_page(request, team, invited=invited)
     if invited is not None:
-        messages.success(request, f"{invited.email} is now a member as {role.value}.")
+        messages.success(request, f"{invited.email} added as {role.value}.")
     return redirect("members", slug=team.slug)
 
 
 def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
-    """A member of the team. Somebody of another team is the same 404 as nobody, and a recorded try."""
+    """A member of the team. A member of another team gives the same 404 as nobody, but the attempt is recorded."""
     theirs = Membership.objects.filter(user_id=user_id)
     row = theirs.filter(team=request.team).first() or theirs.first()
     if row is None:
@@ -162,7 +162,7 @@ def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
 
 
 def _after_own_change(request: PanelRequest, person: User, team: Team) -> str:
-    """Who took the right from themselves is led to a page that they may still see."""
+    """The next page. People who removed their own right go to a page that they may still see."""
     is_barred = person.pk == request.user.pk and not request.user.site_role
     return reverse("teams") if is_barred else reverse("members", args=[team.slug])
 

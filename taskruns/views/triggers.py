@@ -23,7 +23,7 @@ from taskruns.services.triggers import TriggerResult
 
 from .fragments import vary_on_htmx
 
-DAMAGED = "This page is too old or was changed on its way, so nothing was sent. Look at it again and send it once more."
+DAMAGED = "This page is out of date or was altered. Nothing was sent. Check the form, then send it again."
 
 
 @requires(Action.RUNS_TRIGGER, event=EventType.RUN_TRIGGER)
@@ -76,7 +76,7 @@ def _answer(
     if result.outcome is TriggerOutcome.DONE:
         text = f"{task}: {sentence_of(result)}"
         if result.joined:
-            messages.info(request, f"{text} This form had been sent already, so no second run was started.")
+            messages.info(request, f"{text} This form had already been sent, so no second run was started.")
         else:
             messages.success(request, text)
         if result.run is None:  # deleted from the mirror

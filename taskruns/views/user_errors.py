@@ -1,4 +1,4 @@
-"""Showing what a service refused: at the form field it is about, or as a message above the page."""
+"""Show a service's error: at its form field, or as a message above the page."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from taskruns.services.user_errors import UserError
 
 
 class Shown(AbstractContextManager["Shown"]):
-    """Around a service and the answer to its success. A UserError is shown and ends the block; `error` is it then."""
+    """Wraps a service call and the response to its success. A UserError ends the block and is shown; see `error`."""
 
     def __init__(self, show: Callable[[UserError], None], *, unless: tuple[type[UserError], ...] = ()) -> None:
         self.error: UserError | None = None
@@ -31,7 +31,7 @@ class Shown(AbstractContextManager["Shown"]):
 
 
 def shown_on_form(form: forms.Form, *, unless: tuple[type[UserError], ...] = ()) -> Shown:
-    """`unless`: errors that are no mistake in the form; they go on to the caller."""
+    """`unless`: errors that are not about the form; they are raised to the caller."""
     return Shown(lambda error: show_error(form, error.sentence, field=error.field), unless=unless)
 
 

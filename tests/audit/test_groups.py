@@ -45,7 +45,7 @@ def test_request_and_outcome_of_an_operation_are_one_group(run: Run, oli: User, 
     listed = rows(client_of(mona).get(URL).content.decode())
     assert len(listed) == 3  # the reading, the change, the cancel
     cancel = listed[-1]
-    said = ["asked to cancel run", "its end is unknown", "had already finished"]
+    said = ["asked to cancel run", "its outcome is unknown", "had already finished"]
     assert [cancel.index(words) for words in said] == sorted(cancel.index(words) for words in said)
     assert 'data-outcome="finished_first"' in cancel
     assert "· sweep" in cancel
@@ -55,7 +55,7 @@ def test_denied_and_unknown_stand_out(run: Run, oli: User, vera: User, mona: Use
     end(run, request_cancel(run, actor(oli)), "unknown", actor(oli))
     client_of(vera).post(f"/teams/ops-north/runs/{run.pk}/cancel/")
     text = client_of(mona).get(URL).content.decode()
-    assert re.search(r'class="event tone-warning">[^<]*its end is unknown', text)
+    assert re.search(r'class="event tone-warning">[^<]*its outcome is unknown', text)
     assert re.search(r'class="event tone-error">vera@example.com tried to cancel a run without permission: ', text)
     assert re.search(r'class="event">oli@example.com asked to cancel', text)
 

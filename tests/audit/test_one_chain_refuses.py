@@ -81,7 +81,7 @@ def test_a_key_saved_but_not_tested_says_so(stage: Stage, name: str, wanted: str
     answer = ACTIONS[name].do(stage)
     assert answer.status_code == 302
     text = answer.client.get(answer["Location"]).content.decode()
-    assert f"{wanted} is saved, but its test could not be written down" in text
+    assert f"{wanted} was saved, but its test could not be recorded" in text
     assert Credential.objects.get(name=wanted).decrypt_secret() == NEW_KEY
     assert not stage.arize.calls, "the row is written before Arize is called"
 

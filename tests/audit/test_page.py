@@ -161,7 +161,7 @@ def test_chosen_filters_are_in_the_form_and_the_links(history: None, run: Run, p
         ({"since": "yesterday"}, "must be a time"),
         ({"until": "2026-13-01"}, "must be a time"),
         ({"since": "0001-01-01T00:00:00+14:00"}, "must be a time"),
-        ({"key": "Production"}, "must be the id of an API key"),
+        ({"key": "Production"}, "must be the ID of an API key"),
         ({"run": "x" * 501}, "longer than 500 characters"),
         ({"before": "x"}, "This page link is damaged."),
         ({"before": "-1"}, "This page link is damaged."),

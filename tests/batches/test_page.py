@@ -76,7 +76,7 @@ def test_the_draft_says_how_many_ended_runs_it_excludes(client: Client, task: Ta
     batch = drafted(client, [*runs, make_run(task, status=Status.COMPLETED)])
     Run.objects.filter(pk=runs[0].pk).update(status=Status.FAILED, rank=0)
     text = words(page(client, batch))
-    assert "1 more was asked for, but is not pending or running" in text
+    assert "1 more run was requested but is not pending or running" in text
     assert "Answer relevance evaluation 0 2 1" in text
 
 
@@ -96,16 +96,16 @@ def test_all_matching_runs_are_the_active_ones_of_every_page(client: Client, tas
 def test_an_empty_filter_never_selects_everything(fields: dict[str, str], client: Client, runs: list[Run]) -> None:
     answer = client.post(URL, {"match": "all"} | fields)
     assert answer.status_code == 422
-    assert "no filter never means every run" in words(answer.content.decode())
+    assert "that never means all runs" in words(answer.content.decode())
     assert not CancelBatch.objects.exists()
 
 
 @pytest.mark.parametrize(
     ("fields", "status", "sentence"),
     [
-        ({}, 422, "No run was chosen"),
-        ({"run": "nonsense"}, 422, "an id that is none"),
-        ({"run": "\x00"}, 422, "an id that is none"),
+        ({}, 422, "No run was selected"),
+        ({"run": "nonsense"}, 422, "One of the run IDs is not valid"),
+        ({"run": "\x00"}, 422, "One of the run IDs is not valid"),
         ({"match": "page"}, 422, "could not read what to cancel"),
         ({"match": "all", "status": "failed"}, 422, "No pending or running run matches"),
         ({"match": "all", "status": "nonsense"}, 400, "There is no status"),
@@ -189,7 +189,7 @@ def test_runs_that_start_after_the_draft_are_excluded_and_counted(
     for run in [*runs, *late]:
         arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     answer = client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"}, follow=True)
-    assert "2 more runs match now; they are left out." in words(answer.content.decode())
+    assert "2 more runs match now; they are not included." in words(answer.content.decode())
     work()
     assert {call.request.url for call in arize.calls} == {run_url(run, "/cancel") for run in runs}
     requested = AuditEvent.objects.get(event="run.cancel_many", outcome="requested")
@@ -270,7 +270,7 @@ def test_a_run_that_ignored_its_cancel_is_red_on_board_and_batch(state: str, cli
     html = page(client, batch)
     assert 'class="said said-alarm"' in html
     assert "0 of 1 cancelled" in words(html)
-    assert "goes on" in client.get(URL).content.decode() or state == "still_running"
+    assert "still active" in client.get(URL).content.decode() or state == "still_running"
     for path in ("/teams/ops-north/runs/", f"/teams/ops-north/runs/{runs[0].pk}/"):
         board = client.get(path).content.decode()
         assert re.search(r'said-alarm">|notice-error">', board), path
@@ -283,10 +283,10 @@ def test_the_page_says_why_it_waits(client: Client, credential: Credential, runs
     batch = drafted(client, runs)
     client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
     Credential.objects.update(failing_since=timezone.now(), failing_reason="Arize rejects it.")
-    assert "The runs of key “Production” wait: Arize rejects it." in words(page(client, batch))
+    assert "Runs of key “Production” are waiting: Arize rejects it." in words(page(client, batch))
     later = timezone.now() + timedelta(minutes=1)
     Credential.objects.update(failing_since=None, backoff_until=later, backoff_reason="Too many calls.")
-    assert "wait: Too many calls." in words(page(client, batch))
+    assert "waiting: Too many calls." in words(page(client, batch))
 
 
 # --- Who sees what
@@ -342,11 +342,11 @@ def test_aborting_over_http_stops_the_batch_and_says_so(client: Client, runs: li
     batch = drafted(client, runs)
     client.post(f"{URL}{batch.pk}/confirm/", {"reason": "why"})
     answer = client.post(f"{URL}{batch.pk}/abort/", follow=True)
-    assert "Aborted: nothing more is sent." in words(answer.content.decode())
+    assert "Stopped. No more cancels are sent." in words(answer.content.decode())
     work()
     assert not arize.calls
     batch.refresh_from_db()
     assert batches.counts_of(batch) == {ItemState.LEFT_OUT: 3}
     again = client.post(f"{URL}{batch.pk}/abort/", follow=True)
-    assert "There was nothing left to abort." in words(again.content.decode())
+    assert "There was nothing left to stop." in words(again.content.decode())
     assert events(event="run.cancel_many")[1:] == [("run.cancel_many", "aborted")]

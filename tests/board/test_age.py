@@ -17,8 +17,8 @@ from tests.fake_arize import World, failing
 
 START = datetime.fromisoformat("2026-11-23T03:00:00+00:00")
 TABLE = "/teams/ops-north/runs/table/"
-NO_KEY = "No key reads the runs of"
-NO_ANSWER = "Arize did not answer when it was read again"
+NO_KEY = "No API key reads the runs of"
+NO_ANSWER = "Arize did not answer the last read"
 SHELL = Actor.command()
 
 
@@ -62,7 +62,7 @@ def test_runs_that_no_key_reads_are_listed_with_their_last_reading(
     shown = table(client)
     html = shown.content.decode()
     assert f"{NO_KEY} 2 tasks any more" in html
-    assert html.count("no key reads this task any more") == 3
+    assert html.count("no API key reads this task any more") == 3
     assert "not read from Arize yet" not in html
     assert shown["X-As-Of"].startswith("2026-11-23T03:00:00")
     assert table(client, shown["ETag"])["X-As-Of"] == shown["X-As-Of"]
@@ -137,7 +137,7 @@ def test_an_open_board_is_told_when_a_row_becomes_outdated_or_current(
 
 @pytest.mark.parametrize(
     ("seen", "words"),
-    [("03:06:30", "Reading from Arize takes unusually long"), ("03:00:30", "the panel&#x27;s worker does not run")],
+    [("03:06:30", "Reading from Arize takes unusually long"), ("03:00:30", "The panel&#x27;s worker is not running")],
 )
 def test_an_open_board_is_told_when_nothing_is_read_any_more(
     seen: str, words: str, credential: Credential, client: Client, clock: Any

@@ -271,7 +271,7 @@ def test_the_page_shows_the_number_and_links_to_the_file(team: Team, task: Task,
     assert "No runs match these filters" in page
     assert "export.csv" not in page
     page = client_of(vera).get(f"{PAGE}?status=failed&q=run-&cursor=x").content.decode()
-    assert re.search(rf'href="{FILE}\?status=failed&amp;q=run-" download>CSV of 3 runs<', page)
+    assert re.search(rf'href="{FILE}\?status=failed&amp;q=run-" download>Download CSV of 3 runs<', page)
     assert not AuditEvent.objects.exists()
 
 

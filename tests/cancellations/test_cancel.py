@@ -53,8 +53,8 @@ class End:
 CONFIRMED = End("confirmed", 200, "cancelled", "Arize confirmed")
 FINISHED = End("finished_first", 200, "completed", "already finished")
 FAILED = End("failed_first", 200, "failed", "already failed")
-ALREADY = End("already_cancelled", 200, "cancelled", "cancelled already")
-UNKNOWN = End("unknown", 502, "running", "not known")
+ALREADY = End("already_cancelled", 200, "cancelled", "already cancelled")
+UNKNOWN = End("unknown", 502, "running", "outcome is unknown")
 REFUSED = End("refused", 409, "running", "refused")
 
 SAID = {
@@ -162,7 +162,7 @@ def test_the_documented_sample_answer_is_finished_first(check: Any, run: Run) ->
 @pytest.mark.parametrize("status", ["RUNNING", "running", "PENDING", "pending"])
 def test_a_cancelled_run_that_keeps_running_is_stopping(status: str, check: Any, htmx: Any, run: Run) -> None:
     cancellation = check(
-        End("stopping", 200, status.lower(), "stopping, asked by oli@example.com"), says(status), htmx=htmx
+        End("stopping", 200, status.lower(), "stopping, requested by oli@example.com"), says(status), htmx=htmx
     )
     assert cancellation.stopping_since is not None
     assert cancellation.closed_at is None
@@ -238,7 +238,7 @@ def test_a_lost_cancel_takes_its_outcome_from_the_run(lost: str, status: str, ch
 @pytest.mark.parametrize("lost", LOST)
 def test_a_lost_cancel_of_a_running_run_is_unknown(lost: str, status: str, check: Any) -> None:
     after = "unknown" if status == "ARCHIVING" else status.lower()
-    assert check(End("unknown", 502, after, "not known"), LOST[lost], reread=says(status)).followed
+    assert check(End("unknown", 502, after, "outcome is unknown"), LOST[lost], reread=says(status)).followed
 
 
 def test_a_200_without_a_status_is_stopping_while_the_run_is_active(check: Any) -> None:

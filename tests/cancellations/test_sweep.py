@@ -94,7 +94,7 @@ def test_a_stopping_run_has_300_seconds(run: Run, arize: Any, oli: User, client_
     assert row.outcome == Outcome.STILL_RUNNING
     assert events(operation_id=row.pk) == [("run.cancel", "requested"), ("run.cancel", "still_running")]
     page = client_of(oli).get(f"/teams/ops-north/runs/{run.pk}/").content.decode()
-    assert "the run still goes on" in page
+    assert "the run is still active" in page
     assert "data-cancel>" in page
 
 

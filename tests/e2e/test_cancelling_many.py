@@ -22,20 +22,20 @@ def test_a_selection_survives_swaps_and_leads_to_a_true_summary(stack: Stack, vi
     expect(oli.page.get_by_role("button", name="Cancel the selected runs")).to_be_disabled()
     for run_id in ids[:3]:
         oli.row(run_id).get_by_role("checkbox").check()
-    expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
+    expect(oli.page.get_by_text("3 selected on this page")).to_be_visible()
     stack.arize.call("PATCH", f"/sandbox/runs/{ids[0]}", body={"status": "running"})
     expect(oli.row(ids[0])).to_have_attribute("data-status", "running", timeout=30_000)
     expect(oli.row(ids[0]).get_by_role("checkbox")).to_be_checked()
-    expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
+    expect(oli.page.get_by_text("3 selected on this page")).to_be_visible()
     oli.page.reload()
-    expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
+    expect(oli.page.get_by_text("3 selected on this page")).to_be_visible()
     oli.page.get_by_role("button", name="Cancel the selected runs").click()
     expect(oli.page.get_by_role("heading", name="Cancel 3 runs?")).to_be_visible()
     # A browser that restores checkboxes by position would now select other runs.
     newer = [run["id"] for run in stack.arize.add_runs(task, status="running", count=2)]
     stack.manage("refresh", "ops-north")
     oli.page.go_back()
-    expect(oli.page.get_by_text("3 of this page selected")).to_be_visible()
+    expect(oli.page.get_by_text("3 selected on this page")).to_be_visible()
     for run_id in (*newer, *ids):
         expect(oli.row(run_id).get_by_role("checkbox")).to_be_checked(checked=run_id in ids[:3])
     oli.page.get_by_role("button", name="Cancel the selected runs").click()
@@ -62,7 +62,7 @@ def test_this_page_and_all_matching_runs_are_two_buttons(stack: Stack, visit: Vi
     assert all(box.is_checked() for box in boxes.all())
     oli.page.get_by_role("button", name="that match").click()
     expect(oli.page.get_by_role("heading", name="Cancel")).to_contain_text("runs?")
-    expect(oli.page.get_by_text("all that matched a filter")).to_be_visible()
+    expect(oli.page.get_by_text("all runs that matched a filter")).to_be_visible()
 
 
 def test_bulk_cancel_works_without_javascript(stack: Stack, visit: Visit) -> None:

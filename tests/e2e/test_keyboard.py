@@ -74,7 +74,7 @@ def test_keys_move_select_and_show_the_list_of_keys(stack: Stack, visit: Visit) 
     assert seen == [0, 1, 2, 1, 0]
     page.keyboard.press("x")
     expect(oli.row(rows[0]).get_by_role("checkbox")).to_be_checked()
-    expect(page.get_by_text("1 of this page selected")).to_be_visible()
+    expect(page.get_by_text("1 selected on this page")).to_be_visible()
     page.keyboard.press("x")
     expect(oli.row(rows[0]).get_by_role("checkbox")).not_to_be_checked()
     page.keyboard.press("?")

@@ -22,7 +22,7 @@ def test_without_javascript_a_stop_is_pulled_holds_and_is_lifted(stack: Stack, v
     otto = visit(stack, "otto", java_script_enabled=False)
     otto.open_board(team="ops-south")
     otto.page.get_by_role("link", name="Emergency stop").click()
-    otto.page.get_by_label(f"leave out {kept['name']}", exact=True).first.check()
+    otto.page.get_by_label(f"exclude {kept['name']}", exact=True).first.check()
     otto.page.get_by_label("Reason").fill(REASON)
     otto.page.get_by_role("button", name="Pull the emergency stop").click()
     banner = otto.page.get_by_role("region", name="Emergency stop")
@@ -46,7 +46,7 @@ def test_without_javascript_a_stop_is_pulled_holds_and_is_lifted(stack: Stack, v
 
     otto.page.get_by_role("link", name="Lift the stop").click()
     otto.page.get_by_role("button", name="Lift the stop").click()
-    expect(otto.page.get_by_role("status")).to_contain_text("The emergency stop is lifted")
+    expect(otto.page.get_by_role("status")).to_contain_text("Emergency stop lifted")
     expect(otto.page.get_by_role("region", name="Emergency stop")).to_have_count(0)
     expect(stands).to_have_count(0)
     (later,) = arize.add_runs(held["id"])

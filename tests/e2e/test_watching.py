@@ -24,7 +24,7 @@ def test_the_board_keeps_its_filters_over_reload_and_the_back_button(stack: Stac
     vera.open_board()
     vera.page.get_by_role("searchbox").fill("evaluation")
     vera.page.get_by_label("COMPLETED").check()
-    vera.page.get_by_role("button", name="Show", exact=True).click()
+    vera.page.get_by_role("button", name="Apply filters", exact=True).click()
     for step in ("first", "reload", "back"):
         if step == "reload":
             vera.page.reload()
@@ -47,7 +47,7 @@ def test_without_javascript_the_filter_works(stack: Stack, visit: Visit) -> None
     vera = visit(stack, "vera", java_script_enabled=False)
     vera.open_board()
     vera.page.get_by_label("FAILED").check()
-    vera.page.get_by_role("button", name="Show", exact=True).click()
+    vera.page.get_by_role("button", name="Apply filters", exact=True).click()
     rows = vera.page.locator("tr[data-run-id]")
     expect(rows.first).to_be_visible()
     assert {row.get_attribute("data-status") for row in rows.all()} == {"failed"}

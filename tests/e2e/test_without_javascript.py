@@ -17,7 +17,7 @@ def test_sign_in_filter_cancel_and_read_who_did_it(stack: Stack, visit: Visit) -
     oli.page.wait_for_url("**/runs/")
     oli.open_board()
     oli.page.get_by_role("searchbox").fill(run_id)
-    oli.page.get_by_role("button", name="Show", exact=True).click()
+    oli.page.get_by_role("button", name="Apply filters", exact=True).click()
     expect(oli.page.locator("tr[data-run-id]")).to_have_count(1)
     oli.row(run_id).locator("a[data-task]").click()
     oli.page.locator("#run-head").get_by_label("Reason").fill(REASON)

@@ -53,4 +53,4 @@ def test_the_shortcut_list_opens_unless_switched_off(client: Client, db: None):
     text = client.get("/help/").content.decode()
     assert 'id="shortcuts"' not in text
     assert 'data-shortcuts="off"' in text
-    assert "For you they are off." in text
+    assert "They are off for you." in text

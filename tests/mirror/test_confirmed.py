@@ -50,7 +50,7 @@ def test_a_run_that_ignored_its_cancel_is_found_and_shown_in_red(
     assert lies.status == Status.RUNNING
     page = client_of(vera).get("/teams/ops-north/runs/").content.decode()
     assert "said-alarm" in page
-    assert "Arize said that it was cancelled, but the run goes on." in page
+    assert "Arize reported the run as cancelled, but it is still active." in page
 
 
 def test_a_run_that_stays_cancelled_costs_one_call(

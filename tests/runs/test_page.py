@@ -118,9 +118,9 @@ def later_on() -> datetime:
 
 
 CREDITED = [
-    (Outcome.STILL_RUNNING, False, "asked for by oli, Arize accepted it: too slow"),
-    (Outcome.UNKNOWN, True, "asked for by oli, whether that ended it is being found out: too slow"),
-    (Outcome.UNKNOWN, False, "asked for by oli, whether that ended it could not be found out: too slow"),
+    (Outcome.STILL_RUNNING, False, "requested by oli, accepted by Arize: too slow"),
+    (Outcome.UNKNOWN, True, "requested by oli, outcome not known yet: too slow"),
+    (Outcome.UNKNOWN, False, "requested by oli, outcome unknown: too slow"),
 ]
 
 
@@ -154,7 +154,7 @@ def test_the_cancel_that_ended_a_run_keeps_the_credit_over_a_later_one(
     click_cancel(client_of(oli), run, reason="too slow")
     arize.replace(responses.POST, run_url(run, "/cancel"), status=400)
     arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
-    assert "cancelled already" in click_cancel(client_of(mona), run).content.decode()
+    assert "already cancelled" in click_cancel(client_of(mona), run).content.decode()
     assert sweep() == 1
     assert "cancelled by oli@example.com: too slow" in page(client, run)
     row = board.row_of(run.pk, team_access=TeamAccess(run.team, access_of(mona, run.team)))
@@ -235,7 +235,7 @@ def test_an_unreachable_arize_is_explained_and_no_404(
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", **answer)
     answered = by_id(client, "R9")
     assert answered.status_code == 503
-    assert "cannot be told right now" in answered.content.decode()
+    assert "cannot tell right now" in answered.content.decode()
     assert not Run.objects.exists()
 
 

@@ -88,7 +88,7 @@ def in_order(html: str, *texts: str) -> bool:
 def test_a_cancel_is_shown_from_its_reason_to_its_outcome(
     client: Client, run: Run, oli: User, client_of: ClientOf, arize: responses.RequestsMock
 ):
-    assert "Nobody has acted on this run from this panel." in page(client, run)
+    assert "No actions on this run from this panel yet." in page(client, run)
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     click_cancel(client_of(oli), run, reason="wrong model")
     html = page(client, run).split('id="run-history"')[1]
@@ -96,7 +96,7 @@ def test_a_cancel_is_shown_from_its_reason_to_its_outcome(
     assert in_order(html, "Created in Arize", "Started", asked, "“wrong model”", answered, "Ended: CANCELLED")
     assert in_order(html, "by VXNlcjoxOm5OYkM=", "run.cancel / requested", "run.cancel / confirmed")
     assert "cancelled by oli@example.com: wrong model" in html
-    assert "Nobody has acted" not in html
+    assert "No actions on this run" not in html
 
 
 def test_the_page_shows_the_pace_the_strip_and_a_link_to_the_task(client: Client, run: Run, task: Task):
@@ -108,7 +108,7 @@ def test_the_page_shows_the_pace_the_strip_and_a_link_to_the_task(client: Client
     assert "data-longer-at=" in html
     assert '<section id="task-strip"' in html
     assert "Last 3 runs" in html
-    assert "The arrow is this run." in html
+    assert "The arrow marks this run." in html
 
 
 def test_the_number_of_queries_does_not_depend_on_the_runs_of_the_task(client: Client, task: Task):

@@ -328,9 +328,9 @@ def test_an_invalid_default_is_explained_and_all_runs_are_shown(
     answer = client_of(vera).get(BOARD)
     assert answer.status_code == 200
     text = answer.content.decode()
-    assert "Your board would open with the view “Old &lt;b&gt;”, but its filter cannot be used any more." in text
+    assert "The filter of your default view “Old &lt;b&gt;” no longer works." in text
     assert "All runs are shown." in text
-    assert "It cannot be used any more." in client_of(vera).get(VIEWS).content.decode()
+    assert "It no longer works." in client_of(vera).get(VIEWS).content.decode()
 
 
 def test_a_member_who_returns_starts_without_a_default(team: Team, vera: User, client_of: ClientOf):

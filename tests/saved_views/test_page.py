@@ -104,7 +104,7 @@ def test_an_auditor_reads_the_page_and_sees_no_form(team: Team, oli: User, ada: 
 
 def test_the_empty_page_explains_how_to_begin(team: Team, vera: User, ada: User, client_of: ClientOf):
     assert "Save this view" in client_of(vera).get(VIEWS).content.decode()
-    assert "Nobody in this team has shared a view yet." in client_of(ada).get(VIEWS).content.decode()
+    assert "No one in this team has shared a view yet." in client_of(ada).get(VIEWS).content.decode()
 
 
 def test_after_each_action_the_page_says_what_was_done(team: Team, oli: User, client_of: ClientOf):
@@ -118,7 +118,7 @@ def test_after_each_action_the_page_says_what_was_done(team: Team, oli: User, cl
         post(client, view, "default/", **fields)
         assert said in client.get(VIEWS).content.decode()
     post(client, view, name="Renamed", shared="on")
-    assert "The view “Renamed” is changed." in client.get(VIEWS).content.decode()
+    assert "View “Renamed” changed." in client.get(VIEWS).content.decode()
     post(client, view, "delete/")
-    assert "The view “Renamed” is deleted." in client.get(VIEWS).content.decode()
+    assert "View “Renamed” deleted." in client.get(VIEWS).content.decode()
     assert not SavedView.objects.exists()

@@ -145,7 +145,7 @@ def test_unknown_identity_gets_an_account_without_rights(idp: Idp, team: Team):
     assert events() == [("person.create", "done"), ("auth.sign_in", "done")]
     created = AuditEvent.objects.get(event="person.create")
     assert (created.details["single_sign_on"], created.details["subject"]) == (idp.url, "subject-1")
-    assert "You are in no team yet" in client.get("/runs/").content.decode()
+    assert "You are not in a team yet" in client.get("/runs/").content.decode()
     assert SocialAccount.objects.get().extra_data == {}
 
 

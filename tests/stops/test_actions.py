@@ -101,7 +101,7 @@ def test_the_page_lists_tasks_that_no_key_can_stop(client: Client, run: Run, sec
     Task.objects.filter(pk=second.pk).update(credential=None)
     page = text_of(client.get(PAGE))
     assert "1 of these tasks cannot be reached with a working key." in page
-    assert "no key reads it: it cannot be stopped from here" in page
+    assert "no API key reads it, so it cannot be stopped from here" in page
 
 
 def test_the_number_of_queries_does_not_grow_with_the_tasks(client: Client, team: Team, run: Run) -> None:
@@ -160,7 +160,7 @@ def test_a_team_without_active_runs_can_be_stopped(client: Client, task: Task) -
     assert the_stop().end == StopEnd.HOLDING
     assert not CancelBatch.objects.exists()
     assert events() == [("stop.pull", "done")]
-    assert "No run was active; what becomes active now is cancelled." in text_of(client.get(PAGE))
+    assert "No run was active. New runs are cancelled as soon as they appear." in text_of(client.get(PAGE))
 
 
 def test_tasks_can_be_excluded(client: Client, run: Run, second: Task) -> None:
@@ -171,7 +171,7 @@ def test_tasks_can_be_excluded(client: Client, run: Run, second: Task) -> None:
     assert AuditEvent.objects.get(event="stop.pull").details["left_out"] == [str(second.pk)]
     page = text_of(client.get(PAGE))
     assert "1 task is excluded" in page
-    assert '<td data-label="Held">left out</td>' in page
+    assert '<td data-label="Held">excluded</td>' in page
     assert '<td data-label="Held">held</td>' in page
 
 
@@ -202,7 +202,7 @@ def test_a_foreign_task_id_gets_the_404_of_a_missing_one(client: Client, run: Ru
 def test_a_malformed_task_id_is_refused_with_an_explanation(client: Client, run: Run) -> None:
     answer = pull(client, left_out=["nonsense"])
     assert answer.status_code == 422
-    assert "could not be read, so nothing was done" in text_of(answer)
+    assert "could not be read, so nothing was stopped" in text_of(answer)
     assert not EmergencyStop.objects.exists()
 
 
@@ -265,7 +265,7 @@ def test_a_person_who_may_no_longer_pull_cannot_lift(client: Client, oli: User, 
 
 def test_lifting_no_stop_says_so(client: Client, run: Run) -> None:
     client.post(LIFT)
-    assert "No emergency stop holds any more." in text_of(client.get(PAGE))
+    assert "The emergency stop had already ended." in text_of(client.get(PAGE))
     assert not AuditEvent.objects.exists()
 
 
@@ -405,7 +405,7 @@ def test_a_banner_in_red_says_that_the_stop_is_paused_without_the_right(
     assert 'class="stop-banner"' in seen()
     lose(oli)
     assert 'class="stop-banner stop-paused"' in seen()
-    assert "The hold is paused: oli@example.com may not stop runs in this team any more" in banner(seen())
+    assert "The stop is paused: oli@example.com may no longer stop runs in this team" in banner(seen())
     User.objects.filter(pk=oli.pk).update(is_active=True)
     Membership.objects.update_or_create(user=oli, team=run.team, defaults={"role": TeamRole.OPERATOR})
     assert 'class="stop-banner"' in seen()
@@ -440,5 +440,5 @@ def test_the_page_of_a_stop_shows_its_cancels_and_links_to_their_lists(client: C
     assert "<strong>1</strong> queued" in text_of(client.get(PAGE))
     batch.items.update(state="confirmed")
     page = text_of(client.get(PAGE))
-    assert "<strong>1</strong> confirmed" in page
+    assert "<strong>1</strong> cancelled, Arize confirmed it" in page
     assert f'<a href="/teams/ops-north/batches/{batch.pk}/">1 run</a>' in page

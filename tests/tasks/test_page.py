@@ -42,7 +42,7 @@ def test_the_page_shows_what_is_known_of_a_task(client: Client, task: Task):
 
 @pytest.mark.parametrize(
     ("is_continuous", "words"),
-    [(True, "Continuous: "), (False, "Not continuous: "), (None, "<dd>Not told by Arize</dd>")],
+    [(True, "Continuous: "), (False, "Not continuous: "), (None, "<dd>Not reported by Arize</dd>")],
 )
 def test_the_schedule_is_described_in_words(is_continuous: Any, words: str, client: Client, task: Task):
     Task.objects.update(is_continuous=is_continuous)
@@ -52,9 +52,13 @@ def test_the_schedule_is_described_in_words(is_continuous: Any, words: str, clie
 def test_what_is_unknown_is_shown_as_unknown(client: Client, team: Team):
     bare = Task.objects.create(team=team, endpoint=ENDPOINT, arize_id="")
     html = page(client, bare)
-    for text in ("A task without a name", "not told by Arize", "Not told by Arize", "not known yet", "not told"):
+    for text in ("A task without a name", "not reported by Arize", "Not reported by Arize", "not known yet"):
         assert text in html
-    for text in ("no key of the team reads it now", "No run of this task is known here", "No runs yet"):
+    for text in (
+        "none: no API key of the team reads this task",
+        "No runs of this task have been read yet",
+        "No runs yet",
+    ):
         assert text in html
     assert "have not been listed yet" in html
     assert "on the board" not in html

@@ -157,7 +157,7 @@ def test_a_lost_answer_is_unknown_and_a_started_run_is_on_the_board(
     page = send(client, task)
     text = page.content.decode()
     assert page.status_code == 502
-    assert "whether a run began is not known" in text
+    assert "it is unknown whether a run began" in text
     assert "One new run of the task has appeared since. It may be yours." in text
     assert (post.call_count, look.call_count) == (1, 1)
     assert 'data-run-id="new-run"' in client.get("/teams/ops-north/runs/table/").content.decode()

@@ -188,9 +188,9 @@ WRONG: list[tuple[str, str, str, str]] = [
         for value, words in {
             NUL: "Null characters are not allowed.",
             LONG: "at most",
-            "two words": "“two words” is not an id",
-            "\n".join(f"e{number}" for number in range(101)): "At most 100 lines",
-            "x" * 513: "is not an id",
+            "two words": "“two words” is not an ID",
+            "\n".join(f"e{number}" for number in range(101)): "Enter at most 100 lines",
+            "x" * 513: "is not an ID",
             "a\x07b": "Invisible characters are not allowed here.",
         }.items()
     ),
@@ -209,11 +209,11 @@ WRONG: list[tuple[str, str, str, str]] = [
             "": "This field is required.",
             "  ": "This field is required.",
             'a "b"': "no quotation mark",
-            "a\\b": "no backslash",
+            "a\\b": "or backslashes in a name",
             "x" * 256: "at most 255 characters",
             NUL: "Null characters are not allowed.",
-            "a\nb": "Invisible characters and line ends",
-            "a\u202eb": "Invisible characters and line ends",
+            "a\nb": "Invisible characters and line breaks",
+            "a\u202eb": "Invisible characters and line breaks",
         }.items()
     ),
     *(
@@ -231,7 +231,7 @@ WRONG: list[tuple[str, str, str, str]] = [
         for value, words in {
             "x" * 513: "at most 512 characters",
             NUL: "Null characters are not allowed.",
-            "a\u2028b": "Invisible characters and line ends",
+            "a\u2028b": "Invisible characters and line breaks",
         }.items()
     ),
     *(
@@ -240,14 +240,14 @@ WRONG: list[tuple[str, str, str, str]] = [
             "north": "“north” is not a pair",
             "=north": "is not a pair",
             "team=": "is not a pair",
-            "a=1\na=2": "The name “a” is given twice.",
-            "x" * 101 + "=1": "A name can have at most 100 characters, a value 512.",
-            "a=" + "x" * 513: "A name can have at most 100 characters, a value 512.",
+            "a=1\na=2": "The name “a” is used twice.",
+            "x" * 101 + "=1": "A name has at most 100 characters, a value at most 512.",
+            "a=" + "x" * 513: "A name has at most 100 characters, a value at most 512.",
             NUL: "Null characters are not allowed.",
             LONG: "at most",
         }.items()
     ),
-    *(("experiment", name, "a b", "is not an id") for name in ("example_ids", "evaluation_task_ids")),
+    *(("experiment", name, "a b", "is not an ID") for name in ("example_ids", "evaluation_task_ids")),
 ]
 
 
@@ -278,7 +278,7 @@ def test_invalid_values_are_refused_at_their_field_and_kept(
 def test_examples_are_chosen_by_number_or_by_id(client: Client, experiment_task: Task, arize: Any) -> None:
     page = post(client, experiment_task, EXPERIMENT | {"max_examples": "5", "example_ids": "x"})
     assert page.status_code == 422
-    assert "Enter either a number of examples or their ids, not both." in page.content.decode()
+    assert "Enter either a number of examples or their IDs, not both." in page.content.decode()
     assert not arize.calls
 
 
@@ -304,8 +304,8 @@ def test_the_form_depends_on_the_kind_of_task(kind: str, members: dict[str, Any]
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ({"type": "PROMPT_OPTIMIZATION"}, "Arize calls this kind of task “PROMPT_OPTIMIZATION”, which this panel"),
-        ({}, "Arize has not told yet what kind of task this is."),
+        ({"type": "PROMPT_OPTIMIZATION"}, "This panel does not know the task type “PROMPT_OPTIMIZATION”"),
+        ({}, "Arize has not reported the type of this task yet."),
     ],
 )
 def test_a_task_of_an_unknown_kind_cannot_be_started_and_says_so(

@@ -117,7 +117,7 @@ def test_a_used_form_with_other_values_is_shown_again_and_not_sent(client: Clien
     page = send(client, task, operation=FORM, max_spans="77")
     text = page.content.decode()
     assert (page.status_code, post.call_count) == (409, 1)
-    assert "sent before, with other values" in text
+    assert "already sent with other values" in text
     assert 'value="77"' in text
     assert FORM not in text
     fresh = text.split('name="operation" value="')[1].split('"')[0]
@@ -172,7 +172,7 @@ def test_the_sweep_closes_an_interrupted_start_as_unknown(
     assert (str(ended.operation_id), ended.task_id, ended.team_id) == (FORM, task.arize_id, task.team_id)
     assert not arize.calls
     page = client.get(f"{url(task)}?operation={FORM}").content.decode()
-    assert "whether a run began is not known" in page
+    assert "it is unknown whether a run began" in page
     assert "interrupted before it could record" in page
 
 

@@ -1,5 +1,5 @@
-"""The board: which streams of runs (`plan.py`), read page by page (`keyset.py`), as which rows (`rows.py`), with what
-around them (`choices.py`), on one page (`page.py`).
+"""The board: the streams of runs (`plan.py`) are read page by page (`keyset.py`) and become rows (`rows.py`). With the
+filters around them (`choices.py`) they make up a page (`page.py`).
 """
 
 from .page import as_of, board, etag, live_keys

@@ -1,4 +1,4 @@
-"""Runs per hour by outcome, as stacked bars. Coordinates are the drawing's own: 24 bars of 30, 120 high."""
+"""Runs per hour by outcome, as stacked bars. SVG coordinates: 24 bars, each 30 wide; 120 high."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from taskruns.models import Run, Status, Team
 from taskruns.pages.values import Moment
 
 SLOT, BAR, HEIGHT = 30, 22, 118
-SMALLEST = 2.0  # what happened once is seen beside what happened a thousand times
+SMALLEST = 2.0  # so that one run is visible beside a thousand
 LABEL_EVERY = 3  # hours
 
 Counts = Mapping[tuple[datetime, Status], int]
 
-# From the ground up. The style sheet gives each a fill of its own: solid, hatched, hollow, striped, dashed.
+# From bottom to top. The style sheet gives each its own fill: solid, hatched, hollow, striped, dashed.
 OUTCOMES: dict[str, tuple[str, tuple[Status, ...]]] = {
     "completed": ("completed", (Status.COMPLETED,)),
     "failed": ("failed", (Status.FAILED,)),
@@ -31,7 +31,7 @@ OUTCOMES: dict[str, tuple[str, tuple[Status, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One outcome over all hours. `path` is empty when it does not occur."""
+    """One outcome over all hours. `path` is empty if it does not occur."""
 
     kind: str
     word: str
@@ -40,13 +40,13 @@ class Series:
 
     @property
     def is_hatched(self) -> bool:
-        """Filled with a pattern of the drawing; the style sheet fills the others."""
+        """Filled with an SVG pattern; the style sheet fills the others."""
         return self.kind in {"failed", "active"}
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """`label` is `03:00`; `counts` in the order of the chart's series; `x` is where its bar's slot begins."""
+    """`label`: for example `03:00`. `counts`: in the order of the chart's series. `x`: the left edge of its slot."""
 
     label: str
     start: Moment | None
@@ -58,7 +58,7 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`labels` stand under the bars, one for each three hours. `zone` names what the hours are told in."""
+    """`labels`: below the bars, one every three hours. `zone`: the time zone of the hours."""
 
     team: str
     url: str
@@ -76,7 +76,7 @@ class Chart:
 
 
 def series_of(starts: Sequence[datetime], counts: Counts) -> tuple[Series, ...]:
-    """The outcomes that occur, each drawn onto those before it."""
+    """The outcomes that occur, each stacked on those before it."""
     numbers = {kind: [_sum(start, statuses, counts) for start in starts] for kind, (_, statuses) in OUTCOMES.items()}
     heights = _heights(numbers, len(starts))
     tops = [0.0] * len(starts)
@@ -119,7 +119,7 @@ def _sum(start: datetime, statuses: Sequence[Status], counts: Counts) -> int:
 def _heights(numbers: dict[str, list[int]], slots: int) -> dict[str, list[float]]:
     most = max((sum(row[slot] for row in numbers.values()) for slot in range(slots)), default=0) or 1
     raw = {kind: [max(SMALLEST, HEIGHT * n / most) if n else 0.0 for n in row] for kind, row in numbers.items()}
-    # Small parts that were made visible may have pushed a full bar out of the drawing.
+    # Enlarging small parts may have made a bar higher than the drawing.
     highest = max((sum(row[slot] for row in raw.values()) for slot in range(slots)), default=0.0)
     shrink = min(1.0, HEIGHT / highest) if highest else 1.0
     return {kind: [height * shrink for height in row] for kind, row in raw.items()}
@@ -134,7 +134,7 @@ HOURS = 24
 
 
 def runs_per_hour(team: Team) -> Chart:
-    """The hours of the person's clock, the current one last. A run counts in the hour in which it was created."""
+    """The last 24 hours in the person's time zone, the current one last. A run counts in the hour of its creation."""
     starts = _starts()
     counts = _counts(team, starts)
     series = series_of(starts, counts)
@@ -153,7 +153,7 @@ def runs_per_hour(team: Team) -> Chart:
 
 
 def chart_etag(team: Team) -> str:
-    """Changes with what the board can show, and with the hour."""
+    """Changes with the board's data and with the hour."""
     return _etag(team, _starts())
 
 
@@ -163,13 +163,13 @@ def _etag(team: Team, starts: Sequence[datetime]) -> str:
 
 
 def _starts() -> list[datetime]:
-    """Oldest first, in UTC. Stepping back in UTC gives 24 real hours on the day the clocks change, too."""
+    """Oldest first, in UTC: subtracting in UTC gives 24 real hours even on the day the clocks change."""
     current = timezone.localtime().replace(minute=0, second=0, microsecond=0).astimezone(UTC)
     return [current - timedelta(hours=back) for back in reversed(range(HOURS))]
 
 
 def _counts(team: Team, starts: Sequence[datetime]) -> Counts:
-    """Status and rank are spelled out, so that every part of the index on them is entered at its last day."""
+    """All statuses and ranks are listed explicitly, so that the query seeks each part of the index to the last day."""
     slots = list(enumerate(starts))
     hour = Case(
         *[When(sorted_at__gte=start, then=slot) for slot, start in reversed(slots)], output_field=IntegerField()

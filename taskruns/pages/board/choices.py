@@ -1,4 +1,4 @@
-"""What the board's filter form and its bulk bar offer, and what an empty board says."""
+"""The choices of the board's filter form and bulk cancel bar, and the texts of an empty board."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class BoardFilters:
-    """What is chosen now, to fill the filter form again. Times as the form's own fields spell them, in UTC."""
+    """The current filter, to fill the form. Times have the format of the form's fields, in UTC."""
 
     statuses: tuple[Choice, ...]
     tasks: tuple[Choice, ...]
@@ -46,7 +46,7 @@ class BoardFilters:
     min_duration: str
     sorts: tuple[Choice, ...]
     is_set: bool
-    more_is_set: bool  # one of those that are folded away
+    more_is_set: bool  # one of those under "More filters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ class Sorts:
 
 @dataclass(frozen=True, slots=True)
 class BatchBar:
-    """Cancelling many from here: `matching` active runs pass the filter, whose fields are `fields`; 0 without one."""
+    """Bulk cancel on the board: `matching` active runs match the filter with these `fields`; 0 without a filter."""
 
     url: str
     matching: int
     fields: tuple[tuple[str, str], ...]
 
 
-# A longer list is no help; the search finds the others.
+# A longer list does not help; the search finds the others.
 MOST_TASKS = 1_000
 _SORTS = (
     ("-created", "Created, newest first"),
@@ -112,14 +112,14 @@ def board_filters(accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Seq
 
 
 def _choices(pairs: Iterable[tuple[str, str]], chosen: str) -> tuple[Choice, ...]:
-    """With what is chosen among them, although it may be on no list any more: the form must not drop it."""
+    """Includes the chosen value even if it is no longer listed: the form must not drop it."""
     listed = dict(pairs)
     listed |= {chosen: chosen} if chosen and chosen not in listed else {}
     return tuple(Choice(value, word, value == chosen) for value, word in listed.items())
 
 
 def _local(at: datetime | None) -> str:
-    """As `<input type=datetime-local>` wants it; seconds only where there are some."""
+    """In the format of `<input type=datetime-local>`; seconds only if not zero."""
     if at is None:
         return ""
     return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
@@ -128,7 +128,7 @@ def _local(at: datetime | None) -> str:
 def why_empty(
     accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Sequence[Credential], *, url: str
 ) -> EmptyBoard:
-    """The empty boards: no key yet, filter hides all, key failing, no runs."""
+    """Why the board is empty: no key yet, all runs filtered out, key failing, or no runs."""
     manages = [it for it in accesses if it.access.may(Action.CREDENTIALS_MANAGE)]
     if not keys:
         return _no_key(manages)
@@ -141,30 +141,30 @@ def why_empty(
             "key_failing", "Arize rejected the API key", "No runs can be read until an API key works again.", step_
         )
     if not any(key.last_good_at for key in keys):
-        text = "The key is new: the first runs appear here as soon as Arize answers."
+        text = "The API key is new. The first runs appear here as soon as Arize answers."
         return EmptyBoard("no_runs", "Reading for the first time", text)
-    return EmptyBoard("no_runs", "No runs", "Arize lists no runs for the keys here.")
+    return EmptyBoard("no_runs", "No runs", "Arize lists no runs for this team's API keys.")
 
 
 def _no_key(manages: Sequence[TeamAccess]) -> EmptyBoard:
-    text = "The board fills by itself once the team has an Arize API key."
+    text = "The board fills automatically once the team has an Arize API key."
     if not manages:
-        return EmptyBoard("no_key", "No key yet", f"{text} A manager of the team can add one.")
-    step = Link("Add a key", reverse("credential-new", args=[manages[0].team.slug]))
-    return EmptyBoard("no_key", "No key yet", text, step)
+        return EmptyBoard("no_key", "No API key yet", f"{text} A manager of the team can add one.")
+    step = Link("Add API key", reverse("credential-new", args=[manages[0].team.slug]))
+    return EmptyBoard("no_key", "No API key yet", text, step)
 
 
 def sort_links(wanted: BoardFilter, url: str) -> Sorts:
-    """The first click on a heading brings the largest to the top, the second turns the order round."""
+    """The first click on a heading sorts the largest first, the second reverses the order."""
     links = {sort.value: _sort_link(wanted, sort, url) for sort in Sort if sort}
     return Sorts(**links)
 
 
 def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
     is_current = wanted.sort is sort
-    turned = wanted.sorted_by(sort, descending=not (is_current and wanted.descending))
+    clicked = wanted.sorted_by(sort, descending=not (is_current and wanted.descending))
     direction = "" if not is_current else "descending" if wanted.descending else "ascending"
-    return SortLink(url + turned.query(), direction)
+    return SortLink(url + clicked.query(), direction)
 
 
 def offers_batches(team_access: TeamAccess) -> bool:

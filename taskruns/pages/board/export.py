@@ -134,7 +134,9 @@ def _read(team: Team, ids: list[uuid.UUID]) -> tuple[list[ExportedRun], dict[uui
     A range of the index is read several times as fast as a list of ids, if most of its runs are wanted. The team is
     checked again in each query.
     """
-    span = Run.objects.filter(team=team, pk__in=(ids[0], ids[-1])).aggregate(since=Min("sorted_at"), to=Max("sorted_at"))
+    span = Run.objects.filter(team=team, pk__in=(ids[0], ids[-1])).aggregate(
+        since=Min("sorted_at"), to=Max("sorted_at")
+    )
     rows = [] if span["since"] is None else _rows(Q(team=team, sorted_at__range=(span["since"], span["to"])))
     is_dense = 0 < len(rows) < 2 * CHUNK
     found = {row.id: row for row in rows} if is_dense else {}

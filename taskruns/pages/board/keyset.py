@@ -101,7 +101,7 @@ def merged(each: Iterable[Found], limit: int, *, descending: bool) -> Found:
 
 
 def loaded(runs: QuerySet[Run]) -> QuerySet[Run]:
-    """With what a row shows and without the rest, which costs more to read than the row costs to show."""
+    """Load only what a row shows: reading the other columns costs more than rendering the row."""
     return with_creators(runs.select_related("task__credential").defer(*_NOT_SHOWN))
 
 
@@ -111,7 +111,7 @@ def _sort_key(*, descending: bool) -> Callable[[Place], tuple[int, int, int]]:
 
 
 def _active_first(conditions: Conditions) -> QuerySet[Run]:
-    """In the order of `run_board`, which holds both ranks one after the other."""
+    """In the order of `run_board`, which holds one rank after the other."""
     return Run.objects.filter(conditions.indexed).order_by("-rank", "-sorted_at", "-pk")
 
 
@@ -225,6 +225,6 @@ def _nearest(
 
 
 def _union(each: Sequence[QuerySet[Run]], limit: int, *columns: str) -> QuerySet[Run, tuple[Any, ...]]:
-    # The limit is in a subquery: SQLite allows none in the parts of a union.
+    # The limit is in a subquery because SQLite allows no LIMIT in the parts of a union.
     first, *others = (Run.objects.filter(pk__in=runs.values("pk")[:limit]).values_list(*columns) for runs in each)
     return first.union(*others, all=True)

@@ -1,4 +1,4 @@
-"""The board as it is shown, read from the mirror alone: a page costs the same with Arize slow or down."""
+"""The board, read only from the mirror: a page costs the same when Arize is slow or down."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -37,9 +37,10 @@ from .rows import run_rows, unread
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The board of one team, or (`slug` is empty) of all of a person's. `warnings` say why something may be old;
-    `etag` names exactly what is shown; `is_partial`: not all rows were scanned for the filter; `shown` is false for a
-    person without a team.
+    """The board of one team, or of all of a person's teams (then `slug` is empty).
+
+    `warnings` say why data may be old; `etag` identifies exactly what is shown; `is_partial`: not all rows were scanned
+    for the filter; `shown` is false for a person without a team.
     """
 
     shown: bool
@@ -64,14 +65,14 @@ class Board:
 
 
 PAGE = 50
-# A key without anybody's attention is read each 5 min; when its last reading is older, nothing reads.
+# A key without attention is read every 5 min. If the last reading is older than this, nothing reads it.
 LATE = timedelta(minutes=6)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of runs, and where its neighbours begin. `asked`: the filter for each team; `is_partial`: not all rows
-    were scanned.
+    """One page of runs, and where the neighbouring pages start. `asked`: the filter for each team; `is_partial`: not
+    all rows were scanned.
     """
 
     runs: tuple[Run, ...]
@@ -84,7 +85,7 @@ class Listing:
 def board(
     accesses: Sequence[TeamAccess], wanted: BoardFilter, *, of_all: bool, url: str, table_url: str, zone: str
 ) -> Board:
-    """One page of a team's board, or (`of_all`) of several teams as one. Raises BadFilter for a damaged page link."""
+    """One page of a team's board, or (`of_all`) of several teams together. Raises BadFilter for a damaged page link."""
     listing = list_runs(accesses, wanted)
     keys = list(live_keys(accesses).order_by("name"))
     rows = run_rows(listing.runs, accesses=accesses, name_team=of_all)
@@ -113,27 +114,27 @@ def board(
 
 
 def etag(accesses: Iterable[TeamAccess], wanted: BoardFilter, *, zone: str) -> str:
-    """Names exactly what the table shows: no clocks but whether any team is late, no rendered HTML."""
+    """Identifies exactly what the table shows. Contains no time except whether a team is late, and no rendered HTML."""
     teams = [(str(it.team.pk), it.team.board_version, it.access.role) for it in accesses]
     parts = (sorted(teams), wanted.query(cursor=wanted.cursor), zone, is_late(accesses), __version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def is_late(accesses: Iterable[TeamAccess]) -> bool:
-    """Whether a team has not been read for longer than any pace explains. No query: for each poll."""
+    """Whether a team was last read longer ago than any pace explains. Without a query, because every poll calls it."""
     since = timezone.now() - LATE
     return any(it.team.as_of is not None and it.team.as_of < since for it in accesses)
 
 
 def late(accesses: Iterable[TeamAccess], keys: Iterable[Credential]) -> tuple[Message, ...]:
-    """A warning when nothing reads Arize, though no key says why. No age: the page's own clock tells it."""
+    """A warning if nothing reads Arize and no key explains why. Without the age: the browser shows it."""
     now = timezone.now()
     unexplained = {key.team_id for key in keys if health(key, now)[0] == "working"}
     if not is_late(it for it in accesses if it.team.pk in unexplained):
         return ()
     if Heartbeat.objects.filter(seen_at__gte=now - LATE).exists():
-        return (Message("warning", "Reading from Arize takes unusually long: what is shown may be old."),)
-    return (Message("error", "Nothing reads Arize: the panel's worker does not run. What is shown is old."),)
+        return (Message("warning", "Reading from Arize takes unusually long. This page may be out of date."),)
+    return (Message("error", "The panel's worker is not running, so nothing is read from Arize. This page is old."),)
 
 
 def live_keys(accesses: Iterable[TeamAccess]) -> QuerySet[Credential]:
@@ -141,7 +142,7 @@ def live_keys(accesses: Iterable[TeamAccess]) -> QuerySet[Credential]:
 
 
 def as_of(accesses: Iterable[TeamAccess]) -> datetime | None:
-    """When the oldest of the working keys last read: nothing on the board is older, unless a warning says so."""
+    """The oldest last reading of the working keys: nothing on the board is older, unless a warning says so."""
     return min((it.team.as_of for it in accesses if it.team.as_of is not None), default=None)
 
 
@@ -152,7 +153,7 @@ def list_runs(accesses: Sequence[TeamAccess], wanted: BoardFilter) -> Listing:
     found = _find(asked, wanted, cursor, now)
     is_full = len(found.rows) > PAGE
     if cursor is not None and cursor.backwards and not is_full and found.scanned_to is None:
-        # The top of the list is reached: show its first page whole.
+        # The top of the list is reached: show the full first page.
         return list_runs(accesses, replace(wanted, cursor=None))
     shown = found.rows[:PAGE]
     end = shown[-1][0] if is_full else found.scanned_to
@@ -171,11 +172,11 @@ def list_runs(accesses: Sequence[TeamAccess], wanted: BoardFilter) -> Listing:
 
 
 def _active(accesses: Sequence[TeamAccess], wanted: BoardFilter, asked: Sequence[Conditions]) -> tuple[int, int]:
-    """How many active runs there are, and how many of them pass the filter, where that is offered. Counted together."""
+    """The number of active runs, and of those that match the filter where bulk cancel is offered. At most one query."""
     active = Run.objects.filter(team__in=[it.team for it in accesses], rank=1)
     if len(accesses) != 1 or not wanted.is_set or not offers_batches(accesses[0]):
         return active.count(), 0
-    # Two counts in one query, each with an index of its own; one count with a condition would scan the whole team.
+    # Two counts in one query, each with its own index. One count with a condition would scan the whole team.
     team = Team.objects.filter(pk=accesses[0].team.pk)
     number, matching = team.values_list(_number(active), _number(active.filter(asked[0].all))).get()
     return number, matching

@@ -1,4 +1,4 @@
-"""Which streams of runs a board reads, each along an index, and the places of rows in their order."""
+"""The streams of runs that a board reads, each along one index, and the places of rows in their order."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,9 +36,9 @@ def moment(value: int) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Rows that one index gives in order; a page is a merge of one or two of them.
+    """Rows that one index returns in order. A page merges one or two streams.
 
-    `since` is set where the order is by what runs have taken so far: then a row's value is `since` minus its start.
+    `since` is set if active runs are sorted by their duration so far: a row's value is then `since` minus its start.
     """
 
     where: Q
@@ -55,7 +55,7 @@ class Stream:
         return micros(found) if self.since is None else (self.since - found) // _MICROSECOND
 
     def bound(self, value: int) -> datetime | int:
-        """The column's value of a row with this value."""
+        """The column's value for this sort value."""
         if self.since is not None:
             return moment(micros(self.since) - value)
         return moment(value) if self.column.endswith("_at") else value
@@ -65,17 +65,17 @@ class Stream:
         further = "lt" if descending != (self.since is not None) else "gt"
         tie = "lt" if descending else "gt"
         beyond = Q((f"{self.column}__{further}", bound)) | Q((self.column, bound), (f"pk__{tie}", cursor.id))
-        # Said twice, because only the first is a place in an index.
+        # The first condition is redundant, but only it can be looked up in an index.
         return runs.filter(Q((f"{self.column}__{further}e", bound)), beyond)
 
     def is_past(self, wanted: BoardFilter, cursor: Cursor | None, *, descending: bool) -> bool:
-        """Whether the cursor lies behind all of these: where active runs come first, it may be among the ended ones."""
+        """Whether the cursor is past this whole stream: if active runs come first, it may be among the ended ones."""
         if cursor is None or wanted.sort is not Sort.ACTIVE:
             return False
         return self.rank != cursor.rank and (self.rank > cursor.rank) == descending
 
     def within(self, wanted: BoardFilter, cursor: Cursor | None) -> Cursor | None:
-        """The cursor, if it lies among these; None: all of them are still to come."""
+        """The cursor if it is within this stream; None if the whole stream is still to come."""
         is_beside = cursor is not None and (wanted.sort is not Sort.ACTIVE or cursor.rank == self.rank)
         return cursor if is_beside else None
 
@@ -86,7 +86,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row stands in the order of its list."""
+    """A row's position in the sort order."""
 
     rank: int
     value: int
@@ -108,7 +108,7 @@ def streams(wanted: BoardFilter, now: datetime) -> tuple[Stream, ...]:
         ranks = {int(status in ACTIVE) for status in wanted.statuses} or {1, 0}
         return tuple(Stream(Q(rank=rank), column, rank) for rank in (1, 0) if rank in ranks)
     if wanted.sort is Sort.DURATION:
-        goes_on = Q(rank=1, run_finished_at=None, run_started_at__isnull=False)
+        running = Q(rank=1, run_finished_at=None, run_started_at__isnull=False)
         rest = Q(rank=0) | Q(run_started_at=None) | Q(run_finished_at__isnull=False)
-        return (Stream(goes_on, "run_started_at", since=now), Stream(rest, column))
+        return (Stream(running, "run_started_at", since=now), Stream(rest, column))
     return (Stream(Q(), column),)

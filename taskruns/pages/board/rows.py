@@ -1,4 +1,4 @@
-"""Runs as rows: with the cancellation that tells how each ended, and with why a row may be old."""
+"""Runs as rows of the board: with the cancellation that counts for each, and why a row may be out of date."""
 
 import hashlib
 import uuid
@@ -31,17 +31,17 @@ from taskruns.permissions import Action, TeamAccess
 from taskruns.services.mirror.staleness import Why, is_read, why_old
 
 _OLD = {
-    Why.NO_KEY: "no key reads this task any more",
-    Why.TASK_FAILED: "Arize did not answer when it was read again",
+    Why.NO_KEY: "no API key reads this task any more",
+    Why.TASK_FAILED: "Arize did not answer the last read",
     Why.FELL_BEHIND: "other runs had to be read first",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One row of the board. `version` changes exactly when something in the row does: 16 hex digits of a hash.
+    """One row of the board. `version`: 16 hex digits of a hash that changes exactly when the row does.
 
-    `creator` is the name of who triggered the run, empty where only the `creator_id` is known.
+    `creator`: the name of the person who triggered the run; empty if only the `creator_id` is known.
     """
 
     id: str
@@ -65,7 +65,7 @@ class RunRow:
     stopping: str
     note: str
     pace: Pace
-    alarm: bool = False  # the run goes on although Arize said otherwise
+    alarm: bool = False  # still active although Arize reported otherwise
     can_pick: bool = False
     team: str = ""
     read: Moment | None = None
@@ -83,8 +83,8 @@ def run_row(
     why_old: str = "",
     creator: str = "",
 ) -> RunRow:
-    """`last` is the run's cancellation that counts. `why_old`: why its state is not of this moment, if it is not.
-    `creator`: the name of who triggered it, if it is known.
+    """`last`: the cancellation that counts. `why_old`: why the state is out of date; empty if it is not.
+    `creator`: the name of the person who triggered the run, if known.
 
     Expects `run.task.credential` to be loaded.
     """
@@ -109,7 +109,7 @@ def run_row(
         duration=duration_of(run),
         cause=cause_of(run, last),
         cancel_url=_url("run-cancel", slug, run.pk) if can_cancel else "",
-        stopping=f"stopping, asked by {last.person_label}" if is_open and last and run.is_active else "",
+        stopping=f"stopping, requested by {last.person_label}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
         alarm=is_alarming(run, last),
         can_pick=can_cancel and not team,
@@ -121,7 +121,7 @@ def run_row(
     return _with_version(row)
 
 
-# Django looks for an address anew each time, and a board asks for the same ones again and again.
+# `reverse` is slow, and a board needs the same URLs on every poll.
 @lru_cache(maxsize=8_192)
 def _url(name: str, slug: str, run_id: uuid.UUID) -> str:
     return reverse(name, args=[slug, run_id])
@@ -132,7 +132,7 @@ def _with_version(row: RunRow) -> RunRow:
 
 
 def run_rows(runs: Sequence[Run], *, accesses: Iterable[TeamAccess], name_team: bool = False) -> tuple[RunRow, ...]:
-    """Expects tasks and keys to be loaded, and the runs' creators."""
+    """Expects tasks, keys and creators to be loaded."""
     by_team = {it.team.pk: it for it in accesses}
     latest = latest_cancellations(runs)
     now = timezone.now()
@@ -151,7 +151,7 @@ def run_rows(runs: Sequence[Run], *, accesses: Iterable[TeamAccess], name_team: 
 
 
 def old_text(run: Run, now: datetime) -> str:
-    """Why the state of an active run is not of this moment; empty: it is, as far as anyone knows."""
+    """Why the state of an active run is out of date; empty if it is not, as far as known."""
     old = why_old(run, now)
     if old is None:
         return ""
@@ -161,23 +161,23 @@ def old_text(run: Run, now: datetime) -> str:
 
 
 def unread(runs: Iterable[Run]) -> tuple[Message, ...]:
-    """A warning when some of these runs belong to tasks that no live key reads: what they show stays as it is."""
+    """A warning if some of these runs belong to tasks that no live key reads: their state no longer changes."""
     number = len({run.task_id for run in runs if not is_read(run)})
     if not number:
         return ()
     tasks = "one task" if number == 1 else f"{number} tasks"
-    text = f"No key reads the runs of {tasks} any more: they are shown as they were last read. Add or replace a key."
+    text = f"No API key reads the runs of {tasks} any more. Their last known state is shown. Add or replace a key."
     return (Message("warning", text),)
 
 
 def row_of(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunRow:
-    """One fresh row, as after a cancel."""
+    """One row, read anew, for example after a cancel."""
     run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     return run_rows([run], accesses=[team_access])[0]
 
 
 def with_creators(runs: QuerySet[Run]) -> QuerySet[Run]:
-    """The runs, each with its `creator`: the name of the person who triggered it, empty where it is not known."""
+    """Annotate each run with `creator`: the name of the person who triggered it, empty if unknown."""
     same = {"team": OuterRef("team"), "endpoint": OuterRef("endpoint"), "arize_id": OuterRef("created_by_user_id")}
     named = ArizeUser.objects.filter(known=True, **same)
     called = Coalesce(NullIf("name", Value("")), "email", output_field=TextField())
@@ -192,7 +192,7 @@ def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
 
 
 def credited_cancellations(statuses: Mapping[uuid.UUID, str]) -> dict[uuid.UUID, Cancellation]:
-    """By run: the latest, but of a cancelled run the one that most likely ended it. `statuses`: of each run."""
+    """Run id -> its latest cancellation, or for a cancelled run the one that most likely ended it."""
     rows = Cancellation.objects.filter(run__in=statuses).select_related("batch").order_by("requested_at")
 
     def credit(row: Cancellation) -> int:

@@ -1,10 +1,10 @@
-// Makes the pages live. Nothing here is needed to see runs or to cancel them: every button is a plain form too.
+// Live updates. Runs can be seen and cancelled without this file: every button is also a plain form.
 const { htmx } = window;
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const one = (selector, root = document) => root.querySelector(selector);
 
-// --- Times: relative texts and running durations tick without requests. The server's clock is the one that counts.
+// --- Times: relative times and durations update without requests, by the server's clock.
 const skew = Number(document.body.dataset.now) * 1000 - Date.now();
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
@@ -31,13 +31,13 @@ function tick() {
   for (const node of all("[data-longer-at]")) node.hidden = now < Date.parse(node.dataset.longerAt);
 }
 
-// --- Swaps: what came as it came before keeps its node, and with it focus, ticks and open details.
+// --- Swaps: a node whose HTML has not changed is kept, and with it focus, checkboxes and open details.
 const received = new WeakMap();
 const asReceived = (node) => node.outerHTML.replace(/(csrfmiddlewaretoken" value=")[^"]*/g, "$1");
 const remember = (root) => all("[data-parts] > [id]", root).forEach((node) => received.set(node, asReceived(node)));
 const inParts = (node) => "parts" in node.dataset;
 
-/** Make `old` show what `fresh` shows, child by child as their ids say; returns the nodes that came in. */
+/** Update `old` to match `fresh`, matching children by id. Returns the added nodes. */
 function update(old, fresh) {
   const its = (attribute) => !["class", "open"].includes(attribute.name);
   for (const { name } of [...old.attributes].filter(its)) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
@@ -57,7 +57,7 @@ function update(old, fresh) {
   return added;
 }
 
-/** What was replaced gives its focus to the control that says the same; when that is gone, to the row's title. */
+/** Move the focus from a replaced control to the one with the same text, or if there is none, to the row's title. */
 function restoreFocus(before, place) {
   if (!before || before === document.body || document.activeElement === before) return;
   const root = byId(place);
@@ -85,15 +85,15 @@ htmx.defineExtension("rows", {
   },
 });
 
-// --- What a reload and the back button bring back: the browser keeps it with this entry of its history. It is the
-// person's own: whoever signs in after them in the same tab finds none of it.
+// --- State that survives a reload and the back button, stored in this history entry. It belongs to one person: someone
+// else who signs in later in the same tab does not get it.
 const { person } = document.body.dataset;
 const before = history.state?.person === person ? history.state : {};
 const kept = { picked: [], opened: [], paused: false, ...before, person };
 const keep = (values) => history.replaceState(Object.assign(kept, values), "");
 const keepOpened = () => keep({ opened: all("details[id][open]").map(({ id }) => id) });
 
-// --- Polling: silent while nobody can see it, while a dialog is open, and while paused; at once on return.
+// --- Polling: stops while the page is hidden, a dialog is open, or updates are paused. Resumes immediately.
 let leaving = false;
 const isPoll = (node) => node?.dataset?.poll !== undefined;
 const refresh = () => all("[data-poll]").forEach((node) => htmx.trigger(node, "refresh"));
@@ -107,7 +107,7 @@ function showPause() {
 }
 
 document.addEventListener("htmx:configRequest", ({ detail }) => {
-  // Only a header of our own lets htmx see the 304; left to the browser the old body would be swapped in again.
+  // Set the header ourselves so that htmx sees the 304. Otherwise the browser answers from its cache with the old body.
   if (isPoll(detail.elt) && detail.elt.dataset.etag) detail.headers["If-None-Match"] = `"${detail.elt.dataset.etag}"`;
 });
 document.addEventListener("htmx:beforeRequest", (event) => {
@@ -117,17 +117,17 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 document.addEventListener("htmx:beforeOnLoad", (event) => {
   const { detail } = event;
   if (detail.xhr.getResponseHeader("HX-Redirect")) {
-    // Once, and where the answer to a press leads: the sign-in page says of that what a poll beside it cannot know.
+    // Redirect once, and prefer the redirect of a cancel to a poll's: its URL says what was not sent.
     if (leaving || (isPoll(detail.elt) && one("[data-for]"))) return event.preventDefault();
     leaving = true;
   }
-  // A poll may have replaced the row while its cancel was under way.
+  // A poll may have replaced the row while its cancel was in progress.
   const id = detail.elt.dataset.for;
   if (id) detail.target = byId(id) || detail.elt;
 });
 document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   const { elt } = detail.requestConfig;
-  // A poll that began before a cancel must not bring the older row back.
+  // A poll that started before a cancel must not restore the old row.
   if (elt.dataset.for) all("[data-poll]").forEach((node) => htmx.trigger(node, "htmx:abort"));
   if (isPoll(elt) && detail.xhr.status >= 400) Object.assign(detail, { shouldSwap: false, isError: true });
   else if (isPoll(elt) && isHeld()) detail.shouldSwap = false;
@@ -142,10 +142,10 @@ document.addEventListener("htmx:afterRequest", ({ detail }) => {
 });
 document.addEventListener("visibilitychange", () => document.hidden || (tick(), refresh()));
 
-// --- Messages: one live region for all that happens without a page load.
-const TOO_OLD = "The panel refused this: your role may have changed, or this page is too old. Reload the page.";
-const REFUSED = { 403: TOO_OLD, 404: "This is no longer here, or no longer yours to see. Reload the page." };
-const UNSURE = "Look at the run before you try again.";
+// --- Messages: one live region for everything that happens without a page load.
+const TOO_OLD = "The panel refused this. Your role may have changed, or this page is out of date. Reload the page.";
+const REFUSED = { 403: TOO_OLD, 404: "This no longer exists, or you no longer have access to it. Reload the page." };
+const UNSURE = "Check the run before you try again.";
 
 function say(tone, textContent, id = "") {
   const note = Object.assign(document.createElement("p"), { className: `notice notice-${tone}`, textContent, id });
@@ -159,14 +159,14 @@ new MutationObserver(() => {
 
 function onTrouble({ detail }) {
   const status = detail.xhr?.status || 0;
-  if (!isPoll(detail.elt) && status) return say("error", REFUSED[status] || `The panel made a mistake. ${UNSURE}`);
-  if (!isPoll(detail.elt)) return say("error", `The panel did not answer: whether the cancel was sent is not known. ${UNSURE}`);
-  const text = REFUSED[status] || "The panel did not answer, so this page may be old. It keeps trying.";
+  if (!isPoll(detail.elt) && status) return say("error", REFUSED[status] || `Something went wrong in the panel. ${UNSURE}`);
+  if (!isPoll(detail.elt)) return say("error", `The panel did not answer. It is unknown whether the cancel was sent. ${UNSURE}`);
+  const text = REFUSED[status] || "The panel does not answer. This page may be out of date. It keeps trying.";
   return byId("trouble") || say("warning", text, "trouble");
 }
 for (const name of ["responseError", "sendError", "timeout"]) document.addEventListener(`htmx:${name}`, onTrouble);
 
-// --- Cancel: one dialog for all rows, one request a click.
+// --- Cancel: one dialog for all rows, one request per click.
 const dialog = byId("cancel-dialog");
 let asked = null;
 
@@ -174,7 +174,7 @@ function ask(button) {
   const place = button.closest("[data-cancel-target]");
   const fill = (name, text) => (one(`[data-fill=${name}]`, dialog).textContent = text);
   const started = one("[data-started]", place);
-  const notStarted = place.dataset.status === "pending" ? "not yet" : "Arize does not tell";
+  const notStarted = place.dataset.status === "pending" ? "not yet" : "not reported by Arize";
   asked = { id: place.id, url: button.formAction };
   fill("task", one("[data-task]", place).textContent);
   fill("run", place.dataset.runId);
@@ -184,12 +184,12 @@ function ask(button) {
 }
 
 function busy(id, is) {
-  // Not `disabled`: that would drop the focus.
+  // Not `disabled`, which would lose the focus.
   for (const button of all(`#${id} [data-cancel]`)) button.ariaDisabled = button.ariaBusy = String(is);
 }
 
 async function send({ id, url }, values) {
-  // A source of its own for each request: htmx lets a new request of one element push out an older one.
+  // Each request has its own source element: htmx aborts an element's previous request when it starts a new one.
   const source = Object.assign(document.createElement("div"), { hidden: true });
   source.dataset.for = id;
   document.body.append(source);
@@ -206,18 +206,18 @@ dialog?.addEventListener("submit", (event) => {
 });
 for (const box of all("dialog")) box.addEventListener("close", refresh);
 
-// --- Selecting: ticks survive the swaps of their rows; "all that match" is another button and knows nothing of them.
+// --- Selecting: checkboxes survive swaps of their rows. "Cancel all that match" ignores them.
 function countPicked() {
   const page = one("[data-pick-all]");
   if (!page) return;
   const boxes = all("[data-pick]");
   const ticked = boxes.filter((box) => box.checked).map((box) => box.value);
   const picked = ticked.length;
-  // What the page shows, and nothing that has left it: a tick that nobody sees must not come back.
+  // Store only visible checkboxes: the selection of a row that has left the page must not come back.
   if (String(ticked) !== String(kept.picked)) keep({ picked: ticked });
   const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
   Object.assign(page, state, { disabled: !boxes.length });
-  const text = picked ? `${picked} of this page selected` : "Select runs to cancel";
+  const text = picked ? `${picked} selected on this page` : "Select runs to cancel";
   if (one("[data-picked]").textContent !== text) one("[data-picked]").textContent = text;
   one("[data-many]").disabled = !picked;
 }
@@ -226,7 +226,7 @@ document.addEventListener("change", ({ target }) => {
   if (target.matches("[data-pick], [data-pick-all]")) countPicked();
 });
 
-// --- Clicks, wherever the swaps put their buttons.
+// --- Clicks: handled on the document, because swaps replace the buttons.
 const CLICKS = {
   "[data-cancel]": (button, event) => {
     if (!dialog) return;
@@ -237,7 +237,7 @@ const CLICKS = {
   "[data-dismiss]": (button) => button.closest(".notice").remove(),
   "[data-copy]": async (button) => {
     const copied = await navigator.clipboard?.writeText(button.dataset.copy).then(() => true, () => false);
-    say(copied ? "info" : "warning", copied ? "Copied." : "The browser does not let this page copy. Select the text instead.");
+    say(copied ? "info" : "warning", copied ? "Copied." : "The browser did not allow copying. Select the text instead.");
   },
   "[data-pause]": () => {
     keep({ paused: !kept.paused });
@@ -253,13 +253,13 @@ document.addEventListener("click", (event) => {
   for (const menu of all("[data-menu][open]")) if (!menu.contains(event.target)) menu.open = false;
 });
 
-// --- Keys: single letters act only while nobody types, and not at all for who has switched them off.
+// --- Keyboard: single letters work only while no text is typed, and not if the person has turned them off.
 function move(by) {
   const titles = all("tr[data-run-id] [data-task]");
   const here = titles.findIndex((title) => title.closest("tr").contains(document.activeElement));
   titles[Math.max(0, Math.min(titles.length - 1, here + by))]?.focus();
 }
-const press = (selector) => {
+const clickIn = (selector) => {
   const run = document.activeElement.closest("[data-run-id]") ?? byId("run-page");
   if (run) one(selector, run)?.click();
 };
@@ -267,8 +267,8 @@ const KEYS = {
   "/": () => one("[type=search]")?.focus(),
   j: () => move(1),
   k: () => move(-1),
-  x: () => press("[data-pick]"),
-  c: () => press("[data-cancel]"),
+  x: () => clickIn("[data-pick]"),
+  c: () => clickIn("[data-cancel]"),
   "?": () => byId("shortcuts")?.showModal(),
 };
 document.addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-// Asks the device for a passkey, writes its answer into the button's form and submits it.
+// Ask the device for a passkey, write its answer into the button's form and submit it.
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (buffer) =>
   btoa(String.fromCharCode(...new Uint8Array(buffer))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
