@@ -34,7 +34,7 @@ def _first_visible(text: str) -> str:
     return unicodedata.normalize("NFKC", first)
 
 
-def csv_lines(rows: Iterable[Iterable[str]]) -> str:
+def csv_lines(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue()
