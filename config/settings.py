@@ -1,5 +1,8 @@
 """The only settings module. What differs between deployments comes from the environment (`config/environment.py`)."""
 
+from django.utils.crypto import salted_hmac
+from huey.serializer import SignedSerializer
+
 from config import environment as env
 from config import logs, mail, sso
 
@@ -88,17 +91,14 @@ TEMPLATES = [
 # --- Data
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-# The sign-in throttle counts in this cache, in the database, so that all processes share the counts. Django's default
-# limit is 300 entries. An attacker could then evict the count of the guessed account by trying many other logins.
-CACHES = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
-        "LOCATION": "cache",
-        "OPTIONS": {"MAX_ENTRIES": 1_000_000},
-    }
-}
+# The sign-in throttle counts in this cache, in the database, so that all processes share the counts.
+CACHES = {"default": {"BACKEND": "taskruns.json_cache.JsonDatabaseCache"}}
 HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "name": "taskruns",
+    "serializer": SignedSerializer(
+        secret=salted_hmac("taskruns.queue", "messages", secret=SECRET_KEY, algorithm="sha256").hexdigest(),
+        salt="taskruns.queue",
+    ),  # whoever can write into the queue must not run code: an unsigned message is dropped
     "immediate": False,
     "results": False,
     "utc": True,

@@ -25,6 +25,7 @@ from taskruns.access.gate import actor_of
 from taskruns.audit import EventType
 from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
+from taskruns.services import key_ring
 from taskruns.services.people import sessions
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.views import errors
@@ -91,6 +92,9 @@ def is_ready() -> bool:
     try:
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        if problem := key_ring.problem():
+            log.error("not_ready", problem=problem)
             return False
         return Heartbeat.objects.filter(seen_at__gte=timezone.now() - WORKER_SEEN_WITHIN).exists()
     except DatabaseError:

@@ -12,9 +12,12 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
+from .cache import CacheEntry
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
+from .key_ring import RingKeyCheck
+from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import SiteRole, Theme, User
 from .runs import Run, Status
@@ -39,6 +42,7 @@ __all__ = [
     "AuditVerification",
     "BatchSource",
     "BatchState",
+    "CacheEntry",
     "CancelBatch",
     "CancelItem",
     "CancelPace",
@@ -50,9 +54,11 @@ __all__ = [
     "Invitation",
     "ItemState",
     "KeyUsage",
+    "Lease",
     "Membership",
     "Outcome",
     "PersonSession",
+    "RingKeyCheck",
     "Run",
     "SavedView",
     "SiteRole",
