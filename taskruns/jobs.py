@@ -17,7 +17,7 @@ from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
 from taskruns.models import Heartbeat
 from taskruns.pages import mails
 from taskruns.services import audit, batches, cancellations, credentials, invitations, mail, mirror, stops, triggers
-from taskruns.services.people import password_reset, sign_in_limits, throttles
+from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
 from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,7 @@ def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
     look_after_throttles()
+    forget_expired_sessions()
 
 
 @db_task(expires=60 * 60)
@@ -88,6 +89,13 @@ def look_after_keys() -> None:
 def look_after_throttles() -> None:
     throttles.forget_expired()
     sign_in_limits.forget_expired()
+
+
+@db_task(expires=60 * 60)
+def forget_expired_sessions() -> None:
+    """Delete a few chunks, then queue the rest, so that other jobs get their turn."""
+    if sessions.forget_expired():
+        forget_expired_sessions()
 
 
 @db_task(expires=60 * 60)

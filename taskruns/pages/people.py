@@ -167,7 +167,7 @@ def dossier(person: User) -> Dossier:
         person=person,
         memberships=list(memberships.order_by("team__name")),
         sign_ins=list(_sign_ins([person]).order_by("-seq")[:LAST_SIGN_INS]),
-        live_sessions=len(sessions.live(person)),
+        live_sessions=sessions.live_count(person),
         factors=[factors.LABELS[row.type] for row in factors.of(person)],
         has_sso_account=SocialAccount.objects.filter(user=person).exists(),
     )

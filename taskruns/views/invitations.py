@@ -26,6 +26,7 @@ from taskruns.services import invitations
 from taskruns.services.invitations import InvitationInvalid
 from taskruns.services.people import accounts
 
+from .people.password_limit import for_strangers
 from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ TEMPLATE = "taskruns/teams/invitation.html"
 
 
 @anyone
+@for_strangers
 @sensitive_post_parameters("password1", "password2")
 @require_http_methods(["GET", "HEAD", "POST"])
 def invitation(request: HttpRequest, token: str) -> HttpResponse:

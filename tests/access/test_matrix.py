@@ -10,12 +10,11 @@ import pytest
 import responses
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import generate_totp_secret
-from allauth.usersessions.models import UserSession
 from django.test import Client
 from django.urls import reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, EmergencyStop, Run, SavedView, Team, TeamRole, User
+from taskruns.models import AuditEvent, Credential, EmergencyStop, PersonSession, Run, SavedView, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
@@ -248,7 +247,7 @@ def urls(
         "invitation-revoke": [team.slug, invitation.pk],
         "audit-export": [team.slug, "jsonl"],
         "site-audit-export": ["jsonl"],
-        "session-end": [UserSession.objects.get().pk],
+        "session-end": [PersonSession.objects.get().pk],
         "factor-remove": [Authenticator.objects.get(type="totp").pk],
         "account_reset_password_from_key": ["abc", "def"],
         **{name: [vera.pk] for name in TABLE if name.startswith("person")},

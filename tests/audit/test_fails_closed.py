@@ -13,7 +13,6 @@ import time_machine
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
-from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, transaction
 from django.test import Client
@@ -32,6 +31,7 @@ from taskruns.models import (
     Cancellation,
     Credential,
     EmergencyStop,
+    PersonSession,
     SiteRole,
     TeamRole,
     Theme,
@@ -221,9 +221,11 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
     "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
     "people.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
-    "people.end_one": lambda stage: sessions.end_one(vera(stage), key=stage.session.session_key, by=BY),
+    "people.end_one": lambda stage: sessions.end_one(vera(stage), digest=stage.session.session_key, by=BY),
     "people.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
-    "people.end_over": lambda stage: sessions.end_over(vera(stage), key=stage.session.session_key, why="idle", by=BY),
+    "people.end_over": lambda stage: sessions.end_over(
+        vera(stage), digest=stage.session.session_key, why="idle", by=BY
+    ),
     "stops.expire": lambda _: stops.expire(by=BY),
     "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
     "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
@@ -350,7 +352,7 @@ def test_an_unrecorded_sign_in_creates_no_session(stage: Stage):
     act = ACTIONS["sign in"]
     client = Client()
     assert act.do(stage, client).status_code == 503
-    assert not Session.objects.exclude(pk=stage.session.session_key).exists()
+    assert not PersonSession.objects.exclude(pk=stage.session.pk).exists()
     assert client.get("/runs/").status_code == 302
     accept_inserts(LOG)
     assert act.do(stage, client).status_code == 302

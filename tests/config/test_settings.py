@@ -388,6 +388,7 @@ def test_an_empty_value_counts_as_unset(
     name: str, read: Callable[[], object], wanted: object, value: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Path, "mkdir", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(environment, "_close_to_others", lambda _directory: None)
     monkeypatch.setenv(name, value)
     assert read() == wanted
 

@@ -18,6 +18,7 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, SignInCount, User
 from taskruns.services.people import sign_in_limits
 from taskruns.services.people.sign_in_limits import TooManyAttempts
+from taskruns.views.people import password_limit
 from tests.clients import sign_in
 from tests.factories import PASSWORD
 from tests.people.pages import TOKEN
@@ -115,6 +116,19 @@ def test_refusal_asks_the_same_of_the_database(mona: User):
     assert len(seen[0]) > 5
 
 
+def test_known_browser_has_a_place_while_strangers_take_all_others(mona: User):
+    browser = owners_browser(mona)
+    taken = 0
+    while password_limit.for_strangers._inside.acquire(blocking=False):
+        taken += 1
+    try:
+        assert sign_in(from_address("192.0.2.99"), mona.email).status_code == 429
+        assert is_in(sign_in(browser, mona.email))
+    finally:
+        for _ in range(taken):
+            password_limit.for_strangers._inside.release()
+
+
 # --- Cookies that are made up, stolen or old
 
 
@@ -208,6 +222,11 @@ def test_cookie_is_only_for_the_server(mona: User):
     assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Lax", "/")
     assert mona.email not in cookie.value
     assert PASSWORD not in cookie.value
+
+
+@pytest.mark.parametrize("login", ["mona\0@example.com", "", "x" * 100_000, "\N{ROCKET}", "%"], ids=len)
+def test_odd_login_in_a_known_browser_is_no_500(mona: User, login: str):
+    assert sign_in(owners_browser(mona), login).status_code == 200
 
 
 def test_cookie_signs_nobody_in(mona: User):

@@ -9,17 +9,20 @@ import pytest
 import time_machine
 from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.models import SocialAccount
+from django.conf import settings
 from django.test import Client
 
-from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
+from taskruns.models import AuditEvent, Membership, PersonSession, Team, TeamRole, User
 from taskruns.outbound import Egress, Session, Timeouts
 from taskruns.sso import GroupRole, Provider
 from taskruns.views.sso import provider
 from tests.clients import ClientOf, sign_in, with_app
-from tests.stored import events
+from tests.stored import dump, events
 
 from .browser import Idp
 from .identity_provider import CLIENT_ID, CLIENT_SECRET
+
+COOKIE = settings.SESSION_COOKIE_NAME
 
 
 def is_in(client: Client) -> bool:
@@ -540,3 +543,34 @@ def test_next_cannot_lead_to_another_site(idp: Idp, linked: User):
     for target in ("https://evil.example/", "//evil.example", "/\\evil.example"):
         assert idp.sign_in(Client(), next=target)["Location"] == "/"
     assert parse_qs(urlsplit(Client().get("/runs/")["Location"]).query) == {"next": ["/runs/"]}
+
+
+# --- What is remembered of a visit to the provider
+
+
+def test_a_strangers_start_leaves_no_row(idp: Idp, linked: User):
+    before = dump()
+    client = Client()
+    for _ in range(12):
+        assert client.post("/accounts/sso/", {"next": "/teams/ops-north/runs/"}).status_code == 302
+        assert len(client.cookies[COOKIE].value) < 3_000
+    assert dump() == before
+    idp.sign_in(client)
+    assert is_in(client)
+    assert PersonSession.objects.count() == 1
+
+
+def test_a_late_return_is_refused_with_a_sentence(idp: Idp, linked: User):
+    for minutes, is_let_in in ((4.9, True), (5.1, False)):
+        client = Client()
+        back = idp.send_back(client.post("/accounts/sso/"))
+        with time_machine.travel(time.time() + 60 * minutes):
+            answer = client.get(back)
+            assert ("more than 5 minutes ago" in answer.content.decode()) is not is_let_in
+        assert is_in(client) is is_let_in
+
+
+def test_a_long_next_is_no_500(idp: Idp, linked: User):
+    client = Client()
+    client.post("/accounts/sso/", {"next": "/" + "".join(map(str, range(3_000)))})
+    assert client.get("/accounts/sso/callback/?state=x&code=y").status_code == 403

@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 SECOND_FACTORS = {"mfa", "otp", "hwk", "swk", "fpt", "face", "iris", "retina", "sc", "sms"}
 SKEW = 60  # seconds of clock skew between the provider and us
 BAD_ANSWER = "Single sign-on returned an answer that the panel cannot accept. You were not signed in. Start again."
+TOO_LATE = (
+    "Single sign-on was started more than 5 minutes ago, or in another browser. You were not signed in. Start again."
+)
 GIVEN_UP = "You stopped single sign-on at the provider. You were not signed in. Start again, or use your password."
 OTHER_PERSON = (
     "Single sign-on returned a different person than the one signed in here. Nothing was changed. "
@@ -91,7 +94,9 @@ class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         self, request: HttpRequest, provider: Any, error: Any = None, exception: Any = None, extra_context: Any = None
     ) -> None:
         log.warning("single_sign_on_refused", error=str(error), why=word_for(exception))
-        sentence = GIVEN_UP if error == "cancelled" else BAD_ANSWER
+        # Without a state, allauth passes on the name of the one that it did not find.
+        unasked = TOO_LATE if "state_id" in (extra_context or {}) else BAD_ANSWER
+        sentence = GIVEN_UP if error == "cancelled" else unasked
         raise ImmediateHttpResponse(refuse(request, sentence, why="single sign-on"))
 
 

@@ -17,7 +17,7 @@ def date_group_roles(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('taskruns', '0002_cache_table'),
+        ('taskruns', '0005_leases'),
     ]
 
     operations = [
