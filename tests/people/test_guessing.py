@@ -111,7 +111,7 @@ def test_refusal_asks_the_same_of_the_database(mona: User):
         hammer(email, times=6, seconds=60, network=f"198.51.{number}")
         with CaptureQueriesContext(connection) as queries:
             sign_in(from_address(f"192.0.2.{number}"), email)
-        seen.append([query["sql"][:30] for query in queries if "SAVEPOINT" not in query["sql"]])
+        seen.append([query["sql"].split("(")[0][:30] for query in queries if "SAVEPOINT" not in query["sql"]])
     assert seen[0] == seen[1]
     assert len(seen[0]) > 5
 

@@ -102,7 +102,9 @@ def test_request_does_the_same_for_known_and_unknown(vera: User, oli: User):
         client = Client(REMOTE_ADDR=f"192.0.2.{number}")
         with CaptureQueriesContext(connection) as queries:
             client.post(ASK, {"email": email})
-        seen.append(([query["sql"][:40] for query in queries if "SAVEPOINT" not in query["sql"]], len(HUEY)))
+        seen.append(
+            ([query["sql"].split("(")[0][:40] for query in queries if "SAVEPOINT" not in query["sql"]], len(HUEY))
+        )
         assert not any('"taskruns_user"' in query["sql"] for query in queries)
         HUEY.storage.flush_all()
     assert seen[0][1] == 1
