@@ -5,7 +5,9 @@ import sys
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment as env
+from config import private_files
 
+private_files.only_for_us()
 try:
     # Load settings before gunicorn starts a worker: a bad variable is then one line, not a worker's traceback.
     from config import settings as _settings

@@ -8,8 +8,11 @@ import os
 import sys
 from typing import NoReturn
 
+from config import private_files
+
 
 def main() -> None:
+    private_files.only_for_us()
     if sys.argv[1:] == ["new_secrets"]:
         from config import new_secrets
 

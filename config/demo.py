@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from config import new_secrets
+from config import new_secrets, private_files
 from config.processes import ROOT, Processes, Signals, Stopped, base_environment, is_taken
 
 # Each team's key sees two of the sandbox's four spaces.
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m config.demo", description="Run the demo until Ctrl-C.")
     parser.add_argument("--reset", action="store_true", help="set a new password for the people of the demo")
     options = parser.parse_args(arguments)
+    private_files.only_for_us()
     signals = Signals()
     try:
         demo = _demo_of_environment()

@@ -151,7 +151,22 @@ def data_dir() -> Path:
     with checked("DATA_DIR", "names a directory that cannot be created. Check the path and its permissions."):
         path = variables.path("DATA_DIR", BASE_DIR / "var").absolute()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _close_to_others(path)
     return path
+
+
+def _close_to_others(directory: Path) -> None:
+    """Other accounts must not enter the directory: files of an older version in it may be readable by all."""
+    status = directory.stat()
+    if not status.st_mode & 0o077:
+        return
+    if status.st_uid != os.geteuid():
+        rule = (
+            "names a directory that other accounts can enter, and it belongs to another account. "
+            "Choose another directory, or let its owner run: chmod 700."
+        )
+        refuse("DATA_DIR", rule)
+    directory.chmod(0o700)
 
 
 def anchor_file() -> str:

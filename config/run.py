@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from django.core.exceptions import ImproperlyConfigured
 
-from config import environment
+from config import environment, private_files
 from config.processes import Processes, Signals, Stopped, base_environment, is_taken
 
 NO_ENV_FILE = "There is no .env file. Create one: .venv/bin/python manage.py new_secrets > .env (see the README)."
@@ -14,6 +14,7 @@ NO_ENV_FILE = "There is no .env file. Create one: .venv/bin/python manage.py new
 
 def main() -> int:
     """Returns the exit code: 0 after Ctrl-C, 1 with an error on stderr."""
+    private_files.only_for_us()
     signals = Signals()
     try:
         return _run(signals)

@@ -1,5 +1,8 @@
 """The only settings module. What differs between deployments comes from the environment (`config/environment.py`)."""
 
+from django.utils.crypto import salted_hmac
+from huey.serializer import SignedSerializer
+
 from config import environment as env
 from config import logs, mail, sso
 
@@ -34,10 +37,8 @@ INSTALLED_APPS = [
     "allauth.mfa",
     "allauth.socialaccount",
     "allauth.socialaccount.providers.openid_connect",
-    "allauth.usersessions",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "csp",
@@ -90,17 +91,14 @@ TEMPLATES = [
 # --- Data
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-# The sign-in throttle counts in this cache, in the database, so that all processes share the counts. Django's default
-# limit is 300 entries. An attacker could then evict the count of the guessed account by trying many other logins.
-CACHES = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
-        "LOCATION": "cache",
-        "OPTIONS": {"MAX_ENTRIES": 1_000_000},
-    }
-}
+# The sign-in throttle counts in this cache, in the database, so that all processes share the counts.
+CACHES = {"default": {"BACKEND": "taskruns.json_cache.JsonDatabaseCache"}}
 HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "name": "taskruns",
+    "serializer": SignedSerializer(
+        secret=salted_hmac("taskruns.queue", "messages", secret=SECRET_KEY, algorithm="sha256").hexdigest(),
+        salt="taskruns.queue",
+    ),  # whoever can write into the queue must not run code: an unsigned message is dropped
     "immediate": False,
     "results": False,
     "utc": True,
@@ -139,7 +137,11 @@ ACCOUNT_FORMS = {
     "login": "taskruns.views.people.sign_in.LoginForm",
     "change_password": "taskruns.views.people.sign_in.ChangePasswordForm",
     "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
+    "reset_password": "taskruns.views.people.password_reset.AskForm",
 }
+# allauth's own limit would let a stranger behind the same address lock people out. This one counts all attempts, except
+# in browsers where the person has signed in before. `services/people/sign_in_limits.py` counts wrong passwords.
+ACCOUNT_RATE_LIMITS = {"login": "", "login_from_stranger": "30/m/ip"}
 # Managers, auditors and site admins have no access until they set up a second factor.
 REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
 MFA_ADAPTER = "taskruns.views.people.factor_checks.MfaAdapter"
@@ -154,8 +156,8 @@ MFA_FORMS = {
     "login_webauthn": "taskruns.views.people.factor_checks.PasskeyLoginForm",
     "reauthenticate_webauthn": "taskruns.views.people.factor_checks.ConfirmPasskeyForm",
 }
-USERSESSIONS_TRACK_ACTIVITY = False  # would write on every request; the idle limit has its own timestamp
 OIDC = sso.provider()
+SSO_ONLY = sso.only(OIDC)
 SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.sign_in.SsoAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
 
@@ -186,8 +188,10 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE.secure
+SESSION_ENGINE = "taskruns.models.session_store"
 SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
 CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
+DEVICE_COOKIE_NAME = "__Host-device" if SITE.secure else "device"  # in which browser who has signed in before
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_IDLE_HOURS = env.integer("SESSION_IDLE_HOURS", 12, at_least=1, at_most=24 * 365)

@@ -7,8 +7,15 @@ import os
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
+from config import private_files
+
+private_files.only_for_us()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 application = get_wsgi_application()
+
+from taskruns.services import key_ring  # noqa: E402 - models need the settings
+
+key_ring.refuse_start()
 get_resolver().url_patterns  # noqa: B018 - reading the property imports every view
 
 from taskruns.audit.anchors import check_anchor_file  # noqa: E402 - needs the apps

@@ -9,9 +9,13 @@ class TaskrunsConfig(AppConfig):
     def ready(self) -> None:
         from taskruns import jobs  # noqa: F401 - registers the jobs with Huey's consumer
         from taskruns.audit.append_only import make_append_only_after_migrate
+        from taskruns.services import key_ring
+        from taskruns.services.people import throttles
         from taskruns.services.query_statistics import refresh_statistics
         from taskruns.views.people import sign_in
 
         sign_in.connect_signals()
+        throttles.count_in_database()
         post_migrate.connect(make_append_only_after_migrate, sender=self)
         post_migrate.connect(refresh_statistics, sender=self)
+        post_migrate.connect(key_ring.adopt, sender=self)

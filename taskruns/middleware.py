@@ -24,6 +24,8 @@ from taskruns.access import recent_auth
 from taskruns.access.gate import actor_of
 from taskruns.audit import EventType, anchors
 from taskruns.models import Heartbeat, User
+from taskruns.models.sessions import digest_of
+from taskruns.services import key_ring
 from taskruns.services.people import sessions
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.views import errors
@@ -31,6 +33,8 @@ from taskruns.views import errors
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
+# A random key, or a stranger's encrypted data (models/session_store.py).
+_SESSION_COOKIE = re.compile(r"[A-Za-z0-9]{1,64}|a\.[A-Za-z0-9_-]{1,4096}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
 OUTCOME_NOT_WRITTEN = {
@@ -92,6 +96,9 @@ def is_ready() -> bool:
         if anchors.unwritten_since() is not None:
             log.warning("not_ready", why="anchors are not written to AUDIT_ANCHOR_FILE")
             return False
+        if problem := key_ring.problem():
+            log.error("not_ready", problem=problem)
+            return False
         return Heartbeat.objects.filter(seen_at__gte=timezone.now() - WORKER_SEEN_WITHIN).exists()
     except DatabaseError:
         log.warning("not_ready", exc_info=True)
@@ -151,13 +158,13 @@ class StrictTransport:
 
 
 class SessionCookie:
-    """Drops a session cookie that is not alphanumeric: PostgreSQL fails on a query that contains NUL."""
+    """Drops a session cookie that the panel cannot have set: PostgreSQL fails on a query that contains NUL."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if not request.COOKIES.get(settings.SESSION_COOKIE_NAME, "none").isalnum():
+        if not _SESSION_COOKIE.fullmatch(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "none")):
             del request.COOKIES[settings.SESSION_COOKIE_NAME]
         return self.get_response(request)
 
@@ -194,8 +201,8 @@ class SessionLimits:
         """Treat the request as anonymous, even if the end of the session cannot be recorded."""
         try:
             if isinstance(request.user, User):
-                key = request.session.session_key or ""
-                sessions.end_over(request.user, key=key, why=why, by=actor_of(request))
+                digest = digest_of(request.session.session_key or "")
+                sessions.end_over(request.user, digest=digest, why=why, by=actor_of(request))
             request.session.flush()
         except DatabaseError:
             log.exception("session_end_not_recorded")

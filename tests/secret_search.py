@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.contrib.sessions.models import Session
 from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
+
+from taskruns.models import PersonSession
+from taskruns.models.session_store import SessionStore
 
 LENGTH = 8
 
@@ -48,8 +50,8 @@ class Witness(Client):
 
 
 def database_dump() -> str:
-    """Every column of every table, and the decoded sessions."""
-    rows: list[object] = [session.get_decoded() for session in Session.objects.all()]
+    """Every column of every table, and the decrypted sessions."""
+    rows: list[object] = [SessionStore().decode(row.session_data) for row in PersonSession.objects.all()]
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
             cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")

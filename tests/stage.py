@@ -8,7 +8,6 @@ import responses
 from allauth.account.utils import user_pk_to_url_str
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import generate_totp_secret
-from allauth.usersessions.models import UserSession
 from django.test import Client
 from django.utils import timezone
 from fido2.utils import websafe_encode
@@ -22,6 +21,7 @@ from taskruns.models import (
     EmergencyStop,
     Invitation,
     ItemState,
+    PersonSession,
     Run,
     SavedView,
     SiteRole,
@@ -29,6 +29,7 @@ from taskruns.models import (
     TeamRole,
     User,
 )
+from taskruns.models.sessions import digest_of
 from taskruns.pages.teams import link_of
 from taskruns.services import batches as bulk
 from taskruns.services import invitations
@@ -52,7 +53,7 @@ class Stage:
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # also tom's
-    session: UserSession  # a second session of vera
+    session: PersonSession  # a second session of vera
 
     def ids_for(self, url: str) -> dict[str, object]:
         return self.ids | {"batch_id": self.batches.get(url, self.batches["batch-confirm"]).pk}
@@ -136,10 +137,10 @@ def add_factors(tom: User) -> tuple[str, SoftPasskey]:
     return secret, passkey
 
 
-def another_session(person: User) -> UserSession:
+def another_session(person: User) -> PersonSession:
     client = Client()
     client.force_login(person, backend="allauth.account.auth_backends.AuthenticationBackend")
-    return UserSession.objects.create(user=person, session_key=client.session.session_key, ip="192.0.2.9")
+    return PersonSession.objects.get(session_key=digest_of(client.session.session_key or ""))
 
 
 def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:

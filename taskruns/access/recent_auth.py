@@ -14,7 +14,9 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
 from taskruns.allauth_compat import record_authentication
+from taskruns.audit import clean_line
 from taskruns.models import Team, User
+from taskruns.models.sessions import LONGEST_USER_AGENT
 from taskruns.permissions import must_have_second_factor
 from taskruns.services.people import factors
 
@@ -27,8 +29,10 @@ _METHODS = {"socialaccount": "oidc", "webauthn": "passkey", "recovery_codes": "r
 
 
 def begin(request: HttpRequest) -> None:
-    """The session begins now."""
+    """The session begins now. Its address and browser are what its person recognises it by."""
     request.session[_BEGAN] = request.session[_SEEN] = int(time.time())
+    request.session["ip"] = getattr(request, "client_ip", "")
+    request.session["user_agent"] = clean_line(request.headers.get("User-Agent", ""), LONGEST_USER_AGENT)
 
 
 def note_activity(request: HttpRequest) -> None:

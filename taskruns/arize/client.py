@@ -15,7 +15,7 @@ from taskruns.arize.paging import Identified, Page
 from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
 from taskruns.arize.values import read_request_id
 from taskruns.arize.wire import RunStatus, WireApiKey, WireRun, WireSpace, WireTask, WireUser
-from taskruns.outbound import Answer, Bearer, Egress, NotAnswered, Session, Timeouts
+from taskruns.outbound import LONGEST_PAGE, Answer, Bearer, Egress, NotAnswered, Session, Timeouts
 
 __all__ = ["ArizeClient", "Timeouts"]
 
@@ -23,6 +23,9 @@ T = TypeVar("T")
 Item = TypeVar("Item", bound=Identified)
 
 _DEFAULT_TIMEOUTS = Timeouts()
+# Objects, lists and their members in one answer. A page of 100 runs has about 3,000; 2 MB of `{},` has 700,000, which
+# would cost fifty times their bytes in memory.
+MOST_VALUES = 200_000
 
 
 class StatusCasing:
@@ -95,12 +98,12 @@ class ArizeClient:
     def list_spaces(self, *, limit: int = 100, cursor: str | None = None) -> Page[WireSpace]:
         """GET /v2/spaces; with limit=1 it is the cheapest check of a key."""
         params = {"limit": limit, "cursor": cursor}
-        return self._get("spaces", params=params, read=_page("spaces", WireSpace.from_json))
+        return self._list("spaces", params=params, read=_page("spaces", WireSpace.from_json))
 
     def list_tasks(self, *, space_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[WireTask]:
         """GET /v2/tasks; without a space, the tasks of every space that the key can read."""
         params = {"space_id": space_id, "limit": limit, "cursor": cursor}
-        return self._get("tasks", params=params, read=_page("tasks", WireTask.from_json))
+        return self._list("tasks", params=params, read=_page("tasks", WireTask.from_json))
 
     def list_runs(
         self, task_id: str, *, status: RunStatus | None = None, limit: int = 100, cursor: str | None = None
@@ -134,7 +137,7 @@ class ArizeClient:
     def list_api_keys(self, *, space_id: str | None = None, cursor: str | None = None) -> Page[WireApiKey]:
         """GET /v2/api-keys: the caller's own active keys; with a space, its service keys if the key may read them."""
         params = {"space_id": space_id, "limit": 100, "cursor": cursor}
-        return self._get("api-keys", params=params, read=_page("api_keys", WireApiKey.from_json))
+        return self._list("api-keys", params=params, read=_page("api_keys", WireApiKey.from_json))
 
     def may_be_own_key(self, listed: WireApiKey) -> bool:
         """Whether a listed key may be the one that this client uses."""
@@ -152,15 +155,13 @@ class ArizeClient:
         return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
 
     def _runs(self, task_id: str, **params: str | int | None) -> Page[WireRun]:
-        return self._get("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))
+        return self._list("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))
 
-    def _get(
-        self,
-        *path: str,
-        read: Callable[[object], T],
-        params: Mapping[str, str | int | None] | None = None,
-    ) -> T:
-        return self._call(self._reads, "GET", path, read=read, params=params)
+    def _get(self, *path: str, read: Callable[[object], T]) -> T:
+        return self._call(self._reads, "GET", path, read=read)
+
+    def _list(self, *path: str, read: Callable[[object], T], params: Mapping[str, str | int | None]) -> T:
+        return self._call(self._reads, "GET", path, read=read, params=params, longest=LONGEST_PAGE)
 
     def _post(self, *path: str, read: Callable[[object], T], body: Mapping[str, Any] | None = None) -> T:
         """Send once, on a new connection: if Arize closed a reused one, we cannot tell whether the request arrived."""
@@ -181,12 +182,13 @@ class ArizeClient:
         read: Callable[[object], T],
         params: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
+        **how: int,
     ) -> T:
         """Every call to Arize goes through here: send, pass the JSON to `read`, or raise an ArizeError."""
         self._check_key()
         url = f"{self.endpoint}/v2/{'/'.join(map(_path_segment, path))}"
         sent = {name: _sendable(str(value)) for name, value in (params or {}).items() if value is not None}
-        answer = session.ask(method, url, params=sent, json=body)
+        answer = session.ask(method, url, params=sent, json=body, **how)
         self._count(answer)
         if isinstance(answer, NotAnswered):
             raise error_without_answer(answer, connect=self._egress.timeouts.connect)
@@ -216,7 +218,7 @@ class ArizeClient:
 def _read(answer: Answer, read: Callable[[object], T], *, request_id: str | None) -> T:
     """Pass the JSON to `read`. Raises Unreadable, never chained to an exception that holds the body."""
     try:
-        if not answer.is_too_long:
+        if not answer.is_too_long and sum(map(answer.body.count, (b"{", b"[", b","))) <= MOST_VALUES:
             return read(json.loads(answer.body))
     except (ValueError, RecursionError, Unreadable):
         pass  # raised below, so that no parser exception is chained

@@ -12,13 +12,17 @@ from .audit import (
     AuditVerification,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
+from .cache import CacheEntry
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
+from .key_ring import RingKeyCheck
+from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
-from .people import SiteRole, Theme, User
+from .people import EmailStatus, SignInCount, SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
+from .sessions import PersonSession
 from .stops import EmergencyStop, StopEnd
 from .tasks import Task
 from .teams import Invitation, Membership, Team, TeamRole
@@ -38,21 +42,27 @@ __all__ = [
     "AuditVerification",
     "BatchSource",
     "BatchState",
+    "CacheEntry",
     "CancelBatch",
     "CancelItem",
     "CancelPace",
     "Cancellation",
     "Credential",
     "Effect",
+    "EmailStatus",
     "EmergencyStop",
     "Heartbeat",
     "Invitation",
     "ItemState",
     "KeyUsage",
+    "Lease",
     "Membership",
     "Outcome",
+    "PersonSession",
+    "RingKeyCheck",
     "Run",
     "SavedView",
+    "SignInCount",
     "SiteRole",
     "Status",
     "StopEnd",

@@ -23,6 +23,14 @@ class Theme(models.TextChoices):
     DARK = "dark"
 
 
+class EmailStatus(models.TextChoices):
+    """Why the panel takes an address to be the person's. If it is not verified, only someone else says so."""
+
+    VERIFIED = "", "verified, or set on the host"
+    INVITED = "invited", "an invitation that was not mailed"
+    CHANGED = "changed", "changed by a site admin"
+
+
 class UserManager(BaseUserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> "User":
         """Email addresses are compared without case."""
@@ -40,6 +48,18 @@ class User(AbstractBaseUser):
     time_zone = models.CharField(max_length=60, default="UTC")
     theme = models.CharField(max_length=5, choices=Theme.choices, blank=True, default=Theme.SYSTEM)
     shortcuts = models.BooleanField(default=True)
+    # Unless the address is verified: who says that it is this person's.
+    email_status = models.CharField(
+        max_length=10, choices=EmailStatus.choices, blank=True, default=EmailStatus.VERIFIED
+    )
+    email_vouched_by = models.CharField(max_length=254, blank=True)
+    # The provider's last answer about this person. Roles that come from its groups count for SESSION_MAX_DAYS after it.
+    sso_signed_in_at = models.DateTimeField(null=True, blank=True)
+    # With SSO_ONLY, a site admin's password works until then: `reset_sign_in` lets an admin in without the provider.
+    password_works_until = models.DateTimeField(null=True, blank=True)
+    # When strangers were last refused many sign-ins to this account, and whether its person still has to see that.
+    guessed_at = models.DateTimeField(null=True, blank=True)
+    guesses_unseen = models.BooleanField(default=False)
     last_team = models.ForeignKey("Team", models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     # Not stored: Django would write it before the sign-in is in the audit log, which has it anyway.
@@ -56,3 +76,23 @@ class User(AbstractBaseUser):
 
     def __str__(self) -> str:
         return self.email
+
+    @property
+    def label(self) -> str:
+        """The person's name in the audit log: the address, and whose word it is until it is verified."""
+        if self.email_status == EmailStatus.VERIFIED:
+            return self.email
+        return f"{self.email} (not verified, {self.email_status} by {self.email_vouched_by})"
+
+
+class SignInCount(models.Model):
+    """Sign-in attempts of one kind within one window. `bucket` is a digest: what was typed is never stored."""
+
+    bucket = models.CharField(max_length=64, primary_key=True)
+    ends_at = models.DateTimeField(db_index=True)
+    attempts = models.PositiveIntegerField(default=1)
+    # Set by the first attempt that was refused, so that only one of them is reported.
+    is_reported = models.BooleanField(default=False)
+
+    def __str__(self) -> str:
+        return f"{self.attempts} until {self.ends_at}"

@@ -4,6 +4,6 @@
 whether anything was sent, `fence.py` distinguishes public from private addresses.
 """
 
-from .session import Answer, Bearer, Egress, Failure, NotAnswered, Session, Timeouts
+from .session import LONGEST_PAGE, Answer, Bearer, Egress, Failure, NotAnswered, Session, Timeouts
 
-__all__ = ["Answer", "Bearer", "Egress", "Failure", "NotAnswered", "Session", "Timeouts"]
+__all__ = ["LONGEST_PAGE", "Answer", "Bearer", "Egress", "Failure", "NotAnswered", "Session", "Timeouts"]

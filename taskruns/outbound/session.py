@@ -21,7 +21,9 @@ from taskruns import __version__
 from .connection import POOLS, Call, GetRetry, PrivateAddress, call_within
 
 USER_AGENT = f"taskruns/{__version__}"
-LONGEST_ANSWER = 20_000_000  # bytes after decompression; a page of 100 runs is about 50 kB
+# Bytes after decompression. A page of 100 runs is about 50 kB; a single item and an error are far shorter.
+LONGEST_PAGE = 2_000_000
+LONGEST_ITEM = LONGEST_ERROR = 200_000
 _CHUNK = 65_536
 _FAULTS = (requests.RequestException, HTTPError, OSError, ValueError)
 _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueError)
@@ -130,19 +132,26 @@ class Session(requests.Session):
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
-    def ask(self, method: str, url: str, **content: Any) -> Answer | NotAnswered:
-        """`content` as in `requests.request`: params, json, data. Failures are returned, not raised."""
+    def ask(self, method: str, url: str, *, longest: int = LONGEST_ITEM, **content: Any) -> Answer | NotAnswered:
+        """`content` as in `requests.request`: params, json, data. Failures are returned, not raised.
+
+        `longest`: bytes of a successful answer. A longer one is not read to its end: it costs no memory and no time.
+        """
         with self._call() as call:
             try:
                 with self._send(method, url, stream=True, **content) as response:
-                    return _read(response, call)
+                    return _read(response, call, longest)
             except _FAULTS as error:
                 return NotAnswered(_why(error, call), call.attempts, call.milliseconds)
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """For libraries that use requests: same restrictions, body already read. Raises OSError, ValueError."""
-        with self._call():
-            return self._send(*args, **kwargs)
+        with self._call(), self._send(*args, **kwargs | {"stream": True}) as response:
+            body = _body(response, LONGEST_PAGE)
+            if body is None:
+                raise requests.exceptions.ContentDecodingError
+            response._content = body  # noqa: SLF001 - where `Response.content` keeps what it has read
+            return response
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Never follow a redirect: the secret must not leave its host, and requests fails on a broken Location."""
@@ -163,29 +172,36 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = POOLS
 
 
-def _read(response: requests.Response, call: Call) -> Answer:
+def _read(response: requests.Response, call: Call, longest: int) -> Answer:
     """Read the body up to the limit.
 
     If an error response is cut off, its status is enough. A success that is cut off raises: its content is lost.
     """
-    body, is_too_long = bytearray(), False
+    is_success = 200 <= response.status_code <= 299
+    body: bytes | None = b""
     try:
-        for chunk in response.iter_content(_CHUNK):
-            body += chunk
-            if is_too_long := len(body) > LONGEST_ANSWER:
-                break
+        body = _body(response, longest if is_success else LONGEST_ERROR)
     except (requests.RequestException, HTTPError, OSError):
-        if 200 <= response.status_code <= 299:
+        if is_success:
             raise
-        body.clear()
     return Answer(
         status=response.status_code,
-        body=b"" if is_too_long else bytes(body),
+        body=body or b"",
         headers=response.headers,
         attempts=call.attempts,
         milliseconds=call.milliseconds,
-        is_too_long=is_too_long,
+        is_too_long=body is None,
     )
+
+
+def _body(response: requests.Response, longest: int) -> bytes | None:
+    """The decompressed body, or None as soon as it is longer than `longest`."""
+    body = bytearray()
+    for chunk in response.iter_content(_CHUNK):
+        body += chunk
+        if len(body) > longest:
+            return None
+    return bytes(body)
 
 
 def _why(error: Exception, call: Call) -> Failure:

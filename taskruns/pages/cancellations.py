@@ -1,6 +1,7 @@
 """What pages say about a cancel: the answer to the person who asked, and what it means for the run."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Protocol
 
 from taskruns.models import Cancellation, Outcome, Run, Status
 from taskruns.services.cancellations import CancelResult
@@ -28,7 +29,28 @@ def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
     return f"{holder.person_label} asked for it{when}."
 
 
-def cause_of(run: Run, last: Cancellation | None) -> str:
+class EndedRun(Protocol):
+    """What the cause of a run's end follows from: a `Run`, or a row of an export."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def failure_reason(self) -> str | None: ...
+    @property
+    def created_at(self) -> datetime | None: ...
+    @property
+    def run_started_at(self) -> datetime | None: ...
+    @property
+    def run_finished_at(self) -> datetime | None: ...
+    @property
+    def num_successes(self) -> int | None: ...
+    @property
+    def num_errors(self) -> int | None: ...
+    @property
+    def num_skipped(self) -> int | None: ...
+
+
+def cause_of(run: EndedRun, last: Cancellation | None) -> str:
     """Who cancelled a CANCELLED run, as far as it can be known: Arize does not say."""
     if run.status != Status.CANCELLED:
         return run.failure_reason or "" if run.status == Status.FAILED else ""
@@ -66,7 +88,7 @@ def _is_held(last: Cancellation) -> bool:
     return last.batch is not None and last.batch.stop_id is not None
 
 
-def _ended_at_once(run: Run) -> bool:
+def _ended_at_once(run: EndedRun) -> bool:
     begun = run.run_started_at or run.created_at
     if begun is None or run.run_finished_at is None:
         return False

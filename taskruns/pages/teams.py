@@ -30,6 +30,7 @@ class MemberRow:
     email: str
     name: str
     role: str
+    notes: tuple[str, ...]
     since: Moment | None
     is_self: bool
 
@@ -40,6 +41,8 @@ class InvitationRow:
     email: str
     role: str
     expires: Moment | None
+    by_mail: bool = False
+    mailed: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)

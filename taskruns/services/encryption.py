@@ -17,6 +17,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential
 
+from . import key_ring
 from .people import factors
 
 CHUNK = 200  # rows in one transaction
@@ -102,6 +103,7 @@ def reencrypt(*, by: Actor, progress: Callable[[str, Report, int], None] = lambd
 
     `progress` is called after each chunk with the column, the report so far, and the number of rows to encrypt in all.
     """
+    key_ring.confirm()
     ring = Ring(settings.ENCRYPTION_KEYS)
     reports = {}
     for column in COLUMNS:

@@ -165,7 +165,7 @@ def _locked(view: SavedView) -> SavedView:
 
 def _member(team: Team, by: Actor) -> User:
     """The acting person. Raises UserError if they are not a member of the team now."""
-    if by.person is None or not Membership.objects.filter(team=team, user=by.person).exists():
+    if by.person is None or not Membership.objects.in_force().filter(team=team, user=by.person).exists():
         raise UserError("Only members of the team can save views.")
     return by.person
 

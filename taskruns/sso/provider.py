@@ -18,13 +18,19 @@ class GroupRole:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The one identity provider of a deployment."""
+    """The one identity provider of a deployment.
+
+    `sends_auth_time`: it says when the person signed in, as OpenID Connect demands. If not, its word that it asked them
+    again cannot be checked.
+    """
 
     issuer: str
     client_id: str
     client_secret: str = field(repr=False)
     groups_claim: str = "groups"
     group_roles: tuple[GroupRole, ...] = ()
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    sends_auth_time: bool = True
     sign_in_origins: tuple[str, ...] = ()
 
     @property

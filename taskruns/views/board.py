@@ -1,10 +1,10 @@
 """The board of one team and of all of a person's teams, the fragment that polls, the chart, and the export."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpResponse, HttpResponseBase, HttpResponseNotModified, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase, HttpResponseNotModified
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -27,6 +27,7 @@ from taskruns.services.mirror import has_attention
 from taskruns.services.runs.export import export as export_runs
 from taskruns.services.saved_views import why_broken
 
+from .downloads import download
 from .errors import error_page, message_only
 from .fragments import Context, fragment, pay_attention, tagged, vary_on_htmx
 from .frame import stop_banner
@@ -95,11 +96,12 @@ def export_csv(request: PanelRequest, team: Team) -> HttpResponseBase:
         wanted = _wanted(request)
     except BadFilter as error:
         return _unusable(request, error)
-    chosen = export_runs(team, wanted, by=actor_of(request))
-    response = StreamingHttpResponse(export.csv_parts(chosen), content_type="text/csv; charset=utf-8")
-    name = f"runs-{team.slug}-{chosen.began:%Y%m%dT%H%M%SZ}.csv"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
+
+    def start() -> tuple[str, Iterator[str]]:
+        chosen = export_runs(team, wanted, by=actor_of(request))
+        return f"runs-{team.slug}-{chosen.began:%Y%m%dT%H%M%SZ}.csv", export.csv_parts(chosen)
+
+    return download(request, start, content_type="text/csv; charset=utf-8")
 
 
 def _accesses(request: PanelRequest) -> list[TeamAccess]:

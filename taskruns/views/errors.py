@@ -81,6 +81,14 @@ def too_many(request: HttpRequest, exception: Exception | None = None) -> HttpRe
     return error_page(request, 429, "Too many attempts", text, framed=False)
 
 
+def too_busy(request: HttpRequest) -> HttpResponse:
+    """The page for a form with a password while too many others are being checked."""
+    text = "Too many people are signing in at this moment. Your password was not checked. Try again in a few seconds."
+    response = error_page(request, 429, "Too many sign-ins at once", text, framed=False)
+    response["Retry-After"] = "5"
+    return response
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(sys.exc_info()[1], DatabaseError):
         # Raised before any view: not even the session could be read.

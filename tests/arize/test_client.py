@@ -1,8 +1,11 @@
 """The client: documented answers, broken answers, and the requests it sends."""
 
+import gc
 import gzip
 import json
+import time
 import tomllib
+import tracemalloc
 
 import pytest
 import requests
@@ -12,13 +15,14 @@ from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import RunStatus
-from taskruns.outbound import connection, session
+from taskruns.outbound import connection
 from taskruns.outbound.session import USER_AGENT
 from tests.arize.calls import DOCUMENTED, HOST, KEY, failure
 from tests.paths import CANCEL_ANSWER, ROOT
 
 SAMPLE = CANCEL_ANSWER.read_text()
 RUN = f"{HOST}/v2/task-runs/r1"
+RUNS = f"{HOST}/v2/tasks/t1/runs"
 CANCEL = f"{RUN}/cancel"
 
 
@@ -122,12 +126,50 @@ def test_invalid_list_is_unreadable(client, arize, call, body):
     assert type(failure(getattr(client, call))) is errors.Unreadable
 
 
-def test_compressed_answer_that_is_too_long_is_unreadable(client, arize, monkeypatch):
-    body = gzip.compress(json.dumps({"id": "r1", "failure_reason": "0" * 2_000_000}).encode())
-    arize.get(RUN, body=body, headers={"Content-Encoding": "gzip"}, auto_calculate_content_length=True)
-    assert len(client.get_run("r1").failure_reason) == 2_000_000
-    monkeypatch.setattr(session, "LONGEST_ANSWER", 1_000_000)
+def test_single_run_of_more_than_200_kb_is_unreadable(client, arize):
+    for length in (199_000, 200_000):
+        body = gzip.compress(json.dumps({"id": "r1", "failure_reason": "0" * length}).encode())
+        arize.get(RUN, body=body, headers={"Content-Encoding": "gzip"}, auto_calculate_content_length=True)
+    assert len(client.get_run("r1").failure_reason) == 199_000
     assert type(failure(client.get_run, "r1")) is errors.Unreadable
+
+
+def test_page_of_up_to_2_mb_is_read(client, arize):
+    run = {"id": "r1", "failure_reason": "0" * 1_900_000}
+    arize.get(RUNS, json={"task_runs": [run]})
+    assert len(client.list_runs("t1").items[0].failure_reason) == 1_900_000
+
+
+def test_error_that_is_too_long_follows_its_status(client, arize):
+    arize.get(RUN, json={"title": "x" * 300_000}, status=403)
+    error = failure(client.get_run, "r1")
+    assert (type(error), error.title) == (errors.Forbidden, "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"task_runs":[' + b"{}," * 7_000_000 + b"{}]}", id="20 MB of empty objects"),
+        pytest.param(b'{"task_runs":[' + b"{}," * 600_000 + b"{}]}", id="2 MB of empty objects"),
+        pytest.param(b'{"task_runs":[' + b"[]," * 600_000 + b"[]]}", id="2 MB of empty lists"),
+        pytest.param(b'{"task_runs":[' + b"1.5," * 400_000 + b"0]}", id="2 MB of numbers"),
+        pytest.param(b'{"task_runs":[' + b'"a\\u00e4",' * 190_000 + b"0]", id="a list that does not end"),
+        pytest.param(b'{"task_runs":' + b"[" * 1_900_000, id="nested lists"),
+    ],
+)
+def test_hostile_page_costs_little_time_and_memory(client, arize, body):
+    """Each is sent compressed, in a few kB. The limits of 30 MB and 1 s leave room for a slow machine."""
+    arize.get(RUNS, body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
+    del body
+    gc.collect()
+    tracemalloc.start()
+    began = time.thread_time()
+    try:
+        assert type(failure(client.list_runs, "t1")) is errors.Unreadable
+        assert time.thread_time() - began < 1
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("headers", "wait"), [({"Retry-After": "42"}, 42), ({}, None)])

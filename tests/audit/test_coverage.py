@@ -110,7 +110,7 @@ def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
 @pytest.mark.parametrize("url", sorted(ABSENT))
 def test_unused_urls_do_nothing(url: str, stage: Stage):
     """A POST to a URL that exists elsewhere is refused and recorded."""
-    its_rows = {"django_session", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
+    its_rows = {"taskruns_personsession", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
     path, before, last = HttpAction(url, "vera", ()).path(stage), dump(without=its_rows.__contains__), last_row()
     for client in (stage.client(""), stage.client("vera")):
         assert {client.get(path).status_code, client.post(path).status_code} <= {302, 404, 405}
@@ -124,7 +124,7 @@ def test_read_only_pages_refuse_post(url: str, stage: Stage):
     path = HttpAction(url, "mona", ()).path(stage)
     before = dump()
     assert stage.client("mona").post(path).status_code == 405
-    after = dump(without=lambda table: table == "django_session")
+    after = dump(without=lambda table: table == "taskruns_personsession")
     assert after == {table: rows for table, rows in before.items() if table in after}
     last = last_row()
     assert stage.client("mona").get(path).status_code in {200, 302}

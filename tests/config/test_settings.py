@@ -227,6 +227,20 @@ MALFORMED: list[tuple[str, str, Callable[[], object]]] = [
     ],
     ("OIDC_CLIENT_ID", "", sso.provider),
     *[
+        ("OIDC_SCOPES", value, sso.scopes)
+        for value in (
+            "email",
+            "profile,email",
+            ' openid "s3kr3t"',
+            "openid s3kr3t\\",
+            "openid schlüssel",
+            ",",
+            "openid " + "x" * 201,
+        )
+    ],
+    ("SSO_ONLY", "maybe", lambda: sso.only(None)),
+    ("SSO_ONLY", "on", lambda: sso.only(None)),
+    *[
         ("OIDC_GROUP_ROLES", value, sso.group_roles)
         for value in ("ops", "ops=north", "ops=north:owner", "=north:viewer", "ops=:viewer", "a=b:viewer,s3kr3t")
     ],
@@ -279,6 +293,13 @@ def test_single_sign_on_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert found.roles_for(["leads", "cn=ops"]) == {"ops-north": "manager"}
     assert found.roles_for(["cn=ops", "x"]) == {"ops-north": "operator"}
     assert "a secret" not in repr(found)
+    assert (found.scopes, found.sends_auth_time, sso.only(found)) == (("openid", "profile", "email"), True, False)
+    monkeypatch.setenv("OIDC_SCOPES", "openid, email groups email")
+    monkeypatch.setenv("OIDC_WITHOUT_AUTH_TIME", "on")
+    monkeypatch.setenv("SSO_ONLY", "on")
+    other = sso.provider()
+    assert other is not None
+    assert (other.scopes, other.sends_auth_time, sso.only(other)) == (("openid", "email", "groups"), False, True)
     assert found.id != replace(found, issuer=found.issuer.rstrip("/")).id
 
 
@@ -403,6 +424,7 @@ def test_an_empty_value_counts_as_unset(
     name: str, read: Callable[[], object], wanted: object, value: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Path, "mkdir", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(environment, "_close_to_others", lambda _directory: None)
     monkeypatch.setenv(name, value)
     assert read() == wanted
 

@@ -19,7 +19,7 @@ from tests.wire import ENDPOINT, run_url, wire_run
 PANEL = ROOT / "taskruns"
 KEY = {"name": "Second", "endpoint": ENDPOINT, "key": "ak-new-1Xy7Qz4Mn8Lk2Jh5", "expires_on": ""}
 # Without models/, which are tables and not steps.
-CANCEL, ADD_KEY, BOARD = 32, 28, 26
+CANCEL, ADD_KEY, BOARD = 32, 29, 26
 
 
 def entered(act: Callable[[], Any]) -> tuple[Any, set[str]]:

@@ -1,96 +1,28 @@
 """Single sign-on with a provider in its own process: which account it leads to, and which answers are refused."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
 import time_machine
 from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.models import SocialAccount
-from django.http import HttpResponse
+from django.conf import settings
 from django.test import Client
 
-from taskruns.models import AuditEvent, Membership, Team, TeamRole, User
+from taskruns.models import AuditEvent, Membership, PersonSession, Team, TeamRole, User
 from taskruns.outbound import Egress, Session, Timeouts
 from taskruns.sso import GroupRole, Provider
 from taskruns.views.sso import provider
 from tests.clients import ClientOf, sign_in, with_app
-from tests.paths import ROOT
-from tests.processes import free_ports
-from tests.stored import events
+from tests.stored import dump, events
 
+from .browser import Idp
 from .identity_provider import CLIENT_ID, CLIENT_SECRET
 
-
-class Idp:
-    """The provider's process, and the browser between it and the panel."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def configure(self, **twists: Any) -> None:
-        assert requests.post(f"{self.url}/control", json=twists, timeout=5).ok
-
-    def asked(self) -> dict[str, str]:
-        """The parameters of the last authorization request."""
-        found: dict[str, str] = requests.get(f"{self.url}/asked", timeout=5).json()[-1]
-        return found
-
-    def send_back(self, away: HttpResponse) -> str:
-        """Where the provider redirects the browser that the panel sent there with `away`."""
-        assert away.status_code == 302, away.content
-        assert away["Location"].startswith(f"{self.url}/authorize?")
-        back = urlsplit(requests.get(away["Location"], allow_redirects=False, timeout=5).headers["Location"])
-        assert (back.scheme, back.netloc, back.path) == ("http", "localhost:8000", "/accounts/sso/callback/")
-        return f"{back.path}?{back.query}"
-
-    def sign_in(self, client: Client, path: str = "/accounts/sso/", **data: str) -> Any:
-        return client.get(self.send_back(client.post(path, data)))
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Idp]:
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "tests.sso.identity_provider", str(port)]
-    with subprocess.Popen(command, cwd=ROOT) as running:
-        idp = Idp(port)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                idp.configure()
-                break
-            except requests.ConnectionError:
-                assert running.poll() is None
-        yield idp
-        running.terminate()
-
-
-@pytest.fixture
-def idp(process: Idp, settings: Any) -> Idp:
-    process.configure()
-    settings.OIDC = Provider(
-        issuer=process.url,
-        client_id=CLIENT_ID,
-        client_secret=CLIENT_SECRET,
-        groups_claim="groups",
-        group_roles=(
-            GroupRole("ops", "ops-north", "operator"),
-            GroupRole("leads", "ops-north", "manager"),
-            GroupRole("ops", "ops-nowhere", "viewer"),
-        ),
-    )
-    return process
-
-
-@pytest.fixture
-def linked(vera: User, idp: Idp, settings: Any) -> User:
-    SocialAccount.objects.create(user=vera, provider=settings.OIDC.id, uid="subject-1")
-    return vera
+COOKIE = settings.SESSION_COOKIE_NAME
 
 
 def is_in(client: Client) -> bool:
@@ -410,8 +342,82 @@ def test_sign_in_without_auth_time_must_be_confirmed(idp: Idp, linked: User, tea
     client = Client()
     idp.sign_in(client)
     assert client.get("/teams/ops-north/settings/").status_code == 302
+    idp.configure()
     idp.sign_in(client, "/accounts/confirm/sso/")
     assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+def test_confirmation_without_auth_time_is_refused(idp: Idp, linked: User, team: Team):
+    """Cutting `prompt` and `max_age` out of the address gives such an answer. Unsigned user info is no substitute."""
+    Membership.objects.update(role="manager")
+    client = Client()
+    idp.configure(claims={"auth_time": None}, userinfo={"auth_time": int(time.time())})
+    idp.sign_in(client)
+    answer = idp.sign_in(client, "/accounts/confirm/sso/")
+    assert (answer.status_code, "did not say when you signed in" in answer.content.decode()) == (403, True)
+    assert client.get("/teams/ops-north/settings/").status_code == 302
+    assert AuditEvent.objects.latest("pk").details == {"why": "no auth_time", "again": True}
+
+
+def test_provider_without_auth_time_can_be_allowed(idp: Idp, linked: User, team: Team, settings: Any):
+    settings.OIDC = replace(settings.OIDC, sends_auth_time=False)
+    Membership.objects.update(role="manager")
+    idp.configure(claims={"auth_time": None})
+    client = Client()
+    idp.sign_in(client)
+    assert client.get("/teams/ops-north/settings/").status_code == 302, "a sign-in alone is no recent proof"
+    idp.sign_in(client, "/accounts/confirm/sso/")
+    assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+OLD_TIMES: dict[str, Any] = {
+    "an hour ago": lambda now: int(now) - HOUR,
+    "before the question, within max_age": lambda now: int(now) - 300,
+    "a float": lambda now: now - 300.5,
+    "the future": lambda now: now + HOUR,
+    "text": str,
+    "text of a float": lambda now: f"{now:.1f}",
+    "negative": lambda now: -now,
+    "zero": lambda _now: 0,
+    "boolean": lambda _now: True,
+    "a list": lambda now: [now],
+    "huge": lambda _now: 10**400,
+}
+
+
+@pytest.mark.parametrize("told", OLD_TIMES.values(), ids=OLD_TIMES)
+def test_confirmation_with_a_wrong_auth_time_is_refused(idp: Idp, linked: User, team: Team, told: Any):
+    Membership.objects.update(role="manager")
+    client = Client()
+    idp.configure(claims={"auth_time": None})
+    idp.sign_in(client)
+    idp.configure(claims={"auth_time": told(time.time())})
+    assert idp.sign_in(client, "/accounts/confirm/sso/").status_code == 403
+    assert client.get("/teams/ops-north/settings/").status_code == 302
+
+
+def test_auth_time_may_be_a_float(idp: Idp, linked: User, team: Team):
+    Membership.objects.update(role="manager")
+    client = Client()
+    idp.configure(claims={"auth_time": None})
+    idp.sign_in(client)
+    idp.configure(claims={"auth_time": time.time()})
+    assert idp.sign_in(client, "/accounts/confirm/sso/").status_code == 302
+    assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [("/accounts/sso/", "/accounts/confirm/sso/"), ("/accounts/confirm/sso/", "/accounts/sso/connect/")],
+)
+def test_answer_does_not_serve_another_purpose(idp: Idp, linked: User, client_of: ClientOf, asked: str, used: str):
+    """The code of one request with the state of another: the nonce and the code's secret are of the first."""
+    client = client_of(linked)
+    code = parse_qs(urlsplit(idp.send_back(client.post(asked))).query)["code"]
+    state = parse_qs(urlsplit(idp.send_back(client.post(used))).query)["state"]
+    answer = client.get("/accounts/sso/callback/", {"code": code[0], "state": state[0]})
+    assert answer.status_code == 403
+    assert SocialAccount.objects.count() == 1
 
 
 def test_confirming_as_another_person_is_refused(idp: Idp, linked: User):
@@ -445,13 +451,59 @@ def test_groups_assign_change_and_remove_roles(idp: Idp, team: Team, mona: User)
     assert {(row.actor_type, row.actor_label, row.team_id) for row in changes} == {("job", "single sign-on", team.pk)}
 
 
-@pytest.mark.parametrize("groups", [None, "ops", {"ops": True}])
-def test_missing_list_of_groups_changes_nothing(idp: Idp, team: Team, groups: Any):
+@pytest.mark.parametrize("groups", [None, {"ops": True}, True, [], "", [["x"], {"ops": 1}, None]], ids=str)
+def test_claim_without_the_group_takes_its_role(idp: Idp, team: Team, groups: Any):
     idp.configure(claims={"groups": ["ops"]})
     idp.sign_in(Client())
+    assert roles() == {"ops-north": ("operator", True)}
     idp.configure(claims={"groups": groups})
+    assert idp.sign_in(Client()).status_code == 302
+    assert roles() == {}
+
+
+def test_missing_claim_of_groups_is_logged(idp: Idp, team: Team, caplog: pytest.LogCaptureFixture):
+    idp.sign_in(Client())
+    assert "'event': 'groups_missing'" in caplog.text
+    assert "'claim': 'groups'" in caplog.text
+
+
+def test_null_claim_of_groups_takes_the_role(idp: Idp, team: Team):
+    idp.configure(userinfo={"groups": "ops"})
     idp.sign_in(Client())
     assert roles() == {"ops-north": ("operator", True)}
+    idp.configure(userinfo={"groups": None})
+    idp.sign_in(Client())
+    assert roles() == {}
+
+
+@pytest.mark.parametrize("groups", ["ops", " ops ", ["ops"], [["ops"]], ["x", 7, None, {"a": 1}, "ops"]], ids=str)
+def test_group_is_read_from_every_form_of_the_claim(idp: Idp, team: Team, groups: Any):
+    idp.configure(claims={"groups": groups})
+    assert idp.sign_in(Client()).status_code == 302
+    assert roles() == {"ops-north": ("operator", True)}
+
+
+def test_group_may_be_a_number(idp: Idp, team: Team, settings: Any):
+    settings.OIDC = replace(settings.OIDC, group_roles=(GroupRole("4711", "ops-north", "viewer"),))
+    for groups, wanted in (([4711], {"ops-north": ("viewer", True)}), ([True, 10**50], {})):
+        idp.configure(claims={"groups": groups})
+        idp.sign_in(Client())
+        assert roles() == wanted
+
+
+def test_without_group_roles_no_claim_takes_a_role(idp: Idp, team: Team, settings: Any):
+    idp.configure(claims={"groups": ["ops"]})
+    idp.sign_in(Client())
+    settings.OIDC = replace(settings.OIDC, group_roles=())
+    idp.configure()
+    idp.sign_in(Client())
+    assert roles() == {"ops-north": ("operator", True)}
+
+
+def test_scopes_are_configurable(idp: Idp, db: None, settings: Any):
+    settings.OIDC = replace(settings.OIDC, scopes=("openid", "email", "groups"))
+    idp.send_back(Client().post("/accounts/sso/"))
+    assert set(idp.asked()["scope"].split()) == {"openid", "email", "groups"}
 
 
 def test_groups_do_not_change_manual_roles(idp: Idp, linked: User, team: Team, mona: User):
@@ -491,3 +543,34 @@ def test_next_cannot_lead_to_another_site(idp: Idp, linked: User):
     for target in ("https://evil.example/", "//evil.example", "/\\evil.example"):
         assert idp.sign_in(Client(), next=target)["Location"] == "/"
     assert parse_qs(urlsplit(Client().get("/runs/")["Location"]).query) == {"next": ["/runs/"]}
+
+
+# --- What is remembered of a visit to the provider
+
+
+def test_a_strangers_start_leaves_no_row(idp: Idp, linked: User):
+    before = dump()
+    client = Client()
+    for _ in range(12):
+        assert client.post("/accounts/sso/", {"next": "/teams/ops-north/runs/"}).status_code == 302
+        assert len(client.cookies[COOKIE].value) < 3_000
+    assert dump() == before
+    idp.sign_in(client)
+    assert is_in(client)
+    assert PersonSession.objects.count() == 1
+
+
+def test_a_late_return_is_refused_with_a_sentence(idp: Idp, linked: User):
+    for minutes, is_let_in in ((4.9, True), (5.1, False)):
+        client = Client()
+        back = idp.send_back(client.post("/accounts/sso/"))
+        with time_machine.travel(time.time() + 60 * minutes):
+            answer = client.get(back)
+            assert ("more than 5 minutes ago" in answer.content.decode()) is not is_let_in
+        assert is_in(client) is is_let_in
+
+
+def test_a_long_next_is_no_500(idp: Idp, linked: User):
+    client = Client()
+    client.post("/accounts/sso/", {"next": "/" + "".join(map(str, range(3_000)))})
+    assert client.get("/accounts/sso/callback/?state=x&code=y").status_code == 403

@@ -155,7 +155,8 @@ def test_a_stranger_creates_an_account_and_is_signed_in(team, link):
     assert (newcomer.name, role_of(team, NEO)) == ("Neo", "operator")
     assert events(chain="site", event="person.create") == [("person.create", "done")]
     accepted = AuditEvent.objects.get(event="invitation.accept")
-    assert (accepted.chain, accepted.actor_type, accepted.actor_label) == (f"team:{team.pk}", "user", NEO)
+    label = f"{NEO} (not verified, invited by mona@example.com)"
+    assert (accepted.chain, accepted.actor_type, accepted.actor_label) == (f"team:{team.pk}", "user", label)
     assert PASSWORD not in str(list(AuditEvent.objects.values()))
 
 

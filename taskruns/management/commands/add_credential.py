@@ -4,7 +4,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
-from taskruns.services import credentials
+from taskruns.services import credentials, key_ring
 
 from ._base import PanelCommand, secret_from_stdin, team_called
 
@@ -25,6 +25,9 @@ class Command(PanelCommand):
     ) -> None:
         if not key_stdin:
             raise CommandError("The key must come from stdin. Add --key-stdin and send the key as line 1.")
+        # A key whose ring key is lost for good can still be replaced.
+        if (problem := key_ring.problem()) and not replace:
+            raise CommandError(problem, returncode=2)
         found, key, by = team_called(team), secret_from_stdin("API key"), Actor.command()
         known = credentials.find_live(found, name)
         if known is None:

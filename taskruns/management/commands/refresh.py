@@ -6,7 +6,7 @@ from taskruns import jobs
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
 from taskruns.pages.credentials import first_contacts
-from taskruns.services import mirror, stops
+from taskruns.services import key_ring, mirror, stops
 
 from ._base import PanelCommand, no_team
 
@@ -18,6 +18,8 @@ class Command(PanelCommand):
         parser.add_argument("team", nargs="?", help="the team's slug; all teams by default")
 
     def handle(self, *_args: Any, team: str | None, **_options: Any) -> None:
+        if problem := key_ring.problem():
+            raise CommandError(problem, returncode=2)
         keys = Credential.objects.live().select_related("team").order_by("team__slug", "name")
         if team is not None:
             if not Team.objects.active().filter(slug=team).exists():

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -188,8 +188,14 @@ def with_creators(runs: QuerySet[Run]) -> QuerySet[Run]:
 
 
 def latest_cancellations(runs: Iterable[Run]) -> dict[uuid.UUID, Cancellation]:
+    return credited_cancellations({run.pk: run.status for run in runs})
+
+
+def credited_cancellations(statuses: Mapping[uuid.UUID, str]) -> dict[uuid.UUID, Cancellation]:
     """Run id -> its latest cancellation, or for a cancelled run the one that most likely ended it."""
-    ended = {run.pk: run.status == Status.CANCELLED for run in runs}
-    rows = Cancellation.objects.filter(run__in=ended).select_related("batch").order_by("requested_at")
-    in_order = sorted(rows, key=lambda row: CANCEL_FACTS[Outcome(row.outcome)].credit if ended[row.run_id] else 0)
-    return {row.run_id: row for row in in_order}
+    rows = Cancellation.objects.filter(run__in=statuses).select_related("batch").order_by("requested_at")
+
+    def credit(row: Cancellation) -> int:
+        return CANCEL_FACTS[Outcome(row.outcome)].credit if statuses[row.run_id] == Status.CANCELLED else 0
+
+    return {row.run_id: row for row in sorted(rows, key=credit)}

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.models import BatchState, CancelBatch, CancelItem, Credential, ItemState, Outcome
+from taskruns.services import key_ring
 from taskruns.services.cancellations import Answer, ask_arize, reread
 from taskruns.services.credentials import mark_failing
 from taskruns.services.credentials.client import count
@@ -45,6 +46,10 @@ def due(now: datetime) -> list[uuid.UUID]:
 
 def work(batch_id: uuid.UUID) -> float | None:
     """Run one slice. Returns the seconds until the next one, or None if the batch is finished or claimed."""
+    if problem := key_ring.problem():
+        # Its cancels would end as not sent. Another worker may have the ring key.
+        log.error("encryption_key_missing", batch=str(batch_id), problem=problem)
+        return LATER
     batch = _claim(batch_id)
     if batch is None:
         return None

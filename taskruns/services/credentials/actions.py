@@ -15,6 +15,7 @@ from taskruns.arize.endpoints import EndpointRefused, check_endpoint
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, Task, Team
+from taskruns.services import key_ring
 from taskruns.services.user_errors import UserError
 
 from .health import HEALTHY
@@ -29,9 +30,10 @@ def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | No
     credential = Credential(
         team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint), created_by=by.person
     )
-    credential.encrypt_secret(_checked_key(key))
-    credential.expires_on = _checked_expiry(expires_on)
+    key, credential.expires_on = _checked_key(key), _checked_expiry(expires_on)
     with transaction.atomic():
+        key_ring.confirm()
+        credential.encrypt_secret(key)
         _lock_team(team)
         _refuse_taken(team, credential.name)
         credential.save(force_insert=True)
@@ -62,6 +64,7 @@ def replace(
         if not changed:
             return False
         row.endpoint, row.expires_on, row.expiry_told = endpoint, expires_on, None
+        key_ring.confirm()
         row.encrypt_secret(key)
         _save_replaced(row, moved="endpoint" in changed)
         details = {"changed": changed, "last4": row.last4, "expires_on": _iso(expires_on)}

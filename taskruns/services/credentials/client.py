@@ -28,6 +28,10 @@ class CannotConnect(UserError):
     """The key cannot be used: revoked, not decryptable, or its endpoint is no longer allowed. Nothing was sent."""
 
 
+class NotDecryptable(CannotConnect):
+    """Damaged in the database, or encrypted with a key that this process does not have (`key_ring.problem` tells)."""
+
+
 @contextmanager
 def connected(
     credential: Credential,
@@ -78,8 +82,10 @@ def _open(
     try:
         endpoint = check_endpoint(credential.endpoint, extra=settings.ARIZE_ENDPOINTS)
         key = credential.decrypt_secret()
-    except (EndpointRefused, DecryptionFailed) as error:
+    except EndpointRefused as error:
         raise CannotConnect(str(error)) from None
+    except DecryptionFailed as error:
+        raise NotDecryptable(error.sentence) from None
     return ArizeClient(
         endpoint,
         key,

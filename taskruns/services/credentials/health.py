@@ -18,9 +18,10 @@ from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, Credential, Team
+from taskruns.services import key_ring
 from taskruns.services.remote_acts import SWEEPER, writing_outcome
 
-from .client import CannotConnect, connected
+from .client import CannotConnect, NotDecryptable, connected
 from .expiry import read_expiry
 
 log = structlog.get_logger(__name__)
@@ -180,7 +181,8 @@ def _failed(
     credential: Credential, error: ArizeError | CannotConnect, *, operation: uuid.UUID, by: Actor
 ) -> TestResult:
     _locked(credential.pk)
-    if isinstance(error, Unauthorized | CannotConnect):
+    is_ours = isinstance(error, NotDecryptable) and key_ring.problem()
+    if isinstance(error, Unauthorized | CannotConnect) and not is_ours:
         _mark_failing(credential, error.sentence, by=by)
     details = error.facts if isinstance(error, ArizeError) else {}
     _record(credential, "failed", operation=operation, by=by, details=details)

@@ -18,20 +18,24 @@ class Kind(IntEnum):
     """ACTIVE: reading active runs. FIRST: reading tasks for the first time, for example with a new key.
 
     OTHER has no bucket: these are few calls, or the most important ones (cancels without an outcome).
+    LOOKUP: a person asks for a run by its Arize ID, beside the rounds.
     """
 
     OTHER = 0
     ACTIVE = 1
     FIRST = 2
+    LOOKUP = 3
 
 
 class Budget:
     """The calls that one round may still make. Thread-safe.
 
-    `recent`: the calls of earlier rounds, as [[seconds since 1970, kind, calls], ...].
+    `recent`: the calls of earlier rounds and of lookups, as [[seconds since 1970, kind, calls], ...].
+    `is_apart`: these calls are not stored, so they are not missing in later rounds.
     """
 
-    def __init__(self, limit: int, recent: list[list[int]]) -> None:
+    def __init__(self, limit: int, recent: list[list[int]], *, is_apart: bool = False) -> None:
+        self.is_apart = is_apart
         self._lock = threading.Lock()
         self._limit = limit
         self._own = 0  # calls of this round
@@ -55,6 +59,13 @@ class Budget:
     def recent(self) -> list[list[int]]:
         with self._lock:
             return self._recent(Counter())
+
+    def learn_lookups(self, recent: list[list[int]]) -> None:
+        """Count the lookups that were stored since this budget was made."""
+        with self._lock:
+            for second, kind, calls in recent:
+                if kind == Kind.LOOKUP:
+                    self._spent[second, Kind.LOOKUP] = max(calls, self._spent[second, Kind.LOOKUP])
 
     def needs_note(self) -> bool:
         """Whether the next call is not stored in the database yet."""
@@ -80,9 +91,11 @@ class Budget:
 
     def _bucket(self, kind: Kind, now: int) -> tuple[float, float]:
         """(calls at once, calls in a minute). FIRST gets what the other kinds leave, less a reserve of one twelfth."""
+        if kind is Kind.LOOKUP:
+            return max(1, self._limit / 20), max(1, self._limit / 10)
         if kind is Kind.ACTIVE:
             return max(1, self._limit / 6), self._limit * 2 / 3
-        left = self._limit * 11 / 12 - self._count(now, Kind.OTHER, Kind.ACTIVE)
+        left = self._limit * 11 / 12 - self._count(now, Kind.OTHER, Kind.ACTIVE, Kind.LOOKUP)
         return max(1, self._limit / 3), max(self._limit / 3, left)
 
     def _left(self, now: int) -> int:

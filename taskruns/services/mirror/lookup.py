@@ -1,8 +1,11 @@
-"""Finds one run by its Arize id: in the mirror, or else at Arize with the team's keys, within their rate limits."""
+"""Finds one run by its Arize id: in the mirror, or else at Arize, with a small share of the team's rate limits."""
 
+import hashlib
 from datetime import datetime
 
 from django.conf import settings
+from django.core.cache import cache
+from django.db import transaction
 from django.utils import timezone
 
 from taskruns.arize.client import Timeouts
@@ -14,10 +17,11 @@ from taskruns.services.credentials.client import connected
 from taskruns.services.runs.observations import Reading, fits_an_index, record_readings
 from taskruns.services.user_errors import UserError
 
-from .budget import Budget
+from .budget import Budget, Kind
 
 # A person waits for the page.
 _TIMEOUTS = Timeouts(connect=2.0, read=4.0)
+MISSED_FOR = 60  # seconds in which an unknown ID is not looked up again
 _NOT_THERE = (BadRequest, Forbidden, NotFound)
 
 
@@ -29,7 +33,13 @@ def find_by_arize_id(team: Team, arize_id: str) -> Run | None:
     if "\0" in arize_id or not fits_an_index(arize_id):
         return None  # the mirror stores no such id
     run = Run.objects.filter(team=team, arize_id=arize_id).order_by("first_seen_at").first()
-    return run or _read_with_any_key(team, arize_id)
+    missed = f"taskruns.lookup.missed:{team.pk}:{hashlib.sha256(arize_id.encode()).hexdigest()}"
+    if run is not None or cache.get(missed):
+        return run
+    run = _read_with_any_key(team, arize_id)
+    if run is None:
+        cache.set(missed, True, MISSED_FOR)
+    return run
 
 
 def _read_with_any_key(team: Team, arize_id: str) -> Run | None:
@@ -54,12 +64,22 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
     now = timezone.now()
     if credential.is_backing_off(now):
         raise UserError(credential.backoff_reason)
-    budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
-    if not budget.take():
-        raise UserError("The rate limit for calls to Arize is reached. Try again in a minute.")
-    Credential.objects.filter(pk=credential.pk).update(recent_calls=budget.recent())
+    if not _reserve_call(credential):
+        raise UserError("The rate limit for looking up runs at Arize is reached. Try again in a minute.")
     with connected(credential, timeouts=_TIMEOUTS) as client:
         return client.get_run(arize_id)
+
+
+def _reserve_call(credential: Credential) -> bool:
+    """Under the key's lock: of many requests at once, none may count the same free call."""
+    row = Credential.objects.filter(pk=credential.pk)
+    with transaction.atomic():
+        recent = row.select_for_update(no_key=True).values_list("recent_calls", flat=True).get()
+        budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, recent)
+        if not budget.take(Kind.LOOKUP):
+            return False
+        row.update(recent_calls=budget.recent())
+    return True
 
 
 def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run:

@@ -13,9 +13,10 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
+from taskruns.services import key_ring
 from taskruns.services.cancellations import settle_stopping
 from taskruns.services.credentials import mark_failing
-from taskruns.services.credentials.client import CannotConnect, connected
+from taskruns.services.credentials.client import CannotConnect, NotDecryptable, connected
 
 from . import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from .budget import Budget
@@ -24,6 +25,7 @@ from .reader import THREADS, Reader
 log = structlog.get_logger(__name__)
 
 READER = Actor.job("mirror")
+UNLIMITED = 1_000_000  # calls
 SHORTEST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
 USUAL_WAIT = 30  # seconds, after a 429 without Retry-After
@@ -51,7 +53,7 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
     credential = schedule.claim(credential_id, force=force)
     if credential is None:
         return None
-    budget = Budget(1_000_000 if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
+    budget = Budget(UNLIMITED if force else settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls, is_apart=force)
     old = staleness.reasons(credential.pk)
     try:
         with connected(credential, get_retries=2, pool_size=THREADS, may_retry=budget.take) as client:
@@ -59,12 +61,21 @@ def refresh(credential_id: uuid.UUID, *, force: bool = False, by: Actor = READER
             reader = Reader(credential, client, budget, heartbeat=alive, is_patient=force)
             report = _round(reader, began=began, force=force, by=by)
     except CannotConnect as error:
+        if isinstance(error, NotDecryptable) and (problem := key_ring.problem()):
+            return _leave_to_others(credential, problem, began=began)
         _fail(credential, error.sentence, began=began, by=by)
         return RoundReport(credential.name, 0, 0, 0, error.sentence, unauthorized=True)
     if staleness.reasons(credential.pk) != old:
         Team.bump(credential.team_id)
     log.info("mirror_round", key=str(credential.pk), calls=report.calls, changed=report.changed)
     return report
+
+
+def _leave_to_others(credential: Credential, problem: str, *, began: datetime) -> RoundReport:
+    """This process lacks the ring key: another worker may have it, so nothing is written about the API key."""
+    log.error("encryption_key_missing", key=str(credential.pk), ring_number=credential.ring_number, problem=problem)
+    schedule.release(credential, began=began)
+    return RoundReport(credential.name, 0, 0, 0, problem)
 
 
 def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundReport:
@@ -102,7 +113,8 @@ def _round(reader: Reader, *, began: datetime, force: bool, by: Actor) -> RoundR
 
 def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: Actor) -> None:
     credential, now = reader.credential, timezone.now()
-    changes: dict[str, Any] = {"recent_calls": reader.budget.recent()}
+    schedule.note_calls(credential, reader.budget, ahead=False)
+    changes: dict[str, Any] = {}
     if reader.answered_at is not None:
         changes["last_good_at"] = reader.answered_at
     if isinstance(trouble, Unauthorized):

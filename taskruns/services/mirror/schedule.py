@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -94,8 +95,24 @@ def renew(credential: Credential, *, budget: Budget) -> None:
     if credential.claimed_until - now > LEASE - RENEWED_EVERY and not budget.needs_note():
         return
     mine = Credential.objects.filter(pk=credential.pk, claimed_until=credential.claimed_until)
-    if mine.update(claimed_until=now + LEASE, recent_calls=budget.ahead()):
+    if mine.update(claimed_until=now + LEASE):
         credential.claimed_until = now + LEASE
+        note_calls(credential, budget, ahead=True)
+
+
+def note_calls(credential: Credential, budget: Budget, *, ahead: bool) -> None:
+    """Store the calls of a round, with some of its next ones (`ahead`).
+
+    Under the key's lock, because a lookup stores its own call there: the next calls of both respect each other.
+    """
+    if budget.is_apart:
+        return
+    row = Credential.objects.filter(pk=credential.pk)
+    with transaction.atomic():
+        locked = row.select_for_update(no_key=True).values_list("recent_calls", flat=True)
+        for recent in locked:
+            budget.learn_lookups(recent)
+        row.update(recent_calls=budget.ahead() if ahead else budget.recent())
 
 
 def release(credential: Credential, *, began: datetime, has_more: bool = False, **changes: Any) -> None:

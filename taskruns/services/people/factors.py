@@ -19,6 +19,7 @@ from taskruns.allauth_compat import TOTP, RecoveryCodes, WebAuthn
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import User
+from taskruns.services import key_ring
 from taskruns.services.user_errors import UserError
 
 from . import sessions
@@ -44,6 +45,7 @@ def bound_to(person: User) -> Iterator[None]:
 
 @sensitive_variables()
 def encrypt(text: str) -> str:
+    key_ring.confirm()
     encrypted = Ring(settings.ENCRYPTION_KEYS).encrypt(text, owner=_bound())
     return f"{encrypted.ring_number}:{encrypted.token}"
 

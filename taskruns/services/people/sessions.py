@@ -1,22 +1,30 @@
-"""Sessions of people: who has which, and ending them. A session that is ended is over at the next request."""
+"""Sessions of people: who has which, and ending them. A session that is ended is over at the next request.
 
-import hashlib
-from collections.abc import Iterable
+Whatever is done here costs the same however many sessions other people have: the person's own are found by an index.
+"""
+
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from allauth.usersessions.models import UserSession
-from django.contrib.sessions.models import Session
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import User
+from taskruns.models import PersonSession, User
+from taskruns.models.sessions import digest_of
+
+CHUNK = 500
+MOST_AT_ONCE = 20  # chunks
 
 
 def reference(key: str) -> str:
     """What the log and the pages call a session: never its key."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    return _reference_of(digest_of(key))
+
+
+def _reference_of(digest: str) -> str:
+    return digest[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +32,7 @@ class LiveSession:
     """`seen_at`: when its person last worked in it, to the minute."""
 
     id: int
-    key: str
+    digest: str
     began_at: datetime
     seen_at: datetime
     ip: str
@@ -32,59 +40,72 @@ class LiveSession:
 
 
 def live(person: User) -> list[LiveSession]:
-    """The sessions that still hold, newest first. Rows of those that are over are tidied away."""
-    rows = {row.session_key: row for row in UserSession.objects.purge_and_list(person)}
-    seen = {row.pk: row.get_decoded().get("seen_at") for row in Session.objects.filter(pk__in=rows)}
-    found = [_live(row, seen.get(key)) for key, row in rows.items()]
-    return sorted(found, key=lambda session: session.began_at, reverse=True)
+    """The sessions that still hold, newest first."""
+    rows = _live(person).order_by("-began_at", "-pk").defer("session_data")
+    return [LiveSession(row.pk, row.session_key, row.began_at, row.seen_at, row.ip, row.user_agent) for row in rows]
 
 
-def _live(row: UserSession, seen: float | None) -> LiveSession:
-    seen_at = datetime.fromtimestamp(seen, UTC) if seen else row.created_at
-    return LiveSession(row.pk, row.session_key, row.created_at, seen_at, row.ip, row.user_agent)
+def live_count(person: User) -> int:
+    return _live(person).count()
 
 
-def end_one(person: User, *, key: str, by: Actor) -> bool:
+def _live(person: User) -> "QuerySet[PersonSession]":
+    return _of(person).filter(expire_date__gt=timezone.now())
+
+
+def _of(person: User) -> "QuerySet[PersonSession]":
+    return PersonSession.objects.filter(user=person)
+
+
+def is_session(key: str | None, digest: str) -> bool:
+    """Whether the cookie's key `key` belongs to the row with this digest."""
+    return key is not None and digest_of(key) == digest
+
+
+def end_one(person: User, *, digest: str, by: Actor) -> bool:
     """False if it was over already."""
-    return bool(_end_recorded(person, [key], by=by, why="asked"))
+    return bool(_end_recorded(person, _of(person).filter(session_key=digest), by=by, why="asked"))
 
 
 def end_others(person: User, *, keep: str, by: Actor) -> int:
     """All sessions of the person but the one with the key `keep`. How many there were; none leaves no row."""
-    return _end_recorded(person, [key for key in _keys_of(person) if key != keep], by=by, why="asked")
+    return _end_recorded(person, _others(person, keep), by=by, why="asked")
 
 
 def end_all(person: User, *, by: Actor) -> int:
-    return _end_recorded(person, _keys_of(person), by=by, why="asked")
+    return _end_recorded(person, _of(person), by=by, why="asked")
 
 
-def end_over(person: User, *, key: str, why: str, by: Actor) -> None:
+def end_over(person: User, *, digest: str, why: str, by: Actor) -> None:
     """A session that has reached a limit; `why` is idle or age."""
-    _end_recorded(person, [key], by=by, why=why)
+    _end_recorded(person, _of(person).filter(session_key=digest), by=by, why=why)
 
 
 def delete(person: User, *, keep: str = "") -> int:
     """As a part of an act that has a row of its own: in its transaction. How many sessions there were."""
-    return _delete([key for key in _keys_of(person) if key != keep])
+    return _others(person, keep).delete()[0]
 
 
-def _end_recorded(person: User, keys: list[str], *, by: Actor, why: str) -> int:
+def forget_expired() -> bool:
+    """Delete sessions that are over, in small chunks, so that other writers get their turn. True if some are left."""
+    return all(_forget_chunk() == CHUNK for _ in range(MOST_AT_ONCE))
+
+
+def _forget_chunk() -> int:
+    over = PersonSession.objects.filter(expire_date__lte=timezone.now()).order_by("expire_date")
+    return PersonSession.objects.filter(pk__in=list(over.values_list("pk", flat=True)[:CHUNK])).delete()[0]
+
+
+def _others(person: User, keep: str) -> "QuerySet[PersonSession]":
+    return _of(person).exclude(session_key=digest_of(keep))
+
+
+def _end_recorded(person: User, rows: "QuerySet[PersonSession]", *, by: Actor, why: str) -> int:
     with transaction.atomic():
-        if not (ended := _delete(keys)):
+        named = [_reference_of(digest) for digest in rows.values_list("session_key", flat=True)[:20]]
+        if not (ended := rows.delete()[0]):
             return 0
-        details = {"why": why, "sessions": [reference(key) for key in keys[:20]], "sessions_ended": ended}
+        details = {"why": why, "sessions": named, "sessions_ended": ended}
         target = Target("person", str(person.pk), person.email)
         record(EventType.AUTH_SESSION_END, "done", by=by, target=target, details=details)
     return ended
-
-
-def _delete(keys: Iterable[str]) -> int:
-    wanted = list(keys)
-    UserSession.objects.filter(session_key__in=wanted).delete()
-    return Session.objects.filter(pk__in=wanted).delete()[0]
-
-
-def _keys_of(person: User) -> list[str]:
-    """Sessions do not name their person in a column, so each live one is opened: rare, and a few thousand at most."""
-    rows = Session.objects.filter(expire_date__gt=timezone.now()).iterator()
-    return [row.pk for row in rows if row.get_decoded().get("_auth_user_id") == str(person.pk)]

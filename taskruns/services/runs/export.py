@@ -22,6 +22,7 @@ _WIDTH = 16  # bytes of a UUID
 class Export:
     """One export: the panel's ids of its runs, newest first, as bytes."""
 
+    team: Team
     began: datetime
     ids: bytes = field(repr=False)
 
@@ -40,7 +41,7 @@ def export(team: Team, wanted: BoardFilter, *, by: Actor) -> Export:
     began = timezone.now()
     runs = matching(team, wanted, now=began).order_by("-sorted_at", "-pk")
     ids = b"".join(pk.bytes for pk in runs.values_list("pk", flat=True).iterator())
-    chosen = Export(began, ids)
+    chosen = Export(team, began, ids)
     details = {"format": "csv", "query": wanted.query().removeprefix("?"), "rows": chosen.rows}
     with transaction.atomic():
         record(EventType.RUN_EXPORT, "done", by=by, team=team, details=details)

@@ -3,6 +3,7 @@ failure is recorded.
 """
 
 import json
+from functools import wraps
 from typing import Any
 
 from allauth.core import context
@@ -18,17 +19,18 @@ from allauth.mfa.webauthn.forms import (
 )
 from allauth.mfa.webauthn.views import LoginWebAuthnView, ReauthenticateWebAuthnView
 from django.conf import settings
+from django.contrib import messages
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.forms import CharField, Form
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
-from taskruns.access.gate import actor_of, anyone, first_factor_enough
-from taskruns.allauth_compat import normalize_user_code, parse_authentication_response
+from taskruns.access.gate import View, actor_of, anyone, first_factor_enough
+from taskruns.allauth_compat import PASSKEY_STATE, normalize_user_code, parse_authentication_response
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import User
 from taskruns.services import audit
-from taskruns.services.people import factors
+from taskruns.services.people import factors, throttles
 
 # A code is valid for its own 30 s step and the adjacent ones.
 CODE_LIVES_FOR = 30 * (2 * settings.MFA_TOTP_TOLERANCE + 1)
@@ -39,6 +41,8 @@ UNREADABLE = (
 NAME_HELP = "A name to recognise it by, for example “Laptop” or “Blue key”."
 ALONE_HELP = "No email or password needed: the device asks for a PIN, a fingerprint or your face instead."
 COPIED = "This passkey reported a wrong use count. Someone may have a copy of it. Sign in another way and remove it."
+EXPIRED = "This took longer than 5 minutes, or your browser kept no cookie. Nothing was changed. Start again."
+USED = "This answer of the passkey was already used. Start again."
 THROTTLED = "too_many_login_attempts"
 
 
@@ -113,13 +117,20 @@ class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
 
 
 class _CountedPasskey(_ReadPasskey):
-    """Checks the use count: a copy of a passkey answers correctly too, but its count is too low."""
+    """Accepts each answer once, and checks the use count: a copy of a passkey answers correctly too, but its count is
+    too low.
+    """
 
     cleaned_data: dict[str, Any]
 
     def clean_credential(self) -> Any:
         answer = self.cleaned_data["credential"]
+        challenge = context.request.session.get(PASSKEY_STATE, {}).get("challenge", "")
+        if not challenge:
+            raise ValidationError(EXPIRED, code="expired")
         factor = self._read("clean_credential")
+        if not throttles.use_up_challenge(challenge):
+            raise ValidationError(USED, code="used")
         if not factors.count_use(factor, parse_authentication_response(answer).response.authenticator_data.counter):
             raise ValidationError(COPIED, code="copied")
         return factor
@@ -142,6 +153,13 @@ def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: st
 
 
 class _Authenticate(AuthenticateView):  # type: ignore[misc]
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Without a first step, allauth redirects to the sign-in page and says nothing."""
+        response: HttpResponse = super().dispatch(request, *args, **kwargs)
+        if request.method == "POST" and not hasattr(request, "_login_stage") and not request.user.is_authenticated:
+            messages.error(request, EXPIRED)
+        return response
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return _with_options(super().get_context_data(**kwargs))
 
@@ -188,8 +206,20 @@ def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None
         audit.record_sign_in(user, again=True, by=actor_of(request))
 
 
+def _unless_sso_only(view: View) -> View:
+    """As the only proof. A passkey after single sign-on, as a second factor, stays."""
+
+    @wraps(view)
+    def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if settings.SSO_ONLY:
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return anyone(found)
+
+
 authenticate = anyone(_Authenticate.as_view())
-login_by_passkey = anyone(_PasskeyLogin.as_view())
+login_by_passkey = _unless_sso_only(_PasskeyLogin.as_view())
 confirm_by_code = first_factor_enough(ReauthenticateView.as_view())
 confirm_by_passkey = first_factor_enough(_ConfirmByPasskey.as_view())
 

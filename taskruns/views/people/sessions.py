@@ -1,12 +1,12 @@
 """The page of a person's own sessions."""
 
-from allauth.usersessions.models import UserSession
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, mine, signed_in
+from taskruns.models import PersonSession
 from taskruns.pages.people import SessionRow
 from taskruns.pages.values import Moment
 from taskruns.services.people import sessions
@@ -24,9 +24,9 @@ def listing(request: PanelRequest) -> HttpResponse:
 @require_POST
 def end(request: PanelRequest, session_id: int) -> HttpResponse:
     """Other people's sessions give the same 404 as missing ones. Ending the current session signs out."""
-    row = mine(request, UserSession.objects.all(), session_id)
-    sessions.end_one(request.user, key=row.session_key, by=actor_of(request))
-    if row.session_key == request.session.session_key:
+    row = mine(request, PersonSession.objects.all(), session_id)
+    sessions.end_one(request.user, digest=row.session_key, by=actor_of(request))
+    if sessions.is_session(request.session.session_key, row.session_key):
         request.session.flush()
         return redirect("account_login")
     messages.success(request, "Session ended.")
@@ -48,5 +48,5 @@ def _row(session: LiveSession, current: str | None) -> SessionRow:
         seen=Moment.of(session.seen_at),
         ip=session.ip,
         user_agent=session.user_agent,
-        is_this=session.key == current,
+        is_this=sessions.is_session(current, session.digest),
     )

@@ -1,0 +1,213 @@
+"""Where sessions are kept (`SESSION_ENGINE`).
+
+A signed-in person's session is a row. Its key is random and only in the cookie; the row holds a digest of it. Anyone
+else's session is the cookie: its "key" is the session's data, encrypted, and no row is written. So strangers cannot
+fill the database, and a copy of the database lets nobody in.
+"""
+
+import base64
+import json
+import time
+import zlib
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import SessionBase, UpdateError
+from django.db import transaction
+from django.utils import timezone
+from django.utils.crypto import get_random_string, salted_hmac
+
+from taskruns.allauth_compat import PASSKEY_STATE, SSO_STATES
+
+from .people import User
+from .sessions import LONGEST_USER_AGENT, PersonSession, digest_of
+
+KEY_LENGTH = 32
+KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+# A cookie value that holds a stranger's data. No random key contains a dot.
+IN_COOKIE = "a."
+LASTS = 10 * 60  # seconds; for example from the password to the second factor
+# The passkey's challenge, and what is remembered about a visit to the single sign-on provider.
+LASTS_SHORTER = {PASSKEY_STATE: 5 * 60, SSO_STATES: 5 * 60}
+LONGEST_COOKIE = 3_000  # characters; browsers drop a cookie of more than 4,096 with its name and attributes
+MOST_UNPACKED = 20_000  # characters
+
+Data = dict[str, Any]
+
+
+class SessionStore(SessionBase):
+    def __init__(self, session_key: str | None = None) -> None:
+        super().__init__(session_key)
+        self._has_new_key = False
+        self._since: dict[str, tuple[str, float]] = {}  # name -> its value as JSON, and since when it has this value
+
+    # Django's own methods would only sign the data.
+    def encode(self, session_dict: Data) -> str:
+        return _encrypt("row", session_dict)
+
+    def decode(self, session_data: bytes | str) -> Data:
+        """Empty if it cannot be decrypted, for example after SECRET_KEY was replaced."""
+        return _decrypt("row", str(session_data)) or {}
+
+    def exists(self, session_key: str) -> bool:
+        return PersonSession.objects.filter(session_key=digest_of(session_key)).exists()
+
+    def create(self) -> None:
+        """Take a new random key. The row is written with the first `save` of a signed-in person."""
+        self._get_session(no_load=True)  # type: ignore[attr-defined]
+        self._session_key = get_random_string(KEY_LENGTH, KEY_CHARACTERS)
+        self._has_new_key = self.modified = True
+
+    def load(self) -> Data:
+        data = self._load_cookie() if is_in_cookie(self.session_key) else self._load_row()
+        if not data:
+            self._session_key = None
+        return data
+
+    def save(self, must_create: bool = False) -> None:  # noqa: FBT001, FBT002 - Django's own signature
+        """Raises UpdateError if the session was ended by another request."""
+        data = self._get_session(no_load=must_create)  # type: ignore[attr-defined]
+        if SESSION_KEY in data:
+            self._save_row(data)
+        else:
+            self.delete()
+            self._session_key = self._cookie_of(data)
+
+    def delete(self, session_key: str | None = None) -> None:
+        key = session_key or self.session_key
+        if key and not is_in_cookie(key):
+            PersonSession.objects.filter(session_key=digest_of(key)).delete()
+
+    def is_empty(self) -> bool:
+        """A stranger whose session holds nothing any more gets the cookie deleted."""
+        is_loaded = hasattr(self, "_session_cache")
+        if is_loaded and is_in_cookie(self.session_key):
+            return not self._session_cache
+        return bool(super().is_empty())
+
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        """Short until the last step of a sign-in, although allauth chooses a long one at the first."""
+        return int(super().get_expiry_age(**kwargs)) if SESSION_KEY in self else LASTS
+
+    # --- The row of a person
+
+    def _load_row(self) -> Data:
+        rows = PersonSession.objects.filter(session_key=digest_of(self.session_key or ""))
+        found = rows.filter(expire_date__gt=timezone.now()).values_list("session_data", flat=True)
+        return next((self.decode(text) for text in found), {})
+
+    def _save_row(self, data: Data) -> None:
+        if self.session_key is None or is_in_cookie(self.session_key):
+            self.create()
+        key, columns = digest_of(self.session_key or ""), self._columns(data)
+        if PersonSession.objects.filter(session_key=key).update(**columns):
+            return
+        if not self._has_new_key:
+            raise UpdateError
+        with transaction.atomic():
+            # The lock: if the account is being disabled, either this session ends with the others, or it never begins
+            # and the key opens nothing.
+            people = User.objects.select_for_update(no_key=True).filter(pk=data[SESSION_KEY], is_active=True)
+            if list(people.values_list("pk")):
+                PersonSession.objects.create(session_key=key, **columns)
+
+    def _columns(self, data: Data) -> Data:
+        began: float = data.get("began_at", time.time())
+        return {
+            "session_data": self.encode(data),
+            "expire_date": self.get_expiry_date(),
+            "user_id": data[SESSION_KEY],
+            "began_at": datetime.fromtimestamp(began, UTC),
+            "seen_at": datetime.fromtimestamp(data.get("seen_at", began), UTC),
+            "ip": data.get("ip", ""),
+            "user_agent": data.get("user_agent", "")[:LONGEST_USER_AGENT],
+        }
+
+    # --- The cookie of a stranger
+
+    def _load_cookie(self) -> Data:
+        kept = _decrypt("cookie", (self.session_key or "").removeprefix(IN_COOKIE), lasts=LASTS) or {}
+        self._since = {name: (json.dumps(value), since) for name, (value, since) in kept.items()}
+        return _unexpired({name: value for name, (value, _) in kept.items()}, self._since)
+
+    def _cookie_of(self, data: Data) -> str:
+        """The longest-held data are dropped if all do not fit. Only the visitor can have made them so long."""
+        now = time.time()
+        texts = {name: json.dumps(value) for name, value in data.items()}
+        self._since = {name: (text, self._begin_of(name, text, now)) for name, text in texts.items()}
+        kept = _unexpired(data, self._since)
+        while not (value := _cookie_value(_dated(kept, self._since))):
+            _drop_oldest(kept, self._since)
+        self._session_cache = kept
+        return value
+
+    def _begin_of(self, name: str, text: str, now: float) -> float:
+        before, since = self._since.get(name, ("", now))
+        return since if text == before else now
+
+
+def is_in_cookie(key: str | None) -> bool:
+    return bool(key) and str(key).startswith(IN_COOKIE)
+
+
+def _cookie_value(dated: Data) -> str:
+    """Empty if the data are too long. Text that repeats itself is short in the cookie but not when it is read."""
+    if len(json.dumps(dated)) > MOST_UNPACKED:
+        return ""
+    value = IN_COOKIE + _encrypt("cookie", dated)
+    return value if len(value) <= LONGEST_COOKIE else ""
+
+
+def _dated(data: Data, since: dict[str, tuple[str, float]]) -> Data:
+    return {name: [value, since[name][1]] for name, value in data.items()}
+
+
+def _unexpired(data: Data, since: dict[str, tuple[str, float]]) -> Data:
+    """Saving something else into the cookie does not make these last longer. Nobody is signed in by a cookie alone."""
+    now = time.time()
+    kept = {
+        name: value
+        for name, value in data.items()
+        if name != SESSION_KEY and now - since[name][1] <= LASTS_SHORTER.get(name, LASTS)
+    }
+    if SSO_STATES in kept:
+        states = kept[SSO_STATES].items()
+        kept[SSO_STATES] = {state: made for state, made in states if now - made[1] <= LASTS_SHORTER[SSO_STATES]}
+        if not kept[SSO_STATES]:
+            del kept[SSO_STATES]
+    return kept
+
+
+def _drop_oldest(data: Data, since: dict[str, tuple[str, float]]) -> None:
+    """First the oldest of several visits to the single sign-on provider, then whatever is oldest."""
+    states = data.get(SSO_STATES, {})
+    if len(states) > 1:
+        del states[min(states, key=lambda state: states[state][1])]
+    else:
+        del data[min(data, key=lambda name: since[name][1])]
+
+
+def _fernet(purpose: str) -> Fernet:
+    """One key a purpose: what a row holds must not work as a cookie."""
+    derived = salted_hmac(f"taskruns.session.{purpose}", "", algorithm="sha256", secret=settings.SECRET_KEY)
+    return Fernet(base64.urlsafe_b64encode(derived.digest()))
+
+
+def _encrypt(purpose: str, data: Data) -> str:
+    """Without the padding, which would have to be quoted in a cookie."""
+    packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), level=9)
+    return _fernet(purpose).encrypt(packed).decode().rstrip("=")
+
+
+def _decrypt(purpose: str, text: str, *, lasts: int | None = None) -> Data | None:
+    """None if it is not ours, or older than `lasts` seconds."""
+    padded = text + "=" * (-len(text) % 4)
+    try:
+        packed = _fernet(purpose).decrypt(padded.encode(), ttl=lasts)
+        data: Data = json.loads(zlib.decompress(packed))
+    except (InvalidToken, ValueError, zlib.error):
+        return None
+    return data

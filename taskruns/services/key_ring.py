@@ -1,0 +1,140 @@
+"""Whether this process has the ring keys that encrypted the stored secrets.
+
+A secret that a process cannot decrypt because of its own ENCRYPTION_KEYS is a fact about the process: it is logged,
+reported by /readyz and stops a start, but never written to the key.
+"""
+
+from typing import Any
+
+import structlog
+from allauth.mfa.models import Authenticator
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connection, models
+from django.views.decorators.debug import sensitive_variables
+
+from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
+from taskruns.models import Credential, RingKeyCheck
+from taskruns.services.user_errors import UserError
+
+log = structlog.get_logger(__name__)
+
+_TEXT = "taskruns ring key"
+# Where a second factor keeps its secret, encrypted as "<ring number>:<token>".
+_FACTOR_SECRETS = ("secret", "seed")
+
+
+class WrongKeyRing(UserError):
+    """This process may not encrypt anything: others could not decrypt it."""
+
+
+def problem() -> str:
+    """A sentence that names the variable, or "" if this process can decrypt what is stored."""
+    checks = {check.number: check for check in RingKeyCheck.objects.all()}
+    for number in sorted(checks.keys() | _numbers_of_credentials()):
+        if number not in settings.ENCRYPTION_KEYS:
+            if _is_in_use(number):
+                return (
+                    f"ENCRYPTION_KEYS has no key {number}, which encrypts stored secrets. "
+                    "This process cannot use them. Add that key, then restart this process."
+                )
+        elif number in checks and not _is_same(checks[number]):
+            return _another_key(number)
+    return ""
+
+
+def confirm() -> None:
+    """Before encrypting with the newest key: it must be the key that the others know by its number.
+
+    Raises WrongKeyRing.
+    """
+    number = next(iter(settings.ENCRYPTION_KEYS))
+    check, _ = RingKeyCheck.objects.get_or_create(number=number, defaults={"token": _token(number)})
+    if not _is_same(check):
+        raise WrongKeyRing(_another_key(number))
+
+
+def _another_key(number: int) -> str:
+    return (
+        f"Key {number} in ENCRYPTION_KEYS is not the key of that number that encrypts stored secrets. "
+        "This process cannot use them. Set the original key, then restart this process."
+    )
+
+
+def adopt(**_kwargs: Any) -> None:
+    """After a migration: make the checks of numbers whose secrets this process can decrypt."""
+    if RingKeyCheck._meta.db_table not in connection.introspection.table_names():
+        return  # migrated back to an older release
+    known = set(RingKeyCheck.objects.values_list("number", flat=True))
+    for number in settings.ENCRYPTION_KEYS.keys() - known:
+        if _decrypts_one(number):
+            RingKeyCheck.objects.get_or_create(number=number, defaults={"token": _token(number)})
+
+
+def refuse_start() -> None:
+    """Stop a process that could not use what is stored. Raises ImproperlyConfigured.
+
+    A database that cannot be asked now is no reason: /readyz reports it.
+    """
+    try:
+        found = problem()
+    except DatabaseError:
+        log.warning("key_ring_not_checked", exc_info=True)
+        return
+    if found:
+        raise ImproperlyConfigured(found)
+
+
+def _credentials(number: int) -> "models.QuerySet[Credential]":
+    return Credential.objects.exclude(ciphertext="").filter(ring_number=number)
+
+
+def _numbers_of_credentials() -> set[int]:
+    return set(Credential.objects.exclude(ciphertext="").values_list("ring_number", flat=True).distinct())
+
+
+def _factors(number: int) -> "models.QuerySet[Authenticator]":
+    mine = models.Q()
+    for name in _FACTOR_SECRETS:
+        mine |= models.Q((f"data__{name}__startswith", f"{number}:"))
+    rows: models.QuerySet[Authenticator] = Authenticator.objects.filter(mine)
+    return rows
+
+
+def _is_in_use(number: int) -> bool:
+    return _credentials(number).exists() or _factors(number).exists()
+
+
+@sensitive_variables()
+def _decrypts_one(number: int) -> bool:
+    """Whether this process can decrypt a stored secret of this number."""
+    ring = Ring(settings.ENCRYPTION_KEYS)
+    try:
+        if (row := _credentials(number).first()) is not None:
+            row.decrypt_secret()
+            return True
+        if (factor := _factors(number).first()) is not None:
+            stored = next(factor.data[name] for name in _FACTOR_SECRETS if name in factor.data)
+            ring.decrypt(Ciphertext(number, stored.partition(":")[2]), owner=f"factor of {factor.user_id}")
+            return True
+    except DecryptionFailed:
+        return False
+    return False
+
+
+@sensitive_variables()
+def _token(number: int) -> str:
+    return Ring({number: settings.ENCRYPTION_KEYS[number]}).encrypt(_TEXT, owner=_owner(number)).token
+
+
+@sensitive_variables()
+def _is_same(check: RingKeyCheck) -> bool:
+    ring = Ring({check.number: settings.ENCRYPTION_KEYS[check.number]})
+    try:
+        return ring.decrypt(Ciphertext(check.number, check.token), owner=_owner(check.number)) == _TEXT
+    except DecryptionFailed:
+        return False
+
+
+def _owner(number: int) -> str:
+    return f"ring key {number}"

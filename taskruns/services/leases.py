@@ -1,0 +1,71 @@
+"""Heavy answers: one per person and few on the whole site, so that threads stay free for everybody else.
+
+A lease ends by itself when the process that holds it dies, or when a reader is too slow to take what was sent.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from taskruns.models import Lease, User
+from taskruns.services.user_errors import UserError
+
+EXPORT = "export"
+PLACES = {EXPORT: 2}  # on the whole site; one of them per person
+LASTS = timedelta(seconds=60)
+EXTENDED_EVERY = timedelta(seconds=5)
+RETRY_AFTER = 30  # seconds
+
+
+class Busy(UserError):
+    """No place is free now. Nothing was started."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A lease of this process. Not thread-safe: one request holds it."""
+
+    token: uuid.UUID
+    until: datetime
+
+    def extend(self) -> bool:
+        """Extend the lease, with at most one write in five seconds. False if it was lost."""
+        now = timezone.now()
+        if self.until - now > LASTS - EXTENDED_EVERY:
+            return True
+        mine = Lease.objects.filter(token=self.token)
+        self.until = now + LASTS
+        return bool(mine.update(until=self.until))
+
+    def release(self) -> None:
+        Lease.objects.filter(token=self.token).update(person=None, token=None, until=timezone.now())
+
+
+def take(kind: str, person: User) -> Held:
+    """Take a place. Raises Busy."""
+    _create_places(kind)
+    now = timezone.now()
+    held = Held(uuid.uuid4(), now + LASTS)
+    is_free = Q(person=None) | Q(until__lte=now)
+    places = Lease.objects.filter(kind=kind)
+    places.filter(until__lte=now, person__isnull=False).update(person=None, token=None)
+    try:
+        with transaction.atomic():
+            for place in places.filter(is_free).values_list("place", flat=True):
+                mine = places.filter(is_free, place=place)
+                if mine.update(person=person, token=held.token, until=held.until):
+                    return held
+    except IntegrityError:
+        raise Busy("Another export of yours is still running. Wait until it is finished, then try again.") from None
+    raise Busy("Too many exports are running at the moment. Nothing was started. Try again in a minute.")
+
+
+def _create_places(kind: str) -> None:
+    wanted = range(1, PLACES[kind] + 1)
+    if Lease.objects.filter(kind=kind).count() < len(wanted):
+        new = [Lease(kind=kind, place=place, until=timezone.now()) for place in wanted]
+        Lease.objects.bulk_create(new, ignore_conflicts=True)

@@ -1,0 +1,172 @@
+"""How often a password may be tried: for an address, for an account, and for an account from one address or browser.
+
+A browser in which a person has signed in before counts on its own. A stranger who guesses at an account therefore never
+keeps its person out of that browser.
+"""
+
+import hashlib
+import ipaddress
+import unicodedata
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from taskruns.audit import Actor, EventType, record
+from taskruns.models import SignInCount, User
+
+from . import accounts
+
+log = structlog.get_logger(__name__)
+
+# A new wave of guesses is reported after this long without one.
+QUIET_FOR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many wrong attempts in a window, which starts with the first one."""
+
+    name: str
+    attempts: int
+    window: timedelta
+
+
+ADDRESS = Limit("address", 10, timedelta(minutes=1))
+ACCOUNT = Limit("account", 5, timedelta(minutes=5))
+ACCOUNT_AND_ADDRESS = (
+    Limit("account and address", 5, timedelta(minutes=5)),
+    Limit("account and address, long", 20, timedelta(hours=1)),
+)
+_GUESSES = (ACCOUNT, ACCOUNT_AND_ADDRESS[1])  # what a person does not reach who only mistypes
+ACCOUNT_AND_BROWSER = Limit("account and browser", 5, timedelta(minutes=5))
+
+
+class TooManyAttempts(Exception):
+    """`until`: when the next attempt may work. `is_of_account`: another browser may work now.
+
+    `is_new`: the first refusal of this window, to be reported.
+    """
+
+    def __init__(self, until: datetime, *, is_of_account: bool, is_new: bool) -> None:
+        super().__init__()
+        self.until, self.is_of_account, self.is_new = until, is_of_account, is_new
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt that was let through. It counts as wrong until `forgive()`."""
+
+    buckets: list[str] = field(default_factory=list)
+
+    def forgive(self) -> None:
+        SignInCount.objects.filter(bucket__in=self.buckets, attempts__gt=0).update(attempts=F("attempts") - 1)
+        self.buckets.clear()
+
+
+def begin(login: str, *, address: str, browser: str = "") -> Attempt:
+    """Count an attempt before the password is checked: parallel attempts cannot slip through.
+
+    `browser`: names one in which this account has signed in before. Raises TooManyAttempts.
+    """
+    account, network = _normalized(login), _network(address)
+    attempt = Attempt()
+    if browser:
+        _count(attempt, ACCOUNT_AND_BROWSER, account, browser)
+        return attempt
+    _count(attempt, ADDRESS, network)
+    for limit in ACCOUNT_AND_ADDRESS:
+        _count(attempt, limit, account, network)
+    _count(attempt, ACCOUNT, account)
+    return attempt
+
+
+def report_guesses(login: str) -> User | None:
+    """Record a wave of guesses at an account, once. Returns the person to notify, or None.
+
+    Runs beside the request, so that its duration does not reveal which accounts exist.
+    """
+    person = User.objects.filter(email__iexact=login.strip(), is_active=True).first()
+    if person is None:
+        return None
+    now = timezone.now()
+    with transaction.atomic():
+        quiet = Q(guessed_at=None) | Q(guessed_at__lt=now - QUIET_FOR)
+        is_new = User.objects.filter(quiet, pk=person.pk).update(guessed_at=now, guesses_unseen=True)
+        if not is_new:
+            User.objects.filter(pk=person.pk).update(guessed_at=now)
+            return None
+        details = {"why": "guessing"}
+        target = accounts.target_of(person)
+        record(EventType.AUTH_SIGN_IN, "throttled", by=Actor.job("sign-in"), target=target, details=details)
+    log.warning("sign_in_guessed", person=str(person.pk))
+    return person
+
+
+def show_guesses(person: User) -> datetime | None:
+    """When strangers last guessed at the account, if its person has not seen that yet."""
+    if not person.guesses_unseen:
+        return None
+    shown = User.objects.filter(pk=person.pk, guesses_unseen=True).update(guesses_unseen=False)
+    return person.guessed_at if shown else None
+
+
+def forget_expired() -> int:
+    """Delete the counts whose window is over. How many there were."""
+    return SignInCount.objects.filter(ends_at__lte=timezone.now()).delete()[0]
+
+
+def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
+    bucket = _bucket(limit.name, *of)
+    if _has_room(bucket, limit):
+        attempt.buckets.append(bucket)
+        return
+    # A refused attempt uses up nothing else.
+    attempt.forgive()
+    is_new = SignInCount.objects.filter(bucket=bucket, is_reported=False).update(is_reported=True)
+    until = SignInCount.objects.filter(bucket=bucket).values_list("ends_at", flat=True).first()
+    raise TooManyAttempts(
+        until or timezone.now(), is_of_account=limit is not ADDRESS, is_new=limit in _GUESSES and bool(is_new)
+    )
+
+
+def _has_room(bucket: str, limit: Limit) -> bool:
+    """Each step is one statement that only one of several parallel attempts can win."""
+    now = timezone.now()
+    rows = SignInCount.objects.filter(bucket=bucket)
+    if rows.filter(ends_at__gt=now, attempts__lt=limit.attempts).update(attempts=F("attempts") + 1):
+        return True
+    anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
+    if rows.filter(ends_at__lte=now).update(**anew):
+        return True
+    if rows.exists():
+        return False
+    try:
+        with transaction.atomic():
+            SignInCount.objects.create(bucket=bucket, **anew)
+    except IntegrityError:
+        return _has_room(bucket, limit)
+    return True
+
+
+def _bucket(name: str, *of: str) -> str:
+    return hashlib.sha256("\0".join((name, *of)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _normalized(login: str) -> str:
+    """One for all spellings that the database may treat as the same address."""
+    return unicodedata.normalize("NFKC", login).strip().casefold()
+
+
+def _network(address: str) -> str:
+    """A household has a /64 of IPv6 addresses."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((found, 64), strict=False).network_address)
+    return str(found)

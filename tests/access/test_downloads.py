@@ -1,0 +1,187 @@
+"""Exports hold a lease: one per person and two on the site, so that threads stay free for everybody else."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.db import DatabaseError, connection
+from django.test import Client
+from django.utils import timezone
+
+from taskruns.models import Lease, Run, Team, TeamRole, User
+from taskruns.services import leases
+from taskruns.services.leases import EXPORT, LASTS, Busy
+from taskruns.views import downloads
+from tests.clients import ClientOf
+from tests.factories import member
+from tests.stored import events
+
+CSV = "/teams/ops-north/runs/export.csv"
+
+
+@pytest.fixture(autouse=True)
+def _connection_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing an answer ends its request, which would close the connection of the test."""
+    monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose parts never end."""
+
+    def parts(_chosen: object) -> Iterator[str]:
+        while True:
+            yield "x" * downloads.PIECE
+
+    monkeypatch.setattr("taskruns.views.board.export.csv_parts", parts)
+
+
+def send_all(answer: Any, connection: socket.socket) -> None:
+    for piece in answer:
+        connection.sendall(piece)
+
+
+def held() -> int:
+    return Lease.objects.filter(person__isnull=False, until__gt=timezone.now()).count()
+
+
+def test_second_export_of_a_person_is_refused_until_the_first_ends(
+    run: Run, vera: User, client_of: ClientOf, endless: None
+) -> None:
+    client = client_of(vera)
+    first = client.get(CSV)
+    assert len(next(iter(first))) == downloads.PIECE
+    second = client.get(CSV)
+    assert (second.status_code, second["Retry-After"]) == (429, "30")
+    assert "Another export of yours is still running. Wait until it is finished" in second.content.decode()
+    assert events() == [("run.export", "done")]
+    first.close()
+    third = client.get(CSV)
+    assert third.status_code == 200
+    third.close()
+    assert held() == 0
+
+
+def test_two_exports_run_at_once_on_the_site(
+    run: Run, team: Team, vera: User, oli: User, mona: User, client_of: ClientOf, endless: None
+) -> None:
+    first, second = (client_of(person).get(CSV) for person in (vera, oli))
+    third = client_of(mona).get(CSV)
+    assert [answer.status_code for answer in (first, second, third)] == [200, 200, 429]
+    assert "Too many exports are running at the moment" in third.content.decode()
+    first.close()
+    fourth = client_of(mona).get(CSV)
+    assert fourth.status_code == 200
+    for answer in (second, fourth):
+        answer.close()
+    assert held() == 0
+
+
+def test_complete_download_frees_its_place(run: Run, vera: User, client_of: ClientOf) -> None:
+    for _ in range(3):
+        answer = client_of(vera).get(CSV)
+        assert answer.status_code == 200
+        assert b"panel_id" in answer.getvalue()
+        answer.close()
+    assert held() == 0
+
+
+def test_export_that_cannot_be_recorded_frees_its_place(
+    run: Run, vera: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise DatabaseError
+
+    monkeypatch.setattr("taskruns.views.board.export_runs", fail)
+    assert client_of(vera).get(CSV).status_code == 503
+    assert held() == 0
+
+
+def test_refused_filter_takes_no_place(run: Run, vera: User, client_of: ClientOf, endless: None) -> None:
+    assert client_of(vera).get(f"{CSV}?status=nonsense").status_code == 400
+    assert not Lease.objects.exists()
+
+
+def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
+        killed = leases.take(EXPORT, vera)
+        with pytest.raises(Busy):
+            leases.take(EXPORT, vera)
+        clock.shift(LASTS + timedelta(seconds=1))
+        again = leases.take(EXPORT, vera)
+        assert not killed.extend(), "another request holds it now"
+        killed.release()
+        assert held() == 1
+        clock.shift(timedelta(seconds=10))
+        assert again.extend()
+        again.release()
+        assert held() == 0
+
+
+def test_extending_writes_once_in_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
+        lease = leases.take(EXPORT, vera)
+        with django_assert_num_queries(0):
+            assert lease.extend()
+        clock.shift(timedelta(seconds=6))
+        with django_assert_num_queries(1):
+            assert lease.extend()
+            assert lease.extend()
+
+
+def test_reader_who_is_too_slow_loses_the_thread(
+    run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "LONGEST_DOWNLOAD", 0)
+    answer = client_of(vera).get(CSV)
+    with pytest.raises(downloads.SlowReader):
+        next(iter(answer))
+    answer.close()
+    assert held() == 0
+
+
+def test_reader_who_takes_nothing_is_cut_off(
+    run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gunicorn writes to this socket; without a time-out it would wait for ever."""
+    monkeypatch.setattr(downloads, "SLOWEST_PIECE", 0.2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        answer = client_of(vera).get(CSV, **{"gunicorn.socket": ours})
+        with pytest.raises(TimeoutError):
+            send_all(answer, ours)
+        answer.close()
+    assert held() == 0
+
+
+def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, team: Team) -> None:
+    vera, nora = (member(team, f"{name}@example.com", TeamRole.VIEWER) for name in ("vera", "nora"))
+
+    def take(person: User) -> bool:
+        try:
+            leases.take(EXPORT, person)
+        except Busy:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(take, [vera] * 8 + [nora] * 8))
+    assert (sum(taken[:8]), sum(taken[8:])) == (1, 1)
+
+
+def test_parts_are_sent_in_pieces_of_about_one_size() -> None:
+    text = ["", "ä" * 50_000, "b", "c" * 10, "d" * 40_000]
+    pieces = list(downloads._pieces(text))
+    assert b"".join(pieces) == "".join(text).encode()
+    assert {len(piece) for piece in pieces[:-1]} == {downloads.PIECE}
+
+
+def test_anonymous_people_take_no_place(run: Run) -> None:
+    assert Client().get(CSV).status_code == 302
+    assert not Lease.objects.exists()

@@ -1,0 +1,188 @@
+"""A process with another key ring: nothing is written about the API keys, and it says what it lacks."""
+
+import io
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError
+from django.test import Client
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, CancelBatch, Credential, Heartbeat, RingKeyCheck, Run, Team, User
+from taskruns.services import batches, key_ring, mirror
+from taskruns.services.people import factors
+from tests.clients import ClientOf
+from tests.factories import CANARY, actor, make_credential
+from tests.wire import ENDPOINT
+
+OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+MISSING = "ENCRYPTION_KEYS has no key 2"
+ANOTHER = "Key 2 in ENCRYPTION_KEYS is not the key of that number"
+WRONG = [pytest.param({1: OLD}, MISSING, id="missing"), pytest.param({2: OTHER, 1: OLD}, ANOTHER, id="another key")]
+
+
+@pytest.fixture
+def key(team: Team, settings: Any) -> Credential:
+    """Encrypted with ring key 2, as the first use of it."""
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    key_ring.confirm()
+    return make_credential(team, name="Second", key=CANARY)
+
+
+@pytest.mark.parametrize(("ring", "sentence"), WRONG)
+def test_round_of_a_wrong_process_writes_nothing_about_the_key(
+    key: Credential, settings: Any, ring: dict[int, str], sentence: str
+) -> None:
+    before = Credential.objects.filter(pk=key.pk).values().get()
+    rows = AuditEvent.objects.count()
+    settings.ENCRYPTION_KEYS = ring
+    report = mirror.refresh(key.pk)
+    assert report is not None
+    assert report.problem.startswith(sentence)
+    after = Credential.objects.filter(pk=key.pk).values().get()
+    assert {name for name in before if before[name] != after[name]} <= {"next_refresh_at"}
+    assert AuditEvent.objects.count() == rows
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    assert key.decrypt_secret() == CANARY
+
+
+@pytest.mark.parametrize(("ring", "sentence"), WRONG)
+def test_key_test_in_a_wrong_process_does_not_mark_the_key(
+    key: Credential, mona: User, client_of: ClientOf, settings: Any, ring: dict[int, str], sentence: str
+) -> None:
+    settings.ENCRYPTION_KEYS = ring
+    client_of(mona).post(f"/teams/ops-north/credentials/{key.pk}/test/")
+    key.refresh_from_db()
+    assert key.failing_since is None
+    assert list(AuditEvent.objects.filter(event="credential.test").values_list("outcome", flat=True)) == [
+        "requested",
+        "failed",
+    ]
+
+
+@pytest.mark.parametrize(("ring", "sentence"), WRONG)
+def test_batch_waits_for_a_worker_with_the_right_ring(
+    key: Credential, run: Run, settings: Any, monkeypatch: pytest.MonkeyPatch, ring: dict[int, str], sentence: str
+) -> None:
+    def claim(_batch_id: object) -> None:
+        pytest.fail("a worker with a wrong ring claimed the batch")
+
+    settings.ENCRYPTION_KEYS = ring
+    monkeypatch.setattr("taskruns.services.batches.worker._claim", claim)
+    assert batches.work(CancelBatch().pk)
+
+
+@pytest.mark.parametrize(("ring", "sentence"), WRONG)
+def test_readyz_fails_until_the_ring_is_right(
+    key: Credential, settings: Any, caplog: pytest.LogCaptureFixture, ring: dict[int, str], sentence: str
+) -> None:
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now())
+    assert Client().get("/readyz").status_code == 200
+    settings.ENCRYPTION_KEYS = ring
+    answer = Client().get("/readyz")
+    assert (answer.status_code, answer.content) == (503, b"not ready\n")
+    assert sentence in caplog.text
+    assert ring[1] not in caplog.text
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    assert Client().get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(("ring", "sentence"), WRONG)
+def test_commands_cannot_run_with_a_wrong_ring(
+    key: Credential, team: Team, settings: Any, monkeypatch: pytest.MonkeyPatch, ring: dict[int, str], sentence: str
+) -> None:
+    settings.ENCRYPTION_KEYS = ring
+    monkeypatch.setattr("sys.stdin", io.StringIO("ak-new-0123456789abcdef\n"))
+    add = ("add_credential", team.slug, "Third", f"--endpoint={ENDPOINT}", "--key-stdin")
+    for command in (("refresh",), ("refresh", team.slug), add):
+        with pytest.raises(CommandError, match=sentence) as refused:
+            call_command(*command)
+        assert refused.value.returncode == 2
+    assert Credential.objects.count() == 1
+
+
+@pytest.mark.parametrize(("ring", "sentence"), WRONG)
+def test_start_is_refused_with_a_wrong_ring(
+    key: Credential, settings: Any, ring: dict[int, str], sentence: str
+) -> None:
+    key_ring.refuse_start()
+    settings.ENCRYPTION_KEYS = ring
+    with pytest.raises(ImproperlyConfigured, match=sentence):
+        key_ring.refuse_start()
+
+
+def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    def down() -> str:
+        raise DatabaseError
+
+    monkeypatch.setattr(key_ring, "problem", down)
+    key_ring.refuse_start()
+
+
+def test_page_refuses_to_encrypt_with_another_key_of_the_number(
+    key: Credential, mona: User, client_of: ClientOf, settings: Any
+) -> None:
+    settings.ENCRYPTION_KEYS = {2: OTHER, 1: OLD}
+    form = {"name": "Third", "endpoint": ENDPOINT, "key": "ak-new-0123456789abcdef", "expires_on": ""}
+    answer = client_of(mona).post("/teams/ops-north/credentials/new/", form)
+    assert answer.status_code == 422
+    assert ANOTHER in answer.content.decode()
+    assert Credential.objects.count() == 1
+
+
+def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team, settings: Any) -> None:
+    """First every process gets {1, 2}, then {2, 1}; after re-encryption key 1 is not needed."""
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    RingKeyCheck.objects.all().delete()
+    Credential.objects.all().delete()
+    key_ring.confirm()
+    first = make_credential(team, key=CANARY)
+    for ring in ({1: OLD}, {1: OLD, 2: NEW}, {2: NEW, 1: OLD}):
+        settings.ENCRYPTION_KEYS = ring
+        assert key_ring.problem() == ""
+        assert first.decrypt_secret() == CANARY
+    call_command("reencrypt_credentials", stdout=io.StringIO())
+    settings.ENCRYPTION_KEYS = {1: OLD, 2: NEW}  # a process that is one step behind
+    assert key_ring.problem() == ""
+    settings.ENCRYPTION_KEYS = {2: NEW}
+    assert key_ring.problem() == ""
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    assert key_ring.problem().startswith(MISSING)
+
+
+def test_second_factors_count_as_use(db: None, mona: User, settings: Any) -> None:
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    factors.add_totp(mona, secret="JBSWY3DPEHPK3PXP", by=actor(mona))
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    assert key_ring.problem().startswith(MISSING)
+
+
+def test_migration_adopts_the_numbers_of_an_older_database(key: Credential, settings: Any) -> None:
+    RingKeyCheck.objects.all().delete()
+    key_ring.adopt()
+    assert set(RingKeyCheck.objects.values_list("number", flat=True)) == {2}
+    RingKeyCheck.objects.all().delete()
+    settings.ENCRYPTION_KEYS = {2: OTHER}
+    key_ring.adopt()
+    assert not RingKeyCheck.objects.exists()
+
+
+def test_lost_ring_key_leaves_replacing_and_revoking(
+    key: Credential, team: Team, mona: User, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ENCRYPTION_KEYS = {3: OTHER}
+    monkeypatch.setattr("sys.stdin", io.StringIO("ak-new-0123456789abcdef\n"))
+    options = (f"--endpoint={ENDPOINT}", "--key-stdin", "--replace")
+    call_command("add_credential", team.slug, key.name, *options, stdout=io.StringIO())
+    assert key_ring.problem() == ""
+
+
+def test_damaged_ciphertext_is_a_fault_of_the_key(key: Credential) -> None:
+    """The ring is right, so the row is not."""
+    Credential.objects.update(ciphertext="gAAAAAB" + "x" * 93)
+    mirror.refresh(key.pk)
+    key.refresh_from_db()
+    assert key.failing_since is not None

@@ -1,0 +1,364 @@
+"""A stranger who guesses at an account does not keep its person out, and learns nothing."""
+
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.conf import settings
+from django.core import mail, signing
+from django.db import connection
+from django.http import HttpResponse
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from taskruns.models import AuditEvent, SignInCount, User
+from taskruns.services.people import sign_in_limits
+from taskruns.services.people.sign_in_limits import TooManyAttempts
+from taskruns.views.people import password_limit
+from tests.clients import sign_in
+from tests.factories import PASSWORD
+from tests.people.pages import TOKEN
+from tests.queue_worker import work
+
+pytestmark = pytest.mark.usefixtures("empty_queue")
+COOKIE = settings.DEVICE_COOKIE_NAME
+NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+
+
+def from_address(address: str, **more: Any) -> Client:
+    return Client(REMOTE_ADDR=address, **more)
+
+
+def hammer(email: str, times: int = 8, network: str = "198.51.100", seconds: float = 60) -> None:
+    """Wrong passwords from as many addresses, spread over the time before now."""
+    start = timezone.now() - timedelta(seconds=seconds)
+    for number in range(times):
+        with time_machine.travel(start + timedelta(seconds=seconds) * number / times, tick=False):
+            sign_in(from_address(f"{network}.{number}"), email, f"wrong password {number}")
+
+
+def owners_browser(person: User) -> Client:
+    """A browser in which the person has signed in before, and is signed out."""
+    client = from_address("192.0.2.1")
+    assert sign_in(client, person.email).status_code == 302
+    client.post("/accounts/logout/")
+    return client
+
+
+def is_in(answer: HttpResponse) -> bool:
+    return answer.status_code == 302
+
+
+@pytest.mark.slow
+def test_known_browser_signs_in_while_strangers_guess(mona: User):
+    browser = owners_browser(mona)
+    hammer(mona.email, times=56, seconds=7 * 60)
+    assert not is_in(sign_in(from_address("192.0.2.99"), mona.email)), "the control: a fresh browser is refused"
+    for _ in range(21):
+        assert is_in(sign_in(browser, mona.email))
+        browser.post("/accounts/logout/")
+
+
+@pytest.mark.slow
+def test_known_browser_works_behind_the_strangers_address(mona: User):
+    browser = owners_browser(mona)
+    for number in range(56):
+        sign_in(from_address("192.0.2.1"), mona.email, f"wrong password {number}")
+    assert is_in(sign_in(browser, mona.email))
+
+
+def test_fresh_browser_is_told_when_to_try_again(mona: User):
+    with time_machine.travel(NOW, tick=False):
+        hammer(mona.email, times=5)
+        answer = sign_in(from_address("192.0.2.99"), mona.email)
+        assert not is_in(answer)
+        text = answer.content.decode()
+        told = re.search(r"for this account. Try again at (\d\d:\d\d) UTC, or use a browser in which", text)
+        assert told is not None, text
+        assert told[1] == "03:04"  # the first of five was at 02:59
+    with time_machine.travel(NOW + timedelta(minutes=4)):
+        assert is_in(sign_in(from_address("192.0.2.99"), mona.email)), "and then it works"
+
+
+def test_full_address_is_told_when_to_try_again(mona: User):
+    with time_machine.travel(NOW, tick=False):
+        client = from_address("192.0.2.9")
+        for number in range(10):
+            sign_in(client, f"guess{number}@example.com", "wrong password")
+        assert "from your network. Try again at 03:01 UTC" in sign_in(client, mona.email).content.decode()
+        assert is_in(sign_in(from_address("192.0.2.10"), mona.email))
+
+
+def test_refusal_does_not_reveal_accounts(mona: User):
+    pages = set()
+    for email in (mona.email, "nobody@example.com"):
+        with time_machine.travel(NOW, tick=False):
+            hammer(email, times=6)
+            page = sign_in(from_address("192.0.2.99"), email).content
+        pages.add(TOKEN.sub(b"", page).replace(email.encode(), b""))
+    assert len(pages) == 1
+    assert b"Too many" in pages.pop()
+
+
+def test_refusal_asks_the_same_of_the_database(mona: User):
+    """The account is not looked for, except for the audit row, which is there for both."""
+    seen = []
+    for number, email in enumerate((mona.email, "nobody@example.com")):
+        hammer(email, times=6, seconds=60, network=f"198.51.{number}")
+        with CaptureQueriesContext(connection) as queries:
+            sign_in(from_address(f"192.0.2.{number}"), email)
+        seen.append([query["sql"].split("(")[0][:30] for query in queries if "SAVEPOINT" not in query["sql"]])
+    assert seen[0] == seen[1]
+    assert len(seen[0]) > 5
+
+
+def test_known_browser_has_a_place_while_strangers_take_all_others(mona: User):
+    browser = owners_browser(mona)
+    taken = 0
+    while password_limit.for_strangers._inside.acquire(blocking=False):
+        taken += 1
+    try:
+        assert sign_in(from_address("192.0.2.99"), mona.email).status_code == 429
+        assert is_in(sign_in(browser, mona.email))
+    finally:
+        for _ in range(taken):
+            password_limit.for_strangers._inside.release()
+
+
+# --- Cookies that are made up, stolen or old
+
+
+def forged(person: User) -> dict[str, str]:
+    """Cookies that a stranger could make."""
+    mark = person.get_session_auth_hash()[:16]
+    marks = {str(person.pk): ["browser", mark]}
+    good = signing.dumps(marks, salt="taskruns.browser")
+    return {
+        "nothing": "",
+        "rubbish": "x" * 5_000,
+        "NUL": "\0:\0:\0",
+        "unsigned": signing.b64_encode(str(marks).encode()).decode(),
+        "another key": signing.dumps(marks, key="k" * 50, salt="taskruns.browser"),
+        "another purpose": signing.dumps(marks, salt="taskruns.invitation"),
+        "changed": good[:-2] + ("aa" if good[-2:] != "aa" else "bb"),
+    }
+
+
+def test_made_up_cookies_count_as_strangers(mona: User):
+    hammer(mona.email)
+    for kind, value in forged(mona).items():
+        client = from_address("203.0.113.7")
+        client.cookies[COOKIE] = value
+        answer = sign_in(client, mona.email)
+        assert (answer.status_code, "Too many" in answer.content.decode()) == (200, True), kind
+
+
+def test_forged_cookies_would_be_accepted_if_they_were_signed(mona: User):
+    hammer(mona.email)
+    client = from_address("203.0.113.7")
+    mark = mona.get_session_auth_hash()[:16]
+    client.cookies[COOKIE] = signing.dumps({str(mona.pk): ["browser", mark]}, salt="taskruns.browser")
+    assert is_in(sign_in(client, mona.email))
+
+
+def test_cookie_of_another_person_is_worth_nothing(mona: User, vera: User):
+    browser = owners_browser(vera)
+    hammer(mona.email)
+    assert not is_in(sign_in(browser, mona.email))
+
+
+def test_guesses_with_the_cookie_are_counted_too(mona: User):
+    browser = owners_browser(mona)
+    for number in range(5):
+        sign_in(browser, mona.email, f"wrong password {number}")
+    answer = sign_in(browser, mona.email)
+    assert (is_in(answer), "Too many" in answer.content.decode()) == (False, True)
+
+
+def test_cookie_ends_with_the_password(mona: User):
+    browser = owners_browser(mona)
+    mona.set_password("another battery staple")
+    mona.save()
+    hammer(mona.email)
+    assert not is_in(sign_in(browser, mona.email, "another battery staple"))
+
+
+def test_changing_the_password_renews_the_cookie(mona: User):
+    client = from_address("192.0.2.1")
+    sign_in(client, mona.email)
+    new = "another battery staple"
+    client.post("/accounts/password/change/", {"oldpassword": PASSWORD, "password1": new, "password2": new})
+    client.post("/accounts/logout/")
+    hammer(mona.email)
+    assert is_in(sign_in(client, mona.email, new))
+
+
+def test_cookie_ends_after_half_a_year(mona: User):
+    browser = owners_browser(mona)
+    with time_machine.travel(timezone.now() + timedelta(days=181)):
+        hammer(mona.email)
+        assert not is_in(sign_in(browser, mona.email))
+
+
+def test_browser_remembers_the_last_five_people(cast: dict[str, Any]):
+    browser = from_address("192.0.2.1")
+    people = [person for person in cast.values() if person is not None]
+    assert len(people) == 6
+    for person in people:
+        assert is_in(sign_in(browser, person.email))
+        browser.post("/accounts/logout/")
+    kept = signing.loads(browser.cookies[COOKIE].value, salt="taskruns.browser")
+    assert list(kept) == [str(person.pk) for person in people[1:]]
+
+
+def test_cookie_is_only_for_the_server(mona: User):
+    client = Client()
+    sign_in(client, mona.email)
+    cookie = client.cookies[COOKIE]
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Lax", "/")
+    assert mona.email not in cookie.value
+    assert PASSWORD not in cookie.value
+
+
+@pytest.mark.parametrize("login", ["mona\0@example.com", "", "x" * 100_000, "\N{ROCKET}", "%"], ids=len)
+def test_odd_login_in_a_known_browser_is_no_500(mona: User, login: str):
+    assert sign_in(owners_browser(mona), login).status_code == 200
+
+
+def test_cookie_signs_nobody_in(mona: User):
+    browser = owners_browser(mona)
+    assert browser.get("/runs/").status_code == 302
+    assert not is_in(sign_in(browser, mona.email, "wrong password 1"))
+
+
+# --- Confirming one's identity
+
+
+def test_strangers_do_not_keep_a_person_from_confirming(mona: User):
+    client = from_address("192.0.2.1")
+    sign_in(client, mona.email)
+    hammer(mona.email)
+    assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
+
+
+def test_guesses_in_a_stolen_session_are_limited(mona: User):
+    client = from_address("192.0.2.1")
+    sign_in(client, mona.email)
+    for number in range(5):
+        client.post("/accounts/confirm/password/", {"password": f"wrong password {number}"})
+    answer = client.post("/accounts/confirm/password/", {"password": PASSWORD})
+    assert (is_in(answer), "Too many" in answer.content.decode() or answer.status_code == 429) == (False, True)
+
+
+# --- Telling of it
+
+
+def waves() -> list[AuditEvent]:
+    return list(AuditEvent.objects.filter(event="auth.sign_in", outcome="throttled", actor_type="job"))
+
+
+def test_wave_is_told_once_to_log_and_person(mona: User, settings: Any, caplog: pytest.LogCaptureFixture):
+    settings.MAILS = True
+    browser = owners_browser(mona)
+    for round_ in range(3):
+        hammer(mona.email, network=f"198.51.{round_}")
+        work()
+    (row,) = waves()
+    assert (row.chain, row.target_label, row.details) == ("site", mona.email, {"why": "guessing"})
+    assert caplog.text.count("'event': 'sign_in_guessed'") == 1
+    (message,) = mail.outbox
+    assert message.to == [mona.email]
+    assert "wrong passwords" in message.body
+    sign_in(browser, mona.email)
+    assert "tried many wrong passwords" in browser.get("/runs/").content.decode()
+    browser.post("/accounts/logout/")
+    sign_in(browser, mona.email)
+    assert "tried many wrong passwords" not in browser.get("/runs/").content.decode()
+
+
+def test_later_wave_is_told_again(mona: User):
+    hammer(mona.email)
+    work()
+    with time_machine.travel(timezone.now() + timedelta(hours=2)):
+        hammer(mona.email)
+        work()
+    assert len(waves()) == 2
+
+
+def test_mistyping_is_no_wave(mona: User):
+    for number in range(6):
+        sign_in(from_address("192.0.2.1"), mona.email, f"wrong password {number}")
+    work()
+    assert waves() == []
+
+
+def test_wave_at_an_unknown_account_leaves_nothing(mona: User, settings: Any):
+    settings.MAILS = True
+    hammer("nobody@example.com")
+    work()
+    assert waves() == []
+    assert mail.outbox == []
+
+
+# --- Counting
+
+
+@pytest.mark.slow
+def test_parallel_attempts_do_not_slip_through(committed: None):
+    let_through: list[str] = []
+    together = threading.Barrier(12)
+
+    def attempt(number: int) -> None:
+        try:
+            together.wait(10)
+            sign_in_limits.begin("mona@example.com", address=f"192.0.2.{number}")
+            let_through.append("one")
+        except TooManyAttempts:
+            pass
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(let_through) == sign_in_limits.ACCOUNT.attempts
+
+
+def test_right_passwords_use_nothing_up(mona: User):
+    for number in range(30):
+        assert is_in(sign_in(from_address("192.0.2.1"), mona.email)), number
+
+
+@pytest.mark.slow
+def test_one_address_may_not_guess_slowly_for_ever(mona: User):
+    """Five in five minutes would be 60 in an hour."""
+    with time_machine.travel(NOW) as clock:
+        for number in range(30):
+            sign_in(from_address("192.0.2.1"), mona.email, f"wrong password {number}")
+            clock.shift(timedelta(seconds=75))
+        assert not is_in(sign_in(from_address("192.0.2.1"), mona.email))
+        clock.shift(timedelta(minutes=5))
+        assert is_in(sign_in(from_address("192.0.2.2"), mona.email))
+
+
+def test_ipv6_addresses_of_one_household_count_together(mona: User):
+    for number in range(10):
+        sign_in(from_address(f"2001:db8:1:2::{number}"), f"guess{number}@example.com", "wrong password")
+    assert "Too many" in sign_in(from_address("2001:db8:1:2:3:4:5:6"), mona.email).content.decode()
+    assert is_in(sign_in(from_address("2001:db8:1:3::1"), mona.email))
+
+
+def test_counts_hold_no_text_and_are_deleted(mona: User):
+    hammer(mona.email, times=3)
+    hammer("typed secret@example.com", times=1)
+    assert SignInCount.objects.exists()
+    assert {len(row.bucket) for row in SignInCount.objects.all()} == {64}
+    with time_machine.travel(timezone.now() + timedelta(hours=2)):
+        assert sign_in_limits.forget_expired() > 0
+    assert not SignInCount.objects.exists()
