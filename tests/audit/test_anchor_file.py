@@ -424,4 +424,4 @@ def test_web_and_worker_log_an_unwritable_file_at_start(module: str, tmp_path: P
         [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )
     logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert [line["event"] for line in logged] == ["audit_anchor_file_not_writable"]
+    assert [line["event"] for line in logged].count("audit_anchor_file_not_writable") == 1
