@@ -27,13 +27,25 @@ PROMISES = (
         "Every response carries security headers",
         "No change without a CSRF token",
     ),
-    *("No open redirect", "Strong sign-in", "Leavers leave", "Sessions end", "Input is validated"),
+    *("No open redirect", "Strong sign-in", "Leavers leave", "Names in the log are those of their owners"),
+    *("Sessions end", "A copy of the database opens no session", "Input is validated"),
+    *(
+        "Strangers cannot fill the database or stop the web server",
+        "Nobody stops the panel alone",
+        "Data is never code",
+        "A process with wrong secrets does no harm",
+    ),
     *("Clients cannot forge their address", "Log lines cannot be forged", "Errors reveal no internals"),
     *(
         "Repeated clicks send one request",
         "No audit row, no action",
         "Unsafe settings stop the start",
         "Dependencies are locked",
+    ),
+    *(
+        "Tampering with the audit log is detected",
+        "An export proves itself",
+        "Strangers cannot flood the audit log",
     ),
 )
 
