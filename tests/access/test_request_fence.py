@@ -159,11 +159,20 @@ HTTPS_CALL = """
 import django, json
 django.setup()
 from django.test import Client
-from django.contrib.messages.storage.cookie import CookieStorage
+from taskruns.models import User
+from taskruns.views.people import browsers
+remembered = Client().get("/healthz")
+browsers.remember(remembered.wsgi_request, remembered, User(pk=1))
 answers = [
     Client().get("/accounts/login/", secure=True, headers={"host": "panel.example.com"}),
     Client().get("/accounts/login/", headers={"host": "evil.example"}),
     Client().get("/accounts/login/", headers={"host": "panel.example.com", "X-Forwarded-Proto": "https"}),
+    Client().get(
+        "/accounts/login/passkey/",
+        secure=True,
+        headers={"host": "panel.example.com", "Accept": "application/json"},
+    ),
+    remembered,
 ]
 print(json.dumps([[a.status_code, dict(a.headers), a.cookies.output()] for a in answers]))
 """
@@ -190,14 +199,16 @@ def test_https_site_has_host_cookies_and_hsts(tmp_path: Path):
         [sys.executable, "-c", HTTPS_CALL], check=False, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
-    (page, forged, behind) = json.loads(ended.stdout.splitlines()[-1])
-    assert page[0] == behind[0] == 200
-    for cookies in (page[2], behind[2]):
-        assert "__Host-csrftoken=" in cookies
-        assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookies.split("; "))
-        assert "Domain" not in cookies
+    (page, forged, behind, challenge, remembered) = json.loads(ended.stdout.splitlines()[-1])
+    assert page[0] == behind[0] == challenge[0] == 200
+    named = [("csrftoken", page), ("csrftoken", behind), ("sessionid", challenge), ("device", remembered)]
+    for name, (_, _, cookies) in named:
+        assert f"Set-Cookie: __Host-{name}=" in cookies
+        for cookie in cookies.splitlines():
+            assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
+            assert "Domain" not in cookie
     assert (forged[0], forged[1]["Location"]) == (301, "https://panel.example.com/accounts/login/")
-    for _, headers, _ in (page, forged, behind):
+    for _, headers, _ in (page, forged, behind, challenge, remembered):
         assert headers["Strict-Transport-Security"] == "max-age=31536000"
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
