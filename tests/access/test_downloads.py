@@ -144,6 +144,19 @@ def test_reader_who_is_too_slow_loses_the_thread(
     assert held() == 0
 
 
+def test_download_that_lost_its_place_ends(run: Run, vera: User, client_of: ClientOf, endless: None) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
+        answer = client_of(vera).get(CSV)
+        pieces = iter(answer)
+        assert len(next(pieces)) == downloads.PIECE
+        clock.shift(LASTS + timedelta(seconds=1))
+        again = leases.take(EXPORT, vera)
+        with pytest.raises(downloads.SlowReader):
+            next(pieces)
+        answer.close()
+        assert again.extend(), "the end of the first left the second its place"
+
+
 def test_reader_who_takes_nothing_is_cut_off(
     run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

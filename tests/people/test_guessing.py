@@ -330,6 +330,29 @@ def test_parallel_attempts_do_not_slip_through(committed: None):
     assert len(let_through) == sign_in_limits.ACCOUNT.attempts
 
 
+def test_counting_an_attempt_reads_no_count(db: None):
+    """Another attempt could change a count between its reading and its writing."""
+    sign_in_limits.begin("mona@example.com", address="192.0.2.1")
+    with CaptureQueriesContext(connection) as queries:
+        sign_in_limits.begin("mona@example.com", address="192.0.2.1")
+    assert {query["sql"].split()[0] for query in queries} == {"UPDATE"}
+
+
+def test_all_spellings_of_an_account_share_its_count(db: None):
+    """Whatever a database, or a version of allauth, may treat as the same address."""
+    spellings = [
+        "mona@example.com",
+        " Mona@Example.COM ",
+        "\uff4dona@example.com",
+        "MONA@EXAMPLE.COM",
+        "mona@example.com\t",
+    ]
+    for number, login in enumerate(spellings):
+        sign_in_limits.begin(login, address=f"192.0.2.{number}")
+    with pytest.raises(TooManyAttempts):
+        sign_in_limits.begin("mona@example.com", address="192.0.2.99")
+
+
 def test_right_passwords_use_nothing_up(mona: User):
     for number in range(30):
         assert is_in(sign_in(from_address("192.0.2.1"), mona.email)), number
