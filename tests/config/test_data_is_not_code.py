@@ -7,9 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from huey.contrib.djhuey import HUEY
 
 from taskruns.models import CacheEntry
@@ -76,6 +78,13 @@ def test_message_signed_with_another_key_is_dropped(empty_queue: None, planted: 
     with pytest.raises(ValueError, match="Signature"):
         HUEY.dequeue()
     assert not mark.exists()
+
+
+def test_key_of_the_queue_comes_from_the_secret_key(empty_queue: None) -> None:
+    """A key that stands in the program is known to everyone."""
+    derived = salted_hmac("taskruns.queue", "messages", secret=settings.SECRET_KEY, algorithm="sha256").hexdigest()
+    ours = type(HUEY.serializer)(secret=derived, salt="taskruns.queue")
+    assert HUEY.serializer.deserialize(ours.serialize({"one": 1})) == {"one": 1}
 
 
 def test_nothing_of_ours_loads_a_pickle() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from allauth.account.authentication import AUTHENTICATION_METHODS_SESSION_KEY
 from allauth.mfa.models import Authenticator
 from django.core.management import call_command
 from django.db import connection
@@ -376,6 +377,19 @@ def test_confirmation_needs_the_second_factor(mona: User, app: Code, team: Team)
         client.post("/accounts/confirm/code/", {"code": app()})
         assert client.get(settings_page).status_code == 200
         assert "confirm it's you" not in client.get(target).content.decode()
+
+
+@pytest.mark.parametrize(("method", "status"), [("password", 302), ("socialaccount", 302), ("mfa", 200)])
+def test_first_factor_again_is_no_confirmation(mona: User, app: Code, team: Team, method: str, status: int):
+    """However it came into the session: only the second factor confirms a person who has one."""
+    client = Client()
+    enter(client, mona, app())
+    with later(11):
+        session, now = client.session, time.time()
+        again = {"method": method, "at": now, "auth_time": now, "reauthenticated": True}
+        session[AUTHENTICATION_METHODS_SESSION_KEY] = [*session[AUTHENTICATION_METHODS_SESSION_KEY], again]
+        session.save()
+        assert client.get(reverse("team-settings", args=[team.slug])).status_code == status
 
 
 KEY = "ak-never-kept-1Xy7Qz4Mn8Lk2Jh5"
