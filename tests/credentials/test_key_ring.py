@@ -1,6 +1,8 @@
 """A process with another key ring: nothing is written about the API keys, and it says what it lacks."""
 
 import io
+import runpy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,12 +12,16 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.test import Client
 from django.utils import timezone
+from huey.contrib.djhuey.management.commands import run_huey
 
+from config import private_files
 from taskruns.models import AuditEvent, CancelBatch, Credential, Heartbeat, RingKeyCheck, Run, Team, User
 from taskruns.services import batches, key_ring, mirror
+from taskruns.services.encryption import reencrypt
 from taskruns.services.people import factors
 from tests.clients import ClientOf
 from tests.factories import CANARY, actor, make_credential
+from tests.paths import ROOT
 from tests.wire import ENDPOINT
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
@@ -114,6 +120,26 @@ def test_start_is_refused_with_a_wrong_ring(
         key_ring.refuse_start()
 
 
+def start_web() -> None:
+    runpy.run_path(str(ROOT / "config/wsgi.py"))
+
+
+def start_worker() -> None:
+    call_command("run_huey")
+
+
+@pytest.mark.parametrize("start", [start_web, start_worker])
+def test_web_and_worker_refuse_to_start_with_a_wrong_ring(
+    key: Credential, settings: Any, monkeypatch: pytest.MonkeyPatch, start: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(private_files, "only_for_us", lambda: None)
+    monkeypatch.setattr(run_huey.Command, "handle", lambda *_args, **_options: None)  # it would run for ever
+    start()
+    settings.ENCRYPTION_KEYS = {2: OTHER, 1: OLD}
+    with pytest.raises(ImproperlyConfigured, match=ANOTHER):
+        start()
+
+
 def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     def down() -> str:
         raise DatabaseError
@@ -131,6 +157,26 @@ def test_page_refuses_to_encrypt_with_another_key_of_the_number(
     assert answer.status_code == 422
     assert ANOTHER in answer.content.decode()
     assert Credential.objects.count() == 1
+    before = key.ciphertext
+    answer = client_of(mona).post(f"/teams/ops-north/credentials/{key.pk}/replace/", form)
+    assert answer.status_code == 422
+    assert ANOTHER in answer.content.decode()
+    key.refresh_from_db()
+    assert key.ciphertext == before
+
+
+def test_wrong_ring_encrypts_no_second_factor_and_rotates_nothing(
+    key: Credential, team: Team, mona: User, settings: Any
+) -> None:
+    settings.ENCRYPTION_KEYS = {1: OLD, 2: NEW}
+    older = make_credential(team, name="First", key=CANARY)
+    settings.ENCRYPTION_KEYS = {2: OTHER, 1: OLD}
+    with factors.bound_to(mona), pytest.raises(key_ring.WrongKeyRing, match=ANOTHER):
+        factors.encrypt("a secret")
+    with pytest.raises(key_ring.WrongKeyRing, match=ANOTHER):
+        reencrypt(by=actor(mona))
+    older.refresh_from_db()
+    assert older.ring_number == 1
 
 
 def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team, settings: Any) -> None:
