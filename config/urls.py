@@ -19,7 +19,7 @@ from taskruns.views.people.password_limit import by_browser, for_people, for_str
 
 
 def in_transaction(view: View) -> View:
-    """Posts only: on SQLite, a stranger's GET would wait for the one writer, and make others wait."""
+    """A transaction for POSTs only: on SQLite, a GET in a transaction would wait for the writer and block others."""
     act = transaction.atomic(view)
 
     @wraps(view)

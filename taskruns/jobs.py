@@ -113,7 +113,7 @@ def run_verification(verification_id: str) -> None:
 
 @db_task(expires=2 * 60)
 def mail_invitations() -> None:
-    """The database says which are due. One that the mail server does not take is due again."""
+    """The database says which are due. If the mail server refuses one, it is due again."""
     for invitation, token in invitations.to_mail():
         if not mail.send(mails.invitation(invitation, token)):
             invitations.not_mailed(invitation)
@@ -121,14 +121,14 @@ def mail_invitations() -> None:
 
 @db_task(expires=10 * 60)
 def mail_password_reset(email: str) -> None:
-    """Looks for the account here, not in the request, whose duration would tell whether there is one."""
+    """Look up the account here: the duration of the request must not reveal whether it exists."""
     if (link := password_reset.link_for(email)) is not None:
         mail.send(mails.password_reset(link))
 
 
 @db_task(expires=10 * 60)
 def report_guesses(login: str) -> None:
-    """Beside the request for the same reason."""
+    """Outside the request, for the same reason as `mail_password_reset`."""
     person = sign_in_limits.report_guesses(login)
     if person is not None and settings.MAILS:
         mail.send(mails.guesses(person))

@@ -29,7 +29,7 @@ _METHODS = {"socialaccount": "oidc", "webauthn": "passkey", "recovery_codes": "r
 
 
 def begin(request: HttpRequest) -> None:
-    """The session begins now. Its address and browser are what its person recognises it by."""
+    """Start the session now. Store its address and browser, so that the person recognises it in their list."""
     request.session[_BEGAN] = request.session[_SEEN] = int(time.time())
     request.session["ip"] = getattr(request, "client_ip", "")
     request.session["user_agent"] = clean_line(request.headers.get("User-Agent", ""), LONGEST_USER_AGENT)

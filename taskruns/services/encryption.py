@@ -103,7 +103,7 @@ def reencrypt(*, by: Actor, progress: Callable[[str, Report, int], None] = lambd
 
     `progress` is called after each chunk with the column, the report so far, and the number of rows to encrypt in all.
     """
-    key_ring.confirm()
+    key_ring.check_newest()
     ring = Ring(settings.ENCRYPTION_KEYS)
     reports = {}
     for column in COLUMNS:

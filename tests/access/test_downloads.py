@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from taskruns.models import Lease, Run, Team, TeamRole, User
 from taskruns.services import leases
-from taskruns.services.leases import EXPORT, LASTS, Busy
+from taskruns.services.leases import EXPORT, LIFETIME, Busy
 from taskruns.views import downloads
 from tests.clients import ClientOf
 from tests.factories import member
@@ -35,14 +35,14 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parts(_chosen: object) -> Iterator[str]:
         while True:
-            yield "x" * downloads.PIECE
+            yield "x" * downloads.CHUNK
 
     monkeypatch.setattr("taskruns.views.board.export.csv_parts", parts)
 
 
 def send_all(answer: Any, connection: socket.socket) -> None:
-    for piece in answer:
-        connection.sendall(piece)
+    for chunk in answer:
+        connection.sendall(chunk)
 
 
 def held() -> int:
@@ -54,7 +54,7 @@ def test_second_export_of_a_person_is_refused_until_the_first_ends(
 ) -> None:
     client = client_of(vera)
     first = client.get(CSV)
-    assert len(next(iter(first))) == downloads.PIECE
+    assert len(next(iter(first))) == downloads.CHUNK
     second = client.get(CSV)
     assert (second.status_code, second["Retry-After"]) == (429, "30")
     assert "Another export of yours is still running. Wait until it is finished" in second.content.decode()
@@ -108,11 +108,11 @@ def test_refused_filter_takes_no_place(run: Run, vera: User, client_of: ClientOf
 
 def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
-        killed = leases.take(EXPORT, vera)
+        killed = leases.acquire(EXPORT, vera)
         with pytest.raises(Busy):
-            leases.take(EXPORT, vera)
-        clock.shift(LASTS + timedelta(seconds=1))
-        again = leases.take(EXPORT, vera)
+            leases.acquire(EXPORT, vera)
+        clock.shift(LIFETIME + timedelta(seconds=1))
+        again = leases.acquire(EXPORT, vera)
         assert not killed.extend(), "another request holds it now"
         killed.release()
         assert held() == 1
@@ -124,7 +124,7 @@ def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> Non
 
 def test_extending_writes_once_in_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
-        lease = leases.take(EXPORT, vera)
+        lease = leases.acquire(EXPORT, vera)
         with django_assert_num_queries(0):
             assert lease.extend()
         clock.shift(timedelta(seconds=6))
@@ -138,7 +138,7 @@ def test_reader_who_is_too_slow_loses_the_thread(
 ) -> None:
     monkeypatch.setattr(downloads, "LONGEST_DOWNLOAD", 0)
     answer = client_of(vera).get(CSV)
-    with pytest.raises(downloads.SlowReader):
+    with pytest.raises(downloads.SlowClient):
         next(iter(answer))
     answer.close()
     assert held() == 0
@@ -148,7 +148,7 @@ def test_reader_who_takes_nothing_is_cut_off(
     run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gunicorn writes to this socket; without a time-out it would wait for ever."""
-    monkeypatch.setattr(downloads, "SLOWEST_PIECE", 0.2)
+    monkeypatch.setattr(downloads, "CHUNK_TIMEOUT", 0.2)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         answer = client_of(vera).get(CSV, **{"gunicorn.socket": ours})
@@ -163,7 +163,7 @@ def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, tea
 
     def take(person: User) -> bool:
         try:
-            leases.take(EXPORT, person)
+            leases.acquire(EXPORT, person)
         except Busy:
             return False
         finally:
@@ -177,9 +177,9 @@ def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, tea
 
 def test_parts_are_sent_in_pieces_of_about_one_size() -> None:
     text = ["", "ä" * 50_000, "b", "c" * 10, "d" * 40_000]
-    pieces = list(downloads._pieces(text))
-    assert b"".join(pieces) == "".join(text).encode()
-    assert {len(piece) for piece in pieces[:-1]} == {downloads.PIECE}
+    chunks = list(downloads._chunks(text))
+    assert b"".join(chunks) == "".join(text).encode()
+    assert {len(chunk) for chunk in chunks[:-1]} == {downloads.CHUNK}
 
 
 def test_anonymous_people_take_no_place(run: Run) -> None:

@@ -20,7 +20,7 @@ from tests.wire import ENDPOINT
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
 MISSING = "ENCRYPTION_KEYS has no key 2"
-ANOTHER = "Key 2 in ENCRYPTION_KEYS is not the key of that number"
+ANOTHER = "Key 2 in ENCRYPTION_KEYS differs from the key 2"
 WRONG = [pytest.param({1: OLD}, MISSING, id="missing"), pytest.param({2: OTHER, 1: OLD}, ANOTHER, id="another key")]
 
 
@@ -28,7 +28,7 @@ WRONG = [pytest.param({1: OLD}, MISSING, id="missing"), pytest.param({2: OTHER, 
 def key(team: Team, settings: Any) -> Credential:
     """Encrypted with ring key 2, as the first use of it."""
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    key_ring.confirm()
+    key_ring.check_newest()
     return make_credential(team, name="Second", key=CANARY)
 
 
@@ -138,7 +138,7 @@ def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team
     settings.ENCRYPTION_KEYS = {1: OLD}
     RingKeyCheck.objects.all().delete()
     Credential.objects.all().delete()
-    key_ring.confirm()
+    key_ring.check_newest()
     first = make_credential(team, key=CANARY)
     for ring in ({1: OLD}, {1: OLD, 2: NEW}, {2: NEW, 1: OLD}):
         settings.ENCRYPTION_KEYS = ring
@@ -162,11 +162,11 @@ def test_second_factors_count_as_use(db: None, mona: User, settings: Any) -> Non
 
 def test_migration_adopts_the_numbers_of_an_older_database(key: Credential, settings: Any) -> None:
     RingKeyCheck.objects.all().delete()
-    key_ring.adopt()
+    key_ring.create_missing_checks()
     assert set(RingKeyCheck.objects.values_list("number", flat=True)) == {2}
     RingKeyCheck.objects.all().delete()
     settings.ENCRYPTION_KEYS = {2: OTHER}
-    key_ring.adopt()
+    key_ring.create_missing_checks()
     assert not RingKeyCheck.objects.exists()
 
 

@@ -105,7 +105,7 @@ def test_a_strangers_challenge_does_not_touch_the_database(db: None):
 def test_the_cookie_tells_nothing_of_the_data(passkey: SoftPasskey):
     client = Client()
     challenge = options(client)["publicKey"]["challenge"]
-    value = cookie(client).removeprefix(session_store.IN_COOKIE)
+    value = cookie(client).removeprefix(session_store.COOKIE_PREFIX)
     inside = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
     assert challenge not in value
     assert b"challenge" not in inside
@@ -117,7 +117,7 @@ def test_the_step_between_two_factors_leaves_no_row(mona: User):
     client = Client()
     assert sign_in(client, mona.email)["Location"] == STEP
     assert not PersonSession.objects.exists()
-    assert int(client.cookies[COOKIE]["max-age"]) == session_store.LASTS
+    assert int(client.cookies[COOKIE]["max-age"]) == session_store.LIFETIME
     assert client.post(STEP, {"code": code()})["Location"] == "/"
     assert PersonSession.objects.count() == 1
     assert int(client.cookies[COOKIE]["max-age"]) == settings.SESSION_COOKIE_AGE
@@ -272,7 +272,7 @@ def test_a_dump_of_the_database_holds_no_live_key(mona: User):
 def test_nothing_of_the_table_opens_a_session(mona: User):
     sign_in(Client(), mona.email)
     row = PersonSession.objects.get()
-    tried = (row.session_key, row.session_key[:32], row.session_data, session_store.IN_COOKIE + row.session_data)
+    tried = (row.session_key, row.session_key[:32], row.session_data, session_store.COOKIE_PREFIX + row.session_data)
     for value in tried:
         assert not is_in(browser_with(value))
     assert SessionStore().decode(row.session_data)[SESSION_KEY] == str(mona.pk), "the control: it is their session"
@@ -292,7 +292,7 @@ def test_a_cookie_never_signs_in(mona: User):
     client = Client()
     sign_in(client, mona.email)
     made = {name: [value, time.time()] for name, value in client.session.items()}
-    forged = browser_with(session_store.IN_COOKIE + session_store._encrypt("cookie", made))
+    forged = browser_with(session_store.COOKIE_PREFIX + session_store._encrypt("cookie", made))
     assert not is_in(forged)
 
 

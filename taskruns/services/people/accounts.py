@@ -60,7 +60,7 @@ def create_person(
 ) -> User:
     """Create an account that can sign in at once; without a password, only by single sign-on.
 
-    `invited_by`: nothing but this person's word says whose address it is.
+    `invited_by`: who entered the address, if it is not verified.
     Raises UserError if the address is taken or the password too weak.
     """
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))

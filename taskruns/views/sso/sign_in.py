@@ -130,7 +130,7 @@ def _arrived(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> H
 
 
 def _follow(request: HttpRequest, person: User, profile: SsoProfile) -> None:
-    """The provider knows the person now: so its word on name, address and groups is good."""
+    """Take over name, address and groups, because the provider has just confirmed the person."""
     if person.is_active and not sso_accounts.follow(person, profile, by=actor_of(request)):
         messages.warning(request, ADDRESS_TAKEN)
 
