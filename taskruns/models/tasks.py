@@ -14,7 +14,7 @@ from taskruns.arize.wire import TaskType
 from .credentials import Credential
 from .teams import Team
 
-# If a key still lists tasks, but has not listed this one for so long, it no longer sees it. Another key takes over.
+# If a key still lists tasks, but has not listed this one for this long, it no longer sees it. Another key takes over.
 UNLISTED_AFTER = timedelta(minutes=5)
 NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
 STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(

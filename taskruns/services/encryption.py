@@ -1,4 +1,4 @@
-"""Rotates encryption keys: encrypts again, with the newest ring key, what an older one encrypted.
+"""Rotates encryption keys: re-encrypts with the newest ring key what an older one encrypted.
 
 Every encrypted column is registered here. Rows are processed in chunks, each in one transaction with its audit row. So
 memory does not grow, locks are short, and an interrupted rotation can simply be started again.

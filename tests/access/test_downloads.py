@@ -1,4 +1,4 @@
-"""Exports hold a lease: one per person and two on the site, so that threads stay free for everybody else."""
+"""Exports hold a lease: one per person and two on the site, so that web threads stay free for other requests."""
 
 import socket
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ CSV = "/teams/ops-north/runs/export.csv"
 
 @pytest.fixture(autouse=True)
 def _connection_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing an answer ends its request, which would close the connection of the test."""
+    """Closing a response ends its request, which would close the database connection of the test."""
     monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
 
 
@@ -81,7 +81,7 @@ def test_two_exports_run_at_once_on_the_site(
     assert held() == 0
 
 
-def test_complete_download_frees_its_place(run: Run, vera: User, client_of: ClientOf) -> None:
+def test_complete_download_frees_its_lease(run: Run, vera: User, client_of: ClientOf) -> None:
     for _ in range(3):
         answer = client_of(vera).get(CSV)
         assert answer.status_code == 200
@@ -90,7 +90,7 @@ def test_complete_download_frees_its_place(run: Run, vera: User, client_of: Clie
     assert held() == 0
 
 
-def test_export_that_cannot_be_recorded_frees_its_place(
+def test_export_that_cannot_be_recorded_frees_its_lease(
     run: Run, vera: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: Any, **_kwargs: Any) -> None:
@@ -101,12 +101,12 @@ def test_export_that_cannot_be_recorded_frees_its_place(
     assert held() == 0
 
 
-def test_refused_filter_takes_no_place(run: Run, vera: User, client_of: ClientOf, endless: None) -> None:
+def test_refused_filter_takes_no_lease(run: Run, vera: User, client_of: ClientOf, endless: None) -> None:
     assert client_of(vera).get(f"{CSV}?status=nonsense").status_code == 400
     assert not Lease.objects.exists()
 
 
-def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> None:
+def test_lease_of_a_killed_process_expires(team: Team, vera: User) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
         killed = leases.acquire(EXPORT, vera)
         with pytest.raises(Busy):
@@ -122,7 +122,7 @@ def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> Non
         assert held() == 0
 
 
-def test_extending_writes_once_in_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
+def test_lease_is_extended_at_most_every_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
         lease = leases.acquire(EXPORT, vera)
         with django_assert_num_queries(0):
@@ -133,7 +133,7 @@ def test_extending_writes_once_in_five_seconds(team: Team, vera: User, django_as
             assert lease.extend()
 
 
-def test_reader_who_is_too_slow_loses_the_thread(
+def test_client_that_reads_too_slowly_is_disconnected(
     run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "LONGEST_DOWNLOAD", 0)
@@ -144,10 +144,10 @@ def test_reader_who_is_too_slow_loses_the_thread(
     assert held() == 0
 
 
-def test_reader_who_takes_nothing_is_cut_off(
+def test_client_that_stops_reading_is_disconnected(
     run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gunicorn writes to this socket; without a time-out it would wait for ever."""
+    """Gunicorn writes to this socket. Without a timeout it would wait forever."""
     monkeypatch.setattr(downloads, "CHUNK_TIMEOUT", 0.2)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -158,7 +158,7 @@ def test_reader_who_takes_nothing_is_cut_off(
     assert held() == 0
 
 
-def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, team: Team) -> None:
+def test_concurrent_requests_of_one_person_get_one_lease(committed: None, team: Team) -> None:
     vera, nora = (member(team, f"{name}@example.com", TeamRole.VIEWER) for name in ("vera", "nora"))
 
     def take(person: User) -> bool:
@@ -175,13 +175,13 @@ def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, tea
     assert (sum(taken[:8]), sum(taken[8:])) == (1, 1)
 
 
-def test_parts_are_sent_in_pieces_of_about_one_size() -> None:
+def test_parts_are_sent_in_chunks_of_one_size() -> None:
     text = ["", "ä" * 50_000, "b", "c" * 10, "d" * 40_000]
     chunks = list(downloads._chunks(text))
     assert b"".join(chunks) == "".join(text).encode()
     assert {len(chunk) for chunk in chunks[:-1]} == {downloads.CHUNK}
 
 
-def test_anonymous_people_take_no_place(run: Run) -> None:
+def test_anonymous_request_takes_no_lease(run: Run) -> None:
     assert Client().get(CSV).status_code == 302
     assert not Lease.objects.exists()

@@ -101,7 +101,7 @@ def test_form_sent_twice_acts_once(stage: Stage):
     assert stage.posts_to_arize == 2, "one cancel, one start"
 
 
-def test_form_is_worthless_after_sign_out(stage: Stage):
+def test_form_is_refused_after_sign_out(stage: Stage):
     client, token = strict(stage, "oli")
     session = client.cookies["sessionid"].value
     form = {"csrfmiddlewaretoken": token}
@@ -113,7 +113,7 @@ def test_form_is_worthless_after_sign_out(stage: Stage):
     assert stage.posts_to_arize == 0
 
 
-def test_used_invitation_is_worthless(stage: Stage):
+def test_used_invitation_is_refused(stage: Stage):
     act = ACTIONS["accept an invitation"]
     assert act.do(stage, Client()).status_code == 302
     people = User.objects.count()

@@ -1,4 +1,4 @@
-"""A process with another key ring: nothing is written about the API keys, and it says what it lacks."""
+"""A process with the wrong key ring says what it lacks, and does not mark the API keys."""
 
 import io
 from typing import Any
@@ -26,14 +26,14 @@ WRONG = [pytest.param({1: OLD}, MISSING, id="missing"), pytest.param({2: OTHER, 
 
 @pytest.fixture
 def key(team: Team, settings: Any) -> Credential:
-    """Encrypted with ring key 2, as the first use of it."""
+    """An API key, encrypted at the first use of ring key 2."""
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     key_ring.check_newest()
     return make_credential(team, name="Second", key=CANARY)
 
 
 @pytest.mark.parametrize(("ring", "sentence"), WRONG)
-def test_round_of_a_wrong_process_writes_nothing_about_the_key(
+def test_round_with_a_wrong_ring_writes_nothing_about_the_api_key(
     key: Credential, settings: Any, ring: dict[int, str], sentence: str
 ) -> None:
     before = Credential.objects.filter(pk=key.pk).values().get()
@@ -50,7 +50,7 @@ def test_round_of_a_wrong_process_writes_nothing_about_the_key(
 
 
 @pytest.mark.parametrize(("ring", "sentence"), WRONG)
-def test_key_test_in_a_wrong_process_does_not_mark_the_key(
+def test_key_test_with_a_wrong_ring_does_not_mark_the_api_key(
     key: Credential, mona: User, client_of: ClientOf, settings: Any, ring: dict[int, str], sentence: str
 ) -> None:
     settings.ENCRYPTION_KEYS = ring
@@ -122,7 +122,7 @@ def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch) -> No
     key_ring.refuse_start()
 
 
-def test_page_refuses_to_encrypt_with_another_key_of_the_number(
+def test_page_refuses_to_encrypt_with_a_differing_ring_key(
     key: Credential, mona: User, client_of: ClientOf, settings: Any
 ) -> None:
     settings.ENCRYPTION_KEYS = {2: OTHER, 1: OLD}
@@ -153,14 +153,14 @@ def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team
     assert key_ring.problem().startswith(MISSING)
 
 
-def test_second_factors_count_as_use(db: None, mona: User, settings: Any) -> None:
+def test_ring_key_of_a_second_factor_is_needed_too(db: None, mona: User, settings: Any) -> None:
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     factors.add_totp(mona, secret="JBSWY3DPEHPK3PXP", by=actor(mona))
     settings.ENCRYPTION_KEYS = {1: OLD}
     assert key_ring.problem().startswith(MISSING)
 
 
-def test_migration_adopts_the_numbers_of_an_older_database(key: Credential, settings: Any) -> None:
+def test_migration_creates_the_checks_of_an_older_database(key: Credential, settings: Any) -> None:
     RingKeyCheck.objects.all().delete()
     key_ring.create_missing_checks()
     assert set(RingKeyCheck.objects.values_list("number", flat=True)) == {2}
@@ -170,7 +170,7 @@ def test_migration_adopts_the_numbers_of_an_older_database(key: Credential, sett
     assert not RingKeyCheck.objects.exists()
 
 
-def test_lost_ring_key_leaves_replacing_and_revoking(
+def test_api_key_of_a_lost_ring_key_can_be_replaced(
     key: Credential, team: Team, mona: User, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.ENCRYPTION_KEYS = {3: OTHER}
@@ -180,8 +180,8 @@ def test_lost_ring_key_leaves_replacing_and_revoking(
     assert key_ring.problem() == ""
 
 
-def test_damaged_ciphertext_is_a_fault_of_the_key(key: Credential) -> None:
-    """The ring is right, so the row is not."""
+def test_damaged_ciphertext_marks_the_api_key(key: Credential) -> None:
+    """The key ring is right, so the fault is in the row."""
     Credential.objects.update(ciphertext="gAAAAAB" + "x" * 93)
     mirror.refresh(key.pk)
     key.refresh_from_db()

@@ -68,7 +68,7 @@ def test_wrong_code_is_refused_and_recorded(mona: User, app: Code, wrong: str):
 
 
 def test_code_works_only_once(mona: User, app: Code):
-    """Not in the next 30 seconds either, while an unused code of that step still works."""
+    """It fails in the next 30 seconds too, although an unused code of that step still works."""
     first, second = Client(), Client()
     began = time.time() // 30 * 30 + 1
     with time_machine.travel(began):

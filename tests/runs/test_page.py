@@ -292,7 +292,7 @@ def test_the_run_of_another_team_is_not_found_by_its_arize_id(client: Client, ot
     assert by_id(client, "theirs").status_code == 404
 
 
-def test_a_look_up_sends_nothing_for_those_without_the_right(
+def test_a_look_up_without_the_right_sends_nothing(
     run: Run, otto: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
     assert by_id(client_of(otto), "unknown").status_code == 404

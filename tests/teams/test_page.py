@@ -61,7 +61,7 @@ def test_auditors_and_site_admins_choose_among_all_teams(team, other_team, ada, 
         assert [(card.name, card.role) for card in cards] == [("Ops North", role), ("Ops South", role)]
 
 
-def test_a_person_without_a_team_is_told_so(db, client_of):
+def test_a_person_without_a_team_gets_an_explanation(db, client_of):
     response = client_of(person("lonely@example.com")).get("/runs/")
     assert response.context["cards"] == ()
     assert response.status_code == 200

@@ -120,8 +120,8 @@ def test_a_used_form_with_other_values_is_shown_again_and_not_sent(client: Clien
     assert "already sent with other values" in text
     assert 'value="77"' in text
     assert FORM not in text
-    fresh = text.split('name="operation" value="')[1].split('"')[0]
-    assert send(client, task, operation=fresh, max_spans="77").status_code == 302
+    new_operation = text.split('name="operation" value="')[1].split('"')[0]
+    assert send(client, task, operation=new_operation, max_spans="77").status_code == 302
     assert post.call_count == 2
 
 

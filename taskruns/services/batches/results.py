@@ -41,7 +41,7 @@ class Answered:
 def close_some(answered: Sequence[Answered]) -> None:
     """Write cancellations, items and audit rows in one transaction."""
     now = timezone.now()
-    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _is_news(it)]
+    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _is_new_outcome(it)]
     write_results(results)
     _update_items(answered, now)
     record_results(results)
@@ -84,7 +84,7 @@ def _copy_outcomes(rows: QuerySet[CancelItem]) -> int:
     return sum(rows.filter(cancellation__outcome=outcome).update(state=outcome) for outcome in outcomes)
 
 
-def _is_news(it: Answered) -> bool:
+def _is_new_outcome(it: Answered) -> bool:
     """A re-read of an `unknown` that shows nothing new is not recorded."""
     if it.cancellation.outcome == Outcome.UNKNOWN:
         return it.answer.outcome is not Outcome.UNKNOWN or it.answer.gone

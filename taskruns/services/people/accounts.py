@@ -86,8 +86,8 @@ def change_person(person: User, *, name: str, email: str, is_verified: bool = Fa
         changed = {field: value for field, value in wanted.items() if getattr(before, field) != value}
         if not changed:
             return False
-        proof = _status_of(by, is_verified=is_verified) if "email" in changed else {}
-        _update(person, changed | proof)
+        status = _status_of(by, is_verified=is_verified) if "email" in changed else {}
+        _update(person, changed | status)
         details = {
             "changed": sorted(changed),
             "before": {field: getattr(before, field) for field in changed},

@@ -31,14 +31,16 @@ UNVERIFIED_ADDRESS = (
     "An account with your email address already exists. Someone else invited it, and nobody has verified the address. "
     "Ask a site admin to change the address of that account. Then sign in again."
 )
-CONNECTED_ELSEWHERE = "This identity is connected to another account of the panel. Disconnect it there first."
-ONE_ALREADY = "Your account is connected to another identity at this provider. Disconnect that one first."
+CONNECTED_ELSEWHERE = (
+    "This single sign-on account is connected to another account of the panel. Disconnect it there first."
+)
+ONE_ALREADY = "Your account is already connected to another single sign-on account. Disconnect that one first."
 ONLY_SIGN_IN = (
     "Your account has no password, so you can sign in only with single sign-on. "
     "Ask your administrator for a password before you disconnect it."
 )
 NOTHING_ELSE_ALLOWED = "Everyone here signs in with single sign-on, so it cannot be disconnected."
-UNSTORABLE_SUBJECT = "Single sign-on sent an identity that cannot be stored. Ask your administrator."
+UNSTORABLE_SUBJECT = "Single sign-on sent a user ID that cannot be stored. Ask your administrator."
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None
 
 
 def _unless_sso_only(view: View) -> View:
-    """As the only proof. A passkey after single sign-on, as a second factor, stays."""
+    """404 with SSO_ONLY: a passkey alone must not sign in. As a second factor after single sign-on it still works."""
 
     @wraps(view)
     def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -94,7 +94,7 @@ class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         self, request: HttpRequest, provider: Any, error: Any = None, exception: Any = None, extra_context: Any = None
     ) -> None:
         log.warning("single_sign_on_refused", error=str(error), why=word_for(exception))
-        # Without a state, allauth passes on the name of the one that it did not find.
+        # allauth passes `state_id` if it found no state with this id.
         unasked = TOO_LATE if "state_id" in (extra_context or {}) else BAD_ANSWER
         sentence = GIVEN_UP if error == "cancelled" else unasked
         raise ImmediateHttpResponse(refuse(request, sentence, why="single sign-on"))
