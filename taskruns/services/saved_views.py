@@ -134,7 +134,7 @@ def why_broken(view: SavedView) -> str:
 
 
 def read(query: str) -> tuple[str, str]:
-    """The canonical query string and "", or "" and the reason why it cannot be used."""
+    """(canonical query string, ""), or ("", the reason why it cannot be used)."""
     try:
         given = QueryDict(query.removeprefix("?"), mutable=True)
         given.pop("cursor", None)

@@ -41,7 +41,7 @@ def past(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
 @require_POST
 def draft(request: PanelRequest, team: Team) -> HttpResponse:
-    """Store the list of selected or matching runs and redirect to its page, which asks. Nothing is cancelled yet."""
+    """Store the list of selected or matching runs and redirect to its page to confirm it. Nothing is cancelled yet."""
     try:
         batch = _frozen(request, team)
     except BadFilter as error:

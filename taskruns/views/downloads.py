@@ -60,7 +60,7 @@ def _set_send_timeout(request: PanelRequest) -> None:
 
 
 class _Stream:
-    """The server calls `close` however the response ends, even before the first chunk."""
+    """The server calls `close` at the end of every response, even if nothing was sent."""
 
     def __init__(self, parts: Iterable[str], held: HeldLease) -> None:
         self._chunks = _chunks(parts)

@@ -216,7 +216,7 @@ def test_sign_in_page_explains_a_lost_post(
     assert signed_in["Location"] == BOARD
 
 
-def test_sign_in_page_is_silent_after_a_plain_get(team: Team):
+def test_sign_in_page_shows_no_notice_after_a_plain_get(team: Team):
     page = Client().get(Client().get(BOARD)["Location"]).content.decode()
     assert "You were signed out" not in page
     assert "You were signed out" not in Client().get("/accounts/login/?undone=nonsense").content.decode()

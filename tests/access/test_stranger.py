@@ -293,7 +293,7 @@ def stable_text(answer: HttpResponse) -> str:
 
 
 def test_thousand_guesses_find_no_password_or_account(mona: User, team: Team):
-    """The right one is among them. Ten attackers at ten addresses try one known and one unknown account."""
+    """The right password is among the guesses. Ten attackers at ten addresses try one known and one unknown account."""
     started = timezone.now()
     answers: dict[str, list[str]] = {mona.email: [], "nobody@example.com": []}
     attackers = [Client(REMOTE_ADDR=f"192.0.2.{number}") for number in range(10)]

@@ -127,7 +127,7 @@ def test_a_key_that_may_not_list_tasks_fails_the_test(arize, credential, mona, s
         (0, 0, False, "no space and no task"),
     ],
 )
-def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
+def test_the_message_of_a_test_says_what_the_key_sees(arize, credential, spaces, tasks, more, words):
     add_lists(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
     assert words in message_of(credential, result)

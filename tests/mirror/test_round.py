@@ -226,7 +226,7 @@ def test_a_renamed_task_is_renamed_here(world: World, read: Round) -> None:
 
 
 @pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
-def test_both_cases_of_the_wire_are_read(case: Callable[[str], str], world: World, read: Round) -> None:
+def test_values_in_upper_and_lower_case_are_read(case: Callable[[str], str], world: World, read: Round) -> None:
     world.task("T1", type=case("CODE_EVALUATION"))
     words = ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
     for word in words:

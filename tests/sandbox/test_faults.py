@@ -48,7 +48,7 @@ def test_status_fault_replaces_the_work_count_times(arize: Caller) -> None:
     assert arize.cancel(run_id).status == 200
 
 
-def test_a_fault_can_answer_a_raw_body(arize: Caller) -> None:
+def test_a_fault_can_answer_with_a_raw_body(arize: Caller) -> None:
     arize.fault(status=502, body="<h1>Bad gateway</h1>", count=1)
     arize.fault(status=200, body="", headers={"Content-Type": "application/json"}, count=1)
     first, second = arize.get("/v2/spaces"), arize.get("/v2/spaces")

@@ -72,7 +72,7 @@ def test_an_old_active_run_is_drawn_in_its_place(task: Task):
     assert drawn(task).keys[1].path.startswith("M12 ")
 
 
-def test_one_run_and_none(task: Task):
+def test_a_strip_with_one_run_or_none_says_so(task: Task):
     assert drawn(task) == Strip(
         url=f"/teams/ops-north/tasks/{task.pk}/strip/", title="No runs yet", keys=(), marks=(), usual="", usual_path="",
         longest="", here="", width=0, pixels=0,

@@ -87,7 +87,7 @@ def test_an_unknown_role_is_explained(team, mona, vera, client_of):
     assert role_of(team, vera) == "viewer"
 
 
-def test_the_last_manager_is_explained_on_the_page(team, mona, client_of):
+def test_the_page_explains_why_the_last_manager_must_stay(team, mona, client_of):
     client = client_of(mona)
     for name, body in (("member-remove", {}), ("member-role", {"role": "viewer"})):
         response = client.post(reverse(name, args=[team.slug, mona.pk]), body)

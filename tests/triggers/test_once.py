@@ -63,7 +63,7 @@ def test_the_same_form_sent_again_leads_to_the_run_that_it_started(client: Clien
     assert Run.objects.count() == 1
 
 
-def test_two_forms_are_two_runs(client: Client, task: Task, arize: responses.RequestsMock) -> None:
+def test_two_forms_start_two_runs(client: Client, task: Task, arize: responses.RequestsMock) -> None:
     for number in (1, 2):
         arize.post(trigger_url(task), json=NEW | {"id": f"r{number}"}, status=201)
     pages = [client.get(url(task)).content.decode() for _ in range(2)]
