@@ -82,7 +82,7 @@ def test_form_without_a_token_does_nothing(name: str, stage: Stage):
     assert stage.posts_to_arize == 0
 
 
-def test_form_with_its_token_acts(stage: Stage):
+def test_form_with_its_token_works(stage: Stage):
     """The control of the test above."""
     client, token = strict(stage, "oli")
     act = ACTIONS["cancel a run"]

@@ -230,7 +230,7 @@ def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Ru
 # --- Runs that end or are cancelled elsewhere
 
 
-def test_a_run_that_ended_before_its_turn_is_not_needed(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_that_ended_before_its_turn_needs_no_cancel(team: Team, run: Run, oli: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     Run.objects.filter(pk=run.pk).update(status=Status.COMPLETED, rank=0)
     finish(batch)

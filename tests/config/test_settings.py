@@ -135,7 +135,7 @@ def test_https_gives_secure_host_cookies_and_hsts(start: Callable[..., subproces
 
 
 @pytest.mark.slow
-def test_the_default_is_loopback_without_debug(
+def test_by_default_the_site_is_on_loopback_without_debug(
     start: Callable[..., subprocess.CompletedProcess[str]],
 ):
     found = shown(start, SITE_URL="", DEBUG="", TRUSTED_PROXIES="")

@@ -96,7 +96,7 @@ def test_a_test_shows_what_the_key_sees(arize, credential, mona):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_key_for_single_spaces_passes(arize, credential, mona, status):
+def test_a_key_for_single_spaces_passes_the_test(arize, credential, mona, status):
     query = matchers.query_param_matcher
     spaces = [{"id": "s1", "name": "Prod"}, {"id": "s2", "name": "Locked"}]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces})

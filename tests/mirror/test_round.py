@@ -130,7 +130,7 @@ def test_the_sweep_reads_at_most_ten_tasks_a_minute_the_oldest_first(world: Worl
     assert not first & second
 
 
-def test_the_sweep_finds_a_new_run_of_a_task_without_a_new_hint(world: World, read: Round) -> None:
+def test_the_sweep_finds_a_new_run_that_no_hint_announced(world: World, read: Round) -> None:
     world.task("T1")
     read()
     world.run("quiet", status="PENDING")

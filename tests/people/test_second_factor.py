@@ -396,7 +396,7 @@ def test_stale_post_is_refused_and_not_stored(mona: User, team: Team):
         assert not Credential.objects.exists()
         row = AuditEvent.objects.latest("pk")
         assert (row.event, row.outcome, row.details["why"]) == ("credential.add", "denied", "no recent sign-in")
-        # With other headers too.
+        # The same with other headers.
         assert client.post(url, {"name": "x", "key": KEY}, headers={"HX-Request": "true"}).status_code == 401
         assert AuditEvent.objects.filter(outcome="denied", event="credential.add").count() == 2
         elsewhere = client.post(url, {}, headers={"Referer": "https://evil.example/teams/"})

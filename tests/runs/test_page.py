@@ -239,7 +239,7 @@ def test_an_unreachable_arize_is_explained_and_no_404(
     assert not Run.objects.exists()
 
 
-def test_a_run_without_a_task_is_shown_under_a_nameless_one(
+def test_a_run_without_a_task_is_shown_under_a_nameless_task(
     client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", json={"id": "R9", "status": "running"})

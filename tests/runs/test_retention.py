@@ -82,7 +82,9 @@ def test_a_run_without_any_time_counts_from_when_it_was_first_seen(task: Task) -
         (Outcome.STILL_RUNNING, False, False),
     ],
 )
-def test_a_run_with_an_open_or_followed_cancellation_stays(outcome: Outcome, followed: Any, stays: Any, task: Task) -> None:
+def test_a_run_with_an_open_or_followed_cancellation_stays(
+    outcome: Outcome, followed: Any, stays: Any, task: Task
+) -> None:
     run = old(task)
     Cancellation.objects.create(run=run, person_label="oli", outcome=outcome, followed=followed)
     Cancellation.objects.create(run=run, person_label="oli", outcome=Outcome.REFUSED, followed=False)

@@ -111,7 +111,7 @@ def test_the_number_of_saved_views_is_limited(team: Team, vera: User, oli: User,
 # --- Names
 
 
-def test_a_name_is_unique_for_its_owner_in_any_case_of_any_script(
+def test_a_name_is_unique_for_its_owner_in_upper_and_lower_case(
     team: Team, other_team: Team, vera: User, oli: User, client_of: ClientOf
 ):
     make_view(team, vera, "Übersicht")

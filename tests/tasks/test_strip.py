@@ -91,7 +91,7 @@ def test_runs_without_times_or_duration_are_visible(task: Task):
     assert strip.marks[0].title.startswith("COMPLETED, ")
 
 
-def test_the_usual_duration_has_no_line_above_the_drawing(task: Task):
+def test_a_usual_duration_above_the_drawing_has_no_line(task: Task):
     past(task, 100, 100)
     task.usual_seconds = 50
     assert drawn(task).usual_path == "M0 31.0h20"

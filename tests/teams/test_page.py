@@ -95,7 +95,7 @@ def test_the_page_explains_why_the_last_manager_must_stay(team, mona, client_of)
     assert role_of(team, mona) == "manager"
 
 
-def test_a_manager_who_leaves_is_redirected_to_the_choice(team, mona, client_of):
+def test_a_manager_who_leaves_is_redirected_to_the_choice_of_teams(team, mona, client_of):
     member(team, "second@example.com", TeamRole.MANAGER)
     response = client_of(mona).post(reverse("member-remove", args=[team.slug, mona.pk]))
     assert response["Location"] == "/runs/"

@@ -180,7 +180,7 @@ def _crash(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_the_worker_sweeps_starts_too(task: Task, oli: User) -> None:
+def test_the_worker_also_sweeps_starts(task: Task, oli: User) -> None:
     sent(task, oli, requested_at=timezone.now() - timedelta(minutes=5))
     jobs.sweep()
     work()

@@ -162,7 +162,7 @@ def _normalized(login: str) -> str:
 
 
 def _network(address: str) -> str:
-    """The address, or its /64 network for IPv6, because a household gets at least that many."""
+    """The address, or for IPv6 its /64 network, because one household has at least a /64."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
