@@ -100,7 +100,7 @@ def test_the_list_of_spaces_is_incomplete_if_a_page_is_missing(credential: Crede
     assert set(Task.objects.values_list("arize_id", flat=True)) == {"T1", "T2"}
 
 
-def test_a_missing_run_is_no_sign_of_a_server_that_is_not_arize(
+def test_a_missing_run_does_not_mean_that_the_server_is_not_arize(
     credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")

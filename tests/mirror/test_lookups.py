@@ -63,7 +63,7 @@ def test_round_and_lookups_together_keep_the_limit(db: None, team: Team, setting
     assert sum(calls for _, _, calls in credential.recent_calls) == spent + looked
 
 
-def test_forced_round_leaves_the_limit_of_later_rounds_alone(db: None, team: Team) -> None:
+def test_forced_round_does_not_use_up_the_limit_of_later_rounds(db: None, team: Team) -> None:
     credential = make_credential(team, claimed_until=timezone.now())
     budget = Budget(1_000_000, credential.recent_calls, is_apart=True)
     for _ in range(500):

@@ -147,7 +147,7 @@ def test_a_cookie_that_is_not_ours_signs_nobody_in(value: str, db: None):
 # --- The cookie expires
 
 
-def test_a_late_answer_of_a_passkey_is_refused_with_a_sentence(passkey: SoftPasskey):
+def test_a_late_passkey_answer_is_refused_with_an_explanation(passkey: SoftPasskey):
     for minutes, is_accepted in ((4.9, True), (5.1, False), (11, False)):
         client = Client()
         answer = passkey.get(options(client))
@@ -157,7 +157,7 @@ def test_a_late_answer_of_a_passkey_is_refused_with_a_sentence(passkey: SoftPass
             assert ("took longer than 5 minutes" in page_after(client, response)) is not is_accepted
 
 
-def test_a_late_second_factor_is_refused_with_a_sentence(mona: User):
+def test_a_late_second_factor_is_refused_with_an_explanation(mona: User):
     code = with_app(mona)
     client = Client()
     sign_in(client, mona.email)

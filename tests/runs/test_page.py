@@ -229,7 +229,7 @@ def test_a_run_that_no_key_can_read_is_not_found(
 
 
 @pytest.mark.parametrize("answer", CANNOT_TELL)
-def test_an_unreachable_arize_is_explained_and_no_404(
+def test_an_unreachable_arize_gets_an_explanation_and_no_404(
     answer: dict[str, Any], client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", **answer)

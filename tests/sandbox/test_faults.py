@@ -105,7 +105,7 @@ def test_fault_applies_only_to_matching_requests(arize: Caller) -> None:
     assert support.get("/sandbox/faults").status == 200
 
 
-def test_faults_are_listed_with_counts_and_removed(arize: Caller) -> None:
+def test_faults_can_be_listed_with_counts_and_removed(arize: Caller) -> None:
     faults = [{"path": "/v2/spaces", "status": 500, "count": 2}, {"status": 503, "key": "ak-full-key-1", "share": 1}]
     assert arize.post("/sandbox/faults", {"faults": faults}).json == {"added": [1, 2]}
     assert statuses(arize, 3) == [500, 500, 503]

@@ -562,7 +562,7 @@ def test_starting_sso_writes_no_row(idp: Idp, linked: User):
     assert PersonSession.objects.count() == 1
 
 
-def test_a_late_return_is_refused_with_a_sentence(idp: Idp, linked: User):
+def test_a_late_return_from_the_provider_is_explained(idp: Idp, linked: User):
     for minutes, is_let_in in ((4.9, True), (5.1, False)):
         client = Client()
         back = idp.send_back(client.post("/accounts/sso/"))

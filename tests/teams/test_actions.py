@@ -25,7 +25,7 @@ def role_of(team, user):
 # --- Teams
 
 
-def test_a_new_team_gets_a_slug_of_its_name(db):
+def test_a_new_team_gets_a_slug_from_its_name(db):
     team = teams.create_team("  Ops & Nörth  ", by=SHELL)
     row = AuditEvent.objects.get()
     assert (team.name, team.slug) == ("Ops & Nörth", "ops-north")

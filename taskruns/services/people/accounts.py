@@ -76,7 +76,7 @@ def create_person(
 
 
 def change_person(person: User, *, name: str, email: str, is_verified: bool = False, by: Actor) -> bool:
-    """False if the person has this name and address already. `is_verified`: the address is known to be theirs.
+    """False if the person has this name and address already. `is_verified`: the provider has verified the new address.
 
     Raises UserError: no email address, or another account has it.
     """
@@ -98,7 +98,7 @@ def change_person(person: User, *, name: str, email: str, is_verified: bool = Fa
 
 
 def verify_email(person: User, *, by: Actor) -> bool:
-    """Note that the address is the person's own. False if that was known."""
+    """Mark the address as verified. False if it already was."""
     with transaction.atomic():
         rows = User.objects.filter(pk=person.pk).exclude(email_status=EmailStatus.VERIFIED)
         if not rows.update(email_status=EmailStatus.VERIFIED, email_vouched_by=""):
