@@ -18,7 +18,7 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, SignInCount, User
 from taskruns.services.people import sign_in_limits
 from taskruns.services.people.sign_in_limits import TooManyAttempts
-from taskruns.views.people import password_limit
+from taskruns.views.people.sign_in_limits import for_strangers
 from tests.clients import sign_in
 from tests.factories import PASSWORD
 from tests.people.pages import TOKEN
@@ -119,14 +119,14 @@ def test_refusal_asks_the_same_of_the_database(mona: User):
 def test_known_browser_has_a_place_while_strangers_take_all_others(mona: User):
     browser = owners_browser(mona)
     taken = 0
-    while password_limit.for_strangers._inside.acquire(blocking=False):
+    while for_strangers._inside.acquire(blocking=False):
         taken += 1
     try:
         assert sign_in(from_address("192.0.2.99"), mona.email).status_code == 429
         assert is_in(sign_in(browser, mona.email))
     finally:
         for _ in range(taken):
-            password_limit.for_strangers._inside.release()
+            for_strangers._inside.release()
 
 
 # --- Cookies that are made up, stolen or old

@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from taskruns.views.people import password_limit
+from taskruns.views.people import sign_in_limits
 from tests.clients import sign_in
 from tests.factories import PASSWORD, person
 from tests.threads import in_threads
@@ -122,7 +122,7 @@ def test_a_refused_form_counts_for_nobody(mona: User, monkeypatch: pytest.Monkey
     full = threading.BoundedSemaphore(1)
     full.acquire()
     with monkeypatch.context() as crowded:
-        crowded.setattr(password_limit.for_strangers, "_inside", full)
+        crowded.setattr(sign_in_limits.for_strangers, "_inside", full)
         for _ in range(20):
             assert sign_in(Client(), mona.email, WRONG).status_code == 429
         assert Client().get("/accounts/login/").status_code == 200
@@ -132,7 +132,7 @@ def test_a_refused_form_counts_for_nobody(mona: User, monkeypatch: pytest.Monkey
 def test_strangers_do_not_crowd_out_people(mona: User, client_of: Callable[..., Client], monkeypatch: Any):
     full = threading.BoundedSemaphore(1)
     full.acquire()
-    monkeypatch.setattr(password_limit.for_strangers, "_inside", full)
+    monkeypatch.setattr(sign_in_limits.for_strangers, "_inside", full)
     client = client_of(mona)
     assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
     new = "another battery staple"
