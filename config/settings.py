@@ -92,7 +92,7 @@ TEMPLATES = [
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # The sign-in throttle counts in this cache, in the database, so that all processes share the counts.
-CACHES = {"default": {"BACKEND": "taskruns.json_cache.JsonDatabaseCache"}}
+CACHES = {"default": {"BACKEND": "taskruns.cache.JsonDatabaseCache"}}
 HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "name": "taskruns",
     "serializer": SignedSerializer(

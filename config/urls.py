@@ -15,7 +15,7 @@ from django.urls import include, path, re_path
 from taskruns.access.gate import View
 from taskruns.access.redirects import is_read
 from taskruns.views.people import factor_checks, password_reset, profile, recent_auth
-from taskruns.views.people.password_limit import by_browser, for_people, for_strangers
+from taskruns.views.people.sign_in_limits import by_browser, for_people, for_strangers
 
 
 def in_transaction(view: View) -> View:

@@ -13,11 +13,13 @@ from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
+from taskruns.audit.anchors import DUE_AFTER, anchor_changed, check_anchor_file, publish
 from taskruns.models import Heartbeat
 from taskruns.pages import mails
-from taskruns.services import audit, batches, cancellations, credentials, invitations, mail, mirror, stops, triggers
+from taskruns.services import audit, batches, cancellations, credentials, invitations, mirror, stops, triggers
+from taskruns.services.mails import send
 from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
+from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,7 @@ _first_start = threading.Lock()
 def start() -> None:
     """Start work at once, not at the next full minute. Huey calls this in each thread; only the first one acts."""
     if _first_start.acquire(blocking=False):
+        check_anchor_file()
         every_minute.call_local()
 
 
@@ -76,7 +79,13 @@ def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
     look_after_throttles()
+    look_after_statistics()
     forget_expired_sessions()
+
+
+@db_task(expires=60 * 60)
+def look_after_statistics() -> None:
+    refresh_statistics()
 
 
 @db_task(expires=60 * 60)
@@ -115,7 +124,7 @@ def run_verification(verification_id: str) -> None:
 def mail_invitations() -> None:
     """The database says which are due. If the mail server refuses one, it is due again."""
     for invitation, token in invitations.to_mail():
-        if not mail.send(mails.invitation(invitation, token)):
+        if not send(mails.invitation(invitation, token)):
             invitations.not_mailed(invitation)
 
 
@@ -123,7 +132,7 @@ def mail_invitations() -> None:
 def mail_password_reset(email: str) -> None:
     """Look up the account here: the duration of the request must not reveal whether it exists."""
     if (link := password_reset.link_for(email)) is not None:
-        mail.send(mails.password_reset(link))
+        send(mails.password_reset(link))
 
 
 @db_task(expires=10 * 60)
@@ -131,7 +140,7 @@ def report_guesses(login: str) -> None:
     """Outside the request, for the same reason as `mail_password_reset`."""
     person = sign_in_limits.report_guesses(login)
     if person is not None and settings.MAILS:
-        mail.send(mails.guesses(person))
+        send(mails.guesses(person))
 
 
 @db_task(expires=90)

@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import actor_of
-from taskruns.audit import EventType
+from taskruns.audit import EventType, anchors
 from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
 from taskruns.services import key_ring
@@ -74,7 +74,7 @@ class BodyLimit:
 
 
 class Health:
-    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are ready too. Any host."""
+    """`/healthz`: this process answers. `/readyz`: database, migrations, worker and anchor file are ready. Any host."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -92,6 +92,9 @@ def is_ready() -> bool:
     try:
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        if anchors.unwritten_since() is not None:
+            log.warning("not_ready", why="anchors are not written to AUDIT_ANCHOR_FILE")
             return False
         if problem := key_ring.problem():
             log.error("not_ready", problem=problem)

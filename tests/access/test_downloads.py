@@ -185,3 +185,17 @@ def test_parts_are_sent_in_chunks_of_one_size() -> None:
 def test_anonymous_request_takes_no_lease(run: Run) -> None:
     assert Client().get(CSV).status_code == 302
     assert not Lease.objects.exists()
+
+
+def test_audit_exports_share_the_places(run: Run, mona: User, client_of: ClientOf, endless: None) -> None:
+    client = client_of(mona)
+    first = client.get(CSV)
+    for kind in ("jsonl", "csv"):
+        refused = client.get(f"/teams/ops-north/audit/export.{kind}")
+        assert (refused.status_code, refused["Retry-After"]) == (429, "30")
+    assert events(event="audit.export") == []
+    first.close()
+    answer = client.get("/teams/ops-north/audit/export.jsonl")
+    assert b'"trailer"' in answer.getvalue()
+    answer.close()
+    assert held() == 0

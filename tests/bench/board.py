@@ -36,8 +36,6 @@ PAGES = {
 
 def measure() -> list[Figure]:
     boards = {size: Board(size) for size in sorted({FEW, MANY // 10, MANY})}
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
     figures = _pages(boards)
     figures += _poll(boards[MANY])
     figures += _plain_admin(boards[MANY])

@@ -1,6 +1,10 @@
 """A process with the wrong key ring says what it lacks, and does not mark the API keys."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +20,11 @@ from taskruns.services import batches, key_ring, mirror
 from taskruns.services.people import factors
 from tests.clients import ClientOf
 from tests.factories import CANARY, actor, make_credential
+from tests.paths import ROOT
 from tests.wire import ENDPOINT
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+ADD = ("add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key-stdin")
 MISSING = "ENCRYPTION_KEYS has no key 2"
 ANOTHER = "Key 2 in ENCRYPTION_KEYS differs from the key 2"
 WRONG = [pytest.param({1: OLD}, MISSING, id="missing"), pytest.param({2: OTHER, 1: OLD}, ANOTHER, id="another key")]
@@ -186,3 +192,30 @@ def test_damaged_ciphertext_marks_the_api_key(key: Credential) -> None:
     mirror.refresh(key.pk)
     key.refresh_from_db()
     assert key.failing_since is not None
+
+
+@pytest.mark.slow
+def test_web_and_worker_exit_with_one_sentence(tmp_path: Path) -> None:
+    environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/own.sqlite3", "QUEUE_URL": ""}
+    environment |= {"DATA_DIR": str(tmp_path), "ENCRYPTION_KEYS": f"2:{NEW},1:{OLD}", "BIND": "127.0.0.1:0"}
+    environment.pop("DJANGO_SETTINGS_MODULE")
+
+    def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment | variables,
+            input=f"{CANARY}\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    for command in (("migrate", "-v0"), ("create_team", "Ops"), ADD):
+        assert run("manage.py", *command).returncode == 0
+    for start in (("-m", "gunicorn", "config.wsgi"), ("manage.py", "run_huey")):
+        refused = run(*start, ENCRYPTION_KEYS=f"1:{OLD}")
+        assert refused.returncode != 0
+        assert f"Cannot start: {MISSING}" in refused.stderr
+        assert "Traceback" not in refused.stderr

@@ -18,7 +18,7 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, SignInCount, User
 from taskruns.services.people import sign_in_limits
 from taskruns.services.people.sign_in_limits import TooManyAttempts
-from taskruns.views.people import password_limit
+from taskruns.views.people.sign_in_limits import for_strangers
 from tests.clients import sign_in
 from tests.factories import PASSWORD
 from tests.people.pages import TOKEN
@@ -119,14 +119,14 @@ def test_refusal_runs_the_same_queries_for_every_account(mona: User):
 def test_known_browser_signs_in_while_all_places_of_strangers_are_taken(mona: User):
     browser = known_browser(mona)
     taken = 0
-    while password_limit.for_strangers._inside.acquire(blocking=False):
+    while for_strangers._inside.acquire(blocking=False):
         taken += 1
     try:
         assert sign_in(from_address("192.0.2.99"), mona.email).status_code == 429
         assert is_in(sign_in(browser, mona.email))
     finally:
         for _ in range(taken):
-            password_limit.for_strangers._inside.release()
+            for_strangers._inside.release()
 
 
 # --- Forged, stolen and old cookies

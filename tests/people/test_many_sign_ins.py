@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from taskruns.views.people import password_limit
+from taskruns.views.people import sign_in_limits
 from tests.clients import sign_in
 from tests.factories import PASSWORD, person
 from tests.threads import in_threads
@@ -122,7 +122,7 @@ def test_a_form_refused_unread_counts_no_attempt(mona: User, monkeypatch: pytest
     full = threading.BoundedSemaphore(1)
     full.acquire()
     with monkeypatch.context() as crowded:
-        crowded.setattr(password_limit.for_strangers, "_inside", full)
+        crowded.setattr(sign_in_limits.for_strangers, "_inside", full)
         for _ in range(20):
             assert sign_in(Client(), mona.email, WRONG).status_code == 429
         assert Client().get("/accounts/login/").status_code == 200
@@ -134,7 +134,7 @@ def test_strangers_cannot_take_the_places_of_signed_in_people(
 ):
     full = threading.BoundedSemaphore(1)
     full.acquire()
-    monkeypatch.setattr(password_limit.for_strangers, "_inside", full)
+    monkeypatch.setattr(sign_in_limits.for_strangers, "_inside", full)
     client = client_of(mona)
     assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
     new = "another battery staple"

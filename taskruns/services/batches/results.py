@@ -4,7 +4,7 @@ An item has the outcome of its cancellation, or waits for its next attempt or it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -43,6 +43,8 @@ def close_some(answered: Sequence[Answered]) -> None:
     now = timezone.now()
     results = [Result(it.cancellation, it.answer, it.by) for it in answered if _is_new_outcome(it)]
     write_results(results)
+    written = {result.cancellation.pk: result.answer for result in results}
+    answered = [replace(it, answer=written.get(it.cancellation.pk, it.answer)) for it in answered]
     _update_items(answered, now)
     record_results(results)
 
