@@ -21,7 +21,7 @@ try:
     key_ring.refuse_start()
 except ImproperlyConfigured as error:
     sys.stderr.write(f"Cannot start: {error}\n")
-    sys.exit(3)  # at this code gunicorn stops, and starts no further worker
+    sys.exit(3)  # with this exit code, gunicorn stops instead of starting another worker
 get_resolver().url_patterns  # noqa: B018 - reading the property imports every view
 
 from taskruns.audit.anchors import check_anchor_file  # noqa: E402 - needs the apps

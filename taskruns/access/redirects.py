@@ -1,4 +1,4 @@
-"""Redirects to sign-in and similar pages. The target after them is never outside the panel."""
+"""Redirects to sign-in and similar pages, and from there back to a page of the panel, never to another site."""
 
 from urllib.parse import urlencode, urlsplit
 

@@ -187,7 +187,9 @@ def test_anonymous_request_takes_no_lease(run: Run) -> None:
     assert not Lease.objects.exists()
 
 
-def test_audit_exports_share_the_places(run: Run, mona: User, client_of: ClientOf, endless: None) -> None:
+def test_audit_exports_share_the_leases_with_other_exports(
+    run: Run, mona: User, client_of: ClientOf, endless: None
+) -> None:
     client = client_of(mona)
     first = client.get(CSV)
     for kind in ("jsonl", "csv"):

@@ -77,7 +77,7 @@ def test_an_interrupted_cancel_is_unknown_until_arize_reports_its_outcome(
 def test_a_lost_answer_is_confirmed_only_if_the_run_was_not_seen_active(
     run: Run, task: Task, oli: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
-    """Both cancels got 500. The first run was active in a re-read, so somebody else cancelled it later."""
+    """Both cancels got 500. The first run was active in a re-read, so someone else cancelled it later."""
     unread = make_run(task)
     for it in (run, unread):
         arize.post(run_url(it, "/cancel"), status=500)
@@ -108,7 +108,7 @@ def test_one_of_two_cancels_of_a_run_is_confirmed(
     }
 
 
-def test_of_two_lost_answers_one_is_confirmed(run: Run, arize: responses.RequestsMock) -> None:
+def test_one_of_two_lost_answers_is_confirmed(run: Run, arize: responses.RequestsMock) -> None:
     opened(run, age=90, outcome=Outcome.UNKNOWN), opened(run, age=61)
     arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
     assert sweep() == 2

@@ -117,7 +117,7 @@ def test_an_unreadable_env_file_is_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["migrate"], ["verify_audit"], ["create_team", "Ops"], ["export_audit", "site"]])
-def test_a_database_that_is_away_is_one_sentence(
+def test_an_unreachable_database_is_one_sentence(
     start: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str]
 ):
     away = "postgres://nobody@127.0.0.1:1/nothing"
