@@ -1,8 +1,10 @@
 """Template tags that every template may use without loading them (`builtins` in the settings): style sheets, icons,
-times, and parts of the board that each process caches, because they depend only on their arguments.
+times, texts that are not ours, and parts of the board that each process caches, because they depend only on their
+arguments.
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from django import template
@@ -14,14 +16,17 @@ from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from taskruns.models import Status
 from taskruns.pages.board.choices import Choice
 from taskruns.pages.board.rows import RunRow
 from taskruns.pages.icons import ICONS
-from taskruns.pages.values import Moment
+from taskruns.pages.texts import visible
+from taskruns.pages.values import Moment, StatusMark
 
 register = template.Library()
 ROWS = 4096  # of about 2 kB each
 SELECTS = 256  # of at most 1,000 entries
+SHORT = 60  # characters that fit into two lines almost everywhere
 _BREAK = re.compile(r"\s*\n\s*")
 _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
 
@@ -70,6 +75,47 @@ def exact_time(at: Moment | None) -> SafeString:
 def ago(at: Moment) -> SafeString:
     """`5 min ago` beside an exact time: empty until the script fills it."""
     return format_html('<time datetime="{}" data-relative></time>', at.iso)
+
+
+@register.filter
+def text(value: object) -> SafeString:
+    """A text from Arize or a person, whose direction does not affect what is beside it."""
+    return format_html("<bdi>{}</bdi>", visible(str(value)))
+
+
+@register.filter
+def quoted(value: object) -> SafeString:
+    return text(f"“{value}”")
+
+
+@register.filter
+def word(mark: StatusMark) -> SafeString | str:
+    """The word of a status, which is Arize's own if the panel does not know it."""
+    return text(mark.word) if mark.value == Status.UNKNOWN else mark.word
+
+
+@register.filter
+def texts(values: Iterable[object]) -> SafeString:
+    """Several of them, with commas."""
+    return format_html_join(", ", "{}", ((text(value),) for value in values))
+
+
+@register.filter
+def sentence(value: object) -> SafeString:
+    """A sentence of ours that may contain such texts."""
+    return format_html('<bdi dir="ltr">{}</bdi>', visible(str(value)))
+
+
+@register.filter
+def plain(value: object) -> str:
+    """Such a text where no element may be: in an attribute, a title or an option."""
+    return visible(str(value))
+
+
+@register.simple_tag
+def full(value: str) -> SafeString:
+    """The `title` of an element whose text is clamped, if it may be too long for two lines."""
+    return format_html(' title="{}"', visible(value)) if len(value) > SHORT else SafeString()
 
 
 @register.tag
