@@ -26,8 +26,7 @@ from taskruns.models.batches import ITEM_OUTCOMES, OPEN_ITEMS
 from taskruns.services.batches import counts_of, not_stopped
 
 from .outcomes import CANCEL_WORDS
-from .texts import told_apart
-from .values import Link, Message, Moment, in_words
+from .values import Link, Message, Moment, in_words, told_apart
 
 TYPED_ABOVE = 20  # to cancel more runs than this, a person types their number
 MOST_NOT_STOPPED = 200  # runs listed as not stopped

@@ -20,13 +20,14 @@ from taskruns.models import Status
 from taskruns.pages.board.choices import Choice
 from taskruns.pages.board.rows import RunRow
 from taskruns.pages.icons import ICONS
-from taskruns.pages.texts import visible
 from taskruns.pages.values import Moment, StatusMark
 
 register = template.Library()
 ROWS = 4096  # of about 2 kB each
 SELECTS = 256  # of at most 1,000 entries
 SHORT = 60  # characters that fit into two lines almost everywhere
+# Control characters, and those that turn the direction of the text after them. Line breaks and tabs are text.
+_HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BREAK = re.compile(r"\s*\n\s*")
 _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
 
@@ -148,6 +149,18 @@ def run_row(row: RunRow) -> SafeString:
 def select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
     """A filter's list, cached: it may have an entry for each task. `every`: the text of the entry for no choice."""
     return (_select if settings.DEBUG else _known_select)(name, choices, every)
+
+
+def visible(text: str) -> str:
+    """Replace hidden characters by a symbol (`␀`) or their number."""
+    return _HIDDEN.sub(_symbol, text)
+
+
+def _symbol(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"\\u{code:04x}"
 
 
 class _Versioned:

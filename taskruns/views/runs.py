@@ -16,8 +16,7 @@ from taskruns.pages.board import row_of
 from taskruns.pages.cancellations import sentence_of
 from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
-from taskruns.pages.texts import shortened
-from taskruns.pages.values import Message
+from taskruns.pages.values import Message, shortened
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run

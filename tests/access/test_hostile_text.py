@@ -25,7 +25,8 @@ from taskruns.models import (
     Team,
     User,
 )
-from taskruns.pages.texts import shortened, told_apart, visible
+from taskruns.pages.values import shortened, told_apart
+from taskruns.templatetags.parts import visible
 from tests.factories import actor, make_run
 from tests.stage import Stage, a_stop
 from tests.urlconf import url_names, wanted

@@ -279,3 +279,14 @@ def test_more_teams_need_no_more_queries_on_the_board_of_all_teams(
         return len(captured)
 
     assert queries(3) == queries(20)
+
+
+def test_equal_task_names_are_told_apart_in_the_filter(client: Client, task: Task) -> None:
+    mine = {"team": task.team, "endpoint": ENDPOINT, "credential": task.credential, "name": task.name}
+    Task.objects.create(**mine, arize_id="VGFzazo3Onh5eg==", space_name="search")
+    Task.objects.create(**mine | {"name": "n" * 3_000}, arize_id="long")
+    html = client.get(BOARD).content.decode()
+    words = re.findall(r"<option[^>]*>([^<]*)</option>", html.split('id="filter-task"')[1].split("</select>")[0])
+    assert f"{task.name} · support-bot · …{task.arize_id[-8:]}" in words
+    assert f"{task.name} · search · …Onh5eg==" in words
+    assert max(map(len, words)) <= 200, "a long name does not fill the list"

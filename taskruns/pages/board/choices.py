@@ -10,8 +10,7 @@ from django.urls import reverse
 from taskruns.forms import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
 from taskruns.models.tasks import STILL_LISTED
-from taskruns.pages.texts import shortened, told_apart
-from taskruns.pages.values import Link
+from taskruns.pages.values import Link, shortened, told_apart
 from taskruns.permissions import Action, TeamAccess
 
 
