@@ -8,6 +8,8 @@ from taskruns.sso.provider import ROLES
 
 from . import environment as env
 
+_SCOPES = "openid profile email"
+_SCOPE = re.compile(r"[!#-\[\]-~]{1,200}")  # RFC 6749, 3.3
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
 
 
@@ -24,8 +26,27 @@ def provider() -> Provider | None:
         client_secret=_required("OIDC_CLIENT_SECRET"),
         groups_claim=env.text("OIDC_GROUPS_CLAIM", "groups"),
         group_roles=group_roles(),
+        scopes=scopes(),
+        sends_auth_time=not env.boolean("OIDC_WITHOUT_AUTH_TIME", default=False),
         sign_in_origins=_sign_in_origins(issuer),
     )
+
+
+def only(provider: Provider | None) -> bool:
+    """SSO_ONLY: people sign in at the provider only, without password or passkey. Refused if there is no provider."""
+    switched_on = env.boolean("SSO_ONLY", default=False)
+    if switched_on and provider is None:
+        env.refuse("SSO_ONLY", "is on, but there is no single sign-on. Set OIDC_ISSUER, or turn it off.")
+    return switched_on
+
+
+def scopes() -> tuple[str, ...]:
+    """Separated by spaces, as providers document them, or by commas."""
+    with env.checked("OIDC_SCOPES", "must be scope names with `openid` among them, for example `openid email groups`."):
+        found = tuple(dict.fromkeys(env.text("OIDC_SCOPES", _SCOPES).replace(",", " ").split()))
+        if "openid" not in found or not all(map(_SCOPE.fullmatch, found)):
+            raise ValueError
+    return found
 
 
 def _check_issuer(issuer: str) -> None:

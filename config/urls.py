@@ -15,11 +15,11 @@ from django.urls import include, path, re_path
 from taskruns.access.gate import View
 from taskruns.access.redirects import is_read
 from taskruns.views.people import factor_checks, password_reset, profile, recent_auth
-from taskruns.views.people.password_limit import for_people, for_strangers
+from taskruns.views.people.sign_in_limits import by_browser, for_people, for_strangers
 
 
 def in_transaction(view: View) -> View:
-    """Posts only: on SQLite, a stranger's GET would wait for the one writer, and make others wait."""
+    """A transaction for POSTs only: on SQLite, a GET in a transaction would wait for the writer and block others."""
     act = transaction.atomic(view)
 
     @wraps(view)
@@ -30,7 +30,7 @@ def in_transaction(view: View) -> View:
 
 
 urlpatterns = [
-    path("accounts/login/", for_strangers(account.login), name="account_login"),
+    path("accounts/login/", by_browser(account.login), name="account_login"),
     path("accounts/login/passkey/", in_transaction(factor_checks.login_by_passkey), name="mfa_login_webauthn"),
     path("accounts/login/second-factor/", in_transaction(factor_checks.authenticate), name="mfa_authenticate"),
     path("accounts/logout/", account.logout, name="account_logout"),

@@ -7,15 +7,19 @@ import uuid
 from collections.abc import Callable
 
 import structlog
+from django.conf import settings
 from django.utils import timezone
 from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
+from taskruns.audit.anchors import DUE_AFTER, anchor_changed, check_anchor_file, publish
 from taskruns.models import Heartbeat
-from taskruns.services import audit, batches, cancellations, credentials, mirror, stops, triggers
-from taskruns.services.people import sessions, throttles
+from taskruns.pages import mails
+from taskruns.services import audit, batches, cancellations, credentials, invitations, mirror, stops, triggers
+from taskruns.services.mails import send
+from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
+from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
@@ -29,6 +33,7 @@ _first_start = threading.Lock()
 def start() -> None:
     """Start work at once, not at the next full minute. Huey calls this in each thread; only the first one acts."""
     if _first_start.acquire(blocking=False):
+        check_anchor_file()
         every_minute.call_local()
 
 
@@ -38,6 +43,7 @@ def every_minute() -> None:
     sweep()
     look_after_stops()
     look_after_audit()
+    mail_invitations()
     for delay in range(0, 60, TICK):
         tick.schedule(delay=delay)
 
@@ -73,7 +79,13 @@ def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
     look_after_throttles()
+    look_after_statistics()
     forget_expired_sessions()
+
+
+@db_task(expires=60 * 60)
+def look_after_statistics() -> None:
+    refresh_statistics()
 
 
 @db_task(expires=60 * 60)
@@ -85,6 +97,7 @@ def look_after_keys() -> None:
 @db_task(expires=60 * 60)
 def look_after_throttles() -> None:
     throttles.forget_expired()
+    sign_in_limits.forget_expired()
 
 
 @db_task(expires=60 * 60)
@@ -105,6 +118,29 @@ def forget_old_runs() -> None:
 @db_task()
 def run_verification(verification_id: str) -> None:
     audit.run_verification(uuid.UUID(verification_id))
+
+
+@db_task(expires=2 * 60)
+def mail_invitations() -> None:
+    """The database says which are due. If the mail server refuses one, it is due again."""
+    for invitation, token in invitations.to_mail():
+        if not send(mails.invitation(invitation, token)):
+            invitations.not_mailed(invitation)
+
+
+@db_task(expires=10 * 60)
+def mail_password_reset(email: str) -> None:
+    """Look up the account here: the duration of the request must not reveal whether it exists."""
+    if (link := password_reset.link_for(email)) is not None:
+        send(mails.password_reset(link))
+
+
+@db_task(expires=10 * 60)
+def report_guesses(login: str) -> None:
+    """Outside the request, for the same reason as `mail_password_reset`."""
+    person = sign_in_limits.report_guesses(login)
+    if person is not None and settings.MAILS:
+        send(mails.guesses(person))
 
 
 @db_task(expires=90)
@@ -150,8 +186,22 @@ def wake_verification(verification_id: uuid.UUID) -> None:
     _enqueue(run_verification, verification_id)
 
 
-def _enqueue(job: Callable[[str], object], row_id: uuid.UUID) -> None:
+def wake_invitations() -> None:
+    """Mail invitations now. If the queue is down, the next minute does it."""
+    _enqueue(mail_invitations)
+
+
+def wake_password_reset(email: str) -> None:
+    """Without a queue nothing is mailed, and the person has to ask again."""
+    _enqueue(mail_password_reset, email)
+
+
+def wake_guess_report(login: str) -> None:
+    _enqueue(report_guesses, login)
+
+
+def _enqueue(job: Callable[..., object], *args: uuid.UUID | str) -> None:
     try:
-        job(str(row_id))
+        job(*map(str, args))
     except Exception:  # each queue has its own errors, and none may undo what was saved
         log.warning("queue_unreachable", exc_info=True)

@@ -103,5 +103,5 @@ def must_have_second_factor(person: User, team: Team | None = None) -> bool:
 
 
 def _team_role(person: User, team: Team) -> TeamRole | None:
-    role = Membership.objects.filter(user=person, team=team).values_list("role", flat=True).first()
+    role = Membership.objects.in_force().filter(user=person, team=team).values_list("role", flat=True).first()
     return TeamRole(role) if role else None

@@ -109,6 +109,7 @@ urlpatterns = [
     # All accounts, for site admins
     path("people/", accounts.listing, name="people"),
     path("people/<uuid:person_id>/", accounts.person, name="person"),
+    path("people/<uuid:person_id>/change/", accounts.change, name="person-change"),
     path("people/<uuid:person_id>/role/", accounts.change_role, name="person-role"),
     path("people/<uuid:person_id>/disable/", accounts.disable, name="person-disable"),
     path("people/<uuid:person_id>/enable/", accounts.enable, name="person-enable"),

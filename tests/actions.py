@@ -126,6 +126,9 @@ ACTIONS: dict[str, HttpAction] = {
     "change the profile": HttpAction(
         "profile", "vera", (("profile.change", "done"),), {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": ""}
     ),
+    "change a name and email": HttpAction(
+        "person-change", "adam", (("person.change", "done"),), {"name": "Vera", "email": "vera.new@example.com"}
+    ),
     "assign a site role": HttpAction("person-role", "adam", (("person.grant", "done"),), {"role": "auditor"}),
     "disable a person": HttpAction("person-disable", "adam", (("person.disable", "done"),)),
     "enable a person": HttpAction("person-enable", "adam", (("person.enable", "done"),), while_disabled),

@@ -15,7 +15,7 @@ def events(**wanted: Any) -> list[tuple[str, str]]:
 
 
 # Tables for internal counters: the sign-in throttle and the number of calls.
-HOUSEKEEPING = {"cache", "django_migrations", "taskruns_keyusage"}
+HOUSEKEEPING = {"cache", "django_migrations", "taskruns_keyusage", "taskruns_lease", "taskruns_signincount"}
 Dump = dict[str, list[tuple[Any, ...]]]
 
 

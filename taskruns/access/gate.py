@@ -176,7 +176,7 @@ def actor_of(request: HttpRequest) -> Actor:
         anonymous,
         type="user",
         id=str(person.pk),
-        label=person.email,
+        label=person.label,
         role=access.role,
         auth_method=auth_method(request, person),
         session_ref=_session_ref(request),

@@ -33,6 +33,7 @@ class EventType(StrEnum):
     PERSON_CREATE = "person.create"
     PERSON_DISABLE = "person.disable"
     PERSON_ENABLE = "person.enable"
+    PERSON_CHANGE = "person.change"
     PERSON_GRANT = "person.grant"
     PERSON_RESET = "person.reset"
     PROFILE_CHANGE = "profile.change"
@@ -107,9 +108,10 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.VIEW_SAVE: _VIEW,
     EventType.VIEW_DELETE: _VIEW,
     EventType.PERSON_CREATE: frozenset({"invitation", "single_sign_on", "subject"}),
+    EventType.PERSON_CHANGE: frozenset({"changed", "before", "after", "why"}),
     EventType.PERSON_DISABLE: frozenset({"sessions_ended"}),
     EventType.PERSON_GRANT: frozenset({"before", "after"}),
-    EventType.PERSON_RESET: frozenset({"sessions_ended", "factors_dropped"}),
+    EventType.PERSON_RESET: frozenset({"sessions_ended", "factors_dropped", "works_until"}),
     EventType.PROFILE_CHANGE: frozenset({"changed", "after", "single_sign_on", "issuer", "subject"}),
     EventType.AUTH_SIGN_IN: frozenset({"again", "why"}),
     EventType.AUTH_PASSWORD_CHANGE: frozenset({"sessions_ended"}),

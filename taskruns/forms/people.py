@@ -6,6 +6,10 @@ from django import forms
 
 from taskruns.models import SiteRole, Theme
 
+from .fields import EmailField
+
+LONGEST_NAME = 100
+
 
 def _zones() -> list[tuple[str, str]]:
     return [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
@@ -25,6 +29,15 @@ class ProfileForm(forms.Form):
     shortcuts = forms.BooleanField(
         label="Keyboard shortcuts", required=False, help_text="Single keys work on the board. Press ? for a list."
     )
+
+
+class PersonForm(forms.Form):
+    """For site admins: what someone else is called, and how they sign in."""
+
+    name = forms.CharField(
+        max_length=LONGEST_NAME, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"})
+    )
+    email = EmailField("Email")
 
 
 class SiteRoleForm(forms.Form):

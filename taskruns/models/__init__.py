@@ -19,7 +19,7 @@ from .jobs import Heartbeat
 from .key_ring import RingKeyCheck
 from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
-from .people import SiteRole, Theme, User
+from .people import EmailStatus, SignInCount, SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
 from .sessions import PersonSession
@@ -49,6 +49,7 @@ __all__ = [
     "Cancellation",
     "Credential",
     "Effect",
+    "EmailStatus",
     "EmergencyStop",
     "Heartbeat",
     "Invitation",
@@ -61,6 +62,7 @@ __all__ = [
     "RingKeyCheck",
     "Run",
     "SavedView",
+    "SignInCount",
     "SiteRole",
     "Status",
     "StopEnd",

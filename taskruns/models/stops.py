@@ -31,7 +31,7 @@ class StopQuerySet(models.QuerySet["EmergencyStop"]):
 
     def with_owner(self) -> Self:
         """Annotate the owner's current role in the team: the hold acts only while its owner has the right."""
-        mine = Membership.objects.filter(team=models.OuterRef("team"), user=models.OuterRef("person"))
+        mine = Membership.objects.in_force().filter(team=models.OuterRef("team"), user=models.OuterRef("person"))
         able = mine.filter(user__is_active=True, team__archived_at=None)
         return self.annotate(owner_role=models.Subquery(able.values("role")[:1]))
 

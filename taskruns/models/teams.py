@@ -1,8 +1,9 @@
 """Teams, their members with roles, and invitations."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
@@ -51,8 +52,13 @@ class Team(models.Model):
 
 
 class MembershipQuerySet(models.QuerySet["Membership"]):
+    def in_force(self) -> "MembershipQuerySet":
+        """Omit roles from groups unless the person's last single sign-on is recent: the person may have left."""
+        confirmed_since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
+        return self.filter(models.Q(by_groups=False) | models.Q(user__sso_signed_in_at__gt=confirmed_since))
+
     def managing(self, person: User) -> "MembershipQuerySet":
-        return self.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+        return self.in_force().filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
 
 
 class Membership(models.Model):
@@ -84,6 +90,9 @@ class Invitation(models.Model):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
+    # `by_mail`: the link is only in a mail, so opening it verifies the address. `mailed_at`: when the worker mailed it.
+    by_mail = models.BooleanField(default=False)
+    mailed_at = models.DateTimeField(null=True, blank=True)
     accepted_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from allauth.socialaccount.models import SocialAccount
+from django.conf import settings
 from django.db.models import Max, Prefetch, Q, QuerySet
+from django.utils import timezone
 
-from taskruns.models import AuditEvent, Membership, User
+from taskruns.models import AuditEvent, EmailStatus, Membership, User
 from taskruns.models.folded import contains
 from taskruns.services.people import factors, sessions
 
@@ -32,6 +34,7 @@ class PersonRow:
     name: str
     site_role: str
     is_active: bool
+    unverified: str
     teams: tuple[str, ...]
     signed_in: Moment | None
 
@@ -47,7 +50,9 @@ class SignInRow:
 
 @dataclass(frozen=True, slots=True)
 class PersonPage:
-    """`roles` are (value, label) pairs. `is_self`: people cannot change their own rights."""
+    """`roles` are (value, label) pairs. `is_self`: people cannot change their own rights. `follows_sso`: the provider's
+    name and address replace what a site admin writes.
+    """
 
     row: PersonRow
     teams: tuple[tuple[Link, str], ...]
@@ -55,6 +60,7 @@ class PersonPage:
     live_sessions: int
     factors: tuple[str, ...]
     has_sso_account: bool
+    follows_sso: bool
     roles: tuple[tuple[str, str], ...]
     role: str
     may_manage: bool
@@ -93,7 +99,7 @@ WORDS: dict[str, str] = {
     "members.manage": "add and remove members and change their roles",
     "teams.manage": "create and archive teams",
     "people.view": "see all people in the panel",
-    "people.manage": "assign site roles, disable accounts, end people's sessions",
+    "people.manage": "change names and emails, assign site roles, disable accounts, end people's sessions",
     "site.log": "read, export and verify the logs of the site and of all teams",
 }
 
@@ -105,6 +111,19 @@ def rights_table(given: Iterable[tuple[str, AbstractSet[str]]]) -> RightsTable:
         RightsRow(words, code, tuple((name, code in rights) for name, rights in roles)) for code, words in WORDS.items()
     )
     return RightsTable(tuple(name for name, _ in roles), tuple(rows))
+
+
+def unverified(person: User) -> str:
+    """Who entered the address, if it is not verified."""
+    words = {EmailStatus.INVITED: "not verified, invited by {}", EmailStatus.CHANGED: "not verified, changed by {}"}
+    return words[EmailStatus(person.email_status)].format(person.email_vouched_by) if person.email_status else ""
+
+
+def role_of(member: Membership, person: User) -> str:
+    """The role, and whether it is paused: one from groups needs a recent single sign-on."""
+    since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
+    is_in_force = not member.by_groups or (person.sso_signed_in_at is not None and person.sso_signed_in_at > since)
+    return member.role if is_in_force else f"{member.role}, paused until the next single sign-on"
 
 
 PAGE = 50

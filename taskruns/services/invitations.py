@@ -3,10 +3,12 @@
 Neither the link nor the token is stored.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core import signing
 from django.db import transaction
 from django.db.models import Q
@@ -25,7 +27,7 @@ _SALT = "taskruns.invitation"
 
 
 class InvitationInvalid(UserError):
-    """Forged, expired, used, revoked, or of an archived team. One sentence for all, so that guesses learn nothing."""
+    """Forged, expired, used, revoked, or of an archived team. One sentence for all, so that a guess learns nothing."""
 
     def __init__(self) -> None:
         super().__init__("This invitation is no longer valid. Ask the person who sent it for a new one.")
@@ -33,10 +35,13 @@ class InvitationInvalid(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """`token` is part of the link and shown only once. Empty if the person had an account and was added at once."""
+    """`token` is part of the link and shown only once. Empty if the link goes by mail, or if the person had an account
+    and was added at once.
+    """
 
     email: str
     token: str = ""
+    is_mailed: bool = False
 
 
 def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tuple[Team, Invited | None]:
@@ -57,12 +62,14 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     """Add a person who has an account, or create a link for one who has none. An older open link stops working.
 
+    If the panel sends mail, only the mail holds the link: an inviter who saw it could join in the other's name.
     Raises UserError if they are already a member or disabled, the team is archived, or the email address is invalid.
     """
     email = accounts.clean_email(email)
     person = accounts.find_person(email)
     if person is None:
-        return Invited(email, _token_of(_create_invitation(team, email=email, role=role, by=by)))
+        invitation = _create_invitation(team, email=email, role=role, by=by)
+        return Invited(email, is_mailed=True) if invitation.by_mail else Invited(email, _token_of(invitation))
     if Membership.objects.filter(team=team, user=person).exists():
         raise UserError(f"{email} is already a member of this team.", field="email")
     members.add(team, person, role=role, by=by)
@@ -75,11 +82,32 @@ def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> 
         team = teams.lock_team(team)
         replaced = teams.open_invitations(team).filter(email=email).update(revoked_at=now)
         invitation = Invitation.objects.create(
-            team=team, email=email, role=role, created_by=by.person, created_at=now, expires_at=now + VALID_FOR
+            team=team,
+            email=email,
+            role=role,
+            created_by=by.person,
+            created_at=now,
+            expires_at=now + VALID_FOR,
+            by_mail=settings.MAILS,
         )
         details = {"role": role.value, "replaces": replaced, "expires_at": invitation.expires_at.isoformat()}
         _record(EventType.INVITATION_CREATE, invitation, by=by, details=details)
     return invitation
+
+
+def to_mail() -> Iterator[tuple[Invitation, str]]:
+    """Claim the open invitations that were not mailed yet, with their tokens. The claim lets one worker mail each."""
+    due = Invitation.objects.filter(
+        by_mail=True, mailed_at=None, accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()
+    )
+    for invitation in due.filter(team__archived_at=None).select_related("team", "created_by"):
+        if Invitation.objects.filter(pk=invitation.pk, mailed_at=None).update(mailed_at=timezone.now()):
+            yield invitation, _token_of(invitation)
+
+
+def not_mailed(invitation: Invitation) -> None:
+    """The mail server refused it, so it is due again."""
+    Invitation.objects.filter(pk=invitation.pk).update(mailed_at=None)
 
 
 def revoke_invitation(invitation: Invitation, *, by: Actor) -> bool:
@@ -116,8 +144,15 @@ def accept_with_new_account(invitation: Invitation, *, name: str, password: str,
         if not held.is_open:
             raise InvitationInvalid
         details = {"invitation": str(invitation.pk)}
-        person = accounts.create_person(invitation.email, password=password, name=name, by=by, details=details)
-        as_person = replace(by, type="user", id=str(person.pk), label=person.email, person=person)
+        person = accounts.create_person(
+            invitation.email,
+            password=password,
+            name=name,
+            invited_by="" if invitation.by_mail else _inviter(invitation),
+            by=by,
+            details=details,
+        )
+        as_person = replace(by, type="user", id=str(person.pk), label=person.label, person=person)
         accept_invitation(invitation, person=person, by=as_person)
     return person
 
@@ -125,10 +160,13 @@ def accept_with_new_account(invitation: Invitation, *, name: str, password: str,
 def accept_invitation(invitation: Invitation, *, person: User, by: Actor) -> None:
     """Accept the invitation and make `person` a member. Someone who is already a member keeps their role.
 
+    A link that went by mail verifies the address.
     Only the first of two concurrent accepts succeeds. Raises InvitationInvalid, also if someone else was invited.
     """
     try:
         with transaction.atomic():
+            if invitation.by_mail and person.email == invitation.email:
+                accounts.verify_email(person, by=by)
             team = teams.lock_team(invitation.team)
             _mark_accepted(invitation, person)
             member, _ = Membership.objects.get_or_create(team=team, user=person, defaults={"role": invitation.role})
@@ -142,6 +180,10 @@ def _mark_accepted(invitation: Invitation, person: User) -> None:
     rows = teams.open_invitations(invitation.team).filter(theirs)
     if not rows.update(accepted_at=timezone.now()):
         raise InvitationInvalid
+
+
+def _inviter(invitation: Invitation) -> str:
+    return invitation.created_by.email if invitation.created_by else "a manager"
 
 
 def _token_of(invitation: Invitation) -> str:

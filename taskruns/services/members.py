@@ -96,16 +96,21 @@ def seen_by(person: User) -> "QuerySet[Team]":
     member of another team. `as_of`: the oldest last reading of the team's working keys, or if none works, the latest of
     any key. `is_stopped`: an emergency stop is active.
     """
-    mine = Membership.objects.filter(team=OuterRef("pk"), user=person)
+    mine = Membership.objects.in_force().filter(team=OuterRef("pk"), user=person)
     working = Q(credentials__revoked_at=None, credentials__failing_since=None)
     read_with: dict[str, Any] = {
         "role": Coalesce(Subquery(mine.values("role")[:1]), Value("")),
         "reader_manages": Exists(Membership.objects.managing(person)),
-        "has_other_teams": Exists(Membership.objects.filter(user=person).exclude(team=OuterRef("pk"))),
+        "has_other_teams": Exists(Membership.objects.in_force().filter(user=person).exclude(team=OuterRef("pk"))),
         "as_of": Coalesce(Min("credentials__last_good_at", filter=working), Max("credentials__last_good_at")),
         "is_stopped": Exists(EmergencyStop.objects.holding().filter(team=OuterRef("pk"))),
     }
     return Team.objects.annotate(**read_with)
+
+
+def own_teams(person: User) -> "QuerySet[Team]":
+    """The teams in which the person has a role now."""
+    return Team.objects.active().filter(pk__in=_team_ids(person))
 
 
 def home_of(person: User) -> Team | None:
@@ -113,13 +118,13 @@ def home_of(person: User) -> Team | None:
     last = person.last_team
     if last is not None and last.archived_at is None and (person.site_role or _is_member(person, last)):
         return last
-    teams = Team.objects.active().filter(memberships__user=person)[:2]
+    teams = own_teams(person)[:2]
     return teams[0] if len(teams) == 1 else None
 
 
 def teams_of(person: User) -> list[TeamSummary]:
     """The teams that the person may view, by name: their own, or all for auditors and site admins."""
-    roles = dict(Membership.objects.filter(user=person).values_list("team_id", "role"))
+    roles = dict(Membership.objects.in_force().filter(user=person).values_list("team_id", "role"))
     site_role = SiteRole(person.site_role)
     teams = Team.objects.active() if site_role else Team.objects.active().filter(pk__in=roles)
     return list(_summaries(teams, roles, site_role))
@@ -138,7 +143,11 @@ def _target(person: User) -> Target:
 
 
 def _is_member(person: User, team: Team) -> bool:
-    return Membership.objects.filter(user=person, team=team).exists()
+    return Membership.objects.in_force().filter(user=person, team=team).exists()
+
+
+def _team_ids(person: User) -> "QuerySet[Membership, uuid.UUID]":
+    return Membership.objects.in_force().filter(user=person).values_list("team_id", flat=True)
 
 
 def _role_in(team: Team, person: User) -> str:
@@ -152,7 +161,8 @@ def _keep_a_manager(team: Team, person: User) -> None:
     """Refuse to remove the last manager who can still sign in."""
     managers = Membership.objects.filter(team=team, role=TeamRole.MANAGER)
     is_manager = Q(user=person)
-    if managers.filter(is_manager).exists() and not managers.exclude(is_manager).filter(user__is_active=True).exists():
+    others = managers.exclude(is_manager).in_force().filter(user__is_active=True)
+    if managers.filter(is_manager).exists() and not others.exists():
         raise UserError(LAST_MANAGER)
 
 

@@ -18,13 +18,19 @@ class GroupRole:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The one identity provider of a deployment."""
+    """The one identity provider of a deployment.
+
+    `sends_auth_time`: its tokens say when the person signed in, as OpenID Connect requires. Otherwise the panel cannot
+    check that the provider asked the person to sign in again.
+    """
 
     issuer: str
     client_id: str
     client_secret: str = field(repr=False)
     groups_claim: str = "groups"
     group_roles: tuple[GroupRole, ...] = ()
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    sends_auth_time: bool = True
     sign_in_origins: tuple[str, ...] = ()
 
     @property

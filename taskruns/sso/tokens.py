@@ -38,7 +38,7 @@ def read_id_token(token: str, *, keys: dict[str, Any], issuer: str, client_id: s
     parties = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
     if claims.get("azp", client_id) != client_id or (len(parties) > 1 and "azp" not in claims):
         raise TokenRefused("azp")
-    if not claims["sub"]:
+    if not isinstance(claims["sub"], str) or not claims["sub"]:
         raise TokenRefused("sub")
     return claims
 

@@ -17,7 +17,7 @@ from taskruns.pages.frame import Frame
 from taskruns.pages.stops import StopBanner, banner_of
 from taskruns.pages.values import Link
 from taskruns.permissions import SITE_ROLES, Access, Action
-from taskruns.services import audit
+from taskruns.services import audit, members
 
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
@@ -34,6 +34,9 @@ def frame(request: HttpRequest) -> dict[str, Any]:
         return {
             "frame": None,
             "mails": settings.MAILS,
+            # An administrator opens the form with ?password: see `reset_sign_in`.
+            "hides_password": settings.SSO_ONLY and request.method != "POST" and "password" not in request.GET,
+            "sso_only": settings.SSO_ONLY,
             "sign_on": settings.OIDC.name if settings.OIDC else "",
             "undone": UNDONE.get(request.GET.get("undone", ""), ""),
         }
@@ -66,7 +69,7 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         alarm=_alarm(person),
         theme=person.theme,
         no_shortcuts=not person.shortcuts,
-        has_password=person.has_usable_password(),
+        has_password=person.has_usable_password() and not settings.SSO_ONLY,
         sees_people=Action.PEOPLE_VIEW in SITE_ROLES[SiteRole(person.site_role)],
         stop=stop_banner(team, person, access) if team and access else None,
     )
@@ -106,7 +109,7 @@ def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
 
 
 def _alarm(person: User) -> Link | None:
-    """A log with faults, or whose verification failed, is shown on every page to the people responsible for it."""
+    """On every page, warn the people responsible for the log if it has faults or its verification failed."""
     if Action.SITE_LOG not in SITE_ROLES[SiteRole(person.site_role)]:
         return None
     failed = audit.latest_failed()
@@ -116,8 +119,8 @@ def _alarm(person: User) -> Link | None:
 
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
-    """The person's teams. The gate has already found out whether the current one is the only one."""
-    teams: Iterable[Team] = Team.objects.active().filter(memberships__user=person).order_by("name")
+    """The person's teams. No query if the gate already knows that the current team is the only one."""
+    teams: Iterable[Team] = members.own_teams(person).order_by("name")
     if current is not None and _is_only(current):
         teams = (current,)
     return tuple(Link(team.name, reverse("board", args=[team.slug]), team == current) for team in teams)

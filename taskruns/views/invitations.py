@@ -4,6 +4,7 @@ from urllib.parse import urlencode
 
 import structlog
 from allauth.account.forms import LoginForm
+from django.conf import settings
 from django.contrib import messages
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
@@ -25,7 +26,7 @@ from taskruns.services import invitations
 from taskruns.services.invitations import InvitationInvalid
 from taskruns.services.people import accounts
 
-from .people.password_limit import for_strangers
+from .people.sign_in_limits import for_strangers
 from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
 def _answer(request: HttpRequest, found: Invitation) -> HttpResponse:
     if isinstance(request.user, User):
         return _for_signed_in(request, found, request.user)
-    if accounts.find_person(found.email) is not None:
+    if settings.SSO_ONLY or accounts.find_person(found.email) is not None:
         return _must_sign_in(request, found)
     return _for_stranger(request, found)
 
@@ -76,7 +77,7 @@ def _for_signed_in(request: HttpRequest, found: Invitation, person: User) -> Htt
 
 def _must_sign_in(request: HttpRequest, found: Invitation) -> HttpResponse:
     login_url = f"{reverse('account_login')}?{urlencode({'next': request.path})}"
-    return _page(request, found, must_sign_in=True, login_url=login_url)
+    return _page(request, found, must_sign_in=True, login_url=login_url, sso_only=settings.SSO_ONLY)
 
 
 def _for_stranger(request: HttpRequest, found: Invitation) -> HttpResponse:

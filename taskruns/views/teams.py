@@ -9,11 +9,13 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires, signed_in
 from taskruns.audit import EventType
 from taskruns.forms.fields import posted
 from taskruns.forms.teams import MemberForm, RoleForm, SettingsForm, TeamForm
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
+from taskruns.pages import people
 from taskruns.pages.help import role_words
 from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, link_of
 from taskruns.pages.values import Moment
@@ -143,16 +145,19 @@ def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse
 
 
 def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: TeamRole) -> HttpResponse:
-    """For a person with an account, redirect to the page. For anyone else, show the link on the page, only once."""
+    """For a person with an account, redirect to the page. For anyone else, mail the link or show it, only once."""
     if invited is not None and invited.token:
         return _members_page(request, team, invited=invited)
-    if invited is not None:
+    if invited is not None and invited.is_mailed:
+        jobs.wake_invitations()
+        messages.success(request, f"An invitation is being mailed to {invited.email}.")
+    elif invited is not None:
         messages.success(request, f"{invited.email} added as {role.value}.")
     return redirect("members", slug=team.slug)
 
 
 def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
-    """A member of the team. A member of another team gives the same 404 as nobody, but the attempt is recorded."""
+    """A member of the team. A member of another team gives the same 404 as an unknown person, but is recorded."""
     theirs = Membership.objects.filter(user_id=user_id)
     row = theirs.filter(team=request.team).first() or theirs.first()
     if row is None:
@@ -202,6 +207,7 @@ def _member_rows(team: Team, reader: User) -> tuple[MemberRow, ...]:
             email=row.user.email,
             name=row.user.name,
             role=row.role,
+            notes=tuple(note for note in (people.unverified(row.user), _pause_of(row)) if note),
             since=Moment.of(row.created_at),
             is_self=row.user_id == reader.pk,
         )
@@ -209,9 +215,19 @@ def _member_rows(team: Team, reader: User) -> tuple[MemberRow, ...]:
     )
 
 
+def _pause_of(row: Membership) -> str:
+    shown = people.role_of(row, row.user)
+    return shown if shown != row.role else ""
+
+
 def _invitation_rows(team: Team) -> tuple[InvitationRow, ...]:
     rows = teams.open_invitations(team).order_by("email")
-    return tuple(InvitationRow(str(row.pk), row.email, row.role, Moment.of(row.expires_at)) for row in rows)
+    return tuple(
+        InvitationRow(
+            str(row.pk), row.email, row.role, Moment.of(row.expires_at), row.by_mail, Moment.of(row.mailed_at)
+        )
+        for row in rows
+    )
 
 
 def _form_page(request: PanelRequest, page: str, context: dict[str, Any]) -> HttpResponse:

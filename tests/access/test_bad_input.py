@@ -108,6 +108,9 @@ FORMS = {
         {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": "on"},
         {"time_zone": ["", LONG, NUL, "Mars/Base", "utc", "../../etc/passwd"], "theme": [LONG, NUL, "pink", "DARK"]},
     ),
+    "person-change": Form(
+        "adam", {"name": "Vera", "email": "vera.new@example.com"}, {"name": NAMES[2:], "email": EMAILS}
+    ),
     "person-role": Form("adam", {"role": "auditor"}, {"role": ["", LONG, NUL, "owner", "ADMIN", "manager"]}),
     "factor-totp": Form("vera", {"code": ""}, {"code": ["", LONG, NUL, "000000", "12345", "1.5", "\N{ROCKET}"]}),
     "factor-passkey": Form(
@@ -177,6 +180,7 @@ def post(
         "credential-replace": reverse("credential-replace", args=[team.slug, credential.pk]),
         "member-role": reverse("member-role", args=[team.slug, vera.pk]),
         "invitation": link.removeprefix(settings.SITE_URL),
+        "person-change": reverse("person-change", args=[vera.pk]),
         "person-role": reverse("person-role", args=[vera.pk]),
         **{name: reverse(name) for name in ("team-new", "profile", "factor-totp", "factor-passkey")},
     }

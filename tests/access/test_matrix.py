@@ -144,6 +144,8 @@ TABLE: dict[str, Row] = {
     "confirm": Row(get=EVERYBODY.replace("200", "302"), post=EVERYBODY.replace("200", "405"), is_teams=False),
     "people": PEOPLE_READ,
     "person": PEOPLE_READ,
+    # Without an email: 422 for the site admin.
+    "person-change": replace(PEOPLE_CHANGE, post="302 403 403  403 403 403  403 422", event="person.change"),
     "person-role": replace(
         PEOPLE_CHANGE, post=PEOPLE_CHANGE.post.replace("302", "422").replace("422", "302", 1), event="person.grant"
     ),

@@ -181,6 +181,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.create_sso_person": lambda _: sso_accounts.create_sso_person(IDENTITY, by=stranger()),
     "people.connect": lambda stage: sso_accounts.connect(vera(stage), IDENTITY, by=BY),
     "people.disconnect": lambda stage: sso_accounts.disconnect(vera(stage), IDENTITY.provider, by=BY),
+    "people.follow": lambda stage: sso_accounts.follow(stage.people["ada"], IDENTITY, by=BY),
     "people.follow_groups": lambda stage: sso_accounts.follow_groups(stage.people["ada"], IDENTITY, by=BY),
     "invitations.accept_with_new_account": lambda stage: invitations.accept_with_new_account(
         stage.invitation, name="Neo", password=NEW_PASSWORD, by=stranger()
@@ -198,6 +199,10 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "members.remove": lambda stage: members.remove(stage.team, vera(stage), by=BY),
     "mirror.refresh": lambda stage: mirror.refresh(stage.credential.pk, by=BY),
     "people.create_person": lambda _: accounts.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
+    "people.change_person": lambda stage: accounts.change_person(
+        vera(stage), name="Vera", email="vera.new@example.com", by=BY
+    ),
+    "people.verify_email": lambda stage: accounts.verify_email(vera(stage), by=BY),
     "people.disable_person": lambda stage: accounts.disable_person(vera(stage), by=BY),
     "people.change_profile": lambda stage: accounts.change_profile(
         vera(stage), time_zone="Asia/Tokyo", theme=Theme.DARK, shortcuts=False, by=BY
@@ -218,7 +223,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
     "people.end_one": lambda stage: sessions.end_one(vera(stage), digest=stage.session.session_key, by=BY),
     "people.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
-    "people.end_over": lambda stage: sessions.end_over(
+    "people.end_expired": lambda stage: sessions.end_expired(
         vera(stage), digest=stage.session.session_key, why="idle", by=BY
     ),
     "stops.expire": lambda _: stops.expire(by=BY),
@@ -256,6 +261,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "people.disconnect": lambda stage: SocialAccount.objects.create(
         user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
     ),
+    "people.verify_email": lambda stage: User.objects.filter(pk=vera(stage).pk).update(email_status="invited"),
     "people.enable_person": lambda stage: User.objects.filter(pk=vera(stage).pk).update(is_active=False),
     "cancellations.close": a_lost_cancel,
     "cancellations.sweep": a_lost_cancel,

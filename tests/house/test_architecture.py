@@ -193,7 +193,7 @@ def test_the_catalogue_matches_the_document():
         *("credential.expiring", "member.add", "member.change_role", "member.remove"),
         *("invitation.create", "invitation.accept", "invitation.revoke"),
         *("team.create", "team.change", "team.archive", "view.save", "view.delete"),
-        *("person.create", "person.disable", "person.enable", "person.grant", "person.reset"),
+        *("person.create", "person.change", "person.disable", "person.enable", "person.grant", "person.reset"),
         *("profile.change", "access.denied"),
         *("auth.sign_in", "auth.sign_out", "auth.password_change", "auth.mfa_add", "auth.mfa_remove"),
         *("auth.session_end", "audit.read", "audit.export", "audit.verify", "encryption.reencrypt"),

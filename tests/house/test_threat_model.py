@@ -27,7 +27,7 @@ PROMISES = (
         "Every response carries security headers",
         "No change without a CSRF token",
     ),
-    *("No open redirect", "Strong sign-in", "Sessions end", "Input is validated"),
+    *("No open redirect", "Strong sign-in", "Leavers leave", "Sessions end", "Input is validated"),
     *("Clients cannot forge their address", "Log lines cannot be forged", "Errors reveal no internals"),
     *(
         "Repeated clicks send one request",

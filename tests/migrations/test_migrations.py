@@ -28,11 +28,12 @@ APPLIED = {
     "0003_person_sessions.py": "d84dfe971077b4f2dc1c19d8d20464c12e5f4aa8463a6e7edc7f83b6de854fff",
     "0004_cache_and_ring_keys.py": "45405ec335cd853bc75cc7158e46de3db4a91d941e72cf0e3bf00d7204f18073",
     "0005_leases.py": "1f2911fdf3c47cdb0c9d073e2bec0655b7cbe2a62832f7b5b6535eca29683d23",
-    "0006_search_names.py": "fc4f026a142298d5b9681f4555697fddb5012061cac05f3f718f1561bcfc7960",
+    "0006_people_and_sso.py": "5d0885af09ad78d13edd1c0566250ed90231dd722f71e9b134649c1aaa2b828a",
+    "0007_search_names.py": "519aa9abc76270d19e21ef23d4150b59ae62aea1f2ff2cf7b35b9531367613ee",
 }
 Schema = dict[str, Any]
 # Tables that came after the release, and those that an upgrade drops: the old sessions hold keys that work.
-NEW = {"cache", "taskruns_lease", "taskruns_personsession", "taskruns_ringkeycheck"}
+NEW = {"cache", "taskruns_lease", "taskruns_personsession", "taskruns_ringkeycheck", "taskruns_signincount"}
 DROPPED = {"django_session", "usersessions_usersession"}
 
 
@@ -163,7 +164,7 @@ def test_a_differing_table_is_detected(upgraded: BaseDatabaseWrapper, new_schema
 
 
 def test_names_are_folded_in_chunks(upgraded: BaseDatabaseWrapper, monkeypatch: pytest.MonkeyPatch):
-    migration = import_module("taskruns.migrations.0006_search_names")
+    migration = import_module("taskruns.migrations.0007_search_names")
     monkeypatch.setattr(migration, "CHUNK", 3)
     team = Team.objects.create(slug="chunks", name="Chunks")
     Task.objects.bulk_create(

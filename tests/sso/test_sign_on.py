@@ -1,19 +1,15 @@
 """Single sign-on with a provider in its own process: which account it leads to, and which answers are refused."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
 import time_machine
 from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
-from django.http import HttpResponse
 from django.test import Client
 
 from taskruns.models import AuditEvent, Membership, PersonSession, Team, TeamRole, User
@@ -21,79 +17,12 @@ from taskruns.outbound import Egress, Session, Timeouts
 from taskruns.sso import GroupRole, Provider
 from taskruns.views.sso import provider
 from tests.clients import ClientOf, sign_in, with_app
-from tests.paths import ROOT
-from tests.processes import free_ports
 from tests.stored import dump, events
 
+from .browser import Idp
 from .identity_provider import CLIENT_ID, CLIENT_SECRET
 
 COOKIE = settings.SESSION_COOKIE_NAME
-
-
-class Idp:
-    """The provider's process, and the browser between it and the panel."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def configure(self, **twists: Any) -> None:
-        assert requests.post(f"{self.url}/control", json=twists, timeout=5).ok
-
-    def asked(self) -> dict[str, str]:
-        """The parameters of the last authorization request."""
-        found: dict[str, str] = requests.get(f"{self.url}/asked", timeout=5).json()[-1]
-        return found
-
-    def send_back(self, away: HttpResponse) -> str:
-        """Where the provider redirects the browser that the panel sent there with `away`."""
-        assert away.status_code == 302, away.content
-        assert away["Location"].startswith(f"{self.url}/authorize?")
-        back = urlsplit(requests.get(away["Location"], allow_redirects=False, timeout=5).headers["Location"])
-        assert (back.scheme, back.netloc, back.path) == ("http", "localhost:8000", "/accounts/sso/callback/")
-        return f"{back.path}?{back.query}"
-
-    def sign_in(self, client: Client, path: str = "/accounts/sso/", **data: str) -> Any:
-        return client.get(self.send_back(client.post(path, data)))
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Idp]:
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "tests.sso.identity_provider", str(port)]
-    with subprocess.Popen(command, cwd=ROOT) as running:
-        idp = Idp(port)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                idp.configure()
-                break
-            except requests.ConnectionError:
-                assert running.poll() is None
-        yield idp
-        running.terminate()
-
-
-@pytest.fixture
-def idp(process: Idp, settings: Any) -> Idp:
-    process.configure()
-    settings.OIDC = Provider(
-        issuer=process.url,
-        client_id=CLIENT_ID,
-        client_secret=CLIENT_SECRET,
-        groups_claim="groups",
-        group_roles=(
-            GroupRole("ops", "ops-north", "operator"),
-            GroupRole("leads", "ops-north", "manager"),
-            GroupRole("ops", "ops-nowhere", "viewer"),
-        ),
-    )
-    return process
-
-
-@pytest.fixture
-def linked(vera: User, idp: Idp, settings: Any) -> User:
-    SocialAccount.objects.create(user=vera, provider=settings.OIDC.id, uid="subject-1")
-    return vera
 
 
 def is_in(client: Client) -> bool:
@@ -103,7 +32,7 @@ def is_in(client: Client) -> bool:
 # --- Accounts
 
 
-def test_known_identity_signs_in_as_its_person(idp: Idp, linked: User, team: Team):
+def test_known_sso_account_signs_in_its_person(idp: Idp, linked: User, team: Team):
     client = Client()
     answer = idp.sign_in(client, next="/teams/ops-north/runs/?status=failed")
     assert (answer.status_code, answer["Location"]) == (302, "/teams/ops-north/runs/?status=failed")
@@ -134,7 +63,7 @@ def test_same_subject_of_another_issuer_is_another_person(idp: Idp, linked: User
     assert User.objects.get(email="nina@example.com").pk != linked.pk
 
 
-def test_unknown_identity_gets_an_account_without_rights(idp: Idp, team: Team):
+def test_unknown_sso_account_gets_an_account_without_rights(idp: Idp, team: Team):
     client = Client()
     idp.sign_in(client)
     nina = User.objects.get()
@@ -155,7 +84,7 @@ def test_unknown_identity_gets_an_account_without_rights(idp: Idp, team: Team):
 @pytest.mark.parametrize(
     "twist", [{"email": ""}, {"email": None}, {"email_verified": False}, {"email_verified": "true"}]
 )
-def test_unknown_identity_needs_a_verified_address(idp: Idp, db: None, twist: dict[str, Any]):
+def test_unknown_sso_account_needs_a_verified_address(idp: Idp, db: None, twist: dict[str, Any]):
     idp.configure(userinfo=twist)
     client = Client()
     answer = idp.sign_in(client)
@@ -176,7 +105,7 @@ def test_sso_does_not_take_over_an_account(idp: Idp, vera: User):
     assert not SocialAccount.objects.exists()
 
 
-def test_connected_identity_signs_in(idp: Idp, vera: User):
+def test_connected_sso_account_signs_in(idp: Idp, vera: User):
     idp.configure(userinfo={"email": "vera@example.com"})
     client = Client()
     sign_in(client, vera.email)
@@ -198,7 +127,7 @@ def test_connected_identity_signs_in(idp: Idp, vera: User):
     assert AuditEvent.objects.latest("pk").details["single_sign_on"] == "disconnected"
 
 
-def test_identity_of_another_person_cannot_be_connected(idp: Idp, linked: User, oli: User, client_of: ClientOf):
+def test_sso_account_of_another_person_cannot_be_connected(idp: Idp, linked: User, oli: User, client_of: ClientOf):
     client = client_of(oli)
     answer = idp.sign_in(client, "/accounts/sso/connect/")
     assert answer.status_code == 403
@@ -413,8 +342,84 @@ def test_sign_in_without_auth_time_must_be_confirmed(idp: Idp, linked: User, tea
     client = Client()
     idp.sign_in(client)
     assert client.get("/teams/ops-north/settings/").status_code == 302
+    idp.configure()
     idp.sign_in(client, "/accounts/confirm/sso/")
     assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+def test_confirmation_without_auth_time_is_refused(idp: Idp, linked: User, team: Team):
+    """Removing `prompt` and `max_age` from the address leads to such an answer. Unsigned user info does not help."""
+    Membership.objects.update(role="manager")
+    client = Client()
+    idp.configure(claims={"auth_time": None}, userinfo={"auth_time": int(time.time())})
+    idp.sign_in(client)
+    answer = idp.sign_in(client, "/accounts/confirm/sso/")
+    assert (answer.status_code, "did not say when you signed in" in answer.content.decode()) == (403, True)
+    assert client.get("/teams/ops-north/settings/").status_code == 302
+    assert AuditEvent.objects.latest("pk").details == {"why": "no auth_time", "again": True}
+
+
+def test_provider_without_auth_time_can_be_allowed(idp: Idp, linked: User, team: Team, settings: Any):
+    settings.OIDC = replace(settings.OIDC, sends_auth_time=False)
+    Membership.objects.update(role="manager")
+    idp.configure(claims={"auth_time": None})
+    client = Client()
+    idp.sign_in(client)
+    assert client.get("/teams/ops-north/settings/").status_code == 302, "a sign-in alone is no recent proof"
+    idp.sign_in(client, "/accounts/confirm/sso/")
+    assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+OLD_TIMES: dict[str, Any] = {
+    "an hour ago": lambda now: int(now) - HOUR,
+    "before the question, within max_age": lambda now: int(now) - 300,
+    "a float": lambda now: now - 300.5,
+    "the future": lambda now: now + HOUR,
+    "text": str,
+    "text of a float": lambda now: f"{now:.1f}",
+    "negative": lambda now: -now,
+    "zero": lambda _now: 0,
+    "boolean": lambda _now: True,
+    "a list": lambda now: [now],
+    "huge": lambda _now: 10**400,
+}
+
+
+@pytest.mark.parametrize("wrong_time", OLD_TIMES.values(), ids=OLD_TIMES)
+def test_confirmation_with_a_wrong_auth_time_is_refused(idp: Idp, linked: User, team: Team, wrong_time: Any):
+    Membership.objects.update(role="manager")
+    client = Client()
+    idp.configure(claims={"auth_time": None})
+    idp.sign_in(client)
+    idp.configure(claims={"auth_time": wrong_time(time.time())})
+    assert idp.sign_in(client, "/accounts/confirm/sso/").status_code == 403
+    assert client.get("/teams/ops-north/settings/").status_code == 302
+
+
+def test_auth_time_may_be_a_float(idp: Idp, linked: User, team: Team):
+    Membership.objects.update(role="manager")
+    client = Client()
+    idp.configure(claims={"auth_time": None})
+    idp.sign_in(client)
+    idp.configure(claims={"auth_time": time.time()})
+    assert idp.sign_in(client, "/accounts/confirm/sso/").status_code == 302
+    assert client.get("/teams/ops-north/settings/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [("/accounts/sso/", "/accounts/confirm/sso/"), ("/accounts/confirm/sso/", "/accounts/sso/connect/")],
+)
+def test_answer_to_one_request_is_refused_for_another(
+    idp: Idp, linked: User, client_of: ClientOf, asked: str, used: str
+):
+    """The code of one request with the state of another: nonce and PKCE verifier do not match."""
+    client = client_of(linked)
+    code = parse_qs(urlsplit(idp.send_back(client.post(asked))).query)["code"]
+    state = parse_qs(urlsplit(idp.send_back(client.post(used))).query)["state"]
+    answer = client.get("/accounts/sso/callback/", {"code": code[0], "state": state[0]})
+    assert answer.status_code == 403
+    assert SocialAccount.objects.count() == 1
 
 
 def test_confirming_as_another_person_is_refused(idp: Idp, linked: User):
@@ -448,13 +453,59 @@ def test_groups_assign_change_and_remove_roles(idp: Idp, team: Team, mona: User)
     assert {(row.actor_type, row.actor_label, row.team_id) for row in changes} == {("job", "single sign-on", team.pk)}
 
 
-@pytest.mark.parametrize("groups", [None, "ops", {"ops": True}])
-def test_missing_list_of_groups_changes_nothing(idp: Idp, team: Team, groups: Any):
+@pytest.mark.parametrize("groups", [None, {"ops": True}, True, [], "", [["x"], {"ops": 1}, None]], ids=str)
+def test_role_ends_when_the_claim_lacks_its_group(idp: Idp, team: Team, groups: Any):
     idp.configure(claims={"groups": ["ops"]})
     idp.sign_in(Client())
+    assert roles() == {"ops-north": ("operator", True)}
     idp.configure(claims={"groups": groups})
+    assert idp.sign_in(Client()).status_code == 302
+    assert roles() == {}
+
+
+def test_missing_groups_claim_is_logged(idp: Idp, team: Team, caplog: pytest.LogCaptureFixture):
+    idp.sign_in(Client())
+    assert "'event': 'groups_missing'" in caplog.text
+    assert "'claim': 'groups'" in caplog.text
+
+
+def test_role_ends_when_the_groups_claim_is_null(idp: Idp, team: Team):
+    idp.configure(userinfo={"groups": "ops"})
     idp.sign_in(Client())
     assert roles() == {"ops-north": ("operator", True)}
+    idp.configure(userinfo={"groups": None})
+    idp.sign_in(Client())
+    assert roles() == {}
+
+
+@pytest.mark.parametrize("groups", ["ops", " ops ", ["ops"], [["ops"]], ["x", 7, None, {"a": 1}, "ops"]], ids=str)
+def test_group_is_read_from_every_form_of_the_claim(idp: Idp, team: Team, groups: Any):
+    idp.configure(claims={"groups": groups})
+    assert idp.sign_in(Client()).status_code == 302
+    assert roles() == {"ops-north": ("operator", True)}
+
+
+def test_group_may_be_a_number(idp: Idp, team: Team, settings: Any):
+    settings.OIDC = replace(settings.OIDC, group_roles=(GroupRole("4711", "ops-north", "viewer"),))
+    for groups, wanted in (([4711], {"ops-north": ("viewer", True)}), ([True, 10**50], {})):
+        idp.configure(claims={"groups": groups})
+        idp.sign_in(Client())
+        assert roles() == wanted
+
+
+def test_role_stays_when_no_group_roles_are_configured(idp: Idp, team: Team, settings: Any):
+    idp.configure(claims={"groups": ["ops"]})
+    idp.sign_in(Client())
+    settings.OIDC = replace(settings.OIDC, group_roles=())
+    idp.configure()
+    idp.sign_in(Client())
+    assert roles() == {"ops-north": ("operator", True)}
+
+
+def test_scopes_are_configurable(idp: Idp, db: None, settings: Any):
+    settings.OIDC = replace(settings.OIDC, scopes=("openid", "email", "groups"))
+    idp.send_back(Client().post("/accounts/sso/"))
+    assert set(idp.asked()["scope"].split()) == {"openid", "email", "groups"}
 
 
 def test_groups_do_not_change_manual_roles(idp: Idp, linked: User, team: Team, mona: User):
@@ -482,7 +533,7 @@ def test_role_changed_by_hand_ignores_groups(idp: Idp, team: Team, mona: User, c
     assert roles() == {"ops-north": ("viewer", False)}
 
 
-def test_sso_state_expires_after_ten_minutes(idp: Idp, linked: User):
+def test_sso_state_is_refused_after_ten_minutes(idp: Idp, linked: User):
     client = Client()
     away = client.post("/accounts/sso/")
     with time_machine.travel(time.time() + 601):
@@ -496,10 +547,10 @@ def test_next_cannot_lead_to_another_site(idp: Idp, linked: User):
     assert parse_qs(urlsplit(Client().get("/runs/")["Location"]).query) == {"next": ["/runs/"]}
 
 
-# --- What is remembered of a visit to the provider
+# --- The state of a sign-in at the provider
 
 
-def test_a_strangers_start_leaves_no_row(idp: Idp, linked: User):
+def test_starting_sso_writes_no_row(idp: Idp, linked: User):
     before = dump()
     client = Client()
     for _ in range(12):
@@ -511,7 +562,7 @@ def test_a_strangers_start_leaves_no_row(idp: Idp, linked: User):
     assert PersonSession.objects.count() == 1
 
 
-def test_a_late_return_is_refused_with_a_sentence(idp: Idp, linked: User):
+def test_a_late_return_from_the_provider_is_explained(idp: Idp, linked: User):
     for minutes, is_let_in in ((4.9, True), (5.1, False)):
         client = Client()
         back = idp.send_back(client.post("/accounts/sso/"))

@@ -155,7 +155,8 @@ def test_a_stranger_creates_an_account_and_is_signed_in(team, link):
     assert (newcomer.name, role_of(team, NEO)) == ("Neo", "operator")
     assert events(chain="site", event="person.create") == [("person.create", "done")]
     accepted = AuditEvent.objects.get(event="invitation.accept")
-    assert (accepted.chain, accepted.actor_type, accepted.actor_label) == (f"team:{team.pk}", "user", NEO)
+    label = f"{NEO} (not verified, invited by mona@example.com)"
+    assert (accepted.chain, accepted.actor_type, accepted.actor_label) == (f"team:{team.pk}", "user", label)
     assert PASSWORD not in str(list(AuditEvent.objects.values()))
 
 
@@ -191,7 +192,7 @@ def test_an_invalid_form_shows_no_password(team, link, change, field):
     assert Client().post(link, ANSWER).status_code == 302
 
 
-def test_an_invitation_used_before_the_form_arrives_is_gone(team, link, monkeypatch):
+def test_an_invitation_used_before_the_form_arrives_is_invalid(team, link, monkeypatch):
     find = invitations.open_invitation
 
     def too_late(token):

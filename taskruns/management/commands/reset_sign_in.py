@@ -1,9 +1,11 @@
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
+from taskruns.models import User
 from taskruns.services.people import accounts
 
 from ._base import PanelCommand, person_called, secret_from_stdin
@@ -26,6 +28,8 @@ class Command(PanelCommand):
         if accounts.reset_sign_in(person, password=password, drop_factors=drop_mfa, by=Actor.command()):
             dropped = " Their second factors were removed." if drop_mfa else ""
             self.say(f"{person.email} has a new password. All their sessions were ended.{dropped}")
+            if (until := User.objects.get(pk=person.pk).password_works_until) and settings.SSO_ONLY:
+                self.say(f"The password works until {until:%H:%M} UTC, at {settings.SITE_URL}/accounts/login/?password")
         else:
             self.say(f"{person.email} already has this password. Nothing changed.")
         if not person.is_active:

@@ -50,6 +50,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     "person.create": {"": "{who} created the account {target}"},
     "person.disable": {"": "{who} disabled the account {target}"},
     "person.enable": {"": "{who} enabled the account {target}"},
+    "person.change": {"": "{who} changed the name or email of {target}"},
     "person.grant": {"": "{who} changed the site role of {target}"},
     "person.reset": {"": "{who} reset the sign-in of {target}"},
     "profile.change": {"": "{who} changed their profile"},
@@ -84,7 +85,7 @@ def sentence(event: AuditEvent) -> str:
     who = event.actor_label or ("Someone" if event.actor_type == "anonymous" else event.actor_type)
     if event.actor_type == "anonymous" and "left_out" in event.details:
         more = event.details["left_out"]
-        return f"{more} more attempt{'' if more == 1 else 's'} of the same kind from {event.ip or 'an unknown address'}"
+        return f"{more} more attempt{'' if more == 1 else 's'} of the same kind from {event.ip or 'other addresses'}"
     if event.outcome == "denied" and "denied" not in sentences:
         return _refusal(event, who)
     chosen = _BY_DETAIL.get((event.event, event.outcome, _detail(event))) or sentences.get(event.outcome)
@@ -104,6 +105,8 @@ _BY_DETAIL = {
     ("auth.sign_in", "failed", "second factor"): "Failed sign-in, wrong second factor: {target}",
     ("auth.sign_in", "failed", "code used before"): "Failed sign-in, code already used: {target}",
     ("auth.sign_in", "failed", "passkey"): "Failed sign-in, wrong passkey: {target}",
+    ("auth.sign_in", "throttled", "guessing"): "Many wrong sign-in attempts from unknown browsers: {target}",
+    ("person.change", "done", "verified"): "The email of {target} was verified",
     ("credential.test", "failed", "interrupted"): "The test of the API key {target} was interrupted: result unknown",
     ("auth.session_end", "done", "idle"): "A session of {target} ended: it was idle too long",
     ("auth.session_end", "done", "age"): "A session of {target} ended: it reached its maximum age",

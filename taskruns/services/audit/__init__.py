@@ -9,12 +9,13 @@ from .denials import (
     record_sign_out,
     record_suppressed,
 )
-from .export import csv_lines, export, jsonl_lines, record_reading
+from .export import Export, csv_lines, export, jsonl_lines, record_reading
 from .verification import Report
 from .verification_job import latest_failed, run_verification, stalled, start_verification, status, verify
 
 __all__ = [
     "Attempt",
+    "Export",
     "NoAnchors",
     "Report",
     "csv_lines",

@@ -1,21 +1,30 @@
-"""Accounts of people: create, site role, password, disable, enable, profile. Recorded in the site's chain."""
+"""Accounts of people: create, name and address, site role, password, disable, enable, profile.
 
+Recorded in the site's chain.
+"""
+
+from datetime import timedelta
 from typing import Any
 
+from allauth.account.models import EmailAddress
+from django.conf import settings
 from django.contrib.auth.hashers import check_password
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import SiteRole, Theme, User
+from taskruns.models import EmailStatus, SiteRole, Theme, User
 from taskruns.services.user_errors import UserError
 
 from . import factors, sessions
 
 LONGEST_NAME = 100
+PASSWORD_WORKS_FOR = timedelta(hours=1)  # with SSO_ONLY, for a site admin whose sign-in a command has reset
+TAKEN = "An account with this email address already exists."
 
 
 def clean_email(email: str) -> str:
@@ -41,13 +50,22 @@ def target_of(person: User) -> Target:
 
 @sensitive_variables("password")
 def create_person(
-    email: str, *, password: str | None, name: str = "", by: Actor, details: dict[str, Any] | None = None
+    email: str,
+    *,
+    password: str | None,
+    name: str = "",
+    invited_by: str = "",
+    by: Actor,
+    details: dict[str, Any] | None = None,
 ) -> User:
     """Create an account that can sign in at once; without a password, only by single sign-on.
 
+    `invited_by`: who entered the address, if it is not verified.
     Raises UserError if the address is taken or the password too weak.
     """
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
+    if invited_by:
+        person.email_status, person.email_vouched_by = EmailStatus.INVITED, invited_by
     if password is not None:
         _check_new_password(password, person)
     person.set_password(password)
@@ -55,6 +73,48 @@ def create_person(
         _insert(person)
         record(EventType.PERSON_CREATE, "done", by=by, target=target_of(person), details=details)
     return person
+
+
+def change_person(person: User, *, name: str, email: str, is_verified: bool = False, by: Actor) -> bool:
+    """False if the person has this name and address already. `is_verified`: the provider has verified the new address.
+
+    Raises UserError: no email address, or another account has it.
+    """
+    wanted = {"name": clean_line(name, LONGEST_NAME), "email": clean_email(email)}
+    with transaction.atomic():
+        before = _locked(person)
+        changed = {field: value for field, value in wanted.items() if getattr(before, field) != value}
+        if not changed:
+            return False
+        status = _status_of(by, is_verified=is_verified) if "email" in changed else {}
+        _update(person, changed | status)
+        details = {
+            "changed": sorted(changed),
+            "before": {field: getattr(before, field) for field in changed},
+            "after": changed,
+        }
+        record(EventType.PERSON_CHANGE, "done", by=by, target=target_of(before), details=details)
+    return True
+
+
+def verify_email(person: User, *, by: Actor) -> bool:
+    """Mark the address as verified. False if it already was."""
+    with transaction.atomic():
+        rows = User.objects.filter(pk=person.pk).exclude(email_status=EmailStatus.VERIFIED)
+        if not rows.update(email_status=EmailStatus.VERIFIED, email_vouched_by=""):
+            return False
+        details = {"changed": ["email status"], "why": "verified"}
+        record(EventType.PERSON_CHANGE, "done", by=by, target=target_of(person), details=details)
+    person.email_status, person.email_vouched_by = EmailStatus.VERIFIED, ""
+    return True
+
+
+def password_works(person: User) -> bool:
+    """Whether the person may use a password: with SSO_ONLY, only a site admin whose sign-in a command has reset."""
+    if not settings.SSO_ONLY:
+        return True
+    until = person.password_works_until
+    return person.site_role == SiteRole.ADMIN and until is not None and until > timezone.now()
 
 
 def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
@@ -74,18 +134,24 @@ def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
 def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by: Actor) -> bool:
     """Set the password, remove the second factors if `drop_factors`, and end every session of the person.
 
-    False if nothing changed. A disabled account stays disabled. Raises UserError if the password is too weak.
+    With SSO_ONLY the new password of a site admin works for an hour. False if nothing changed.
+    A disabled account stays disabled. Raises UserError if the password is too weak.
     """
     _check_new_password(password, person)
     with transaction.atomic():
         person = _locked(person)
         dropped = factors.drop(person) if drop_factors else 0
+        lets_in = settings.SSO_ONLY and person.site_role == SiteRole.ADMIN and not password_works(person)
         # Not person.check_password(), which may save a newer hash of the same password.
-        if check_password(password, person.password) and not dropped:
+        if check_password(password, person.password) and not dropped and not lets_in:
             return False
         person.set_password(password)
-        person.save(update_fields=["password"])
-        details = {"sessions_ended": sessions.delete(person)} | ({"factors_dropped": dropped} if drop_factors else {})
+        details: dict[str, Any] = {"factors_dropped": dropped} if drop_factors else {}
+        if lets_in:
+            person.password_works_until = timezone.now() + PASSWORD_WORKS_FOR
+            details["works_until"] = person.password_works_until.isoformat()
+        person.save(update_fields=["password", "password_works_until"])
+        details["sessions_ended"] = sessions.delete(person)
         record(EventType.PERSON_RESET, "done", by=by, target=target_of(person), details=details)
     return True
 
@@ -143,7 +209,26 @@ def _insert(person: User) -> None:
         with transaction.atomic():
             person.save(force_insert=True)
     except IntegrityError:
-        raise UserError("An account with this email address already exists.", field="email") from None
+        raise UserError(TAKEN, field="email") from None
+
+
+def _update(person: User, values: dict[str, Any]) -> None:
+    try:
+        with transaction.atomic():
+            User.objects.filter(pk=person.pk).update(**values)
+    except IntegrityError:
+        raise UserError(TAKEN, field="email") from None
+    # allauth may have noted the old address as theirs.
+    EmailAddress.objects.filter(user=person).delete()
+    for field, value in values.items():
+        setattr(person, field, value)
+
+
+def _status_of(by: Actor, *, is_verified: bool) -> dict[str, str]:
+    if is_verified:
+        return {"email_status": EmailStatus.VERIFIED, "email_vouched_by": ""}
+    vouched_by = by.person.email if by.person is not None else by.label
+    return {"email_status": EmailStatus.CHANGED, "email_vouched_by": vouched_by}
 
 
 def _refuse_oneself(person: User, by: Actor, what: str) -> None:

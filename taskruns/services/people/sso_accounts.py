@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 from allauth.socialaccount.models import SocialAccount
+from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import Membership, Team, TeamRole, User
+from taskruns.models import EmailStatus, Membership, Team, TeamRole, User
 from taskruns.services import members
 from taskruns.services.user_errors import UserError
 from taskruns.sso import Provider
@@ -25,13 +27,20 @@ KNOWN_ADDRESS = (
     "An account with your email address already exists, but single sign-on is not connected to it. An email address "
     "alone does not prove who you are. Sign in with its password and connect single sign-on in your profile."
 )
-CONNECTED_ELSEWHERE = "This identity is connected to another account of the panel. Disconnect it there first."
-ONE_ALREADY = "Your account is connected to another identity at this provider. Disconnect that one first."
+UNVERIFIED_ADDRESS = (
+    "An account with your email address already exists. Someone else invited it, and nobody has verified the address. "
+    "Ask a site admin to change the address of that account. Then sign in again."
+)
+CONNECTED_ELSEWHERE = (
+    "This single sign-on account is connected to another account of the panel. Disconnect it there first."
+)
+ONE_ALREADY = "Your account is already connected to another single sign-on account. Disconnect that one first."
 ONLY_SIGN_IN = (
     "Your account has no password, so you can sign in only with single sign-on. "
     "Ask your administrator for a password before you disconnect it."
 )
-SUBJECT_TOO_LONG = "Single sign-on sent an identity that is too long to store. Ask your administrator."
+NOTHING_ELSE_ALLOWED = "Everyone here signs in with single sign-on, so it cannot be disconnected."
+UNSTORABLE_SUBJECT = "Single sign-on sent a user ID that cannot be stored. Ask your administrator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,13 @@ class SsoProfile:
     is_verified: bool
     name: str
     groups: frozenset[str] | None
+
+
+def checked_subject(subject: str) -> str:
+    """The subject itself. Raises UserError if the database cannot store it."""
+    if len(subject) > LONGEST_SUBJECT or "\0" in subject:
+        raise UserError(UNSTORABLE_SUBJECT)
+    return subject
 
 
 def account_of(person: User, provider: Provider) -> SocialAccount | None:
@@ -60,7 +76,7 @@ def create_sso_person(profile: SsoProfile, *, by: Actor) -> SocialAccount:
     except UserError:
         raise UserError(NO_ADDRESS) from None
     if known is not None:
-        raise UserError(KNOWN_ADDRESS)
+        raise UserError(KNOWN_ADDRESS if known.email_status == EmailStatus.VERIFIED else UNVERIFIED_ADDRESS)
     with transaction.atomic():
         details = {"single_sign_on": profile.provider.issuer, "subject": profile.subject}
         person = accounts.create_person(profile.email, password=None, name=profile.name, by=by, details=details)
@@ -79,7 +95,9 @@ def connect(person: User, profile: SsoProfile, *, by: Actor) -> None:
 
 
 def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
-    """False if not connected. Raises UserError if the person has no password and could no longer sign in."""
+    """False if not connected. Raises UserError if the person could no longer sign in."""
+    if settings.SSO_ONLY:
+        raise UserError(NOTHING_ELSE_ALLOWED)
     if not person.has_usable_password():
         raise UserError(ONLY_SIGN_IN)
     account = account_of(person, provider)
@@ -92,15 +110,29 @@ def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
     return True
 
 
+def follow(person: User, profile: SsoProfile, *, by: Actor) -> bool:
+    """Take over name, address and groups from the provider, where the person has just signed in.
+
+    False if another account has the new address: the person then keeps the old one.
+    """
+    with transaction.atomic():
+        User.objects.filter(pk=person.pk).update(sso_signed_in_at=timezone.now())
+        is_followed = _follow_profile(person, profile, by=_job(by))
+        follow_groups(person, profile, by=by)
+    return is_followed
+
+
 def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
     """Give, change and remove the roles that OIDC_GROUP_ROLES maps to groups. Roles that people gave are kept.
 
-    If the provider says nothing about groups, nothing changes: a wrong configuration must not empty the teams.
+    If the provider sends no groups, the person loses these roles: someone who left all groups must not keep them.
     """
-    if profile.groups is None:
+    if not profile.provider.teams:
         return
-    job = replace(Actor.job("single sign-on"), ip=by.ip, request_id=by.request_id)
-    wanted = profile.provider.roles_for(profile.groups)
+    if profile.groups is None:
+        log.warning("groups_missing", claim=profile.provider.groups_claim, person=str(person.pk))
+    job = _job(by)
+    wanted = profile.provider.roles_for(profile.groups or ())
     for slug in sorted(profile.provider.teams):
         team = Team.objects.active().filter(slug=slug).first()
         if team is None:
@@ -110,6 +142,27 @@ def follow_groups(person: User, profile: SsoProfile, *, by: Actor) -> None:
             _apply_role(team, person, wanted.get(slug), by=job)
         except UserError as refused:
             log.warning("group_role_not_followed", team=slug, reason=refused.sentence)
+
+
+def _job(by: Actor) -> Actor:
+    return replace(Actor.job("single sign-on"), ip=by.ip, request_id=by.request_id)
+
+
+def _follow_profile(person: User, profile: SsoProfile, *, by: Actor) -> bool:
+    """People with a password keep their address, because they sign in with it."""
+    email = profile.email.strip().lower() if profile.is_verified else ""
+    if email and email == person.email:
+        accounts.verify_email(person, by=by)
+    if person.has_usable_password() and not settings.SSO_ONLY:
+        return True
+    name = profile.name or person.name
+    try:
+        accounts.change_person(person, name=name, email=email or person.email, is_verified=True, by=by)
+    except UserError as refused:
+        log.warning("email_of_provider_not_followed", person=str(person.pk), reason=refused.sentence)
+        accounts.change_person(person, name=name, email=person.email, by=by)
+        return refused.sentence != accounts.TAKEN
+    return True
 
 
 def _apply_role(team: Team, person: User, role: str | None, *, by: Actor) -> None:
@@ -123,8 +176,6 @@ def _apply_role(team: Team, person: User, role: str | None, *, by: Actor) -> Non
 
 
 def _link(person: User, profile: SsoProfile) -> SocialAccount:
-    if len(profile.subject) > LONGEST_SUBJECT:
-        raise UserError(SUBJECT_TOO_LONG)
     try:
         with transaction.atomic():
             account: SocialAccount = SocialAccount.objects.create(

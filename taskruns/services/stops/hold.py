@@ -98,7 +98,7 @@ def _owner(stop: EmergencyStop, access: Access) -> Actor:
     return Actor(
         type="user",
         id=str(stop.person_id),
-        label=stop.person.email if stop.person else stop.person_label,
+        label=stop.person.label if stop.person else stop.person_label,
         role=access.role,
         request_id=str(uuid.uuid4()),
         person=stop.person,

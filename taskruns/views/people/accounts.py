@@ -3,6 +3,7 @@
 import uuid
 from datetime import datetime
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
@@ -12,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
-from taskruns.forms.people import PeopleFilterForm, SiteRoleForm
+from taskruns.forms.people import PeopleFilterForm, PersonForm, SiteRoleForm
 from taskruns.models import AuditEvent, Membership, SiteRole, User
 from taskruns.pages import people
 from taskruns.pages.people import PersonPage, PersonRow, SignInRow
@@ -20,7 +21,7 @@ from taskruns.pages.values import Link, Moment
 from taskruns.permissions import Action
 from taskruns.services.people import accounts, sessions
 from taskruns.views.errors import error_page
-from taskruns.views.user_errors import shown_as_message
+from taskruns.views.user_errors import shown_as_message, shown_on_form
 
 INVALID_SEARCH = "This search cannot be used. Enter a part of a name or email, at most 254 characters."
 
@@ -43,6 +44,20 @@ def listing(request: PanelRequest) -> HttpResponse:
 @require_safe
 def person(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return _page(request, _person(person_id))
+
+
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_CHANGE, recent_auth=True)
+@require_POST
+def change(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    """The name and the address."""
+    found = _person(person_id)
+    form = PersonForm(request.POST)
+    if form.is_valid():
+        with shown_on_form(form):
+            if accounts.change_person(found, **form.cleaned_data, by=actor_of(request)):
+                messages.success(request, f"Name and email saved: {found.name or 'no name'}, {found.email}.")
+            return redirect("person", person_id=found.pk)
+    return _page(request, _person(person_id), form=form, status=422)
 
 
 @requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_GRANT, recent_auth=True)
@@ -97,11 +112,12 @@ def _person(person_id: uuid.UUID) -> User:
     return found
 
 
-def _page(request: PanelRequest, found: User, *, status: int = 200) -> HttpResponse:
+def _page(request: PanelRequest, found: User, *, form: PersonForm | None = None, status: int = 200) -> HttpResponse:
     known = people.dossier(found)
     page = PersonPage(
         row=_row(found, known.memberships, {}),
-        teams=tuple(_team(member) for member in known.memberships),
+        teams=tuple(_team(member, found) for member in known.memberships),
+        follows_sso=known.has_sso_account and (settings.SSO_ONLY or not found.has_usable_password()),
         sign_ins=tuple(map(_sign_in, known.sign_ins)),
         live_sessions=known.live_sessions,
         factors=tuple(known.factors),
@@ -111,7 +127,8 @@ def _page(request: PanelRequest, found: User, *, status: int = 200) -> HttpRespo
         may_manage=request.access.may(Action.PEOPLE_MANAGE),
         is_self=found.pk == request.user.pk,
     )
-    return render(request, "taskruns/people/person.html", {"page": page}, status=status)
+    form = form or PersonForm(initial={"name": found.name, "email": found.email})
+    return render(request, "taskruns/people/person.html", {"page": page, "form": form}, status=status)
 
 
 def _row(found: User, memberships: list[Membership], signed_in_at: dict[str, datetime]) -> PersonRow:
@@ -121,13 +138,14 @@ def _row(found: User, memberships: list[Membership], signed_in_at: dict[str, dat
         name=found.name,
         site_role=SiteRole(found.site_role).label.lower() if found.site_role else "",
         is_active=found.is_active,
-        teams=tuple(f"{member.team.name} ({member.role})" for member in memberships),
+        unverified=people.unverified(found),
+        teams=tuple(f"{member.team.name} ({people.role_of(member, found)})" for member in memberships),
         signed_in=Moment.of(signed_in_at.get(str(found.pk))),
     )
 
 
-def _team(member: Membership) -> tuple[Link, str]:
-    return Link(member.team.name, reverse("board", args=[member.team.slug])), member.role
+def _team(member: Membership, found: User) -> tuple[Link, str]:
+    return Link(member.team.name, reverse("board", args=[member.team.slug])), people.role_of(member, found)
 
 
 def _sign_in(event: AuditEvent) -> SignInRow:

@@ -3,6 +3,7 @@ failure is recorded.
 """
 
 import json
+from functools import wraps
 from typing import Any
 
 from allauth.core import context
@@ -22,9 +23,9 @@ from django.contrib import messages
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.forms import CharField, Form
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
-from taskruns.access.gate import actor_of, anyone, first_factor_enough
+from taskruns.access.gate import View, actor_of, anyone, first_factor_enough
 from taskruns.allauth_compat import PASSKEY_STATE, normalize_user_code, parse_authentication_response
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import User
@@ -116,9 +117,7 @@ class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
 
 
 class _CountedPasskey(_ReadPasskey):
-    """Accepts each answer once, and checks the use count: a copy of a passkey answers correctly too, but its count is
-    too low.
-    """
+    """Accepts each answer once, and checks the use count: a copied passkey answers correctly, but with a low count."""
 
     cleaned_data: dict[str, Any]
 
@@ -153,7 +152,7 @@ def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: st
 
 class _Authenticate(AuthenticateView):  # type: ignore[misc]
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Without a first step, allauth redirects to the sign-in page and says nothing."""
+        """Explain why: without a first step, allauth only redirects to the sign-in page."""
         response: HttpResponse = super().dispatch(request, *args, **kwargs)
         if request.method == "POST" and not hasattr(request, "_login_stage") and not request.user.is_authenticated:
             messages.error(request, EXPIRED)
@@ -205,8 +204,20 @@ def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None
         audit.record_sign_in(user, again=True, by=actor_of(request))
 
 
+def _unless_sso_only(view: View) -> View:
+    """404 with SSO_ONLY: a passkey alone must not sign in. As a second factor after single sign-on it still works."""
+
+    @wraps(view)
+    def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if settings.SSO_ONLY:
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return anyone(found)
+
+
 authenticate = anyone(_Authenticate.as_view())
-login_by_passkey = anyone(_PasskeyLogin.as_view())
+login_by_passkey = _unless_sso_only(_PasskeyLogin.as_view())
 confirm_by_code = first_factor_enough(ReauthenticateView.as_view())
 confirm_by_passkey = first_factor_enough(_ConfirmByPasskey.as_view())
 

@@ -1,6 +1,7 @@
 """Password reset by email, only where the panel can send mail.
 
-A reset ends every session of the person, signs nobody in and keeps second factors.
+A reset ends every session of the person, keeps second factors, and does not sign in. It is not available to people
+without a password, or with SSO_ONLY.
 """
 
 from collections.abc import Callable
@@ -8,23 +9,47 @@ from functools import wraps
 from typing import Any
 
 from allauth.account import views as account
+from allauth.account.forms import ResetPasswordForm
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
+from taskruns import jobs
 from taskruns.access.gate import View, anyone
+
+from . import browsers
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
     @wraps(view)
     def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not settings.MAILS:
+        if not settings.MAILS or settings.SSO_ONLY:
             raise Http404
         return view(request, *args, **kwargs)
 
     return anyone(found)
 
 
+class AskForm(ResetPasswordForm):  # type: ignore[misc]
+    """Looks up no account, so that neither the answer nor its duration reveals whether there is one."""
+
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).strip().lower()
+
+    def save(self, request: HttpRequest, **_kwargs: Any) -> str:
+        email = str(self.cleaned_data["email"])
+        jobs.wake_password_reset(email)
+        return email
+
+
+class _Reset(account.PasswordResetFromKeyView):  # type: ignore[misc]
+    def form_valid(self, form: Any) -> HttpResponse:
+        """Mark this browser as known: its person has proved the address, so others' guesses must not lock them out."""
+        response: HttpResponse = super().form_valid(form)
+        browsers.remember(self.request, response, self.reset_user)
+        return response
+
+
 ask = _where_mail_is_sent(account.password_reset)
 sent = _where_mail_is_sent(account.password_reset_done)
-reset = _where_mail_is_sent(account.password_reset_from_key)
+reset = _where_mail_is_sent(_Reset.as_view())
 over = _where_mail_is_sent(account.password_reset_from_key_done)

@@ -26,7 +26,8 @@ def profile(request: PanelRequest) -> HttpResponse:
         if accounts.change_profile(request.user, **form.cleaned_data, by=actor_of(request)):
             messages.success(request, "Profile saved.")
         return redirect("profile")
-    context = {"form": form, "sign_on": _sign_on(request.user), "has_password": request.user.has_usable_password()}
+    has_password = request.user.has_usable_password() and not settings.SSO_ONLY
+    context = {"form": form, "sign_on": _sign_on(request.user), "has_password": has_password}
     status = 422 if request.method == "POST" else 200
     return render(request, "taskruns/people/profile.html", context, status=status)
 
@@ -39,13 +40,17 @@ def _sign_on(person: User) -> dict[str, Any] | None:
     """None if single sign-on is not configured."""
     if settings.OIDC is None:
         return None
-    return {"provider": settings.OIDC.name, "is_connected": sso_accounts.account_of(person, settings.OIDC) is not None}
+    return {
+        "provider": settings.OIDC.name,
+        "is_connected": sso_accounts.account_of(person, settings.OIDC) is not None,
+        "may_disconnect": not settings.SSO_ONLY,
+    }
 
 
 @signed_in
 @sensitive_post_parameters("oldpassword", "password1", "password2")
 def change_password(request: PanelRequest) -> HttpResponseBase:
-    if not request.user.has_usable_password():
+    if settings.SSO_ONLY or not request.user.has_usable_password():
         messages.info(request, "You sign in with single sign-on, so you have no password to change here.")
         return redirect("profile")
     answer: HttpResponseBase = _change(request)

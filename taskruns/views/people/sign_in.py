@@ -1,21 +1,20 @@
 """How allauth is adapted for the panel, and which of its events go into the audit log."""
 
-import unicodedata
-from threading import Thread
+from datetime import timedelta
 from typing import Any
 
-import structlog
 from allauth.account import signals as account_signals
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.forms import ChangePasswordForm as AllauthChangePasswordForm
 from allauth.account.forms import LoginForm as AllauthLoginForm
 from allauth.account.forms import ReauthenticateForm as AllauthReauthenticateForm
 from allauth.account.views import PasswordChangeView
+from allauth.core import ratelimit
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth import signals as auth_signals
 from django.core.exceptions import ValidationError
-from django.core.mail import EmailMessage
 from django.db import DatabaseError
 from django.forms import Field
 from django.http import HttpRequest, HttpResponse
@@ -23,6 +22,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.crypto import constant_time_compare
 
+from taskruns import jobs
 from taskruns.access import recent_auth
 from taskruns.access.denials import record_denied
 from taskruns.access.gate import actor_of
@@ -30,14 +30,18 @@ from taskruns.allauth_compat import clear_login
 from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit
-from taskruns.services.people import accounts, factors, sso_accounts
+from taskruns.services.people import accounts, factors, sign_in_limits, sso_accounts
+from taskruns.services.people.sign_in_limits import Attempt, TooManyAttempts
 from taskruns.views.sso.sign_in import note_signed_in
 
+from . import browsers
 from .factor_checks import confirmed
 
-log = structlog.get_logger(__name__)
-
-_HASH_AT_START = "signing_in_as"  # session key, set from the password until the last step
+_HASH_AT_START = "signing_in_as"  # name in the session, from the password to the last step
+GUESSED = (
+    "Someone tried many wrong passwords for your account, last at {at:%H:%M} UTC on {at:%d %B}. They did not get in. "
+    "If your password could be guessed, change it."
+)
 NO_ADDRESS = "::"  # for clients without an address, for example behind a Unix socket
 
 
@@ -67,6 +71,8 @@ def _offer_no_mail(password: Field) -> None:
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    _attempt: Attempt
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Accounts are created by a command, an invitation or single sign-on, never by sign-up."""
         return False
@@ -84,6 +90,8 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         if not isinstance(user, User):
             return []
         methods: list[dict[str, Any]] = super().get_reauthentication_methods(user)
+        if not accounts.password_works(user):
+            methods = [method for method in methods if method["id"] != "reauthenticate"]
         if factors.has_second(user):
             strong = [method for method in methods if method["id"].startswith("mfa_reauthenticate")]
             has_app = factors.of(user).filter(type="totp").exists()
@@ -93,25 +101,16 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             methods.append({"id": "sso", "description": "Use single sign-on", "url": reverse("sso-again")})
         return methods
 
-    def get_reset_password_from_key_url(self, key: str) -> str:
-        """Links use SITE_URL, whatever host the request named."""
-        return str(settings.SITE_URL) + reverse("account_reset_password_from_key", args=key.split("-", 1))
-
-    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Send in a thread: the response time must not reveal whether the account exists."""
-        message = self.render_mail(template_prefix, email, context)
-        Thread(target=_deliver, args=[message]).start()
-
-    def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
-        """Count by account only, with spellings normalised that the database may treat as the same address.
-
-        allauth adds the host of the request, so each host name of the panel would get its own count.
-        """
-        login = str(credentials.get("email") or "")
-        return unicodedata.normalize("NFKC", login).strip().casefold()
+    def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
+        """With SSO_ONLY, the right password gets the same answer as a wrong one."""
+        person: User | None = super().authenticate(request, **credentials)
+        if person is None or accounts.password_works(person):
+            return person
+        audit.record_failed_sign_in(person.email, "failed", why="single sign-on only", by=actor_of(request))
+        return None
 
     def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
-        """After the password or the identity: remember the account's state, which `login` compares."""
+        """After the first step (password or single sign-on): remember the account's state, which `login` compares."""
         refused: HttpResponse | None = super().pre_login(request, user, **kwargs)
         if refused is None:
             request.session[_HASH_AT_START] = user.get_session_auth_hash()
@@ -127,13 +126,22 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         super().login(request, user)
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
-        """Record throttled attempts here, because they send no signal."""
+        """Count the attempt. Record throttled ones here, because they send no signal."""
+        login = str(credentials.get("email") or "")
+        browser = _browser(request, login)
+        if not browser and not ratelimit.consume(request, action="login_from_stranger"):
+            raise ImmediateHttpResponse(ratelimit.respond_429(request))
         try:
-            super().pre_authenticate(request, **credentials)
-        except ValidationError:
-            login = str(credentials.get("email", ""))
+            self._attempt = sign_in_limits.begin(login, address=self.get_client_ip(request), browser=browser)
+        except TooManyAttempts as refused:
             audit.record_failed_sign_in(login, "throttled", by=actor_of(request))
-            raise
+            if refused.is_new:
+                jobs.wake_guess_report(login)
+            raise ValidationError(too_many(refused), code="too_many_login_attempts") from None
+
+    def _rollback_login_failed_rl_usage(self) -> None:
+        """Called by allauth after the right password. Only wrong ones count."""
+        self._attempt.forgive()
 
 
 class PasswordChange(PasswordChangeView):  # type: ignore[misc]
@@ -145,12 +153,29 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
         response: HttpResponse = super().form_invalid(form)
         return response
 
+    def form_valid(self, form: Any) -> HttpResponse:
+        """Renew the cookie of the known browser, because it is bound to the password."""
+        response: HttpResponse = super().form_valid(form)
+        browsers.remember(self.request, response, self.request.user)
+        return response
 
-def _deliver(message: EmailMessage) -> None:
-    try:
-        message.send()
-    except OSError as error:
-        log.warning("mail_not_sent", error=type(error).__name__)
+
+def too_many(refused: TooManyAttempts) -> str:
+    """The same sentence whether the account exists or not. Rounded up: an attempt before that time is refused again."""
+    at = refused.until + timedelta(minutes=1) - timedelta(microseconds=1)
+    if not refused.is_of_account:
+        return f"Too many sign-in attempts from your network. Try again at {at:%H:%M} UTC."
+    return (
+        f"Too many sign-in attempts for this account. Try again at {at:%H:%M} UTC, "
+        "or use a browser in which you have signed in before."
+    )
+
+
+def _browser(request: HttpRequest, login: str) -> str:
+    """The name of a known browser, or empty. A session in which its person confirms their identity counts as one."""
+    if isinstance(request.user, User) and request.user.email == login:
+        return f"session of {request.user.pk}"
+    return browsers.known_browser(request, login)
 
 
 def session_began(request: HttpRequest | None, **_kwargs: Any) -> None:
@@ -158,7 +183,9 @@ def session_began(request: HttpRequest | None, **_kwargs: Any) -> None:
         recent_auth.begin(request)
 
 
-def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwargs: Any) -> None:
+def signed_in(
+    request: HttpRequest, user: User, response: HttpResponse, sociallogin: Any = None, **_kwargs: Any
+) -> None:
     """Record the sign-in. If that fails, discard the new session: no row, no sign-in."""
     if sociallogin is not None:
         note_signed_in(request, sociallogin)
@@ -167,6 +194,9 @@ def signed_in(request: HttpRequest, user: User, sociallogin: Any = None, **_kwar
     except DatabaseError:
         request.session.flush()
         raise
+    browsers.remember(request, response, user)
+    if (at := sign_in_limits.show_guesses(user)) is not None:
+        messages.warning(request, GUESSED.format(at=at))
 
 
 def signed_out(request: HttpRequest, user: User | None, **_kwargs: Any) -> None:
@@ -184,11 +214,17 @@ def password_changed(request: HttpRequest, user: User, **_kwargs: Any) -> None:
     accounts.password_changed(user, session_key=request.session.session_key or "", by=actor_of(request))
 
 
+def password_reset(request: HttpRequest, user: User, **_kwargs: Any) -> None:
+    """The link came by mail, so it verifies the address."""
+    password_changed(request, user)
+    accounts.verify_email(user, by=actor_of(request))
+
+
 def connect_signals() -> None:
     """Called once, when the app is ready."""
     account_signals.user_logged_in.connect(signed_in, dispatch_uid="taskruns")
     account_signals.password_changed.connect(password_changed, dispatch_uid="taskruns")
-    account_signals.password_reset.connect(password_changed, dispatch_uid="taskruns")
+    account_signals.password_reset.connect(password_reset, dispatch_uid="taskruns")
     account_signals.authentication_step_completed.connect(confirmed, dispatch_uid="taskruns")
     auth_signals.user_logged_in.connect(session_began, dispatch_uid="taskruns")
     auth_signals.user_logged_out.connect(signed_out, dispatch_uid="taskruns")

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from taskruns.access.gate import PanelRequest, actor_of, anyone, first_factor_enough, requires_recent_auth
 from taskruns.services.people import sso_accounts
+from taskruns.services.user_errors import UserError
 from taskruns.views.errors import error_page
 from taskruns.views.user_errors import shown_as_message
 
@@ -63,6 +64,8 @@ def callback(request: HttpRequest) -> HttpResponse:
     view = _Callback.adapter_view(OidcAdapter(request, mine.id))
     try:
         return cast("HttpResponse", view(request))
+    except UserError as error:
+        return refuse(request, error.sentence, why="identity")
     except (OSError, OAuth2Error) as error:
         # The discovery document became unreachable or invalid after the person left for the provider.
         log.warning("single_sign_on_refused", why=word_for(error))

@@ -19,11 +19,14 @@ from django.urls import reverse
 
 from taskruns.access import recent_auth
 from taskruns.outbound import Bearer, Egress, NotAnswered, Session, Timeouts
+from taskruns.services.people import sso_accounts
 from taskruns.sso import Provider, TokenRefused, read_id_token
 
 # The administrator chooses the issuer, so a private address is allowed.
 EGRESS = Egress(Timeouts(connect=5, read=5))
 NEEDED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+# Claims that prove something about this sign-in: they must be signed.
+OF_THE_SIGN_IN = {"auth_time", "amr", "acr"}
 # Why a person is sent to the provider.
 LOGIN, CONNECT, CONFIRM = "login", "connect", "again"
 
@@ -70,8 +73,8 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
             info = _fetched(self.openid_config["userinfo_endpoint"], bearer=token.token)
             if info.get("sub") != claims["sub"]:
                 raise AnswerRefused("subject of the user info")
-            # Signed claims override those from the userinfo endpoint.
-            claims = info | claims
+            # Signed claims override those from the userinfo endpoint, which says nothing about the sign-in itself.
+            claims = {name: info[name] for name in info.keys() - OF_THE_SIGN_IN} | claims
         return self.get_provider().sociallogin_from_response(request, claims)
 
     def _claims(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -126,12 +129,13 @@ class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
             params |= {"prompt": "login", "max_age": str(recent_auth.RECENT_FOR)}
         kept = {"nonce": nonce, "asked_at": time.time()}
         answer: HttpResponse = super().redirect(
-            request, process, next_url, auth_params=params, scope=self.get_default_scope(), **kept
+            request, process, next_url, auth_params=params, scope=list(provider().scopes), **kept
         )
         return answer
 
     def extract_uid(self, data: dict[str, Any]) -> str:
-        return str(data["sub"])
+        """Raises UserError for one that cannot be stored; allauth would only raise a configuration error."""
+        return sso_accounts.checked_subject(str(data["sub"]))
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
         """Store nothing of what the provider says about the person."""

@@ -21,7 +21,7 @@ from taskruns.services import audit
 from taskruns.services.people import sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.user_errors import UserError
-from taskruns.sso import Provider
+from taskruns.sso import Provider, read_groups
 from taskruns.views.errors import error_page
 
 from .provider import CONFIRM, CONNECT, AnswerRefused, OidcProvider, provider, session
@@ -39,6 +39,14 @@ GIVEN_UP = "You stopped single sign-on at the provider. You were not signed in. 
 OTHER_PERSON = (
     "Single sign-on returned a different person than the one signed in here. Nothing was changed. "
     "Sign out at the provider, then try again."
+)
+NO_AUTH_TIME = (
+    "The provider did not say when you signed in there. Your identity was not confirmed. "
+    "Confirm it another way, or ask your administrator to look at OIDC_WITHOUT_AUTH_TIME."
+)
+ADDRESS_TAKEN = (
+    "Single sign-on has a new email for you, but another account here has it. The panel keeps your old one. "
+    "Ask your administrator to change the other account."
 )
 NOT_AGAIN = (
     "The provider did not ask you to sign in again. Your identity was not confirmed. "
@@ -86,21 +94,21 @@ class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         self, request: HttpRequest, provider: Any, error: Any = None, exception: Any = None, extra_context: Any = None
     ) -> None:
         log.warning("single_sign_on_refused", error=str(error), why=word_for(exception))
-        # Without a state, allauth passes on the name of the one that it did not find.
+        # allauth passes `state_id` if it found no state with this id.
         unasked = TOO_LATE if "state_id" in (extra_context or {}) else BAD_ANSWER
         sentence = GIVEN_UP if error == "cancelled" else unasked
         raise ImmediateHttpResponse(refuse(request, sentence, why="single sign-on"))
 
 
 def profile_of(claims: dict[str, Any]) -> SsoProfile:
-    groups = claims.get(provider().groups_claim)
+    email, name = claims.get("email"), claims.get("name")
     return SsoProfile(
         provider=provider(),
         subject=str(claims["sub"]),
-        email=str(claims.get("email") or ""),
+        email=email if isinstance(email, str) else "",
         is_verified=claims.get("email_verified") is True,
-        name=str(claims.get("name") or ""),
-        groups=frozenset(map(str, groups)) if isinstance(groups, list) else None,
+        name=name if isinstance(name, str) else "",
+        groups=read_groups(claims.get(provider().groups_claim)),
     )
 
 
@@ -110,16 +118,21 @@ def _arrived(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> H
     state["auth_time"] = _auth_time(login.claims)
     state["second_factor"] = bool(SECOND_FACTORS & set(map(str, login.claims.get("amr") or [])))
     if state["process"] == CONFIRM:
-        return _confirmed(request, login)
+        return _confirmed(request, login, profile)
     if state["process"] == CONNECT:
         return _connected(request, profile)
     account: SocialAccount = login.account
     if not login.is_existing:
         account = login.account = sso_accounts.create_sso_person(profile, by=actor_of(request))
         login.user = account.user
-    if account.user.is_active:
-        sso_accounts.follow_groups(account.user, profile, by=actor_of(request))
+    _follow(request, account.user, profile)
     return None
+
+
+def _follow(request: HttpRequest, person: User, profile: SsoProfile) -> None:
+    """Take over name, address and groups, because the provider has just confirmed the person."""
+    if person.is_active and not sso_accounts.follow(person, profile, by=actor_of(request)):
+        messages.warning(request, ADDRESS_TAKEN)
 
 
 def _auth_time(claims: dict[str, Any]) -> float:
@@ -135,14 +148,17 @@ def _auth_time(claims: dict[str, Any]) -> float:
     return float(sent)
 
 
-def _confirmed(request: HttpRequest, login: SocialLogin) -> HttpResponse:
+def _confirmed(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> HttpResponse:
     if not isinstance(request.user, User) or not login.is_existing or login.user.pk != request.user.pk:
         return refuse(request, OTHER_PERSON, why="other person")
     at = login.state["auth_time"]
+    if not at and provider().sends_auth_time:
+        return refuse(request, NO_AUTH_TIME, why="no auth_time")
     if at and at < login.state["asked_at"] - SKEW:
         return refuse(request, NOT_AGAIN, why="not signed in again")
     shown = {"auth_time": at or time.time(), "second_factor": login.state["second_factor"], "reauthenticated": True}
     record_authentication(request, request.user, "socialaccount", **shown)
+    _follow(request, request.user, profile)
     return redirect(login.state.get("next") or "home")
 
 
@@ -150,6 +166,7 @@ def _connected(request: HttpRequest, profile: SsoProfile) -> HttpResponse:
     if not isinstance(request.user, User):
         return refuse(request, OTHER_PERSON, why="other person")
     sso_accounts.connect(request.user, profile, by=actor_of(request))
+    _follow(request, request.user, profile)
     messages.success(request, "Single sign-on connected. You can now sign in with it.")
     return redirect("profile")
 

@@ -21,7 +21,7 @@ def fold_names(apps: Any, _schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("taskruns", "0005_leases")]
+    dependencies = [("taskruns", "0006_people_and_sso")]
     operations = [
         migrations.AddField(
             model_name="credential",
