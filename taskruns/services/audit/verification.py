@@ -15,13 +15,13 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import ANCHOR_EVERY
-from taskruns.audit.append_only import missing_triggers
+from taskruns.audit.append_only import foreign_triggers, missing_triggers
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from taskruns.audit.record import chain_of, team_of
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
-from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash
+from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash, printable
 
 from .anchor_file import AnchorFile
 from .row_stream import ANCHOR, EVENT, stream_values, unnumbered
@@ -87,6 +87,7 @@ def verify_chains(
     triggers = missing_triggers(connection)
     for trigger in triggers:
         report.add(f"the trigger {trigger} is missing or changed: the database no longer refuses changes to rows")
+    _note_foreign_triggers(report)
     for name in names:
         before = report.fault_count
         report.begin(name)
@@ -104,6 +105,13 @@ def verify_chains(
             _record_failed(report, name, details, by=by)
         else:
             _record(team_of(name), "ok", details, by=by)
+
+
+def _note_foreign_triggers(report: Report) -> None:
+    """Not faults: a copy of the database elsewhere may need one. But a trigger can also keep rows out of the log."""
+    for name in foreign_triggers(connection):
+        note = f"the trigger or rule {name} on the log's tables is not the panel's: it may keep rows out of the log"
+        report.notes.append(printable(note))
 
 
 def _chains(anchor_file: AnchorFile | None, report: Report) -> list[str]:
