@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 from django.db import DatabaseError, connection, transaction
+from django.db.models import F, Window
+from django.db.models.functions import Lag
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
@@ -128,7 +130,7 @@ def _chains(anchor_file: AnchorFile | None, report: Report) -> list[str]:
 
 def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress: Progress) -> Iterator[Fault]:
     """Rows may be added while we read: the chain must reach the head read before, and not pass the head read after."""
-    started = timezone.now()
+    started, faults_before = timezone.now(), report.fault_count
     head, head_hash = _head(chain)
     steps = 0
 
@@ -161,7 +163,17 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
     report.anchors_of[chain] = checker.anchors
     if unsigned != checker.signed:
         yield from _unanchored_too_long(checker, started)
+    if report.fault_count == faults_before:
+        yield from _displaced(chain)
     progress(report)
+
+
+def _displaced(chain: str) -> Iterator[Fault]:
+    """Rows whose primary key is out of order. It is in no hash, and the pages sort by it and look for rows by it."""
+    before = Window(Lag("pk", default=0), order_by=F("seq").asc())
+    rows = with_number(AuditEvent.objects.filter(chain=chain)).annotate(before=before).filter(before__gte=F("pk"))
+    for seq in rows.order_by("seq").values_list("seq", flat=True).iterator():
+        yield Fault(chain, "reordered", seq, "its id was changed: the pages show it elsewhere or not at all")
 
 
 def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
