@@ -183,7 +183,10 @@ def publish(new: AuditAnchor | None = None) -> int:
 def unwritten_since() -> datetime | None:
     """When AUDIT_ANCHOR_FILE could not be written for the first time, if it still cannot."""
     since = cache.get(_UNWRITTEN) if settings.AUDIT_ANCHOR_FILE else None
-    return datetime.fromisoformat(since) if since else None
+    try:
+        return datetime.fromisoformat(since) if since else None
+    except (TypeError, ValueError):  # written by hand: some time ago is all it says
+        return timezone.now()
 
 
 def check_anchor_file() -> bool:
