@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _could_not_run(sentence: str) -> NoReturn:
-    """Exit code 1 would mean that the command ran and something is wrong: for verify_audit, faults."""
+    """Exit 2, because 1 means that the command ran and found something wrong, such as faults in the log."""
     sys.stderr.write(f"Cannot start: {sentence}\n")
     sys.exit(2)
 

@@ -18,4 +18,4 @@ class TaskrunsConfig(AppConfig):
         throttles.count_in_database()
         post_migrate.connect(make_append_only_after_migrate, sender=self)
         post_migrate.connect(refresh_statistics, sender=self)
-        post_migrate.connect(key_ring.adopt, sender=self)
+        post_migrate.connect(key_ring.create_missing_checks, sender=self)

@@ -33,7 +33,7 @@ from taskruns.views import errors
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
-# A random key, or a stranger's encrypted data (models/session_store.py).
+# The random key of a session, or an anonymous visitor's encrypted data (models/session_store.py).
 _SESSION_COOKIE = re.compile(r"[A-Za-z0-9]{1,64}|a\.[A-Za-z0-9_-]{1,4096}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
@@ -158,7 +158,7 @@ class StrictTransport:
 
 
 class SessionCookie:
-    """Drops a session cookie that the panel cannot have set: PostgreSQL fails on a query that contains NUL."""
+    """Drops a session cookie that the panel cannot have set. PostgreSQL, for example, fails on a query with NUL."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -202,7 +202,7 @@ class SessionLimits:
         try:
             if isinstance(request.user, User):
                 digest = digest_of(request.session.session_key or "")
-                sessions.end_over(request.user, digest=digest, why=why, by=actor_of(request))
+                sessions.end_expired(request.user, digest=digest, why=why, by=actor_of(request))
             request.session.flush()
         except DatabaseError:
             log.exception("session_end_not_recorded")

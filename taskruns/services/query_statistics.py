@@ -1,20 +1,20 @@
-"""Statistics for the query planner of SQLite, which takes none by itself. PostgreSQL does.
+"""Updates the statistics of SQLite's query planner, which SQLite does not do by itself. PostgreSQL does.
 
-The pages do not depend on them; other queries of a large mirror get better plans.
+The pages do not need them, but other queries on a large mirror get better plans.
 """
 
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-# Rows read of each index. The write lock is held for milliseconds, however long the tables are.
+# Rows read from each index, so that the write lock is held for milliseconds however large the tables are.
 ROWS_READ = 1_000
-# 0x02: where it helps. 0x10000: also tables that this connection has not queried.
+# 0x02: only tables for which it helps. 0x10000: also tables that this connection has not queried.
 _OPTIMIZE = 0x10002
 
 
 def refresh_statistics(*, using: str = DEFAULT_DB_ALIAS, **_kwargs: Any) -> None:
-    """Also a signal receiver of `post_migrate`."""
+    """Called by the worker, and as a receiver of `post_migrate`."""
     connection = connections[using]
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:

@@ -34,7 +34,7 @@ class _Arize(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_args: object) -> None:
-        """Nothing between the results."""
+        """Log nothing between the results."""
 
 
 def measure() -> list[Figure]:

@@ -73,7 +73,7 @@ def _rows(chain: str, seq: int, previous: str, count: int) -> Iterator[dict[str,
 
 
 def person_of(chain: str, number: int) -> str:
-    """The id of one of ten persons, who belong to one team."""
+    """The id of one of ten people of a team."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{chain}/{number}"))
 
 
@@ -82,8 +82,9 @@ def run_of(chain: str, number: int) -> str:
 
 
 def _row(chain: str, number: int) -> dict[str, Any]:
-    """Odd numbers are requests, even numbers the outcome of the row before. Persons and runs are few, so that a page of
-    either is full in a short log too.
+    """Odd numbers are requests, even numbers the outcome of the row before.
+
+    There are few people and runs, so that a page of either is full even in a short log.
     """
     asked = number % 2 == 1
     person = number // 2 % 10

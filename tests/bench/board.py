@@ -102,7 +102,7 @@ def _poll(board: Board) -> list[Figure]:
         if (answer.status_code, answer.content) != (304, b""):
             raise RuntimeError(answer.status_code)
 
-    # As after the interval of another poll: the attention timestamp is due for renewal.
+    # As if the interval of another poll had passed: the attention timestamp is due for renewal.
     Team.objects.filter(pk=board.team.pk).update(watched_at=timezone.now() - 2 * ATTENTION_WRITTEN_EVERY)
     with CaptureQueriesContext(connection) as captured:
         poll(0)

@@ -117,7 +117,7 @@ def test_an_unreadable_env_file_is_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["migrate"], ["verify_audit"], ["create_team", "Ops"], ["export_audit", "site"]])
-def test_a_database_that_is_away_is_one_sentence(
+def test_an_unreachable_database_is_one_sentence(
     start: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str]
 ):
     away = "postgres://nobody@127.0.0.1:1/nothing"
@@ -171,7 +171,7 @@ def test_https_gives_secure_host_cookies_and_hsts(start: Callable[..., subproces
 
 
 @pytest.mark.slow
-def test_the_default_is_loopback_without_debug(
+def test_by_default_the_site_is_on_loopback_without_debug(
     start: Callable[..., subprocess.CompletedProcess[str]],
 ):
     found = shown(start, SITE_URL="", DEBUG="", TRUSTED_PROXIES="")

@@ -22,7 +22,7 @@ class ResetLink:
 
 
 def link_for(email: str) -> ResetLink | None:
-    """None without an active account that has a password: people of single sign-on must not get one this way."""
+    """None unless an active account has a password: people who use single sign-on must not get one this way."""
     person = User.objects.filter(email__iexact=email.strip(), is_active=True).first()
     if person is None:
         return None
