@@ -91,6 +91,13 @@ def test_reading_is_recorded_once_per_person_chain_and_hour(team: Team, ada: Use
         assert readings() == [*expected, ("ada@example.com", "site")]
 
 
+def test_a_reading_noted_in_the_future_hides_no_other(history: None, ada: User, client_of: ClientOf):
+    AuditReading.objects.create(actor_id=str(ada.pk), chain="site", recorded_at=timezone.now() + timedelta(days=999))
+    client_of(ada).get(URL)
+    client_of(ada).get(URL)
+    assert readings() == [("ada@example.com", "site")]
+
+
 def test_a_bad_filter_is_not_recorded_as_reading(team: Team, mona: User, client_of: ClientOf):
     assert client_of(mona).get("/teams/ops-north/audit/?event=nothing").status_code == 400
     assert readings() == []
@@ -232,6 +239,15 @@ def test_a_verification_that_never_ends_is_given_up(history: None, ada: User, cl
     with time_machine.travel(timezone.now() + timedelta(hours=7)):
         assert audit.stalled() == []
     assert AuditVerification.objects.get().result == "broken off"
+
+
+@pytest.mark.parametrize("column", ["started_at", "seen_at"])
+def test_a_verification_from_the_future_blocks_no_other(column: str, history: None, ada: User, client_of: ClientOf):
+    """Left by a clock that was set back, or written by hand."""
+    AuditVerification.objects.create(**{column: timezone.now() + timedelta(days=999)})
+    jobs.look_after_audit.call_local()
+    work()
+    assert not AuditVerification.objects.filter(result="running").exists()
 
 
 def test_progress_is_shown(history: None, ada: User, client_of: ClientOf):
