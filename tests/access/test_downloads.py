@@ -170,7 +170,7 @@ def test_download_that_lost_its_place_ends(run: Run, vera: User, client_of: Clie
         pieces = iter(answer)
         assert len(next(pieces)) == downloads.CHUNK
         clock.shift(LIFETIME + timedelta(seconds=1))
-        again = leases.take(EXPORT, vera)
+        again = leases.acquire(EXPORT, vera)
         with pytest.raises(downloads.SlowClient):
             next(pieces)
         answer.close()
