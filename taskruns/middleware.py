@@ -27,6 +27,7 @@ from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
 from taskruns.services import key_ring
 from taskruns.services.people import sessions
+from taskruns.services.people.act_limits import TooManyActs
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.views import errors
 
@@ -227,7 +228,10 @@ def _zone(name: str) -> ZoneInfo:
 
 
 class FailClosed:
-    """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation."""
+    """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation.
+
+    Too many acts of one person become a 429.
+    """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -239,6 +243,9 @@ class FailClosed:
         if isinstance(exception, OutcomeNotWritten):
             log.error("outcome_not_written", act=exception.event.value, exc_info=exception)
             return errors.unavailable(request, OUTCOME_NOT_WRITTEN[exception.event])
+        if isinstance(exception, TooManyActs):
+            log.warning("too_many_acts", path=request.path)
+            return errors.too_many_acts(request, exception)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

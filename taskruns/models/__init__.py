@@ -10,6 +10,7 @@ from .audit import (
     AuditEvent,
     AuditReading,
     AuditVerification,
+    PersonTally,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cache import CacheEntry
@@ -59,6 +60,7 @@ __all__ = [
     "Membership",
     "Outcome",
     "PersonSession",
+    "PersonTally",
     "RingKeyCheck",
     "Run",
     "SavedView",

@@ -10,6 +10,7 @@ from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from taskruns.access.gate import PanelRequest
 from taskruns.services import leases
 from taskruns.services.leases import Busy, Held
+from taskruns.services.people import act_limits
 
 from .errors import error_page
 
@@ -29,8 +30,9 @@ def download(
 ) -> HttpResponseBase:
     """Stream the file that `start` returns, as its name and its parts. `start` is called once a lease is held.
 
-    Answers 429 if too many exports are running. `start` may raise.
+    Answers 429 if too many exports are running. Raises TooManyActs; `start` may raise too.
     """
+    act_limits.spend(request.user, act_limits.EXPORTS)
     try:
         held = leases.take(leases.EXPORT, request.user)
     except Busy as error:

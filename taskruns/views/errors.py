@@ -14,6 +14,7 @@ from django.template.loader import render_to_string
 from taskruns.access.denials import record_forged, record_throttled
 from taskruns.access.gate import actor_of
 from taskruns.pages.values import Message
+from taskruns.services.people.act_limits import RETRY_AFTER, TooManyActs
 
 NOT_WRITTEN = (
     "The panel could not write to its database. Nothing was changed and nothing was sent to Arize. "
@@ -86,6 +87,13 @@ def too_busy(request: HttpRequest) -> HttpResponse:
     text = "Too many people are signing in at this moment. Your password was not checked. Try again in a few seconds."
     response = error_page(request, 429, "Too many sign-ins at once", text, framed=False)
     response["Retry-After"] = "5"
+    return response
+
+
+def too_many_acts(request: HttpRequest, refused: TooManyActs) -> HttpResponse:
+    htmx = getattr(request, "htmx", False)
+    response = message_only(429, refused.sentence) if htmx else error_page(request, 429, "Too many", refused.sentence)
+    response["Retry-After"] = str(RETRY_AFTER)
     return response
 
 

@@ -53,7 +53,7 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
     return redirect("run", slug=team.slug, run_id=found.pk)
 
 
-@requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL)
+@requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL, stops_runs=True)
 @require_POST
 def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
     """Cancel one run. htmx gets the new row (or run) and a message; a plain form is redirected to the run's page."""

@@ -31,7 +31,7 @@ def look(request: PanelRequest, team: Team) -> HttpResponse:
     return _page(request, team, StopForm())
 
 
-@requires(Action.STOP_PULL, event=EventType.STOP_PULL)
+@requires(Action.STOP_PULL, event=EventType.STOP_PULL, stops_runs=True)
 @require_POST
 def pull(request: PanelRequest, team: Team) -> HttpResponse:
     form = StopForm(posted(request))
@@ -70,7 +70,7 @@ def _hit(runs: int) -> str:
     return "1 run is being cancelled." if runs == 1 else f"{runs:,} runs are being cancelled."
 
 
-@requires(Action.STOP_PULL, event=EventType.STOP_LIFT)
+@requires(Action.STOP_PULL, event=EventType.STOP_LIFT, stops_runs=True)
 @require_POST
 def lift(request: PanelRequest, team: Team) -> HttpResponse:
     """For managers, and for the operator who pulled it, which the service checks."""

@@ -15,6 +15,7 @@ from django.utils import timezone
 from taskruns.models import Lease, Run, Team, TeamRole, User
 from taskruns.services import leases
 from taskruns.services.leases import EXPORT, LASTS, Busy
+from taskruns.services.people import act_limits
 from taskruns.views import downloads
 from tests.clients import ClientOf
 from tests.factories import member
@@ -63,6 +64,38 @@ def test_second_export_of_a_person_is_refused_until_the_first_ends(
     third = client.get(CSV)
     assert third.status_code == 200
     third.close()
+    assert held() == 0
+
+
+def test_exports_of_a_person_are_few_in_ten_minutes(
+    run: Run, vera: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each leaves a row in the audit log, however short the file."""
+    monkeypatch.setattr(act_limits, "EXPORTS", act_limits.Limit("exports", 3, timedelta(minutes=10)))
+    client, codes = client_of(vera), []
+    for _ in range(4):
+        answer = client.get(f"{CSV}?q=nothing")
+        codes.append(answer.status_code)
+        answer.close()
+    assert codes == [200, 200, 200, 429]
+    assert events() == [("run.export", "done")] * 3
+    with time_machine.travel(timezone.now() + timedelta(minutes=11)):
+        later = client.get(CSV)
+        assert later.status_code == 200
+        later.close()
+
+
+@pytest.mark.parametrize("path", ["/teams/ops-north/audit/export.jsonl", "/audit/export.csv"])
+def test_exports_of_the_audit_log_hold_a_lease_too(
+    path: str, run: Run, ada: User, client_of: ClientOf, endless: None
+) -> None:
+    client = client_of(ada)
+    first = client.get(path)
+    assert (first.status_code, held()) == (200, 1)
+    assert client.get(path).status_code == 429
+    assert client.get(CSV).status_code == 429
+    assert [event for event, _ in events()] == ["audit.export"]
+    first.close()
     assert held() == 0
 
 

@@ -27,10 +27,18 @@ APPLIED = {
     "0004_cache_and_ring_keys.py": "45405ec335cd853bc75cc7158e46de3db4a91d941e72cf0e3bf00d7204f18073",
     "0005_leases.py": "1f2911fdf3c47cdb0c9d073e2bec0655b7cbe2a62832f7b5b6535eca29683d23",
     "0006_people_and_sso.py": "5d0885af09ad78d13edd1c0566250ed90231dd722f71e9b134649c1aaa2b828a",
+    "0007_limits_per_person.py": "7a3bf8c736e74a687b2688d253fce5ca1876b80a73be641ee79ab592ee5d0f54",
 }
 Schema = dict[str, Any]
 # Tables that came after the release, and those that an upgrade drops: the old sessions hold keys that work.
-NEW = {"cache", "taskruns_lease", "taskruns_personsession", "taskruns_ringkeycheck", "taskruns_signincount"}
+NEW = {
+    "cache",
+    "taskruns_lease",
+    "taskruns_personsession",
+    "taskruns_persontally",
+    "taskruns_ringkeycheck",
+    "taskruns_signincount",
+}
 DROPPED = {"django_session", "usersessions_usersession"}
 
 

@@ -119,6 +119,11 @@ def forget_expired() -> int:
     return SignInCount.objects.filter(ends_at__lte=timezone.now()).delete()[0]
 
 
+def has_room(limit: Limit, *of: str) -> bool:
+    """Count one, for limits on other things than sign-ins. False if the window is full."""
+    return _has_room(_bucket(limit.name, *of), limit)
+
+
 def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
     bucket = _bucket(limit.name, *of)
     if _has_room(bucket, limit):
