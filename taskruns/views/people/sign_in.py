@@ -30,7 +30,7 @@ from taskruns.allauth_compat import clear_login
 from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit
-from taskruns.services.people import accounts, factors, sign_in_limits, sso_accounts
+from taskruns.services.people import accounts, factors, sessions, sign_in_limits, sso_accounts
 from taskruns.services.people.sign_in_limits import Attempt, TooManyAttempts
 from taskruns.views.sso.sign_in import note_signed_in
 
@@ -191,6 +191,7 @@ def signed_in(
         note_signed_in(request, sociallogin)
     try:
         audit.record_sign_in(user, by=actor_of(request))
+        sessions.end_surplus(user, by=actor_of(request))
     except DatabaseError:
         request.session.flush()
         raise
