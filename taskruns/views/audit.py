@@ -1,9 +1,10 @@
 """The audit log's pages: a team's log, the site audit, export and verification."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
@@ -20,6 +21,7 @@ from taskruns.pages.encryption import encryption_progress
 from taskruns.permissions import Action
 from taskruns.services import audit
 
+from .downloads import download
 from .errors import error_page
 
 _KINDS = {"jsonl": ("application/x-ndjson", audit.jsonl_lines), "csv": ("text/csv; charset=utf-8", audit.csv_lines)}
@@ -93,11 +95,12 @@ def _export(request: PanelRequest, team: Team | None, kind: str) -> HttpResponse
     except BadFilter as error:
         return error_page(request, 400, "Invalid filter", str(error))
     content_type, lines = _KINDS[kind]
-    chosen = audit.export(team, by=actor_of(request), kind=kind, wanted=wanted)
-    response = StreamingHttpResponse(lines(chosen), content_type=content_type)
-    name = f"audit-{team.slug if team else 'site'}.{kind}"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
+
+    def start() -> tuple[str, Iterator[str]]:
+        chosen = audit.export(team, by=actor_of(request), kind=kind, wanted=wanted)
+        return f"audit-{team.slug if team else 'site'}.{kind}", lines(chosen)
+
+    return download(request, start, content_type=content_type)
 
 
 def _wanted(request: PanelRequest) -> AuditFilter:
