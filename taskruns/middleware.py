@@ -21,13 +21,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
 
 from taskruns.access import recent_auth
-from taskruns.access.gate import actor_of
+from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.audit import EventType
 from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
 from taskruns.services import key_ring
 from taskruns.services.people import sessions
-from taskruns.services.people.act_limits import TooManyActs
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.views import errors
 

@@ -11,6 +11,7 @@ set it up. A view with `recent_auth` requires a proof of identity from the last 
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -24,18 +25,33 @@ from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
 from taskruns.audit import Actor, EventType
-from taskruns.models import SiteRole, Team, TeamRole, User
+from taskruns.models import Limit, SignInCount, SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import members
-from taskruns.services.people import act_limits, sessions
+from taskruns.services.people import sessions
+from taskruns.services.user_errors import UserError
 
 from .denials import record_denied
 from .recent_auth import auth_method, is_recent, lacks_second_factor
 from .redirects import is_read, page_of, referring_page, to_login, with_next
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# What one person may do: each act leaves rows that nobody can delete. Nothing that stops a run counts.
+ACTS = Limit("acts", 300, timedelta(minutes=10))
+EXPORTS = Limit("exports", 30, timedelta(minutes=10))
 View = Callable[..., HttpResponseBase]
 M = TypeVar("M", bound=models.Model)
+
+
+class TooManyActs(UserError):
+    """Nothing was done."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.retry_after = int(limit.window.total_seconds())
+        super().__init__(
+            f"You did this kind of thing {limit.attempts} times within {self.retry_after // 60} minutes, which is the "
+            "limit. Nothing was changed. Cancelling runs still works. Try again in a few minutes."
+        )
 
 
 class PanelRequest(HttpRequest):
@@ -262,10 +278,16 @@ def _missing_auth(
     return None
 
 
+def spend(request: PanelRequest, limit: Limit) -> None:
+    """Count one act of the person. Raises TooManyActs. Not recorded: a row for each refusal is what this prevents."""
+    if not SignInCount.objects.has_room(limit, str(request.user.pk)):
+        raise TooManyActs(limit)
+
+
 def _spend(request: PanelRequest) -> None:
     """Raises TooManyActs if this is a change, and the person made too many."""
     if request.method not in SAFE_METHODS:
-        act_limits.spend(request.user)
+        spend(request, ACTS)
 
 
 def _redirect_to_auth(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:

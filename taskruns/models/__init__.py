@@ -20,7 +20,7 @@ from .jobs import Heartbeat
 from .key_ring import RingKeyCheck
 from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
-from .people import EmailStatus, SignInCount, SiteRole, Theme, User
+from .people import EmailStatus, Limit, SignInCount, SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
 from .sessions import PersonSession
@@ -57,6 +57,7 @@ __all__ = [
     "ItemState",
     "KeyUsage",
     "Lease",
+    "Limit",
     "Membership",
     "Outcome",
     "PersonSession",

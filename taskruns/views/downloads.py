@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 import structlog
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 
-from taskruns.access.gate import PanelRequest
+from taskruns.access import gate
+from taskruns.access.gate import PanelRequest, spend
 from taskruns.services import leases
 from taskruns.services.leases import Busy, Held
-from taskruns.services.people import act_limits
 
 from .errors import error_page
 
@@ -32,7 +32,7 @@ def download(
 
     Answers 429 if too many exports are running. Raises TooManyActs; `start` may raise too.
     """
-    act_limits.spend(request.user, act_limits.EXPORTS)
+    spend(request, gate.EXPORTS)
     try:
         held = leases.take(leases.EXPORT, request.user)
     except Busy as error:

@@ -12,9 +12,8 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 
 from taskruns.access.denials import record_forged, record_throttled
-from taskruns.access.gate import actor_of
+from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.pages.values import Message
-from taskruns.services.people.act_limits import RETRY_AFTER, TooManyActs
 
 NOT_WRITTEN = (
     "The panel could not write to its database. Nothing was changed and nothing was sent to Arize. "
@@ -93,7 +92,7 @@ def too_busy(request: HttpRequest) -> HttpResponse:
 def too_many_acts(request: HttpRequest, refused: TooManyActs) -> HttpResponse:
     htmx = getattr(request, "htmx", False)
     response = message_only(429, refused.sentence) if htmx else error_page(request, 429, "Too many", refused.sentence)
-    response["Retry-After"] = str(RETRY_AFTER)
+    response["Retry-After"] = str(refused.retry_after)
     return response
 
 

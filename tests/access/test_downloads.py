@@ -12,10 +12,10 @@ from django.db import DatabaseError, connection
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.models import Lease, Run, Team, TeamRole, User
+from taskruns.access import gate
+from taskruns.models import Lease, Limit, Run, Team, TeamRole, User
 from taskruns.services import leases
 from taskruns.services.leases import EXPORT, LASTS, Busy
-from taskruns.services.people import act_limits
 from taskruns.views import downloads
 from tests.clients import ClientOf
 from tests.factories import member
@@ -71,7 +71,7 @@ def test_exports_of_a_person_are_few_in_ten_minutes(
     run: Run, vera: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each leaves a row in the audit log, however short the file."""
-    monkeypatch.setattr(act_limits, "EXPORTS", act_limits.Limit("exports", 3, timedelta(minutes=10)))
+    monkeypatch.setattr(gate, "EXPORTS", Limit("exports", 3, timedelta(minutes=10)))
     client, codes = client_of(vera), []
     for _ in range(4):
         answer = client.get(f"{CSV}?q=nothing")

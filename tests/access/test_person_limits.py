@@ -11,12 +11,13 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns import jobs
+from taskruns.access import gate
 from taskruns.audit import Actor, EventType
-from taskruns.models import AuditEvent, CancelBatch, CancelItem, PersonSession, PersonTally, Run, Team, User
+from taskruns.models import AuditEvent, CancelBatch, CancelItem, Limit, PersonSession, PersonTally, Run, Team, User
 from taskruns.services import audit
 from taskruns.services.audit import tallies
 from taskruns.services.batches.draft import MOST_DRAFTS
-from taskruns.services.people import act_limits, sessions
+from taskruns.services.people import sessions
 from tests.clients import ClientOf, click_cancel, sign_in
 from tests.factories import PASSWORD, make_run
 from tests.stored import events
@@ -37,8 +38,7 @@ def clock() -> Iterator[Any]:
 
 @pytest.fixture
 def few_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = act_limits.Limit("acts", 3, timedelta(minutes=10))
-    monkeypatch.setattr(act_limits.spend, "__defaults__", (few,))
+    monkeypatch.setattr(gate, "ACTS", Limit("acts", 3, timedelta(minutes=10)))
 
 
 # --- Refused attempts

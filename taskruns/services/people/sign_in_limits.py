@@ -4,19 +4,18 @@ A browser in which a person has signed in before counts on its own. A stranger w
 keeps its person out of that browser.
 """
 
-import hashlib
 import ipaddress
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import SignInCount, User
+from taskruns.models import Limit, SignInCount, User
 
 from . import accounts
 
@@ -24,15 +23,6 @@ log = structlog.get_logger(__name__)
 
 # A new wave of guesses is reported after this long without one.
 QUIET_FOR = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """At most so many wrong attempts in a window, which starts with the first one."""
-
-    name: str
-    attempts: int
-    window: timedelta
 
 
 ADDRESS = Limit("address", 10, timedelta(minutes=1))
@@ -119,14 +109,9 @@ def forget_expired() -> int:
     return SignInCount.objects.filter(ends_at__lte=timezone.now()).delete()[0]
 
 
-def has_room(limit: Limit, *of: str) -> bool:
-    """Count one, for limits on other things than sign-ins. False if the window is full."""
-    return _has_room(_bucket(limit.name, *of), limit)
-
-
 def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
-    bucket = _bucket(limit.name, *of)
-    if _has_room(bucket, limit):
+    bucket = limit.bucket(*of)
+    if SignInCount.objects.has_room(limit, *of):
         attempt.buckets.append(bucket)
         return
     # A refused attempt uses up nothing else.
@@ -136,29 +121,6 @@ def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
     raise TooManyAttempts(
         until or timezone.now(), is_of_account=limit is not ADDRESS, is_new=limit in _GUESSES and bool(is_new)
     )
-
-
-def _has_room(bucket: str, limit: Limit) -> bool:
-    """Each step is one statement that only one of several parallel attempts can win."""
-    now = timezone.now()
-    rows = SignInCount.objects.filter(bucket=bucket)
-    if rows.filter(ends_at__gt=now, attempts__lt=limit.attempts).update(attempts=F("attempts") + 1):
-        return True
-    anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
-    if rows.filter(ends_at__lte=now).update(**anew):
-        return True
-    if rows.exists():
-        return False
-    try:
-        with transaction.atomic():
-            SignInCount.objects.create(bucket=bucket, **anew)
-    except IntegrityError:
-        return _has_room(bucket, limit)
-    return True
-
-
-def _bucket(name: str, *of: str) -> str:
-    return hashlib.sha256("\0".join((name, *of)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _normalized(login: str) -> str:
