@@ -57,6 +57,7 @@ MIDDLEWARE = [
     "taskruns.middleware.Health",  # before any middleware that checks the host name or reads the session
     "taskruns.middleware.BodyLimit",  # before any middleware that reads the body
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "taskruns.middleware.NeverCached",
     "django.middleware.gzip.GZipMiddleware",
     "taskruns.middleware.SessionCookie",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -154,6 +154,21 @@ class StrictTransport:
         return response
 
 
+class NeverCached:
+    """Pages are for one person, error pages too: no browser or proxy may show them to the next one.
+
+    Static files and health checks do not pass here.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        response.headers.setdefault("Cache-Control", "no-store, private")
+        return response
+
+
 class SessionCookie:
     """Drops a session cookie that the panel cannot have set: PostgreSQL fails on a query that contains NUL."""
 
