@@ -16,13 +16,14 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import Invitation, Membership, Team, TeamRole, User
+from taskruns.models import Invitation, Limit, Membership, SignInCount, Team, TeamRole, User
 
 from . import members, teams
 from .people import accounts
 from .user_errors import UserError
 
 VALID_FOR = timedelta(days=7)
+INVITED = Limit("invitations", 100, timedelta(days=1))  # by one person: the panel must not mail what a script asks for
 _SALT = "taskruns.invitation"
 
 
@@ -79,6 +80,9 @@ def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
 def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invitation:
     now = timezone.now()
     with transaction.atomic():
+        if by.person is not None and not SignInCount.objects.has_room(INVITED, str(by.person.pk)):
+            sentence = f"You invited {INVITED.attempts} people within a day, which is the limit. Try again tomorrow."
+            raise UserError(sentence, field="email")
         team = teams.lock_team(team)
         replaced = teams.open_invitations(team).filter(email=email).update(revoked_at=now)
         invitation = Invitation.objects.create(
