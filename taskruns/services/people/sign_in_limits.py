@@ -62,14 +62,14 @@ def begin(login: str, *, address: str, browser: str = "") -> Attempt:
 
     `browser`: names one in which this account has signed in before. Raises TooManyAttempts.
     """
-    account, network = _normalized(login), _network(address)
+    account, where = _normalized(login), network(address)
     attempt = Attempt()
     if browser:
         _count(attempt, ACCOUNT_AND_BROWSER, account, browser)
         return attempt
-    _count(attempt, ADDRESS, network)
+    _count(attempt, ADDRESS, where)
     for limit in ACCOUNT_AND_ADDRESS:
-        _count(attempt, limit, account, network)
+        _count(attempt, limit, account, where)
     _count(attempt, ACCOUNT, account)
     return attempt
 
@@ -128,7 +128,7 @@ def _normalized(login: str) -> str:
     return unicodedata.normalize("NFKC", login).strip().casefold()
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """A household has a /64 of IPv6 addresses."""
     try:
         found = ipaddress.ip_address(address)

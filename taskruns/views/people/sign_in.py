@@ -78,8 +78,8 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return False
 
     def get_client_ip(self, request: HttpRequest) -> str:
-        """The throttle counts by the same address that the audit log shows."""
-        return str(getattr(request, "client_ip", "") or NO_ADDRESS)
+        """What the throttles count by: the address that the audit log shows, or for IPv6 its /64."""
+        return sign_in_limits.network(str(getattr(request, "client_ip", "") or NO_ADDRESS))
 
     def is_reauthentication_required(self, *, app: str, **_kwargs: Any) -> bool:
         """Only the gate (`access/gate.py`) decides: allauth would store the POST data in the session, even a key."""
