@@ -70,7 +70,7 @@ def _hit(runs: int) -> str:
     return "1 run is being cancelled." if runs == 1 else f"{runs:,} runs are being cancelled."
 
 
-@requires(Action.STOP_PULL, event=EventType.STOP_LIFT, stops_runs=True)
+@requires(Action.STOP_PULL, event=EventType.STOP_LIFT)
 @require_POST
 def lift(request: PanelRequest, team: Team) -> HttpResponse:
     """For managers, and for the operator who pulled it, which the service checks."""

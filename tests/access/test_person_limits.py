@@ -13,7 +13,20 @@ from django.utils import timezone
 from taskruns import jobs
 from taskruns.access import gate
 from taskruns.audit import Actor, EventType
-from taskruns.models import AuditEvent, CancelBatch, CancelItem, Limit, PersonSession, PersonTally, Run, Team, User
+from taskruns.models import (
+    AuditEvent,
+    CancelBatch,
+    CancelItem,
+    Cancellation,
+    EmergencyStop,
+    Limit,
+    PersonSession,
+    PersonTally,
+    Run,
+    Status,
+    Team,
+    User,
+)
 from taskruns.services import audit
 from taskruns.services.audit import tallies
 from taskruns.services.batches.draft import MOST_DRAFTS
@@ -149,6 +162,33 @@ def test_whoever_did_too_much_can_still_stop_runs(run: Run, oli: User, client_of
     assert client.post("/teams/ops-north/stop/", {"reason": "fire", "confirmed": "1"}).status_code != 429
     assert client.post("/accounts/sessions/end-others/").status_code == 302
     assert client.post("/accounts/logout/").status_code == 302
+
+
+def test_cancels_that_stop_nothing_count_as_acts(run: Run, oli: User, client_of: ClientOf, arize: Any, few_acts: None):
+    """Each is a row, however often the run has ended before."""
+    client, ended = client_of(oli), make_run(task=run.task, status=Status.COMPLETED)
+    answers = [click_cancel(client, ended, htmx=False, confirmed="1").status_code for _ in range(5)]
+    assert answers == [302] * 3 + [429] * 2
+    assert events(event="run.cancel") == [("run.cancel", "not_needed")] * 3
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    assert click_cancel(client, run, confirmed="1").status_code == 200, "this one stops a run"
+
+
+def test_a_second_cancel_of_one_run_counts_as_an_act(run: Run, oli: User, client_of: ClientOf, few_acts: None):
+    Cancellation.objects.create(run=run, person=oli, person_label=oli.email)
+    answers = [click_cancel(client_of(oli), run, htmx=False, confirmed="1").status_code for _ in range(5)]
+    assert answers == [409] * 3 + [429] * 2
+
+
+def test_lifting_a_stop_counts_as_an_act_and_pulling_does_not(
+    team: Team, run: Run, oli: User, client_of: ClientOf, few_acts: None
+):
+    client, codes = client_of(oli), []
+    for _ in range(4):
+        client.post("/teams/ops-north/stop/", {"confirmed": "1", "reason": "fire"})
+        codes.append(client.post("/teams/ops-north/stop/lift/", {"confirmed": "1"}).status_code)
+    assert codes == [302, 302, 302, 429]
+    assert EmergencyStop.objects.filter(ended_at=None).count() == 1, "the last one was pulled and holds"
 
 
 # --- Drafts and sessions
