@@ -88,23 +88,28 @@ def test_clients_that_never_close_delay_nobody(port: int):
         assert time.monotonic() - began < QUICK_ENOUGH
 
 
+def hear_nothing(client: socket.socket, seconds: float) -> None:
+    client.settimeout(seconds)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(WITHIN)
+
+
 def test_one_slow_client_gets_its_answer(port: int):
-    with socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as client:
-        for piece in (
-            b"POST / HTTP/1.1\r\nHost: localhost\r\n",
-            b"Connection: close\r\nContent-Length: 6\r\n\r\nabc",
-            b"def",
-        ):
-            client.sendall(piece)
-            time.sleep(0.8)  # the slowness itself is tested
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n")
+        hear_nothing(client, 0.8)
+        client.sendall(b"Connection: close\r\nContent-Length: 6\r\n\r\nabc")
+        hear_nothing(client, 0.8)
+        client.sendall(b"def")
         answer = b"".join(iter(lambda: client.recv(4_096), b""))
     assert answer.endswith(b"\r\n\r\n6")
 
 
 def test_slow_reader_gets_the_whole_answer(port: int):
-    with socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as client:
+    with socket.create_connection(("127.0.0.1", port)) as client, socket.create_connection(("127.0.0.1", port)) as idle:
         client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        time.sleep(1.5)  # the slowness itself is tested
+        hear_nothing(idle, 1.5)
         answer = b"".join(iter(lambda: client.recv(65_536), b""))
     assert answer.endswith(b"\r\n\r\n" + BIG)
 
