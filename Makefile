@@ -10,7 +10,8 @@ ARGS   ?=
 NAMED  := $(filter tests/%,$(ARGS))
 UNIT   := $(if $(NAMED),$(filter-out tests/e2e%,$(NAMED)),--ignore=tests/e2e)
 E2E    := $(if $(NAMED),$(filter tests/e2e%,$(NAMED)),tests/e2e)
-SPREAD := -n auto --dist worksteal
+# One process more than there are processors: some tests wait for threads, processes or the disk.
+SPREAD := -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist worksteal
 HOW    := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,$(SPREAD)))
 # Each worker of the browser tests starts the whole panel, so there are only two.
 E2E_HOW := $(or $(filter-out tests/%,$(ARGS)),$(if $(NAMED),,-n 2 --dist loadfile))

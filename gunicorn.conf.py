@@ -30,5 +30,5 @@ limit_request_line = 8190
 forwarded_allow_ips = "*" if _settings.TRUSTED_PROXIES else ""
 # No header may set the path under which the panel is served.
 forwarder_headers = ""
-# Unused, and by default all gunicorns of one user share a socket: a second panel would take it over.
+# Not used. By default all gunicorns of one user share its socket, so a second panel would take it over.
 control_socket_disable = True

@@ -6,6 +6,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from config import private_files
 
@@ -20,13 +21,22 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
+    from django.db import OperationalError
 
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.stderr.write(f"Cannot start: {error}\n")
-        # Exit code 1 of verify_audit means faults.
-        sys.exit(2 if sys.argv[1:2] == ["verify_audit"] else 1)
+        _could_not_run(str(error))
+    except OperationalError:
+        if "--traceback" in sys.argv:
+            raise
+        _could_not_run("DATABASE_URL names a database that cannot be used. Check that it runs and accepts this user.")
+
+
+def _could_not_run(sentence: str) -> NoReturn:
+    """Exit 2, because 1 means that the command ran and found something wrong, such as faults in the log."""
+    sys.stderr.write(f"Cannot start: {sentence}\n")
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def _prepare(demo: Demo) -> dict[str, str]:
 
 
 def _secrets(demo: Demo) -> dict[str, str]:
-    """The secrets of the last start if there are any, so that what they encrypted stays readable."""
+    """The secrets of the last start, if any, so that the stored data can still be decrypted."""
     kept = demo.env_file.read_text(encoding="utf-8") if demo.env_file.exists() else ""
     new = _variables(new_secrets.lines()) | {name: f"ak-demo-{secrets.token_urlsafe(24)}" for name in SPACES}
     return {name: _variables(kept).get(name, value) for name, value in new.items()}

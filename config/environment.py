@@ -62,11 +62,15 @@ def load_env_file() -> None:
     path = BASE_DIR / ".env" if named is None else Path(named)
     if named == "":
         return
-    if path.is_file():
-        variables.read_env(path, recurse=False)
-    elif named is not None:
-        message = "ENV_FILE names a file that does not exist. Check the path."
-        raise ImproperlyConfigured(message)
+    name = "ENV_FILE (.env)" if named is None else "ENV_FILE"
+    with checked(name, "names a file that cannot be read. Check its permissions, and that it is UTF-8 text."):
+        if path.is_file():
+            path.read_text(encoding="utf-8")
+            variables.read_env(path, recurse=False)
+            return
+        if named is None and not path.exists():
+            return
+    refuse(name, "names a file that does not exist. Check the path.")
 
 
 def text(name: str, default: str) -> str:

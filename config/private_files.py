@@ -1,7 +1,7 @@
 """Files of the panel are for its own account only.
 
-The first thing at every entry point, before any file is made: database, queue, logs and static files get mode 600, and
-their directories 700, whatever the shell or the service manager allows.
+Every entry point calls `only_for_us` first, before it creates a file. Database, queue, logs and static files then get
+mode 600, and their directories 700, whatever umask the shell or the service manager sets.
 """
 
 import os

@@ -93,13 +93,13 @@ TEMPLATES = [
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # The sign-in throttle counts in this cache, in the database, so that all processes share the counts.
-CACHES = {"default": {"BACKEND": "taskruns.json_cache.JsonDatabaseCache"}}
+CACHES = {"default": {"BACKEND": "taskruns.cache.JsonDatabaseCache"}}
 HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "name": "taskruns",
     "serializer": SignedSerializer(
         secret=salted_hmac("taskruns.queue", "messages", secret=SECRET_KEY, algorithm="sha256").hexdigest(),
         salt="taskruns.queue",
-    ),  # whoever can write into the queue must not run code: an unsigned message is dropped
+    ),  # unsigned messages are dropped: write access to the queue must not run code
     "immediate": False,
     "results": False,
     "utc": True,
@@ -140,8 +140,9 @@ ACCOUNT_FORMS = {
     "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
     "reset_password": "taskruns.views.people.password_reset.AskForm",
 }
-# allauth's own limit would let a stranger behind the same address lock people out. This one counts all attempts, except
-# in browsers where the person has signed in before. `services/people/sign_in_limits.py` counts wrong passwords.
+# Not allauth's own limit: a stranger at the same address could use it to lock people out. `login_from_stranger` counts
+# all attempts, except those from a browser in which the person has signed in before. Wrong passwords have their own
+# limits in `services/people/sign_in_limits.py`.
 ACCOUNT_RATE_LIMITS = {"login": "", "login_from_stranger": "30/m/ip"}
 # Managers, auditors and site admins have no access until they set up a second factor.
 REQUIRE_MFA = env.boolean("REQUIRE_MFA", default=True)
@@ -179,7 +180,7 @@ SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
 SECURE_SSL_HOST = SITE.netloc  # never the Host header of the client
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # health checks come over loopback, not through the proxy
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
-# Not the panel's decision: subdomains may belong to others.
+# Subdomains may belong to others, so the panel does not decide for them.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
 # W008: without a trusted proxy the panel cannot tell http from https and would redirect in a loop. The TLS proxy has to
 # redirect instead. HSTS and secure cookies keep browsers on https anyway.
@@ -192,7 +193,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE.secure
 SESSION_ENGINE = "taskruns.models.session_store"
 SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
 CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
-DEVICE_COOKIE_NAME = "__Host-device" if SITE.secure else "device"  # in which browser who has signed in before
+DEVICE_COOKIE_NAME = "__Host-device" if SITE.secure else "device"  # marks a browser as known
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_IDLE_HOURS = env.integer("SESSION_IDLE_HOURS", 12, at_least=1, at_most=24 * 365)

@@ -33,7 +33,7 @@ def provider() -> Provider | None:
 
 
 def only(provider: Provider | None) -> bool:
-    """SSO_ONLY: no passwords, no passkeys as the only proof. Without a provider nobody could sign in."""
+    """SSO_ONLY: people sign in at the provider only, without password or passkey. Refused if there is no provider."""
     switched_on = env.boolean("SSO_ONLY", default=False)
     if switched_on and provider is None:
         env.refuse("SSO_ONLY", "is on, but there is no single sign-on. Set OIDC_ISSUER, or turn it off.")

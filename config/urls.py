@@ -15,11 +15,11 @@ from django.urls import include, path, re_path
 from taskruns.access.gate import View
 from taskruns.access.redirects import is_read
 from taskruns.views.people import factor_checks, password_reset, profile, recent_auth
-from taskruns.views.people.password_limit import by_browser, for_people, for_strangers
+from taskruns.views.people.sign_in_limits import by_browser, for_people, for_strangers
 
 
 def in_transaction(view: View) -> View:
-    """Posts only: on SQLite, a stranger's GET would wait for the one writer, and make others wait."""
+    """A transaction for POSTs only: on SQLite, a GET in a transaction would wait for the writer and block others."""
     act = transaction.atomic(view)
 
     @wraps(view)

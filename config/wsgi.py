@@ -3,7 +3,9 @@ stops the start.
 """
 
 import os
+import sys
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
@@ -15,5 +17,13 @@ application = get_wsgi_application()
 
 from taskruns.services import key_ring  # noqa: E402 - models need the settings
 
-key_ring.refuse_start()
+try:
+    key_ring.refuse_start()
+except ImproperlyConfigured as error:
+    sys.stderr.write(f"Cannot start: {error}\n")
+    sys.exit(3)  # with this exit code, gunicorn stops instead of starting another worker
 get_resolver().url_patterns  # noqa: B018 - reading the property imports every view
+
+from taskruns.audit.anchors import check_anchor_file  # noqa: E402 - needs the apps
+
+check_anchor_file()

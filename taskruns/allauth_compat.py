@@ -1,8 +1,7 @@
 """The parts of django-allauth's `internal` packages that the panel needs.
 
 allauth may move or change them in any release without a changelog entry. So this is the only file that imports them (a
-test enforces it): review this list after each update of allauth. It lies below the services because they use it too,
-not only the gate and the views.
+test enforces it): review this list after each update of allauth. It is below the services, because they use it too.
 """
 
 from collections.abc import Callable

@@ -11,9 +11,11 @@ class TaskrunsConfig(AppConfig):
         from taskruns.audit.append_only import make_append_only_after_migrate
         from taskruns.services import key_ring
         from taskruns.services.people import throttles
+        from taskruns.services.query_statistics import refresh_statistics
         from taskruns.views.people import sign_in
 
         sign_in.connect_signals()
         throttles.count_in_database()
         post_migrate.connect(make_append_only_after_migrate, sender=self)
-        post_migrate.connect(key_ring.adopt, sender=self)
+        post_migrate.connect(refresh_statistics, sender=self)
+        post_migrate.connect(key_ring.create_missing_checks, sender=self)

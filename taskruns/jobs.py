@@ -13,11 +13,13 @@ from huey import crontab
 from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
+from taskruns.audit.anchors import DUE_AFTER, anchor_changed, check_anchor_file, publish
 from taskruns.models import Heartbeat
 from taskruns.pages import mails
-from taskruns.services import audit, batches, cancellations, credentials, invitations, mail, mirror, stops, triggers
+from taskruns.services import audit, batches, cancellations, credentials, invitations, mirror, stops, triggers
+from taskruns.services.mails import send
 from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
+from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.runs import retention
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,7 @@ _first_start = threading.Lock()
 def start() -> None:
     """Start work at once, not at the next full minute. Huey calls this in each thread; only the first one acts."""
     if _first_start.acquire(blocking=False):
+        check_anchor_file()
         every_minute.call_local()
 
 
@@ -77,7 +80,13 @@ def every_hour() -> None:
     forget_old_runs()
     look_after_keys()
     look_after_throttles()
+    look_after_statistics()
     forget_expired_sessions()
+
+
+@db_task(expires=60 * 60)
+def look_after_statistics() -> None:
+    refresh_statistics()
 
 
 @db_task(expires=60 * 60)
@@ -114,25 +123,25 @@ def run_verification(verification_id: str) -> None:
 
 @db_task(expires=2 * 60)
 def mail_invitations() -> None:
-    """The database says which are due. One that the mail server does not take is due again."""
+    """The database says which are due. If the mail server refuses one, it is due again."""
     for invitation, token in invitations.to_mail():
-        if not mail.send(mails.invitation(invitation, token)):
+        if not send(mails.invitation(invitation, token)):
             invitations.not_mailed(invitation)
 
 
 @db_task(expires=10 * 60)
 def mail_password_reset(email: str) -> None:
-    """Looks for the account here, not in the request, whose duration would tell whether there is one."""
+    """Look up the account here: the duration of the request must not reveal whether it exists."""
     if (link := password_reset.link_for(email)) is not None:
-        mail.send(mails.password_reset(link))
+        send(mails.password_reset(link))
 
 
 @db_task(expires=10 * 60)
 def report_guesses(login: str) -> None:
-    """Beside the request for the same reason."""
+    """Outside the request, for the same reason as `mail_password_reset`."""
     person = sign_in_limits.report_guesses(login)
     if person is not None and settings.MAILS:
-        mail.send(mails.guesses(person))
+        send(mails.guesses(person))
 
 
 @db_task(expires=90)

@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import TooManyActs, actor_of
-from taskruns.audit import EventType
+from taskruns.audit import EventType, anchors
 from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
 from taskruns.services import key_ring
@@ -33,7 +33,7 @@ from taskruns.views import errors
 Handler = Callable[[HttpRequest], HttpResponseBase]
 log = structlog.get_logger(__name__)
 
-# A random key, or a stranger's encrypted data (models/session_store.py).
+# The random key of a session, or an anonymous visitor's encrypted data (models/session_store.py).
 _SESSION_COOKIE = re.compile(r"[A-Za-z0-9]{1,64}|a\.[A-Za-z0-9_-]{1,4096}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WORKER_SEEN_WITHIN = timedelta(minutes=3)
@@ -74,7 +74,7 @@ class BodyLimit:
 
 
 class Health:
-    """`/healthz`: this process answers. `/readyz`: database, migrations and a worker are ready too. Any host."""
+    """`/healthz`: this process answers. `/readyz`: database, migrations, worker and anchor file are ready. Any host."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -92,6 +92,9 @@ def is_ready() -> bool:
     try:
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        if anchors.unwritten_since() is not None:
+            log.warning("not_ready", why="anchors are not written to AUDIT_ANCHOR_FILE")
             return False
         if problem := key_ring.problem():
             log.error("not_ready", problem=problem)
@@ -170,7 +173,7 @@ class NeverCached:
 
 
 class SessionCookie:
-    """Drops a session cookie that the panel cannot have set: PostgreSQL fails on a query that contains NUL."""
+    """Drops a session cookie that the panel cannot have set. PostgreSQL, for example, fails on a query with NUL."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -214,7 +217,7 @@ class SessionLimits:
         try:
             if isinstance(request.user, User):
                 digest = digest_of(request.session.session_key or "")
-                sessions.end_over(request.user, digest=digest, why=why, by=actor_of(request))
+                sessions.end_expired(request.user, digest=digest, why=why, by=actor_of(request))
             request.session.flush()
         except DatabaseError:
             log.exception("session_end_not_recorded")

@@ -29,7 +29,7 @@ _METHODS = {"socialaccount": "oidc", "webauthn": "passkey", "recovery_codes": "r
 
 
 def begin(request: HttpRequest) -> None:
-    """The session begins now. Its address and browser are what its person recognises it by."""
+    """Start the session now. Store its address and browser, so that the person recognises it in their list."""
     request.session[_BEGAN] = request.session[_SEEN] = int(time.time())
     request.session["ip"] = getattr(request, "client_ip", "")
     request.session["user_agent"] = clean_line(request.headers.get("User-Agent", ""), LONGEST_USER_AGENT)
@@ -61,12 +61,12 @@ def auth_method(request: HttpRequest, person: User) -> str:
 
 
 def has_shown_second_factor(request: HttpRequest, person: User) -> bool:
-    """True for one of the panel's own, or one that the single sign-on provider vouches for (`amr`)."""
+    """Whether this session used a second factor: one of the panel's own, or one that the provider reports (`amr`)."""
     return any(record.get("method") == "mfa" or record.get("second_factor") for record in _records(request, person))
 
 
 def lacks_second_factor(request: HttpRequest, person: User, team: Team | None = None) -> bool:
-    """Their role requires one, but this session used none. `team`: see `must_have_second_factor`."""
+    """Whether the role requires a second factor, but this session used none. `team`: see `must_have_second_factor`."""
     if not settings.REQUIRE_MFA or has_shown_second_factor(request, person):
         return False
     return must_have_second_factor(person, team)

@@ -1,4 +1,4 @@
-"""Redirects to sign-in and similar pages: with the way back, and never out of the panel."""
+"""Redirects to sign-in and similar pages, and from there back to a page of the panel, never to another site."""
 
 from urllib.parse import urlencode, urlsplit
 
@@ -8,7 +8,7 @@ from django.shortcuts import resolve_url
 from django.urls import reverse
 from django_htmx.middleware import HtmxDetails
 
-# What the sign-in page says about a request of an expired session, by the word in the query string.
+# Word in the query string -> what the sign-in page says about the lost request of an expired session.
 UNDONE = {
     "cancel": "You were signed out. Nothing was sent to Arize. Sign in, then click Cancel again.",
     "act": "You were signed out. Nothing was changed, and your input was not saved. Sign in, then try again.",
@@ -38,7 +38,7 @@ def to_login(request: HttpRequest) -> HttpResponse:
 
 
 def with_next(url: str, target: str, **more: str) -> str:
-    """`url` with `more` in its query, and with `target` as the way back if it is a page of the panel."""
+    """`url` with `more` in its query, and with `target` as `next` if it is a page of the panel."""
     path = urlsplit(target)
     local = target.startswith("/") and not target.startswith(("//", "/\\")) and not path.netloc
     query = ({"next": target} if local else {}) | more

@@ -1,6 +1,6 @@
 """Which addresses may receive a key: Arize's own hosts over https, and those that the deployment adds.
 
-An address must equal an allowed one. We never search an address for what is wrong with it.
+An address must equal an allowed one. There is no list of forbidden parts, which could miss one.
 """
 
 import ipaddress

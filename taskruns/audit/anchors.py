@@ -9,12 +9,13 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
 from django.conf import settings
+from django.core.cache import cache
 from django.db import DatabaseError, transaction
 from django.db.models import OuterRef, Subquery
 from django.utils import timezone
@@ -32,6 +33,10 @@ ANCHOR_EVERY = 1_000  # at most this many rows of one chain between two anchors,
 DUE_AFTER = timedelta(minutes=4)
 _COLUMNS = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 _CHUNK = 500  # lines
+# In the cache, which all processes share: since when no process could write the file. The worker tries each minute and
+# renews the entry, which ends by itself if the file is no longer wanted.
+_UNWRITTEN = "audit-anchors-unwritten-since"
+_UNWRITTEN_FOR = timedelta(minutes=5)
 
 
 def anchor_changed(*, due_after: timedelta = timedelta(0)) -> int:
@@ -101,18 +106,42 @@ def _published(anchor: AuditAnchor) -> None:
 def publish() -> int:
     """Append the queued anchors to AUDIT_ANCHOR_FILE. Returns how many lines were written.
 
-    After a crash a line may be written twice; readers ignore duplicates.
+    After a crash a line may be written twice; readers ignore duplicates. The file is opened even if nothing is queued,
+    so that a file that cannot be written is noticed before it is needed.
     """
-    if not settings.AUDIT_ANCHOR_FILE or not AnchorToPublish.objects.exists():
+    if not settings.AUDIT_ANCHOR_FILE:
         return 0
     try:
         with Path(settings.AUDIT_ANCHOR_FILE).open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            return sum(_append(file, waiting) for waiting in _waiting())
+            written = sum(_append(file, waiting) for waiting in _waiting())
     except (OSError, *UNREADABLE_VALUE):
         # The anchors stay queued, and the clock retries in the next minute.
         log.exception("audit_anchor_file_not_written")
+        since = cache.get(_UNWRITTEN) or value_as_json(timezone.now())
+        cache.set(_UNWRITTEN, since, _UNWRITTEN_FOR.total_seconds())
         return 0
+    if cache.get(_UNWRITTEN):
+        cache.delete(_UNWRITTEN)
+    return written
+
+
+def unwritten_since() -> datetime | None:
+    """When AUDIT_ANCHOR_FILE could not be written for the first time, if it still cannot."""
+    since = cache.get(_UNWRITTEN) if settings.AUDIT_ANCHOR_FILE else None
+    return datetime.fromisoformat(since) if since else None
+
+
+def check_anchor_file() -> bool:
+    """Whether this process can append to AUDIT_ANCHOR_FILE. If not, say so in the log as soon as it starts."""
+    try:
+        if settings.AUDIT_ANCHOR_FILE:
+            with Path(settings.AUDIT_ANCHOR_FILE).open("ab"):
+                pass
+    except OSError:
+        log.exception("audit_anchor_file_not_writable")
+        return False
+    return True
 
 
 def _waiting() -> Iterator[list[AnchorToPublish]]:

@@ -1,4 +1,4 @@
-"""The key that signs the log's anchors. Its private half is only in the environment, never in the database."""
+"""The key that signs anchors and exports of the log. Its private half is only in the environment."""
 
 import base64
 
@@ -19,9 +19,9 @@ def signing_key_id() -> str:
     return next(iter(keys_of([base64.b64encode(raw).decode()])))
 
 
-def sign(anchor: dict[str, object]) -> str:
-    """Base64 of the Ed25519 signature over the anchor's statement."""
-    return base64.b64encode(_private().sign(canonical_bytes("anchor", anchor, "signature"))).decode()
+def sign(statement: dict[str, object], kind: str = "anchor") -> str:
+    """Base64 of the Ed25519 signature over an anchor, or over the trailer of an `export`."""
+    return base64.b64encode(_private().sign(canonical_bytes(kind, statement, "signature"))).decode()
 
 
 def _private() -> Ed25519PrivateKey:

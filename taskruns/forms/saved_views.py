@@ -4,7 +4,7 @@ from django import forms
 
 
 class SavedViewForm(forms.Form):
-    """Only `NewViewForm` has `query` and `replace`: to change the filter of a view, people save over it."""
+    """Name and sharing. To change the filter of a view, people save a new one over it (`NewViewForm`)."""
 
     name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     shared = forms.BooleanField(label="Share it with the team", required=False)
@@ -16,7 +16,7 @@ class NewViewForm(SavedViewForm):
 
 
 class DefaultViewForm(forms.Form):
-    """For whom the view is the default. `off`: no longer."""
+    """Who gets the view as the default. `off`: remove the default."""
 
     whose = forms.ChoiceField(choices=[("me", "me"), ("team", "the team")], required=False)
     off = forms.BooleanField(required=False)

@@ -231,7 +231,7 @@ class ExperimentForm(TriggerForm):
 
 
 def form_for(task: Task) -> type[TriggerForm] | None:
-    """None if the panel cannot start this type of task. Only the task's JSON shows if it is a dataset or a project."""
+    """None if the panel cannot start this type of task. Only its JSON shows whether it is on a dataset or a project."""
     if task.type == TaskType.RUN_EXPERIMENT:
         return ExperimentForm
     if task.type not in {TaskType.TEMPLATE_EVALUATION, TaskType.CODE_EVALUATION}:

@@ -8,7 +8,7 @@ from .teams import Team
 
 
 class ArizeUser(models.Model):
-    """The user who created a run. `known`: Arize gave a name to a key of this team; most keys may not ask for it."""
+    """The user who created a run. `known`: a key of this team could read the name; most keys may not read users."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="arize_users")

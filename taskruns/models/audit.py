@@ -152,7 +152,10 @@ class AuditReading(models.Model):
 
 
 class AnonymousTally(models.Model):
-    """Anonymous attempts from one address in one minute: the log has a row for the first, the others are counted."""
+    """Anonymous attempts from one network in one minute: the log has a row for the first, the others are counted.
+
+    `ip` is an IPv4 address, an IPv6 network (/64) or "*": more networks than the log takes in a minute.
+    """
 
     event = models.CharField(max_length=40)
     outcome = models.CharField(max_length=20)

@@ -1,12 +1,13 @@
-"""Which key each ring number stands for."""
+"""Checks that all processes have the same ring key for each number."""
 
 from django.db import models
 from django.utils import timezone
 
 
 class RingKeyCheck(models.Model):
-    """A known text, encrypted with the ring key of this number at its first use. A process that cannot decrypt it has
-    another key under the number.
+    """A known text, encrypted at the first use of the ring key with this number.
+
+    A process that cannot decrypt it has a different key for this number.
     """
 
     number = models.PositiveIntegerField(primary_key=True)

@@ -1,4 +1,4 @@
-"""Who holds one of the few places for heavy answers."""
+"""Leases limit how many exports run at once."""
 
 from django.db import models
 
@@ -6,12 +6,16 @@ from .people import User
 
 
 class Lease(models.Model):
-    """A place for one heavy answer at a time. Free without a person or past `until`: a killed process keeps none."""
+    """One of the places of a kind, for one request at a time. It is free if it has no person or `until` has passed.
+
+    `until` frees the place of a killed process. `token` identifies the holder: a request that has lost its lease must
+    neither extend nor free the next holder's.
+    """
 
     kind = models.CharField(max_length=30)
     place = models.PositiveSmallIntegerField()
     person = models.ForeignKey(User, models.CASCADE, null=True, related_name="+")
-    token = models.UUIDField(null=True)  # of the holder: who was too slow must not extend or free another's lease
+    token = models.UUIDField(null=True)
     until = models.DateTimeField()
 
     class Meta:

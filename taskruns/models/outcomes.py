@@ -27,7 +27,7 @@ class Outcome(models.TextChoices):
 
     @property
     def code(self) -> str:
-        """The outcome for people and programs. An open one is `stopping`: Arize accepted the cancel."""
+        """The outcome as pages and the audit log name it. An open one is `stopping`: Arize accepted the cancel."""
         return self.value or "stopping"
 
 

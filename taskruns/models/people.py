@@ -27,7 +27,7 @@ class Theme(models.TextChoices):
 
 
 class EmailStatus(models.TextChoices):
-    """Why the panel takes an address to be the person's. If it is not verified, only someone else says so."""
+    """Whether the address is known to belong to the person, and if not, how the account got it."""
 
     VERIFIED = "", "verified, or set on the host"
     INVITED = "invited", "an invitation that was not mailed"
@@ -51,21 +51,21 @@ class User(AbstractBaseUser):
     time_zone = models.CharField(max_length=60, default="UTC")
     theme = models.CharField(max_length=5, choices=Theme.choices, blank=True, default=Theme.SYSTEM)
     shortcuts = models.BooleanField(default=True)
-    # Unless the address is verified: who says that it is this person's.
+    # `email_vouched_by`: who entered an address that is not verified.
     email_status = models.CharField(
         max_length=10, choices=EmailStatus.choices, blank=True, default=EmailStatus.VERIFIED
     )
     email_vouched_by = models.CharField(max_length=254, blank=True)
-    # The provider's last answer about this person. Roles that come from its groups count for SESSION_MAX_DAYS after it.
+    # The last single sign-on of this person. Roles from groups count for SESSION_MAX_DAYS after it.
     sso_signed_in_at = models.DateTimeField(null=True, blank=True)
-    # With SSO_ONLY, a site admin's password works until then: `reset_sign_in` lets an admin in without the provider.
+    # With SSO_ONLY, the end of the hour in which a site admin's password works after `reset_sign_in`.
     password_works_until = models.DateTimeField(null=True, blank=True)
-    # When strangers were last refused many sign-ins to this account, and whether its person still has to see that.
+    # When many sign-ins to this account were last refused, and whether its person has yet to see the notice.
     guessed_at = models.DateTimeField(null=True, blank=True)
     guesses_unseen = models.BooleanField(default=False)
     last_team = models.ForeignKey("Team", models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
-    # Not stored: Django would write it before the sign-in is in the audit log, which has it anyway.
+    # Not stored: Django would write it before the audit row of the sign-in, which has the time too.
     last_login = None
 
     objects: ClassVar[UserManager] = UserManager()
@@ -82,7 +82,7 @@ class User(AbstractBaseUser):
 
     @property
     def label(self) -> str:
-        """The person's name in the audit log: the address, and whose word it is until it is verified."""
+        """The person's name in the audit log: the address, and who entered it if it is not verified."""
         if self.email_status == EmailStatus.VERIFIED:
             return self.email
         return f"{self.email} (not verified, {self.email_status} by {self.email_vouched_by})"
@@ -130,7 +130,7 @@ class SignInCount(models.Model):
     bucket = models.CharField(max_length=64, primary_key=True)
     ends_at = models.DateTimeField(db_index=True)
     attempts = models.PositiveIntegerField(default=1)
-    # Set by the first attempt that was refused, so that only one of them is reported.
+    # Set by the first refused attempt, so that only this one is reported.
     is_reported = models.BooleanField(default=False)
 
     objects: ClassVar[SignInCountManager] = SignInCountManager()

@@ -1,8 +1,8 @@
 """Where sessions are kept (`SESSION_ENGINE`).
 
-A signed-in person's session is a row. Its key is random and only in the cookie; the row holds a digest of it. Anyone
-else's session is the cookie: its "key" is the session's data, encrypted, and no row is written. So strangers cannot
-fill the database, and a copy of the database lets nobody in.
+A signed-in person's session is a row. Its key is random and only in the cookie; the row holds a digest of the key. A
+stranger (a visitor who is not signed in) has no row: the cookie holds the session's data, encrypted, in place of a key.
+So strangers cannot fill the database, and nobody can sign in with a copy of the database.
 """
 
 import base64
@@ -27,13 +27,13 @@ from .sessions import LONGEST_USER_AGENT, PersonSession, digest_of
 
 KEY_LENGTH = 32
 KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-# A cookie value that holds a stranger's data. No random key contains a dot.
-IN_COOKIE = "a."
-LASTS = 10 * 60  # seconds; for example from the password to the second factor
-# The passkey's challenge, and what is remembered about a visit to the single sign-on provider.
-LASTS_SHORTER = {PASSKEY_STATE: 5 * 60, SSO_STATES: 5 * 60}
+# The start of a cookie that holds a stranger's data. No random key contains a dot.
+COOKIE_PREFIX = "a."
+LIFETIME = 10 * 60  # seconds; for example from the password to the second factor
+# The challenge of a passkey, and the states of sign-ins at the single sign-on provider.
+SHORTER_LIFETIMES = {PASSKEY_STATE: 5 * 60, SSO_STATES: 5 * 60}
 LONGEST_COOKIE = 3_000  # characters; browsers drop a cookie of more than 4,096 with its name and attributes
-MOST_UNPACKED = 20_000  # characters
+LONGEST_UNPACKED = 20_000  # characters
 
 Data = dict[str, Any]
 
@@ -42,9 +42,9 @@ class SessionStore(SessionBase):
     def __init__(self, session_key: str | None = None) -> None:
         super().__init__(session_key)
         self._has_new_key = False
-        self._since: dict[str, tuple[str, float]] = {}  # name -> its value as JSON, and since when it has this value
+        self._since: dict[str, tuple[str, float]] = {}  # name -> (value as JSON, when it got this value)
 
-    # Django's own methods would only sign the data.
+    # Encrypted, because Django's own methods only sign the data.
     def encode(self, session_dict: Data) -> str:
         return _encrypt("row", session_dict)
 
@@ -56,7 +56,7 @@ class SessionStore(SessionBase):
         return PersonSession.objects.filter(session_key=digest_of(session_key)).exists()
 
     def create(self) -> None:
-        """Take a new random key. The row is written with the first `save` of a signed-in person."""
+        """Take a new random key. The first `save` of a signed-in person writes the row."""
         self._get_session(no_load=True)  # type: ignore[attr-defined]
         self._session_key = get_random_string(KEY_LENGTH, KEY_CHARACTERS)
         self._has_new_key = self.modified = True
@@ -82,15 +82,15 @@ class SessionStore(SessionBase):
             PersonSession.objects.filter(session_key=digest_of(key)).delete()
 
     def is_empty(self) -> bool:
-        """A stranger whose session holds nothing any more gets the cookie deleted."""
+        """True also for a stranger's cookie without data, so that Django deletes it."""
         is_loaded = hasattr(self, "_session_cache")
         if is_loaded and is_in_cookie(self.session_key):
             return not self._session_cache
         return bool(super().is_empty())
 
     def get_expiry_age(self, **kwargs: Any) -> int:
-        """Short until the last step of a sign-in, although allauth chooses a long one at the first."""
-        return int(super().get_expiry_age(**kwargs)) if SESSION_KEY in self else LASTS
+        """Short until the last step of a sign-in. allauth sets the long one at the first step."""
+        return int(super().get_expiry_age(**kwargs)) if SESSION_KEY in self else LIFETIME
 
     # --- The row of a person
 
@@ -108,8 +108,8 @@ class SessionStore(SessionBase):
         if not self._has_new_key:
             raise UpdateError
         with transaction.atomic():
-            # The lock: if the account is being disabled, either this session ends with the others, or it never begins
-            # and the key opens nothing.
+            # The lock orders this against disabling the account: either this session ends with the others, or no row is
+            # written and the key is not valid.
             people = User.objects.select_for_update(no_key=True).filter(pk=data[SESSION_KEY], is_active=True)
             if list(people.values_list("pk")):
                 PersonSession.objects.create(session_key=key, **columns)
@@ -129,35 +129,35 @@ class SessionStore(SessionBase):
     # --- The cookie of a stranger
 
     def _load_cookie(self) -> Data:
-        kept = _decrypt("cookie", (self.session_key or "").removeprefix(IN_COOKIE), lasts=LASTS) or {}
+        kept = _decrypt("cookie", (self.session_key or "").removeprefix(COOKIE_PREFIX), max_age=LIFETIME) or {}
         self._since = {name: (json.dumps(value), since) for name, (value, since) in kept.items()}
         return _unexpired({name: value for name, (value, _) in kept.items()}, self._since)
 
     def _cookie_of(self, data: Data) -> str:
-        """The longest-held data are dropped if all do not fit. Only the visitor can have made them so long."""
+        """Drop the oldest data until the rest fits. Only the visitor's own requests can make it too long."""
         now = time.time()
         texts = {name: json.dumps(value) for name, value in data.items()}
-        self._since = {name: (text, self._begin_of(name, text, now)) for name, text in texts.items()}
+        self._since = {name: (text, self._since_when(name, text, now)) for name, text in texts.items()}
         kept = _unexpired(data, self._since)
         while not (value := _cookie_value(_dated(kept, self._since))):
             _drop_oldest(kept, self._since)
         self._session_cache = kept
         return value
 
-    def _begin_of(self, name: str, text: str, now: float) -> float:
+    def _since_when(self, name: str, text: str, now: float) -> float:
         before, since = self._since.get(name, ("", now))
         return since if text == before else now
 
 
 def is_in_cookie(key: str | None) -> bool:
-    return bool(key) and str(key).startswith(IN_COOKIE)
+    return bool(key) and str(key).startswith(COOKIE_PREFIX)
 
 
 def _cookie_value(dated: Data) -> str:
-    """Empty if the data are too long. Text that repeats itself is short in the cookie but not when it is read."""
-    if len(json.dumps(dated)) > MOST_UNPACKED:
+    """Empty if the data are too long for a cookie, or after decompression: repeated text compresses well."""
+    if len(json.dumps(dated)) > LONGEST_UNPACKED:
         return ""
-    value = IN_COOKIE + _encrypt("cookie", dated)
+    value = COOKIE_PREFIX + _encrypt("cookie", dated)
     return value if len(value) <= LONGEST_COOKIE else ""
 
 
@@ -166,23 +166,23 @@ def _dated(data: Data, since: dict[str, tuple[str, float]]) -> Data:
 
 
 def _unexpired(data: Data, since: dict[str, tuple[str, float]]) -> Data:
-    """Saving something else into the cookie does not make these last longer. Nobody is signed in by a cookie alone."""
+    """Without expired data: each value expires by its own age, whatever was saved since. A cookie never signs in."""
     now = time.time()
     kept = {
         name: value
         for name, value in data.items()
-        if name != SESSION_KEY and now - since[name][1] <= LASTS_SHORTER.get(name, LASTS)
+        if name != SESSION_KEY and now - since[name][1] <= SHORTER_LIFETIMES.get(name, LIFETIME)
     }
     if SSO_STATES in kept:
         states = kept[SSO_STATES].items()
-        kept[SSO_STATES] = {state: made for state, made in states if now - made[1] <= LASTS_SHORTER[SSO_STATES]}
+        kept[SSO_STATES] = {state: made for state, made in states if now - made[1] <= SHORTER_LIFETIMES[SSO_STATES]}
         if not kept[SSO_STATES]:
             del kept[SSO_STATES]
     return kept
 
 
 def _drop_oldest(data: Data, since: dict[str, tuple[str, float]]) -> None:
-    """First the oldest of several visits to the single sign-on provider, then whatever is oldest."""
+    """Drop the oldest of several single sign-on states first, then the oldest value."""
     states = data.get(SSO_STATES, {})
     if len(states) > 1:
         del states[min(states, key=lambda state: states[state][1])]
@@ -191,22 +191,22 @@ def _drop_oldest(data: Data, since: dict[str, tuple[str, float]]) -> None:
 
 
 def _fernet(purpose: str) -> Fernet:
-    """One key a purpose: what a row holds must not work as a cookie."""
+    """Each purpose has its own key: the data of a row must not work as a cookie."""
     derived = salted_hmac(f"taskruns.session.{purpose}", "", algorithm="sha256", secret=settings.SECRET_KEY)
     return Fernet(base64.urlsafe_b64encode(derived.digest()))
 
 
 def _encrypt(purpose: str, data: Data) -> str:
-    """Without the padding, which would have to be quoted in a cookie."""
+    """Omits the padding, because a cookie would have to quote it."""
     packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), level=9)
     return _fernet(purpose).encrypt(packed).decode().rstrip("=")
 
 
-def _decrypt(purpose: str, text: str, *, lasts: int | None = None) -> Data | None:
-    """None if it is not ours, or older than `lasts` seconds."""
+def _decrypt(purpose: str, text: str, *, max_age: int | None = None) -> Data | None:
+    """None if it was not encrypted here, or is older than `max_age` seconds."""
     padded = text + "=" * (-len(text) % 4)
     try:
-        packed = _fernet(purpose).decrypt(padded.encode(), ttl=lasts)
+        packed = _fernet(purpose).decrypt(padded.encode(), ttl=max_age)
         data: Data = json.loads(zlib.decompress(packed))
     except (InvalidToken, ValueError, zlib.error):
         return None

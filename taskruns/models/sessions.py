@@ -1,4 +1,4 @@
-"""Sessions of signed-in people. Strangers have none: what a sign-in needs on its way is kept in their own cookie."""
+"""Sessions of signed-in people. Before that, the data of a sign-in are in the visitor's cookie (`session_store.py`)."""
 
 import hashlib
 
@@ -10,14 +10,14 @@ LONGEST_USER_AGENT = 200
 
 
 def digest_of(key: str) -> str:
-    """What the database stores of a session's key. The key itself is only in the person's cookie."""
+    """The digest of a session's key, which the database stores. The key itself is only in the person's cookie."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 class PersonSession(models.Model):
-    """`session_key` is a digest and `session_data` is encrypted: a copy of the table opens nothing.
+    """`session_key` is a digest and `session_data` is encrypted: nobody can sign in with a copy of the table.
 
-    The other columns repeat parts of the data, so that sessions are listed and ended without decrypting any.
+    The other columns repeat some of the data, so that sessions can be listed and ended without decryption.
     """
 
     session_key = models.CharField(max_length=64, unique=True)

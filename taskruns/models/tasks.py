@@ -14,7 +14,7 @@ from taskruns.arize.wire import TaskType
 from .credentials import Credential
 from .teams import Team
 
-# If a key still lists tasks, but has not listed this one for so long, it no longer sees it. Another key takes over.
+# If a key still lists tasks, but has not listed this one for this long, it no longer sees it. Another key takes over.
 UNLISTED_AFTER = timedelta(minutes=5)
 NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
 STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(
@@ -45,7 +45,7 @@ class Task(models.Model):
     # When its runs were last listed, and `last_run_at` at that time. If it has changed, there may be new runs.
     runs_read_at = models.DateTimeField(null=True)
     runs_read_to = models.DateTimeField(null=True)
-    # All runs that existed then are known, except those below the newest page of the first reading.
+    # All runs that existed at this time are known, except those below the newest page of the first reading.
     caught_up_at = models.DateTimeField(null=True)
     # Where an incomplete backfill continues, and when it began: `services/mirror/task_runs.py`.
     gap_cursor = models.TextField(blank=True)

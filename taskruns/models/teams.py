@@ -53,7 +53,7 @@ class Team(models.Model):
 
 class MembershipQuerySet(models.QuerySet["Membership"]):
     def in_force(self) -> "MembershipQuerySet":
-        """Without roles from groups of people whom the provider has not confirmed lately: they may have left."""
+        """Omit roles from groups unless the person's last single sign-on is recent: the person may have left."""
         confirmed_since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
         return self.filter(models.Q(by_groups=False) | models.Q(user__sso_signed_in_at__gt=confirmed_since))
 
@@ -90,7 +90,7 @@ class Invitation(models.Model):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
-    # The link goes by mail only, so following it proves the address. The worker mails it and notes when.
+    # `by_mail`: the link is only in a mail, so opening it verifies the address. `mailed_at`: when the worker mailed it.
     by_mail = models.BooleanField(default=False)
     mailed_at = models.DateTimeField(null=True, blank=True)
     accepted_at = models.DateTimeField(null=True, blank=True)

@@ -135,7 +135,7 @@ class Session(requests.Session):
     def ask(self, method: str, url: str, *, longest: int = LONGEST_ITEM, **content: Any) -> Answer | NotAnswered:
         """`content` as in `requests.request`: params, json, data. Failures are returned, not raised.
 
-        `longest`: bytes of a successful answer. A longer one is not read to its end: it costs no memory and no time.
+        `longest`: bytes of a successful answer. A longer one is not read to the end, to save memory and time.
         """
         with self._call() as call:
             try:

@@ -30,7 +30,7 @@ def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
 
 
 class EndedRun(Protocol):
-    """What the cause of a run's end follows from: a `Run`, or a row of an export."""
+    """The fields that `cause_of` reads, from a `Run` or from a row of an export."""
 
     @property
     def status(self) -> str: ...

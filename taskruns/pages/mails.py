@@ -4,7 +4,7 @@ from django.conf import settings
 from django.urls import reverse
 
 from taskruns.models import Invitation, User
-from taskruns.services.mail import Mail
+from taskruns.services.mails import Mail
 from taskruns.services.people.password_reset import ResetLink
 
 _RESET = """\

@@ -77,7 +77,7 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         sentence="The run was already cancelled.",
         log="Run {run} of task {target} was already cancelled",
         in_batch="already cancelled",
-        explained="The run was already cancelled before your cancel reached it.",
+        explained="Another cancel stopped the run, here or in Arize. Yours did not.",
     ),
     Outcome.STILL_RUNNING: CancelWords(
         sentence="Arize accepted the cancel, but the run is still active.",

@@ -113,13 +113,13 @@ def rights_table(given: Iterable[tuple[str, AbstractSet[str]]]) -> RightsTable:
 
 
 def unverified(person: User) -> str:
-    """Whose word the address is, if nothing proves it."""
+    """Who entered the address, if it is not verified."""
     words = {EmailStatus.INVITED: "not verified, invited by {}", EmailStatus.CHANGED: "not verified, changed by {}"}
     return words[EmailStatus(person.email_status)].format(person.email_vouched_by) if person.email_status else ""
 
 
 def role_of(member: Membership, person: User) -> str:
-    """A role from groups rests until the provider has confirmed its person again."""
+    """The role, and whether it is paused: one from groups needs a recent single sign-on."""
     since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
     is_in_force = not member.by_groups or (person.sso_signed_in_at is not None and person.sso_signed_in_at > since)
     return member.role if is_in_force else f"{member.role}, paused until the next single sign-on"

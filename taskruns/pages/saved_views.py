@@ -103,7 +103,7 @@ def visible(team: Team, person: User) -> QuerySet[SavedView]:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class VisibleViews:
     """The views that a person sees on a team's board, in order, and the one that it opens with: their own default, else
     the team's.
     """
@@ -113,18 +113,18 @@ class Shelf:
     opens_with: SavedView | None
 
 
-def shelf(team: Team, person: User) -> Shelf:
+def visible_views(team: Team, person: User) -> VisibleViews:
     """One query."""
     views = _by_name(team, person)
     own = next((view for view, is_own in views if is_own), None)
     of_team = next((view for view, _ in views if view.is_team_default), None)
-    return Shelf(team, tuple(view for view, _ in views), own or of_team)
+    return VisibleViews(team, tuple(view for view, _ in views), own or of_team)
 
 
-def view_bar(shelf: Shelf, access: Access, query: str) -> ViewBar:
+def view_bar(visible: VisibleViews, access: Access, query: str) -> ViewBar:
     """The bar above a board with the filter `query`, which must be canonical."""
     query = query.removeprefix("?")
-    team = shelf.team
+    team = visible.team
     return ViewBar(
         all_url=board_url(team.slug, ""),
         all_is_current=not query,
@@ -134,9 +134,9 @@ def view_bar(shelf: Shelf, access: Access, query: str) -> ViewBar:
                 url=board_url(team.slug, view.query),
                 is_current=bool(query) and read(view.query)[0] == query,
                 is_shared=view.is_shared,
-                is_default=view == shelf.opens_with,
+                is_default=view == visible.opens_with,
             )
-            for view in shelf.views
+            for view in visible.views
         ),
         query=query,
         may_save=may_save(access),

@@ -89,7 +89,7 @@ NEW_FOR = timedelta(days=30)
 
 
 def first_steps(team: Team, access: Access) -> FirstSteps | None:
-    """For people who can take them, while the team is new and a step is left. One query then, otherwise none."""
+    """The steps, for people who can take them, while the team is new and a step is left. Makes at most one query."""
     may = access.may(Action.CREDENTIALS_MANAGE) and access.may(Action.MEMBERS_MANAGE)
     if not may or team.created_at < timezone.now() - NEW_FOR:
         return None

@@ -1,4 +1,4 @@
-"""Rotates encryption keys: encrypts again, with the newest ring key, what an older one encrypted.
+"""Rotates encryption keys: re-encrypts with the newest ring key what an older one encrypted.
 
 Every encrypted column is registered here. Rows are processed in chunks, each in one transaction with its audit row. So
 memory does not grow, locks are short, and an interrupted rotation can simply be started again.
@@ -103,7 +103,7 @@ def reencrypt(*, by: Actor, progress: Callable[[str, Report, int], None] = lambd
 
     `progress` is called after each chunk with the column, the report so far, and the number of rows to encrypt in all.
     """
-    key_ring.confirm()
+    key_ring.check_newest()
     ring = Ring(settings.ENCRYPTION_KEYS)
     reports = {}
     for column in COLUMNS:

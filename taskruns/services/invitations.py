@@ -39,8 +39,8 @@ class InvitationInvalid(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """`token` is part of the link and shown only once. Empty if the person had an account and was added at once, and if
-    the link goes by mail.
+    """`token` is part of the link and shown only once. Empty if the link goes by mail, or if the person had an account
+    and was added at once.
     """
 
     email: str
@@ -66,7 +66,7 @@ def create_team(name: str, *, slug: str | None, manager: str, by: Actor) -> tupl
 def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
     """Add a person who has an account, or create a link for one who has none. An older open link stops working.
 
-    Where the panel sends mail, only the mail holds the link: the inviter could otherwise use it in the other's name.
+    If the panel sends mail, only the mail holds the link: an inviter who saw it could join in the other's name.
     Raises UserError if they are already a member or disabled, the team is archived, or the email address is invalid.
     """
     email = accounts.clean_email(email)
@@ -103,7 +103,7 @@ def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> 
 
 
 def to_mail() -> Iterator[tuple[Invitation, str]]:
-    """Open invitations whose link was not mailed yet, with the link's token. Each is claimed: two workers mail one."""
+    """Claim the open invitations that were not mailed yet, with their tokens. The claim lets one worker mail each."""
     due = Invitation.objects.filter(
         by_mail=True, mailed_at=None, accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()
     )
@@ -113,7 +113,7 @@ def to_mail() -> Iterator[tuple[Invitation, str]]:
 
 
 def not_mailed(invitation: Invitation) -> None:
-    """It is due again."""
+    """The mail server refused it, so it is due again."""
     Invitation.objects.filter(pk=invitation.pk).update(mailed_at=None)
 
 

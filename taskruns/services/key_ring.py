@@ -1,7 +1,7 @@
-"""Whether this process has the ring keys that encrypted the stored secrets.
+"""Checks that this process has the ring keys that encrypt the stored secrets.
 
-A secret that a process cannot decrypt because of its own ENCRYPTION_KEYS is a fact about the process: it is logged,
-reported by /readyz and stops a start, but never written to the key.
+A secret that a process cannot decrypt because of its own ENCRYPTION_KEYS is a fault of the process, not of the API key.
+The process logs it, reports it at /readyz and refuses to start, but does not mark the API key as failing.
 """
 
 from typing import Any
@@ -20,12 +20,12 @@ from taskruns.services.user_errors import UserError
 log = structlog.get_logger(__name__)
 
 _TEXT = "taskruns ring key"
-# Where a second factor keeps its secret, encrypted as "<ring number>:<token>".
+# The members of a second factor's data that hold its secret, as "<ring number>:<token>".
 _FACTOR_SECRETS = ("secret", "seed")
 
 
 class WrongKeyRing(UserError):
-    """This process may not encrypt anything: others could not decrypt it."""
+    """This process must not encrypt: the other processes could not decrypt the result."""
 
 
 def problem() -> str:
@@ -39,30 +39,30 @@ def problem() -> str:
                     "This process cannot use them. Add that key, then restart this process."
                 )
         elif number in checks and not _is_same(checks[number]):
-            return _another_key(number)
+            return _differing_key(number)
     return ""
 
 
-def confirm() -> None:
-    """Before encrypting with the newest key: it must be the key that the others know by its number.
+def check_newest() -> None:
+    """Call before encrypting with the newest key: the other processes must have the same key for its number.
 
     Raises WrongKeyRing.
     """
     number = next(iter(settings.ENCRYPTION_KEYS))
     check, _ = RingKeyCheck.objects.get_or_create(number=number, defaults={"token": _token(number)})
     if not _is_same(check):
-        raise WrongKeyRing(_another_key(number))
+        raise WrongKeyRing(_differing_key(number))
 
 
-def _another_key(number: int) -> str:
+def _differing_key(number: int) -> str:
     return (
-        f"Key {number} in ENCRYPTION_KEYS is not the key of that number that encrypts stored secrets. "
+        f"Key {number} in ENCRYPTION_KEYS differs from the key {number} that encrypts stored secrets. "
         "This process cannot use them. Set the original key, then restart this process."
     )
 
 
-def adopt(**_kwargs: Any) -> None:
-    """After a migration: make the checks of numbers whose secrets this process can decrypt."""
+def create_missing_checks(**_kwargs: Any) -> None:
+    """After a migration: create the missing checks, for numbers whose secrets this process can decrypt."""
     if RingKeyCheck._meta.db_table not in connection.introspection.table_names():
         return  # migrated back to an older release
     known = set(RingKeyCheck.objects.values_list("number", flat=True))
@@ -72,9 +72,9 @@ def adopt(**_kwargs: Any) -> None:
 
 
 def refuse_start() -> None:
-    """Stop a process that could not use what is stored. Raises ImproperlyConfigured.
+    """Stop a process that cannot decrypt the stored secrets. Raises ImproperlyConfigured.
 
-    A database that cannot be asked now is no reason: /readyz reports it.
+    An unreachable database does not stop the start: /readyz reports it.
     """
     try:
         found = problem()
@@ -107,7 +107,7 @@ def _is_in_use(number: int) -> bool:
 
 @sensitive_variables()
 def _decrypts_one(number: int) -> bool:
-    """Whether this process can decrypt a stored secret of this number."""
+    """Whether this process can decrypt a stored secret that uses this number."""
     ring = Ring(settings.ENCRYPTION_KEYS)
     try:
         if (row := _credentials(number).first()) is not None:

@@ -1,6 +1,6 @@
-"""Heavy answers: one per person and few on the whole site, so that threads stay free for everybody else.
+"""Leases limit exports: one per person and few on the whole site, so that web threads stay free for other requests.
 
-A lease ends by itself when the process that holds it dies, or when a reader is too slow to take what was sent.
+The holder extends its lease while it sends. A lease expires if its process dies or the client stops reading.
 """
 
 import uuid
@@ -15,19 +15,19 @@ from taskruns.models import Lease, User
 from taskruns.services.user_errors import UserError
 
 EXPORT = "export"
-PLACES = {EXPORT: 2}  # on the whole site; one of them per person
-LASTS = timedelta(seconds=60)
+PLACES = {EXPORT: 2}  # on the whole site; each person has at most one
+LIFETIME = timedelta(seconds=60)
 EXTENDED_EVERY = timedelta(seconds=5)
 RETRY_AFTER = 30  # seconds
 
 
 class Busy(UserError):
-    """No place is free now. Nothing was started."""
+    """No place is free. Nothing was started."""
 
 
 @dataclass(slots=True)
-class Held:
-    """A lease of this process. Not thread-safe: one request holds it."""
+class HeldLease:
+    """A lease that this request holds. Not thread-safe."""
 
     token: uuid.UUID
     until: datetime
@@ -35,21 +35,21 @@ class Held:
     def extend(self) -> bool:
         """Extend the lease, with at most one write in five seconds. False if it was lost."""
         now = timezone.now()
-        if self.until - now > LASTS - EXTENDED_EVERY:
+        if self.until - now > LIFETIME - EXTENDED_EVERY:
             return True
         mine = Lease.objects.filter(token=self.token)
-        self.until = now + LASTS
+        self.until = now + LIFETIME
         return bool(mine.update(until=self.until))
 
     def release(self) -> None:
         Lease.objects.filter(token=self.token).update(person=None, token=None, until=timezone.now())
 
 
-def take(kind: str, person: User) -> Held:
-    """Take a place. Raises Busy."""
+def acquire(kind: str, person: User) -> HeldLease:
+    """Take a free place of this kind. Raises Busy."""
     _create_places(kind)
     now = timezone.now()
-    held = Held(uuid.uuid4(), now + LASTS)
+    held = HeldLease(uuid.uuid4(), now + LIFETIME)
     is_free = Q(person=None) | Q(until__lte=now)
     places = Lease.objects.filter(kind=kind)
     places.filter(until__lte=now, person__isnull=False).update(person=None, token=None)

@@ -81,5 +81,5 @@ def writing_outcome(event: EventType) -> Iterator[None]:
 
 
 def crashed_before() -> models.Q:
-    """Open rows so old that the process that should have written their outcome must have died."""
+    """Open rows so old that their process must have died before it wrote the outcome."""
     return models.Q(outcome="", requested_at__lt=timezone.now() - CRASHED_AFTER)

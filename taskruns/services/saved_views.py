@@ -88,7 +88,7 @@ def delete_view(view: SavedView, *, by: Actor) -> None:
 
 
 def set_own_default(view: SavedView, *, on: bool, by: Actor) -> bool:
-    """Make the view the default of the person's own board, or (`on=False`) no longer. False if unchanged."""
+    """Make the view the person's own default, or (`on=False`) remove this default. False if unchanged."""
     with transaction.atomic():
         view = _locked(view)
         mine = Membership.objects.filter(team=view.team, user=_member(view.team, by))
@@ -101,9 +101,9 @@ def set_own_default(view: SavedView, *, on: bool, by: Actor) -> bool:
 
 
 def set_team_default(view: SavedView, *, on: bool, by: Actor) -> bool:
-    """Make the view the default for members without a default of their own, or no longer. False if unchanged.
+    """Make the view the team's default, for members without their own, or (`on=False`) remove this default.
 
-    Raises UserError if the view is not shared.
+    False if unchanged. Raises UserError if the view is not shared.
     """
     with transaction.atomic():
         view = _locked(view)
@@ -134,7 +134,7 @@ def why_broken(view: SavedView) -> str:
 
 
 def read(query: str) -> tuple[str, str]:
-    """The canonical query string and "", or "" and the reason why it cannot be used."""
+    """(canonical query string, ""), or ("", the reason why it cannot be used)."""
     try:
         given = QueryDict(query.removeprefix("?"), mutable=True)
         given.pop("cursor", None)

@@ -20,8 +20,8 @@ class GroupRole:
 class Provider:
     """The one identity provider of a deployment.
 
-    `sends_auth_time`: it says when the person signed in, as OpenID Connect demands. If not, its word that it asked them
-    again cannot be checked.
+    `sends_auth_time`: its tokens say when the person signed in, as OpenID Connect requires. Otherwise the panel cannot
+    check that the provider asked the person to sign in again.
     """
 
     issuer: str

@@ -41,7 +41,7 @@ def past(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY, stops_runs=True)
 @require_POST
 def draft(request: PanelRequest, team: Team) -> HttpResponse:
-    """Store the list of selected or matching runs and redirect to its page, which asks. Nothing is cancelled yet."""
+    """Store the list of selected or matching runs and redirect to its page to confirm it. Nothing is cancelled yet."""
     try:
         batch = _frozen(request, team)
     except BadFilter as error:
@@ -96,7 +96,7 @@ def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
 @requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY, stops_runs=True)
 @require_POST
 def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
-    """Make a new list of the runs that were not stopped, to confirm."""
+    """Make a new list of the runs that were not stopped. It must be confirmed too."""
     found = _batch(request, batch_id)
     if found.finished_at is None:
         text = "This bulk cancel is still in progress. Wait until it is done, then retry the rest."

@@ -18,7 +18,7 @@ from taskruns.pages import board as board_service
 from taskruns.pages.board import export
 from taskruns.pages.board.chart import chart_etag, runs_per_hour
 from taskruns.pages.board.page import Board
-from taskruns.pages.saved_views import Shelf, board_url, shelf, view_bar
+from taskruns.pages.saved_views import VisibleViews, board_url, view_bar, visible_views
 from taskruns.pages.teams import TeamCard, first_steps
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action, TeamAccess
@@ -36,7 +36,7 @@ from .frame import stop_banner
 @requires(Action.RUNS_VIEW)
 @require_safe
 def board(request: PanelRequest, team: Team) -> HttpResponse:
-    views = shelf(team, request.user)
+    views = visible_views(team, request.user)
     elsewhere = _redirect_to_default_view(request, views)
     if elsewhere is not None:
         return elsewhere
@@ -109,7 +109,7 @@ def _accesses(request: PanelRequest) -> list[TeamAccess]:
     return [TeamAccess(team, access_to(request.user, team)) for team in teams]
 
 
-def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: Shelf | None) -> HttpResponse:
+def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: VisibleViews | None) -> HttpResponse:
     """A team's board has saved views; the board of all teams has none."""
     try:
         page = _board(request, accesses)
@@ -194,14 +194,14 @@ def _unusable(request: PanelRequest, error: BadFilter) -> HttpResponse:
     return error_page(request, 400, "Invalid filter", str(error))
 
 
-def _redirect_to_default_view(request: PanelRequest, shelf: Shelf) -> HttpResponse | None:
+def _redirect_to_default_view(request: PanelRequest, visible: VisibleViews) -> HttpResponse | None:
     """A board without a query redirects to the default view, which always has a query. None: show all runs here."""
-    view = shelf.opens_with
+    view = visible.opens_with
     if view is None or request.META.get("QUERY_STRING"):
         return None
     broken = why_broken(view)
     if not broken:
-        return redirect(board_url(shelf.team.slug, view.query))
+        return redirect(board_url(visible.team.slug, view.query))
     text = f"The filter of your default view “{view.name}” no longer works. {broken} All runs are shown."
     messages.warning(request, text)
     return None

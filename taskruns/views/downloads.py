@@ -1,4 +1,4 @@
-"""Files that are streamed: each holds a lease, and a reader who is too slow loses the thread."""
+"""Streamed downloads. Each holds a lease, and a client that reads too slowly is disconnected, to free the thread."""
 
 import socket
 import time
@@ -10,31 +10,31 @@ from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from taskruns.access import gate
 from taskruns.access.gate import PanelRequest, spend
 from taskruns.services import leases
-from taskruns.services.leases import Busy, Held
+from taskruns.services.leases import Busy, HeldLease
 
 from .errors import error_page
 
 log = structlog.get_logger(__name__)
 
 LONGEST_DOWNLOAD = 15 * 60  # seconds
-SLOWEST_PIECE = 30  # seconds in which a reader must take one piece
-PIECE = 32_768  # bytes, about
+CHUNK_TIMEOUT = 30  # seconds in which the client must read one chunk
+CHUNK = 32_768  # bytes
 
 
-class SlowReader(Exception):
-    """The reader took too long. The connection is closed, so the file is visibly incomplete."""
+class SlowClient(Exception):
+    """The client read too slowly. The connection is closed, so that the client sees that the file is incomplete."""
 
 
 def download(
     request: PanelRequest, start: Callable[[], tuple[str, Iterable[str]]], *, content_type: str
 ) -> HttpResponseBase:
-    """Stream the file that `start` returns, as its name and its parts. `start` is called once a lease is held.
+    """Stream a file. `start` returns its name and its parts; it is called when the lease is held, and may raise.
 
-    Answers 429 if too many exports are running. Raises TooManyActs; `start` may raise too.
+    Returns 429 if too many exports are running. Raises TooManyActs.
     """
     spend(request, gate.EXPORTS)
     try:
-        held = leases.take(leases.EXPORT, request.user)
+        held = leases.acquire(leases.EXPORT, request.user)
     except Busy as error:
         return _busy(request, error)
     try:
@@ -42,7 +42,7 @@ def download(
     except BaseException:
         held.release()
         raise
-    _limit_silence(request)
+    _set_send_timeout(request)
     response = StreamingHttpResponse(_Stream(parts, held), content_type=content_type)
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
@@ -54,18 +54,18 @@ def _busy(request: PanelRequest, error: Busy) -> HttpResponse:
     return response
 
 
-def _limit_silence(request: PanelRequest) -> None:
-    """Gunicorn itself waits for ever for a reader who takes nothing."""
+def _set_send_timeout(request: PanelRequest) -> None:
+    """Gunicorn itself sets no timeout for a client that stops reading."""
     connection = request.META.get("gunicorn.socket")
     if isinstance(connection, socket.socket):
-        connection.settimeout(SLOWEST_PIECE)
+        connection.settimeout(CHUNK_TIMEOUT)
 
 
 class _Stream:
-    """An iterator whose `close` is called by the server however the response ends, even before the first part."""
+    """The server calls `close` at the end of every response, even if nothing was sent."""
 
-    def __init__(self, parts: Iterable[str], held: Held) -> None:
-        self._pieces = _pieces(parts)
+    def __init__(self, parts: Iterable[str], held: HeldLease) -> None:
+        self._chunks = _chunks(parts)
         self._held = held
         self._ends = time.monotonic() + LONGEST_DOWNLOAD
 
@@ -75,20 +75,20 @@ class _Stream:
     def __next__(self) -> bytes:
         if time.monotonic() > self._ends or not self._held.extend():
             log.warning("slow_download")
-            raise SlowReader
-        return next(self._pieces)
+            raise SlowClient
+        return next(self._chunks)
 
     def close(self) -> None:
         self._held.release()
 
 
-def _pieces(parts: Iterable[str]) -> Iterator[bytes]:
-    """The same text in pieces of about the same size: long enough to be quick, short enough for a slow reader."""
+def _chunks(parts: Iterable[str]) -> Iterator[bytes]:
+    """Split the text into chunks: large enough to be fast, small enough for a slow client to read one in time."""
     waiting = bytearray()
     for part in parts:
         waiting += part.encode()
-        while len(waiting) >= PIECE:
-            yield bytes(waiting[:PIECE])
-            del waiting[:PIECE]
+        while len(waiting) >= CHUNK:
+            yield bytes(waiting[:CHUNK])
+            del waiting[:CHUNK]
     if waiting:
         yield bytes(waiting)

@@ -1,4 +1,4 @@
-"""Pages that update themselves: page or fragment, ETags, and whose board is open."""
+"""Pages that poll: the choice of page or fragment, ETags, and attention (a board is open)."""
 
 from collections.abc import Callable
 from functools import wraps

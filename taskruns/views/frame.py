@@ -108,7 +108,7 @@ def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
 
 
 def _alarm(person: User) -> Link | None:
-    """A log with faults, or whose verification failed, is shown on every page to the people responsible for it."""
+    """On every page, warn the people responsible for the log if it has faults or its verification failed."""
     if Action.SITE_LOG not in SITE_ROLES[SiteRole(person.site_role)]:
         return None
     failed = audit.latest_failed()
@@ -118,7 +118,7 @@ def _alarm(person: User) -> Link | None:
 
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
-    """The person's teams. The gate has already found out whether the current one is the only one."""
+    """The person's teams. No query if the gate already knows that the current team is the only one."""
     teams: Iterable[Team] = members.own_teams(person).order_by("name")
     if current is not None and _is_only(current):
         teams = (current,)

@@ -26,7 +26,7 @@ from taskruns.services import invitations
 from taskruns.services.invitations import InvitationInvalid
 from taskruns.services.people import accounts
 
-from .people.password_limit import for_strangers
+from .people.sign_in_limits import for_strangers
 from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)

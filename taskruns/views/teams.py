@@ -157,7 +157,7 @@ def _invited(request: PanelRequest, team: Team, invited: Invited | None, role: T
 
 
 def _member(request: PanelRequest, user_id: uuid.UUID) -> User:
-    """A member of the team. A member of another team gives the same 404 as nobody, but the attempt is recorded."""
+    """A member of the team. A member of another team gives the same 404 as an unknown person, but is recorded."""
     theirs = Membership.objects.filter(user_id=user_id)
     row = theirs.filter(team=request.team).first() or theirs.first()
     if row is None:

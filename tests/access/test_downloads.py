@@ -1,4 +1,4 @@
-"""Exports hold a lease: one per person and two on the site, so that threads stay free for everybody else."""
+"""Exports hold a lease: one per person and two on the site, so that web threads stay free for other requests."""
 
 import socket
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from django.utils import timezone
 from taskruns.access import gate
 from taskruns.models import Lease, Limit, Run, Team, TeamRole, User
 from taskruns.services import leases
-from taskruns.services.leases import EXPORT, LASTS, Busy
+from taskruns.services.leases import EXPORT, LIFETIME, Busy
 from taskruns.views import downloads
 from tests.clients import ClientOf
 from tests.factories import member
@@ -26,7 +26,7 @@ CSV = "/teams/ops-north/runs/export.csv"
 
 @pytest.fixture(autouse=True)
 def _connection_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing an answer ends its request, which would close the connection of the test."""
+    """Closing a response ends its request, which would close the database connection of the test."""
     monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
 
 
@@ -36,14 +36,14 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parts(_chosen: object) -> Iterator[str]:
         while True:
-            yield "x" * downloads.PIECE
+            yield "x" * downloads.CHUNK
 
     monkeypatch.setattr("taskruns.views.board.export.csv_parts", parts)
 
 
 def send_all(answer: Any, connection: socket.socket) -> None:
-    for piece in answer:
-        connection.sendall(piece)
+    for chunk in answer:
+        connection.sendall(chunk)
 
 
 def held() -> int:
@@ -55,7 +55,7 @@ def test_second_export_of_a_person_is_refused_until_the_first_ends(
 ) -> None:
     client = client_of(vera)
     first = client.get(CSV)
-    assert len(next(iter(first))) == downloads.PIECE
+    assert len(next(iter(first))) == downloads.CHUNK
     second = client.get(CSV)
     assert (second.status_code, second["Retry-After"]) == (429, "30")
     assert "Another export of yours is still running. Wait until it is finished" in second.content.decode()
@@ -85,20 +85,6 @@ def test_exports_of_a_person_are_few_in_ten_minutes(
         later.close()
 
 
-@pytest.mark.parametrize("path", ["/teams/ops-north/audit/export.jsonl", "/audit/export.csv"])
-def test_exports_of_the_audit_log_hold_a_lease_too(
-    path: str, run: Run, ada: User, client_of: ClientOf, endless: None
-) -> None:
-    client = client_of(ada)
-    first = client.get(path)
-    assert (first.status_code, held()) == (200, 1)
-    assert client.get(path).status_code == 429
-    assert client.get(CSV).status_code == 429
-    assert [event for event, _ in events()] == ["audit.export"]
-    first.close()
-    assert held() == 0
-
-
 def test_two_exports_run_at_once_on_the_site(
     run: Run, team: Team, vera: User, oli: User, mona: User, client_of: ClientOf, endless: None
 ) -> None:
@@ -114,7 +100,7 @@ def test_two_exports_run_at_once_on_the_site(
     assert held() == 0
 
 
-def test_complete_download_frees_its_place(run: Run, vera: User, client_of: ClientOf) -> None:
+def test_complete_download_frees_its_lease(run: Run, vera: User, client_of: ClientOf) -> None:
     for _ in range(3):
         answer = client_of(vera).get(CSV)
         assert answer.status_code == 200
@@ -123,7 +109,7 @@ def test_complete_download_frees_its_place(run: Run, vera: User, client_of: Clie
     assert held() == 0
 
 
-def test_export_that_cannot_be_recorded_frees_its_place(
+def test_export_that_cannot_be_recorded_frees_its_lease(
     run: Run, vera: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: Any, **_kwargs: Any) -> None:
@@ -134,18 +120,18 @@ def test_export_that_cannot_be_recorded_frees_its_place(
     assert held() == 0
 
 
-def test_refused_filter_takes_no_place(run: Run, vera: User, client_of: ClientOf, endless: None) -> None:
+def test_refused_filter_takes_no_lease(run: Run, vera: User, client_of: ClientOf, endless: None) -> None:
     assert client_of(vera).get(f"{CSV}?status=nonsense").status_code == 400
     assert not Lease.objects.exists()
 
 
-def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> None:
+def test_lease_of_a_killed_process_expires(team: Team, vera: User) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
-        killed = leases.take(EXPORT, vera)
+        killed = leases.acquire(EXPORT, vera)
         with pytest.raises(Busy):
-            leases.take(EXPORT, vera)
-        clock.shift(LASTS + timedelta(seconds=1))
-        again = leases.take(EXPORT, vera)
+            leases.acquire(EXPORT, vera)
+        clock.shift(LIFETIME + timedelta(seconds=1))
+        again = leases.acquire(EXPORT, vera)
         assert not killed.extend(), "another request holds it now"
         killed.release()
         assert held() == 1
@@ -155,9 +141,9 @@ def test_lease_of_a_killed_process_ends_by_itself(team: Team, vera: User) -> Non
         assert held() == 0
 
 
-def test_extending_writes_once_in_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
+def test_lease_is_extended_at_most_every_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
-        lease = leases.take(EXPORT, vera)
+        lease = leases.acquire(EXPORT, vera)
         with django_assert_num_queries(0):
             assert lease.extend()
         clock.shift(timedelta(seconds=6))
@@ -166,22 +152,22 @@ def test_extending_writes_once_in_five_seconds(team: Team, vera: User, django_as
             assert lease.extend()
 
 
-def test_reader_who_is_too_slow_loses_the_thread(
+def test_client_that_reads_too_slowly_is_disconnected(
     run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "LONGEST_DOWNLOAD", 0)
     answer = client_of(vera).get(CSV)
-    with pytest.raises(downloads.SlowReader):
+    with pytest.raises(downloads.SlowClient):
         next(iter(answer))
     answer.close()
     assert held() == 0
 
 
-def test_reader_who_takes_nothing_is_cut_off(
+def test_client_that_stops_reading_is_disconnected(
     run: Run, vera: User, client_of: ClientOf, endless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gunicorn writes to this socket; without a time-out it would wait for ever."""
-    monkeypatch.setattr(downloads, "SLOWEST_PIECE", 0.2)
+    """Gunicorn writes to this socket. Without a timeout it would wait forever."""
+    monkeypatch.setattr(downloads, "CHUNK_TIMEOUT", 0.2)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         answer = client_of(vera).get(CSV, **{"gunicorn.socket": ours})
@@ -191,12 +177,12 @@ def test_reader_who_takes_nothing_is_cut_off(
     assert held() == 0
 
 
-def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, team: Team) -> None:
+def test_concurrent_requests_of_one_person_get_one_lease(committed: None, team: Team) -> None:
     vera, nora = (member(team, f"{name}@example.com", TeamRole.VIEWER) for name in ("vera", "nora"))
 
     def take(person: User) -> bool:
         try:
-            leases.take(EXPORT, person)
+            leases.acquire(EXPORT, person)
         except Busy:
             return False
         finally:
@@ -208,13 +194,29 @@ def test_of_many_requests_at_once_one_person_gets_one_place(committed: None, tea
     assert (sum(taken[:8]), sum(taken[8:])) == (1, 1)
 
 
-def test_parts_are_sent_in_pieces_of_about_one_size() -> None:
+def test_parts_are_sent_in_chunks_of_one_size() -> None:
     text = ["", "ä" * 50_000, "b", "c" * 10, "d" * 40_000]
-    pieces = list(downloads._pieces(text))
-    assert b"".join(pieces) == "".join(text).encode()
-    assert {len(piece) for piece in pieces[:-1]} == {downloads.PIECE}
+    chunks = list(downloads._chunks(text))
+    assert b"".join(chunks) == "".join(text).encode()
+    assert {len(chunk) for chunk in chunks[:-1]} == {downloads.CHUNK}
 
 
-def test_anonymous_people_take_no_place(run: Run) -> None:
+def test_anonymous_request_takes_no_lease(run: Run) -> None:
     assert Client().get(CSV).status_code == 302
     assert not Lease.objects.exists()
+
+
+def test_audit_exports_share_the_leases_with_other_exports(
+    run: Run, mona: User, client_of: ClientOf, endless: None
+) -> None:
+    client = client_of(mona)
+    first = client.get(CSV)
+    for kind in ("jsonl", "csv"):
+        refused = client.get(f"/teams/ops-north/audit/export.{kind}")
+        assert (refused.status_code, refused["Retry-After"]) == (429, "30")
+    assert events(event="audit.export") == []
+    first.close()
+    answer = client.get("/teams/ops-north/audit/export.jsonl")
+    assert b'"trailer"' in answer.getvalue()
+    answer.close()
+    assert held() == 0

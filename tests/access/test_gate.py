@@ -184,7 +184,7 @@ def test_anonymous_get_redirects_to_sign_in_and_back(team: Team):
 BOARD = "/teams/ops-north/runs/?status=running"
 
 
-def way_of(where: str) -> tuple[str, dict[str, list[str]]]:
+def target_of(where: str) -> tuple[str, dict[str, list[str]]]:
     parts = urlsplit(where)
     return parts.path, parse_qs(parts.query)
 
@@ -207,7 +207,7 @@ def test_sign_in_page_explains_a_lost_post(
     client = Client(headers={"host": "localhost:8000"})
     answer = client.post(path_of(name, kind, own), {"reason": "x"}, headers=headers)
     where = answer["HX-Redirect"] if by_htmx else answer["Location"]
-    assert way_of(where)[1]["next"] == [BOARD]
+    assert target_of(where)[1]["next"] == [BOARD]
     assert not arize.calls
     page = client.get(where).content.decode()
     assert "You were signed out." in page
@@ -216,17 +216,17 @@ def test_sign_in_page_explains_a_lost_post(
     assert signed_in["Location"] == BOARD
 
 
-def test_sign_in_page_is_silent_after_a_plain_get(team: Team):
+def test_sign_in_page_shows_no_notice_after_a_plain_get(team: Team):
     page = Client().get(Client().get(BOARD)["Location"]).content.decode()
     assert "You were signed out" not in page
     assert "You were signed out" not in Client().get("/accounts/login/?undone=nonsense").content.decode()
 
 
-def test_foreign_referer_is_not_a_way_back(team: Team, run: Run):
+def test_foreign_referer_is_no_redirect_target(team: Team, run: Run):
     cancel = reverse("run-cancel", args=[team.slug, run.pk])
     for referer in ("https://evil.example/x", "", "http://localhost:8000//evil.example/"):
         answer = Client(headers={"host": "localhost:8000"}).post(cancel, headers={"Referer": referer})
-        assert way_of(answer["Location"]) == ("/accounts/login/", {"undone": ["cancel"]})
+        assert target_of(answer["Location"]) == ("/accounts/login/", {"undone": ["cancel"]})
 
 
 def test_htmx_next_stays_inside_the_panel(team: Team):
@@ -240,9 +240,9 @@ def test_htmx_gets_a_redirect_and_no_sign_in_form(team: Team):
     client = Client(headers={"HX-Request": "true", "HX-Current-URL": page, "host": "localhost:8000"})
     answer = client.get("/teams/ops-north/runs/table/?status=failed")
     assert (answer.status_code, answer.content) == (401, b"")
-    assert way_of(answer["HX-Redirect"])[1]["next"] == ["/teams/ops-north/runs/?status=failed"]
+    assert target_of(answer["HX-Redirect"])[1]["next"] == ["/teams/ops-north/runs/?status=failed"]
     elsewhere = client.get("/teams/ops-north/runs/table/", headers={"HX-Current-URL": "https://evil.example/x"})
-    assert way_of(elsewhere["HX-Redirect"]) == ("/accounts/login/", {"undone": ["page"]})
+    assert target_of(elsewhere["HX-Redirect"]) == ("/accounts/login/", {"undone": ["page"]})
 
 
 def test_disabled_person_is_signed_out_at_the_next_request(team: Team, oli: User, client_of: ClientOf):

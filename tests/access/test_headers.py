@@ -43,7 +43,7 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
 
 
 @pytest.mark.parametrize("who", ["anonymous", "otto", "vera", "mona", "adam"])
-def test_every_url_is_fenced_for_everyone(
+def test_every_url_sends_the_security_headers_to_everyone(
     who: str, paths: dict[str, str], cast: dict[str, User | None], client_of: ClientOf
 ):
     browsers = Browsers({who: cast[who]}, client_of)
@@ -70,7 +70,9 @@ def test_no_answer_of_any_url_may_be_stored(
                 assert "no-store" in browsers[who].generic(method, path)["Cache-Control"], (method, path)
 
 
-def test_error_pages_are_fenced(team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch):
+def test_error_pages_send_the_security_headers(
+    team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
     def fail(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError
 

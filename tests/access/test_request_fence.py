@@ -38,7 +38,7 @@ PAST_A_VIEW = (
 
 @pytest.mark.parametrize("path", PAST_A_VIEW)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
-def test_answers_without_a_view_are_fenced(path: str, method: str, db: None):
+def test_responses_without_a_view_send_the_security_headers(path: str, method: str, db: None):
     assert_fenced(Client().generic(method, path))
 
 

@@ -82,7 +82,7 @@ def test_form_without_a_token_does_nothing(name: str, stage: Stage):
     assert stage.posts_to_arize == 0
 
 
-def test_form_with_its_token_acts(stage: Stage):
+def test_form_with_its_token_works(stage: Stage):
     """The control of the test above."""
     client, token = strict(stage, "oli")
     act = ACTIONS["cancel a run"]
@@ -101,7 +101,7 @@ def test_form_sent_twice_acts_once(stage: Stage):
     assert stage.posts_to_arize == 2, "one cancel, one start"
 
 
-def test_form_is_worthless_after_sign_out(stage: Stage):
+def test_form_is_refused_after_sign_out(stage: Stage):
     client, token = strict(stage, "oli")
     session = client.cookies["sessionid"].value
     form = {"csrfmiddlewaretoken": token}
@@ -113,7 +113,7 @@ def test_form_is_worthless_after_sign_out(stage: Stage):
     assert stage.posts_to_arize == 0
 
 
-def test_used_invitation_is_worthless(stage: Stage):
+def test_used_invitation_is_refused(stage: Stage):
     act = ACTIONS["accept an invitation"]
     assert act.do(stage, Client()).status_code == 302
     people = User.objects.count()
@@ -293,7 +293,7 @@ def stable_text(answer: HttpResponse) -> str:
 
 
 def test_thousand_guesses_find_no_password_or_account(mona: User, team: Team):
-    """The right one is among them. Ten attackers at ten addresses try one known and one unknown account."""
+    """The right password is among the guesses. Ten attackers at ten addresses try one known and one unknown account."""
     started = timezone.now()
     answers: dict[str, list[str]] = {mona.email: [], "nobody@example.com": []}
     attackers = [Client(REMOTE_ADDR=f"192.0.2.{number}") for number in range(10)]

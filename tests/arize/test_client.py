@@ -257,7 +257,7 @@ def test_spaces_and_runs_are_listed(client, arize):
     assert arize.calls[1].request.params == {"limit": "100"}
 
 
-def test_old_host_gets_lower_case_once_known(arize):
+def test_known_old_host_gets_the_filter_in_lower_case(arize):
     host = "https://old.example.com"
     runs = f"{host}/v2/tasks/t/runs"
     for status, code in (("RUNNING", 400), ("running", 200)):
@@ -269,7 +269,7 @@ def test_old_host_gets_lower_case_once_known(arize):
         assert (first.calls, second.calls) == (2, 1)
 
 
-def test_upgraded_host_gets_upper_case_again(arize):
+def test_upgraded_host_gets_the_filter_in_upper_case_again(arize):
     host = "https://upgraded.example.com"
     runs = f"{host}/v2/tasks/t/runs"
     for statuses in ([400, 200], [400, 200], [200]):
@@ -282,7 +282,7 @@ def test_upgraded_host_gets_upper_case_again(arize):
     assert asked == ["FAILED", "failed", "failed", "FAILED", "FAILED"]
 
 
-def test_filter_refused_in_both_cases_raises_the_first_error(client, arize):
+def test_filter_refused_in_upper_and_lower_case_raises_the_first_error(client, arize):
     runs = f"{HOST}/v2/tasks/t/runs"
     arize.get(runs, status=400, json={"detail": "first"})
     arize.get(runs, status=400, json={"detail": "second"})

@@ -8,7 +8,7 @@ EXTRA = ["http://127.0.0.1:9000/", "https://Arize-App.example.com"]
 ARIZE = "https://api.arize.com"
 
 
-def test_regions_are_global_and_four_others():
+def test_the_regions_are_the_global_one_and_four_others():
     assert [region.url for region in REGIONS] == [
         ARIZE,
         "https://api.us-east-1b.arize.com",

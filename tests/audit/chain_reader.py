@@ -59,6 +59,38 @@ def assert_whole(chain: str, *, rows: int) -> list[dict[str, Any]]:
     return found
 
 
+def read_export(export: bytes) -> dict[str, Any]:
+    """Check an export of format 2 as the document says, but for signatures. Returns its manifest, events, anchors and
+    trailer.
+    """
+    body, newline, last = export.rstrip(b"\n").rpartition(b"\n")
+    assert export == body + newline + last + b"\n"
+    lines = [json.loads(line) for line in export.split(b"\n")[:-1]]
+    kinds = [kind for line in lines for kind in line]
+    assert len(kinds) == len(lines), "each line has exactly one member"
+    events, anchors = kinds.count("event"), kinds.count("anchor")
+    assert kinds == ["manifest", *["event"] * events, *["anchor"] * anchors, "trailer"]
+    values = [line[kind] for line, kind in zip(lines, kinds, strict=True)]
+    manifest, trailer = values[0], values[-1]
+    assert manifest["format"] == 2
+    assert set(trailer) == {"events", "anchors", "digest", "key_id", "signature"}
+    assert (trailer["events"], trailer["anchors"]) == (events, anchors)
+    assert trailer["digest"] == hashlib.sha256(body + newline).hexdigest()
+    return {
+        "manifest": manifest,
+        "events": values[1 : events + 1],
+        "anchors": values[events + 1 : -1],
+        "trailer": trailer,
+    }
+
+
+def signed_text(kind: str, statement: dict[str, Any]) -> bytes:
+    """What the signature of an anchor or a trailer is over."""
+    unsigned = {name: value for name, value in statement.items() if name != "signature"}
+    text = json.dumps(unsigned, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{kind}\n{text}".encode()
+
+
 def assert_linked(rows: Iterable[dict[str, Any]]) -> None:
     number, previous = 0, ZEROS
     for number, row in enumerate(rows, start=1):

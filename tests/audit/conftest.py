@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from .exports import Auditor
+
 
 @pytest.fixture
 def anchor_file(tmp_path: Path, settings: Any) -> Path:
@@ -15,3 +17,10 @@ def anchor_file(tmp_path: Path, settings: Any) -> Path:
 @pytest.fixture
 def commits(django_capture_on_commit_callbacks: Any) -> Any:
     return lambda: django_capture_on_commit_callbacks(execute=True)
+
+
+@pytest.fixture
+def auditor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Auditor:
+    directory = tmp_path / "auditor"
+    directory.mkdir()
+    return Auditor(directory, capsys)

@@ -2,32 +2,39 @@
 it revealed stays on the page until a clean comparison.
 """
 
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import time_machine
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from huey.contrib.djhuey import HUEY
 
 from taskruns import jobs
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import anchor_chain, anchor_changed
-from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Team, User
+from taskruns.audit.anchors import anchor_chain, anchor_changed, check_anchor_file, unwritten_since
+from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Heartbeat, Team, User
 from taskruns.services import audit
 from taskruns.services.audit.anchor_file import AnchorFile
 from taskruns.services.audit.row_stream import ANCHOR, stream_values
 from tests.audit.verifying import verify
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
+from tests.paths import ROOT
 from tests.queue_worker import work
 
-from .tampering import ANCHORS, delete, set_head
+from .tampering import ANCHORS, delete, edit, set_head
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
@@ -84,12 +91,24 @@ def test_a_given_anchor_file_is_used_instead(chain: str, anchor_file: Path, tmp_
     assert verify()[0] == 1
 
 
-def test_an_unreadable_anchor_file_is_noted_and_verification_continues(chain: str, anchor_file: Path):
+def test_an_unreadable_anchor_file_is_exit_2_after_the_rest(chain: str, anchor_file: Path):
     anchor_file.unlink()
+    out = io.StringIO()
+    with pytest.raises(CommandError, match=r"^AUDIT_ANCHOR_FILE cannot be read") as refused:
+        call_command("verify_audit", stdout=out)
+    assert (refused.value.returncode, "clean" in out.getvalue()) == (2, False)
+    assert f"{chain}: 5 rows" in out.getvalue()
+    assert "note: not compared with AUDIT_ANCHOR_FILE: The anchor file cannot be read" in out.getvalue()
+    assert "not checked against external anchors" in out.getvalue()
+    edit(chain, 4, reason="another")
     code, lines = verify()
-    assert code == 0
-    assert "note: not compared with AUDIT_ANCHOR_FILE: The anchor file cannot be read" in "\n".join(lines)
-    assert any(line.startswith("not checked against external anchors") for line in lines)
+    assert (code, lines[-1]) == (1, "1 faults"), "a fault counts more"
+
+
+def test_before_the_first_anchor_there_is_no_file(team: Team, anchor_file: Path):
+    append(team)
+    assert verify()[0] == 0
+    assert not anchor_file.exists()
 
 
 @pytest.mark.parametrize("held", ["", "\n", "another"])
@@ -326,3 +345,83 @@ def test_few_queries_when_no_anchor_is_due(team: Team, other_team: Team):
     with CaptureQueriesContext(connection) as queries:
         assert anchor_changed() == 0
     assert len(queries) == 1
+
+
+# --- A file that cannot be written
+
+
+@pytest.fixture
+def ready(db: None) -> Any:
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now())
+
+    def answer() -> tuple[int, bytes]:
+        found = Client().get("/readyz")
+        return found.status_code, found.content
+
+    return answer
+
+
+def test_an_unwritable_file_is_not_ready_until_it_recovers(
+    team: Team, tmp_path: Path, settings: Any, commits: Any, ready: Any, ada: User, mona: User, client_of: ClientOf
+):
+    def lines() -> list[bool]:
+        pages = [client_of(ada).get("/audit/"), client_of(mona).get("/teams/ops-north/audit/")]
+        return [b"Anchors cannot be written outside the database since" in page.content for page in pages]
+
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path / "gone" / "anchors.jsonl")
+    assert ready() == (200, b"ok\n")
+    append(team)
+    with commits():
+        anchor_changed()
+    assert ready() == (503, b"not ready\n"), "no detail for strangers"
+    assert lines() == [True, True]
+    (tmp_path / "gone").mkdir()
+    jobs.look_after_audit.call_local()
+    assert ready() == (200, b"ok\n")
+    assert lines() == [False, False]
+    assert seqs(tmp_path / "gone" / "anchors.jsonl") == [1], "what waited is written"
+
+
+def test_an_unwritable_file_is_noticed_without_an_anchor(tmp_path: Path, settings: Any, ready: Any):
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path)  # a directory
+    jobs.look_after_audit.call_local()
+    assert not AnchorToPublish.objects.exists()
+    assert ready()[0] == 503
+    settings.AUDIT_ANCHOR_FILE = ""
+    assert ready()[0] == 200, "no file is wanted"
+
+
+def test_the_page_names_the_first_failure(tmp_path: Path, settings: Any, db: None):
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path)
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
+        jobs.look_after_audit.call_local()
+        clock.shift(120)
+        jobs.look_after_audit.call_local()
+        assert str(unwritten_since()) == "2026-11-23 03:00:00+00:00"
+        clock.shift(400)
+        assert unwritten_since() is None, "nobody tried for minutes: the worker's heartbeat says so"
+
+
+def test_each_process_checks_the_file_at_its_start(tmp_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]):
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path / "anchors.jsonl")
+    assert check_anchor_file()
+    settings.AUDIT_ANCHOR_FILE = str(tmp_path)
+    assert not check_anchor_file()
+    settings.AUDIT_ANCHOR_FILE = ""
+    assert check_anchor_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["config.wsgi", "taskruns.jobs"])
+def test_web_and_worker_log_an_unwritable_file_at_start(module: str, tmp_path: Path):
+    code = {
+        "config.wsgi": "import config.wsgi",
+        "taskruns.jobs": "import django; django.setup(); from taskruns import jobs; "
+        "jobs.every_minute.call_local = lambda: None; jobs.start()",
+    }[module]
+    environ = os.environ | {"DJANGO_SETTINGS_MODULE": "config.settings", "AUDIT_ANCHOR_FILE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in logged].count("audit_anchor_file_not_writable") == 1

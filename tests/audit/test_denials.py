@@ -17,6 +17,7 @@ from taskruns.audit import Actor, EventType
 from taskruns.models import AnonymousTally, AuditEvent, Run, Team, User
 from taskruns.services import audit
 from taskruns.services.audit import Attempt
+from taskruns.services.audit.denials import NAMED_A_MINUTE, ROWS_A_MINUTE
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import PASSWORD, make_credential
@@ -144,6 +145,78 @@ def test_the_page_shows_how_many_attempts_were_suppressed(db: None, ada: User, c
     text = client_of(ada).get("/audit/").content.decode()
     assert "2 more attempts of the same kind from 192.0.2.1" in text
     assert "Failed sign-in: unknown account" in text
+
+
+def attempt(ip: str) -> None:
+    by = Actor(type="anonymous", ip=ip)
+    audit.record_denial(EventType.ACCESS_DENIED, Attempt("x", "/x/", "GET"), by=by, team=None)
+
+
+def suppressed() -> list[tuple[str, int]]:
+    found = AuditEvent.objects.filter(details__has_key="left_out").order_by("pk")
+    return [(row.ip, row.details["left_out"]) for row in found]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "network"),
+    [
+        (["2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:DB8:1:2:0:0:0:3"], "2001:db8:1:2::/64"),
+        (["::ffff:192.0.2.7", "192.0.2.7", "::ffff:c000:207"], "192.0.2.7"),
+        (["", "no address", ""], ""),
+    ],
+)
+def test_one_network_is_one_row(db: None, addresses: list[str], network: str):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for address in addresses:
+            attempt(address)
+        attempt("2001:db8:1:3::1")
+        attempt("192.0.2.8")
+    assert AuditEvent.objects.count() == 3
+    audit.record_suppressed()
+    assert suppressed() == [(network, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "rows_now", "rows_later"),
+    [("2001:db8::{:x}", 1, 1), ("2001:db8:0:{:x}::1", ROWS_A_MINUTE, 1), ("::ffff:0:{:x}", ROWS_A_MINUTE, 1)],
+)
+def test_five_thousand_addresses_are_few_rows(db: None, address: str, rows_now: int, rows_later: int):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for number in range(1, 5_001):
+            attempt(address.format(number))
+        assert AuditEvent.objects.count() == rows_now
+        assert AnonymousTally.objects.count() <= ROWS_A_MINUTE + 1
+    audit.record_suppressed()
+    assert AuditEvent.objects.count() == rows_now + rows_later
+    assert sum(count for _ip, count in suppressed()) + rows_now == 5_000, "every attempt is counted"
+
+
+def test_the_counts_of_a_minute_are_few_rows_too(db: None):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for number in range(ROWS_A_MINUTE + 5):
+            for _ in range(2 + (number == 7)):
+                attempt(f"192.0.2.{number}")
+    audit.record_suppressed()
+    found = suppressed()
+    assert len(found) == NAMED_A_MINUTE + 1
+    assert found[0] in {("192.0.2.7", 2), ("", ROWS_A_MINUTE - NAMED_A_MINUTE + 10)}
+    assert dict(found)["192.0.2.7"] == 2, "the most attempts are named first"
+    assert sum(count for _ip, count in found) == ROWS_A_MINUTE + 11
+    assert not AnonymousTally.objects.exists()
+
+
+def test_a_known_network_is_counted_beyond_the_limit(db: None):
+    with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
+        for number in range(ROWS_A_MINUTE + 1):
+            attempt(f"192.0.2.{number}")
+        for _ in range(9):
+            attempt("192.0.2.3")
+    with time_machine.travel("2026-11-23T03:01:05Z", tick=False):
+        attempt("192.0.2.99")
+    assert AuditEvent.objects.count() == ROWS_A_MINUTE + 1, "a new minute, a new row"
+    audit.record_suppressed()
+    assert sorted(suppressed()) == [("", 1), ("192.0.2.3", 9)]
 
 
 @pytest.mark.commits

@@ -1,14 +1,16 @@
 """Downloading the log: streamed, recorded first, filtered like the page, safe in a spreadsheet."""
 
 import csv
+import gzip
 import io
 import json
+import sys
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.http import StreamingHttpResponse
 from django.test.utils import CaptureQueriesContext
 
@@ -23,7 +25,7 @@ from tests.factories import actor
 from tests.spreadsheets import EVIL
 from tests.stored import events
 
-from .chain_reader import HASHED, assert_linked, stored
+from .chain_reader import HASHED, assert_linked, read_export, stored
 from .tampering import found
 
 pytestmark = pytest.mark.usefixtures("any_details")
@@ -61,6 +63,28 @@ def test_the_site_page_exports_the_sites_chain(history: None, ada: User, client_
     lines = lines_of(client_of(ada).get(f"{SITE}jsonl"))
     assert {row["chain"] for row in rows_of(lines)} == {lines[0]["manifest"]["chain"]} == {"site"}
     assert [row["event"] for row in rows_of(lines)] == ["person.create", "audit.export"]
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_the_digest_is_over_the_bytes_before_compression(history: None, mona: User, client_of: ClientOf, encoding: str):
+    answer: Any = client_of(mona).get(f"{NORTH}jsonl", headers={"accept-encoding": encoding})
+    assert answer.headers.get("Content-Encoding", "") == encoding
+    content = answer.getvalue()
+    assert read_export(gzip.decompress(content) if encoding else content)["trailer"]["events"] == 3
+
+
+def test_a_download_that_broke_off_has_no_trailer(history: None, mona: User, monkeypatch: pytest.MonkeyPatch):
+    chosen = audit.export(None, by=actor(mona), kind="jsonl")
+
+    def broken(_rows: Any, _names: Any) -> Iterator[dict[str, Any]]:
+        yield {"seq": 1}
+        raise OperationalError
+
+    monkeypatch.setattr(sys.modules[audit.Export.__module__], "stream_values", broken)
+    sent: list[str] = []
+    with pytest.raises(OperationalError):
+        sent.extend(audit.jsonl_lines(chosen))
+    assert [next(iter(json.loads(line))) for line in sent] == ["manifest", "event"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -130,7 +154,9 @@ def test_a_bad_filter_is_a_400_without_an_export(history: None, mona: User, clie
 
 def table_of(answer: Any) -> list[dict[str, str]]:
     assert answer.status_code == 200
-    return list(csv.DictReader(io.StringIO(answer.getvalue().decode())))
+    content = answer.getvalue()
+    assert content.startswith(b"\xef\xbb\xbfschema,"), "Excel on Windows reads UTF-8 only after a byte order mark"
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
 
 
 def test_the_table_has_every_column_and_the_oldest_row_first(

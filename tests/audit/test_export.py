@@ -4,23 +4,30 @@ import base64
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, Run, Team, User
+from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor
+from tests.paths import ROOT
 from tests.stored import events
 
-from .chain_reader import assert_linked, stored
+from .chain_reader import assert_linked, read_export, signed_text, stored
 
 pytestmark = pytest.mark.usefixtures("any_details")
 
@@ -30,6 +37,12 @@ def exported(chain: str) -> list[dict[str, Any]]:
     call_command("export_audit", chain, stdout=out)
     assert out.getvalue().endswith("\n")
     return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def bytes_of(*arguments: str) -> bytes:
+    out = io.StringIO()
+    call_command("export_audit", *arguments, stdout=out)
+    return out.getvalue().encode()
 
 
 def rows_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,12 +69,13 @@ def history(team: Team, other_team: Team, run: Run, oli: User) -> None:
 def test_the_manifest_comes_first_then_events_in_order(history: None, team: Team):
     before = datetime.now(tz=UTC)
     lines = exported("ops-north")
-    assert [next(iter(line)) for line in lines] == ["manifest", *["event"] * 4, "anchor"]
+    assert [next(iter(line)) for line in lines] == ["manifest", *["event"] * 4, "anchor", "trailer"]
     manifest = lines[0]["manifest"]
     assert before <= datetime.fromisoformat(manifest.pop("exported_at")) <= datetime.now(tz=UTC)
     public = Ed25519PrivateKey.from_private_bytes(settings.AUDIT_SIGNING_KEY).public_key().public_bytes_raw()
     assert manifest.pop("exported_by")
     assert manifest == {
+        "format": 2,
         "chain": f"team:{team.pk}",
         "first_seq": 1,
         "last_seq": 4,
@@ -74,6 +88,81 @@ def test_every_hash_can_be_recomputed_from_stdout_alone(history: None):
     rows = rows_of(exported("ops-north"))
     assert_linked(rows)
     assert [row["details"].get("n") for row in rows] == [0, 1, 2, None]
+
+
+def test_an_outsider_can_check_every_byte_and_signature(history: None, team: Team):
+    """With the public key, SHA-256 and JSON; nothing of the panel is used."""
+    found = read_export(bytes_of("ops-north"))
+    assert_linked(found["events"])
+    assert [anchor["seq"] for anchor in found["anchors"]] == [4]
+    assert found["anchors"][0]["hash"] == found["events"][-1]["hash"]
+    for kind, statement in (("taskruns-anchor-v1", found["anchors"][0]), ("taskruns-export-v2", found["trailer"])):
+        raw = base64.b64decode(found["manifest"]["public_keys"][statement["key_id"]], validate=True)
+        assert statement["key_id"] == hashlib.sha256(raw).hexdigest()[:16]
+        signature = base64.b64decode(statement["signature"], validate=True)
+        key = Ed25519PublicKey.from_public_bytes(raw)
+        key.verify(signature, signed_text(kind, statement))
+        with pytest.raises(InvalidSignature):
+            key.verify(signature, signed_text(kind, statement | {"key_id": "0" * 16}))
+
+
+def test_an_export_continues_an_earlier_one(history: None, team: Team):
+    first = read_export(bytes_of("ops-north"))
+    second = read_export(bytes_of("ops-north", "--after", "4"))
+    assert (first["manifest"]["last_seq"], "prev_hash" in first["manifest"]) == (4, False)
+    manifest = second["manifest"]
+    assert (manifest["first_seq"], manifest["last_seq"]) == (5, 5)
+    assert manifest["prev_hash"] == first["events"][-1]["hash"] == second["events"][0]["prev_hash"]
+    assert [anchor["seq"] for anchor in second["anchors"]] == [5]
+    assert_linked(first["events"] + second["events"])
+    assert read_export(bytes_of("ops-north", "--after", "0"))["manifest"]["first_seq"] == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "sentence"),
+    [
+        ("5", 1, "This log has no entry 5. Give the number of the last entry of the earlier export."),
+        ("-1", 2, "--after: must be the number of an entry. Add --help to see the usage."),
+        ("x", 2, "--after: must be the number of an entry. Add --help to see the usage."),
+        ("9" * 30, 2, "--after: must be the number of an entry. Add --help to see the usage."),
+    ],
+)
+def test_an_after_that_is_no_entry_exports_nothing(history: None, team: Team, after: str, code: int, sentence: str):
+    out = io.StringIO()
+    bytes_of("ops-north")
+    with pytest.raises(CommandError) as refused:
+        call_command("export_audit", "ops-north", f"--after={after}", stdout=out)
+    assert (str(refused.value), refused.value.returncode, out.getvalue()) == (sentence, code, "")
+    assert len(stored(f"team:{team.pk}")) == 4, "the refused export left no row"
+
+
+def test_an_export_without_its_anchor_is_none(history: None, team: Team):
+    refuse_inserts("taskruns_auditanchor")
+    out = io.StringIO()
+    with pytest.raises(CommandError) as refused, transaction.atomic():
+        call_command("export_audit", "ops-north", stdout=out)
+    assert (refused.value.returncode, out.getvalue()) == (2, "")
+    accept_inserts("taskruns_auditanchor")
+    assert len(stored(f"team:{team.pk}")) == 3
+    assert read_export(bytes_of("ops-north"))["trailer"]["anchors"] == 1, "the control"
+
+
+def test_the_bytes_do_not_depend_on_the_terminal(tmp_path: Path):
+    """In a terminal that knows Latin-1 only, on a database with a name that is not in it."""
+    environ = os.environ | {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "PYTHONIOENCODING": "latin-1",
+    }
+
+    def manage(*arguments: str) -> bytes:
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, timeout=120, check=True).stdout
+
+    manage("migrate", "--verbosity", "0")
+    manage("create_team", "東京", "--slug", "tokyo")
+    found = read_export(manage("export_audit", "tokyo"))
+    assert found["events"][0]["team_label"] == "東京"
 
 
 @pytest.mark.parametrize("column", ["reason", "actor_label", "at", "prev_hash", "seq", "details"])

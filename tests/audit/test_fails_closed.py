@@ -223,7 +223,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
     "people.end_one": lambda stage: sessions.end_one(vera(stage), digest=stage.session.session_key, by=BY),
     "people.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
-    "people.end_over": lambda stage: sessions.end_over(
+    "people.end_expired": lambda stage: sessions.end_expired(
         vera(stage), digest=stage.session.session_key, why="idle", by=BY
     ),
     "stops.expire": lambda _: stops.expire(by=BY),

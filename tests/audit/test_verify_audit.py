@@ -340,7 +340,7 @@ def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
         "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
-    for command, code in (("verify_audit", 2), ("migrate", 1)):
+    for command in ("verify_audit", "migrate"):
         done = subprocess.run(
             [sys.executable, "manage.py", command],
             cwd=ROOT,
@@ -350,7 +350,7 @@ def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
             timeout=60,
             check=False,
         )
-        assert (done.returncode, done.stdout) == (code, "")
+        assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("Cannot start: AUDIT_SIGNING_KEY")
         assert done.stderr.count("\n") == 1
 

@@ -201,7 +201,7 @@ def test_a_later_outcome_reaches_the_item(team: Team, run: Run, oli: User, arize
     arize.replace("GET", run_url(run), json=wire_run(run, "CANCELLED"))
     cancellations.sweep()
     assert batches.follow_unknown() == 1
-    assert states(batch) == ["confirmed"]
+    assert states(batch) == ["already_cancelled"], "the run went on after each cancel, so none of them stopped it"
 
 
 def test_a_batch_stays_open_until_its_stopping_run_has_stopped(team: Team, run: Run, oli: User, arize: Any) -> None:
@@ -230,7 +230,7 @@ def test_a_run_that_keeps_running_for_300_s_is_still_running(team: Team, run: Ru
 # --- Runs that end or are cancelled elsewhere
 
 
-def test_a_run_that_ended_before_its_turn_is_not_needed(team: Team, run: Run, oli: User, arize: Any) -> None:
+def test_a_run_that_ended_before_its_turn_needs_no_cancel(team: Team, run: Run, oli: User, arize: Any) -> None:
     batch = batch_of(team, [run], oli)
     Run.objects.filter(pk=run.pk).update(status=Status.COMPLETED, rank=0)
     finish(batch)

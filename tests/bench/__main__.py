@@ -23,7 +23,7 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
-from tests.bench import appends, audit, batches, board, cancels, exports, pace, sessions  # noqa: E402
+from tests.bench import answers, appends, audit, batches, board, cancels, exports, pace, sessions  # noqa: E402
 from tests.bench.table import Figure, show  # noqa: E402
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     databases = runner.setup_databases()
     try:
         figures: list[Figure] = []
-        for part in (appends, cancels, batches, board, exports, audit, pace, sessions):
+        for part in (answers, appends, cancels, batches, board, exports, audit, pace, sessions):
             if sys.argv[1:] and part.__name__.rsplit(".", 1)[-1] not in sys.argv[1:]:
                 continue
             sys.stderr.write(f"measuring {part.__name__.rsplit('.', 1)[-1]} ...\n")

@@ -72,10 +72,22 @@ def _rows(chain: str, seq: int, previous: str, count: int) -> Iterator[dict[str,
         yield row | {"hash": previous}
 
 
+def person_of(chain: str, number: int) -> str:
+    """The id of one of ten people of a team."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{chain}/{number}"))
+
+
+def run_of(chain: str, number: int) -> str:
+    return f"VGFza1J1bjo{uuid.uuid5(uuid.NAMESPACE_URL, f'{chain}/run/{number}').hex}"
+
+
 def _row(chain: str, number: int) -> dict[str, Any]:
-    """Odd numbers are requests, even numbers the outcome of the row before."""
+    """Odd numbers are requests, even numbers the outcome of the row before.
+
+    There are few people and runs, so that a page of either is full even in a short log.
+    """
     asked = number % 2 == 1
-    person = number // 2 % 40
+    person = number // 2 % 10
     return {
         "schema": 1,
         "chain": chain,
@@ -85,7 +97,7 @@ def _row(chain: str, number: int) -> dict[str, Any]:
         "event": "run.cancel",
         "outcome": "requested" if asked else "confirmed",
         "actor_type": "user",
-        "actor_id": str(uuid.UUID(int=person)),
+        "actor_id": person_of(chain, person),
         "actor_label": f"person-{person}@example.com",
         "actor_role": "operator",
         "auth_method": "password+totp",
@@ -101,7 +113,7 @@ def _row(chain: str, number: int) -> dict[str, Any]:
         "target_label": "Answer relevance evaluation",
         "endpoint": "https://api.arize.com",
         "task_id": f"T25saW5lVGFzazo0NTpx{number % 200:04}",
-        "run_id": f"VGFza1J1bjo{number // 2 % 5_000:08}",
+        "run_id": run_of(chain, number // 2 % 10),
         "credential_id": uuid.UUID(int=7),
         "reason": "Judge model is down, scores are wrong" if asked else "",
         "details": {"status_before": "running", "num_successes": number, "num_errors": 3, "num_skipped": 0},

@@ -66,15 +66,15 @@ def _with_power_cuts(here: WorkerStack) -> list[Figure]:
     batch = here.batch(runs)
     dice = random.Random(5)
     began = time.monotonic()
-    presser = Presser(here, [run.pk for run in runs])
-    presser.start()
+    canceller = SingleCanceller(here, [run.pk for run in runs])
+    canceller.start()
     for sent in sorted(dice.sample(range(5, RUNS_OF_CUTS - 20), CUTS)):
         both = [here.start("worker"), here.start("web")]
         wait_for(lambda sent=sent: sum(map(len, here.posts().values())) >= sent, "the next cut", within=120)
         for process in both:
             here.kill(process)
-    presser.over.set()
-    presser.join()
+    canceller.over.set()
+    canceller.join()
     here.start_worker()
     here.wait_for(batch, within=300)
     # The sweep closes a single cancel whose web process was killed.
@@ -82,14 +82,14 @@ def _with_power_cuts(here: WorkerStack) -> list[Figure]:
     wait_for(lambda: not is_open.exists(), "the sweep", within=180)
     faults = here.faults_of(batch)
     print(*faults[:20], sep="\n")  # noqa: T201
-    print(f"{batches.counts_of(batch)}, {presser.answered} single presses were answered")  # noqa: T201
+    print(f"{batches.counts_of(batch)}, {canceller.answered} single cancels were answered")  # noqa: T201
     return [
         Figure(f"{RUNS_OF_CUTS} cancels, {CUTS} cuts of worker and web", time.monotonic() - began, "s", 0, ""),
         Figure("  untrue ends, rows too late, unexplained POSTs", len(faults), "", 0, "none may be"),
     ]
 
 
-class Presser(threading.Thread):
+class SingleCanceller(threading.Thread):
     """A person who cancels single runs of the batch at the same time, as fast as the web process answers."""
 
     def __init__(self, here: WorkerStack, run_ids: list[uuid.UUID]) -> None:

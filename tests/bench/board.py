@@ -36,8 +36,6 @@ PAGES = {
 
 def measure() -> list[Figure]:
     boards = {size: Board(size) for size in sorted({FEW, MANY // 10, MANY})}
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
     figures = _pages(boards)
     figures += _poll(boards[MANY])
     figures += _plain_admin(boards[MANY])
@@ -104,7 +102,7 @@ def _poll(board: Board) -> list[Figure]:
         if (answer.status_code, answer.content) != (304, b""):
             raise RuntimeError(answer.status_code)
 
-    # As after the interval of another poll: the attention timestamp is due for renewal.
+    # As if the interval of another poll had passed: the attention timestamp is due for renewal.
     Team.objects.filter(pk=board.team.pk).update(watched_at=timezone.now() - 2 * ATTENTION_WRITTEN_EVERY)
     with CaptureQueriesContext(connection) as captured:
         poll(0)

@@ -1,4 +1,4 @@
-"""Exports: the time of one, and what 16 at once leave for everybody else, on the real web server.
+"""Exports on the real web server: the time of one, and of other requests while 16 exports are requested at once.
 
 BENCH_EXPORT_RUNS: number of runs, by default 100,000.
 """
@@ -113,7 +113,7 @@ def _answers(url: str) -> bool:
 
 
 def _beside(address: str, team: Team, operator: Client, viewer: Client) -> list[Figure]:
-    """p95 of a cancel and of /healthz while one viewer asks for 16 exports at once, again and again."""
+    """p95 of a cancel and of /healthz while one viewer keeps requesting 16 exports at once."""
     runs = iter(list(Run.objects.filter(team=team, rank=1).order_by("sorted_at")[: 4 * CANCELS]))
     browser = _browser(address, operator)
 

@@ -1,4 +1,4 @@
-"""The sessions of others: disabling a person, a password change and a cancel, compared with the same without any.
+"""Disabling a person, changing a password and a cancel, among many sessions of other people and without them.
 
 BENCH_SESSIONS: number of other people's live sessions, by default a million.
 """

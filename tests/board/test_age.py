@@ -110,7 +110,7 @@ def test_rows_whose_reading_fails_say_so_and_since_when(
 
 
 @pytest.mark.slow
-def test_an_open_board_is_told_when_a_row_becomes_outdated_or_current(
+def test_an_open_board_reloads_when_a_row_becomes_outdated_or_current(
     credential: Credential, client: Client, world: World, clock: Any, settings: Any
 ) -> None:
     reason = "other runs had to be read first"
@@ -120,26 +120,26 @@ def test_an_open_board_is_told_when_a_row_becomes_outdated_or_current(
     clock.shift(61)
     refresh(credential.pk)
     settings.ARIZE_CALLS_PER_MINUTE = 1  # for six tasks with active runs
-    behind, told, etag = [], [], table(client)["ETag"]
+    behind, statuses, etag = [], [], table(client)["ETag"]
     for _ in range(12):
         clock.shift(61)
         Credential.objects.update(next_refresh_at="2026-11-23T03:00:00Z")
         refresh(credential.pk)
         answer = table(client, etag)
         behind.append(text(client).count(reason))
-        told.append(answer.status_code)
+        statuses.append(answer.status_code)
         etag = answer["ETag"]
     assert max(behind) > 0
     changes = [index for index in range(1, len(behind)) if behind[index] != behind[index - 1]]
     assert changes
-    assert [told[index] for index in changes] == [200] * len(changes)
+    assert [statuses[index] for index in changes] == [200] * len(changes)
 
 
 @pytest.mark.parametrize(
     ("seen", "words"),
     [("03:06:30", "Reading from Arize takes unusually long"), ("03:00:30", "The panel&#x27;s worker is not running")],
 )
-def test_an_open_board_is_told_when_nothing_is_read_any_more(
+def test_an_open_board_reloads_when_nothing_reads_arize(
     seen: str, words: str, credential: Credential, client: Client, clock: Any
 ) -> None:
     etag = table(client)["ETag"]

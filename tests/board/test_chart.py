@@ -156,7 +156,7 @@ def poll(client: Client, etag: str = "") -> Any:
     return client.get(URL, headers={"HX-Request": "true"} | ({"If-None-Match": etag} if etag else {}))
 
 
-def test_nothing_new_is_a_304_until_the_hour_ends(client: Client, run: Run, clock: Any):
+def test_an_unchanged_chart_is_a_304_until_the_hour_ends(client: Client, run: Run, clock: Any):
     first = poll(client)
     assert f'data-etag="{first["ETag"].strip(chr(34))}"' in first.content.decode()
     clock.move_to(NOW + timedelta(minutes=39))

@@ -187,7 +187,7 @@ def test_without_a_usual_duration_nothing_is_shown(task: Task):
 
 
 @pytest.mark.parametrize(("seconds", "longer"), [(600, False), (601, True)])
-def test_an_ended_run_is_judged_at_once(seconds: int, longer: Any, task: Task):
+def test_an_ended_run_is_marked_as_longer_than_usual_at_once(seconds: int, longer: Any, task: Task):
     ended = START + timedelta(seconds=seconds)
     task.usual_seconds = 300
     for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED):

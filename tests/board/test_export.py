@@ -217,7 +217,7 @@ STARTS = ["=", "+", "-", "@", "\t", "\r", "\n", "\n=", " =", "\xa0+", "\u200b-",
 
 
 @pytest.mark.parametrize("start", STARTS, ids=[ascii(start) for start in STARTS])
-def test_a_text_is_defused_only_at_its_start(start: str):
+def test_only_the_start_of_a_text_is_escaped(start: str):
     assert defused(f"{start}1") == f"'{start}1"
     assert defused(f"1{start}") == f"1{start}"
 

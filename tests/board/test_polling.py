@@ -37,7 +37,7 @@ def poll(client: Client, etag: str = "", query: str = "") -> Any:
     return client.get(TABLE + query, headers=headers)
 
 
-def test_nothing_new_is_a_304_without_body_and_with_the_reading_time(client: Client, run: Run) -> None:
+def test_an_unchanged_table_is_a_304_with_the_reading_time(client: Client, run: Run) -> None:
     Credential.objects.update(last_good_at="2026-11-23T03:00:00Z")
     first = poll(client)
     assert first.status_code == 200

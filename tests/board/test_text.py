@@ -41,7 +41,7 @@ class Markup(HTMLParser):
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_text_from_arize_is_only_text(text: str, client: Client, task: Task) -> None:
+def test_text_from_arize_is_never_markup(text: str, client: Client, task: Task) -> None:
     Task.objects.update(name=text, arize_id=text, space_name=text)
     make_run(
         task,

@@ -150,7 +150,7 @@ def test_the_outcome_follows_a_200_in_either_case(status: str, check: Any, htmx:
     assert outcome.details["milliseconds"] >= 0
 
 
-def test_the_documented_sample_answer_is_finished_first(check: Any, run: Run) -> None:
+def test_the_documented_sample_answer_had_finished_first(check: Any, run: Run) -> None:
     sample = CANCEL_ANSWER.read_text()
     arize_id = run.arize_id
     check(FINISHED, answers(200, sample))

@@ -71,7 +71,48 @@ def test_an_interrupted_cancel_is_unknown_until_arize_reports_its_outcome(
     assert sweep() == 0
     arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
     assert sweep() == 1
-    assert events(operation_id=row.pk) == [("run.cancel", "unknown"), ("run.cancel", "confirmed")]
+    assert events(operation_id=row.pk) == [("run.cancel", "unknown"), ("run.cancel", "already_cancelled")]
+
+
+def test_a_lost_answer_is_confirmed_only_if_the_run_was_not_seen_active(
+    run: Run, task: Task, oli: User, client_of: ClientOf, arize: responses.RequestsMock
+) -> None:
+    """Both cancels got 500. The first run was active in a re-read, so someone else cancelled it later."""
+    unread = make_run(task)
+    for it in (run, unread):
+        arize.post(run_url(it, "/cancel"), status=500)
+    arize.get(run_url(run), json=wire_run(run, "RUNNING"))
+    arize.get(run_url(unread), status=500)
+    for it in (run, unread):
+        click_cancel(client_of(oli), it)
+    for it in (run, unread):
+        arize.replace(responses.GET, run_url(it), json=wire_run(it, "CANCELLED"))
+    assert sweep() == 2
+    outcomes = dict(Cancellation.objects.values_list("run", "outcome"))
+    assert outcomes == {run.pk: "already_cancelled", unread.pk: "confirmed"}
+
+
+def test_one_of_two_cancels_of_a_run_is_confirmed(
+    run: Run, oli: User, mona: User, client_of: ClientOf, arize: responses.RequestsMock
+) -> None:
+    arize.post(run_url(run, "/cancel"), status=500)
+    arize.get(run_url(run), status=500)
+    click_cancel(client_of(oli), run)
+    arize.replace(responses.POST, run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    click_cancel(client_of(mona), run)
+    arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
+    assert sweep() == 1
+    assert dict(Cancellation.objects.values_list("person_label", "outcome")) == {
+        oli.email: "already_cancelled",
+        mona.email: "confirmed",
+    }
+
+
+def test_one_of_two_lost_answers_is_confirmed(run: Run, arize: responses.RequestsMock) -> None:
+    opened(run, age=90, outcome=Outcome.UNKNOWN), opened(run, age=61)
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    assert sweep() == 2
+    assert sorted(Cancellation.objects.values_list("outcome", flat=True)) == ["already_cancelled", "confirmed"]
 
 
 def test_a_cancel_in_progress_is_left_alone(run: Run, arize: responses.RequestsMock) -> None:

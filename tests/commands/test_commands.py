@@ -108,7 +108,7 @@ def test_a_site_role_is_granted_once(db, run):
     assert events() == [("person.create", "done"), ("person.grant", "done")]
 
 
-def test_a_site_role_needs_a_person(db, run):
+def test_a_site_role_needs_an_existing_account(db, run):
     with pytest.raises(CommandError, match="There is no account"):
         run("grant_site_role", "adam@example.com", "auditor")
 

@@ -26,7 +26,7 @@ def test_every_third_task_name_contains_evaluation(team: Team):
     assert Task.objects.filter(name__contains="evaluation").count() == 67
 
 
-def test_repeating_changes_nothing_and_a_larger_number_adds(team: Team):
+def test_a_larger_number_adds_runs_and_the_same_changes_nothing(team: Team):
     fill("ops-north", 20)
     before = set(Run.objects.values_list("pk", flat=True))
     fill("ops-north", 20)

@@ -1,4 +1,4 @@
-"""Whoever can write into the database or the queue cannot run code in the panel."""
+"""Write access to the database or the queue does not run code in the panel."""
 
 import base64
 import pickle
@@ -28,7 +28,7 @@ class Planted:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that the planted pickle creates, as the control shows."""
+    """The file that the planted pickle would create. The control shows that it does."""
     control = tmp_path / "control"
     pickle.loads(pickle.dumps(Planted(control)))
     assert control.exists()

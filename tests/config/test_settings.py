@@ -62,7 +62,7 @@ def test_a_start_error_is_one_line_naming_the_variable(
     start: Callable[..., subprocess.CompletedProcess[str]], command: list[str], name: str, value: str
 ):
     ended = start(command, **{name: value})
-    assert ended.returncode == 1
+    assert ended.returncode == (2 if command == MANAGE else 1), "a command that could not run"
     assert re.fullmatch(rf"Cannot start: {name}\b[^\n]*\.\n", ended.stderr)
     assert not ended.stdout
     assert "s3kr3t" not in ended.stderr
@@ -86,8 +86,44 @@ def test_new_secrets_are_accepted_and_always_different(
     assert not set(first.splitlines()) & set(second.splitlines())
     env_file = tmp_path / "env"
     env_file.write_text(first)
-    assert start(MANAGE, secrets={}).returncode == 1
+    assert start(MANAGE, secrets={}).returncode == 2
     assert start(MANAGE, secrets={}, ENV_FILE=str(env_file)).returncode == 0
+
+
+COMMANDS = {
+    "check": [*MANAGE],
+    "verify_audit": [sys.executable, "manage.py", "verify_audit"],
+    "migrate": [sys.executable, "manage.py", "migrate"],
+    "worker": [sys.executable, "manage.py", "run_huey"],
+    "web": GUNICORN,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("content", ["SECRET_KEY=ü".encode("latin-1"), "SECRET_KEY=x".encode("utf-16"), None])
+def test_an_unreadable_env_file_is_one_sentence(
+    start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, name: str, content: bytes | None
+):
+    env_file = tmp_path / "env"
+    if content is None:
+        env_file.mkdir()
+    else:
+        env_file.write_bytes(content)
+    ended = start(COMMANDS[name], ENV_FILE=str(env_file))
+    assert ended.returncode == (1 if name == "web" else 2)
+    assert re.fullmatch(r"Cannot start: ENV_FILE names a file that [^\n]*\.\n", ended.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["migrate"], ["verify_audit"], ["create_team", "Ops"], ["export_audit", "site"]])
+def test_an_unreachable_database_is_one_sentence(
+    start: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str]
+):
+    away = "postgres://nobody@127.0.0.1:1/nothing"
+    ended = start([sys.executable, "manage.py", *arguments], DATABASE_URL=away)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert "database" in ended.stderr
 
 
 @pytest.mark.slow
@@ -135,7 +171,7 @@ def test_https_gives_secure_host_cookies_and_hsts(start: Callable[..., subproces
 
 
 @pytest.mark.slow
-def test_the_default_is_loopback_without_debug(
+def test_by_default_the_site_is_on_loopback_without_debug(
     start: Callable[..., subprocess.CompletedProcess[str]],
 ):
     found = shown(start, SITE_URL="", DEBUG="", TRUSTED_PROXIES="")

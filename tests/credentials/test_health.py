@@ -96,7 +96,7 @@ def test_a_test_shows_what_the_key_sees(arize, credential, mona):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_key_for_single_spaces_passes(arize, credential, mona, status):
+def test_a_key_for_single_spaces_passes_the_test(arize, credential, mona, status):
     query = matchers.query_param_matcher
     spaces = [{"id": "s1", "name": "Prod"}, {"id": "s2", "name": "Locked"}]
     arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": spaces})
@@ -127,7 +127,7 @@ def test_a_key_that_may_not_list_tasks_fails_the_test(arize, credential, mona, s
         (0, 0, False, "no space and no task"),
     ],
 )
-def test_a_test_counts_in_words(arize, credential, spaces, tasks, more, words):
+def test_the_message_of_a_test_says_what_the_key_sees(arize, credential, spaces, tasks, more, words):
     add_lists(arize, spaces=spaces, tasks=tasks, more=more)
     result = credentials.test(credential, by=SHELL)
     assert words in message_of(credential, result)

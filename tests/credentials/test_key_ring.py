@@ -1,6 +1,10 @@
-"""A process with another key ring: nothing is written about the API keys, and it says what it lacks."""
+"""A process with the wrong key ring says what it lacks, and does not mark the API keys."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,24 +20,26 @@ from taskruns.services import batches, key_ring, mirror
 from taskruns.services.people import factors
 from tests.clients import ClientOf
 from tests.factories import CANARY, actor, make_credential
+from tests.paths import ROOT
 from tests.wire import ENDPOINT
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+ADD = ("add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key-stdin")
 MISSING = "ENCRYPTION_KEYS has no key 2"
-ANOTHER = "Key 2 in ENCRYPTION_KEYS is not the key of that number"
+ANOTHER = "Key 2 in ENCRYPTION_KEYS differs from the key 2"
 WRONG = [pytest.param({1: OLD}, MISSING, id="missing"), pytest.param({2: OTHER, 1: OLD}, ANOTHER, id="another key")]
 
 
 @pytest.fixture
 def key(team: Team, settings: Any) -> Credential:
-    """Encrypted with ring key 2, as the first use of it."""
+    """An API key, encrypted at the first use of ring key 2."""
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
-    key_ring.confirm()
+    key_ring.check_newest()
     return make_credential(team, name="Second", key=CANARY)
 
 
 @pytest.mark.parametrize(("ring", "sentence"), WRONG)
-def test_round_of_a_wrong_process_writes_nothing_about_the_key(
+def test_round_with_a_wrong_ring_writes_nothing_about_the_api_key(
     key: Credential, settings: Any, ring: dict[int, str], sentence: str
 ) -> None:
     before = Credential.objects.filter(pk=key.pk).values().get()
@@ -50,7 +56,7 @@ def test_round_of_a_wrong_process_writes_nothing_about_the_key(
 
 
 @pytest.mark.parametrize(("ring", "sentence"), WRONG)
-def test_key_test_in_a_wrong_process_does_not_mark_the_key(
+def test_key_test_with_a_wrong_ring_does_not_mark_the_api_key(
     key: Credential, mona: User, client_of: ClientOf, settings: Any, ring: dict[int, str], sentence: str
 ) -> None:
     settings.ENCRYPTION_KEYS = ring
@@ -122,7 +128,7 @@ def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch) -> No
     key_ring.refuse_start()
 
 
-def test_page_refuses_to_encrypt_with_another_key_of_the_number(
+def test_page_refuses_to_encrypt_with_a_differing_ring_key(
     key: Credential, mona: User, client_of: ClientOf, settings: Any
 ) -> None:
     settings.ENCRYPTION_KEYS = {2: OTHER, 1: OLD}
@@ -138,7 +144,7 @@ def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team
     settings.ENCRYPTION_KEYS = {1: OLD}
     RingKeyCheck.objects.all().delete()
     Credential.objects.all().delete()
-    key_ring.confirm()
+    key_ring.check_newest()
     first = make_credential(team, key=CANARY)
     for ring in ({1: OLD}, {1: OLD, 2: NEW}, {2: NEW, 1: OLD}):
         settings.ENCRYPTION_KEYS = ring
@@ -153,24 +159,24 @@ def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team
     assert key_ring.problem().startswith(MISSING)
 
 
-def test_second_factors_count_as_use(db: None, mona: User, settings: Any) -> None:
+def test_ring_key_of_a_second_factor_is_needed_too(db: None, mona: User, settings: Any) -> None:
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     factors.add_totp(mona, secret="JBSWY3DPEHPK3PXP", by=actor(mona))
     settings.ENCRYPTION_KEYS = {1: OLD}
     assert key_ring.problem().startswith(MISSING)
 
 
-def test_migration_adopts_the_numbers_of_an_older_database(key: Credential, settings: Any) -> None:
+def test_migration_creates_the_checks_of_an_older_database(key: Credential, settings: Any) -> None:
     RingKeyCheck.objects.all().delete()
-    key_ring.adopt()
+    key_ring.create_missing_checks()
     assert set(RingKeyCheck.objects.values_list("number", flat=True)) == {2}
     RingKeyCheck.objects.all().delete()
     settings.ENCRYPTION_KEYS = {2: OTHER}
-    key_ring.adopt()
+    key_ring.create_missing_checks()
     assert not RingKeyCheck.objects.exists()
 
 
-def test_lost_ring_key_leaves_replacing_and_revoking(
+def test_api_key_of_a_lost_ring_key_can_be_replaced(
     key: Credential, team: Team, mona: User, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.ENCRYPTION_KEYS = {3: OTHER}
@@ -180,9 +186,36 @@ def test_lost_ring_key_leaves_replacing_and_revoking(
     assert key_ring.problem() == ""
 
 
-def test_damaged_ciphertext_is_a_fault_of_the_key(key: Credential) -> None:
-    """The ring is right, so the row is not."""
+def test_damaged_ciphertext_marks_the_api_key(key: Credential) -> None:
+    """The key ring is right, so the fault is in the row."""
     Credential.objects.update(ciphertext="gAAAAAB" + "x" * 93)
     mirror.refresh(key.pk)
     key.refresh_from_db()
     assert key.failing_since is not None
+
+
+@pytest.mark.slow
+def test_web_and_worker_exit_with_one_sentence(tmp_path: Path) -> None:
+    environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/own.sqlite3", "QUEUE_URL": ""}
+    environment |= {"DATA_DIR": str(tmp_path), "ENCRYPTION_KEYS": f"2:{NEW},1:{OLD}", "BIND": "127.0.0.1:0"}
+    environment.pop("DJANGO_SETTINGS_MODULE")
+
+    def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment | variables,
+            input=f"{CANARY}\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    for command in (("migrate", "-v0"), ("create_team", "Ops"), ADD):
+        assert run("manage.py", *command).returncode == 0
+    for start in (("-m", "gunicorn", "config.wsgi"), ("manage.py", "run_huey")):
+        refused = run(*start, ENCRYPTION_KEYS=f"1:{OLD}")
+        assert refused.returncode != 0
+        assert f"Cannot start: {MISSING}" in refused.stderr
+        assert "Traceback" not in refused.stderr

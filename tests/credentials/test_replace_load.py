@@ -43,7 +43,7 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
         Credential.objects.update(endpoint=arize.url)
         task = Task.objects.create(team=team, endpoint=arize.url, arize_id="T1", credential=key, name="Task")
         runs |= {run.arize_id: run for run in (make_run(task) for _ in range(CANCELS))}
-        pressed = list(runs.values())
+        to_cancel = list(runs.values())
 
         settled = threading.Event()
 
@@ -68,7 +68,7 @@ def test_a_key_is_replaced_under_load_without_a_failed_call(committed: None, set
             return problems
 
         def cancel(part: int) -> list[str]:
-            return [cancellations.cancel(run, by=SHELL).outcome for run in pressed[part::2]]
+            return [cancellations.cancel(run, by=SHELL).outcome for run in to_cancel[part::2]]
 
         work = [replace, read, lambda: cancel(0), lambda: cancel(1)]
         replaced, problems, *ended = in_threads(len(work), lambda number: work[number]())

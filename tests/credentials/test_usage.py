@@ -144,7 +144,7 @@ def usage_path(page: str) -> str:
     return found[1]
 
 
-def test_health_says_since_when_and_why(credential: Credential, mona: User, client_of: ClientOf):
+def test_health_has_a_start_time_and_a_reason(credential: Credential, mona: User, client_of: ClientOf):
     at = timezone.datetime(2026, 11, 23, 2, 0, tzinfo=timezone.get_default_timezone())
     Credential.objects.update(failing_since=at, failing_reason="Arize says no.", last_good_at=at - timedelta(minutes=5))
     page = client_of(mona).get("/teams/ops-north/credentials/").content.decode()

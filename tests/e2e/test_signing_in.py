@@ -6,7 +6,7 @@ from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
 
 
-def test_a_wrong_password_is_explained_and_the_email_stays(stack: Stack, visit: Visit) -> None:
+def test_a_wrong_password_gets_an_explanation_and_keeps_the_email(stack: Stack, visit: Visit) -> None:
     visitor = visit(stack)
     visitor.sign_in("vera", password="not her password")
     expect(visitor.page.get_by_text("not correct")).to_be_visible()

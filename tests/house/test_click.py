@@ -47,7 +47,7 @@ def test_a_cancel_enters_few_files(task: Task, run: Run, oli: User, client_of: C
     client, earlier = client_of(oli), make_run(task)
     for it in (earlier, run):
         arize.post(run_url(it, "/cancel"), json=wire_run(it, "CANCELLED"))
-    click_cancel(client, earlier, confirmed="1")  # load what is loaded once per process
+    click_cancel(client, earlier, confirmed="1")  # warm-up: some files run once per process
     answer, files = entered(lambda: click_cancel(client, run, confirmed="1"))
     assert answer.status_code == 200
     assert {"views/runs.py", "services/cancellations/actions.py", "arize/client.py"} <= files

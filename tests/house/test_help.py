@@ -28,7 +28,7 @@ def test_every_status_outcome_and_role_of_the_code_is_explained():
     assert all(explained.values())
 
 
-def test_the_page_shows_them(client: Client, db: None):
+def test_the_page_shows_each_explanation(client: Client, db: None):
     text = page(client)
     assert all(f"<code>{outcome.code}</code>" in text for outcome in Outcome)
     assert all(f"status-{status.value}" in text for status in Status)

@@ -108,7 +108,7 @@ def test_health_checks_need_no_host_name_or_session(host: str, client: Client, d
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(0, 200), (179, 200), (181, 503)])
-def test_it_is_ready_if_a_worker_was_seen_recently(seconds: int, status: int, client: Client, db: None) -> None:
+def test_the_panel_is_ready_if_a_worker_was_seen_recently(seconds: int, status: int, client: Client, db: None) -> None:
     assert client.get("/readyz").status_code == 503
     Heartbeat.objects.create(name="worker", seen_at=timezone.now() - timedelta(seconds=seconds))
     answer = client.get("/readyz")
@@ -117,7 +117,7 @@ def test_it_is_ready_if_a_worker_was_seen_recently(seconds: int, status: int, cl
     assert client.get("/healthz").status_code == 200
 
 
-def test_it_is_not_ready_without_its_database_or_migrations(client: Client, db: None, monkeypatch: Any) -> None:
+def test_the_panel_is_not_ready_without_database_or_migrations(client: Client, db: None, monkeypatch: Any) -> None:
     Heartbeat.objects.create(name="worker", seen_at=timezone.now())
     assert client.get("/readyz").status_code == 200
     planned = "django.db.migrations.executor.MigrationExecutor.migration_plan"

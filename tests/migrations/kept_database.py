@@ -21,7 +21,7 @@ from tests.e2e.databases import own_database
 from tests.paths import ROOT
 
 KEPT = ROOT / "tests" / "fixtures" / "release_0_1_0.sql"
-# Apps of 0.1.0 that are not installed any more, and their tables on PostgreSQL.
+# Apps of 0.1.0 that are no longer installed, and their tables on PostgreSQL.
 LEFT = {
     "sessions": "CREATE TABLE django_session (session_key varchar(40) PRIMARY KEY, session_data text NOT NULL, "
     "expire_date timestamptz NOT NULL)",
@@ -30,7 +30,7 @@ LEFT = {
     "session_key varchar(40) NOT NULL UNIQUE, user_agent varchar(200) NOT NULL, data jsonb NOT NULL, "
     "user_id uuid NOT NULL REFERENCES taskruns_user (id) DEFERRABLE INITIALLY DEFERRED)",
 }
-# `migrate` itself writes these.
+# `migrate` fills these tables itself.
 FILLED_BY_MIGRATE = ("auth_permission", "django_content_type", "django_migrations")
 Rows = dict[str, list[dict[str, Any]]]
 

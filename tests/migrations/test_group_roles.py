@@ -11,7 +11,7 @@ from tests.factories import actor, person
 
 
 def test_upgrade_dates_group_roles_by_the_last_single_sign_on(team: Team):
-    """Without a date they would end with the upgrade."""
+    """Without a date, these roles would end with the upgrade."""
     migration = import_module("taskruns.migrations.0006_people_and_sso")
     nina, otto = person("nina@example.com"), person("otto@example.com")
     for user in (nina, otto):

@@ -91,7 +91,7 @@ def test_a_key_for_single_spaces_is_healthy_without_access_to_the_rest(
     assert credential.tasks_read_at == START
 
 
-def test_spaces_with_a_missing_page_are_not_all_spaces(credential: Credential, world: World) -> None:
+def test_the_list_of_spaces_is_incomplete_if_a_page_is_missing(credential: Credential, world: World) -> None:
     world.page = 1
     world.task("T1", space="S1")
     world.task("T2", space="S2")
@@ -100,7 +100,7 @@ def test_spaces_with_a_missing_page_are_not_all_spaces(credential: Credential, w
     assert set(Task.objects.values_list("arize_id", flat=True)) == {"T1", "T2"}
 
 
-def test_a_missing_run_is_no_sign_of_a_server_that_is_not_arize(
+def test_a_missing_run_does_not_mean_that_the_server_is_not_arize(
     credential: Credential, world: World, clock: Any
 ) -> None:
     world.task("T1")
@@ -154,7 +154,7 @@ def test_an_answer_without_members_is_an_empty_account(credential: Credential, w
     assert (report.problem, report.tasks, report.changed) == ("", 0, 0)
 
 
-def test_a_cursor_is_followed_even_if_there_should_be_no_more(credential: Credential, world: World) -> None:
+def test_a_cursor_is_followed_even_if_has_more_is_false(credential: Credential, world: World) -> None:
     def answer(call: str) -> tuple[int, dict[str, str], str] | None:
         if not call.startswith("/v2/spaces"):
             return None

@@ -112,7 +112,7 @@ def test_active_runs_come_first_in_each_round_of_first_contact(
 
 
 @pytest.mark.slow
-def test_without_viewers_its_rounds_do_not_read_active_runs_each_time(
+def test_without_viewers_not_every_round_reads_the_active_runs(
     credential: Credential, world: World, clock: Any
 ) -> None:
     for number in range(80):
@@ -139,7 +139,9 @@ def test_cancellations_come_before_everything_else(credential: Credential, world
 
 
 @pytest.mark.slow
-def test_many_active_runs_leave_it_a_third_of_the_rate_limit(credential: Credential, world: World, clock: Any) -> None:
+def test_many_active_runs_leave_first_contact_a_third_of_the_rate_limit(
+    credential: Credential, world: World, clock: Any
+) -> None:
     for number in range(60):
         world.task(f"T{number:03}")
         world.run(f"R{number}", f"T{number:03}")

@@ -46,7 +46,7 @@ def test_lookups_of_many_threads_never_exceed_their_share(committed: None, team:
 
 
 def test_round_and_lookups_together_keep_the_limit(db: None, team: Team, settings: Any) -> None:
-    """A lookup in the middle of a round is neither forgotten nor made twice."""
+    """A lookup in the middle of a round is counted exactly once."""
     settings.ARIZE_CALLS_PER_MINUTE = 40
     credential = make_credential(team, claimed_until=timezone.now())
     budget = Budget(40, credential.recent_calls)
@@ -63,7 +63,7 @@ def test_round_and_lookups_together_keep_the_limit(db: None, team: Team, setting
     assert sum(calls for _, _, calls in credential.recent_calls) == spent + looked
 
 
-def test_forced_round_leaves_the_limit_of_later_rounds_alone(db: None, team: Team) -> None:
+def test_forced_round_does_not_use_up_the_limit_of_later_rounds(db: None, team: Team) -> None:
     credential = make_credential(team, claimed_until=timezone.now())
     budget = Budget(1_000_000, credential.recent_calls, is_apart=True)
     for _ in range(500):
@@ -74,7 +74,7 @@ def test_forced_round_leaves_the_limit_of_later_rounds_alone(db: None, team: Tea
     assert credential.recent_calls == []
 
 
-def test_miss_is_remembered_for_a_minute(db: None, team: Team, arize: responses.RequestsMock) -> None:
+def test_unknown_run_is_not_looked_up_again_for_a_minute(db: None, team: Team, arize: responses.RequestsMock) -> None:
     make_credential(team)
     asked = arize.get(f"{ENDPOINT}/v2/task-runs/R1", status=404)
     for seconds, calls in ((0, 1), (30, 1), (61, 2)):

@@ -130,7 +130,7 @@ def test_the_sweep_reads_at_most_ten_tasks_a_minute_the_oldest_first(world: Worl
     assert not first & second
 
 
-def test_the_sweep_finds_a_new_run_of_a_task_without_a_new_hint(world: World, read: Round) -> None:
+def test_the_sweep_finds_a_new_run_that_no_hint_announced(world: World, read: Round) -> None:
     world.task("T1")
     read()
     world.run("quiet", status="PENDING")
@@ -226,7 +226,7 @@ def test_a_renamed_task_is_renamed_here(world: World, read: Round) -> None:
 
 
 @pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
-def test_both_cases_of_the_wire_are_read(case: Callable[[str], str], world: World, read: Round) -> None:
+def test_values_in_upper_and_lower_case_are_read(case: Callable[[str], str], world: World, read: Round) -> None:
     world.task("T1", type=case("CODE_EVALUATION"))
     words = ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
     for word in words:

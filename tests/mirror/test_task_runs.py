@@ -1,4 +1,4 @@
-"""Backfills of a task's runs that are interrupted: no run stays unread."""
+"""Interrupted backfills of a task's runs leave no run unread."""
 
 from typing import Any
 

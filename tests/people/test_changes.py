@@ -1,4 +1,4 @@
-"""A site admin changes what somebody is called and their address."""
+"""A site admin changes a person's name and email."""
 
 import pytest
 from allauth.account.models import EmailAddress
@@ -48,7 +48,7 @@ def test_new_email_is_the_new_login(adam: User, vera: User, client_of: ClientOf)
     )
 
 
-def test_name_alone_keeps_the_proof(adam: User, vera: User, client_of: ClientOf):
+def test_changing_only_the_name_keeps_the_email_verified(adam: User, vera: User, client_of: ClientOf):
     assert changed(client_of(adam), vera, email=vera.email) == 302
     vera.refresh_from_db()
     assert (vera.name, vera.email_status) == ("Vera Vale", EmailStatus.VERIFIED)

@@ -1,4 +1,4 @@
-"""A stranger who guesses at an account does not keep its person out, and learns nothing."""
+"""Guessing at an account neither locks its person out nor reveals anything."""
 
 import re
 import threading
@@ -18,7 +18,7 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, SignInCount, User
 from taskruns.services.people import sign_in_limits
 from taskruns.services.people.sign_in_limits import TooManyAttempts
-from taskruns.views.people import password_limit
+from taskruns.views.people.sign_in_limits import for_strangers
 from tests.clients import sign_in
 from tests.factories import PASSWORD
 from tests.people.pages import TOKEN
@@ -33,16 +33,16 @@ def from_address(address: str, **more: Any) -> Client:
     return Client(REMOTE_ADDR=address, **more)
 
 
-def hammer(email: str, times: int = 8, network: str = "198.51.100", seconds: float = 60) -> None:
-    """Wrong passwords from as many addresses, spread over the time before now."""
+def guess(email: str, times: int = 8, network: str = "198.51.100", seconds: float = 60) -> None:
+    """Send wrong passwords, each from its own address, spread over the last `seconds`."""
     start = timezone.now() - timedelta(seconds=seconds)
     for number in range(times):
         with time_machine.travel(start + timedelta(seconds=seconds) * number / times, tick=False):
             sign_in(from_address(f"{network}.{number}"), email, f"wrong password {number}")
 
 
-def owners_browser(person: User) -> Client:
-    """A browser in which the person has signed in before, and is signed out."""
+def known_browser(person: User) -> Client:
+    """A known browser of the person, who is signed out now."""
     client = from_address("192.0.2.1")
     assert sign_in(client, person.email).status_code == 302
     client.post("/accounts/logout/")
@@ -55,36 +55,36 @@ def is_in(answer: HttpResponse) -> bool:
 
 @pytest.mark.slow
 def test_known_browser_signs_in_while_strangers_guess(mona: User):
-    browser = owners_browser(mona)
-    hammer(mona.email, times=56, seconds=7 * 60)
-    assert not is_in(sign_in(from_address("192.0.2.99"), mona.email)), "the control: a fresh browser is refused"
+    browser = known_browser(mona)
+    guess(mona.email, times=56, seconds=7 * 60)
+    assert not is_in(sign_in(from_address("192.0.2.99"), mona.email)), "the control: an unknown browser is refused"
     for _ in range(21):
         assert is_in(sign_in(browser, mona.email))
         browser.post("/accounts/logout/")
 
 
 @pytest.mark.slow
-def test_known_browser_works_behind_the_strangers_address(mona: User):
-    browser = owners_browser(mona)
+def test_known_browser_works_at_the_same_address_as_the_guesses(mona: User):
+    browser = known_browser(mona)
     for number in range(56):
         sign_in(from_address("192.0.2.1"), mona.email, f"wrong password {number}")
     assert is_in(sign_in(browser, mona.email))
 
 
-def test_fresh_browser_is_told_when_to_try_again(mona: User):
+def test_unknown_browser_is_refused_with_the_time_to_try_again(mona: User):
     with time_machine.travel(NOW, tick=False):
-        hammer(mona.email, times=5)
+        guess(mona.email, times=5)
         answer = sign_in(from_address("192.0.2.99"), mona.email)
         assert not is_in(answer)
         text = answer.content.decode()
-        told = re.search(r"for this account. Try again at (\d\d:\d\d) UTC, or use a browser in which", text)
-        assert told is not None, text
-        assert told[1] == "03:04"  # the first of five was at 02:59
+        shown = re.search(r"for this account. Try again at (\d\d:\d\d) UTC, or use a browser in which", text)
+        assert shown is not None, text
+        assert shown[1] == "03:04"  # the first of five was at 02:59
     with time_machine.travel(NOW + timedelta(minutes=4)):
         assert is_in(sign_in(from_address("192.0.2.99"), mona.email)), "and then it works"
 
 
-def test_full_address_is_told_when_to_try_again(mona: User):
+def test_address_at_its_limit_is_refused_with_the_time_to_try_again(mona: User):
     with time_machine.travel(NOW, tick=False):
         client = from_address("192.0.2.9")
         for number in range(10):
@@ -97,18 +97,18 @@ def test_refusal_does_not_reveal_accounts(mona: User):
     pages = set()
     for email in (mona.email, "nobody@example.com"):
         with time_machine.travel(NOW, tick=False):
-            hammer(email, times=6)
+            guess(email, times=6)
             page = sign_in(from_address("192.0.2.99"), email).content
         pages.add(TOKEN.sub(b"", page).replace(email.encode(), b""))
     assert len(pages) == 1
     assert b"Too many" in pages.pop()
 
 
-def test_refusal_asks_the_same_of_the_database(mona: User):
-    """The account is not looked for, except for the audit row, which is there for both."""
+def test_refusal_runs_the_same_queries_for_every_account(mona: User):
+    """Only the audit row looks up the account, and it is written in both cases."""
     seen = []
     for number, email in enumerate((mona.email, "nobody@example.com")):
-        hammer(email, times=6, seconds=60, network=f"198.51.{number}")
+        guess(email, times=6, seconds=60, network=f"198.51.{number}")
         with CaptureQueriesContext(connection) as queries:
             sign_in(from_address(f"192.0.2.{number}"), email)
         seen.append([query["sql"].split("(")[0][:30] for query in queries if "SAVEPOINT" not in query["sql"]])
@@ -116,20 +116,20 @@ def test_refusal_asks_the_same_of_the_database(mona: User):
     assert len(seen[0]) > 5
 
 
-def test_known_browser_has_a_place_while_strangers_take_all_others(mona: User):
-    browser = owners_browser(mona)
+def test_known_browser_signs_in_while_all_places_of_strangers_are_taken(mona: User):
+    browser = known_browser(mona)
     taken = 0
-    while password_limit.for_strangers._inside.acquire(blocking=False):
+    while for_strangers._inside.acquire(blocking=False):
         taken += 1
     try:
         assert sign_in(from_address("192.0.2.99"), mona.email).status_code == 429
         assert is_in(sign_in(browser, mona.email))
     finally:
         for _ in range(taken):
-            password_limit.for_strangers._inside.release()
+            for_strangers._inside.release()
 
 
-# --- Cookies that are made up, stolen or old
+# --- Forged, stolen and old cookies
 
 
 def forged(person: User) -> dict[str, str]:
@@ -148,8 +148,8 @@ def forged(person: User) -> dict[str, str]:
     }
 
 
-def test_made_up_cookies_count_as_strangers(mona: User):
-    hammer(mona.email)
+def test_forged_cookie_makes_no_known_browser(mona: User):
+    guess(mona.email)
     for kind, value in forged(mona).items():
         client = from_address("203.0.113.7")
         client.cookies[COOKIE] = value
@@ -157,33 +157,33 @@ def test_made_up_cookies_count_as_strangers(mona: User):
         assert (answer.status_code, "Too many" in answer.content.decode()) == (200, True), kind
 
 
-def test_forged_cookies_would_be_accepted_if_they_were_signed(mona: User):
-    hammer(mona.email)
+def test_signed_cookie_makes_a_known_browser(mona: User):
+    guess(mona.email)
     client = from_address("203.0.113.7")
     mark = mona.get_session_auth_hash()[:16]
     client.cookies[COOKIE] = signing.dumps({str(mona.pk): ["browser", mark]}, salt="taskruns.browser")
     assert is_in(sign_in(client, mona.email))
 
 
-def test_cookie_of_another_person_is_worth_nothing(mona: User, vera: User):
-    browser = owners_browser(vera)
-    hammer(mona.email)
+def test_cookie_of_another_person_makes_no_known_browser(mona: User, vera: User):
+    browser = known_browser(vera)
+    guess(mona.email)
     assert not is_in(sign_in(browser, mona.email))
 
 
-def test_guesses_with_the_cookie_are_counted_too(mona: User):
-    browser = owners_browser(mona)
+def test_guesses_from_a_known_browser_are_limited(mona: User):
+    browser = known_browser(mona)
     for number in range(5):
         sign_in(browser, mona.email, f"wrong password {number}")
     answer = sign_in(browser, mona.email)
     assert (is_in(answer), "Too many" in answer.content.decode()) == (False, True)
 
 
-def test_cookie_ends_with_the_password(mona: User):
-    browser = owners_browser(mona)
+def test_new_password_ends_the_cookie(mona: User):
+    browser = known_browser(mona)
     mona.set_password("another battery staple")
     mona.save()
-    hammer(mona.email)
+    guess(mona.email)
     assert not is_in(sign_in(browser, mona.email, "another battery staple"))
 
 
@@ -193,14 +193,14 @@ def test_changing_the_password_renews_the_cookie(mona: User):
     new = "another battery staple"
     client.post("/accounts/password/change/", {"oldpassword": PASSWORD, "password1": new, "password2": new})
     client.post("/accounts/logout/")
-    hammer(mona.email)
+    guess(mona.email)
     assert is_in(sign_in(client, mona.email, new))
 
 
-def test_cookie_ends_after_half_a_year(mona: User):
-    browser = owners_browser(mona)
+def test_cookie_expires_after_half_a_year(mona: User):
+    browser = known_browser(mona)
     with time_machine.travel(timezone.now() + timedelta(days=181)):
-        hammer(mona.email)
+        guess(mona.email)
         assert not is_in(sign_in(browser, mona.email))
 
 
@@ -215,7 +215,7 @@ def test_browser_remembers_the_last_five_people(cast: dict[str, Any]):
     assert list(kept) == [str(person.pk) for person in people[1:]]
 
 
-def test_cookie_is_only_for_the_server(mona: User):
+def test_cookie_is_http_only_and_holds_no_email(mona: User):
     client = Client()
     sign_in(client, mona.email)
     cookie = client.cookies[COOKIE]
@@ -226,11 +226,11 @@ def test_cookie_is_only_for_the_server(mona: User):
 
 @pytest.mark.parametrize("login", ["mona\0@example.com", "", "x" * 100_000, "\N{ROCKET}", "%"], ids=len)
 def test_odd_login_in_a_known_browser_is_no_500(mona: User, login: str):
-    assert sign_in(owners_browser(mona), login).status_code == 200
+    assert sign_in(known_browser(mona), login).status_code == 200
 
 
 def test_cookie_signs_nobody_in(mona: User):
-    browser = owners_browser(mona)
+    browser = known_browser(mona)
     assert browser.get("/runs/").status_code == 302
     assert not is_in(sign_in(browser, mona.email, "wrong password 1"))
 
@@ -238,10 +238,10 @@ def test_cookie_signs_nobody_in(mona: User):
 # --- Confirming one's identity
 
 
-def test_strangers_do_not_keep_a_person_from_confirming(mona: User):
+def test_strangers_cannot_keep_a_person_from_confirming(mona: User):
     client = from_address("192.0.2.1")
     sign_in(client, mona.email)
-    hammer(mona.email)
+    guess(mona.email)
     assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
 
 
@@ -254,18 +254,20 @@ def test_guesses_in_a_stolen_session_are_limited(mona: User):
     assert (is_in(answer), "Too many" in answer.content.decode() or answer.status_code == 429) == (False, True)
 
 
-# --- Telling of it
+# --- Reporting guesses
 
 
 def waves() -> list[AuditEvent]:
     return list(AuditEvent.objects.filter(event="auth.sign_in", outcome="throttled", actor_type="job"))
 
 
-def test_wave_is_told_once_to_log_and_person(mona: User, settings: Any, caplog: pytest.LogCaptureFixture):
+def test_wave_of_guesses_is_reported_once_to_log_and_person(
+    mona: User, settings: Any, caplog: pytest.LogCaptureFixture
+):
     settings.MAILS = True
-    browser = owners_browser(mona)
+    browser = known_browser(mona)
     for round_ in range(3):
-        hammer(mona.email, network=f"198.51.{round_}")
+        guess(mona.email, network=f"198.51.{round_}")
         work()
     (row,) = waves()
     assert (row.chain, row.target_label, row.details) == ("site", mona.email, {"why": "guessing"})
@@ -280,25 +282,25 @@ def test_wave_is_told_once_to_log_and_person(mona: User, settings: Any, caplog: 
     assert "tried many wrong passwords" not in browser.get("/runs/").content.decode()
 
 
-def test_later_wave_is_told_again(mona: User):
-    hammer(mona.email)
+def test_later_wave_of_guesses_is_reported_again(mona: User):
+    guess(mona.email)
     work()
     with time_machine.travel(timezone.now() + timedelta(hours=2)):
-        hammer(mona.email)
+        guess(mona.email)
         work()
     assert len(waves()) == 2
 
 
-def test_mistyping_is_no_wave(mona: User):
+def test_mistyping_is_not_reported_as_guesses(mona: User):
     for number in range(6):
         sign_in(from_address("192.0.2.1"), mona.email, f"wrong password {number}")
     work()
     assert waves() == []
 
 
-def test_wave_at_an_unknown_account_leaves_nothing(mona: User, settings: Any):
+def test_guesses_at_an_unknown_account_are_not_reported(mona: User, settings: Any):
     settings.MAILS = True
-    hammer("nobody@example.com")
+    guess("nobody@example.com")
     work()
     assert waves() == []
     assert mail.outbox == []
@@ -308,15 +310,15 @@ def test_wave_at_an_unknown_account_leaves_nothing(mona: User, settings: Any):
 
 
 @pytest.mark.slow
-def test_parallel_attempts_do_not_slip_through(committed: None):
-    let_through: list[str] = []
+def test_parallel_attempts_cannot_exceed_the_limit(committed: None):
+    allowed: list[str] = []
     together = threading.Barrier(12)
 
     def attempt(number: int) -> None:
         try:
             together.wait(10)
             sign_in_limits.begin("mona@example.com", address=f"192.0.2.{number}")
-            let_through.append("one")
+            allowed.append("one")
         except TooManyAttempts:
             pass
         finally:
@@ -327,17 +329,17 @@ def test_parallel_attempts_do_not_slip_through(committed: None):
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(let_through) == sign_in_limits.ACCOUNT.attempts
+    assert len(allowed) == sign_in_limits.ACCOUNT.attempts
 
 
-def test_right_passwords_use_nothing_up(mona: User):
+def test_right_passwords_do_not_count(mona: User):
     for number in range(30):
         assert is_in(sign_in(from_address("192.0.2.1"), mona.email)), number
 
 
 @pytest.mark.slow
-def test_one_address_may_not_guess_slowly_for_ever(mona: User):
-    """Five in five minutes would be 60 in an hour."""
+def test_slow_guesses_from_one_address_are_limited(mona: User):
+    """Five attempts in five minutes would allow 60 in an hour."""
     with time_machine.travel(NOW) as clock:
         for number in range(30):
             sign_in(from_address("192.0.2.1"), mona.email, f"wrong password {number}")
@@ -354,9 +356,9 @@ def test_ipv6_addresses_of_one_household_count_together(mona: User):
     assert is_in(sign_in(from_address("2001:db8:1:3::1"), mona.email))
 
 
-def test_counts_hold_no_text_and_are_deleted(mona: User):
-    hammer(mona.email, times=3)
-    hammer("typed secret@example.com", times=1)
+def test_counts_contain_no_text_and_are_deleted(mona: User):
+    guess(mona.email, times=3)
+    guess("typed secret@example.com", times=1)
     assert SignInCount.objects.exists()
     assert {len(row.bucket) for row in SignInCount.objects.all()} == {64}
     with time_machine.travel(timezone.now() + timedelta(hours=2)):

@@ -1,4 +1,4 @@
-"""Many sign-ins at the same moment occupy neither the threads of the web server nor its processors."""
+"""Many sign-ins at the same moment leave threads and CPU time of the web server free."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
-from taskruns.views.people import password_limit
+from taskruns.views.people import sign_in_limits
 from tests.clients import sign_in
 from tests.factories import PASSWORD, person
 from tests.threads import in_threads
@@ -22,7 +22,7 @@ WRONG = "wrong password 123"
 
 
 class Hashes:
-    """Holds each password hash until it is let go. `most`: how many ran at once."""
+    """Makes each password hash wait for `may_go`. `most`: how many ran at once."""
 
     def __init__(self) -> None:
         self.running = self.most = self.done = 0
@@ -77,7 +77,7 @@ def test_counts_of_parallel_attempts_are_exact_and_never_sleep(committed: None, 
 
 
 def test_allauths_own_lock_is_not_used(no_sleep: None, db: None):
-    """It is a row of the cache, for which others wait asleep."""
+    """allauth's lock is a row of the cache: threads that wait for it sleep."""
     cache.add("count:lock", 1, 10)
     SingleRateLimitUsage("count", 60, 1.0).rollback()
     assert cache.get("count") == []
@@ -103,7 +103,7 @@ def test_forty_wrong_sign_ins_leave_threads_free(committed: None, hashes: Hashes
         return answer.status_code
 
     def let_go(_number: int) -> int:
-        """All but four are refused while the hashes of the first ones still run. Other pages are served."""
+        """While the first hashes still run, 36 of 40 forms are refused and other pages are served."""
         assert hashes.two_run.wait(timeout=30)
         for _ in range(36):
             assert refused.acquire(timeout=30)
@@ -118,21 +118,23 @@ def test_forty_wrong_sign_ins_leave_threads_free(committed: None, hashes: Hashes
     assert AuditEvent.objects.filter(event="auth.sign_in").count() <= 4
 
 
-def test_a_refused_form_counts_for_nobody(mona: User, monkeypatch: pytest.MonkeyPatch):
+def test_a_form_refused_unread_counts_no_attempt(mona: User, monkeypatch: pytest.MonkeyPatch):
     full = threading.BoundedSemaphore(1)
     full.acquire()
     with monkeypatch.context() as crowded:
-        crowded.setattr(password_limit.for_strangers, "_inside", full)
+        crowded.setattr(sign_in_limits.for_strangers, "_inside", full)
         for _ in range(20):
             assert sign_in(Client(), mona.email, WRONG).status_code == 429
         assert Client().get("/accounts/login/").status_code == 200
     assert sign_in(Client(), mona.email, PASSWORD)["Location"] == "/"
 
 
-def test_strangers_do_not_crowd_out_people(mona: User, client_of: Callable[..., Client], monkeypatch: Any):
+def test_strangers_cannot_take_the_places_of_signed_in_people(
+    mona: User, client_of: Callable[..., Client], monkeypatch: Any
+):
     full = threading.BoundedSemaphore(1)
     full.acquire()
-    monkeypatch.setattr(password_limit.for_strangers, "_inside", full)
+    monkeypatch.setattr(sign_in_limits.for_strangers, "_inside", full)
     client = client_of(mona)
     assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
     new = "another battery staple"
@@ -141,7 +143,7 @@ def test_strangers_do_not_crowd_out_people(mona: User, client_of: Callable[..., 
     assert Client().post("/accounts/login/").status_code == 429, "the control"
 
 
-def test_a_place_is_given_back_after_an_error(mona: User, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_frees_the_place(mona: User, monkeypatch: pytest.MonkeyPatch):
     def fail(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError
 

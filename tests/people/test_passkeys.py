@@ -46,7 +46,7 @@ def test_adding_a_passkey_gives_recovery_codes(vera: User, client_of: ClientOf):
     assert "Blue key" in client.get("/accounts/factors/").content.decode()
 
 
-def test_passkey_is_a_second_factor(mona: User, passkey: SoftPasskey):
+def test_passkey_works_as_a_second_factor(mona: User, passkey: SoftPasskey):
     client = Client()
     assert sign_in(client, mona.email)["Location"] == STEP
     answer = passkey.get(client.get(STEP).context["options"])

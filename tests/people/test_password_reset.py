@@ -96,7 +96,7 @@ def test_reset_answer_does_not_reveal_accounts(vera: User, oli: User):
 
 
 def test_request_does_the_same_for_known_and_unknown(vera: User, oli: User):
-    """Every statement, and every message to the queue. Only the worker looks for the account."""
+    """The same statements and the same number of queued jobs. Only the worker looks up the account."""
     User.objects.filter(pk=oli.pk).update(password="!")
     seen = []
     for number, email in enumerate((vera.email, oli.email, "none@example.com", "nobody.known.here@example.com")):
@@ -114,9 +114,9 @@ def test_request_does_the_same_for_known_and_unknown(vera: User, oli: User):
 
 @pytest.mark.slow
 def test_request_takes_as_long_for_known_and_unknown(vera: User, settings: Any):
-    """The difference was 4 ms of 10 when the request itself looked for the account and rendered the mail.
+    """The difference was 4 ms of 10 when the request itself looked up the account and rendered the mail.
 
-    Medians of the faster half: what else runs on the machine slows down some requests, but makes none faster.
+    Compares the first quartiles: other load on the machine slows some requests down, but makes none faster.
     """
     settings.ACCOUNT_RATE_LIMITS = {"reset_password": ""}
     client, times = Client(), {vera.email: [], "nobody@example.com": []}  # type: ignore[var-annotated]
@@ -138,7 +138,7 @@ def test_queue_that_is_down_does_not_change_the_answer(vera: User, monkeypatch: 
         assert Client().post(ASK, {"email": email})["Location"] == f"{ASK}done/"
 
 
-def test_reset_proves_the_address(vera: User):
+def test_reset_verifies_the_address(vera: User):
     User.objects.filter(pk=vera.pk).update(email_status=EmailStatus.INVITED, email_vouched_by="mona@example.com")
     client = Client()
     client.post(client.get(link_for(vera.email))["Location"], {"password1": NEW, "password2": NEW})
@@ -147,7 +147,7 @@ def test_reset_proves_the_address(vera: User):
     assert AuditEvent.objects.latest("pk").details == {"changed": ["email status"], "why": "verified"}
 
 
-def test_reset_gets_its_browser_past_strangers_guesses(vera: User):
+def test_reset_makes_a_known_browser(vera: User):
     client = Client()
     client.post(client.get(link_for(vera.email))["Location"], {"password1": NEW, "password2": NEW})
     for number in range(8):

@@ -68,7 +68,7 @@ def test_wrong_code_is_refused_and_recorded(mona: User, app: Code, wrong: str):
 
 
 def test_code_works_only_once(mona: User, app: Code):
-    """Not in the next 30 seconds either, while an unused code of that step still works."""
+    """It fails in the next 30 seconds too, although an unused code of that step still works."""
     first, second = Client(), Client()
     began = time.time() // 30 * 30 + 1
     with time_machine.travel(began):
@@ -396,7 +396,7 @@ def test_stale_post_is_refused_and_not_stored(mona: User, team: Team):
         assert not Credential.objects.exists()
         row = AuditEvent.objects.latest("pk")
         assert (row.event, row.outcome, row.details["why"]) == ("credential.add", "denied", "no recent sign-in")
-        # With other headers too.
+        # The same with other headers.
         assert client.post(url, {"name": "x", "key": KEY}, headers={"HX-Request": "true"}).status_code == 401
         assert AuditEvent.objects.filter(outcome="denied", event="credential.add").count() == 2
         elsewhere = client.post(url, {}, headers={"Referer": "https://evil.example/teams/"})

@@ -94,7 +94,7 @@ def test_expired_session_ends_even_if_it_cannot_be_recorded(client: Client, monk
 
 def test_activity_is_stored_once_a_minute(client: Client):
     def seen() -> tuple[int, float]:
-        """In the session's data, and in the column that the page of sessions shows."""
+        """The value in the session's data, and the column that the sessions page shows."""
         return client.session["seen_at"], PersonSession.objects.get().seen_at.timestamp()
 
     first = seen()

@@ -1,4 +1,4 @@
-"""Strangers leave no row: what a sign-in needs on its way is in their own encrypted cookie, for a few minutes."""
+"""Strangers have no session row: the data of an unfinished sign-in are in their encrypted cookie, for a few minutes."""
 
 import base64
 import json
@@ -84,7 +84,7 @@ def cache_rows(part: str = "") -> int:
 # --- No row
 
 
-def test_a_strangers_challenge_leaves_no_row(passkey: SoftPasskey):
+def test_a_strangers_passkey_challenge_writes_no_row(passkey: SoftPasskey):
     before, cached = dump(), cache_rows()
     for _ in range(20):
         client = Client()
@@ -96,34 +96,34 @@ def test_a_strangers_challenge_leaves_no_row(passkey: SoftPasskey):
     assert PersonSession.objects.count() == 1, "the control: a person's session is a row"
 
 
-def test_a_strangers_challenge_does_not_touch_the_database(db: None):
+def test_a_strangers_passkey_challenge_makes_no_query(db: None):
     with CaptureQueriesContext(connection) as captured:
         options(Client())
     assert captured.captured_queries == []
 
 
-def test_the_cookie_tells_nothing_of_the_data(passkey: SoftPasskey):
+def test_the_cookie_reveals_none_of_its_data(passkey: SoftPasskey):
     client = Client()
     challenge = options(client)["publicKey"]["challenge"]
-    value = cookie(client).removeprefix(session_store.IN_COOKIE)
+    value = cookie(client).removeprefix(session_store.COOKIE_PREFIX)
     inside = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
     assert challenge not in value
     assert b"challenge" not in inside
     assert SessionStore(cookie(client))[PASSKEY_STATE]["challenge"] == challenge, "the control"
 
 
-def test_the_step_between_two_factors_leaves_no_row(mona: User):
+def test_a_sign_in_that_waits_for_its_second_factor_has_no_row(mona: User):
     code = with_app(mona)
     client = Client()
     assert sign_in(client, mona.email)["Location"] == STEP
     assert not PersonSession.objects.exists()
-    assert int(client.cookies[COOKIE]["max-age"]) == session_store.LASTS
+    assert int(client.cookies[COOKIE]["max-age"]) == session_store.LIFETIME
     assert client.post(STEP, {"code": code()})["Location"] == "/"
     assert PersonSession.objects.count() == 1
     assert int(client.cookies[COOKIE]["max-age"]) == settings.SESSION_COOKIE_AGE
 
 
-def test_a_cookie_that_holds_nothing_any_more_is_deleted(db: None):
+def test_a_cookie_without_data_is_deleted(db: None):
     store = SessionStore()
     store["some"] = "thing"
     store.save()
@@ -137,27 +137,27 @@ def test_a_cookie_that_holds_nothing_any_more_is_deleted(db: None):
 @pytest.mark.parametrize(
     "value", ["a.", "a.\\000bcdefgh", "a.gAAAAABm", "a." + "x" * 4_000, "b.cdefghij", "a.é", "x" * 4_000]
 )
-def test_a_cookie_that_is_not_ours_opens_nothing(value: str, db: None):
+def test_a_cookie_that_is_not_ours_signs_nobody_in(value: str, db: None):
     client = Client(headers={"Cookie": f'{COOKIE}="{value}"'})
     for path in ("/runs/", "/accounts/login/", STEP):
         assert client.get(path).status_code in {200, 302}
     assert client.get("/runs/").status_code == 302
 
 
-# --- The cookie ends
+# --- The cookie expires
 
 
-def test_a_late_answer_of_a_passkey_is_refused_with_a_sentence(passkey: SoftPasskey):
-    for minutes, is_let_in in ((4.9, True), (5.1, False), (11, False)):
+def test_a_late_passkey_answer_is_refused_with_an_explanation(passkey: SoftPasskey):
+    for minutes, is_accepted in ((4.9, True), (5.1, False), (11, False)):
         client = Client()
         answer = passkey.get(options(client))
         with after(minutes):
             response = client.post(ALONE, {"credential": answer})
-            assert is_in(client) is is_let_in, minutes
-            assert ("took longer than 5 minutes" in page_after(client, response)) is not is_let_in
+            assert is_in(client) is is_accepted, minutes
+            assert ("took longer than 5 minutes" in page_after(client, response)) is not is_accepted
 
 
-def test_a_late_second_factor_is_refused_with_a_sentence(mona: User):
+def test_a_late_second_factor_is_refused_with_an_explanation(mona: User):
     code = with_app(mona)
     client = Client()
     sign_in(client, mona.email)
@@ -168,7 +168,7 @@ def test_a_late_second_factor_is_refused_with_a_sentence(mona: User):
         assert not is_in(client)
 
 
-def test_saving_something_else_does_not_prolong_a_challenge(db: None):
+def test_saving_other_data_does_not_extend_a_challenge(db: None):
     client = Client()
     options(client)
     value = cookie(client)
@@ -184,7 +184,7 @@ def test_saving_something_else_does_not_prolong_a_challenge(db: None):
 
 
 def states(count: int, *, size: int = 0) -> dict[str, Any]:
-    """As allauth keeps them for single sign-on, oldest first."""
+    """States as allauth stores them for single sign-on, oldest first."""
     now = time.time()
     state = {"process": "login", "scope": ["openid", "profile", "email"], "nonce": secrets.token_urlsafe(24)}
     return {
@@ -205,14 +205,14 @@ def saved(**data: Any) -> str:
     return store.session_key or ""
 
 
-def test_ten_sign_ons_fit_into_the_cookie(db: None):
+def test_ten_sso_states_fit_into_the_cookie(db: None):
     made = states(10)
     value = saved(**{SSO_STATES: made})
     assert len(value) < 3_000
     assert list(SessionStore(value)[SSO_STATES]) == list(made)
 
 
-def test_the_oldest_sign_ons_are_dropped_from_a_full_cookie(db: None):
+def test_the_oldest_sso_states_are_dropped_from_a_full_cookie(db: None):
     made = states(10, size=300)
     value = saved(**{SSO_STATES: made})
     assert len(value) <= session_store.LONGEST_COOKIE
@@ -222,7 +222,7 @@ def test_the_oldest_sign_ons_are_dropped_from_a_full_cookie(db: None):
 
 
 @pytest.mark.parametrize("long", ["a" * 900_000, "".join(map(str, range(2_000)))])
-def test_data_that_never_fit_are_dropped(long: str):
+def test_data_too_long_for_the_cookie_are_dropped(long: str):
     assert list(SessionStore(saved(long=long, short="kept")).keys()) == ["short"]
     assert list(SessionStore(saved(long=long)).keys()) == []
 
@@ -242,7 +242,7 @@ def test_a_used_challenge_cannot_be_replayed(passkey: SoftPasskey):
     assert "already used" in page_after(other, response)
 
 
-def test_only_a_right_answer_notes_the_challenge(passkey: SoftPasskey):
+def test_only_a_right_answer_uses_up_the_challenge(passkey: SoftPasskey):
     client = Client()
     right = passkey.get(options(client))
     kept = cookie(client)
@@ -257,7 +257,7 @@ def test_only_a_right_answer_notes_the_challenge(passkey: SoftPasskey):
 # --- A copy of the database
 
 
-def test_a_dump_of_the_database_holds_no_live_key(mona: User):
+def test_a_dump_of_the_database_contains_no_session_key(mona: User):
     client = Client()
     sign_in(client, mona.email)
     key = cookie(client)
@@ -269,16 +269,16 @@ def test_a_dump_of_the_database_holds_no_live_key(mona: User):
     assert AuditEvent.objects.get(event="auth.sign_in").session_ref == digest_of(key)[:16]
 
 
-def test_nothing_of_the_table_opens_a_session(mona: User):
+def test_no_value_in_the_table_signs_in(mona: User):
     sign_in(Client(), mona.email)
     row = PersonSession.objects.get()
-    tried = (row.session_key, row.session_key[:32], row.session_data, session_store.IN_COOKIE + row.session_data)
+    tried = (row.session_key, row.session_key[:32], row.session_data, session_store.COOKIE_PREFIX + row.session_data)
     for value in tried:
         assert not is_in(browser_with(value))
     assert SessionStore().decode(row.session_data)[SESSION_KEY] == str(mona.pk), "the control: it is their session"
 
 
-def test_a_row_shows_only_its_columns(mona: User):
+def test_a_row_reveals_only_its_plain_columns(mona: User):
     client = Client(headers={"User-Agent": "Firefox"}, REMOTE_ADDR="192.0.2.7")
     sign_in(client, mona.email)
     row = PersonSession.objects.get()
@@ -287,12 +287,12 @@ def test_a_row_shows_only_its_columns(mona: User):
     assert mona.get_session_auth_hash() not in row.session_data
 
 
-def test_a_cookie_never_signs_in(mona: User):
-    """Even if our own key had encrypted it."""
+def test_a_strangers_cookie_never_signs_in(mona: User):
+    """Even if it was encrypted with the panel's own key."""
     client = Client()
     sign_in(client, mona.email)
     made = {name: [value, time.time()] for name, value in client.session.items()}
-    forged = browser_with(session_store.IN_COOKIE + session_store._encrypt("cookie", made))
+    forged = browser_with(session_store.COOKIE_PREFIX + session_store._encrypt("cookie", made))
     assert not is_in(forged)
 
 
@@ -310,8 +310,8 @@ def test_a_request_does_not_revive_an_ended_session(mona: User):
     assert not PersonSession.objects.exists()
 
 
-def test_no_session_begins_once_the_account_is_disabled(mona: User, monkeypatch: pytest.MonkeyPatch):
-    """Disabled between the sign-in and the end of its request."""
+def test_no_session_begins_after_the_account_is_disabled(mona: User, monkeypatch: pytest.MonkeyPatch):
+    """The account is disabled during the request that signs in."""
     monkeypatch.setattr(
         "taskruns.views.people.sign_in.audit.record_sign_in",
         lambda user, **_: accounts.disable_person(user, by=BY),
@@ -323,14 +323,14 @@ def test_no_session_begins_once_the_account_is_disabled(mona: User, monkeypatch:
     assert not is_in(client)
 
 
-# --- The sessions of others
+# --- Sessions of other people
 
 
 OTHERS = 20_000
 
 
-def crowd(count: int) -> None:
-    """Live sessions of others, with data that no key decrypts."""
+def fill_sessions(count: int) -> None:
+    """Live sessions of another person. Nothing can decrypt their data."""
     other = person("crowd@example.com")
     now = timezone.now()
     dates = {"expire_date": now + timedelta(days=7), "began_at": now, "seen_at": now}
@@ -361,7 +361,7 @@ def test_disabling_a_person_costs_the_same_among_many_sessions(vera: User, oli: 
             sign_in(Client(), person_.email)
     with CaptureQueriesContext(connection) as alone:
         accounts.disable_person(vera, by=BY)
-    crowd(OTHERS)
+    fill_sessions(OTHERS)
     decoded: list[str] = []
     monkeypatch.setattr(SessionStore, "decode", lambda _self, text: decoded.append(text))
     with CaptureQueriesContext(connection) as among_many:
@@ -380,7 +380,7 @@ def test_disabling_a_person_costs_the_same_among_many_sessions(vera: User, oli: 
 
 
 def test_expired_sessions_are_deleted_in_chunks(mona: User, empty_queue: None, monkeypatch: pytest.MonkeyPatch):
-    crowd(25)
+    fill_sessions(25)
     PersonSession.objects.update(expire_date=timezone.now())
     sign_in(Client(), mona.email)
     monkeypatch.setattr(sessions, "CHUNK", 5)

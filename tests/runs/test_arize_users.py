@@ -101,14 +101,16 @@ def test_the_name_of_who_triggered_a_run_is_read_once_a_day(world: World, read: 
         ({"name": "\0Nora\ud800" + "x" * 100_000}, "Nora\ufffd" + "x" * 100_000),
     ],
 )
-def test_any_answer_of_a_server_is_read(seen: dict[str, Any], shown: str | None, world: World, read: Round) -> None:
+def test_odd_user_answers_of_a_server_are_read(
+    seen: dict[str, Any], shown: str | None, world: World, read: Round
+) -> None:
     world.run("R1", created_by_user_id=NORA)
     world.fault = people({NORA: seen})
     read()
     assert name() == shown
 
 
-def test_a_name_stays_when_the_person_has_left(world: World, read: Round) -> None:
+def test_a_name_is_kept_after_the_person_has_left(world: World, read: Round) -> None:
     world.run("R1", created_by_user_id=NORA)
     read()
     world.fault = people({})

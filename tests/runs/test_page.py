@@ -229,7 +229,7 @@ def test_a_run_that_no_key_can_read_is_not_found(
 
 
 @pytest.mark.parametrize("answer", CANNOT_TELL)
-def test_an_unreachable_arize_is_explained_and_no_404(
+def test_an_unreachable_arize_gets_an_explanation_and_no_404(
     answer: dict[str, Any], client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", **answer)
@@ -239,7 +239,7 @@ def test_an_unreachable_arize_is_explained_and_no_404(
     assert not Run.objects.exists()
 
 
-def test_a_run_without_a_task_is_shown_under_a_nameless_one(
+def test_a_run_without_a_task_is_shown_under_a_nameless_task(
     client: Client, credential: Credential, arize: responses.RequestsMock
 ) -> None:
     arize.get(f"{ENDPOINT}/v2/task-runs/R9", json={"id": "R9", "status": "running"})
@@ -292,7 +292,7 @@ def test_the_run_of_another_team_is_not_found_by_its_arize_id(client: Client, ot
     assert by_id(client, "theirs").status_code == 404
 
 
-def test_a_look_up_sends_nothing_for_those_without_the_right(
+def test_a_look_up_without_the_right_sends_nothing(
     run: Run, otto: User, client_of: ClientOf, arize: responses.RequestsMock
 ) -> None:
     assert by_id(client_of(otto), "unknown").status_code == 404

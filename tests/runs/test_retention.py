@@ -82,7 +82,7 @@ def test_a_run_without_any_time_counts_from_when_it_was_first_seen(task: Task) -
         (Outcome.STILL_RUNNING, False, False),
     ],
 )
-def test_its_cancellations_are_deleted_unless_open_or_followed(
+def test_a_run_with_an_open_or_followed_cancellation_stays(
     outcome: Outcome, followed: Any, stays: Any, task: Task
 ) -> None:
     run = old(task)
@@ -127,7 +127,7 @@ def test_runs_of_all_teams_are_deleted_including_archived_ones(task: Task, other
     assert left() == set()
 
 
-def test_a_worker_deletes_each_hour_until_done(task: Task, monkeypatch: Any) -> None:
+def test_a_worker_deletes_old_runs_each_hour_until_none_are_left(task: Task, monkeypatch: Any) -> None:
     monkeypatch.setattr("huey.contrib.djhuey.close_old_connections", lambda: None)
     monkeypatch.setattr(retention, "CHUNK", 2)
     monkeypatch.setattr(retention, "CHUNKS", 1)

@@ -72,7 +72,7 @@ def test_forged_cursor_is_rejected(arize: Caller, cursor: str) -> None:
     assert arize.get("/v2/tasks", cursor=cursor).json["detail"] == "cursor is invalid."
 
 
-def test_each_task_filter_narrows(arize: Caller) -> None:
+def test_each_task_filter_narrows_the_list(arize: Caller) -> None:
     everything = arize.tasks()
     space = arize.get("/v2/spaces", name="SEARCH").json["spaces"]
     assert [one["name"] for one in space] == ["search-ranking"]

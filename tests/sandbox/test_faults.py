@@ -48,7 +48,7 @@ def test_status_fault_replaces_the_work_count_times(arize: Caller) -> None:
     assert arize.cancel(run_id).status == 200
 
 
-def test_a_fault_can_answer_a_raw_body(arize: Caller) -> None:
+def test_a_fault_can_answer_with_a_raw_body(arize: Caller) -> None:
     arize.fault(status=502, body="<h1>Bad gateway</h1>", count=1)
     arize.fault(status=200, body="", headers={"Content-Type": "application/json"}, count=1)
     first, second = arize.get("/v2/spaces"), arize.get("/v2/spaces")
@@ -105,7 +105,7 @@ def test_fault_applies_only_to_matching_requests(arize: Caller) -> None:
     assert support.get("/sandbox/faults").status == 200
 
 
-def test_faults_are_listed_with_counts_and_removed(arize: Caller) -> None:
+def test_faults_can_be_listed_with_counts_and_removed(arize: Caller) -> None:
     faults = [{"path": "/v2/spaces", "status": 500, "count": 2}, {"status": 503, "key": "ak-full-key-1", "share": 1}]
     assert arize.post("/sandbox/faults", {"faults": faults}).json == {"added": [1, 2]}
     assert statuses(arize, 3) == [500, 500, 503]

@@ -30,7 +30,7 @@ def wire_runs(arize: Caller) -> list[Any]:
     return [run for runs in arize.snapshot()["runs"].values() for run in runs]
 
 
-def test_upper_wire_satisfies_a_strict_client(arize: Caller) -> None:
+def test_wire_in_upper_case_satisfies_a_strict_client(arize: Caller) -> None:
     runs = wire_runs(arize)
     assert len(runs) > 40
     for run in runs:
@@ -42,7 +42,7 @@ def test_upper_wire_satisfies_a_strict_client(arize: Caller) -> None:
         strictly_read({**runs[0], "status": runs[0]["status"].lower()})
 
 
-def test_lower_wire_is_the_old_server() -> None:
+def test_wire_in_lower_case_behaves_like_the_old_server() -> None:
     with speaking(Wire.LOWER) as arize:
         runs, tasks = wire_runs(arize), arize.tasks(type="run_experiment")
         assert {run["status"] for run in runs} >= {"completed", "running", "pending"}
@@ -56,7 +56,7 @@ def test_lower_wire_is_the_old_server() -> None:
         assert "organization_id" not in arize.get("/v2/spaces").json["spaces"][0]
 
 
-def test_upper_wire_rejects_lower_case_filters(arize: Caller) -> None:
+def test_wire_in_upper_case_rejects_lower_case_filters(arize: Caller) -> None:
     assert arize.get("/v2/tasks", type="run_experiment").status == 400
     assert arize.get(f"/v2/tasks/{arize.tasks()[0]['id']}/runs", status="running").status == 400
 

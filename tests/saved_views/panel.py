@@ -5,7 +5,7 @@ from typing import Any
 from django.test import Client
 
 from taskruns.models import SavedView, Team, User
-from taskruns.pages.saved_views import ViewBar, shelf, view_bar
+from taskruns.pages.saved_views import ViewBar, view_bar, visible_views
 from taskruns.permissions import access_of
 
 VIEWS, BOARD = "/teams/ops-north/views/", "/teams/ops-north/runs/"
@@ -22,4 +22,4 @@ def post(client: Client, view: SavedView, what: str = "", **fields: str) -> Any:
 
 
 def bar(person: User, team: Team, query: str = "") -> ViewBar:
-    return view_bar(shelf(team, person), access_of(person, team), query)
+    return view_bar(visible_views(team, person), access_of(person, team), query)

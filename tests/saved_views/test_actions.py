@@ -111,7 +111,7 @@ def test_the_number_of_saved_views_is_limited(team: Team, vera: User, oli: User,
 # --- Names
 
 
-def test_a_name_is_unique_for_its_owner_in_any_case_of_any_script(
+def test_a_name_is_unique_for_its_owner_in_upper_and_lower_case(
     team: Team, other_team: Team, vera: User, oli: User, client_of: ClientOf
 ):
     make_view(team, vera, "Übersicht")
@@ -306,7 +306,7 @@ def test_all_runs_can_be_a_personal_default_instead_of_the_teams(
     assert client_of(vera).get(answer.headers["Location"]).status_code == 200
 
 
-def test_an_unshared_or_deleted_view_is_nobodys_default(team: Team, vera: User, oli: User, client_of: ClientOf):
+def test_an_unshared_or_deleted_view_is_no_default(team: Team, vera: User, oli: User, client_of: ClientOf):
     view = make_view(team, oli, is_shared=True)
     for who in (vera, oli):
         post(client_of(who), view, "default/")

@@ -1,4 +1,4 @@
-"""Who is gone at the provider gets in no other way, and loses what its groups gave."""
+"""People who left the provider cannot sign in another way, and lose the roles from its groups."""
 
 import re
 from datetime import timedelta
@@ -105,7 +105,7 @@ def test_confirming_with_sso_renews_group_roles(idp: Idp, linked: User, team: Te
 
 
 @pytest.mark.parametrize(("ago", "posts"), [(timedelta(0), 1), (WEEK_OVER, 0)], ids=["in force", "lapsed"])
-def test_background_work_stops_with_the_group_role(stage: Stage, ago: timedelta, posts: int):
+def test_batches_and_stops_send_nothing_without_the_group_role(stage: Stage, ago: timedelta, posts: int):
     oli = by_groups(stage.team, stage.people["oli"], TeamRole.OPERATOR, ago=timedelta(0))
     a_stop(stage)
     assert EmergencyStop.objects.with_owner().get().owner_role == "operator"
@@ -118,7 +118,7 @@ def test_background_work_stops_with_the_group_role(stage: Stage, ago: timedelta,
     assert EmergencyStop.objects.with_owner().get().owner_role == ("operator" if posts else None)
 
 
-def test_lapsed_manager_is_not_the_one_who_remains(team: Team, mona: User, vera: User):
+def test_lapsed_manager_does_not_count_as_the_last_manager(team: Team, mona: User, vera: User):
     by_groups(team, vera, TeamRole.MANAGER, ago=WEEK_OVER)
     with pytest.raises(UserError, match="needs a manager"):
         members.remove(team, mona, by=actor(mona))
@@ -135,13 +135,13 @@ def test_pages_show_which_roles_are_paused(team: Team, mona: User, vera: User, a
         assert paused in client.get(page).content.decode()
 
 
-def test_lapsed_member_keeps_no_views(team: Team, vera: User, client_of: ClientOf):
+def test_lapsed_member_cannot_save_views(team: Team, vera: User, client_of: ClientOf):
     by_groups(team, vera, TeamRole.VIEWER, ago=WEEK_OVER)
     client_of(vera).post("/teams/ops-north/views/", {"name": "Mine", "query": ""})
     assert not SavedView.objects.exists()
 
 
-# --- No other way in
+# --- No other way to sign in
 
 
 def test_no_reset_is_mailed_to_an_account_without_password(vera: User, settings: Any):
@@ -172,7 +172,7 @@ def test_sso_only_refuses_every_password(sso_only: Idp, vera: User, adam: User):
     assert AuditEvent.objects.filter(outcome="failed").first().details == {"why": "single sign-on only"}
 
 
-def test_sso_only_has_no_pages_for_other_ways(sso_only: Idp, vera: User, client_of: ClientOf):
+def test_sso_only_hides_the_other_ways_to_sign_in(sso_only: Idp, vera: User, client_of: ClientOf):
     anonymous, client = Client(), client_of(vera)
     for path in ("/accounts/password/reset/", "/accounts/password/reset/key/abc-def/", "/accounts/login/passkey/"):
         assert anonymous.get(path).status_code == 404
@@ -187,7 +187,7 @@ def test_sso_only_has_no_pages_for_other_ways(sso_only: Idp, vera: User, client_
     assert "/accounts/sso/disconnect/" not in profile
 
 
-def test_sso_only_confirms_no_password(sso_only: Idp, mona: User, client_of: ClientOf):
+def test_sso_only_refuses_to_confirm_by_password(sso_only: Idp, mona: User, client_of: ClientOf):
     client = client_of(mona)
     answer = client.post("/accounts/confirm/password/", {"password": PASSWORD})
     assert answer.status_code == 403
@@ -227,7 +227,9 @@ def test_sso_only_invitation_sets_no_password(sso_only: Idp, team: Team, mona: U
     assert visitor.get(BOARD).status_code == 200
 
 
-def test_reset_command_says_where_the_password_works(sso_only: Idp, adam: User, monkeypatch: pytest.MonkeyPatch):
+def test_reset_command_says_where_and_until_when_the_password_works(
+    sso_only: Idp, adam: User, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("sys.stdin", StringIO("a new battery staple\n"))
     said = StringIO()
     call_command("reset_sign_in", adam.email, "--password-stdin", stdout=said)

@@ -1,4 +1,4 @@
-"""Name and address of people who sign in with single sign-on only follow their provider."""
+"""People who use only single sign-on get their name and address from the provider."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def nina(idp: Idp, db: None) -> User:
     return User.objects.get(email="nina@example.com")
 
 
-def told(idp: Idp, **userinfo: Any) -> Any:
+def sign_in_as(idp: Idp, **userinfo: Any) -> Any:
     idp.configure(userinfo=userinfo)
     return idp.sign_in(Client())
 
 
 def test_name_and_email_follow_the_provider(idp: Idp, nina: User):
-    told(idp, name="Nina Nova", email="Nina.Nova@Example.com")
+    sign_in_as(idp, name="Nina Nova", email="Nina.Nova@Example.com")
     nina.refresh_from_db()
     assert (nina.name, nina.email) == ("Nina Nova", "nina.nova@example.com")
     row = AuditEvent.objects.get(event="person.change")
@@ -37,7 +37,7 @@ def test_name_and_email_follow_the_provider(idp: Idp, nina: User):
         "after": {"email": "nina.nova@example.com", "name": "Nina Nova"},
     }
     assert AuditEvent.objects.latest("pk").actor_label == "nina.nova@example.com", "the sign-in has the new address"
-    told(idp, name="Nina Nova", email="nina.nova@example.com")
+    sign_in_as(idp, name="Nina Nova", email="nina.nova@example.com")
     assert AuditEvent.objects.filter(event="person.change").count() == 1, "the same again is no change"
 
 
@@ -68,13 +68,13 @@ def test_address_of_another_account_is_not_taken_over(idp: Idp, nina: User, vera
     ids=str,
 )
 def test_unusable_name_or_email_changes_nothing(idp: Idp, nina: User, userinfo: dict[str, Any]):
-    assert told(idp, **userinfo).status_code == 302
+    assert sign_in_as(idp, **userinfo).status_code == 302
     nina.refresh_from_db()
     assert (nina.name, nina.email) == ("Nina", "nina@example.com")
 
 
 def test_overlong_name_is_cut_and_cleaned(idp: Idp, nina: User):
-    assert told(idp, name="N\0i\nna" + "x" * 500).status_code == 302
+    assert sign_in_as(idp, name="N\0i\nna" + "x" * 500).status_code == 302
     nina.refresh_from_db()
     assert nina.name.startswith("N i na")
     assert len(nina.name) == 100
@@ -82,12 +82,12 @@ def test_overlong_name_is_cut_and_cleaned(idp: Idp, nina: User):
 
 @pytest.mark.parametrize("userinfo", [{"email": "x" * 300 + "@example.com"}, {"email": "a\0@example.com"}], ids=str)
 def test_new_person_with_an_unusable_address_is_refused(idp: Idp, db: None, userinfo: dict[str, Any]):
-    answer = told(idp, **userinfo)
+    answer = sign_in_as(idp, **userinfo)
     assert (answer.status_code, "did not provide a verified email address" in answer.content.decode()) == (403, True)
 
 
 def test_new_person_with_an_overlong_name_gets_in(idp: Idp, db: None):
-    assert told(idp, name="x" * 500).status_code == 302
+    assert sign_in_as(idp, name="x" * 500).status_code == 302
     assert len(User.objects.get().name) == 100
 
 
@@ -95,7 +95,7 @@ def test_new_person_with_an_overlong_name_gets_in(idp: Idp, db: None):
 def test_unstorable_subject_is_explained(idp: Idp, db: None, subject: str):
     idp.configure(claims={"sub": subject})
     answer = idp.sign_in(Client())
-    assert (answer.status_code, "an identity that cannot be stored" in answer.content.decode()) == (403, True)
+    assert (answer.status_code, "a user ID that cannot be stored" in answer.content.decode()) == (403, True)
     assert not User.objects.exists()
 
 
@@ -111,28 +111,28 @@ def test_subject_must_be_text(idp: Idp, db: None):
 
 
 def test_person_with_a_password_keeps_their_login(idp: Idp, linked: User):
-    assert told(idp, email="other@example.com", name="Other").status_code == 302
+    assert sign_in_as(idp, email="other@example.com", name="Other").status_code == 302
     linked.refresh_from_db()
     assert linked.email == "vera@example.com"
     assert sign_in(Client(), linked.email)["Location"] == "/"
 
 
-def test_verified_address_proves_an_invited_one(idp: Idp, linked: User, team: Team):
+def test_same_address_from_the_provider_is_verified(idp: Idp, linked: User, team: Team):
     User.objects.filter(pk=linked.pk).update(email_status=EmailStatus.INVITED, email_vouched_by="mona@example.com")
-    told(idp, email="other@example.com")
+    sign_in_as(idp, email="other@example.com")
     assert AuditEvent.objects.latest("pk").actor_label == "vera@example.com (not verified, invited by mona@example.com)"
-    told(idp, email="Vera@Example.com")
+    sign_in_as(idp, email="Vera@Example.com")
     assert AuditEvent.objects.latest("pk").actor_label == "vera@example.com"
     assert ("person.change", "done") in events()
 
 
-def test_owner_of_an_unverified_address_is_told(idp: Idp, db: None):
+def test_owner_of_an_unverified_address_gets_an_explanation(idp: Idp, db: None):
     person("nina@example.com", email_status=EmailStatus.INVITED, email_vouched_by="mona@example.com")
     answer = idp.sign_in(Client())
     assert (answer.status_code, "nobody has verified" in answer.content.decode()) == (403, True)
 
 
-def test_admin_frees_the_address_for_its_owner(idp: Idp, adam: User, client_of: ClientOf):
+def test_admin_can_free_the_address_for_its_owner(idp: Idp, adam: User, client_of: ClientOf):
     impostor = person("nina@example.com", email_status=EmailStatus.INVITED, email_vouched_by="mona@example.com")
     client_of(adam).post(f"/people/{impostor.pk}/change/", {"name": "Impostor", "email": "impostor@example.com"})
     assert idp.sign_in(Client()).status_code == 302

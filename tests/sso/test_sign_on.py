@@ -32,7 +32,7 @@ def is_in(client: Client) -> bool:
 # --- Accounts
 
 
-def test_known_identity_signs_in_as_its_person(idp: Idp, linked: User, team: Team):
+def test_known_sso_account_signs_in_its_person(idp: Idp, linked: User, team: Team):
     client = Client()
     answer = idp.sign_in(client, next="/teams/ops-north/runs/?status=failed")
     assert (answer.status_code, answer["Location"]) == (302, "/teams/ops-north/runs/?status=failed")
@@ -63,7 +63,7 @@ def test_same_subject_of_another_issuer_is_another_person(idp: Idp, linked: User
     assert User.objects.get(email="nina@example.com").pk != linked.pk
 
 
-def test_unknown_identity_gets_an_account_without_rights(idp: Idp, team: Team):
+def test_unknown_sso_account_gets_an_account_without_rights(idp: Idp, team: Team):
     client = Client()
     idp.sign_in(client)
     nina = User.objects.get()
@@ -84,7 +84,7 @@ def test_unknown_identity_gets_an_account_without_rights(idp: Idp, team: Team):
 @pytest.mark.parametrize(
     "twist", [{"email": ""}, {"email": None}, {"email_verified": False}, {"email_verified": "true"}]
 )
-def test_unknown_identity_needs_a_verified_address(idp: Idp, db: None, twist: dict[str, Any]):
+def test_unknown_sso_account_needs_a_verified_address(idp: Idp, db: None, twist: dict[str, Any]):
     idp.configure(userinfo=twist)
     client = Client()
     answer = idp.sign_in(client)
@@ -105,7 +105,7 @@ def test_sso_does_not_take_over_an_account(idp: Idp, vera: User):
     assert not SocialAccount.objects.exists()
 
 
-def test_connected_identity_signs_in(idp: Idp, vera: User):
+def test_connected_sso_account_signs_in(idp: Idp, vera: User):
     idp.configure(userinfo={"email": "vera@example.com"})
     client = Client()
     sign_in(client, vera.email)
@@ -127,7 +127,7 @@ def test_connected_identity_signs_in(idp: Idp, vera: User):
     assert AuditEvent.objects.latest("pk").details["single_sign_on"] == "disconnected"
 
 
-def test_identity_of_another_person_cannot_be_connected(idp: Idp, linked: User, oli: User, client_of: ClientOf):
+def test_sso_account_of_another_person_cannot_be_connected(idp: Idp, linked: User, oli: User, client_of: ClientOf):
     client = client_of(oli)
     answer = idp.sign_in(client, "/accounts/sso/connect/")
     assert answer.status_code == 403
@@ -348,7 +348,7 @@ def test_sign_in_without_auth_time_must_be_confirmed(idp: Idp, linked: User, tea
 
 
 def test_confirmation_without_auth_time_is_refused(idp: Idp, linked: User, team: Team):
-    """Cutting `prompt` and `max_age` out of the address gives such an answer. Unsigned user info is no substitute."""
+    """Removing `prompt` and `max_age` from the address leads to such an answer. Unsigned user info does not help."""
     Membership.objects.update(role="manager")
     client = Client()
     idp.configure(claims={"auth_time": None}, userinfo={"auth_time": int(time.time())})
@@ -385,13 +385,13 @@ OLD_TIMES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("told", OLD_TIMES.values(), ids=OLD_TIMES)
-def test_confirmation_with_a_wrong_auth_time_is_refused(idp: Idp, linked: User, team: Team, told: Any):
+@pytest.mark.parametrize("wrong_time", OLD_TIMES.values(), ids=OLD_TIMES)
+def test_confirmation_with_a_wrong_auth_time_is_refused(idp: Idp, linked: User, team: Team, wrong_time: Any):
     Membership.objects.update(role="manager")
     client = Client()
     idp.configure(claims={"auth_time": None})
     idp.sign_in(client)
-    idp.configure(claims={"auth_time": told(time.time())})
+    idp.configure(claims={"auth_time": wrong_time(time.time())})
     assert idp.sign_in(client, "/accounts/confirm/sso/").status_code == 403
     assert client.get("/teams/ops-north/settings/").status_code == 302
 
@@ -410,8 +410,10 @@ def test_auth_time_may_be_a_float(idp: Idp, linked: User, team: Team):
     ("asked", "used"),
     [("/accounts/sso/", "/accounts/confirm/sso/"), ("/accounts/confirm/sso/", "/accounts/sso/connect/")],
 )
-def test_answer_does_not_serve_another_purpose(idp: Idp, linked: User, client_of: ClientOf, asked: str, used: str):
-    """The code of one request with the state of another: the nonce and the code's secret are of the first."""
+def test_answer_to_one_request_is_refused_for_another(
+    idp: Idp, linked: User, client_of: ClientOf, asked: str, used: str
+):
+    """The code of one request with the state of another: nonce and PKCE verifier do not match."""
     client = client_of(linked)
     code = parse_qs(urlsplit(idp.send_back(client.post(asked))).query)["code"]
     state = parse_qs(urlsplit(idp.send_back(client.post(used))).query)["state"]
@@ -452,7 +454,7 @@ def test_groups_assign_change_and_remove_roles(idp: Idp, team: Team, mona: User)
 
 
 @pytest.mark.parametrize("groups", [None, {"ops": True}, True, [], "", [["x"], {"ops": 1}, None]], ids=str)
-def test_claim_without_the_group_takes_its_role(idp: Idp, team: Team, groups: Any):
+def test_role_ends_when_the_claim_lacks_its_group(idp: Idp, team: Team, groups: Any):
     idp.configure(claims={"groups": ["ops"]})
     idp.sign_in(Client())
     assert roles() == {"ops-north": ("operator", True)}
@@ -461,13 +463,13 @@ def test_claim_without_the_group_takes_its_role(idp: Idp, team: Team, groups: An
     assert roles() == {}
 
 
-def test_missing_claim_of_groups_is_logged(idp: Idp, team: Team, caplog: pytest.LogCaptureFixture):
+def test_missing_groups_claim_is_logged(idp: Idp, team: Team, caplog: pytest.LogCaptureFixture):
     idp.sign_in(Client())
     assert "'event': 'groups_missing'" in caplog.text
     assert "'claim': 'groups'" in caplog.text
 
 
-def test_null_claim_of_groups_takes_the_role(idp: Idp, team: Team):
+def test_role_ends_when_the_groups_claim_is_null(idp: Idp, team: Team):
     idp.configure(userinfo={"groups": "ops"})
     idp.sign_in(Client())
     assert roles() == {"ops-north": ("operator", True)}
@@ -491,7 +493,7 @@ def test_group_may_be_a_number(idp: Idp, team: Team, settings: Any):
         assert roles() == wanted
 
 
-def test_without_group_roles_no_claim_takes_a_role(idp: Idp, team: Team, settings: Any):
+def test_role_stays_when_no_group_roles_are_configured(idp: Idp, team: Team, settings: Any):
     idp.configure(claims={"groups": ["ops"]})
     idp.sign_in(Client())
     settings.OIDC = replace(settings.OIDC, group_roles=())
@@ -531,7 +533,7 @@ def test_role_changed_by_hand_ignores_groups(idp: Idp, team: Team, mona: User, c
     assert roles() == {"ops-north": ("viewer", False)}
 
 
-def test_sso_state_expires_after_ten_minutes(idp: Idp, linked: User):
+def test_sso_state_is_refused_after_ten_minutes(idp: Idp, linked: User):
     client = Client()
     away = client.post("/accounts/sso/")
     with time_machine.travel(time.time() + 601):
@@ -545,10 +547,10 @@ def test_next_cannot_lead_to_another_site(idp: Idp, linked: User):
     assert parse_qs(urlsplit(Client().get("/runs/")["Location"]).query) == {"next": ["/runs/"]}
 
 
-# --- What is remembered of a visit to the provider
+# --- The state of a sign-in at the provider
 
 
-def test_a_strangers_start_leaves_no_row(idp: Idp, linked: User):
+def test_starting_sso_writes_no_row(idp: Idp, linked: User):
     before = dump()
     client = Client()
     for _ in range(12):
@@ -560,7 +562,7 @@ def test_a_strangers_start_leaves_no_row(idp: Idp, linked: User):
     assert PersonSession.objects.count() == 1
 
 
-def test_a_late_return_is_refused_with_a_sentence(idp: Idp, linked: User):
+def test_a_late_return_from_the_provider_is_explained(idp: Idp, linked: User):
     for minutes, is_let_in in ((4.9, True), (5.1, False)):
         client = Client()
         back = idp.send_back(client.post("/accounts/sso/"))

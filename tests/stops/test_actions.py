@@ -263,7 +263,7 @@ def test_a_person_who_may_no_longer_pull_cannot_lift(client: Client, oli: User, 
     assert the_stop().end == StopEnd.HOLDING
 
 
-def test_lifting_no_stop_says_so(client: Client, run: Run) -> None:
+def test_lifting_without_an_active_stop_says_so(client: Client, run: Run) -> None:
     client.post(LIFT)
     assert "The emergency stop had already ended." in text_of(client.get(PAGE))
     assert not AuditEvent.objects.exists()

@@ -53,7 +53,9 @@ def test_concurrent_readings_cancel_each_new_run_once(committed: None, team: Tea
 
 
 @pytest.mark.commits
-def test_a_concurrent_cancel_and_lift_leave_nothing_at_work(committed: None, team: Team, run: Run, oli: User) -> None:
+def test_a_concurrent_cancel_and_lift_leave_nothing_in_progress(
+    committed: None, team: Team, run: Run, oli: User
+) -> None:
     stops.pull(team, reason="why", left_out=[], by=actor(oli))
     make_run(run.task)
     turns = iter([lambda: stops.lift(team, by=actor(oli)), *[lambda: stops.hold(team.pk)] * (THREADS - 1)])

@@ -134,7 +134,7 @@ def test_htmx_gets_the_fragment_that_the_page_holds(client: Client, run: Run):
     assert '<article id="task-page"' in page(client, run.task)
 
 
-def test_viewing_a_task_is_attention_for_the_team(client: Client, task: Task, team: Team):
+def test_viewing_a_task_counts_as_attention_for_the_team(client: Client, task: Task, team: Team):
     page(client, task)
     team.refresh_from_db()
     assert team.watched_at is not None

@@ -72,7 +72,7 @@ def test_an_old_active_run_is_drawn_in_its_place(task: Task):
     assert drawn(task).keys[1].path.startswith("M12 ")
 
 
-def test_one_run_and_none(task: Task):
+def test_a_strip_with_one_run_or_none_says_so(task: Task):
     assert drawn(task) == Strip(
         url=f"/teams/ops-north/tasks/{task.pk}/strip/", title="No runs yet", keys=(), marks=(), usual="", usual_path="",
         longest="", here="", width=0, pixels=0,
@@ -91,7 +91,7 @@ def test_runs_without_times_or_duration_are_visible(task: Task):
     assert strip.marks[0].title.startswith("COMPLETED, ")
 
 
-def test_the_usual_duration_has_no_line_above_the_drawing(task: Task):
+def test_a_usual_duration_above_the_drawing_has_no_line(task: Task):
     past(task, 100, 100)
     task.usual_seconds = 50
     assert drawn(task).usual_path == "M0 31.0h20"

@@ -25,7 +25,7 @@ def role_of(team, user):
 # --- Teams
 
 
-def test_a_new_team_gets_a_slug_of_its_name(db):
+def test_a_new_team_gets_a_slug_from_its_name(db):
     team = teams.create_team("  Ops & Nörth  ", by=SHELL)
     row = AuditEvent.objects.get()
     assert (team.name, team.slug) == ("Ops & Nörth", "ops-north")
@@ -88,7 +88,7 @@ def test_the_same_name_again_changes_nothing(team, mona):
     assert events() == []
 
 
-def test_archiving_deletes_the_keys_and_ends_everything(team, credential, task, adam):
+def test_archiving_deletes_keys_and_revokes_invitations(team, credential, task, adam):
     Invitation.objects.create(team=team, email="x@example.com", role="viewer", expires_at="2999-01-01T00:00Z")
     assert teams.archive(team, by=actor(adam))
     credential.refresh_from_db()

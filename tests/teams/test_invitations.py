@@ -192,7 +192,7 @@ def test_an_invalid_form_shows_no_password(team, link, change, field):
     assert Client().post(link, ANSWER).status_code == 302
 
 
-def test_an_invitation_used_before_the_form_arrives_is_gone(team, link, monkeypatch):
+def test_an_invitation_used_before_the_form_arrives_is_invalid(team, link, monkeypatch):
     find = invitations.open_invitation
 
     def too_late(token):

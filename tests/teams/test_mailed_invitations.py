@@ -1,4 +1,4 @@
-"""Where the panel sends mail, an invitation's link goes by mail only; where not, its person stays unverified."""
+"""If the panel sends mail, an invitation's link goes by mail only; if not, the person's address stays unverified."""
 
 import re
 from datetime import timedelta
@@ -57,7 +57,7 @@ def test_link_goes_by_mail_only(mails: None, team: Team, mona: User, client_of: 
     assert link.split("/")[2] not in stored
 
 
-def test_mailed_link_proves_the_address(mails: None, team: Team, mona: User, client_of: ClientOf):
+def test_mailed_link_verifies_the_address(mails: None, team: Team, mona: User, client_of: ClientOf):
     invite(client_of(mona))
     work()
     visitor = Client()
@@ -67,7 +67,7 @@ def test_mailed_link_proves_the_address(mails: None, team: Team, mona: User, cli
     assert AuditEvent.objects.latest("pk").actor_label == CEO
 
 
-def test_link_that_was_shown_proves_nothing(team: Team, mona: User, client_of: ClientOf):
+def test_link_shown_on_a_page_verifies_no_address(team: Team, mona: User, client_of: ClientOf):
     page = invite(client_of(mona))
     (link,) = set(re.findall(r"http://localhost:8000(/invitations/[^\"]+)", page))
     assert "not verified" in page
@@ -81,7 +81,7 @@ def test_link_that_was_shown_proves_nothing(team: Team, mona: User, client_of: C
     assert mail.outbox == []
 
 
-def test_mailed_link_proves_the_address_of_an_older_account(mails: None, team: Team, mona: User):
+def test_mailed_link_verifies_the_address_of_an_older_account(mails: None, team: Team, mona: User):
     invitations.invite(team, email=CEO, role=TeamRole.VIEWER, by=actor(mona))
     work_now()
     person(CEO, email_status=EmailStatus.INVITED, email_vouched_by="otto@example.com")
@@ -91,7 +91,7 @@ def test_mailed_link_proves_the_address_of_an_older_account(mails: None, team: T
     assert User.objects.get(email=CEO).email_status == EmailStatus.VERIFIED
 
 
-def test_link_shown_before_mail_was_set_up_proves_nothing(team: Team, mona: User, settings: Any):
+def test_link_shown_before_mail_was_set_up_verifies_no_address(team: Team, mona: User, settings: Any):
     link = urlsplit(link_of(invitations.invite(team, email=CEO, role=TeamRole.VIEWER, by=actor(mona)))).path
     settings.MAILS = True
     work_now()
@@ -117,7 +117,7 @@ def test_mail_that_fails_is_sent_again(
 
 
 @pytest.mark.parametrize("change", ["revoked", "expired", "archived"])
-def test_dead_invitation_is_not_mailed(mails: None, team: Team, mona: User, change: str):
+def test_invalid_invitation_is_not_mailed(mails: None, team: Team, mona: User, change: str):
     invitations.invite(team, email=CEO, role=TeamRole.VIEWER, by=actor(mona))
     row = Invitation.objects.get()
     if change == "revoked":

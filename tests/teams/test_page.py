@@ -61,7 +61,7 @@ def test_auditors_and_site_admins_choose_among_all_teams(team, other_team, ada, 
         assert [(card.name, card.role) for card in cards] == [("Ops North", role), ("Ops South", role)]
 
 
-def test_a_person_without_a_team_is_told_so(db, client_of):
+def test_a_person_without_a_team_gets_an_explanation(db, client_of):
     response = client_of(person("lonely@example.com")).get("/runs/")
     assert response.context["cards"] == ()
     assert response.status_code == 200
@@ -87,7 +87,7 @@ def test_an_unknown_role_is_explained(team, mona, vera, client_of):
     assert role_of(team, vera) == "viewer"
 
 
-def test_the_last_manager_is_explained_on_the_page(team, mona, client_of):
+def test_the_page_explains_why_the_last_manager_must_stay(team, mona, client_of):
     client = client_of(mona)
     for name, body in (("member-remove", {}), ("member-role", {"role": "viewer"})):
         response = client.post(reverse(name, args=[team.slug, mona.pk]), body)
@@ -95,7 +95,7 @@ def test_the_last_manager_is_explained_on_the_page(team, mona, client_of):
     assert role_of(team, mona) == "manager"
 
 
-def test_a_manager_who_leaves_is_redirected_to_the_choice(team, mona, client_of):
+def test_a_manager_who_leaves_is_redirected_to_the_choice_of_teams(team, mona, client_of):
     member(team, "second@example.com", TeamRole.MANAGER)
     response = client_of(mona).post(reverse("member-remove", args=[team.slug, mona.pk]))
     assert response["Location"] == "/runs/"

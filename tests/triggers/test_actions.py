@@ -253,7 +253,7 @@ def test_the_message_says_why_nothing_could_be_sent(
 
 
 @pytest.mark.parametrize("state", [{"failing_since": "2026-11-23T00:00Z"}, {"backoff_until": "2999-01-01T00:00Z"}])
-def test_a_failing_key_or_a_backoff_does_not_hold_back_a_person(
+def test_a_run_is_started_despite_a_failing_key_or_a_backoff(
     state: dict[str, str], client: Client, task: Task, arize: responses.RequestsMock
 ) -> None:
     Credential.objects.update(**state)

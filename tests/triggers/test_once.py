@@ -63,7 +63,7 @@ def test_the_same_form_sent_again_leads_to_the_run_that_it_started(client: Clien
     assert Run.objects.count() == 1
 
 
-def test_two_forms_are_two_runs(client: Client, task: Task, arize: responses.RequestsMock) -> None:
+def test_two_forms_start_two_runs(client: Client, task: Task, arize: responses.RequestsMock) -> None:
     for number in (1, 2):
         arize.post(trigger_url(task), json=NEW | {"id": f"r{number}"}, status=201)
     pages = [client.get(url(task)).content.decode() for _ in range(2)]
@@ -120,8 +120,8 @@ def test_a_used_form_with_other_values_is_shown_again_and_not_sent(client: Clien
     assert "already sent with other values" in text
     assert 'value="77"' in text
     assert FORM not in text
-    fresh = text.split('name="operation" value="')[1].split('"')[0]
-    assert send(client, task, operation=fresh, max_spans="77").status_code == 302
+    new_operation = text.split('name="operation" value="')[1].split('"')[0]
+    assert send(client, task, operation=new_operation, max_spans="77").status_code == 302
     assert post.call_count == 2
 
 
@@ -180,7 +180,7 @@ def _crash(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_the_worker_sweeps_starts_too(task: Task, oli: User) -> None:
+def test_the_worker_also_sweeps_starts(task: Task, oli: User) -> None:
     sent(task, oli, requested_at=timezone.now() - timedelta(minutes=5))
     jobs.sweep()
     work()

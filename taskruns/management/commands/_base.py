@@ -21,11 +21,12 @@ from taskruns.services.user_errors import UserError
 
 # The exit code of a program ended by SIGPIPE.
 READER_GONE = 128 + 13
+COULD_NOT_RUN = 2  # exit code
 NO_DATABASE = "The database cannot be used. Check DATABASE_URL, and run `manage.py migrate` if the database is new."
 
 
 class PanelCommand(BaseCommand):
-    """Turn each error of a service or of the command line into one line on stderr and exit 1."""
+    """Turn every error into one line on stderr. Exit 1 if something is wrong, 2 if the command could not run."""
 
     misuse_exit = 1
     _called_from_command_line: bool  # set by Django; missing in its type stubs
@@ -50,7 +51,7 @@ class PanelCommand(BaseCommand):
         except UserError as error:
             raise CommandError(error.sentence) from None
         except (DatabaseError, OutcomeNotWritten) as error:
-            raise CommandError(NO_DATABASE) from error
+            raise CommandError(NO_DATABASE, returncode=COULD_NOT_RUN) from error
         except BrokenPipeError:
             # The reader closed the pipe. Without this, Python would print an error when it flushes its buffer at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ from taskruns.services import key_ring
 
 
 class Command(HueyCommand):  # type: ignore[misc]
-    """Huey's own command. A worker that cannot use what is stored refuses to start."""
+    """Huey's own command. A worker that cannot decrypt the stored secrets refuses to start."""
 
     def handle(self, *args: Any, **options: Any) -> None:
         key_ring.refuse_start()

@@ -9,11 +9,14 @@ from django.db import DatabaseError
 
 from taskruns.audit import Actor
 from taskruns.audit.record import SITE_CHAIN, chain_of
-from taskruns.management.commands._base import PanelCommand, no_team
+from taskruns.management.commands._base import COULD_NOT_RUN, PanelCommand, no_team
 from taskruns.models import Team
 from taskruns.services import audit
 
-COULD_NOT_RUN = 2
+UNREADABLE_ANCHORS = (
+    "AUDIT_ANCHOR_FILE cannot be read, so the log was not compared with it. Check its permissions, or name a copy with "
+    "--anchors."
+)
 NO_DATABASE = "The log cannot be read, or the verification cannot be recorded. Check the database, then run this again."
 
 
@@ -41,9 +44,12 @@ class Command(PanelCommand):
             self.say(f"note: {note}")
         if not report.compared:
             self.say("not checked against external anchors: a truncated or recomputed chain may go unnoticed")
-        self.say(f"{report.fault_count} faults" if report.fault_count else "clean")
+        if report.fault_count or not report.is_anchor_file_unreadable:
+            self.say(f"{report.fault_count} faults" if report.fault_count else "clean")
         if report.fault_count:
             sys.exit(1)
+        if report.is_anchor_file_unreadable:
+            raise CommandError(UNREADABLE_ANCHORS, returncode=COULD_NOT_RUN)
 
     def _report(self, chain: str | None, anchors: Path | None) -> audit.Report:
         """Turn every error into one line and exit 2, never a traceback: exit 1 means faults."""

@@ -14,10 +14,12 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from taskruns.audit import CATALOGUE, EventType
+from taskruns.audit.anchors import unwritten_since
 from taskruns.audit.record import chain_of
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
-from taskruns.services.audit.matching import matching
+from taskruns.pages.values import Moment
+from taskruns.services.audit.matching import matching, unindexed
 from taskruns.services.audit.row_stream import read_events
 
 from .rows import AuditFilters, AuditGroup, AuditPage, IdFilter, audit_group
@@ -45,7 +47,8 @@ def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
     scope = AuditEvent.objects.filter(chain=chain_of(team.pk)) if team else AuditEvent.objects.all()
     top = _top(scope, wanted)
     rows, bottom = _rows_to_scan(scope, team, wanted, top)
-    found = read_events(_oldest_of_each(matching(rows, wanted), wanted).order_by("-pk")[: PAGE + 1])
+    matches = matching(rows, wanted, without_indexes=True)
+    found = read_events(_oldest_of_each(matches, wanted).order_by("-pk")[: PAGE + 1])
     is_full = len(found) > PAGE
     further = _has_more(scope, wanted, bottom)
     more = found[PAGE - 1].pk if is_full else bottom if further else None
@@ -60,6 +63,7 @@ def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
         first_url=url + wanted.query() if wanted.before is not None else "",
         next_url=url + wanted.query(before=more) if more is not None else "",
         scanned=SCAN_LIMIT if further and not is_full else 0,
+        unwritten=Moment.of(unwritten_since()),
     )
 
 
@@ -109,8 +113,10 @@ def _first_key(rows: QuerySet[AuditEvent], otherwise: int) -> int:
 
 
 def _oldest_of_each(events: QuerySet[AuditEvent], wanted: AuditFilter) -> QuerySet[AuditEvent]:
-    same = {"operation_id": OuterRef("operation_id"), "chain": OuterRef("chain"), "pk__lt": OuterRef("pk")}
-    return events.filter(~Exists(matching(AuditEvent.objects.filter(**same), wanted)))
+    """Older rows are looked up by operation, whatever the filter: see `matching`."""
+    same = {"operation_id": OuterRef("operation_id"), "pk__lt": OuterRef("pk")}
+    older = AuditEvent.objects.alias(own_chain=unindexed("chain")).filter(**same, own_chain=OuterRef("chain"))
+    return events.filter(~Exists(matching(older, wanted, without_indexes=True)))
 
 
 def _groups(found: list[AuditEvent], team: Team | None) -> tuple[AuditGroup, ...]:

@@ -75,7 +75,9 @@ class AuditFilters:
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """One page of a team's log, or without a team of all logs. `scanned`: rows scanned if the page is incomplete."""
+    """One page of a team's log, or without a team of all logs. `scanned`: rows scanned if the page is incomplete.
+    `unwritten`: since when anchors cannot be written to their file.
+    """
 
     team: str
     slug: str
@@ -86,6 +88,7 @@ class AuditPage:
     first_url: str
     next_url: str
     scanned: int
+    unwritten: Moment | None
 
 
 @dataclass(frozen=True, slots=True)

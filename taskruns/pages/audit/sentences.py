@@ -85,7 +85,7 @@ def sentence(event: AuditEvent) -> str:
     who = event.actor_label or ("Someone" if event.actor_type == "anonymous" else event.actor_type)
     if event.actor_type == "anonymous" and "left_out" in event.details:
         more = event.details["left_out"]
-        return f"{more} more attempt{'' if more == 1 else 's'} of the same kind from {event.ip or 'an unknown address'}"
+        return f"{more} more attempt{'' if more == 1 else 's'} of the same kind from {event.ip or 'other addresses'}"
     if event.outcome == "denied" and "left_out" in event.details:
         more = event.details["left_out"]
         return f"{more} more refused attempt{'' if more == 1 else 's'} of {who} in the same minute"

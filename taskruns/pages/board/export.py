@@ -1,10 +1,10 @@
-"""The CSV export of a board's runs: all columns, newest first, in little memory. And the page that shows their number.
+"""The CSV export of a board's runs, newest first, and the page that shows how many there are.
 
-The ids of the rows were collected when the export started (`services.runs.export`, 16 bytes a run). The file therefore
-has exactly the recorded number of rows, even if runs end during the download. Rows are read in short queries, so a slow
-download holds neither a copy of the table nor a transaction.
+`services.runs.export` collects the ids of the runs at the start (16 bytes each). So the file has exactly the recorded
+number of rows, even if runs end during the download. Rows are read in short queries, so a slow download keeps neither
+many rows in memory nor a transaction open.
 
-Rows are read as tuples, and tasks, keys and creators once each: as model instances a run costs four times as much.
+Rows are read as tuples, because model instances take four times as long. Each task and creator is read once.
 """
 
 import uuid
@@ -83,7 +83,7 @@ CHUNK = 2_000
 
 
 class UtcText(Func):
-    """A time as text in ISO 8601, UTC, made by the database: a datetime of Python costs several times as much."""
+    """A time as ISO 8601 text in UTC. The database formats it several times as fast as Python."""
 
     output_field = TextField()
     template = """to_char(%(expressions)s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
@@ -119,7 +119,7 @@ class ExportedRun(NamedTuple):
     observed: str
 
 
-# ExportedRun's last fields, which the database makes from these columns.
+# The last fields of ExportedRun: times as text, each from a column.
 _TIMES = {
     "created": UtcText("created_at"),
     "started": UtcText("run_started_at"),
@@ -133,7 +133,7 @@ _TIMES = {
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A cancelled run as `cause_of` needs it."""
+    """The fields of a cancelled run that `cause_of` reads."""
 
     status: str
     failure_reason: str | None
@@ -178,10 +178,10 @@ def csv_parts(chosen: Export) -> Iterator[str]:
 
 
 def _read(team: Team, ids: list[uuid.UUID]) -> tuple[list[ExportedRun], dict[uuid.UUID, Cancellation]]:
-    """In the order of `ids`, without those that retention has deleted since, and the cancellations of some.
+    """The runs in the order of `ids`, without any deleted since, and the cancellation that counts for each, if any.
 
-    A range of the index is read several times as fast as a list of ids, if most of its runs are wanted. The team is
-    checked again in each query.
+    If most runs between the first and the last id are wanted, reading this range of the index is several times as fast
+    as reading by id. Each query checks the team again.
     """
     span = Run.objects.filter(team=team, pk__in=(ids[0], ids[-1])).aggregate(
         since=Min("sorted_at"), to=Max("sorted_at")
@@ -189,7 +189,7 @@ def _read(team: Team, ids: list[uuid.UUID]) -> tuple[list[ExportedRun], dict[uui
     rows = [] if span["since"] is None else _rows(Q(team=team, sorted_at__range=(span["since"], span["to"])))
     is_dense = 0 < len(rows) < 2 * CHUNK
     found = {row.id: row for row in rows} if is_dense else {}
-    # Those that a range does not show: the others of a filter, or a run whose place in the order has moved since.
+    # Not in the range: the range was too long to read, or a run's place in the order has changed since.
     if missing := [pk for pk in ids if pk not in found]:
         found |= {row.id: row for row in _rows(Q(team=team, pk__in=missing))}
     runs = [found[pk] for pk in ids if pk in found]
@@ -199,14 +199,14 @@ def _read(team: Team, ids: list[uuid.UUID]) -> tuple[list[ExportedRun], dict[uui
 
 
 def _rows(wanted: Q) -> list[ExportedRun]:
-    """At most 2 * CHUNK."""
+    """At most 2 * CHUNK rows."""
     rows = Run.objects.filter(wanted).annotate(**_TIMES).values_list(*ExportedRun._fields)
     return list(map(ExportedRun._make, rows[: 2 * CHUNK]))
 
 
 @dataclass
 class _Known:
-    """What several runs share, already as cells: the cells of each task, and the names of creators."""
+    """Cells that several runs share: those of each task, and the names of creators."""
 
     team: Team
     tasks: dict[uuid.UUID, list[str]] = field(default_factory=dict)

@@ -74,7 +74,7 @@ def may_find_together(each: Sequence[Conditions]) -> bool:
 def find_together(
     each: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | None, *, limit: int, now: datetime
 ) -> Found:
-    """As `find`, for the rows of all of these merged into one order."""
+    """Like `find`, but merges the rows of several conditions into one order."""
     descending = is_read_descending(wanted, cursor)
     if cursor is None and wanted.sort is Sort.ACTIVE:
         places = list(_newest(each, limit))
@@ -183,7 +183,7 @@ def _scan(conditions: Conditions, stream: Stream, ordered: QuerySet[Run], limit:
 
 
 def _few(narrow: Sequence[Q]) -> list[UUID] | None:
-    """The runs that pass the first condition which at most NARROW runs pass; None if there is none. One query."""
+    """The runs of the first condition that at most NARROW runs pass; None if no condition is that narrow. One query."""
     if not narrow:
         return None
     each = [
@@ -197,7 +197,7 @@ def _few(narrow: Sequence[Q]) -> list[UUID] | None:
 
 
 def _extreme(column: str, until: str) -> datetime | int:
-    """A value of the column that no row lies beyond."""
+    """A value beyond those of all rows."""
     is_lowest = until.endswith("__gte")
     if column.endswith("_at"):
         return datetime(1, 1, 1, tzinfo=UTC) if is_lowest else datetime(9999, 12, 31, tzinfo=UTC)
@@ -209,7 +209,7 @@ def _found(stream: Stream, runs: QuerySet[Run], limit: int) -> Found:
 
 
 def _newest(each: Sequence[Conditions], limit: int) -> Iterator[Place]:
-    """The first `limit` places of each."""
+    """For each of the conditions, its first `limit` places."""
     ordered = [_active_first(conditions) for conditions in each]
     for pk, rank, at in _union(ordered, limit, "pk", "rank", "sorted_at"):
         yield Place(rank, micros(at), pk)
@@ -218,7 +218,7 @@ def _newest(each: Sequence[Conditions], limit: int) -> Iterator[Place]:
 def _nearest(
     each: Sequence[Conditions], stream: Stream, cursor: Cursor | None, limit: int, *, descending: bool
 ) -> Iterator[Place]:
-    """The `limit` places of each that are nearest to the cursor."""
+    """For each of the conditions, the `limit` places nearest to the cursor."""
     ordered = [_from_cursor(conditions, stream, cursor, descending=descending) for conditions in each]
     for pk, value in _union(ordered, limit, "pk", stream.column):
         yield Place(stream.rank, stream.value_of(value), pk)

@@ -191,7 +191,7 @@ def _find(asked: Sequence[Conditions], wanted: BoardFilter, cursor: Cursor | Non
     parts = [part for conditions in asked for part in conditions.parts]
     if may_find_together(parts):
         return find_together(parts, wanted, cursor, limit=PAGE + 1, now=now)
-    # A scan for one team must not cost the other teams their indexes.
+    # One team's filter that needs a scan must not keep the others from using an index.
     each = [
         find_together(team.parts, wanted, cursor, limit=PAGE + 1, now=now)
         if may_find_together(team.parts)

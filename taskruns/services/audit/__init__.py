@@ -9,13 +9,14 @@ from .denials import (
     record_sign_out,
     record_suppressed,
 )
-from .export import csv_lines, export, jsonl_lines, record_reading
+from .export import Export, csv_lines, export, jsonl_lines, record_reading
 from .tallies import record_counted
 from .verification import Report
 from .verification_job import latest_failed, run_verification, stalled, start_verification, status, verify
 
 __all__ = [
     "Attempt",
+    "Export",
     "NoAnchors",
     "Report",
     "csv_lines",

@@ -20,6 +20,10 @@ class NoAnchors(Exception):
     """The file cannot be read, or has no anchors of the requested chain. The text says which and what to do."""
 
 
+class UnreadableAnchors(NoAnchors):
+    """The file cannot be read at all."""
+
+
 class AnchorFile:
     """`torn`: the numbers of the first ten lines that are not anchors. `torn_count`: how many such lines there are."""
 
@@ -36,7 +40,7 @@ class AnchorFile:
             with path.open(encoding="utf-8", errors="replace") as lines:
                 self._read(lines, progress)
         except OSError as error:
-            raise NoAnchors(
+            raise UnreadableAnchors(
                 f"The anchor file cannot be read: {error.strerror}. Check its path and permissions."
             ) from None
         if not self.count:

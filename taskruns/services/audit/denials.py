@@ -1,7 +1,9 @@
 """Sign-ins and refused attempts. Anonymous attempts are counted, not listed, so that nobody can flood the log."""
 
+from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +19,9 @@ from . import tallies
 
 log = structlog.get_logger(__name__)
 MINUTE = timedelta(minutes=1)
+ROWS_A_MINUTE = 60  # of anonymous attempts on the whole site; nobody can delete them later
+NAMED_A_MINUTE = 20  # networks whose counts get a row of their own
+ALL_OTHERS = "*"  # as the address of a tally: networks beyond ROWS_A_MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +106,71 @@ def _record_person(event: EventType, person: User, *, by: Actor, details: dict[s
 def record_anonymous(
     event: EventType, outcome: str, *, by: Actor, target: Target | None = None, details: dict[str, Any] | None = None
 ) -> None:
-    """Write one row per event, address and minute. Count the rest for `record_suppressed()`."""
-    minute = timezone.now().replace(second=0, microsecond=0)
-    tally = {"event": event.value, "outcome": outcome, "ip": by.ip[:45], "minute": minute}
+    """Write one row per event, network and minute, and at most ROWS_A_MINUTE for the whole site. Count the rest for
+    `record_suppressed()`.
+    """
+    tally = {"event": event.value, "outcome": outcome, "minute": timezone.now().replace(second=0, microsecond=0)}
     with transaction.atomic():
-        try:
-            with transaction.atomic():
-                AnonymousTally.objects.create(**tally)
-        except IntegrityError:
-            AnonymousTally.objects.filter(**tally).update(left_out=F("left_out") + 1)
+        if _count(tally | {"ip": network(by.ip)}):
             return
-        record(event, outcome, by=by, target=target, details=details)
+        # Requests that get here at the same moment may exceed the limit, by one row each.
+        if AnonymousTally.objects.filter(minute=tally["minute"]).exclude(ip=ALL_OTHERS).count() >= ROWS_A_MINUTE:
+            if not _count(tally | {"ip": ALL_OTHERS}):
+                _begin(tally | {"ip": ALL_OTHERS}, left_out=1)
+            return
+        if _begin(tally | {"ip": network(by.ip)}):
+            record(event, outcome, by=by, target=target, details=details)
+
+
+def network(ip: str) -> str:
+    """The address, or for IPv6 its /64: one machine has that many addresses to choose from."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return ""
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or IPv6Network((int(address), 64), strict=False))
+
+
+def _begin(tally: dict[str, Any], *, left_out: int = 0) -> bool:
+    """False, with one more counted, if another request began the tally at the same moment."""
+    try:
+        with transaction.atomic():
+            AnonymousTally.objects.create(**tally, left_out=left_out)
+    except IntegrityError:
+        _count(tally)
+        return False
+    return True
+
+
+def _count(tally: dict[str, Any]) -> int:
+    return AnonymousTally.objects.filter(**tally).update(left_out=F("left_out") + 1)
 
 
 def record_suppressed() -> int:
-    """Record how many attempts of past minutes got no row of their own. Returns how many rows were written."""
+    """Record how many attempts of past minutes got no row of their own. Returns how many rows were written.
+
+    The NAMED_A_MINUTE networks with the most attempts get a row each. The others are counted together.
+    """
     past = AnonymousTally.objects.filter(minute__lt=timezone.now() - MINUTE)
-    return sum(_record_tally(tally) for tally in past)
+    minutes = past.order_by("minute").values_list("minute", flat=True).distinct()
+    return sum(_record_minute(minute) for minute in list(minutes))
 
 
 @transaction.atomic
-def _record_tally(tally: AnonymousTally) -> int:
-    # Delete first: if two workers get here at once, only one finds the row.
-    deleted, _ = AnonymousTally.objects.filter(pk=tally.pk).delete()
-    if not deleted or not tally.left_out:
-        return 0
-    details = {"left_out": tally.left_out, "minute": tally.minute.strftime("%Y-%m-%dT%H:%MZ")}
-    by = Actor(type="anonymous", ip=tally.ip)
-    record(EventType(tally.event), tally.outcome, by=by, details=details)
-    return 1
+def _record_minute(minute: datetime) -> int:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    named = 0
+    for tally in AnonymousTally.objects.filter(minute=minute).order_by("-left_out", "pk"):
+        # If two workers get here at once, only the one that deletes the tally records it.
+        deleted, _ = AnonymousTally.objects.filter(pk=tally.pk).delete()
+        if not deleted or not tally.left_out:
+            continue
+        is_named = tally.ip != ALL_OTHERS and named < NAMED_A_MINUTE
+        named += is_named
+        counts[tally.event, tally.outcome, tally.ip if is_named else ""] += tally.left_out
+    for (event, outcome, ip), left_out in counts.items():
+        details = {"left_out": left_out, "minute": minute.strftime("%Y-%m-%dT%H:%MZ")}
+        record(EventType(event), outcome, by=Actor(type="anonymous", ip=ip), details=details)
+    return len(counts)

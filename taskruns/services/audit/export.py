@@ -1,11 +1,14 @@
 """Exporting the log, and recording who reads or exports it, in the chain that is read.
 
 An export is JSON Lines, which can be verified, or CSV for people. It is recorded before its first line is sent, and
-streamed, so memory use does not grow with the log.
+streamed, so memory use does not grow with the log. `taskruns/verifier.py` explains the lines of JSON Lines. The last is
+the trailer, which signs all others: an interrupted download does not pass for a complete one.
 """
 
+import hashlib
 import json
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,17 +19,20 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import anchor_changed
+from taskruns.audit.anchors import anchor_changed, anchor_row
+from taskruns.audit.raw_rows import with_number
 from taskruns.audit.record import chain_of
 from taskruns.audit.row_json import value_as_json
-from taskruns.audit.signing_keys import public_keys
+from taskruns.audit.signing_keys import public_keys, sign, signing_key_id
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, AuditReading, Team
-from taskruns.services.spreadsheet import csv_line, defused
+from taskruns.services.spreadsheet import BOM, csv_line, defused
+from taskruns.services.user_errors import UserError
 
 from .matching import matching
 from .row_stream import ANCHOR, EVENT, stream_values
 
+FORMAT = 2
 READING_COUNTS_FOR = timedelta(hours=1)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -66,23 +72,25 @@ class Export:
     anchors: QuerySet[AuditAnchor]
 
 
-def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | None = None) -> Export:
-    """Export a team's chain, or the site's for None. A filtered export can be verified only row by row."""
+def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | None = None, after: int = 0) -> Export:
+    """Export a team's chain, or the site's for None. A filtered export has single rows, which only the trailer proves.
+
+    `after`: continue an earlier export, whose last row has this number. The last row is the one that records this
+    export. It is anchored in its own transaction: if that fails, there is no export.
+    """
     filtered = wanted is not None and wanted.is_set
     with transaction.atomic():
+        prev_hash = _hash_of(team, after) if after else None
         details = {"format": kind, "filtered": filtered}
         mark = record(EventType.AUDIT_EXPORT, "done", by=by, team=team, details=details)
+        anchor_row(mark)
     anchor_changed()
-    chain = AuditEvent.objects.filter(chain=mark.chain, seq__lte=mark.seq)
+    bounds = {"chain": mark.chain, "seq__gt": after, "seq__lte": mark.seq}
+    chain = AuditEvent.objects.filter(**bounds)
     rows = matching(chain, wanted) if wanted is not None else chain
-    anchors = AuditAnchor.objects.filter(chain=mark.chain, seq__lte=mark.seq)
-    return Export(_manifest(mark, rows, by=by, filtered=filtered), rows, anchors)
-
-
-def _manifest(mark: AuditEvent, rows: QuerySet[AuditEvent], *, by: Actor, filtered: bool) -> dict[str, Any]:
-    first = rows.order_by("seq").values_list("seq", flat=True).first() if filtered else 1
-    last = rows.order_by("-seq").values_list("seq", flat=True).first() if filtered else mark.seq
-    return {
+    first, last = _ends(rows) if filtered else (after + 1, mark.seq)
+    manifest = {
+        "format": FORMAT,
         "chain": mark.chain,
         "first_seq": first,
         "last_seq": last,
@@ -91,14 +99,48 @@ def _manifest(mark: AuditEvent, rows: QuerySet[AuditEvent], *, by: Actor, filter
         "exported_by": by.label,
         "public_keys": {name: b64encode(raw).decode() for name, raw in public_keys().items()},
     }
+    continues = {} if prev_hash is None else {"prev_hash": prev_hash}
+    return Export(manifest | continues, rows, AuditAnchor.objects.filter(**bounds))
+
+
+def _hash_of(team: Team | None, seq: int) -> str:
+    """The hash of the row that a continued export follows."""
+    row = AuditEvent.objects.filter(chain=chain_of(team.pk if team else None), seq=seq)
+    found = row.values_list("hash", flat=True).first()
+    if found is None:
+        raise UserError(f"This log has no entry {seq}. Give the number of the last entry of the earlier export.")
+    return found
+
+
+def _ends(rows: QuerySet[AuditEvent]) -> tuple[int | None, int | None]:
+    """The numbers of the first and the last row; None without rows."""
+    numbers = with_number(rows).values_list("seq", flat=True)
+    return numbers.order_by("seq").first(), numbers.order_by("-seq").first()
 
 
 def jsonl_lines(wanted: Export) -> Iterator[str]:
-    yield _line({"manifest": wanted.manifest})
+    """The trailer's digest is over these lines in UTF-8, before any compression on the way."""
+    digest, count = hashlib.sha256(), Counter[str]()
+    for kind, value in _members(wanted):
+        line = _line({kind: value})
+        digest.update(line.encode())
+        count[kind] += 1
+        yield line
+    trailer = {
+        "events": count["event"],
+        "anchors": count["anchor"],
+        "digest": digest.hexdigest(),
+        "key_id": signing_key_id(),
+    }
+    yield _line({"trailer": trailer | {"signature": sign(trailer, "export")}})
+
+
+def _members(wanted: Export) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "manifest", wanted.manifest
     for event in stream_values(wanted.rows, EVENT):
-        yield _line({"event": event})
+        yield "event", event
     for anchor in stream_values(wanted.anchors, ANCHOR):
-        yield _line({"anchor": anchor})
+        yield "anchor", anchor
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -112,7 +154,7 @@ def _encodable(text: str) -> str:
 
 def csv_lines(wanted: Export) -> Iterator[str]:
     """CSV for people: the same columns in the same order, times in UTC."""
-    yield csv_line(EVENT)
+    yield BOM + csv_line(EVENT)
     for event in stream_values(wanted.rows, EVENT):
         yield csv_line([_cell(value) for value in event.values()])
 

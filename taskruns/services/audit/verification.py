@@ -57,6 +57,7 @@ class Report:
     anchors_of: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     fault_count: int = 0
+    is_anchor_file_unreadable: bool = False  # AUDIT_ANCHOR_FILE, although anchors were made
     notes: list[str] = field(default_factory=list)
     _of_this_chain: int = 0
 

@@ -18,7 +18,7 @@ from taskruns.audit import Actor
 from taskruns.audit.raw_rows import tolerant_text
 from taskruns.models import AuditAnchor, AuditChain, AuditVerification
 
-from .anchor_file import AnchorFile, NoAnchors
+from .anchor_file import AnchorFile, NoAnchors, UnreadableAnchors
 from .verification import Found, Progress, Report, verify_chains
 
 SILENT_FOR = timedelta(seconds=60)
@@ -112,6 +112,8 @@ def _anchor_file(anchors: Path | None, report: Report, progress: Progress) -> An
         return AnchorFile(Path(settings.AUDIT_ANCHOR_FILE), progress=lambda: progress(report))
     except NoAnchors as error:
         report.notes.append(f"not compared with AUDIT_ANCHOR_FILE: {error}")
+        # Before the first anchor there is no file.
+        report.is_anchor_file_unreadable = isinstance(error, UnreadableAnchors) and AuditAnchor.objects.exists()
         return None
 
 

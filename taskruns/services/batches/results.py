@@ -4,7 +4,7 @@ An item has the outcome of its cancellation, or waits for its next attempt or it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -41,8 +41,10 @@ class Answered:
 def close_some(answered: Sequence[Answered]) -> None:
     """Write cancellations, items and audit rows in one transaction."""
     now = timezone.now()
-    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _is_news(it)]
+    results = [Result(it.cancellation, it.answer, it.by) for it in answered if _is_new_outcome(it)]
     write_results(results)
+    written = {result.cancellation.pk: result.answer for result in results}
+    answered = [replace(it, answer=written.get(it.cancellation.pk, it.answer)) for it in answered]
     _update_items(answered, now)
     record_results(results)
 
@@ -84,7 +86,7 @@ def _copy_outcomes(rows: QuerySet[CancelItem]) -> int:
     return sum(rows.filter(cancellation__outcome=outcome).update(state=outcome) for outcome in outcomes)
 
 
-def _is_news(it: Answered) -> bool:
+def _is_new_outcome(it: Answered) -> bool:
     """A re-read of an `unknown` that shows nothing new is not recorded."""
     if it.cancellation.outcome == Outcome.UNKNOWN:
         return it.answer.outcome is not Outcome.UNKNOWN or it.answer.gone

@@ -35,7 +35,7 @@ class CancelResult:
     explanation: str = ""
     throttled: bool = False
     holder: Cancellation | None = None
-    is_own: bool = False  # the same person requested the holder
+    is_own: bool = False  # the holder was requested by the same person
 
 
 def is_needed(run: Run) -> bool:

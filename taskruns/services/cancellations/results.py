@@ -1,17 +1,20 @@
 """Writes the outcome of a cancel: the cancellation, the run as Arize showed it and the audit row in one transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, append, compose
 from taskruns.models import CANCEL_FACTS, AuditEvent, Cancellation, Outcome, Run, Team
+from taskruns.models.runs import ACTIVE
 from taskruns.services.remote_acts import writing_outcome
 from taskruns.services.runs.observations import observe, observe_gone
 
 from .answer import Answer
+
+_ACTIVE = {status.value for status in ACTIVE}
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ def write_results(results: Sequence[Result]) -> None:
     for result in results:
         result.run = runs[result.cancellation.run_id]
         result.before = result.run.status
+        result.answer = _credited(result.cancellation, result.answer)
         result.has_changed = _observe(result.run, result.answer)
         result.is_written = _write(result.cancellation, result.answer)
 
@@ -80,6 +84,20 @@ def _observe(run: Run, answer: Answer) -> bool:
     if answer.seen is not None:
         return observe(run, answer.seen, answer.seen_since)
     return answer.gone and observe_gone(run, answer.seen_since)
+
+
+def _credited(cancellation: Cancellation, answer: Answer) -> Answer:
+    """A re-read shows that the run is cancelled, not who did it.
+
+    It was not this cancel if the run was seen active after its POST, or if another cancel of the run is confirmed.
+    """
+    if answer.outcome is not Outcome.CONFIRMED or "reread" not in answer.details:
+        return answer
+    was_active = cancellation.outcome == Outcome.UNKNOWN and cancellation.answer.get("reread") in _ACTIVE
+    others = Cancellation.objects.filter(run=cancellation.run_id, outcome=Outcome.CONFIRMED).exclude(pk=cancellation.pk)
+    if was_active or others.exists():
+        return replace(answer, outcome=Outcome.ALREADY_CANCELLED)
+    return answer
 
 
 def _write(cancellation: Cancellation, answer: Answer) -> bool:

@@ -32,7 +32,7 @@ def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | No
     )
     key, credential.expires_on = _checked_key(key), _checked_expiry(expires_on)
     with transaction.atomic():
-        key_ring.confirm()
+        key_ring.check_newest()
         credential.encrypt_secret(key)
         _lock_team(team)
         _refuse_taken(team, credential.name)
@@ -64,7 +64,7 @@ def replace(
         if not changed:
             return False
         row.endpoint, row.expires_on, row.expiry_told = endpoint, expires_on, None
-        key_ring.confirm()
+        key_ring.check_newest()
         row.encrypt_secret(key)
         _save_replaced(row, moved="endpoint" in changed)
         details = {"changed": changed, "last4": row.last4, "expires_on": _iso(expires_on)}

@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 # A person waits for the answer to a test.
 _TIMEOUTS = Timeouts(connect=4, read=6)
 _TASKS_PER_PAGE = 100
-_MOST_SPACES = 5  # that are asked for their tasks one by one
-# Each call of a test times out: the process of one that began earlier than this has died.
+_MOST_SPACES = 5  # whose tasks are listed one by one
+# Each call of a test times out, so the process of a test that began earlier than this has died.
 LONGEST_TEST = timedelta(minutes=5)
 INTERRUPTED = "interrupted"
 # The columns of a key that has just worked.

@@ -18,7 +18,7 @@ class Kind(IntEnum):
     """ACTIVE: reading active runs. FIRST: reading tasks for the first time, for example with a new key.
 
     OTHER has no bucket: these are few calls, or the most important ones (cancels without an outcome).
-    LOOKUP: a person asks for a run by its Arize ID, beside the rounds.
+    LOOKUP: a person opens a run by its Arize ID, outside the rounds.
     """
 
     OTHER = 0

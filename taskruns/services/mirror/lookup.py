@@ -71,7 +71,7 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
 
 
 def _reserve_call(credential: Credential) -> bool:
-    """Under the key's lock: of many requests at once, none may count the same free call."""
+    """Lock the key, so that concurrent requests do not take the same free call."""
     row = Credential.objects.filter(pk=credential.pk)
     with transaction.atomic():
         recent = row.select_for_update(no_key=True).values_list("recent_calls", flat=True).get()

@@ -101,9 +101,9 @@ def renew(credential: Credential, *, budget: Budget) -> None:
 
 
 def note_calls(credential: Credential, budget: Budget, *, ahead: bool) -> None:
-    """Store the calls of a round, with some of its next ones (`ahead`).
+    """Store the calls of a round. `ahead`: also some of its next ones.
 
-    Under the key's lock, because a lookup stores its own call there: the next calls of both respect each other.
+    Lock the key, because lookups store their calls in the same column, and each must count the calls of the other.
     """
     if budget.is_apart:
         return

@@ -60,7 +60,7 @@ def create_person(
 ) -> User:
     """Create an account that can sign in at once; without a password, only by single sign-on.
 
-    `invited_by`: nothing but this person's word says whose address it is.
+    `invited_by`: who entered the address, if it is not verified.
     Raises UserError if the address is taken or the password too weak.
     """
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
@@ -76,7 +76,7 @@ def create_person(
 
 
 def change_person(person: User, *, name: str, email: str, is_verified: bool = False, by: Actor) -> bool:
-    """False if the person has this name and address already. `is_verified`: the address is known to be theirs.
+    """False if the person has this name and address already. `is_verified`: the provider has verified the new address.
 
     Raises UserError: no email address, or another account has it.
     """
@@ -86,8 +86,8 @@ def change_person(person: User, *, name: str, email: str, is_verified: bool = Fa
         changed = {field: value for field, value in wanted.items() if getattr(before, field) != value}
         if not changed:
             return False
-        proof = _status_of(by, is_verified=is_verified) if "email" in changed else {}
-        _update(person, changed | proof)
+        status = _status_of(by, is_verified=is_verified) if "email" in changed else {}
+        _update(person, changed | status)
         details = {
             "changed": sorted(changed),
             "before": {field: getattr(before, field) for field in changed},
@@ -98,7 +98,7 @@ def change_person(person: User, *, name: str, email: str, is_verified: bool = Fa
 
 
 def verify_email(person: User, *, by: Actor) -> bool:
-    """Note that the address is the person's own. False if that was known."""
+    """Mark the address as verified. False if it already was."""
     with transaction.atomic():
         rows = User.objects.filter(pk=person.pk).exclude(email_status=EmailStatus.VERIFIED)
         if not rows.update(email_status=EmailStatus.VERIFIED, email_vouched_by=""):

@@ -45,7 +45,7 @@ def bound_to(person: User) -> Iterator[None]:
 
 @sensitive_variables()
 def encrypt(text: str) -> str:
-    key_ring.confirm()
+    key_ring.check_newest()
     encrypted = Ring(settings.ENCRYPTION_KEYS).encrypt(text, owner=_bound())
     return f"{encrypted.ring_number}:{encrypted.token}"
 

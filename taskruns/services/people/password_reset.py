@@ -25,8 +25,8 @@ class ResetLink:
 
 
 def link_for(email: str) -> ResetLink | None:
-    """None after too many mails to the person, and without an active account that has a password: people of single
-    sign-on must not get one this way.
+    """None unless an active account has a password: people who use single sign-on must not get one this way. Also None
+    after too many mails to the person.
     """
     person = User.objects.filter(email__iexact=email.strip(), is_active=True).first()
     if person is None:

@@ -1,6 +1,6 @@
-"""Sessions of people: who has which, and ending them. A session that is ended is over at the next request.
+"""Lists and ends the sessions of a person. An ended session is signed out at its next request.
 
-Whatever is done here costs the same however many sessions other people have: the person's own are found by an index.
+An index finds the person's sessions, so the cost does not depend on the sessions of others.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MOST_LIVE = 50  # of one person
 
 
 def reference(key: str) -> str:
-    """What the log and the pages call a session: never its key."""
+    """The name of a session in the log: never its key."""
     return _reference_of(digest_of(key))
 
 
@@ -30,7 +30,7 @@ def _reference_of(digest: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LiveSession:
-    """`seen_at`: when its person last worked in it, to the minute."""
+    """`seen_at`: when the person was last active in it, to the minute."""
 
     id: int
     digest: str
@@ -41,7 +41,7 @@ class LiveSession:
 
 
 def live(person: User) -> list[LiveSession]:
-    """The sessions that still hold, newest first."""
+    """The sessions that have not expired, newest first."""
     rows = _live(person).order_by("-began_at", "-pk").defer("session_data")
     return [LiveSession(row.pk, row.session_key, row.began_at, row.seen_at, row.ip, row.user_agent) for row in rows]
 
@@ -59,17 +59,17 @@ def _of(person: User) -> "QuerySet[PersonSession]":
 
 
 def is_session(key: str | None, digest: str) -> bool:
-    """Whether the cookie's key `key` belongs to the row with this digest."""
+    """Whether this key from a cookie belongs to the row with this digest."""
     return key is not None and digest_of(key) == digest
 
 
 def end_one(person: User, *, digest: str, by: Actor) -> bool:
-    """False if it was over already."""
+    """False if it had already ended."""
     return bool(_end_recorded(person, _of(person).filter(session_key=digest), by=by, why="asked"))
 
 
 def end_others(person: User, *, keep: str, by: Actor) -> int:
-    """All sessions of the person but the one with the key `keep`. How many there were; none leaves no row."""
+    """End all sessions of the person except the one with the key `keep`. Returns how many; records nothing if 0."""
     return _end_recorded(person, _others(person, keep), by=by, why="asked")
 
 
@@ -85,18 +85,18 @@ def end_surplus(person: User, *, by: Actor) -> None:
         _end_recorded(person, _of(person).filter(pk__in=surplus), by=by, why="too many")
 
 
-def end_over(person: User, *, digest: str, why: str, by: Actor) -> None:
-    """A session that has reached a limit; `why` is idle or age."""
+def end_expired(person: User, *, digest: str, why: str, by: Actor) -> None:
+    """End a session that has reached a limit: `why` is idle or age."""
     _end_recorded(person, _of(person).filter(session_key=digest), by=by, why=why)
 
 
 def delete(person: User, *, keep: str = "") -> int:
-    """As a part of an act that has a row of its own: in its transaction. How many sessions there were."""
+    """Delete sessions without an audit row. For the transaction of an action that records its own. Returns how many."""
     return _others(person, keep).delete()[0]
 
 
 def forget_expired() -> bool:
-    """Delete sessions that are over, in small chunks, so that other writers get their turn. True if some are left."""
+    """Delete expired sessions in small chunks, so that other writers get their turn. True if some may be left."""
     return all(_forget_chunk() == CHUNK for _ in range(MOST_AT_ONCE))
 
 

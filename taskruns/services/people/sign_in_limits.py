@@ -1,7 +1,7 @@
-"""How often a password may be tried: for an address, for an account, and for an account from one address or browser.
+"""Limits wrong passwords: per address, per account, and per account from one address or from one known browser.
 
-A browser in which a person has signed in before counts on its own. A stranger who guesses at an account therefore never
-keeps its person out of that browser.
+Attempts from a known browser, in which the person has signed in before, are counted apart. So guesses from elsewhere
+never lock the person out of it.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from . import accounts
 
 log = structlog.get_logger(__name__)
 
-# A new wave of guesses is reported after this long without one.
+# Guesses at an account are reported again after this long without any.
 QUIET_FOR = timedelta(hours=1)
 
 
@@ -31,14 +31,14 @@ ACCOUNT_AND_ADDRESS = (
     Limit("account and address", 5, timedelta(minutes=5)),
     Limit("account and address, long", 20, timedelta(hours=1)),
 )
-_GUESSES = (ACCOUNT, ACCOUNT_AND_ADDRESS[1])  # what a person does not reach who only mistypes
+_GUESSES = (ACCOUNT, ACCOUNT_AND_ADDRESS[1])  # reaching one of these is reported; mistyping does not reach them
 ACCOUNT_AND_BROWSER = Limit("account and browser", 5, timedelta(minutes=5))
 
 
 class TooManyAttempts(Exception):
-    """`until`: when the next attempt may work. `is_of_account`: another browser may work now.
+    """`until`: when to try again. `is_of_account`: the account's limit, so a known browser may still work.
 
-    `is_new`: the first refusal of this window, to be reported.
+    `is_new`: the first refusal of this window, which is reported.
     """
 
     def __init__(self, until: datetime, *, is_of_account: bool, is_new: bool) -> None:
@@ -48,7 +48,7 @@ class TooManyAttempts(Exception):
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt that was let through. It counts as wrong until `forgive()`."""
+    """One attempt within the limits. It counts as wrong until `forgive()`."""
 
     buckets: list[str] = field(default_factory=list)
 
@@ -58,9 +58,9 @@ class Attempt:
 
 
 def begin(login: str, *, address: str, browser: str = "") -> Attempt:
-    """Count an attempt before the password is checked: parallel attempts cannot slip through.
+    """Count an attempt before its password is checked, so that parallel attempts cannot exceed the limits.
 
-    `browser`: names one in which this account has signed in before. Raises TooManyAttempts.
+    `browser`: the name of a known browser of this account, or empty. Raises TooManyAttempts.
     """
     account, where = _normalized(login), network(address)
     attempt = Attempt()
@@ -75,9 +75,9 @@ def begin(login: str, *, address: str, browser: str = "") -> Attempt:
 
 
 def report_guesses(login: str) -> User | None:
-    """Record a wave of guesses at an account, once. Returns the person to notify, or None.
+    """Record guesses at an account, once per wave. Returns the person to notify, or None.
 
-    Runs beside the request, so that its duration does not reveal which accounts exist.
+    Called by the worker: the duration of a request must not reveal which accounts exist.
     """
     person = User.objects.filter(email__iexact=login.strip(), is_active=True).first()
     if person is None:
@@ -97,7 +97,7 @@ def report_guesses(login: str) -> User | None:
 
 
 def show_guesses(person: User) -> datetime | None:
-    """When strangers last guessed at the account, if its person has not seen that yet."""
+    """When someone last guessed at the account, or None. Shown once: the first call after a wave marks it as seen."""
     if not person.guesses_unseen:
         return None
     shown = User.objects.filter(pk=person.pk, guesses_unseen=True).update(guesses_unseen=False)
@@ -105,7 +105,7 @@ def show_guesses(person: User) -> datetime | None:
 
 
 def forget_expired() -> int:
-    """Delete the counts whose window is over. How many there were."""
+    """Delete the counts whose window is over. Returns how many."""
     return SignInCount.objects.filter(ends_at__lte=timezone.now()).delete()[0]
 
 
@@ -114,7 +114,7 @@ def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
     if SignInCount.objects.has_room(limit, *of):
         attempt.buckets.append(bucket)
         return
-    # A refused attempt uses up nothing else.
+    # A refused attempt must not count towards the other limits.
     attempt.forgive()
     is_new = SignInCount.objects.filter(bucket=bucket, is_reported=False).update(is_reported=True)
     until = SignInCount.objects.filter(bucket=bucket).values_list("ends_at", flat=True).first()
@@ -124,12 +124,12 @@ def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
 
 
 def _normalized(login: str) -> str:
-    """One for all spellings that the database may treat as the same address."""
+    """The same text for all spellings that the database may treat as the same address."""
     return unicodedata.normalize("NFKC", login).strip().casefold()
 
 
 def network(address: str) -> str:
-    """A household has a /64 of IPv6 addresses."""
+    """The address, or for IPv6 its /64 network, because one household has at least a /64."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

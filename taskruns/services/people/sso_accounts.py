@@ -31,14 +31,16 @@ UNVERIFIED_ADDRESS = (
     "An account with your email address already exists. Someone else invited it, and nobody has verified the address. "
     "Ask a site admin to change the address of that account. Then sign in again."
 )
-CONNECTED_ELSEWHERE = "This identity is connected to another account of the panel. Disconnect it there first."
-ONE_ALREADY = "Your account is connected to another identity at this provider. Disconnect that one first."
+CONNECTED_ELSEWHERE = (
+    "This single sign-on account is connected to another account of the panel. Disconnect it there first."
+)
+ONE_ALREADY = "Your account is already connected to another single sign-on account. Disconnect that one first."
 ONLY_SIGN_IN = (
     "Your account has no password, so you can sign in only with single sign-on. "
     "Ask your administrator for a password before you disconnect it."
 )
 NOTHING_ELSE_ALLOWED = "Everyone here signs in with single sign-on, so it cannot be disconnected."
-UNSTORABLE_SUBJECT = "Single sign-on sent an identity that cannot be stored. Ask your administrator."
+UNSTORABLE_SUBJECT = "Single sign-on sent a user ID that cannot be stored. Ask your administrator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class SsoProfile:
 
 
 def checked_subject(subject: str) -> str:
-    """Raises UserError for one that no database column here can hold."""
+    """The subject itself. Raises UserError if the database cannot store it."""
     if len(subject) > LONGEST_SUBJECT or "\0" in subject:
         raise UserError(UNSTORABLE_SUBJECT)
     return subject
@@ -109,9 +111,9 @@ def disconnect(person: User, provider: Provider, *, by: Actor) -> bool:
 
 
 def follow(person: User, profile: SsoProfile, *, by: Actor) -> bool:
-    """Take over what the provider says about a person who has just signed in there.
+    """Take over name, address and groups from the provider, where the person has just signed in.
 
-    False if it names an address that another account has: then the old one stays.
+    False if another account has the new address: the person then keeps the old one.
     """
     with transaction.atomic():
         User.objects.filter(pk=person.pk).update(sso_signed_in_at=timezone.now())
@@ -147,7 +149,7 @@ def _job(by: Actor) -> Actor:
 
 
 def _follow_profile(person: User, profile: SsoProfile, *, by: Actor) -> bool:
-    """People with a password keep the address that they type with it."""
+    """People with a password keep their address, because they sign in with it."""
     email = profile.email.strip().lower() if profile.is_verified else ""
     if email and email == person.email:
         accounts.verify_email(person, by=by)

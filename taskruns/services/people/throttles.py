@@ -1,4 +1,4 @@
-"""Counts of attempts and used codes: entries of the cache, which nothing else would delete."""
+"""The counts of allauth's rate limits, and the used challenges of passkeys. Both are entries of the cache."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from django.utils import timezone
 from taskruns.allauth_compat import replace_count_lock
 from taskruns.models import CacheEntry
 
-# Longer than any challenge can be answered.
+# Longer than the lifetime of a challenge.
 CHALLENGE_USED_FOR = 15 * 60  # seconds
 
 
 def count_in_database() -> None:
-    """Called once, when the app is ready."""
+    """Replace allauth's lock. Called once, when the app is ready."""
     replace_count_lock(one_at_a_time)
 
 
 @contextmanager
 def one_at_a_time(count: str) -> Iterator[bool]:
-    """Around a change of the count with this name. True: the count may be changed.
+    """A lock around a change of the count with this name. Always yields True, which tells allauth to change it.
 
-    allauth's own lock is a row that others poll for, asleep for up to a second: a few dozen attempts at once would put
-    every thread of the web server to sleep. Here they queue in the database, for milliseconds. SQLite has one writer at
-    a time anyway, and each transaction begins as one.
+    With allauth's own lock, each waiting thread polls a row and sleeps in between, for up to a second: a few dozen
+    attempts at once would block every thread of the web server. Here they wait in the database, for milliseconds.
+    SQLite needs no lock, because each transaction starts as the only writer.
     """
     with transaction.atomic():
         if connection.vendor == "postgresql":
@@ -37,9 +37,9 @@ def one_at_a_time(count: str) -> Iterator[bool]:
 
 
 def use_up_challenge(challenge: str) -> bool:
-    """False if a passkey's right answer to this challenge was used before.
+    """Call it after a right answer to the challenge of a passkey. False if the challenge was used before.
 
-    Strangers keep the challenge in their own cookie, which they can send again. Only a right answer makes this row.
+    A stranger's challenge is in their own cookie, which they could send again. Only a right answer makes a row.
     """
     used = hashlib.sha256(challenge.encode()).hexdigest()
     return bool(cache.add(f"taskruns.passkey.used:{used}", True, timeout=CHALLENGE_USED_FOR))
@@ -48,6 +48,6 @@ def use_up_challenge(challenge: str) -> bool:
 def forget_expired() -> int:
     """Delete expired entries. Returns how many.
 
-    The cache never evicts an entry before its time, so it only grows without this.
+    The cache evicts nothing by itself, so it would grow forever.
     """
     return CacheEntry.objects.filter(expires__lte=timezone.now()).delete()[0]

@@ -1,7 +1,7 @@
-"""The cookie that tells in which browser which people have signed in before.
+"""The cookie of a known browser: it lists the people who have signed in here before.
 
-It signs nobody in. It only keeps strangers, who guess at an account elsewhere, from locking its person out of here. A
-new password makes it worthless: someone who knew the old one becomes a stranger again.
+It does not sign in. Attempts in a known browser are counted apart, so that guesses from elsewhere do not lock the
+person out of it. A new password ends it: someone who knew the old one must not keep a known browser.
 """
 
 import secrets
@@ -16,18 +16,18 @@ from taskruns.models import User
 
 KEPT_FOR = timedelta(days=180)
 LONGEST_LOGIN = 320  # as allauth's field
-MOST_PEOPLE = 5  # who share a browser
+MOST_PEOPLE = 5  # per browser
 _SALT = "taskruns.browser"
-# Person's id -> the browser's name for this person, and a mark of their password.
+# Person's id -> [name of this browser for the person, start of the hash that changes with their password]
 _Marks = dict[str, list[str]]
 
 
 def known_browser(request: HttpRequest, login: str) -> str:
-    """A name for this browser if the account has signed in here, else empty.
+    """The name of this browser if the account has signed in here before, else empty.
 
-    Looks up the account only for a cookie that the panel signed, so strangers cannot time it.
+    Looks up the account only if the panel signed the cookie: the duration must not reveal accounts to anyone else.
     """
-    is_possible = len(login) <= LONGEST_LOGIN and "\0" not in login  # what a database refuses to look for
+    is_possible = len(login) <= LONGEST_LOGIN and "\0" not in login  # a query with NUL would fail
     marks = _marks(request) if is_possible else {}
     person = User.objects.filter(email__iexact=login.strip()).first() if marks else None
     if person is None or str(person.pk) not in marks:
@@ -37,7 +37,7 @@ def known_browser(request: HttpRequest, login: str) -> str:
 
 
 def remember(request: HttpRequest, response: HttpResponse, person: User) -> None:
-    """After a complete sign-in."""
+    """Mark this browser as known to the person, after a complete sign-in."""
     marks = _marks(request)
     name = marks.pop(str(person.pk), [secrets.token_urlsafe(12)])[0]
     marks[str(person.pk)] = [name, _mark(person)]

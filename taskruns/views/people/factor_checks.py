@@ -117,9 +117,7 @@ class PasskeyForm(_ReadPasskey, AddWebAuthnForm):  # type: ignore[misc]
 
 
 class _CountedPasskey(_ReadPasskey):
-    """Accepts each answer once, and checks the use count: a copy of a passkey answers correctly too, but its count is
-    too low.
-    """
+    """Accepts each answer once, and checks the use count: a copied passkey answers correctly, but with a low count."""
 
     cleaned_data: dict[str, Any]
 
@@ -154,7 +152,7 @@ def _record_refused(request: HttpRequest, person: User, outcome: str, *, why: st
 
 class _Authenticate(AuthenticateView):  # type: ignore[misc]
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Without a first step, allauth redirects to the sign-in page and says nothing."""
+        """Explain why: without a first step, allauth only redirects to the sign-in page."""
         response: HttpResponse = super().dispatch(request, *args, **kwargs)
         if request.method == "POST" and not hasattr(request, "_login_stage") and not request.user.is_authenticated:
             messages.error(request, EXPIRED)
@@ -207,7 +205,7 @@ def confirmed(sender: Any, request: HttpRequest, user: User, **how: Any) -> None
 
 
 def _unless_sso_only(view: View) -> View:
-    """As the only proof. A passkey after single sign-on, as a second factor, stays."""
+    """404 with SSO_ONLY: a passkey alone must not sign in. As a second factor after single sign-on it still works."""
 
     @wraps(view)
     def found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

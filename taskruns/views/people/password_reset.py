@@ -1,7 +1,7 @@
 """Password reset by email, only where the panel can send mail.
 
-A reset ends every session of the person, signs nobody in and keeps second factors. It is not for people who have no
-password, and with SSO_ONLY for nobody.
+A reset ends every session of the person, keeps second factors, and does not sign in. It is not available to people
+without a password, or with SSO_ONLY.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
 
 
 class AskForm(ResetPasswordForm):  # type: ignore[misc]
-    """Looks up nothing: whether there is an account decides nothing in this request, not even its duration."""
+    """Looks up no account, so that neither the answer nor its duration reveals whether there is one."""
 
     def clean_email(self) -> str:
         return str(self.cleaned_data["email"]).strip().lower()
@@ -43,7 +43,7 @@ class AskForm(ResetPasswordForm):  # type: ignore[misc]
 
 class _Reset(account.PasswordResetFromKeyView):  # type: ignore[misc]
     def form_valid(self, form: Any) -> HttpResponse:
-        """The link came to the account's owner: strangers who guess at it must not keep them out of this browser."""
+        """Mark this browser as known: its person has proved the address, so others' guesses must not lock them out."""
         response: HttpResponse = super().form_valid(form)
         browsers.remember(self.request, response, self.reset_user)
         return response

@@ -37,7 +37,7 @@ from taskruns.views.sso.sign_in import note_signed_in
 from . import browsers
 from .factor_checks import confirmed
 
-_HASH_AT_START = "signing_in_as"  # session key, set from the password until the last step
+_HASH_AT_START = "signing_in_as"  # name in the session, from the password to the last step
 GUESSED = (
     "Someone tried many wrong passwords for your account, last at {at:%H:%M} UTC on {at:%d %B}. They did not get in. "
     "If your password could be guessed, change it."
@@ -102,7 +102,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return methods
 
     def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
-        """With SSO_ONLY the right password is answered like a wrong one."""
+        """With SSO_ONLY, the right password gets the same answer as a wrong one."""
         person: User | None = super().authenticate(request, **credentials)
         if person is None or accounts.password_works(person):
             return person
@@ -110,7 +110,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return None
 
     def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
-        """After the password or the identity: remember the account's state, which `login` compares."""
+        """After the first step (password or single sign-on): remember the account's state, which `login` compares."""
         refused: HttpResponse | None = super().pre_login(request, user, **kwargs)
         if refused is None:
             request.session[_HASH_AT_START] = user.get_session_auth_hash()
@@ -140,7 +140,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             raise ValidationError(too_many(refused), code="too_many_login_attempts") from None
 
     def _rollback_login_failed_rl_usage(self) -> None:
-        """Only wrong passwords count. A hook of allauth's, called after the right one."""
+        """Called by allauth after the right password. Only wrong ones count."""
         self._attempt.forgive()
 
 
@@ -154,14 +154,14 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
         return response
 
     def form_valid(self, form: Any) -> HttpResponse:
-        """The browser's cookie is bound to the password."""
+        """Renew the cookie of the known browser, because it is bound to the password."""
         response: HttpResponse = super().form_valid(form)
         browsers.remember(self.request, response, self.request.user)
         return response
 
 
 def too_many(refused: TooManyAttempts) -> str:
-    """The same for accounts that exist and that do not. Rounded up: a minute early would be refused again."""
+    """The same sentence whether the account exists or not. Rounded up: an attempt before that time is refused again."""
     at = refused.until + timedelta(minutes=1) - timedelta(microseconds=1)
     if not refused.is_of_account:
         return f"Too many sign-in attempts from your network. Try again at {at:%H:%M} UTC."
@@ -172,7 +172,7 @@ def too_many(refused: TooManyAttempts) -> str:
 
 
 def _browser(request: HttpRequest, login: str) -> str:
-    """A person who confirms their identity has signed in here. Attempts of strangers must not prevent that."""
+    """The name of a known browser, or empty. A session in which its person confirms their identity counts as one."""
     if isinstance(request.user, User) and request.user.email == login:
         return f"session of {request.user.pk}"
     return browsers.known_browser(request, login)
@@ -216,7 +216,7 @@ def password_changed(request: HttpRequest, user: User, **_kwargs: Any) -> None:
 
 
 def password_reset(request: HttpRequest, user: User, **_kwargs: Any) -> None:
-    """The link came by mail, so the address is the person's own."""
+    """The link came by mail, so it verifies the address."""
     password_changed(request, user)
     accounts.verify_email(user, by=actor_of(request))
 

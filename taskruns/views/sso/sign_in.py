@@ -94,7 +94,7 @@ class SsoAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         self, request: HttpRequest, provider: Any, error: Any = None, exception: Any = None, extra_context: Any = None
     ) -> None:
         log.warning("single_sign_on_refused", error=str(error), why=word_for(exception))
-        # Without a state, allauth passes on the name of the one that it did not find.
+        # allauth passes `state_id` if it found no state with this id.
         unasked = TOO_LATE if "state_id" in (extra_context or {}) else BAD_ANSWER
         sentence = GIVEN_UP if error == "cancelled" else unasked
         raise ImmediateHttpResponse(refuse(request, sentence, why="single sign-on"))
@@ -130,7 +130,7 @@ def _arrived(request: HttpRequest, login: SocialLogin, profile: SsoProfile) -> H
 
 
 def _follow(request: HttpRequest, person: User, profile: SsoProfile) -> None:
-    """The provider knows the person now: so its word on name, address and groups is good."""
+    """Take over name, address and groups, because the provider has just confirmed the person."""
     if person.is_active and not sso_accounts.follow(person, profile, by=actor_of(request)):
         messages.warning(request, ADDRESS_TAKEN)
 

@@ -1,6 +1,6 @@
-"""Django's database cache with JSON values: what is written in the database must not run.
+"""A cache in the database that stores JSON.
 
-Django's own backend keeps pickles, and whoever can write a row could run code in the panel.
+Django's own database cache stores pickles: anyone who can write a row could run code in the panel.
 """
 
 import json
@@ -20,10 +20,10 @@ _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class JsonDatabaseCache(BaseCache):
-    """Rows of `CacheEntry`, shared by all processes. A value that is not JSON counts as absent.
+    """Rows of `CacheEntry`, shared by all processes. A stored value that is not JSON counts as absent.
 
-    It never evicts an entry before its time: the counts of the sign-in throttle must hold. Expired entries are deleted
-    by the worker. Raises DatabaseError, and TypeError for a value that is not JSON.
+    No entry is evicted before it expires: the counts of the sign-in throttle must stay. The worker deletes expired
+    entries. Raises DatabaseError, and TypeError for a new value that JSON cannot hold.
     """
 
     def __init__(self, _location: str, params: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ class JsonDatabaseCache(BaseCache):
         return found
 
     def add(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """True for exactly one of several concurrent callers: the primary key decides."""
+        """True for exactly one of several concurrent callers, because the key is the table's primary key."""
         entry = self._entry(key, value, timeout, version)
         CacheEntry.objects.filter(cache_key=entry.cache_key, expires__lte=timezone.now()).delete()
         try:

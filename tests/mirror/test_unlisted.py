@@ -1,4 +1,4 @@
-"""What lists do not show: runs found by a link, runs of unknown status, and tasks missing from Arize."""
+"""Runs and tasks that no list shows: runs found by a link, runs of unknown status, tasks missing from Arize."""
 
 import json
 import re

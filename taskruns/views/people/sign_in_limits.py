@@ -1,8 +1,8 @@
-"""How many passwords one process checks at once.
+"""Limits how many passwords one process checks at once.
 
-A check takes a good part of a second of one processor, on purpose. Without a limit, a few dozen sign-ins at the same
-moment would occupy every thread of the web server, and nobody could cancel a run. Beyond the limit a form is refused at
-once, before anything is read or counted, so the answer says nothing about the account.
+Checking a password is slow by design: it takes a good part of a second of CPU time. Without a limit, a few dozen
+sign-ins at the same moment would occupy every thread of the web server, and nobody could cancel a run. A form beyond
+the limit is refused before it is read or counted, so the refusal reveals nothing about the account.
 """
 
 from functools import wraps
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class PasswordLimit:
-    """`at_once` forms are processed, `waiting` more wait for their turn, further ones get 429."""
+    """Processes `at_once` forms while `waiting` more wait. Any further form gets 429."""
 
     def __init__(self, *, at_once: int, waiting: int) -> None:
         self._inside = BoundedSemaphore(at_once + waiting)
@@ -45,13 +45,13 @@ class PasswordLimit:
         return limited
 
 
-# Together fewer than the 8 threads of a web process. Strangers cannot take the places of people who are signed in.
+# Together fewer than the 8 threads of a web process. Apart, so that strangers cannot take all places.
 for_strangers = PasswordLimit(at_once=2, waiting=2)
 for_people = PasswordLimit(at_once=1, waiting=1)
 
 
 def by_browser(view: View) -> View:
-    """For the sign-in page: strangers who guess cannot take the places of people in browsers that they have used."""
+    """For the sign-in page: a known browser counts as the person's, so that strangers cannot take its place."""
     strangers, people = for_strangers(view), for_people(view)
 
     @wraps(view)

@@ -1,4 +1,4 @@
-"""Sending mail, where EMAIL_URL is set. Called by the worker only: a slow mail server delays no page."""
+"""Sends mail, if EMAIL_URL is set. Only the worker calls it, so a slow mail server delays no page."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Mail:
 
 
 def send(mail: Mail) -> bool:
-    """False if the mail server did not take it."""
+    """False if it could not be sent."""
     try:
         EmailMessage(mail.subject, mail.body, to=[mail.to]).send()
     except (OSError, ValueError) as error:

@@ -1,0 +1,121 @@
+"""The audit page is quick without statistics of the query planner, which a new database does not have."""
+
+import re
+import uuid
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.http import QueryDict
+from django.test.utils import CaptureQueriesContext
+
+from taskruns import jobs
+from taskruns.forms import AuditFilter
+from taskruns.models import AuditEvent, Team
+from taskruns.pages.audit.page import EVENTS, OUTCOMES, page
+from tests.bench.audit import PAGES, query_for
+from tests.bench.audit_rows import fill
+from tests.queue_worker import work
+
+IS_SQLITE = connection.vendor == "sqlite"  # PostgreSQL takes statistics by itself
+PLAN = ["SEARCH U0 USING INDEX audit_by_operation (operation_id=? AND rowid<?)"]
+FILTERS = {
+    **PAGES,
+    "everything": "?event=run.cancel&outcome=confirmed&actor={person}&q=evaluation",
+    "a run and an event": "?run={run}&event=run.cancel",
+    "all times": "?since=2020-01-01&until=2099-01-01",
+    "an event in an hour": "?event=run.cancel&since=2026-01-01T01:00&until=2026-01-01T02:00",
+}
+
+
+@pytest.fixture
+def log(team: Team) -> Team:
+    fill(f"team:{team.pk}", rows=300)
+    drop_statistics()
+    return team
+
+
+def drop_statistics() -> None:
+    if IS_SQLITE:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS sqlite_stat1")
+    assert not statistics()
+
+
+def statistics() -> list[str]:
+    """The tables of which SQLite has some."""
+    if not _has_table():
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT tbl FROM sqlite_stat1")
+        return [name for (name,) in cursor.fetchall()]
+
+
+def _has_table() -> bool:
+    if not IS_SQLITE:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_stat1'")
+        return cursor.fetchone() == (1,)
+
+
+def look_ups(team: Team | None, query: str) -> list[str]:
+    """The page's queries that look up older rows of an operation."""
+    wanted = AuditFilter.parse(QueryDict(query.removeprefix("?")), events=EVENTS, outcomes=OUTCOMES)
+    with CaptureQueriesContext(connection) as queries:
+        page(team, wanted)
+    return [captured["sql"] for captured in queries if "EXISTS" in captured["sql"]]
+
+
+def plan_of(look_up: str) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {look_up}")
+        return [step for *_, step in cursor.fetchall() if re.match("SEARCH|SCAN", step)]
+
+
+@pytest.mark.parametrize("of_all", [False, True], ids=["a team", "all teams"])
+@pytest.mark.parametrize("name", sorted(FILTERS.keys() - {"an absent event"}))
+def test_operations_are_looked_up_by_their_index(name: str, of_all: bool, log: Team):  # noqa: FBT001
+    """And the rows of the page by their keys, which are few, or by the chain and a range of keys."""
+    (look_up,) = look_ups(None if of_all else log, query_for(log, FILTERS[name]))
+    outer, _, inner = look_up.partition("EXISTS")
+    assert not re.search(r'AND U0."(chain|event|actor_id|run_id|request_id|at)" [=<>]', inner), "no other index"
+    assert not re.search(r'AND "taskruns_auditevent"."(event|actor_id|run_id|request_id|at)" [=<>]', outer)
+    if IS_SQLITE:
+        first, *rest = plan_of(look_up)
+        assert re.search(r"audit_by_chain \(chain=\? AND id[<>=]|INTEGER PRIMARY KEY \(rowid[<>=]", first)
+        assert rest == PLAN
+
+
+def test_a_small_team_is_not_searched_among_all_teams(log: Team, other_team: Team):
+    """Its newest row is newer than those of a large team: that is where all teams' rows of the event are."""
+    fill(f"team:{other_team.pk}", rows=1_100)
+    fill(f"team:{log.pk}", rows=2)
+    (look_up,) = look_ups(log, FILTERS["one event"])
+    assert not IS_SQLITE or "audit_by_chain (chain=? AND id>? AND id<?)" in plan_of(look_up)[0]
+
+
+def test_the_control_a_plain_look_up_takes_the_wrong_index(log: Team):
+    """If SQLite learns better, the expressions can go."""
+    plain = AuditEvent.objects.filter(chain="x", operation_id=uuid.UUID(int=1), pk__lt=5)
+    assert re.search(r'"chain" = ', str(plain.query))
+    assert not IS_SQLITE or "audit_by_operation" not in plain.explain()
+
+
+def assert_taken() -> None:
+    assert ("taskruns_auditevent" in statistics()) is IS_SQLITE
+
+
+def test_migrate_takes_statistics_of_a_few_rows(log: Team):
+    call_command("migrate", interactive=False, verbosity=0)
+    assert_taken()
+    if IS_SQLITE:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA analysis_limit")
+            assert cursor.fetchone() == (1_000,)
+
+
+def test_the_jobs_of_the_hour_take_statistics(log: Team, empty_queue: None):
+    jobs.every_hour.call_local()
+    work()
+    assert_taken()
