@@ -112,7 +112,8 @@ class SignInCountManager(models.Manager["SignInCount"]):
         anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
         if rows.filter(ends_at__lte=now).update(**anew):
             return True
-        if rows.exists():
+        # Not just any row: another attempt may have created it since.
+        if rows.filter(ends_at__gt=now, attempts__gte=limit.attempts).exists():
             return False
         try:
             with transaction.atomic():

@@ -23,7 +23,8 @@ def has_room(by: Actor, team: Team | None) -> bool:
     rows = PersonTally.objects.filter(**tally)
     if rows.filter(attempts__lt=ROWS_A_MINUTE).update(attempts=F("attempts") + 1):
         return True
-    if rows.update(attempts=F("attempts") + 1):
+    # Not just any row: another request may have created it since.
+    if rows.filter(attempts__gte=ROWS_A_MINUTE).update(attempts=F("attempts") + 1):
         return False
     try:
         with transaction.atomic():
