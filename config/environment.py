@@ -262,6 +262,14 @@ def site() -> Site:
     return Site(url=url, secure=secure, host=name, port=split.port or (443 if secure else 80), loopback=loopback)
 
 
+def debug(public: Site) -> bool:
+    """Error pages with DEBUG show how the panel works to anyone who finds an error."""
+    is_on = boolean("DEBUG", default=False)
+    if is_on and public.secure:
+        refuse("DEBUG", "must be off when SITE_URL is https. Remove it, or use http://localhost for development.")
+    return is_on
+
+
 def arize_endpoints() -> tuple[str, ...]:
     """Base URLs allowed in addition to Arize's own hosts, normalised."""
     rule = (

@@ -15,6 +15,15 @@ _TOKEN = re.compile(
 )
 
 
+# Values that a client chooses, and the characters kept of them: a request may carry headers of 8 kB each.
+_FROM_CLIENT = frozenset({"user_agent", "request", "path", "referer", "method", "host", "length"})
+OF_CLIENT = 300
+# Messages of libraries quote what clients send, for example a host name that is not allowed. For a traceback, the limit
+# is of each line.
+OF_MESSAGE = 1_000
+_OF_LINES = frozenset({"exception", "stack"})
+
+
 def configure() -> None:
     structlog.configure(
         processors=[
@@ -58,6 +67,7 @@ def _formatter() -> dict[str, object]:
         "processors": [
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             redact_tokens,
+            cut,
             structlog.processors.JSONRenderer(),
         ],
         "foreign_pre_chain": _common(),
@@ -76,3 +86,20 @@ def _common() -> list[Processor]:
 
 def redact_tokens(_logger: object, _name: str, event: EventDict) -> EventDict:
     return {key: _TOKEN.sub(r"\1...", value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def cut(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """Keep the start of long values, so that no client fills the log."""
+    return {key: _cut(key, value) for key, value in event.items()}
+
+
+def _cut(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if key in _OF_LINES:
+        return "\n".join(_start(line, OF_MESSAGE) for line in value.split("\n"))
+    return _start(value, OF_CLIENT if key in _FROM_CLIENT else OF_MESSAGE)
+
+
+def _start(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -9,8 +9,8 @@ from config import logs, mail, sso
 env.load_env_file()
 
 BASE_DIR = env.BASE_DIR
-DEBUG = env.boolean("DEBUG", default=False)
 SITE = env.site()
+DEBUG = env.debug(SITE)
 SITE_URL = SITE.url
 DATA_DIR = env.data_dir()
 
@@ -51,13 +51,13 @@ MIDDLEWARE = [
     "taskruns.middleware.ClientAddress",
     # Security-header middleware comes first, so error responses get the headers too.
     "taskruns.middleware.StrictTransport",
+    "taskruns.middleware.NeverStored",
     "csp.middleware.CSPMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "taskruns.middleware.Health",  # before any middleware that checks the host name or reads the session
     "taskruns.middleware.BodyLimit",  # before any middleware that reads the body
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "taskruns.middleware.NeverCached",
     "django.middleware.gzip.GZipMiddleware",
     "taskruns.middleware.SessionCookie",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -69,6 +69,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "taskruns.middleware.SessionLimits",
+    "taskruns.middleware.SamePerson",
     "taskruns.middleware.PersonTimeZone",
     "taskruns.middleware.FailClosed",  # last: turns a database error in a view into a 503
 ]

@@ -19,9 +19,11 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
+from django.utils.cache import patch_cache_control
 
 from taskruns.access import recent_auth
 from taskruns.access.gate import TooManyActs, actor_of
+from taskruns.access.redirects import is_read
 from taskruns.audit import EventType, anchors
 from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
@@ -157,21 +159,6 @@ class StrictTransport:
         return response
 
 
-class NeverCached:
-    """Pages are for one person, error pages too: no browser or proxy may show them to the next one.
-
-    Static files and health checks do not pass here.
-    """
-
-    def __init__(self, get_response: Handler) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        response = self.get_response(request)
-        response.headers.setdefault("Cache-Control", "no-store, private")
-        return response
-
-
 class SessionCookie:
     """Drops a session cookie that the panel cannot have set. PostgreSQL, for example, fails on a query with NUL."""
 
@@ -222,6 +209,41 @@ class SessionLimits:
         except DatabaseError:
             log.exception("session_end_not_recorded")
         request.user = AnonymousUser()
+
+
+class SamePerson:
+    """Reloads an open page after someone else has signed in with its browser.
+
+    Otherwise its next poll would put the second person's rows under the first one's name. Requests that change
+    something need no such check: signing in replaces the form token.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        drawn_for = request.headers.get("X-Drawn-For")
+        if drawn_for is None or not is_read(request) or not isinstance(request.user, User):
+            return self.get_response(request)
+        if drawn_for == str(request.user.pk):
+            return self.get_response(request)
+        return HttpResponse(status=204, headers={"HX-Refresh": "true"})
+
+
+class NeverStored:
+    """Forbids caching of every response that says nothing about it: also pages outside the gate may name a person.
+
+    After signing out, not even the back button may show them again.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if not response.has_header("Cache-Control"):
+            patch_cache_control(response, no_store=True, private=True)
+        return response
 
 
 class PersonTimeZone:

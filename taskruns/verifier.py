@@ -22,6 +22,7 @@ import io
 import json
 import sqlite3
 import sys
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
@@ -177,11 +178,14 @@ class ChainChecker:
         """Not the expected number: a gap begins, this row fills one, or it is one too many."""
         if seq > self.expected:
             self._gaps.append((self.expected, seq - 1))
-        elif (gap := next((gap for gap in self._gaps if gap[0] <= seq <= gap[1]), None)) is None:
+            return
+        place = bisect(self._gaps, (seq, sys.maxsize)) - 1  # the gaps are in order
+        first, last = self._gaps[place] if place >= 0 else (0, -1)
+        if not first <= seq <= last:
             yield self._fault("inserted", seq, "a second row has this number" if seq > 0 else "numbers start at 1")
         else:
-            self._gaps.remove(gap)
-            self._gaps += [part for part in ((gap[0], seq - 1), (seq + 1, gap[1])) if part[0] <= part[1]]
+            parts = (first, seq - 1), (seq + 1, last)
+            self._gaps[place : place + 1] = [part for part in parts if part[0] <= part[1]]
             yield self._fault("reordered", seq, f"it comes after row {self.expected - 1}")
 
 

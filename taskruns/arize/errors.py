@@ -138,6 +138,12 @@ class Unreadable(ArizeError):
     )
 
 
+class ListRepeats(ArizeError):
+    """A list whose cursors lead nowhere: what came is right, but there may be more."""
+
+    default = "This list of Arize repeats itself, so it may not be complete. What it showed so far was kept."
+
+
 class UnexpectedAnswer(ArizeError):
     """A redirect (never followed: it would carry the key along) or a status that Arize does not document."""
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from taskruns.arize.errors import Unreadable
+from taskruns.arize.errors import ListRepeats, Unreadable
 from taskruns.arize.values import read_text
 
 Item = TypeVar("Item", bound="Identified")
@@ -38,25 +38,44 @@ class Page(Generic[Item]):
 
 
 def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None) -> Iterator[Page[Item]]:
-    """Yield pages until there is no cursor, nothing new arrives, a cursor repeats, or `most` pages were read.
+    """Yield pages until there is no cursor, or `most` pages were read.
 
-    A single empty page is not the end: Arize may leave out items that the key must not see.
+    Raises ListRepeats after the last page if a cursor goes on but leads nowhere: then there may be more items.
     """
+    progress = Progress()
     cursor: str | None = None
-    cursors: set[str] = set()
-    ids: set[str] = set()
-    was_empty = False
     for _ in range(MOST_PAGES if most is None else min(most, MOST_PAGES)):
         page = fetch(cursor)
         yield page
         cursor = page.next_cursor
-        found = {item.id for item in page.items}
-        is_old = found <= ids and (was_empty or bool(found))
-        if not cursor or cursor in cursors or is_old:
+        if not cursor:
             return
-        cursors.add(cursor)
-        ids |= found
-        was_empty = not found
+        if progress.repeats(page):
+            raise ListRepeats
+    if most is None or most > MOST_PAGES:
+        raise ListRepeats  # no account has so many items
+
+
+class Progress:
+    """Whether each page of a list goes on from the pages before it. `start`: the cursor of the first page."""
+
+    def __init__(self, start: str = "") -> None:
+        self._cursors = {start}
+        self._ids: set[str] = set()
+        self._was_empty = False
+
+    def repeats(self, page: Page[Any]) -> bool:
+        """Whether the page's cursor was there before, or the page brings nothing new although a cursor goes on.
+
+        A single empty page may be followed by more: Arize may leave out items that the key must not see.
+        """
+        found = {item.id for item in page.items}
+        is_old = found <= self._ids and (self._was_empty or bool(found))
+        is_known = page.next_cursor in self._cursors
+        self._cursors.add(page.next_cursor or "")
+        self._ids |= found
+        self._was_empty = not found
+        return bool(page.next_cursor) and (is_known or is_old)
 
 
 def _readable(values: list[object], item: Callable[[object], Item]) -> tuple[Item, ...]:

@@ -3,12 +3,15 @@
 Stored in their own append-only table, written to the process log, and appended to AUDIT_ANCHOR_FILE if that is set.
 Only a copy outside the database reveals a truncated chain, or one recomputed by someone who controls the database.
 Anchors that could not be appended to the file stay queued in the database and are appended later.
+
+Someone may write anchors and the queue by hand: only anchors that this panel signed count, and only they reach the
+file, which vouches for keys. A new anchor is appended from memory, whatever happened to the queue.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,11 @@ from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditEvent
+from taskruns.verifier import signature_holds
 
 from .raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from .row_json import value_as_json
-from .signing_keys import sign, signing_key_id
+from .signing_keys import public_keys, sign, signing_key_id
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +37,8 @@ ANCHOR_EVERY = 1_000  # at most this many rows of one chain between two anchors,
 DUE_AFTER = timedelta(minutes=4)
 _COLUMNS = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 _CHUNK = 500  # lines
+_TRIED = 10  # planted anchors are passed over, down to the newest of ours
+_TAIL = 2**16  # bytes of the file in which a line that another process has just written is found
 # In the cache, which all processes share: since when no process could write the file. The worker tries each minute and
 # renews the entry, which ends by itself if the file is no longer wanted.
 _UNWRITTEN = "audit-anchors-unwritten-since"
@@ -51,12 +57,53 @@ def anchor_changed(*, due_after: timedelta = timedelta(0)) -> int:
 
 
 def _changed(due_after: timedelta) -> list[str]:
-    last = with_number(AuditAnchor.objects.filter(chain=OuterRef("chain"))).order_by("-seq").values("seq")[:1]
-    with tolerant_text():
-        heads = AuditChain.objects.annotate(anchored=Subquery(last)).values_list("chain", "seq", "anchored")
-        changed = [(chain, anchored or 0) for chain, seq, anchored in heads if _is_behind(anchored or 0, seq)]
+    changed = [(chain, anchored) for chain, seq, anchored in _heads() if _is_behind(anchored, seq)]
     now = timezone.now()
     return [chain for chain, anchored in changed if not due_after or _is_due(chain, anchored, now, due_after)]
+
+
+def _heads() -> list[tuple[str, object, int]]:
+    """Each chain with its head's number and the number of its newest row that has an anchor of ours."""
+    newest = with_number(AuditAnchor.objects.filter(chain=OuterRef("chain"))).order_by("-seq", "-pk")
+    columns = {f"anchor_{name}": Subquery(newest.values(name)[:1]) for name in _COLUMNS if name != "chain"}
+    try:
+        with tolerant_text():
+            found = list(AuditChain.objects.annotate(**columns).values("chain", *columns, "seq"))
+    except UNREADABLE_VALUE:
+        with tolerant_text():
+            found = list(AuditChain.objects.values("chain", "seq"))
+    return [(row["chain"], row["seq"], _newest_of_ours(row)) for row in found]
+
+
+def _newest_of_ours(head: dict[str, Any]) -> int:
+    if "anchor_seq" in head and head["anchor_seq"] is None:
+        return 0
+    newest = {name: value_as_json(head.get(f"anchor_{name}")) for name in _COLUMNS} | {"chain": head["chain"]}
+    return int(newest["seq"]) if signature_holds(newest, public_keys()) else _anchored(head["chain"])
+
+
+def _anchored(chain: str) -> int:
+    """The number of the newest row that has an anchor of ours. Planted ones must not pass for an anchored row."""
+    newest = with_number(AuditAnchor.objects.filter(chain=chain)).order_by("-seq", "-pk")
+    keys = list(newest.values_list("pk", flat=True)[:_TRIED])
+    return next((anchor.seq for anchor in _readable(keys) if _is_ours(anchor)), 0)
+
+
+def _readable(keys: list[int]) -> Iterator[AuditAnchor]:
+    """The anchors with these primary keys, in this order, without those that Django cannot read."""
+    for key in keys:
+        try:
+            with tolerant_text():
+                found = AuditAnchor.objects.filter(pk=key).first()
+        except UNREADABLE_VALUE:
+            continue
+        if found is not None:
+            yield found
+
+
+def _is_ours(anchor: AuditAnchor) -> bool:
+    """Whether this panel signed it, with its present key or an older one."""
+    return signature_holds(_as_json(anchor), public_keys())
 
 
 def _is_behind(anchored: int, seq: object) -> bool:
@@ -84,15 +131,19 @@ def anchor_chain(chain: str) -> bool:
 def anchor_row(row: AuditEvent) -> bool:
     """Sign this row's number and hash in the current transaction. Published after commit."""
     anchor = AuditAnchor(chain=row.chain, seq=row.seq, hash=row.hash, signed_at=timezone.now(), key_id=signing_key_id())
-    known = AuditAnchor.objects.filter(chain=row.chain, seq=row.seq, key_id=anchor.key_id)
+    known = AuditAnchor.objects.filter(chain=row.chain, seq=row.seq, key_id=anchor.key_id).values_list("pk", flat=True)
     # Two workers may get here at once. The chain's lock makes the second one see the first one's anchor.
     AuditChain.objects.select_for_update().filter(chain=row.chain).only("chain").first()
-    if known.exists():
+    planted = list(known)
+    if any(map(_is_ours, _readable(planted))):
         return False
     anchor.signature = sign({name: value_as_json(getattr(anchor, name)) for name in _COLUMNS if name != "signature"})
-    anchor.save(force_insert=True)
-    if settings.AUDIT_ANCHOR_FILE:
-        AnchorToPublish.objects.create(anchor=anchor)
+    if planted:  # its place in the table is taken, but not in the file
+        log.error("audit_anchor_planted", chain=ascii(row.chain), seq=row.seq)
+    else:
+        anchor.save(force_insert=True)
+        if settings.AUDIT_ANCHOR_FILE:
+            AnchorToPublish.objects.create(anchor=anchor)
     # robust: the recorded change is committed, so a failure to publish must not raise.
     transaction.on_commit(lambda: _published(anchor), robust=True)
     return True
@@ -100,11 +151,12 @@ def anchor_row(row: AuditEvent) -> bool:
 
 def _published(anchor: AuditAnchor) -> None:
     log.info("audit_anchor", **_as_json(anchor))
-    publish()
+    publish(anchor)
 
 
-def publish() -> int:
-    """Append the queued anchors to AUDIT_ANCHOR_FILE. Returns how many lines were written.
+def publish(new: AuditAnchor | None = None) -> int:
+    """Append the queued anchors to AUDIT_ANCHOR_FILE, and `new` if it was not queued. Returns how many lines were
+    written.
 
     After a crash a line may be written twice; readers ignore duplicates. The file is opened even if nothing is queued,
     so that a file that cannot be written is noticed before it is needed.
@@ -114,7 +166,9 @@ def publish() -> int:
     try:
         with Path(settings.AUDIT_ANCHOR_FILE).open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            written = sum(_append(file, waiting) for waiting in _waiting())
+            written = sum(_append_queued(file, waiting) for waiting in _waiting())
+            if new is not None and not _is_at_end(file, new):
+                written += _append(file, [new])
     except (OSError, *UNREADABLE_VALUE):
         # The anchors stay queued, and the clock retries in the next minute.
         log.exception("audit_anchor_file_not_written")
@@ -129,7 +183,10 @@ def publish() -> int:
 def unwritten_since() -> datetime | None:
     """When AUDIT_ANCHOR_FILE could not be written for the first time, if it still cannot."""
     since = cache.get(_UNWRITTEN) if settings.AUDIT_ANCHOR_FILE else None
-    return datetime.fromisoformat(since) if since else None
+    try:
+        return datetime.fromisoformat(since) if since else None
+    except (TypeError, ValueError):  # written by hand: some time ago is all it says
+        return timezone.now()
 
 
 def check_anchor_file() -> bool:
@@ -144,20 +201,39 @@ def check_anchor_file() -> bool:
     return True
 
 
-def _waiting() -> Iterator[list[AnchorToPublish]]:
-    """The queue in chunks. The caller deletes each chunk before it asks for the next one."""
-    rows = AnchorToPublish.objects.select_related("anchor").order_by("pk")
-    while chunk := list(rows[:_CHUNK]):
+def _waiting() -> Iterator[list[int]]:
+    """The primary keys of the queued anchors in chunks. The caller deletes each before it asks for the next one."""
+    keys = AnchorToPublish.objects.order_by("pk").values_list("pk", flat=True)
+    while chunk := list(keys[:_CHUNK]):
         yield chunk
 
 
-def _append(file: Any, waiting: list[AnchorToPublish]) -> int:
-    lines = "".join(json.dumps(_as_json(row.anchor), sort_keys=True) + "\n" for row in waiting).encode()
-    file.write(lines if _ends_with_newline(file) else b"\n" + lines)
+def _append_queued(file: Any, waiting: list[int]) -> int:
+    ours = [anchor for anchor in _readable(waiting) if _is_ours(anchor)]
+    if len(ours) < len(waiting):
+        log.error("audit_anchors_not_ours", left_out=len(waiting) - len(ours))
+    written = _append(file, ours)
+    AnchorToPublish.objects.filter(pk__in=waiting).delete()
+    return written
+
+
+def _append(file: Any, anchors: Iterable[AuditAnchor]) -> int:
+    lines = [_line(anchor) for anchor in anchors]
+    text = b"".join(lines)
+    file.write(text if not text or _ends_with_newline(file) else b"\n" + text)
     file.flush()
     os.fsync(file.fileno())
-    AnchorToPublish.objects.filter(pk__in=[row.pk for row in waiting]).delete()
-    return len(waiting)
+    return len(lines)
+
+
+def _line(anchor: AuditAnchor) -> bytes:
+    return json.dumps(_as_json(anchor), sort_keys=True).encode() + b"\n"
+
+
+def _is_at_end(file: Any, anchor: AuditAnchor) -> bool:
+    """Whether the anchor is among the last lines. Whoever wrote it held the same lock."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+    return _line(anchor) in file.read()
 
 
 def _ends_with_newline(file: Any) -> bool:

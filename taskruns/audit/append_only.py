@@ -1,5 +1,7 @@
 """Database triggers that protect the log: they refuse UPDATE and DELETE, and on PostgreSQL also TRUNCATE.
 
+Any other trigger or rule on the log's tables is somebody's: it could keep rows or anchors out.
+
 SQLite silently drops a table's triggers whenever Django rebuilds the table (AlterField, AddField), so they are created
 again after every migrate.
 """
@@ -10,7 +12,7 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from taskruns.models import AuditAnchor, AuditEvent
+from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditEvent
 
 # Table -> when an INSERT would replace a row. SQLite's REPLACE deletes the old row without firing a DELETE trigger.
 _REPLACES = {
@@ -18,6 +20,7 @@ _REPLACES = {
     AuditAnchor._meta.db_table: "id = NEW.id OR (chain = NEW.chain AND seq = NEW.seq AND key_id = NEW.key_id)",
 }
 APPEND_ONLY_TABLES = tuple(_REPLACES)
+_LOG_TABLES = (*APPEND_ONLY_TABLES, AuditChain._meta.db_table, AnchorToPublish._meta.db_table)
 
 _SQLITE = {
     "{table}_no_update": "BEFORE UPDATE ON {table}",
@@ -38,6 +41,9 @@ _POSTGRESQL_HAS = """SELECT tgname, prosrc FROM pg_trigger
     JOIN pg_class ON pg_class.oid = tgrelid AND pg_class.oid = to_regclass(quote_ident(relname))
     WHERE tgenabled IN ('O', 'A') AND tgtype = 58 AND tgname = relname || '_append_only'
     AND tgattr::text = '' AND tgqual IS NULL AND NOT tgisinternal AND proconfig IS NULL"""
+
+_POSTGRESQL_ON = """SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = ANY(%s::regclass[])
+    UNION SELECT rulename FROM pg_rewrite WHERE ev_class = ANY(%s::regclass[]) AND rulename <> '_RETURN'"""
 
 
 def make_append_only(connection: BaseDatabaseWrapper) -> None:
@@ -65,6 +71,21 @@ def missing_triggers(connection: BaseDatabaseWrapper) -> list[str]:
         cursor.execute(query)
         found = dict(cursor.fetchall())
     return [name for name, text in wanted.items() if not _matches(found.get(name, ""), text, connection.vendor)]
+
+
+def foreign_triggers(connection: BaseDatabaseWrapper) -> list[str]:
+    """Names of the triggers on the log's tables, and on PostgreSQL of the rules, that the panel did not create."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            tables = [connection.ops.quote_name(table) for table in _LOG_TABLES]
+            cursor.execute(_POSTGRESQL_ON, [tables, tables])
+            ours = {f"{table}_append_only" for table in APPEND_ONLY_TABLES}
+        else:
+            marks = ", ".join(["%s"] * len(_LOG_TABLES))
+            on = f"SELECT name FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) IN ({marks})"  # noqa: S608
+            cursor.execute(on, _LOG_TABLES)
+            ours = {name for name, _ in _sqlite_triggers()}
+        return sorted({name for (name,) in cursor.fetchall()} - ours)
 
 
 def _matches(found: str, wanted: str, vendor: str) -> bool:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.db import DatabaseError, models, transaction
 from django.utils import timezone
 
 from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team
@@ -202,7 +202,9 @@ def _append(rows: Sequence[AuditEvent], chain: str) -> None:
         head.seq, head.hash = row.seq, row.hash
         if row.seq % ANCHOR_EVERY == 0:
             anchor_row(row)
-    AuditChain.objects.filter(chain=chain).update(seq=head.seq, hash=head.hash)
+    if not AuditChain.objects.filter(chain=chain).update(seq=head.seq, hash=head.hash):
+        message = f"the head of {chain} was not changed"
+        raise DatabaseError(message)
 
 
 def chain_of(team_id: UUID | None) -> str:

@@ -29,6 +29,7 @@ KEY_LENGTH = 32
 KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 # The start of a cookie that holds a stranger's data. No random key contains a dot.
 COOKIE_PREFIX = "a."
+OF_ROW = "of_row"  # in a row's data: the digest of the key they belong to
 LIFETIME = 10 * 60  # seconds; for example from the password to the second factor
 # The challenge of a passkey, and the states of sign-ins at the single sign-on provider.
 SHORTER_LIFETIMES = {PASSKEY_STATE: 5 * 60, SSO_STATES: 5 * 60}
@@ -95,14 +96,17 @@ class SessionStore(SessionBase):
     # --- The row of a person
 
     def _load_row(self) -> Data:
-        rows = PersonSession.objects.filter(session_key=digest_of(self.session_key or ""))
-        found = rows.filter(expire_date__gt=timezone.now()).values_list("session_data", flat=True)
-        return next((self.decode(text) for text in found), {})
+        """Empty if the data were copied from another row: whoever writes one cannot choose whose session it is."""
+        key = digest_of(self.session_key or "")
+        rows = PersonSession.objects.filter(session_key=key, expire_date__gt=timezone.now())
+        data = next((self.decode(text) for text in rows.values_list("session_data", flat=True)), {})
+        return data if data.pop(OF_ROW, None) == key else {}
 
     def _save_row(self, data: Data) -> None:
         if self.session_key is None or is_in_cookie(self.session_key):
             self.create()
-        key, columns = digest_of(self.session_key or ""), self._columns(data)
+        key = digest_of(self.session_key or "")
+        columns = self._columns(data | {OF_ROW: key})
         if PersonSession.objects.filter(session_key=key).update(**columns):
             return
         if not self._has_new_key:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from taskruns.arize.wire import TaskType
 
 from .credentials import Credential
+from .folded import FoldedField, FoldedQuerySet
 from .teams import Team
 
 # If a key still lists tasks, but has not listed this one for this long, it no longer sees it. Another key takes over.
@@ -27,6 +28,10 @@ NO_USABLE_KEY = (
 )
 
 
+class TaskQuerySet(FoldedQuerySet["Task"]):
+    pass
+
+
 class Task(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="tasks")
@@ -37,6 +42,7 @@ class Task(models.Model):
     space_id = models.TextField(blank=True)
     space_name = models.TextField(blank=True)
     name = models.TextField(blank=True)
+    search_name = FoldedField(of="name")
     type = models.CharField(max_length=30, choices=[(t.value, t.value) for t in TaskType], default=TaskType.UNKNOWN)
     is_continuous = models.BooleanField(null=True)
     last_run_at = models.DateTimeField(null=True)
@@ -55,6 +61,8 @@ class Task(models.Model):
     # When reading its runs last failed, unless the list has worked since.
     runs_failed_at = models.DateTimeField(null=True)
     usual_seconds = models.PositiveIntegerField(null=True)  # usual duration of a run; null: too few runs
+
+    objects = TaskQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]

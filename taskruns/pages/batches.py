@@ -26,7 +26,7 @@ from taskruns.models.batches import ITEM_OUTCOMES, OPEN_ITEMS
 from taskruns.services.batches import counts_of, not_stopped
 
 from .outcomes import CANCEL_WORDS
-from .values import Link, Message, Moment, in_words
+from .values import Link, Message, Moment, in_words, told_apart
 
 TYPED_ABOVE = 20  # to cancel more runs than this, a person types their number
 MOST_NOT_STOPPED = 200  # runs listed as not stopped
@@ -298,15 +298,18 @@ def _link(batch: CancelBatch, slug: str) -> Link:
 
 def _tasks(batch: CancelBatch) -> tuple[TaskCount, ...]:
     """Tasks with the most runs first."""
-    by_task = CancelItem.objects.filter(batch=batch).values_list("run__task__name", "run__task__arize_id")
+    columns = ("run__task__name", "run__task__arize_id", "run__task__space_name")
+    by_task = CancelItem.objects.filter(batch=batch).values_list(*columns)
     counted = by_task.annotate(
         all=Count("pk"),
         pending=Count("pk", filter=Q(run__status=Status.PENDING)),
         running=Count("pk", filter=Q(run__status=Status.RUNNING)),
     ).order_by("-all", "run__task__name")
+    rows = list(counted[:MOST_TASKS])
+    labels = told_apart((arize_id, name, space) for name, arize_id, space, *_ in rows)
     return tuple(
-        TaskCount(name or arize_id, pending, running, number - pending - running)
-        for name, arize_id, number, pending, running in counted[:MOST_TASKS]
+        TaskCount(labels[arize_id], pending, running, number - pending - running)
+        for _, arize_id, _, number, pending, running in rows
     )
 
 

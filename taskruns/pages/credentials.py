@@ -33,6 +33,7 @@ class CredentialRow:
     hint: str
     state: str
     state_text: str
+    list_problem: str
     spaces: tuple[str, ...]
     last_good: Moment | None
     failing_since: Moment | None
@@ -77,6 +78,7 @@ def credential_row(credential: Credential, *, slug: str, now: datetime, usage: U
         hint=f"…{credential.last4}" if credential.last4 else "…",
         state=state,
         state_text=text,
+        list_problem=credential.list_problem,
         spaces=tuple(space["name"] or space["id"] for space in credential.spaces),
         last_good=Moment.of(credential.last_good_at),
         failing_since=Moment.of(credential.failing_since),
@@ -122,6 +124,8 @@ def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
         state, text = health(key, now)
         if state in {"failing", "waiting"}:
             warnings.append(Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}"))
+        elif key.list_problem:
+            warnings.append(Message("warning", f"Key “{key.name}”: {key.list_problem}"))
         ending = expiry_warning(key, timezone.localdate(now))
         if ending is not None and state != "failing":
             warnings.append(ending)

@@ -11,6 +11,7 @@ class Frame:
     """The header of every page: the person, the team, the navigation, and alarms."""
 
     person: str
+    person_id: str
     team: str
     slug: str
     links: tuple[Link, ...]

@@ -11,6 +11,7 @@ from django.db.models import Max, Prefetch, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, EmailStatus, Membership, User
+from taskruns.models.folded import contains
 from taskruns.services.people import factors, sessions
 
 from .values import Link, Moment
@@ -152,7 +153,7 @@ class Dossier:
 
 def search(text: str, *, after: str = "") -> Found:
     """People whose email or name contains the text, ordered by email, with their teams."""
-    wanted = Q(email__icontains=text) | Q(name__icontains=text) if text else Q()
+    wanted = contains("email", text) | contains("name", text) if text else Q()
     theirs = Membership.objects.filter(team__archived_at=None).select_related("team").order_by("team__name")
     rows = User.objects.filter(wanted, email__gt=after).order_by("email")
     people = list(rows.prefetch_related(Prefetch("memberships", theirs))[: PAGE + 1])

@@ -1,9 +1,11 @@
-"""Display models that several pages share: statuses, moments, durations, counts.
+"""Display models that several pages share: statuses, moments, durations, counts, labels.
 
 Nothing here reads the clock. A display model must be the same for the same data, because a row's version and the
 board's ETag are made of it. The browser computes relative times from the ISO time.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -223,3 +225,26 @@ def _due(run: Run) -> datetime | None:
         return started + max(usual * TIMES_USUAL, usual + AT_LEAST_OVER)
     except OverflowError:
         return None
+
+
+LABEL = 100  # characters of a name where no style sheet can clamp it
+ID_END = 8
+
+
+def shortened(text: str, most: int = LABEL) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def told_apart(named: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Id -> label, from (id, name, space). Equal names get their space and the end of their id."""
+    tasks = {id_: (shortened(name or id_), shortened(space)) for id_, name, space in named}
+    shared = Counter(label for label, _ in tasks.values())
+    ends = Counter((*task, id_[-ID_END:]) for id_, task in tasks.items())
+
+    def label_of(id_: str, label: str, space: str) -> str:
+        if shared[label] == 1:
+            return label
+        end = f"…{id_[-ID_END:]}" if ends[label, space, id_[-ID_END:]] == 1 else id_
+        return " · ".join(part for part in (label, space, end) if part)
+
+    return {id_: label_of(id_, *task) for id_, task in tasks.items()}

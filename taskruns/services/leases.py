@@ -50,9 +50,11 @@ def acquire(kind: str, person: User) -> HeldLease:
     _create_places(kind)
     now = timezone.now()
     held = HeldLease(uuid.uuid4(), now + LIFETIME)
-    is_free = Q(person=None) | Q(until__lte=now)
-    places = Lease.objects.filter(kind=kind)
-    places.filter(until__lte=now, person__isnull=False).update(person=None, token=None)
+    # One that ends later than any can was acquired before the clock was set back, or written by hand.
+    is_over = Q(until__lte=now) | Q(until__gt=now + LIFETIME + EXTENDED_EVERY)
+    is_free = Q(person=None) | is_over
+    places = Lease.objects.filter(kind=kind, place__lte=PLACES[kind])
+    Lease.objects.filter(is_over, kind=kind, person__isnull=False).update(person=None, token=None)
     try:
         with transaction.atomic():
             for place in places.filter(is_free).values_list("place", flat=True):
@@ -66,6 +68,6 @@ def acquire(kind: str, person: User) -> HeldLease:
 
 def _create_places(kind: str) -> None:
     wanted = range(1, PLACES[kind] + 1)
-    if Lease.objects.filter(kind=kind).count() < len(wanted):
+    if Lease.objects.filter(kind=kind, place__in=wanted).count() < len(wanted):
         new = [Lease(kind=kind, place=place, until=timezone.now()) for place in wanted]
         Lease.objects.bulk_create(new, ignore_conflicts=True)

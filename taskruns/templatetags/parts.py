@@ -1,8 +1,10 @@
 """Template tags that every template may use without loading them (`builtins` in the settings): style sheets, icons,
-times, and parts of the board that each process caches, because they depend only on their arguments.
+times, texts that are not ours, and parts of the board that each process caches, because they depend only on their
+arguments.
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from django import template
@@ -14,14 +16,18 @@ from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from taskruns.models import Status
 from taskruns.pages.board.choices import Choice
 from taskruns.pages.board.rows import RunRow
 from taskruns.pages.icons import ICONS
-from taskruns.pages.values import Moment
+from taskruns.pages.values import Moment, StatusMark
 
 register = template.Library()
 ROWS = 4096  # of about 2 kB each
 SELECTS = 256  # of at most 1,000 entries
+SHORT = 60  # characters that fit into two lines almost everywhere
+# Control characters, and those that turn the direction of the text after them. Line breaks and tabs are text.
+_HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BREAK = re.compile(r"\s*\n\s*")
 _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
 
@@ -72,6 +78,47 @@ def ago(at: Moment) -> SafeString:
     return format_html('<time datetime="{}" data-relative></time>', at.iso)
 
 
+@register.filter
+def text(value: object) -> SafeString:
+    """A text from Arize or a person, whose direction does not affect what is beside it."""
+    return format_html("<bdi>{}</bdi>", visible(str(value)))
+
+
+@register.filter
+def quoted(value: object) -> SafeString:
+    return text(f"“{value}”")
+
+
+@register.filter
+def word(mark: StatusMark) -> SafeString | str:
+    """The word of a status, which is Arize's own if the panel does not know it."""
+    return text(mark.word) if mark.value == Status.UNKNOWN else mark.word
+
+
+@register.filter
+def texts(values: Iterable[object]) -> SafeString:
+    """Several of them, with commas."""
+    return format_html_join(", ", "{}", ((text(value),) for value in values))
+
+
+@register.filter
+def sentence(value: object) -> SafeString:
+    """A sentence of ours that may contain such texts."""
+    return format_html('<bdi dir="ltr">{}</bdi>', visible(str(value)))
+
+
+@register.filter
+def plain(value: object) -> str:
+    """Such a text where no element may be: in an attribute, a title or an option."""
+    return visible(str(value))
+
+
+@register.simple_tag
+def full(value: str) -> SafeString:
+    """The `title` of an element whose text is clamped, if it may be too long for two lines."""
+    return format_html(' title="{}"', visible(value)) if len(value) > SHORT else SafeString()
+
+
 @register.tag
 def tight(parser: Parser, _token: Token) -> Node:
     """Until `endtight`, drop line breaks beside a tag, so that lines can be wrapped where a space would be visible.
@@ -102,6 +149,18 @@ def run_row(row: RunRow) -> SafeString:
 def select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
     """A filter's list, cached: it may have an entry for each task. `every`: the text of the entry for no choice."""
     return (_select if settings.DEBUG else _known_select)(name, choices, every)
+
+
+def visible(text: str) -> str:
+    """Replace hidden characters by a symbol (`␀`) or their number."""
+    return _HIDDEN.sub(_symbol, text)
+
+
+def _symbol(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"\\u{code:04x}"
 
 
 class _Versioned:

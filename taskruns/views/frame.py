@@ -61,6 +61,7 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         team = None
     return Frame(
         person=person.email,
+        person_id=str(person.pk),
         team=team.name if team else "",
         slug=team.slug if team else "",
         links=_team_links(request, team, access) if team and access else _site_links(request, person),

@@ -17,7 +17,7 @@ from taskruns.pages.board import row_of
 from taskruns.pages.cancellations import sentence_of
 from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
-from taskruns.pages.values import Message
+from taskruns.pages.values import Message, shortened
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
@@ -69,7 +69,7 @@ def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse
     result = cancel_run(found, by=actor_of(request), reason=reason)
     words = CANCEL_WORDS[result.outcome]
     # Names the run, because several may be cancelled in a row.
-    message = Message(words.tone, f"{found.label}: {sentence_of(result)}")
+    message = Message(words.tone, f"{shortened(found.label)}: {sentence_of(result)}")
     return _speak(request, message, run_id, status=429 if result.throttled else words.status)
 
 

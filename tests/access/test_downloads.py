@@ -125,6 +125,26 @@ def test_refused_filter_takes_no_lease(run: Run, vera: User, client_of: ClientOf
     assert not Lease.objects.exists()
 
 
+@pytest.mark.parametrize("years", [1, 7_000], ids=["a clock set back", "written by hand"])
+def test_lease_of_the_far_future_blocks_nobody(years: int, team: Team, vera: User, mona: User, oli: User) -> None:
+    for person in (vera, mona):
+        leases.acquire(EXPORT, person)
+    Lease.objects.update(until=timezone.now() + timedelta(days=365 * years))
+    for person in (vera, oli):
+        leases.acquire(EXPORT, person)
+    with pytest.raises(Busy):
+        leases.acquire(EXPORT, mona)
+
+
+def test_places_written_by_hand_are_none(team: Team, vera: User, mona: User, oli: User) -> None:
+    for place in (8, 9):
+        Lease.objects.create(kind=EXPORT, place=place, until=timezone.now())
+    for person in (vera, mona):
+        leases.acquire(EXPORT, person)
+    with pytest.raises(Busy):
+        leases.acquire(EXPORT, oli)
+
+
 def test_lease_of_a_killed_process_expires(team: Team, vera: User) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
         killed = leases.acquire(EXPORT, vera)

@@ -4,15 +4,17 @@ import re
 from typing import Any
 
 import pytest
+from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import reverse
 
+from taskruns.middleware import NeverStored
 from taskruns.models import Credential, Run, Team, User
 from tests.access.browsers import Browsers, undone
 from tests.access.fence import assert_fenced
 from tests.clients import ClientOf
 from tests.factories import actor
-from tests.stage import batches_of
+from tests.stage import Stage, batches_of
 from tests.urlconf import url_names, wanted
 
 pytestmark = pytest.mark.slow
@@ -108,3 +110,23 @@ def test_https_site_sends_hsts_with_every_answer(settings: Any, team: Team):
 def test_foreign_host_name_is_refused(db: None):
     assert Client().get("/accounts/login/", headers={"host": "evil.example"}).status_code == 400
     assert Client().get("/accounts/login/", headers={"host": "localhost:8000"}).status_code == 200
+
+
+def test_pages_outside_the_gate_are_never_stored(stage: Stage):
+    """They name the person in their header too."""
+    client = stage.client("mona")
+    client.raise_request_exception = False
+    paths = ("/nowhere/", "/accounts/logout/", "/accounts/login/", "/teams/ops-north/runs/?status=nonsense")
+    invitation = reverse("invitation", args=[stage.token])
+    answers = {path: client.get(path) for path in (*paths, invitation, "/teams/ops-south/runs/", "/accounts/confirm/")}
+    answers["forged"] = Client(enforce_csrf_checks=True).post("/accounts/login/")
+    answers["too large"] = client.post("/runs/", "x" * 1_000_001, "text/plain")
+    answers["host"] = client.get("/", headers={"host": "evil.example"})
+    assert any("mona@example.com" in answer.content.decode() for answer in answers.values()), "the control"
+    for path, answer in answers.items():
+        assert {"no-store", "private"} <= set(answer["Cache-Control"].split(", ")), path
+
+
+def test_static_files_may_be_stored():
+    middleware = NeverStored(lambda _: HttpResponse(headers={"Cache-Control": "max-age=60, public"}))
+    assert middleware(HttpRequest())["Cache-Control"] == "max-age=60, public"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import Client
@@ -348,6 +349,13 @@ def test_few_queries_when_no_anchor_is_due(team: Team, other_team: Team):
 
 
 # --- A file that cannot be written
+
+
+@pytest.mark.parametrize("value", [5, "x", {"a": 1}, True])
+def test_a_made_up_time_without_the_file_is_no_error(value: object, chain: str, ada: User, client_of: ClientOf):
+    cache.set("audit-anchors-unwritten-since", value, 300)
+    assert client_of(ada).get("/audit/").status_code == 200
+    assert Client().get("/readyz").status_code == 503
 
 
 @pytest.fixture

@@ -70,6 +70,38 @@ def test_any_changed_value_is_a_fault_at_its_row(chain: str, column: str, value:
     assert {place for _, place in found(chain)} <= {PLACE, PLACE + 1}, "the other rows are not affected"
 
 
+SPELT_OTHERWISE = {
+    "a time that sorts elsewhere": ("at", "replace(at, ' ', 'T')"),
+    "a time with a space": ("at", "at || ' '"),
+    "a time with an offset": ("at", "at || '+00:00'"),
+    "a name twice": ("details", """replace(details, '{', '{"page": "x", ')"""),
+    "a space in the details": ("details", "' ' || details"),
+    "no space in the details": ("details", "replace(details, ' ', '')"),
+}
+
+
+@only_sqlite
+@pytest.mark.parametrize("name", SPELT_OTHERWISE)
+def test_the_same_value_spelt_otherwise_is_an_edit(name: str, chain: str, team: Team, oli: User):
+    """Filters and sorting look at the text, so the row would be hidden from them."""
+    record(EventType.ACCESS_DENIED, "denied", by=actor(oli), team=team, details={"page": "y"})
+    column, value = SPELT_OTHERWISE[name]
+    assert found(chain) == [], "the control"
+    put(column, value, where=f"seq = {ROWS + 1}")
+    assert ("edited", ROWS + 1) in found(chain)
+
+
+@pytest.mark.parametrize(
+    ("value", "places"),
+    [("-id", [PLACE]), ("id + 1000", [PLACE + 1]), ("0", [PLACE])],
+    ids=["hidden from filters", "shown as the newest", "0"],
+)
+def test_a_changed_id_is_reported_as_reordered(value: str, places: list[int], chain: str):
+    """The id is in no hash, but the pages sort by it."""
+    put("id", value)
+    assert found(chain) == [("reordered", place) for place in places]
+
+
 @only_sqlite
 @pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("column", ANCHOR_COLUMNS)

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from taskruns import jobs
 from taskruns.access.denials import SECRETS
@@ -461,3 +462,14 @@ def test_inserts_fail_in_the_test_above(db: None):
     refuse_inserts("taskruns_auditevent")
     with pytest.raises(DatabaseError, match="refused by the test"), transaction.atomic():
         audit.record_sign_in(User(email="x@example.com"), by=Actor.command())
+
+
+@pytest.mark.parametrize("event", [("made.up", "denied"), ("access.denied", "made up")], ids=str)
+def test_a_tally_written_by_hand_holds_up_no_other_minute(event: tuple[str, str], db: None):
+    long_ago = timezone.now() - timedelta(hours=2)
+    made_up = dict(zip(("event", "outcome"), event, strict=True))
+    AnonymousTally.objects.create(**made_up, ip="192.0.2.1", minute=long_ago, left_out=4)
+    later = long_ago + timedelta(minutes=1)
+    AnonymousTally.objects.create(event="access.denied", outcome="denied", minute=later, left_out=3)
+    jobs.look_after_audit.call_local()
+    assert [row.details["left_out"] for row in AuditEvent.objects.all()] == [3]

@@ -246,3 +246,14 @@ def test_a_person_filter_matches_the_exact_person(team: Team, oli: User, mona: U
     assert "by oli@example.com" not in text
     typed = client_of(mona).get(URL, {"person": "li@example.com"}).content.decode()
     assert "by oli@example.com" in typed, "the control: the text matches a part of an address"
+
+
+@pytest.mark.parametrize("q", ["PRÜFUNG", "prufung", "Pru\u0308fung"])
+def test_search_ignores_case_and_accents(q: str, team: Team, mona: User, run: Run, page: Any):
+    by = replace(actor(mona), label="Zoë@example.com")
+    record(EventType.RUN_CANCEL, "requested", by=by, team=team, run=run, reason="falsche Prüfung")
+    record(EventType.RUN_CANCEL, "requested", by=actor(mona), team=team, run=run, reason="wrong data")
+    assert shown(page(q=q)) == [1]
+    assert shown(page(person="ZOE@")) == [1]
+    assert shown(page(person="zoe\u0308@")) == [1]
+    assert shown(page(q="\u0308")) == []

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.db import DatabaseError, connection, transaction
 
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team, User
@@ -201,3 +202,23 @@ def test_a_target_of_any_kind_keeps_its_name(db: None):
     record(EventType.MEMBER_ADD, "done", by=VERA, target=Target("member", "42", "oli@example.com"))
     (row,) = assert_whole("site", rows=1)
     assert (row["target_type"], row["target_id"], row["target_label"]) == ("member", "42", "oli@example.com")
+
+
+SWALLOW = (
+    [
+        "CREATE FUNCTION eats() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER eats BEFORE UPDATE ON taskruns_auditchain FOR EACH ROW EXECUTE FUNCTION eats()",
+    ]
+    if connection.vendor == "postgresql"
+    else ["CREATE TRIGGER eats BEFORE UPDATE ON taskruns_auditchain BEGIN SELECT RAISE(IGNORE); END"]
+)
+
+
+def test_a_head_that_someones_trigger_keeps_is_an_error(db: None, oli: User):
+    """With another trigger, which deletes the row, nothing would be missing afterwards."""
+    with connection.cursor() as cursor:
+        for statement in SWALLOW:
+            cursor.execute(statement)
+    with pytest.raises(DatabaseError), transaction.atomic():
+        record(EventType.PERSON_CREATE, "done", by=actor(oli))
+    assert not AuditEvent.objects.exists()

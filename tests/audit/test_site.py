@@ -18,6 +18,7 @@ from taskruns.models import AuditEvent, AuditReading, AuditVerification, Run, Te
 from taskruns.services import audit
 from tests.clients import ClientOf
 from tests.factories import actor
+from tests.markup import without_bdi
 from tests.queue_worker import work
 from tests.stored import events
 from tests.threads import in_threads
@@ -39,7 +40,7 @@ def history(team: Team, other_team: Team, run: Run, oli: User, otto: User) -> No
 
 def text_of(answer: Any) -> str:
     assert answer.status_code == 200
-    return str(answer.content.decode())
+    return without_bdi(answer.content.decode())
 
 
 @pytest.mark.parametrize("who", ["ada", "adam"])
@@ -88,6 +89,13 @@ def test_reading_is_recorded_once_per_person_chain_and_hour(team: Team, ada: Use
         client_of(ada).get(URL)
         client_of(ada).get(URL)
         assert readings() == [*expected, ("ada@example.com", "site")]
+
+
+def test_a_reading_noted_in_the_future_hides_no_other(history: None, ada: User, client_of: ClientOf):
+    AuditReading.objects.create(actor_id=str(ada.pk), chain="site", recorded_at=timezone.now() + timedelta(days=999))
+    client_of(ada).get(URL)
+    client_of(ada).get(URL)
+    assert readings() == [("ada@example.com", "site")]
 
 
 def test_a_bad_filter_is_not_recorded_as_reading(team: Team, mona: User, client_of: ClientOf):
@@ -231,6 +239,15 @@ def test_a_verification_that_never_ends_is_given_up(history: None, ada: User, cl
     with time_machine.travel(timezone.now() + timedelta(hours=7)):
         assert audit.stalled() == []
     assert AuditVerification.objects.get().result == "broken off"
+
+
+@pytest.mark.parametrize("column", ["started_at", "seen_at"])
+def test_a_verification_from_the_future_blocks_no_other(column: str, history: None, ada: User, client_of: ClientOf):
+    """Left by a clock that was set back, or written by hand."""
+    AuditVerification.objects.create(**{column: timezone.now() + timedelta(days=999)})
+    jobs.look_after_audit.call_local()
+    work()
+    assert not AuditVerification.objects.filter(result="running").exists()
 
 
 def test_progress_is_shown(history: None, ada: User, client_of: ClientOf):

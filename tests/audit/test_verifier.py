@@ -214,6 +214,14 @@ def test_a_huge_line_needs_little_memory(export: bytes, alone: Alone, tmp_path: 
     assert (code, "comes after the trailer" in said) == (1, True), said
 
 
+def test_a_shuffled_export_does_not_stop_the_verifier(export: bytes, alone: Alone):
+    """Every second row, then those between them from the end: each fills one of many gaps."""
+    order = [*range(1, 100_000, 2), *range(99_998, 0, -2)]
+    rows = b"".join(b'{"event":{"seq":%d}}\n' % seq for seq in order)
+    code, said = alone(export.splitlines(keepends=True)[0] + rows, "--public-key", OURS)
+    assert (code, said.count(": reordered: ")) == (1, 49_999)
+
+
 def test_an_ascii_terminal_is_no_error(export: bytes, alone: Alone):
     changed = export.replace(b'"chain":"team:', '"chain":"東:'.encode())
     code, said = alone(changed, "--public-key", OURS, python=("-X", "utf8=0"), env={"LC_ALL": "C", "PYTHONUTF8": "0"})

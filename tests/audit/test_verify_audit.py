@@ -199,6 +199,28 @@ def test_a_trigger_in_another_schema_does_not_count(chain: str):
     assert verify()[0] == 1
 
 
+FOREIGN = (
+    [
+        "CREATE FUNCTION eats() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER eats BEFORE INSERT ON {table} FOR EACH ROW WHEN (false) EXECUTE FUNCTION eats()",
+        "CREATE RULE eats AS ON UPDATE TO {table} WHERE false DO ALSO NOTHING",
+    ]
+    if connection.vendor == "postgresql"
+    else ["SELECT 1", "CREATE TRIGGER eats BEFORE INSERT ON {table} WHEN 0 BEGIN SELECT RAISE(IGNORE); END"]
+)
+
+
+@pytest.mark.parametrize("table", [*APPEND_ONLY_TABLES, "taskruns_auditchain", "taskruns_anchortopublish"])
+@pytest.mark.parametrize("statement", FOREIGN[1:])
+def test_a_trigger_that_is_not_the_panels_is_noted(chain: str, statement: str, table: str):
+    note = "note: the trigger or rule eats on the log's tables is not the panel's: it may keep rows out of the log"
+    assert note not in verify()[1], "the control"
+    with connection.cursor() as cursor:
+        cursor.execute(FOREIGN[0])
+        cursor.execute(statement.format(table=table))
+    assert note in verify()[1]
+
+
 def test_a_trigger_without_effect_counts_as_missing(chain: str):
     table = "taskruns_auditevent"
     with connection.cursor() as cursor:

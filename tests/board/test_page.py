@@ -20,6 +20,7 @@ from taskruns.models import ArizeUser, Credential, Membership, Run, Status, Task
 from taskruns.pages.board.page import PAGE
 from tests.clients import ClientOf
 from tests.factories import make_credential, make_run
+from tests.markup import without_bdi
 from tests.wire import ENDPOINT
 
 BOARD = "/teams/ops-north/runs/"
@@ -205,7 +206,7 @@ def test_the_number_of_queries_does_not_grow_with_the_runs(client: Client, task:
 
 def test_a_row_names_the_person_who_triggered_the_run_if_known(client: Client, task: Task) -> None:
     def by() -> str:
-        (label,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', client.get(BOARD).content.decode())
+        (label,) = re.findall(r'<span class="by"[^>]*>(.*?)</span>', without_bdi(client.get(BOARD).content.decode()))
         return str(label)
 
     run = make_run(task)
@@ -278,3 +279,14 @@ def test_more_teams_need_no_more_queries_on_the_board_of_all_teams(
         return len(captured)
 
     assert queries(3) == queries(20)
+
+
+def test_equal_task_names_are_told_apart_in_the_filter(client: Client, task: Task) -> None:
+    mine = {"team": task.team, "endpoint": ENDPOINT, "credential": task.credential, "name": task.name}
+    Task.objects.create(**mine, arize_id="VGFzazo3Onh5eg==", space_name="search")
+    Task.objects.create(**mine | {"name": "n" * 3_000}, arize_id="long")
+    html = client.get(BOARD).content.decode()
+    words = re.findall(r"<option[^>]*>([^<]*)</option>", html.split('id="filter-task"')[1].split("</select>")[0])
+    assert f"{task.name} · support-bot · …{task.arize_id[-8:]}" in words
+    assert f"{task.name} · search · …Onh5eg==" in words
+    assert max(map(len, words)) <= 200, "a long name does not fill the list"

@@ -1,5 +1,7 @@
 """Polls of the board's table: nothing new is a 304, a change is shown, an ended session leads to sign-in."""
 
+import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -185,3 +187,30 @@ def test_a_run_with_hardly_any_data_has_a_row(client: Client, task: Task) -> Non
     run = make_run(task, arize_id="bare", run_started_at=None, raw_status="")
     Run.objects.filter(pk=run.pk).update(created_at=None)
     assert b'data-run-id="bare"' in poll(client).content
+
+
+def drawn_for(page: Any) -> dict[str, str]:
+    """The headers that htmx sends with each request of an open page."""
+    (headers,) = re.findall(r"hx-headers='([^']*)'", page.content.decode())
+    return {"HX-Request": "true", **json.loads(headers)}
+
+
+def test_a_page_of_the_person_before_reloads_at_its_next_poll(client: Client, run: Run, vera: User) -> None:
+    """Two sign-ins in one browser, and a tab that stayed open."""
+    olis_tab = drawn_for(client.get(BOARD))
+    assert client.get(TABLE, headers=olis_tab).status_code == 200, "the control"
+    client.force_login(vera, backend="allauth.account.auth_backends.AuthenticationBackend")
+    pages = (TABLE, f"{BOARD}{run.pk}/", f"/teams/ops-north/tasks/{run.task_id}/", "/runs/table/")
+    for page in pages:
+        answer = client.get(page, headers=olis_tab)
+        assert (answer.status_code, answer["HX-Refresh"], answer.content) == (204, "true", b""), page
+        assert "no-store" in answer["Cache-Control"]
+    veras_tab = drawn_for(client.get(BOARD))
+    for page in pages:
+        assert client.get(page, headers=veras_tab).status_code == 200
+
+
+def test_an_open_page_without_a_session_still_leads_to_sign_in(client: Client, run: Run) -> None:
+    tab = drawn_for(client.get(BOARD))
+    client.logout()
+    assert client.get(TABLE, headers=tab)["HX-Redirect"].startswith("/accounts/login/")

@@ -439,6 +439,16 @@ def test_an_empty_secret_counts_as_unset(name: str, value: str, monkeypatch: pyt
         read()
 
 
+def test_debug_is_refused_with_a_public_address(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DEBUG", "on")
+    assert environment.debug(environment.site()) is True, "on localhost"
+    monkeypatch.setenv("SITE_URL", "https://panel.example.com")
+    with pytest.raises(ImproperlyConfigured, match=r"^DEBUG must be off when SITE_URL is https\. "):
+        environment.debug(environment.site())
+    monkeypatch.setenv("DEBUG", "off")
+    assert environment.debug(environment.site()) is False
+
+
 def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch):
     for name in ("SITE_URL", "DEBUG", "TRUSTED_PROXIES", "ARIZE_ENDPOINTS"):
         monkeypatch.setenv(name, "  ")

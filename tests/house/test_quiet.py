@@ -16,7 +16,7 @@ from django.test import Client
 from gunicorn.config import Config
 
 from config.gunicorn_logs import JsonLogger
-from config.logs import redact_tokens
+from config.logs import OF_CLIENT, OF_MESSAGE, cut, redact_tokens
 from taskruns.models import AuditEvent, Credential, Run, Team, User
 from tests.clients import ClientOf, click_cancel
 from tests.factories import CANARY, PASSWORD
@@ -197,3 +197,35 @@ def test_gunicorns_own_log_lines_are_json(lines: Lines):
     JsonLogger(Config()).error("Worker (pid:%s) was sent SIGKILL!", 42)
     (entry,) = lines()
     assert (entry["event"], entry["logger"]) == ("Worker (pid:42) was sent SIGKILL!", "gunicorn.error")
+
+
+# --- Long values
+
+
+def test_no_value_of_a_client_fills_the_log(mona: User, client_of: ClientOf, lines: Lines):
+    long = "x" * 7_000
+    everything = {"User-Agent": long, "Referer": f"http://localhost/{long}", "Content-Length": "9" * 7_000}
+    client_of(mona).get(f"/runs/{long}?q={long}", headers=everything)
+    client_of(mona).post(f"/runs/{long}", headers={"User-Agent": long})
+    client_of(mona).get("/runs/", headers={"Host": f"{long}.example"})
+    client_of(mona).generic(long.upper(), "/runs/", headers={"User-Agent": long})
+    logged = lines()
+    agents = [entry["user_agent"] for entry in logged if entry.get("user_agent")]
+    assert "x" * 200 in " ".join(agents), "the control: it is logged"
+    assert max(map(len, agents)) == OF_CLIENT
+    values = {key: value for entry in logged for key, value in entry.items() if isinstance(value, str)}
+    assert len(values["request"]) <= OF_CLIENT
+    whole = {key: value for key, value in values.items() if key != "exception"}
+    assert not {key: len(value) for key, value in whole.items() if len(value) > OF_MESSAGE}
+    assert max(map(len, values["exception"].split("\n"))) == OF_MESSAGE, "the foreign host name"
+
+
+def test_tracebacks_keep_all_their_lines():
+    long, trace = "x" * 7_000, "line\n" * 7_000
+    found = cut(None, "", {"event": long, "exception": trace, "user_agent": long, "code": 200})
+    assert found == {
+        "event": f"{long[: OF_MESSAGE - 1]}…",
+        "exception": trace,
+        "user_agent": f"{long[: OF_CLIENT - 1]}…",
+        "code": 200,
+    }

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from taskruns.audit import Actor
 from taskruns.audit.append_only import missing_triggers
-from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Outcome, Run, Team, TeamRole, User
+from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Outcome, Run, Task, Team, TeamRole, User
+from taskruns.models.folded import fold
 from taskruns.services import audit
 from tests.migrations.kept_database import FILLED_BY_MIGRATE, kept_database, kept_rows
 from tests.paths import ROOT
@@ -27,7 +29,8 @@ APPLIED = {
     "0004_cache_and_ring_keys.py": "45405ec335cd853bc75cc7158e46de3db4a91d941e72cf0e3bf00d7204f18073",
     "0005_leases.py": "1f2911fdf3c47cdb0c9d073e2bec0655b7cbe2a62832f7b5b6535eca29683d23",
     "0006_people_and_sso.py": "5d0885af09ad78d13edd1c0566250ed90231dd722f71e9b134649c1aaa2b828a",
-    "0007_limits_per_person.py": "7a3bf8c736e74a687b2688d253fce5ca1876b80a73be641ee79ab592ee5d0f54",
+    "0007_search_names.py": "519aa9abc76270d19e21ef23d4150b59ae62aea1f2ff2cf7b35b9531367613ee",
+    "0008_limits_per_person.py": "be9cfc0f68099c8014883c1da14588f24b5029cb8e3d6dd613f3216a36ef7faa",
 }
 Schema = dict[str, Any]
 # Tables that came after the release, and those that an upgrade drops: the old sessions hold keys that work.
@@ -153,6 +156,12 @@ def test_the_audit_log_verifies_after_an_upgrade(upgraded: BaseDatabaseWrapper):
     assert AuditEvent.objects.count() == rows + len(report.rows_of), "each chain accepts another row"
 
 
+def test_an_upgrade_makes_task_names_searchable(upgraded: BaseDatabaseWrapper):
+    names = dict(Task.objects.values_list("name", "search_name"))
+    assert names["Hallucination evaluation"] == "hallucination evaluation"
+    assert names == {name: fold(name) for name in names}
+
+
 def test_a_differing_table_is_detected(upgraded: BaseDatabaseWrapper, new_schema: Schema):
     """The control of the comparison."""
     with upgraded.cursor() as cursor:
@@ -160,3 +169,15 @@ def test_a_differing_table_is_detected(upgraded: BaseDatabaseWrapper, new_schema
         assert schema_of(upgraded) != new_schema
         cursor.execute("ALTER TABLE taskruns_heartbeat DROP COLUMN forgotten")
     assert schema_of(upgraded) == new_schema
+
+
+def test_names_are_folded_in_chunks(upgraded: BaseDatabaseWrapper, monkeypatch: pytest.MonkeyPatch):
+    migration = import_module("taskruns.migrations.0007_search_names")
+    monkeypatch.setattr(migration, "CHUNK", 3)
+    team = Team.objects.create(slug="chunks", name="Chunks")
+    Task.objects.bulk_create(
+        Task(team=team, endpoint="", arize_id=str(number), name=f"É{number}") for number in range(10)
+    )
+    Task.objects.update(search_name="")
+    migration.fold_names(apps, None)
+    assert sorted(team.tasks.values_list("search_name", flat=True)) == [f"e{number}" for number in range(10)]

@@ -278,6 +278,18 @@ def test_no_value_in_the_table_signs_in(mona: User):
     assert SessionStore().decode(row.session_data)[SESSION_KEY] == str(mona.pk), "the control: it is their session"
 
 
+@pytest.mark.parametrize("whose", ["another person's", "an ended one of one's own"])
+def test_data_copied_into_another_row_open_no_session(whose: str, mona: User, oli: User):
+    """Someone who can write into the table gives a row the digest of a key that they know."""
+    sign_in(Client(), mona.email)
+    row = PersonSession.objects.get()
+    mine = Client()
+    sign_in(mine, (oli if whose.startswith("another") else mona).email)
+    assert is_in(mine), "the control"
+    PersonSession.objects.exclude(pk=row.pk).update(session_data=row.session_data, user=mona)
+    assert not is_in(mine)
+
+
 def test_a_row_reveals_only_its_plain_columns(mona: User):
     client = Client(headers={"User-Agent": "Firefox"}, REMOTE_ADDR="192.0.2.7")
     sign_in(client, mona.email)

@@ -21,6 +21,7 @@ from taskruns.services.mirror import refresh
 from tests.clients import ClientOf
 from tests.factories import make_credential, make_run
 from tests.fake_arize import Fault, World, failing
+from tests.markup import without_bdi
 from tests.wire import ENDPOINT
 
 NORA = "VXNlcjoxOm5OYkM="
@@ -243,7 +244,9 @@ def test_the_page_of_a_run_shows_the_name_beside_the_id(
 
 
 def shown(page: Any) -> str:
-    found = re.search(r"<code>created_by_user_id</code></dt>\s*<dd>\s*([^\n]*?)\s*</dd>", page.content.decode())
+    found = re.search(
+        r"<code>created_by_user_id</code></dt>\s*<dd>\s*([^\n]*?)\s*</dd>", without_bdi(page.content.decode())
+    )
     assert found is not None
     return found[1]
 

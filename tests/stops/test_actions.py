@@ -30,6 +30,7 @@ from taskruns.models import (
 from taskruns.services import stops
 from tests.clients import ClientOf
 from tests.factories import actor, make_credential, make_run
+from tests.markup import without_bdi
 from tests.stored import events
 
 PAGE = "/teams/ops-north/stop/"
@@ -51,7 +52,7 @@ def pull(client: Client, reason: str = WHY, **data: Any) -> Any:
 
 
 def text_of(answer: Any) -> str:
-    return " ".join(answer.content.decode().split())
+    return " ".join(without_bdi(answer.content.decode()).split())
 
 
 def the_stop() -> EmergencyStop:

@@ -10,7 +10,7 @@ from django.urls import reverse
 from taskruns.forms import BoardFilter, Sort
 from taskruns.models import Credential, Status, Task
 from taskruns.models.tasks import STILL_LISTED
-from taskruns.pages.values import Link
+from taskruns.pages.values import Link, shortened, told_apart
 from taskruns.permissions import Action, TeamAccess
 
 
@@ -92,8 +92,8 @@ _TYPES = ("template_evaluation", "code_evaluation", "run_experiment", "unknown")
 def board_filters(accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Sequence[Credential]) -> BoardFilters:
     teams = [it.team for it in accesses]
     tasks = Task.objects.filter(STILL_LISTED, team__in=teams).exclude(arize_id="").order_by("name", "arize_id")
-    named = {id_: name or id_ for id_, name in tasks.values_list("arize_id", "name")[:MOST_TASKS]}
-    spaces = {space["id"]: space["name"] or space["id"] for key in keys for space in key.spaces}
+    named = told_apart(tasks.values_list("arize_id", "name", "space_name")[:MOST_TASKS])
+    spaces = {space["id"]: shortened(space["name"] or space["id"]) for key in keys for space in key.spaces}
     more = (wanted.type, wanted.credential, wanted.space, wanted.started_after, wanted.started_before)
     return BoardFilters(
         statuses=tuple(Choice(it.value, it.value.upper(), it in wanted.statuses) for it in Status),
@@ -114,7 +114,7 @@ def board_filters(accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Seq
 def _choices(pairs: Iterable[tuple[str, str]], chosen: str) -> tuple[Choice, ...]:
     """Includes the chosen value even if it is no longer listed: the form must not drop it."""
     listed = dict(pairs)
-    listed |= {chosen: chosen} if chosen and chosen not in listed else {}
+    listed |= {chosen: shortened(chosen)} if chosen and chosen not in listed else {}
     return tuple(Choice(value, word, value == chosen) for value, word in listed.items())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import DatabaseError, IntegrityError, transaction
+from django.db import DatabaseError, DataError, IntegrityError, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
@@ -155,7 +155,16 @@ def record_suppressed() -> int:
     """
     past = AnonymousTally.objects.filter(minute__lt=timezone.now() - MINUTE)
     minutes = past.order_by("minute").values_list("minute", flat=True).distinct()
-    return sum(_record_minute(minute) for minute in list(minutes))
+    return sum(map(_record_minute_if_possible, list(minutes)))
+
+
+def _record_minute_if_possible(minute: datetime) -> int:
+    """A tally that someone has written by hand must not hold up those of other minutes."""
+    try:
+        return _record_minute(minute)
+    except (ValueError, DataError):
+        log.exception("suppressed_not_recorded", minute=str(minute))
+        return 0
 
 
 @transaction.atomic

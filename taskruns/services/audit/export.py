@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
@@ -46,11 +46,13 @@ def record_reading(team: Team | None, *, by: Actor) -> None:
     mine = {"actor_id": by.id, "chain": chain_of(team.pk if team else None)}
     now = timezone.now()
     known = AuditReading.objects.filter(**mine)
-    if known.filter(recorded_at__gt=now - READING_COUNTS_FOR).exists():
+    # After the clock was set back, a time in the future must not keep readings out of the log for long.
+    lately = Q(recorded_at__gt=now - READING_COUNTS_FOR, recorded_at__lte=now + READING_COUNTS_FOR)
+    if known.filter(lately).exists():
         return
     with transaction.atomic():
         # If two pages are opened at once, only one creates or updates the AuditReading and records the event.
-        if known.filter(recorded_at__lte=now - READING_COUNTS_FOR).update(recorded_at=now) or _first(mine, now):
+        if known.exclude(lately).update(recorded_at=now) or _first(mine, now):
             record(EventType.AUDIT_READ, "done", by=by, team=team)
 
 

@@ -11,6 +11,7 @@ from django.db.models.lookups import Exact
 
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent
+from taskruns.models.folded import contains
 
 _INDEXED = frozenset({"event", "actor_id", "run_id", "request_id", "at"})
 
@@ -42,11 +43,11 @@ def matching(
     if wanted.batch:
         events = events.filter(_of_batch(wanted.batch))
     if wanted.person:
-        events = events.filter(actor_label__icontains=wanted.person)
+        events = events.filter(contains("actor_label", wanted.person))
     if wanted.q:
         texts = ("target_label", "reason", "team_label", "actor_label")
         ids = Q(run_id=wanted.q) | Q(task_id=wanted.q)
-        events = events.filter(reduce(or_, (Q((f"{name}__icontains", wanted.q)) for name in texts), ids))
+        events = events.filter(reduce(or_, (contains(name, wanted.q) for name in texts), ids))
     return events
 
 

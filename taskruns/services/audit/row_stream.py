@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import DatabaseError
-from django.db.models import CharField, Func, Model, Q, QuerySet, UUIDField
+from django.db import DatabaseError, connection
+from django.db.models import CharField, DateTimeField, Func, JSONField, Model, Q, QuerySet, UUIDField
 
 from taskruns.audit import CATALOGUE, EventType
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, stored_values, tolerant_text, with_number, without_number
@@ -49,6 +49,13 @@ def _read_one(model: type[Model], pk: int, shape: Callable[[Rows], Iterable[T]],
 # JSON values
 
 
+def _time_text(at: datetime) -> str:
+    return str(connection.ops.adapt_datetimefield_value(at))
+
+
+_WRITES: dict[type, Callable[[Any], str]] = {DateTimeField: _time_text, JSONField: json.dumps}
+
+
 def stream_values(rows: Rows, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """All rows of one chain by number, as JSON values by column, in constant memory.
 
@@ -77,14 +84,44 @@ def unnumbered(rows: Rows) -> "QuerySet[Any, int]":
 def _values(rows: Rows, *, names: tuple[str, ...]) -> list[Values]:
     """For each row: primary key, `seq`, then the named columns."""
     as_json = AS_JSON.get
-    found = rows.values_list("pk", "seq", *_columns(rows.model, names))
+    respelled = _respelled(rows.model, names)
+    texts = [StoredText(name) for name in respelled]
+    found: Iterable[Values] = rows.values_list("pk", "seq", *_columns(rows.model, names), *texts)
+    if respelled:
+        found = (_as_written(row, respelled) for row in found)
     return [tuple(to_json(value) if (to_json := as_json(type(value))) else value for value in row) for row in found]
+
+
+def _respelled(model: type[Model], names: tuple[str, ...]) -> dict[str, tuple[int, Callable[[Any], str]]]:
+    """On SQLite, the columns whose text can be changed without changing the value: filters and sorting use the text.
+
+    Column -> its place in a row of `_values`, and how the panel writes it.
+    """
+    if connection.vendor != "sqlite":
+        return {}
+    fields = [(place, model._meta.get_field(name)) for place, name in enumerate(names, 2)]
+    return {field.name: (place, write) for place, field in fields if (write := _WRITES.get(type(field)))}
+
+
+def _as_written(row: Values, respelled: dict[str, tuple[int, Callable[[Any], str]]]) -> Values:
+    values, texts = row[: -len(respelled)], row[-len(respelled) :]
+    for text, (place, write) in zip(texts, respelled.values(), strict=True):
+        if write(values[place]) != text:
+            raise ValueError(text)
+    return values
 
 
 def _columns(model: type[Model], names: tuple[str, ...]) -> list[str | Func]:
     """Let the database convert uuids to text: much faster than Python for millions of rows."""
     uuids = {name for name in names if isinstance(model._meta.get_field(name), UUIDField)}
     return [UuidText(name) if name in uuids else name for name in names]
+
+
+class StoredText(Func):
+    """A column of SQLite as it is stored. The expression has no declared type, so nothing converts it."""
+
+    output_field = CharField()
+    template = "ifnull(%(expressions)s, NULL)"
 
 
 class UuidText(Func):

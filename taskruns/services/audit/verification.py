@@ -11,17 +11,19 @@ from typing import Any
 
 import structlog
 from django.db import DatabaseError, connection, transaction
+from django.db.models import F, Window
+from django.db.models.functions import Lag
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import ANCHOR_EVERY
-from taskruns.audit.append_only import missing_triggers
+from taskruns.audit.append_only import foreign_triggers, missing_triggers
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from taskruns.audit.record import chain_of, team_of
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
-from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash
+from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash, printable
 
 from .anchor_file import AnchorFile
 from .row_stream import ANCHOR, EVENT, stream_values, unnumbered
@@ -87,6 +89,7 @@ def verify_chains(
     triggers = missing_triggers(connection)
     for trigger in triggers:
         report.add(f"the trigger {trigger} is missing or changed: the database no longer refuses changes to rows")
+    _note_foreign_triggers(report)
     for name in names:
         before = report.fault_count
         report.begin(name)
@@ -106,6 +109,13 @@ def verify_chains(
             _record(team_of(name), "ok", details, by=by)
 
 
+def _note_foreign_triggers(report: Report) -> None:
+    """Not faults: a copy of the database elsewhere may need one. But a trigger can also keep rows out of the log."""
+    for name in foreign_triggers(connection):
+        note = f"the trigger or rule {name} on the log's tables is not the panel's: it may keep rows out of the log"
+        report.notes.append(printable(note))
+
+
 def _chains(anchor_file: AnchorFile | None, report: Report) -> list[str]:
     """Every chain named by a head, a row or an anchor: a chain whose rows were all deleted is still verified."""
     known: set[Any] = anchor_file.chains() if anchor_file else set()
@@ -120,7 +130,7 @@ def _chains(anchor_file: AnchorFile | None, report: Report) -> list[str]:
 
 def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress: Progress) -> Iterator[Fault]:
     """Rows may be added while we read: the chain must reach the head read before, and not pass the head read after."""
-    started = timezone.now()
+    started, faults_before = timezone.now(), report.fault_count
     head, head_hash = _head(chain)
     steps = 0
 
@@ -153,7 +163,17 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
     report.anchors_of[chain] = checker.anchors
     if unsigned != checker.signed:
         yield from _unanchored_too_long(checker, started)
+    if report.fault_count == faults_before:
+        yield from _displaced(chain)
     progress(report)
+
+
+def _displaced(chain: str) -> Iterator[Fault]:
+    """Rows whose primary key is out of order. It is in no hash, and the pages sort by it and look for rows by it."""
+    before = Window(Lag("pk", default=0), order_by=F("seq").asc())
+    rows = with_number(AuditEvent.objects.filter(chain=chain)).annotate(before=before).filter(before__gte=F("pk"))
+    for seq in rows.order_by("seq").values_list("seq", flat=True).iterator():
+        yield Fault(chain, "reordered", seq, "its id was changed: the pages show it elsewhere or not at all")
 
 
 def _moved(fault: Fault, event: dict[str, Any]) -> Fault:

@@ -61,7 +61,8 @@ def run_verification(verification_id: UUID) -> None:
     """Run a verification unless a worker already does. After SILENT_FOR without progress another worker may take it."""
     now = timezone.now()
     waiting = AuditVerification.objects.filter(pk=verification_id, result=Result.RUNNING)
-    if not waiting.filter(Q(seen_at=None) | Q(seen_at__lt=now - SILENT_FOR)).update(seen_at=now):
+    unseen = Q(seen_at=None) | Q(seen_at__lt=now - SILENT_FOR) | Q(seen_at__gt=now + SILENT_FOR)
+    if not waiting.filter(unseen).update(seen_at=now):
         return
     verification = AuditVerification.objects.get(pk=verification_id)
     try:
@@ -121,9 +122,11 @@ def stalled() -> list[UUID]:
     """Verifications whose worker stopped responding, to run again. After GIVEN_UP_AFTER they are ended instead."""
     now = timezone.now()
     running = AuditVerification.objects.filter(result=Result.RUNNING)
-    running.filter(started_at__lt=now - GIVEN_UP_AFTER).update(result=Result.BROKEN_OFF, finished_at=now)
+    # Times in the future are left by a clock that was set back, or written by hand.
+    ended = Q(started_at__lt=now - GIVEN_UP_AFTER) | Q(started_at__gt=now + SILENT_FOR)
+    running.filter(ended).update(result=Result.BROKEN_OFF, finished_at=now)
     quiet = now - SILENT_FOR
-    silent = Q(seen_at__lt=quiet) | Q(seen_at=None, started_at__lt=quiet)
+    silent = Q(seen_at__lt=quiet) | Q(seen_at__gt=now + SILENT_FOR) | Q(seen_at=None, started_at__lt=quiet)
     return list(running.filter(silent).values_list("pk", flat=True))
 
 

@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient
-from taskruns.arize.errors import ArizeError
+from taskruns.arize.errors import ArizeError, ListRepeats
 from taskruns.arize.paging import pages
 from taskruns.arize.wire import WireApiKey
 from taskruns.audit import Actor, EventType, record
@@ -27,6 +27,9 @@ def read_expiry(client: ArizeClient, space_ids: Iterable[str]) -> date | None:
     for space_id in (None, *list(space_ids)[:SPACES]):
         try:
             found = _own(client, space_id)
+        except ListRepeats:
+            log.warning("arize_list_repeats", list="api-keys")
+            return None  # another key like this one may be missing from the list
         except ArizeError:
             return None
         if found is not None:

@@ -15,6 +15,7 @@ from taskruns.arize.errors import (
     ArizeError,
     BadRequest,
     Forbidden,
+    ListRepeats,
     NoAnswer,
     NotFound,
     NotSent,
@@ -106,7 +107,11 @@ class Reader:
         return answer
 
     def pages(self, fetch: Callable[[str | None], Page[Item]]) -> Iterator[Page[Item]]:
-        """The pages of one list, each within the budget. Ends early when the round is over. Raises ArizeError."""
+        """The pages of one list, each within the budget. Ends early when the round is over.
+
+        Raises ArizeError: that of a call, or ListRepeats after the pages that came. The latter does not count against
+        Arize, because every call was answered.
+        """
 
         def paid(cursor: str | None) -> Page[Item]:
             if self.is_over or not self.spend():
@@ -120,6 +125,9 @@ class Reader:
             yield from pages(paid)
         except _RoundOver:
             return
+        except ListRepeats:
+            log.warning("arize_list_repeats", key=str(self.credential.pk))
+            raise
 
     def each(self, items: Iterable[T], request: Callable[[T], R]) -> Iterator[tuple[T, datetime, R | ArizeError]]:
         """Call Arize for each item, several at once. Yields (item, when its call started, answer or error).

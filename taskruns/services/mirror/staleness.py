@@ -44,15 +44,18 @@ class Staleness:
     reason: str = ""
 
 
-def note_answer(task: Task, answer: object) -> None:
-    """Note that reading the task's runs failed or recovered. 401 and 429 are recorded on the credential instead."""
+def note_answer(task: Task, answer: object, *, at: datetime | None = None) -> None:
+    """Note that reading the task's runs failed or recovered. 401 and 429 are recorded on the credential instead.
+
+    `at`: runs that were read since then are up to date all the same; without it, none are.
+    """
     if isinstance(answer, Unauthorized | RateLimited):
         return
     failed = isinstance(answer, ArizeError)
     if not failed and task.runs_failed_at is None:
         return
     has_changed = failed == (task.runs_failed_at is None)
-    task.runs_failed_at = timezone.now() if failed else None
+    task.runs_failed_at = (at or timezone.now()) if failed else None
     Task.objects.filter(pk=task.pk).update(runs_failed_at=task.runs_failed_at)
     if has_changed:
         Team.bump(task.team_id)

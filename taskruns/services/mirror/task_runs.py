@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import structlog
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from taskruns.arize.errors import ArizeError, BadRequest
-from taskruns.arize.paging import Page
+from taskruns.arize.errors import ArizeError, BadRequest, ListRepeats
+from taskruns.arize.paging import Page, Progress
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.models.tasks import STILL_LISTED
@@ -30,6 +31,7 @@ from .first_contact import unread_tasks
 from .reader import Reader
 from .staleness import failed_lately, note_answer
 
+log = structlog.get_logger(__name__)
 SEARCH_CALLS_PER_MINUTE = 10
 # Open boards show the progress of first contact this often, even if nothing else changes.
 PROGRESS_SHOWN_EVERY = timedelta(seconds=2)
@@ -92,15 +94,19 @@ def _backfill(reader: Reader, task: Task, answer: Answer, started: datetime) -> 
     Returns the number of runs that are new or changed. Progress is stored even after an error: a task that always fails
     must not come first each time.
     """
-    backfill = _Backfill(task)
+    backfill, began = _Backfill(task), started
     while isinstance(answer, Page):
         backfill.take(answer, started)
-        if backfill.is_done or backfill.pages == MOST_PAGES or reader.is_over or not reader.spend():
+        if backfill.repeats:
+            log.warning("arize_list_repeats", key=str(reader.credential.pk), task=str(task.pk))
+            answer = ListRepeats()
+        if backfill.is_over or backfill.pages == MOST_PAGES or reader.is_over or not reader.spend():
             break
         started, answer = timezone.now(), reader.call(partial(_page, reader, task, backfill.cursor))
     was_gap = bool(task.gap_cursor)
     _note(task, backfill, answer)
-    note_answer(task, answer)
+    # Runs that the list shows are up to date even if it repeats itself.
+    note_answer(task, answer, at=began if backfill.repeats else None)
     if not backfill.is_done or not was_gap or reader.is_over or not reader.spend():
         return backfill.changed
     # The gap is closed. Now read the runs that appeared since the backfill began.
@@ -126,19 +132,21 @@ class _Backfill:
         self.cursor = task.gap_cursor
         self.pages = 0
         self.changed = 0
-        self.is_done = False
-        self._met: set[str] = set()
+        self.is_done = self.repeats = False
+        self._progress = Progress(task.gap_cursor)
+
+    @property
+    def is_over(self) -> bool:
+        """All runs down to the known ones were read, or Arize does not show the rest."""
+        return self.is_done or self.repeats
 
     def take(self, page: Page[WireRun], started: datetime) -> None:
         reaches_back = _reaches_back(self.task, page)
         self.changed += record_readings([Reading(self.task, page.items, started)])
         self.since = self.since or timezone.now()
-        found = {wire.id for wire in page.items}
         self.cursor = page.next_cursor or ""
-        # A page without new runs means that the server ignores the cursor.
-        repeats = self.pages > 0 and found <= self._met
-        self.is_done = reaches_back or not self.cursor or repeats
-        self._met |= found
+        self.is_done = reaches_back or not self.cursor
+        self.repeats = self._progress.repeats(page) and not self.is_done
         self.pages += 1
 
 
@@ -166,6 +174,9 @@ def _note(task: Task, backfill: _Backfill, answer: Answer) -> None:
             changes["active_unread"] = bool(backfill.cursor)
         if not task.gap_cursor:
             changes["runs_read_to"] = task.last_run_at
+    elif backfill.repeats:
+        # Not caught up: the next backfill tries again, when the task moves or the rolling search reads it.
+        changes = {"gap_cursor": "", "gap_since": None, "runs_read_to": task.last_run_at}
     elif isinstance(answer, BadRequest) and backfill.pages == 0:
         changes = {"gap_cursor": "", "gap_since": None}  # Arize rejects the cursor: start again at the newest run
     Task.objects.filter(pk=task.pk).update(runs_read_at=timezone.now(), **changes)

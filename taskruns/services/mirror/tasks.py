@@ -9,16 +9,20 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from taskruns.arize.errors import ArizeError, Forbidden, NotFound
+from taskruns.arize.errors import ArizeError, Forbidden, ListRepeats, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
-from taskruns.models.tasks import NO_LONGER_LISTED, NO_USABLE_KEY
+from taskruns.models.tasks import NO_LONGER_LISTED, NO_USABLE_KEY, STILL_LISTED
 from taskruns.services.runs.observations import fits_an_index
 
 from .reader import Reader
 
 READ_EVERY = timedelta(minutes=1)
 CHUNK = 100
+REPEATS = (
+    "The task list of Arize repeats itself, so some tasks may be missing here. The tasks listed before stay on the "
+    "board. The panel lists them again every minute; if this lasts, tell Arize's support."
+)
 
 
 def is_due(credential: Credential) -> bool:
@@ -33,18 +37,30 @@ def read_tasks(reader: Reader) -> tuple[int, int]:
         return 0, 0
     listing.read_all(spaces, are_all=are_all)
     reader.list_error = listing.error
-    key = Credential.objects.filter(pk=reader.credential.pk)
     if listing.resume_at or listing.error:
-        key.update(listing_at=listing.resume_at)
+        Credential.objects.filter(pk=reader.credential.pk).update(listing_at=listing.resume_at)
     else:
-        key.update(listing_at={}, tasks_read_at=timezone.now())
-        # A listing may take several rounds. Tasks on its first pages must not count as no longer listed.
-        listed = Task.objects.filter(credential=reader.credential, listed_at__gte=listing.began)
-        listed.update(listed_at=timezone.now())
+        _note_listed(reader.credential, listing)
     changed = sum(_mirror(reader.credential, chunk) for chunk in listing.chunks())
     if changed:
         Team.bump(reader.credential.team_id)
     return len(listing.found), changed
+
+
+def _note_listed(credential: Credential, listing: "_Listing") -> None:
+    """Note that the tasks were listed, as far as Arize lists them.
+
+    A listing may take several rounds. Tasks on its first pages must not count as no longer listed. If the list repeats
+    itself, this is true for every task that was still listed before: nothing says that it is gone.
+    """
+    mine = Task.objects.filter(credential=credential)
+    listed = mine.filter(STILL_LISTED) if listing.repeats else mine.filter(listed_at__gte=listing.began)
+    listed.update(listed_at=timezone.now())
+    problem = REPEATS if listing.repeats else ""
+    row = Credential.objects.filter(pk=credential.pk)
+    row.update(listing_at={}, tasks_read_at=timezone.now(), list_problem=problem)
+    if problem != credential.list_problem:
+        Team.bump(credential.team_id)
 
 
 @dataclass
@@ -57,8 +73,9 @@ class _Listing:
     """The task lists of one round: each task once, with the spaces that listed it.
 
     `resume_at`: where the next round continues a listing that did not fit into this one, as {"space": id or null,
-    "cursor": text or null, "told": bool, "untold": bool, "began": text}. `told`: some space was listed. `untold`: some
-    space was not, so the unscoped list is needed too. `error`: why the tasks could not be listed.
+    "cursor": text or null, "told": bool, "untold": bool, "repeats": bool, "began": text}. `told`: some space was
+    listed. `untold`: some space was not, so the unscoped list is needed too. `repeats`: a list repeated itself, so
+    tasks may be missing. `error`: why the tasks could not be listed.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -67,6 +84,7 @@ class _Listing:
         self.found: dict[str, _Found] = {}
         self.resume_at: dict[str, Any] = {}
         self.error: ArizeError | None = None
+        self.repeats = False
         self._told = self._untold = False
 
     def read_all(self, spaces: list[WireSpace], *, are_all: bool) -> None:
@@ -78,6 +96,7 @@ class _Listing:
             self.began = datetime.fromisoformat(at["began"])
         self._told = resumes and at["told"]
         self._untold = not spaces or not are_all or (resumes and at["untold"])
+        self.repeats = resumes and at.get("repeats", False)
         cursor = at["cursor"] if resumes else None
         first = (ids.index(at["space"]) if at["space"] else len(ids)) if resumes else 0
         for space in spaces[first:]:
@@ -96,16 +115,22 @@ class _Listing:
                 for wire in page.items:
                     self._add(wire, space)
                 following, pages = page.next_cursor, pages + 1
+        except ListRepeats:
+            self._told = self.repeats = True
+            following = None
         except ArizeError as error:
             self._note(error, space)
         else:
             self._told = True
+            if space is None and not self._reader.is_over:
+                self.repeats = False  # the list of all spaces is whole
         if self._reader.is_over and (following or not pages):
             self.resume_at = {
                 "space": space_id,
                 "cursor": following,
                 "told": self._told,
                 "untold": self._untold,
+                "repeats": self.repeats,
                 "began": self.began.isoformat(),
             }
 
@@ -131,7 +156,7 @@ class _Listing:
 
 
 def _spaces(reader: Reader) -> tuple[list[WireSpace], bool]:
-    """The spaces that the key sees, and whether the list is complete."""
+    """The spaces that the key sees, and whether the list is complete. If not, tasks are listed without spaces too."""
     found: list[WireSpace] = []
     try:
         for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor)):

@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet, Value
 
 from taskruns.forms import BoardFilter
 from taskruns.models import Run, Task, Team
+from taskruns.models.folded import fold
 
 # With more matches than this, a search does not name single runs, or single tasks.
 MANY_IDS = 2_000
@@ -96,7 +97,8 @@ class Search:
 
 def _search(team: Team, q: str) -> Search:
     """Runs of tasks with `q` in their name, and runs whose ids start with it. One query finds out which exist."""
-    named = Task.objects.filter(team=team, name__icontains=q)
+    folded = fold(q)  # empty for accents alone, which must not find every task
+    named = Task.objects.filter(team=team, search_name__contains=folded) if folded else Task.objects.none()
     begin = Q(team=team) & (_begins("arize_id", q) | _begins("experiment_id", q))
     tasks, runs, is_many = _look(named, begin)
     if not tasks:

@@ -172,7 +172,7 @@ let asked = null;
 
 function ask(button) {
   const place = button.closest("[data-cancel-target]");
-  const fill = (name, text) => (one(`[data-fill=${name}]`, dialog).textContent = text);
+  const fill = (name, text) => Object.assign(one(`[data-fill=${name}]`, dialog), { textContent: text, title: text });
   const started = one("[data-started]", place);
   const notStarted = place.dataset.status === "pending" ? "not yet" : "not reported by Arize";
   asked = { id: place.id, url: button.formAction };

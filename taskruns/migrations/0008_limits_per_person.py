@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('taskruns', '0006_people_and_sso'),
+        ('taskruns', '0007_search_names'),
     ]
 
     operations = [
