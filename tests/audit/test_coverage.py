@@ -248,6 +248,7 @@ COMMANDS: dict[str, list[Call]] = {
     "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
     "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
     "demo_setup": [],  # below: needs its own environment variables
+    "run_huey": [],  # the worker: its jobs record what they do
     "fill_runs": [],  # generated runs for benchmarks, in the mirror only: not in the catalogue
 }
 FOLDER = ROOT / "taskruns/management/commands"
