@@ -19,7 +19,7 @@ try:
 except ImproperlyConfigured as error:
     sys.exit(f"Cannot start: {error}")
 
-worker_class = "gthread"
+worker_class = "config.web_worker.Worker"
 threads = 8
 timeout = 60
 graceful_timeout = 5

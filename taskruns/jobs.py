@@ -70,6 +70,7 @@ def look_after_audit() -> None:
     anchor_changed(due_after=DUE_AFTER)
     publish()
     audit.record_suppressed()
+    audit.record_counted()
     for verification_id in audit.stalled():
         run_verification(str(verification_id))
 

@@ -22,7 +22,7 @@ from django.utils import timezone
 from django.utils.cache import patch_cache_control
 
 from taskruns.access import recent_auth
-from taskruns.access.gate import actor_of
+from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.access.redirects import is_read
 from taskruns.audit import EventType, anchors
 from taskruns.models import Heartbeat, User
@@ -267,7 +267,10 @@ def _zone(name: str) -> ZoneInfo:
 
 
 class FailClosed:
-    """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation."""
+    """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation.
+
+    Too many acts of one person become a 429.
+    """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -279,6 +282,9 @@ class FailClosed:
         if isinstance(exception, OutcomeNotWritten):
             log.error("outcome_not_written", act=exception.event.value, exc_info=exception)
             return errors.unavailable(request, OUTCOME_NOT_WRITTEN[exception.event])
+        if isinstance(exception, TooManyActs):
+            log.warning("too_many_acts", path=request.path)
+            return errors.too_many_acts(request, exception)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

@@ -11,6 +11,7 @@ set it up. A view with `recent_auth` requires a proof of identity from the last 
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -24,18 +25,33 @@ from django.utils.cache import patch_cache_control
 from django_htmx.middleware import HtmxDetails
 
 from taskruns.audit import Actor, EventType
-from taskruns.models import SiteRole, Team, TeamRole, User
+from taskruns.models import Limit, SignInCount, SiteRole, Team, TeamRole, User
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import members
 from taskruns.services.people import sessions
+from taskruns.services.user_errors import UserError
 
 from .denials import record_denied
 from .recent_auth import auth_method, is_recent, lacks_second_factor
 from .redirects import is_read, page_of, referring_page, to_login, with_next
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# What one person may do: each act leaves rows that nobody can delete. Nothing that stops a run counts.
+ACTS = Limit("acts", 300, timedelta(minutes=10))
+EXPORTS = Limit("exports", 30, timedelta(minutes=10))
 View = Callable[..., HttpResponseBase]
 M = TypeVar("M", bound=models.Model)
+
+
+class TooManyActs(UserError):
+    """Nothing was done."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.retry_after = int(limit.window.total_seconds())
+        super().__init__(
+            f"You did this kind of thing {limit.attempts} times within {self.retry_after // 60} minutes, which is the "
+            "limit. Nothing was changed. Cancelling runs still works. Try again in a few minutes."
+        )
 
 
 class PanelRequest(HttpRequest):
@@ -49,13 +65,18 @@ class PanelRequest(HttpRequest):
 
 
 def requires(
-    action: Action, *, event: EventType | None = None, acts_on: str = "POST", recent_auth: bool = False
+    action: Action,
+    *,
+    event: EventType | None = None,
+    acts_on: str = "POST",
+    recent_auth: bool = False,
+    stops_runs: bool = False,
 ) -> Callable[[View], View]:
     """Let the view run only for people with the right to `action`.
 
     A url with a `slug` belongs to a team: the view gets the team instead of the slug. `event` is the audit event of the
     method `acts_on`: a denial is recorded under that name. `recent_auth` requires a recent proof of identity; never use
-    it for stopping runs.
+    it for stopping runs. `stops_runs`: the acts of this view are never too many.
     """
 
     def decorate(view: View) -> View:
@@ -72,6 +93,8 @@ def requires(
                 raise PermissionDenied
             if (stopped := _missing_auth(panel, denied_as, recent_auth=recent_auth)) is not None:
                 return stopped
+            if not stops_runs:
+                _spend(panel)
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
 
@@ -83,6 +106,11 @@ def requires(
 def signed_in(view: View) -> View:
     """For pages that every signed-in person has: the home page, their own profile."""
     return _for_everyone(view)
+
+
+def always_allowed(view: View) -> View:
+    """For ending one's own sessions: never too many acts."""
+    return _for_everyone(view, ends_session=True)
 
 
 def requires_recent_auth(view: View) -> View:
@@ -195,7 +223,9 @@ def _declared(view: View, access: Action | str) -> View:
     return view
 
 
-def _for_everyone(view: View, *, recent_auth: bool = False, before_second_factor: bool = False) -> View:
+def _for_everyone(
+    view: View, *, recent_auth: bool = False, before_second_factor: bool = False, ends_session: bool = False
+) -> View:
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
@@ -204,7 +234,11 @@ def _for_everyone(view: View, *, recent_auth: bool = False, before_second_factor
         stopped = _missing_auth(
             panel, EventType.ACCESS_DENIED, recent_auth=recent_auth, before_second_factor=before_second_factor
         )
-        return _private(view(panel, *args, **kwargs)) if stopped is None else stopped
+        if stopped is not None:
+            return stopped
+        if not ends_session:
+            _spend(panel)
+        return _private(view(panel, *args, **kwargs))
 
     return _declared(gate, "signed in")
 
@@ -242,6 +276,18 @@ def _missing_auth(
     if recent_auth and not is_recent(request, request.user):
         return _redirect_to_auth(request, reverse("confirm"), event, why="no recent sign-in")
     return None
+
+
+def spend(request: PanelRequest, limit: Limit) -> None:
+    """Count one act of the person. Raises TooManyActs. Not recorded: a row for each refusal is what this prevents."""
+    if not SignInCount.objects.has_room(limit, str(request.user.pk)):
+        raise TooManyActs(limit)
+
+
+def _spend(request: PanelRequest) -> None:
+    """Raises TooManyActs if this is a change, and the person made too many."""
+    if request.method not in SAFE_METHODS:
+        spend(request, ACTS)
 
 
 def _redirect_to_auth(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:

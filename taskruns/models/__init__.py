@@ -10,6 +10,7 @@ from .audit import (
     AuditEvent,
     AuditReading,
     AuditVerification,
+    PersonTally,
 )
 from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cache import CacheEntry
@@ -19,7 +20,7 @@ from .jobs import Heartbeat
 from .key_ring import RingKeyCheck
 from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
-from .people import EmailStatus, SignInCount, SiteRole, Theme, User
+from .people import EmailStatus, Limit, SignInCount, SiteRole, Theme, User
 from .runs import Run, Status
 from .saved_views import SavedView
 from .sessions import PersonSession
@@ -56,9 +57,11 @@ __all__ = [
     "ItemState",
     "KeyUsage",
     "Lease",
+    "Limit",
     "Membership",
     "Outcome",
     "PersonSession",
+    "PersonTally",
     "RingKeyCheck",
     "Run",
     "SavedView",

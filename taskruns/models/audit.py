@@ -172,6 +172,23 @@ class AnonymousTally(models.Model):
         return f"{self.left_out} more {self.event} {self.outcome} from {self.ip}"
 
 
+class PersonTally(models.Model):
+    """Refused attempts of one person in one minute: the log has rows for the first of them, the others are counted."""
+
+    actor_id = models.CharField(max_length=64)
+    chain = models.CharField(max_length=45)
+    minute = models.DateTimeField()
+    attempts = models.IntegerField(default=1)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["actor_id", "chain", "minute"], name="one_tally_a_minute_and_person")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.attempts} refused attempts of {self.actor_id} in {self.chain}"
+
+
 class AuditVerification(models.Model):
     """One verification of all chains, started on the page: its progress and result."""
 

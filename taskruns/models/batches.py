@@ -66,6 +66,7 @@ class CancelBatch(models.Model):
     left_out = models.IntegerField(default=0)  # runs that matched only later
     created_at = models.DateTimeField(default=timezone.now)
     state = models.CharField(max_length=10, choices=BatchState.choices, default=BatchState.DRAFT)
+    drafted_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
 
     # Who confirmed it, as in the audit log. Their right is checked again before each run.
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")

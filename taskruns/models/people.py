@@ -1,10 +1,13 @@
 """People and their roles on the whole site."""
 
+import hashlib
 import uuid
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.db.models.functions import Lower
 from django.utils import timezone
 
@@ -85,14 +88,53 @@ class User(AbstractBaseUser):
         return f"{self.email} (not verified, {self.email_status} by {self.email_vouched_by})"
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many attempts in a window, which starts with the first one."""
+
+    name: str
+    attempts: int
+    window: timedelta
+
+    def bucket(self, *of: str) -> str:
+        return hashlib.sha256("\0".join((self.name, *of)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class SignInCountManager(models.Manager["SignInCount"]):
+    def has_room(self, limit: Limit, *of: str) -> bool:
+        """Count one attempt, unless the window is full. Each step is one statement that only one of several parallel
+        attempts can win.
+        """
+        now = timezone.now()
+        rows = self.filter(bucket=limit.bucket(*of))
+        if rows.filter(ends_at__gt=now, attempts__lt=limit.attempts).update(attempts=models.F("attempts") + 1):
+            return True
+        anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
+        if rows.filter(ends_at__lte=now).update(**anew):
+            return True
+        # Not just any row: another attempt may have created it since.
+        if rows.filter(ends_at__gt=now, attempts__gte=limit.attempts).exists():
+            return False
+        try:
+            with transaction.atomic():
+                self.create(bucket=limit.bucket(*of), **anew)
+        except IntegrityError:
+            return self.has_room(limit, *of)
+        return True
+
+
 class SignInCount(models.Model):
-    """Sign-in attempts of one kind within one window. `bucket` is a digest: what was typed is never stored."""
+    """Sign-in attempts of one kind, or acts of one person, within one window. `bucket` is a digest: what was typed is
+    never stored.
+    """
 
     bucket = models.CharField(max_length=64, primary_key=True)
     ends_at = models.DateTimeField(db_index=True)
     attempts = models.PositiveIntegerField(default=1)
     # Set by the first refused attempt, so that only this one is reported.
     is_reported = models.BooleanField(default=False)
+
+    objects: ClassVar[SignInCountManager] = SignInCountManager()
 
     def __str__(self) -> str:
         return f"{self.attempts} until {self.ends_at}"

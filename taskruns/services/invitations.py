@@ -16,18 +16,22 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import Invitation, Membership, Team, TeamRole, User
+from taskruns.models import Invitation, Limit, Membership, SignInCount, Team, TeamRole, User
+from taskruns.permissions import Action, access_of
 
 from . import members, teams
 from .people import accounts
 from .user_errors import UserError
 
 VALID_FOR = timedelta(days=7)
+INVITED = Limit("invitations", 100, timedelta(days=1))  # by one person: the panel must not mail what a script asks for
 _SALT = "taskruns.invitation"
 
 
 class InvitationInvalid(UserError):
-    """Forged, expired, used, revoked, or of an archived team. One sentence for all, so that a guess learns nothing."""
+    """Forged, expired, used, revoked, of an archived team, or of an inviter who may no longer invite. One sentence for
+    all, so that guesses learn nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__("This invitation is no longer valid. Ask the person who sent it for a new one.")
@@ -79,6 +83,9 @@ def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
 def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invitation:
     now = timezone.now()
     with transaction.atomic():
+        if by.person is not None and not SignInCount.objects.has_room(INVITED, str(by.person.pk)):
+            sentence = f"You invited {INVITED.attempts} people within a day, which is the limit. Try again tomorrow."
+            raise UserError(sentence, field="email")
         team = teams.lock_team(team)
         replaced = teams.open_invitations(team).filter(email=email).update(revoked_at=now)
         invitation = Invitation.objects.create(
@@ -127,10 +134,20 @@ def open_invitation(token: str) -> Invitation:
         pk = signing.loads(token, salt=_SALT, max_age=VALID_FOR)
     except signing.BadSignature:
         raise InvitationInvalid from None
-    invitation = Invitation.objects.select_related("team").filter(pk=pk).first()
+    invitation = Invitation.objects.select_related("team", "created_by").filter(pk=pk).first()
     if invitation is None or not invitation.is_open or invitation.team.archived_at is not None:
         raise InvitationInvalid
+    _check_inviter(invitation)
     return invitation
+
+
+def _check_inviter(invitation: Invitation) -> None:
+    """People who leave must not come back by a link that they made before. Raises InvitationInvalid."""
+    person = invitation.created_by
+    if person is None:  # a command, or a person who was deleted
+        return
+    if not access_of(person, invitation.team).may(Action.MEMBERS_MANAGE):
+        raise InvitationInvalid
 
 
 @sensitive_variables("password")
@@ -168,6 +185,7 @@ def accept_invitation(invitation: Invitation, *, person: User, by: Actor) -> Non
             if invitation.by_mail and person.email == invitation.email:
                 accounts.verify_email(person, by=by)
             team = teams.lock_team(invitation.team)
+            _check_inviter(invitation)
             _mark_accepted(invitation, person)
             member, _ = Membership.objects.get_or_create(team=team, user=person, defaults={"role": invitation.role})
             _record(EventType.INVITATION_ACCEPT, invitation, by=by, details={"role": member.role})

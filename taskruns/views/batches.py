@@ -38,7 +38,7 @@ def past(request: PanelRequest, team: Team) -> HttpResponse:
     return render(request, "taskruns/batches/list.html", {"batches": past_batches(team), "team": team.name})
 
 
-@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY, stops_runs=True)
 @require_POST
 def draft(request: PanelRequest, team: Team) -> HttpResponse:
     """Store the list of selected or matching runs and redirect to its page to confirm it. Nothing is cancelled yet."""
@@ -61,7 +61,7 @@ def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     return _page(request, _batch(request, batch_id))
 
 
-@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY, stops_runs=True)
 @require_POST
 def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
     found = _batch(request, batch_id)
@@ -79,7 +79,7 @@ def confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespo
     return redirect("batch", slug=team.slug, batch_id=batch_id)
 
 
-@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY, stops_runs=True)
 @require_POST
 def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
     found = _batch(request, batch_id)
@@ -93,7 +93,7 @@ def abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     return redirect("batch", slug=team.slug, batch_id=batch_id)
 
 
-@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY)
+@requires(Action.RUNS_CANCEL_MANY, event=EventType.RUN_CANCEL_MANY, stops_runs=True)
 @require_POST
 def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
     """Make a new list of the runs that were not stopped. It must be confirmed too."""
@@ -101,7 +101,7 @@ def retry(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     if found.finished_at is None:
         text = "This bulk cancel is still in progress. Wait until it is done, then retry the rest."
         return error_page(request, 409, "Still in progress", text)
-    again = batches.draft_retry(found)
+    again = batches.draft_retry(found, drafted_by=request.user)
     if again is None:
         return error_page(request, 422, "Nothing to cancel", NONE_ACTIVE)
     return redirect("batch", slug=team.slug, batch_id=again.pk)
@@ -123,7 +123,7 @@ def _of_filter(request: PanelRequest, team: Team) -> CancelBatch | None:
     wanted = replace(BoardFilter.parse(request.POST), sort=Sort.ACTIVE, descending=True, cursor=None)
     if not wanted.is_set:
         raise Refused(EMPTY)
-    return batches.draft_matching(team, wanted)
+    return batches.draft_matching(team, wanted, drafted_by=request.user)
 
 
 def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> CancelBatch | None:
@@ -137,7 +137,7 @@ def _of_selection(request: PanelRequest, team: Team, chosen: list[str]) -> Cance
     for run_id in ids:
         if run_id not in known:
             owned(request, Run.objects.all(), run_id)  # 404; a run of another team is recorded as an attempt
-    return batches.draft_of(team, run_ids=ids, source=BatchSource.SELECTION)
+    return batches.draft_of(team, run_ids=ids, source=BatchSource.SELECTION, drafted_by=request.user)
 
 
 def _batch(request: PanelRequest, batch_id: uuid.UUID) -> CancelBatch:

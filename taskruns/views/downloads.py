@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 import structlog
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 
-from taskruns.access.gate import PanelRequest
+from taskruns.access import gate
+from taskruns.access.gate import PanelRequest, spend
 from taskruns.services import leases
 from taskruns.services.leases import Busy, HeldLease
 
@@ -29,8 +30,9 @@ def download(
 ) -> HttpResponseBase:
     """Stream a file. `start` returns its name and its parts; it is called when the lease is held, and may raise.
 
-    Returns 429 if too many exports are running.
+    Returns 429 if too many exports are running. Raises TooManyActs.
     """
+    spend(request, gate.EXPORTS)
     try:
         held = leases.acquire(leases.EXPORT, request.user)
     except Busy as error:

@@ -12,7 +12,7 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 
 from taskruns.access.denials import record_forged, record_throttled
-from taskruns.access.gate import actor_of
+from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.pages.values import Message
 
 NOT_WRITTEN = (
@@ -86,6 +86,13 @@ def too_busy(request: HttpRequest) -> HttpResponse:
     text = "Too many people are signing in at this moment. Your password was not checked. Try again in a few seconds."
     response = error_page(request, 429, "Too many sign-ins at once", text, framed=False)
     response["Retry-After"] = "5"
+    return response
+
+
+def too_many_acts(request: HttpRequest, refused: TooManyActs) -> HttpResponse:
+    htmx = getattr(request, "htmx", False)
+    response = message_only(429, refused.sentence) if htmx else error_page(request, 429, "Too many", refused.sentence)
+    response["Retry-After"] = str(refused.retry_after)
     return response
 
 

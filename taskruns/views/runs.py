@@ -8,7 +8,8 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from taskruns.access.gate import PanelRequest, actor_of, owned, requires
+from taskruns.access import gate
+from taskruns.access.gate import PanelRequest, actor_of, owned, requires, spend
 from taskruns.access.redirects import board_before
 from taskruns.audit import EventType
 from taskruns.models import LONGEST_REASON, Run, Team
@@ -20,6 +21,7 @@ from taskruns.pages.values import Message, shortened
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
+from taskruns.services.cancellations import is_needed
 from taskruns.services.user_errors import UserError
 
 from .errors import error_page
@@ -53,7 +55,7 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
     return redirect("run", slug=team.slug, run_id=found.pk)
 
 
-@requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL)
+@requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL, stops_runs=True)
 @require_POST
 def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
     """Cancel one run. htmx gets the new row (or run) and a message; a plain form is redirected to the run's page."""
@@ -62,6 +64,8 @@ def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse
     if len(reason) > LONGEST_REASON:
         text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
         return _speak(request, Message("error", text), run_id, status=422)
+    if not is_needed(found):
+        spend(request, gate.ACTS)  # it stops nothing, but leaves a row
     result = cancel_run(found, by=actor_of(request), reason=reason)
     words = CANCEL_WORDS[result.outcome]
     # Names the run, because several may be cancelled in a row.

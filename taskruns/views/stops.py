@@ -31,7 +31,7 @@ def look(request: PanelRequest, team: Team) -> HttpResponse:
     return _page(request, team, StopForm())
 
 
-@requires(Action.STOP_PULL, event=EventType.STOP_PULL)
+@requires(Action.STOP_PULL, event=EventType.STOP_PULL, stops_runs=True)
 @require_POST
 def pull(request: PanelRequest, team: Team) -> HttpResponse:
     form = StopForm(posted(request))

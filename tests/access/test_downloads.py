@@ -12,7 +12,8 @@ from django.db import DatabaseError, connection
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.models import Lease, Run, Team, TeamRole, User
+from taskruns.access import gate
+from taskruns.models import Lease, Limit, Run, Team, TeamRole, User
 from taskruns.services import leases
 from taskruns.services.leases import EXPORT, LIFETIME, Busy
 from taskruns.views import downloads
@@ -64,6 +65,24 @@ def test_second_export_of_a_person_is_refused_until_the_first_ends(
     assert third.status_code == 200
     third.close()
     assert held() == 0
+
+
+def test_exports_of_a_person_are_few_in_ten_minutes(
+    run: Run, vera: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each leaves a row in the audit log, however short the file."""
+    monkeypatch.setattr(gate, "EXPORTS", Limit("exports", 3, timedelta(minutes=10)))
+    client, codes = client_of(vera), []
+    for _ in range(4):
+        answer = client.get(f"{CSV}?q=nothing")
+        codes.append(answer.status_code)
+        answer.close()
+    assert codes == [200, 200, 200, 429]
+    assert events() == [("run.export", "done")] * 3
+    with time_machine.travel(timezone.now() + timedelta(minutes=11)):
+        later = client.get(CSV)
+        assert later.status_code == 200
+        later.close()
 
 
 def test_two_exports_run_at_once_on_the_site(

@@ -37,7 +37,13 @@ SEES_ALL = {"ada", "adam"}
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 FOREIGN, OWN = "Zweckverband-Sued", "Hafenkontor-Nord"  # in every text of the one and of the other team
 # Tables that a GET may change: sessions, the audit log, its counters, heartbeats.
-CHANGED_BY_READING = ("taskruns_personsession", "taskruns_audit", "taskruns_anonymoustally", "taskruns_heartbeat")
+CHANGED_BY_READING = (
+    "taskruns_personsession",
+    "taskruns_audit",
+    "taskruns_anonymoustally",
+    "taskruns_persontally",
+    "taskruns_heartbeat",
+)
 HTML_NAME = re.compile(r'<(?:input|select|textarea|button)\b[^>]*?\bname="([^"]+)"')
 HTML_VALUE = re.compile(r'<(?:input|option|button)\b[^>]*?\bvalue="([^"]{1,300})"')
 

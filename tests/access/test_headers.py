@@ -60,6 +60,18 @@ def test_pages_are_never_cached(paths: dict[str, str], mona: User, client_of: Cl
         assert "no-store" in client_of(mona).get(paths[name])["Cache-Control"], name
 
 
+@pytest.mark.parametrize("who", ["anonymous", "otto", "vera"])
+def test_no_answer_of_any_url_may_be_stored(
+    who: str, paths: dict[str, str], cast: dict[str, User | None], client_of: ClientOf
+):
+    """Also those that never reach a view of ours: errors, sign-out, redirects."""
+    browsers = Browsers({who: cast[who]}, client_of)
+    for path in (*paths.values(), "/nowhere/", "/teams/ops-south/runs/"):
+        for method in ("GET", "POST"):
+            with undone():
+                assert "no-store" in browsers[who].generic(method, path)["Cache-Control"], (method, path)
+
+
 def test_error_pages_send_the_security_headers(
     team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ):

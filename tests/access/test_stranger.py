@@ -24,7 +24,7 @@ from tests.stored import dump
 pytestmark = pytest.mark.slow
 
 OWN = "http://localhost:8000"
-LOG_AND_SESSIONS = ("taskruns_personsession", "taskruns_audit", "taskruns_anonymoustally")
+LOG_AND_SESSIONS = ("taskruns_personsession", "taskruns_audit", "taskruns_anonymoustally", "taskruns_persontally")
 
 
 def quiet_dump() -> Any:

@@ -110,7 +110,8 @@ def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
 @pytest.mark.parametrize("url", sorted(ABSENT))
 def test_unused_urls_do_nothing(url: str, stage: Stage):
     """A POST to a URL that exists elsewhere is refused and recorded."""
-    its_rows = {"taskruns_personsession", "taskruns_auditevent", "taskruns_auditchain", "taskruns_anonymoustally"}
+    tallies = {"taskruns_anonymoustally", "taskruns_persontally"}
+    its_rows = {"taskruns_personsession", "taskruns_auditevent", "taskruns_auditchain"} | tallies
     path, before, last = HttpAction(url, "vera", ()).path(stage), dump(without=its_rows.__contains__), last_row()
     for client in (stage.client(""), stage.client("vera")):
         assert {client.get(path).status_code, client.post(path).status_code} <= {302, 404, 405}
@@ -247,6 +248,7 @@ COMMANDS: dict[str, list[Call]] = {
     "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
     "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
     "demo_setup": [],  # below: needs its own environment variables
+    "run_huey": [],  # the worker: its jobs record what they do
     "fill_runs": [],  # generated runs for benchmarks, in the mirror only: not in the catalogue
 }
 FOLDER = ROOT / "taskruns/management/commands"

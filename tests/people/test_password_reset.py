@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+import time_machine
 from django.core import mail
 from django.db import connection
 from django.test import Client
@@ -177,3 +178,24 @@ def test_mail_failure_does_not_change_the_answer(vera: User, monkeypatch: pytest
 def test_forged_reset_link_is_explained(db: None, path: str):
     answer = Client().get(f"{ASK}{path}")
     assert (answer.status_code, "no longer valid" in answer.content.decode()) in {(200, True), (404, False)}
+
+
+def test_strangers_cannot_fill_a_mailbox(vera: User, oli: User):
+    for number in range(5):
+        Client(REMOTE_ADDR=f"192.0.2.{number}").post(ASK, {"email": vera.email})
+    Client().post(ASK, {"email": oli.email})
+    work()
+    assert [message.to for message in mail.outbox] == [[vera.email]] * 3 + [[oli.email]]
+    with time_machine.travel(time.time() + 3_700):
+        Client().post(ASK, {"email": vera.email})
+        work()
+    assert len(mail.outbox) == 5
+
+
+def test_ipv6_addresses_of_one_household_count_as_one(db: None):
+    codes = [
+        Client(REMOTE_ADDR=f"2001:db8:1:2::{number}").post(ASK, {"email": f"p{number}@example.com"}).status_code
+        for number in range(25)
+    ]
+    assert set(codes) == {302, 429}
+    assert Client(REMOTE_ADDR="2001:db8:1:3::1").post(ASK, {"email": "a@example.com"}).status_code == 302

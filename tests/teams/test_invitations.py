@@ -307,3 +307,28 @@ def test_the_inviter_revokes_a_link(team, other_team, mona, otto, link, client_o
 def test_people_are_found_only_by_a_complete_address(db):
     with pytest.raises(UserError):
         accounts.find_person("neo")
+
+
+@pytest.mark.parametrize("leaves", ["removed", "role", "disabled"])
+def test_a_leavers_invitations_no_longer_work(leaves, link, team, mona):
+    """Or they could come back by a link to a second address of theirs."""
+    assert Client().get(link).status_code == 200
+    member(team, "max@example.com", TeamRole.MANAGER)
+    if leaves == "removed":
+        Membership.objects.filter(team=team, user=mona).delete()
+    elif leaves == "role":
+        Membership.objects.filter(team=team, user=mona).update(role=TeamRole.OPERATOR)
+    else:
+        accounts.disable_person(mona, by=SHELL)
+    assert Client().get(link).status_code == 404
+    assert Client().post(link, ANSWER).status_code == 404
+    assert not User.objects.filter(email=NEO).exists()
+    invitation = Invitation.objects.get()
+    with pytest.raises(InvitationInvalid):
+        invitations.accept_invitation(invitation, person=person(NEO), by=VISITOR)
+    assert role_of(team, NEO) is None
+
+
+def test_an_invitation_by_a_command_works(team):
+    link = urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path
+    assert Client().get(link).status_code == 200

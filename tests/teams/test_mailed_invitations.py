@@ -1,6 +1,7 @@
 """If the panel sends mail, an invitation's link goes by mail only; if not, the person's address stays unverified."""
 
 import re
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ from django.core import mail
 from django.test import Client
 
 from taskruns import jobs
-from taskruns.models import AuditEvent, EmailStatus, Invitation, Team, TeamRole, User
+from taskruns.models import AuditEvent, EmailStatus, Invitation, Limit, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from tests.clients import ClientOf, sign_in
@@ -139,3 +140,20 @@ def test_first_manager_of_a_team_is_mailed(mails: None, adam: User, client_of: C
 def work_now() -> None:
     """What the worker does each minute."""
     jobs.mail_invitations.call_local()
+
+
+def test_one_person_invites_a_limited_number_a_day(
+    mails: None, team: Team, mona: User, otto: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(invitations, "INVITED", Limit("invitations", 2, timedelta(days=1)))
+    pages = [invite_with_status(client_of(mona), f"person{number}@example.com") for number in range(3)]
+    assert [status for status, _ in pages] == [200, 200, 422]
+    assert "You invited 2 people within a day" in pages[-1][1]
+    work()
+    assert len(mail.outbox) == 2
+    assert Invitation.objects.count() == 2
+
+
+def invite_with_status(client: Client, email: str) -> tuple[int, str]:
+    answer = client.post("/teams/ops-north/members/add/", {"email": email, "role": "viewer"}, follow=True)
+    return answer.status_code, answer.content.decode()

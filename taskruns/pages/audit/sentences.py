@@ -86,6 +86,9 @@ def sentence(event: AuditEvent) -> str:
     if event.actor_type == "anonymous" and "left_out" in event.details:
         more = event.details["left_out"]
         return f"{more} more attempt{'' if more == 1 else 's'} of the same kind from {event.ip or 'other addresses'}"
+    if event.outcome == "denied" and "left_out" in event.details:
+        more = event.details["left_out"]
+        return f"{more} more refused attempt{'' if more == 1 else 's'} of {who} in the same minute"
     if event.outcome == "denied" and "denied" not in sentences:
         return _refusal(event, who)
     chosen = _BY_DETAIL.get((event.event, event.outcome, _detail(event))) or sentences.get(event.outcome)
@@ -109,6 +112,7 @@ _BY_DETAIL = {
     ("person.change", "done", "verified"): "The email of {target} was verified",
     ("credential.test", "failed", "interrupted"): "The test of the API key {target} was interrupted: result unknown",
     ("auth.session_end", "done", "idle"): "A session of {target} ended: it was idle too long",
+    ("auth.session_end", "done", "too many"): "A session of {target} ended: the person had too many",
     ("auth.session_end", "done", "age"): "A session of {target} ended: it reached its maximum age",
 }
 

@@ -10,6 +10,7 @@ from .denials import (
     record_suppressed,
 )
 from .export import Export, csv_lines, export, jsonl_lines, record_reading
+from .tallies import record_counted
 from .verification import Report
 from .verification_job import latest_failed, run_verification, stalled, start_verification, status, verify
 
@@ -22,6 +23,7 @@ __all__ = [
     "export",
     "jsonl_lines",
     "latest_failed",
+    "record_counted",
     "record_denial",
     "record_failed_sign_in",
     "record_reading",

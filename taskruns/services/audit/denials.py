@@ -15,6 +15,8 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, Target, record
 from taskruns.models import AnonymousTally, Credential, Run, Task, Team, User
 
+from . import tallies
+
 log = structlog.get_logger(__name__)
 MINUTE = timedelta(minutes=1)
 ROWS_A_MINUTE = 60  # of anonymous attempts on the whole site; nobody can delete them later
@@ -62,6 +64,8 @@ def record_denial(
             record_anonymous(event, "denied", by=by, target=target or page, details=details)
             return
         with transaction.atomic():
+            if not tallies.has_room(by, team):
+                return
             aimed_at = {"target": target} if target else attempt.target(team)
             record(event, "denied", by=by, team=team, details=details, **aimed_at)
     except DatabaseError:
@@ -81,7 +85,7 @@ def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor)
     """`outcome` is failed or throttled. The typed login is stored only if an account has it.
 
     `why` is our own word for what was wrong, if it was not the password. A signed-in person who fails to confirm their
-    identity gets a row for every attempt: someone else may be using their session.
+    identity gets a row for every attempt, up to the limit of `tallies`: someone else may be using their session.
     """
     person = User.objects.filter(email__iexact=login.strip()).first() if login else None
     target = Target("person", str(person.pk), person.email) if person else None
@@ -90,7 +94,8 @@ def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor)
         record_anonymous(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
         return
     with transaction.atomic():
-        record(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
+        if tallies.has_room(by, None):
+            record(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
 
 
 def _record_person(event: EventType, person: User, *, by: Actor, details: dict[str, Any] | None = None) -> None:

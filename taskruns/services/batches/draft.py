@@ -22,11 +22,13 @@ from taskruns.models import (
     Outcome,
     Run,
     Team,
+    User,
 )
 from taskruns.services.runs.matching import matching
 
 _CHUNK = 500  # ids in one statement; some builds of SQLite accept only 999 parameters
 DRAFTS_KEPT = timedelta(days=1)
+MOST_DRAFTS = 5  # of one person, in all teams: a draft may list every active run
 # Items in these states may have runs that are still active. A retry takes them.
 NOT_STOPPED = (*(it for it, facts in CANCEL_FACTS.items() if facts.effect is Effect.NOT_STOPPED), ItemState.LEFT_OUT)
 
@@ -38,23 +40,33 @@ def draft_of(
     source: BatchSource,
     filters: str = "",
     previous: CancelBatch | None = None,
+    drafted_by: User | None = None,
 ) -> CancelBatch | None:
-    """A draft of those runs that belong to the team and are active. None if there are none."""
+    """A draft of those runs that belong to the team and are active. None if there are none.
+
+    The person's oldest drafts beyond MOST_DRAFTS are deleted.
+    """
     active, passed_over = active_of(team, run_ids)
     if not active:
         return None
-    return make(team, active, source=source, filters=filters, previous=previous, passed_over=passed_over)
+    origin = {"source": source, "filters": filters, "previous": previous, "drafted_by": drafted_by}
+    with transaction.atomic():
+        batch = make(team, active, **origin, passed_over=passed_over)
+        if drafted_by is not None:
+            _forget_surplus(drafted_by)
+    return batch
 
 
-def draft_matching(team: Team, wanted: BoardFilter) -> CancelBatch | None:
+def draft_matching(team: Team, wanted: BoardFilter, *, drafted_by: User | None = None) -> CancelBatch | None:
     """A draft of all active runs that match the filter now. The caller must have refused an empty filter."""
-    return draft_of(team, run_ids=_matching_ids(team, wanted), source=BatchSource.FILTER, filters=wanted.query())
+    ids, filters = _matching_ids(team, wanted), wanted.query()
+    return draft_of(team, run_ids=ids, source=BatchSource.FILTER, filters=filters, drafted_by=drafted_by)
 
 
-def draft_retry(batch: CancelBatch) -> CancelBatch | None:
+def draft_retry(batch: CancelBatch, *, drafted_by: User | None = None) -> CancelBatch | None:
     """A draft of the runs that a batch did not stop and that are still active."""
     ids = list(not_stopped(batch).values_list("run", flat=True))
-    return draft_of(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch)
+    return draft_of(batch.team, run_ids=ids, source=BatchSource.RETRY, previous=batch, drafted_by=drafted_by)
 
 
 def not_stopped(batch: CancelBatch) -> QuerySet[CancelItem]:
@@ -76,6 +88,14 @@ def forget_drafts() -> int:
     """Delete old drafts that were not confirmed. Returns how many rows."""
     old = CancelBatch.objects.filter(state=BatchState.DRAFT, created_at__lt=timezone.now() - DRAFTS_KEPT)
     return old.delete()[0]
+
+
+def _forget_surplus(person: User) -> None:
+    drafts = CancelBatch.objects.filter(drafted_by=person, state=BatchState.DRAFT)
+    surplus = list(drafts.order_by("-created_at", "-pk").values_list("pk", flat=True)[MOST_DRAFTS:])
+    # The lock: one that is being confirmed is no draft any more once it is ours.
+    held = [batch.pk for batch in drafts.select_for_update(of=("self",)).filter(pk__in=surplus)]
+    CancelBatch.objects.filter(pk__in=held).delete()
 
 
 @transaction.atomic

@@ -1,6 +1,6 @@
 """Cancels one run and finds out the true outcome. `actions.py` lists the steps in order."""
 
-from .actions import CancelResult, cancel, counts_now
+from .actions import CancelResult, cancel, counts_now, is_needed
 from .answer import Answer, ask_arize, reread
 from .results import Result, record_results, write_results
 from .sweep import settle_stopping, sweep
@@ -12,6 +12,7 @@ __all__ = [
     "ask_arize",
     "cancel",
     "counts_now",
+    "is_needed",
     "record_results",
     "reread",
     "settle_stopping",

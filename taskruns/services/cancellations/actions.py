@@ -38,6 +38,11 @@ class CancelResult:
     is_own: bool = False  # the holder was requested by the same person
 
 
+def is_needed(run: Run) -> bool:
+    """Whether a cancel would probably send something: the run is active, and no cancel of it is open."""
+    return run.is_active and not Cancellation.objects.filter(run=run, outcome=Outcome.OPEN).exists()
+
+
 def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
     """Cancel one run. The caller has checked the person's right. Sends at most one POST.
 

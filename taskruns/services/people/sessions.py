@@ -16,6 +16,7 @@ from taskruns.models.sessions import digest_of
 
 CHUNK = 500
 MOST_AT_ONCE = 20  # chunks
+MOST_LIVE = 50  # of one person
 
 
 def reference(key: str) -> str:
@@ -74,6 +75,14 @@ def end_others(person: User, *, keep: str, by: Actor) -> int:
 
 def end_all(person: User, *, by: Actor) -> int:
     return _end_recorded(person, _of(person), by=by, why="asked")
+
+
+def end_surplus(person: User, *, by: Actor) -> None:
+    """Before a new session: of those that the person has, the ones that were used longest ago end."""
+    kept = _live(person).order_by("-seen_at", "-pk").values_list("pk", flat=True)
+    surplus = list(kept[MOST_LIVE - 1 :])
+    if surplus:
+        _end_recorded(person, _of(person).filter(pk__in=surplus), by=by, why="too many")
 
 
 def end_expired(person: User, *, digest: str, why: str, by: Actor) -> None:

@@ -4,19 +4,18 @@ Attempts from a known browser, in which the person has signed in before, are cou
 never lock the person out of it.
 """
 
-import hashlib
 import ipaddress
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import SignInCount, User
+from taskruns.models import Limit, SignInCount, User
 
 from . import accounts
 
@@ -24,15 +23,6 @@ log = structlog.get_logger(__name__)
 
 # Guesses at an account are reported again after this long without any.
 QUIET_FOR = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """At most `attempts` wrong attempts in a window, which starts with the first one."""
-
-    name: str
-    attempts: int
-    window: timedelta
 
 
 ADDRESS = Limit("address", 10, timedelta(minutes=1))
@@ -72,14 +62,14 @@ def begin(login: str, *, address: str, browser: str = "") -> Attempt:
 
     `browser`: the name of a known browser of this account, or empty. Raises TooManyAttempts.
     """
-    account, network = _normalized(login), _network(address)
+    account, where = _normalized(login), network(address)
     attempt = Attempt()
     if browser:
         _count(attempt, ACCOUNT_AND_BROWSER, account, browser)
         return attempt
-    _count(attempt, ADDRESS, network)
+    _count(attempt, ADDRESS, where)
     for limit in ACCOUNT_AND_ADDRESS:
-        _count(attempt, limit, account, network)
+        _count(attempt, limit, account, where)
     _count(attempt, ACCOUNT, account)
     return attempt
 
@@ -120,8 +110,8 @@ def forget_expired() -> int:
 
 
 def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
-    bucket = _bucket(limit.name, *of)
-    if _has_room(bucket, limit):
+    bucket = limit.bucket(*of)
+    if SignInCount.objects.has_room(limit, *of):
         attempt.buckets.append(bucket)
         return
     # A refused attempt must not count towards the other limits.
@@ -133,35 +123,12 @@ def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
     )
 
 
-def _has_room(bucket: str, limit: Limit) -> bool:
-    """Count the attempt if the window allows it. Each step is one statement, so parallel attempts cannot both win."""
-    now = timezone.now()
-    rows = SignInCount.objects.filter(bucket=bucket)
-    if rows.filter(ends_at__gt=now, attempts__lt=limit.attempts).update(attempts=F("attempts") + 1):
-        return True
-    anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
-    if rows.filter(ends_at__lte=now).update(**anew):
-        return True
-    if rows.exists():
-        return False
-    try:
-        with transaction.atomic():
-            SignInCount.objects.create(bucket=bucket, **anew)
-    except IntegrityError:
-        return _has_room(bucket, limit)
-    return True
-
-
-def _bucket(name: str, *of: str) -> str:
-    return hashlib.sha256("\0".join((name, *of)).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _normalized(login: str) -> str:
     """The same text for all spellings that the database may treat as the same address."""
     return unicodedata.normalize("NFKC", login).strip().casefold()
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """The address, or for IPv6 its /64 network, because one household has at least a /64."""
     try:
         found = ipaddress.ip_address(address)

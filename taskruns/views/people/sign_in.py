@@ -30,7 +30,7 @@ from taskruns.allauth_compat import clear_login
 from taskruns.audit import EventType
 from taskruns.models import User
 from taskruns.services import audit
-from taskruns.services.people import accounts, factors, sign_in_limits, sso_accounts
+from taskruns.services.people import accounts, factors, sessions, sign_in_limits, sso_accounts
 from taskruns.services.people.sign_in_limits import Attempt, TooManyAttempts
 from taskruns.views.sso.sign_in import note_signed_in
 
@@ -78,8 +78,8 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return False
 
     def get_client_ip(self, request: HttpRequest) -> str:
-        """The throttle counts by the same address that the audit log shows."""
-        return str(getattr(request, "client_ip", "") or NO_ADDRESS)
+        """What the throttles count by: the address that the audit log shows, or for IPv6 its /64."""
+        return sign_in_limits.network(str(getattr(request, "client_ip", "") or NO_ADDRESS))
 
     def is_reauthentication_required(self, *, app: str, **_kwargs: Any) -> bool:
         """Only the gate (`access/gate.py`) decides: allauth would store the POST data in the session, even a key."""
@@ -191,6 +191,7 @@ def signed_in(
         note_signed_in(request, sociallogin)
     try:
         audit.record_sign_in(user, by=actor_of(request))
+        sessions.end_surplus(user, by=actor_of(request))
     except DatabaseError:
         request.session.flush()
         raise

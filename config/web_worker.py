@@ -1,0 +1,152 @@
+"""gunicorn's threads, of which slow clients can hold only a few.
+
+Its own `gthread` worker waits in a thread, for ever, for the rest of a request and for a reader who takes nothing: as
+many connections as there are threads, from one address and without an account, stopped the panel. Here a request that
+keeps its thread waiting for more than a second needs one of a few places. Without a free one its connection is closed.
+"""
+
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from selectors import EVENT_READ
+from threading import BoundedSemaphore
+from typing import Any, TypeVar
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+QUICK = 1.0  # seconds that a request may keep its thread waiting without a place
+LONGEST_REQUEST = 20.0  # seconds in which it must arrive, its body too
+LINGERS = 2.0  # seconds after the answer in which the client may close first
+LONGEST_PIECE = 30.0  # seconds in which the reader must take a piece of the answer
+T = TypeVar("T")
+
+
+class SlowClient(ConnectionResetError):
+    """Gunicorn closes the connection and logs no traceback, as for a client that went away."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "The client was too slow.")
+
+
+class TimedSocket(socket.socket):
+    """A socket that limits how long one request waits for its client. Raises SlowClient.
+
+    Outside of `begin` and `end`, gunicorn's own time limits hold.
+    """
+
+    _places: BoundedSemaphore | None = None
+    _has_place = False
+    _waited = _arrives_until = 0.0
+
+    def begin(self, places: BoundedSemaphore) -> None:
+        self._places, self._waited = places, 0.0
+        self._arrives_until = time.monotonic() + LONGEST_REQUEST
+
+    def end(self) -> None:
+        if self._places is not None and self._has_place:
+            self._places.release()
+        self._places, self._has_place = None, False
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        return self._wait(partial(super().recv, size, flags), until=self._arrives_until)
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        left, until = memoryview(data).cast("B"), time.monotonic() + LONGEST_PIECE
+        while left:
+            sent = self._wait(partial(super().send, left, flags), until=until)
+            left = left[sent:]
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """For static files, which are small. The method of the library would wait anew for each byte."""
+        file.seek(offset)
+        data = file.read(-1 if count is None else count)
+        self.sendall(data)
+        return len(data)
+
+    def _wait(self, act: Callable[[], T], *, until: float) -> T:
+        if self._places is None:
+            return act()
+        if not self._has_place:
+            began = time.monotonic()
+            self.settimeout(max(QUICK - self._waited, 0.001))
+            try:
+                return act()
+            except TimeoutError:
+                if not self._places.acquire(blocking=False):
+                    raise SlowClient from None
+                self._has_place = True
+            finally:
+                self._waited += time.monotonic() - began
+        self.settimeout(max(until - time.monotonic(), 0.001))
+        try:
+            return act()
+        except TimeoutError:
+            raise SlowClient from None
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._places = BoundedSemaphore(max(self.cfg.threads // 2, 1))
+        self._lingering: deque[TConn] = deque()  # by their time limit
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """A new connection waits for its first byte here and not in a thread."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+            return
+        conn.sock = TimedSocket(fileno=conn.sock.detach())
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle(self, conn: TConn) -> Any:
+        conn.sock.begin(self._places)
+        try:
+            return super().handle(conn)
+        finally:
+            conn.sock.end()
+
+    def finish_request(self, conn: TConn, future: "Future[Any]") -> None:
+        """Gunicorn itself would wait up to 2 s for the client to close, here where nobody else is served meanwhile."""
+        if not future.cancelled() and future.exception() is None and not future.result():
+            self._linger(conn)
+        else:
+            super().finish_request(conn, future)
+
+    def murder_pending(self) -> None:
+        super().murder_pending()
+        while self._lingering and self._lingering[0].timeout <= time.monotonic():
+            self._drop(self._lingering[0])
+
+    def _linger(self, conn: TConn) -> None:
+        """Half-close: closed at once, the client could lose the end of the answer."""
+        conn.timeout = time.monotonic() + LINGERS
+        conn.sock.setblocking(False)
+        self._lingering.append(conn)
+        self.poller.register(conn.sock, EVENT_READ, partial(self._drain, conn))
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+
+    def _drain(self, conn: TConn, _socket: socket.socket) -> None:
+        try:
+            if conn.sock.recv(65_536):
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.log.debug("Closing connection. %s", error)
+        self._drop(conn)
+
+    def _drop(self, conn: TConn) -> None:
+        self._lingering.remove(conn)
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()

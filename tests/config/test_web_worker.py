@@ -1,0 +1,123 @@
+"""Slow clients hold a few threads of the web server, never all of them."""
+
+import http.client
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from config.processes import stop
+from tests.config.slow_app import BIG
+from tests.paths import ROOT
+from tests.processes import free_ports, wait_for
+
+pytestmark = pytest.mark.slow
+THREADS = 4
+CROWD = 3 * THREADS
+WITHIN = 15  # seconds
+QUICK_ENOUGH = 10  # seconds for 20 answers
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    (port,) = free_ports(1)
+    options = ["-c", "/dev/null", "-k", "config.web_worker.Worker", "--threads", str(THREADS), "--keep-alive", "5"]
+    command = [sys.executable, "-m", "gunicorn", *options, "-b", f"127.0.0.1:{port}", "tests.config.slow_app:app"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(lambda: answers(port), "the web server", within=WITHIN)
+        yield port
+    finally:
+        stop([process])
+
+
+def answers(port: int, *, within: float = WITHIN) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=within)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read() == b"0"
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def crowd(stack: ExitStack, port: int, sent: bytes) -> list[socket.socket]:
+    found = []
+    for _ in range(CROWD):
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(sent)
+        found.append(client)
+    return found
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Half: ", id="half a header"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf", id="half a body"),
+        pytest.param(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5, id="reads nothing"),
+    ],
+)
+def test_slow_clients_leave_threads_to_others(sent: bytes, port: int):
+    with ExitStack() as stack:
+        crowd(stack, port, sent)
+        assert answers(port), "as long as all of them are still connected"
+        began = time.monotonic()
+        assert all(answers(port) for _ in range(20))
+        assert time.monotonic() - began < QUICK_ENOUGH
+
+
+def test_silent_connections_hold_no_thread(port: int):
+    with ExitStack() as stack:
+        crowd(stack, port, b"")
+        assert answers(port, within=2)
+
+
+def test_clients_that_never_close_delay_nobody(port: int):
+    with ExitStack() as stack:
+        crowd(stack, port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        began = time.monotonic()
+        assert all(answers(port) for _ in range(20))
+        assert time.monotonic() - began < QUICK_ENOUGH
+
+
+def hear_nothing(client: socket.socket, seconds: float) -> None:
+    client.settimeout(seconds)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(WITHIN)
+
+
+def test_one_slow_client_gets_its_answer(port: int):
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n")
+        hear_nothing(client, 0.8)
+        client.sendall(b"Connection: close\r\nContent-Length: 6\r\n\r\nabc")
+        hear_nothing(client, 0.8)
+        client.sendall(b"def")
+        answer = b"".join(iter(lambda: client.recv(4_096), b""))
+    assert answer.endswith(b"\r\n\r\n6")
+
+
+def test_slow_reader_gets_the_whole_answer(port: int):
+    with socket.create_connection(("127.0.0.1", port)) as client, socket.create_connection(("127.0.0.1", port)) as idle:
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        hear_nothing(idle, 1.5)
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert answer.endswith(b"\r\n\r\n" + BIG)
+
+
+def test_places_are_given_back(port: int):
+    """Of slow clients that went away, and of those that were served."""
+    for _ in range(3):
+        with ExitStack() as stack:
+            crowd(stack, port, b"GET / HTTP/1.1\r\nHost: ")
+            assert answers(port)
+    test_one_slow_client_gets_its_answer(port)
