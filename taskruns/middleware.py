@@ -98,7 +98,7 @@ def is_ready() -> bool:
         if anchors.unwritten_since() is not None:
             log.warning("not_ready", why="anchors are not written to AUDIT_ANCHOR_FILE")
             return False
-        if problem := key_ring.problem():
+        if problem := key_ring.problem() or anchors.signing_key_problem():
             log.error("not_ready", problem=problem)
             return False
         return Heartbeat.objects.filter(seen_at__gte=timezone.now() - WORKER_SEEN_WITHIN).exists()

@@ -37,6 +37,7 @@ ANCHOR_EVERY = 1_000  # at most this many rows of one chain between two anchors,
 DUE_AFTER = timedelta(minutes=4)
 _COLUMNS = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 _CHUNK = 500  # lines
+_LATEST = 50  # anchors that show which keys are in use
 _TRIED = 10  # planted anchors are passed over, down to the newest of ours
 _TAIL = 2**16  # bytes of the file in which a line that another process has just written is found
 # In the cache, which all processes share: since when no process could write the file. The worker tries each minute and
@@ -45,8 +46,25 @@ _UNWRITTEN = "audit-anchors-unwritten-since"
 _UNWRITTEN_FOR = timedelta(minutes=5)
 
 
+def signing_key_problem() -> str:
+    """A sentence, or "" if this process knows a key that signed one of the newest anchors, or if there are none.
+
+    A process with another AUDIT_SIGNING_KEY would sign anchors that nobody else accepts.
+    """
+    newest = set(AuditAnchor.objects.order_by("-pk").values_list("key_id", flat=True)[:_LATEST])
+    if not newest or newest & public_keys().keys():
+        return ""
+    return (
+        "AUDIT_SIGNING_KEY is not the key that signed the newest anchors of the audit log, and AUDIT_PUBLIC_KEYS does "
+        "not list that one. Set the original key, or add its public key, which the first line of every export names."
+    )
+
+
 def anchor_changed(*, due_after: timedelta = timedelta(0)) -> int:
     """Anchor each chain that has an unanchored row at least `due_after` old. Returns how many anchors were made."""
+    if problem := signing_key_problem():
+        log.error("audit_not_anchored", problem=problem)
+        return 0
     made = 0
     for chain in _changed(due_after):
         try:

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection, models
 from django.views.decorators.debug import sensitive_variables
 
+from taskruns.audit.anchors import signing_key_problem
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential, RingKeyCheck
 from taskruns.services.user_errors import UserError
@@ -72,12 +73,12 @@ def create_missing_checks(**_kwargs: Any) -> None:
 
 
 def refuse_start() -> None:
-    """Stop a process that cannot decrypt the stored secrets. Raises ImproperlyConfigured.
+    """Stop a process with the wrong ring keys or signing key. Raises ImproperlyConfigured.
 
     An unreachable database does not stop the start: /readyz reports it.
     """
     try:
-        found = problem()
+        found = problem() or signing_key_problem()
     except DatabaseError:
         log.warning("key_ring_not_checked", exc_info=True)
         return

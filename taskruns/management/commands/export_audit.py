@@ -3,9 +3,10 @@ import sys
 from argparse import ArgumentTypeError
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from taskruns.audit import Actor
+from taskruns.audit.anchors import signing_key_problem
 from taskruns.audit.record import SITE_CHAIN
 from taskruns.models import Team
 from taskruns.services import audit
@@ -29,6 +30,8 @@ class Command(PanelCommand):
         team = None if chain == SITE_CHAIN else Team.objects.filter(slug=chain).first()
         if team is None and chain != SITE_CHAIN:
             raise no_team(chain)
+        if problem := signing_key_problem():
+            raise CommandError(problem, returncode=2)
         _write_exact_bytes()
         export = audit.export(team, by=Actor.command(), kind="jsonl", after=after)
         for number, line in enumerate(audit.jsonl_lines(export)):
