@@ -2,13 +2,16 @@
 
 import ast
 import re
+from importlib import import_module
 
 import pytest
 
+from taskruns.services.people.sign_in_limits import Limit
 from tests.paths import ROOT
 
 TEXT = (ROOT / "THREAT_MODEL.md").read_text()
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)
+LIMITS = re.findall(r"`((?:taskruns|config)[\w.]+)\.(\w+)` = `(.+?)`", TEXT)
 PROMISES = (
     *(
         "Only the right people reach each URL",
@@ -107,3 +110,16 @@ def test_dependencies_are_locked_by_hash_and_auditable():
     makefile = (ROOT / "Makefile").read_text()
     assert "--require-hashes" in re.search(r"^PIP\s*:=.*$", makefile, re.MULTILINE)[0]  # type: ignore[index]
     assert re.search(r"^audit:.*\n\t@\$\(BIN\)/pip-audit --require-hashes .*--strict", makefile, re.MULTILINE)
+
+
+def shown(value: object) -> str:
+    return f"{value.attempts} in {value.window}" if isinstance(value, Limit) else str(value)
+
+
+@pytest.mark.parametrize(("module", "name", "value"), LIMITS)
+def test_table_of_limits_shows_what_the_code_says(module: str, name: str, value: str):
+    assert shown(getattr(import_module(module), name)) == value
+
+
+def test_table_of_limits_is_read():
+    assert len(LIMITS) >= 18
