@@ -24,7 +24,7 @@ from django.utils.cache import patch_cache_control
 from taskruns.access import recent_auth
 from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.access.redirects import is_read
-from taskruns.audit import EventType, anchors
+from taskruns.audit import EventType, anchors, signing_keys
 from taskruns.models import Heartbeat, User
 from taskruns.models.sessions import digest_of
 from taskruns.services import key_ring
@@ -98,7 +98,7 @@ def is_ready() -> bool:
         if anchors.unwritten_since() is not None:
             log.warning("not_ready", why="anchors are not written to AUDIT_ANCHOR_FILE")
             return False
-        if problem := key_ring.problem() or anchors.signing_key_problem():
+        if problem := key_ring.problem() or signing_keys.signing_key_problem():
             log.error("not_ready", problem=problem)
             return False
         return Heartbeat.objects.filter(seen_at__gte=timezone.now() - WORKER_SEEN_WITHIN).exists()

@@ -28,7 +28,7 @@ from taskruns.verifier import signature_holds
 
 from .raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from .row_json import value_as_json
-from .signing_keys import public_keys, sign, signing_key_id
+from .signing_keys import note_use, public_keys, sign, signing_key_id, signing_key_problem
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,6 @@ ANCHOR_EVERY = 1_000  # at most this many rows of one chain between two anchors,
 DUE_AFTER = timedelta(minutes=4)
 _COLUMNS = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 _CHUNK = 500  # lines
-_LATEST = 50  # anchors that show which keys are in use
 _TRIED = 10  # planted anchors are passed over, down to the newest of ours
 _TAIL = 2**16  # bytes of the file in which a line that another process has just written is found
 # In the cache, which all processes share: since when no process could write the file. The worker tries each minute and
@@ -46,25 +45,8 @@ _UNWRITTEN = "audit-anchors-unwritten-since"
 _UNWRITTEN_FOR = timedelta(minutes=5)
 
 
-def signing_key_problem() -> str:
-    """A sentence, or "" if this process knows a key that signed one of the newest anchors, or if there are none.
-
-    A process with another AUDIT_SIGNING_KEY would sign anchors that nobody else accepts.
-    """
-    newest = set(AuditAnchor.objects.order_by("-pk").values_list("key_id", flat=True)[:_LATEST])
-    if not newest or newest & public_keys().keys():
-        return ""
-    return (
-        "AUDIT_SIGNING_KEY is not the key that signed the newest anchors of the audit log, and AUDIT_PUBLIC_KEYS does "
-        "not list that one. Set the original key, or add its public key, which the first line of every export names."
-    )
-
-
 def anchor_changed(*, due_after: timedelta = timedelta(0)) -> int:
     """Anchor each chain that has an unanchored row at least `due_after` old. Returns how many anchors were made."""
-    if problem := signing_key_problem():
-        log.error("audit_not_anchored", problem=problem)
-        return 0
     made = 0
     for chain in _changed(due_after):
         try:
@@ -147,7 +129,13 @@ def anchor_chain(chain: str) -> bool:
 
 
 def anchor_row(row: AuditEvent) -> bool:
-    """Sign this row's number and hash in the current transaction. Published after commit."""
+    """Sign this row's number and hash in the current transaction. Published after commit.
+
+    False if it has an anchor, or if this process has a signing key that does not continue the log.
+    """
+    if problem := signing_key_problem():
+        log.error("audit_not_anchored", problem=problem)
+        return False
     anchor = AuditAnchor(chain=row.chain, seq=row.seq, hash=row.hash, signed_at=timezone.now(), key_id=signing_key_id())
     known = AuditAnchor.objects.filter(chain=row.chain, seq=row.seq, key_id=anchor.key_id).values_list("pk", flat=True)
     # Two workers may get here at once. The chain's lock makes the second one see the first one's anchor.
@@ -160,6 +148,7 @@ def anchor_row(row: AuditEvent) -> bool:
         log.error("audit_anchor_planted", chain=ascii(row.chain), seq=row.seq)
     else:
         anchor.save(force_insert=True)
+        note_use()
         if settings.AUDIT_ANCHOR_FILE:
             AnchorToPublish.objects.create(anchor=anchor)
     # robust: the recorded change is committed, so a failure to publish must not raise.

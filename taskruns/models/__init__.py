@@ -17,7 +17,7 @@ from .cache import CacheEntry
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
-from .key_ring import RingKeyCheck
+from .key_ring import RingKeyCheck, SigningKeyUse
 from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import EmailStatus, Limit, SignInCount, SiteRole, Theme, User
@@ -66,6 +66,7 @@ __all__ = [
     "Run",
     "SavedView",
     "SignInCount",
+    "SigningKeyUse",
     "SiteRole",
     "Status",
     "StopEnd",

@@ -1,4 +1,4 @@
-"""Checks that all processes have the same ring key for each number."""
+"""Which keys this deployment uses, so that a process notices that it has others."""
 
 from django.db import models
 from django.utils import timezone
@@ -16,3 +16,13 @@ class RingKeyCheck(models.Model):
 
     def __str__(self) -> str:
         return f"ring key {self.number}"
+
+
+class SigningKeyUse(models.Model):
+    """A signing key of the audit log that was used. The MAC needs SECRET_KEY: a row written by hand does not count."""
+
+    key_id = models.CharField(primary_key=True, max_length=16)
+    mac = models.CharField(max_length=64)
+
+    def __str__(self) -> str:
+        return self.key_id

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection, models
 from django.views.decorators.debug import sensitive_variables
 
-from taskruns.audit.anchors import signing_key_problem
+from taskruns.audit.signing_keys import signing_key_problem
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential, RingKeyCheck
 from taskruns.services.user_errors import UserError

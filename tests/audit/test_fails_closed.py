@@ -62,7 +62,7 @@ from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor
 from tests.queue_worker import work
-from tests.stage import Stage, a_stop
+from tests.stage import Stage, a_stop, another_session
 from tests.stored import dump
 from tests.wire import ENDPOINT, run_url, wire_run
 
@@ -144,6 +144,7 @@ def accept(stage: Stage) -> None:
 SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.start_verification": lambda _: LATER,  # tested below: a job writes the row
     "audit.export": lambda stage: audit.export(stage.team, by=BY, kind="jsonl"),
+    "audit.has_room": lambda _: LATER,  # counts only
     "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
     "audit.record_denial": lambda _: LATER,  # a denial stays a denial: see test_denials.py
     "audit.record_failed_sign_in": lambda _: audit.record_failed_sign_in("x", "throttled", by=stranger()),
@@ -221,6 +222,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "saved_views.set_own_default": lambda stage: saved_views.set_own_default(stage.view, on=True, by=oli(stage)),
     "saved_views.set_team_default": lambda stage: saved_views.set_team_default(stage.view, on=True, by=oli(stage)),
     "people.end_all": lambda stage: sessions.end_all(vera(stage), by=BY),
+    "people.end_surplus": lambda stage: sessions.end_surplus(vera(stage), by=BY),
     "people.end_one": lambda stage: sessions.end_one(vera(stage), digest=stage.session.session_key, by=BY),
     "people.end_others": lambda stage: sessions.end_others(vera(stage), keep="", by=BY),
     "people.end_expired": lambda stage: sessions.end_expired(
@@ -254,6 +256,11 @@ def an_old_ring_key(stage: Stage) -> None:
     Credential.objects.update(ring_number=old.ring_number, ciphertext=old.token)
 
 
+def many_sessions(stage: Stage) -> None:
+    for _ in range(sessions.MOST_LIVE):
+        another_session(vera(stage))
+
+
 READY: dict[str, Callable[[Stage], object]] = {
     "credentials.sweep": an_interrupted_test,
     "credentials.warn_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
@@ -261,6 +268,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "people.disconnect": lambda stage: SocialAccount.objects.create(
         user=vera(stage), provider=IDENTITY.provider.id, uid=IDENTITY.subject
     ),
+    "people.end_surplus": many_sessions,
     "people.verify_email": lambda stage: User.objects.filter(pk=vera(stage).pk).update(email_status="invited"),
     "people.enable_person": lambda stage: User.objects.filter(pk=vera(stage).pk).update(is_active=False),
     "cancellations.close": a_lost_cancel,
@@ -273,7 +281,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
-NO_ACTS_OF_THEIR_OWN = {"audit.start_verification", "audit.record_denial", "triggers.earlier"}
+NO_ACTS_OF_THEIR_OWN = {"audit.has_room", "audit.start_verification", "audit.record_denial", "triggers.earlier"}
 
 
 def acting() -> set[str]:

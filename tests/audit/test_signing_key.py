@@ -1,6 +1,5 @@
 """A process with another signing key: it anchors nothing, is not ready, and refuses to start."""
 
-import base64
 import os
 from io import StringIO
 from typing import Any
@@ -13,11 +12,12 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
-from taskruns.audit.anchors import anchor_changed, signing_key_problem
-from taskruns.models import AuditAnchor, AuditEvent, Heartbeat, Team
+from taskruns.audit.anchors import anchor_changed
+from taskruns.audit.signing_keys import signing_key_problem
+from taskruns.models import AuditAnchor, AuditEvent, Heartbeat, SigningKeyUse, Team
 from taskruns.services import key_ring
 
-SENTENCE = "AUDIT_SIGNING_KEY is not the key that signed the newest anchors"
+SENTENCE = "AUDIT_SIGNING_KEY is not the key that signed this audit log"
 
 
 @pytest.fixture
@@ -65,16 +65,10 @@ def test_rotation_that_lists_the_old_key_goes_on(other_key: bytes, settings: Any
     assert anchor_changed() == 1
 
 
-def test_one_planted_anchor_stops_nobody(anchored: Team) -> None:
-    planted = AuditAnchor(
-        chain="site",
-        seq=1,
-        hash="0" * 64,
-        signed_at=timezone.now(),
-        key_id="0" * 16,
-        signature=base64.b64encode(b"\0" * 64).decode(),
-    )
-    planted.save(force_insert=True)
+def test_rows_written_by_hand_do_not_count(anchored: Team, settings: Any) -> None:
+    SigningKeyUse.objects.update(mac="0" * 64)
+    SigningKeyUse.objects.create(key_id="0" * 16, mac="0" * 64)
+    settings.AUDIT_SIGNING_KEY = os.urandom(32)
     assert signing_key_problem() == ""
 
 

@@ -31,6 +31,7 @@ APPLIED = {
     "0006_people_and_sso.py": "5d0885af09ad78d13edd1c0566250ed90231dd722f71e9b134649c1aaa2b828a",
     "0007_search_names.py": "519aa9abc76270d19e21ef23d4150b59ae62aea1f2ff2cf7b35b9531367613ee",
     "0008_limits_per_person.py": "be9cfc0f68099c8014883c1da14588f24b5029cb8e3d6dd613f3216a36ef7faa",
+    "0009_signing_key_uses.py": "ec00cd2e275c06351b67335fcdaa5fb11fd87cd26d840997891dc8e9a167f9eb",
 }
 Schema = dict[str, Any]
 # Tables that came after the release, and those that an upgrade drops: the old sessions hold keys that work.
@@ -41,6 +42,7 @@ NEW = {
     "taskruns_persontally",
     "taskruns_ringkeycheck",
     "taskruns_signincount",
+    "taskruns_signingkeyuse",
 }
 DROPPED = {"django_session", "usersessions_usersession"}
 

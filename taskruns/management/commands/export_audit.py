@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import signing_key_problem
 from taskruns.audit.record import SITE_CHAIN
+from taskruns.audit.signing_keys import signing_key_problem
 from taskruns.models import Team
 from taskruns.services import audit
 
