@@ -39,6 +39,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 # What one person may do: each act leaves rows that nobody can delete. Nothing that stops a run counts.
 ACTS = Limit("acts", 300, timedelta(minutes=10))
 EXPORTS = Limit("exports", 30, timedelta(minutes=10))
+NEEDLESS_CANCELS = Limit("needless cancels", 3_000, timedelta(minutes=10))  # of runs that have ended or are stopping
+LOOKUPS = Limit(
+    "lookups", 15, timedelta(minutes=1)
+)  # of IDs that only Arize may know; a team shares its calls for them
 View = Callable[..., HttpResponseBase]
 M = TypeVar("M", bound=models.Model)
 
@@ -280,8 +284,13 @@ def _missing_auth(
 
 def spend(request: PanelRequest, limit: Limit) -> None:
     """Count one act of the person. Raises TooManyActs. Not recorded: a row for each refusal is what this prevents."""
-    if not SignInCount.objects.has_room(limit, str(request.user.pk)):
+    if not has_room(request, limit):
         raise TooManyActs(limit)
+
+
+def has_room(request: PanelRequest, limit: Limit) -> bool:
+    """Count one act of the person. False if there were too many."""
+    return SignInCount.objects.has_room(limit, str(request.user.pk))
 
 
 def _spend(request: PanelRequest) -> None:

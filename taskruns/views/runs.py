@@ -46,7 +46,7 @@ def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> Context:
 def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpResponse:
     """A link that other systems can build from Arize's own run id."""
     try:
-        found = mirror.find_by_arize_id(team, arize_id)
+        found = mirror.find_by_arize_id(team, arize_id, may_ask=lambda: gate.has_room(request, gate.LOOKUPS))
     except UserError as error:
         text = f"The panel cannot tell right now whether this run belongs to your team. {error.sentence}"
         return error_page(request, 503, "Run lookup failed", text)
@@ -65,7 +65,7 @@ def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse
         text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
         return _speak(request, Message("error", text), run_id, status=422)
     if not is_needed(found):
-        spend(request, gate.ACTS)  # it stops nothing, but leaves a row
+        spend(request, gate.NEEDLESS_CANCELS)  # it stops nothing, but leaves a row
     result = cancel_run(found, by=actor_of(request), reason=reason)
     words = CANCEL_WORDS[result.outcome]
     # Names the run, because several may be cancelled in a row.

@@ -1,10 +1,12 @@
 """What one signed-in person can add to the database is bounded, and nothing of it keeps anybody from stopping runs."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import responses
 import time_machine
 from django.conf import settings
 from django.test import Client
@@ -18,6 +20,7 @@ from taskruns.models import (
     CancelBatch,
     CancelItem,
     Cancellation,
+    Credential,
     EmergencyStop,
     Limit,
     PersonSession,
@@ -51,7 +54,8 @@ def clock() -> Iterator[Any]:
 
 @pytest.fixture
 def few_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "ACTS", Limit("acts", 3, timedelta(minutes=10)))
+    for name in ("ACTS", "NEEDLESS_CANCELS", "LOOKUPS"):
+        monkeypatch.setattr(gate, name, Limit(name, 3, timedelta(minutes=10)))
 
 
 # --- Refused attempts
@@ -235,3 +239,18 @@ def test_a_person_has_a_limited_number_of_sessions(vera: User, mona: User, monke
         ]
         assert others.get(PROFILE).status_code == 200
     assert events(event="auth.session_end", details__why="too many") == [("auth.session_end", "done")] * 2
+
+
+def test_one_person_leaves_lookups_to_the_others(
+    few_acts: None, credential: Credential, vera: User, oli: User, client_of: ClientOf, arize: responses.RequestsMock
+) -> None:
+    asked = arize.get(re.compile(".*"), status=404)
+
+    def look(client: Client, name: str) -> int:
+        return client.get(f"/teams/ops-north/runs/by-arize-id/{name}/").status_code
+
+    viewer, operator = client_of(vera), client_of(oli)
+    assert [look(viewer, f"R{number}") for number in range(5)] == [404, 404, 404, 503, 503]
+    assert asked.call_count == 3
+    assert look(viewer, "R0") == 404, "a remembered miss costs nothing"
+    assert look(operator, "S0") == 404

@@ -1,6 +1,7 @@
 """Finds one run by its Arize id: in the mirror, or else at Arize, with a small share of the team's rate limits."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 
 from django.conf import settings
@@ -25,7 +26,7 @@ MISSED_FOR = 60  # seconds in which an unknown ID is not looked up again
 _NOT_THERE = (BadRequest, Forbidden, NotFound)
 
 
-def find_by_arize_id(team: Team, arize_id: str) -> Run | None:
+def find_by_arize_id(team: Team, arize_id: str, *, may_ask: Callable[[], bool] = lambda: True) -> Run | None:
     """The team's run with this Arize id, or None.
 
     Raises UserError if no key finds the run, but a key that may see it could not be used now.
@@ -36,6 +37,8 @@ def find_by_arize_id(team: Team, arize_id: str) -> Run | None:
     missed = f"taskruns.lookup.missed:{team.pk}:{hashlib.sha256(arize_id.encode()).hexdigest()}"
     if run is not None or cache.get(missed):
         return run
+    if not may_ask():
+        raise UserError("You looked up many IDs that only Arize may know. Try again in a minute.")
     run = _read_with_any_key(team, arize_id)
     if run is None:
         cache.set(missed, True, MISSED_FOR)
