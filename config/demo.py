@@ -206,7 +206,7 @@ def _answers(demo: Demo, path: str) -> bool:
 
 
 def _boards(*, since: datetime) -> dict[str, tuple[int, int]]:
-    """Team -> (number of tasks with runs, number of active runs), for tasks listed since then."""
+    """Team -> (number of tasks with runs, number of active runs), for tasks listed since the given time."""
     from django.db.models import Count, Sum
 
     from taskruns.models import Run

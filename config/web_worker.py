@@ -1,8 +1,9 @@
-"""gunicorn's threads, of which slow clients can hold only a few.
+"""A gunicorn worker in which slow clients can hold only a few threads.
 
-Its own `gthread` worker waits in a thread, for ever, for the rest of a request and for a reader who takes nothing: as
-many connections as there are threads, from one address and without an account, stopped the panel. Here a request that
-keeps its thread waiting for more than a second needs one of a few places. Without a free one its connection is closed.
+Gunicorn's own `gthread` worker lets a thread wait without limit for the rest of a request, or for a client that does
+not read the response. One client without an account could open as many connections as there are threads and so stop
+the panel. Here a request that keeps its thread waiting for more than a second needs one of a few places. If none is
+free, its connection is closed.
 """
 
 import errno
@@ -19,9 +20,9 @@ from typing import Any, TypeVar
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 QUICK = 1.0  # seconds that a request may keep its thread waiting without a place
-LONGEST_REQUEST = 20.0  # seconds in which it must arrive, its body too
-LINGERS = 2.0  # seconds after the answer in which the client may close first
-LONGEST_PIECE = 30.0  # seconds in which the reader must take a piece of the answer
+LONGEST_REQUEST = 20.0  # seconds in which a request must arrive, including its body
+LINGERS = 2.0  # seconds that the client has to close the connection after the response
+LONGEST_PIECE = 30.0  # seconds in which the client must read one piece of the response
 T = TypeVar("T")
 
 
@@ -35,7 +36,7 @@ class SlowClient(ConnectionResetError):
 class TimedSocket(socket.socket):
     """A socket that limits how long one request waits for its client. Raises SlowClient.
 
-    Outside of `begin` and `end`, gunicorn's own time limits hold.
+    Before `begin` and after `end`, gunicorn's own time limits apply.
     """
 
     _places: BoundedSemaphore | None = None
@@ -61,7 +62,7 @@ class TimedSocket(socket.socket):
             left = left[sent:]
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """For static files, which are small. The method of the library would wait anew for each byte."""
+        """For static files, which are small. The library's method would restart the timeout with every byte sent."""
         file.seek(offset)
         data = file.read(-1 if count is None else count)
         self.sendall(data)
@@ -92,10 +93,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._places = BoundedSemaphore(max(self.cfg.threads // 2, 1))
-        self._lingering: deque[TConn] = deque()  # by their time limit
+        self._lingering: deque[TConn] = deque()  # the first one times out first
 
     def enqueue_req(self, conn: TConn) -> None:
-        """A new connection waits for its first byte here and not in a thread."""
+        """A new connection waits for its first byte in the poller, not in a thread."""
         if conn.initialized or conn.data_ready:
             super().enqueue_req(conn)
             return
@@ -113,7 +114,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.sock.end()
 
     def finish_request(self, conn: TConn, future: "Future[Any]") -> None:
-        """Gunicorn itself would wait up to 2 s for the client to close, here where nobody else is served meanwhile."""
+        """Gunicorn would wait here up to 2 s for the client to close, and serve no other client in that time."""
         if not future.cancelled() and future.exception() is None and not future.result():
             self._linger(conn)
         else:
@@ -125,7 +126,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._drop(self._lingering[0])
 
     def _linger(self, conn: TConn) -> None:
-        """Half-close: closed at once, the client could lose the end of the answer."""
+        """Close only the sending side: a full close could cost the client the end of the response."""
         conn.timeout = time.monotonic() + LINGERS
         conn.sock.setblocking(False)
         self._lingering.append(conn)

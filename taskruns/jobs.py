@@ -204,5 +204,5 @@ def wake_guess_report(login: str) -> None:
 def _enqueue(job: Callable[..., object], *args: uuid.UUID | str) -> None:
     try:
         job(*map(str, args))
-    except Exception:  # each queue has its own errors, and none may undo what was saved
+    except Exception:  # the error depends on the queue's backend, and must not undo what was saved
         log.warning("queue_unreachable", exc_info=True)

@@ -231,7 +231,7 @@ class SamePerson:
 
 
 class NeverStored:
-    """Forbids caching of every response that says nothing about it: also pages outside the gate may name a person.
+    """Forbids caching of every response without Cache-Control: pages outside the gate may name a person too.
 
     After signing out, not even the back button may show them again.
     """

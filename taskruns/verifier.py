@@ -5,7 +5,7 @@ Runs alone; signatures need the package `cryptography`. Exit code: 0 clean and p
 3 nothing proved: no fault, but no trusted key signed it. The keys of --public-key are trusted. Without them, a key of
 the export is trusted if it signed an anchor of this chain in --anchors, a file that the panel's owner cannot edit.
 
-An export is one JSON object a line, each with one member: a manifest, then events, then anchors, then a trailer.
+An export has one JSON object per line, each with one member: a manifest, then events, then anchors, then a trailer.
 canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASCII escapes.
 - event: hash = hex(SHA-256("taskruns-audit-v1\n" + canonical(event without hash))); prev_hash is the hash of the row
   before it (64 zeros for row 1). A later file continues the chain: its manifest has the prev_hash of its first row.
@@ -175,7 +175,7 @@ class ChainChecker:
                 self._unmet.setdefault(seq, set()).add(anchor["hash"])
 
     def _misplaced(self, seq: int) -> Iterator[Fault]:
-        """Not the expected number: a gap begins, this row fills one, or it is one too many."""
+        """The number is not the expected one: the row begins a gap, fills one, or repeats a number."""
         if seq > self.expected:
             self._gaps.append((self.expected, seq - 1))
             return
@@ -193,7 +193,7 @@ class ChainChecker:
 
 
 def raw_lines(path: Path, digest: Any = None) -> Iterator[tuple[int, bytes]]:
-    """Each line with its number, cut after LONGEST bytes. `digest` has then taken all bytes before the line."""
+    """Each line with its number, truncated after LONGEST bytes. `digest` then covers all bytes before that line."""
     with path.open("rb") as file:
         number = 0
         while raw := file.readline(LONGEST + 1):
@@ -205,7 +205,7 @@ def raw_lines(path: Path, digest: Any = None) -> Iterator[tuple[int, bytes]]:
 
 
 def load(raw: bytes) -> Any:
-    """JSON as the panel writes it: no fraction, no number beyond 64 bits, no name twice. Raises UNREADABLE."""
+    """JSON as the panel writes it: no fractions, no duplicate names, integers of at most 64 bits. Raises UNREADABLE."""
     if len(raw) > LONGEST:
         raise ValueError(f"it is longer than {LONGEST} bytes")
     return _DECODER.decode(raw.decode())
@@ -239,7 +239,7 @@ class Line(NamedTuple):
 
 
 def line_of(raw: bytes) -> Line:
-    """Raises an error of UNREADABLE."""
+    """Raises one of UNREADABLE."""
     if raw.endswith(b"\r\n") or (not raw.endswith(b"\n") and len(raw) <= LONGEST):
         raise ValueError("its line end was changed or cut off")
     found = load(raw)
@@ -281,7 +281,7 @@ class Export:
         self.format, self.prev_hash = value.get("format", 1), value.get("prev_hash")
 
     def _check(self, manifest: Json) -> None:
-        """Raises an error of UNREADABLE if the panel cannot have written this manifest."""
+        """Raises one of UNREADABLE if the panel cannot have written this manifest."""
         whole, optional = manifest["filtered"] is not True, {"format": int, "prev_hash": str}
         types = MANIFEST | {name: optional[name] for name in optional.keys() & manifest.keys()}
         if not whole and manifest["first_seq"] is manifest["last_seq"] is None:  # a filter that nothing matches
@@ -295,7 +295,7 @@ class Export:
 
 
 class Verification:
-    """Checks files that continue each other. `found` counts faults, `unproved` says what no trusted key signed."""
+    """Checks files that continue each other. `found` counts faults, `unproved` lists what no trusted key signed."""
 
     def __init__(self, exports: list[Export], outside: Path | None, pinned: Keys) -> None:
         self.exports, self.pinned, self.found, self.unproved = exports, pinned, 0, list[str]()
@@ -310,7 +310,7 @@ class Verification:
         print(printable(str(fault)))
 
     def _anchors(self, outside: Path | None) -> Iterator[Json]:
-        """All anchors of the chain by row. They stand at a file's end, so it is read once for them, then again."""
+        """All anchors of the chain by row. They are at the end of each file, so each file is read twice."""
         chain = self.exports[0].chain
         kept = sqlite3.connect("")  # sorts the anchors in a temporary file, to save memory
         kept.execute("CREATE TABLE anchor (seq INTEGER, text, PRIMARY KEY (seq, text)) WITHOUT ROWID")

@@ -36,13 +36,13 @@ from .recent_auth import auth_method, is_recent, lacks_second_factor
 from .redirects import is_read, page_of, referring_page, to_login, with_next
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# What one person may do: each act leaves rows that nobody can delete. Nothing that stops a run counts.
+# Limits per person, because each act leaves rows that nobody can delete. Acts that stop a run do not count.
 ACTS = Limit("acts", 300, timedelta(minutes=10))
 EXPORTS = Limit("exports", 30, timedelta(minutes=10))
-NEEDLESS_CANCELS = Limit("needless cancels", 3_000, timedelta(minutes=10))  # of runs that have ended or are stopping
-LOOKUPS = Limit(
-    "lookups", 15, timedelta(minutes=1)
-)  # of IDs that only Arize may know; a team shares its calls for them
+# Of runs that have ended or are stopping.
+NEEDLESS_CANCELS = Limit("needless cancels", 3_000, timedelta(minutes=10))
+# Of IDs that only Arize may know: the calls for them are shared by the team.
+LOOKUPS = Limit("lookups", 15, timedelta(minutes=1))
 View = Callable[..., HttpResponseBase]
 M = TypeVar("M", bound=models.Model)
 
@@ -53,8 +53,8 @@ class TooManyActs(UserError):
     def __init__(self, limit: Limit) -> None:
         self.retry_after = int(limit.window.total_seconds())
         super().__init__(
-            f"You did this kind of thing {limit.attempts} times within {self.retry_after // 60} minutes, which is the "
-            "limit. Nothing was changed. Cancelling runs still works. Try again in a few minutes."
+            f"You have reached the limit of {limit.attempts} actions of this kind in {self.retry_after // 60} minutes. "
+            "Nothing was changed. Cancelling runs still works. Try again in a few minutes."
         )
 
 
@@ -80,7 +80,7 @@ def requires(
 
     A url with a `slug` belongs to a team: the view gets the team instead of the slug. `event` is the audit event of the
     method `acts_on`: a denial is recorded under that name. `recent_auth` requires a recent proof of identity; never use
-    it for stopping runs. `stops_runs`: the acts of this view are never too many.
+    it for stopping runs. `stops_runs`: no limit on acts applies to this view.
     """
 
     def decorate(view: View) -> View:
@@ -113,7 +113,7 @@ def signed_in(view: View) -> View:
 
 
 def always_allowed(view: View) -> View:
-    """For ending one's own sessions: never too many acts."""
+    """For ending one's own sessions: no limit on acts applies."""
     return _for_everyone(view, ends_session=True)
 
 
@@ -283,7 +283,7 @@ def _missing_auth(
 
 
 def spend(request: PanelRequest, limit: Limit) -> None:
-    """Count one act of the person. Raises TooManyActs. Not recorded: a row for each refusal is what this prevents."""
+    """Count one act of the person. Raises TooManyActs, which is not recorded: each refusal would add a row."""
     if not has_room(request, limit):
         raise TooManyActs(limit)
 
@@ -294,7 +294,7 @@ def has_room(request: PanelRequest, limit: Limit) -> bool:
 
 
 def _spend(request: PanelRequest) -> None:
-    """Raises TooManyActs if this is a change, and the person made too many."""
+    """Count the request if it changes something. Raises TooManyActs."""
     if request.method not in SAFE_METHODS:
         spend(request, ACTS)
 

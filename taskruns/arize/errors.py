@@ -139,9 +139,9 @@ class Unreadable(ArizeError):
 
 
 class ListRepeats(ArizeError):
-    """A list whose cursors lead nowhere: what came is right, but there may be more."""
+    """The cursors of a list make no progress. The items read are valid, but there may be more."""
 
-    default = "This list of Arize repeats itself, so it may not be complete. What it showed so far was kept."
+    default = "Arize's list repeats itself, so it may be incomplete. The items read so far were kept."
 
 
 class UnexpectedAnswer(ArizeError):

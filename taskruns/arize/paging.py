@@ -40,7 +40,7 @@ class Page(Generic[Item]):
 def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None) -> Iterator[Page[Item]]:
     """Yield pages until there is no cursor, or `most` pages were read.
 
-    Raises ListRepeats after the last page if a cursor goes on but leads nowhere: then there may be more items.
+    Raises ListRepeats after the last page if there is a cursor but no progress: then there may be more items.
     """
     progress = Progress()
     cursor: str | None = None
@@ -57,7 +57,7 @@ def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None)
 
 
 class Progress:
-    """Whether each page of a list goes on from the pages before it. `start`: the cursor of the first page."""
+    """Checks that each page of a list continues the pages before it. `start`: the cursor of the first page."""
 
     def __init__(self, start: str = "") -> None:
         self._cursors = {start}
@@ -65,7 +65,7 @@ class Progress:
         self._was_empty = False
 
     def repeats(self, page: Page[Any]) -> bool:
-        """Whether the page's cursor was there before, or the page brings nothing new although a cursor goes on.
+        """Whether the page's cursor has occurred before, or the page has a cursor but no new items.
 
         A single empty page may be followed by more: Arize may leave out items that the key must not see.
         """

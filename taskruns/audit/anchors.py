@@ -4,8 +4,9 @@ Stored in their own append-only table, written to the process log, and appended 
 Only a copy outside the database reveals a truncated chain, or one recomputed by someone who controls the database.
 Anchors that could not be appended to the file stay queued in the database and are appended later.
 
-Someone may write anchors and the queue by hand: only anchors that this panel signed count, and only they reach the
-file, which vouches for keys. A new anchor is appended from memory, whatever happened to the queue.
+Someone with write access to the database may add anchors, or change the queue. So only anchors that this panel signed
+count, and only they reach the file, because auditors trust the keys in it. A new anchor is appended from memory, even
+if it was deleted from the queue.
 """
 
 import fcntl
@@ -37,10 +38,10 @@ ANCHOR_EVERY = 1_000  # at most this many rows of one chain between two anchors,
 DUE_AFTER = timedelta(minutes=4)
 _COLUMNS = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 _CHUNK = 500  # lines
-_TRIED = 10  # planted anchors are passed over, down to the newest of ours
-_TAIL = 2**16  # bytes of the file in which a line that another process has just written is found
-# In the cache, which all processes share: since when no process could write the file. The worker tries each minute and
-# renews the entry, which ends by itself if the file is no longer wanted.
+_TRIED = 10  # the newest anchors of a chain, among which one of ours is looked for
+_TAIL = 2**16  # bytes at the end of the file, searched for a line that another process has just written
+# The cache entry that tells all processes since when the file cannot be written. The worker tries every minute and
+# renews the entry. It expires if the setting is removed.
 _UNWRITTEN = "audit-anchors-unwritten-since"
 _UNWRITTEN_FOR = timedelta(minutes=5)
 
@@ -83,7 +84,7 @@ def _newest_of_ours(head: dict[str, Any]) -> int:
 
 
 def _anchored(chain: str) -> int:
-    """The number of the newest row that has an anchor of ours. Planted ones must not pass for an anchored row."""
+    """The number of the newest row that has an anchor of ours. Planted anchors do not count."""
     newest = with_number(AuditAnchor.objects.filter(chain=chain)).order_by("-seq", "-pk")
     keys = list(newest.values_list("pk", flat=True)[:_TRIED])
     return next((anchor.seq for anchor in _readable(keys) if _is_ours(anchor)), 0)
@@ -102,7 +103,7 @@ def _readable(keys: list[int]) -> Iterator[AuditAnchor]:
 
 
 def _is_ours(anchor: AuditAnchor) -> bool:
-    """Whether this panel signed it, with its present key or an older one."""
+    """Whether this panel signed the anchor, with its current key or an older one."""
     return signature_holds(_as_json(anchor), public_keys())
 
 
@@ -144,7 +145,7 @@ def anchor_row(row: AuditEvent) -> bool:
     if any(map(_is_ours, _readable(planted))):
         return False
     anchor.signature = sign({name: value_as_json(getattr(anchor, name)) for name in _COLUMNS if name != "signature"})
-    if planted:  # its place in the table is taken, but not in the file
+    if planted:  # the table has no place for this anchor, but the file has
         log.error("audit_anchor_planted", chain=ascii(row.chain), seq=row.seq)
     else:
         anchor.save(force_insert=True)
@@ -188,11 +189,11 @@ def publish(new: AuditAnchor | None = None) -> int:
 
 
 def unwritten_since() -> datetime | None:
-    """When AUDIT_ANCHOR_FILE could not be written for the first time, if it still cannot."""
+    """Since when AUDIT_ANCHOR_FILE cannot be written. None if it can."""
     since = cache.get(_UNWRITTEN) if settings.AUDIT_ANCHOR_FILE else None
     try:
         return datetime.fromisoformat(since) if since else None
-    except (TypeError, ValueError):  # written by hand: some time ago is all it says
+    except (TypeError, ValueError):  # written by hand: it does not say since when
         return timezone.now()
 
 

@@ -1,6 +1,6 @@
 """Database triggers that protect the log: they refuse UPDATE and DELETE, and on PostgreSQL also TRUNCATE.
 
-Any other trigger or rule on the log's tables is somebody's: it could keep rows or anchors out.
+The panel creates no other trigger or rule on these tables. One made by someone else could keep rows or anchors out.
 
 SQLite silently drops a table's triggers whenever Django rebuilds the table (AlterField, AddField), so they are created
 again after every migrate.

@@ -28,9 +28,11 @@ def sign(statement: dict[str, object], kind: str = "anchor") -> str:
 
 
 def signing_key_problem() -> str:
-    """A sentence, or "" if this process knows one of the keys that were used so far, or none was.
+    """A sentence that says what is wrong with AUDIT_SIGNING_KEY, or "".
 
-    A process with another AUDIT_SIGNING_KEY would sign what nobody else accepts.
+    It is right if this process knows a key that signed the log before, or if no key has signed it yet.
+
+    With an unrelated key, a process would sign anchors that no other process accepts.
     """
     used = {use.key_id for use in SigningKeyUse.objects.all() if hmac.compare_digest(use.mac, _mac(use.key_id))}
     if not used or used & public_keys().keys():

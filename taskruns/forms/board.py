@@ -21,7 +21,7 @@ from taskruns.models import Status
 from .query import BadFilter, key_id, moment, number, one, one_of
 
 _TYPES = frozenset(kind.value for kind in TaskType)
-_LARGEST = 2**63  # a column's integers are smaller
+_LARGEST = 2**63  # the integers of a database column are smaller
 
 
 class Sort(StrEnum):
@@ -61,7 +61,7 @@ class Cursor:
             if whole and rank in {0, 1} and backwards in {0, 1} and abs(value) < _LARGEST and 0 <= at < _LARGEST:
                 return cls(rank, value, uuid.UUID(id_), bool(backwards), at)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
-            pass  # the same message for all damage
+            pass  # the message is the same for every kind of damage
         raise BadFilter("This page link is damaged. Start again from the first page.")
 
 

@@ -15,7 +15,7 @@ def _zones() -> list[tuple[str, str]]:
     return [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
 
 
-# The label of the model would need a migration.
+# A new label in the model would need a migration.
 THEMES = ((Theme.SYSTEM.value, "system"), *((theme.value, theme.label) for theme in Theme if theme.value))
 
 

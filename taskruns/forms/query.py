@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from django.http import QueryDict
 
 LONGEST = 500  # characters
-LONGEST_SEARCH = 200  # characters; encoded, more might not fit into a request line
+LONGEST_SEARCH = 200  # characters; when encoded, a longer text might not fit into a request line
 # Control characters, surrogates and line separators. Format characters are allowed: names with emoji contain them.
 _UNSEARCHABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BLANK = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")

@@ -31,7 +31,7 @@ _NOT_IN_A_NAME = re.compile(r'["\\]')
 class MomentField(forms.DateTimeField):
     """A time in the person's zone unless it has an offset; cleaned to UTC.
 
-    When clocks are set back, an hour occurs twice: the first is taken, so that no one is stopped by an error.
+    When clocks are set back, an hour occurs twice. The first one is used, so that the form needs no extra question.
     """
 
     widget = forms.DateTimeInput(format="%Y-%m-%dT%H:%M:%S", attrs={"type": "datetime-local", "step": "1"})

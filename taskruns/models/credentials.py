@@ -50,7 +50,7 @@ class Credential(models.Model):
     tasks_read_at = models.DateTimeField(null=True, blank=True)
     # Where the next round continues a list of tasks that did not fit into one: {"space": ..., "cursor": ...}
     listing_at = models.JSONField(default=dict)
-    list_problem = models.TextField(blank=True)  # why the last list of tasks may not be whole; empty if it was
+    list_problem = models.TextField(blank=True)  # why the last list of tasks may be incomplete, or empty
     # Null while tasks of this key wait for their first reading. Boards show the progress only then.
     first_contact_done_at = models.DateTimeField(null=True, blank=True)
     users_refused_at = models.DateTimeField(null=True, blank=True)  # when Arize last refused all names

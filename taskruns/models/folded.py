@@ -1,8 +1,8 @@
 """Text as a search compares it: without case, without accents, and in one of Unicode's several spellings.
 
-Two ways lead to the same text on SQLite and PostgreSQL. A `FoldedField` stores it beside its column, for searches that
-must be fast. `Folded` computes it in a query, for tables that cannot have another column. There, PostgreSQL needs its
-ICU collations and a UTF-8 database, as its packages have them.
+There are two ways to get this text, with the same result on SQLite and PostgreSQL. A `FoldedField` stores it beside its
+column, for searches that must be fast. `Folded` computes it in a query, for tables that cannot have another column. It
+needs PostgreSQL's ICU collations and a UTF-8 database, which the usual packages provide.
 """
 
 import re
@@ -30,9 +30,9 @@ else:
 
 
 def fold(text: str) -> str:
-    """`Prüfung`, `PRÜFUNG` and `Pru\u0308fung` are `prufung`; `Straße` is `strasse`. May be empty for marks alone.
+    """`Prüfung`, `PRÜFUNG` and `Pru\u0308fung` are `prufung`; `Straße` is `strasse`. Marks alone become empty text.
 
-    Upper case comes first because PostgreSQL lacks `casefold()`: only so do `ß` and `ss` become the same there.
+    Upper case comes first, because PostgreSQL lacks `casefold()`: without this step, `ß` and `ss` would differ there.
     """
     if text.isascii():
         return text.lower()
@@ -60,7 +60,7 @@ class FoldedField(TextField):
 
 
 class FoldedQuerySet(models.QuerySet[M]):
-    """Keeps folded columns up to date in `update()`, which knows no rows."""
+    """Keeps folded columns up to date in `update()`, which does not load the rows."""
 
     def update(self, **kwargs: Any) -> int:
         columns = (field for field in self.model._meta.concrete_fields if isinstance(field, FoldedField))
@@ -73,19 +73,19 @@ class Folded(models.Func):
 
     output_field = models.TextField()
     arity = 1
-    # As in fold(), step by step.
+    # The same steps as in fold().
     template = (
         "regexp_replace(normalize(translate(lower(upper(normalize(%(expressions)s, NFKD) "
         f"COLLATE \"und-x-icu\")), '{_FINAL_SIGMA}', '{_SIGMA}'), NFKD), '[{MARKS}]', '', 'g')"
     )
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        # As bytes: SQLite stores any, and a row changed by hand must not fail the whole query.
+        # Cast to bytes: a row changed by hand may hold invalid text, which must not fail the whole query.
         return self.as_sql(compiler, connection, template=f"{_SQLITE_FUNCTION}(CAST(%(expressions)s AS BLOB))", **extra)
 
 
 def contains(column: str, text: str) -> Q:
-    """Rows whose column contains the text, as a search compares it. Accents alone are found nowhere."""
+    """Rows whose column contains the text, as a search compares it. A text that has only accents matches nothing."""
     folded = fold(text)
     return Q(Contains(Folded(column), folded)) if folded else Q(pk__in=[])
 

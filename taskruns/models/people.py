@@ -90,7 +90,7 @@ class User(AbstractBaseUser):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most so many attempts in a window, which starts with the first one."""
+    """The maximum number of attempts in a window, which starts with the first one."""
 
     name: str
     attempts: int
@@ -112,7 +112,7 @@ class SignInCountManager(models.Manager["SignInCount"]):
         anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
         if rows.filter(ends_at__lte=now).update(**anew):
             return True
-        # Not just any row: another attempt may have created it since.
+        # Check the count again: another attempt may have created the row since the first update.
         if rows.filter(ends_at__gt=now, attempts__gte=limit.attempts).exists():
             return False
         try:
@@ -124,8 +124,8 @@ class SignInCountManager(models.Manager["SignInCount"]):
 
 
 class SignInCount(models.Model):
-    """Sign-in attempts of one kind, or acts of one person, within one window. `bucket` is a digest: what was typed is
-    never stored.
+    """Sign-in attempts of one kind, or acts of one person, within one window. `bucket` is a digest, so that typed
+    text is never stored.
     """
 
     bucket = models.CharField(max_length=64, primary_key=True)

@@ -24,13 +24,15 @@ from .people import accounts
 from .user_errors import UserError
 
 VALID_FOR = timedelta(days=7)
-INVITED = Limit("invitations", 100, timedelta(days=1))  # by one person: the panel must not mail what a script asks for
+# By one person: a script must not be able to make the panel send mail without limit.
+INVITED = Limit("invitations", 100, timedelta(days=1))
 _SALT = "taskruns.invitation"
 
 
 class InvitationInvalid(UserError):
-    """Forged, expired, used, revoked, of an archived team, or of an inviter who may no longer invite. One sentence for
-    all, so that guesses learn nothing.
+    """The link is forged, expired, used or revoked, the team is archived, or the inviter may no longer invite.
+
+    The sentence is the same in all cases, so that guessing reveals nothing.
     """
 
     def __init__(self) -> None:
@@ -142,7 +144,7 @@ def open_invitation(token: str) -> Invitation:
 
 
 def _check_inviter(invitation: Invitation) -> None:
-    """People who leave must not come back by a link that they made before. Raises InvitationInvalid."""
+    """People who left must not come back with a link that they created before. Raises InvitationInvalid."""
     person = invitation.created_by
     if person is None:  # a command, or a person who was deleted
         return

@@ -1,6 +1,6 @@
 """Template tags that every template may use without loading them (`builtins` in the settings): style sheets, icons,
-times, texts that are not ours, and parts of the board that each process caches, because they depend only on their
-arguments.
+times, texts from Arize or people, and parts of the board. Each process caches these parts, because they depend only on
+their arguments.
 """
 
 import re
@@ -26,7 +26,7 @@ register = template.Library()
 ROWS = 4096  # of about 2 kB each
 SELECTS = 256  # of at most 1,000 entries
 SHORT = 60  # characters that fit into two lines almost everywhere
-# Control characters, and those that turn the direction of the text after them. Line breaks and tabs are text.
+# Control characters, and those that change the direction of the text after them. Line breaks and tabs are shown.
 _HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BREAK = re.compile(r"\s*\n\s*")
 _BREAK_BESIDE_TAG = re.compile(r"^\s*\n\s*|\s*\n\s*$|(?<=>)\s*\n\s*|\s*\n\s*(?=<)")
@@ -91,25 +91,25 @@ def quoted(value: object) -> SafeString:
 
 @register.filter
 def word(mark: StatusMark) -> SafeString | str:
-    """The word of a status, which is Arize's own if the panel does not know it."""
+    """The word of a status: Arize's own word if the panel does not know the status."""
     return text(mark.word) if mark.value == Status.UNKNOWN else mark.word
 
 
 @register.filter
 def texts(values: Iterable[object]) -> SafeString:
-    """Several of them, with commas."""
+    """Several texts from Arize or people, separated by commas."""
     return format_html_join(", ", "{}", ((text(value),) for value in values))
 
 
 @register.filter
 def sentence(value: object) -> SafeString:
-    """A sentence of ours that may contain such texts."""
+    """A sentence of the panel that may contain a text from Arize or a person."""
     return format_html('<bdi dir="ltr">{}</bdi>', visible(str(value)))
 
 
 @register.filter
 def plain(value: object) -> str:
-    """Such a text where no element may be: in an attribute, a title or an option."""
+    """A text from Arize or a person for a place that allows no elements: an attribute, a title or an option."""
     return visible(str(value))
 
 

@@ -115,7 +115,7 @@ def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: VisibleV
         page = _board(request, accesses)
     except BadFilter as error:
         return error_page(request, 400, "Invalid filter", str(error))
-    # Open boards mark attention with their polls; the page does so if none is open.
+    # The polls of open boards renew attention. If there was none, this page starts it.
     pay_attention(*(it.team for it in accesses if not has_attention(it.team)))
     bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
     context = {"board": page, "bar": bar} | _beside(request)

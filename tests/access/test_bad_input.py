@@ -247,7 +247,7 @@ def complaints(page: str) -> list[str]:
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD)
-def test_odd_text_in_a_field_is_no_500(name: str, value: str, post: Callable[..., HttpResponse]):
+def test_odd_text_in_a_field_causes_no_500(name: str, value: str, post: Callable[..., HttpResponse]):
     for changed in FORMS[name].fields:
         assert post(name, **{changed: value}).status_code in {200, 302, 404, 422}
 

@@ -35,7 +35,7 @@ PEOPLE = ("", "vera", "oli", "mona", "otto", "ada", "adam", "nora")
 STRICT = ("mona", "oli", "adam")  # the people with most rights
 SEES_ALL = {"ada", "adam"}
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
-FOREIGN, OWN = "Zweckverband-Sued", "Hafenkontor-Nord"  # in every text of the one and of the other team
+FOREIGN, OWN = "Zweckverband-Sued", "Hafenkontor-Nord"  # a word in every text of the other team, and of one's own
 # Tables that a GET may change: sessions, the audit log, its counters, heartbeats.
 CHANGED_BY_READING = (
     "taskruns_personsession",

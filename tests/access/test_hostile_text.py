@@ -31,7 +31,7 @@ from tests.factories import actor, make_run
 from tests.stage import Stage, a_stop
 from tests.urlconf import url_names, wanted
 
-# Turns the direction of what follows, in a script that is written from right to left.
+# Reverses the direction of the text after it, and has letters of a right-to-left script.
 HOSTILE = "\u202e\u2066אבג evil\x07\x85\u2069"
 WORD = "evil"
 HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -1,4 +1,4 @@
-"""What one signed-in person can add to the database is bounded, and nothing of it keeps anybody from stopping runs."""
+"""Limits on what one signed-in person can add to the database. No limit keeps anyone from stopping runs."""
 
 import re
 from collections.abc import Iterator
@@ -169,7 +169,7 @@ def test_whoever_did_too_much_can_still_stop_runs(run: Run, oli: User, client_of
 
 
 def test_cancels_that_stop_nothing_count_as_acts(run: Run, oli: User, client_of: ClientOf, arize: Any, few_acts: None):
-    """Each is a row, however often the run has ended before."""
+    """Each click leaves a row, even though the run has already ended."""
     client, ended = client_of(oli), make_run(task=run.task, status=Status.COMPLETED)
     answers = [click_cancel(client, ended, htmx=False, confirmed="1").status_code for _ in range(5)]
     assert answers == [302] * 3 + [429] * 2

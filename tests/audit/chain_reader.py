@@ -60,7 +60,7 @@ def assert_whole(chain: str, *, rows: int) -> list[dict[str, Any]]:
 
 
 def read_export(export: bytes) -> dict[str, Any]:
-    """Check an export of format 2 as the document says, but for signatures. Returns its manifest, events, anchors and
+    """Check an export of format 2 as documented, except its signatures. Returns its manifest, events, anchors and
     trailer.
     """
     body, newline, last = export.rstrip(b"\n").rpartition(b"\n")
@@ -85,7 +85,7 @@ def read_export(export: bytes) -> dict[str, Any]:
 
 
 def signed_text(kind: str, statement: dict[str, Any]) -> bytes:
-    """What the signature of an anchor or a trailer is over."""
+    """The bytes that the signature of an anchor or a trailer covers."""
     unsigned = {name: value for name, value in statement.items() if name != "signature"}
     text = json.dumps(unsigned, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"{kind}\n{text}".encode()

@@ -93,7 +93,7 @@ def signed(lines: Lines, key: Ed25519PrivateKey) -> bytes:
 
 
 def forged(lines: Lines, key: Ed25519PrivateKey) -> bytes:
-    """Everything again by this key: links, anchors, the manifest's keys and the trailer."""
+    """The export rebuilt with this key: links, anchors, the manifest's keys and the trailer."""
     lines = relinked(lines)
     lines[0]["manifest"]["public_keys"] = {id_of(key): base64_of(key)}
     hashes = {each["event"]["seq"]: each["event"]["hash"] for each in lines if "event" in each}

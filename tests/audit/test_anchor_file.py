@@ -369,7 +369,7 @@ def ready(db: None) -> Any:
     return answer
 
 
-def test_an_unwritable_file_is_not_ready_until_it_recovers(
+def test_readyz_fails_while_the_anchor_file_is_unwritable(
     team: Team, tmp_path: Path, settings: Any, commits: Any, ready: Any, ada: User, mona: User, client_of: ClientOf
 ):
     def lines() -> list[bool]:

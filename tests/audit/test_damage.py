@@ -83,7 +83,7 @@ SPELT_OTHERWISE = {
 @only_sqlite
 @pytest.mark.parametrize("name", SPELT_OTHERWISE)
 def test_the_same_value_spelt_otherwise_is_an_edit(name: str, chain: str, team: Team, oli: User):
-    """Filters and sorting look at the text, so the row would be hidden from them."""
+    """Filters and sorting compare the text, so they would miss the row."""
     record(EventType.ACCESS_DENIED, "denied", by=actor(oli), team=team, details={"page": "y"})
     column, value = SPELT_OTHERWISE[name]
     assert found(chain) == [], "the control"
@@ -97,7 +97,7 @@ def test_the_same_value_spelt_otherwise_is_an_edit(name: str, chain: str, team: 
     ids=["hidden from filters", "shown as the newest", "0"],
 )
 def test_a_changed_id_is_reported_as_reordered(value: str, places: list[int], chain: str):
-    """The id is in no hash, but the pages sort by it."""
+    """No hash covers the id, but the pages sort by it."""
     put("id", value)
     assert found(chain) == [("reordered", place) for place in places]
 

@@ -362,7 +362,7 @@ def test_ids_of_another_team_stay_hidden(
 
 
 def test_tokens_in_urls_are_not_recorded(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    """Whatever is done with the link, and by anyone: it is valid, or was a moment ago."""
+    """Valid and invalid links, all methods, signed in or not. A refused token may have been valid before."""
     urls = [name for name in url_names() if SECRETS & set(wanted(name))]
     assert urls == ["account_reset_password_from_key", "invitation"]
     good = [stage.token, f"{stage.token}x"]

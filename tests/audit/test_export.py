@@ -91,7 +91,7 @@ def test_every_hash_can_be_recomputed_from_stdout_alone(history: None):
 
 
 def test_an_outsider_can_check_every_byte_and_signature(history: None, team: Team):
-    """With the public key, SHA-256 and JSON; nothing of the panel is used."""
+    """With only the public key, SHA-256 and JSON, and none of the panel's code."""
     found = read_export(bytes_of("ops-north"))
     assert_linked(found["events"])
     assert [anchor["seq"] for anchor in found["anchors"]] == [4]
@@ -136,7 +136,7 @@ def test_an_after_that_is_no_entry_exports_nothing(history: None, team: Team, af
     assert len(stored(f"team:{team.pk}")) == 4, "the refused export left no row"
 
 
-def test_an_export_without_its_anchor_is_none(history: None, team: Team):
+def test_an_export_that_cannot_be_anchored_fails(history: None, team: Team):
     refuse_inserts("taskruns_auditanchor")
     out = io.StringIO()
     with pytest.raises(CommandError) as refused, transaction.atomic():
@@ -148,7 +148,7 @@ def test_an_export_without_its_anchor_is_none(history: None, team: Team):
 
 
 def test_the_bytes_do_not_depend_on_the_terminal(tmp_path: Path):
-    """In a terminal that knows Latin-1 only, on a database with a name that is not in it."""
+    """In a Latin-1 terminal, for a team whose name Latin-1 cannot encode."""
     environ = os.environ | {
         "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
         "DJANGO_SETTINGS_MODULE": "config.settings",

@@ -35,7 +35,7 @@ def filtered(history: None, team: Team) -> bytes:
     return exported(team, FILTER)
 
 
-# --- Changes without a key: whoever looks finds them, with and without a pinned key
+# --- Changes without a key: every auditor finds them, with and without a pinned key
 
 
 def on_lines(change: Callable[[Lines], object]) -> Callable[[bytes], bytes]:
@@ -404,7 +404,7 @@ def test_format_1_is_read_and_never_clean(
 
 
 def test_an_export_turned_into_format_1_is_not_clean(history: None, team: Team, auditor: Auditor):
-    """Cut to an older anchor, with a manifest that fits: only the trailer would have told."""
+    """Cut to an older anchor, with a manifest that fits: only the trailer would have revealed it."""
     anchor = parsed(exported(team))[ANCHOR]
     lines = [*as_format_1(exported(team))[: LAST + 1], anchor]
     lines[0]["manifest"]["last_seq"] = LAST

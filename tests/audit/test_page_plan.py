@@ -1,4 +1,4 @@
-"""The audit page is quick without statistics of the query planner, which a new database does not have."""
+"""The audit page is fast without the query planner's statistics, which a new database does not have."""
 
 import re
 import uuid
@@ -17,7 +17,7 @@ from tests.bench.audit import PAGES, query_for
 from tests.bench.audit_rows import fill
 from tests.queue_worker import work
 
-IS_SQLITE = connection.vendor == "sqlite"  # PostgreSQL takes statistics by itself
+IS_SQLITE = connection.vendor == "sqlite"  # PostgreSQL collects statistics by itself
 PLAN = ["SEARCH U0 USING INDEX audit_by_operation (operation_id=? AND rowid<?)"]
 FILTERS = {
     **PAGES,
@@ -43,7 +43,7 @@ def drop_statistics() -> None:
 
 
 def statistics() -> list[str]:
-    """The tables of which SQLite has some."""
+    """The tables for which SQLite has statistics."""
     if not _has_table():
         return []
     with connection.cursor() as cursor:
@@ -76,7 +76,7 @@ def plan_of(look_up: str) -> list[str]:
 @pytest.mark.parametrize("of_all", [False, True], ids=["a team", "all teams"])
 @pytest.mark.parametrize("name", sorted(FILTERS.keys() - {"an absent event"}))
 def test_operations_are_looked_up_by_their_index(name: str, of_all: bool, log: Team):  # noqa: FBT001
-    """And the rows of the page by their keys, which are few, or by the chain and a range of keys."""
+    """The page's rows are found by their few keys, or by the chain and a range of keys."""
     (look_up,) = look_ups(None if of_all else log, query_for(log, FILTERS[name]))
     outer, _, inner = look_up.partition("EXISTS")
     assert not re.search(r'AND U0."(chain|event|actor_id|run_id|request_id|at)" [=<>]', inner), "no other index"
@@ -96,7 +96,7 @@ def test_a_small_team_is_not_searched_among_all_teams(log: Team, other_team: Tea
 
 
 def test_the_control_a_plain_look_up_takes_the_wrong_index(log: Team):
-    """If SQLite learns better, the expressions can go."""
+    """If a later SQLite chooses the right index, the expressions can be removed."""
     plain = AuditEvent.objects.filter(chain="x", operation_id=uuid.UUID(int=1), pk__lt=5)
     assert re.search(r'"chain" = ', str(plain.query))
     assert not IS_SQLITE or "audit_by_operation" not in plain.explain()

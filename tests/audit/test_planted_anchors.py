@@ -1,5 +1,5 @@
-"""Someone who can write into the database plants anchors or empties their queue: the file outside still gets every
-anchor of ours, and no other.
+"""Someone with write access to the database plants anchors or empties their queue. The file outside still gets every
+anchor of ours, and no others.
 """
 
 import json
@@ -43,7 +43,7 @@ def plant(chain: str, seq: int, **columns: Any) -> AuditAnchor:
 
 
 def planted_by_forger(chain: str, seq: int, row_hash: str) -> AuditAnchor:
-    """With a good signature, but of the forger's own key."""
+    """With a valid signature, but by the forger's own key."""
     statement = {"chain": chain, "seq": seq, "hash": row_hash, "key_id": id_of(OWN)}
     text = statement | {"signed_at": AT.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
     return plant(**statement, signed_at=AT, signature=signature("taskruns-anchor-v1", text, OWN))
@@ -118,7 +118,7 @@ def test_an_unreadable_anchor_holds_up_no_other(value: str, chain: str, anchor_f
 def test_a_forgers_key_does_not_become_trusted(
     chain: str, team: Team, anchor_file: Path, auditor: Auditor, commits: Any
 ):
-    """He plants an anchor by his own key, so that the file outside vouches for an export that he signed himself."""
+    """The forger plants an anchor signed with their own key, so that the anchor file would vouch for their export."""
     lines = parsed(exported(team, "q=vera"))
     lines[2]["event"] = hashed(lines[2]["event"] | {"reason": "forged"})
     lines[0]["manifest"]["public_keys"] |= {id_of(OWN): base64_of(OWN)}

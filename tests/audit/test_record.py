@@ -214,8 +214,8 @@ SWALLOW = (
 )
 
 
-def test_a_head_that_someones_trigger_keeps_is_an_error(db: None, oli: User):
-    """With another trigger, which deletes the row, nothing would be missing afterwards."""
+def test_a_trigger_that_keeps_the_head_is_an_error(db: None, oli: User):
+    """Otherwise a second trigger that deletes the row would leave a log in which nothing seems to be missing."""
     with connection.cursor() as cursor:
         for statement in SWALLOW:
             cursor.execute(statement)

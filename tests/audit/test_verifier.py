@@ -110,7 +110,7 @@ def test_anchors_kept_outside_vouch_for_the_key(export: bytes, auditor: Auditor)
 
 
 def test_external_anchors_find_a_tail_cut_before_the_export(export: bytes, team: Team, auditor: Auditor):
-    """By someone with the signing key, who exports less than was anchored before."""
+    """The forger has the signing key and exports fewer rows than were anchored before."""
     later = parsed(exported(team))[-2]["anchor"]
     later["signed_at"] = "2020-01-01T00:00:00.000000Z"
     code, said = auditor(export, anchors=line(later))
@@ -199,7 +199,7 @@ def test_unusable_options_are_one_line_and_exit_2(options: list[str], export: by
 
 @pytest.mark.slow
 def test_a_huge_line_needs_little_memory(export: bytes, alone: Alone, tmp_path: Path):
-    """A gigabyte without a line end, as a sparse file: also in the anchors."""
+    """A gigabyte without a line break, in a sparse file, both as an export and as the anchors."""
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (400_000_000, 400_000_000))
@@ -215,7 +215,7 @@ def test_a_huge_line_needs_little_memory(export: bytes, alone: Alone, tmp_path: 
 
 
 def test_a_shuffled_export_does_not_stop_the_verifier(export: bytes, alone: Alone):
-    """Every second row, then those between them from the end: each fills one of many gaps."""
+    """Every second row, then the rows between them in reverse: each fills one of many gaps."""
     order = [*range(1, 100_000, 2), *range(99_998, 0, -2)]
     rows = b"".join(b'{"event":{"seq":%d}}\n' % seq for seq in order)
     code, said = alone(export.splitlines(keepends=True)[0] + rows, "--public-key", OURS)

@@ -195,8 +195,8 @@ def drawn_for(page: Any) -> dict[str, str]:
     return {"HX-Request": "true", **json.loads(headers)}
 
 
-def test_a_page_of_the_person_before_reloads_at_its_next_poll(client: Client, run: Run, vera: User) -> None:
-    """Two sign-ins in one browser, and a tab that stayed open."""
+def test_a_page_of_another_person_reloads_at_its_next_poll(client: Client, run: Run, vera: User) -> None:
+    """A tab stays open while another person signs in with the same browser."""
     olis_tab = drawn_for(client.get(BOARD))
     assert client.get(TABLE, headers=olis_tab).status_code == 200, "the control"
     client.force_login(vera, backend="allauth.account.auth_backends.AuthenticationBackend")

@@ -1,4 +1,4 @@
-"""A web application for tests of the web server: it reads the body, and answers `/big` with much."""
+"""A web application for tests of the web server: it reads the body, and `/big` returns a large response."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -81,7 +81,7 @@ def test_message_signed_with_another_key_is_dropped(empty_queue: None, planted: 
 
 
 def test_key_of_the_queue_comes_from_the_secret_key(empty_queue: None) -> None:
-    """A key that stands in the program is known to everyone."""
+    """A key in the source code would be known to everyone."""
     derived = salted_hmac("taskruns.queue", "messages", secret=settings.SECRET_KEY, algorithm="sha256").hexdigest()
     ours = type(HUEY.serializer)(secret=derived, salt="taskruns.queue")
     assert HUEY.serializer.deserialize(ours.serialize({"one": 1})) == {"one": 1}

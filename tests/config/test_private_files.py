@@ -1,4 +1,4 @@
-"""Files of the panel are for its own account only, whatever the shell allows. Real directories and processes."""
+"""Files of the panel are for its own account only, whatever the umask of the shell. Real directories and processes."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ ENTRY_POINTS = {
 
 
 def run(code: list[str], data_dir: Path) -> str:
-    """The output, in a process for whose files the shell allows everything."""
+    """The output of a process whose umask removes no permissions."""
     env = {"PATH": os.environ["PATH"], "HOME": str(data_dir.parent), "ENV_FILE": "", "DATA_DIR": str(data_dir)}
     command = [sys.executable, *code]
     return subprocess.run(

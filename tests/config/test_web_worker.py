@@ -115,7 +115,7 @@ def test_slow_reader_gets_the_whole_answer(port: int):
 
 
 def test_places_are_given_back(port: int):
-    """Of slow clients that went away, and of those that were served."""
+    """After slow clients that disconnected, and after those that were served."""
     for _ in range(3):
         with ExitStack() as stack:
             crowd(stack, port, b"GET / HTTP/1.1\r\nHost: ")

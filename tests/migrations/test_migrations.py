@@ -34,7 +34,7 @@ APPLIED = {
     "0009_signing_key_uses.py": "ec00cd2e275c06351b67335fcdaa5fb11fd87cd26d840997891dc8e9a167f9eb",
 }
 Schema = dict[str, Any]
-# Tables that came after the release, and those that an upgrade drops: the old sessions hold keys that work.
+# Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.
 NEW = {
     "cache",
     "taskruns_lease",

@@ -1,4 +1,4 @@
-"""Lists that repeat themselves: Arize may not show everything, which is said, and nothing counts as gone."""
+"""Lists that repeat themselves: the panel says that they may be incomplete, and treats nothing as gone."""
 
 from typing import Any
 
@@ -137,7 +137,7 @@ def test_repeated_runs_do_not_count_as_all_runs(world: World, clock: Any) -> Non
 
 
 def test_a_deep_list_of_runs_that_repeats_is_not_read_for_ever(world: World, clock: Any) -> None:
-    """A backfill that goes on in the next round notices when its own cursor comes back."""
+    """A backfill that continues in the next round notices when Arize returns its own cursor."""
     Task.objects.filter(arize_id="T1").update(gap_cursor="again", gap_since=timezone.now())
     repeat(world, "T1/runs", "task_runs", "new")
     world.calls.clear()

@@ -381,7 +381,7 @@ def test_confirmation_needs_the_second_factor(mona: User, app: Code, team: Team)
 
 @pytest.mark.parametrize(("method", "status"), [("password", 302), ("socialaccount", 302), ("mfa", 200)])
 def test_first_factor_again_is_no_confirmation(mona: User, app: Code, team: Team, method: str, status: int):
-    """However it came into the session: only the second factor confirms a person who has one."""
+    """A person with a second factor can confirm only with it, no matter which other method the session lists."""
     client = Client()
     enter(client, mona, app())
     with later(11):

@@ -183,7 +183,7 @@ def _scan(conditions: Conditions, stream: Stream, ordered: QuerySet[Run], limit:
 
 
 def _few(narrow: Sequence[Q]) -> list[UUID] | None:
-    """The runs of the first condition that at most NARROW runs pass; None if no condition is that narrow. One query."""
+    """The runs of the first condition that at most NARROW runs match. None without such a condition. One query."""
     if not narrow:
         return None
     each = [

@@ -21,8 +21,8 @@ def matching(
 ) -> QuerySet[AuditEvent]:
     """The rows that match every chosen filter. `actor` is an exact id, `person` a part of an email address.
 
-    `without_indexes`: for rows that another condition finds. Without statistics SQLite takes every index for equally
-    good: it looked up the rows of an operation by chain, and those of a small team by event, seconds for a page.
+    `without_indexes`: for queries with another condition that selects the rows. Without statistics, SQLite treats all
+    indexes as equally good. It looked up an operation's rows by chain, and a small team's by event: seconds per page.
     """
     exact = {
         "event": wanted.event,

@@ -93,9 +93,9 @@ def _values(rows: Rows, *, names: tuple[str, ...]) -> list[Values]:
 
 
 def _respelled(model: type[Model], names: tuple[str, ...]) -> dict[str, tuple[int, Callable[[Any], str]]]:
-    """On SQLite, the columns whose text can be changed without changing the value: filters and sorting use the text.
+    """On SQLite, the columns in which several texts mean the same value: filters and sorting compare the text.
 
-    Column -> its place in a row of `_values`, and how the panel writes it.
+    Column -> its index in a row of `_values`, and the function that gives the text that the panel writes.
     """
     if connection.vendor != "sqlite":
         return {}

@@ -1,5 +1,5 @@
-"""How many refused attempts of a signed-in person get a row each. The rest is counted: nobody can flood the log, whose
-rows can never be deleted.
+"""Limits how many refused attempts of a signed-in person get a row each. The others are only counted, because the rows
+of the log can never be deleted.
 """
 
 from datetime import timedelta
@@ -23,7 +23,7 @@ def has_room(by: Actor, team: Team | None) -> bool:
     rows = PersonTally.objects.filter(**tally)
     if rows.filter(attempts__lt=ROWS_A_MINUTE).update(attempts=F("attempts") + 1):
         return True
-    # Not just any row: another request may have created it since.
+    # Check the count again: another request may have created the row since the first update.
     if rows.filter(attempts__gte=ROWS_A_MINUTE).update(attempts=F("attempts") + 1):
         return False
     try:

@@ -110,7 +110,7 @@ def verify_chains(
 
 
 def _note_foreign_triggers(report: Report) -> None:
-    """Not faults: a copy of the database elsewhere may need one. But a trigger can also keep rows out of the log."""
+    """Notes, not faults: replication, for example, uses triggers. But a trigger can also keep rows out of the log."""
     for name in foreign_triggers(connection):
         note = f"the trigger or rule {name} on the log's tables is not the panel's: it may keep rows out of the log"
         report.notes.append(printable(note))
@@ -169,7 +169,7 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
 
 
 def _displaced(chain: str) -> Iterator[Fault]:
-    """Rows whose primary key is out of order. It is in no hash, and the pages sort by it and look for rows by it."""
+    """Rows whose primary key is out of order. No hash covers it, but the pages sort and search by it."""
     before = Window(Lag("pk", default=0), order_by=F("seq").asc())
     rows = with_number(AuditEvent.objects.filter(chain=chain)).annotate(before=before).filter(before__gte=F("pk"))
     for seq in rows.order_by("seq").values_list("seq", flat=True).iterator():
@@ -186,7 +186,7 @@ def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
 
 
 def _check_end(checker: ChainChecker, head: int | None) -> Iterator[Fault]:
-    """Compare with the head. It proves nothing, but whoever changed the rows may have forgotten to change it too."""
+    """Compare with the head. A match proves nothing, but someone who changed the rows may have left the head alone."""
     after, _ = _head(checker.chain)
     if after is None and checker.rows:
         yield Fault(checker.chain, "missing", 0, "the head of the chain is gone or not a number: no row can be added")

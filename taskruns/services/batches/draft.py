@@ -93,7 +93,7 @@ def forget_drafts() -> int:
 def _forget_surplus(person: User) -> None:
     drafts = CancelBatch.objects.filter(drafted_by=person, state=BatchState.DRAFT)
     surplus = list(drafts.order_by("-created_at", "-pk").values_list("pk", flat=True)[MOST_DRAFTS:])
-    # The lock: one that is being confirmed is no draft any more once it is ours.
+    # Lock first: a draft that is being confirmed is no longer a draft when we get the lock, and must stay.
     held = [batch.pk for batch in drafts.select_for_update(of=("self",)).filter(pk__in=surplus)]
     CancelBatch.objects.filter(pk__in=held).delete()
 

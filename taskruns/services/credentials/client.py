@@ -29,7 +29,7 @@ class CannotConnect(UserError):
 
 
 class NotDecryptable(CannotConnect):
-    """Damaged in the database, or encrypted with a key that this process does not have (`key_ring.problem` tells)."""
+    """Damaged in the database, or encrypted with a key that this process does not have (see `key_ring.problem`)."""
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class _Listing:
         else:
             self._told = True
             if space is None and not self._reader.is_over:
-                self.repeats = False  # the list of all spaces is whole
+                self.repeats = False  # the list of all spaces is complete
         if self._reader.is_over and (following or not pages):
             self.resume_at = {
                 "space": space_id,

@@ -11,7 +11,7 @@ from django.conf import settings
 from taskruns.models import Limit, SignInCount, User
 
 log = structlog.get_logger(__name__)
-# To one person, whoever asks: all links work until the password changes.
+# To one person, no matter who requests them: all links work until the password changes.
 MAILS = Limit("reset mails", 3, timedelta(hours=1))
 
 

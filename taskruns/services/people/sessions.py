@@ -78,7 +78,7 @@ def end_all(person: User, *, by: Actor) -> int:
 
 
 def end_surplus(person: User, *, by: Actor) -> None:
-    """Before a new session: of those that the person has, the ones that were used longest ago end."""
+    """Make room for a new session: end the person's least recently used ones beyond the limit."""
     kept = _live(person).order_by("-seen_at", "-pk").values_list("pk", flat=True)
     surplus = list(kept[MOST_LIVE - 1 :])
     if surplus:

@@ -97,7 +97,7 @@ class Search:
 
 def _search(team: Team, q: str) -> Search:
     """Runs of tasks with `q` in their name, and runs whose ids start with it. One query finds out which exist."""
-    folded = fold(q)  # empty for accents alone, which must not find every task
+    folded = fold(q)  # empty if `q` has only accents; an empty text would match every task
     named = Task.objects.filter(team=team, search_name__contains=folded) if folded else Task.objects.none()
     begin = Q(team=team) & (_begins("arize_id", q) | _begins("experiment_id", q))
     tasks, runs, is_many = _look(named, begin)

@@ -42,7 +42,7 @@ NAME_HELP = "A name to recognise it by, for example “Laptop” or “Blue key�
 ALONE_HELP = "No email or password needed: the device asks for a PIN, a fingerprint or your face instead."
 COPIED = "This passkey reported a wrong use count. Someone may have a copy of it. Sign in another way and remove it."
 EXPIRED = "This took longer than 5 minutes, or your browser kept no cookie. Nothing was changed. Start again."
-USED = "This answer of the passkey was already used. Start again."
+USED = "This passkey answer was already used. Start again."
 THROTTLED = "too_many_login_attempts"
 
 

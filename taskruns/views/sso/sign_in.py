@@ -138,7 +138,7 @@ def _follow(request: HttpRequest, person: User, profile: SsoProfile) -> None:
 def _auth_time(claims: dict[str, Any]) -> float:
     """Seconds since 1970; 0 if the provider sends none. Raises UserError for an impossible value.
 
-    OpenID Connect Core 2: a JSON number. A time in the future would count as recent until then.
+    OpenID Connect Core 2: a JSON number. A time in the future would count as recent until it is past.
     """
     sent = claims.get("auth_time")
     if sent is None:
