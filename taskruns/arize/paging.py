@@ -53,7 +53,7 @@ def pages(fetch: Callable[[str | None], Page[Item]], *, most: int | None = None)
         if progress.repeats(page):
             raise ListRepeats
     if most is None or most > MOST_PAGES:
-        raise ListRepeats  # no account has so many items
+        raise ListRepeats  # more items than any account has
 
 
 class Progress:

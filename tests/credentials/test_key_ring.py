@@ -121,12 +121,13 @@ def test_start_is_refused_with_a_wrong_ring(
         key_ring.refuse_start()
 
 
-def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def down() -> str:
         raise DatabaseError
 
     monkeypatch.setattr(key_ring, "problem", down)
     key_ring.refuse_start()
+    assert "key_ring_not_checked" in caplog.text
 
 
 def test_page_refuses_to_encrypt_with_a_differing_ring_key(
