@@ -1,5 +1,7 @@
 """Connections that record whether anything was sent, and that stop at the deadline of their call.
 
+Through a proxy, nothing counts as sent before the tunnel stands: CONNECT is not part of the request.
+
 A read timeout alone does not end a call to a server that sends one byte now and then. So each read from the socket also
 ends at the deadline of the whole call: headers, body, chunks and TLS records alike. Only the connection knows whether
 anything was sent; the exception type does not always show it.
@@ -8,17 +10,22 @@ anything was sent; the exception type does not always show it.
 import http.client
 import io
 import random
+import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cache
 from typing import Any, Self
 
+import certifi
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError
 from urllib3.util.retry import Retry
 
 from .fence import is_public
@@ -28,6 +35,14 @@ JITTER = 0.3  # seconds at most, added at random so that the threads of a round 
 LONGEST_BACKOFF = 2.0  # seconds
 
 
+class Hop(Enum):
+    """How far a connection came."""
+
+    TARGET = auto()  # connecting to the target, or connected: the proxy, if any, has no more part in it
+    PROXY = auto()  # connecting to the proxy
+    TUNNEL = auto()  # asking the proxy for a tunnel
+
+
 @dataclass(slots=True)
 class Call:
     """One call, including its retries. `began` and `deadline` are seconds on the monotonic clock.
@@ -35,6 +50,7 @@ class Call:
     `may_retry` is called before each retry. `public_only` refuses private addresses, whatever name resolved to them.
     `sent`: None before any connection attempt (a malformed address, a mock in a test), False after one, True once a
     byte of a request may have left.
+    `proxy_status`: the status with which the proxy refused a tunnel.
     """
 
     began: float
@@ -43,6 +59,8 @@ class Call:
     public_only: bool
     attempts: int = 1
     sent: bool | None = None
+    hop: Hop = Hop.TARGET
+    proxy_status: int | None = None
 
     @property
     def seconds_left(self) -> float:
@@ -89,6 +107,10 @@ class GetRetry(Retry):
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:
         call = _CALL.get()
+        error = kwargs.get("error")
+        if isinstance(error, ProxyError) and call.sent and call.hop is Hop.TARGET:
+            # urllib3 also blames the proxy for a connection that was cut behind it.
+            kwargs["error"] = ProtocolError("Connection aborted.", error.original_error)
         following = super().increment(*args, **kwargs)  # raises when no attempt is left
         if call.seconds_left <= 0 or not call.may_retry():
             return self.new(total=0).increment(*args, **kwargs)
@@ -136,16 +158,47 @@ class PrivateAddress(NewConnectionError):
     """A host that must be public resolved to a private address. Nothing was sent."""
 
 
+class ProxyRefused(OSError):
+    """The proxy refused a tunnel. Nothing was sent. Not retried: urllib3 retries only what it knows."""
+
+
+_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})\b")
+
+
 class _PlainConnection(HTTPConnection):
     response_class = _Response
+    _is_tunnelling = False
 
     def _new_conn(self) -> socket.socket:
-        """Check the address we connected to: resolving the name a second time could give another one."""
+        """Check the address we connected to: resolving the name a second time could give another one.
+
+        A proxy may have a private address. What a name means behind it is up to the proxy.
+        """
+        call = _CALL.get()
+        if self.proxy is not None:
+            call.hop, call.proxy_status = Hop.PROXY, None
+            return super()._new_conn()
+        call.hop = Hop.TARGET
         connection = super()._new_conn()
-        if _CALL.get().public_only and not is_public(connection.getpeername()[0]):
+        if call.public_only and not is_public(connection.getpeername()[0]):
             connection.close()
             raise PrivateAddress(self, "a private address")
         return connection
+
+    def _tunnel(self) -> None:
+        call = _CALL.get()
+        call.hop = Hop.TUNNEL
+        self._is_tunnelling = True
+        try:
+            super()._tunnel()
+        except OSError as error:
+            if (refused := _REFUSED.match(str(error))) is None:
+                raise
+            call.proxy_status = int(refused[1])
+            raise ProxyRefused from None
+        finally:
+            self._is_tunnelling = False
+        call.hop = Hop.TARGET
 
     def connect(self) -> None:
         call = _CALL.get()
@@ -153,6 +206,9 @@ class _PlainConnection(HTTPConnection):
         super().connect()
 
     def send(self, data: Any) -> None:
+        if self._is_tunnelling:
+            HTTPConnection.send(self, data)
+            return
         if self.sock is None:
             self.connect()
         _CALL.get().sent = True  # set before sending: some bytes may arrive even if this fails
@@ -172,3 +228,15 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 POOLS = {"http": _PlainPool, "https": _TlsPool}
+
+
+@cache
+def tls_context(ca_bundle: str = "") -> ssl.SSLContext:
+    """Trusts the usual authorities, and those in the PEM file if one is named. Raises OSError.
+
+    Made once per process: loading all authorities takes more time than a call.
+    """
+    context = ssl.create_default_context(cafile=certifi.where())
+    if ca_bundle:
+        context.load_verify_locations(cafile=ca_bundle)
+    return context

@@ -6,9 +6,10 @@ its secret.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -18,7 +19,9 @@ from urllib3.exceptions import TimeoutError as Urllib3Timeout
 
 from taskruns import __version__
 
-from .connection import POOLS, Call, GetRetry, PrivateAddress, call_within
+from .connection import POOLS, Call, GetRetry, Hop, PrivateAddress, call_within, tls_context
+from .fence import is_private_by_name
+from .network import Network
 
 USER_AGENT = f"taskruns/{__version__}"
 # Bytes after decompression. A page of 100 runs is about 50 kB; a single item and an error are far shorter.
@@ -51,6 +54,7 @@ class Egress:
 
     timeouts: Timeouts = Timeouts()
     public_only: bool = False
+    network: Network = field(default_factory=Network)
 
 
 class Failure(Enum):
@@ -62,15 +66,24 @@ class Failure(Enum):
     UNKNOWN_HOST = auto()
     PRIVATE_ADDRESS = auto()
     UNTRUSTED_CERTIFICATE = auto()
+    PROXY_UNREACHABLE = auto()
+    PROXY_REFUSED = auto()
+    PROXY_PASSWORD = auto()
+    PROXY_FAILED = auto()
+    NOT_FOR_PROXY = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class NotAnswered:
-    """`attempts` includes retries; `milliseconds` is the total for all of them."""
+    """`attempts` includes retries; `milliseconds` is the total for all of them.
+
+    `proxy_status`: the status with which the proxy refused.
+    """
 
     why: Failure
     attempts: int
     milliseconds: int
+    proxy_status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +141,9 @@ class Session(requests.Session):
         self.trust_env = False  # a .netrc would replace the secret, a proxy would see it
         self.auth = auth
         self.headers["User-Agent"] = USER_AGENT
-        adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=GetRetry.times(retries))
+        adapter = _Adapter(
+            egress.network, pool_connections=1, pool_maxsize=pool_size, max_retries=GetRetry.times(retries)
+        )
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -142,7 +157,7 @@ class Session(requests.Session):
                 with self._send(method, url, stream=True, **content) as response:
                     return _read(response, call, longest)
             except _FAULTS as error:
-                return NotAnswered(_why(error, call), call.attempts, call.milliseconds)
+                return NotAnswered(_why(error, call), call.attempts, call.milliseconds, call.proxy_status)
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """For libraries that use requests: same restrictions, body already read. Raises OSError, ValueError."""
@@ -166,10 +181,40 @@ class Session(requests.Session):
         return super().request(*args, **kwargs | fixed)
 
 
+class NotForProxy(OSError):
+    """A host that is private by its name is never requested from the proxy. Nothing was sent."""
+
+
 class _Adapter(HTTPAdapter):
+    """Chooses the way out for each request, and trusts what the deployment trusts."""
+
+    def __init__(self, network: Network, **options: Any) -> None:
+        self._network = network
+        super().__init__(**options)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, ssl_context=tls_context(self._network.ca_bundle), **kwargs)
         self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, ssl_context=tls_context(self._network.ca_bundle), **kwargs)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:  # noqa: ARG002 - requests' signature
+        ours = self._network.proxy
+        return {"Proxy-Authorization": ours.authorization} if ours and ours.authorization else {}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ARG002 - requests' signature
+        """Always. The library's own method would load the usual authorities again for each connection."""
+        conn.cert_reqs = "CERT_REQUIRED"
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        url = str(request.url)
+        proxy = self._network.proxy and self._network.proxy_for(url)
+        if proxy is not None and is_private_by_name(urlsplit(url).hostname or ""):
+            raise NotForProxy
+        return super().send(request, *args, **kwargs | {"proxies": {"https": proxy.url} if proxy else {}})
 
 
 def _read(response: requests.Response, call: Call, longest: int) -> Answer:
@@ -205,18 +250,38 @@ def _body(response: requests.Response, longest: int) -> bytes | None:
 
 
 def _why(error: Exception, call: Call) -> Failure:
-    """Trust the connection's record of whether anything was sent over the exception type."""
-    reason = _reason(error)
-    is_slow = isinstance(error, requests.Timeout) or isinstance(reason, Urllib3Timeout)
-    is_refused = isinstance(reason, NewConnectionError)
+    """Trust the connection's record of whether anything was sent over the exception type.
+
+    For example, a "ProxyError" may also mean that the answer was cut off after the request.
+    """
+    if isinstance(error, NotForProxy):
+        return Failure.NOT_FOR_PROXY
+    if not call.sent and call.hop is not Hop.TARGET:
+        return _why_no_tunnel(call)
+    is_refused = isinstance(_reason(error), NewConnectionError)
     if call.sent or (call.sent is None and not (is_refused or isinstance(error, _NOTHING_SENT))):
         return Failure.NO_ANSWER
+    return _why_no_connection(error)
+
+
+def _why_no_tunnel(call: Call) -> Failure:
+    if call.hop is Hop.PROXY:
+        return Failure.PROXY_UNREACHABLE
+    if call.proxy_status is None:
+        return Failure.PROXY_FAILED
+    return Failure.PROXY_PASSWORD if call.proxy_status == 407 else Failure.PROXY_REFUSED
+
+
+def _why_no_connection(error: Exception) -> Failure:
+    reason = _reason(error)
     if isinstance(error, requests.exceptions.SSLError):
         return Failure.UNTRUSTED_CERTIFICATE
     if isinstance(reason, PrivateAddress):
         return Failure.PRIVATE_ADDRESS
     if isinstance(reason, NameResolutionError):
         return Failure.UNKNOWN_HOST
+    is_slow = isinstance(error, requests.Timeout) or isinstance(reason, Urllib3Timeout)
+    is_refused = isinstance(reason, NewConnectionError)
     return Failure.CONNECT_TIMEOUT if is_slow and not is_refused else Failure.NO_CONNECTION
 
 
