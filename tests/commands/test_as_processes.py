@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from tests import forked_command
 from tests.factories import CANARY
 from tests.wire import ENDPOINT
 
@@ -30,17 +32,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def manage(environment: dict[str, str]) -> Manage:
     def run(*args: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "manage.py", *args]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env=environment | variables, check=False
-        )
+        return forked_command.run(["manage.py", *args], given=stdin, env=environment | variables)
 
     return run
 
 
 @pytest.fixture
-def migrated(manage: Manage) -> None:
-    assert manage("migrate", "--verbosity", "0").returncode == 0
+def migrated(migrated_file: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated_file, tmp_path / "own.sqlite3")
 
 
 def test_a_mistake_is_one_line_on_stderr_and_exit_1(manage: Manage) -> None:
@@ -55,6 +54,14 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_1(manage: Manage) -> None:
     assert (refused.returncode, refused.stderr.count("\n"), CANARY in refused.stderr) == (1, 1, False)
     kept = manage("add_credential", "ops", "A", "--endpoint", ENDPOINT, "--key-stdin", stdin=CANARY)
     assert (kept.returncode, kept.stderr) == (0, "")
+
+
+def test_help_lists_generated_data_in_the_demo_only(manage: Manage) -> None:
+    hidden = {"demo_setup", "fill_runs"}
+    usual = set(manage("help").stdout.split())
+    assert not hidden & usual
+    assert {"backup", "restore", "doctor", "move_to"} <= usual
+    assert hidden <= set(manage("help", DEMO_ENDPOINT="http://127.0.0.1:8010").stdout.split())
 
 
 MISUSES: list[tuple[list[str], str]] = [

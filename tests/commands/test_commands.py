@@ -59,6 +59,7 @@ def test_a_new_member_gets_an_account_and_role_once(team, run):
     assert run(*args, stdin=f"{PASSWORD}\nsecond line\n") == (
         "Account neo@example.com created.\nneo@example.com is now operator of ops-north.\n"
     )
+    assert User.objects.get().check_password(PASSWORD)
     assert run(*args, stdin="quite another password\n") == "neo@example.com is already operator of ops-north.\n"
     assert User.objects.get().check_password(PASSWORD)
     assert events(chain="site") == [("person.create", "done")]
@@ -184,12 +185,24 @@ def test_the_same_key_at_another_endpoint_is_another_key(team, run):
     assert Credential.objects.get().endpoint == "https://api.arize.com"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(team, run):
+    args = ["add_member", "ops-north", "neo@example.com", "--role", "operator", "--create", "--password-stdin"]
+    run(*args, stdin=f"\ufeff{PASSWORD}\n")
+    run(*ADD_KEY, stdin=f"\ufeff{CANARY}\n")
+    assert User.objects.get().check_password(PASSWORD)
+    assert Credential.objects.get().decrypt_secret() == CANARY
+
+
 @pytest.mark.parametrize(
     ("args", "stdin", "why"),
     [
         (ADD_KEY[:-1], CANARY, "--key-stdin"),
         (ADD_KEY, "", "first line is empty"),
         (ADD_KEY, "a b", "no spaces"),
+        (ADD_KEY, f'"{CANARY}"', "more than an API key"),
+        (ADD_KEY, f"'{CANARY}'", "more than an API key"),
+        (ADD_KEY, f"ARIZE_API_KEY={CANARY}", "more than an API key"),
+        (ADD_KEY, f"api_key:{CANARY}", "more than an API key"),
         ([*ADD_KEY[:4], "https://evil.example", "--key-stdin"], CANARY, "neither an Arize region"),
         (["add_credential", "nowhere", *ADD_KEY[2:]], CANARY, "no team nowhere"),
         (["add_credential", "ops-north", " ", *ADD_KEY[3:]], CANARY, "name"),
@@ -232,6 +245,14 @@ def test_the_demo_is_set_up_once(db, demo, run):
     assert again.count("unchanged") == 6
     assert password not in again
     assert AuditEvent.objects.count() == written
+
+
+def test_demo_setup_writes_its_rows_as_a_command(db, demo, run):
+    run("demo_setup")
+    rows = AuditEvent.objects.values_list("event", "actor_type")
+    made = {"team.create", "person.create", "person.grant", "member.add", "credential.add"}
+    assert {event for event, _ in rows} == made
+    assert {kind for _, kind in rows} == {"command"}
 
 
 def test_demo_reset_sets_new_passwords(db, demo, run):

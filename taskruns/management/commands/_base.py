@@ -5,19 +5,22 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
 from taskruns.models import Team, User
+from taskruns.services import unfinished
 from taskruns.services.people import accounts
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.user_errors import UserError
+from taskruns.verifier import printable
 
 # The exit code of a program ended by SIGPIPE.
 READER_GONE = 128 + 13
@@ -29,6 +32,7 @@ class PanelCommand(BaseCommand):
     """Turn every error into one line on stderr. Exit 1 if something is wrong, 2 if the command could not run."""
 
     misuse_exit = 1
+    needs_whole_database = True
     _called_from_command_line: bool  # set by Django; missing in its type stubs
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -46,6 +50,7 @@ class PanelCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
             with _quiet_log(is_quiet=options["verbosity"] < 2):
+                self._refuse_incomplete()
                 output = super().execute(*args, **options)
             self.stdout.flush()
         except UserError as error:
@@ -58,8 +63,20 @@ class PanelCommand(BaseCommand):
             sys.exit(READER_GONE)
         return output
 
+    def _refuse_incomplete(self) -> None:
+        """What this command read would be wrong, and what it wrote would be lost."""
+        if self.needs_whole_database and (found := unfinished.problem()):
+            raise CommandError(found, returncode=COULD_NOT_RUN)
+
     def say(self, sentence: str) -> None:
         self.stdout.write(sentence)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Aligned columns, with a heading also if there is no row."""
+        lines = [[printable(cell) for cell in row] for row in (head, *rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        for line in lines:
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
     def progress(self, text: str) -> None:
         """Overwrite the progress line on stderr, at a terminal only. An empty text ends the line."""
@@ -80,9 +97,9 @@ def _sentence_of(message: str) -> str:
 
 @contextmanager
 def _quiet_log(*, is_quiet: bool) -> Iterator[None]:
-    """Keep log lines below ERROR off a person's terminal."""
+    """Keep log lines below ERROR off a person's terminal, except if the log is the stream of the audit log too."""
     before = logging.root.manager.disable
-    if is_quiet:
+    if is_quiet and not settings.AUDIT_LOG_STREAM:
         logging.disable(logging.WARNING)
     try:
         yield
@@ -96,7 +113,8 @@ def secret_from_stdin(what: str) -> str:
     if sys.stdin.isatty():
         return getpass.getpass(f"{what}: ")
     try:
-        secret = sys.stdin.readline().rstrip("\r\n")
+        # Some editors and shells write a byte order mark, which nobody sees.
+        secret = sys.stdin.readline().rstrip("\r\n").removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise CommandError(f"The {what} on stdin is not UTF-8 text. Send it as UTF-8.") from None
     if not secret:
