@@ -6,7 +6,7 @@ same order: the changed rows, the team's board version, the chain.
 
 from .actor import Actor
 from .events import CATALOGUE, EventType
-from .record import Target, append, compose, record
+from .record import Target, append, compose, record, record_restored
 from .row_json import clean_line, row_as_json
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "clean_line",
     "compose",
     "record",
+    "record_restored",
     "row_as_json",
 ]

@@ -7,6 +7,8 @@ Anchors that could not be appended to the file stay queued in the database and a
 Someone with write access to the database may add anchors, or change the queue. So only anchors that this panel signed
 count, and only they reach the file, because auditors trust the keys in it. A new anchor is appended from memory, even
 if it was deleted from the queue.
+
+A panel that was restored and not adopted publishes none: it may be a drill beside the real panel. Its anchors wait.
 """
 
 import fcntl
@@ -25,8 +27,10 @@ from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditEvent
+from taskruns.models.restores import is_resting
 from taskruns.verifier import signature_holds
 
+from .anchor_lead import AnchorLead
 from .raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from .row_json import value_as_json
 from .signing_keys import note_use, public_keys, sign, signing_key_id, signing_key_problem
@@ -44,6 +48,7 @@ _TAIL = 2**16  # bytes at the end of the file, searched for a line that another 
 # renews the entry. It expires if the setting is removed.
 _UNWRITTEN = "audit-anchors-unwritten-since"
 _UNWRITTEN_FOR = timedelta(minutes=5)
+_lead = AnchorLead()
 
 
 def anchor_changed(*, due_after: timedelta = timedelta(0)) -> int:
@@ -158,6 +163,8 @@ def anchor_row(row: AuditEvent) -> bool:
 
 
 def _published(anchor: AuditAnchor) -> None:
+    if is_resting():
+        return
     log.info("audit_anchor", **_as_json(anchor))
     publish(anchor)
 
@@ -169,23 +176,40 @@ def publish(new: AuditAnchor | None = None) -> int:
     After a crash a line may be written twice; readers ignore duplicates. The file is opened even if nothing is queued,
     so that a file that cannot be written is noticed before it is needed.
     """
-    if not settings.AUDIT_ANCHOR_FILE:
+    if not settings.AUDIT_ANCHOR_FILE or is_resting():
         return 0
     try:
         with Path(settings.AUDIT_ANCHOR_FILE).open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            if problem := _lead.problem(file, settings.AUDIT_ANCHOR_FILE):
+                log.error("audit_anchors_not_published", problem=problem)
+                _note_unwritten()
+                return 0
             written = sum(_append_queued(file, waiting) for waiting in _waiting())
             if new is not None and not _is_at_end(file, new):
                 written += _append(file, [new])
     except (OSError, *UNREADABLE_VALUE):
         # The anchors stay queued, and the clock retries in the next minute.
         log.exception("audit_anchor_file_not_written")
-        since = cache.get(_UNWRITTEN) or value_as_json(timezone.now())
-        cache.set(_UNWRITTEN, since, _UNWRITTEN_FOR.total_seconds())
+        _note_unwritten()
         return 0
     if cache.get(_UNWRITTEN):
         cache.delete(_UNWRITTEN)
     return written
+
+
+def _note_unwritten() -> None:
+    since = cache.get(_UNWRITTEN) or value_as_json(timezone.now())
+    cache.set(_UNWRITTEN, since, _UNWRITTEN_FOR.total_seconds())
+
+
+def lead_problem() -> str:
+    """A sentence if AUDIT_ANCHOR_FILE names rows that the database does not have, or "". May raise OSError."""
+    path = Path(settings.AUDIT_ANCHOR_FILE)
+    if not settings.AUDIT_ANCHOR_FILE or not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return AnchorLead().problem(file, settings.AUDIT_ANCHOR_FILE)
 
 
 def unwritten_since() -> datetime | None:
@@ -203,9 +227,14 @@ def check_anchor_file() -> bool:
         if settings.AUDIT_ANCHOR_FILE:
             with Path(settings.AUDIT_ANCHOR_FILE).open("ab"):
                 pass
+        if not is_resting() and (problem := lead_problem()):
+            log.error("audit_anchors_not_published", problem=problem)
+            return False
     except OSError:
         log.exception("audit_anchor_file_not_writable")
         return False
+    except (DatabaseError, *UNREADABLE_VALUE):
+        log.warning("audit_anchor_file_not_compared", exc_info=True)
     return True
 
 

@@ -9,7 +9,9 @@ class EventType(StrEnum):
     RUN_CANCEL = "run.cancel"
     RUN_CANCEL_MANY = "run.cancel_many"
     RUN_TRIGGER = "run.trigger"
+    RUN_TRIGGER_MANY = "run.trigger_many"
     RUN_EXPORT = "run.export"
+    RUN_NOTE = "run.note"
     STOP_PULL = "stop.pull"
     STOP_LIFT = "stop.lift"
     STOP_EXPIRE = "stop.expire"
@@ -18,6 +20,7 @@ class EventType(StrEnum):
     CREDENTIAL_TEST = "credential.test"
     CREDENTIAL_REVOKE = "credential.revoke"
     CREDENTIAL_FAILING = "credential.failing"
+    CREDENTIAL_RECOVERED = "credential.recovered"
     CREDENTIAL_EXPIRING = "credential.expiring"
     MEMBER_ADD = "member.add"
     MEMBER_CHANGE_ROLE = "member.change_role"
@@ -48,6 +51,7 @@ class EventType(StrEnum):
     AUDIT_EXPORT = "audit.export"
     AUDIT_VERIFY = "audit.verify"
     ENCRYPTION_REENCRYPT = "encryption.reencrypt"
+    SYSTEM_RESTORED = "system.restored"
 
 
 _LOCAL = frozenset({"done", "denied"})
@@ -59,9 +63,11 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
     EventType.RUN_CANCEL: _REQUESTS | {outcome.value for outcome in Outcome if outcome.value},
     EventType.RUN_CANCEL_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
     EventType.RUN_TRIGGER: _REQUESTS | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
+    EventType.RUN_TRIGGER_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
     EventType.CREDENTIAL_TEST: _CHECK | _REQUESTS,
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),
+    EventType.SYSTEM_RESTORED: frozenset({"done", "adopted"}),
 }
 
 _ARIZE = frozenset({"http_status", "arize_request_id", "milliseconds"})
@@ -69,6 +75,9 @@ _COUNTS = frozenset({"num_successes", "num_errors", "num_skipped"})
 _KEY = frozenset({"last4", "expires_on", "changed"})
 _VIEW = frozenset({"query", "shared", "default"})
 _FACTOR = frozenset({"factor", "name", "recovery_codes"})
+_BATCH = frozenset(
+    {"batch_id", "previous_batch", "stop", "source", "filters", "runs", "tasks", "statuses", "passed_over"}
+) | {"counts", "why"}
 _STOP = frozenset({"stop", "pulled_by", "pulled_at"})
 # The details of a denied attempt at any event, and of the row that counts further anonymous attempts.
 _DENIED = frozenset({"page", "path", "method", "why"})
@@ -79,14 +88,13 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.RUN_CANCEL: _ARIZE
     | _COUNTS
     | {"status_before", "status_after", "reread", "previous_operation", "batch_id", "stop", "attempt"},
-    EventType.RUN_CANCEL_MANY: frozenset(
-        {"batch_id", "previous_batch", "stop", "source", "filters", "runs", "tasks", "statuses", "passed_over"}
-    )
-    | {"counts", "why"},
+    EventType.RUN_CANCEL_MANY: _BATCH,
     EventType.RUN_TRIGGER: _ARIZE
     | {"max_spans", "override_evaluations", "data_start_time", "data_end_time", "experiment_ids", "new_runs"}
     | {"experiment_name", "dataset_version_id", "example_ids", "max_examples", "query_filter"}
-    | {"tracing_metadata", "evaluation_task_ids", "stop"},
+    | {"tracing_metadata", "evaluation_task_ids", "stop"}
+    | {"batch_id", "again", "attempt", "previous_operation"},
+    EventType.RUN_TRIGGER_MANY: _BATCH | {"override_evaluations", "experiment_name"},
     EventType.RUN_EXPORT: frozenset({"format", "query", "rows"}),
     EventType.STOP_PULL: _STOP | {"expires_at", "active_runs", "batch_id"},
     EventType.STOP_LIFT: _STOP,
@@ -112,13 +120,15 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.PERSON_DISABLE: frozenset({"sessions_ended"}),
     EventType.PERSON_GRANT: frozenset({"before", "after"}),
     EventType.PERSON_RESET: frozenset({"sessions_ended", "factors_dropped", "works_until"}),
-    EventType.PROFILE_CHANGE: frozenset({"changed", "after", "single_sign_on", "issuer", "subject"}),
+    EventType.PROFILE_CHANGE: frozenset({"changed", "before", "after", "single_sign_on", "issuer", "subject"}),
     EventType.AUTH_SIGN_IN: frozenset({"again", "why"}),
     EventType.AUTH_PASSWORD_CHANGE: frozenset({"sessions_ended"}),
     EventType.AUTH_MFA_ADD: _FACTOR,
     EventType.AUTH_MFA_REMOVE: _FACTOR | {"sessions_ended"},
     EventType.AUTH_SESSION_END: frozenset({"why", "sessions", "sessions_ended"}),
     EventType.ENCRYPTION_REENCRYPT: frozenset({"column", "rows", "ring_number"}),
+    EventType.SYSTEM_RESTORED: frozenset({"backup", "backup_made_at", "restored_at", "restored_by"})
+    | {"missing_from", "missing_to", "at_least", "superseded", "superseded_count", "key_id", "signature"},
     EventType.AUDIT_EXPORT: frozenset({"format", "filtered"}),
     EventType.AUDIT_VERIFY: frozenset({"chain", "rows", "anchors", "compared", "faults", "triggers_missing"}),
 }

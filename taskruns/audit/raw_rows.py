@@ -1,7 +1,7 @@
 """Reading the log's tables even where someone has changed them by hand.
 
 SQLite lets any column hold any value, and PostgreSQL can hold times that Python cannot represent. Whole rows are read
-by `services.audit.row_stream`.
+by `services.audit.rows`.
 """
 
 from collections.abc import Iterator

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, models, transaction
 from django.utils import timezone
@@ -19,6 +20,8 @@ from .actor import Actor
 from .anchors import ANCHOR_EVERY, anchor_row
 from .events import CATALOGUE, EventType, allowed_details
 from .row_json import clean_details, clean_line, row_as_json
+from .signing_keys import sign, signing_key_id
+from .stream import stream
 
 log = structlog.get_logger(__name__)
 
@@ -195,16 +198,55 @@ def _append(rows: Sequence[AuditEvent], chain: str) -> None:
     heads = AuditChain.objects.select_for_update().filter(chain=chain)
     head = heads.first() or _first_head(chain)
     for row in rows:
-        row.chain, row.seq, row.prev_hash = chain, head.seq + 1, head.hash
-        row.at = timezone.now()
-        row.hash = event_hash(row_as_json(row))
-        row.save(force_insert=True)
+        _write(row, chain, seq=head.seq + 1, prev_hash=head.hash)
         head.seq, head.hash = row.seq, row.hash
         if row.seq % ANCHOR_EVERY == 0:
             anchor_row(row)
-    if not AuditChain.objects.filter(chain=chain).update(seq=head.seq, hash=head.hash):
-        message = f"the head of {chain} was not changed"
+    _note_head(head)
+
+
+def _write(row: AuditEvent, chain: str, *, seq: int, prev_hash: str) -> None:
+    row.chain, row.seq, row.prev_hash = chain, seq, prev_hash
+    row.at = timezone.now()
+    row.hash = event_hash(row_as_json(row))
+    row.save(force_insert=True)
+    if settings.AUDIT_LOG_STREAM:
+        stream(row)
+
+
+def _note_head(head: AuditChain) -> None:
+    if not AuditChain.objects.filter(chain=head.chain).update(seq=head.seq, hash=head.hash):
+        message = f"the head of {head.chain} was not changed"
         raise DatabaseError(message)
+
+
+def record_restored(chain: str, *, seq: int, details: dict[str, Any], by: Actor) -> AuditEvent:
+    """Append the row of a restore under this number. Rows between the last one and it are missing from now on.
+
+    The signature in its details is what makes the gap legal: the owner of the database alone cannot excuse one.
+    """
+    head = AuditChain.objects.select_for_update().filter(chain=chain).first() or _first_head(chain)
+    last = AuditEvent.objects.filter(chain=chain).order_by("-seq").values_list("hash", flat=True).first() or head.hash
+    signed = clean_details(details | {"key_id": signing_key_id()})
+    place = {"chain": chain, "seq": seq, "prev_hash": last}
+    team = team_of(chain)
+    row = compose(
+        EventType.SYSTEM_RESTORED,
+        "done",
+        by=by,
+        team=team,
+        details=signed | {"signature": sign(signed | place, "restore")},
+    )
+    row.team_id = team.pk if team else _team_id(chain)
+    _write(row, chain, seq=seq, prev_hash=last)
+    head.seq, head.hash = row.seq, row.hash
+    _note_head(head)
+    return row
+
+
+def _team_id(chain: str) -> UUID | None:
+    """Of a team that the restored database does not know."""
+    return UUID(chain.removeprefix(_TEAM)) if chain.startswith(_TEAM) else None
 
 
 def chain_of(team_id: UUID | None) -> str:

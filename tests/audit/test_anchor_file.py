@@ -6,8 +6,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,12 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_chain, anchor_changed, check_anchor_file, unwritten_since
 from taskruns.models import AnchorToPublish, AuditAnchor, AuditVerification, Heartbeat, Team, User
 from taskruns.services import audit
-from taskruns.services.audit.anchor_file import AnchorFile
-from taskruns.services.audit.row_stream import ANCHOR, stream_values
+from taskruns.services.audit.anchors import AnchorFile
+from taskruns.services.audit.rows import ANCHOR, stream_values
+from tests import forked_command
 from tests.audit.verifying import verify
 from tests.clients import ClientOf
 from tests.database_refusals import accept_inserts, refuse_inserts
-from tests.paths import ROOT
 from tests.queue_worker import work
 
 from .tampering import ANCHORS, delete, edit, set_head
@@ -165,7 +163,8 @@ def test_banner_stays_until_a_clean_comparison_with_anchors(
     assert (verify_now(), banner()) == ("clean", False)
     anchor_file.write_text(whole.replace('"seq": 5', '"seq": 7'))
     assert (verify_now(), banner()) == ("faults", True)
-    assert re.search(r";\s+checked against external anchors", client_of(ada).get("/audit/").content.decode())
+    page = client_of(ada).get("/audit/").content.decode()
+    assert re.search(r';\s+checked against\s+<a href="/help/#audit">external anchors', page)
     settings.AUDIT_ANCHOR_FILE = ""
     assert (verify_now(), banner()) == ("clean", True), "it did not compare with the anchors"
     assert verify()[0] == 0
@@ -251,11 +250,11 @@ def test_missing_anchors_are_appended_later(team: Team, anchor_file: Path, commi
         Path(settings.AUDIT_ANCHOR_FILE).parent.mkdir()
     else:
         anchor_file.rmdir()
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
     path = Path(settings.AUDIT_ANCHOR_FILE)
     assert seqs(path) == [1, 2, 3]
     assert not AnchorToPublish.objects.exists()
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
     assert seqs(path) == [1, 2, 3], "once"
 
 
@@ -374,7 +373,7 @@ def test_readyz_fails_while_the_anchor_file_is_unwritable(
 ):
     def lines() -> list[bool]:
         pages = [client_of(ada).get("/audit/"), client_of(mona).get("/teams/ops-north/audit/")]
-        return [b"Anchors cannot be written outside the database since" in page.content for page in pages]
+        return [b"the panel has not been able to write anchors" in page.content for page in pages]
 
     settings.AUDIT_ANCHOR_FILE = str(tmp_path / "gone" / "anchors.jsonl")
     assert ready() == (200, b"ok\n")
@@ -384,7 +383,7 @@ def test_readyz_fails_while_the_anchor_file_is_unwritable(
     assert ready() == (503, b"not ready\n"), "no detail for strangers"
     assert lines() == [True, True]
     (tmp_path / "gone").mkdir()
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
     assert ready() == (200, b"ok\n")
     assert lines() == [False, False]
     assert seqs(tmp_path / "gone" / "anchors.jsonl") == [1], "what waited is written"
@@ -392,7 +391,7 @@ def test_readyz_fails_while_the_anchor_file_is_unwritable(
 
 def test_an_unwritable_file_is_noticed_without_an_anchor(tmp_path: Path, settings: Any, ready: Any):
     settings.AUDIT_ANCHOR_FILE = str(tmp_path)  # a directory
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
     assert not AnchorToPublish.objects.exists()
     assert ready()[0] == 503
     settings.AUDIT_ANCHOR_FILE = ""
@@ -402,15 +401,15 @@ def test_an_unwritable_file_is_noticed_without_an_anchor(tmp_path: Path, setting
 def test_the_page_names_the_first_failure(tmp_path: Path, settings: Any, db: None):
     settings.AUDIT_ANCHOR_FILE = str(tmp_path)
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
-        jobs.look_after_audit.call_local()
+        jobs.look_after_audit()
         clock.shift(120)
-        jobs.look_after_audit.call_local()
+        jobs.look_after_audit()
         assert str(unwritten_since()) == "2026-11-23 03:00:00+00:00"
         clock.shift(400)
         assert unwritten_since() is None, "nobody tried for minutes: the worker's heartbeat says so"
 
 
-def test_each_process_checks_the_file_at_its_start(tmp_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]):
+def test_each_process_checks_the_file_at_its_start(db: None, tmp_path: Path, settings: Any):
     settings.AUDIT_ANCHOR_FILE = str(tmp_path / "anchors.jsonl")
     assert check_anchor_file()
     settings.AUDIT_ANCHOR_FILE = str(tmp_path)
@@ -420,16 +419,16 @@ def test_each_process_checks_the_file_at_its_start(tmp_path: Path, settings: Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["config.wsgi", "taskruns.jobs"])
+@pytest.mark.parametrize("module", ["config.wsgi", "run_huey"])
 def test_web_and_worker_log_an_unwritable_file_at_start(module: str, tmp_path: Path):
     code = {
         "config.wsgi": "import config.wsgi",
-        "taskruns.jobs": "import django; django.setup(); from taskruns import jobs; "
-        "jobs.every_minute.call_local = lambda: None; jobs.start()",
+        "run_huey": "import sys, django; django.setup(); from taskruns.management.commands import run_huey as worker; "
+        "worker.HueyCommand.handle = lambda *_, **__: sys.exit(); worker.readiness.refuse_start = lambda: None; "
+        "worker.Command().handle()",
     }[module]
     environ = os.environ | {"DJANGO_SETTINGS_MODULE": "config.settings", "AUDIT_ANCHOR_FILE": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
-    )
+    done = forked_command.run(["-c", code], env=environ)
+    assert done.returncode == 0
     logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert [line["event"] for line in logged].count("audit_anchor_file_not_writable") == 1

@@ -68,21 +68,16 @@ def test_only_changed_chains_are_anchored(team: Team, other_team: Team):
     assert anchored()[-1] == (f"team:{team.pk}", 3)
 
 
-def test_the_worker_anchors_changed_chains_every_minute(team: Team, monkeypatch: pytest.MonkeyPatch):
+def test_the_worker_anchors_changed_chains_every_minute(team: Team):
     chain = f"team:{team.pk}"
     with time_machine.travel("2026-11-23T03:00:30Z", tick=False) as clock:
         append(team)
         for minute in range(1, 12):
             clock.move_to(datetime(2026, 11, 23, 3, minute, tzinfo=UTC))
-            jobs.look_after_audit.call_local()
+            jobs.look_after_audit()
             append(team)
     assert anchored() == [(chain, 5), (chain, 9)], "no row waits five minutes, and not every minute has an anchor"
-    done: list[str] = []
-    for name in ("sweep", "look_after_audit"):
-        monkeypatch.setattr(jobs, name, lambda name=name: done.append(name))
-    monkeypatch.setattr(jobs.tick, "schedule", lambda **_: None)
-    jobs.every_minute.call_local()
-    assert done == ["sweep", "look_after_audit"]
+    assert jobs.MINUTELY["look_after_audit"] is jobs.look_after_audit
 
 
 def test_every_thousandth_row_is_anchored_at_once(team: Team):

@@ -130,8 +130,8 @@ def test_attempts_within_a_minute_are_one_row_and_a_later_count(db: None):
         sign_in("guess@example.com", WRONG)
         assert len(rows()) == 3, "a new minute, a new row"
         clock.shift(timedelta(minutes=1))
-        jobs.look_after_audit.call_local()
-        jobs.look_after_audit.call_local()
+        jobs.look_after_audit()
+        jobs.look_after_audit()
     row = AuditEvent.objects.get(details__has_key="left_out")
     assert (row.event, row.outcome, row.ip, row.actor_type) == ("auth.sign_in", "failed", "192.0.2.1", "anonymous")
     assert row.details == {"left_out": 3, "minute": "2026-11-23T03:00Z"}
@@ -182,15 +182,15 @@ def test_one_network_is_one_row(db: None, addresses: list[str], network: str):
     ("address", "rows_now", "rows_later"),
     [("2001:db8::{:x}", 1, 1), ("2001:db8:0:{:x}::1", ROWS_A_MINUTE, 1), ("::ffff:0:{:x}", ROWS_A_MINUTE, 1)],
 )
-def test_five_thousand_addresses_are_few_rows(db: None, address: str, rows_now: int, rows_later: int):
+def test_a_thousand_addresses_are_few_rows(db: None, address: str, rows_now: int, rows_later: int):
     with time_machine.travel("2026-11-23T03:00:05Z", tick=False):
-        for number in range(1, 5_001):
+        for number in range(1, 1_001):
             attempt(address.format(number))
         assert AuditEvent.objects.count() == rows_now
         assert AnonymousTally.objects.count() <= ROWS_A_MINUTE + 1
     audit.record_suppressed()
     assert AuditEvent.objects.count() == rows_now + rows_later
-    assert sum(count for _ip, count in suppressed()) + rows_now == 5_000, "every attempt is counted"
+    assert sum(count for _ip, count in suppressed()) + rows_now == 1_000, "every attempt is counted"
 
 
 def test_the_counts_of_a_minute_are_few_rows_too(db: None):
@@ -471,5 +471,5 @@ def test_a_tally_written_by_hand_holds_up_no_other_minute(event: tuple[str, str]
     AnonymousTally.objects.create(**made_up, ip="192.0.2.1", minute=long_ago, left_out=4)
     later = long_ago + timedelta(minutes=1)
     AnonymousTally.objects.create(event="access.denied", outcome="denied", minute=later, left_out=3)
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
     assert [row.details["left_out"] for row in AuditEvent.objects.all()] == [3]

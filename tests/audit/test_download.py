@@ -209,7 +209,7 @@ def test_chunks_join_without_gap_or_duplicate(team: Team, mona: User, monkeypatc
     for _ in range(11):
         record(EventType.TEAM_CHANGE, "done", by=actor(mona), team=team)
     for chunk in (1, 2, 3, 6, 12, 13):
-        monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", chunk)
+        monkeypatch.setattr("taskruns.services.audit.rows.CHUNK", chunk)
         with CaptureQueriesContext(connection):
             lines = [json.loads(line) for line in audit.jsonl_lines(audit.export(team, by=actor(mona), kind="jsonl"))]
         assert_linked(rows_of(lines))

@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import responses
 import time_machine
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
@@ -32,6 +34,7 @@ from taskruns.models import (
     Credential,
     EmergencyStop,
     PersonSession,
+    Restore,
     SiteRole,
     TeamRole,
     Theme,
@@ -40,6 +43,7 @@ from taskruns.models import (
 )
 from taskruns.services import (
     audit,
+    backups,
     batches,
     cancellations,
     credentials,
@@ -56,13 +60,13 @@ from taskruns.services.credentials.client import connected
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.remote_acts import OutcomeNotWritten
-from taskruns.services.runs import export
+from taskruns.services.runs import export, notes
 from taskruns.sso import GroupRole, Provider
 from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor
 from tests.queue_worker import work
-from tests.stage import Stage, a_stop, another_session
+from tests.stage import Stage, a_list_to_start_again, a_stop, another_session
 from tests.stored import dump
 from tests.wire import ENDPOINT, run_url, wire_run
 
@@ -71,7 +75,12 @@ pytestmark = pytest.mark.usefixtures("empty_queue")
 LOG = "taskruns_auditevent"
 BY = Actor(type="user", id="1", label="mona@example.com", role="manager")
 # Claims and timestamps of the mirror, which are not actions.
-CLAIMS = {"claimed_until": None, "next_refresh_at": None, "recent_calls": {}, "last_good_at": None}
+CLAIMS = {"claimed_until": None, "next_refresh_at": None, "recent_calls": {}, "last_good_at": None, "retry_at": None}
+
+
+@pytest.fixture
+def stage(file_stage: Stage, db: None, arize: responses.RequestsMock) -> Stage:
+    return file_stage.for_test(arize)
 
 
 @pytest.fixture(autouse=True)
@@ -115,13 +124,22 @@ def an_old_stop(stage: Stage) -> None:
 
 def settle(stage: Stage) -> None:
     with connected(stage.credential) as client:
-        cancellations.settle_stopping(stage.credential, client=client, may_call=lambda: True, by=BY)
+        cancellations.follow(stage.credential, by=BY).look(client, may_call=lambda: True)
 
 
 def rejected(stage: Stage) -> None:
     stage.arize.reset()
     stage.arize.get(f"{ENDPOINT}/v2/spaces", status=401)
-    stage.arize.get(run_url(stage.run), status=401)
+    stage.arize.get(f"{ENDPOINT}/v2/tasks/{stage.run.task.arize_id}/runs", status=401)
+    rejected_before(stage)
+
+
+def rejected_before(_: Stage) -> None:
+    Credential.objects.update(rejected_at=timezone.now() - timezone.timedelta(seconds=10))
+
+
+def failing(_: Stage) -> None:
+    Credential.objects.update(failing_since=timezone.now())
 
 
 def stranger() -> Actor:
@@ -160,18 +178,27 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     ),
     "cancellations.cancel": lambda stage: cancellations.cancel(stage.run, by=actor(stage.people["oli"])),
     "cancellations.close": lambda _: cancellations.sweep(by=BY),
-    "cancellations.settle_stopping": settle,
+    "cancellations.follow": settle,
     "cancellations.sweep": lambda _: cancellations.sweep(),
     "credentials.add": lambda stage: credentials.add(
         stage.team, name="Second", endpoint=ENDPOINT, key=NEW_KEY, expires_on=None, by=BY
     ),
+    "backups.acknowledge": lambda _: backups.acknowledge(BACKUP, anchors=None, by=BY),
+    "backups.adopt": lambda _: backups.adopt(by=BY),
     "credentials.mark_failing": lambda stage: credentials.mark_failing(stage.credential, sentence="No.", by=BY),
+    "credentials.note_recovered": lambda stage: credentials.note_recovered(stage.credential, by=BY),
+    "credentials.note_rejected": lambda stage: credentials.note_rejected(stage.credential, sentence="No.", by=BY),
     "credentials.replace": lambda stage: credentials.replace(stage.credential, key=NEW_KEY, expires_on=None, by=BY),
     "credentials.revoke": lambda stage: credentials.revoke(stage.credential, by=BY),
     "credentials.test": lambda stage: credentials.test(stage.credential, by=BY),
     "credentials.sweep": lambda _: credentials.sweep(by=BY),
+    "credentials.try_out": lambda stage: credentials.try_out(
+        credentials.draft(stage.team, name="Second", endpoint=ENDPOINT, key=NEW_KEY, expires_on=None), by=BY
+    ),
+    "credentials.try_again": lambda stage: credentials.try_again(stage.credential, by=BY),
     "credentials.warn_of_expiring": lambda _: credentials.warn_of_expiring(by=BY),
     "encryption.reencrypt": lambda _: encryption.reencrypt(by=BY),
+    "runs.add": lambda stage: notes.add(stage.run, text="why", by=oli(stage)),
     "runs.export": lambda stage: export.export(stage.team, BoardFilter(), by=BY),
     "people.add_passkey": lambda stage: factors.add_passkey(vera(stage), name="x", credential={}, by=BY),
     "people.add_totp": lambda stage: factors.add_totp(vera(stage), secret="JBSWY3DPEHPK3PXP", by=BY),
@@ -206,7 +233,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "people.verify_email": lambda stage: accounts.verify_email(vera(stage), by=BY),
     "people.disable_person": lambda stage: accounts.disable_person(vera(stage), by=BY),
     "people.change_profile": lambda stage: accounts.change_profile(
-        vera(stage), time_zone="Asia/Tokyo", theme=Theme.DARK, shortcuts=False, by=BY
+        vera(stage), name="Vera", time_zone="Asia/Tokyo", theme=Theme.DARK, shortcuts=False, by=BY
     ),
     "people.enable_person": lambda stage: accounts.enable_person(vera(stage), by=BY),
     "people.password_changed": lambda stage: accounts.password_changed(vera(stage), session_key="", by=BY),
@@ -241,6 +268,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
     ),
 }
+BACKUP = cast("backups.Archive", SimpleNamespace(digest="ab" * 32, manifest={"made_at": "2026-11-23T03:00:00.000000Z"}))
 IDENTITY = SsoProfile(
     provider=Provider("https://id.example", "id", "secret", group_roles=(GroupRole("ops", "ops-north", "operator"),)),
     subject="subject-1",
@@ -261,8 +289,16 @@ def many_sessions(stage: Stage) -> None:
         another_session(vera(stage))
 
 
+def resting(_: Stage) -> None:
+    Restore.objects.create(restored_by="root", backup=BACKUP.digest, backup_made_at=timezone.now())
+
+
 READY: dict[str, Callable[[Stage], object]] = {
+    "backups.adopt": resting,
+    "credentials.note_recovered": failing,
+    "credentials.note_rejected": rejected_before,
     "credentials.sweep": an_interrupted_test,
+    "credentials.try_again": failing,
     "credentials.warn_of_expiring": lambda _: Credential.objects.update(expires_on=timezone.localdate()),
     "encryption.reencrypt": an_old_ring_key,
     "people.disconnect": lambda stage: SocialAccount.objects.create(
@@ -273,7 +309,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "people.enable_person": lambda stage: User.objects.filter(pk=vera(stage).pk).update(is_active=False),
     "cancellations.close": a_lost_cancel,
     "cancellations.sweep": a_lost_cancel,
-    "cancellations.settle_stopping": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
+    "cancellations.follow": lambda stage: a_lost_cancel(stage, stopping_since=timezone.now()),
     "invitations.accept_invitation": lambda _: User.objects.create(email="stranger@example.com"),
     "mirror.refresh": rejected,
     "stops.expire": an_old_stop,
@@ -330,7 +366,8 @@ def test_the_sweep_command_reports_that_it_cannot_write(ready: Callable[[Stage],
 
 
 def state(name: str) -> dict[str, Any]:
-    """All tables, without the mirror's own bookkeeping: which task it read, and when."""
+    """All tables, without the mirror's own bookkeeping: which task or run it read, and when."""
+    Cancellation.objects.update(looks=0, look_at=None)
     Credential.objects.update(**CLAIMS | {"next_refresh_at": datetime(2026, 1, 1, tzinfo=UTC)})
     return dump(without=lambda table: name == "mirror.refresh" and table == "taskruns_task")
 
@@ -379,7 +416,7 @@ def test_htmx_gets_the_error_too(name: str, stage: Stage):
     act = ACTIONS[name]
     client = stage.client(act.who)
     headers = {"HX-Request": "true", "HX-Target": f"run-{stage.run.pk}"}
-    answer = getattr(client, act.method)(act.path(stage), headers=headers)
+    answer = getattr(client, act.method)(act.path(stage), act.filled(stage, client), headers=headers)
     assert (answer.status_code, answer["HX-Reswap"]) == (503, "none")
     assert "nothing was sent" in answer.content.decode()
 
@@ -400,6 +437,24 @@ def test_an_unrecorded_verification_ends_and_is_not_clean(stage: Stage):
     LATER["verify the log"].do(stage, client)
     work()
     assert AuditVerification.objects.latest("started_at").result == "clean"
+
+
+def test_a_worker_that_cannot_write_starts_nothing_until_it_can(stage: Stage):
+    a_list_to_start_again(stage)
+    batch = stage.batches["batch-confirm"]
+    accept_inserts(LOG)
+    batches.confirm(batch, reason="why", by=oli(stage))
+    refuse_inserts(LOG)
+    with pytest.raises(DatabaseError):
+        batches.work(batch.pk)
+    assert stage.posts_to_arize == 0
+    assert list(batch.items.values_list("state", "attempts")) == [("queued", 0)]
+    assert not Trigger.objects.exists()
+    accept_inserts(LOG)
+    CancelBatch.objects.update(claimed_until=None)
+    batches.work(batch.pk)
+    assert stage.posts_to_arize == 1
+    assert list(batch.items.values_list("state", flat=True)) == ["done"]
 
 
 def test_a_worker_that_cannot_write_sends_nothing_until_it_can(stage: Stage):

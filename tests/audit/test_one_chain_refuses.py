@@ -75,10 +75,21 @@ def test_an_invalid_manager_creates_no_team(stage: Stage):
 TEST_URL = "/teams/ops-north/credentials/{}/test/"
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("add a key", "Second"), ("replace a key", "Production")])
-def test_a_key_saved_but_not_tested_says_so(stage: Stage, name: str, wanted: str):
+@pytest.mark.parametrize("name", ["add a key", "replace a key"])
+def test_without_the_row_of_its_test_no_key_is_saved_or_sent(stage: Stage, name: str):
+    client = stage.client("mona")
+    before = dump()
     refuse("NEW.event = 'credential.test'")
-    answer = ACTIONS[name].do(stage)
+    assert ACTIONS[name].do(stage, client).status_code == 503
+    assert dump() == before
+    assert not stage.arize.calls
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("add a key", "Second"), ("replace a key", "Production")])
+def test_a_key_saved_anyway_but_not_tested_says_so(stage: Stage, name: str, wanted: str):
+    refuse("NEW.event = 'credential.test'")
+    action, client = ACTIONS[name], stage.client("mona")
+    answer = action.do(stage, client, action.filled(stage, client) | {"anyway": "1"})
     assert answer.status_code == 302
     text = answer.client.get(answer["Location"]).content.decode()
     assert f"{wanted} was saved, but its test could not be recorded" in text

@@ -4,20 +4,18 @@ import re
 import uuid
 
 import pytest
-from django.core.management import call_command
 from django.db import connection
 from django.http import QueryDict
 from django.test.utils import CaptureQueriesContext
 
-from taskruns import jobs
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
 from taskruns.pages.audit.page import EVENTS, OUTCOMES, page
 from tests.bench.audit import PAGES, query_for
 from tests.bench.audit_rows import fill
-from tests.queue_worker import work
 
-IS_SQLITE = connection.vendor == "sqlite"  # PostgreSQL collects statistics by itself
+from .planner_statistics import IS_SQLITE, drop_statistics
+
 PLAN = ["SEARCH U0 USING INDEX audit_by_operation (operation_id=? AND rowid<?)"]
 FILTERS = {
     **PAGES,
@@ -28,43 +26,33 @@ FILTERS = {
 }
 
 
-@pytest.fixture
-def log(team: Team) -> Team:
+@pytest.fixture(scope="module")
+def team(file_db: None) -> Team:
+    return Team.objects.create(slug="ops-north", name="Ops North")
+
+
+@pytest.fixture(scope="module")
+def filled(team: Team) -> Team:
     fill(f"team:{team.pk}", rows=300)
-    drop_statistics()
     return team
 
 
-def drop_statistics() -> None:
-    if IS_SQLITE:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TABLE IF EXISTS sqlite_stat1")
-    assert not statistics()
-
-
-def statistics() -> list[str]:
-    """The tables for which SQLite has statistics."""
-    if not _has_table():
-        return []
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT DISTINCT tbl FROM sqlite_stat1")
-        return [name for (name,) in cursor.fetchall()]
-
-
-def _has_table() -> bool:
-    if not IS_SQLITE:
-        return False
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_stat1'")
-        return cursor.fetchone() == (1,)
+@pytest.fixture
+def log(filled: Team, db: None) -> Team:
+    drop_statistics()
+    return filled
 
 
 def look_ups(team: Team | None, query: str) -> list[str]:
     """The page's queries that look up older rows of an operation."""
-    wanted = AuditFilter.parse(QueryDict(query.removeprefix("?")), events=EVENTS, outcomes=OUTCOMES)
+    wanted = parsed(query)
     with CaptureQueriesContext(connection) as queries:
         page(team, wanted)
     return [captured["sql"] for captured in queries if "EXISTS" in captured["sql"]]
+
+
+def parsed(query: str) -> AuditFilter:
+    return AuditFilter.parse(QueryDict(query.removeprefix("?")), events=EVENTS, outcomes=OUTCOMES)
 
 
 def plan_of(look_up: str) -> list[str]:
@@ -102,20 +90,18 @@ def test_the_control_a_plain_look_up_takes_the_wrong_index(log: Team):
     assert not IS_SQLITE or "audit_by_operation" not in plain.explain()
 
 
-def assert_taken() -> None:
-    assert ("taskruns_auditevent" in statistics()) is IS_SQLITE
-
-
-def test_migrate_takes_statistics_of_a_few_rows(log: Team):
-    call_command("migrate", interactive=False, verbosity=0)
-    assert_taken()
-    if IS_SQLITE:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA analysis_limit")
-            assert cursor.fetchone() == (1_000,)
-
-
-def test_the_jobs_of_the_hour_take_statistics(log: Team, empty_queue: None):
-    jobs.every_hour.call_local()
-    work()
-    assert_taken()
+@pytest.mark.parametrize("of_all", [False, True], ids=["a team", "all teams"])
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_postgresql_reads_newest_rows_by_an_index(name: str, of_all: bool, log: Team):  # noqa: FBT001
+    """With this setting, PostgreSQL does not read and sort all rows of an event or a team (see the control in
+    test_planner_statistics.py)."""
+    with CaptureQueriesContext(connection) as queries:
+        page(None if of_all else log, parsed(query_for(log, FILTERS[name])))
+    sent = [query["sql"] for query in queries]
+    begins = [at for at, sql in enumerate(sent) if sql.startswith("SET LOCAL enable_bitmapscan")]
+    assert len(begins) == (0 if IS_SQLITE else 1)
+    limited = [at for at, sql in enumerate(sent) if "taskruns_auditevent" in sql and "LIMIT" in sql]
+    assert limited
+    if begins:
+        end = next(at for at, sql in enumerate(sent) if at > begins[0] and sql.startswith("RELEASE SAVEPOINT"))
+        assert begins[0] < min(limited) <= max(limited) < end

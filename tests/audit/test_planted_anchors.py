@@ -111,7 +111,7 @@ def test_an_unreadable_anchor_holds_up_no_other(value: str, chain: str, anchor_f
         sql(f"UPDATE {ANCHORS} SET signed_at = {value}")
     with commits():
         assert anchor_changed() == 1
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
     assert outside(anchor_file) == [(3, signing_key_id())]
 
 

@@ -15,7 +15,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.signing_keys import signing_key_problem
 from taskruns.models import AuditAnchor, AuditEvent, Heartbeat, SigningKeyUse, Team
-from taskruns.services import key_ring
+from taskruns.services import readiness
 
 SENTENCE = "AUDIT_SIGNING_KEY is not the key that signed this audit log"
 
@@ -46,10 +46,10 @@ def test_other_key_anchors_nothing(other_key: bytes, caplog: pytest.LogCaptureFi
 def test_other_key_is_not_ready_and_refuses_to_start(other_key: bytes, settings: Any) -> None:
     assert Client().get("/readyz").status_code == 503
     with pytest.raises(ImproperlyConfigured, match=SENTENCE):
-        key_ring.refuse_start()
+        readiness.refuse_start()
     settings.AUDIT_PUBLIC_KEYS = (other_key,)
     assert Client().get("/readyz").status_code == 200
-    key_ring.refuse_start()
+    readiness.refuse_start()
 
 
 def test_other_key_exports_nothing(other_key: bytes, anchored: Team) -> None:

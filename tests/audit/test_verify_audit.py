@@ -3,8 +3,8 @@
 import io
 import json
 import os
+import shutil
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.append_only import _SQLITE_REFUSES, APPEND_ONLY_TABLES, make_append_only
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Team
 from taskruns.services import audit
-from taskruns.services.audit.row_stream import ANCHOR, stream_values
+from taskruns.services.audit.rows import ANCHOR, stream_values
+from tests import forked_command
 from tests.audit.verifying import verify
 from tests.database_refusals import accept_inserts, lift_triggers, refuse_inserts
-from tests.paths import ROOT
 from tests.stored import events
 
 from .tampering import delete, edit, set_head, without_triggers
@@ -318,7 +318,7 @@ def test_export_progress_is_shown_only_at_a_terminal(chain: str, team: Team, mon
 
 def test_rows_added_during_verification_are_not_faults(chain: str, team: Team, monkeypatch: pytest.MonkeyPatch):
     """Rows added before, between and after the steps of a verification."""
-    monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 2)
+    monkeypatch.setattr("taskruns.services.audit.rows.CHUNK", 2)
     monkeypatch.setattr("taskruns.services.audit.verification.REPORT_EVERY", 1)
     added = []
 
@@ -333,7 +333,7 @@ def test_rows_added_during_verification_are_not_faults(chain: str, team: Team, m
 
 
 @pytest.mark.slow
-def test_exit_codes_and_output_as_a_process(tmp_path: Path):
+def test_exit_codes_and_output_as_a_process(tmp_path: Path, migrated_file: Path):
     """Exit codes in a shell: first without migrations, then clean."""
     environ = os.environ | {
         "DATABASE_URL": f"sqlite:///{tmp_path}/panel.sqlite3",
@@ -341,14 +341,12 @@ def test_exit_codes_and_output_as_a_process(tmp_path: Path):
     }
 
     def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "manage.py", *arguments]
-        root = ROOT
-        return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=120, check=False)
+        return forked_command.run(["manage.py", *arguments], env=environ)
 
     early = manage("verify_audit")
     assert (early.returncode, early.stdout) == (2, "")
     assert early.stderr.count("\n") == 1
-    assert manage("migrate", "--verbosity", "0").returncode == 0
+    shutil.copy(migrated_file, tmp_path / "panel.sqlite3")
     assert manage("create_team", "Ops North").returncode == 0
     done = manage("verify_audit")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"site: 1 rows, 0 anchors checked\n{ALONE}\nclean\n", "")
@@ -363,15 +361,7 @@ def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
     for command in ("verify_audit", "migrate"):
-        done = subprocess.run(
-            [sys.executable, "manage.py", command],
-            cwd=ROOT,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = forked_command.run(["manage.py", command], env=environ)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("Cannot start: AUDIT_SIGNING_KEY")
         assert done.stderr.count("\n") == 1
@@ -379,7 +369,7 @@ def test_without_a_good_signing_key_it_could_not_run(key: str, tmp_path: Path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_chain(team: Team, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("taskruns.services.audit.row_stream.CHUNK", 100)
+    monkeypatch.setattr("taskruns.services.audit.rows.CHUNK", 100)
     append(team, 400)
     peak()
     short = peak()

@@ -4,6 +4,9 @@ A group is placed by its oldest row that matches the filter. That place does not
 neither skip nor repeat a group. A page scans down by primary key: the rows of one request, run, person or event if
 filtered by it, else the chain. Other filters have no index, because the log is written far more often than searched.
 One request therefore scans at most SCAN_LIMIT rows and says how far it got. A date filter seeks straight to its place.
+
+The reader's own readings of the log are recorded but left out, or each visit would begin with the visit itself. The
+page says so, and lists them if asked.
 """
 
 from collections import defaultdict
@@ -12,6 +15,7 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
+from django.utils import timezone
 
 from taskruns.audit import CATALOGUE, EventType
 from taskruns.audit.anchors import unwritten_since
@@ -19,9 +23,11 @@ from taskruns.audit.record import chain_of
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditEvent, Team
 from taskruns.pages.values import Moment
-from taskruns.services.audit.matching import matching, unindexed
-from taskruns.services.audit.row_stream import read_events
+from taskruns.services.audit.matching import event_groups, events_of, matching, unindexed
+from taskruns.services.audit.rows import read_events
+from taskruns.services.query_statistics import newest_by_index
 
+from .questions import questions
 from .rows import AuditFilters, AuditGroup, AuditPage, IdFilter, audit_group
 
 PAGE = 50
@@ -38,19 +44,28 @@ _IDS = {
 }
 # Filters with an index, the most selective first.
 _INDEXED = {"request": "request_id", "run": "run_id", "actor": "actor_id", "event": "event"}
-EVENTS = frozenset(event.value for event in EventType)
+_READ = EventType.AUDIT_READ.value
+# One event, or all of a group.
+EVENTS = frozenset(event.value for event in EventType) | frozenset(event_groups())
 OUTCOMES = frozenset(outcome for outcomes in CATALOGUE.values() for outcome in outcomes)
 
 
-def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
-    """One page of a team's log, or for None of the site's and all teams' logs."""
+def page(team: Team | None, wanted: AuditFilter, *, reader: str = "") -> AuditPage:
+    """One page of a team's log, or for None of the site's and all teams' logs. `reader`: the id of the person whose own
+    readings are left out, unless the filter names that event.
+    """
+    left_out = reader if _READ not in events_of(wanted.event) else ""
     scope = AuditEvent.objects.filter(chain=chain_of(team.pk)) if team else AuditEvent.objects.all()
-    top = _top(scope, wanted)
-    rows, bottom = _rows_to_scan(scope, team, wanted, top)
-    matches = matching(rows, wanted, without_indexes=True)
-    found = read_events(_oldest_of_each(matches, wanted).order_by("-pk")[: PAGE + 1])
+    with newest_by_index():
+        top = _top(scope, wanted)
+        rows, bottom = _rows_to_scan(scope, team, wanted, top)
+        matches = _oldest_of_each(matching(rows, wanted, without_indexes=True), wanted)
+        if left_out:
+            own = {"own_event": _READ, "own_actor_id": left_out}  # the names that `matching` gives them
+            matches = matches.exclude(**own)
+        found = read_events(matches.order_by("-pk")[: PAGE + 1])
+        further = _has_more(scope, wanted, bottom)
     is_full = len(found) > PAGE
-    further = _has_more(scope, wanted, bottom)
     more = found[PAGE - 1].pk if is_full else bottom if further else None
     url = reverse("audit", args=[team.slug]) if team else reverse("site-audit")
     return AuditPage(
@@ -64,6 +79,8 @@ def page(team: Team | None, wanted: AuditFilter) -> AuditPage:
         next_url=url + wanted.query(before=more) if more is not None else "",
         scanned=SCAN_LIMIT if further and not is_full else 0,
         unwritten=Moment.of(unwritten_since()),
+        questions=questions(url, wanted, of_site=team is None, now=timezone.now()),
+        own_readings_url=url + AuditFilter(event=_READ, actor=left_out).query() if left_out else "",
     )
 
 
@@ -90,16 +107,25 @@ def _rows_to_scan(
     bottom = next(iter(below.order_by("-pk").values_list("pk", flat=True)[SCAN_LIMIT - 1 : SCAN_LIMIT]), 0)
     name = next((name for name in _INDEXED if getattr(wanted, name)), None)
     if name is not None:
-        indexed = AuditEvent.objects.filter(**{_INDEXED[name]: getattr(wanted, name)}, pk__lt=top).order_by("-pk")
-        keys = list(indexed.values_list("pk", flat=True)[:SCAN_LIMIT])
+        keys = _newest(name, getattr(wanted, name), top)
         # A common event of one team is found sooner in the team's chain than among all teams' rows of that event.
         if len(keys) < SCAN_LIMIT or name != "event" or team is None:
             return scope.filter(pk__in=keys), keys[-1] if len(keys) == SCAN_LIMIT else 0
     return below.filter(pk__gte=bottom), bottom
 
 
+def _newest(name: str, value: str, top: int) -> list[int]:
+    """The newest keys by an index. It has an order only for one value, so each event of a group is read by itself."""
+    values = events_of(value) if name == "event" else (value,)
+    rows = AuditEvent.objects.filter(pk__lt=top).order_by("-pk")
+    read = (rows.filter(**{_INDEXED[name]: one}).values_list("pk", flat=True)[:SCAN_LIMIT] for one in values)
+    return sorted((key for keys in read for key in keys), reverse=True)[:SCAN_LIMIT]
+
+
 def _has_more(scope: QuerySet[AuditEvent], wanted: AuditFilter, bottom: int) -> bool:
     """Whether any row below the scanned ones could match."""
+    if not bottom:
+        return False
     is_any = scope.filter(pk__lt=bottom).exists()
     if wanted.since is None:
         return is_any
@@ -141,7 +167,8 @@ def _filters(wanted: AuditFilter) -> AuditFilters:
     return AuditFilters(
         chosen=wanted.chosen(),
         ids=tuple(IdFilter(name, label, str(getattr(wanted, name) or "")) for name, label in _IDS.items()),
-        events=tuple(sorted(EVENTS)),
+        events=tuple(sorted(event.value for event in EventType)),
+        groups=event_groups(),
         outcomes=tuple(sorted(OUTCOMES)),
         is_set=wanted.is_set,
     )

@@ -6,6 +6,7 @@ from django.urls import NoReverseMatch, reverse
 
 from taskruns.audit import EventType
 from taskruns.models import AuditEvent, AuditVerification
+from taskruns.pages.browsers import browser_of
 from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 from taskruns.pages.values import Link, Moment
 
@@ -16,7 +17,10 @@ DAMAGED = "This entry cannot be read because it was changed in the database. Its
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One row: a sentence for people, and the stored codes. `tone` highlights rows that need attention."""
+    """One row: a sentence for people, and the stored codes. `tone` highlights rows that need attention.
+
+    `ip`: where the request came from, if there was one, with its `browser`.
+    """
 
     id: int
     seq: int
@@ -32,6 +36,9 @@ class AuditRow:
     run: str
     target: Link | None
     details: tuple[tuple[str, str], ...]
+    ip: str = ""
+    browser: str = ""
+    user_agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,15 @@ class AuditGroup:
         """The outcome so far: that of the newest row."""
         return self.rows[-1].outcome
 
+    @property
+    def tone(self) -> str:
+        return self.rows[-1].tone
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Each reason once: the rows of one operation repeat the reason of its request."""
+        return tuple(dict.fromkeys(row.reason for row in self.rows if row.reason))
+
 
 @dataclass(frozen=True, slots=True)
 class IdFilter:
@@ -60,11 +76,15 @@ class IdFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilters:
-    """`chosen`: name -> value as in the query string. `ids`: the filters for ids, as form fields."""
+    """`chosen`: name -> value as in the query string. `ids`: the filters for ids, as form fields.
+
+    `groups`: names of several events, such as `stop.*`.
+    """
 
     chosen: dict[str, str]
     ids: tuple[IdFilter, ...]
     events: tuple[str, ...]
+    groups: tuple[str, ...]
     outcomes: tuple[str, ...]
     is_set: bool
 
@@ -76,7 +96,8 @@ class AuditFilters:
 @dataclass(frozen=True, slots=True)
 class AuditPage:
     """One page of a team's log, or without a team of all logs. `scanned`: rows scanned if the page is incomplete.
-    `unwritten`: since when anchors cannot be written to their file.
+    `unwritten`: since when anchors cannot be written to their file. `own_readings_url`: the reader's own readings, if
+    the page leaves them out.
     """
 
     team: str
@@ -89,6 +110,8 @@ class AuditPage:
     next_url: str
     scanned: int
     unwritten: Moment | None
+    questions: tuple[Link, ...] = ()
+    own_readings_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +188,9 @@ def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
         run=event.run_id,
         target=_target(event, slug),
         details=_all_fields(event),
+        ip=event.ip,
+        browser=browser_of(event.user_agent),
+        user_agent=event.user_agent,
     )
 
 

@@ -3,6 +3,8 @@
 from taskruns.models import TRIGGER_FACTS, AuditEvent, Outcome
 from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
 
+from .facts import facts_of
+
 # Event -> outcome -> sentence, for the whole catalogue. The outcome "" is the event's default.
 # The sentences for the results of cancels and triggers are in `pages/outcomes.py`.
 SENTENCES: dict[str, dict[str, str]] = {
@@ -22,7 +24,17 @@ SENTENCES: dict[str, dict[str, str]] = {
         **{it.value: TRIGGER_WORDS[it].log for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
         "denied": "{who} tried to start a run without permission: {target}",
     },
+    "run.trigger_many": {
+        "requested": "{who} started runs again in bulk",
+        "finished": "Starting runs again in bulk finished",
+        "aborted": "{who} stopped starting runs again in bulk",
+        "denied": "{who} tried to start runs again in bulk without permission",
+    },
     "run.export": {"": "{who} exported the list of runs"},
+    "run.note": {
+        "": "{who} left a note on the run of task {target}",
+        "denied": "{who} tried to leave a note without permission: {target}",
+    },
     "stop.pull": {"": "{who} pulled the emergency stop"},
     "stop.lift": {"": "{who} lifted the emergency stop"},
     "stop.expire": {"": "The emergency stop expired"},
@@ -35,6 +47,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     },
     "credential.revoke": {"": "{who} revoked the API key {target}"},
     "credential.failing": {"": "Arize rejected the API key {target}"},
+    "credential.recovered": {"": "Arize accepts the API key {target} again"},
     "credential.expiring": {"": "The API key {target} expires soon"},
     "member.add": {"": "{who} added {target} to the team"},
     "member.change_role": {"": "{who} changed the role of {target}"},
@@ -75,6 +88,10 @@ SENTENCES: dict[str, dict[str, str]] = {
         "": "{who} verified the audit log: faults found",
     },
     "encryption.reencrypt": {"": "{who} re-encrypted the stored secrets"},
+    "system.restored": {
+        "done": "{who} restored this log from a backup",
+        "adopted": "{who} adopted the restored panel: it works again",
+    },
 }
 # Shown instead of an empty target. A login that no account has is not stored.
 _NO_TARGET = {"auth.sign_in": "unknown account"}
@@ -92,12 +109,13 @@ def sentence(event: AuditEvent) -> str:
     if event.outcome == "denied" and "denied" not in sentences:
         return _refusal(event, who)
     chosen = _BY_DETAIL.get((event.event, event.outcome, _detail(event))) or sentences.get(event.outcome)
-    return (chosen or sentences.get("", "")).format(
+    said = (chosen or sentences.get("", "")).format(
         who=who,
         target=event.target_label or event.target_id or _NO_TARGET.get(event.event, ""),
         run=event.run_id,
         why=f": {event.details['why']}" if event.details.get("why") else "",
     )
+    return said + facts_of(event)
 
 
 # (event, outcome, detail) -> sentence, where the meaning depends on a detail.

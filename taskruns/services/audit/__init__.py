@@ -1,6 +1,7 @@
 """The audit log: sign-ins and refused attempts, reading and export, verification."""
 
-from .anchor_file import NoAnchors
+from .actions import forget_old, latest_failed, run_verification, stalled, start_verification, status, verify
+from .anchors import AnchorFile, NoAnchors
 from .denials import (
     Attempt,
     record_denial,
@@ -11,16 +12,18 @@ from .denials import (
 )
 from .export import Export, csv_lines, export, jsonl_lines, record_reading
 from .tallies import record_counted
+from .thinning import thin_anchors
 from .verification import Report
-from .verification_job import latest_failed, run_verification, stalled, start_verification, status, verify
 
 __all__ = [
+    "AnchorFile",
     "Attempt",
     "Export",
     "NoAnchors",
     "Report",
     "csv_lines",
     "export",
+    "forget_old",
     "jsonl_lines",
     "latest_failed",
     "record_counted",
@@ -34,5 +37,6 @@ __all__ = [
     "stalled",
     "start_verification",
     "status",
+    "thin_anchors",
     "verify",
 ]

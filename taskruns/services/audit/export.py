@@ -22,15 +22,16 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed, anchor_row
 from taskruns.audit.raw_rows import with_number
 from taskruns.audit.record import chain_of
-from taskruns.audit.row_json import value_as_json
+from taskruns.audit.row_json import row_as_json, value_as_json
 from taskruns.audit.signing_keys import public_keys, sign, signing_key_id
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, AuditReading, Team
 from taskruns.services.spreadsheet import BOM, csv_line, defused
 from taskruns.services.user_errors import UserError
+from taskruns.verifier import lost_rows
 
 from .matching import matching
-from .row_stream import ANCHOR, EVENT, stream_values
+from .rows import ANCHOR, EVENT, stream_values
 
 FORMAT = 2
 READING_COUNTS_FOR = timedelta(hours=1)
@@ -110,8 +111,17 @@ def _hash_of(team: Team | None, seq: int) -> str:
     row = AuditEvent.objects.filter(chain=chain_of(team.pk if team else None), seq=seq)
     found = row.values_list("hash", flat=True).first()
     if found is None:
-        raise UserError(f"This log has no entry {seq}. Give the number of the last entry of the earlier export.")
+        wanted = "Give the number of the last entry of the earlier export."
+        raise UserError(f"This log has no entry {seq}. {_why_lost(team, seq) or wanted}")
     return found
+
+
+def _why_lost(team: Team | None, seq: int) -> str:
+    after = AuditEvent.objects.filter(chain=chain_of(team.pk if team else None), seq__gt=seq).order_by("seq").first()
+    lost = lost_rows(row_as_json(after), public_keys()) if after is not None else None
+    if lost is None:
+        return ""
+    return f"A restore lost entries {lost[0]} to {lost[1]}. Export the log from its beginning, and keep the old export."
 
 
 def _ends(rows: QuerySet[AuditEvent]) -> tuple[int | None, int | None]:

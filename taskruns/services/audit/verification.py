@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import ANCHOR_EVERY
-from taskruns.audit.append_only import foreign_triggers, missing_triggers
+from taskruns.audit.append_only import KEPT_WHOLE, foreign_triggers, missing_triggers
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
 from taskruns.audit.record import chain_of, team_of
 from taskruns.audit.row_json import value_as_json
@@ -25,8 +25,8 @@ from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
 from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash, printable
 
-from .anchor_file import AnchorFile
-from .row_stream import ANCHOR, EVENT, stream_values, unnumbered
+from .anchors import AnchorFile
+from .rows import ANCHOR, EVENT, stream_values, unnumbered
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +36,11 @@ MAX_UNANCHORED = ANCHOR_EVERY + 100  # rows; this many without an anchor are nor
 ANCHORED_WITHIN = timedelta(minutes=10)  # normally within five; the rest allows for a worker restart
 # The original number is searched for the first SEARCHES changed rows, and only NEARBY numbers up and down.
 SEARCHES, NEARBY = 100, 1_000
+
+THINNED = (
+    f"of the anchors older than {KEPT_WHOLE.days} days, the database keeps the last of each day: "
+    "only an anchor file has the others"
+)
 
 Progress = Callable[["Report"], None]
 Found = Callable[[str], None]
@@ -107,6 +112,16 @@ def verify_chains(
             _record_failed(report, name, details, by=by)
         else:
             _record(team_of(name), "ok", details, by=by)
+    if any(map(_has_old_anchors, names)):
+        report.notes.append(THINNED)
+
+
+def _has_old_anchors(chain: str) -> bool:
+    anchors = with_number(AuditAnchor.objects.filter(chain=chain)).order_by("seq")
+    with suppress(*UNREADABLE_VALUE):
+        first = anchors.values_list("signed_at", flat=True).first()
+        return first is not None and first < timezone.now() - KEPT_WHOLE
+    return False
 
 
 def _note_foreign_triggers(report: Report) -> None:
@@ -145,6 +160,7 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
 
     checker = ChainChecker(chain, public_keys(), watched(_anchors(chain, anchor_file)))
     unsigned = -1  # the last reported row after which too many have no anchor
+    thinning = _Thinning(chain, started)
     searches = 0
     for event in watched(stream_values(AuditEvent.objects.filter(chain=chain), EVENT)):
         for fault in checker.row(event):
@@ -155,7 +171,8 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
             yield Fault(
                 chain, "bad link", event["seq"], "the chain's head has another hash: one of the two was changed"
             )
-        if checker.expected - checker.signed > MAX_UNANCHORED and unsigned != checker.signed:
+        is_far = checker.expected - checker.signed > MAX_UNANCHORED and unsigned != checker.signed
+        if is_far and not thinning.explains(checker.signed, event["at"]):
             unsigned = checker.signed
             yield _unsigned(chain, unsigned + 1, f"{MAX_UNANCHORED} rows from here on have no anchor")
     yield from _unnumbered(chain)
@@ -163,9 +180,34 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
     report.anchors_of[chain] = checker.anchors
     if unsigned != checker.signed:
         yield from _unanchored_too_long(checker, started)
+    report.notes += map(printable, checker.notes)
     if report.fault_count == faults_before:
         yield from _displaced(chain)
     progress(report)
+
+
+class _Thinning:
+    """Of the anchors older than KEPT_WHOLE, the last of each UTC day is left in the database."""
+
+    def __init__(self, chain: str, started: datetime) -> None:
+        self._chain, self._before = chain, started - KEPT_WHOLE + ANCHORED_WITHIN
+        self._signed, self._until = -1, ""
+
+    def explains(self, signed: int, at: object) -> bool:
+        """Whether rows after number `signed`, up to one written `at`, may have lost their anchors to thinning."""
+        if signed != self._signed:
+            self._signed, self._until = signed, self._end(signed + 1)
+        return isinstance(at, str) and at < self._until
+
+    def _end(self, seq: int) -> str:
+        """The end of the day whose last anchor covers the row, as text; empty if the row is too young."""
+        with suppress(*UNREADABLE_VALUE):
+            rows = with_number(AuditEvent.objects.filter(chain=self._chain, seq__gte=seq)).order_by("seq")
+            at = rows.values_list("at", flat=True).first()
+            if at is not None and at < self._before:
+                day = (at + ANCHORED_WITHIN).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+                return str(value_as_json(day + timedelta(days=1)))
+        return ""
 
 
 def _displaced(chain: str) -> Iterator[Fault]:
@@ -195,7 +237,7 @@ def _check_end(checker: ChainChecker, head: int | None) -> Iterator[Fault]:
 
 def _unanchored_too_long(checker: ChainChecker, started: datetime) -> Iterator[Fault]:
     """Report an old row that no anchor covers."""
-    first = AuditEvent.objects.filter(chain=checker.chain, seq=checker.signed + 1)
+    first = with_number(AuditEvent.objects.filter(chain=checker.chain, seq__gt=checker.signed)).order_by("seq")
     with suppress(IndexError, *UNREADABLE_VALUE):
         at = first.values_list("at", flat=True)[0]
         if at < started - ANCHORED_WITHIN:

@@ -11,19 +11,21 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.audit.raw_rows import tolerant_text
 from taskruns.models import AuditAnchor, AuditChain, AuditVerification
 
-from .anchor_file import AnchorFile, NoAnchors, UnreadableAnchors
+from .anchors import AnchorFile, NoAnchors, UnreadableAnchors
 from .verification import Found, Progress, Report, verify_chains
 
 SILENT_FOR = timedelta(seconds=60)
 GIVEN_UP_AFTER = timedelta(hours=6)
 MAX_ROWS = 2**62
+KEPT = timedelta(days=90)
+CHUNK = 500
 Result = AuditVerification.Result
 
 
@@ -171,3 +173,17 @@ def _finished(report: Report) -> dict[str, Any]:
 
 def _note_progress(verification: AuditVerification, so_far: Report) -> None:
     AuditVerification.objects.filter(pk=verification.pk).update(seen_at=timezone.now(), rows=so_far.rows)
+
+
+def forget_old() -> bool:
+    """Delete a chunk of old verifications. Those that found faults stay, and so does the newest one of each kind,
+    which the audit page may show. True if there may be more.
+    """
+    ended = AuditVerification.objects.filter(result__in=[Result.CLEAN, Result.BROKEN_OFF])
+    newer = ended.filter(
+        result=OuterRef("result"), compared=OuterRef("compared"), finished_at__gt=OuterRef("finished_at")
+    )
+    old = ended.filter(Exists(newer), finished_at__lt=timezone.now() - KEPT).order_by("finished_at")
+    ids = list(old.values_list("pk", flat=True)[:CHUNK])
+    AuditVerification.objects.filter(pk__in=ids).delete()
+    return len(ids) == CHUNK
