@@ -12,10 +12,10 @@ from urllib.parse import quote
 from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import BadRequest, Unauthorized, Unreadable, error_for, error_without_answer
 from taskruns.arize.paging import Identified, Page
-from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
+from taskruns.arize.triggers import Wanted
 from taskruns.arize.values import read_request_id
 from taskruns.arize.wire import RunStatus, WireApiKey, WireRun, WireSpace, WireTask, WireUser
-from taskruns.outbound import LONGEST_PAGE, Answer, Bearer, Egress, NotAnswered, Session, Timeouts
+from taskruns.outbound import LONGEST_PAGE, Answer, Bearer, Egress, Network, NotAnswered, Session, Timeouts
 
 __all__ = ["ArizeClient", "Timeouts"]
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 Item = TypeVar("Item", bound=Identified)
 
 _DEFAULT_TIMEOUTS = Timeouts()
+_NO_PROXY = Network()
 # Objects, lists and their members in one answer. A page of 100 runs has about 3,000; 2 MB of `{},` has 700,000, which
 # would cost fifty times their bytes in memory.
 MOST_VALUES = 200_000
@@ -58,7 +59,8 @@ class ArizeClient:
 
     `calls` counts every HTTP request attempted, including retries; `limited` counts the 429 answers.
     `may_retry` is called before each retry, in the thread of the call, so a rate limit per key can refuse it.
-    `public_only`: never connect to a private address, whatever the host name resolves to.
+    `public_only`: never connect to a private address, whatever the host name resolves to. `network`: the proxy and the
+    certificates of the deployment.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -72,6 +74,7 @@ class ArizeClient:
         get_retries: int = 2,
         pool_size: int = 8,
         public_only: bool = False,
+        network: Network = _NO_PROXY,
         may_retry: Callable[[], bool] = lambda: True,
     ) -> None:
         self.endpoint = normalise(endpoint)
@@ -79,7 +82,7 @@ class ArizeClient:
         # What the audit log stores about the last success; errors carry the same. Not for concurrent callers.
         self.facts: dict[str, Any] = {}
         self._calls_lock = threading.Lock()
-        self._egress = Egress(timeouts, public_only=public_only)
+        self._egress = Egress(timeouts, public_only=public_only, network=network)
         self._bearer = Bearer(key)
         self._reads = self._session(retries=get_retries, pool_size=pool_size, may_retry=may_retry)
 
@@ -147,7 +150,7 @@ class ArizeClient:
         """POST /v2/task-runs/{id}/cancel."""
         return self._post("task-runs", run_id, "cancel", read=WireRun.from_json)
 
-    def trigger_run(self, task_id: str, wanted: EvaluationTrigger | ExperimentTrigger) -> WireRun:
+    def trigger_run(self, task_id: str, wanted: Wanted) -> WireRun:
         """POST /v2/tasks/{id}/trigger; 201 with the new run, PENDING.
 
         The kind must match the task: Arize rejects the fields of the other kind.

@@ -58,7 +58,7 @@ class ArizeError(Exception):
 
 
 class NotSent(ArizeError):
-    """No connection was made (DNS, refused, TLS, connect timeout): Arize has received nothing."""
+    """No connection was made (DNS, refused, TLS, connect timeout, proxy): Arize has received nothing."""
 
     default = (
         "The panel could not connect to Arize. Nothing was sent. Check the region and the network, then try again."
@@ -181,6 +181,26 @@ NOT_SENT: Mapping[Failure, str] = {
         "The TLS certificate of this region is not trusted. Nothing was sent. "
         "Check the region; if it is correct, something is intercepting the connection to Arize."
     ),
+    Failure.PROXY_UNREACHABLE: (
+        "The panel could not connect to its proxy. Nothing was sent. "
+        "Try again in a moment. If that fails, ask your administrator to check EGRESS_PROXY."
+    ),
+    Failure.PROXY_REFUSED: (
+        "The proxy refused the connection to Arize ({status}). Nothing was sent. "
+        "Try again in a moment. If that fails, ask your administrator whether the proxy allows this region."
+    ),
+    Failure.PROXY_PASSWORD: (
+        "The proxy refused the panel's user name or password (407). Nothing was sent. "
+        "Ask your administrator to check EGRESS_PROXY."
+    ),
+    Failure.PROXY_FAILED: (
+        "The proxy did not open a connection to Arize. Nothing was sent. "
+        "Try again in a moment. If that fails, ask your administrator to check the proxy."
+    ),
+    Failure.NOT_FOR_PROXY: (
+        "This region is a private address, and the panel asks its proxy for public addresses only. Nothing was sent. "
+        "Ask your administrator to list the address in NO_PROXY."
+    ),
 }
 
 
@@ -211,7 +231,8 @@ def error_without_answer(call: NotAnswered, *, connect: float) -> ArizeError:
     """The typed error for a call without an answer. `connect` is its connect timeout in seconds."""
     if call.why is Failure.NO_ANSWER:
         return NoAnswer(milliseconds=call.milliseconds)
-    return NotSent(NOT_SENT[call.why].format(seconds=connect), milliseconds=call.milliseconds)
+    sentence = NOT_SENT[call.why].format(seconds=connect, status=call.proxy_status)
+    return NotSent(sentence, milliseconds=call.milliseconds)
 
 
 def read_problem(body: bytes, *, secret: str = "") -> Problem:

@@ -58,5 +58,18 @@ class ExperimentTrigger:
         return {name: value for name, value in body.items() if value}
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedTrigger:
+    """A request body that was made and stored before, of either kind."""
+
+    body: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self.body)
+
+
+Wanted = EvaluationTrigger | ExperimentTrigger | PreparedTrigger
+
+
 def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient
 from taskruns.models import Credential, Team, User
+from taskruns.outbound import Network
 from taskruns.outbound.fence import is_public
 from taskruns.services.credentials.client import CannotConnect, connected
 from tests.clients import ClientOf
@@ -110,7 +111,7 @@ def test_allowed_addresses_pass_in_upper_and_lower_case(
     url: str, team: Team, mona: User, client_of: ClientOf, arize: Any
 ):
     """The control of the two tests above."""
-    form = {"name": "Key", "endpoint": url, "key": CANARY}
+    form = {"name": "Key", "endpoint": url, "key": CANARY, "anyway": "1"}
     assert client_of(mona).post("/teams/ops-north/credentials/new/", form).status_code == 302
     with connected(Credential.objects.get()) as client:
         assert client.endpoint in {ARIZE, ENDPOINT}
@@ -258,14 +259,11 @@ def tls(folder: Path, host: str) -> tuple[ssl.SSLContext, str]:
 
 
 @pytest.mark.parametrize(("host", "is_met"), [("127.0.0.1", True), ("api.arize.com", False)])
-def test_a_certificate_must_be_trusted_and_match_the_host(
-    *, host: str, is_met: bool, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_certificate_must_be_trusted_and_match_the_host(*, host: str, is_met: bool, server: Any, tmp_path: Path):
     context, file = tls(tmp_path, host)
     arize: Server = server(say(answer()), tls=context)
-    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", file)  # as if a trusted authority had signed it
-    monkeypatch.setattr("requests.adapters._preloaded_ssl_context", None, raising=False)
-    with ArizeClient(arize.url, CANARY, get_retries=0) as client:
+    trusting = Network(ca_bundle=file)  # as if a trusted authority had signed it
+    with ArizeClient(arize.url, CANARY, get_retries=0, network=trusting) as client:
         if is_met:
             assert client.get_run("r1").num_errors == 12
         else:

@@ -16,9 +16,10 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, CancelBatch, Credential, Heartbeat, RingKeyCheck, Run, Team, User
-from taskruns.services import batches, key_ring, mirror
+from taskruns.services import batches, key_ring, mirror, readiness, unfinished
 from taskruns.services.encryption import reencrypt
 from taskruns.services.people import factors
+from tests import forked_command
 from tests.clients import ClientOf
 from tests.factories import CANARY, actor, make_credential
 from tests.paths import ROOT
@@ -115,18 +116,18 @@ def test_commands_cannot_run_with_a_wrong_ring(
 def test_start_is_refused_with_a_wrong_ring(
     key: Credential, settings: Any, ring: dict[int, str], sentence: str
 ) -> None:
-    key_ring.refuse_start()
+    readiness.refuse_start()
     settings.ENCRYPTION_KEYS = ring
     with pytest.raises(ImproperlyConfigured, match=sentence):
-        key_ring.refuse_start()
+        readiness.refuse_start()
 
 
 def test_start_does_not_need_the_database(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def down() -> str:
         raise DatabaseError
 
-    monkeypatch.setattr(key_ring, "problem", down)
-    key_ring.refuse_start()
+    monkeypatch.setattr(unfinished, "problem", down)
+    readiness.refuse_start()
     assert "key_ring_not_checked" in caplog.text
 
 
@@ -222,22 +223,19 @@ def test_web_and_worker_exit_with_one_sentence(tmp_path: Path) -> None:
     environment |= {"DATA_DIR": str(tmp_path), "ENCRYPTION_KEYS": f"2:{NEW},1:{OLD}", "BIND": "127.0.0.1:0"}
     environment.pop("DJANGO_SETTINGS_MODULE")
 
-    def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *command],
+    for command in (("migrate", "-v0"), ("create_team", "Ops"), ADD):
+        done = forked_command.run(["manage.py", *command], env=environment, given=f"{CANARY}\n")
+        assert done.returncode == 0
+    for start in (("-m", "gunicorn", "config.wsgi"), ("manage.py", "run_huey")):
+        refused = subprocess.run(
+            [sys.executable, *start],
             cwd=ROOT,
-            env=environment | variables,
-            input=f"{CANARY}\n",
+            env=environment | {"ENCRYPTION_KEYS": f"1:{OLD}"},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
-
-    for command in (("migrate", "-v0"), ("create_team", "Ops"), ADD):
-        assert run("manage.py", *command).returncode == 0
-    for start in (("-m", "gunicorn", "config.wsgi"), ("manage.py", "run_huey")):
-        refused = run(*start, ENCRYPTION_KEYS=f"1:{OLD}")
         assert refused.returncode != 0
         assert f"Cannot start: {MISSING}" in refused.stderr
         assert "Traceback" not in refused.stderr

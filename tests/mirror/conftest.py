@@ -1,6 +1,8 @@
 """Fixtures of the mirror: a stopped clock, a key and a fake Arize."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import responses
 import time_machine
 
 from taskruns.models import Credential, Team
+from taskruns.services.mirror import reader, schedule
 from tests.factories import make_credential
 from tests.fake_arize import START, World
 
@@ -19,6 +22,12 @@ def clock() -> Iterator[Any]:
         yield clock
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of a simulated minute may take as long as the machine needs."""
+    monkeypatch.setattr(reader, "LONGEST_ROUND", math.inf)
+
+
 @pytest.fixture
 def credential(clock: Any, team: Team) -> Credential:
     return make_credential(team)
@@ -27,3 +36,14 @@ def credential(clock: Any, team: Team) -> Credential:
 @pytest.fixture
 def world(arize: responses.RequestsMock) -> World:
     return World().install(arize)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """`watch()`: from now on a board of every team is open, until the end of the test."""
+
+    def begin() -> None:
+        monkeypatch.setattr(schedule, "ATTENTION_LASTS", timedelta(days=2))
+        Team.objects.update(watched_at=START)
+
+    return begin

@@ -111,7 +111,7 @@ def test_a_missing_run_does_not_mean_that_the_server_is_not_arize(
     Task.objects.update(runs_read_at=timezone.now())
     world.calls.clear()
     assert report_of(refresh(credential.pk)).problem == ""
-    assert world.paths() == ["task-runs/R1", "spaces", "tasks"]
+    assert world.paths() == ["tasks/T1/runs", "task-runs/R1"]
     assert Run.objects.get().status == "gone"
 
 

@@ -1,6 +1,5 @@
 """Confirmed cancels are checked once more, because some runs keep running."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task
 from taskruns.services.mirror import refresh
 from tests.clients import ClientOf
 from tests.factories import make_run
-from tests.fake_arize import START, World
+from tests.fake_arize import World
 
 
 @pytest.fixture
@@ -18,9 +17,6 @@ def task(credential: Credential, world: World, clock: Any) -> Task:
     """A task read so recently that neither its list nor the sweep is due."""
     world.task("T1")
     refresh(credential.pk, force=True)
-    far = START + timedelta(days=1)
-    Task.objects.update(runs_read_at=far, swept_at=far)
-    Credential.objects.update(tasks_read_at=far)
     world.calls.clear()
     return Task.objects.get()
 
@@ -35,6 +31,7 @@ def cancelled(task: Task, world: World, number: int, *, now_in_arize: str) -> Ru
 
 def run_rounds(credential: Credential, clock: Any, *, seconds: int) -> None:
     clock.shift(seconds)
+    Task.objects.update(runs_read_at=timezone.now(), swept_at=timezone.now())
     Credential.objects.update(next_refresh_at=timezone.now(), tasks_read_at=timezone.now())
     assert refresh(credential.pk) is not None
 

@@ -1,10 +1,13 @@
 """Calls to Arize per minute, counted while simulated workers tick and simulated boards poll."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import responses
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
@@ -15,6 +18,7 @@ from tests.fake_arize import START, World
 pytestmark = pytest.mark.slow
 
 MINUTES = 2
+MOST_QUERIES = 37  # with BEGIN and COMMIT
 
 
 @pytest.fixture
@@ -70,10 +74,11 @@ def test_calls_do_not_depend_on_the_number_of_viewers(world: World, clock: Any) 
     assert one > 60, "five runs, twelve times"
 
 
-@pytest.mark.parametrize(("boards", "most"), [(1, 100), (0, 50)], ids=["watched", "not watched"])
+@pytest.mark.parametrize(("boards", "most"), [(1, 300), (0, 40)], ids=["watched", "not watched"])
 def test_a_thousand_idle_tasks_and_five_active_runs_cost_few_calls(
     boards: int, most: int, world: World, clock: Any
 ) -> None:
+    """While a board is open, the search may use up the rate limit."""
     measured = most_in_a_minute(world, clock, boards=boards)
     assert 10 < measured <= most
 
@@ -86,3 +91,22 @@ def test_a_change_of_an_active_run_is_mirrored_by_the_next_tick(world: World, cl
         for key in due(timezone.now()):
             refresh(key)
         assert Run.objects.get(arize_id=f"R{number}").status == "completed"
+
+
+def test_a_round_in_which_nothing_changes_makes_few_queries(
+    arize: responses.RequestsMock, clock: Any, credential: Credential, watch: Callable[[], None]
+) -> None:
+    """One active run, its board is open. With many keys, the queries decide how many one worker can read in time."""
+    world = World().install(arize)
+    world.task("T1", space="S1")
+    world.run("R1", "T1")
+    watch()
+    for second in (0, 5, 10):
+        clock.move_to(START + timedelta(seconds=second))
+        before = len(world.calls)
+        with CaptureQueriesContext(connection) as queries:
+            report = refresh(credential.pk)
+    assert report is not None
+    assert (report.changed, report.problem) == (0, "")
+    assert len(world.calls) - before == 2, "the runs of the task, and the tasks of the space"
+    assert len(queries) <= MOST_QUERIES, [query["sql"][:100] for query in queries]

@@ -30,7 +30,7 @@ def report_of(report: RoundReport | None) -> RoundReport:
     return report
 
 
-def test_401_marks_the_key_failing_once_and_stops_reading_with_it(
+def test_a_second_401_marks_the_key_failing_and_stops_reading_with_it(
     credential: Credential, world: World, clock: Any, team: Team
 ) -> None:
     world.fault = failing("/v2/", 401)
@@ -39,13 +39,17 @@ def test_401_marks_the_key_failing_once_and_stops_reading_with_it(
     assert report.unauthorized
     assert len(world.calls) == 1
     credential.refresh_from_db()
+    assert (credential.failing_since, wait_of(credential), events()) == (None, 10, [])
+    clock.shift(10)
+    assert report_of(refresh(credential.pk)).unauthorized
+    credential.refresh_from_db()
     assert credential.failing_since == timezone.now()
     assert "401" in credential.failing_reason
     assert credential.claimed_until is None
     assert events() == [("credential.failing", "done")]
     assert AuditEvent.objects.get().credential_id == credential.pk
     assert Team.objects.get().board_version > before
-    clock.shift(86_400)
+    clock.shift(299)
     assert (due(timezone.now()), refresh(credential.pk)) == ([], None)
     refresh(credential.pk, force=True)
     assert events() == [("credential.failing", "done")]
@@ -76,6 +80,18 @@ def test_429_waits_as_long_as_arize_asks(
     assert credential.failing_since is None
 
 
+def test_a_shorter_pause_does_not_replace_a_longer_one(credential: Credential, world: World) -> None:
+    """A person reads with the key although Arize asked for a pause."""
+    Team.objects.update(watched_at=START)
+    world.fault = failing("/v2/", 429, Retry_After="120")
+    refresh(credential.pk)
+    world.fault = failing("/v2/", 503)
+    assert "503" in report_of(refresh(credential.pk, force=True)).problem
+    assert wait_of(credential) == 120
+    credential.refresh_from_db()
+    assert ("429" in credential.backoff_reason, credential.backoff_is_limit) == (True, True)
+
+
 def test_429_during_a_round_stops_it(credential: Credential, world: World) -> None:
     for number in range(60):
         world.task(f"T{number}")
@@ -97,9 +113,8 @@ FAULTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_faults_of_arize_are_met_with_exponential_backoff(
-    kind: str, credential: Credential, world: World, clock: Any
+    kind: str, credential: Credential, world: World, clock: Any, watch: Any
 ) -> None:
-    Team.objects.update(watched_at=START + timedelta(days=1))
     for number in range(20):
         task = Task(team=credential.team, endpoint=credential.endpoint, arize_id=f"T{number}", credential=credential)
         task.save()
@@ -107,14 +122,19 @@ def test_faults_of_arize_are_met_with_exponential_backoff(
     waits = []
     for _ in range(9):
         world.calls.clear()
+        Credential.objects.update(next_refresh_at=timezone.now())
         assert report_of(refresh(credential.pk)).problem
-        # Three faults with two retries each, and the calls in flight at the same time.
-        assert len(world.calls) <= 33
-        waits.append(wait_of(credential))
+        # First three faults with two retries each and the calls in flight at the same time, then one call each time.
+        assert len(world.calls) <= (1 if waits else 33)
+        credential.refresh_from_db()
+        assert credential.backoff_until is not None
+        waits.append((credential.backoff_until - timezone.now()).total_seconds())
         clock.shift(math.ceil(waits[-1]) + 60)
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
     assert events() == []
     before = Team.objects.get().board_version
+    watch()
+    Credential.objects.update(next_refresh_at=timezone.now())
     world.fault = lambda _: None
     assert report_of(refresh(credential.pk)).problem == ""
     assert wait_of(credential) == 5
@@ -126,7 +146,7 @@ def test_faults_of_arize_are_met_with_exponential_backoff(
 @pytest.mark.parametrize(
     ("header", "waits"),
     [
-        ("42", [42, 42, 42, 42, 80]),
+        ("42", [42, 42, 42, 42, 42]),
         ("3600", [300]),
         ("Mon, 23 Nov 2026 03:01:30 GMT", [90]),
         ("1", [5, 10]),
@@ -134,9 +154,9 @@ def test_faults_of_arize_are_met_with_exponential_backoff(
     ],
 )
 def test_a_retry_after_of_a_fault_is_respected(
-    header: str, waits: list[int], credential: Credential, world: World, clock: Any
+    header: str, waits: list[int], credential: Credential, world: World, clock: Any, watch: Any
 ) -> None:
-    Team.objects.update(watched_at=START + timedelta(days=1))
+    watch()
     world.fault = failing("/v2/", 503, Retry_After=header)
     for seconds in waits:
         assert "503" in report_of(refresh(credential.pk)).problem
@@ -146,9 +166,9 @@ def test_a_retry_after_of_a_fault_is_respected(
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "refused"])
 def test_one_failing_task_does_not_starve_the_others(
-    kind: str, credential: Credential, world: World, clock: Any
+    kind: str, credential: Credential, world: World, clock: Any, watch: Any
 ) -> None:
-    Team.objects.update(watched_at=START + timedelta(days=1))
+    watch()
     for number in range(8):
         world.task(f"T{number}", last_run_at="2026-11-23T00:00:00Z")
         world.run(f"R{number}", f"T{number}", "COMPLETED")
@@ -213,11 +233,16 @@ def test_failing_runs_do_not_keep_others_from_being_read(credential: Credential,
 
 
 def test_a_run_that_always_fails_costs_few_calls(credential: Credential, world: World, clock: Any) -> None:
-    world.task("T1")
-    world.task("T2")
-    world.run("broken", "T1")
-    world.run("sound", "T2")
+    """Both runs are older than the newest page of their task, so they are read singly."""
+    for task, run in (("T1", "broken"), ("T2", "sound")):
+        world.task(task)
+        world.run(run, task)
     report_of(refresh(credential.pk))
+    world.page = 1
+    for task in ("T1", "T2"):
+        world.run(f"newest of {task}", task, "COMPLETED")
+    clock.shift(10)
+    report_of(refresh(credential.pk, force=True))
     looks: list[tuple[bool, bool]] = []
 
     def read() -> None:
@@ -249,3 +274,35 @@ def test_three_faults_of_an_arize_that_is_down_end_the_round(credential: Credent
     assert world.reads_of("/runs") < 40
     credential.refresh_from_db()
     assert credential.backoff_until is not None
+
+
+def test_after_a_failure_a_silent_arize_costs_one_short_call(credential: Credential, world: World, clock: Any) -> None:
+    """A key whose Arize never answers must not hold a thread for a whole round each time."""
+    world.task("T1")
+    Credential.objects.update(failures=1)
+    world.fault = lambda _: requests.ReadTimeout()
+    assert report_of(refresh(credential.pk)).problem
+    assert world.calls == ["/v2/spaces?limit=1"]
+    credential.refresh_from_db()
+    assert (credential.failures, credential.backoff_until) == (2, timezone.now() + timedelta(seconds=10))
+    world.fault = lambda _: None
+    clock.shift(10)
+    Credential.objects.update(next_refresh_at=timezone.now())
+    assert not report_of(refresh(credential.pk)).problem
+    credential.refresh_from_db()
+    assert (credential.failures, Task.objects.count()) == (0, 1)
+
+
+def test_trouble_is_dated_from_its_first_failure(credential: Credential, world: World, clock: Any) -> None:
+    began = None
+    for status in (503, 503, 429):
+        world.fault = failing("/v2/", status)
+        refresh(credential.pk)
+        credential.refresh_from_db()
+        began = began or timezone.now()
+        assert credential.backoff_since == began
+        clock.shift(301)
+    world.fault = lambda _: None
+    refresh(credential.pk)
+    credential.refresh_from_db()
+    assert credential.backoff_since is None

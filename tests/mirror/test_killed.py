@@ -16,8 +16,8 @@ from django.db import connection
 from django.utils import timezone
 
 from taskruns.models import Credential, Run, Task, Team
+from taskruns.services.credentials.budget import Budget
 from taskruns.services.mirror import due, refresh, schedule
-from taskruns.services.mirror.budget import Budget
 from tests.arize_server import ArizeServer, serving
 from tests.factories import make_credential
 from tests.paths import ROOT

@@ -9,8 +9,8 @@ from django.db import connection
 from django.utils import timezone
 
 from taskruns.models import Team
-from taskruns.services.mirror import find_by_arize_id, lookup, schedule
-from taskruns.services.mirror.budget import Budget, Kind
+from taskruns.services.credentials.budget import Budget, Kind, reserve
+from taskruns.services.mirror import find_by_arize_id, schedule
 from tests.factories import make_credential
 from tests.wire import ENDPOINT
 
@@ -34,7 +34,7 @@ def test_lookups_of_many_threads_never_exceed_their_share(committed: None, team:
 
     def look(_: int) -> bool:
         try:
-            return lookup._reserve_call(credential)
+            return reserve(credential, Kind.LOOKUP)
         finally:
             connection.close()
 
@@ -55,7 +55,7 @@ def test_round_and_lookups_together_keep_the_limit(db: None, team: Team, setting
         schedule.renew(credential, budget=budget)
         spent += budget.take()
         if number % 5 == 0:
-            looked += lookup._reserve_call(credential)
+            looked += reserve(credential, Kind.LOOKUP)
     assert looked >= 1
     assert spent + looked <= 40
     schedule.note_calls(credential, budget, ahead=False)

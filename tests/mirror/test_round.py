@@ -1,5 +1,6 @@
 """One round of reading: which calls it makes, in which order, and what the mirror holds afterwards."""
 
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -69,9 +70,8 @@ def test_a_round_reads_in_order_of_importance(world: World, read: Round) -> None
     read(later=61)
     paths = world.paths()
     # The two calls for active runs are made in parallel.
-    assert (paths[0], sorted(paths[1:3])) == ("task-runs/C1", ["task-runs/B1", "tasks/T1/runs"])
-    assert paths[3:6] == ["spaces", "tasks", "tasks/T3/runs"]
-    assert sorted(paths[6:]) == ["tasks/T1/runs", "tasks/T2/runs"]
+    assert (sorted(paths[:2]), paths[2]) == (["tasks/T1/runs", "tasks/T2/runs"], "task-runs/C1")
+    assert paths[3:] == ["spaces", "tasks", "tasks/T3/runs"]
 
 
 def test_two_active_runs_of_a_task_cost_one_list_and_one_single_read(world: World, read: Round) -> None:
@@ -273,3 +273,25 @@ def test_an_unknown_status_is_followed_until_it_is_known(world: World, read: Rou
     run["status"] = "COMPLETED"
     read(later=6)
     assert statuses() == {"R1": "completed"}
+
+
+def test_a_round_without_change_or_trouble_is_logged_for_debugging_only(
+    world: World, read: Round, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty watched keys make four rounds a second."""
+    caplog.set_level(logging.DEBUG, "taskruns")
+
+    def levels() -> list[int]:
+        found = [record.levelno for record in caplog.records if "mirror_round" in str(record.msg)]
+        caplog.clear()
+        return found
+
+    world.task("T1")
+    world.run("R1", "T1", "RUNNING")
+    read()
+    assert levels() == [logging.INFO], "it found a run"
+    read(later=6)
+    assert levels() == [logging.DEBUG]
+    world.fault = failing("T1/runs", 503)
+    read(later=12)
+    assert levels() == [logging.INFO], "with its problem"

@@ -77,8 +77,8 @@ def test_a_backfill_reads_a_few_pages_a_round_until_it_is_done(world: World, clo
     missed(world, 3 * MOST_PAGES - 1)
     for reached in (1, 2):
         read(world, clock, later=6)
-        assert world.reads_of("T1/runs") == MOST_PAGES
-        assert len(unread(world)) == (3 - reached) * MOST_PAGES - 1
+        assert world.reads_of("T1/runs") == 1 + MOST_PAGES, "the newest page and some older ones"
+        assert len(unread(world)) == (3 - reached) * MOST_PAGES - 2
         key = Credential.objects.get()
         assert (key.next_refresh_at - timezone.now()).total_seconds() <= 5, "the rest does not wait for attention"
     read(world, clock, later=6)
@@ -111,6 +111,85 @@ def test_a_cursor_that_arize_rejects_restarts_the_backfill(world: World, clock: 
     world.fault = lambda _: None
     read(world, clock)
     assert unread(world) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arrive", [1, 4, 25])
+def test_a_long_backfill_shows_the_newest_runs_in_each_round(arrive: int, world: World, clock: Any) -> None:
+    """2,000 runs in pages of 10, while more arrive: 25 are more than fit on the newest page."""
+    missed(world, 2_000)
+    read(world, clock)
+    rounds = 1
+    while unread(world):
+        missed(world, arrive)
+        newest = [run["id"] for run in world.runs["T1"][:arrive]]
+        read(world, clock, later=5)
+        assert not set(newest) & unread(world)
+        rounds += 1
+        assert rounds < 40
+    assert rounds > 15
+    task = Task.objects.get()
+    assert (task.gap_cursor, task.gap_since, task.searched_at) == ("", None, timezone.now())
+
+
+def test_a_task_with_a_gap_does_not_count_as_searched(world: World, clock: Any) -> None:
+    before = Task.objects.get().searched_at
+    assert before == timezone.now()
+    missed(world, 35)
+    world.fault = failing("cursor=20", 500)
+    read(world, clock)
+    assert Task.objects.get().searched_at == before
+    began = timezone.now()
+    world.fault = lambda _: None
+    missed(world, 3)
+    clock.shift(100)
+    read(world, clock, later=0)
+    assert unread(world) == set()
+    assert Task.objects.get().searched_at == timezone.now() > began
+
+
+def test_the_first_reading_counts_as_a_search_once_older_active_runs_are_read(
+    team: Team, arize: responses.RequestsMock, clock: Any
+) -> None:
+    world = World().install(arize)
+    world.task("T1")
+    for number in range(15):
+        world.run(f"done{number}", status="COMPLETED", minute=number)
+    world.page = 10
+    world.fault = failing("status=", 500)
+    make_credential(team)
+    read(world, clock)
+    assert Task.objects.get().searched_at is None
+    world.fault = lambda _: None
+    read(world, clock)
+    assert Task.objects.get().searched_at is not None
+
+
+def test_a_page_that_repeats_is_passed_in_pages_of_another_size(world: World, clock: Any) -> None:
+    """Arize returns the second page again and again, but only for pages of 100."""
+    missed(world, 45)
+    second = '{"task_runs": [{"id": "new36", "status": "COMPLETED"}], "pagination": {"next_cursor": "20"}}'
+    world.fault = lambda call: (200, {}, second) if "cursor=20" in call and "limit=100" in call else None
+    read(world, clock)
+    task = Task.objects.get()
+    assert (bool(unread(world)), task.runs_failed_at, task.active_unread) == (True, timezone.now(), True)
+    assert task.searched_at < timezone.now()
+    for _ in range(2):
+        read(world, clock, later=31)
+    task = Task.objects.get()
+    assert (unread(world), task.gap_cursor, task.runs_failed_at) == (set(), "", None)
+
+
+def test_active_runs_that_a_repeated_page_hides_are_read_by_their_status(world: World, clock: Any) -> None:
+    world.run("hidden", status="RUNNING", minute=1)
+    missed(world, 45)
+    repeated = '{"task_runs": [], "pagination": {"next_cursor": "20"}}'
+    world.fault = lambda call: (200, {}, repeated) if "cursor=20" in call else None
+    read(world, clock)
+    assert "hidden" in unread(world)
+    read(world, clock, later=31)
+    assert "hidden" not in unread(world)
+    assert Task.objects.get().runs_failed_at is not None, "some runs are still unread"
 
 
 def test_the_sweep_backfills_too(world: World, clock: Any) -> None:

@@ -1,24 +1,44 @@
 """A team's API keys: what people do with them (`actions`), whether Arize accepts them (`health`), when they expire
-(`expiry`), and the calls made with them (`client`).
+(`expiry`), the calls made with them (`client`), how many are allowed (`budget`), and how long a key rests after Arize
+failed (`pauses`).
 """
 
-from .actions import add, find_live, is_same_key, replace, revoke
+from .actions import add, draft, find_live, is_same_key, replace, replacement, revoke
 from .client import forget_old_counts
 from .expiry import warn_of_expiring
-from .health import KeyState, TestResult, mark_failing, state_of, sweep, test
+from .health import (
+    KeyState,
+    TestResult,
+    mark_failing,
+    note_accepted,
+    note_recovered,
+    note_rejected,
+    state_of,
+    sweep,
+    test,
+    try_again,
+    try_out,
+)
 
 __all__ = [
     "KeyState",
     "TestResult",
     "add",
+    "draft",
     "find_live",
     "forget_old_counts",
     "is_same_key",
     "mark_failing",
+    "note_accepted",
+    "note_recovered",
+    "note_rejected",
     "replace",
+    "replacement",
     "revoke",
     "state_of",
     "sweep",
     "test",
+    "try_again",
+    "try_out",
     "warn_of_expiring",
 ]

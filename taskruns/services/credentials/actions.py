@@ -3,6 +3,7 @@
 Rows are locked in the same order everywhere: the team's keys by id, the team, its audit chain.
 """
 
+import copy
 import re
 from datetime import date
 
@@ -22,18 +23,42 @@ from .health import HEALTHY
 
 LONGEST_NAME = 100
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+# Pasted from an env file or a program: Arize would reject it each time.
+_MORE_THAN_A_KEY = re.compile(r"""["'`]|[A-Z_]*KEY[A-Z_]*[=:].""", re.IGNORECASE)
 
 
 @sensitive_variables("key")
-def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | None, by: Actor) -> Credential:
-    """Save a key. The mirror starts to read with it at once. Raises UserError."""
-    credential = Credential(
-        team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint), created_by=by.person
-    )
+def draft(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | None) -> Credential:
+    """A key that could be saved but is not, for a test before. Raises UserError."""
+    credential = Credential(team=team, name=_clean_name(name), endpoint=_checked_endpoint(endpoint))
     key, credential.expires_on = _checked_key(key), _checked_expiry(expires_on)
+    _refuse_taken(team, credential.name)
+    _refuse_same_key(credential, key)
+    key_ring.check_newest()
+    credential.encrypt_secret(key)
+    return credential
+
+
+@sensitive_variables("key")
+def replacement(credential: Credential, *, key: str, expires_on: date | None) -> Credential:
+    """The credential as it would be with this key, not saved, for a test before. Raises UserError."""
+    changed = copy.copy(credential)
+    key, changed.expires_on = _checked_key(key), _checked_expiry(expires_on)
+    _refuse_same_key(credential, key)
+    key_ring.check_newest()
+    changed.encrypt_secret(key)
+    return changed
+
+
+@sensitive_variables("key")
+def add(
+    team: Team, *, name: str, endpoint: str, key: str, expires_on: date | None, by: Actor, is_tested: bool = False
+) -> Credential:
+    """Save a key. The mirror starts to read with it at once. `is_tested`: it has just worked. Raises UserError."""
+    credential = draft(team, name=name, endpoint=endpoint, key=key, expires_on=expires_on)
+    credential.created_by, credential.last_good_at = by.person, timezone.now() if is_tested else None
     with transaction.atomic():
         key_ring.check_newest()
-        credential.encrypt_secret(key)
         _lock_team(team)
         _refuse_taken(team, credential.name)
         credential.save(force_insert=True)
@@ -45,9 +70,16 @@ def add(team: Team, *, name: str, endpoint: str, key: str, expires_on: date | No
 
 @sensitive_variables("key")
 def replace(
-    credential: Credential, *, key: str, expires_on: date | None, by: Actor, endpoint: str | None = None
+    credential: Credential,
+    *,
+    key: str,
+    expires_on: date | None,
+    by: Actor,
+    endpoint: str | None = None,
+    is_tested: bool = False,
 ) -> bool:
-    """Replace the key, and the endpoint if one is given. The old key is deleted.
+    """Replace the key, and the endpoint if one is given. The old key is deleted. `is_tested`: the new one has just
+    worked.
 
     False if key, endpoint and expiry are unchanged. Raises UserError.
     """
@@ -64,6 +96,8 @@ def replace(
         if not changed:
             return False
         row.endpoint, row.expires_on, row.expiry_told = endpoint, expires_on, None
+        _refuse_same_key(row, key)
+        row.last_good_at = timezone.now() if is_tested else row.last_good_at
         key_ring.check_newest()
         row.encrypt_secret(key)
         _save_replaced(row, moved="endpoint" in changed)
@@ -112,6 +146,7 @@ def _save_replaced(row: Credential, *, moved: bool) -> None:
     for name, value in HEALTHY.items():
         setattr(row, name, value)
     row.claimed_until = row.tasks_read_at = row.first_contact_done_at = None
+    row.tasks_listed_from = row.spaces_listed_from = None
     row.listing_at = {}
     row.next_refresh_at = timezone.now()
     if moved:
@@ -147,6 +182,16 @@ def _refuse_taken(team: Team, name: str) -> None:
 
 
 @sensitive_variables()
+def _refuse_same_key(credential: Credential, key: str) -> None:
+    """A second copy of a key reads everything twice, within one rate limit."""
+    others = Credential.objects.live().filter(team=credential.team, endpoint=credential.endpoint)
+    for other in others.exclude(pk=credential.pk):
+        if _decrypted(other) == key:
+            sentence = f"The team already has this key as “{other.name}”. Nothing was saved. Enter another key."
+            raise UserError(sentence, field="key")
+
+
+@sensitive_variables()
 def _decrypted(credential: Credential) -> str | None:
     """The stored key, or None if it cannot be decrypted. None differs from every key."""
     try:
@@ -177,6 +222,11 @@ def _checked_key(key: str) -> str:
     if not _KEY.fullmatch(stripped):
         raise UserError(
             "This is not an API key. A key has at most 4,096 characters and no spaces. Copy it from Arize again.",
+            field="key",
+        )
+    if _MORE_THAN_A_KEY.match(stripped):
+        raise UserError(
+            "This is more than an API key. Enter the key alone, without quotation marks and without a name before it.",
             field="key",
         )
     return stripped

@@ -6,11 +6,12 @@ Calls are counted per key and hour. A count that cannot be written is logged and
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from django.db.models import F, Q
+from django.db.models import DateTimeField, F, IntegerField, Q, UUIDField
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -18,6 +19,7 @@ from taskruns.arize.client import ArizeClient, Timeouts
 from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
+from taskruns.models.prepared import PreparedUpdate, Slot
 from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)
@@ -93,16 +95,23 @@ def _open(
         get_retries=get_retries,
         pool_size=pool_size,
         public_only=endpoint not in set(map(normalise, settings.ARIZE_ENDPOINTS)),
+        network=settings.NETWORK,
         may_retry=may_retry,
     )
 
 
 def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) -> None:
-    row = KeyUsage.objects.filter(credential=credential, hour=hour)
-    more = {"calls": F("calls") + calls, "limited": F("limited") + limited}
-    if not row.update(**more):
+    more = {"credential": credential.pk, "hour": hour, "calls": calls, "limited": limited}
+    if not _more().run(**more):
         _, is_new = KeyUsage.objects.get_or_create(
             credential=credential, hour=hour, defaults={"calls": calls, "limited": limited}
         )
         if not is_new:  # another worker was faster
-            row.update(**more)
+            _more().run(**more)
+
+
+@cache
+def _more() -> PreparedUpdate:
+    row = KeyUsage.objects.filter(credential=Slot("credential", UUIDField()), hour=Slot("hour", DateTimeField()))
+    calls, limited = Slot("calls", IntegerField()), Slot("limited", IntegerField())
+    return PreparedUpdate(row, calls=F("calls") + calls, limited=F("limited") + limited)

@@ -8,6 +8,16 @@
 from .fill import fill_runs
 from .lookup import find_by_arize_id
 from .round import RoundReport, refresh
-from .schedule import due, has_attention, note_attention
+from .schedule import due, failed_last, give_back_claims, has_attention, note_attention
 
-__all__ = ["RoundReport", "due", "fill_runs", "find_by_arize_id", "has_attention", "note_attention", "refresh"]
+__all__ = [
+    "RoundReport",
+    "due",
+    "failed_last",
+    "fill_runs",
+    "find_by_arize_id",
+    "give_back_claims",
+    "has_attention",
+    "note_attention",
+    "refresh",
+]

@@ -1,20 +1,24 @@
 """Reads runs that may change: active ones, those with an unknown status, and those whose cancel was confirmed."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import cache, partial
 
-from django.db.models import F
+from django.db.models import F, UUIDField
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited, Unauthorized
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import RunStatus, WireRun
-from taskruns.models import Cancellation, Outcome, Run, Status, Task
-from taskruns.services.runs.observations import Reading, record_gone, record_observation, record_readings
+from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task
+from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.stamps import is_recent, long_ago
+from taskruns.services.credentials.budget import Kind
+from taskruns.services.runs.observations import record_gone, record_observation
 
-from .budget import Kind
-from .first_contact import unread_tasks
+from . import task_runs
+from .first_contact import has_unread_tasks
 from .reader import Reader
 from .schedule import ACTIVE_PACE, ATTENTION_PACE, team_has_attention
 from .staleness import FAILED_WAITS, failed_lately, note_answer
@@ -29,36 +33,50 @@ CHECKED_AT_ONCE = 5
 
 
 def read_active(reader: Reader, *, everything: bool) -> int:
-    """Two or more active runs of a task cost one list page. A single one costs one call, as does each run that the page
-    left out.
+    """One list page for each task with active runs: the same single call as reading a run, but it also shows the task's
+    new runs. A run that the page left out costs a call, as does each run whose task cannot be listed.
 
     During first contact, rounds follow each other fast even if no board is open. Then only runs that are due are read.
     """
-    runs = Run.objects.filter(team=reader.credential.team_id, rank=1, task__credential=reader.credential)
-    is_first_contact = reader.credential.first_contact_done_at is None
-    if is_first_contact and not everything and not team_has_attention(reader.credential):
-        runs = runs.filter(observed_at__lte=timezone.now() - ACTIVE_PACE + ATTENTION_PACE)
-    groups: dict[Task | Run, list[Run]] = defaultdict(list)
-    if not everything and not reader.credential.failures:
+    credential = reader.credential
+    is_first_contact = credential.first_contact_done_at is None
+    active = _active(
+        only_due=is_first_contact and not everything and not team_has_attention(credential),
         # While Arize works for other runs, a run that fails must not use up their calls.
-        runs = runs.exclude(look_failed_at__gt=timezone.now() - FAILED_WAITS)
-    for run in runs.select_related("task").order_by("observed_at"):
-        # Runs of a task without an Arize id cannot be listed.
-        groups[run.task if run.task.arize_id else run].append(run)
-    changed, left_out = 0, []
-    # The run that was read longest ago comes first, by list page or by itself.
-    for group, started, answer in reader.each(reader.paid(groups.values(), Kind.ACTIVE), _ask_for(reader)):
-        if isinstance(answer, Page):
-            changed += record_readings([Reading(group[0].task, answer.items, started)])
-            note_answer(group[0].task, answer)
-            listed = {wire.id for wire in answer.items}
-            left_out += [run for run in group if run.arize_id not in listed]
-        elif len(group) > 1:
-            note_answer(group[0].task, answer)
-            left_out += group if isinstance(answer, NotFound) else []
+        is_patient=not everything and not credential.failures,
+    )
+    by_task: dict[Task, list[Run]] = defaultdict(list)
+    alone = []
+    for run in active.rows(team=credential.team_id, credential=credential.pk, now=timezone.now()):
+        if _can_be_listed(run.task):
+            by_task[run.task].append(run)
         else:
-            changed += _record_single(group[0], answer, started)
-    return changed + _read_single(reader, left_out)
+            alone.append(run)
+    changed = 0
+    asked = reader.each(reader.paid(by_task, Kind.ACTIVE), partial(task_runs.newest_page, reader))
+    for task, started, answer in asked:
+        changed += task_runs.take_newest(reader, task, answer, started)
+        shown = {wire.id for wire in answer.items} if isinstance(answer, Page) else set()
+        if isinstance(answer, Page | NotFound):
+            alone += [run for run in by_task[task] if run.arize_id not in shown]
+    return changed + _read_single(reader, sorted(alone, key=lambda run: run.observed_at), Kind.ACTIVE)
+
+
+@cache
+def _active(*, only_due: bool, is_patient: bool) -> Prepared[Run]:
+    """The run that was read longest ago comes first, by list page or by itself."""
+    credential = Slot("credential", UUIDField())
+    runs = Run.objects.filter(team=Slot("team", UUIDField()), rank=1, task__credential=credential)
+    if only_due:
+        runs = runs.filter(long_ago("observed_at", Moment(), ACTIVE_PACE - ATTENTION_PACE))
+    if is_patient:
+        runs = runs.filter(long_ago("look_failed_at", Moment(), FAILED_WAITS))
+    return Prepared(runs.select_related("task").defer("as_read", "task__as_read").order_by("observed_at"))
+
+
+def _can_be_listed(task: Task) -> bool:
+    """Runs of a task without an Arize id cannot be listed. If the list has just failed, they are read singly too."""
+    return bool(task.arize_id) and not is_recent(task.runs_failed_at, timezone.now(), FAILED_WAITS)
 
 
 def read_unknown(reader: Reader) -> int:
@@ -68,42 +86,55 @@ def read_unknown(reader: Reader) -> int:
         return 0
     team = reader.credential.team_id
     runs = Run.objects.filter(team=team, status=Status.UNKNOWN, task__credential=reader.credential)
-    waiting = runs.filter(observed_at__lte=now - UNKNOWN_EVERY).select_related("task").order_by("observed_at")
-    return _read_single(reader, list(waiting[:UNKNOWN_AT_ONCE]))
+    waiting = runs.filter(long_ago("observed_at", now, UNKNOWN_EVERY)).select_related("task").order_by("observed_at")
+    return _read_single(reader, list(waiting[:UNKNOWN_AT_ONCE]), Kind.ACTIVE)
+
+
+def note_unchecked(reader: Reader) -> None:
+    """Note the runs whose cancel Arize confirmed and that nothing has shown since. List pages check them for free."""
+    reader.unchecked = {run.arize_id: run.pk for run in _unchecked(reader.credential)}
 
 
 def read_confirmed(reader: Reader) -> int:
-    """Read each run once more whose cancel Arize confirmed, a few per round.
+    """Read a few runs once more whose cancel Arize confirmed and that no list page has shown since.
 
     Such a run is no longer active in the mirror. If Arize was wrong and it still runs, nothing else would notice.
     """
-    now, credential = timezone.now(), reader.credential
+    if not reader.unchecked:
+        return 0
+    return _read_single(reader, _unchecked(reader.credential)[:CHECKED_AT_ONCE], Kind.LOOK)
+
+
+def _unchecked(credential: Credential) -> list[Run]:
+    rows = _lately_confirmed().rows(credential=credential.pk, now=timezone.now())
+    return list({row.run_id: row.run for row in rows}.values())
+
+
+@cache
+def _lately_confirmed() -> Prepared[Cancellation]:
+    """Those whose run nothing has shown since."""
+    now, credential = Moment(), Slot("credential", UUIDField())
     confirmed = Cancellation.objects.filter(outcome=Outcome.CONFIRMED, run__task__credential=credential)
     lately = confirmed.filter(closed_at__gt=now - CHECKED_FOR, closed_at__lte=now - CHECKED_AFTER)
     unchecked = lately.filter(run__status=Status.CANCELLED, run__observed_at__lte=F("closed_at"))
-    oldest = unchecked.select_related("run__task").order_by("closed_at")[:CHECKED_AT_ONCE]
-    return _read_single(reader, [cancellation.run for cancellation in oldest])
+    waiting = unchecked.filter(long_ago("run__look_failed_at", now, FAILED_WAITS))
+    columns = waiting.select_related("run__task").defer("run__as_read", "run__task__as_read")
+    return Prepared(columns.order_by("closed_at"))
 
 
 def _period(at: datetime) -> int:
     return int(at.timestamp() // UNKNOWN_EVERY.total_seconds())
 
 
-def _read_single(reader: Reader, runs: Iterable[Run]) -> int:
+def _read_single(reader: Reader, runs: Iterable[Run], kind: Kind) -> int:
     changed = 0
-    paid = reader.paid(runs, Kind.ACTIVE)
-    for run, started, seen in reader.each(paid, lambda run: reader.client.get_run(run.arize_id)):
-        changed += _record_single(run, seen, started)
+    for run, started, seen in reader.each(reader.paid(runs, kind), lambda run: reader.client.get_run(run.arize_id)):
+        changed += _record_single(reader, run, seen, started)
     return changed
 
 
-def _ask_for(reader: Reader) -> Callable[[list[Run]], Page[WireRun] | WireRun]:
-    """The call for active runs of one task: their list if there are several."""
-    client = reader.client
-    return lambda runs: client.get_run(runs[0].arize_id) if len(runs) == 1 else client.list_runs(runs[0].task.arize_id)
-
-
-def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> int:
+def _record_single(reader: Reader, run: Run, seen: WireRun | ArizeError, started: datetime) -> int:
+    reader.followed.note(run.arize_id, seen, started)
     if isinstance(seen, NotFound):
         return record_gone(run, started)
     if isinstance(seen, ArizeError):
@@ -118,8 +149,8 @@ def _record_single(run: Run, seen: WireRun | ArizeError, started: datetime) -> i
 
 def read_active_unread(reader: Reader) -> int:
     """Read active runs below the newest page of a task. Only after first contact, because each task costs two calls."""
-    tasks = Task.objects.filter(credential=reader.credential, active_unread=True).exclude(failed_lately())
-    if unread_tasks(reader.credential).exists():
+    tasks = Task.objects.filter(credential=reader.credential, active_unread=True).exclude(failed_lately(timezone.now()))
+    if has_unread_tasks(reader.credential):
         return 0
     changed = 0
     wanted = ((task, status) for task in tasks.order_by("pk") for status in (RunStatus.RUNNING, RunStatus.PENDING))
@@ -128,10 +159,17 @@ def read_active_unread(reader: Reader) -> int:
     asked = reader.each(reader.paid(wanted, Kind.FIRST), lambda each: ask(each[0].arize_id, status=each[1]))
     for (task, _), started, answer in asked:
         if isinstance(answer, Page):
-            changed += record_readings([Reading(task, answer.items, started)])
-        if not isinstance(answer, BadRequest):  # 400: this server lacks the filter, but can still list the runs
+            changed += task_runs.record_page(reader, task, answer, started)
+        elif not isinstance(answer, BadRequest):  # 400: this server lacks the filter, but can still list the runs
             note_answer(task, answer)
         answers[task].append(answer)
         if len(answers[task]) == 2 and all(isinstance(each, Page | BadRequest) for each in answers[task]):
-            Task.objects.filter(pk=task.pk).update(active_unread=False)
+            _note_active_read(task)
     return changed
+
+
+def _note_active_read(task: Task) -> None:
+    """The first reading is complete now. If a gap has opened since, the task is not searched before that is closed."""
+    row = Task.objects.filter(pk=task.pk)
+    row.filter(searched_at=None, gap_cursor="").update(searched_at=F("gap_searched_at"), gap_searched_at=None)
+    row.update(active_unread=False)

@@ -1,13 +1,16 @@
 """Reads the names of people who triggered runs: a few at the end of each round, because they are not essential."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import cache
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import CharField, F, UUIDField
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound
 from taskruns.arize.wire import WireUser
 from taskruns.models import ArizeUser, Credential, Team
+from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.stamps import is_recent, long_ago
 
 from .reader import Reader
 
@@ -22,10 +25,10 @@ _OF_ONE_USER = (BadRequest, NotFound)
 def read_names(reader: Reader) -> None:
     """Read names that are unknown or were last read more than a day ago."""
     credential, now = reader.credential, timezone.now()
-    if credential.users_refused_at is not None and credential.users_refused_at > now - REFUSED_WAITS:
+    if is_recent(credential.users_refused_at, now, REFUSED_WAITS):
         return
     answered, changed = [], False
-    for user in _waiting(credential, now)[:MOST_A_ROUND]:
+    for user in _waiting().rows(team=credential.team_id, endpoint=credential.endpoint, now=now):
         if reader.is_over or not reader.spend():
             break
         answer = reader.call_optional(lambda who=user: reader.client.get_user(who.arize_id))  # type: ignore[misc]
@@ -51,8 +54,9 @@ def record_user(user: ArizeUser, seen: WireUser | None) -> bool:
     return changed
 
 
-def _waiting(credential: Credential, now: datetime) -> QuerySet[ArizeUser]:
-    """Users of the key's team whose names are due; those never read come first."""
-    due = Q(read_at=None) | Q(read_at__lte=now - ASKED_EVERY)
-    mine = ArizeUser.objects.filter(due, team=credential.team_id, endpoint=credential.endpoint)
-    return mine.order_by(F("read_at").asc(nulls_first=True), "pk")
+@cache
+def _waiting() -> Prepared[ArizeUser]:
+    """A few users of the key's team whose names are due; those never read come first."""
+    mine = ArizeUser.objects.filter(team=Slot("team", UUIDField()), endpoint=Slot("endpoint", CharField()))
+    due = mine.filter(long_ago("read_at", Moment(), ASKED_EVERY))
+    return Prepared(due.order_by(F("read_at").asc(nulls_first=True), "pk")[:MOST_A_ROUND])

@@ -4,9 +4,7 @@ import hashlib
 from collections.abc import Callable
 from datetime import datetime
 
-from django.conf import settings
 from django.core.cache import cache
-from django.db import transaction
 from django.utils import timezone
 
 from taskruns.arize.client import Timeouts
@@ -14,11 +12,11 @@ from taskruns.arize.errors import ArizeError, BadRequest, Forbidden, NotFound
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.models.tasks import NO_USABLE_KEY
+from taskruns.services.credentials.budget import Kind, reserve
 from taskruns.services.credentials.client import connected
+from taskruns.services.remote_acts import waiting_for_arize
 from taskruns.services.runs.observations import Reading, fits_an_index, record_readings
 from taskruns.services.user_errors import UserError
-
-from .budget import Budget, Kind
 
 # A person waits for the page.
 _TIMEOUTS = Timeouts(connect=2.0, read=4.0)
@@ -39,7 +37,8 @@ def find_by_arize_id(team: Team, arize_id: str, *, may_ask: Callable[[], bool] =
         return run
     if not may_ask():
         raise UserError("You looked up many IDs that only Arize may know. Try again in a minute.")
-    run = _read_with_any_key(team, arize_id)
+    with waiting_for_arize():
+        run = _read_with_any_key(team, arize_id)
     if run is None:
         cache.set(missed, True, MISSED_FOR)
     return run
@@ -67,22 +66,10 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
     now = timezone.now()
     if credential.is_backing_off(now):
         raise UserError(credential.backoff_reason)
-    if not _reserve_call(credential):
+    if not reserve(credential, Kind.LOOKUP):
         raise UserError("The rate limit for looking up runs at Arize is reached. Try again in a minute.")
     with connected(credential, timeouts=_TIMEOUTS) as client:
         return client.get_run(arize_id)
-
-
-def _reserve_call(credential: Credential) -> bool:
-    """Lock the key, so that concurrent requests do not take the same free call."""
-    row = Credential.objects.filter(pk=credential.pk)
-    with transaction.atomic():
-        recent = row.select_for_update(no_key=True).values_list("recent_calls", flat=True).get()
-        budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, recent)
-        if not budget.take(Kind.LOOKUP):
-            return False
-        row.update(recent_calls=budget.recent())
-    return True
 
 
 def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run:

@@ -2,9 +2,11 @@
 
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -25,10 +27,10 @@ from taskruns.arize.errors import (
     UnexpectedAnswer,
     Unreadable,
 )
-from taskruns.arize.paging import Identified, Page, pages
+from taskruns.arize.paging import Identified, Page, Progress, pages
 from taskruns.models import Credential
-
-from .budget import Budget, Kind
+from taskruns.services.cancellations import Followed
+from taskruns.services.credentials.budget import Budget, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +46,7 @@ MOST_SERVER_ERRORS = 3
 _STOPS_THE_ROUND = (Unauthorized, RateLimited, NotSent)
 _SERVER_ERRORS = (ServerError, NoAnswer, Unreadable, UnexpectedAnswer)
 # Refusals about one task or run. A server that gives no other answer may not be Arize.
-_ITEM_ERRORS = (BadRequest, Forbidden, NotFound)
+ITEM_ERRORS = (BadRequest, Forbidden, NotFound)
 
 
 class _RoundOver(Exception):
@@ -53,6 +55,9 @@ class _RoundOver(Exception):
 
 class Reader:
     """`stopped_by`: the error that ended the round early. `answered_at`: when Arize last answered with success (2xx).
+
+    `newest`: the tasks whose newest runs were read in this round, each with what its list has shown. `followed`: the
+    cancellations that readings settle. `unchecked`: runs by Arize id whose cancel was confirmed and needs a check.
 
     `heartbeat` is called in the round's own thread, before each call and after each answer. A patient reader has no
     time limit.
@@ -65,11 +70,15 @@ class Reader:
         budget: Budget,
         *,
         heartbeat: Callable[[], None],
+        followed: Followed,
         is_patient: bool = False,
     ) -> None:
         self.credential = credential
         self.client = client
         self.budget = budget
+        self.followed = followed
+        self.newest: dict[uuid.UUID, Progress] = {}
+        self.unchecked: dict[str, uuid.UUID] = {}
         self._heartbeat = heartbeat
         self.answered_at: datetime | None = None
         self.stopped_by: ArizeError | None = None
@@ -91,7 +100,7 @@ class Reader:
     @property
     def has_only_item_errors(self) -> bool:
         """Every answer so far was a refusal about one item: perhaps a run is gone, perhaps the server is not Arize."""
-        return isinstance(self.only_error, _ITEM_ERRORS)
+        return isinstance(self.only_error, ITEM_ERRORS)
 
     def call(self, request: Callable[[], T]) -> T | ArizeError:
         """Make one call in this thread. Returns its error, if any."""
@@ -106,7 +115,7 @@ class Reader:
             self._note(answer)
         return answer
 
-    def pages(self, fetch: Callable[[str | None], Page[Item]]) -> Iterator[Page[Item]]:
+    def pages(self, fetch: Callable[[str | None], Page[Item]], kind: Kind) -> Iterator[Page[Item]]:
         """The pages of one list, each within the budget. Ends early when the round is over.
 
         Raises ArizeError: that of a call, or ListRepeats after the pages that came. The latter does not count against
@@ -114,7 +123,7 @@ class Reader:
         """
 
         def paid(cursor: str | None) -> Page[Item]:
-            if self.is_over or not self.spend():
+            if self.is_over or not self.spend(kind):
                 raise _RoundOver
             answer = self.call(lambda: fetch(cursor))
             if isinstance(answer, ArizeError):
@@ -137,10 +146,12 @@ class Reader:
         source = iter(items)
         in_flight: dict[Future[R | ArizeError], tuple[T, datetime]] = {}
         with ThreadPoolExecutor(THREADS) as pool:
-            while True:
-                self._fill(pool, source, request, in_flight)
-                if not in_flight:
-                    return
+            while (new := self._take(source, THREADS - len(in_flight))) or in_flight:
+                if len(new) == 1 and not in_flight:  # needs no other thread
+                    yield new[0], timezone.now(), self.call(partial(request, new[0]))
+                    continue
+                for item in new:
+                    in_flight[pool.submit(self._try, partial(request, item))] = (item, timezone.now())
                 done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
                 for future in done:
                     item, started = in_flight.pop(future)
@@ -148,19 +159,14 @@ class Reader:
                     self._note(answer)
                     yield item, started, answer
 
-    def _fill(
-        self,
-        pool: ThreadPoolExecutor,
-        source: Iterator[T],
-        request: Callable[[T], R],
-        in_flight: dict[Future[R | ArizeError], tuple[T, datetime]],
-    ) -> None:
-        while len(in_flight) < THREADS and not self.is_over:
+    def _take(self, source: Iterator[T], most: int) -> list[T]:
+        taken: list[T] = []
+        while len(taken) < most and not self.is_over:
             item = next(source, None)
             if item is None:
-                return
-            future = pool.submit(self._try, lambda item=item: request(item))
-            in_flight[future] = (item, timezone.now())
+                break
+            taken.append(item)
+        return taken
 
     def _try(self, request: Callable[[], R]) -> R | ArizeError:
         try:
@@ -199,7 +205,7 @@ class Reader:
         self._server_errors = 0
         return None
 
-    def paid(self, items: Iterable[T], kind: Kind = Kind.OTHER) -> Iterator[T]:
+    def paid(self, items: Iterable[T], kind: Kind) -> Iterator[T]:
         """Yield the items and take one call from the budget for each, until none is left."""
         for item in items:
             if not self.spend(kind):

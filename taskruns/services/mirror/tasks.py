@@ -1,23 +1,34 @@
-"""Reads the list of tasks, space by space, because a task does not say which space it is in."""
+"""Reads the list of tasks, space by space, because a task does not say which space it is in.
+
+Once a minute; while a board is open or an emergency stop is active, as often as an eighth of the rate limit allows. So
+a key of many tasks or spaces lists less often.
+"""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import UUIDField
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, Forbidden, ListRepeats, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
+from taskruns.models.prepared import Moment, PreparedUpdate, Slot, update_row
+from taskruns.models.stamps import is_recent
 from taskruns.models.tasks import NO_LONGER_LISTED, NO_USABLE_KEY, STILL_LISTED
+from taskruns.services.credentials.budget import Kind
 from taskruns.services.runs.observations import fits_an_index
 
 from .reader import Reader
+from .schedule import team_has_attention
 
 READ_EVERY = timedelta(minutes=1)
+# Spaces rarely change, so not each listing of tasks begins with a list of spaces.
+SPACES_EVERY = timedelta(seconds=30)
 CHUNK = 100
 REPEATS = (
     "The task list of Arize repeats itself, so some tasks may be missing here. The tasks listed before stay on the "
@@ -25,17 +36,22 @@ REPEATS = (
 )
 
 
-def is_due(credential: Credential) -> bool:
-    return credential.tasks_read_at is None or credential.tasks_read_at <= timezone.now() - READ_EVERY
+def is_due(reader: Reader) -> bool:
+    """A list that repeats itself is not read more often, because each attempt costs calls and shows nothing new."""
+    credential = reader.credential
+    if not is_recent(credential.tasks_read_at, timezone.now(), READ_EVERY):
+        return True
+    return not credential.list_problem and reader.budget.may_list() and team_has_attention(credential)
 
 
-def read_tasks(reader: Reader) -> tuple[int, int]:
+def read_tasks(reader: Reader, *, everything: bool) -> tuple[int, int]:
     """Mirror every task that the key lists. Returns (tasks listed, tasks new or changed)."""
     listing = _Listing(reader)
-    spaces, are_all = _spaces(reader)
+    if everything or not _knows_spaces(reader.credential):
+        listing.are_all_spaces = _read_spaces(reader)
     if reader.is_over:
         return 0, 0
-    listing.read_all(spaces, are_all=are_all)
+    listing.read_all()
     reader.list_error = listing.error
     if listing.resume_at or listing.error:
         Credential.objects.filter(pk=reader.credential.pk).update(listing_at=listing.resume_at)
@@ -53,14 +69,22 @@ def _note_listed(credential: Credential, listing: "_Listing") -> None:
     A listing may take several rounds. Tasks on its first pages must not count as no longer listed. If the list repeats
     itself, this is true for every task that was still listed before: nothing says that it is gone.
     """
-    mine = Task.objects.filter(credential=credential)
-    listed = mine.filter(STILL_LISTED) if listing.repeats else mine.filter(listed_at__gte=listing.began)
-    listed.update(listed_at=timezone.now())
+    now = timezone.now()
+    _stamp(repeats=listing.repeats).run(credential=credential.pk, began=listing.began, now=now)
     problem = REPEATS if listing.repeats else ""
-    row = Credential.objects.filter(pk=credential.pk)
-    row.update(listing_at={}, tasks_read_at=timezone.now(), list_problem=problem)
+    noted: dict[str, Any] = {"listing_at": {}, "tasks_read_at": now, "list_problem": problem}
+    if not listing.repeats:
+        noted["tasks_listed_from"] = listing.listed_from
+    update_row(Credential, credential.pk, **noted)
     if problem != credential.list_problem:
         Team.bump(credential.team_id)
+
+
+@cache
+def _stamp(*, repeats: bool) -> PreparedUpdate:
+    mine = Task.objects.filter(credential=Slot("credential", UUIDField()))
+    listed = mine.filter(STILL_LISTED) if repeats else mine.filter(listed_at__gte=Moment("began"))
+    return PreparedUpdate(listed, listed_at=Moment())
 
 
 @dataclass
@@ -85,17 +109,25 @@ class _Listing:
         self.resume_at: dict[str, Any] = {}
         self.error: ArizeError | None = None
         self.repeats = False
-        self._told = self._untold = False
+        self.are_all_spaces = True
+        self._told = self._untold = self._is_whole = False
 
-    def read_all(self, spaces: list[WireSpace], *, are_all: bool) -> None:
+    @property
+    def listed_from(self) -> datetime:
+        """Every task that existed then was listed. A space that is newer than the list of spaces is still missing."""
+        spaces_from = self._reader.credential.spaces_listed_from
+        return self.began if self._is_whole or spaces_from is None else min(self.began, spaces_from)
+
+    def read_all(self) -> None:
         """List each space, then without a space if any is missing: Arize then lists all tasks the key may read."""
         at = self._reader.credential.listing_at
+        spaces = [WireSpace.from_json(space) for space in self._reader.credential.spaces]
         ids = [space.id for space in spaces]
         resumes = bool(at) and at["space"] in [*ids, None]
         if resumes:
             self.began = datetime.fromisoformat(at["began"])
         self._told = resumes and at["told"]
-        self._untold = not spaces or not are_all or (resumes and at["untold"])
+        self._untold = not spaces or not self.are_all_spaces or (resumes and at["untold"])
         self.repeats = resumes and at.get("repeats", False)
         cursor = at["cursor"] if resumes else None
         first = (ids.index(at["space"]) if at["space"] else len(ids)) if resumes else 0
@@ -111,7 +143,8 @@ class _Listing:
         client, space_id = self._reader.client, space.id if space else None
         following, pages = start, 0
         try:
-            for page in self._reader.pages(lambda at: client.list_tasks(space_id=space_id, cursor=at or start)):
+            listed = self._reader.pages(lambda at: client.list_tasks(space_id=space_id, cursor=at or start), Kind.LIST)
+            for page in listed:
                 for wire in page.items:
                     self._add(wire, space)
                 following, pages = page.next_cursor, pages + 1
@@ -123,7 +156,7 @@ class _Listing:
         else:
             self._told = True
             if space is None and not self._reader.is_over:
-                self.repeats = False  # the list of all spaces is complete
+                self.repeats, self._is_whole = False, True  # the list of all spaces is complete
         if self._reader.is_over and (following or not pages):
             self.resume_at = {
                 "space": space_id,
@@ -155,25 +188,39 @@ class _Listing:
             found.spaces += [space] if space else []
 
 
-def _spaces(reader: Reader) -> tuple[list[WireSpace], bool]:
-    """The spaces that the key sees, and whether the list is complete. If not, tasks are listed without spaces too."""
-    found: list[WireSpace] = []
+def _knows_spaces(credential: Credential) -> bool:
+    listed_from, now = credential.spaces_listed_from, timezone.now()
+    return credential.tasks_read_at is not None and listed_from is not None and listed_from > now - SPACES_EVERY
+
+
+def _read_spaces(reader: Reader) -> bool:
+    """List the spaces that the key sees. False if some may be missing: then tasks are listed without spaces too."""
+    began, found = timezone.now(), list[WireSpace]()
     try:
-        for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor)):
+        for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor), Kind.LIST):
             found += page.items
     except ArizeError:
-        return found, False  # the reader has noted the error; tasks can be listed without spaces
-    if not reader.is_over:
-        _remember_spaces(reader.credential, found)
-    return found, True
+        is_complete = False  # the reader has noted the error
+    else:
+        is_complete = not reader.is_over
+    _remember_spaces(reader.credential, found, began=began if is_complete else None)
+    return is_complete
 
 
-def _remember_spaces(credential: Credential, spaces: list[WireSpace]) -> None:
+def _remember_spaces(credential: Credential, spaces: list[WireSpace], *, began: datetime | None) -> None:
+    """`began`: when the request for them began, if the list is complete. Otherwise what was stored before is kept, and
+    only this round uses the spaces.
+    """
     named = [
         {"id": space.id, "name": space.name or "", "organization_id": space.organization_id or ""} for space in spaces
     ]
-    if named != credential.spaces:
-        Credential.objects.filter(pk=credential.pk).update(spaces=named)
+    is_changed = named != credential.spaces
+    credential.spaces, credential.spaces_listed_from = named, began
+    row = Credential.objects.filter(pk=credential.pk)
+    if began is None:
+        row.update(spaces_listed_from=None)
+    else:
+        row.update(spaces_listed_from=began, **({"spaces": named} if is_changed else {}))
 
 
 def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
@@ -188,9 +235,13 @@ def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
     ]
     Task.objects.bulk_create(new, ignore_conflicts=True)
     changed = sum(_update(task, found[id_]) for id_, task in known.items())
-    free = Q(credential=credential) | NO_LONGER_LISTED | NO_USABLE_KEY
-    ids = [task.pk for task in known.values()]
-    Task.objects.filter(free, pk__in=ids).update(credential=credential, listed_at=now)
+    own = [task.pk for task in known.values() if task.credential_id == credential.pk]
+    others = [task.pk for task in known.values() if task.credential_id != credential.pk]
+    if own:
+        Task.objects.filter(pk__in=own, credential=credential).update(listed_at=now)
+    if others:
+        free = Task.objects.filter(NO_LONGER_LISTED | NO_USABLE_KEY, pk__in=others)
+        free.update(credential=credential, listed_at=now)
     return len(new) + changed
 
 

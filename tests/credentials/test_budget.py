@@ -1,4 +1,4 @@
-"""The budget of a round: a key's rate limit in any minute, with separate buckets for active runs and first contact."""
+"""The budget of a round: a key's rate limit in any minute, with a bucket for each kind of calls."""
 
 from itertools import takewhile
 from typing import Any
@@ -8,7 +8,7 @@ import time_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskruns.services.mirror.budget import MOST_AHEAD, Budget, Kind
+from taskruns.services.credentials.budget import MOST_AHEAD, Budget, Kind
 
 START = 1_800_000_000  # seconds since 1970
 Spending = list[tuple[int, Kind, int]]  # (second, kind, calls granted)
@@ -97,3 +97,72 @@ def test_calls_are_recorded_before_they_are_made(limit: int, ahead: int):
         taken = sum(budget.take() for _ in range(ahead))
         assert budget.needs_note()
         assert taken == ahead == sum(calls for _, _, calls in budget.recent())
+
+
+def test_looks_at_cancelled_runs_have_a_twelfth_of_a_minute():
+    """Rounds and the sweep together."""
+    spending = spend(300, [(5, {Kind.LOOK: 20, Kind.SWEEP: 20 if tick % 12 == 0 else 0}) for tick in range(48)])
+    looks = sum(each_round(spending, Kind.LOOK)) + sum(each_round(spending, Kind.SWEEP))
+    assert 85 <= looks <= 4 * 25
+    assert most_in_a_minute(spending, Kind.LOOK, Kind.SWEEP) <= 25
+
+
+@pytest.mark.parametrize(("pages", "every"), [(3, 5), (10, 16), (37, 60)])
+def test_tasks_are_listed_with_an_eighth_of_the_limit(pages: int, every: float):
+    """A listing is not interrupted; the next one waits until its calls are paid off."""
+    recent, listings = [], 0
+    for tick in range(120):
+        with time_machine.travel(START + 5 * tick, tick=False):
+            budget = Budget(300, recent)
+            if budget.may_list():
+                listings += 1
+                assert all(budget.take(Kind.LIST) for _ in range(pages))
+            recent = budget.recent()
+    assert 0.9 <= listings * every / 600 <= 1.1
+
+
+def test_the_search_gets_what_the_others_leave():
+    others = {Kind.ACTIVE: 8, Kind.LOOK: 2, Kind.MOVED: 3}
+    spending = spend(300, [(5, others | {Kind.SEARCH: 1_000})] * 48)
+    assert set(each_round(spending, Kind.ACTIVE)[1:]) == {8}
+    assert set(each_round(spending, Kind.MOVED)[1:]) == {3}
+    assert sum(each_round(spending, Kind.SEARCH)) >= 4 * (285 - 12 * 13) - 20
+
+
+def test_the_search_keeps_an_even_pace_when_a_board_is_opened():
+    """It foresees the calls of the next rounds, so that it does not stand still at the end of the first minute."""
+    rounds = [(5, {Kind.ACTIVE: 8, Kind.LIST: 3, Kind.SEARCH: 1_000})] * 60
+    searches = each_round(spend(300, rounds), Kind.SEARCH)
+    assert min(searches) >= 8
+    assert min(sum(searches[start : start + 22]) for start in range(36)) >= 288
+
+
+def test_greedy_kinds_leave_calls_for_active_runs_and_looks():
+    greedy = {Kind.MOVED: 1_000, Kind.BACKFILL: 1_000, Kind.SEARCH: 1_000}
+    spending = spend(300, [(5, {Kind.ACTIVE: 8, Kind.LOOK: 1} | greedy)] * 48)
+    assert set(each_round(spending, Kind.ACTIVE)[24:]) == {8}
+    assert set(each_round(spending, Kind.LOOK)[24:]) == {1}
+    assert sum(each_round(spending, Kind.ACTIVE)[:24]) >= 0.8 * 24 * 8, "also while the greedy ones start"
+    assert sum(each_round(spending, Kind.BACKFILL)) >= 4 * 10
+
+
+def test_calls_of_a_clock_that_was_ahead_do_not_count():
+    """A stamp further ahead than a minute is of a wrong clock, and would stop all calls until then."""
+    with time_machine.travel(START + 3600, tick=False):
+        ahead = Budget(300, [])
+        assert all(ahead.take() for _ in range(300))
+        recent = ahead.recent()
+    with time_machine.travel(START, tick=False):
+        assert Budget(300, recent).left() == 300
+    with time_machine.travel(START + 3590, tick=False):
+        assert Budget(300, recent).left() == 0
+
+
+def test_a_call_counts_for_no_less_than_a_minute():
+    with time_machine.travel(START + 0.95, tick=False) as clock:
+        budget = Budget(1, [])
+        assert budget.take()
+        clock.move_to(START + 60.94)
+        assert not budget.take()
+        clock.move_to(START + 61.01)
+        assert budget.take()
