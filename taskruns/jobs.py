@@ -1,62 +1,42 @@
-"""Huey's jobs. The queue only wakes a worker; the database says what to do. A lost message, a killed worker or a second
-worker therefore does no harm.
+"""The jobs of the worker. The database says what to do; `taskruns/worker/` looks there every second.
+
+Messages of the queue only make it look at once, except for mails and verifications. A lost message, a killed worker or
+a second worker therefore does no harm.
 """
 
 import threading
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from django.conf import settings
-from django.utils import timezone
-from huey import crontab
-from huey.contrib.djhuey import db_periodic_task, db_task, on_startup
+from huey.contrib.djhuey import db_task, signal
+from huey.signals import SIGNAL_ERROR
 
 from taskruns.audit import Actor
-from taskruns.audit.anchors import DUE_AFTER, anchor_changed, check_anchor_file, publish
-from taskruns.models import Heartbeat
+from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
+from taskruns.models.restores import is_resting
 from taskruns.pages import mails
 from taskruns.services import audit, batches, cancellations, credentials, invitations, mirror, stops, triggers
 from taskruns.services.mails import send
 from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
 from taskruns.services.query_statistics import refresh_statistics
-from taskruns.services.runs import retention
+from taskruns.services.rare_lines import Rarely
+from taskruns.services.runs import facts, retention
 
 log = structlog.get_logger(__name__)
 
 CLOCK = Actor.job("clock")
-TICK = 5  # seconds; Huey's own schedule has a resolution of one minute
-_first_start = threading.Lock()
+# Set in the worker process only: setting this event makes the clock look at once.
+clock: threading.Event | None = None
+_complaints = Rarely()
 
 
-@on_startup()
-def start() -> None:
-    """Start work at once, not at the next full minute. Huey calls this in each thread; only the first one acts."""
-    if _first_start.acquire(blocking=False):
-        check_anchor_file()
-        every_minute.call_local()
+# Every minute and every hour. Each job runs alone; if it returns true, there is more to do, and it runs again after the
+# others had their turn.
 
 
-@db_periodic_task(crontab(minute="*"))
-def every_minute() -> None:
-    Heartbeat.objects.update_or_create(name="worker", defaults={"seen_at": timezone.now()})
-    sweep()
-    look_after_stops()
-    look_after_audit()
-    mail_invitations()
-    for delay in range(0, 60, TICK):
-        tick.schedule(delay=delay)
-
-
-@db_task(expires=2 * 60)
-def sweep() -> None:
-    triggers.sweep()
-    cancellations.sweep()
-    batches.follow_unknown()
-    credentials.sweep()
-
-
-@db_task(expires=2 * 60)
 def look_after_stops() -> None:
     """End expired stops. Active stops cancel the runs that the refresh rounds did not cancel yet."""
     stops.expire()
@@ -64,56 +44,152 @@ def look_after_stops() -> None:
         wake_batch(batch.pk)
 
 
-@db_task(expires=2 * 60)
+def sweep() -> None:
+    triggers.sweep()
+    cancellations.sweep()
+    batches.follow_unknown()
+    credentials.sweep()
+
+
+def look_after_run_facts() -> None:
+    """Rounds update the facts too, but the clock also runs while no key can read."""
+    facts.update_all()
+
+
 def look_after_audit() -> None:
     """Anchor changed chains, record suppressed attempts, resume stalled verifications."""
     anchor_changed(due_after=DUE_AFTER)
     publish()
     audit.record_suppressed()
     audit.record_counted()
+
+
+def resume_verifications() -> None:
     for verification_id in audit.stalled():
-        run_verification(str(verification_id))
+        audit.run_verification(verification_id)
 
 
-@db_periodic_task(crontab(minute="23"))
-def every_hour() -> None:
-    forget_old_runs()
-    look_after_keys()
-    look_after_throttles()
-    look_after_statistics()
-    forget_expired_sessions()
+def send_invitations() -> None:
+    """The database says which are due. If the mail server refuses one, it is due again.
+
+    A restored panel that may be a drill mails nobody.
+    """
+    if is_resting():
+        return
+    for invitation, token in invitations.to_mail():
+        if not send(mails.invitation(invitation, token)):
+            invitations.not_mailed(invitation)
 
 
-@db_task(expires=60 * 60)
 def look_after_statistics() -> None:
     refresh_statistics()
 
 
-@db_task(expires=60 * 60)
 def look_after_keys() -> None:
     credentials.warn_of_expiring(by=CLOCK)
     credentials.forget_old_counts()
 
 
-@db_task(expires=60 * 60)
 def look_after_throttles() -> None:
     throttles.forget_expired()
     sign_in_limits.forget_expired()
 
 
-@db_task(expires=60 * 60)
-def forget_expired_sessions() -> None:
-    """Delete a few chunks, then queue the rest, so that other jobs get their turn."""
-    if sessions.forget_expired():
-        forget_expired_sessions()
+def forget_expired_sessions() -> bool:
+    return sessions.forget_expired()
 
 
-@db_task(expires=60 * 60)
-def forget_old_runs() -> None:
-    """Delete a few chunks, then queue the rest, so that other jobs get their turn."""
+def fill_in_run_facts() -> bool:
+    """After an upgrade."""
+    return facts.fill_in()
+
+
+def forget_old_runs() -> bool:
     batches.forget_drafts()
-    if retention.forget_old_runs():
-        forget_old_runs()
+    return retention.forget_old_runs()
+
+
+def forget_past_work() -> bool:
+    """Batches, emergency stops and verifications that nobody looks at any more. The audit log keeps what they did."""
+    has_more = [batches.forget_finished(), stops.forget_ended(), audit.forget_old()]
+    return any(has_more)
+
+
+def thin_anchors() -> bool:
+    """Of the anchors of the audit log that are older than 90 days, the last of each day stays."""
+    return audit.thin_anchors()
+
+
+MINUTELY: dict[str, Callable[[], object]] = {
+    job.__name__: job
+    for job in (
+        *(look_after_stops, look_after_run_facts, sweep),
+        *(look_after_audit, resume_verifications, send_invitations),
+    )
+}
+HOURLY: dict[str, Callable[[], object]] = {
+    job.__name__: job
+    for job in (
+        *(forget_old_runs, forget_past_work, look_after_keys, look_after_throttles),
+        *(look_after_statistics, forget_expired_sessions, fill_in_run_facts, thin_anchors),
+    )
+}
+
+
+def do_chore(name: str) -> bool:
+    """Run a job of every minute or hour. True if it must run again."""
+    return bool((MINUTELY | HOURLY)[name]())
+
+
+# When the database says so
+
+
+def read_round(credential_id: uuid.UUID) -> None:
+    """Read one round from Arize, then let an active emergency stop cancel the new runs."""
+    mirror.refresh(credential_id)
+    batch = stops.hold_after_round(credential_id)
+    if batch is not None:
+        wake_batch(batch.pk)
+
+
+def send_cancels() -> None:
+    """Send the cancels that no web request could send."""
+    cancellations.send_unsent()
+
+
+def work_slice(batch_id: uuid.UUID) -> bool:
+    """Work on one slice of the batch. True if the next one is due at once."""
+    return batches.work(batch_id) == 0
+
+
+# Messages
+
+
+@signal(SIGNAL_ERROR)
+def log_error(_signal: str, task: Any, error: BaseException) -> None:
+    """Huey's own line has only the ID of the message, and is dropped (`config/logs.py`)."""
+    log.error("job_failed", job=task.name, exc_info=error)
+
+
+@db_task(expires=60)
+def refresh_credential(credential_id: str) -> None:
+    """Without a clock, as in tests, the round is read here."""
+    if not _poke():
+        read_round(uuid.UUID(credential_id))
+
+
+@db_task(expires=60)
+def work_batch(batch_id: str) -> None:
+    """Without a clock, as in tests, the batch is worked on here."""
+    while not _poke() and work_slice(uuid.UUID(batch_id)):
+        pass
+
+
+@db_task(expires=60)
+def send_requested() -> None:
+    """Without a clock, as in tests, the cancels are sent here."""
+    if not _poke():
+        send_cancels()
 
 
 @db_task()
@@ -123,10 +199,7 @@ def run_verification(verification_id: str) -> None:
 
 @db_task(expires=2 * 60)
 def mail_invitations() -> None:
-    """The database says which are due. If the mail server refuses one, it is due again."""
-    for invitation, token in invitations.to_mail():
-        if not send(mails.invitation(invitation, token)):
-            invitations.not_mailed(invitation)
+    send_invitations()
 
 
 @db_task(expires=10 * 60)
@@ -144,46 +217,24 @@ def report_guesses(login: str) -> None:
         send(mails.guesses(person))
 
 
-@db_task(expires=90)
-def tick() -> None:
-    """Wake the batches and credentials that are due. Claims make a second wake-up harmless."""
-    for batch_id in batches.due(timezone.now()):
-        work_batch(str(batch_id))
-    for credential_id in mirror.due(timezone.now()):
-        refresh_credential(str(credential_id))
-
-
-@db_task(expires=60)
-def work_batch(batch_id: str) -> None:
-    """Work on one chunk, then queue the rest, so that other jobs get their turn. A tick replaces a lost message."""
-    delay = batches.work(uuid.UUID(batch_id))
-    if delay == 0:
-        work_batch(batch_id)
-    elif delay is not None and delay < TICK:
-        work_batch.schedule((batch_id,), delay=delay)
-
-
-@db_task(expires=60)
-def refresh_credential(credential_id: str) -> None:
-    """Read one round from Arize, then let an active emergency stop cancel the new runs."""
-    mirror.refresh(uuid.UUID(credential_id))
-    batch = stops.hold_after_round(uuid.UUID(credential_id))
-    if batch is not None:
-        wake_batch(batch.pk)
-
-
 def wake(credential_id: uuid.UUID) -> None:
-    """Refresh with this credential soon. If the queue is down, the next tick does it."""
+    """Refresh with this credential soon. If the queue is down, the clock does it within a second or two."""
     _enqueue(refresh_credential, credential_id)
 
 
+def wake_cancels() -> None:
+    """Send requested cancels now. If the queue is down, the clock does it within a second or two."""
+    _enqueue(send_requested)
+
+
 def wake_batch(batch_id: uuid.UUID) -> None:
-    """Start cancelling. If the queue is down, the next tick does it."""
-    _enqueue(work_batch, batch_id)
+    """Start cancelling. If the queue is down, the clock does it within a second or two."""
+    if not _poke():
+        _enqueue(work_batch, batch_id)
 
 
 def wake_verification(verification_id: uuid.UUID) -> None:
-    """Start verifying. If the queue is down, `look_after_audit` does it within the next minutes."""
+    """Start verifying. If the queue is down, `resume_verifications` does it within the next minutes."""
     _enqueue(run_verification, verification_id)
 
 
@@ -201,8 +252,17 @@ def wake_guess_report(login: str) -> None:
     _enqueue(report_guesses, login)
 
 
+def _poke() -> bool:
+    """Make this process's clock look at once. False if it has none."""
+    here = clock
+    if here is not None:
+        here.set()
+    return here is not None
+
+
 def _enqueue(job: Callable[..., object], *args: uuid.UUID | str) -> None:
     try:
         job(*map(str, args))
-    except Exception:  # the error depends on the queue's backend, and must not undo what was saved
-        log.warning("queue_unreachable", exc_info=True)
+    except Exception as error:  # noqa: BLE001 - depends on the queue's backend, and must not undo what was saved
+        if _complaints.is_due():
+            log.warning("queue_unreachable", error=str(error), left_out=_complaints.left_out)

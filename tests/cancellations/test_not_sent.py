@@ -143,10 +143,12 @@ def test_the_longest_reason_is_kept_complete(client: Client, run: Run, post: Any
 def test_every_reason_field_takes_as_much_as_a_cancel(client: Client, run: Run) -> None:
     home = f"/teams/{run.team.slug}"
     batch = client.post(f"{home}/batches/", {"run": str(run.pk)}).url
-    for page in (f"{home}/runs/", f"{home}/runs/{run.pk}/", f"{home}/stop/", batch):
-        fields = re.findall(r'<input[^>]* name="reason"[^>]*>', client.get(page).content.decode())
-        assert fields, page
-        assert all('maxlength="512"' in field for field in fields), page
+    pages = {page: client.get(page) for page in (f"{home}/runs/", f"{home}/runs/{run.pk}/", f"{home}/stop/", batch)}
+    pages["question"] = client.post(f"{home}/runs/{run.pk}/cancel/")
+    for name, page in pages.items():
+        fields = re.findall(r'<input[^>]* name="reason"[^>]*>', page.content.decode())
+        assert fields, name
+        assert all('maxlength="512"' in field for field in fields), name
 
 
 def test_a_reason_stays_on_one_line(client: Client, run: Run, post: Any) -> None:
@@ -160,9 +162,9 @@ def test_a_reason_stays_on_one_line(client: Client, run: Run, post: Any) -> None
 def test_a_run_of_another_team_is_hidden(run: Run, otto: User, other_team: Team, client_of: ClientOf) -> None:
     stranger = client_of(otto)
     own = f"/teams/{other_team.slug}/runs/{run.pk}/cancel/"
-    assert stranger.post(own).status_code == 404
+    assert stranger.post(own, {"confirmed": "1"}).status_code == 404
     assert click_cancel(stranger, run).status_code == 404
-    missing = stranger.post(f"/teams/{other_team.slug}/runs/{other_team.pk}/cancel/")
+    missing = stranger.post(f"/teams/{other_team.slug}/runs/{other_team.pk}/cancel/", {"confirmed": "1"})
     assert missing.status_code == 404
     assert events(chain="site") == [("access.denied", "denied")] * 2
     assert events(chain=f"team:{run.team_id}") == []
@@ -177,11 +179,11 @@ def test_a_viewer_is_refused(name: str, cast: Any, run: Run, client_of: ClientOf
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
-def test_get_and_a_post_without_a_token_are_refused(oli: User, run: Run) -> None:
+def test_a_get_and_a_post_without_a_token_send_nothing(oli: User, run: Run) -> None:
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(oli, backend="allauth.account.auth_backends.AuthenticationBackend")
     assert click_cancel(strict, run).status_code == 403
-    assert strict.get(f"/teams/ops-north/runs/{run.pk}/cancel/").status_code == 405
+    assert strict.get(f"/teams/ops-north/runs/{run.pk}/cancel/?confirmed=1").status_code == 302
 
 
 def _revoke(credential: Credential, settings: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Status, Task, Team, TeamRole
+from taskruns.services import cancellations
 from tests.arize_server import ArizeServer, serving
 from tests.clients import ClientOf, click_cancel
 from tests.factories import CANARY, make_run, person
@@ -72,6 +73,7 @@ def test_clicks_on_different_runs_do_not_block_each_other(stage: tuple[ArizeServ
     Membership.objects.create(team=task.team, user=someone, role=TeamRole.OPERATOR)
     clients = [client_of(someone) for _ in range(16)]
     statuses = in_threads(16, lambda number: click_cancel(clients[number], runs[number % 8]).status_code)
+    cancellations.send_unsent()  # those for which too many others waited for Arize
     assert sorted(double.posts()) == sorted(f"POST /v2/task-runs/{run.arize_id}/cancel" for run in runs)
     assert not double.faults
     assert statuses.count(200) >= 8

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
-from taskruns.services.cancellations import settle_stopping, sweep
+from taskruns.services.cancellations import follow, sweep
 from taskruns.services.credentials.client import connected
 from tests.arize_server import ArizeServer, serving
 from tests.clients import ClientOf, click_cancel
@@ -34,6 +34,7 @@ def opened(run: Run, *, age: int, outcome: str = "", stopping: int | None = None
         run=run,
         person_label="oli@example.com",
         requested_at=now - timedelta(seconds=age),
+        posted_at=now - timedelta(seconds=age),
         outcome=outcome,
         stopping_since=None if stopping is None else now - timedelta(seconds=stopping),
     )
@@ -70,7 +71,8 @@ def test_an_interrupted_cancel_is_unknown_until_arize_reports_its_outcome(
     assert sweep() == 1
     assert sweep() == 0
     arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
-    assert sweep() == 1
+    with time_machine.travel(timezone.now() + timedelta(seconds=6)):
+        assert sweep() == 1
     assert events(operation_id=row.pk) == [("run.cancel", "unknown"), ("run.cancel", "already_cancelled")]
 
 
@@ -141,7 +143,7 @@ def test_a_stopping_run_has_300_seconds(run: Run, arize: Any, oli: User, client_
 
 def settle(credential: Credential, may_call: Callable[[], bool] = lambda: True) -> int:
     with connected(credential) as client:
-        return settle_stopping(credential, client=client, may_call=may_call)
+        return follow(credential).look(client, may_call=may_call)
 
 
 def test_the_mirror_reads_the_stopping_runs_of_its_key_first(
@@ -200,7 +202,8 @@ def test_an_unreadable_arize_does_not_stop_the_sweep(kind: str, task: Task, ariz
     arize.reset()
     for run in runs:
         arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
-    assert sweep() == 4
+    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
+        assert sweep() == 4
     assert set(Cancellation.objects.values_list("outcome", flat=True)) == {"confirmed"}
 
 

@@ -1,4 +1,4 @@
-"""The clock's jobs: the queue only wakes a worker, the database says what to do."""
+"""Messages only wake the worker, and health checks."""
 
 import threading
 from datetime import timedelta
@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import time_machine
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.test import Client
 from django.utils import timezone
 from huey.contrib.djhuey import HUEY
 
 from taskruns import jobs
-from taskruns.models import Credential, Heartbeat, Team
-from tests.factories import make_credential
-from tests.queue_worker import work
+from taskruns.models import Credential, Heartbeat, Run, Status, Task
+from taskruns.services import heartbeats, readiness
+from taskruns.services.rare_lines import Rarely
+from taskruns.services.runs import facts
+from tests.factories import make_run
+from tests.queue_worker import every_hour, work
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
@@ -28,47 +31,6 @@ def done(monkeypatch: Any) -> list[Any]:
     return done
 
 
-def test_every_minute_records_a_heartbeat_and_plans_twelve_ticks(db: None, done: list[Any]) -> None:
-    with time_machine.travel("2026-11-23T03:00:00Z", tick=False):
-        jobs.every_minute.call_local()
-        jobs.every_minute.call_local()
-        assert Heartbeat.objects.get().seen_at == timezone.now()
-        now = timezone.now().replace(tzinfo=None)
-        etas = sorted((task.eta - now).total_seconds() for task in HUEY.pending() if task.eta)
-    assert etas == sorted(list(range(0, 60, 5)) * 2)
-
-
-def test_ticks_wake_only_the_keys_that_are_due(team: Team, done: list[Any]) -> None:
-    key = make_credential(team)
-    later = timezone.now() + timedelta(hours=1)
-    make_credential(team, name="Later", next_refresh_at=later)
-    make_credential(team, name="Waiting", backoff_until=later)
-    make_credential(team, name="Failing", failing_since=timezone.now())
-    jobs.tick()
-    work()
-    assert done == [key.pk]
-
-
-def test_ticks_are_spread_over_the_minute(team: Team, done: list[Any]) -> None:
-    make_credential(team)
-    jobs.every_minute.call_local()
-    counts = []
-    for second in (1, 6, 11, 31, 61):
-        work(second)
-        counts.append(done.count("sweep") * 100 + len([entry for entry in done if entry != "sweep"]))
-    assert counts == [101, 102, 103, 107, 112]
-
-
-def test_late_ticks_do_nothing(team: Team, done: list[Any]) -> None:
-    key = make_credential(team)
-    jobs.tick()
-    work(91)
-    assert done == []
-    jobs.tick()
-    work(85)
-    assert done == [key.pk]
-
-
 def test_a_late_refresh_does_nothing(credential: Credential, done: list[Any]) -> None:
     jobs.wake(credential.pk)
     work(61)
@@ -78,14 +40,27 @@ def test_a_late_refresh_does_nothing(credential: Credential, done: list[Any]) ->
     assert done == [credential.pk]
 
 
-def test_the_worker_starts_at_once_and_only_once(db: None, done: list[Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr(jobs, "_first_start", threading.Lock())
-    for _ in range(4):
-        jobs.start()
-    assert Heartbeat.objects.exists()
-    assert len([task for task in HUEY.pending() if task.eta]) == 12
+def test_in_the_worker_a_message_only_makes_the_clock_look(
+    credential: Credential, done: list[Any], monkeypatch: Any
+) -> None:
+    here = threading.Event()
+    monkeypatch.setattr(jobs, "clock", here)
+    jobs.wake(credential.pk)
+    assert not here.is_set()
     work()
-    assert done.count("sweep") == 1
+    assert (here.is_set(), done) == (True, [])
+    here.clear()
+    jobs.wake_batch(credential.pk)
+    assert (here.is_set(), len(HUEY.pending())) == (True, 0), "no message to itself"
+
+
+def test_facts_are_filled_in_after_an_upgrade(task: Task, done: list[Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(facts, "CHUNK", 1)
+    monkeypatch.setattr(facts, "CHUNKS", 1)
+    for _ in range(3):
+        make_run(task, status=Status.COMPLETED, is_filled_in=None)
+    every_hour()
+    assert not Run.objects.filter(is_filled_in=None).exists()
 
 
 def test_an_unreachable_queue_is_logged(credential: Credential, monkeypatch: Any, caplog: Any) -> None:
@@ -93,8 +68,11 @@ def test_an_unreachable_queue_is_logged(credential: Credential, monkeypatch: Any
         raise ConnectionError("no queue")
 
     monkeypatch.setattr(HUEY.storage, "enqueue", down)
-    jobs.wake(credential.pk)
-    assert "queue_unreachable" in caplog.text
+    monkeypatch.setattr(jobs, "_complaints", Rarely())
+    for _ in range(20):
+        jobs.wake(credential.pk)
+    assert caplog.text.count("queue_unreachable") == 1
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "anything.example"])
@@ -131,4 +109,55 @@ def test_the_panel_is_not_ready_without_database_or_migrations(client: Client, d
     monkeypatch.setattr(planned, down)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.content) == (503, b"not ready\n")
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("worker", "queue", "ready", "strict"),
+    [
+        (0, 0, 200, 200),
+        (29, 29, 200, 200),
+        (31, 0, 200, 503),
+        (0, 31, 200, 503),
+        (0, None, 200, 503),
+        (181, 0, 503, 503),
+        (0, 179, 200, 503),
+        (0, 181, 503, 503),
+    ],
+)
+def test_the_strict_check_wants_worker_and_queue_seen_lately(
+    worker: int, queue: int | None, ready: int, strict: int, client: Client, db: None
+) -> None:
+    now = timezone.now()
+    Heartbeat.objects.create(name="worker", seen_at=now - timedelta(seconds=worker))
+    if queue is not None:
+        Heartbeat.objects.create(name="queue", seen_at=now - timedelta(seconds=queue))
+    assert client.get("/readyz").status_code == ready
+    assert client.get("/readyz?strict=1").status_code == strict
+
+
+def test_a_heartbeat_in_the_future_does_not_count_for_ever(client: Client, db: None) -> None:
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now() + timedelta(hours=1))
+    assert client.get("/readyz").status_code == 503
+    heartbeats.note("worker")
+    assert client.get("/readyz").status_code == 200
+
+
+def test_heartbeats_are_written_and_read_on_the_databases_clock(client: Client, db: None, monkeypatch: Any) -> None:
+    monkeypatch.undo()  # the clock that conftest.py stops
+    heartbeats.note("worker")
+    heartbeats.note("queue")
+    assert client.get("/readyz?strict=1").status_code == 200
+    with time_machine.travel(timezone.now() + timedelta(hours=1)):
+        on_postgresql = connection.vendor == "postgresql"
+        assert client.get("/readyz").status_code == (200 if on_postgresql else 503), "SQLite has no other clock"
+        heartbeats.note("worker")
+        heartbeats.note("queue")
+        assert client.get("/readyz?strict=1").status_code == (503 if on_postgresql else 200), "the clocks differ"
+
+
+def test_a_full_disk_is_not_ready(client: Client, db: None, monkeypatch: Any) -> None:
+    Heartbeat.objects.create(name="worker", seen_at=timezone.now())
+    monkeypatch.setattr(readiness, "LEAST_DISK", 2**60)
+    assert client.get("/readyz").status_code == (503 if connection.vendor == "sqlite" else 200)
     assert client.get("/healthz").status_code == 200

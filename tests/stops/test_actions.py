@@ -16,6 +16,7 @@ from taskruns.models import (
     AuditEvent,
     BatchSource,
     CancelBatch,
+    Credential,
     EmergencyStop,
     Membership,
     Outcome,
@@ -156,6 +157,14 @@ def test_pulling_wakes_a_worker_for_the_list(client: Client, run: Run, monkeypat
     assert woken == [CancelBatch.objects.get().pk]
 
 
+def test_pulling_makes_the_keys_of_the_team_due(client: Client, task: Task) -> None:
+    """Nobody may have looked for a while, and then the next reading is minutes away."""
+    later = timezone.now() + timedelta(minutes=5)
+    Credential.objects.update(next_refresh_at=later)
+    pull(client)
+    assert Credential.objects.get().next_refresh_at < later
+
+
 def test_a_team_without_active_runs_can_be_stopped(client: Client, task: Task) -> None:
     assert pull(client).status_code == 302
     assert the_stop().end == StopEnd.HOLDING
@@ -278,7 +287,7 @@ def test_a_stop_ends_after_24_hours_and_the_worker_records_it(client: Client, te
         assert stops.active_stop(team) is not None
     with time_machine.travel("2026-11-24T03:00:00Z", tick=False):
         assert stops.active_stop(team) is None, "also before the worker has recorded the end"
-        jobs.look_after_stops.call_local()
+        jobs.look_after_stops()
         assert stops.expire() == 0
     assert (the_stop().end, the_stop().ended_by_label) == (StopEnd.EXPIRED, "stops")
     row = AuditEvent.objects.get(event="stop.expire")
@@ -333,13 +342,13 @@ def test_every_page_of_the_team_says_who_pulled_the_stop_and_why(
                 assert "2026-11-24 03:00:00 UTC" in shown
                 assert "including tasks created later" in shown
                 assert PAGE in shown
-                assert (f"{PAGE}#lift" in shown) == (person == mona)
+                assert (f"{PAGE}?lift#lift" in shown) == (person == mona)
 
 
 def test_every_page_links_the_person_who_pulled_it_to_the_lift(client: Client, run: Run) -> None:
     pull(client)
     shown = banner(text_of(client.get("/teams/ops-north/runs/")))
-    assert f'href="{PAGE}#lift"' in shown
+    assert f'href="{PAGE}?lift#lift"' in shown
     assert "<form" not in shown, "a click on another page does not lift the stop"
 
 
@@ -351,7 +360,7 @@ def test_the_confirmation_page_of_a_lift_says_what_resumes(
     page = text_of(client.get(PAGE))
     assert "New runs are no longer cancelled, and runs can be started from here." in page
     assert "2 queued cancels will be dropped; those runs keep running." in page
-    assert page.index('id="lift"') < page.index(f'action="{LIFT}"') < page.index("Cancel results")
+    assert page.index("Cancel results") < page.index('id="lift"') < page.index(f'action="{LIFT}"')
     CancelBatch.objects.get().items.update(state=Outcome.CONFIRMED)
     assert "No cancel is waiting to be sent." in text_of(client.get(PAGE))
     assert LIFT not in text_of(client_of(vera).get(PAGE))

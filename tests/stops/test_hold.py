@@ -161,6 +161,32 @@ def test_a_run_that_ignores_its_cancel_is_tried_three_times_in_all(stop: Emergen
     assert stops.hold(stop.team_id) is None
 
 
+@pytest.mark.parametrize(("state", "readings"), [("not_sent", 0), ("unknown", 5)])
+def test_attempts_during_an_outage_do_not_count(state: str, readings: int, stop: EmergencyStop, task: Task) -> None:
+    """The run is cancelled again as soon as the mirror has read it again."""
+    run = make_run(task)
+    stops.hold(stop.team_id)
+    for _ in range(5):
+        CancelItem.objects.update(readings=readings, state=state)
+        Run.objects.filter(pk=run.pk).update(observed_at=timezone.now())
+        assert stops.hold(stop.team_id) is None, "the batch is not finished"
+        finish(state, ago=1)
+        Run.objects.filter(pk=run.pk).update(observed_at=timezone.now() - timedelta(seconds=2))
+        assert stops.hold(stop.team_id) is None, "not read since"
+        Run.objects.filter(pk=run.pk).update(observed_at=timezone.now())
+        assert stops.hold(stop.team_id) is not None
+    assert CancelItem.objects.count() == 6
+
+
+def test_attempts_without_effect_do_count(stop: EmergencyStop, task: Task) -> None:
+    """The run could be read after each of them: it is Arize that does not cancel it."""
+    run = make_run(task)
+    stops.hold(stop.team_id)
+    finish("unknown", ago=1)
+    Run.objects.filter(pk=run.pk).update(observed_at=timezone.now())
+    assert stops.hold(stop.team_id) is None
+
+
 def test_an_ended_run_is_not_cancelled(stop: EmergencyStop, task: Task) -> None:
     run = make_run(task)
     stops.hold(stop.team_id)
@@ -191,10 +217,10 @@ def test_a_right_lost_during_the_list_stops_the_rest_until_it_returns(run: Run, 
     work()
     assert posts(arize) == []
     assert batch.items.get().state == "left_out"
-    jobs.look_after_stops.call_local()
+    jobs.look_after_stops()
     assert posts(arize) == []
     Membership.objects.filter(user=oli).update(role=TeamRole.OPERATOR)
-    jobs.look_after_stops.call_local()
+    jobs.look_after_stops()
     work()
     assert len(posts(arize)) == 1
     assert Run.objects.get().status == "cancelled"
@@ -241,7 +267,7 @@ def test_lifting_leaves_out_queued_cancels(run: Run, oli: User, arize: Any) -> N
 def test_the_worker_cancels_even_if_no_key_is_read(stop: EmergencyStop, task: Task, arize: Any) -> None:
     run = make_run(task)
     cancels(arize, run)
-    jobs.look_after_stops.call_local()
+    jobs.look_after_stops()
     work()
     assert Run.objects.get().status == "cancelled"
 

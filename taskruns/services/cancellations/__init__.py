@@ -3,19 +3,23 @@
 from .actions import CancelResult, cancel, counts_now, is_needed
 from .answer import Answer, ask_arize, reread
 from .results import Result, record_results, write_results
-from .sweep import settle_stopping, sweep
+from .sweep import Followed, follow, sweep
+from .worker import has_unsent, send_unsent
 
 __all__ = [
     "Answer",
     "CancelResult",
+    "Followed",
     "Result",
     "ask_arize",
     "cancel",
     "counts_now",
+    "follow",
+    "has_unsent",
     "is_needed",
     "record_results",
     "reread",
-    "settle_stopping",
+    "send_unsent",
     "sweep",
     "write_results",
 ]

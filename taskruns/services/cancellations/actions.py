@@ -1,11 +1,14 @@
 """One cancel of a run, step by step.
 
 1. In one short durable transaction, open a Cancellation (the database allows one open per run), read the run again
-   under lock, and record `requested`. If this cannot be committed, nothing is sent.
+   under lock, note that it is sent now (`posted_at`), and record `requested`. If this cannot be committed, nothing is
+   sent.
 2. Outside any transaction, send one POST to Arize (`answer.py`).
 3. In one short transaction, write the run as Arize showed it, the outcome, and its audit row (`results.py`).
 After a crash between 1 and 3, the sweep closes the cancellation. So nothing reaches Arize without a committed row, and
 no row stays without an outcome.
+If too many requests already wait for Arize, step 1 leaves `posted_at` empty. The worker then does the rest
+(`worker.py`).
 """
 
 import uuid
@@ -14,20 +17,20 @@ from typing import Any
 
 from django.db import transaction
 
-from taskruns.arize.errors import RateLimited
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
-from taskruns.services.credentials.client import count
-from taskruns.services.remote_acts import insert_first
+from taskruns.services.remote_acts import Place, insert_first
+from taskruns.services.runs.facts import update_cancelled
 
 from .answer import ask_arize
-from .results import close
+from .results import close, learn_of_key
 
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
     """`outcome` OPEN: Arize accepted the cancel and the run is stopping. `explanation`: what Arize said about it.
 
+    `is_queued`: nothing was sent yet; wake the worker (`jobs.wake_cancels`), which sends it.
     `holder`: the open cancellation that this one joined, with its batch.
     """
 
@@ -36,6 +39,7 @@ class CancelResult:
     throttled: bool = False
     holder: Cancellation | None = None
     is_own: bool = False  # the holder was requested by the same person
+    is_queued: bool = False
 
 
 def is_needed(run: Run) -> bool:
@@ -49,19 +53,20 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
     Raises DatabaseError if the request could not be recorded (nothing was sent), and OutcomeNotWritten if the outcome
     could not be recorded (it was sent).
     """
-    opened = _open(run.pk, by=by, reason=clean_line(reason, LONGEST_REASON))
-    if isinstance(opened, CancelResult):
-        return opened
-    answer = ask_arize(opened.run)
+    with Place() as place:
+        opened = _open(run.pk, place, by=by, reason=clean_line(reason, LONGEST_REASON))
+        if isinstance(opened, CancelResult):
+            return opened
+        if opened.posted_at is None:
+            return CancelResult(Outcome.OPEN, is_queued=True)
+        answer = ask_arize(opened.run)
     close(opened, answer, by=by)
-    if opened.run.task.credential is not None:
-        limited = int(isinstance(answer.error, RateLimited))
-        count(opened.run.task.credential, calls=answer.calls, limited=limited)
+    learn_of_key(opened.run, answer)
     return CancelResult(answer.outcome, answer.explanation, answer.throttled)
 
 
 @transaction.atomic(durable=True)
-def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | CancelResult:
+def _open(run_id: uuid.UUID, place: Place, *, by: Actor, reason: str) -> Cancellation | CancelResult:
     previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
     new = Cancellation(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
@@ -73,6 +78,10 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
         opened.delete()
         return _note(run, Outcome.NOT_NEEDED, by=by, reason=reason, details={"status_before": run.status})
     opened.run = run
+    if not place.take():
+        opened.posted_at = None
+        opened.save(update_fields=["posted_at"])
+    update_cancelled([run.pk])
     Team.bump(run.team_id)
     record(
         EventType.RUN_CANCEL,
@@ -88,7 +97,7 @@ def _open(run_id: uuid.UUID, *, by: Actor, reason: str) -> Cancellation | Cancel
 
 
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
-    holder = Cancellation.objects.filter(run=run).select_related("batch").order_by("-requested_at").first()
+    holder = Cancellation.objects.filter(run=run).select_related("batch", "person").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
     noted = _note(run, Outcome.JOINED, by=by, reason=reason, details=details)
     is_own = holder is not None and by.person is not None and holder.person_id == by.person.pk

@@ -2,19 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from django.utils import timezone
 
+from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.audit import Actor, EventType, append, compose
 from taskruns.models import CANCEL_FACTS, AuditEvent, Cancellation, Outcome, Run, Team
 from taskruns.models.runs import ACTIVE
+from taskruns.services.credentials.client import count
+from taskruns.services.credentials.health import note_rejected
 from taskruns.services.remote_acts import writing_outcome
+from taskruns.services.runs.facts import update_cancelled
 from taskruns.services.runs.observations import observe, observe_gone
 
 from .answer import Answer
 
 _ACTIVE = {status.value for status in ACTIVE}
+# A POST with its re-read takes at most 38 s. Later the run shows what the POST did, also after a crash.
+LONGEST_SEND = timedelta(seconds=45)
+SENDER = Actor.job("cancels")
 
 
 @dataclass(slots=True)
@@ -28,6 +36,16 @@ class Result:
     before: str = ""
     has_changed: bool = False  # the answer changed the run
     is_written: bool = False  # False if another worker closed the cancellation first
+
+
+def learn_of_key(run: Run, answer: Answer) -> None:
+    """Count the calls, and note if Arize rejected the key."""
+    credential, error = run.task.credential, answer.error
+    if credential is None:
+        return
+    count(credential, calls=answer.calls, limited=int(isinstance(error, RateLimited)))
+    if isinstance(error, Unauthorized):
+        note_rejected(credential, sentence=error.sentence, by=SENDER)
 
 
 def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
@@ -54,9 +72,10 @@ def write_results(results: Sequence[Result]) -> None:
     for result in results:
         result.run = runs[result.cancellation.run_id]
         result.before = result.run.status
-        result.answer = _credited(result.cancellation, result.answer)
+        result.answer = _credited(result.cancellation, result.answer, result.run)
         result.has_changed = _observe(result.run, result.answer)
         result.is_written = _write(result.cancellation, result.answer)
+    update_cancelled(runs)
 
 
 def record_results(results: Sequence[Result]) -> None:
@@ -86,23 +105,41 @@ def _observe(run: Run, answer: Answer) -> bool:
     return answer.gone and observe_gone(run, answer.seen_since)
 
 
-def _credited(cancellation: Cancellation, answer: Answer) -> Answer:
-    """A re-read shows that the run is cancelled, not who did it.
+def _credited(cancellation: Cancellation, answer: Answer, run: Run) -> Answer:
+    """A re-read shows that the run is cancelled, not who did it. `run`: as it was before.
 
     It was not this cancel if the run was seen active after its POST, or if another cancel of the run is confirmed.
+    While another one is being sent, this is not known yet.
     """
     if answer.outcome is not Outcome.CONFIRMED or "reread" not in answer.details:
         return answer
-    was_active = cancellation.outcome == Outcome.UNKNOWN and cancellation.answer.get("reread") in _ACTIVE
-    others = Cancellation.objects.filter(run=cancellation.run_id, outcome=Outcome.CONFIRMED).exclude(pk=cancellation.pk)
-    if was_active or others.exists():
+    others = Cancellation.objects.filter(run=cancellation.run_id).exclude(pk=cancellation.pk)
+    if _went_on_after(cancellation, run) or others.filter(outcome=Outcome.CONFIRMED).exists():
         return replace(answer, outcome=Outcome.ALREADY_CANCELLED)
+    if others.filter(outcome=Outcome.OPEN, posted_at__gt=timezone.now() - LONGEST_SEND).exists():
+        return replace(answer, outcome=Outcome.UNKNOWN)
     return answer
 
 
+def _went_on_after(cancellation: Cancellation, run: Run) -> bool:
+    """Whether the run was seen active when the POST must have had its effect. A stopping run may stay active."""
+    if cancellation.stopping_since is None and cancellation.outcome == Outcome.UNKNOWN:
+        if cancellation.answer.get("reread") in _ACTIVE:
+            return True
+    elif cancellation.stopping_since is not None and cancellation.outcome == Outcome.OPEN:
+        return False
+    last_active = run.observed_at if run.is_active else run.last_active_at
+    sent = cancellation.posted_at or cancellation.requested_at
+    return last_active is not None and last_active >= (cancellation.closed_at or sent + LONGEST_SEND)
+
+
 def _write(cancellation: Cancellation, answer: Answer) -> bool:
+    if answer.outcome is Outcome.UNKNOWN and cancellation.outcome == Outcome.UNKNOWN and not answer.gone:
+        return False  # nothing new
     now = timezone.now()
     rows = Cancellation.objects.filter(pk=cancellation.pk, outcome=cancellation.outcome)
+    if cancellation.posted_at is None:
+        rows = rows.filter(posted_at=None)  # not if a worker has just begun to send it
     if answer.outcome is Outcome.OPEN:
         return bool(rows.filter(stopping_since=None).update(stopping_since=now, answer=answer.details))
     return bool(

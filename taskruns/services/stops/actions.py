@@ -15,19 +15,24 @@ from taskruns.models import (
     BatchSource,
     BatchState,
     CancelBatch,
+    Credential,
     EmergencyStop,
     StopEnd,
     Task,
     Team,
     User,
 )
+from taskruns.models.restores import is_resting
 from taskruns.permissions import Access, Action, access_of
 from taskruns.services import batches
-from taskruns.services.user_errors import UserError
+from taskruns.services.credentials import pauses
+from taskruns.services.runs import retention
+from taskruns.services.user_errors import RESTING, UserError
 
 from .hold import held_runs
 
 CLOCK = Actor.job("stops")
+CHUNK = 500
 _WHY_DROPPED = {
     StopEnd.LIFTED: "The emergency stop was lifted. The remaining cancels were not sent.",
     StopEnd.EXPIRED: "The emergency stop expired. The remaining cancels were not sent.",
@@ -64,10 +69,15 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
     why = clean_line(reason, LONGEST_REASON)
     if not why:
         raise UserError("Enter a reason. The whole team will see it.", field="reason")
+    if is_resting():
+        raise UserError(f"The emergency stop was not pulled. {RESTING}", field="reason")
     _end_overdue(team)
     stop = _insert(team, why, left_out, by)
     ids = list(held_runs(stop).values_list("pk", flat=True))
     batch = _cancel(stop, ids, by) if ids else None
+    # New runs must not wait until the next reading is due, nor for a long pause after a failure.
+    Credential.objects.usable().filter(team=team).update(next_refresh_at=timezone.now())
+    pauses.shorten([team.pk], pauses.STOP_PAUSE)
     # After the batch, because locks are taken in one order: runs, team, log.
     Team.bump(team.pk)
     details: dict[str, Any] = {
@@ -170,3 +180,14 @@ def _record(event: EventType, stop: EmergencyStop, *, by: Actor, details: dict[s
         reason=reason,
         details={"stop": str(stop.pk), **details},
     )
+
+
+def forget_ended() -> bool:
+    """Delete a chunk of stops that ended before the retention period of runs and whose batches are deleted.
+
+    True if there may be more.
+    """
+    old = EmergencyStop.objects.exclude(end=StopEnd.HOLDING).filter(ended_at__lt=retention.kept_since(), batches=None)
+    ids = list(old.order_by("ended_at").values_list("pk", flat=True)[:CHUNK])
+    EmergencyStop.objects.filter(pk__in=ids).delete()
+    return len(ids) == CHUNK

@@ -6,9 +6,10 @@ pull one. Each time it creates a batch; `services/batches` sends, tracks and rec
 
 import uuid
 from datetime import timedelta
+from functools import cache
 
 from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, UUIDField
 from django.utils import timezone
 
 from taskruns.audit import Actor
@@ -23,6 +24,9 @@ from taskruns.models import (
     Team,
     TeamRole,
 )
+from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.restores import is_resting
+from taskruns.models.stamps import recent
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import batches
 
@@ -53,8 +57,9 @@ def hold(team_id: uuid.UUID) -> CancelBatch | None:
     row; the second one then finds nothing to do.
     """
     holding = EmergencyStop.objects.holding().filter(team=team_id)
-    if not holding.exists():
+    if not holding.exists() or is_resting():
         return None
+    batches.hasten(CancelBatch.objects.filter(stop__in=holding))
     with transaction.atomic():
         stop = holding.select_for_update(of=("self",), no_key=True).select_related("team", "person").first()
         access = access_of(stop.person, stop.team) if stop is not None else None
@@ -70,9 +75,15 @@ def hold(team_id: uuid.UUID) -> CancelBatch | None:
 
 def hold_after_round(credential_id: uuid.UUID) -> CancelBatch | None:
     """Hold the team of this credential, with which the mirror has just read."""
-    team = EmergencyStop.objects.holding().filter(team__credentials=credential_id).values_list("team", flat=True)
-    team_id = team.first()
-    return None if team_id is None else hold(team_id)
+    stops = _of_key().rows(credential=credential_id, now=timezone.now())
+    return hold(stops[0].team_id) if stops else None
+
+
+@cache
+def _of_key() -> Prepared[EmergencyStop]:
+    """Each round needs it."""
+    stops = EmergencyStop.objects.holding(Moment()).filter(team__credentials=Slot("credential", UUIDField()))
+    return Prepared(stops.only("team"))
 
 
 def hold_all() -> list[CancelBatch]:
@@ -84,13 +95,22 @@ def hold_all() -> list[CancelBatch]:
 def _due(stop: EmergencyStop) -> QuerySet[Run]:
     """Held runs that this stop has not tried to cancel yet, or not within RETRY_AFTER.
 
-    A queued cancel that was dropped with its batch is not an attempt.
+    A queued cancel that was dropped with its batch is not an attempt. Nor is one that an outage of Arize prevented:
+    once the run has been read again, it is cancelled again at once.
     """
     attempts = CancelItem.objects.filter(batch__stop=stop).exclude(state=ItemState.LEFT_OUT)
-    lately = Q(batch__finished_at=None) | Q(batch__finished_at__gt=timezone.now() - RETRY_AFTER)
-    mine = Q(cancel_items__batch__stop=stop) & ~Q(cancel_items__state=ItemState.LEFT_OUT)
+    attempts = attempts.exclude(batches.was_in_vain() & _is_over(read_at="run__observed_at"))
+    lately = Q(batch__finished_at=None) | recent("batch__finished_at", timezone.now(), RETRY_AFTER)
+    in_vain = batches.was_in_vain("cancel_items__") & _is_over("cancel_items__", read_at="observed_at")
+    mine = Q(cancel_items__batch__stop=stop) & ~Q(cancel_items__state=ItemState.LEFT_OUT) & ~in_vain
     runs = held_runs(stop).filter(~Exists(attempts.filter(lately, run=OuterRef("pk"))))
     return runs.annotate(attempts=Count("cancel_items", filter=mine)).filter(attempts__lt=MOST_ATTEMPTS)
+
+
+def _is_over(of: str = "", *, read_at: str) -> Q:
+    """Items whose batch ended before their run was last read. `of`: the path to the item."""
+    ended_at = f"{of}batch__finished_at"
+    return Q(**{f"{ended_at}__isnull": False, f"{ended_at}__lt": F(read_at)})
 
 
 def _owner(stop: EmergencyStop, access: Access) -> Actor:
