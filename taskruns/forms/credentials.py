@@ -11,8 +11,8 @@ from taskruns.arize.endpoints import REGIONS, EndpointRefused, check_endpoint
 class KeyField(forms.CharField):
     """The service checks what a key may look like."""
 
-    def __init__(self) -> None:
-        attrs = {"autocomplete": "off", "spellcheck": "false"}
+    def __init__(self, **more: str) -> None:
+        attrs = {"autocomplete": "off", "spellcheck": "false"} | more
         super().__init__(
             label="API key",
             help_text="A service key from Arize. It is encrypted when saved and never shown again.",
@@ -61,5 +61,5 @@ class CredentialForm(forms.Form):
 
 
 class ReplaceForm(forms.Form):
-    key = KeyField()
+    key = KeyField(autofocus="autofocus")
     expires_on = ExpiryField()

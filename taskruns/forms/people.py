@@ -1,5 +1,6 @@
 """Forms for a person's own profile, and for site admins who manage people."""
 
+from functools import cache
 from zoneinfo import available_timezones
 
 from django import forms
@@ -11,7 +12,9 @@ from .fields import EmailField
 LONGEST_NAME = 100
 
 
+@cache
 def _zones() -> list[tuple[str, str]]:
+    """Read once: Python looks into every file of the time zone database, and a form asks several times."""
     return [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
 
 
@@ -20,6 +23,11 @@ THEMES = ((Theme.SYSTEM.value, "system"), *((theme.value, theme.label) for theme
 
 
 class ProfileForm(forms.Form):
+    """A script that sends no `name` leaves it as it is: an older form has no such field."""
+
+    name = forms.CharField(
+        max_length=LONGEST_NAME, required=False, widget=forms.TextInput(attrs={"autocomplete": "name"})
+    )
     time_zone = forms.ChoiceField(
         label="Time zone", choices=_zones, help_text="Pages use this time zone; exports are in UTC."
     )
@@ -29,6 +37,10 @@ class ProfileForm(forms.Form):
     shortcuts = forms.BooleanField(
         label="Keyboard shortcuts", required=False, help_text="Single keys work on the board. Press ? for a list."
     )
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"] if "name" in self.data else self.initial.get("name", "")
+        return name
 
 
 class PersonForm(forms.Form):

@@ -8,7 +8,7 @@ from .fields import EmailField, PasswordField, RoleField
 
 
 class TeamForm(forms.Form):
-    name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True}))
     slug = forms.CharField(
         max_length=50,
         required=False,
@@ -19,7 +19,7 @@ class TeamForm(forms.Form):
 
 
 class SettingsForm(forms.Form):
-    name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    name = forms.CharField(max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True}))
 
 
 class MemberForm(forms.Form):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import uuid
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,9 +18,19 @@ from taskruns.arize.triggers import (
     ExperimentTrigger,
 )
 from taskruns.arize.wire import TaskType
-from taskruns.models import Task
+from taskruns.models import Run, Task
 
 SUGGESTED_WINDOW = timedelta(days=1)  # for a task that never ran
+OWN = "own"
+# Value -> label and length of the window, which ends when the form was opened.
+WINDOWS = {
+    "hour": ("Last hour", timedelta(hours=1)),
+    "day": ("Last 24 hours", timedelta(days=1)),
+    "week": ("Last 7 days", timedelta(days=7)),
+}
+SUGGESTED = "day"
+# A form that is older than this would send times that nobody means any more.
+OPENED_WITHIN = timedelta(minutes=30)
 LARGEST_NUMBER = 2**31 - 1
 # Characters and lines that the audit log stores without cutting.
 LONGEST_TEXT = 512
@@ -112,6 +124,32 @@ class MetadataField(LinesField):
         return "\n".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else value
 
 
+Window = tuple[datetime | None, datetime | None]
+
+
+def _in_words(label: str, window: Window) -> str:
+    """`Last 24 hours (2026-11-22 04:00 to 2026-11-23 04:00 CET)`, in the person's zone."""
+    start, end = (timezone.localtime(at) for at in window if at is not None)
+    return f"{label} ({start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} {end.tzname()})"
+
+
+def _fits(run: Run) -> bool:
+    start, end = run.data_start_time, run.data_end_time
+    return start is not None and end is not None and timedelta(0) < end - start <= LONGEST_WINDOW
+
+
+def _with(data: Mapping[str, Any], **values: str) -> dict[str, Any]:
+    """A copy of a form's data, which a request does not allow to change."""
+    return {name: data.get(name) for name in data} | values
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
 class NumberField(forms.IntegerField):
     def __init__(self, *, label: str, **kwargs: Any) -> None:
         super().__init__(label=label, min_value=1, max_value=LARGEST_NUMBER, **kwargs)
@@ -122,11 +160,20 @@ class TriggerForm(forms.Form):
 
     what = ""
 
+    def __init__(self, *args: Any, task: Task | None = None, **kwargs: Any) -> None:
+        self.task = task
+        super().__init__(*args, **kwargs)
+
     @classmethod
     def suggest(cls, task: Task, now: datetime) -> dict[str, Any]:
         """Initial values."""
         del task, now
         return {}
+
+    @classmethod
+    def repeated(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Initial values that ask for the same again. `parameters`: a request body."""
+        return parameters
 
     def wanted(self) -> EvaluationTrigger | ExperimentTrigger:
         """What to send to Arize. Only for a valid form."""
@@ -143,26 +190,81 @@ class EvaluationForm(TriggerForm):
 
 
 class ProjectForm(EvaluationForm):
+    """The window is chosen from a list, or typed. A list's times are those of the moment when the form was opened, so
+    that the same form sent twice asks for the same window.
+    """
+
     what = "evaluation of a project"
-    data_start_time = MomentField(label="Data from")
-    data_end_time = MomentField(label="Data until")
-    field_order = ("data_start_time", "data_end_time")
+    opened_at = MomentField(required=False, widget=forms.HiddenInput())
+    window = forms.ChoiceField(label="Data of", widget=forms.RadioSelect)
+    data_start_time = MomentField(label="Data from", required=False)
+    data_end_time = MomentField(label="Data until", required=False)
+    field_order = ("opened_at", "window", "data_start_time", "data_end_time")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.is_bound and "window" not in self.data:
+            # From a script, or a page of an older version: the times alone.
+            self.data = _with(self.data, window=OWN)
+        self.opened = self._opened()
+        self.windows = dict(self._windows())
+        labels = [(value, _in_words(label, window)) for value, (label, window) in self.windows.items()]
+        self.fields["window"].choices = [*labels, (OWN, "Own times")]  # type: ignore[attr-defined]  # a ChoiceField
+        self.initial = {"opened_at": self.opened.isoformat(), "window": SUGGESTED, **self.initial}
         zone = f"Time zone: {timezone.get_current_timezone_name()}."
         self.fields["data_start_time"].help_text = f"At most {LONGEST_WINDOW.days} days before the end. {zone}"
         self.fields["data_end_time"].help_text = f"Arize may find the newest spans only an hour or two later. {zone}"
 
     @classmethod
     def suggest(cls, task: Task, now: datetime) -> dict[str, Any]:
-        """From the task's last run until now."""
+        """Own times: from the task's last run until now. The list of windows suggests another."""
         last = task.last_run_at
         start = last if last is not None and last < now else now - SUGGESTED_WINDOW
         return {"data_start_time": max(start, now - LONGEST_WINDOW), "data_end_time": now}
 
+    @classmethod
+    def repeated(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        return parameters | {"window": OWN}
+
+    def _opened(self) -> datetime:
+        """When the form was opened, to the second. Now if that is not known, not plausible or too long ago."""
+        now = timezone.now().replace(microsecond=0)
+        if not self.is_bound:
+            return now
+        try:
+            opened = self.fields["opened_at"].clean(self.data.get("opened_at"))
+        except forms.ValidationError:
+            return now
+        return opened if opened is not None and timedelta(0) <= now - opened <= OPENED_WITHIN else now
+
+    def _windows(self) -> Iterator[tuple[str, tuple[str, Window]]]:
+        for value, (label, length) in WINDOWS.items():
+            yield value, (label, (self.opened - length, self.opened))
+        last = self._last_run()
+        if last is not None:
+            yield f"run-{last.pk}", ("Same as the last run", (last.data_start_time, last.data_end_time))
+
+    def _last_run(self) -> Run | None:
+        """The newest run with a window that Arize would accept again; of a sent form, the run that it names."""
+        if self.task is None:
+            return None
+        runs = Run.objects.filter(task=self.task, data_start_time__isnull=False, data_end_time__isnull=False)
+        named = str(self.data.get("window", "")) if self.is_bound else ""
+        if named.startswith("run-"):
+            named_id = _uuid(named.removeprefix("run-"))
+            runs = runs.none() if named_id is None else runs.filter(pk=named_id)
+        run = runs.order_by("-rank", "-sorted_at", "-pk").first()
+        return run if run is not None and _fits(run) else None
+
     def clean(self) -> dict[str, Any]:
-        cleaned = self.cleaned_data
+        cleaned, chosen = self.cleaned_data, self.cleaned_data.get("window")
+        if chosen in self.windows:
+            self._check_age()
+            cleaned["data_start_time"], cleaned["data_end_time"] = self.windows[chosen][1]
+            return cleaned
+        for name in ("data_start_time", "data_end_time"):
+            if chosen == OWN and name in cleaned and cleaned[name] is None:
+                self.add_error(name, "This field is required.")
         start, end = cleaned.get("data_start_time"), cleaned.get("data_end_time")
         if start and end and start >= end:
             self.add_error("data_start_time", "“Data from” must be before “Data until”.")
@@ -170,8 +272,20 @@ class ProjectForm(EvaluationForm):
             self.add_error("data_start_time", f"Arize accepts at most {LONGEST_WINDOW.days} days.")
         return cleaned
 
+    def _check_age(self) -> None:
+        if self.cleaned_data.get("opened_at") in {None, self.opened}:
+            return
+        self.data = _with(self.data, opened_at=self.opened.isoformat())
+        minutes = int(OPENED_WITHIN.total_seconds() // 60)
+        self.add_error(
+            "window",
+            f"This page was open for more than {minutes} minutes, so its times are new now. Check them, then start "
+            "the run.",
+        )
+
     def wanted(self) -> EvaluationTrigger:
         values = dict(self.cleaned_data)
+        del values["opened_at"], values["window"]
         window = (values.pop("data_start_time"), values.pop("data_end_time"))
         return EvaluationTrigger(window=window, **values)
 

@@ -79,6 +79,7 @@ def test_a_run_cancelled_singly_during_its_batch_gets_one_post(committed: None, 
         acts: list[Any] = [lambda: batches.work(batch.pk)]
         acts += [lambda run=run: cancellations.cancel(run, by=actor(here.person)) for run in runs[:5]]
         in_threads(len(acts), lambda number: acts[number]())
+        cancellations.send_unsent()  # those for which too many others waited for Arize
         while batches.work(batch.pk) is not None:
             pass
         assert here.faults_of(batch) == []

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from django.conf import settings
 from django.db import connection
+from django.test.utils import override_settings
 from django.utils import timezone
 
 from config.processes import ROOT, base_environment, launch
@@ -110,9 +110,9 @@ class WorkerStack:
     def start_worker(self) -> subprocess.Popen[bytes]:
         return self.start("worker")
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
-        """Start `worker` or `web` on the database of this process's tests."""
-        environment = base_environment() | {
+    @property
+    def environment(self) -> dict[str, str]:
+        return base_environment() | {
             **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY")},
             "ENV_FILE": "",
             "SITE_URL": f"http://localhost:{self.port}",
@@ -122,9 +122,16 @@ class WorkerStack:
             "ARIZE_ENDPOINTS": self.url,
             "CANCELS_PER_SECOND": str(self.rate),
         }
-        process = launch(name, environment=environment, log=self.directory / f"{name}.log")
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """Start `worker` or `web` on the database of this process's tests. Web pages need `collect_static` first."""
+        process = launch(name, environment=self.environment, log=self.directory / f"{name}.log")
         self.processes.append(process)
         return process
+
+    def collect_static(self) -> None:
+        command = [sys.executable, "manage.py", "collectstatic", "--no-input", "--verbosity=0"]
+        subprocess.run(command, env=self.environment, cwd=ROOT, check=True)
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """Kill the process group, like a power cut."""
@@ -206,8 +213,7 @@ def database_url() -> str:
 
 @contextmanager
 def worker_stack(directory: Path, *, rate: int = 50) -> Iterator[WorkerStack]:
-    with sandbox() as url:
-        settings.ARIZE_ENDPOINTS = (url,)
+    with sandbox() as url, override_settings(ARIZE_ENDPOINTS=(url,)):
         team = Team.objects.create(slug="many", name="Many")
         person = User.objects.create(email="many@example.com")
         Membership.objects.create(team=team, user=person, role=TeamRole.OPERATOR)

@@ -13,9 +13,9 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.forms.triggers import ExperimentForm, form_for
-from taskruns.models import AuditEvent, Task, Trigger, User
+from taskruns.models import AuditEvent, Status, Task, Team, Trigger, User
 from tests.actions import EVALUATION
-from tests.factories import NOW
+from tests.factories import NOW, make_run
 from tests.triggers.starting import NEW, url
 from tests.wire import trigger_url
 
@@ -48,7 +48,7 @@ def sent(arize: responses.RequestsMock) -> Any:
 
 def fields(page: str) -> list[str]:
     names = re.findall(r'<(?:input|textarea)[^>]* name="([a-z_]+)"', page)
-    return [name for name in names if name not in {"csrfmiddlewaretoken", "operation"}]
+    return [name for name in dict.fromkeys(names) if name not in {"csrfmiddlewaretoken", "operation"}]
 
 
 def value_of(page: str, name: str) -> str:
@@ -62,7 +62,18 @@ def value_of(page: str, name: str) -> str:
 # Suggested values
 
 
-def test_the_form_suggests_the_time_since_the_last_run(client: Client, task: Task) -> None:
+def windows(page: str) -> dict[str, str]:
+    """Value -> label of each choice."""
+    found = re.findall(r'<input type="radio" name="window" value="([^"]*)"[^>]*>\s*([^<]*?)\s*</label>', page)
+    return dict(found)
+
+
+def chosen(page: str) -> str:
+    (value,) = re.findall(r'<input type="radio" name="window" value="([^"]*)"[^>]* checked', page)
+    return str(value)
+
+
+def test_own_times_begin_at_the_last_run(client: Client, task: Task) -> None:
     for last, start in (
         (NOW - timedelta(hours=5, seconds=3), "2026-11-22T21:59:57"),
         (None, "2026-11-22T03:00:00"),
@@ -72,7 +83,8 @@ def test_the_form_suggests_the_time_since_the_last_run(client: Client, task: Tas
         Task.objects.update(last_run_at=last)
         with time_machine.travel(NOW, tick=False):
             page = client.get(url(task)).content.decode()
-        assert fields(page) == ["data_start_time", "data_end_time", "max_spans", "override_evaluations"]
+        names = ["opened_at", "window", "data_start_time", "data_end_time", "max_spans", "override_evaluations"]
+        assert fields(page) == names
         assert value_of(page, "data_start_time") == start
         assert value_of(page, "data_end_time") == "2026-11-23T03:00:00"
         assert value_of(page, "max_spans") == "10000"
@@ -85,7 +97,7 @@ def test_the_suggestion_is_accepted(days_ago: float, client: Client, task: Task,
     Task.objects.update(last_run_at=now - timedelta(days=days_ago))
     with time_machine.travel(now, tick=False):
         page = client.get(url(task)).content.decode()
-        typed = {name: value_of(page, name) for name in fields(page) if name != "override_evaluations"}
+        typed = {name: value_of(page, name) for name in ("data_start_time", "data_end_time", "max_spans")}
         assert post(client, task, typed).status_code == 302
     assert sent(arize).keys() == {"data_start_time", "data_end_time", "max_spans", "override_evaluations"}
 
@@ -118,6 +130,122 @@ def test_a_time_with_an_offset_is_kept(client: Client, task: Task, arize: Any) -
         "max_spans": 10_000,
         "override_evaluations": True,
     }
+
+
+# Windows to choose from
+
+
+def sent_window(arize: responses.RequestsMock) -> tuple[str, str]:
+    body = json.loads(arize.calls[-1].request.body or "")
+    return body["data_start_time"], body["data_end_time"]
+
+
+def opened(client: Client, task: Task) -> tuple[str, dict[str, str]]:
+    """The form's page, and its fields as a browser without a script would send them."""
+    page = client.get(url(task)).content.decode()
+    names = ("opened_at", "data_start_time", "data_end_time", "max_spans")
+    return page, {name: value_of(page, name) for name in names} | {"window": chosen(page)}
+
+
+def test_the_last_24_hours_are_suggested_with_their_times(client: Client, task: Task, oli: User, arize: Any) -> None:
+    User.objects.filter(pk=oli.pk).update(time_zone="Europe/Berlin")
+    arize.post(trigger_url(task), json=NEW, status=201)
+    Task.objects.update(last_run_at=NOW - timedelta(minutes=1))
+    with time_machine.travel(NOW, tick=False):
+        page, typed = opened(client, task)
+    assert windows(page) == {
+        "hour": "Last hour (2026-11-23 03:00 to 2026-11-23 04:00 CET)",
+        "day": "Last 24 hours (2026-11-22 04:00 to 2026-11-23 04:00 CET)",
+        "week": "Last 7 days (2026-11-16 04:00 to 2026-11-23 04:00 CET)",
+        "own": "Own times",
+    }
+    assert chosen(page) == "day"
+    with time_machine.travel(NOW + timedelta(minutes=9), tick=False):
+        assert post(client, task, typed).status_code == 302
+    assert sent_window(arize) == ("2026-11-22T03:00:00.000Z", "2026-11-23T03:00:00.000Z")
+
+
+@pytest.mark.parametrize(
+    ("window", "start"), [("hour", "2026-11-23T02:00:00.000Z"), ("week", "2026-11-16T03:00:00.000Z")]
+)
+def test_another_window_is_sent(window: str, start: str, client: Client, task: Task, arize: Any) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    with time_machine.travel(NOW, tick=False):
+        _, typed = opened(client, task)
+        assert post(client, task, typed | {"window": window}).status_code == 302
+    assert sent_window(arize) == (start, "2026-11-23T03:00:00.000Z")
+
+
+def test_a_form_sent_twice_asks_for_the_same_window(client: Client, task: Task, arize: Any) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    with time_machine.travel(NOW, tick=False):
+        _, typed = opened(client, task)
+    typed |= {"operation": str(uuid.uuid4())}
+    for minute in (1, 2):
+        with time_machine.travel(NOW + timedelta(minutes=minute), tick=False):
+            assert client.post(url(task), typed).status_code == 302
+    assert len(arize.calls) == 1
+    assert Trigger.objects.count() == 1
+
+
+def test_the_window_of_the_last_run_can_be_used_again(client: Client, task: Task, arize: Any) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    window = {"data_start_time": NOW - timedelta(days=3), "data_end_time": NOW - timedelta(days=2)}
+    make_run(task, status=Status.COMPLETED, created_at=NOW - timedelta(days=1), **window)
+    make_run(task, created_at=NOW - timedelta(hours=1))
+    with time_machine.travel(NOW, tick=False):
+        page, typed = opened(client, task)
+        same = next(value for value in windows(page) if value.startswith("run-"))
+        assert windows(page)[same] == "Same as the last run (2026-11-20 03:00 to 2026-11-21 03:00 UTC)"
+        # Another run ends before that. The form still means the one that it showed.
+        make_run(task, status=Status.COMPLETED, created_at=NOW, data_start_time=NOW, data_end_time=NOW)
+        assert post(client, task, typed | {"window": same}).status_code == 302
+    assert sent_window(arize) == ("2026-11-20T03:00:00.000Z", "2026-11-21T03:00:00.000Z")
+
+
+def test_a_window_that_arize_would_refuse_is_not_offered(client: Client, task: Task) -> None:
+    make_run(task, data_start_time=NOW - timedelta(days=40), data_end_time=NOW)
+    assert list(windows(client.get(url(task)).content.decode())) == ["hour", "day", "week", "own"]
+
+
+def test_the_run_of_another_task_is_no_choice(client: Client, task: Task, other_team: Team, arize: Any) -> None:
+    other = Task.objects.create(team=other_team, endpoint=task.endpoint, arize_id="T9")
+    window = {"data_start_time": NOW - timedelta(days=3), "data_end_time": NOW - timedelta(days=2)}
+    theirs = make_run(other, **window)
+    page = post(client, task, {"window": f"run-{theirs.pk}", "opened_at": "", "max_spans": "1"})
+    assert page.status_code == 422
+    assert "Select a valid choice." in page.content.decode()
+    assert "2026-11-20" not in page.content.decode()
+    assert not arize.calls
+
+
+def test_a_page_that_was_open_for_long_shows_new_times_first(client: Client, task: Task, arize: Any) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    with time_machine.travel(NOW, tick=False):
+        _, typed = opened(client, task)
+    typed |= {"max_spans": "77"}
+    with time_machine.travel(NOW + timedelta(hours=5), tick=False):
+        page = post(client, task, typed)
+        html = page.content.decode()
+        assert page.status_code == 422
+        assert "This page was open for more than 30 minutes, so its times are new now." in html
+        assert value_of(html, "max_spans") == "77"
+        assert not arize.calls
+        again = typed | {"opened_at": value_of(html, "opened_at"), "window": chosen(html)}
+        assert post(client, task, again).status_code == 302
+    assert sent_window(arize)[1] == "2026-11-23T08:00:00.000Z"
+
+
+def test_own_times_are_kept_and_needed(client: Client, task: Task, arize: Any) -> None:
+    arize.post(trigger_url(task), json=NEW, status=201)
+    _, typed = opened(client, task)
+    own = typed | {"window": "own", "data_start_time": "", "data_end_time": "2026-11-22T03:00:00"}
+    page = post(client, task, own).content.decode()
+    assert "This field is required." in page.split('id="id_data_start_time_error"')[1].split("</ul>")[0]
+    assert chosen(page) == "own"
+    assert value_of(page, "data_end_time") == "2026-11-22T03:00:00"
+    assert post(client, task, own | {"data_start_time": "2026-11-21T03:00:00"}).status_code == 302
+    assert sent_window(arize) == ("2026-11-21T03:00:00.000Z", "2026-11-22T03:00:00.000Z")
 
 
 # Tasks on a dataset, and experiments

@@ -14,13 +14,13 @@ from typing import Any
 
 from django.db import transaction
 
-from taskruns.arize.triggers import EvaluationTrigger, ExperimentTrigger
+from taskruns.arize.triggers import Wanted
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
-from taskruns.services.remote_acts import insert_first
+from taskruns.services.remote_acts import ArizeIsSlow, Place, insert_first
 
 from .answer import ask_arize
-from .results import close
+from .results import close, learn_of_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,20 @@ class TriggerResult:
     stop: EmergencyStop | None = None
 
 
-def trigger(
-    task: Task, *, operation: uuid.UUID, wanted: EvaluationTrigger | ExperimentTrigger, by: Actor
-) -> TriggerResult:
+def trigger(task: Task, *, operation: uuid.UUID, wanted: Wanted, by: Actor) -> TriggerResult:
     """Start a run. The caller has checked the person's right. `operation` is the form's token. Sends at most one POST.
 
-    Raises DatabaseError if the request could not be recorded (nothing was sent), and OutcomeNotWritten if the outcome
-    could not be recorded (it was sent).
+    Raises DatabaseError if the request could not be recorded (nothing was sent), ArizeIsSlow if too many requests wait
+    for Arize (nothing was recorded or sent), and OutcomeNotWritten if the outcome could not be recorded (it was sent).
     """
-    opened = _open(task.pk, operation=operation, parameters=wanted.as_json(), by=by)
-    if isinstance(opened, TriggerResult):
-        return opened
-    close(opened, ask_arize(opened.task, wanted), by=by)
+    with Place() as place:
+        opened = _open(task.pk, place, operation=operation, parameters=wanted.as_json(), by=by)
+        if isinstance(opened, TriggerResult):
+            return opened
+        answer = ask_arize(opened.task, wanted)
+    close(opened, answer, by=by)
+    if opened.task.credential is not None:
+        learn_of_key(opened.task.credential, answer)
     return _result(Trigger.objects.select_related("run").get(pk=operation))
 
 
@@ -61,7 +63,7 @@ def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResu
 
 @transaction.atomic(durable=True)
 def _open(
-    task_id: uuid.UUID, *, operation: uuid.UUID, parameters: dict[str, Any], by: Actor
+    task_id: uuid.UUID, place: Place, *, operation: uuid.UUID, parameters: dict[str, Any], by: Actor
 ) -> Trigger | TriggerResult:
     # Before the insert: if the token was used, a failed insert would break the transaction.
     task = Task.objects.select_related("credential", "team").get(pk=task_id)
@@ -72,6 +74,8 @@ def _open(
     opened = insert_first(new, rivals=Trigger.objects.filter(pk=operation))
     if opened is None:
         return _join(_mine(task, operation, by), parameters)
+    if not place.take():
+        raise ArizeIsSlow
     record(
         EventType.RUN_TRIGGER,
         "requested",

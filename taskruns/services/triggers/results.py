@@ -1,10 +1,18 @@
 """Writes the outcome of a start: the trigger, the runs as Arize showed them and the audit row in one transaction."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
 import structlog
 from django.utils import timezone
 
+from taskruns.arize.errors import RateLimited, Unauthorized
+from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import TRIGGER_FACTS, Run, Trigger, TriggerOutcome
+from taskruns.models import TRIGGER_FACTS, CancelItem, Credential, Run, Task, Trigger, TriggerOutcome
+from taskruns.services.credentials import note_rejected
+from taskruns.services.credentials.client import count
 from taskruns.services.remote_acts import SWEEPER, crashed_before, writing_outcome
 from taskruns.services.runs.observations import Reading, record_readings
 
@@ -12,6 +20,9 @@ from .answer import Answer
 
 log = structlog.get_logger(__name__)
 
+STARTER = Actor.job("starts")
+# Arize's clock and this machine's clock may differ by this much.
+CLOCKS_DIFFER = timedelta(minutes=1)
 CRASHED = "The panel was interrupted before it could record Arize's answer."
 
 
@@ -21,16 +32,25 @@ def close(trigger: Trigger, answer: Answer, *, by: Actor) -> bool:
     A later answer may replace `unknown`. Expects `trigger.task` with its team. Raises OutcomeNotWritten; the sweep then
     closes the trigger as `unknown`.
     """
+    answer = _with_new_runs(trigger.task, answer)
     with writing_outcome(EventType.RUN_TRIGGER):
         return _write(trigger, answer, by)
+
+
+def learn_of_key(key: Credential, answer: Answer) -> None:
+    """Count the calls, and note if Arize rejected the key."""
+    count(key, calls=answer.calls, limited=int(isinstance(answer.error, RateLimited)))
+    if isinstance(answer.error, Unauthorized):
+        note_rejected(key, sentence=answer.error.sentence, by=STARTER)
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
     """Close as `unknown` every trigger that a crash left without an outcome: Arize offers no way to look it up.
 
-    If a run did start, the mirror finds it. Returns how many were closed. Safe to run concurrently.
+    If a run did start, the mirror finds it. What a batch has not sent yet is the batch's to send. Returns how many were
+    closed. Safe to run concurrently.
     """
-    crashed = Trigger.objects.filter(crashed_before())
+    crashed = Trigger.objects.filter(crashed_before(), posted_at__isnull=False)
     rows = crashed.select_related("task__team", "task__credential").order_by("requested_at")
     closed = [row for row in rows if close(row, Answer(TriggerOutcome.UNKNOWN, CRASHED), by=by)]
     for row in closed:
@@ -55,9 +75,40 @@ def _write(trigger: Trigger, answer: Answer, by: Actor) -> bool:
         task=task,
         run=run,
         operation_id=trigger.pk,
-        details=answer.details,
+        details=answer.details | _batch_of(trigger),
     )
     return True
+
+
+def _batch_of(trigger: Trigger) -> dict[str, str]:
+    """If a batch started it, the batch and the run that it started again."""
+    item = CancelItem.objects.filter(trigger=trigger).select_related("run").first()
+    return {"batch_id": str(item.batch_id), "again": item.run.arize_id} if item is not None else {}
+
+
+def _with_new_runs(task: Task, answer: Answer) -> Answer:
+    """Add which runs have appeared since a start whose answer was lost."""
+    if answer.lost_at is None:
+        return answer
+    new = _new_runs(task, answer.seen, answer.lost_at)
+    details = answer.details | {"new_runs": [run.id for run in new]}
+    return replace(answer, explanation=_about(len(new)), details=details)
+
+
+def _new_runs(task: Task, runs: Iterable[WireRun], sent_at: datetime) -> list[WireRun]:
+    """The runs that, as far as we know, did not exist before the start was sent."""
+    young = [run for run in runs if run.created_at is None or run.created_at >= sent_at - CLOCKS_DIFFER]
+    held = Run.objects.filter(team=task.team_id, endpoint=task.endpoint, first_seen_at__lt=sent_at)
+    known = set(held.filter(arize_id__in=[run.id for run in young]).values_list("arize_id", flat=True))
+    return [run for run in young if run.id not in known]
+
+
+def _about(new: int) -> str:
+    if not new:
+        return "The task has no new run so far, but one may still appear."
+    if new == 1:
+        return "One new run of the task has appeared since. It may be yours."
+    return f"{new} new runs of the task have appeared since. One of them may be yours."
 
 
 def _started(trigger: Trigger, answer: Answer) -> Run | None:
@@ -70,6 +121,8 @@ def _started(trigger: Trigger, answer: Answer) -> Run | None:
 def _update(trigger: Trigger, answer: Answer, run: Run | None) -> bool:
     not_final = [outcome for outcome, facts in TRIGGER_FACTS.items() if not facts.is_final]
     rows = Trigger.objects.filter(pk=trigger.pk, outcome__in=not_final).exclude(outcome=answer.outcome)
+    if trigger.posted_at is None:
+        rows = rows.filter(posted_at=None)  # otherwise another worker has begun to send it
     return bool(
         rows.update(
             outcome=answer.outcome,
