@@ -12,7 +12,7 @@ from .audit import (
     AuditVerification,
     PersonTally,
 )
-from .batches import BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
+from .batches import BatchKind, BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cache import CacheEntry
 from .cancellations import Cancellation
 from .credentials import Credential, KeyUsage
@@ -21,6 +21,9 @@ from .key_ring import RingKeyCheck, SigningKeyUse
 from .leases import Lease
 from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, Outcome, TriggerOutcome
 from .people import EmailStatus, Limit, SignInCount, SiteRole, Theme, User
+from .restores import Move, Restore
+from .run_notes import RunNote
+from .run_search import RunSearch
 from .runs import Run, Status
 from .saved_views import SavedView
 from .sessions import PersonSession
@@ -41,6 +44,7 @@ __all__ = [
     "AuditEvent",
     "AuditReading",
     "AuditVerification",
+    "BatchKind",
     "BatchSource",
     "BatchState",
     "CacheEntry",
@@ -59,11 +63,15 @@ __all__ = [
     "Lease",
     "Limit",
     "Membership",
+    "Move",
     "Outcome",
     "PersonSession",
     "PersonTally",
+    "Restore",
     "RingKeyCheck",
     "Run",
+    "RunNote",
+    "RunSearch",
     "SavedView",
     "SignInCount",
     "SigningKeyUse",

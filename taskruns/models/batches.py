@@ -1,4 +1,4 @@
-"""A batch cancels many runs: the frozen list of runs, and the state of each."""
+"""A batch cancels many runs, or starts many ended runs again: the frozen list of runs, and the state of each."""
 
 import uuid
 
@@ -8,10 +8,23 @@ from django.utils import timezone
 from .audit import LONGEST_REASON
 from .cancellations import Cancellation
 from .credentials import Credential
-from .outcomes import CANCEL_FACTS, Effect
+from .outcomes import CANCEL_FACTS, TRIGGER_FACTS, Effect, TriggerOutcome
 from .people import User
 from .runs import Run
 from .teams import Team
+from .triggers import Trigger
+
+
+class BatchKind(models.TextChoices):
+    """What a batch does to its runs. TRIGGER: for each ended run, a new run of its task is started."""
+
+    CANCEL = "cancel"
+    TRIGGER = "trigger"
+
+    @property
+    def attempt(self) -> str:
+        """The column of an item with its latest request."""
+        return "cancellation" if self is BatchKind.CANCEL else "trigger"
 
 
 class BatchState(models.TextChoices):
@@ -30,24 +43,40 @@ class BatchSource(models.TextChoices):
     FILTER = "filter"
     RETRY = "retry"
     STOP = "stop"
+    BATCH = "batch"  # runs that an earlier batch cancelled, to start them again
 
 
 class ItemState(models.TextChoices):
-    """The state of a run in a batch until its cancel has an outcome; from then on, the outcome is its state.
+    """The state of a run in a batch until its request has an outcome; from then on, the outcome is its state.
 
-    QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a cancellation is in progress, or
-    its outcome is not known yet. LEFT_OUT: the batch was aborted before anything was sent for this run.
+    QUEUED: nothing was sent, or what was sent is known to have changed nothing. SENT: a request is in progress, or its
+    outcome is not known yet. LEFT_OUT: the batch was aborted before anything was sent for this run.
+
+    The others are only for runs to start again, and nothing is sent for them. HELD: an emergency stop holds the task.
+    ALREADY_STARTED: another batch started it again, or may have. NO_WINDOW, LONG_WINDOW: Arize did not report the time
+    range of its data, or accepts none that long. UNKNOWN_TYPE: the panel cannot start tasks of this type.
     """
 
     QUEUED = "queued"
     SENT = "sent"
     LEFT_OUT = "left_out"
+    HELD = "held"
+    ALREADY_STARTED = "already_started"
+    NO_WINDOW = "no_window"
+    LONG_WINDOW = "long_window"
+    UNKNOWN_TYPE = "unknown_type"
 
 
 OPEN_ITEMS = (ItemState.QUEUED, ItemState.SENT)
 ITEM_OUTCOMES = tuple(outcome for outcome, facts in CANCEL_FACTS.items() if facts.effect is not Effect.OPEN)
-# Every state of an item with its label.
-ITEM_STATES = {state.value: str(state.label) for state in (*OPEN_ITEMS, *ITEM_OUTCOMES, ItemState.LEFT_OUT)}
+START_OUTCOMES = tuple(outcome for outcome, facts in TRIGGER_FACTS.items() if outcome and facts.has_row)
+# Known when the list is made: these runs are listed, but never started.
+NOT_STARTABLE = (ItemState.ALREADY_STARTED, ItemState.NO_WINDOW, ItemState.LONG_WINDOW, ItemState.UNKNOWN_TYPE)
+# A run in one of these states must not be started a second time.
+STARTED = (ItemState.SENT, TriggerOutcome.DONE, TriggerOutcome.UNKNOWN)
+# Every state of an item with its label. Cancels and starts share some outcomes.
+_STATES = (*OPEN_ITEMS, *ITEM_OUTCOMES, *START_OUTCOMES, ItemState.LEFT_OUT, ItemState.HELD, *NOT_STARTABLE)
+ITEM_STATES = {state.value: str(state.label) for state in _STATES}
 
 
 class CancelBatch(models.Model):
@@ -58,6 +87,9 @@ class CancelBatch(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     team = models.ForeignKey(Team, models.CASCADE, related_name="batches")
+    kind = models.CharField(max_length=10, choices=BatchKind.choices, default=BatchKind.CANCEL)
+    # For starts: `override_evaluations`, and `experiment_name`, the pattern of the names of new experiments.
+    options = models.JSONField(default=dict)
     source = models.CharField(max_length=10, choices=BatchSource.choices)
     stop = models.ForeignKey("EmergencyStop", models.SET_NULL, null=True, related_name="batches")
     filters = models.TextField(blank=True)  # the board's canonical query string
@@ -93,7 +125,10 @@ class CancelBatch(models.Model):
 
 
 class CancelItem(models.Model):
-    """One run of a batch. `attempts`: POSTs that may have arrived or could not be sent, without those answered 429."""
+    """One run of a batch. `attempts`: POSTs that may have arrived or could not be sent, without those answered 429.
+
+    `body`: for a start, the request body, fixed when the batch is confirmed.
+    """
 
     batch = models.ForeignKey(CancelBatch, models.CASCADE, related_name="items")
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancel_items")
@@ -104,9 +139,18 @@ class CancelItem(models.Model):
     # The latest one. `joined`: it was opened by another action, and the item takes over its outcome.
     cancellation = models.ForeignKey(Cancellation, models.SET_NULL, null=True, related_name="items")
     joined = models.BooleanField(default=False)
+    trigger = models.ForeignKey(Trigger, models.SET_NULL, null=True, related_name="items")  # the latest one
+    body = models.JSONField(null=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["batch", "run"], name="one_item_a_run_and_batch")]
+        constraints = [
+            models.UniqueConstraint(fields=["batch", "run"], name="one_item_a_run_and_batch"),
+            models.UniqueConstraint(
+                fields=["run"],
+                condition=models.Q(trigger__isnull=False, state__in=[state.value for state in STARTED]),
+                name="one_start_a_run",
+            ),
+        ]
         indexes = [
             models.Index(fields=["batch", "state", "next_try_at"], name="item_to_do"),
             models.Index(fields=["state"], condition=models.Q(state="unknown"), name="item_unknown"),
@@ -117,13 +161,19 @@ class CancelItem(models.Model):
 
 
 class CancelPace(models.Model):
-    """The rate limit of one key's batch cancels, shared by all workers: nothing is sent before `free_at`."""
+    """The rate limit of one key's batches, shared by all workers: nothing is sent before `free_at`.
+
+    An episode lasts from the first pause to the next success. Within it, one request is sent after each pause: a probe.
+    """
 
     credential = models.OneToOneField(Credential, models.CASCADE, primary_key=True, related_name="cancel_pace")
     free_at = models.DateTimeField(default=timezone.now)
     paused_until = models.DateTimeField(null=True)
     pause_reason = models.TextField(blank=True)
     refusals = models.PositiveIntegerField(default=0)  # in a row
+    paused_at = models.DateTimeField(null=True)  # failures of cancels opened before are of the same burst
+    pauses = models.PositiveIntegerField(default=0)  # of this episode
+    probe_until = models.DateTimeField(null=True)  # a probe has no answer yet
 
     def __str__(self) -> str:
         return f"pace of {self.credential_id}"

@@ -3,6 +3,7 @@
 import uuid
 
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from .audit import LONGEST_REASON
@@ -23,6 +24,9 @@ class Cancellation(models.Model):
     batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
     reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)
+    # When it was about to be sent, committed before the POST. Null: nothing was sent yet. Whoever sends it sets this
+    # first, by a conditional UPDATE, so it is sent at most once. A row that does not say counts as sent.
+    posted_at = models.DateTimeField(null=True, default=timezone.now, db_default=Now())
     # Arize answered 200, but the run is still active: shown as "stopping" until the run ends or 300 s have passed.
     stopping_since = models.DateTimeField(null=True)
     outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=Outcome.OPEN)
@@ -32,6 +36,9 @@ class Cancellation(models.Model):
     answer = models.JSONField(default=dict)
     # An unknown outcome is followed until it is found or Arize no longer has the run.
     followed = models.BooleanField(default=True)
+    # How often its run was read again for the outcome, and the earliest time of the next look. Null: now.
+    looks = models.PositiveSmallIntegerField(default=0)
+    look_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
@@ -44,6 +51,8 @@ class Cancellation(models.Model):
                 name="cancellation_to_follow",
             ),
             models.Index(fields=["closed_at"], condition=models.Q(outcome="confirmed"), name="cancellation_to_check"),
+            models.Index(fields=["requested_at"], condition=models.Q(posted_at=None), name="cancellation_to_send"),
+            models.Index(fields=["person_label"], name="cancellation_by_label"),
         ]
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """A team's Arize API key: its ciphertext, its health, and when it is next used to read."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import models
@@ -12,7 +12,12 @@ from django.views.decorators.debug import sensitive_variables
 from taskruns.encryption import Ciphertext, Ring
 
 from .people import User
+from .stamps import ahead, is_ahead
 from .teams import Team
+
+LONGEST_BACKOFF = timedelta(minutes=5)
+# After a wait. Until then the attempt may be in progress; later, no worker makes one.
+RETRIED_WITHIN = timedelta(minutes=1)
 
 
 class CredentialQuerySet(models.QuerySet["Credential"]):
@@ -43,11 +48,17 @@ class Credential(models.Model):
     last_good_at = models.DateTimeField(null=True, blank=True)
     failing_since = models.DateTimeField(null=True, blank=True)
     failing_reason = models.TextField(blank=True)
+    rejected_at = models.DateTimeField(null=True, blank=True)  # first 401 since the last success, before a second look
+    retry_at = models.DateTimeField(null=True, blank=True)  # when a failing key is tried again
+    recovered_at = models.DateTimeField(null=True, blank=True)  # when Arize last accepted a failing key again
 
     # Pace of the mirror (services/mirror/)
     next_refresh_at = models.DateTimeField(default=timezone.now, db_index=True)
     claimed_until = models.DateTimeField(null=True, blank=True)  # a round is in progress
     tasks_read_at = models.DateTimeField(null=True, blank=True)
+    # When the last complete listing of tasks began. Null: none is complete yet.
+    tasks_listed_from = models.DateTimeField(null=True, blank=True)
+    spaces_listed_from = models.DateTimeField(null=True, blank=True)  # when the last complete listing of spaces began
     # Where the next round continues a list of tasks that did not fit into one: {"space": ..., "cursor": ...}
     listing_at = models.JSONField(default=dict)
     list_problem = models.TextField(blank=True)  # why the last list of tasks may be incomplete, or empty
@@ -55,11 +66,18 @@ class Credential(models.Model):
     first_contact_done_at = models.DateTimeField(null=True, blank=True)
     users_refused_at = models.DateTimeField(null=True, blank=True)  # when Arize last refused all names
     backoff_until = models.DateTimeField(null=True, blank=True)
+    backoff_since = models.DateTimeField(null=True, blank=True)  # when the first of these failures happened
     backoff_reason = models.TextField(blank=True)
+    backoff_is_limit = models.BooleanField(default=False)  # Arize answered 429: batches wait too
     failures = models.PositiveIntegerField(default=0)  # rounds in a row that ended early
-    recent_calls = models.JSONField(default=list)  # of the last minute; services/mirror/budget.py
+    recent_calls = models.JSONField(default=list)  # of the last minute; services/credentials/budget.py
 
     objects = CredentialQuerySet.as_manager()
+    # Only set by `services.mirror.staleness.with_ages`.
+    board_version: int
+    oldest_status: datetime | None
+    has_unsearched: bool
+    oldest_search: datetime | None
 
     class Meta:
         constraints = [
@@ -86,7 +104,16 @@ class Credential(models.Model):
         return Ring(settings.ENCRYPTION_KEYS).decrypt(stored, owner=str(self.pk))
 
     def is_backing_off(self, now: datetime) -> bool:
-        return self.backoff_until is not None and self.backoff_until > now
+        return is_ahead(self.backoff_until, now, LONGEST_BACKOFF)
+
+    @staticmethod
+    def backing_off(now: datetime, *, of: str = "") -> models.Q:
+        """Keys that wait; `of`: the path to the key, such as `run__task__credential__`."""
+        return ahead(f"{of}backoff_until", now, LONGEST_BACKOFF)
+
+    def is_retried(self, now: datetime) -> bool:
+        """Whether it waits after a failure, or its next attempt is being made."""
+        return self.is_backing_off(now - RETRIED_WITHIN)
 
 
 class KeyUsage(models.Model):

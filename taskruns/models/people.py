@@ -11,6 +11,8 @@ from django.db import IntegrityError, models, transaction
 from django.db.models.functions import Lower
 from django.utils import timezone
 
+from .stamps import ahead, over
+
 
 class SiteRole(models.TextChoices):
     NONE = "", "none"
@@ -107,13 +109,15 @@ class SignInCountManager(models.Manager["SignInCount"]):
         """
         now = timezone.now()
         rows = self.filter(bucket=limit.bucket(*of))
-        if rows.filter(ends_at__gt=now, attempts__lt=limit.attempts).update(attempts=models.F("attempts") + 1):
+        if rows.filter(ahead("ends_at", now, limit.window), attempts__lt=limit.attempts).update(
+            attempts=models.F("attempts") + 1
+        ):
             return True
         anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
-        if rows.filter(ends_at__lte=now).update(**anew):
+        if rows.filter(over("ends_at", now, limit.window)).update(**anew):
             return True
         # Check the count again: another attempt may have created the row since the first update.
-        if rows.filter(ends_at__gt=now, attempts__gte=limit.attempts).exists():
+        if rows.filter(ahead("ends_at", now, limit.window), attempts__gte=limit.attempts).exists():
             return False
         try:
             with transaction.atomic():

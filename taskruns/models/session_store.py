@@ -10,6 +10,7 @@ import json
 import time
 import zlib
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -17,12 +18,14 @@ from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.db import transaction
+from django.db.models import CharField, DateTimeField
 from django.utils import timezone
 from django.utils.crypto import get_random_string, salted_hmac
 
 from taskruns.allauth_compat import PASSKEY_STATE, SSO_STATES
 
 from .people import User
+from .prepared import Prepared, Slot
 from .sessions import LONGEST_USER_AGENT, PersonSession, digest_of
 
 KEY_LENGTH = 32
@@ -98,8 +101,8 @@ class SessionStore(SessionBase):
     def _load_row(self) -> Data:
         """Empty if the data were copied from another row: whoever writes one cannot choose whose session it is."""
         key = digest_of(self.session_key or "")
-        rows = PersonSession.objects.filter(session_key=key, expire_date__gt=timezone.now())
-        data = next((self.decode(text) for text in rows.values_list("session_data", flat=True)), {})
+        rows = _unexpired_row().rows(key=key, now=timezone.now())
+        data = next(map(self.decode, rows), {})
         return data if data.pop(OF_ROW, None) == key else {}
 
     def _save_row(self, data: Data) -> None:
@@ -151,6 +154,15 @@ class SessionStore(SessionBase):
     def _since_when(self, name: str, text: str, now: float) -> float:
         before, since = self._since.get(name, ("", now))
         return since if text == before else now
+
+
+@cache
+def _unexpired_row() -> Prepared[str]:
+    """Each request of a person needs it."""
+    rows = PersonSession.objects.filter(
+        session_key=Slot("key", CharField()), expire_date__gt=Slot("now", DateTimeField())
+    )
+    return Prepared(rows.values_list("session_data", flat=True))
 
 
 def is_in_cookie(key: str | None) -> bool:

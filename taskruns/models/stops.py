@@ -25,15 +25,18 @@ class StopEnd(models.TextChoices):
 
 
 class StopQuerySet(models.QuerySet["EmergencyStop"]):
-    def holding(self) -> Self:
-        """Active stops. One past `expires_at` is not active, even if the clock has not ended it yet."""
-        return self.filter(end=StopEnd.HOLDING, expires_at__gt=timezone.now())
+    def holding(self, now: "datetime | models.Value | None" = None) -> Self:
+        """Active stops. One past `expires_at` is not active, even if the clock has not ended it yet.
+
+        `now`: a slot in a prepared query.
+        """
+        return self.filter(end=StopEnd.HOLDING, expires_at__gt=timezone.now() if now is None else now)
 
     def with_owner(self) -> Self:
-        """Annotate the owner's current role in the team: the hold acts only while its owner has the right."""
+        """With the owner, and their current role in the team: the hold acts only while its owner has the right."""
         mine = Membership.objects.in_force().filter(team=models.OuterRef("team"), user=models.OuterRef("person"))
         able = mine.filter(user__is_active=True, team__archived_at=None)
-        return self.annotate(owner_role=models.Subquery(able.values("role")[:1]))
+        return self.select_related("person").annotate(owner_role=models.Subquery(able.values("role")[:1]))
 
 
 def _expiry() -> datetime:

@@ -17,10 +17,15 @@ from .teams import Team
 
 # If a key still lists tasks, but has not listed this one for this long, it no longer sees it. Another key takes over.
 UNLISTED_AFTER = timedelta(minutes=5)
+# A run is longer than usual if it takes twice the usual duration, and at least a minute more: a run that takes seconds
+# is not late after a few more.
+TIMES_USUAL = 2
+AT_LEAST_OVER = timedelta(minutes=1)
 NO_LONGER_LISTED = models.Q(listed_at__lt=models.F("credential__tasks_read_at") - UNLISTED_AFTER)
 STILL_LISTED = models.Q(credential__tasks_read_at=None) | models.Q(
     listed_at__gte=models.F("credential__tasks_read_at") - UNLISTED_AFTER
 )
+HAS_GAP = ~models.Q(gap_cursor="")
 NO_USABLE_KEY = (
     models.Q(credential=None)
     | models.Q(credential__revoked_at__isnull=False)
@@ -43,6 +48,7 @@ class Task(models.Model):
     space_name = models.TextField(blank=True)
     name = models.TextField(blank=True)
     search_name = FoldedField(of="name")
+    search_space = FoldedField(of="space_name")
     type = models.CharField(max_length=30, choices=[(t.value, t.value) for t in TaskType], default=TaskType.UNKNOWN)
     is_continuous = models.BooleanField(null=True)
     last_run_at = models.DateTimeField(null=True)
@@ -56,6 +62,10 @@ class Task(models.Model):
     # Where an incomplete backfill continues, and when it began: `services/mirror/task_runs.py`.
     gap_cursor = models.TextField(blank=True)
     gap_since = models.DateTimeField(null=True)
+    gap_searched_at = models.DateTimeField(null=True)  # `searched_at` once the gap is closed
+    # When the request began that last showed its newest runs down to known ones. Every run that Arize held before it is
+    # in the mirror, except those below the newest page of the first reading. Null: not searched yet.
+    searched_at = models.DateTimeField(null=True)
     active_unread = models.BooleanField(default=False)  # the first reading left out older runs, which may be active
     swept_at = models.DateTimeField(null=True)  # when the rolling search last read it
     # When reading its runs last failed, unless the list has worked since.
@@ -66,7 +76,18 @@ class Task(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "endpoint", "arize_id"], name="one_task_a_team_and_id")]
-        indexes = [models.Index(fields=["credential", "runs_read_at"], name="task_oldest_read")]
+        indexes = [
+            models.Index(fields=["credential", "runs_read_at"], name="task_oldest_read"),
+            models.Index(fields=["credential", "searched_at"], name="task_oldest_search"),
+        ]
 
     def __str__(self) -> str:
         return self.name.strip() or self.arize_id
+
+    @property
+    def usual_limit(self) -> timedelta | None:
+        """A run that takes more time than this is longer than usual. None: too few runs are known."""
+        if self.usual_seconds is None:
+            return None
+        usual = timedelta(seconds=self.usual_seconds)
+        return max(usual * TIMES_USUAL, usual + AT_LEAST_OVER)

@@ -35,12 +35,16 @@ class Team(models.Model):
     watched_at = models.DateTimeField(null=True, blank=True)
 
     objects = TeamQuerySet.as_manager()
-    # Only set by `services.members.seen_by`.
+    # Only set by `services.members.seen_by` and `own_seen_by`.
     role: str
     reader_manages: bool
     has_other_teams: bool
     as_of: datetime | None
+    waiting_keys: int
     is_stopped: bool
+    worker_seen_at: datetime | None
+    queue_seen_at: datetime | None
+    database_now: datetime
 
     def __str__(self) -> str:
         return self.name
@@ -52,13 +56,23 @@ class Team(models.Model):
 
 
 class MembershipQuerySet(models.QuerySet["Membership"]):
-    def in_force(self) -> "MembershipQuerySet":
-        """Omit roles from groups unless the person's last single sign-on is recent: the person may have left."""
-        confirmed_since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
-        return self.filter(models.Q(by_groups=False) | models.Q(user__sso_signed_in_at__gt=confirmed_since))
+    def in_force(self, since: "datetime | models.Value | None" = None) -> "MembershipQuerySet":
+        """Omit roles from groups unless the person's last single sign-on is recent: the person may have left.
 
-    def managing(self, person: User) -> "MembershipQuerySet":
-        return self.in_force().filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+        `since`: `confirmed_since`, or its slot in a prepared query.
+        """
+        since = confirmed_since() if since is None else since
+        return self.filter(models.Q(by_groups=False) | models.Q(user__sso_signed_in_at__gt=since))
+
+    def managing(
+        self, person: "User | models.Value", since: "datetime | models.Value | None" = None
+    ) -> "MembershipQuerySet":
+        return self.in_force(since).filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+
+
+def confirmed_since() -> datetime:
+    """Roles from groups count only for people whose last single sign-on was after this."""
+    return timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
 
 
 class Membership(models.Model):

@@ -1,6 +1,7 @@
 """Starts of runs that were requested in the panel."""
 
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from .outcomes import TRIGGER_FACTS, TriggerOutcome
@@ -12,8 +13,9 @@ _OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in TRIGGER_FACTS.
 
 
 class Trigger(models.Model):
-    """One submitted form. Its id is the form's own token, so that the same form cannot start two runs. It is also the
-    operation id of its audit rows.
+    """One start, of a submitted form or of a batch. Its id is the operation id of its audit rows.
+
+    For a form it is the form's own token, so that the same form cannot start two runs.
     """
 
     id = models.UUIDField(primary_key=True, editable=False)
@@ -22,6 +24,9 @@ class Trigger(models.Model):
     person_label = models.CharField(max_length=254)
     parameters = models.JSONField()  # the request body
     requested_at = models.DateTimeField(default=timezone.now)
+    # When it was about to be sent, committed before the POST. Null: a batch has not sent it yet. Whoever sends it sets
+    # this first, by a conditional UPDATE, so it is sent at most once. A row that does not say counts as sent.
+    posted_at = models.DateTimeField(null=True, default=timezone.now, db_default=Now())
     outcome = models.CharField(max_length=20, choices=_OUTCOMES, blank=True, default=TriggerOutcome.OPEN)
     closed_at = models.DateTimeField(null=True)
     explanation = models.TextField(blank=True)  # for the page only, never for the log

@@ -12,14 +12,17 @@ from django.views.decorators.http import require_GET, require_safe
 
 from taskruns.access.gate import PanelRequest, access_to, actor_of, requires, signed_in
 from taskruns.audit import EventType
-from taskruns.forms import BadFilter, BoardFilter
+from taskruns.forms import BadFilter, BoardFilter, refuse_unknown
+from taskruns.forms.query import LOCAL, local_time
 from taskruns.models import Team
 from taskruns.pages import board as board_service
 from taskruns.pages.board import export
 from taskruns.pages.board.chart import chart_etag, runs_per_hour
-from taskruns.pages.board.page import Board
-from taskruns.pages.saved_views import VisibleViews, board_url, view_bar, visible_views
-from taskruns.pages.teams import TeamCard, first_steps
+from taskruns.pages.board.chips import board_with
+from taskruns.pages.board.page import Board, BoardAges
+from taskruns.pages.overview import overview
+from taskruns.pages.saved_views import VisibleViews, all_teams_bar, board_url, view_bar, visible_views
+from taskruns.pages.teams import TeamCard, dismissed, first_steps
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import members
@@ -48,7 +51,7 @@ def board(request: PanelRequest, team: Team) -> HttpResponse:
 @requires(Action.RUNS_VIEW)
 @require_safe
 def table(request: PanelRequest, team: Team) -> HttpResponse:
-    """The fragment that polls. If nothing changed: 304, with the time of the last reading in a header."""
+    """The fragment that polls. If nothing changed: 304, with the ages of the rows in headers."""
     return _fragment(request, [TeamAccess(team, request.access)])
 
 
@@ -69,14 +72,34 @@ def all_tables(request: PanelRequest) -> HttpResponse:
 @require_safe
 @fragment("board/chart")
 def chart(request: PanelRequest, team: Team) -> Context | HttpResponse:
-    """Only the fragment has an ETag: a browser would confuse the page and the fragment of one URL."""
+    return _chart(request, [team])
+
+
+@signed_in
+@require_safe
+@fragment("board/chart")
+def all_charts(request: PanelRequest) -> Context | HttpResponse:
+    return _chart(request, [it.team for it in _accesses(request)])
+
+
+def _chart(request: PanelRequest, teams: Sequence[Team]) -> Context | HttpResponse:
+    """The page, or one of two fragments: the chart of the page, and the strip above the board.
+
+    Only fragments have an ETag: a browser would confuse the page and the fragment of one URL.
+    """
+    try:
+        wanted = BoardFilter.parse(request.GET).unsorted()
+    except BadFilter as error:
+        return message_only(400, str(error)) if request.htmx else _unusable(request, error)
+    of_all = request.team is None
     if not request.htmx:
-        return {"chart": runs_per_hour(team)}
-    etag = chart_etag(team)
+        return {"chart": runs_per_hour(*teams, wanted=wanted, of_all=of_all)}
+    etag = chart_etag(*teams, wanted=wanted)
     if etag in request.headers.get("If-None-Match", ""):
         return tagged(HttpResponseNotModified(), etag)
-    drawn = runs_per_hour(team)
-    return tagged(render(request, "taskruns/board/_chart.html", {"chart": drawn}), drawn.etag)
+    drawn = runs_per_hour(*teams, wanted=wanted, of_all=of_all)
+    name = "_hours" if request.htmx.target == "board-hours" else "_chart"
+    return tagged(render(request, f"taskruns/board/{name}.html", {"chart": drawn}), drawn.etag)
 
 
 @requires(Action.RUNS_VIEW)
@@ -105,20 +128,26 @@ def export_csv(request: PanelRequest, team: Team) -> HttpResponseBase:
 
 
 def _accesses(request: PanelRequest) -> list[TeamAccess]:
-    teams = members.seen_by(request.user).filter(archived_at=None, memberships__user=request.user).order_by("name")
+    teams = members.own_seen_by(request.user)
     return [TeamAccess(team, access_to(request.user, team)) for team in teams]
 
 
 def _page(request: PanelRequest, accesses: Sequence[TeamAccess], views: VisibleViews | None) -> HttpResponse:
     """A team's board has saved views; the board of all teams has none."""
     try:
+        in_utc = _in_utc(request)
+        if in_utc is not None:
+            return redirect(board_with(in_utc, _urls(request.team)[0]))
         page = _board(request, accesses)
     except BadFilter as error:
         return error_page(request, 400, "Invalid filter", str(error))
     # The polls of open boards renew attention. If there was none, this page starts it.
     pay_attention(*(it.team for it in accesses if not has_attention(it.team)))
-    bar = view_bar(views, request.access, BoardFilter.parse(request.GET).query()) if views else None
-    context = {"board": page, "bar": bar} | _beside(request)
+    wanted = BoardFilter.parse(request.GET)
+    bar = view_bar(views, request.access, wanted.query()) if views else all_teams_bar(accesses, wanted.query())
+    teams = [it.team for it in accesses]
+    chart = runs_per_hour(*teams, wanted=wanted, of_all=request.team is None) if teams else None
+    context = {"board": page, "bar": bar, "chart": chart} | _beside(request)
     return vary_on_htmx(render(request, "taskruns/board/board.html", context))
 
 
@@ -129,27 +158,33 @@ def _beside(request: PanelRequest) -> dict[str, Any]:
     """
     if request.team is not None:
         may_stop = request.access.may(Action.STOP_PULL)
-        return {"may_stop": may_stop, "first": first_steps(request.team, request.access)}
+        first = None if dismissed(request.team) in request.COOKIES else first_steps(request.team, request.access)
+        return {"may_stop": may_stop, "first": first}
+    teams = members.teams_of(request.user)
     cards = tuple(
         TeamCard(it.team.name, it.team.slug, reverse("board", args=[it.team.slug]), it.role, it.active_runs)
-        for it in members.teams_of(request.user)
+        for it in teams
     )
-    return {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)}
+    sees_all = request.access.may(Action.SITE_LOG)
+    of_all = {"overview": overview(teams)} if sees_all and teams else {}
+    return {"cards": cards, "may_create": request.access.may(Action.TEAMS_MANAGE)} | of_all
 
 
 def _fragment(request: PanelRequest, accesses: Sequence[TeamAccess]) -> HttpResponse:
     try:
         wanted = BoardFilter.parse(request.GET)
         pay_attention(*(it.team for it in accesses))
-        etag = board_service.etag(accesses, wanted, zone=_zone())
-        if etag in request.headers.get("If-None-Match", ""):
-            return _as_of(tagged(HttpResponseNotModified(), etag), Moment.of(board_service.as_of(accesses)))
+        ages = board_service.read_ages(accesses)
+        tag = board_service.etag(accesses, wanted, ages, zone=_zone())
+        if etag := board_service.known_etag(request.headers.get("If-None-Match", ""), tag):
+            as_of = Moment.of(board_service.as_of(accesses))
+            return _dated(tagged(HttpResponseNotModified(), etag), as_of, ages)
         page = _board(request, accesses)
     except BadFilter as error:
         return message_only(400, str(error))
     context = {"board": page} | _banner(request)
     response = tagged(render(request, "taskruns/board/_table.html", context), page.etag)
-    return _as_of(response, page.as_of)
+    return _dated(response, page.as_of, page.ages)
 
 
 def _banner(request: PanelRequest) -> dict[str, Any]:
@@ -177,16 +212,31 @@ def _zone() -> str:
     return timezone.get_current_timezone_name()
 
 
-def _as_of(response: HttpResponse, moment: Moment | None) -> HttpResponse:
-    if moment is not None:
-        response["X-As-Of"] = moment.iso
+def _dated(response: HttpResponse, as_of: Moment | None, ages: BoardAges) -> HttpResponse:
+    """An unchanged table still gets newer: a 304 says how old it is now."""
+    named = {"X-As-Of": as_of, "X-Statuses-At": ages.statuses, "X-Searched-At": ages.searched}
+    for name, moment in named.items():
+        if moment is not None:
+            response[name] = moment.iso
     return response
+
+
+def _in_utc(request: PanelRequest) -> BoardFilter | None:
+    """The filter of a form, whose times are in the person's zone; None if the address is not a form's."""
+    local = [name for name in request.GET if name.endswith(LOCAL)]
+    if not local:
+        return None
+    query = request.GET.copy()
+    for name in local:
+        query[name.removesuffix(LOCAL)] = local_time(query, name)
+    return BoardFilter.parse(query)
 
 
 def _wanted(request: PanelRequest) -> BoardFilter:
     """The board's filter, without the cursor of its page."""
     query = request.GET.copy()
     query.pop("cursor", None)
+    refuse_unknown(query, besides=["all"])
     return BoardFilter.parse(query)
 
 

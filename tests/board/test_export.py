@@ -248,7 +248,7 @@ def test_the_csv_module_reads_each_line_back():
         ("q=relevance", ["run-0", "run-1", "run-2", "run-3"]),
         ("task=nowhere", []),
         ("cursor=damaged&status=running", ["run-2"]),
-        ("nonsense=1&status=", ["run-0", "run-1", "run-2", "run-3"]),
+        ("status=", ["run-0", "run-1", "run-2", "run-3"]),
     ],
 )
 def test_the_export_uses_the_filter_of_the_board(
@@ -261,7 +261,7 @@ def test_the_export_uses_the_filter_of_the_board(
     count = "1 run" if len(found) == 1 else f"{len(found)} runs"
     assert f"<h1>{count} as CSV</h1>" in client_of(vera).get(f"{PAGE}?{query}").content.decode()
     row = AuditEvent.objects.get(event="run.export")
-    cleaned = query.removeprefix("cursor=damaged&") if "nonsense" not in query else ""
+    cleaned = query.removeprefix("cursor=damaged&") if query != "status=" else ""
     assert row.details == {"format": "csv", "query": cleaned, "rows": len(found)}
 
 

@@ -116,9 +116,9 @@ def test_pages_of_any_size_show_every_run_once_in_order(
 def test_page_links_keep_the_filters(client: Client, task: Task) -> None:
     fill(task, PAGE + 5)
     make_run(task, arize_id="other", status=Status.FAILED)
-    html = client.get(f"{BOARD}?status=completed&q=R0").content.decode()
+    html = client.get(f"{BOARD}?status=completed&q=relevance").content.decode()
     query = parse_qs(urlsplit(next_of(html) or "").query)
-    assert (query["status"], query["q"]) == (["completed"], ["R0"])
+    assert (query["status"], query["q"]) == (["completed"], ["relevance"])
     assert len(rows(client.get(next_of(html) or "").content.decode())) == 5
 
 
@@ -138,11 +138,11 @@ def test_filters_select_by_status_and_task(client: Client, task: Task) -> None:
     assert sorted(shown(client, q="TOXICITY", status="completed", colour="red")) == ["b-completed"]
 
 
-def test_a_search_matches_parts_of_task_names_and_starts_of_ids(client: Client, task: Task) -> None:
+def test_a_search_matches_parts_of_task_names_and_of_ids(client: Client, task: Task) -> None:
     make_run(task, arize_id="VGFza1J1bjo5", experiment_id="RXhwZXJpbWVudDox")
-    for q in ("VGFza1", "RXhwZ", "relevance", " relevance ", "VGFza1J1bjo5"):
+    for q in ("VGFza1", "RXhwZ", "relevance", " relevance ", "VGFza1J1bjo5", "Fza1J1", "wZXJpb"):
         assert shown(client, q=q) == ["VGFza1J1bjo5"], q
-    for q in ("GFza1", "wZXJ", "irrelevance"):
+    for q in ("GFza1K", "wZXJi0", "irrelevance"):
         assert shown(client, q=q) == [], q
 
 
@@ -191,7 +191,7 @@ def test_the_number_of_queries_does_not_grow_with_the_runs(client: Client, task:
             assert client.get(url).status_code == 200
         return len(captured)
 
-    fill(task, 3, active=1)
+    fill(task, PAGE + 3, active=1)
     Run.objects.update(created_by_user_id="U0")
     client.get(BOARD)
     few = queries(BOARD), queries(f"{BOARD}table/")
@@ -201,7 +201,7 @@ def test_the_number_of_queries_does_not_grow_with_the_runs(client: Client, task:
         make_run(second, arize_id=f"S{number}", status=status, created_by_user_id=f"U{number}")
         ArizeUser.objects.create(team=task.team, endpoint=ENDPOINT, arize_id=f"U{number}", name="Nora", known=True)
     assert (queries(BOARD), queries(f"{BOARD}table/")) == few
-    assert max(few) <= 12
+    assert max(few) <= 14
 
 
 def test_a_row_names_the_person_who_triggered_the_run_if_known(client: Client, task: Task) -> None:

@@ -118,7 +118,7 @@ def test_an_ended_session_redirects_and_shows_no_table(url: str, client: Client,
 
 def test_an_ended_session_is_also_reported_on_a_cancel(client: Client, run: Run) -> None:
     client.logout()
-    page = client.post(f"{BOARD}{run.pk}/cancel/", headers={"HX-Request": "true"})
+    page = client.post(f"{BOARD}{run.pk}/cancel/", {"confirmed": "1"}, headers={"HX-Request": "true"})
     assert page.status_code == 401
     assert page["HX-Redirect"].startswith("/accounts/login/")
 

@@ -32,15 +32,26 @@ APPLIED = {
     "0007_search_names.py": "519aa9abc76270d19e21ef23d4150b59ae62aea1f2ff2cf7b35b9531367613ee",
     "0008_limits_per_person.py": "be9cfc0f68099c8014883c1da14588f24b5029cb8e3d6dd613f3216a36ef7faa",
     "0009_signing_key_uses.py": "ec00cd2e275c06351b67335fcdaa5fb11fd87cd26d840997891dc8e9a167f9eb",
+    "0010_searches_and_looks.py": "343d16b0bc71ef7fd1d06befbd4c0f7f935400400b28bb851703680a474acd24",
+    "0011_run_facts.py": "14924b6595e3999549be96f489912c92080221856736d0fef2f09837d2282a20",
+    "0012_truth_of_cancels.py": "0e61c95909d2cf769f8cb69bae63da5d151417048ce28054da40e383ca039b65",
+    "0013_board_filters.py": "95caa62cab3336428952ce99c9d754b41dbda0e8c5e5fafc0ea35e9dd9f7be7f",
+    "0014_start_again.py": "0d1e0edde28b7bd8fe10a6556ab0d4c2af7d0067546da7504f148db8eb7f0f34",
+    "0015_run_notes.py": "9f56508bbc8abacd9b468b51e4b730ef21ee46ee7762e753175408d3b5ed04cf",
+    "0017_restores.py": "6a09a25b51c18946d3b4d239c6573b64c9e1256996ca9013145921033d52e368",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.
 NEW = {
     "cache",
     "taskruns_lease",
+    "taskruns_move",
     "taskruns_personsession",
     "taskruns_persontally",
+    "taskruns_restore",
     "taskruns_ringkeycheck",
+    "taskruns_runsearch",
+    "taskruns_runnote",
     "taskruns_signincount",
     "taskruns_signingkeyuse",
 }

@@ -1,17 +1,23 @@
 """Runs per hour by outcome, as stacked bars. SVG coordinates: 24 bars, each 30 wide; 120 high."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache, lru_cache, reduce
+from operator import or_
+from typing import Any
 
-from django.db.models import Case, Count, IntegerField, When
+from django.db.models import Count, DateTimeField, Func, IntegerField, Q, QuerySet, UUIDField, Value
 from django.urls import reverse
 from django.utils import timezone
 
 from taskruns import __version__
+from taskruns.forms import BoardFilter
 from taskruns.models import Run, Status, Team
+from taskruns.models.prepared import Compiled, Prepared, Slot
 from taskruns.pages.values import Moment
+from taskruns.services.runs.matching import conditions
 
 SLOT, BAR, HEIGHT = 30, 22, 118
 SMALLEST = 2.0  # so that one run is visible beside a thousand
@@ -46,7 +52,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """`label`: for example `03:00`. `counts`: in the order of the chart's series. `x`: the left edge of its slot."""
+    """`label`: for example `03:00`. `counts`: in the order of the chart's series. `x`: the left edge of its slot.
+    `url`: the board with the runs that started in this hour.
+    """
 
     label: str
     start: Moment | None
@@ -54,15 +62,19 @@ class Hour:
     total: int
     x: int
     tip: str
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`labels`: below the bars, one every three hours. `zone`: the time zone of the hours."""
+    """`labels`: below the bars, one every three hours. `zone`: the time zone of the hours. `subject`: which runs are
+    counted. `url`: the chart, as page and as fragment.
+    """
 
     team: str
     url: str
     board_url: str
+    subject: str
     series: tuple[Series, ...]
     hours: tuple[Hour, ...]
     labels: tuple[str, ...]
@@ -73,6 +85,11 @@ class Chart:
     @property
     def is_empty(self) -> bool:
         return not self.series
+
+    @property
+    def hour_urls(self) -> str:
+        """For the script, which follows the pointer."""
+        return " ".join(hour.url for hour in self.hours)
 
 
 def series_of(starts: Sequence[datetime], counts: Counts) -> tuple[Series, ...]:
@@ -133,32 +150,60 @@ def _segment(slot: int, below: float, height: float) -> str:
 HOURS = 24
 
 
-def runs_per_hour(team: Team) -> Chart:
+def runs_per_hour(*teams: Team, wanted: BoardFilter | None = None, of_all: bool = False) -> Chart:
     """The last 24 hours in the person's time zone, the current one last. A run counts in the hour of its creation."""
-    starts = _starts()
-    counts = _counts(team, starts)
-    series = series_of(starts, counts)
-    hours = hours_of(starts, counts, series)
+    starts, wanted = _starts(), (wanted or BoardFilter()).unsorted()
+    counted = wanted if _is_followed(wanted) else BoardFilter()
+    board_url = reverse("teams") if of_all else reverse("board", args=[teams[0].slug])
+    counts = frozenset(_counts(teams, counted, starts).items())
+    series, hours = _drawn(counts, board_url, counted, tuple(starts), timezone.get_current_timezone())
     return Chart(
-        team=team.name,
-        url=reverse("board-chart", args=[team.slug]),
-        board_url=reverse("board", args=[team.slug]),
+        team="all your teams" if of_all else teams[0].name,
+        url=(reverse("teams-chart") if of_all else reverse("board-chart", args=[teams[0].slug])) + wanted.query(),
+        board_url=board_url,
+        subject="filtered runs" if counted.is_set else "all runs",
         series=series,
         hours=hours,
         labels=tuple(hour.label for hour in hours[::LABEL_EVERY]),
         zone=timezone.get_current_timezone_name(),
         summary=summary_of(series, hours),
-        etag=_etag(team, starts),
+        etag=_etag(teams, wanted, starts),
     )
 
 
-def chart_etag(team: Team) -> str:
+def _is_followed(wanted: BoardFilter) -> bool:
+    """Whether counting the runs of a day that match is cheap. A search is not, and a window of time is of no use."""
+    times = (wanted.started_after, wanted.started_before, wanted.ended_after, wanted.ended_before)
+    return not (wanted.q or wanted.started_by or wanted.cancelled_by or any(times))
+
+
+# The same until a run is created or ends, or the hour is over.
+@lru_cache(maxsize=256)
+def _drawn(
+    counted: frozenset[tuple[tuple[datetime, Status], int]],
+    board_url: str,
+    wanted: BoardFilter,
+    starts: tuple[datetime, ...],
+    _zone: tzinfo,
+) -> tuple[tuple[Series, ...], tuple[Hour, ...]]:
+    """Each hour leads to the board with its runs."""
+    counts = dict(counted)
+    series = series_of(starts, counts)
+    each = (replace(wanted, started_after=at, started_before=at + timedelta(hours=1)) for at in starts)
+    urls = [board_url + within.query() for within in each]
+    return series, tuple(
+        replace(hour, url=url) for hour, url in zip(hours_of(starts, counts, series), urls, strict=True)
+    )
+
+
+def chart_etag(*teams: Team, wanted: BoardFilter | None = None) -> str:
     """Changes with the board's data and with the hour."""
-    return _etag(team, _starts())
+    return _etag(teams, (wanted or BoardFilter()).unsorted(), _starts())
 
 
-def _etag(team: Team, starts: Sequence[datetime]) -> str:
-    parts = (str(team.pk), team.name, team.board_version, starts[-1], timezone.get_current_timezone_name(), __version__)
+def _etag(teams: Sequence[Team], wanted: BoardFilter, starts: Sequence[datetime]) -> str:
+    data = sorted((str(team.pk), team.name, team.board_version) for team in teams)
+    parts = (data, wanted.query(), starts[-1], timezone.get_current_timezone_name(), __version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
@@ -168,12 +213,61 @@ def _starts() -> list[datetime]:
     return [current - timedelta(hours=back) for back in reversed(range(HOURS))]
 
 
-def _counts(team: Team, starts: Sequence[datetime]) -> Counts:
-    """All statuses and ranks are listed explicitly, so that the query seeks each part of the index to the last day."""
-    slots = list(enumerate(starts))
-    hour = Case(
-        *[When(sorted_at__gte=start, then=slot) for slot, start in reversed(slots)], output_field=IntegerField()
-    )
-    day = Run.objects.filter(team=team, status__in=Status.values, rank__in=(0, 1), sorted_at__gte=starts[0])
-    rows = day.order_by().annotate(hour=hour).values_list("hour", "status").annotate(runs=Count("pk"))
-    return {(starts[slot], Status(status)): runs for slot, status, runs in rows}
+def _counts(teams: Sequence[Team], wanted: BoardFilter, starts: Sequence[datetime]) -> Counts:
+    rows: Iterable[tuple[int, str, int]]
+    if len(teams) == 1 and not wanted.is_set:
+        rows = _of_one_team().rows(team=teams[0].pk, start=starts[0])
+    else:
+        where = Q(team__in=teams)
+        if wanted.is_set:
+            where &= reduce(or_, (_where(team, wanted) for team in teams))
+        rows = _filtered(where, starts[0]).rows()
+    counts: dict[tuple[datetime, Status], int] = {}
+    for hour, status, runs in rows:
+        # A run from the future counts in the current hour.
+        at = starts[min(hour, HOURS - 1)], Status(status)
+        counts[at] = counts.get(at, 0) + runs
+    return counts
+
+
+@cache
+def _of_one_team() -> Prepared[tuple[int, str, int]]:
+    """All runs of a team."""
+    return Prepared(_by_hour(Q(team=Slot("team", UUIDField())), Slot("start", DateTimeField())))
+
+
+# The same until the hour is over.
+@lru_cache(maxsize=256)
+def _filtered(where: Q, start: datetime) -> Compiled[tuple[int, str, int]]:
+    return Compiled(_by_hour(where, Value(start, DateTimeField())))
+
+
+def _by_hour(where: Q, start: Value) -> QuerySet[Run, tuple[int, str, int]]:
+    """The number of the hour, the status, and how many runs."""
+    # All statuses and ranks are listed explicitly, so that the query seeks each part of the index to the last day.
+    day = Run.objects.filter(where, status__in=Status.values, rank__in=(0, 1), sorted_at__gte=start)
+    rows = day.order_by().annotate(hour=_HoursSince("sorted_at", start))
+    return rows.values_list("hour", "status").annotate(runs=Count("pk"))
+
+
+class _HoursSince(Func):
+    """How many whole hours a time is after another."""
+
+    output_field = IntegerField()
+    arity = 2
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        # A percent sign is doubled for the parameters of the query, and once more in a template.
+        template = "((CAST(strftime('%%%%s', %(expressions)s) AS integer)) / 3600)"
+        joiner = ") AS integer) - CAST(strftime('%%s', "
+        return self.as_sql(compiler, connection, template=template, arg_joiner=joiner, **extra)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        template = "CAST(floor(extract(epoch FROM %(expressions)s) / 3600) AS integer)"
+        return self.as_sql(compiler, connection, template=template, arg_joiner=" - ", **extra)
+
+
+def _where(team: Team, wanted: BoardFilter) -> Q:
+    """What a scan checks: one day's runs are few enough."""
+    found = conditions(team, wanted, now=timezone.now())
+    return found.indexed if found.rest is None else found.indexed & found.rest

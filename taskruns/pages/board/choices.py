@@ -1,17 +1,28 @@
 """The choices of the board's filter form and bulk cancel bar, and the texts of an empty board."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, lru_cache
+from typing import NamedTuple
 from urllib.parse import parse_qsl
+from uuid import UUID
 
+from django.db.models import Q, QuerySet, UUIDField
 from django.urls import reverse
+from django.utils import timezone
 
 from taskruns.forms import BoardFilter, Sort
-from taskruns.models import Credential, Status, Task
+from taskruns.models import BatchKind, Credential, Status, Task
+from taskruns.models.prepared import PreparedShared, Slot
 from taskruns.models.tasks import STILL_LISTED
 from taskruns.pages.values import Link, shortened, told_apart
 from taskruns.permissions import Action, TeamAccess
+from taskruns.services.batches import KIND_FACTS, RESTARTABLE
+
+from .chips import FLAG_WORDS
+from .rows import Likenesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +44,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class BoardFilters:
-    """The current filter, to fill the form. Times have the format of the form's fields, in UTC."""
+    """The current filter, to fill the form. Times have the format of the form's fields, in the person's `zone`.
+
+    `number`: how many filters are set, for the button that opens the form. `excluded`: Arize ids of tasks.
+    """
 
     statuses: tuple[Choice, ...]
+    flags: tuple[Choice, ...]
     tasks: tuple[Choice, ...]
     types: tuple[Choice, ...]
     credentials: tuple[Choice, ...]
@@ -43,10 +58,17 @@ class BoardFilters:
     q: str
     started_after: str
     started_before: str
+    ended_after: str
+    ended_before: str
+    started_by: str
+    cancelled_by: str
     min_duration: str
+    min_error_share: str
+    excluded: tuple[str, ...]
     sorts: tuple[Choice, ...]
+    zone: str
+    number: int
     is_set: bool
-    more_is_set: bool  # one of those under "More filters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +88,32 @@ class Sorts:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchBar:
-    """Bulk cancel on the board: `matching` active runs match the filter with these `fields`; 0 without a filter."""
+class BatchButton:
+    """Cancels the selected runs of one team. `team` and `slug`: on the board of all teams, where there are several."""
 
     url: str
-    matching: int
-    fields: tuple[tuple[str, str], ...]
+    team: str = ""
+    slug: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBar:
+    """Bulk cancel on the board: `matching` active runs match the filter with these `fields`; 0 without a filter.
+
+    `starts_again`: the filter is for failed and cancelled runs only, which can be started again.
+    """
+
+    buttons: tuple[BatchButton, ...]
+    url: str = ""
+    matching: int = 0
+    fields: tuple[tuple[str, str], ...] = ()
+    starts_again: bool = False
 
 
 # A longer list does not help; the search finds the others.
 MOST_TASKS = 1_000
 _SORTS = (
+    ("attention", "Needs attention first"),
     ("-created", "Created, newest first"),
     ("created", "Created, oldest first"),
     ("-started", "Started, latest first"),
@@ -89,26 +126,72 @@ _SORTS = (
 _TYPES = ("template_evaluation", "code_evaluation", "run_experiment", "unknown")
 
 
-def board_filters(accesses: Sequence[TeamAccess], wanted: BoardFilter, keys: Sequence[Credential]) -> BoardFilters:
-    teams = [it.team for it in accesses]
-    tasks = Task.objects.filter(STILL_LISTED, team__in=teams).exclude(arize_id="").order_by("name", "arize_id")
-    named = told_apart(tasks.values_list("arize_id", "name", "space_name")[:MOST_TASKS])
+class NamedTask(NamedTuple):
+    team: UUID
+    arize_id: str
+    name: str
+    space: str
+
+
+def named_tasks(accesses: Sequence[TeamAccess]) -> tuple[NamedTask, ...]:
+    """The first MOST_TASKS by name."""
+    teams = [it.team.pk for it in accesses]
+    is_one = len(teams) == 1
+    rows = _of_one_team().rows(most=MOST_TASKS, team=teams[0]) if is_one else _by_name(Q(team__in=teams))[:MOST_TASKS]
+    return tuple(map(NamedTask._make, rows))
+
+
+@cache
+def _of_one_team() -> PreparedShared[tuple[UUID, str, str, str]]:
+    return PreparedShared(_by_name(Q(team=Slot("team", UUIDField()))), most=4 * MOST_TASKS)
+
+
+def _by_name(of_teams: Q) -> QuerySet[Task, tuple[UUID, str, str, str]]:
+    tasks = Task.objects.filter(STILL_LISTED, of_teams).exclude(arize_id="").order_by("name", "arize_id")
+    return tasks.values_list("team", "arize_id", "name", "space_name")
+
+
+def likenesses(tasks: Sequence[NamedTask], keys: Iterable[Credential]) -> Likenesses | None:
+    """None if there are more tasks."""
+    if len(tasks) == MOST_TASKS:
+        return None
+    names = Counter((task.team, task.name) for task in tasks if task.name)
+    teams = Counter(key.team_id for key in keys)
+    return Likenesses(
+        {name for name, number in names.items() if number > 1}, {team for team, number in teams.items() if number > 1}
+    )
+
+
+def board_filters(wanted: BoardFilter, keys: Sequence[Credential], tasks: Sequence[NamedTask]) -> BoardFilters:
     spaces = {space["id"]: shortened(space["name"] or space["id"]) for key in keys for space in key.spaces}
-    more = (wanted.type, wanted.credential, wanted.space, wanted.started_after, wanted.started_before)
     return BoardFilters(
         statuses=tuple(Choice(it.value, it.value.upper(), it in wanted.statuses) for it in Status),
-        tasks=_choices(named.items(), wanted.task),
+        flags=tuple(Choice(it.value, word, it in wanted.flags) for it, word in FLAG_WORDS.items()),
+        tasks=_of_tasks(tuple(tasks), wanted.task),
         types=_choices(((it, it.replace("_", " ")) for it in _TYPES), wanted.type),
         credentials=_choices(((str(key.pk), key.name) for key in keys), str(wanted.credential or "")),
         spaces=_choices(sorted(spaces.items(), key=lambda space: space[1]), wanted.space),
         q=wanted.q,
         started_after=_local(wanted.started_after),
         started_before=_local(wanted.started_before),
-        min_duration="" if wanted.min_duration is None else str(wanted.min_duration),
-        sorts=_choices(_SORTS, f"{'-' if wanted.descending else ''}{wanted.sort.value}" if wanted.sort else ""),
+        ended_after=_local(wanted.ended_after),
+        ended_before=_local(wanted.ended_before),
+        started_by=wanted.started_by,
+        cancelled_by=wanted.cancelled_by,
+        min_duration=_text(wanted.min_duration),
+        min_error_share=_text(wanted.min_error_share),
+        excluded=wanted.not_tasks,
+        sorts=_choices(_SORTS, wanted.sort_text if wanted.sort else ""),
+        zone=timezone.get_current_timezone_name(),
+        number=len(parse_qsl(wanted.unsorted().query().removeprefix("?"))),
         is_set=wanted.is_set,
-        more_is_set=any(more) or wanted.min_duration is not None,
     )
+
+
+# The same for as long as no task is added or renamed.
+@lru_cache(maxsize=64)
+def _of_tasks(tasks: tuple[NamedTask, ...], chosen: str) -> tuple[Choice, ...]:
+    return _choices(told_apart((task.arize_id, task.name, task.space) for task in tasks).items(), chosen)
 
 
 def _choices(pairs: Iterable[tuple[str, str]], chosen: str) -> tuple[Choice, ...]:
@@ -118,11 +201,15 @@ def _choices(pairs: Iterable[tuple[str, str]], chosen: str) -> tuple[Choice, ...
     return tuple(Choice(value, word, value == chosen) for value, word in listed.items())
 
 
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
 def _local(at: datetime | None) -> str:
-    """In the format of `<input type=datetime-local>`; seconds only if not zero."""
+    """In the format of `<input type=datetime-local>` and the person's zone; seconds only if not zero."""
     if at is None:
         return ""
-    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+    return timezone.localtime(at).strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
 
 
 def why_empty(
@@ -156,8 +243,12 @@ def _no_key(manages: Sequence[TeamAccess]) -> EmptyBoard:
 
 def sort_links(wanted: BoardFilter, url: str) -> Sorts:
     """The first click on a heading sorts the largest first, the second reverses the order."""
-    links = {sort.value: _sort_link(wanted, sort, url) for sort in Sort if sort}
-    return Sorts(**links)
+    return Sorts(
+        created=_sort_link(wanted, Sort.CREATED, url),
+        started=_sort_link(wanted, Sort.STARTED, url),
+        duration=_sort_link(wanted, Sort.DURATION, url),
+        errors=_sort_link(wanted, Sort.ERRORS, url),
+    )
 
 
 def _sort_link(wanted: BoardFilter, sort: Sort, url: str) -> SortLink:
@@ -171,12 +262,19 @@ def offers_batches(team_access: TeamAccess) -> bool:
     return team_access.access.may(Action.RUNS_CANCEL_MANY)
 
 
-def batch_bar(team_access: TeamAccess, wanted: BoardFilter, *, matching: int) -> BatchBar | None:
-    """`matching`: how many active runs pass the filter."""
-    if not offers_batches(team_access):
+def batch_bar(accesses: Sequence[TeamAccess], wanted: BoardFilter, *, of_all: bool, matching: int) -> BatchBar | None:
+    """`matching`: how many active runs of the only team pass the filter."""
+    offering = [it for it in accesses if offers_batches(it)]
+    if not offering:
         return None
-    url = reverse("batches", args=[team_access.team.slug])
-    if not wanted.is_set:
-        return BatchBar(url, 0, ())
-    query = replace(wanted, sort=Sort.ACTIVE, descending=True, cursor=None).query()
-    return BatchBar(url, matching, tuple(parse_qsl(query.removeprefix("?"))))
+    if of_all:
+        return BatchBar(tuple(BatchButton(_batches_url(it), it.team.name, it.team.slug) for it in offering))
+    url = _batches_url(offering[0])
+    fields = tuple(parse_qsl(wanted.unsorted().query().removeprefix("?")))
+    is_for_ended = bool(wanted.statuses) and set(wanted.statuses) <= set(RESTARTABLE)
+    starts_again = is_for_ended and KIND_FACTS[BatchKind.TRIGGER].may(offering[0].access)
+    return BatchBar((BatchButton(url),), url, matching, fields, starts_again)
+
+
+def _batches_url(team_access: TeamAccess) -> str:
+    return reverse("batches", args=[team_access.team.slug])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -20,7 +21,12 @@ _COLUMNS = {
     Sort.STARTED: "sort_started_at",
     Sort.DURATION: "duration_us",
     Sort.ERRORS: "sort_errors",
+    Sort.ATTENTION: "sorted_at",
 }
+# Orders with two streams, one after the other.
+_RANKED = {Sort.ACTIVE, Sort.ATTENTION}
+_HIGHEST = 2**15 - 1  # of a small integer
+_LEVEL = 2**52  # more than any time in microseconds
 
 
 def micros(at: datetime) -> int:
@@ -46,10 +52,13 @@ class Stream:
     rank: int = 0
     since: datetime | None = None
 
-    def value(self, run: Run) -> int:
-        return self.value_of(getattr(run, self.column))
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that make up a row's value."""
+        return (self.column,)
 
-    def value_of(self, found: datetime | int) -> int:
+    def value_of(self, *values: Any) -> int:
+        found: datetime | int = values[0]
         if not isinstance(found, datetime):
             return found
         return micros(found) if self.since is None else (self.since - found) // _MICROSECOND
@@ -70,18 +79,45 @@ class Stream:
 
     def is_past(self, wanted: BoardFilter, cursor: Cursor | None, *, descending: bool) -> bool:
         """Whether the cursor is past this whole stream: if active runs come first, it may be among the ended ones."""
-        if cursor is None or wanted.sort is not Sort.ACTIVE:
+        if cursor is None or not is_ranked(wanted):
             return False
         return self.rank != cursor.rank and (self.rank > cursor.rank) == descending
 
     def within(self, wanted: BoardFilter, cursor: Cursor | None) -> Cursor | None:
         """The cursor if it is within this stream; None if the whole stream is still to come."""
-        is_beside = cursor is not None and (wanted.sort is not Sort.ACTIVE or cursor.rank == self.rank)
+        is_beside = cursor is not None and (not is_ranked(wanted) or cursor.rank == self.rank)
         return cursor if is_beside else None
 
     def ordered(self, runs: QuerySet[Run], *, descending: bool) -> QuerySet[Run]:
         sign = "-" if descending != (self.since is not None) else ""
         return runs.order_by(f"{sign}{self.column}", "-pk" if descending else "pk")
+
+
+@dataclass(frozen=True, slots=True)
+class Worst(Stream):
+    """The rows that need attention: the worst first, and of equal ones the newest."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("attention", "sorted_at")
+
+    def value_of(self, *values: Any) -> int:
+        level: int = values[0]
+        return level * _LEVEL + micros(values[1])
+
+    def after(self, runs: QuerySet[Run], cursor: Cursor, *, descending: bool) -> QuerySet[Run]:
+        level, at = cursor.value // _LEVEL, moment(cursor.value % _LEVEL)
+        if not -_HIGHEST <= level <= _HIGHEST:
+            raise BadFilter("This page link is damaged. Start again from the first page.")
+        further = "lt" if descending else "gt"
+        beyond = Q((f"attention__{further}", level)) | Q(attention=level) & (
+            Q((f"sorted_at__{further}", at)) | Q(("sorted_at", at), (f"pk__{further}", cursor.id))
+        )
+        return runs.filter(Q((f"attention__{further}e", level)), beyond)
+
+    def ordered(self, runs: QuerySet[Run], *, descending: bool) -> QuerySet[Run]:
+        sign = "-" if descending else ""
+        return runs.order_by(f"{sign}attention", f"{sign}sorted_at", f"{sign}pk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +132,11 @@ class Place:
         return Cursor(self.rank, self.value, self.id, backwards, at)
 
 
+def is_ranked(wanted: BoardFilter) -> bool:
+    """Whether the streams of this order are read one after the other."""
+    return wanted.sort in _RANKED
+
+
 def is_read_descending(wanted: BoardFilter, cursor: Cursor | None) -> bool:
     """Whether rows are read in descending order: a backwards cursor reverses the board's own order."""
     return wanted.descending != (cursor is not None and cursor.backwards)
@@ -107,6 +148,8 @@ def streams(wanted: BoardFilter, now: datetime) -> tuple[Stream, ...]:
     if wanted.sort is Sort.ACTIVE:
         ranks = {int(status in ACTIVE) for status in wanted.statuses} or {1, 0}
         return tuple(Stream(Q(rank=rank), column, rank) for rank in (1, 0) if rank in ranks)
+    if wanted.sort is Sort.ATTENTION:
+        return Worst(Q(attention__gt=0), column, rank=1), Stream(Q(attention=0), column)
     if wanted.sort is Sort.DURATION:
         running = Q(rank=1, run_finished_at=None, run_started_at__isnull=False)
         rest = Q(rank=0) | Q(run_started_at=None) | Q(run_finished_at__isnull=False)

@@ -1,27 +1,34 @@
-"""Writes what Arize says about runs into the mirror. Nothing else changes mirrored runs."""
+"""Writes what Arize says about runs into the mirror. Nothing else changes mirrored runs, except their facts that the
+clock changes (`facts`).
+"""
 
 import json
 import statistics
 import uuid
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from taskruns.arize.wire import WireRun
-from taskruns.models import ArizeUser, Run, Status, Task, Team
-from taskruns.models.runs import ACTIVE
+from taskruns.models import ArizeUser, Run, RunSearch, Status, Task, Team
+from taskruns.models.run_search import SOURCES
+from taskruns.models.runs import ACTIVE, Attention, share_of
+from taskruns.models.stamps import SKEW
 
 from . import retention
+from .facts import is_cancel_open
 
 LONGEST_ID = 2_000  # bytes; Arize's own ids have about 20
 
 # The usual duration of a task's runs is the median of its last completed runs.
-FEWEST_COMPLETED = 3  # completed runs; fewer say nothing about the next one
+FEWEST_COMPLETED = 5  # completed runs; fewer say nothing about the next one
 LAST_COMPLETED = 20  # completed runs
 # How many runs are scanned for them, so that a task that nearly always fails does not slow down a reading.
 SCANNED = 200
@@ -44,6 +51,8 @@ _MEMBERS = (
     "created_by_user_id",
     "failure_reason",
 )
+_ITEMS = ("num_successes", "num_errors", "num_skipped")
+_TIMES = {"status", "run_started_at", "run_finished_at"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +86,19 @@ def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
     """Like `record_observation`, for a locked row. The caller's transaction bumps the team after all its runs, because
     locks are taken in one order.
     """
-    if held.observed_at >= request_started_at:
+    if not _is_older(held, request_started_at):
         return False
-    changes = _changes(held, seen)
+    changes = _changes(held, seen, request_started_at)
     Run.objects.filter(pk=held.pk).update(observed_at=request_started_at, **changes)
+    _update_texts({held: changes})
     if changes and changes.get("status", held.status) == Status.COMPLETED:
         learn_usual(held.task_id)
     return bool(changes)
+
+
+def _is_older(held: Run, request_started_at: datetime) -> bool:
+    """Whether the stored reading began earlier. One in the future comes from a wrong clock, and must not last."""
+    return held.observed_at < request_started_at or held.observed_at > timezone.now() + SKEW
 
 
 def record_gone(run: Run, request_started_at: datetime) -> bool:
@@ -99,9 +114,13 @@ def record_gone(run: Run, request_started_at: datetime) -> bool:
 
 def observe_gone(run: Run, request_started_at: datetime) -> bool:
     """Like `record_gone`. The caller's transaction bumps the team after all its runs."""
-    older = Run.objects.filter(pk=run.pk, observed_at__lt=request_started_at)
+    is_older = Q(observed_at__lt=request_started_at) | Q(observed_at__gt=timezone.now() + SKEW)
+    older = Run.objects.filter(is_older, pk=run.pk)
     was_active = older.filter(status__in=[*ACTIVE, Status.UNKNOWN])
-    if was_active.update(status=Status.GONE, rank=0, gone_since=timezone.now(), observed_at=request_started_at):
+    now = timezone.now()
+    gone = {"status": Status.GONE, "rank": 0, "gone_since": now, "ended_at": now, "observed_at": request_started_at}
+    gone |= {"pending_long": False, "cancel_open": False, "attention": Attention.NONE.value}
+    if was_active.filter(rank=1).update(**gone, last_active_at=F("observed_at")) or was_active.update(**gone):
         return True
     older.update(observed_at=request_started_at)
     return False
@@ -123,8 +142,12 @@ def _record_page(reading: Reading) -> int:
     new = [_new_run(task, wire, started) for wire in unknown if reading.on_demand or not retention.is_past(wire)]
     # If another worker was faster, its row stays, and the next reading updates it.
     Run.objects.bulk_create(new, ignore_conflicts=True)
+    RunSearch.objects.write_new(new)
     _note_creators(task, new)
-    changed = _update_known([run for run in known.values() if run.observed_at < started], seen, started)
+    for run in known.values():
+        if run.task_id == task.pk:
+            run.task = task  # its facts depend on the task, which is loaded already
+    changed = _update_known([run for run in known.values() if _is_older(run, started)], seen, started)
     touched = {run.arize_id for run in new} | changed | _adopt(task, known.values())
     if any(seen[id_].status.value == Status.COMPLETED for id_ in touched):
         learn_usual(task.pk)
@@ -152,14 +175,28 @@ def _adopt(task: Task, runs: Iterable[Run]) -> set[str]:
 
 def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) -> set[str]:
     """Update rows that are locked and older than this reading. Returns the Arize ids of those that changed."""
-    changes = {run.pk: _changes(run, seen[run.arize_id]) for run in runs}
+    changes = {run.pk: _changes(run, seen[run.arize_id], started) for run in runs}
     changed = {pk: columns for pk, columns in changes.items() if columns}
     for pk, columns in changed.items():
         Run.objects.filter(pk=pk).update(observed_at=started, **columns)
+    _update_texts({run: changed[run.pk] for run in runs if run.pk in changed})
     # An unchanged run that has ended needs no write.
     same = [run.pk for run in runs if run.pk not in changed and (run.is_active or run.status == Status.UNKNOWN)]
     Run.objects.filter(pk__in=same).update(observed_at=started)
     return {run.arize_id for run in runs if run.pk in changed}
+
+
+def _update_texts(changes: dict[Run, dict[str, Any]]) -> None:
+    """Update what the search finds of these runs, if a text changed."""
+    written = []
+    for run, columns in changes.items():
+        if SOURCES & columns.keys():
+            after = copy(run)
+            for name in SOURCES & columns.keys():
+                setattr(after, name, columns[name])
+            written.append(after)
+    if written:
+        RunSearch.objects.write(written)
 
 
 def fits_an_index(arize_id: str) -> bool:
@@ -175,6 +212,14 @@ def _new_run(task: Task, seen: WireRun, started: datetime) -> Run:
     for name, value in {"status": Status.UNKNOWN, "sorted_at": timezone.now(), **_read(seen)}.items():
         setattr(run, name, value)
     run.duration_us = duration_us(run.run_started_at, run.run_finished_at)
+    run.with_errors, run.pending_long = bool(run.num_errors), run.has_waited_long(started)
+    until = run.until(started)
+    run.longer_than_usual = until is not None and run.exceeds_usual(until)
+    run.progress_changed_at = started if run.is_active else None
+    run.error_share = share_of(run.num_successes, run.num_errors)
+    # Without an end from Arize: it may have ended long before the panel first saw it.
+    run.ended_at = run.end(run.sorted_at)
+    run.attention = run.needs(started)
     return run
 
 
@@ -195,20 +240,51 @@ def duration_us(begin: datetime | None, end: datetime | None) -> int:
     return max(0, (end - begin) // timedelta(microseconds=1)) if begin and end else 0
 
 
-def _changes(run: Run, seen: WireRun) -> dict[str, Any]:
-    """The columns that this reading changes. A member that is missing from the answer changes nothing."""
+def _changes(run: Run, seen: WireRun, at: datetime) -> dict[str, Any]:
+    """The columns that this reading changes, `at` the start of its request. A member that is missing from the answer
+    changes nothing.
+    """
     read = _read(seen)
     begin, end = (read.get(name, getattr(run, name)) for name in ("run_started_at", "run_finished_at"))
     read["duration_us"] = duration_us(begin, end)
+    if run.is_active and not read.get("rank", 1):
+        read["last_active_at"] = run.observed_at
     changes = {name: value for name, value in read.items() if getattr(run, name) != value}
     # If only the JSON differs, no page shows the difference: not worth a write.
-    return {} if set(changes) <= {"as_read"} else changes
+    return {} if set(changes) <= {"as_read"} else changes | _facts(run, changes, at)
+
+
+def _facts(run: Run, changes: dict[str, Any], at: datetime) -> dict[str, Any]:
+    """The facts that follow from these changes. While a run is active, `facts` sets those that the clock changes."""
+    after = copy(run)
+    for name, value in changes.items():
+        setattr(after, name, value)
+    facts: dict[str, Any] = {"with_errors": bool(after.num_errors)}
+    if after.is_active and (not run.is_active or _items(after) != _items(run)):
+        facts["progress_changed_at"] = at
+    if _TIMES & changes.keys():
+        facts["pending_long"] = after.has_waited_long(at)
+        if (until := after.until(at)) is not None:
+            facts["longer_than_usual"] = after.exceeds_usual(until)
+    facts["error_share"] = share_of(after.num_successes, after.num_errors)
+    if _TIMES & changes.keys():
+        facts["ended_at"] = after.end(at if run.is_active else after.sorted_at)
+        facts["cancel_open"] = after.is_active and (run.cancel_open if run.is_active else is_cancel_open(run))
+    for name, value in facts.items():
+        setattr(after, name, value)
+    return facts | {"attention": after.needs(at).value}
+
+
+def _items(run: Run) -> int:
+    return sum(getattr(run, name) or 0 for name in _ITEMS)
 
 
 def _read(seen: WireRun) -> dict[str, Any]:
     read = {name: getattr(seen, name) for name in _MEMBERS if name in seen.raw}
     if not fits_an_index(read.get("experiment_id") or ""):
-        read["experiment_id"] = None  # the JSON still has it
+        read["experiment_id"] = None  # the JSON still has it, as below
+    if not fits_an_index(read.get("created_by_user_id") or ""):
+        read["created_by_user_id"] = None
     read["as_read"] = json.dumps(seen.raw)
     if seen.created_at is not None:
         read["sorted_at"] = seen.created_at

@@ -83,9 +83,12 @@ def empty_mirror(team: Team) -> None:
     keys = Credential.objects.live().filter(team=team)
     keys.update(
         tasks_read_at=None,
+        tasks_listed_from=None,
+        spaces_listed_from=None,
         listing_at={},
         first_contact_done_at=None,
         backoff_until=None,
+        backoff_since=None,
         backoff_reason="",
         failures=0,
         next_refresh_at=timezone.now(),

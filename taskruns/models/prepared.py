@@ -1,0 +1,197 @@
+"""Queries of almost every request or round, which Django builds and compiles once per process instead of each time.
+
+That takes longer than the database needs to answer. A prepared query reads like any other: `rows()`, `exists()`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from datetime import timedelta
+from functools import cache, cached_property
+from typing import Any, Generic, Self, TypeVar
+
+from django.core.exceptions import EmptyResultSet
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.models import DateTimeField, Model, QuerySet, Value
+from django.db.models.fields import Field
+from django.db.models.sql import UpdateQuery
+
+R = TypeVar("R")
+Fetched = tuple[Any, ...]  # a row as the database driver returns it
+
+
+class Slot(Value):
+    """A place in a prepared query for a value that each call gives under this name."""
+
+    def __init__(self, name: str, output_field: "Field[Any, Any]") -> None:
+        super().__init__(name, output_field)
+
+    def as_sql(self, _compiler: Any, _connection: Any) -> Any:
+        """The slot itself is the parameter: it is filled with each call."""
+        return "%s", [self]
+
+    def fill(self, values: Mapping[str, Any], connection: Any) -> Any:
+        return self.output_field.get_db_prep_save(self.read(values), connection)
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        return values[self.value]
+
+
+class Moment(Slot):
+    """A slot for a time. With a distance added, it stands for the time that is so much later."""
+
+    def __init__(self, name: str = "now", shift: timedelta = timedelta(0)) -> None:
+        super().__init__(name, DateTimeField())
+        self.shift = shift
+
+    def __add__(self, distance: timedelta) -> Self:  # type: ignore[override]
+        return type(self)(self.value, self.shift + distance)
+
+    def __sub__(self, distance: timedelta) -> Self:  # type: ignore[override]
+        return self + -distance
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        return values[self.value] + self.shift
+
+
+class Prepared(Generic[R]):
+    """A query in which every value that differs between calls is a slot.
+
+    A time or a setting that is read while the query is built would never change again, so it must be a slot too.
+    """
+
+    def __init__(self, queryset: "QuerySet[Any, R]") -> None:
+        self._queryset = queryset
+        self._compiler = queryset.query.get_compiler(DEFAULT_DB_ALIAS)
+        self._sql, self._parameters = self._compiler.as_sql()
+
+    def rows(self, *, most: int | None = None, **values: Any) -> list[R]:
+        """What the query finds with a value for each slot."""
+        return self._read(self._fetched(most, values))
+
+    def _fetched(self, most: int | None, values: Mapping[str, Any]) -> list[Fetched]:
+        sql = self._sql if most is None else f"{self._sql} LIMIT {most:d}"
+        with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            cursor.execute(sql, _filled(self._parameters, values))
+            return list(cursor.fetchall())
+
+    def _read(self, fetched: Sequence[Fetched]) -> list[R]:
+        """Django itself reads the rows, as for any other query."""
+        compiler: Any = copy(self._compiler)  # each thread has its own connection
+        compiler.connection = connections[DEFAULT_DB_ALIAS]
+        compiler.execute_sql = _always([fetched])
+        query: Any = copy(self._compiler.query)
+        query.get_compiler = _always(compiler)
+        found: Any = QuerySet(self._queryset.model, query=query)
+        found._iterable_class = self._queryset._iterable_class  # noqa: SLF001 - rows may be tuples
+        return list(found)
+
+    def exists(self, **values: Any) -> bool:
+        sql, parameters = self._existence
+        with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            cursor.execute(sql, _filled(parameters, values))
+            return cursor.fetchone() is not None
+
+    @cached_property
+    def _existence(self) -> tuple[str, Sequence[Any]]:
+        sql, parameters = self._queryset.query.exists().get_compiler(DEFAULT_DB_ALIAS).as_sql()
+        return sql, parameters
+
+
+class PreparedShared(Prepared[R]):
+    """A query of pages that show the same rows again and again. Rows that are equal in the database are read once, into
+    one object that all share: nobody may change it. Up to `most` are kept.
+    """
+
+    def __init__(self, queryset: "QuerySet[Any, R]", *, most: int) -> None:
+        super().__init__(queryset)
+        self._most = most
+        self._known: dict[Fetched, R] = {}
+
+    def rows(self, *, most: int | None = None, **values: Any) -> list[R]:
+        fetched = self._fetched(most, values)
+        known = self._known  # another thread may replace it
+        new = [row for row in fetched if row not in known]
+        if len(known) + len(new) > self._most:
+            known, new = {}, fetched
+        if new:
+            known.update(zip(new, self._read(new), strict=True))
+            self._known = known
+        return [known[row] for row in fetched]
+
+
+class Compiled(Prepared[R]):
+    """A query with its values. Functions with `lru_cache` return it, whose arguments are all that it depends on."""
+
+    def __init__(self, queryset: "QuerySet[Any, R]") -> None:
+        self._finds_nothing = False
+        try:
+            super().__init__(queryset)
+        except EmptyResultSet:
+            self._finds_nothing = True  # whatever is in the database
+
+    def rows(self, *, most: int | None = None, **values: Any) -> list[R]:
+        return [] if self._finds_nothing else super().rows(most=most, **values)
+
+
+class PreparedUpdate:
+    """An UPDATE in which every value that differs between calls is a slot. It does not fold text."""
+
+    def __init__(self, queryset: "QuerySet[Any]", **columns: Any) -> None:
+        query: Any = queryset.query.chain(UpdateQuery)
+        query.add_update_values(columns)
+        query.clear_select_clause()
+        self._sql, self._parameters = query.get_compiler(DEFAULT_DB_ALIAS).as_sql()
+
+    def run(self, **values: Any) -> int:
+        """Returns how many rows were updated."""
+        with transaction.mark_for_rollback_on_error(DEFAULT_DB_ALIAS), connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            cursor.execute(self._sql, _filled(self._parameters, values))
+            return int(cursor.rowcount)
+
+
+def update_row(model: type[Model], pk: object, *, only_if: Mapping[str, Any] | None = None, **changes: Any) -> int:
+    """`filter(pk=pk, **only_if).update(**changes)`. `only_if`: columns that must have these values, not null."""
+    required = {f"only_if_{name}": value for name, value in (only_if or {}).items()}
+    prepared = _row_update(model, tuple(only_if or ()), tuple(changes))
+    return prepared.run(pk=pk, **required, **{f"set_{name}": value for name, value in changes.items()})
+
+
+@cache
+def _row_update(model: type[Model], required: tuple[str, ...], changed: tuple[str, ...]) -> PreparedUpdate:
+    def slots(prefix: str, names: tuple[str, ...]) -> dict[str, Slot]:
+        return {name: Slot(f"{prefix}{name}", model._meta.get_field(name)) for name in names}  # type: ignore[arg-type]
+
+    pk = Slot("pk", model._meta.pk)
+    rows = model._default_manager.filter(pk=pk, **slots("only_if_", required))
+    return PreparedUpdate(rows, **slots("set_", changed))
+
+
+def _filled(parameters: Sequence[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    connection = connections[DEFAULT_DB_ALIAS]
+    return tuple(it.fill(values, connection) if isinstance(it, Slot) else it for it in parameters)
+
+
+class PreparedNumbers:
+    """How many rows each of these queries finds, in one query. A sliced query counts no further than its slice."""
+
+    def __init__(self, each: "Sequence[QuerySet[Any]]") -> None:
+        parts, self._parameters = [], []
+        for number, queryset in enumerate(each):
+            try:
+                sql, parameters = queryset.query.get_compiler(DEFAULT_DB_ALIAS).as_sql()
+            except EmptyResultSet:
+                sql, parameters = "SELECT 1 WHERE 1 = 0", ()
+            parts.append(f"(SELECT COUNT(*) FROM ({sql}) c{number})")  # noqa: S608 - compiled by Django
+            self._parameters += parameters
+        self._sql = f"SELECT {', '.join(parts)}"
+
+    def rows(self, **values: Any) -> tuple[int, ...]:
+        """The numbers, with a value for each slot."""
+        with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            cursor.execute(self._sql, _filled(self._parameters, values))
+            found: tuple[int, ...] = cursor.fetchone()
+        return found
+
+
+def _always(result: Any) -> Callable[..., Any]:
+    return lambda *_arguments, **_options: result
