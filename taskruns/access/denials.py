@@ -3,12 +3,13 @@
 import re
 from dataclasses import replace
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.urls import ResolverMatch
 
 from taskruns.audit import Actor, EventType, Target
 from taskruns.models import Team
-from taskruns.permissions import access_of
+from taskruns.permissions import Action, access_of
 from taskruns.services import audit
 from taskruns.services.audit import Attempt
 
@@ -25,6 +26,14 @@ SIGN_IN_PAGES = frozenset(
 )
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 _GROUP = re.compile(r"\(\?P<(\w+)>[^)]*\)")
+
+
+class Denied(PermissionDenied):
+    """An insider without the right. The page says who has it: the roles with this action, or what `sentence` says."""
+
+    def __init__(self, action: Action | None = None, *, sentence: str = "") -> None:
+        self.action, self.sentence = action, sentence
+        super().__init__()
 
 
 def record_denied(

@@ -5,7 +5,8 @@ Not signed in: the sign-in page. Not an insider of the team: 404, as if nothing 
 403. Both denials are recorded in the audit log, and remain denials if the row cannot be written.
 
 The right is not always enough. A person who must have a second factor but has not used one reaches only the pages that
-set it up. A view with `recent_auth` requires a proof of identity from the last ten minutes.
+set it up. A view with `recent_auth` requires a proof of identity from the last ten minutes. A form that arrives without
+one waits in the session until its person has confirmed (`unfinished.py`).
 """
 
 import uuid
@@ -16,7 +17,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import structlog
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import render
@@ -26,12 +27,14 @@ from django_htmx.middleware import HtmxDetails
 
 from taskruns.audit import Actor, EventType
 from taskruns.models import Limit, SignInCount, SiteRole, Team, TeamRole, User
+from taskruns.pages.denials import NOT_A_MEMBER
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import members
 from taskruns.services.people import sessions
 from taskruns.services.user_errors import UserError
 
-from .denials import record_denied
+from . import unfinished
+from .denials import Denied, record_denied
 from .recent_auth import auth_method, is_recent, lacks_second_factor
 from .redirects import is_read, page_of, referring_page, to_login, with_next
 
@@ -74,13 +77,15 @@ def requires(
     event: EventType | None = None,
     acts_on: str = "POST",
     recent_auth: bool = False,
+    keeps: tuple[str, ...] = (),
     stops_runs: bool = False,
 ) -> Callable[[View], View]:
     """Let the view run only for people with the right to `action`.
 
     A url with a `slug` belongs to a team: the view gets the team instead of the slug. `event` is the audit event of the
     method `acts_on`: a denial is recorded under that name. `recent_auth` requires a recent proof of identity; never use
-    it for stopping runs. `stops_runs`: no limit on acts applies to this view.
+    it for stopping runs. `keeps`: the fields of its form that may wait in the session during the confirmation, never a
+    secret. `stops_runs`: no limit on acts applies to this view.
     """
 
     def decorate(view: View) -> View:
@@ -94,15 +99,15 @@ def requires(
                 raise _hidden(panel)
             if not panel.access.may(action):
                 record_denied(panel, denied_as, by=actor_of(panel), team=panel.team)
-                raise PermissionDenied
-            if (stopped := _missing_auth(panel, denied_as, recent_auth=recent_auth)) is not None:
+                raise Denied(action)
+            if (stopped := _missing_auth(panel, denied_as, recent_auth=recent_auth, keeps=keeps)) is not None:
                 return stopped
             if not stops_runs:
                 _spend(panel)
             team = () if panel.team is None else (panel.team,)
             return _private(view(panel, *team, *args, **kwargs))
 
-        return _declared(gate, action)
+        return _declared(gate, action, recent_auth=recent_auth, keeps=keeps)
 
     return decorate
 
@@ -141,6 +146,15 @@ def by_method(*, read: View, act: View) -> View:
     return _declared(choose, f"{read.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
 
 
+def by_field(name: str, value: str, *, act: View, otherwise: View) -> View:
+    """Two gates at one url: `act` if the request's body has this field with this value."""
+
+    def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return (act if request.POST.get(name) == value else otherwise)(request, *args, **kwargs)
+
+    return _declared(choose, f"{otherwise.declared_access}, {act.declared_access}")  # type: ignore[attr-defined]
+
+
 def members_change(event: EventType) -> Callable[[View], View]:
     """For pages that every insider reads but only members change, not auditors or site admins."""
 
@@ -148,7 +162,7 @@ def members_change(event: EventType) -> Callable[[View], View]:
         @wraps(view)
         def gate(request: PanelRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not is_read(request) and request.access.team_role is None:
-                raise refused(request, event)
+                raise refused(request, event, sentence=NOT_A_MEMBER)
             return view(request, *args, **kwargs)
 
         return gate
@@ -186,10 +200,12 @@ def mine(request: PanelRequest, rows: "models.QuerySet[M]", pk: int) -> M:
     raise Http404
 
 
-def refused(request: PanelRequest, event: EventType, *, acts_on: str = "POST") -> PermissionDenied:
+def refused(
+    request: PanelRequest, event: EventType, *, acts_on: str = "POST", action: Action | None = None, sentence: str = ""
+) -> Denied:
     """For rights that depend on more than the role: record the denial and return the exception to raise."""
     record_denied(request, _event(request, event, acts_on), by=actor_of(request), team=request.team)
-    return PermissionDenied()
+    return Denied(action, sentence=sentence)
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -222,8 +238,11 @@ def access_to(person: User, team: Team | None) -> Access:
     return granted(SiteRole(person.site_role), role)
 
 
-def _declared(view: View, access: Action | str) -> View:
+def _declared(view: View, access: Action | str, *, recent_auth: bool = False, keeps: tuple[str, ...] = ()) -> View:
+    """For `check_declared` and for tests."""
     view.declared_access = access  # type: ignore[attr-defined]
+    view.needs_recent_auth = recent_auth  # type: ignore[attr-defined]
+    view.keeps = keeps  # type: ignore[attr-defined]
     return view
 
 
@@ -244,7 +263,7 @@ def _for_everyone(
             _spend(panel)
         return _private(view(panel, *args, **kwargs))
 
-    return _declared(gate, "signed in")
+    return _declared(gate, "signed in", recent_auth=recent_auth)
 
 
 def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
@@ -254,7 +273,7 @@ def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
     including the audit row, so that the response time does not reveal which teams exist.
     """
     panel = cast("PanelRequest", request)
-    panel.team = None if slug is None else members.seen_by(panel.user).filter(slug=slug).first()
+    panel.team = None if slug is None else members.seen_by(panel.user, slug)
     panel.access = access_to(panel.user, panel.team)
     if slug is not None and panel.team is None:
         raise Http404 if panel.access.is_insider else _hidden(panel)
@@ -269,16 +288,23 @@ def _anonymous(request: HttpRequest, event: EventType) -> HttpResponse:
 
 
 def _missing_auth(
-    request: PanelRequest, event: EventType, *, recent_auth: bool, before_second_factor: bool = False
+    request: PanelRequest,
+    event: EventType,
+    *,
+    recent_auth: bool,
+    before_second_factor: bool = False,
+    keeps: tuple[str, ...] = (),
 ) -> HttpResponse | None:
     """The response if the session lacks a second factor or a recent proof of identity, else None.
 
-    A GET is redirected to give the proof and comes back. A POST is not stored for later, because it may hold a key.
+    A GET is redirected to give the proof and comes back. So is a POST, whose form is sent again after the proof.
     """
     if not before_second_factor and lacks_second_factor(request, request.user, request.team):
-        return _redirect_to_auth(request, reverse("factors"), event, why="no second factor")
+        return _refuse_without_factor(request, event)
     if recent_auth and not is_recent(request, request.user):
-        return _redirect_to_auth(request, reverse("confirm"), event, why="no recent sign-in")
+        return _confirm_first(request, event, keeps)
+    if recent_auth and not is_read(request):
+        unfinished.forget(request)
     return None
 
 
@@ -299,18 +325,37 @@ def _spend(request: PanelRequest) -> None:
         spend(request, ACTS)
 
 
-def _redirect_to_auth(request: PanelRequest, url: str, event: EventType, *, why: str) -> HttpResponse:
-    """Deny and record every change, whatever the client's headers say; redirect reads to the proof."""
+def _refuse_without_factor(request: PanelRequest, event: EventType) -> HttpResponse:
+    """Deny and record every change, whatever the client's headers say; redirect reads to the set-up."""
+    url = reverse("factors")
     if not is_read(request):
-        record_denied(request, event, by=actor_of(request), team=request.team, why=why)
+        record_denied(request, event, by=actor_of(request), team=request.team, why="no second factor")
     if request.htmx:
-        response = HttpResponse(status=401)
-        response["HX-Redirect"] = with_next(url, page_of(request.htmx))
-        return response
+        return _leave_for(with_next(url, page_of(request.htmx)))
     if is_read(request):
         return HttpResponseRedirect(with_next(url, request.get_full_path()))
-    context = {"why": why, "url": with_next(url, referring_page(request))}
-    return render(request, "taskruns/people/recent_auth.html", context, status=403)
+    context = {"url": with_next(url, referring_page(request))}
+    return render(request, "taskruns/people/second_factor.html", context, status=403)
+
+
+def _confirm_first(request: PanelRequest, event: EventType, keeps: tuple[str, ...]) -> HttpResponse:
+    """Deny and record every change, whatever the client's headers say, and let its form wait for the proof."""
+    target = request.get_full_path()
+    if not is_read(request):
+        record_denied(request, event, by=actor_of(request), team=request.team, why="no recent sign-in")
+        unfinished.keep(request, request.user, keeps=keeps)
+        target = reverse("confirm-finish")
+    elif request.htmx:
+        target = page_of(request.htmx)
+    url = with_next(reverse("confirm"), target)
+    return _leave_for(url) if request.htmx else HttpResponseRedirect(url)
+
+
+def _leave_for(url: str) -> HttpResponse:
+    """Make htmx leave the page."""
+    response = HttpResponse(status=401)
+    response["HX-Redirect"] = url
+    return response
 
 
 def _hidden(request: PanelRequest) -> Http404:

@@ -17,6 +17,7 @@ from taskruns.allauth_compat import record_authentication
 from taskruns.audit import clean_line
 from taskruns.models import Team, User
 from taskruns.models.sessions import LONGEST_USER_AGENT
+from taskruns.models.stamps import SKEW
 from taskruns.permissions import must_have_second_factor
 from taskruns.services.people import factors
 
@@ -83,7 +84,8 @@ def is_recent(request: HttpRequest, person: User) -> bool:
         times = [record["at"] for record in records if record.get("method") == "mfa"]
     else:
         times = [_time_of(record) for record in records] or [request.session.get(_BEGAN, 0)]
-    return time.time() - max(times, default=0) <= RECENT_FOR
+    # Not one in the future, which a clock that was ahead has left.
+    return any(-SKEW.total_seconds() <= time.time() - at <= RECENT_FOR for at in times)
 
 
 def note_factor(request: HttpRequest, person: User, kind: str) -> None:

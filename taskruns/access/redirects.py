@@ -67,6 +67,17 @@ def board_before(request: HttpRequest, slug: str) -> str:
     return came_from if came_from == board or came_from.startswith(f"{board}?") else board
 
 
+def team_page_before(request: HttpRequest, slug: str) -> str:
+    """The page with the Cancel button that the person came from: of the team's runs or tasks, or all teams' runs.
+
+    Empty if it is unknown, for example after a mistake in a form of this very address.
+    """
+    came_from = referring_page(request)
+    path = came_from.partition("?")[0]
+    is_known = path == reverse("teams") or path.startswith((reverse("board", args=[slug]), f"/teams/{slug}/tasks/"))
+    return came_from if is_known and path != request.path else ""
+
+
 def _undone(request: HttpRequest, *, is_page: bool) -> dict[str, str]:
     if is_read(request):
         return {"undone": "page"} if is_page else {}

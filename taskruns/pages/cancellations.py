@@ -7,26 +7,29 @@ from taskruns.models import Cancellation, Outcome, Run, Status
 from taskruns.services.cancellations import CancelResult
 
 from .outcomes import CANCEL_WORDS
-from .values import Moment
+from .values import Moment, who_of
 
 # Arize ends a run that had nothing to do, or bad credentials, within seconds and without counts.
 ARIZE_ENDS_WITHIN = timedelta(seconds=10)
+QUEUED = "Cancel requested, being sent to Arize. The outcome will be shown here."
 
 
 def sentence_of(result: CancelResult) -> str:
+    if result.is_queued:
+        return QUEUED
     first = joined_sentence(result.holder, is_own=result.is_own) if result.holder is not None else ""
     return " ".join(part for part in (first, CANCEL_WORDS[result.outcome].sentence, result.explanation) if part)
 
 
 def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
-    """Who asked first: the run's row shows it to the whole team too. Expects the batch to be loaded, if any."""
+    """Who asked first: the run's row shows it to the whole team too. Expects the person and the batch to be loaded."""
     at = Moment.of(holder.requested_at)
     when = f" at {at.text}" if at else ""
     if is_own:
         return f"You already asked for it{when}."
     if _is_held(holder):
-        return f"The emergency stop of {holder.person_label} asked for it{when}."
-    return f"{holder.person_label} asked for it{when}."
+        return f"The emergency stop of {who_of(holder)} asked for it{when}."
+    return f"{who_of(holder)} asked for it{when}."
 
 
 class EndedRun(Protocol):
@@ -75,9 +78,9 @@ def is_alarming(run: Run, last: Cancellation | None) -> bool:
 
 
 def _asked(last: Cancellation) -> str:
-    """Who or what cancelled the run, or may have; empty if this cancel did not. Expects the batch to be loaded."""
+    """Who or what cancelled the run, or may have; empty if this cancel did not. Expects the person and the batch."""
     return CANCEL_WORDS[Outcome(last.outcome)].cause.format(
-        who=last.person_label,
+        who=who_of(last),
         by="cancelled by the emergency stop of" if _is_held(last) else "cancelled by",
         can="not known yet" if last.followed else "unknown",
     )

@@ -1,8 +1,10 @@
 """Display models of the pages of API keys: never the secret, only its last four characters."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import date, datetime
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
 from django.db.models import Count
 from django.urls import reverse
@@ -10,22 +12,29 @@ from django.utils import timezone
 
 from taskruns.arize.endpoints import REGIONS
 from taskruns.audit import clean_line
-from taskruns.models import Credential, Task
+from taskruns.models import Credential, Membership, Task, TeamRole
+from taskruns.permissions import Action, TeamAccess
 from taskruns.services.credentials import KeyState, TestResult, state_of
 from taskruns.services.credentials.expiry import THRESHOLDS
 from taskruns.services.credentials.health import Seen
 
 from .key_usage import Usage, usage_by_key
-from .values import Message, Moment
+from .values import Link, Message, Moment, named
 
 WARNED_DAYS = max(THRESHOLDS)  # before a key expires
-CANCEL_UNTRIED = "Arize cannot tell in advance whether it may cancel; you find out at the first cancel."
+CANCEL_UNTRIED = "Arize cannot tell in advance whether a key may cancel; you find out at the first cancel."
 SPACES_NAMED = 5
+MANAGERS_NAMED = 3
+RECOVERY_SHOWN = timedelta(days=7)
+_TRY_AGAIN = re.compile(r"( Wait a little)?,?( then)? try again[^.]*\.$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """`state` is working, failing, waiting or new; `state_text` is a sentence. `expires_text` may be empty."""
+    """`state` is working, failing, waiting or new; `state_text` is a sentence. `expires_text` may be empty.
+
+    `retry_at`: when a failing key is tried again. `recovered`: when Arize lately accepted a failing key again.
+    """
 
     id: str
     name: str
@@ -37,6 +46,8 @@ class CredentialRow:
     spaces: tuple[str, ...]
     last_good: Moment | None
     failing_since: Moment | None
+    retry_at: Moment | None
+    recovered: Moment | None
     created: Moment | None
     expires_on: str
     expires_text: str
@@ -82,6 +93,8 @@ def credential_row(credential: Credential, *, slug: str, now: datetime, usage: U
         spaces=tuple(space["name"] or space["id"] for space in credential.spaces),
         last_good=Moment.of(credential.last_good_at),
         failing_since=Moment.of(credential.failing_since),
+        retry_at=Moment.of(credential.retry_at),
+        recovered=Moment.of(_recovered(credential, now)),
         created=Moment.of(credential.created_at),
         expires_on=credential.expires_on.isoformat() if credential.expires_on else "",
         expires_text=_expires_text(_days_left(credential.expires_on, timezone.localdate(now))),
@@ -90,6 +103,11 @@ def credential_row(credential: Credential, *, slug: str, now: datetime, usage: U
         test_url=reverse("credential-test", args=[slug, credential.pk]),
         revoke_url=reverse("credential-revoke", args=[slug, credential.pk]),
     )
+
+
+def _recovered(credential: Credential, now: datetime) -> datetime | None:
+    at = credential.recovered_at
+    return at if at is not None and credential.failing_since is None and at > now - RECOVERY_SHOWN else None
 
 
 def health(credential: Credential, now: datetime) -> tuple[KeyState, str]:
@@ -116,20 +134,77 @@ def result_message(credential: Credential, result: TestResult) -> Message:
     return Message("warning" if result.seen.is_empty else "success", text)
 
 
-def warnings_of(keys: Iterable[Credential]) -> tuple[Message, ...]:
-    """Why data that these keys read may be out of date, now or soon."""
-    now = timezone.now()
-    warnings = []
+def warnings_of(keys: Iterable[Credential], *, readers: Iterable[TeamAccess] = ()) -> tuple[Message, ...]:
+    """Why data that these keys read may be out of date, now or soon. `readers`: the reader's access to their teams."""
+    now, keys, mend = timezone.now(), list(keys), _Mend(readers)
+    warnings = list(_waiting(key for key in keys if state_of(key, now) is KeyState.WAITING))
     for key in keys:
         state, text = health(key, now)
-        if state in {"failing", "waiting"}:
-            warnings.append(Message("error" if state == "failing" else "warning", f"Key “{key.name}”: {text}"))
-        elif key.list_problem:
+        if state == KeyState.FAILING:
+            warnings.append(mend.said(key, Message("error", f"Key “{key.name}”: {text}")))
+        elif key.list_problem and state != KeyState.WAITING:
             warnings.append(Message("warning", f"Key “{key.name}”: {key.list_problem}"))
         ending = expiry_warning(key, timezone.localdate(now))
-        if ending is not None and state != "failing":
-            warnings.append(ending)
+        if ending is not None and state != KeyState.FAILING:
+            warnings.append(mend.said(key, ending))
     return tuple(warnings)
+
+
+class _Mend:
+    """Adds to a warning about a key the way to it, or who can replace it."""
+
+    def __init__(self, readers: Iterable[TeamAccess]) -> None:
+        self._by_team = {it.team.pk: it for it in readers}
+        self._managers: dict[uuid.UUID, str] = {}
+
+    def said(self, key: Credential, warning: Message) -> Message:
+        reader = self._by_team.get(key.team_id)
+        if reader is None:
+            return warning
+        link = None
+        if reader.access.may(Action.CREDENTIALS_VIEW):
+            link = Link("Open API key", f"{reverse('credentials', args=[reader.team.slug])}#credential-{key.pk}")
+        who = "" if reader.access.may(Action.CREDENTIALS_MANAGE) else self._who(key.team_id)
+        return replace(warning, text=f"{warning.text} {who}".rstrip(), link=link)
+
+    def _who(self, team_id: uuid.UUID) -> str:
+        if team_id not in self._managers:
+            self._managers[team_id] = _managers(team_id)
+        return self._managers[team_id]
+
+
+def _managers(team_id: uuid.UUID) -> str:
+    members = Membership.objects.in_force().filter(team=team_id, role=TeamRole.MANAGER, user__is_active=True)
+    people = [member.user for member in members.select_related("user").order_by("user__email")[: MANAGERS_NAMED + 1]]
+    names = [named(person.name, person.email) for person in people]
+    if not names:
+        return "The team has no manager who can replace it. Ask a site admin."
+    more = " and others" if len(names) > MANAGERS_NAMED else ""
+    return f"{' or '.join(names[:MANAGERS_NAMED])}{more} can replace it."
+
+
+def _waiting(keys: Iterable[Credential]) -> Iterator[Message]:
+    """One warning for all keys with the same trouble, which are usually all keys: Arize is down."""
+    by_reason: dict[str, list[Credential]] = {}
+    for key in keys:
+        by_reason.setdefault(_without_advice(key.backoff_reason), []).append(key)
+    for reason, waiting in by_reason.items():
+        names = ", ".join(f"“{key.name}”" for key in waiting)
+        since = min((key.backoff_since for key in waiting if key.backoff_since is not None), default=None)
+        retrying = f"Retrying automatically{_since(since, waiting[0].backoff_until) if since else ''}."
+        yield Message("warning", f"Key{'s' if len(waiting) > 1 else ''} {names}: {reason} {retrying}")
+
+
+def _without_advice(sentence: str) -> str:
+    """Errors end with what a person should do. Here the panel does it."""
+    return _TRY_AGAIN.sub("", sentence).rstrip(" .,") + "."
+
+
+def _since(begun: datetime, until: datetime | None) -> str:
+    """` since 19:02 UTC`, with the date if the trouble began on another day."""
+    local = timezone.localtime(begun)
+    is_same_day = local.date() == timezone.localtime(until).date()
+    return local.strftime(f" since {'' if is_same_day else '%Y-%m-%d '}%H:%M {local.tzname()}")
 
 
 def expiry_warning(credential: Credential, today: date) -> Message | None:

@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 
+from taskruns import __version__
+
 from .stops import StopBanner
-from .values import Link
+from .values import Link, Moment
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The header of every page: the person, the team, the navigation, and alarms."""
+    """The header and footer of every page: the person, the team, the navigation, and alarms.
+
+    `links` are always in sight; `pages`, the team's pages of rare use, are in its menu. `is_home`: this is the board.
+    """
 
     person: str
     person_id: str
@@ -16,9 +21,13 @@ class Frame:
     slug: str
     links: tuple[Link, ...]
     teams: tuple[Link, ...]
+    pages: tuple[Link, ...] = ()
+    is_home: bool = False
     alarm: Link | None = None
     theme: str = ""
     no_shortcuts: bool = False
     has_password: bool = True
     sees_people: bool = False
     stop: StopBanner | None = None
+    restored_at: Moment | None = None  # set while the panel rests after a restore
+    version: str = __version__

@@ -14,6 +14,7 @@ ICONS = {
     "chevron-down": "chevron-down",
     "ascending": "arrow-up",
     "descending": "arrow-down",
+    "more": "ellipsis-horizontal",
     "copy": "square-2-stack",
     "filter": "funnel",
     "key": "key",

@@ -40,6 +40,13 @@ class CancelWords(Words):
     cause: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerWords(Words):
+    """`in_batch`: beside a run that a batch was to start again."""
+
+    in_batch: str = ""
+
+
 CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
     Outcome.OPEN: CancelWords(
         sentence="Arize accepted the cancel. The run is stopping.",
@@ -109,7 +116,7 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
         log="The cancel of run {run} of task {target} could not be sent",
         log_tone="warning",
         in_batch="not sent",
-        explained="Nothing was sent: there was no connection to Arize, or no working key.",
+        explained="Nothing was sent: no connection to Arize, no working key, or the panel was interrupted first.",
         next="Cancel again once the board no longer shows a connection problem.",
         note="The last cancel could not be sent.",
     ),
@@ -142,32 +149,36 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
 }
 
 
-TRIGGER_WORDS: Mapping[TriggerOutcome, Words] = {
-    TriggerOutcome.OPEN: Words(
+TRIGGER_WORDS: Mapping[TriggerOutcome, TriggerWords] = {
+    TriggerOutcome.OPEN: TriggerWords(
         sentence="The form was sent, and Arize has not answered yet. It is sent only once.",
         status=409,
         log="",
     ),
-    TriggerOutcome.DONE: Words(
+    TriggerOutcome.DONE: TriggerWords(
+        in_batch="started",
         sentence="Arize started the run.",
         tone="success",
         log="{who} started run {run} of task {target}",
     ),
-    TriggerOutcome.REFUSED: Words(
+    TriggerOutcome.REFUSED: TriggerWords(
+        in_batch="refused by Arize",
         sentence="Arize refused to start a run.",
         tone="error",
         status=409,
         log="Arize refused to start a run of task {target}",
         log_tone="warning",
     ),
-    TriggerOutcome.NOT_SENT: Words(
+    TriggerOutcome.NOT_SENT: TriggerWords(
+        in_batch="not sent",
         sentence="No run was started.",
         tone="error",
         status=502,
         log="The start of a run of task {target} could not be sent",
         log_tone="warning",
     ),
-    TriggerOutcome.UNKNOWN: Words(
+    TriggerOutcome.UNKNOWN: TriggerWords(
+        in_batch="sent, outcome unknown",
         sentence="The start was sent, but it is unknown whether a run began. "
         "Check the task's runs before you send the form again: that would start another run.",
         tone="warning",
@@ -175,14 +186,14 @@ TRIGGER_WORDS: Mapping[TriggerOutcome, Words] = {
         log="The start of a run of task {target} was sent, it is unknown whether a run began",
         log_tone="warning",
     ),
-    TriggerOutcome.USED: Words(
+    TriggerOutcome.USED: TriggerWords(
         sentence="This form was already sent with other values, so nothing was sent now. "
         "Send it again to start another run.",
         tone="warning",
         status=409,
         log="",
     ),
-    TriggerOutcome.HELD: Words(
+    TriggerOutcome.HELD: TriggerWords(
         sentence="An emergency stop holds this task, so no run was started.",
         tone="warning",
         status=409,

@@ -8,21 +8,35 @@ from datetime import datetime, timedelta
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.db.models import Max, Prefetch, Q, QuerySet
+from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import AuditEvent, EmailStatus, Membership, User
+from taskruns.forms import AuditFilter
+from taskruns.models import (
+    AuditEvent,
+    BatchState,
+    CancelBatch,
+    EmailStatus,
+    EmergencyStop,
+    Membership,
+    TeamRole,
+    User,
+)
 from taskruns.models.folded import contains
 from taskruns.services.people import factors, sessions
 
-from .values import Link, Moment
+from .values import Link, Moment, counted
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
+    """`browser`: in words, from the `user_agent`."""
+
     id: int
     began: Moment | None
     seen: Moment | None
     ip: str
+    browser: str
     user_agent: str
     is_this: bool
 
@@ -44,6 +58,7 @@ class SignInRow:
     at: Moment | None
     method: str
     ip: str
+    browser: str
     user_agent: str
     is_again: bool
 
@@ -65,6 +80,7 @@ class PersonPage:
     role: str
     may_manage: bool
     is_self: bool
+    audit_links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +103,8 @@ WORDS: dict[str, str] = {
     "runs.view": "see the board, runs, tasks and each run's history; download runs as CSV",
     "runs.cancel": "cancel a run",
     "runs.cancel_many": "cancel runs in bulk",
-    "runs.trigger": "start a run of a task",
+    "runs.trigger": "start a run of a task; start failed and cancelled runs again in bulk",
+    "runs.note": "leave notes on runs",
     "stop.pull": "pull the emergency stop",
     "stop.lift": "lift the emergency stop (the person who pulled it may too)",
     "views.share": "share views with the team",
@@ -119,11 +136,43 @@ def unverified(person: User) -> str:
     return words[EmailStatus(person.email_status)].format(person.email_vouched_by) if person.email_status else ""
 
 
+def audit_links(person: User) -> tuple[Link, ...]:
+    """The questions about a person that the site audit answers."""
+    url, by = reverse("site-audit"), str(person.pk)
+    return (
+        Link("All entries by this person", url + AuditFilter(actor=by).query()),
+        Link("Refused attempts of this person", url + AuditFilter(actor=by, outcome="denied").query()),
+        Link("All entries that name this person", url + AuditFilter(q=person.email).query()),
+    )
+
+
+def follows_sso(person: User) -> bool:
+    """Whether each single sign-on sets the person's name and address again."""
+    has_account = SocialAccount.objects.filter(user=person).exists()
+    return has_account and (settings.SSO_ONLY or not person.has_usable_password())
+
+
 def role_of(member: Membership, person: User) -> str:
     """The role, and whether it is paused: one from groups needs a recent single sign-on."""
     since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
     is_in_force = not member.by_groups or (person.sso_signed_in_at is not None and person.sso_signed_in_at > since)
     return member.role if is_in_force else f"{member.role}, paused until the next single sign-on"
+
+
+def consequences_of_disabling(person: User) -> tuple[str, ...]:
+    """What happens to what the person has and does now."""
+    mine = Membership.objects.filter(user=person, role=TeamRole.MANAGER, team__archived_at=None)
+    managers = Membership.objects.in_force().filter(role=TeamRole.MANAGER, user__is_active=True).exclude(user=person)
+    alone = mine.exclude(team__in=managers.values("team")).select_related("team").order_by("team__name")
+    stops = EmergencyStop.objects.holding().filter(person=person).select_related("team").order_by("team__name")
+    batches = CancelBatch.objects.filter(person=person, state=BatchState.WORKING).count()
+    found = (
+        counted(sessions.live_count(person), "session ends", "sessions end", "immediately."),
+        counted(batches, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
+        *(f"The emergency stop of {stop.team.name} pauses: new runs are no longer cancelled." for stop in stops),
+        *(f"{member.team.name} has no other manager. Make another member a manager first." for member in alone),
+    )
+    return tuple(text for text in found if text)
 
 
 PAGE = 50

@@ -8,24 +8,28 @@ import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from django.urls import reverse
+from django.utils import timezone
 
 from taskruns.arize.endpoints import REGIONS
 from taskruns.audit.record import chain_of
-from taskruns.models import AuditEvent, Run, Status, Task
+from taskruns.forms import AuditFilter
+from taskruns.models import AuditEvent, Cancellation, Outcome, Run, RunNote, Status, Task, Trigger
+from taskruns.models.runs import true_time
 from taskruns.pages.audit.rows import AuditRow, audit_row
 from taskruns.pages.board.rows import RunRow, run_rows, unread, with_creators
-from taskruns.permissions import TeamAccess
+from taskruns.permissions import Action, TeamAccess
 
 from .board import latest_cancellations
 from .credentials import warnings_of
+from .outcomes import CANCEL_WORDS
 from .strip import Strip
 from .tasks import task_strip
-from .values import Link, Message, Moment, status_mark, true_time
+from .values import Link, Message, Moment, in_words, named, roughly, short_id, status_mark
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -137,7 +141,36 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class By:
+    """Who did something: the name, or the address if there is no name. `more`: what tells people of one name apart."""
+
+    name: str
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    text: str
+    by: By
+    at: Moment | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaceBar:
+    """How long a run takes, beside its task's usual duration: paths in a picture 100 wide and 8 high."""
+
+    text: str
+    path: str
+    usual_path: str
+    is_longer: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunPage:
+    """`note`: the newest of `notes`. `note_url`: empty for people who may not leave one. `is_cancel_sure`: whether
+    Arize confirmed that the cancel of `cancelled_by` ended the run.
+    """
+
     row: RunRow
     fields: tuple[Field, ...]
     explanation: str
@@ -147,7 +180,21 @@ class RunPage:
     timeline: tuple[TimelineEntry, ...]
     strip: Strip
     task_url: str
+    short_id: str
+    started_by: By | None = None
+    cancelled_by: By | None = None
+    is_cancel_sure: bool = False
+    pace_bar: PaceBar | None = None
+    note: Note | None = None
+    notes: int = 0
+    note_url: str = ""
     links: tuple[Link, ...] = ()
+    audit_url: str = ""  # the entries about this run, for people who may read the log
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the page polls."""
+        return self.row.status.value in {Status.PENDING, Status.RUNNING, Status.UNKNOWN} or bool(self.row.stopping)
 
     @property
     def has_acts(self) -> bool:
@@ -170,7 +217,7 @@ def run_fields(run: Run, *, triggered_by: str = "") -> tuple[Field, ...]:
         Field("Errored", "num_errors", _number(run.num_errors)),
         Field("Skipped", "num_skipped", _number(run.num_skipped)),
         Field("Created", "created_at", moment=Moment.of(run.created_at)),
-        Field("Created by", "created_by_user_id", f"{triggered_by} ({creator})" if triggered_by else creator),
+        Field("Created by", "created_by_user_id", named(triggered_by, creator)),
         Field("Failure reason", "failure_reason", run.failure_reason or ""),
     )
 
@@ -192,8 +239,9 @@ def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
     run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
     last = latest_cancellations([run]).get(run.pk)
     (row,) = run_rows([run], accesses=[team_access])
-    key = run.task.credential
-    warnings = (*(warnings_of([key]) if key else ()), *(unread([run]) if run.is_active else ()))
+    key, slug, may_note = run.task.credential, team_access.team.slug, team_access.access.may(Action.RUNS_NOTE)
+    notes = list(RunNote.objects.filter(run=run).select_related("person").order_by("-created_at")[:HISTORY])
+    warnings = (*(warnings_of([key], readers=[team_access]) if key else ()), *(unread([run]) if run.is_active else ()))
     return RunPage(
         row=row,
         fields=run_fields(run, triggered_by=row.creator),
@@ -202,10 +250,64 @@ def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),
         timeline=timeline_of(run, _events(run), cause=row.cause, creator=row.creator),
-        strip=task_strip(run.task, slug=team_access.team.slug, here=run),
-        task_url=reverse("task", args=[team_access.team.slug, run.task_id]),
+        strip=task_strip(run.task, slug=slug, here=run),
+        task_url=reverse("task", args=[slug, run.task_id]),
+        short_id=short_id(run.arize_id),
+        started_by=_started_by(run, row),
+        cancelled_by=_cancelled_by(run, last),
+        is_cancel_sure=last is not None and last.outcome == Outcome.CONFIRMED,
+        pace_bar=pace_bar(run, timezone.now()),
+        note=_note(notes[0]) if notes else None,
+        notes=len(notes),
+        note_url=reverse("run-note", args=[slug, run.pk]) if may_note else "",
         links=run_links(run),
+        audit_url=_audit_url(run, team_access),
     )
+
+
+def _audit_url(run: Run, team_access: TeamAccess) -> str:
+    if not team_access.access.may(Action.AUDIT_VIEW):
+        return ""
+    return reverse("audit", args=[team_access.team.slug]) + AuditFilter(run=run.arize_id).query()
+
+
+def pace_bar(run: Run, now: datetime) -> PaceBar | None:
+    """None without a start or a usual duration. Expects `run.task` to be loaded."""
+    started, until, usual = true_time(run.run_started_at), run.until(now), run.task.usual_seconds
+    if started is None or until is None or not usual:
+        return None
+    took = max(0.0, (until - started).total_seconds())
+    scale = 100 / max(took, usual)
+    verb = "so far" if run.is_active else "in all"
+    return PaceBar(
+        text=f"{in_words(timedelta(seconds=took))} {verb}, usually {roughly(usual)}",
+        path=f"M0 0h{took * scale:.1f}v8H0z",
+        usual_path=f"M{min(99.5, usual * scale):.1f} 0v8",
+        is_longer=bool(run.longer_than_usual),
+    )
+
+
+def _started_by(run: Run, row: RunRow) -> By | None:
+    """The person who started it here; otherwise whoever Arize names, which for a start from here owns the API key."""
+    here = Trigger.objects.filter(run=run).select_related("person").first()
+    if here is not None:
+        return _by(here)
+    return By(row.creator, row.creator_id) if row.creator else By(row.creator_id) if row.creator_id else None
+
+
+def _cancelled_by(run: Run, last: Cancellation | None) -> By | None:
+    """None if no cancel from here ended the run: then its cause says what is known."""
+    is_ours = run.status == Status.CANCELLED and last is not None and CANCEL_WORDS[Outcome(last.outcome)].cause
+    return _by(last) if is_ours and last is not None else None
+
+
+def _by(act: Trigger | Cancellation | RunNote) -> By:
+    name = act.person.name if act.person else ""
+    return By(name, act.person_label) if name else By(act.person_label)
+
+
+def _note(note: RunNote) -> Note:
+    return Note(note.text, _by(note), Moment.of(note.created_at))
 
 
 def _events(run: Run) -> Iterable[AuditEvent]:

@@ -1,19 +1,30 @@
 """The bar of saved views above the board, and the page that manages them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 from urllib.parse import parse_qsl
+from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet, UUIDField
 from django.urls import reverse
 
 from taskruns.models import Membership, SavedView, Team, User
-from taskruns.permissions import Access
+from taskruns.models.prepared import Prepared, Slot
+from taskruns.pages.values import Link, named
+from taskruns.permissions import Access, TeamAccess
 from taskruns.services.saved_views import may_change, may_delete, may_save, may_share, read, why_broken
 
 # Explicitly asks for all runs: without any query the board opens with a default view.
 ALL = "all=1"
+# The built-in view, as the board filter writes it.
+ATTENTION = "flag=attention&sort=attention"
+# This many saved views fit beside the built-in ones. If there are more, a menu holds all but one.
+_TABS = 2
 _WORDS = {"q": "search", "credential": "key", "started_after": "started after", "started_before": "started before"}
-_WORDS |= {"min_duration": "runs longer than (s)", "sort": "order"}
+_WORDS |= {"min_duration": "runs longer than (s)", "min_error_share": "errors at least (%)", "sort": "order"}
+_WORDS |= {"flag": "only", "not_task": "not task"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +48,33 @@ class ViewTab:
 
 @dataclass(frozen=True, slots=True)
 class ViewBar:
-    """`query` is the filter that would be saved, without `?`."""
+    """The views as tabs: all runs, those that need attention, and on a team's board its saved views.
+
+    `query` is the filter that would be saved, without `?`; `may_save` is false for one that is a tab already.
+    `exports`: the pages from which these runs can be downloaded, one per team.
+    """
 
     all_url: str
     all_is_current: bool
-    tabs: tuple[ViewTab, ...]
-    query: str
-    may_save: bool
-    may_share: bool
-    views_url: str
-    export_url: str
+    attention_url: str
+    attention_is_current: bool
+    exports: tuple[Link, ...]
+    tabs: tuple[ViewTab, ...] = ()
+    query: str = ""
+    may_save: bool = False
+    may_share: bool = False
+    views_url: str = ""
+
+    @property
+    def shown_tabs(self) -> tuple[ViewTab, ...]:
+        """Of many saved views only one: the current one, else the one that the board opens with, else the first."""
+        if len(self.tabs) <= _TABS:
+            return self.tabs
+        return (max(self.tabs, key=lambda tab: (tab.is_current, tab.is_default)),)
+
+    @property
+    def menu_tabs(self) -> tuple[ViewTab, ...]:
+        return tuple(tab for tab in self.tabs if tab not in self.shown_tabs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +126,10 @@ def export_page_url(slug: str, query: str) -> str:
 
 def visible(team: Team, person: User) -> QuerySet[SavedView]:
     """The person's own views and those shared with the team."""
+    return _visible(team.pk, person.pk)
+
+
+def _visible(team: UUID | Slot, person: UUID | Slot) -> QuerySet[SavedView]:
     views = SavedView.objects.filter(Q(owner=person) | Q(is_shared=True), team=team)
     return views.select_related("owner", "team")
 
@@ -125,24 +157,43 @@ def view_bar(visible: VisibleViews, access: Access, query: str) -> ViewBar:
     """The bar above a board with the filter `query`, which must be canonical."""
     query = query.removeprefix("?")
     team = visible.team
+    tabs = tuple(_tab(view, query, is_default=view == visible.opens_with) for view in visible.views)
+    is_tab = query in {"", ATTENTION} or any(tab.is_current for tab in tabs)
     return ViewBar(
         all_url=board_url(team.slug, ""),
         all_is_current=not query,
-        tabs=tuple(
-            ViewTab(
-                name=view.name,
-                url=board_url(team.slug, view.query),
-                is_current=bool(query) and read(view.query)[0] == query,
-                is_shared=view.is_shared,
-                is_default=view == visible.opens_with,
-            )
-            for view in visible.views
-        ),
+        attention_url=board_url(team.slug, ATTENTION),
+        attention_is_current=query == ATTENTION,
+        exports=(Link("CSV of these runs", export_page_url(team.slug, query)),),
+        tabs=tabs,
         query=query,
-        may_save=may_save(access),
+        may_save=may_save(access) and not is_tab,
         may_share=may_share(access),
         views_url=reverse("saved-views", args=[team.slug]),
-        export_url=export_page_url(team.slug, query),
+    )
+
+
+def _tab(view: SavedView, query: str, *, is_default: bool) -> ViewTab:
+    return ViewTab(
+        name=view.name,
+        url=board_url(view.team.slug, view.query),
+        is_current=bool(query) and read(view.query)[0] == query,
+        is_shared=view.is_shared,
+        is_default=is_default,
+    )
+
+
+def all_teams_bar(accesses: Sequence[TeamAccess], query: str) -> ViewBar:
+    """The bar above the board of all teams. An export is one team's, because that team's log records it."""
+    query, url = query.removeprefix("?"), reverse("teams")
+    return ViewBar(
+        all_url=f"{url}?{ALL}",
+        all_is_current=not query,
+        attention_url=f"{url}?{ATTENTION}",
+        attention_is_current=query == ATTENTION,
+        exports=tuple(
+            Link(f"CSV of these runs of {it.team.name}", export_page_url(it.team.slug, query)) for it in accesses
+        ),
     )
 
 
@@ -162,7 +213,7 @@ def _row(view: SavedView, person: User, access: Access, *, is_own_default: bool)
         id=str(view.pk),
         name=view.name,
         url=board_url(view.team.slug, view.query),
-        owner="" if view.owner_id == person.pk else view.owner.email,
+        owner="" if view.owner_id == person.pk else named(view.owner.name, view.owner.email),
         choices=choices_of(view.query),
         broken=why_broken(view),
         is_shared=view.is_shared,
@@ -173,12 +224,16 @@ def _row(view: SavedView, person: User, access: Access, *, is_own_default: bool)
     )
 
 
-def _is_own_default(person: User) -> Exists:
-    return Exists(Membership.objects.filter(user=person, default_view=OuterRef("pk")))
+@cache
+def _with_own_default() -> Prepared[SavedView]:
+    """Each view with whether it is the person's own default."""
+    team, person = Slot("team", UUIDField()), Slot("person", UUIDField())
+    chosen = Membership.objects.filter(user=person, default_view=OuterRef("pk"))
+    return Prepared(_visible(team, person).annotate(is_own_default=Exists(chosen)))
 
 
 def _by_name(team: Team, person: User) -> list[tuple[SavedView, bool]]:
     """The person's private views first, each with whether it is the person's own default."""
-    views = visible(team, person).annotate(is_own_default=_is_own_default(person))
-    pairs = [(view, view.is_own_default) for view in views]
+    views: list[Any] = _with_own_default().rows(team=team.pk, person=person.pk)
+    pairs = [(view, bool(view.is_own_default)) for view in views]
     return sorted(pairs, key=lambda pair: (pair[0].is_shared, pair[0].name.casefold()))

@@ -1,21 +1,34 @@
 """Display models of the emergency stop: the banner on every page of its team, and its own page."""
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlencode
 
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import CancelBatch, CancelItem, Credential, EmergencyStop, ItemState, Run, Status, Task, Team, User
+from taskruns.models import (
+    CancelBatch,
+    CancelItem,
+    Credential,
+    Effect,
+    EmergencyStop,
+    ItemState,
+    Run,
+    Status,
+    Task,
+    Team,
+    User,
+)
 from taskruns.permissions import Access
 from taskruns.services.stops import active_stop, is_paused, may_lift
 
-from .batches import STATE_WORDS
+from .batch_words import StateCount, number_of, state_counts, unfinished
 from .credentials import health
-from .values import Message, Moment
+from .values import Message, Moment, who_of
 
 MOST_OTHERS = 200  # tasks without active runs that are listed
 MOST_BATCHES = 20
@@ -65,10 +78,33 @@ class StopBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class StopProgress:
+    """What an active stop has done so far. Each run counts once, with its latest cancel.
+
+    `ends`: in words. `unsent`: the number of queued cancels. `is_working`: some runs have no outcome yet.
+    """
+
+    url: str
+    sentence: str
+    total: int
+    done: int
+    counts: tuple[StateCount, ...]
+    batches: tuple[StopBatch, ...]
+    who: str
+    since: Moment | None
+    ends: str
+    unsent: int
+
+    @property
+    def is_working(self) -> bool:
+        return self.done < self.total
+
+
+@dataclass(frozen=True, slots=True)
 class StopPage:
     """`tasks` have active runs; `others` have none, and `hidden` of them are not listed. `banner`: of an active stop.
 
-    `may_pull`: show the form. `unsent`: the number of queued cancels.
+    `may_pull`: show the form.
     """
 
     team: str
@@ -81,9 +117,7 @@ class StopPage:
     warnings: tuple[Message, ...]
     banner: StopBanner | None
     may_pull: bool
-    tally: tuple[tuple[str, int], ...] = ()
-    batches: tuple[StopBatch, ...] = ()
-    unsent: int = 0
+    progress: "StopProgress | None" = None
 
     @property
     def runs(self) -> int:
@@ -105,7 +139,7 @@ def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
     if stop is None:
         return None
     return StopBanner(
-        who=stop.person_label,
+        who=who_of(stop),
         reason=stop.reason,
         since=Moment.of(stop.pulled_at),
         until=Moment.of(stop.expires_at),
@@ -118,7 +152,7 @@ def banner_of(team: Team, *, person: User, access: Access) -> StopBanner | None:
 
 def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out: Collection[str] = ()) -> StopPage:
     """`left_out`: the task ids selected in a rejected form. An active stop has its own."""
-    stop = EmergencyStop.objects.holding().select_related("team").filter(team=team).first() if banner else None
+    stop = _holding(team) if banner else None
     chosen = set(stop.left_out if stop else left_out)
     active = Run.objects.filter(task=OuterRef("pk"), rank=1)
     tasks = Task.objects.filter(team=team).select_related("credential").annotate(is_active=Exists(active))
@@ -126,7 +160,6 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
     idle = tasks.filter(is_active=False).order_by(F("last_run_at").desc(nulls_last=True), "pk")
     # Excluded tasks are never hidden.
     shown = _rows(team, _first(idle, chosen), {}, chosen)
-    states = _states(stop) if stop else {}
     return StopPage(
         team=team.name,
         url=reverse("stop", args=[team.slug]),
@@ -138,15 +171,59 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
         warnings=_warnings(hit),
         banner=banner,
         may_pull=may_pull and banner is None,
-        tally=tuple((STATE_WORDS[state].word, runs) for state, runs in states.items()),
-        batches=_batches(stop) if stop else (),
+        progress=_progress(stop) if stop else None,
+    )
+
+
+def stop_progress(team: Team) -> StopProgress | None:
+    """Of the team's active stop, for its page that polls."""
+    stop = _holding(team)
+    return _progress(stop) if stop is not None else None
+
+
+def _holding(team: Team) -> EmergencyStop | None:
+    return EmergencyStop.objects.holding().select_related("team", "person").filter(team=team).first()
+
+
+def _progress(stop: EmergencyStop) -> StopProgress:
+    states = _states(stop)
+    total = sum(states.values())
+    return StopProgress(
+        url=reverse("stop", args=[stop.team.slug]),
+        sentence=_sentence(states),
+        total=total,
+        done=total - unfinished(states),
+        counts=state_counts(states),
+        batches=_batches(stop),
+        who=who_of(stop),
+        since=Moment.of(stop.pulled_at),
+        ends=until_words(stop.expires_at),
         unsent=states.get(ItemState.QUEUED, 0),
     )
 
 
+def _sentence(states: Mapping[str, int]) -> str:
+    if not states:
+        return "Nothing to cancel so far. New runs are cancelled as soon as they appear."
+    total, going = sum(states.values()), unfinished(states)
+    stopped, ended = (number_of(states, effect) for effect in (Effect.STOPPED, Effect.ENDED))
+    first = f", {ended:,} finished first" if ended else ""
+    return f"{stopped:,} cancelled, {going:,} in progress, {total - going - stopped - ended:,} not stopped{first}."
+
+
+def until_words(at: datetime) -> str:
+    """Like "tomorrow at 18:46 UTC", in the person's time zone."""
+    here, now = timezone.localtime(at), timezone.localtime()
+    days = (here.date() - now.date()).days
+    day = {0: "today", 1: "tomorrow"}.get(days, f"on {here:%Y-%m-%d}")
+    moment = Moment.of(at)
+    zone = moment.text.rsplit(" ", 1)[-1] if moment is not None else ""
+    return f"{day} at {here:%H:%M} {zone}"
+
+
 def _why_paused(stop: EmergencyStop) -> str:
     return (
-        f"The stop is paused: {stop.person_label} may no longer stop runs in this team, so new runs are not cancelled. "
+        f"The stop is paused: {who_of(stop)} may no longer stop runs in this team, so new runs are not cancelled. "
         "It resumes if they regain the right. A manager can lift it so that someone else can pull a new one."
     )
 
@@ -210,6 +287,7 @@ def _batches(stop: EmergencyStop) -> tuple[StopBatch, ...]:
 
 
 def _states(stop: EmergencyStop) -> dict[str, int]:
-    """State -> number of its cancels, most first."""
-    rows = CancelItem.objects.filter(batch__stop=stop).values_list("state").annotate(runs=Count("pk"))
-    return dict(rows.order_by("-runs", "state"))
+    """State -> number of runs. A run that was cancelled several times has the state of its latest cancel."""
+    items = CancelItem.objects.filter(batch__stop=stop)
+    latest = items.filter(~Exists(items.filter(run=OuterRef("run"), pk__gt=OuterRef("pk"))))
+    return dict(latest.values_list("state").annotate(runs=Count("pk")).order_by("state"))

@@ -1,8 +1,9 @@
 """Display models of the page of a task."""
 
 import json
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from django.db.models import Count, Q, QuerySet
@@ -10,38 +11,35 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 from taskruns.arize.wire import TaskType
-from taskruns.models import Run, Status, Task
-from taskruns.permissions import Access, Action
+from taskruns.models import BatchKind, Run, Status, Task
+from taskruns.permissions import Action, TeamAccess
+from taskruns.services.batches import KIND_FACTS
 
+from .board.rows import RunRow, run_rows, with_creators
 from .credentials import warnings_of
 from .strip import LAST, Strip, strip_of
 from .values import (
-    Duration,
     Message,
     Moment,
-    Pace,
     StatusMark,
-    counts_of,
-    duration_of,
     mark_of,
-    pace_of,
     roughly,
-    status_mark,
+    short_id,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """One run in the task's list; `at`: when it started, or was created."""
+    """One run in the task's list, with its row of the board; `at`: when it started, or was created."""
 
-    id: str
-    arize_id: str
-    url: str
-    status: StatusMark
+    row: RunRow
+    short_id: str
     at: Moment | None
-    duration: Duration | None
-    pace: Pace
-    items: str
+
+    @property
+    def items(self) -> str:
+        counts = self.row.counts
+        return counts.text if counts.succeeded or counts.errored or counts.skipped else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +49,33 @@ class StatusCount:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureReason:
+    """Why runs failed, in Arize's words; empty if Arize gave no reason. `url`, `at`: of the newest of these runs."""
+
+    text: str
+    count: int
+    url: str
+    at: Moment | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The reasons of the last failed runs. `runs`: how many they are. `more`: reasons that are not listed.
+
+    `again_url`: where to start failed runs again; empty for people who may not, or if the task has no id.
+    """
+
+    reasons: tuple[FailureReason, ...]
+    runs: int
+    more: int
+    again_url: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskPage:
-    """`counted`: which runs `counts` covers. `trigger_url`: empty for people who may not start a run."""
+    """`counted`: which runs `counts` covers. `trigger_url`: empty for people who may not start a run.
+    `failures`: None if none of those runs failed.
+    """
 
     url: str
     name: str
@@ -72,22 +95,27 @@ class TaskPage:
     warnings: tuple[Message, ...]
     as_of: Moment | None
     as_read: str
+    failures: Failures | None = None
     trigger_url: str = ""
 
+    @property
+    def can_cancel(self) -> bool:
+        return any(line.row.cancel_url for line in self.runs)
 
-def run_line(run: Run, *, slug: str) -> RunLine:
-    """Expects `run.task` to be loaded."""
-    counts = counts_of(run)
-    return RunLine(
-        id=str(run.pk),
-        arize_id=run.arize_id,
-        url=reverse("run", args=[slug, run.pk]),
-        status=status_mark(run),
-        at=Moment.of(run.run_started_at or run.created_at),
-        duration=duration_of(run),
-        pace=pace_of(run),
-        items=counts.text if counts.succeeded or counts.errored or counts.skipped else "",
+
+def run_lines(runs: list[Run], *, team_access: TeamAccess) -> tuple[RunLine, ...]:
+    """Expects tasks, keys and creators to be loaded."""
+    rows = run_rows(runs, accesses=[team_access])
+    return tuple(
+        RunLine(row, short_id(run.arize_id), Moment.of(run.run_started_at or run.created_at))
+        for run, row in zip(runs, rows, strict=True)
     )
+
+
+def run_line(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunLine:
+    """One line, read anew, for example after a cancel."""
+    run = with_creators(Run.objects.select_related("task__credential")).get(pk=run_id)
+    return run_lines([run], team_access=team_access)[0]
 
 
 def status_counts(counts: Mapping[str, int]) -> tuple[StatusCount, ...]:
@@ -134,8 +162,9 @@ LISTED = 50
 COUNTED = 1_000
 
 
-def task_page(task_id: uuid.UUID, *, access: Access, slug: str) -> TaskPage:
+def task_page(task_id: uuid.UUID, *, team_access: TeamAccess) -> TaskPage:
     """One task and its newest runs, for a person with this access."""
+    access, slug = team_access.access, team_access.team.slug
     task = Task.objects.select_related("credential").get(pk=task_id)
     runs = _newest(task, LISTED)
     counts = _counts(task)
@@ -154,12 +183,13 @@ def task_page(task_id: uuid.UUID, *, access: Access, slug: str) -> TaskPage:
         counts=counts,
         counted=f"of the last {total:,} runs" if total == COUNTED else f"of {total:,} known here",
         strip=strip_of(task, runs, slug=slug),
-        runs=tuple(run_line(run, slug=slug) for run in runs),
+        runs=run_lines(runs, team_access=team_access),
         all_runs_url=all_runs_url(task, slug=slug),
         is_active=any(run.is_active for run in runs),
-        warnings=warnings_of([key]) if key else (),
+        warnings=warnings_of([key], readers=[team_access]) if key else (),
         as_of=Moment.of(task.runs_read_at),
         as_read=task_json(task),
+        failures=failures_of(task, team_access=team_access),
         trigger_url=reverse("task-trigger", args=[slug, task.pk]) if access.may(Action.RUNS_TRIGGER) else "",
     )
 
@@ -171,10 +201,55 @@ def task_strip(task: Task, *, slug: str, here: Run | None = None) -> Strip:
 
 def _newest(task: Task, count: int) -> list[Run]:
     """Active runs first, then the newest, each with its task, without their JSON."""
-    runs = list(_in_order(task).defer("as_read")[:count])
+    runs = list(with_creators(_in_order(task)).defer("as_read")[:count])
     for run in runs:
         run.task = task
     return runs
+
+
+FAILED_LOOKED_AT = 50
+REASONS = 5
+LONGEST_REASON = 1_000  # characters that are compared and shown
+# Ids, numbers and times differ between failures of one kind.
+_DIFFERS = re.compile(r"\b(?=\w*\d)\w+\b")
+
+
+def failures_of(task: Task, *, team_access: TeamAccess) -> Failures | None:
+    """Why the last failed runs failed, most frequent reason first. None if none of the newest runs failed."""
+    newest = Run.objects.filter(pk__in=_in_order(task).values("pk")[:COUNTED])
+    failed = newest.filter(status=Status.FAILED).order_by("-sorted_at", "-pk")
+    found = list(failed.only("failure_reason", "run_finished_at", "sorted_at")[:FAILED_LOOKED_AT])
+    if not found:
+        return None
+    reasons = _grouped(found, slug=team_access.team.slug)
+    may_start = bool(task.arize_id) and KIND_FACTS[BatchKind.TRIGGER].may(team_access.access)
+    return Failures(
+        reasons=reasons[:REASONS],
+        runs=len(found),
+        more=len(reasons) - REASONS,
+        again_url=reverse("batches", args=[team_access.team.slug]) if may_start else "",
+    )
+
+
+def _grouped(failed: Iterable[Run], *, slug: str) -> tuple[FailureReason, ...]:
+    """Newest first, as given, among reasons that are equally frequent."""
+    groups: dict[str, list[Run]] = {}
+    for run in failed:
+        groups.setdefault(_DIFFERS.sub("#", _reason(run)), []).append(run)
+    frequent = sorted(groups.values(), key=len, reverse=True)
+    return tuple(
+        FailureReason(
+            _reason(runs[0]),
+            len(runs),
+            reverse("run", args=[slug, runs[0].pk]),
+            Moment.of(runs[0].run_finished_at or runs[0].sorted_at),
+        )
+        for runs in frequent
+    )
+
+
+def _reason(run: Run) -> str:
+    return (run.failure_reason or "").strip()[:LONGEST_REASON]
 
 
 def _counts(task: Task) -> tuple[StatusCount, ...]:

@@ -8,11 +8,11 @@ from django.db.models import Count, Exists, OuterRef
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import Credential, Invitation, Run, Team
+from taskruns.models import BatchState, CancelBatch, Credential, EmergencyStop, Invitation, Membership, Run, Team
 from taskruns.permissions import Access, Action
 from taskruns.services.invitations import Invited
 
-from .values import Link, Moment
+from .values import Link, Moment, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,23 @@ def link_of(invited: Invited) -> str:
     return str(settings.SITE_URL) + reverse("invitation", args=[invited.token]) if invited.token else ""
 
 
+def consequences_of_archiving(team: Team) -> tuple[str, ...]:
+    """What happens to what the team has now."""
+    runs = Run.objects.filter(team=team, rank=1).count()
+    batches = CancelBatch.objects.filter(team=team, state=BatchState.WORKING).count()
+    keys = Credential.objects.live().filter(team=team).count()
+    members = Membership.objects.filter(team=team).count()
+    is_stopped = EmergencyStop.objects.holding().filter(team=team).exists()
+    found = (
+        counted(runs, "active run keeps", "active runs keep", "running in Arize, out of reach of this panel."),
+        counted(batches, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
+        "The emergency stop no longer cancels new runs." if is_stopped else "",
+        counted(keys, "API key is", "API keys are", "destroyed here, but not revoked in Arize."),
+        counted(members, "member loses", "members lose", "access immediately."),
+    )
+    return tuple(text for text in found if text)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     link: Link
@@ -71,9 +88,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FirstSteps:
-    """In order."""
+    """In order. `cookie`: the browser sends it when the person has dismissed them."""
 
     steps: tuple[Step, ...]
+    cookie: str = ""
 
     @property
     def next(self) -> Step | None:
@@ -88,6 +106,11 @@ class FirstSteps:
 NEW_FOR = timedelta(days=30)
 
 
+def dismissed(team: Team) -> str:
+    """The name of the cookie that the script sets. It only hides a hint, so the browser may decide."""
+    return f"no-first-steps-{team.slug}"
+
+
 def first_steps(team: Team, access: Access) -> FirstSteps | None:
     """The steps, for people who can take them, while the team is new and a step is left. Makes at most one query."""
     may = access.may(Action.CREDENTIALS_MANAGE) and access.may(Action.MEMBERS_MANAGE)
@@ -96,11 +119,11 @@ def first_steps(team: Team, access: Access) -> FirstSteps | None:
     has_key, has_answer, has_runs, has_others = _done(team)
     steps = (
         _step("Add an Arize API key", "credential-new", team, is_done=has_key),
-        _step("Test the key: does Arize answer, and what does the key see?", "credentials", team, is_done=has_answer),
+        _step("Test the key", "credentials", team, is_done=has_answer),
         Step(Link("See the first runs below", ""), has_runs),
         _step("Invite a colleague", "members", team, is_done=has_others),
     )
-    return None if all(step.is_done for step in steps) else FirstSteps(steps)
+    return None if all(step.is_done for step in steps) else FirstSteps(steps, dismissed(team))
 
 
 def _done(team: Team) -> tuple[bool, bool, bool, bool]:

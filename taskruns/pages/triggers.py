@@ -10,7 +10,7 @@ from taskruns.models import Task
 from taskruns.services.triggers import TriggerResult
 
 from .outcomes import TRIGGER_WORDS
-from .values import Message
+from .values import Message, who_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TriggerPage:
 
 
 def sentence_of(result: TriggerResult) -> str:
-    stop = f"{result.stop.person_label} pulled it: {result.stop.reason}" if result.stop else ""
+    stop = f"{who_of(result.stop)} pulled it: {result.stop.reason}" if result.stop else ""
     return " ".join(part for part in (TRIGGER_WORDS[result.outcome].sentence, stop, result.explanation) if part)
 
 

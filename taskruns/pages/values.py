@@ -4,16 +4,20 @@ Nothing here reads the clock. A display model must be the same for the same data
 board's ETag are made of it. The browser computes relative times from the ISO time.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 
-from taskruns.models import Run, Status, Task
+from taskruns.arize.ids import decoded
+from taskruns.models import Run, Status, Task, User
+from taskruns.models.runs import true_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,32 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One answer to a person. `tone` is success, info, warning or error."""
+    """One answer to a person. `tone` is success, info, warning or error. `link`: where to mend it."""
 
     tone: str
     text: str
+    link: Link | None = None
+
+
+class Act(Protocol):
+    """What a person did. `person_label`: the address that they had then, which remains without the account."""
+
+    @property
+    def person(self) -> User | None: ...
+    @property
+    def person_label(self) -> str: ...
+
+
+def named(name: str, address: str) -> str:
+    return f"{name} ({address})" if name else address
+
+
+def who_of(act: Act, *, role: str = "") -> str:
+    """The name before the address, like "Mona (mona@example.com)". Expects the person to be loaded."""
+    name = act.person.name if act.person else ""
+    if not name and role:
+        return f"{act.person_label} ({role})"
+    return named(name, ", ".join(part for part in (act.person_label, role) if part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +167,22 @@ class Counts:
     def text(self) -> str:
         return f"{self.succeeded:,} succeeded, {self.errored:,} errored, {self.skipped:,} skipped"
 
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        return f"{self.succeeded:,}", f"{self.errored:,}", f"{self.skipped:,}"
+
+    @property
+    def share(self) -> str:
+        """`12 % errors`, of the succeeded and errored items; empty without errors."""
+        if not self.errored:
+            return ""
+        percent = 100 * self.errored // (self.succeeded + self.errored)
+        return f"{percent} % errors" if percent else "under 1 % errors"
+
+    @property
+    def has_many_errors(self) -> bool:
+        return self.errored * 10 > self.succeeded + self.errored
+
 
 def counts_of(run: Run) -> Counts:
     parts = (run.num_successes or 0, run.num_errors or 0, run.num_skipped or 0)
@@ -158,24 +200,35 @@ def _bar(start: float, width: float) -> str:
     return f"M{start:.1f} 0h{width:.1f}v8H{start:.1f}z" if width else ""
 
 
-TIMES_USUAL = 2
-AT_LEAST_OVER = timedelta(minutes=1)  # a run that takes seconds is not late after a few more
-EARLIEST = 1970  # servers written in Go send the year 1 for "not yet"
+_SOON = timedelta(seconds=5)
+
+
+def speed_of(run: Run) -> str:
+    """`84/min`: items of an active run per minute, from its start until they last changed. Empty if unknown."""
+    items = (run.num_successes or 0) + (run.num_errors or 0) + (run.num_skipped or 0)
+    started, until = true_time(run.run_started_at), run.progress_changed_at
+    if not (run.is_active and items and started and until) or until - started < _SOON:
+        return ""
+    speed = items * 60 / (until - started).total_seconds()
+    if speed >= 1_000:
+        return f"{speed / 1_000:.1f}k/min" if speed < 99_950 else f"{speed / 1_000:,.0f}k/min"
+    return f"{speed:.0f}/min" if speed >= 10 else f"{speed:.1f}/min"
+
+
 _SIZES = (("s", 1, 100), ("min", 60, 120), ("h", 3_600, 48), ("d", 86_400, None))
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`usual`: empty if unknown. `longer_at`: when an active run becomes longer than usual (ISO, UTC)."""
+    """`usual`: empty if unknown. `is_longer`: the run takes longer than usual, or did."""
 
     usual: str = ""
     is_longer: bool = False
-    longer_at: str = ""
 
 
 def pace_of(run: Run) -> Pace:
     """Expects `run.task` to be loaded."""
-    return Pace(usual_of(run.task), is_longer_than_usual(run), _longer_at(run))
+    return Pace(usual_of(run.task), bool(run.longer_than_usual))
 
 
 def usual_of(task: Task) -> str:
@@ -200,35 +253,27 @@ def span_of(run: Run) -> timedelta | None:
     return finished - started
 
 
-def true_time(at: datetime | None) -> datetime | None:
-    return None if at is None or at.year < EARLIEST else at
-
-
-def is_longer_than_usual(run: Run) -> bool:
-    """For a run that has ended with known times. For an active run, the browser decides."""
-    due = None if run.is_active else _due(run)
-    return due is not None and run.run_finished_at is not None and run.run_finished_at > due
-
-
-def _longer_at(run: Run) -> str:
-    moment = Moment.of(_due(run)) if run.is_active and run.run_finished_at is None else None
-    return moment.iso if moment else ""
-
-
-def _due(run: Run) -> datetime | None:
-    """When the run becomes longer than usual, if known."""
-    started = true_time(run.run_started_at)
-    if run.task.usual_seconds is None or started is None:
-        return None
-    usual = timedelta(seconds=run.task.usual_seconds)
-    try:
-        return started + max(usual * TIMES_USUAL, usual + AT_LEAST_OVER)
-    except OverflowError:
-        return None
+def counted(number: int, one: str, many: str, rest: str = "") -> str:
+    """`1 run keeps running`, `2 runs keep running`; empty for none."""
+    return f"{number:,} {one if number == 1 else many} {rest}".rstrip() if number else ""
 
 
 LABEL = 100  # characters of a name where no style sheet can clamp it
 ID_END = 8
+
+
+_RUN_NUMBER = re.compile(r"TaskRun:([0-9]{1,20}):.*")
+
+
+# A board shows the ids of the same runs on every poll.
+@lru_cache(maxsize=16_384)
+def short_id(arize_id: str) -> str:
+    """What tells runs apart: the number in `TaskRun:<number>:<suffix>`, which the id encodes, else the id's end.
+
+    Arize's ids all begin alike and often end alike.
+    """
+    number = _RUN_NUMBER.fullmatch(decoded(arize_id))
+    return number[1] if number else arize_id[-ID_END:]
 
 
 def shortened(text: str, most: int = LABEL) -> str:

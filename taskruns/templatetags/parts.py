@@ -4,11 +4,12 @@ their arguments.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 
 from django import template
 from django.conf import settings
+from django.forms import BoundField
 from django.template import Context, Node, NodeList
 from django.template.base import Parser, TextNode, Token
 from django.template.loader import render_to_string
@@ -24,6 +25,7 @@ from taskruns.pages.values import Moment, StatusMark
 
 register = template.Library()
 ROWS = 4096  # of about 2 kB each
+PARTS = 64  # the largest is the form of the filters, with an entry for each task
 SELECTS = 256  # of at most 1,000 entries
 SHORT = 60  # characters that fit into two lines almost everywhere
 # Control characters, and those that change the direction of the text after them. Line breaks and tabs are shown.
@@ -119,6 +121,13 @@ def full(value: str) -> SafeString:
     return format_html(' title="{}"', visible(value)) if len(value) > SHORT else SafeString()
 
 
+@register.simple_tag
+def control(field: BoundField) -> SafeString:
+    """The control of a field. The first wrong one of a form gets the focus instead of the one that usually has it."""
+    wrong = next((name for name in field.form.fields if name in field.form.errors), "")
+    return field.as_widget(attrs={"autofocus": field.name == wrong} if wrong else {})
+
+
 @register.tag
 def tight(parser: Parser, _token: Token) -> Node:
     """Until `endtight`, drop line breaks beside a tag, so that lines can be wrapped where a space would be visible.
@@ -143,6 +152,12 @@ class _Tight(Node):
 def run_row(row: RunRow) -> SafeString:
     """A row of the board, cached: most rows of a poll have not changed."""
     return _row(row) if settings.DEBUG else _known_row(_Versioned(row))
+
+
+@register.simple_tag
+def kept(name: str, **values: Hashable) -> SafeString:
+    """The template `name` with nothing but these values, cached: several pages in a row show the same."""
+    return (_part if settings.DEBUG else _known_part)(name, **values)
 
 
 @register.simple_tag
@@ -182,6 +197,10 @@ def _row(row: RunRow) -> SafeString:
     return render_to_string("taskruns/board/_row.html", {"row": row})
 
 
+def _part(name: str, **values: Hashable) -> SafeString:
+    return render_to_string(f"taskruns/{name}.html", values)
+
+
 def _select(name: str, choices: tuple[Choice, ...], every: str) -> SafeString:
     return render_to_string("taskruns/board/_select.html", {"name": name, "choices": choices, "every": every})
 
@@ -195,5 +214,6 @@ def _known_row(versioned: _Versioned) -> SafeString:
     return _row(versioned.row)
 
 
+_known_part = lru_cache(maxsize=PARTS)(_part)
 _known_select = lru_cache(maxsize=SELECTS)(_select)
 _known_sprite = lru_cache(maxsize=1)(_sprite)

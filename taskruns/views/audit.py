@@ -82,7 +82,7 @@ def _page(request: PanelRequest, team: Team | None, context: dict[str, Any]) -> 
     audit.record_reading(team, by=actor_of(request))
     here = reverse("audit", args=[team.slug]) if team else reverse("site-audit")
     context |= {
-        "page": audit_page(team, wanted),
+        "page": audit_page(team, wanted, reader=str(request.user.pk)),
         "may_export": request.access.may(Action.AUDIT_EXPORT),
         "export_url": f"{here}export.",
     }

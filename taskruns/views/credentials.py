@@ -13,19 +13,24 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from taskruns import jobs
+from taskruns.access import unfinished
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
-from taskruns.audit import EventType
+from taskruns.audit import Actor, EventType
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
-from taskruns.forms.fields import posted
+from taskruns.forms.fields import posted, show_error
 from taskruns.models import Credential, Team
 from taskruns.pages.credentials import credential_row, credential_rows, first_contacts, result_message
 from taskruns.permissions import Action
 from taskruns.services import credentials
-from taskruns.services.remote_acts import OutcomeNotWritten
+from taskruns.services.credentials import TestResult
+from taskruns.services.credentials.health import Seen
+from taskruns.services.remote_acts import ArizeIsSlow, OutcomeNotWritten
 
 from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
+NOT_SAVED = "Nothing was saved."
+NEW_KEPT = ("name", "endpoint", "expires_on")  # never the key
 
 
 @requires(Action.CREDENTIALS_VIEW)
@@ -44,30 +49,74 @@ def listing(request: PanelRequest, team: Team) -> HttpResponse:
 
 # Outside the gate, so that not even an error of the gate itself prints the posted key.
 @sensitive_post_parameters("key")
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD, recent_auth=True)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_ADD, recent_auth=True, keeps=NEW_KEPT)
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest, team: Team) -> HttpResponse:
-    """Save, then test. A key that Arize rejects is kept and shown as failing."""
-    form = CredentialForm(posted(request))
+    """Test, then save. `anyway` saves first: a key that Arize rejects is then kept and shown as failing."""
+    form = CredentialForm(posted(request), initial=_region_of(team) | unfinished.typed(request))
+    by, is_tested = actor_of(request), False
     if form.is_valid():
+        wanted = form.cleaned_data
         with shown_on_form(form):
-            credential = credentials.add(team, **form.cleaned_data, by=actor_of(request))
-            return _saved(request, team, credential)
-    return _form_page(request, "new", {"form": form, "team": team.name, "slug": team.slug})
+            candidate = credentials.draft(team, **wanted)
+            if "anyway" in request.POST:
+                return _saved(request, team, credentials.add(team, **wanted, by=by))
+            is_tested = True
+            seen = _seen(form, candidate, by)
+            if seen is not None:
+                known = wanted | {"expires_on": seen.ends or wanted["expires_on"]}
+                credential = credentials.add(team, **known, by=by, is_tested=True)
+                return _works(request, team, credential, seen)
+    context = {"form": form, "team": team.name, "slug": team.slug, "may_save_anyway": is_tested}
+    return _form_page(request, "new", context)
 
 
 @sensitive_post_parameters("key")
-@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE, recent_auth=True)
+@requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_REPLACE, recent_auth=True, keeps=("expires_on",))
 @require_http_methods(["GET", "HEAD", "POST"])
 def replace(request: PanelRequest, team: Team, credential_id: uuid.UUID) -> HttpResponse:
+    """Test, then replace: a key that does not work leaves the old one in use. `anyway` replaces first."""
     credential = _key(request, credential_id)
-    form = ReplaceForm(posted(request), initial={"expires_on": credential.expires_on})
+    form = ReplaceForm(posted(request), initial={"expires_on": credential.expires_on} | unfinished.typed(request))
+    by, is_tested = actor_of(request), False
     if form.is_valid():
+        wanted = form.cleaned_data
         with shown_on_form(form):
-            credentials.replace(credential, **form.cleaned_data, by=actor_of(request))
-            return _saved(request, team, credential)
+            candidate = credentials.replacement(credential, **wanted)
+            if "anyway" in request.POST:
+                credentials.replace(credential, **wanted, by=by)
+                return _saved(request, team, credential)
+            is_tested = True
+            seen = _seen(form, candidate, by)
+            if seen is not None:
+                known = wanted | {"expires_on": seen.ends or wanted["expires_on"]}
+                if not credentials.replace(credential, **known, by=by, is_tested=True):
+                    messages.info(request, f"{credential.name} already has this key. Nothing was replaced.")
+                return _works(request, team, credential, seen)
     row = credential_row(credential, slug=team.slug, now=timezone.now())
-    return _form_page(request, "replace", {"form": form, "row": row, "team": team.name, "slug": team.slug})
+    context = {"form": form, "row": row, "team": team.name, "slug": team.slug, "may_save_anyway": is_tested}
+    return _form_page(request, "replace", context)
+
+
+def _region_of(team: Team) -> dict[str, str]:
+    """A team's keys are mostly of one region: that of the newest is the default."""
+    newest = Credential.objects.live().filter(team=team).order_by("-created_at").first()
+    return {"endpoint": newest.endpoint} if newest else {}
+
+
+def _seen(form: CredentialForm | ReplaceForm, candidate: Credential, by: Actor) -> Seen | None:
+    """What Arize shows the key. None if it does not work: the form then says why. Raises UserError."""
+    result = credentials.try_out(candidate, by=by)
+    if result.seen is None:
+        show_error(form, f"{result.problem} {NOT_SAVED}", field="key")
+    return result.seen
+
+
+def _works(request: PanelRequest, team: Team, credential: Credential, seen: Seen) -> HttpResponse:
+    message = result_message(credential, TestResult(seen))
+    messages.add_message(request, DEFAULT_LEVELS[message.tone.upper()], message.text)
+    jobs.wake(credential.pk)
+    return redirect("credentials", slug=team.slug)
 
 
 @requires(Action.CREDENTIALS_MANAGE, event=EventType.CREDENTIAL_TEST, recent_auth=True)
@@ -104,7 +153,9 @@ def _saved(request: PanelRequest, team: Team, credential: Credential) -> HttpRes
         return _tested(request, team, credential)
     except (DatabaseError, OutcomeNotWritten):
         log.exception("key_saved_but_not_tested", credential=str(credential.pk))
-    text = f"{credential.name} was saved, but its test could not be recorded. Click Test to see whether it works."
+        text = f"{credential.name} was saved, but its test could not be recorded. Click Test to see whether it works."
+    except ArizeIsSlow as busy:
+        text = f"{credential.name} was saved, but not tested. {busy.sentence}"
     messages.warning(request, text)
     jobs.wake(credential.pk)
     return redirect("credentials", slug=team.slug)

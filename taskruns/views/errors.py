@@ -11,9 +11,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 
-from taskruns.access.denials import record_forged, record_throttled
+from taskruns.access.denials import Denied, record_forged, record_throttled
 from taskruns.access.gate import TooManyActs, actor_of
+from taskruns.pages.denials import why_denied
 from taskruns.pages.values import Message
+from taskruns.services.remote_acts import ArizeIsSlow
 
 NOT_WRITTEN = (
     "The panel could not write to its database. Nothing was changed and nothing was sent to Arize. "
@@ -58,7 +60,9 @@ def too_large(request: HttpRequest) -> HttpResponse:
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    text = "Your role does not allow this. This attempt was logged. If you need access, ask a manager of the team."
+    denied = exception if isinstance(exception, Denied) else Denied()
+    access, in_team = getattr(request, "access", None), getattr(request, "team", None) is not None
+    text = why_denied(denied.action, access, sentence=denied.sentence, in_team=in_team)
     return error_page(request, 403, "You don't have permission", text)
 
 
@@ -92,6 +96,12 @@ def too_busy(request: HttpRequest) -> HttpResponse:
 def too_many_acts(request: HttpRequest, refused: TooManyActs) -> HttpResponse:
     htmx = getattr(request, "htmx", False)
     response = message_only(429, refused.sentence) if htmx else error_page(request, 429, "Too many", refused.sentence)
+    response["Retry-After"] = str(refused.retry_after)
+    return response
+
+
+def arize_is_slow(request: HttpRequest, refused: ArizeIsSlow) -> HttpResponse:
+    response = unavailable(request, refused.sentence)
     response["Retry-After"] = str(refused.retry_after)
     return response
 

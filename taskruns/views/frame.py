@@ -9,13 +9,15 @@ from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
 from django.utils.http import urlencode
 
-from taskruns.access import recent_auth
+from taskruns.access import recent_auth, unfinished
 from taskruns.access.redirects import UNDONE
 from taskruns.models import LONGEST_REASON, SiteRole, Team, User
+from taskruns.models.restores import restored_at
 from taskruns.pages.audit.rows import alarm_of
 from taskruns.pages.frame import Frame
 from taskruns.pages.stops import StopBanner, banner_of
-from taskruns.pages.values import Link
+from taskruns.pages.unfinished import act_of
+from taskruns.pages.values import Link, Moment
 from taskruns.permissions import SITE_ROLES, Access, Action
 from taskruns.services import audit, members
 
@@ -44,6 +46,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
         "frame": SimpleLazyObject(lambda: _frame(request, person)),
         "confirm_url": SimpleLazyObject(lambda: _confirm_url(request, person)),
         "longest_reason": LONGEST_REASON,
+        "unfinished": SimpleLazyObject(lambda: _unfinished(request)),
     }
 
 
@@ -54,24 +57,34 @@ def _confirm_url(request: HttpRequest, person: User) -> str:
     return f"{reverse('confirm')}?{urlencode({'next': request.get_full_path()})}"
 
 
+def _unfinished(request: HttpRequest) -> str:
+    """The act that waits for the confirmation, for the pages that ask for it."""
+    act = unfinished.waiting(request)
+    return act_of(act.path) if act else ""
+
+
 def _frame(request: HttpRequest, person: User) -> Frame:
     team: Team | None = getattr(request, "team", None)
     access: Access | None = getattr(request, "access", None)
     if team is not None and (access is None or not access.is_insider):
         team = None
+    of_team = _team_links(request, team, access) if team and access else ()
     return Frame(
         person=person.email,
         person_id=str(person.pk),
         team=team.name if team else "",
         slug=team.slug if team else "",
-        links=_team_links(request, team, access) if team and access else _site_links(request, person),
+        links=_in_sight(of_team) if team else _site_links(request, person),
         teams=_teams(person, team),
+        pages=of_team[1:],
+        is_home=bool(of_team) and request.path == of_team[0].url,
         alarm=_alarm(person),
         theme=person.theme,
         no_shortcuts=not person.shortcuts,
         has_password=person.has_usable_password() and not settings.SSO_ONLY,
         sees_people=Action.PEOPLE_VIEW in SITE_ROLES[SiteRole(person.site_role)],
         stop=stop_banner(team, person, access) if team and access else None,
+        restored_at=Moment.of(restored_at()),
     )
 
 
@@ -89,9 +102,15 @@ def _team_links(request: HttpRequest, team: Team, access: Access) -> tuple[Link,
     )
 
 
+def _in_sight(links: tuple[Link, ...]) -> tuple[Link, ...]:
+    """The board and the page that is open. The team's menu holds the others, so that the board's rows are near."""
+    return tuple(link for number, link in enumerate(links) if number == 0 or link.current)
+
+
 def _also(name: str, team: Team) -> tuple[str, ...]:
     """More URLs for which an entry of the navigation is current."""
-    return (f"/teams/{team.slug}/tasks/",) if name == "board" else ()
+    pages = ("tasks", "batches", "stop", "views") if name == "board" else ()
+    return tuple(f"/teams/{team.slug}/{page}/" for page in pages)
 
 
 def _site_links(request: HttpRequest, person: User) -> tuple[Link, ...]:
@@ -120,10 +139,9 @@ def _alarm(person: User) -> Link | None:
 
 def _teams(person: User, current: Team | None) -> tuple[Link, ...]:
     """The person's teams. No query if the gate already knows that the current team is the only one."""
-    teams: Iterable[Team] = members.own_teams(person).order_by("name")
-    if current is not None and _is_only(current):
-        teams = (current,)
-    return tuple(Link(team.name, reverse("board", args=[team.slug]), team == current) for team in teams)
+    is_only = current is not None and _is_only(current)
+    teams: Iterable[Team | None] = (current,) if is_only else members.own_teams(person).order_by("name")
+    return tuple(Link(team.name, reverse("board", args=[team.slug]), team == current) for team in teams if team)
 
 
 def _is_only(team: Team) -> bool:

@@ -3,31 +3,36 @@
 import uuid
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
+from django_htmx.http import reswap, retarget
 
+from taskruns import jobs
 from taskruns.access import gate
-from taskruns.access.gate import PanelRequest, actor_of, owned, requires, spend
-from taskruns.access.redirects import board_before
+from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requires, spend
+from taskruns.access.redirects import board_before, page_of, team_page_before
 from taskruns.audit import EventType
 from taskruns.models import LONGEST_REASON, Run, Team
 from taskruns.pages.board import row_of
 from taskruns.pages.cancellations import sentence_of
 from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
+from taskruns.pages.tasks import run_line
 from taskruns.pages.values import Message, shortened
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.cancellations import is_needed
+from taskruns.services.runs import notes
 from taskruns.services.user_errors import UserError
 
 from .errors import error_page
-from .fragments import Context, fragment, pay_attention, vary_on_htmx
+from .fragments import Context, fragment, pay_attention, render_fragment, vary_on_htmx
 
 LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": messages.WARNING, "error": messages.ERROR}
+TOO_LONG = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
 
 
 @requires(Action.RUNS_VIEW)
@@ -55,27 +60,89 @@ def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpRespons
     return redirect("run", slug=team.slug, run_id=found.pk)
 
 
+@requires(Action.RUNS_VIEW)
+@require_safe
+def lead_to_run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
+    """There is nothing to read here, but signing in again leads back to the address of the question."""
+    owned(request, Run.objects.all(), run_id)
+    return redirect("run", slug=team.slug, run_id=run_id)
+
+
 @requires(Action.RUNS_CANCEL, event=EventType.RUN_CANCEL, stops_runs=True)
 @require_POST
-def cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
-    """Cancel one run. htmx gets the new row (or run) and a message; a plain form is redirected to the run's page."""
+def ask_or_cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponseBase:
+    """Cancel one run if the form says `confirmed=1`, otherwise only ask whether to: a first click changes nothing.
+
+    htmx gets the new row (or run) and a message; a plain form is redirected to the run's page.
+    """
     found = owned(request, Run.objects.select_related("task"), run_id)
-    reason = request.POST.get("reason", "")
-    if len(reason) > LONGEST_REASON:
-        text = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
-        return _speak(request, Message("error", text), run_id, status=422)
+    reason, is_confirmed = request.POST.get("reason", ""), request.POST.get("confirmed") == "1"
+    is_too_long = len(reason) > LONGEST_REASON
+    if request.htmx and is_confirmed and is_too_long:
+        return _speak(request, Message("error", TOO_LONG), run_id, status=422)
+    if is_too_long or not is_confirmed:
+        return _question(request, run_id, reason, fault=TOO_LONG if is_too_long else "")
     if not is_needed(found):
         spend(request, gate.NEEDLESS_CANCELS)  # it stops nothing, but leaves a row
     result = cancel_run(found, by=actor_of(request), reason=reason)
+    if result.is_queued:
+        jobs.wake_cancels()
     words = CANCEL_WORDS[result.outcome]
     # Names the run, because several may be cancelled in a row.
     message = Message(words.tone, f"{shortened(found.label)}: {sentence_of(result)}")
     return _speak(request, message, run_id, status=429 if result.throttled else words.status)
 
 
+cancel = by_method(read=lead_to_run, act=ask_or_cancel)
+
+
+@requires(Action.RUNS_NOTE, event=EventType.RUN_NOTE)
+@require_POST
+def add_note(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
+    """A mistake is shown on a page of its own: the run's page polls, which would drop what was typed."""
+    found = owned(request, Run.objects.select_related("task", "team"), run_id)
+    text = request.POST.get("note", "")
+    try:
+        notes.add(found, text=text, by=actor_of(request))
+    except UserError as error:
+        context = {
+            "row": row_of(run_id, team_access=TeamAccess(team, request.access)),
+            "text": text,
+            "fault": error.sentence,
+            "note_url": request.path,
+            "board_url": board_before(request, team.slug),
+        }
+        return render(request, "taskruns/runs/note.html", context, status=422)
+    messages.success(request, "Note added.")
+    return redirect("run", slug=team.slug, run_id=run_id)
+
+
+note = by_method(read=lead_to_run, act=add_note)
+
+
+def _question(request: PanelRequest, run_id: uuid.UUID, reason: str, *, fault: str) -> HttpResponseBase:
+    """The page that asks. It shows the run as it is now, so it has no button if the run has ended by then."""
+    team = _team(request)
+    row = row_of(run_id, team_access=TeamAccess(team, request.access))
+    context = {
+        "row": row,
+        "reason": reason,
+        "fault": fault,
+        "board_url": board_before(request, team.slug),
+        "back_url": team_page_before(request, team.slug) or row.url,
+    }
+    response = render_fragment(request, "cancellations/question", context, status=422 if fault else 200)
+    if request.htmx:
+        # The dialog always confirms, so this page is older than the panel. Its target is a row, too small to ask in.
+        return reswap(retarget(response, "#main"), "innerHTML")
+    return response
+
+
 def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status: int) -> HttpResponse:
-    team = request.team
-    assert team is not None  # noqa: S101 - a team's url
+    team = _team(request)
+    if request.htmx and page_of(request.htmx).startswith(reverse("task", args=[team.slug, _task_id(run_id)])):
+        context = {"line": run_line(run_id, team_access=TeamAccess(team, request.access)), "message": message}
+        return vary_on_htmx(render(request, "taskruns/tasks/_run_line_answer.html", context, status=status))
     if request.htmx and request.htmx.target != "run-page":
         row = row_of(run_id, team_access=TeamAccess(team, request.access))
         context = {"row": row, "message": message}
@@ -89,3 +156,12 @@ def _speak(request: PanelRequest, message: Message, run_id: uuid.UUID, *, status
     template = "taskruns/runs/_run_answer.html" if request.htmx else "taskruns/runs/run.html"
     context = {"page": page, "message": message, "board_url": reverse("board", args=[team.slug])}
     return vary_on_htmx(render(request, template, context, status=status))
+
+
+def _task_id(run_id: uuid.UUID) -> uuid.UUID:
+    return Run.objects.values_list("task_id", flat=True).get(pk=run_id)
+
+
+def _team(request: PanelRequest) -> Team:
+    assert request.team is not None  # noqa: S101 - a team's url
+    return request.team

@@ -96,7 +96,7 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
         return _page(request, team, {}, status=422)
     for_team, on = form.cleaned_data["whose"] == "team", not form.cleaned_data["off"]
     if for_team and not saved_views.may_share(request.access):
-        raise refused(request, EventType.VIEW_SAVE)
+        raise refused(request, EventType.VIEW_SAVE, action=Action.VIEWS_SHARE)
     set_default = saved_views.set_team_default if for_team else saved_views.set_own_default
     with shown_as_message(request):
         if set_default(view, on=on, by=actor_of(request)):
@@ -108,7 +108,7 @@ def default(request: PanelRequest, team: Team, view: SavedView) -> HttpResponse:
 
 def _may_share(request: PanelRequest, form: SavedViewForm) -> None:
     if form.cleaned_data["shared"] and not saved_views.may_share(request.access):
-        raise refused(request, EventType.VIEW_SAVE)
+        raise refused(request, EventType.VIEW_SAVE, action=Action.VIEWS_SHARE)
 
 
 def _unsaved(request: PanelRequest, team: Team, form: NewViewForm, refusal: UserError | None) -> HttpResponse:

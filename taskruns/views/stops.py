@@ -13,12 +13,14 @@ from taskruns.audit import EventType
 from taskruns.forms.fields import posted
 from taskruns.forms.stops import StopForm
 from taskruns.models import Task, Team
-from taskruns.pages.stops import banner_of, stop_page
+from taskruns.pages.stops import banner_of, stop_page, stop_progress
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import stops
 from taskruns.services.stops import Pulled
 
+from .fragments import vary_on_htmx
+from .frame import stop_banner
 from .user_errors import shown_on_form
 
 UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopped. Select the tasks again."
@@ -27,8 +29,12 @@ UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopp
 @requires(Action.RUNS_VIEW)
 @require_safe
 def look(request: PanelRequest, team: Team) -> HttpResponse:
-    """Show the affected tasks, or the active stop."""
-    return _page(request, team, StopForm())
+    """Show the affected tasks, or the active stop. htmx gets only the progress of the active stop, which polls."""
+    if request.htmx:
+        banner = stop_banner(team, request.user, request.access)
+        context = {"progress": stop_progress(team), "is_polled": True, "stop": banner}
+        return vary_on_htmx(render(request, "taskruns/stops/_progress.html", context))
+    return vary_on_htmx(_page(request, team, StopForm()))
 
 
 @requires(Action.STOP_PULL, event=EventType.STOP_PULL, stops_runs=True)
@@ -77,7 +83,7 @@ def lift(request: PanelRequest, team: Team) -> HttpResponse:
     try:
         lifted = stops.lift(team, by=actor_of(request))
     except stops.MayNotLift:
-        raise refused(request, EventType.STOP_LIFT) from None
+        raise refused(request, EventType.STOP_LIFT, action=Action.STOP_LIFT) from None
     if lifted is None:
         messages.info(request, "The emergency stop had already ended.")
     else:
@@ -107,5 +113,5 @@ def _page(
     ticked = [str(task.pk) for task in left_out or ()]
     may_pull = request.access.may(Action.STOP_PULL)
     page = stop_page(team, banner=banner, may_pull=may_pull, left_out=ticked)
-    context = {"page": page, "form": form, "message": message}
+    context = {"page": page, "form": form, "message": message, "is_lifting": "lift" in request.GET}
     return render(request, "taskruns/stops/stop.html", context, status=status)

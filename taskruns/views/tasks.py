@@ -10,7 +10,7 @@ from taskruns.access.gate import PanelRequest, owned, requires
 from taskruns.access.redirects import board_before
 from taskruns.models import Task, Team
 from taskruns.pages import tasks as tasks_service
-from taskruns.permissions import Action
+from taskruns.permissions import Action, TeamAccess
 
 from .fragments import Context, fragment, pay_attention
 
@@ -22,7 +22,7 @@ def task(request: PanelRequest, team: Team, task_id: uuid.UUID) -> Context:
     """The page of one task; its fragment polls."""
     owned(request, Task.objects.all(), task_id)
     pay_attention(team)
-    page = tasks_service.task_page(task_id, access=request.access, slug=team.slug)
+    page = tasks_service.task_page(task_id, team_access=TeamAccess(team, request.access))
     return {"page": page, "board_url": board_before(request, team.slug)}
 
 

@@ -12,12 +12,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from taskruns import jobs
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires, signed_in
 from taskruns.audit import EventType
-from taskruns.forms.fields import posted
+from taskruns.forms.fields import ConfirmForm, confirmed, posted
 from taskruns.forms.teams import MemberForm, RoleForm, SettingsForm, TeamForm
 from taskruns.models import Invitation, Membership, Team, TeamRole, User
 from taskruns.pages import people
 from taskruns.pages.help import role_words
-from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, link_of
+from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, consequences_of_archiving, link_of
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams
@@ -48,7 +48,7 @@ def home(request: PanelRequest) -> HttpResponse:
     return redirect("board", slug=team.slug) if team else redirect("teams")
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, recent_auth=True)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_CREATE, recent_auth=True, keeps=("name", "slug", "manager"))
 @require_http_methods(["GET", "HEAD", "POST"])
 def new(request: PanelRequest) -> HttpResponse:
     """Create the team and, if named, its first manager: both or neither."""
@@ -68,13 +68,13 @@ def members(request: PanelRequest, team: Team) -> HttpResponse:
     return _members_page(request, team)
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD, recent_auth=True)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_ADD, recent_auth=True, keeps=("email", "role"))
 @require_POST
 def add_member(request: PanelRequest, team: Team) -> HttpResponse:
     return _invite(request, team, MemberForm(request.POST))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, recent_auth=True)
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, recent_auth=True, keeps=("role",))
 @require_POST
 def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
     person = _member(request, user_id)
@@ -111,7 +111,7 @@ def revoke_invitation(request: PanelRequest, team: Team, invitation_id: uuid.UUI
     return redirect("members", slug=team.slug)
 
 
-@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE, recent_auth=True)
+@requires(Action.TEAM_SETTINGS, event=EventType.TEAM_CHANGE, recent_auth=True, keeps=("name",))
 @require_http_methods(["GET", "HEAD", "POST"])
 def settings(request: PanelRequest, team: Team) -> HttpResponse:
     form = SettingsForm(posted(request), initial={"name": team.name})
@@ -124,15 +124,18 @@ def settings(request: PanelRequest, team: Team) -> HttpResponse:
     return _form_page(request, "settings", {"form": form, "team": team.name, "slug": team.slug} | rights)
 
 
-@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, recent_auth=True)
+@requires(Action.TEAMS_MANAGE, event=EventType.TEAM_ARCHIVE, recent_auth=True, keeps=ConfirmForm.KEPT)
 @require_http_methods(["GET", "HEAD", "POST"])
 def archive(request: PanelRequest, team: Team) -> HttpResponse:
-    """GET asks for confirmation; POST archives."""
-    if request.method == "POST":
-        teams.archive(team, by=actor_of(request))
+    """Archive the team if the form says `confirmed=1` and names it, otherwise only ask whether to."""
+    form = ConfirmForm(confirmed(request), expected=team.name, what="name of the team")
+    if form.is_valid():
+        teams.archive(team, reason=form.cleaned_data["reason"], by=actor_of(request))
         messages.success(request, f"Team {team.name} archived and its API keys destroyed.")
         return redirect("teams")
-    return render(request, "taskruns/teams/archive.html", {"team": team.name, "slug": team.slug})
+    consequences = consequences_of_archiving(team)
+    context = {"form": form, "team": team.name, "slug": team.slug, "consequences": consequences}
+    return render(request, "taskruns/teams/archive.html", context, status=422 if form.is_bound else 200)
 
 
 def _invite(request: PanelRequest, team: Team, form: MemberForm) -> HttpResponse:

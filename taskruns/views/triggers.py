@@ -35,7 +35,7 @@ def trigger(request: PanelRequest, team: Team, task_id: uuid.UUID) -> HttpRespon
     if kind is None:
         return _page(request, task, None, status=422 if request.method == "POST" else 200)
     if request.method == "POST":
-        return _send(request, task, kind(request.POST))
+        return _send(request, task, kind(request.POST, task=task))
     return _show(request, task, kind)
 
 
@@ -54,13 +54,13 @@ def _show(request: PanelRequest, task: Task, kind: type[TriggerForm]) -> HttpRes
     operation = _operation(request.GET.get("operation", ""))
     found = operation and triggers.earlier(task, operation=operation, by=actor_of(request))
     if not operation or not found:
-        return _page(request, task, kind(initial=kind.suggest(task, timezone.now())))
+        return _page(request, task, kind(initial=kind.suggest(task, timezone.now()), task=task))
     result, parameters = found
     if request.htmx:
         # A waiting page polls: it stays as it is until there is a result, then it is replaced by that result's page.
         is_open = result.outcome is TriggerOutcome.OPEN
         return HttpResponse(status=204) if is_open else HttpResponseClientRedirect(request.get_full_path())
-    return _answer(request, task, kind(initial=parameters), result, operation, status=200)
+    return _answer(request, task, kind(initial=kind.repeated(parameters), task=task), result, operation, status=200)
 
 
 def _answer(

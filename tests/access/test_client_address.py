@@ -22,7 +22,18 @@ from tests.clients import ClientOf
         (2, "198.51.100.66, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
         (2, "203.0.113.9", "203.0.113.9"),
         (1, "2001:DB8::1", "2001:db8::1"),
-        (1, "198.51.100.66, <script>", ""),
+        # Some proxies add the port.
+        (1, "203.0.113.9:51234", "203.0.113.9"),
+        (1, "[2001:DB8::1]:443", "2001:db8::1"),
+        (1, "[2001:db8::1]", "2001:db8::1"),
+        (1, "::ffff:203.0.113.9", "203.0.113.9"),
+        (1, "fe80::1%eth0", "fe80::1"),
+        # No address: the proxy that sent it.
+        (1, "198.51.100.66, <script>", "192.0.2.1"),
+        (1, "unknown", "192.0.2.1"),
+        (1, "203.0.113.9:51234:1", "192.0.2.1"),
+        (2, "198.51.100.66, unknown, 10.0.0.1", "10.0.0.1"),
+        (2, "unknown, _hidden", "192.0.2.1"),
     ],
 )
 def test_client_address_comes_from_trusted_proxies_only(
@@ -31,6 +42,12 @@ def test_client_address_comes_from_trusted_proxies_only(
     settings.TRUSTED_PROXIES = proxies
     headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
     assert client_ip(RequestFactory().get("/", headers=headers, REMOTE_ADDR="192.0.2.1")) == expected
+
+
+def test_client_on_a_unix_socket_is_local():
+    request = RequestFactory().get("/")
+    request.META["REMOTE_ADDR"] = ""
+    assert client_ip(request) == "127.0.0.1"
 
 
 def test_audit_log_ignores_forged_addresses(team: Team, vera: User, client_of: ClientOf):

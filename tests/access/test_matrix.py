@@ -5,6 +5,7 @@ people without access.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import responses
@@ -13,13 +14,13 @@ from allauth.mfa.totp.internal.auth import generate_totp_secret
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Credential, EmergencyStop, PersonSession, Run, SavedView, Team, TeamRole, User
+from taskruns.models import AuditEvent, EmergencyStop, PersonSession, SavedView, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.access.browsers import Browsers, undone
-from tests.clients import ClientOf, sign_in
+from tests.access.scene import Scene
+from tests.clients import sign_in, signed_in
 from tests.factories import actor, person
 from tests.stage import batches_of
 from tests.urlconf import url_names, wanted
@@ -66,6 +67,9 @@ TABLE: dict[str, Row] = {
     "teams-table": Row(
         get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False
     ),
+    "teams-chart": Row(
+        get="302 200 200  200 200 200  200 200", post="302 405 405  405 405 405  405 405", is_teams=False
+    ),
     "team-new": Row(
         get="302 403 403  403 403 403  403 200",
         post="302 403 403  403 403 403  403 422",
@@ -81,8 +85,13 @@ TABLE: dict[str, Row] = {
     "run-by-arize-id": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
     "board-chart": MEMBERS_READ,
     "run": MEMBERS_READ,
+    # The POST asks whether to; the GET leads to the run.
     "run-cancel": Row(
-        get="302 404 404  403 405 405  403 403", post="302 404 404  403 302 302  403 403", event="run.cancel"
+        get="302 404 404  302 302 302  302 302", post="302 404 404  403 200 200  403 403", event="run.cancel"
+    ),
+    # Without a text. The GET leads to the run.
+    "run-note": Row(
+        get="302 404 404  302 302 302  302 302", post="302 404 404  403 422 422  403 403", event="run.note"
     ),
     "task": MEMBERS_READ,
     "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
@@ -111,6 +120,7 @@ TABLE: dict[str, Row] = {
     "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
     "batch": MEMBERS_READ,
     "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch-remove": Row(get=OPERATOR_GET, post="302 404 404  403 200 200  403 403", event="run.cancel_many"),
     "batch-abort": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "batch-retry": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "credentials": LOG_READ,
@@ -124,7 +134,8 @@ TABLE: dict[str, Row] = {
     "member-remove": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="member.remove"),
     "invitation-revoke": Row(get=NO_GET, post=PEOPLE_POST.format(302), event="invitation.revoke"),
     "team-settings": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="team.change"),
-    "team-archive": Row(get=SITE_ADMIN_GET, post="302 404 404  403 403 403  403 302", event="team.archive"),
+    # The POST asks whether to.
+    "team-archive": Row(get=SITE_ADMIN_GET, post="302 404 404  403 403 403  403 200", event="team.archive"),
     # Everyone's own pages. This deployment has neither single sign-on nor mail.
     "rights": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
     "profile": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "422"), is_teams=False),
@@ -142,6 +153,8 @@ TABLE: dict[str, Row] = {
         get="302 302 302  302 302 200  302 302", post="302 302 302  302 302 200  302 302", is_teams=False
     ),
     "confirm": Row(get=EVERYBODY.replace("200", "302"), post=EVERYBODY.replace("200", "405"), is_teams=False),
+    # Nothing waits for a confirmation: home.
+    "confirm-finish": Row(get=EVERYBODY.replace("200", "302"), post=EVERYBODY.replace("200", "405"), is_teams=False),
     "people": PEOPLE_READ,
     "person": PEOPLE_READ,
     # Without an email: 422 for the site admin.
@@ -149,7 +162,13 @@ TABLE: dict[str, Row] = {
     "person-role": replace(
         PEOPLE_CHANGE, post=PEOPLE_CHANGE.post.replace("302", "422").replace("422", "302", 1), event="person.grant"
     ),
-    "person-disable": replace(PEOPLE_CHANGE, event="person.disable"),
+    # The POST asks whether to.
+    "person-disable": Row(
+        get="302 403 403  403 403 403  403 200",
+        post="302 403 403  403 403 403  403 200",
+        event="person.disable",
+        is_teams=False,
+    ),
     "person-enable": replace(PEOPLE_CHANGE, event="person.enable"),
     "person-sessions-end": replace(PEOPLE_CHANGE, event="auth.session_end"),
     "audit": replace(LOG_READ, get_event="audit.read"),
@@ -205,20 +224,17 @@ def statuses(line: str) -> dict[str, int]:
     return dict(zip(PEOPLE, map(int, line.split()), strict=True))
 
 
-@pytest.fixture
-def everybody(cast: dict[str, User | None]) -> dict[str, User | None]:
-    return cast | {"nora": person("nora@example.com")}
+@pytest.fixture(scope="module")
+def everybody(scene: Scene) -> dict[str, User | None]:
+    return scene.people | {"nora": person("nora@example.com")}
 
 
-@pytest.fixture
-def urls(
-    team: Team, run: Run, credential: Credential, mona: User, oli: User, vera: User, arize: responses.RequestsMock
-) -> dict[str, str]:
-    """The path of each url name, with existing ids and an Arize that answers."""
-    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [], "pagination": {"has_more": False}})
-    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [], "pagination": {"has_more": False}})
-    by = Actor(type="user", id=str(mona.pk), label=mona.email, role="manager", person=mona)
+@pytest.fixture(scope="module")
+def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
+    """The path of each url name, with existing ids."""
+    team, run, credential = scene.team, scene.run, scene.run.task.credential
+    mona, oli, vera = everybody["mona"], everybody["oli"], everybody["vera"]
+    by = actor(mona, "manager")
     link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by))
     invitation = team.invitations.get()
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
@@ -229,9 +245,11 @@ def urls(
     args: dict[str, list[object]] = {
         **{name: [team.slug, batch.pk] for name, batch in batches.items()},
         "batch": [team.slug, batches["batch-confirm"].pk],
+        "batch-remove": [team.slug, batches["batch-confirm"].pk],
         "invitation": [link.rstrip("/").rsplit("/", 1)[1]],
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
+        "run-note": [team.slug, run.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
         "task": [team.slug, run.task_id],
         "task-strip": [team.slug, run.task_id],
@@ -256,9 +274,18 @@ def urls(
     return {name: reverse(name, args=(teams | args).get(name, [])) for name in TABLE | ACCOUNT}
 
 
+@pytest.fixture(scope="module")
+def all_browsers(everybody: dict[str, User | None], urls: dict[str, str]) -> Browsers:
+    return Browsers(everybody, signed_in)
+
+
 @pytest.fixture
-def browsers(everybody: dict[str, User | None], urls: dict[str, str], client_of: ClientOf) -> Browsers:
-    return Browsers(everybody, client_of)
+def browsers(all_browsers: Browsers, scene: Scene, db: None, arize: responses.RequestsMock) -> Browsers:
+    """With an Arize that answers. The changes of a test are rolled back after it."""
+    arize.post(run_url(scene.run, "/cancel"), json=wire_run(scene.run, "CANCELLED"))
+    arize.get(f"{ENDPOINT}/v2/spaces", json={"spaces": [], "pagination": {"has_more": False}})
+    arize.get(f"{ENDPOINT}/v2/tasks", json={"tasks": [], "pagination": {"has_more": False}})
+    return all_browsers
 
 
 def assert_recorded(
@@ -297,7 +324,7 @@ def test_every_url_is_in_the_table():
 @pytest.mark.parametrize(("name", "row"), [*TABLE.items(), *ACCOUNT.items()], ids=[*TABLE, *ACCOUNT])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_panel_follows_the_table(
-    name: str, row: Row, method: str, urls: dict[str, str], browsers: Browsers, team: Team
+    name: str, row: Row, method: str, urls: dict[str, str], browsers: Browsers, scene: Scene
 ):
     """Each denial is also a row in the right chain."""
     found, denials = {}, {}
@@ -308,7 +335,7 @@ def test_panel_follows_the_table(
     assert found == statuses(row.get if method == "GET" else row.post)
     if name in TABLE:  # allauth's own denials are tested elsewhere
         for who in PEOPLE:
-            assert_recorded(denials[who], name, row, method, who, found[who], urls[name], team)
+            assert_recorded(denials[who], name, row, method, who, found[who], urls[name], scene.team)
 
 
 @pytest.mark.slow

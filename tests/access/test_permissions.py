@@ -18,6 +18,7 @@ TABLE = {
     "runs.cancel": ("operator", "manager"),
     "runs.cancel_many": ("operator", "manager"),
     "runs.trigger": ("operator", "manager"),
+    "runs.note": ("operator", "manager"),
     "stop.pull": ("operator", "manager"),
     "views.share": ("operator", "manager"),
     "stop.lift": ("manager",),

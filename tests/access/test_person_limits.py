@@ -70,8 +70,8 @@ def test_only_the_first_denials_of_a_minute_are_rows(
     assert len(events(outcome="denied")) == LIMIT
     assert audit.record_counted() == 0, "the minute is not over"
     clock.shift(timedelta(minutes=2))
-    jobs.look_after_audit.call_local()
-    jobs.look_after_audit.call_local()
+    jobs.look_after_audit()
+    jobs.look_after_audit()
     counted = AuditEvent.objects.get(details__has_key="left_out")
     assert (counted.team_id, counted.actor_type, counted.actor_id) == (team.pk, "user", str(vera.pk))
     assert counted.details == {"left_out": 7, "minute": "2026-11-23T03:00Z"}
@@ -158,7 +158,7 @@ def test_whoever_did_too_much_can_still_stop_runs(run: Run, oli: User, client_of
     client = client_of(oli)
     assert [client.post(PROFILE, {"time_zone": "UTC"}).status_code for _ in range(4)][-1] == 429
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    assert click_cancel(client, run, confirmed="1").status_code == 200
+    assert click_cancel(client, run).status_code == 200
     run.refresh_from_db()
     assert run.status == "cancelled"
     batch = client.post("/teams/ops-north/batches/", {"run": [str(make_run(task=run.task).pk)]})
@@ -171,16 +171,16 @@ def test_whoever_did_too_much_can_still_stop_runs(run: Run, oli: User, client_of
 def test_cancels_that_stop_nothing_count_as_acts(run: Run, oli: User, client_of: ClientOf, arize: Any, few_acts: None):
     """Each click leaves a row, even though the run has already ended."""
     client, ended = client_of(oli), make_run(task=run.task, status=Status.COMPLETED)
-    answers = [click_cancel(client, ended, htmx=False, confirmed="1").status_code for _ in range(5)]
+    answers = [click_cancel(client, ended, htmx=False).status_code for _ in range(5)]
     assert answers == [302] * 3 + [429] * 2
     assert events(event="run.cancel") == [("run.cancel", "not_needed")] * 3
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    assert click_cancel(client, run, confirmed="1").status_code == 200, "this one stops a run"
+    assert click_cancel(client, run).status_code == 200, "this one stops a run"
 
 
 def test_a_second_cancel_of_one_run_counts_as_an_act(run: Run, oli: User, client_of: ClientOf, few_acts: None):
     Cancellation.objects.create(run=run, person=oli, person_label=oli.email)
-    answers = [click_cancel(client_of(oli), run, htmx=False, confirmed="1").status_code for _ in range(5)]
+    answers = [click_cancel(client_of(oli), run, htmx=False).status_code for _ in range(5)]
     assert answers == [409] * 3 + [429] * 2
 
 

@@ -5,18 +5,35 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from allauth.socialaccount.models import SocialAccount
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from taskruns.models import AuditEvent, SiteRole, Team, User
+from taskruns.models import (
+    AuditEvent,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    EmergencyStop,
+    SiteRole,
+    Team,
+    TeamRole,
+    User,
+)
 from taskruns.pages.people import WORDS
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action
 from tests.clients import ClientOf, sign_in
-from tests.factories import person
+from tests.factories import member, person
+from tests.markup import without_bdi
 from tests.stored import events
 
 PROFILE = {"time_zone": "Asia/Tokyo", "theme": "dark", "shortcuts": ""}
+
+
+def confirming(someone: User) -> dict[str, str]:
+    """The question before an account is disabled, answered."""
+    return {"confirmed": "1", "name": someone.email, "reason": "left the company"}
 
 
 # --- Profile
@@ -33,6 +50,87 @@ def test_profile_is_saved_recorded_and_applied(vera: User, team: Team, client_of
     assert (row.event, sorted(row.details["changed"])) == ("profile.change", ["shortcuts", "theme", "time_zone"])
     client.post("/accounts/profile/", PROFILE)
     assert AuditEvent.objects.count() == 1, "saving the same values is not a change"
+
+
+def test_people_change_their_own_name(vera: User, client_of: ClientOf):
+    client = client_of(vera)
+    unchanged = {"time_zone": "UTC", "theme": "", "shortcuts": "on"}
+    client.post("/accounts/profile/", unchanged | {"name": "Vera  \u202eLind"})
+    client.post("/accounts/profile/", unchanged)
+    vera.refresh_from_db()
+    assert vera.name == "Vera   Lind", "a form without the field leaves the name as it is"
+    row = AuditEvent.objects.get()
+    assert (row.event, row.details["before"], row.details["after"]) == (
+        "profile.change",
+        {"name": ""},
+        {"name": "Vera   Lind"},
+    )
+    assert client.post("/accounts/profile/", unchanged | {"name": "x" * 101}).status_code == 422
+
+
+def test_a_name_from_single_sign_on_is_changed_there(vera: User, client_of: ClientOf):
+    client = client_of(vera)
+    User.objects.filter(pk=vera.pk).update(password="!", name="Vera Lind")
+    SocialAccount.objects.create(user=vera, provider="oidc", uid="1")
+    client = client_of(User.objects.get(pk=vera.pk))
+    assert "Your name comes from single sign-on" in client.get("/accounts/profile/").content.decode()
+    client.post("/accounts/profile/", {"name": "Vera L", "time_zone": "Asia/Tokyo", "theme": "", "shortcuts": "on"})
+    vera.refresh_from_db()
+    assert (vera.name, vera.time_zone) == ("Vera Lind", "Asia/Tokyo")
+
+
+# --- Disabling an account
+
+
+def test_disabling_asks_first_and_keeps_the_reason(adam: User, vera: User, client_of: ClientOf):
+    client, url = client_of(adam), f"/people/{vera.pk}/disable/"
+    for question in (client.get(url), client.post(url), client.post(url, confirming(vera) | {"confirmed": ""})):
+        assert (question.status_code, "Disable <bdi>vera@example.com</bdi>?" in question.content.decode()) == (
+            200,
+            True,
+        )
+    assert User.objects.get(pk=vera.pk).is_active
+    assert events() == []
+    assert client.post(url, confirming(vera) | {"name": " VERA@example.com "})["Location"] == f"/people/{vera.pk}/"
+    row = AuditEvent.objects.get()
+    assert (row.event, row.reason) == ("person.disable", "left the company")
+    assert "This account is already disabled" in client.get(url).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ({"name": "oli@example.com"}, "This is not the email of the account. Nothing was changed."),
+        ({"name": ""}, "This is not the email of the account. Nothing was changed."),
+        ({"reason": " "}, "Enter a reason. Nothing was changed."),
+        ({"reason": "x" * 513}, "at most 512 characters"),
+    ],
+)
+def test_a_wrong_name_or_no_reason_disables_nobody(
+    adam: User, vera: User, oli: User, client_of: ClientOf, data: dict[str, str], error: str
+):
+    answer = client_of(adam).post(f"/people/{vera.pk}/disable/", confirming(vera) | data)
+    assert (answer.status_code, error in answer.content.decode()) == (422, True)
+    assert User.objects.get(pk=vera.pk).is_active
+    assert events() == []
+
+
+def test_the_question_names_what_stops(team: Team, adam: User, mona: User, client_of: ClientOf):
+    def asked() -> str:
+        return without_bdi(client_of(adam).get(f"/people/{mona.pk}/disable/").content.decode())
+
+    assert "Ops North has no other manager." in asked()
+    member(team, "second@example.com", TeamRole.MANAGER)
+    assert "Ops North has no other manager." not in asked()
+    EmergencyStop.objects.create(team=team, person=mona, person_label=mona.email, person_role="manager", reason="x")
+    CancelBatch.objects.create(team=team, person=mona, source=BatchSource.SELECTION, state=BatchState.WORKING)
+    sign_in(Client(), mona.email)
+    for text in (
+        "The emergency stop of Ops North pauses: new runs are no longer cancelled.",
+        "1 bulk cancel is stopped. Runs not cancelled yet keep running.",
+        "1 session ends immediately.",
+    ):
+        assert text in asked()
 
 
 @pytest.mark.parametrize(("field", "value"), [("time_zone", "Mars/Base"), ("time_zone", ""), ("theme", "pink")])
@@ -122,7 +220,7 @@ def test_admin_manages_an_account(adam: User, vera: User, client_of: ClientOf):
     theirs = client_of(vera)
     client.post(f"/people/{vera.pk}/sessions/end/")
     assert theirs.get("/runs/").status_code == 302
-    client.post(f"/people/{vera.pk}/disable/")
+    client.post(f"/people/{vera.pk}/disable/", confirming(vera))
     vera.refresh_from_db()
     assert (vera.site_role, vera.is_active) == (SiteRole.AUDITOR, False)
     assert "Enable account" in client.get(f"/people/{vera.pk}/").content.decode()
@@ -145,7 +243,7 @@ def test_empty_or_unknown_role_changes_nothing(adam: User, ada: User, client_of:
 def test_people_cannot_change_their_own_rights(adam: User, client_of: ClientOf):
     client = client_of(adam)
     assert "Only another site admin" in client.get(f"/people/{adam.pk}/").content.decode()
-    for path, data in (("disable/", {}), ("role/", {"role": "none"})):
+    for path, data in (("disable/", confirming(adam)), ("role/", {"role": "none"})):
         answer = client.post(f"/people/{adam.pk}/{path}", data)
         assert (answer.status_code, "Another site admin has to" in answer.content.decode()) == (422, True)
     adam.refresh_from_db()

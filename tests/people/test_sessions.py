@@ -62,7 +62,7 @@ def test_polling_does_not_keep_an_idle_session_alive(client: Client, path: str):
 def test_htmx_post_keeps_the_session_alive(client: Client, oli: User, run: Run, arize: Any):
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
     with after(11):
-        client.post(f"{BOARD}{run.pk}/cancel/", headers=POLL)
+        client.post(f"{BOARD}{run.pk}/cancel/", {"confirmed": "1"}, headers=POLL)
     with after(13):
         assert client.get(BOARD).status_code == 200
 
@@ -174,7 +174,9 @@ def test_new_password_ends_the_other_sessions(client: Client, oli: User):
 
 def test_next_poll_of_a_disabled_person_fails(client: Client, oli: User, adam: User, client_of: ClientOf):
     assert client.get(TABLE, headers=POLL).status_code == 200
-    client_of(adam).post(f"/people/{oli.pk}/disable/")
+    client_of(adam).post(
+        f"/people/{oli.pk}/disable/", {"confirmed": "1", "name": "oli@example.com", "reason": "left the company"}
+    )
     assert client.get(TABLE, headers=POLL).status_code == 401
     accounts.enable_person(oli, by=Actor.command())
     assert client.get(TABLE, headers=POLL).status_code == 401, "the old session stays ended"

@@ -17,7 +17,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from taskruns import jobs
 from taskruns.allauth_compat import PASSKEY_STATE, SSO_STATES
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, PersonSession, User, session_store
@@ -27,7 +26,7 @@ from taskruns.services.people import accounts, sessions
 from tests.clients import ClientOf, sign_in, with_app
 from tests.factories import person
 from tests.people.soft_passkey import SoftPasskey
-from tests.queue_worker import work
+from tests.queue_worker import every_hour, work
 from tests.secret_search import database_dump
 from tests.stored import dump
 
@@ -399,7 +398,7 @@ def test_expired_sessions_are_deleted_in_chunks(mona: User, empty_queue: None, m
     monkeypatch.setattr(sessions, "MOST_AT_ONCE", 2)
     assert sessions.forget_expired()
     assert PersonSession.objects.count() == 16
-    jobs.every_hour.call_local()
+    every_hour()
     work()
     assert [row.user for row in PersonSession.objects.all()] == [mona]
     assert not sessions.forget_expired()

@@ -4,12 +4,24 @@ import pytest
 from django.urls import reverse
 
 from taskruns.audit import Actor
-from taskruns.models import AuditEvent, Membership, Status, Team, TeamRole
+from taskruns.models import (
+    AuditEvent,
+    BatchSource,
+    BatchState,
+    CancelBatch,
+    EmergencyStop,
+    Membership,
+    Status,
+    Team,
+    TeamRole,
+)
 from taskruns.services import members, teams
 from tests.factories import make_credential, make_run, member, person
 from tests.stored import events
 
 SHELL = Actor(type="command", label="tests")
+# The question before a team is archived, answered.
+CONFIRMED = {"confirmed": "1", "name": "Ops North", "reason": "merged into another team"}
 
 
 def messages_of(response):
@@ -162,11 +174,45 @@ def test_a_manager_renames_the_team(team, mona, client_of):
 def test_a_site_admin_archives_after_a_confirmation(team, mona, adam, client_of):
     client = client_of(adam)
     url = reverse("team-archive", args=[team.slug])
-    assert client.get(url).status_code == 200
+    for question in (client.get(url), client.post(url), client.post(url, CONFIRMED | {"confirmed": "no"})):
+        assert (question.status_code, "Archive <bdi>Ops North</bdi>?" in question.content.decode()) == (200, True)
     assert Team.objects.active().exists()
-    assert client.post(url)["Location"] == "/runs/"
+    assert events() == []
+    assert client.post(url, CONFIRMED | {"name": "ops north"})["Location"] == "/runs/"
     assert not Team.objects.active().exists()
+    assert AuditEvent.objects.get(event="team.archive").reason == "merged into another team"
     assert client_of(mona).get("/teams/ops-north/runs/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ({"name": "ops-north"}, "This is not the name of the team. Nothing was changed. Type it as shown above."),
+        ({"name": ""}, "This is not the name of the team. Nothing was changed. Type it as shown above."),
+        ({"reason": ""}, "Enter a reason. Nothing was changed."),
+    ],
+)
+def test_a_wrong_name_or_no_reason_archives_nothing(team, adam, client_of, data, error):
+    response = client_of(adam).post(reverse("team-archive", args=[team.slug]), CONFIRMED | data)
+    assert (response.status_code, error in response.content.decode()) == (422, True)
+    assert Team.objects.active().exists()
+    assert events() == []
+
+
+def test_the_question_counts_what_the_team_has(team, task, mona, adam, client_of):
+    make_run(task)
+    make_run(task, status=Status.COMPLETED)
+    CancelBatch.objects.create(team=team, source=BatchSource.SELECTION, state=BatchState.WORKING)
+    EmergencyStop.objects.create(team=team, person=mona, person_label=mona.email, person_role="manager", reason="x")
+    text = client_of(adam).get(reverse("team-archive", args=[team.slug])).content.decode()
+    for consequence in (
+        "1 active run keeps running in Arize, out of reach of this panel.",
+        "1 bulk cancel is stopped. Runs not cancelled yet keep running.",
+        "The emergency stop no longer cancels new runs.",
+        "1 API key is destroyed here, but not revoked in Arize.",
+        "1 member loses access immediately.",
+    ):
+        assert consequence in text
 
 
 def test_members_are_in_order_and_marked(team, mona, oli, vera, adam, client_of):

@@ -5,7 +5,9 @@ const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const one = (selector, root = document) => root.querySelector(selector);
 
 // --- Times: relative times and durations update without requests, by the server's clock.
-const skew = Number(document.body.dataset.now) * 1000 - Date.now();
+// Both clocks at the moment when the page arrived: this script may run much later. The server's is in microseconds.
+const [arrival] = performance.getEntriesByType("navigation");
+const skew = Number(document.body.dataset.now) / 1000 - (performance.timeOrigin + arrival.responseStart);
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
 function inWords(seconds, most) {
@@ -28,7 +30,6 @@ function tick() {
   };
   for (const node of all("[data-relative]")) write(node, node.dateTime, ago);
   for (const node of all("[data-since]")) write(node, node.dataset.since, (s) => inWords(Math.max(0, s), 2));
-  for (const node of all("[data-longer-at]")) node.hidden = now < Date.parse(node.dataset.longerAt);
 }
 
 // --- Swaps: a node whose HTML has not changed is kept, and with it focus, checkboxes and open details.
@@ -61,7 +62,9 @@ function update(old, fresh) {
 function restoreFocus(before, place) {
   if (!before || before === document.body || document.activeElement === before) return;
   const root = byId(place);
-  const alike = (node) => node.textContent === before.textContent && node.name === before.name;
+  const isCancel = "cancel" in before.dataset;
+  const alike = (node) =>
+    node.name === before.name && (isCancel ? "cancel" in node.dataset : node.textContent === before.textContent);
   const again = before.isConnected ? before : root && (all(before.localName, root).find(alike) || one("[data-task]", root));
   again?.focus({ preventScroll: true });
 }
@@ -81,6 +84,7 @@ htmx.defineExtension("rows", {
     tick();
     restoreFocus(focused, place);
     countPicked();
+    rove();
     return added;
   },
 });
@@ -105,6 +109,25 @@ function showPause() {
   button.setAttribute("aria-pressed", String(kept.paused));
   one("[data-paused]").hidden = !kept.paused;
 }
+
+// A board polls shortly after the next reading is due, so that a change waits for one interval only. A poll that comes
+// before a reading is repeated soon, but not for a worker that stands still.
+const PACE = 5000;
+const WRITTEN = 800;
+const PATIENCE = 2000;
+const isPaced = (node) => node?.dataset?.paced !== undefined;
+let pollAt = Date.now() + PACE;
+
+function planPoll(statusesAt) {
+  const wait = Date.parse(statusesAt) - skew + PACE + WRITTEN - Date.now();
+  pollAt = Date.now() + (wait > -PATIENCE ? Math.min(PACE, Math.max(1000, wait)) : PACE);
+}
+
+setInterval(() => {
+  if (Date.now() < pollAt) return;
+  pollAt = Date.now() + PACE;
+  for (const node of all("[data-paced]")) htmx.trigger(node, "refresh");
+}, 200);
 
 document.addEventListener("htmx:configRequest", ({ detail }) => {
   // Set the header ourselves so that htmx sees the 304. Otherwise the browser answers from its cache with the old body.
@@ -132,12 +155,21 @@ document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   if (isPoll(elt) && detail.xhr.status >= 400) Object.assign(detail, { shouldSwap: false, isError: true });
   else if (isPoll(elt) && isHeld()) detail.shouldSwap = false;
 });
+// An unchanged table still gets newer: a 304 carries its ages in headers.
+const AGES = { "as-of": "X-As-Of", statuses: "X-Statuses-At", searched: "X-Searched-At" };
+function showAge(root, name, at) {
+  const shown = at && one(`time[data-${name}]`, root);
+  if (shown) Object.assign(shown, { dateTime: at, title: `${at.slice(0, 19).replace("T", " ")} UTC` });
+  if (at && root.hasAttribute(`data-${name}-at`)) root.setAttribute(`data-${name}-at`, at);
+}
 document.addEventListener("htmx:afterRequest", ({ detail }) => {
-  if (!isPoll(detail.elt) || !detail.xhr.status || detail.xhr.status >= 400) return;
+  const { elt, xhr } = detail;
+  if (!isPoll(elt) || !xhr.status || xhr.status >= 400) return;
   byId("trouble")?.remove();
-  const at = detail.xhr.getResponseHeader("X-As-Of");
-  const shown = one("[data-as-of]", detail.elt);
-  if (at && shown) Object.assign(shown, { dateTime: at, title: `${at.slice(0, 19).replace("T", " ")} UTC` });
+  if (isPaced(elt)) planPoll(xhr.getResponseHeader("X-Statuses-At"));
+  // Rows that were not swapped are as old as before.
+  if (xhr.status !== 304 && isHeld()) return;
+  for (const [name, header] of Object.entries(AGES)) showAge(elt, name, xhr.getResponseHeader(header));
   tick();
 });
 document.addEventListener("visibilitychange", () => document.hidden || (tick(), refresh()));
@@ -147,15 +179,31 @@ const TOO_OLD = "The panel refused this. Your role may have changed, or this pag
 const REFUSED = { 403: TOO_OLD, 404: "This no longer exists, or you no longer have access to it. Reload the page." };
 const UNSURE = "Check the run before you try again.";
 
-function say(tone, textContent, id = "") {
-  const note = Object.assign(document.createElement("p"), { className: `notice notice-${tone}`, textContent, id });
+function say(tone, text, id = "") {
+  const note = Object.assign(document.createElement("p"), { className: `notice notice-${tone}`, id });
   if (tone === "error") note.setAttribute("role", "alert");
+  const words = Object.assign(document.createElement("span"), { textContent: text });
+  const close = Object.assign(document.createElement("button"), { type: "button", className: "notice-close", textContent: "×" });
+  close.ariaLabel = "Dismiss this message";
+  close.dataset.dismiss = "";
+  note.append(words, close);
   byId("messages").append(note);
 }
 
 new MutationObserver(() => {
   while (byId("messages").childElementCount > 5) byId("messages").firstElementChild.remove();
 }).observe(byId("messages"), { childList: true });
+
+// Good news leaves by itself, but not while it is pointed at, has the focus or cannot be seen. Trouble stays.
+const SHOWN = 8;
+const seen = new WeakMap();
+setInterval(() => {
+  for (const note of all("#messages > :is(.notice-success, .notice-info)")) {
+    if (document.hidden || note.matches(":hover, :focus-within")) continue;
+    seen.set(note, (seen.get(note) ?? 0) + 1);
+    if (seen.get(note) >= SHOWN) note.remove();
+  }
+}, 1000);
 
 function onTrouble({ detail }) {
   const status = detail.xhr?.status || 0;
@@ -184,8 +232,12 @@ function ask(button) {
 }
 
 function busy(id, is) {
-  // Not `disabled`, which would lose the focus.
-  for (const button of all(`#${id} [data-cancel]`)) button.ariaDisabled = button.ariaBusy = String(is);
+  for (const button of all(`#${id} [data-cancel]`)) {
+    // Not `disabled`, which would lose the focus.
+    button.ariaDisabled = button.ariaBusy = String(is);
+    button.dataset.word ??= button.firstChild.data;
+    button.firstChild.data = is ? "Sending…" : button.dataset.word;
+  }
 }
 
 async function send({ id, url }, values) {
@@ -207,24 +259,132 @@ dialog?.addEventListener("submit", (event) => {
 for (const box of all("dialog")) box.addEventListener("close", refresh);
 
 // --- Selecting: checkboxes survive swaps of their rows. "Cancel all that match" ignores them.
+const teamOf = (box) => box.closest("tr").dataset.team ?? "";
+
 function countPicked() {
-  const page = one("[data-pick-all]");
-  if (!page) return;
+  const bar = one(".batch-bar"); // the help page has a section `many`
+  if (!bar) return;
   const boxes = all("[data-pick]");
-  const ticked = boxes.filter((box) => box.checked).map((box) => box.value);
-  const picked = ticked.length;
+  const ticked = boxes.filter((box) => box.checked);
+  const ids = ticked.map((box) => box.value);
+  const picked = ids.length;
   // Store only visible checkboxes: the selection of a row that has left the page must not come back.
-  if (String(ticked) !== String(kept.picked)) keep({ picked: ticked });
+  if (String(ids) !== String(kept.picked)) keep({ picked: ids });
   const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
-  Object.assign(page, state, { disabled: !boxes.length });
-  const text = picked ? `${picked} selected on this page` : "Select runs to cancel";
-  if (one("[data-picked]").textContent !== text) one("[data-picked]").textContent = text;
-  one("[data-many]").disabled = !picked;
+  for (const box of all("[data-pick-all]")) Object.assign(box, state, { disabled: !boxes.length });
+  for (const node of all("[data-pickable]")) node.textContent = `(${boxes.length})`;
+  showBar(bar, picked, new Set(ticked.map(teamOf)));
+}
+
+/** A bulk cancel is one team's: its button is shown, and none works while runs of several teams are selected. */
+function showBar(bar, picked, teams) {
+  const isMixed = teams.size > 1;
+  const mixed = "Runs of several teams are selected. A bulk cancel is for one team: select runs of one team only.";
+  const text = isMixed ? mixed : picked ? `${picked} selected on this page` : "Select runs to cancel";
+  if (one("[data-picked]", bar).textContent !== text) one("[data-picked]", bar).textContent = text;
+  for (const button of all("[data-many]", bar)) {
+    button.disabled = !picked || isMixed;
+    button.hidden = isMixed || (teams.size === 1 && !teams.has(button.dataset.team ?? ""));
+    if (button.hidden) button.disabled = true;
+  }
+}
+
+// How high the bar is decides where the browser stops when it scrolls to what gets the focus. The box whose tick makes
+// the bar appear has it already.
+const barHeight = new ResizeObserver(([{ target }]) => {
+  document.documentElement.style.setProperty("--bar", `${target.offsetHeight}px`);
+  if (document.activeElement.matches("[data-pick]")) document.activeElement.scrollIntoView({ block: "nearest" });
+});
+for (const bar of all(".batch-bar")) barHeight.observe(bar);
+
+function pickAll(checked) {
+  for (const box of all("[data-pick]")) box.checked = checked;
+  countPicked();
 }
 document.addEventListener("change", ({ target }) => {
-  if (target.matches("[data-pick-all]")) for (const box of all("[data-pick]")) box.checked = target.checked;
-  if (target.matches("[data-pick], [data-pick-all]")) countPicked();
+  if (target.matches("[data-pick-all]")) pickAll(target.checked);
+  else if (target.matches("[data-pick]")) countPicked();
 });
+
+// --- Filters: apply on change, and leave no empty parameter in the address. The form reads times in the person's zone.
+const form = byId("filters");
+const REOPEN = "filter-changed";
+
+function applyFilters() {
+  const chosen = [...new FormData(form)].filter(([, value]) => value);
+  location.assign(`${form.action}?${new URLSearchParams(chosen.length ? chosen : [["all", "1"]])}`);
+}
+form?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  applyFilters();
+});
+form?.addEventListener("change", ({ target }) => {
+  // A text or a time is complete only when its field is left or Enter is pressed.
+  if (!target.matches("select, [type=checkbox]")) return;
+  sessionStorage.setItem(REOPEN, target.id || `${target.name}=${target.value}`);
+  applyFilters();
+});
+form?.addEventListener("focusout", ({ target, relatedTarget }) => {
+  if (!target.matches("input:not([type=checkbox])") || target.value === target.defaultValue) return;
+  if (!target.checkValidity()) return;
+  if (form.contains(relatedTarget)) sessionStorage.setItem(REOPEN, relatedTarget.id);
+  applyFilters();
+});
+
+function reopenFilters() {
+  const changed = sessionStorage.getItem(REOPEN);
+  sessionStorage.removeItem(REOPEN);
+  if (!form || !changed) return;
+  const [name, value] = changed.split("=");
+  byId("filters-box").open = true;
+  (byId(changed) ?? all(`[name="${name}"]`, form).find((box) => box.value === value))?.focus();
+}
+
+// --- The strip of hours is one link: it leads to the hour under the pointer.
+document.addEventListener("pointermove", ({ target, clientX }) => aimAtHour(target, clientX));
+document.addEventListener("pointerdown", ({ target, clientX }) => aimAtHour(target, clientX));
+function aimAtHour(target, clientX) {
+  const link = target.closest?.("[data-hours]");
+  if (!link) return;
+  const { left, width } = link.getBoundingClientRect();
+  const urls = link.dataset.hours.split(" ");
+  const hour = Math.floor(((clientX - left) / width) * urls.length);
+  link.href = urls[Math.max(0, Math.min(urls.length - 1, hour))];
+}
+
+// --- Toolbars: Tab reaches each of them once, the arrow keys move inside.
+const stops = new WeakMap(); // toolbar -> the item that Tab reaches
+const itemsOf = (bar) => all("a[href], button, summary, input", bar).filter((it) =>
+  it.closest("[data-roving]") === bar && !it.closest(".menu-list") && it.checkVisibility());
+
+function rove() {
+  for (const bar of all("[data-roving]")) {
+    const items = itemsOf(bar);
+    const known = [document.activeElement, stops.get(bar)].find((it) => items.includes(it));
+    const stop = known ?? items.find((it) => it.ariaCurrent) ?? items[0];
+    stops.set(bar, stop);
+    for (const it of items) it.tabIndex = it === stop ? 0 : -1;
+  }
+}
+const STEPS = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+document.addEventListener("keydown", (event) => {
+  const bar = STEPS[event.key] && event.target.closest("[data-roving]");
+  const items = bar ? itemsOf(bar) : [];
+  const here = items.indexOf(event.target);
+  if (here < 0) return;
+  event.preventDefault();
+  items[Math.max(0, Math.min(items.length - 1, here + STEPS[event.key]))].focus();
+  rove();
+});
+
+// --- The profile offers the time zone of the browser, if it is another one.
+const { timeZone: zone } = Intl.DateTimeFormat().resolvedOptions();
+const offer = one("[data-zone-offer]");
+if (offer) {
+  const { value, options } = one("[name=time_zone]");
+  one("[data-zone]", offer).textContent = zone.replaceAll("_", " ");
+  offer.hidden = value === zone || ![...options].some((option) => option.value === zone);
+}
 
 // --- Clicks: handled on the document, because swaps replace the buttons.
 const CLICKS = {
@@ -235,9 +395,23 @@ const CLICKS = {
   },
   "[data-close]": (button) => button.closest("dialog").close(),
   "[data-dismiss]": (button) => button.closest(".notice").remove(),
+  "[data-hide]": ({ dataset }) => {
+    document.cookie = `${dataset.cookie}=1; path=/; max-age=${60 * 60 * 24 * 31}; samesite=lax`;
+    byId(dataset.hide).remove();
+  },
+  "[data-unpick]": () => {
+    pickAll(false);
+    one("[data-pick]")?.focus();
+  },
   "[data-copy]": async (button) => {
     const copied = await navigator.clipboard?.writeText(button.dataset.copy).then(() => true, () => false);
     say(copied ? "info" : "warning", copied ? "Copied." : "The browser did not allow copying. Select the text instead.");
+  },
+  "[data-print]": () => print(),
+  "[data-use-zone]": () => {
+    const select = one("[name=time_zone]");
+    select.value = zone;
+    select.form.requestSubmit();
   },
   "[data-pause]": () => {
     keep({ paused: !kept.paused });
@@ -289,6 +463,8 @@ for (const box of all("[data-pick]")) box.checked = kept.picked.includes(box.val
 for (const node of all("details[id]")) node.open ||= kept.opened.includes(node.id);
 document.addEventListener("toggle", ({ target }) => target.matches("details[id]") && keepOpened(), true);
 countPicked();
+rove();
 showPause();
+reopenFilters();
 addEventListener("hashchange", () => keep({}));
 setInterval(tick, 1000);

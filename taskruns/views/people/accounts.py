@@ -3,19 +3,20 @@
 import uuid
 from datetime import datetime
 
-from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import urlencode
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
+from taskruns.forms.fields import ConfirmForm, confirmed
 from taskruns.forms.people import PeopleFilterForm, PersonForm, SiteRoleForm
 from taskruns.models import AuditEvent, Membership, SiteRole, User
 from taskruns.pages import people
+from taskruns.pages.browsers import browser_of
 from taskruns.pages.people import PersonPage, PersonRow, SignInRow
 from taskruns.pages.values import Link, Moment
 from taskruns.permissions import Action
@@ -46,7 +47,7 @@ def person(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return _page(request, _person(person_id))
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_CHANGE, recent_auth=True)
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_CHANGE, recent_auth=True, keeps=("name", "email"))
 @require_POST
 def change(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     """The name and the address."""
@@ -60,7 +61,7 @@ def change(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return _page(request, _person(person_id), form=form, status=422)
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_GRANT, recent_auth=True)
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_GRANT, recent_auth=True, keeps=("role",))
 @require_POST
 def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     found = _person(person_id)
@@ -76,15 +77,19 @@ def change_role(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
     return _page(request, found, status=422)
 
 
-@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_DISABLE, recent_auth=True)
-@require_POST
+@requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_DISABLE, recent_auth=True, keeps=ConfirmForm.KEPT)
+@require_http_methods(["GET", "HEAD", "POST"])
 def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
+    """Disable the account if the form says `confirmed=1` and names it, otherwise only ask whether to."""
     found = _person(person_id)
-    with shown_as_message(request):
-        if accounts.disable_person(found, by=actor_of(request)):
-            messages.success(request, f"Account {found.email} disabled and signed out everywhere.")
-        return redirect("person", person_id=found.pk)
-    return _page(request, found, status=422)
+    form = ConfirmForm(confirmed(request), expected=found.email, what="email of the account")
+    if form.is_valid():
+        with shown_on_form(form):
+            if accounts.disable_person(found, reason=form.cleaned_data["reason"], by=actor_of(request)):
+                messages.success(request, f"Account {found.email} disabled and signed out everywhere.")
+            return redirect("person", person_id=found.pk)
+    context = {"form": form, "row": _row(found, [], {}), "consequences": people.consequences_of_disabling(found)}
+    return render(request, "taskruns/people/disable.html", context, status=422 if form.is_bound else 200)
 
 
 @requires(Action.PEOPLE_MANAGE, event=EventType.PERSON_ENABLE, recent_auth=True)
@@ -117,7 +122,7 @@ def _page(request: PanelRequest, found: User, *, form: PersonForm | None = None,
     page = PersonPage(
         row=_row(found, known.memberships, {}),
         teams=tuple(_team(member, found) for member in known.memberships),
-        follows_sso=known.has_sso_account and (settings.SSO_ONLY or not found.has_usable_password()),
+        follows_sso=people.follows_sso(found),
         sign_ins=tuple(map(_sign_in, known.sign_ins)),
         live_sessions=known.live_sessions,
         factors=tuple(known.factors),
@@ -126,6 +131,7 @@ def _page(request: PanelRequest, found: User, *, form: PersonForm | None = None,
         role=found.site_role or "none",
         may_manage=request.access.may(Action.PEOPLE_MANAGE),
         is_self=found.pk == request.user.pk,
+        audit_links=people.audit_links(found) if request.access.may(Action.SITE_LOG) else (),
     )
     form = form or PersonForm(initial={"name": found.name, "email": found.email})
     return render(request, "taskruns/people/person.html", {"page": page, "form": form}, status=status)
@@ -153,6 +159,7 @@ def _sign_in(event: AuditEvent) -> SignInRow:
         at=Moment.of(event.at),
         method=event.auth_method,
         ip=event.ip,
+        browser=browser_of(event.user_agent),
         user_agent=event.user_agent,
         is_again=bool(event.details.get("again")),
     )

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
-from django.forms import CharField, Form
+from django.forms import CharField, Field, Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
 from taskruns.access.gate import View, actor_of, anyone, first_factor_enough
@@ -70,6 +70,11 @@ class _CheckedCode:
     user: User
     authenticator: Authenticator
     cleaned_data: dict[str, Any]
+    fields: dict[str, Field]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["code"].widget.attrs["autofocus"] = True
 
     def clean_code(self) -> str:
         try:

@@ -9,6 +9,7 @@ from allauth.mfa.totp.forms import ActivateTOTPForm
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
@@ -19,7 +20,7 @@ from taskruns.allauth_compat import begin_registration, clear_totp_secret
 from taskruns.encryption import DecryptionFailed
 from taskruns.forms.fields import posted
 from taskruns.models import SiteRole
-from taskruns.pages.factors import FactorsPage, factor_row, qr_code
+from taskruns.pages.factors import FactorsPage, codes_page, factor_row, qr_code
 from taskruns.services.people import factors
 from taskruns.views.user_errors import shown_as_message
 
@@ -50,6 +51,7 @@ def totp(request: PanelRequest) -> HttpResponse:
         codes = factors.add_totp(request.user, secret=form.secret, by=actor_of(request))
         clear_totp_secret(request)
         return _added(request, "Authenticator app added.", Authenticator.Type.TOTP, codes)
+    form.fields["code"].widget.attrs["autofocus"] = True
     url = MfaAdapter().build_totp_url(request.user, form.secret)
     context = {"form": form, "qr": qr_code(url), "secret": parse_qs(urlsplit(url).query)["secret"][0]}
     return _form_page(request, "factor_totp", context)
@@ -134,8 +136,10 @@ def _added(request: PanelRequest, text: str, kind: str, codes: list[str]) -> Htt
     return _codes_page(request, codes, target) if codes else redirect(target or "factors")
 
 
+@sensitive_variables("codes", "page", "context")
 def _codes_page(request: PanelRequest, codes: list[str], target: str = "") -> HttpResponse:
-    context = {"codes": codes, "next": target}
+    page = codes_page(codes, email=request.user.email, now=timezone.now())
+    context = {"page": page, "codes": codes, "next": target}
     return render(request, "taskruns/people/recovery_codes.html", context)
 
 

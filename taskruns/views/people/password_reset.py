@@ -32,6 +32,10 @@ def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
 class AskForm(ResetPasswordForm):  # type: ignore[misc]
     """Looks up no account, so that neither the answer nor its duration reveals whether there is one."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["email"].widget.attrs["autofocus"] = True
+
     def clean_email(self) -> str:
         return str(self.cleaned_data["email"]).strip().lower()
 

@@ -13,15 +13,21 @@ from taskruns.access.gate import PanelRequest, actor_of, signed_in
 from taskruns.forms.fields import posted
 from taskruns.forms.people import ProfileForm
 from taskruns.models import User
+from taskruns.pages import people
 from taskruns.services.people import accounts, sso_accounts
 
 from .sign_in import PasswordChange
+
+NAME_OF_SSO = "Your name comes from single sign-on. Change it there."
 
 
 @signed_in
 @require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: PanelRequest) -> HttpResponse:
     form = ProfileForm(posted(request), initial=_profile_of(request.user))
+    if people.follows_sso(request.user):
+        form.fields["name"].disabled = True
+        form.fields["name"].help_text = NAME_OF_SSO
     if form.is_valid():
         if accounts.change_profile(request.user, **form.cleaned_data, by=actor_of(request)):
             messages.success(request, "Profile saved.")
@@ -33,7 +39,7 @@ def profile(request: PanelRequest) -> HttpResponse:
 
 
 def _profile_of(person: User) -> dict[str, Any]:
-    return {"time_zone": person.time_zone, "theme": person.theme, "shortcuts": person.shortcuts}
+    return {"name": person.name, "time_zone": person.time_zone, "theme": person.theme, "shortcuts": person.shortcuts}
 
 
 def _sign_on(person: User) -> dict[str, Any] | None:

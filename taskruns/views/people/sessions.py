@@ -7,6 +7,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from taskruns.access.gate import PanelRequest, actor_of, always_allowed, mine, signed_in
 from taskruns.models import PersonSession
+from taskruns.pages.browsers import browser_of
 from taskruns.pages.people import SessionRow
 from taskruns.pages.values import Moment
 from taskruns.services.people import sessions
@@ -47,6 +48,7 @@ def _row(session: LiveSession, current: str | None) -> SessionRow:
         began=Moment.of(session.began_at),
         seen=Moment.of(session.seen_at),
         ip=session.ip,
+        browser=browser_of(session.user_agent),
         user_agent=session.user_agent,
         is_this=sessions.is_session(current, session.digest),
     )

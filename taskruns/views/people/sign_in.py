@@ -50,6 +50,7 @@ class LoginForm(AllauthLoginForm):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # The page itself explains what to do about a forgotten password.
         self.fields["password"].help_text = ""
+        self.fields["login"].widget.attrs["autofocus"] = True
 
 
 class ChangePasswordForm(AllauthChangePasswordForm):  # type: ignore[misc]
@@ -62,6 +63,7 @@ class ReauthenticateForm(AllauthReauthenticateForm):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _offer_no_mail(self.fields["password"])
+        self.fields["password"].widget.attrs["autofocus"] = True
 
 
 def _offer_no_mail(password: Field) -> None:

@@ -7,6 +7,7 @@ document names. Here the issuer must be OIDC_ISSUER, and every token is verified
 import json
 import secrets
 import time
+from dataclasses import replace
 from typing import Any
 
 from allauth.socialaccount.models import SocialApp, SocialLogin, SocialToken
@@ -96,7 +97,7 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
 
 def session(bearer: str = "") -> Session:
     """HTTP session to the provider, without retries: a code or a token may work only once."""
-    return Session(EGRESS, auth=Bearer(bearer) if bearer else None)
+    return Session(replace(EGRESS, network=settings.NETWORK), auth=Bearer(bearer) if bearer else None)
 
 
 def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
