@@ -16,6 +16,8 @@ try:
     # Behind a proxy, SITE_URL's port is the proxy's, so the panel listens on 8000. BIND overrides both.
     bind = env.text("BIND", f"127.0.0.1:{_settings.SITE.port if _settings.SITE.loopback else 8000}")
     workers = env.integer("WEB_WORKERS", 2, at_least=1, at_most=64)
+    # Longer than the usual 60 s of load balancers: one that reuses a connection just as it is closed answers with 502.
+    keepalive = env.integer("KEEPALIVE", 75, at_least=1, at_most=3_600)
 except ImproperlyConfigured as error:
     sys.exit(f"Cannot start: {error}")
 

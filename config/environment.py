@@ -6,12 +6,13 @@ Each variable may also be given as `NAME_FILE`, the path of a file with the valu
 
 import base64
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
@@ -22,6 +23,7 @@ from taskruns.arize.endpoints import check_extra
 BASE_DIR = Path(__file__).resolve().parent.parent
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MIN_SECRET_LENGTH = 32
+DEFAULT_PORT = 8_000
 
 
 class Variables(FileAwareEnv):
@@ -67,10 +69,17 @@ def load_env_file() -> None:
         if path.is_file():
             path.read_text(encoding="utf-8")
             variables.read_env(path, recurse=False)
+            _drop_byte_order_mark()
             return
         if named is None and not path.exists():
             return
     refuse(name, "names a file that does not exist. Check the path.")
+
+
+def _drop_byte_order_mark() -> None:
+    """Some editors write one at the start of a file. It would be part of the first name."""
+    for name in [name for name in os.environ if name.startswith("\ufeff")]:
+        os.environ.setdefault(name.removeprefix("\ufeff"), os.environ.pop(name))
 
 
 def text(name: str, default: str) -> str:
@@ -175,37 +184,90 @@ def anchor_file() -> str:
     return _file("AUDIT_ANCHOR_FILE", path) if path else ""
 
 
-def database(default: Path) -> dict[str, Any]:
-    """Django's settings for DATABASE_URL: SQLite (durable, one writer at a time) or PostgreSQL.
+_ENCODED = "Percent-encode special characters such as # and ?."
 
-    SQLite without IMMEDIATE fails under two writers with "database is locked"; without `synchronous=FULL` a power
-    cut could lose a committed audit row.
-    """
-    with checked("DATABASE_URL", "must be sqlite:///<file> or postgres://<user>@<host>/<database>."):
-        parsed: dict[str, Any] = variables.dj_db_url("DATABASE_URL", f"sqlite:///{default}", conn_max_age=None)
-        if parsed["ENGINE"] == "django.db.backends.postgresql" and parsed["NAME"]:
-            return parsed | {"CONN_HEALTH_CHECKS": True}
-        if parsed["ENGINE"] != "django.db.backends.sqlite3":
+
+def database(default: Path) -> dict[str, Any]:
+    """Django's settings for DATABASE_URL: SQLite or PostgreSQL. `default`: the SQLite file if it is unset."""
+    if not text("DATABASE_URL", ""):
+        return _sqlite("DATABASE_URL", str(default))  # not as a URL, in which some characters of a path mean something
+    with checked("DATABASE_URL", f"must be sqlite:///<file> or postgres://<user>@<host>/<database>. {_ENCODED}"):
+        parsed = _database_at("DATABASE_URL")
+        if parsed["ENGINE"] == _POSTGRESQL:
+            return parsed
+    return _sqlite("DATABASE_URL", str(parsed["NAME"]))
+
+
+def owner_database() -> dict[str, Any] | None:
+    """Django's settings for MIGRATE_DATABASE_URL: the same database, as the owner of its tables. None if unset."""
+    if not text("MIGRATE_DATABASE_URL", ""):
+        return None
+    rule = f"must be postgres://<owner>@<host>/<database>, with the database of DATABASE_URL. {_ENCODED}"
+    with checked("MIGRATE_DATABASE_URL", rule):
+        parsed = _database_at("MIGRATE_DATABASE_URL")
+        if parsed["ENGINE"] != _POSTGRESQL:
             raise ValueError
-    _file("DATABASE_URL", str(parsed["NAME"]))
+    return parsed
+
+
+_POSTGRESQL, _SQLITE = "django.db.backends.postgresql", "django.db.backends.sqlite3"
+
+
+def _database_at(name: str) -> dict[str, Any]:
+    """Raises ValueError if it is neither PostgreSQL nor SQLite.
+
+    Without server-side cursors, because they outlive a transaction. A pooler that gives each transaction another
+    connection would mix up those of several processes.
+    """
+    url = text(name, "")
+    parsed: dict[str, Any] = variables.dj_db_url(name, conn_max_age=None)
+    if parsed["ENGINE"] == _POSTGRESQL and parsed["NAME"]:
+        return parsed | {"CONN_HEALTH_CHECKS": True, "DISABLE_SERVER_SIDE_CURSORS": True}
+    if parsed["ENGINE"] != _SQLITE or "#" in url or "?" in url:
+        raise ValueError
+    return parsed
+
+
+def _sqlite(name: str, path: str) -> dict[str, Any]:
+    """Durable, one writer at a time.
+
+    Without IMMEDIATE, two writers fail with "database is locked"; without `synchronous=FULL` a power cut could lose a
+    committed audit row.
+    """
     pragmas = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
-    return parsed | {"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 30, "init_command": pragmas}}
+    options = {"transaction_mode": "IMMEDIATE", "timeout": 30, "init_command": pragmas}
+    return {"ENGINE": _SQLITE, "NAME": _file(name, path), "CONN_MAX_AGE": None, "OPTIONS": options}
 
 
 def queue(default: Path) -> dict[str, Any]:
     """Huey's settings for QUEUE_URL: an SQLite file, Redis or PostgreSQL."""
-    url = text("QUEUE_URL", f"sqlite:///{default}")
-    with checked("QUEUE_URL", "must be sqlite:///<file>, redis://<host> or postgres://<user>@<host>/<database>."):
+    url = text("QUEUE_URL", "")
+    if not url:
+        return _sqlite_queue(str(default))
+    rule = f"must be sqlite:///<file>, redis://<host> or postgres://<user>@<host>/<database>. {_ENCODED}"
+    with checked("QUEUE_URL", rule):
         split = urlsplit(url)
         scheme, _ = split.scheme, split.port  # reading the port checks it
-        if scheme == "sqlite":
-            filename = _file("QUEUE_URL", unquote(split.path[1:]))
-            return {"huey_class": "huey.SqliteHuey", "filename": filename, "fsync": True}
+        if scheme == "sqlite" and "#" not in url and "?" not in url:
+            return _sqlite_queue(unquote(split.path[1:]))
         if scheme in {"redis", "rediss"}:
-            return {"huey_class": "huey.RedisHuey", "connection": {"url": url}}
+            return {"huey_class": "huey.RedisHuey", "connection": {"url": _with_timeouts(url)}}
         if scheme in {"postgres", "postgresql"}:
-            return {"huey_class": "huey.PostgresHuey", "dsn": url}
+            # A prepared statement belongs to one connection of the database, which a pooler exchanges.
+            return {"huey_class": "huey.PostgresHuey", "dsn": url, "connection": {"prepare_threshold": None}}
         raise ValueError
+
+
+def _sqlite_queue(path: str) -> dict[str, Any]:
+    return {"huey_class": "huey.SqliteHuey", "filename": _file("QUEUE_URL", path), "fsync": True}
+
+
+def _with_timeouts(url: str) -> str:
+    """Without time limits, a Redis that no longer answers would hold web threads and workers. Those given stay."""
+    given = dict(parse_qsl(urlsplit(url).query))
+    limits = {"socket_connect_timeout": "3", "socket_timeout": "10"}  # seconds
+    missing = urlencode({name: seconds for name, seconds in limits.items() if name not in given})
+    return f"{url}{'&' if '?' in url else '?'}{missing}" if missing else url
 
 
 def _file(name: str, path: str) -> str:
@@ -252,7 +314,7 @@ def site() -> Site:
     cookies and keys would travel unencrypted.
     """
     with checked("SITE_URL", "must look like https://taskruns.example.com, without a path."):
-        url = check_extra(text("SITE_URL", "http://localhost:8000"))
+        url = check_extra(text("SITE_URL", f"http://localhost:{DEFAULT_PORT}"))
     split = urlsplit(url)
     host = split.hostname or ""
     name = f"[{host}]" if ":" in host else host
@@ -260,6 +322,55 @@ def site() -> Site:
     if not secure and not loopback:
         refuse("SITE_URL", "must be https. Plain http is accepted for localhost only.")
     return Site(url=url, secure=secure, host=name, port=split.port or (443 if secure else 80), loopback=loopback)
+
+
+@dataclass(frozen=True)
+class Cookies:
+    """Their names."""
+
+    session: str
+    csrf: str
+    device: str
+    messages: str
+
+
+def cookies(public: Site) -> Cookies:
+    """A browser sends a host's cookies to all its ports, so panels on one host need different names.
+
+    On loopback, that is the port. Programs that sign in read the CSRF cookie by its usual name, so it gets a prefix
+    only from COOKIE_PREFIX: two panels that share it lose a form, not a session.
+    """
+    given = text("COOKIE_PREFIX", "")
+    with checked("COOKIE_PREFIX", "must be at most 40 letters, digits, hyphens and underscores."):
+        if given and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", given):
+            raise ValueError
+    port = str(public.port) if public.loopback and public.port != DEFAULT_PORT else ""
+    host = "__Host-" if public.secure else ""
+    prefix, own = (f"{host}{it}-" if it else host for it in (given or port, given))
+    return Cookies(f"{prefix}sessionid", f"{own}csrftoken", f"{prefix}device", f"{prefix}messages")
+
+
+def log_level() -> str:
+    with checked("LOG_LEVEL", "must be DEBUG, INFO, WARNING or ERROR."):
+        level = text("LOG_LEVEL", "INFO").upper()
+        if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError
+    return level
+
+
+def metrics_token() -> str:
+    """The bearer token for /metrics; empty: there is no such page."""
+    token = text("METRICS_TOKEN", "")
+    with checked("METRICS_TOKEN", "is too weak: it must have at least 20 random characters, without blanks."):
+        if token and (not re.fullmatch(r"[!-~]{20,200}", token) or len(set(token)) < 5):
+            raise ValueError
+    return token
+
+
+def static_root(default: Path) -> Path:
+    """Where `collectstatic` puts the static files. Not checked: it may be read-only for the panel."""
+    given = text("STATIC_ROOT", "")
+    return Path(given).absolute() if given else default
 
 
 def debug(public: Site) -> bool:

@@ -6,6 +6,8 @@ import re
 import structlog
 from structlog.typing import EventDict, Processor
 
+from taskruns.services.rare_lines import Rarely
+
 # Secrets in URLs, which are redacted: invitation links, password reset links, and what a sign-in provider returns. A
 # slash may be encoded, as in the `next` parameter of a sign-in URL.
 _TOKEN = re.compile(
@@ -24,7 +26,8 @@ OF_MESSAGE = 1_000
 _OF_LINES = frozenset({"exception", "stack"})
 
 
-def configure() -> None:
+def configure(level: str = "INFO") -> None:
+    """`level` is for the panel's own lines. Those that are evidence come at any level."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -39,16 +42,26 @@ def configure() -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"json": _formatter()},
-            "filters": {"unexpected_errors": {"()": UnexpectedErrors}},
+            "filters": {
+                "unexpected_errors": {"()": UnexpectedErrors},
+                "queue_errors": {"()": QueueErrors},
+                "job_errors": {"()": JobErrors},
+            },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             "root": {"handlers": ["stderr"], "level": "WARNING"},
             "loggers": {
-                "taskruns": {"level": "INFO"},
-                "django_structlog": {"level": "INFO"},
+                "taskruns": {"level": level},
+                "taskruns.audit": {"level": "INFO"},
+                "django_structlog": {"level": level},
+                # It logs each retry. The panel logs the result of a call itself, without its URL.
+                "urllib3": {"level": "CRITICAL"},
                 # Refused requests (4xx) are already logged by django_structlog; errors are logged with a traceback.
                 "django.request": {"level": "ERROR", "filters": ["unexpected_errors"]},
                 # Without this handler, Huey's consumer would add its own.
-                "huey": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+                "huey": {"handlers": ["stderr"], "level": "WARNING", "propagate": False, "filters": ["job_errors"]},
+                # A filter does not see the lines of child loggers.
+                "huey.consumer.Scheduler": {"filters": ["queue_errors"]},
+                "huey.consumer.Worker": {"filters": ["queue_errors"]},
             },
         }
     )
@@ -59,6 +72,32 @@ class UnexpectedErrors(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return getattr(record, "status_code", 500) not in {502, 503}
+
+
+class QueueErrors(logging.Filter):
+    """One short line a minute while the queue is down, instead of 20 tracebacks a second. Errors of jobs pass."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        self._complaints = Rarely()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith(("Error reading", "Error enqueueing")):
+            return True
+        if not self._complaints.is_due():
+            return False
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg = "The queue cannot be used: %s: %s (%d errors since the last line)"
+        record.args = (type(error).__name__, error, self._complaints.left_out)
+        record.exc_info = None
+        return True
+
+
+class JobErrors(logging.Filter):
+    """Drops Huey's line about a job that failed, which has only its ID: `taskruns.jobs` logs one with its name."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Unhandled exception in task")
 
 
 def _formatter() -> dict[str, object]:
@@ -76,12 +115,20 @@ def _formatter() -> dict[str, object]:
 
 def _common() -> list[Processor]:
     return [
+        drop_starts,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+
+
+def drop_starts(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """One line a request, when it is finished."""
+    if event.get("event") in {"request_started", "streaming_started"}:
+        raise structlog.DropEvent
+    return event
 
 
 def redact_tokens(_logger: object, _name: str, event: EventDict) -> EventDict:

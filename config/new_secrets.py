@@ -4,9 +4,24 @@ Runs before Django starts, because the settings fail without secrets.
 """
 
 import base64
+import os
 import secrets
 
 from cryptography.fernet import Fernet
+
+
+def fill_in() -> None:
+    """For `collectstatic`, which needs none: an image is built without the secrets of a deployment.
+
+    What a file or the environment names stays.
+    """
+    from config import environment
+
+    environment.load_env_file()
+    for line in lines().splitlines():
+        name, _, value = line.partition("=")
+        if not os.environ.get(name) and not os.environ.get(f"{name}_FILE"):
+            os.environ[name] = value
 
 
 def lines() -> str:

@@ -1,10 +1,12 @@
 """The only settings module. What differs between deployments comes from the environment (`config/environment.py`)."""
 
+import logging
+
 from django.utils.crypto import salted_hmac
 from huey.serializer import SignedSerializer
 
 from config import environment as env
-from config import logs, mail, sso
+from config import logs, mail, network, sso
 
 env.load_env_file()
 
@@ -23,8 +25,10 @@ AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the data
 
 # --- Arize
 ARIZE_ENDPOINTS = env.arize_endpoints()
+NETWORK = network.of_environment(ARIZE_ENDPOINTS)  # proxy and certificates, for single sign-on too
 ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
 CANCELS_PER_SECOND = env.integer("CANCELS_PER_SECOND", 20, at_least=1, at_most=1_000)  # per key, in batches
+WORKER_THREADS = env.integer("WORKER_THREADS", 16, at_least=2, at_most=200)  # keys read at once by one worker
 RUN_RETENTION_DAYS = env.integer("RUN_RETENTION_DAYS", 400, at_least=1, at_most=36_500)
 
 # --- Apps, middleware and templates
@@ -56,6 +60,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "taskruns.middleware.Health",  # before any middleware that checks the host name or reads the session
+    "taskruns.middleware.Metrics",
     "taskruns.middleware.BodyLimit",  # before any middleware that reads the body
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
@@ -64,7 +69,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "taskruns.middleware.RequestLog",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
@@ -92,6 +97,7 @@ TEMPLATES = [
 
 # --- Data
 DATABASES = {"default": env.database(DATA_DIR / "taskruns.sqlite3")}
+MIGRATE_DATABASE = env.owner_database()  # for `manage.py migrate` only
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # The sign-in throttle counts in this cache, in the database, so that all processes share the counts.
 CACHES = {"default": {"BACKEND": "taskruns.cache.JsonDatabaseCache"}}
@@ -105,7 +111,8 @@ HUEY = env.queue(DATA_DIR / "queue.sqlite3") | {
     "results": False,
     "utc": True,
     "consumer": {
-        "workers": 4,
+        "workers": 3,  # for mails, verifications and wake-ups; the clock has threads of its own
+        "periodic": False,
         "worker_type": "thread",
         "max_delay": 0.2,
         "graceful_signal": "TERM",
@@ -179,7 +186,7 @@ CSRF_TRUSTED_ORIGINS = SITE.trusted_origins
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
 SECURE_SSL_HOST = SITE.netloc  # never the Host header of the client
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # health checks come over loopback, not through the proxy
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # they come over loopback, not through the proxy
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
 # Subdomains may belong to others, so the panel does not decide for them.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False
@@ -192,9 +199,9 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE.secure
 SESSION_ENGINE = "taskruns.models.session_store"
-SESSION_COOKIE_NAME = "__Host-sessionid" if SITE.secure else "sessionid"
-CSRF_COOKIE_NAME = "__Host-csrftoken" if SITE.secure else "csrftoken"
-DEVICE_COOKIE_NAME = "__Host-device" if SITE.secure else "device"  # marks a browser as known
+COOKIES = env.cookies(SITE)
+SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = COOKIES.session, COOKIES.csrf
+DEVICE_COOKIE_NAME = COOKIES.device  # marks a browser as known
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_IDLE_HOURS = env.integer("SESSION_IDLE_HOURS", 12, at_least=1, at_most=24 * 365)
@@ -222,20 +229,29 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 
 # --- Static files and language
 STATIC_URL = "static/"
-STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT = env.static_root(DATA_DIR / "static")
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {
+        "BACKEND": "config.static_files.Storage",
+        # Outside DATA_DIR, another account may have to read them. They are no secret.
+        "OPTIONS": {} if STATIC_ROOT.is_relative_to(DATA_DIR) else {"directory_permissions_mode": 0o755},
+    },
 }
 LANGUAGE_CODE = "en"
 USE_I18N = False
 USE_TZ = True
 TIME_ZONE = "UTC"
 
+# --- For machines
+METRICS_TOKEN = env.metrics_token()
+
 # --- Logs and error reports
 DEFAULT_EXCEPTION_REPORTER_FILTER = "config.reports.NoValues"
 LOGGING_CONFIG = None
-# It would log an address that the client can forge. The audit log has the verified one.
+AUDIT_LOG_STREAM = env.boolean("AUDIT_LOG_STREAM", default=False)
+# It would log an address that the client can forge. `middleware.RequestLog` logs the verified one.
 DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
 DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # as checked by middleware.ClientAddress
-logs.configure()
+logs.configure(env.log_level())

@@ -21,6 +21,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 QUICK = 1.0  # seconds that a request may keep its thread waiting without a place
 LONGEST_REQUEST = 20.0  # seconds in which a request must arrive, including its body
+FIRST_BYTE = 5.0  # seconds in which a new connection must send something, however long KEEPALIVE is
 LINGERS = 2.0  # seconds that the client has to close the connection after the response
 LONGEST_PIECE = 30.0  # seconds in which the client must read one piece of the response
 T = TypeVar("T")
@@ -95,6 +96,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._places = BoundedSemaphore(max(self.cfg.threads // 2, 1))
         self._lingering: deque[TConn] = deque()  # the first one times out first
 
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        """Serve who has connected, and refuse everyone else from now on.
+
+        Gunicorn would keep the socket until the last request has ended, without accepting. Whoever connects then is cut
+        off, and a proxy that has sent a click may not send it again to another host.
+        """
+        for listener in self.sockets:
+            before = -1
+            while self.nr_conns != before:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
+        self.sockets.clear()
+
     def enqueue_req(self, conn: TConn) -> None:
         """A new connection waits for its first byte in the poller, not in a thread."""
         if conn.initialized or conn.data_ready:
@@ -102,7 +122,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         conn.sock = TimedSocket(fileno=conn.sock.detach())
         conn.sock.setblocking(False)
-        conn.set_timeout()
+        conn.timeout = time.monotonic() + FIRST_BYTE
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 

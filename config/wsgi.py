@@ -15,10 +15,10 @@ private_files.only_for_us()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 application = get_wsgi_application()
 
-from taskruns.services import key_ring  # noqa: E402 - models need the settings
+from taskruns.services import readiness  # noqa: E402 - models need the settings
 
 try:
-    key_ring.refuse_start()
+    readiness.refuse_start()
 except ImproperlyConfigured as error:
     sys.stderr.write(f"Cannot start: {error}\n")
     sys.exit(3)  # with this exit code, gunicorn stops instead of starting another worker

@@ -1,10 +1,12 @@
 """Middleware that every request passes through, in addition to Django's own, and the storage of its messages."""
 
 import ipaddress
+import logging
 import re
+import time
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from contextvars import ContextVar
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -15,21 +17,24 @@ from django.contrib.auth.models import AnonymousUser
 from django.contrib.messages.storage.cookie import CookieStorage
 from django.contrib.messages.storage.fallback import FallbackStorage
 from django.contrib.messages.storage.session import SessionStorage
-from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
 from django.utils.cache import patch_cache_control
+from django.utils.crypto import constant_time_compare
+from django_structlog.middlewares import RequestMiddleware
 
+from taskruns import __version__
 from taskruns.access import recent_auth
 from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.access.redirects import is_read
-from taskruns.audit import EventType, anchors, signing_keys
-from taskruns.models import Heartbeat, User
+from taskruns.audit import EventType
+from taskruns.models import User
 from taskruns.models.sessions import digest_of
-from taskruns.services import key_ring
+from taskruns.pages import metrics
+from taskruns.services import readiness
 from taskruns.services.people import sessions
-from taskruns.services.remote_acts import OutcomeNotWritten
+from taskruns.services.remote_acts import ArizeIsSlow, OutcomeNotWritten
 from taskruns.views import errors
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -38,7 +43,9 @@ log = structlog.get_logger(__name__)
 # The random key of a session, or an anonymous visitor's encrypted data (models/session_store.py).
 _SESSION_COOKIE = re.compile(r"[A-Za-z0-9]{1,64}|a\.[A-Za-z0-9_-]{1,4096}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-WORKER_SEEN_WITHIN = timedelta(minutes=3)
+_BEGAN: ContextVar[float] = ContextVar("began", default=0.0)
+_IS_QUIET: ContextVar[bool] = ContextVar("is_quiet", default=False)
+LOCAL = "127.0.0.1"  # the address of a client on a Unix socket, which has none
 OUTCOME_NOT_WRITTEN = {
     EventType.RUN_CANCEL: (
         "The cancel was sent to Arize, but its answer could not be recorded. The panel will check the run again. "
@@ -76,35 +83,46 @@ class BodyLimit:
 
 
 class Health:
-    """`/healthz`: this process answers. `/readyz`: database, migrations, worker and anchor file are ready. Any host."""
+    """`/healthz`: this process answers, and which version it is. `/readyz`: it can do its work, too.
+
+    Both answer for any host. `/readyz?strict=1` wants worker and queue seen in the last 30 s instead of 3 minutes.
+    It is for alerts: a worker that restarts must not take the web process, and with it Cancel, out of a load balancer.
+    """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info == "/healthz":
-            return HttpResponse("ok\n", content_type="text/plain")
+            return HttpResponse("ok\n", content_type="text/plain", headers={"Taskruns-Version": __version__})
         if request.path_info == "/readyz":
-            ready = is_ready()
+            ready = readiness.is_ready(strict=request.GET.get("strict") == "1")
             return HttpResponse("ok\n" if ready else "not ready\n", "text/plain", 200 if ready else 503)
         return self.get_response(request)
 
 
-def is_ready() -> bool:
-    try:
-        executor = MigrationExecutor(connection)
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            return False
-        if anchors.unwritten_since() is not None:
-            log.warning("not_ready", why="anchors are not written to AUDIT_ANCHOR_FILE")
-            return False
-        if problem := key_ring.problem() or signing_keys.signing_key_problem():
-            log.error("not_ready", problem=problem)
-            return False
-        return Heartbeat.objects.filter(seen_at__gte=timezone.now() - WORKER_SEEN_WITHIN).exists()
-    except DatabaseError:
-        log.warning("not_ready", exc_info=True)
-        return False
+class Metrics:
+    """`/metrics` for Prometheus, with METRICS_TOKEN. Like the health checks it answers for any host and sets no cookie.
+
+    Without METRICS_TOKEN there is no such page.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path_info != "/metrics" or not settings.METRICS_TOKEN:
+            return self.get_response(request)
+        if request.method not in {"GET", "HEAD"}:
+            return HttpResponse(status=405, headers={"Allow": "GET, HEAD"})
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not constant_time_compare(token.strip(), settings.METRICS_TOKEN):
+            return HttpResponse("unauthorized\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
+        try:
+            return HttpResponse(metrics.text(), content_type=metrics.CONTENT_TYPE)
+        except DatabaseError:
+            log.warning("metrics_not_read", exc_info=True)
+            return HttpResponse("the database cannot be used\n", "text/plain", 503)
 
 
 class ClientAddress:
@@ -132,14 +150,54 @@ def request_id(request: HttpRequest) -> str:
 
 
 def client_ip(request: HttpRequest) -> str:
-    """Empty if the address is not a valid one."""
+    """Never empty. If a proxy forwards something that is no address, the address of the proxy itself counts."""
     forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if settings.TRUSTED_PROXIES else []
     chain = [part.strip() for part in forwarded if part.strip()] + [request.META.get("REMOTE_ADDR", "")]
-    nth = min(settings.TRUSTED_PROXIES + 1, len(chain))
+    nearest = chain[-(settings.TRUSTED_PROXIES + 1) :]
+    return next(filter(None, map(_address, nearest)), LOCAL)
+
+
+def _address(text: str) -> str:
+    """An address in one spelling, without a port, which some proxies add. Empty if it is none."""
+    name = text.partition("]")[0].removeprefix("[")
+    if name.count(":") == 1:
+        name = name.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(chain[-nth]))
+        ip = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
         return ""
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
+
+
+class RequestLog(RequestMiddleware):
+    """One log line a request, with its duration and the address of the client.
+
+    Open pages poll every few seconds: polls, here every htmx GET, that succeed are logged at DEBUG only.
+    """
+
+    def prepare(self, request: HttpRequest) -> None:
+        _BEGAN.set(time.perf_counter())
+        super().prepare(request)
+
+    def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
+        is_poll = request.method == "GET" and request.headers.get("HX-Request") == "true"
+        _IS_QUIET.set(is_poll and response.status_code in {200, 304})
+        self._bind(request)
+        super().handle_response(request, response)
+
+    def process_got_request_exception(self, sender: Any, request: HttpRequest, **kwargs: Any) -> None:
+        self._bind(request)
+        super().process_got_request_exception(sender, request, **kwargs)
+
+    def _bind(self, request: HttpRequest) -> None:
+        structlog.contextvars.bind_contextvars(
+            address=getattr(request, "client_ip", ""),
+            user_agent=request.headers.get("User-Agent"),
+            duration_ms=round((time.perf_counter() - _BEGAN.get()) * 1000),
+        )
+
+    def _log_level_for_status_code(self, status_code: int) -> int:
+        return logging.DEBUG if _IS_QUIET.get() else super()._log_level_for_status_code(status_code)
 
 
 class StrictTransport:
@@ -176,7 +234,7 @@ class HostCookie(CookieStorage):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cookie_name = "__Host-messages" if settings.SITE.secure else "messages"
+        self.cookie_name = settings.COOKIES.messages
 
 
 class Messages(FallbackStorage):
@@ -269,7 +327,7 @@ def _zone(name: str) -> ZoneInfo:
 class FailClosed:
     """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation.
 
-    Too many acts of one person become a 429.
+    Too many acts of one person become a 429, and too many requests that wait for Arize a 503.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -285,6 +343,8 @@ class FailClosed:
         if isinstance(exception, TooManyActs):
             log.warning("too_many_acts", path=request.path)
             return errors.too_many_acts(request, exception)
+        if isinstance(exception, ArizeIsSlow):
+            return errors.arize_is_slow(request, exception)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
             return errors.unavailable(request)

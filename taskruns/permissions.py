@@ -11,6 +11,7 @@ class Action(StrEnum):
     RUNS_CANCEL = "runs.cancel"
     RUNS_CANCEL_MANY = "runs.cancel_many"
     RUNS_TRIGGER = "runs.trigger"
+    RUNS_NOTE = "runs.note"
     STOP_PULL = "stop.pull"
     STOP_LIFT = "stop.lift"
     VIEWS_SHARE = "views.share"
@@ -28,7 +29,9 @@ class Action(StrEnum):
 
 A = Action
 _LOOK_INSIDE = frozenset({A.RUNS_VIEW, A.CREDENTIALS_VIEW, A.AUDIT_VIEW, A.AUDIT_EXPORT})
-_OPERATE = frozenset({A.RUNS_VIEW, A.RUNS_CANCEL, A.RUNS_CANCEL_MANY, A.RUNS_TRIGGER, A.STOP_PULL, A.VIEWS_SHARE})
+_OPERATE = frozenset(
+    {A.RUNS_VIEW, A.RUNS_CANCEL, A.RUNS_CANCEL_MANY, A.RUNS_TRIGGER, A.RUNS_NOTE, A.STOP_PULL, A.VIEWS_SHARE}
+)
 
 TEAM_ROLES: dict[TeamRole, frozenset[Action]] = {
     TeamRole.VIEWER: frozenset({A.RUNS_VIEW}),
@@ -40,6 +43,13 @@ SITE_ROLES: dict[SiteRole, frozenset[Action]] = {
     SiteRole.AUDITOR: _LOOK_INSIDE | {A.PEOPLE_VIEW, A.SITE_LOG},
     SiteRole.ADMIN: _LOOK_INSIDE | {A.MEMBERS_MANAGE, A.TEAMS_MANAGE, A.PEOPLE_VIEW, A.PEOPLE_MANAGE, A.SITE_LOG},
 }
+
+
+def roles_with(action: Action) -> tuple[TeamRole | SiteRole, ...]:
+    """The roles that may do it, the least powerful first."""
+    of_team = [role for role, rights in TEAM_ROLES.items() if action in rights]
+    of_site = [role for role, rights in SITE_ROLES.items() if action in rights]
+    return (*of_team, *of_site)
 
 
 @dataclass(frozen=True, slots=True)

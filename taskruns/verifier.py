@@ -12,6 +12,9 @@ canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASC
 - anchor: a statement of one row. Ed25519 over "taskruns-anchor-v1\n" + canonical(anchor without signature).
 - trailer: digest = hex(SHA-256(all bytes before its line)). Ed25519 over "taskruns-export-v2\n" + canonical(trailer
   without signature). It proves every byte of the file, also in a filtered export, whose rows are not linked.
+- restore: rows may be missing before a row system.restored / done only, and only if its prev_hash is the hash of the
+  row before the gap, its details name the first and the last missing row, and their signature holds: Ed25519 over
+  "taskruns-restore-v1\n" + canonical(details without signature, with chain, seq and prev_hash of the row).
 Format 1 has no trailer: nothing in it proves that its end was not cut off, so it is never clean.
 """
 
@@ -55,7 +58,7 @@ def canonical(value: Json) -> bytes:
 
 
 def canonical_bytes(kind: str, value: Json, without: str) -> bytes:
-    """What is hashed or signed. `kind`: audit, anchor or export."""
+    """What is hashed or signed. `kind`: audit, anchor, export, restore or backup."""
     version = 2 if kind == "export" else 1
     members = {name: value[name] for name in value if name != without}
     return f"taskruns-{kind}-v{version}\n".encode() + canonical(members)
@@ -82,6 +85,24 @@ def signature_holds(signed: Json, keys: Keys, kind: str = "anchor") -> bool:
         return False
 
 
+def restore_statement(event: Json) -> Json:
+    """What the signature in the details of a row system.restored covers, with that signature."""
+    return {**event["details"], **{name: event[name] for name in ("chain", "seq", "prev_hash")}}
+
+
+def lost_rows(event: Json, keys: Keys) -> tuple[int, int] | None:
+    """The first and the last row that a restore lost before this row, if it is a validly signed row of a restore."""
+    try:
+        details, is_restore = event["details"], (event["event"], event["outcome"]) == ("system.restored", "done")
+        first, last = details["missing_from"], details["missing_to"]
+        if not is_restore or type(first) is not int or last != event["seq"] - 1:
+            return None
+        is_signed = not CHECKS_SIGNATURES or signature_holds(restore_statement(event), keys, "restore")
+        return (first, last) if is_signed else None
+    except UNREADABLE:
+        return None
+
+
 def keys_of(encoded: Iterable[str]) -> Keys:
     raw = [base64.b64decode(key, validate=True) for key in encoded]
     return {hashlib.sha256(k).hexdigest()[:16]: k for k in raw if not CHECKS_SIGNATURES or public_key(k) is not None}
@@ -94,7 +115,7 @@ def printable(text: str) -> str:
 
 class Fault(NamedTuple):
     chain: str
-    kind: str  # edited, missing, inserted, reordered, bad link, bad anchor signature, anchor not met
+    kind: str  # edited, missing, inserted, reordered, bad link, bad anchor signature, anchor not met, bad restore
     seq: int
     text: str
 
@@ -127,10 +148,13 @@ class ChainChecker:
         self.until: tuple[int, str] | None = None  # an export's last row and time: newer anchors do not count
         self._anchors, self._gaps, self._unmet = iter(anchors), list[tuple[int, int]](), dict[int, set[str]]()
         self._next = next(self._anchors, None)
+        self.notes = list[str]()  # gaps that a restore made and acknowledged
 
     def row(self, event: Json) -> Iterator[Fault]:
         self.rows, stored = self.rows + 1, event.get("hash")
         seq = event["seq"] if type(event.get("seq")) is int else self.expected
+        if self.whole and seq > self.expected:
+            yield from self._restored(event, seq)
         yield from self._anchors_to(seq)
         if self.whole and seq != self.expected:
             yield from self._misplaced(seq)
@@ -173,6 +197,23 @@ class ChainChecker:
             elif seq >= self._start:
                 self.anchors, self.signed = self.anchors + 1, seq
                 self._unmet.setdefault(seq, set()).add(anchor["hash"])
+
+    def _restored(self, event: Json, seq: int) -> Iterator[Fault]:
+        """The row after a gap. If a restore wrote it, for just this gap, the lost rows and their anchors are no faults.
+        Nor do they count as rows without an anchor.
+        """
+        first, last, signed = self.expected, seq - 1, self.signed
+        yield from self._anchors_to(last)
+        if event.get("event") != "system.restored":
+            return
+        if lost_rows(event, self._keys) != (first, last) or self.last not in (None, event["prev_hash"]):
+            yield self._fault("bad restore", seq, "no valid signature acknowledges the gap before this row")
+            return
+        rows = f"row {first}" if first == last else f"rows {first}-{last}"
+        day = str(event["details"].get("restored_at"))[:10]
+        self.notes.append(f"{self.chain}: gap acknowledged: {rows} lost by the restore of {day}")
+        self._unmet = {number: hashes for number, hashes in self._unmet.items() if not first <= number <= last}
+        self.expected, self.signed = seq, signed + last - first + 1
 
     def _misplaced(self, seq: int) -> Iterator[Fault]:
         """The number is not the expected one: the row begins a gap, fills one, or repeats a number."""
@@ -415,6 +456,7 @@ def check(paths: list[Path], outside: Path | None, pinned: Keys) -> int:
         print(f"starts with row {exports[0].first}: the rows before it are not in these files")
     alone = "" if checker.whole else ", each on its own: filtered export"
     print(f"{checker.rows} rows of {checker.chain!a} checked{alone}")
+    print(*map(printable, checker.notes), sep="\n", end="\n" if checker.notes else "")
     print(f"{checker.anchors} anchors, signatures {'' if CHECKS_SIGNATURES else 'not '}checked")
     print(f"newer than this export, not compared: {checker.newer} anchors")
     print("keys pinned" if pinned else f"key {vouched}: trusted, it signed --anchors" if vouched else "no key pinned")

@@ -6,19 +6,14 @@ The process logs it, reports it at /readyz and refuses to start, but does not ma
 
 from typing import Any
 
-import structlog
 from allauth.mfa.models import Authenticator
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, connection, models
+from django.db import connection, models
 from django.views.decorators.debug import sensitive_variables
 
-from taskruns.audit.signing_keys import signing_key_problem
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
 from taskruns.models import Credential, RingKeyCheck
 from taskruns.services.user_errors import UserError
-
-log = structlog.get_logger(__name__)
 
 _TEXT = "taskruns ring key"
 # The members of a second factor's data that hold its secret, as "<ring number>:<token>".
@@ -70,20 +65,6 @@ def create_missing_checks(**_kwargs: Any) -> None:
     for number in settings.ENCRYPTION_KEYS.keys() - known:
         if _decrypts_one(number):
             RingKeyCheck.objects.get_or_create(number=number, defaults={"token": _token(number)})
-
-
-def refuse_start() -> None:
-    """Stop a process with the wrong ring keys or signing key. Raises ImproperlyConfigured.
-
-    An unreachable database does not stop the start: /readyz reports it.
-    """
-    try:
-        found = problem() or signing_key_problem()
-    except DatabaseError:
-        log.warning("key_ring_not_checked", exc_info=True)
-        return
-    if found:
-        raise ImproperlyConfigured(found)
 
 
 def _credentials(number: int) -> "models.QuerySet[Credential]":

@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from taskruns.models import Lease, User
+from taskruns.models.stamps import over
 from taskruns.services.user_errors import UserError
 
 EXPORT = "export"
@@ -50,8 +51,7 @@ def acquire(kind: str, person: User) -> HeldLease:
     _create_places(kind)
     now = timezone.now()
     held = HeldLease(uuid.uuid4(), now + LIFETIME)
-    # One that ends later than any can was acquired before the clock was set back, or written by hand.
-    is_over = Q(until__lte=now) | Q(until__gt=now + LIFETIME + EXTENDED_EVERY)
+    is_over = over("until", now, LIFETIME)
     is_free = Q(person=None) | is_over
     places = Lease.objects.filter(kind=kind, place__lte=PLACES[kind])
     Lease.objects.filter(is_over, kind=kind, person__isnull=False).update(person=None, token=None)

@@ -7,17 +7,36 @@ would leave the team without a manager.
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
-from django.db.models.functions import Coalesce
+from django.db.models import (
+    CharField,
+    Count,
+    DateTimeField,
+    Exists,
+    Expression,
+    Max,
+    Min,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    UUIDField,
+    Value,
+)
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import EmergencyStop, Membership, Run, SiteRole, Team, TeamRole, User
+from taskruns.models import EmergencyStop, Heartbeat, Membership, Run, SiteRole, Team, TeamRole, User, jobs
+from taskruns.models.credentials import RETRIED_WITHIN
+from taskruns.models.prepared import Prepared, Slot
 from taskruns.models.runs import ACTIVE
+from taskruns.models.teams import confirmed_since
 
+from .lock_wait import try_write
 from .teams import lock_team, open_invitations
 from .user_errors import UserError
 
@@ -84,27 +103,74 @@ def remove(team: Team, person: User, *, by: Actor) -> None:
 
 
 def remember(person: User, team: Team) -> None:
-    """Store the team whose board the person viewed last: `/` redirects there."""
+    """Store the team whose board the person viewed last: `/` redirects there. Left out if the database is locked."""
     if person.last_team_id != team.pk:
-        User.objects.filter(pk=person.pk).exclude(last_team=team).update(last_team=team)
+        row = User.objects.filter(pk=person.pk).exclude(last_team=team)
+        try_write(lambda: row.update(last_team=team), what="last team")
 
 
-def seen_by(person: User) -> "QuerySet[Team]":
-    """All teams, annotated for this person, in one query, because each poll of each open board needs it.
+def seen_by(person: User, slug: str) -> Team | None:
+    """The team, annotated for this person, in one query, because each request of a team needs it.
 
     `role`: the person's role in the team, or "". `reader_manages`: they manage some team. `has_other_teams`: they are a
     member of another team. `as_of`: the oldest last reading of the team's working keys, or if none works, the latest of
-    any key. `is_stopped`: an emergency stop is active.
+    any key. `waiting_keys`: how many working keys wait after a failure. `is_stopped`: an emergency stop is active. Also
+    those of `Heartbeat.annotations`.
     """
-    mine = Membership.objects.in_force().filter(team=OuterRef("pk"), user=person)
+    rows = _team(has_clock=jobs.has_clock()).rows(slug=slug, **_reader(person))
+    return rows[0] if rows else None
+
+
+def own_seen_by(person: User) -> list[Team]:
+    """The person's teams by name, annotated as by `seen_by`."""
+    return _own_teams(has_clock=jobs.has_clock()).rows(**_reader(person))
+
+
+_SLOTS = {
+    "person": Slot("person", UUIDField()),
+    "now": Slot("now", DateTimeField()),
+    "since": Slot("since", DateTimeField()),
+    "retried_since": Slot("retried_since", DateTimeField()),
+}
+
+
+@cache
+def _team(*, has_clock: bool) -> Prepared[Team]:
+    return Prepared(_annotated(has_clock=has_clock).filter(slug=Slot("slug", CharField())))
+
+
+@cache
+def _own_teams(*, has_clock: bool) -> Prepared[Team]:
+    # A role from a group may be over although its row is still there.
+    mine = _annotated(has_clock=has_clock).filter(archived_at=None).exclude(Q(("role", "")))
+    return Prepared(mine.order_by("name"))
+
+
+def _annotated(*, has_clock: bool) -> "QuerySet[Team]":
+    return annotated(**_SLOTS, database_now=Now() if has_clock else _SLOTS["now"])
+
+
+def _reader(person: User) -> dict[str, Any]:
+    """The value of each slot."""
+    now = timezone.now()
+    return {"person": person.pk, "now": now, "since": confirmed_since(), "retried_since": now - RETRIED_WITHIN}
+
+
+def annotated(
+    *, person: Value, now: Value, since: Value, retried_since: Value, database_now: Expression
+) -> "QuerySet[Team]":
+    """All teams with the annotations of `seen_by`. No value of this moment may be read here."""
+    in_force = Membership.objects.in_force(since).filter(user=person)
     working = Q(credentials__revoked_at=None, credentials__failing_since=None)
+    waiting = working & Q(credentials__backoff_until__gt=retried_since)
     read_with: dict[str, Any] = {
-        "role": Coalesce(Subquery(mine.values("role")[:1]), Value("")),
-        "reader_manages": Exists(Membership.objects.managing(person)),
-        "has_other_teams": Exists(Membership.objects.in_force().filter(user=person).exclude(team=OuterRef("pk"))),
+        "role": Coalesce(Subquery(in_force.filter(team=OuterRef("pk")).values("role")[:1]), Value("")),
+        "reader_manages": Exists(Membership.objects.managing(person, since)),
+        "has_other_teams": Exists(in_force.exclude(team=OuterRef("pk"))),
         "as_of": Coalesce(Min("credentials__last_good_at", filter=working), Max("credentials__last_good_at")),
-        "is_stopped": Exists(EmergencyStop.objects.holding().filter(team=OuterRef("pk"))),
-    }
+        "waiting_keys": Count("credentials", filter=waiting),
+        "is_stopped": Exists(EmergencyStop.objects.holding(now).filter(team=OuterRef("pk"))),
+    } | Heartbeat.annotations(database_now)
     return Team.objects.annotate(**read_with)
 
 

@@ -1,11 +1,13 @@
-"""Updates the statistics of SQLite's query planner, which SQLite does not do by itself. PostgreSQL does.
+"""Long tables and the statistics of the query planner: the pages must be fast without them.
 
-The pages do not need them, but other queries on a large mirror get better plans.
+A new or just restored database has none. PostgreSQL collects them later by itself; for SQLite the worker does it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 
 # Rows read from each index, so that the write lock is held for milliseconds however large the tables are.
 ROWS_READ = 1_000
@@ -20,3 +22,20 @@ def refresh_statistics(*, using: str = DEFAULT_DB_ALIAS, **_kwargs: Any) -> None
         with connection.cursor() as cursor:
             cursor.execute(f"PRAGMA analysis_limit={ROWS_READ}")
             cursor.execute(f"PRAGMA optimize={_OPTIMIZE:#x}")
+
+
+@contextmanager
+def newest_by_index() -> Iterator[None]:
+    """For reading the newest rows of a long table: PostgreSQL follows an index instead of sorting all matching rows.
+
+    Without statistics it expects 0.5 % of the rows to match, so it prefers to read all of them and sort: 0.7 s instead
+    of 1 ms with 1,000,000 rows. Or it reads all teams' rows with parallel workers. The settings end with the
+    transaction, so they also work through a pooler.
+    """
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_bitmapscan = off; SET LOCAL max_parallel_workers_per_gather = 0")
+        yield

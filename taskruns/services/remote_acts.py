@@ -5,11 +5,13 @@
 3. The outcome and its audit row are one transaction. After a crash, the sweep writes the outcome.
 """
 
-from collections.abc import Iterator
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum, auto
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from django.db import DatabaseError, IntegrityError, models, transaction
 from django.utils import timezone
@@ -17,13 +19,62 @@ from django.utils import timezone
 from taskruns.arize.client import Timeouts
 from taskruns.arize.errors import ArizeError, NoAnswer, NotSent, ServerError, Unreadable
 from taskruns.audit import Actor, EventType
+from taskruns.models import Cancellation, Trigger
+from taskruns.models.stamps import long_ago
+
+from .user_errors import UserError
 
 M = TypeVar("M", bound=models.Model)
+R = TypeVar("R", Cancellation, Trigger)
 # For one read after a lost answer: short, because a person is waiting.
 SHORT_TIMEOUTS = Timeouts(connect=2.0, read=4.0)
 CRASHED_AFTER = timedelta(seconds=60)
 SWEEPER = Actor.job("sweep")
+# Requests of one web process that wait for Arize at the same time: fewer than half of its threads, so that pages are
+# served while Arize is silent.
+MOST_WAITING = 3
+_places = threading.BoundedSemaphore(MOST_WAITING)
 NO_KEY = "No API key of this team can read this task, so nothing was sent. Add or replace an API key."
+
+
+class ArizeIsSlow(UserError):
+    """As many requests as may already wait for Arize. Nothing was sent."""
+
+    retry_after = 10  # seconds
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Arize answers slowly, and other requests are already waiting for it. Nothing was sent. "
+            "Try again in a few seconds."
+        )
+
+
+class Place:
+    """A place among the requests of this process that wait for Arize. Never waits for a free one."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_taken:
+            _places.release()
+
+    def take(self) -> bool:
+        """False if none is free."""
+        self.is_taken = self.is_taken or _places.acquire(blocking=False)
+        return self.is_taken
+
+
+@contextmanager
+def waiting_for_arize() -> Iterator[None]:
+    """Hold a place while calling Arize. Raises ArizeIsSlow."""
+    with Place() as place:
+        if not place.take():
+            raise ArizeIsSlow
+        yield
 
 
 class OutcomeNotWritten(Exception):
@@ -57,6 +108,24 @@ def insert_first(row: M, *, rivals: models.QuerySet[M]) -> M | None:
     return row
 
 
+def mark_posted(requests: Iterable[R]) -> set[uuid.UUID]:
+    """Note that these requests are sent now. Commits, and returns those that the caller alone may send.
+
+    The others are already closed, or another worker sends them. All are of one model.
+    """
+    rows, now = list(requests), timezone.now()
+    if not rows:
+        return set()
+    unsent = type(rows[0])._default_manager.filter(pk__in=[row.pk for row in rows], outcome="", posted_at=None)
+    with transaction.atomic(durable=True):
+        held = unsent.select_for_update(of=("self",), no_key=True).order_by("pk")
+        mine = set(held.values_list("pk", flat=True))
+        unsent.filter(pk__in=mine).update(posted_at=now)
+    for row in rows:
+        row.posted_at = now if row.pk in mine else row.posted_at
+    return mine
+
+
 def failure_of(error: ArizeError) -> Failure:
     if isinstance(error, NoAnswer | ServerError | Unreadable):
         return Failure.LOST
@@ -82,4 +151,6 @@ def writing_outcome(event: EventType) -> Iterator[None]:
 
 def crashed_before() -> models.Q:
     """Open rows so old that their process must have died before it wrote the outcome."""
-    return models.Q(outcome="", requested_at__lt=timezone.now() - CRASHED_AFTER)
+    # The request may still be in progress on a machine whose clock is a little ahead.
+    crashed = long_ago("requested_at", timezone.now(), CRASHED_AFTER, skew=CRASHED_AFTER)
+    return models.Q(crashed, outcome="")

@@ -53,7 +53,7 @@ def rename(team: Team, *, name: str, by: Actor) -> bool:
     return True
 
 
-def archive(team: Team, *, by: Actor) -> bool:
+def archive(team: Team, *, reason: str = "", by: Actor) -> bool:
     """Archive a team for good. Its keys are deleted, so the mirror stops; its audit log stays. False if unchanged."""
     with transaction.atomic():
         # Keys before the team, as everywhere, including the rounds of the mirror.
@@ -66,9 +66,10 @@ def archive(team: Team, *, by: Actor) -> bool:
         revoked = open_invitations(team).update(revoked_at=now)
         Team.bump(team.pk)
         for key in keys:
-            record(EventType.CREDENTIAL_REVOKE, "done", by=by, team=team, credential=key)
+            record(EventType.CREDENTIAL_REVOKE, "done", by=by, team=team, credential=key, reason=reason)
         details = {"keys_revoked": len(keys), "invitations_revoked": revoked}
-        record(EventType.TEAM_ARCHIVE, "done", by=by, team=team, target=target_of(team), details=details)
+        target = target_of(team)
+        record(EventType.TEAM_ARCHIVE, "done", by=by, team=team, target=target, reason=reason, details=details)
     return True
 
 

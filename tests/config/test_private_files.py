@@ -2,16 +2,14 @@
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment
+from tests import forked_command
 from tests.config.deployment import GOOD
-from tests.paths import ROOT
 
 # Each ends soon after its first line: with a command that needs no settings, or with a refused variable.
 ENTRY_POINTS = {
@@ -26,10 +24,9 @@ ENTRY_POINTS = {
 def run(code: list[str], data_dir: Path) -> str:
     """The output of a process whose umask removes no permissions."""
     env = {"PATH": os.environ["PATH"], "HOME": str(data_dir.parent), "ENV_FILE": "", "DATA_DIR": str(data_dir)}
-    command = [sys.executable, *code]
-    return subprocess.run(
-        command, check=True, env=env | GOOD, cwd=ROOT, capture_output=True, text=True, timeout=60, umask=0
-    ).stdout
+    ended = forked_command.run(code, env=env | GOOD, umask=0)
+    ended.check_returncode()
+    return ended.stdout
 
 
 def mode(path: Path) -> int:

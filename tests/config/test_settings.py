@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment, mail, sso
+from tests import forked_command
 from tests.config.deployment import FERNET, GOOD
 from tests.paths import ROOT
 
-MANAGE = [sys.executable, "manage.py", "check"]
-GUNICORN = [sys.executable, "-m", "gunicorn", "--check-config", "config.wsgi"]
+MANAGE = ["manage.py", "check"]
+GUNICORN = ["-m", "gunicorn", "--check-config", "config.wsgi"]
 
 
 @pytest.fixture
@@ -30,9 +31,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         command: list[str], *, secrets: dict[str, str] = GOOD, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ENV_FILE": "", "DATA_DIR": str(tmp_path / "var")}
-        return subprocess.run(
-            command, check=False, env=env | secrets | variables, cwd=ROOT, capture_output=True, text=True, timeout=60
-        )
+        return forked_command.run(command, env=env | secrets | variables)
 
     return run
 
@@ -80,7 +79,7 @@ def test_the_panel_starts_with_only_the_three_secrets(
 def test_new_secrets_are_accepted_and_always_different(
     start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ):
-    command = [sys.executable, "manage.py", "new_secrets"]
+    command = ["manage.py", "new_secrets"]
     first, second = (start(command, secrets={}).stdout for _ in range(2))
     assert [line.partition("=")[0] for line in first.splitlines()] == list(GOOD)
     assert not set(first.splitlines()) & set(second.splitlines())
@@ -92,9 +91,9 @@ def test_new_secrets_are_accepted_and_always_different(
 
 COMMANDS = {
     "check": [*MANAGE],
-    "verify_audit": [sys.executable, "manage.py", "verify_audit"],
-    "migrate": [sys.executable, "manage.py", "migrate"],
-    "worker": [sys.executable, "manage.py", "run_huey"],
+    "verify_audit": ["manage.py", "verify_audit"],
+    "migrate": ["manage.py", "migrate"],
+    "worker": ["manage.py", "run_huey"],
     "web": GUNICORN,
 }
 
@@ -121,7 +120,7 @@ def test_an_unreachable_database_is_one_sentence(
     start: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str]
 ):
     away = "postgres://nobody@127.0.0.1:1/nothing"
-    ended = start([sys.executable, "manage.py", *arguments], DATABASE_URL=away)
+    ended = start(["manage.py", *arguments], DATABASE_URL=away)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert "database" in ended.stderr
 
@@ -149,7 +148,7 @@ SHOWN = [
 
 def shown(start: Callable[..., subprocess.CompletedProcess[str]], **variables: str) -> dict[str, Any]:
     code = f"from config import settings as s; import json; print(json.dumps({{n: getattr(s, n) for n in {SHOWN}}}))"
-    ended = start([sys.executable, "-c", code], **variables)
+    ended = start(["-c", code], **variables)
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
@@ -308,7 +307,7 @@ def test_a_form_may_redirect_only_to_the_issuer(start: Callable[..., subprocess.
     """Chromium also applies `form-action` to redirects after a form."""
     code = "from config import settings as s; print(s.CONTENT_SECURITY_POLICY['DIRECTIVES']['form-action'])"
     elsewhere = OIDC | {"OIDC_SIGN_IN_ORIGINS": "https://login.example.com/, https://sso.example.net:8443"}
-    shown = [start([sys.executable, "-c", code], **variables).stdout.strip() for variables in (OIDC, elsewhere, {})]
+    shown = [start(["-c", code], **variables).stdout.strip() for variables in (OIDC, elsewhere, {})]
     assert shown == [
         "[\"'self'\", 'https://id.example.com']",
         "[\"'self'\", 'https://id.example.com', 'https://login.example.com', 'https://sso.example.net:8443']",
@@ -350,6 +349,7 @@ def test_a_secret_can_be_read_from_a_file(tmp_path: Path, monkeypatch: pytest.Mo
         environment.secret_key()
 
 
+REDIS = "redis://queue?socket_connect_timeout=3&socket_timeout=10"
 READERS: list[tuple[str, str, Callable[[], object], object]] = [
     ("TRUSTED_PROXIES", "2", lambda: environment.integer("TRUSTED_PROXIES", 0), 2),
     ("DEBUG", "on", lambda: environment.boolean("DEBUG", default=False), True),
@@ -359,7 +359,7 @@ READERS: list[tuple[str, str, Callable[[], object], object]] = [
     ("AUDIT_PUBLIC_KEYS", GOOD["AUDIT_SIGNING_KEY"], environment.public_keys, (b"audit-signing-key-of-the-tests-1",)),
     ("ARIZE_ENDPOINTS", "http://a, ,http://b:81/", environment.arize_endpoints, ("http://a", "http://b:81")),
     ("DATABASE_URL", "postgres://me@db/panel", lambda: environment.database(Path("unused"))["NAME"], "panel"),
-    ("QUEUE_URL", "redis://queue", lambda: environment.queue(Path("unused"))["connection"], {"url": "redis://queue"}),
+    ("QUEUE_URL", "redis://queue", lambda: environment.queue(Path("unused"))["connection"]["url"], REDIS),
     ("EMAIL_URL", "smtp://mail:25", lambda: found_mail().host, "mail"),
     ("OIDC_GROUP_ROLES", "a=north:viewer", lambda: [role.team for role in sso.group_roles()], ["north"]),
     ("OIDC_GROUPS_CLAIM", "roles", lambda: environment.text("OIDC_GROUPS_CLAIM", "groups"), "roles"),
@@ -461,3 +461,18 @@ def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch):
 def test_the_newest_encryption_key_comes_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ENCRYPTION_KEYS", f" 7:{FERNET} , 3:{FERNET}")
     assert list(environment.encryption_keys()) == [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("redis://queue/0", "redis://queue/0?socket_connect_timeout=3&socket_timeout=10"),
+        ("redis://queue/0?db=1", "redis://queue/0?db=1&socket_connect_timeout=3&socket_timeout=10"),
+        ("redis://q?socket_timeout=2&socket_connect_timeout=1", "redis://q?socket_timeout=2&socket_connect_timeout=1"),
+    ],
+)
+def test_a_redis_that_no_longer_answers_holds_nobody_for_long(given: str, used: str, monkeypatch: Any):
+    monkeypatch.setenv("QUEUE_URL", given)
+    assert environment.queue(Path("unused"))["connection"]["url"] == used
+    pool = redis.ConnectionPool.from_url(used)
+    assert 0 < pool.connection_kwargs["socket_connect_timeout"] <= 3

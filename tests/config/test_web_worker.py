@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -22,17 +22,24 @@ WITHIN = 15  # seconds
 QUICK_ENOUGH = 10  # seconds for 20 answers
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+@contextmanager
+def served() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The port of a web server, and its process."""
     (port,) = free_ports(1)
-    options = ["-c", "/dev/null", "-k", "config.web_worker.Worker", "--threads", str(THREADS), "--keep-alive", "5"]
+    options = ["-c", "/dev/null", "-k", "config.web_worker.Worker", "--threads", str(THREADS), "--keep-alive", "75"]
     command = [sys.executable, "-m", "gunicorn", *options, "-b", f"127.0.0.1:{port}", "tests.config.slow_app:app"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_for(lambda: answers(port), "the web server", within=WITHIN)
-        yield port
+        yield port, process
     finally:
         stop([process])
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with served() as (port, _):
+        yield port
 
 
 def answers(port: int, *, within: float = WITHIN) -> bool:
@@ -80,12 +87,44 @@ def test_silent_connections_hold_no_thread(port: int):
         assert answers(port, within=2)
 
 
+def test_an_idle_connection_is_kept_longer_than_one_that_sent_nothing(port: int):
+    """A load balancer reuses connections. Whoever only opens them must not hold them as long."""
+    used = http.client.HTTPConnection("127.0.0.1", port, timeout=WITHIN)
+    with closing(used), socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as silent:
+        used.request("GET", "/")
+        assert used.getresponse().read() == b"0"
+        before = used.sock
+        assert silent.recv(1) == b"", "closed after FIRST_BYTE"
+        used.request("GET", "/")
+        assert used.getresponse().read() == b"0"
+        assert used.sock is before
+
+
 def test_clients_that_never_close_delay_nobody(port: int):
     with ExitStack() as stack:
         crowd(stack, port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         began = time.monotonic()
         assert all(answers(port) for _ in range(20))
         assert time.monotonic() - began < QUICK_ENOUGH
+
+
+def test_a_stopping_server_refuses_new_connections_at_once():
+    """A proxy asks another host if it is refused, but not if it is cut off after it has sent a click."""
+    with served() as (port, process), socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as slow:
+        slow.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n" + b"x" * 50)
+        assert answers(port), "which comes after the server has accepted the slow client"
+        process.terminate()
+        wait_for(lambda: is_refused(port), "a refused connection", within=5)
+        slow.sendall(b"x" * 50)
+        assert slow.recv(1_000).startswith(b"HTTP/1.1 200"), "the slow client is still being served"
+
+
+def is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def hear_nothing(client: socket.socket, seconds: float) -> None:

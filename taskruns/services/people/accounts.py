@@ -156,7 +156,7 @@ def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by
     return True
 
 
-def disable_person(person: User, *, by: Actor) -> bool:
+def disable_person(person: User, *, reason: str = "", by: Actor) -> bool:
     """Prevent sign-in and end every session; memberships remain. False if already disabled.
 
     Raises UserError for one's own account.
@@ -168,7 +168,7 @@ def disable_person(person: User, *, by: Actor) -> bool:
             return False
         User.objects.filter(pk=person.pk).update(is_active=False)
         details = {"sessions_ended": sessions.delete(person)}
-        record(EventType.PERSON_DISABLE, "done", by=by, target=target_of(person), details=details)
+        record(EventType.PERSON_DISABLE, "done", by=by, target=target_of(person), reason=reason, details=details)
     return True
 
 
@@ -183,16 +183,21 @@ def enable_person(person: User, *, by: Actor) -> bool:
     return True
 
 
-def change_profile(person: User, *, time_zone: str, theme: Theme, shortcuts: bool, by: Actor) -> bool:
+def change_profile(person: User, *, name: str, time_zone: str, theme: Theme, shortcuts: bool, by: Actor) -> bool:
     """False if nothing changed. The form has checked the values."""
-    wanted = {"time_zone": time_zone, "theme": theme.value, "shortcuts": shortcuts}
+    name = clean_line(name, LONGEST_NAME)
+    wanted = {"name": name, "time_zone": time_zone, "theme": theme.value, "shortcuts": shortcuts}
     with transaction.atomic():
         before = _locked(person)
-        changed = [name for name, value in wanted.items() if getattr(before, name) != value]
+        changed = [field for field, value in wanted.items() if getattr(before, field) != value]
         if not changed:
             return False
         User.objects.filter(pk=person.pk).update(**wanted)
-        details = {"changed": changed, "after": {name: wanted[name] for name in changed}}
+        details = {
+            "changed": changed,
+            "before": {field: getattr(before, field) for field in changed},
+            "after": {field: wanted[field] for field in changed},
+        }
         record(EventType.PROFILE_CHANGE, "done", by=by, target=target_of(person), details=details)
     return True
 

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Limit, SignInCount, User
+from taskruns.models.stamps import long_ago
 
 from . import accounts
 
@@ -84,7 +85,7 @@ def report_guesses(login: str) -> User | None:
         return None
     now = timezone.now()
     with transaction.atomic():
-        quiet = Q(guessed_at=None) | Q(guessed_at__lt=now - QUIET_FOR)
+        quiet = long_ago("guessed_at", now, QUIET_FOR)
         is_new = User.objects.filter(quiet, pk=person.pk).update(guessed_at=now, guesses_unseen=True)
         if not is_new:
             User.objects.filter(pk=person.pk).update(guessed_at=now)

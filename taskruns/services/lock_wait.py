@@ -1,0 +1,53 @@
+"""Writes that may be left out: they give up soon if another writer holds the lock."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import structlog
+from django.db import DatabaseError, connection, transaction
+
+from .rare_lines import Rarely
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+_complaints: defaultdict[str, Rarely] = defaultdict(Rarely)
+LONGEST_WAIT = 250  # milliseconds
+
+
+def try_write(write: Callable[[], T], *, what: str) -> T | None:
+    """Run `write` in a transaction that waits for locks only briefly. None if it failed, which is logged once a minute.
+
+    For writes that nobody misses. SQLite has one lock for all writers, so even a backup tool can hold it for long.
+    """
+    try:
+        with _short_lock_wait(), transaction.atomic():
+            _limit_postgresql()
+            return write()
+    except DatabaseError as error:
+        if (complaints := _complaints[what]).is_due():
+            log.warning("not_written", what=what, error=str(error).strip(), left_out=complaints.left_out)
+        return None
+
+
+@contextmanager
+def _short_lock_wait() -> Iterator[None]:
+    """SQLite: the time limit belongs to the connection, so the usual one returns afterwards."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    connection.ensure_connection()
+    execute = connection.connection.execute
+    usual = execute("PRAGMA busy_timeout").fetchone()[0]
+    execute(f"PRAGMA busy_timeout = {LONGEST_WAIT}")
+    try:
+        yield
+    finally:
+        execute(f"PRAGMA busy_timeout = {usual}")
+
+
+def _limit_postgresql() -> None:
+    """PostgreSQL: the time limit ends with the transaction."""
+    if connection.vendor == "postgresql":
+        connection.connection.execute(f"SET LOCAL lock_timeout = {LONGEST_WAIT}")
