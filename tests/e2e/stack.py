@@ -27,7 +27,8 @@ SOUTH = "sales-copilot,fraud-watch"
 # The clock of this world is stopped: only tests change it. Each of the two teams has 20 tasks or more.
 TASKS = 48
 # Running runs that tests can take, one in each of the first tasks. Later tasks are for tests of whole lists.
-SPARE = 14
+SPARE = 20
+SPARE_LATER = 5
 
 
 @dataclass
@@ -142,7 +143,16 @@ class Stack:
 
     def take_run(self) -> str:
         """The Arize id of a running run of ops-north that the board shows and no other test uses."""
+        if not self.spare:
+            self.add_spare(SPARE_LATER)
+            self.manage("refresh", "ops-north")
         return self.spare.pop()
+
+    def add_spare(self, count: int) -> None:
+        tasks = self.arize.tasks(limit=100)
+        for number in range(count):
+            runs = self.arize.add_runs(tasks[number % len(tasks)]["id"], status="running")
+            self.spare += [run["id"] for run in runs]
 
     def status_at_arize(self, run_id: str) -> str:
         return str(self.arize.run(run_id)["status"]).lower()
@@ -180,9 +190,7 @@ def running_stack(directory: Path, *, wire: str = "upper", spare: int = SPARE) -
 
 
 def _prepare(stack: Stack, *, spare: int) -> None:
-    tasks = stack.arize.tasks(limit=100)
-    for number in range(spare):
-        stack.spare += [run["id"] for run in stack.arize.add_runs(tasks[number % len(tasks)]["id"], status="running")]
+    stack.add_spare(spare)
     stack.manage("migrate", "--verbosity", "0")
     stack.manage("collectstatic", "--no-input", "--verbosity", "0")
     table = stack.manage("demo_setup")

@@ -1,13 +1,15 @@
 """Cancelling in a real browser, up to what Arize receives."""
 
+import re
 from urllib.parse import quote
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
 
 REASON = "Judge model is down, wrong scores"
+SCRIPT = re.compile(r"/app(\.\w+)?\.js$")
 
 
 def test_an_operator_cancels_in_the_dialog_and_a_manager_sees_who_and_why(stack: Stack, visit: Visit) -> None:
@@ -54,26 +56,41 @@ def test_a_second_browser_sees_the_change_by_polling(stack: Stack, visit: Visit)
     expect(vera.row(run_id)).to_contain_text("oli@demo.example")
 
 
-def test_without_javascript_a_plain_button_cancels(stack: Stack, visit: Visit) -> None:
-    run_id = stack.take_run()
-    visit(stack, "oli")
-    oli = visit(stack, "oli", java_script_enabled=False)
-    oli.open_board()
+def test_a_click_before_the_script_has_loaded_is_a_question(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    oli.page.route(SCRIPT, hold)
+    oli.page.goto(f"/teams/ops-north/runs/?q={run_id}", wait_until="commit")
     oli.row(run_id).get_by_role("button", name="Cancel").click()
+    question = oli.page.locator("#cancel-question")
+    expect(question).to_contain_text(run_id)
+    assert held, "the script was held back"
+    assert stack.cancels_received(run_id) == []
+    question.get_by_label("Reason").fill(REASON)
+    question.get_by_role("button", name="Cancel the run").click()
+    oli.page.unroute(SCRIPT)
     expect(oli.page.locator("#run-page")).to_have_attribute("data-status", "cancelled")
-    expect(oli.page.get_by_role("status")).to_contain_text("Arize confirmed it")
+    expect(oli.page.locator("#run-history")).to_contain_text(REASON)
     assert len(stack.cancels_received(run_id)) == 1
 
 
-def test_without_javascript_the_page_of_a_run_takes_a_reason(stack: Stack, visit: Visit) -> None:
-    run_id = stack.take_run()
-    visit(stack, "oli")
-    oli = visit(stack, "oli", java_script_enabled=False)
-    oli.page.goto(f"/teams/ops-north/runs/by-arize-id/{run_id}/")
-    oli.page.locator("#run-head").get_by_label("Reason").fill(REASON)
-    oli.page.get_by_role("button", name="Cancel this run").click()
+def test_a_dialog_older_than_the_panel_is_asked_again(stack: Stack, visit: Visit) -> None:
+    """The dialog of a board that is open since before an upgrade confirms nothing."""
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    oli.open_board(f"?q={run_id}")
+    oli.page.evaluate("document.querySelector('#cancel-dialog [name=confirmed]').remove()")
+    oli.cancel(run_id, reason=REASON)
+    question = oli.page.locator("#main #cancel-question")
+    expect(question.get_by_role("heading", name="Cancel this run?")).to_be_focused()
+    expect(question.get_by_label("Reason")).to_have_value(REASON)
+    assert stack.cancels_received(run_id) == []
+    question.get_by_role("button", name="Cancel the run").click()
     expect(oli.page.locator("#run-page")).to_have_attribute("data-status", "cancelled")
-    expect(oli.page.locator("#run-history")).to_contain_text(REASON)
+    assert len(stack.cancels_received(run_id)) == 1
 
 
 def test_a_viewer_has_no_button_and_a_forged_post_is_refused(stack: Stack, visit: Visit) -> None:
@@ -86,7 +103,8 @@ def test_a_viewer_has_no_button_and_a_forged_post_is_refused(stack: Stack, visit
     expect(vera.row(run_id)).to_be_visible()
     expect(vera.row(run_id).get_by_role("button", name="Cancel")).to_have_count(0)
     token = vera.page.locator("#board [name=csrfmiddlewaretoken]").get_attribute("value")
-    forged = vera.context.request.post(url, form={"csrfmiddlewaretoken": token or ""}, headers={"Origin": stack.url})
+    form = {"csrfmiddlewaretoken": token or "", "confirmed": "1"}
+    forged = vera.context.request.post(url, form=form, headers={"Origin": stack.url})
     assert forged.status == 403
     assert "role" in forged.text().lower() or "right" in forged.text().lower()
     assert stack.cancels_received(run_id) == []
@@ -120,7 +138,7 @@ def test_a_cancel_after_the_session_ended_sends_nothing_and_says_so(stack: Stack
     run_id, oli = stack.take_run(), visit(stack, "oli")
     oli.expected.add(401)
     oli.open_board(f"?q={run_id}")
-    oli.context.clear_cookies(name="sessionid")
+    oli.context.clear_cookies(name=re.compile("sessionid$"))  # with the port in front
     oli.cancel(run_id, reason=REASON)
     expect(oli.page.get_by_role("alert")).to_contain_text(
         "Nothing was sent to Arize. Sign in, then click Cancel again."

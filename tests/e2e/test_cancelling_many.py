@@ -19,7 +19,7 @@ def test_a_selection_survives_swaps_and_leads_to_a_true_summary(stack: Stack, vi
     task, ids = _five(stack, "pending")
     oli = visit(stack, "oli")
     oli.open_board(f"?task={task}&status=pending&status=running")
-    expect(oli.page.get_by_role("button", name="Cancel the selected runs")).to_be_disabled()
+    expect(oli.page.get_by_role("button", name="Cancel the selected runs")).to_be_hidden()
     for run_id in ids[:3]:
         oli.row(run_id).get_by_role("checkbox").check()
     expect(oli.page.get_by_text("3 selected on this page")).to_be_visible()
@@ -79,3 +79,36 @@ def test_bulk_cancel_works_without_javascript(stack: Stack, visit: Visit) -> Non
     wait_for(lambda: {stack.status_at_arize(run_id) for run_id in ids} == {"cancelled"}, "five cancelled runs")
     oli.page.reload()
     wait_for(lambda: oli.page.reload() and "5 cancelled" in oli.page.content(), "the summary")
+
+
+def test_cancelled_runs_are_started_again_from_their_batch(stack: Stack, visit: Visit) -> None:
+    tasks = [it for it in stack.arize.tasks(limit=100) if it["project_id"] and "evaluation" in it["type"].lower()]
+    ids = [run["id"] for run in stack.arize.add_runs(tasks[3]["id"], status="running", count=3)]
+    stack.manage("refresh", "ops-north")
+    oli = visit(stack, "oli")
+    oli.open_board(f"?task={tasks[3]['id']}&status=running")
+    for run_id in ids:
+        oli.row(run_id).get_by_role("checkbox").check()
+    oli.page.get_by_role("button", name="Cancel the selected runs").click()
+    oli.page.get_by_label("Reason").fill("a bad prompt")
+    oli.page.get_by_role("button", name="Cancel 3 runs").click()
+    expect(oli.page.get_by_text("3 of 3 cancelled, 0 finished first, 0 still running.")).to_be_visible()
+    stack.manage("refresh", "ops-north")
+    oli.page.reload()
+    oli.page.get_by_role("button", name="Start them again").click()
+    expect(oli.page.get_by_role("heading", name="Start 3 runs again?")).to_be_visible()
+    expect(oli.page.get_by_label("Reason")).to_have_value("a bad prompt")
+    oli.page.get_by_label("Reason").fill("the prompt is mended")
+    oli.page.get_by_text("Show each run and remove single ones").click()
+    oli.page.get_by_role("button", name=f"Remove run {ids[0]}").click()
+    expect(oli.page.get_by_role("heading", name="Start 2 runs again?")).to_be_visible()
+    expect(oli.page.get_by_label("Reason")).to_have_value("the prompt is mended")
+    oli.page.get_by_role("button", name="Start 2 runs again").click()
+    expect(oli.page.get_by_text("2 of 2 started, 0 unknown, 0 not started.")).to_be_visible()
+    new = oli.page.locator("#batch-new li")
+    expect(new).to_have_count(2)
+    old = {run["id"]: run for run in stack.arize.runs(tasks[3]["id"], limit=100)}
+    started = new.locator("a").first.inner_text()
+    assert old[started]["data_start_time"] in {old[run_id]["data_start_time"] for run_id in ids[1:]}
+    new.locator("a").first.click()
+    expect(oli.page.locator("#run-head")).to_be_visible()

@@ -26,7 +26,7 @@ def test_without_javascript_a_stop_is_pulled_holds_and_is_lifted(stack: Stack, v
     otto.page.get_by_label("Reason").fill(REASON)
     otto.page.get_by_role("button", name="Pull the emergency stop").click()
     banner = otto.page.get_by_role("region", name="Emergency stop")
-    expect(banner).to_contain_text("pulled by otto@demo.example")
+    expect(banner).to_contain_text("pulled by Otto (otto@demo.example)")
     expect(banner).to_contain_text(REASON)
     expect(stands, "a board that was open before").to_contain_text(REASON)
 
@@ -41,7 +41,7 @@ def test_without_javascript_a_stop_is_pulled_holds_and_is_lifted(stack: Stack, v
     stack.manage("refresh", "ops-south")
     otto.page.goto(f"/teams/ops-south/runs/by-arize-id/{new['id']}/")
     expect(otto.page.locator("#run-head")).to_contain_text(
-        f"cancelled by the emergency stop of otto@demo.example: {REASON}"
+        f"cancelled by the emergency stop of Otto (otto@demo.example): {REASON}"
     )
 
     otto.page.get_by_role("link", name="Lift the stop").click()
