@@ -13,7 +13,7 @@ from taskruns.models import User
 from tests.clients import code_of
 from tests.factories import PASSWORD
 from tests.people.soft_passkey import SoftPasskey
-from tests.stage import Stage, a_stop
+from tests.stage import Stage, a_list_to_start_again, a_stop
 from tests.urlconf import views, wanted
 from tests.wire import ENDPOINT
 
@@ -130,7 +130,12 @@ ACTIONS: dict[str, HttpAction] = {
         "person-change", "adam", (("person.change", "done"),), {"name": "Vera", "email": "vera.new@example.com"}
     ),
     "assign a site role": HttpAction("person-role", "adam", (("person.grant", "done"),), {"role": "auditor"}),
-    "disable a person": HttpAction("person-disable", "adam", (("person.disable", "done"),)),
+    "disable a person": HttpAction(
+        "person-disable",
+        "adam",
+        (("person.disable", "done"),),
+        {"confirmed": "1", "name": "vera@example.com", "reason": "left the company"},
+    ),
     "enable a person": HttpAction("person-enable", "adam", (("person.enable", "done"),), while_disabled),
     "end a person's sessions": HttpAction("person-sessions-end", "adam", (("auth.session_end", "done"),)),
     "create a team": HttpAction(
@@ -142,7 +147,9 @@ ACTIONS: dict[str, HttpAction] = {
         (("person.create", "done"), ("invitation.accept", "done"), ("auth.sign_in", "done")),
         {"name": "Stranger", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD},
     ),
-    "cancel a run": HttpAction("run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed"))),
+    "cancel a run": HttpAction(
+        "run-cancel", "oli", (("run.cancel", "requested"), ("run.cancel", "confirmed")), {"confirmed": "1"}
+    ),
     "cancel a batch": HttpAction(
         "batch-confirm",
         "oli",
@@ -153,6 +160,16 @@ ACTIONS: dict[str, HttpAction] = {
             ("run.cancel_many", "finished"),
         ),
         {"reason": "a bad prompt"},
+    ),
+    "start runs again": HttpAction(
+        "batch-confirm",
+        "oli",
+        (
+            *(("run.trigger_many", "requested"), ("run.trigger", "requested")),
+            *(("run.trigger", "done"), ("run.trigger_many", "finished")),
+        ),
+        {"kind": "trigger", "reason": "bad data"},
+        prepare=a_list_to_start_again,
     ),
     "abort a batch": HttpAction("batch-abort", "oli", (("run.cancel_many", "aborted"),)),
     "start a run": HttpAction(
@@ -168,6 +185,7 @@ ACTIONS: dict[str, HttpAction] = {
         {"reason": "why"},
     ),
     "lift the emergency stop": HttpAction("stop-lift", "oli", (("stop.lift", "done"),), prepare=a_stop),
+    "leave a note on a run": HttpAction("run-note", "oli", (("run.note", "done"),), {"note": "wrong model"}),
     "export the runs": HttpAction("board-export", "ada", (("run.export", "done"),), method="get"),
     "save a view": HttpAction(
         "saved-views", "oli", (("view.save", "done"),), {"name": "Running", "query": "status=running", "shared": "on"}
@@ -180,11 +198,11 @@ ACTIONS: dict[str, HttpAction] = {
     "add a key": HttpAction(
         "credential-new",
         "mona",
-        (("credential.add", "done"), *TESTED),
+        (*TESTED, ("credential.add", "done")),
         {"name": "Second", "endpoint": ENDPOINT, "key": NEW_KEY, "expires_on": ""},
     ),
     "replace a key": HttpAction(
-        "credential-replace", "mona", (("credential.replace", "done"), *TESTED), {"key": NEW_KEY, "expires_on": ""}
+        "credential-replace", "mona", (*TESTED, ("credential.replace", "done")), {"key": NEW_KEY, "expires_on": ""}
     ),
     "test a key": HttpAction("credential-test", "mona", TESTED),
     "revoke a key": HttpAction("credential-revoke", "mona", (("credential.revoke", "done"),)),
@@ -198,7 +216,12 @@ ACTIONS: dict[str, HttpAction] = {
     "remove a member": HttpAction("member-remove", "mona", (("member.remove", "done"),)),
     "revoke an invitation": HttpAction("invitation-revoke", "mona", (("invitation.revoke", "done"),)),
     "rename the team": HttpAction("team-settings", "mona", (("team.change", "done"),), {"name": "Ops Far North"}),
-    "archive the team": HttpAction("team-archive", "adam", (("credential.revoke", "done"), ("team.archive", "done"))),
+    "archive the team": HttpAction(
+        "team-archive",
+        "adam",
+        (("credential.revoke", "done"), ("team.archive", "done")),
+        {"confirmed": "1", "name": "Ops North", "reason": "merged into another team"},
+    ),
     "read the team's log": HttpAction("audit", "mona", (("audit.read", "done"),), method="get"),
     "read the site's log": HttpAction("site-audit", "ada", (("audit.read", "done"),), method="get"),
     "export the team's log": HttpAction("audit-export", "mona", (("audit.export", "done"),), method="get"),
@@ -207,15 +230,31 @@ ACTIONS: dict[str, HttpAction] = {
 # Actions whose audit rows come later: preparing a batch leaves none until it is confirmed, and a job verifies the log.
 LATER = {
     "prepare a batch": HttpAction("batches", "oli", (), {"match": "all", "status": "running"}),
+    "prepare to start runs again": HttpAction(
+        "batches", "oli", (), {"kind": "trigger", "match": "all", "status": "failed"}, prepare=a_list_to_start_again
+    ),
+    "remove a run from a list": HttpAction("batch-remove", "oli", (), lambda stage, _: {"remove": [str(stage.run.pk)]}),
     "retry a batch": HttpAction("batch-retry", "oli", ()),
     # One row in the team's chain, one in the site's.
     "verify the log": HttpAction("audit-verify", "ada", (("audit.verify", "ok"), ("audit.verify", "ok"))),
 }
 # Urls that take no POST and whose GET leaves no row: reading runs, keys and members is not recorded.
 READ_ONLY = {
-    *("home", "teams", "teams-table", "board", "board-table", "run", "run-by-arize-id", "credentials", "members"),
+    *(
+        "home",
+        "teams",
+        "teams-table",
+        "teams-chart",
+        "board",
+        "board-table",
+        "run",
+        "run-by-arize-id",
+        "credentials",
+        "members",
+    ),
     *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
     *("audit-verification", "encryption", "account_inactive", "rights", "sessions", "factors", "confirm"),
+    "confirm-finish",
     *("people", "person"),
 }
 # Urls that do not exist without DEBUG, single sign-on and mail. house/test_style_guide.py, sso/test_sign_on.py and

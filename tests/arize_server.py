@@ -1,6 +1,7 @@
 """A fast fake Arize on a real socket, for tests with threads. It can check the database before it answers."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,11 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
     double: ArizeServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that no longer waits for its answer is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -16,6 +16,16 @@ from tests.factories import PASSWORD, actor
 ClientOf = Callable[[User | None], Client]
 
 
+def signed_in(user: User | None) -> Client:
+    """A browser of the person, signed in with their second factor if they have one; without a person, a stranger's."""
+    client = Client()
+    if user is not None:
+        client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
+        if factors.has_second(user):
+            show_factor(client, user)
+    return client
+
+
 def show_factor(client: Client, user: User) -> None:
     """Change the session as if the person had entered a code at sign-in."""
     session = client.session
@@ -30,9 +40,9 @@ def code_of(secret: str, steps: int = 0) -> str:
 
 
 def click_cancel(client: Client, run: Run, *, htmx: bool = True, **data: str) -> Any:
-    """Cancel with the board's button (htmx) or with a plain form."""
+    """Cancel with the board's dialog (htmx) or with the form of the page that asks."""
     headers = {"HX-Request": "true", "HX-Target": f"run-{run.pk}"} if htmx else {}
-    return client.post(f"/teams/{run.team.slug}/runs/{run.pk}/cancel/", data, headers=headers)
+    return client.post(f"/teams/{run.team.slug}/runs/{run.pk}/cancel/", {"confirmed": "1", **data}, headers=headers)
 
 
 def sign_in(client: Client, email: str, password: str = PASSWORD, query: str = "", **more: str) -> HttpResponse:

@@ -9,28 +9,31 @@ adam  is a site admin: he creates teams and cancels no run.
 """
 
 import gc
+import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import responses
-from django.db import connection
-from django.test import Client
+from django.db import connection, transaction
 from huey.contrib.djhuey import HUEY
 
 from taskruns.audit import EventType
 from taskruns.audit.append_only import APPEND_ONLY_TABLES, make_append_only
 from taskruns.audit.events import allowed_details
 from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
-from taskruns.services.people import factors
-from tests.clients import ClientOf, show_factor
+from taskruns.models.cache import CacheEntry
+from tests import forked_command
+from tests.clients import ClientOf, signed_in
 from tests.database_refusals import lift_triggers
-from tests.factories import make_credential, make_run, member, person
+from tests.databases import locked, own_database, process_of
+from tests.factories import make_credential, make_run, make_task, member, person
 from tests.outbound.raw_server import Server
 from tests.processes import free_ports
 from tests.stage import Stage, set_stage
-from tests.wire import ENDPOINT
 
 RECORD = import_module("taskruns.audit.record")  # the package exports the function of the same name
 
@@ -40,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use the database in DATABASE_URL. The others need no second run on another server."""
     for item in items:
         asks = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
+        if "file_db" in getattr(item, "fixturenames", ()):
+            assert "db" in asks, f"{item.nodeid} must request db, which rolls back its changes"
         if asks or item.get_closest_marker("django_db"):
             item.add_marker("database")
 
@@ -50,14 +55,9 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _plain_http_only_to_the_fake_arize(settings: Any) -> None:
-    settings.ARIZE_ENDPOINTS = (ENDPOINT,)
-
-
-@pytest.fixture(autouse=True)
-def _keep_runs_of_fixed_dates(settings: Any) -> None:
-    """The fake runs have fixed dates and must not become too old for the mirror."""
-    settings.RUN_RETENTION_DAYS = 36_500
+def _the_database_has_the_tests_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen time does not stop the clock of PostgreSQL."""
+    monkeypatch.setattr("taskruns.models.jobs.has_clock", lambda: False)
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,53 @@ def _no_detail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def any_details(_no_detail_is_hidden: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that record details with any name."""
     monkeypatch.setattr(RECORD, "_listed", lambda _event, _outcome, details: details)
+
+
+@pytest.fixture(scope="session")
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of the run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if process_of(request.config) else folder
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    request: pytest.FixtureRequest, run_folder: Path, django_test_environment: None, django_db_blocker: Any
+) -> Iterator[None]:
+    """Instead of pytest-django's own, which migrates a database in each process."""
+    with ExitStack() as database:
+        with django_db_blocker.unblock():
+            database.enter_context(own_database(run_folder, process_of(request.config)))
+        yield
+        with django_db_blocker.unblock():
+            database.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(run_folder: Path) -> Path:
+    """An SQLite file after `manage.py migrate`, with the secrets of `tests/settings.py`. For tests to copy."""
+    file, unfinished = run_folder / "migrated.sqlite3", run_folder / "unfinished.sqlite3"
+    own = {"DATABASE_URL": f"sqlite:///{unfinished}", "DJANGO_SETTINGS_MODULE": "config.settings"}
+    with locked(run_folder):
+        if not file.exists():
+            migrate = ["manage.py", "migrate", "--verbosity", "0"]
+            forked_command.run(migrate, env=os.environ | own, timeout=300).check_returncode()
+            unfinished.rename(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def file_db(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """For rows that all tests of one file share: the database in a transaction that ends with the file.
+
+    Each test must request `db` too, which rolls back the changes of the test alone. Not for `committed` tests.
+    """
+    with django_db_blocker.unblock():
+        around = transaction.atomic()
+        around._from_testcase = True  # type: ignore[attr-defined]  # else no test could open a durable transaction
+        with around:
+            yield
+            transaction.set_rollback(True)
 
 
 @pytest.fixture
@@ -132,15 +179,7 @@ def cast(vera: User, oli: User, mona: User, otto: User, ada: User, adam: User) -
 
 @pytest.fixture
 def client_of() -> ClientOf:
-    def sign_in(user: User | None) -> Client:
-        client = Client()
-        if user is not None:
-            client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
-            if factors.has_second(user):
-                show_factor(client, user)
-        return client
-
-    return sign_in
+    return signed_in
 
 
 @pytest.fixture
@@ -150,15 +189,7 @@ def credential(team: Team) -> Credential:
 
 @pytest.fixture
 def task(team: Team, credential: Credential) -> Task:
-    return Task.objects.create(
-        team=team,
-        endpoint=ENDPOINT,
-        arize_id="T25saW5lVGFzazo0NTpxUndY",
-        credential=credential,
-        name="Answer relevance evaluation",
-        type="template_evaluation",
-        space_name="support-bot",
-    )
+    return make_task(team, credential)
 
 
 @pytest.fixture
@@ -177,6 +208,14 @@ def stage(team: Team, run: Run, credential: Credential, arize: responses.Request
     return set_stage(team, run, credential, arize)
 
 
+@pytest.fixture(scope="module")
+def file_stage(file_db: None) -> Stage:
+    """The rows of `stage`, made once for all tests of a file. Such a file overrides `stage`."""
+    team = Team.objects.create(slug="ops-north", name="Ops North")
+    credential = make_credential(team)
+    return set_stage(team, make_run(make_task(team, credential)), credential, responses.RequestsMock())
+
+
 @pytest.fixture
 def empty_queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Also keeps the database connection open: a worker closes it after each job, but a test still needs it."""
@@ -191,10 +230,11 @@ def committed(transactional_db: None) -> Iterator[None]:
     """For tests that must really commit (threads, several connections).
 
     The tables are emptied after the test, which the append-only triggers would refuse. So they are dropped here, and
-    post_migrate after the flush creates them again.
+    post_migrate after the flush creates them again. The table of the cache is not Django's own, so it is emptied here.
     """
     make_append_only(connection)
     yield
+    CacheEntry.objects.all().delete()
     with connection.cursor() as cursor:
         for table in APPEND_ONLY_TABLES:
             lift_triggers(cursor, table)

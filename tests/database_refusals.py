@@ -7,7 +7,8 @@ from django.db import connection
 
 def lift_triggers(cursor: Any, table: str) -> None:
     if connection.vendor == "postgresql":
-        cursor.execute(f"DROP TRIGGER IF EXISTS {table}_append_only ON {table}")
+        for kind in ("append_only", "thinning"):
+            cursor.execute(f"DROP TRIGGER IF EXISTS {table}_{kind} ON {table}")
         return
     for kind in ("update", "delete", "replace"):
         cursor.execute(f"DROP TRIGGER IF EXISTS {table}_no_{kind}")

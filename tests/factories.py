@@ -7,8 +7,8 @@ from typing import Any
 from django.utils import timezone
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Membership, Run, Status, Task, Team, TeamRole, User
-from taskruns.models.runs import ACTIVE
+from taskruns.models import Credential, Membership, Run, RunSearch, Status, Task, Team, TeamRole, User
+from taskruns.models.runs import ACTIVE, share_of
 from taskruns.services.runs.observations import duration_us
 from tests.wire import ENDPOINT
 
@@ -41,7 +41,27 @@ def make_credential(team: Team, *, name: str = "Production", key: str = CANARY, 
     return credential
 
 
+def make_task(team: Team, credential: Credential) -> Task:
+    return Task.objects.create(
+        team=team,
+        endpoint=ENDPOINT,
+        arize_id="T25saW5lVGFzazo0NTpxUndY",
+        credential=credential,
+        name="Answer relevance evaluation",
+        type="template_evaluation",
+        space_name="support-bot",
+    )
+
+
 def make_run(task: Task, *, status: Status = Status.RUNNING, **fields: Any) -> Run:
+    run = unsaved_run(task, status=status, **fields)
+    run.save(force_insert=True)
+    RunSearch.objects.write([run])
+    return run
+
+
+def unsaved_run(task: Task, *, status: Status = Status.RUNNING, **fields: Any) -> Run:
+    """For tests that write many at once, with `bulk_create`."""
     created = fields.pop("created_at", timezone.now() - timezone.timedelta(minutes=5))
     defaults: dict[str, Any] = {
         "arize_id": f"VGFza1J1bjo{secrets.token_hex(6)}",
@@ -54,4 +74,7 @@ def make_run(task: Task, *, status: Status = Status.RUNNING, **fields: Any) -> R
     }
     columns = defaults | fields
     columns.setdefault("duration_us", duration_us(columns["run_started_at"], columns.get("run_finished_at")))
-    return Run.objects.create(team=task.team, task=task, endpoint=task.endpoint, status=status, **columns)
+    run = Run(team=task.team, task=task, endpoint=task.endpoint, status=status, **columns)
+    run.ended_at = columns.get("ended_at", run.end(run.sorted_at))
+    run.error_share = columns.get("error_share", share_of(run.num_successes, run.num_errors))
+    return run

@@ -88,7 +88,7 @@ class World:
 
     def _of(self, path: list[str], query: dict[str, str], key: str) -> Any:
         visible = self.sees.get(key, set(self.spaces))
-        seen = [task for space in sorted(visible) for task in self.spaces.get(space, [])]
+        seen = dict.fromkeys(task for space in sorted(visible) for task in self.spaces.get(space, []))
         match path:
             case ["spaces"]:
                 spaces = [{"id": id_, "name": f"Space {id_}"} for id_ in sorted(visible)]

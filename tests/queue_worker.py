@@ -1,10 +1,12 @@
-"""Run the queued jobs in the test's own process."""
+"""Run the queued jobs, and those of the clock, in the test's own process."""
 
 from datetime import timedelta
 
 import time_machine
 from django.utils import timezone
 from huey.contrib.djhuey import HUEY
+
+from taskruns import jobs
 
 
 def work(seconds_later: float = 0) -> None:
@@ -15,3 +17,15 @@ def work(seconds_later: float = 0) -> None:
             HUEY.enqueue(task)
         while task := HUEY.dequeue():
             HUEY.execute(task)
+
+
+def every_minute() -> None:
+    for job in jobs.MINUTELY:
+        jobs.do_chore(job)
+
+
+def every_hour() -> None:
+    """As the worker: a job that returns true has more to do."""
+    for job in jobs.HOURLY:
+        while jobs.do_chore(job):
+            pass

@@ -25,6 +25,7 @@ os.environ.update(
 os.environ.setdefault("DATABASE_URL", f"sqlite:///{_scratch}/taskruns.sqlite3")
 for _name in (
     *("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE", "CANCELS_PER_SECOND", "RUN_RETENTION_DAYS"),
+    *("WORKER_THREADS", "EGRESS_PROXY", "NO_PROXY", "CA_BUNDLE"),
     *("OIDC_ISSUER", "EMAIL_URL", "SSO_ONLY"),
 ):
     os.environ.pop(_name, None)
@@ -37,4 +38,6 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["TEST"] = {"NAME": str(_scratch / "test.sqlite3")}
 # A fast hasher: most tests create people, and a real hash is slow.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# The fake runs have fixed dates and must not become too old for the mirror.
+RUN_RETENTION_DAYS = 36_500
 STORAGES = STORAGES | {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}

@@ -1,6 +1,7 @@
 """A team with one object of each kind that people act on, and an Arize that accepts every call."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from fido2.utils import websafe_encode
 
 from taskruns.audit import Actor
 from taskruns.models import (
+    BatchKind,
     BatchSource,
     BatchState,
     CancelBatch,
@@ -25,6 +27,7 @@ from taskruns.models import (
     Run,
     SavedView,
     SiteRole,
+    Status,
     Team,
     TeamRole,
     User,
@@ -54,6 +57,11 @@ class Stage:
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # also tom's
     session: PersonSession  # a second session of vera
+
+    def for_test(self, arize: responses.RequestsMock) -> "Stage":
+        """The stage of a file for one of its tests, with objects and an Arize of its own."""
+        accept_calls(arize, self.run)
+        return deepcopy(self, {id(self.arize): arize})
 
     def ids_for(self, url: str) -> dict[str, object]:
         return self.ids | {"batch_id": self.batches.get(url, self.batches["batch-confirm"]).pk}
@@ -102,11 +110,7 @@ def set_stage(team: Team, run: Run, credential: Credential, arize: responses.Req
         "tom": member(team, "tom@example.com", TeamRole.VIEWER),
     }
     secret, passkey = add_factors(people["tom"])
-    nothing: dict[str, Any] = {"pagination": {"has_more": False}}
-    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
-    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
-    arize.get(f"{ENDPOINT}/v2/spaces", json=nothing | {"spaces": []})
-    arize.get(f"{ENDPOINT}/v2/tasks", json=nothing | {"tasks": []})
+    accept_calls(arize, run)
     by: Actor = actor(people["mona"], "manager")
     link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=by))
     return Stage(
@@ -125,6 +129,14 @@ def set_stage(team: Team, run: Run, credential: Credential, arize: responses.Req
         passkey=passkey,
         session=another_session(people["vera"]),
     )
+
+
+def accept_calls(arize: responses.RequestsMock, run: Run) -> None:
+    nothing: dict[str, Any] = {"pagination": {"has_more": False}}
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    arize.post(trigger_url(run.task), json=wire_run(run, "PENDING", id="new-run"), status=201)
+    arize.get(f"{ENDPOINT}/v2/spaces", json=nothing | {"spaces": []})
+    arize.get(f"{ENDPOINT}/v2/tasks", json=nothing | {"tasks": []})
 
 
 def add_factors(tom: User) -> tuple[str, SoftPasskey]:
@@ -158,6 +170,14 @@ def batches_of(team: Team, run: Run, by: Actor) -> dict[str, CancelBatch]:
     aborted = batch(state=BatchState.ABORTED, finished_at=timezone.now(), **asked)
     aborted.items.update(state=ItemState.LEFT_OUT)
     return {"batch-confirm": draft, "batch-abort": at_work, "batch-retry": aborted}
+
+
+def a_list_to_start_again(stage: Stage) -> None:
+    """Instead of the draft of a bulk cancel. The run has failed."""
+    CancelBatch.objects.filter(pk=stage.batches["batch-confirm"].pk).update(kind=BatchKind.TRIGGER)
+    end = timezone.now()
+    window = {"data_start_time": end - timezone.timedelta(hours=1), "data_end_time": end}
+    Run.objects.filter(pk=stage.run.pk).update(status=Status.FAILED, rank=0, **window)
 
 
 def a_stop(stage: Stage) -> None:

@@ -4,13 +4,13 @@ import gc
 import gzip
 import json
 import time
-import tomllib
 import tracemalloc
 
 import pytest
 import requests
 import responses
 
+from taskruns import __version__
 from taskruns.arize import errors
 from taskruns.arize.client import ArizeClient
 from taskruns.arize.paging import Page
@@ -18,7 +18,7 @@ from taskruns.arize.wire import RunStatus
 from taskruns.outbound import connection
 from taskruns.outbound.session import USER_AGENT
 from tests.arize.calls import DOCUMENTED, HOST, KEY, failure
-from tests.paths import CANCEL_ANSWER, ROOT
+from tests.paths import CANCEL_ANSWER
 
 SAMPLE = CANCEL_ANSWER.read_text()
 RUN = f"{HOST}/v2/task-runs/r1"
@@ -245,8 +245,7 @@ def test_request_follows_the_documentation(client, arize):
     assert sent.headers["Accept"] == "application/json"
     assert sent.headers["User-Agent"] == USER_AGENT
     assert (page.items[0].id, page.next_cursor) == ("t", "n=")
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"taskruns/{version}" == USER_AGENT
+    assert f"taskruns/{__version__}" == USER_AGENT
 
 
 def test_spaces_and_runs_are_listed(client, arize):

@@ -23,11 +23,13 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
-from tests.bench import answers, appends, audit, batches, board, cancels, exports, pace, sessions  # noqa: E402
+from config.processes import Signals  # noqa: E402
+from tests.bench import answers, appends, audit, batches, board, cancels, exports, lanes, operations, pace, sessions  # noqa: E402
 from tests.bench.table import Figure, show  # noqa: E402
 
 
 def main() -> None:
+    Signals()  # so that a terminated run stops its processes too
     setup_test_environment()
     # The test client copies every template context, which a server does not.
     Template._render = _TestState.saved_data.template_render  # type: ignore[method-assign]
@@ -36,7 +38,7 @@ def main() -> None:
     databases = runner.setup_databases()
     try:
         figures: list[Figure] = []
-        for part in (answers, appends, cancels, batches, board, exports, audit, pace, sessions):
+        for part in (answers, appends, cancels, batches, board, exports, audit, pace, sessions, lanes, operations):
             if sys.argv[1:] and part.__name__.rsplit(".", 1)[-1] not in sys.argv[1:]:
                 continue
             sys.stderr.write(f"measuring {part.__name__.rsplit('.', 1)[-1]} ...\n")

@@ -106,7 +106,7 @@ class SingleCanceller(threading.Thread):
             url = f"http://localhost:{self.here.port}/teams/many/runs/{dice.choice(self.run_ids)}/cancel/"
             headers = {"HX-Request": "true", "X-CSRFToken": "x" * 32}
             try:
-                answer = requests.post(url, cookies=self.cookies, headers=headers, timeout=5)
+                answer = requests.post(url, {"confirmed": "1"}, cookies=self.cookies, headers=headers, timeout=5)
             except requests.RequestException:
                 continue
             assert answer.status_code in {200, 409, 429, 502}, answer.text

@@ -45,7 +45,8 @@ def measure() -> list[Figure]:
 
         def through_the_panel(number: int) -> None:
             path = f"/teams/{slug}/runs/{runs[number].pk}/cancel/"
-            answer = client.post(path, headers={"HX-Request": "true", "HX-Target": f"run-{runs[number].pk}"})
+            headers = {"HX-Request": "true", "HX-Target": f"run-{runs[number].pk}"}
+            answer = client.post(path, {"confirmed": "1"}, headers=headers)
             assert answer.status_code == 200, answer.content
 
         def bare(number: int) -> None:

@@ -55,7 +55,7 @@ def _phase(client: Client, paths: Iterator[str], name: str) -> dict[str, float]:
         assert answer.status_code == 302, answer.content
 
     def cancel(_number: int) -> None:
-        answer = client.post(next(paths), headers={"HX-Request": "true"})
+        answer = client.post(next(paths), {"confirmed": "1"}, headers={"HX-Request": "true"})
         assert answer.status_code == 200, answer.content
 
     acts: dict[str, Callable[[int], object]] = {

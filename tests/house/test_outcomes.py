@@ -11,6 +11,7 @@ from taskruns.audit import CATALOGUE, EventType
 from taskruns.models import (
     CANCEL_FACTS,
     TRIGGER_FACTS,
+    BatchKind,
     CancelItem,
     Cancellation,
     Effect,
@@ -18,12 +19,12 @@ from taskruns.models import (
     Trigger,
     TriggerOutcome,
 )
-from taskruns.models.batches import ITEM_STATES
-from taskruns.pages import batches
+from taskruns.models.batches import ITEM_STATES, START_OUTCOMES, STARTED
+from taskruns.pages import batch_words as batches
 from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.help import help_page
 from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS, Words
-from taskruns.services.batches.draft import NOT_STOPPED
+from taskruns.services.batches.draft import NOT_STARTED, NOT_STOPPED
 
 TONES = {"success", "info", "warning", "error"}
 TABLES: list[tuple[Any, Mapping[Any, Any], Mapping[Any, Words], EventType, Any]] = [
@@ -87,9 +88,20 @@ def test_a_run_in_a_batch_can_have_each_outcome(outcome: Outcome):
 
 def test_each_state_of_a_run_in_a_batch_has_label_and_filter():
     assert dict(CancelItem._meta.get_field("state").choices or ()) == ITEM_STATES
-    counts = batches.state_counts(dict.fromkeys(ITEM_STATES, 1))
+    every = dict.fromkeys(ITEM_STATES, 1)
+    counts = [count for kind in BatchKind for count in batches.state_counts(every, kind=kind)]
     assert {count.state for count in counts} == set(ITEM_STATES)
     assert all(count.word and count.tone and count.icon for count in counts)
+
+
+def test_a_run_to_start_again_can_have_each_outcome_of_a_start():
+    for outcome in START_OUTCOMES:
+        (shown,) = batches.state_counts({outcome: 3}, kind=BatchKind.TRIGGER)
+        assert (shown.word, shown.number) == (TRIGGER_WORDS[outcome].in_batch, 3)
+        assert (shown.tone == "good") == (outcome in STARTED) or outcome == TriggerOutcome.UNKNOWN
+        assert (outcome in NOT_STARTED) != (outcome in STARTED), "a retry takes what was certainly not started"
+    assert not {*STARTED} & {*NOT_STARTED}
+    assert [it for it in TriggerOutcome if TRIGGER_WORDS[it].in_batch] == list(START_OUTCOMES)
 
 
 @cancels

@@ -162,7 +162,9 @@ def test_no_secret_is_logged_when_a_request_fails(
     token, session = client.cookies["csrftoken"].value, client.cookies["sessionid"].value
     monkeypatch.setattr("taskruns.services.credentials.actions.record", fail)
     own = "Bearer somebodys-own-9f8e7d6c5b"
+    credential.delete()  # it has the same key
     form = {"name": "Second", "endpoint": credential.endpoint, "key": CANARY, "csrfmiddlewaretoken": token}
+    form |= {"anyway": "1"}  # without a test
     answer = client.post("/teams/ops-north/credentials/new/", form, headers={"Authorization": own})
     assert answer.status_code == 500
     logged = json.dumps(lines())

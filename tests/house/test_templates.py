@@ -98,7 +98,7 @@ def styled_by() -> dict[str, set[str]]:
 def test_each_page_loads_the_style_sheets_of_what_it_shows():
     everywhere, styled = loaded("base.html"), styled_by()
     assert everywhere == {"tokens", "base", "parts", "print"}
-    assert styled["view-bar"] == {"saved_views"}
+    assert styled["view-form"] == {"saved_views"}
     of_subjects = {word: sheets for word, sheets in styled.items() if not sheets & everywhere}
     asked = set()
     for path in TEMPLATES:

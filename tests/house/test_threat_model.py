@@ -48,6 +48,7 @@ PROMISES = (
     *(
         "Tampering with the audit log is detected",
         "An export proves itself",
+        "A restore hides nothing",
         "Strangers cannot flood the audit log",
     ),
 )

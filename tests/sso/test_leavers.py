@@ -19,6 +19,7 @@ from taskruns.models import (
     Membership,
     SavedView,
     SiteRole,
+    Task,
     Team,
     TeamRole,
     User,
@@ -28,10 +29,11 @@ from taskruns.services import batches, members
 from taskruns.services.people import accounts, password_reset
 from taskruns.services.user_errors import UserError
 from tests.clients import ClientOf, sign_in
-from tests.factories import PASSWORD, actor, person
+from tests.factories import PASSWORD, actor, make_run, person
 from tests.markup import without_bdi
 from tests.queue_worker import work
 from tests.stage import Stage, a_stop
+from tests.wire import ENDPOINT
 
 from .browser import Idp
 
@@ -63,7 +65,10 @@ def test_group_role_counts_while_the_last_sso_is_recent(
     assert must_have_second_factor(vera) is counts
     assert (members.home_of(vera) == team) is counts
     assert bool(members.teams_of(vera)) is counts
-    assert ("Ops North" in client.get("/runs/").content.decode()) is counts
+    run = make_run(Task.objects.create(team=team, endpoint=ENDPOINT, arize_id="task", name="Relevance"))
+    for path in ("/runs/", "/runs/table/"):
+        shown = client.get(path).content.decode()
+        assert [text in shown for text in ("Ops North", str(run.pk))] == [counts] * 2
 
 
 def test_role_given_by_a_person_does_not_lapse(team: Team, vera: User, client_of: ClientOf):
