@@ -19,7 +19,7 @@ E2E_LOG := $(VENV)/browser-tests.log
 # Without compiled files, each of the hundreds of processes that tests start would compile the panel anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo run test test-unit test-e2e test-fast test-database test-next lint format lock audit bench screenshots
+.PHONY: help demo run test test-unit test-e2e test-fast test-database test-next lint format lock audit bench chaos drills release screenshots
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -80,6 +80,15 @@ audit: $(VENV)/dev.stamp ## check the locked packages for known vulnerabilities
 
 bench: $(VENV)/dev.stamp ## run the benchmarks on this machine
 	@$(BIN)/python -m tests.bench
+
+chaos: $(VENV)/dev.stamp ## kill and disturb the real processes (CHAOS_MINUTES), check every promise
+	@$(BIN)/python -m tests.chaos
+
+drills: $(VENV)/dev.stamp ## rehearse what operators do: install, back up, move, rotate, restart (DRILLS="NAME ...")
+	@$(BIN)/python -m tests.drills $(DRILLS)
+
+release: $(VENV)/run.stamp ## set the version (VERSION=1.2.3) and date the changelog; prints how to tag
+	@$(BIN)/python -m config.release $(VERSION)
 
 screenshots: $(VENV)/dev.stamp ## retake the README's screenshots (needs Chromium)
 	@$(BIN)/python -m tests.e2e.screenshots
