@@ -9,6 +9,7 @@ adam  is a site admin: he creates teams and cancels no run.
 """
 
 import gc
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -58,6 +59,12 @@ def pytest_collection_finish() -> None:
 def _the_database_has_the_tests_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frozen time does not stop the clock of PostgreSQL."""
     monkeypatch.setattr("taskruns.models.jobs.has_clock", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _rounds_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of a simulated round stands still, however busy the machine is."""
+    monkeypatch.setattr("taskruns.services.mirror.reader.LONGEST_ROUND", math.inf)
 
 
 @pytest.fixture(autouse=True)

@@ -156,10 +156,10 @@ def test_a_board_does_not_wait_for_a_foreign_writer(
         for sent, status in (("", 200), (etag, 304)):
             began = time.monotonic()
             assert poll(client, sent).status_code == status
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 5, "not the 30 s of other writes"
         began = time.monotonic()
         assert client.get("/teams/ops-north/runs/").status_code == 200
-        assert time.monotonic() - began < 1.5, "the page also remembers the team"
+        assert time.monotonic() - began < 5, "the page also remembers the team"
     assert caplog.text.count("'what': 'attention'") == 1, "one line a minute"
     assert Team.objects.get(pk=run.team_id).watched_at is None
     poll(client)

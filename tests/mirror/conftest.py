@@ -1,6 +1,5 @@
 """Fixtures of the mirror: a stopped clock, a key and a fake Arize."""
 
-import math
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,7 +9,7 @@ import responses
 import time_machine
 
 from taskruns.models import Credential, Team
-from taskruns.services.mirror import reader, schedule
+from taskruns.services.mirror import schedule
 from tests.factories import make_credential
 from tests.fake_arize import START, World
 
@@ -20,12 +19,6 @@ def clock() -> Iterator[Any]:
     """A stopped clock that tests move."""
     with time_machine.travel(START, tick=False) as clock:
         yield clock
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round of a simulated minute may take as long as the machine needs."""
-    monkeypatch.setattr(reader, "LONGEST_ROUND", math.inf)
 
 
 @pytest.fixture

@@ -134,10 +134,10 @@ def test_silent_server_is_no_answer_within_the_deadline(server):
     arize = server(lambda *_: None)
     post = failure(arize.url, "cancel_run")
     assert (type(post), post.calls) == (errors.NoAnswer, 1)
-    assert 0.3 <= post.took < 0.9
+    assert 0.3 <= post.took < 3
     get = failure(arize.url, "get_run", get_retries=50)
     assert type(get) is errors.NoAnswer
-    assert get.took < QUICK.call + 0.5
+    assert get.took < 3, "50 retries would take 15 s"
     assert 2 <= get.calls <= 5
 
 

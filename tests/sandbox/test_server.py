@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -48,11 +49,13 @@ def raw(arize: Caller, sent: bytes) -> bytes:
 def test_answers_on_one_connection_are_not_delayed(arize: Caller) -> None:
     connection = http.client.HTTPConnection(urlsplit(arize.url).netloc, timeout=10)
     arize.call_on(connection, "GET", "/v2/spaces")
-    sock, began = connection.sock, time.monotonic()
+    sock, seconds = connection.sock, []
     for _ in range(20):
+        began = time.monotonic()
         assert arize.call_on(connection, "GET", "/v2/tasks").status == 200
+        seconds.append(time.monotonic() - began)
     assert connection.sock is sock, "the connection was not kept"
-    assert time.monotonic() - began < 20 * 0.04 / 2
+    assert statistics.median(seconds) < 0.04 / 2, "a delayed acknowledgement takes 0.04 s"
     connection.close()
 
 
@@ -150,7 +153,7 @@ def test_process_reports_ready_and_exits_on_a_signal(number: signal.Signals) -> 
     finally:
         process.kill()
     assert (counts, process.returncode) == ([8, 4], 0)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
 
 
 def test_taken_port_is_explained(arize: Caller) -> None:
