@@ -16,10 +16,12 @@ from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import responses
 from django.db import connection, transaction
+from django.test.client import closing_iterator_wrapper
 from huey.contrib.djhuey import HUEY
 
 from taskruns.audit import EventType
@@ -53,6 +55,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Imported modules live until the end: exclude them from every garbage collection."""
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Close the downloads that a test did not read to the end, as a server does.
+
+    Otherwise the garbage collection closes them, perhaps within a query, and psycopg then waits for itself.
+    """
+    streams: list[Any] = []
+
+    def kept(*arguments: Any) -> Any:
+        streams.append(closing_iterator_wrapper(*arguments))
+        return streams[-1]
+
+    with mock.patch("django.test.client.closing_iterator_wrapper", kept):
+        try:
+            return (yield)
+        finally:
+            for stream in streams:
+                stream.close()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """A queue that fails: noticed, logged once a minute, and the process ends if only its own connection is broken."""
 
 import logging
+import math
 import threading
 import time
 from typing import Any
@@ -16,7 +17,7 @@ from tests.processes import wait_for
 @pytest.fixture
 def at(monkeypatch: Any) -> Any:
     """`at(seconds)` moves the monotonic clock."""
-    start = time.monotonic()
+    start = math.ceil(time.monotonic())  # whole seconds: their sums are exact
 
     def move(seconds: float) -> None:
         monkeypatch.setattr(time, "monotonic", lambda: start + seconds)
