@@ -20,6 +20,7 @@ from taskruns.audit.row_json import AS_JSON, COLUMNS
 from taskruns.models import AuditEvent
 
 CHUNK = 2_000
+LONGEST_REACH = 1_000 * CHUNK  # numbers; beyond such a gap, a chunk has no end
 EVENT = (*COLUMNS, "hash")
 ANCHOR = ("chain", "seq", "hash", "signed_at", "key_id", "signature")
 # The types that `record()` always writes to these columns.
@@ -62,17 +63,23 @@ def stream_values(rows: Rows, names: tuple[str, ...]) -> Iterator[dict[str, Any]
     Rows whose `seq` is not an integer are left out: see `unnumbered()`.
     Does not use `iterator()`: during a slow download PostgreSQL would keep a copy of the log on disk or a transaction
     open, and SQLite could not checkpoint its write-ahead log.
+    PostgreSQL without statistics would sort the rest of the chain for each chunk, so a chunk ends at a number.
     """
-    rest, length = with_number(rows), CHUNK
     shape, stored = partial(_values, names=names), partial(_stored_values, rows.model, names=names)
-    while length == CHUNK:
-        chunk = _read(rest.order_by("seq", "pk")[:CHUNK], shape, stored)
+    rest, reach, end = with_number(rows), CHUNK, None
+    while True:
+        within = rest if end is None else rest.filter(seq__lt=end)
+        chunk = _read(within.order_by("seq", "pk")[:CHUNK], shape, stored)
         for _pk, _seq, *values in chunk:
             yield dict(zip(names, values, strict=True))
-        length = len(chunk)
+        if len(chunk) < CHUNK and end is None:
+            return
         if chunk:
             pk, seq = chunk[-1][:2]
             rest = with_number(rows).filter(Q(seq__gt=seq) | Q(pk__gt=pk), seq__gte=seq)
+        begin = end if end is not None and len(chunk) < CHUNK else seq + 1
+        reach = CHUNK if 2 * len(chunk) >= CHUNK else 2 * reach
+        end = begin + reach if reach <= LONGEST_REACH else None
         del chunk  # or two chunks would be in memory at once
 
 
