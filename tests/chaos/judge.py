@@ -226,6 +226,8 @@ def _answered_wrongly(record: Record, click: Click, row: Row) -> str | None:
     mine = [it for it in record.rows_of[row.operation] if it.outcome != "requested"]
     if mine and mine[0].actor_type != "user":
         return None  # the panel found it later
+    if click.is_queued:
+        return None if click.status == 200 else "queued"
     first = mine[0].outcome if mine else ""
     return None if click.status in STATUSES[first] else first
 

@@ -49,8 +49,10 @@ class Person:
     def click_cancel(self, team: str, run: str, run_uuid: str, reason: str) -> Click:
         path = f"/teams/{team}/runs/{run_uuid}/cancel/"
         fields = {"confirmed": "1", "reason": reason}
-        status = self._post(path, fields, {"HX-Request": "true", "HX-Target": f"run-{run_uuid}"})[0]
-        return Click(self.name, run, reason, status)
+        answer = self._answer(path, fields, {"HX-Request": "true", "HX-Target": f"run-{run_uuid}"})
+        if answer is None:
+            return Click(self.name, run, reason, 0)
+        return Click(self.name, run, reason, answer.status_code, "being sent to Arize" in answer.text)
 
     def cancel_matching(self, team: str, query: dict[str, str], reason: str) -> str:
         """Cancel all runs that match. Returns the batch's path, empty if there is none or no answer."""
@@ -98,8 +100,14 @@ class Person:
 
     def _post(self, path: str, fields: dict[str, str], headers: dict[str, str] | None = None) -> tuple[int, str]:
         """Status and location; status 0 without an answer."""
+        answer = self._answer(path, fields, headers)
+        return (0, "") if answer is None else (answer.status_code, answer.headers.get("Location", ""))
+
+    def _answer(
+        self, path: str, fields: dict[str, str], headers: dict[str, str] | None = None
+    ) -> requests.Response | None:
         try:
-            answer = self._session.post(
+            return self._session.post(
                 f"{next(self._urls)}{path}",
                 fields,
                 headers={"X-CSRFToken": self._token(), **(headers or {})},
@@ -107,8 +115,7 @@ class Person:
                 timeout=WAITS,
             )
         except requests.RequestException:
-            return 0, ""
-        return answer.status_code, answer.headers.get("Location", "")
+            return None
 
     def _token(self) -> str:
         return next((cookie.value or "" for cookie in self._session.cookies if cookie.name == "csrftoken"), "")

@@ -99,12 +99,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Click:
-    """`status`: what the person's browser got, 0 without an answer. The reason is unique."""
+    """`status`: what the person's browser got, 0 without an answer. The reason is unique. `is_queued`: the answer said
+    that the cancel is still to be sent.
+    """
 
     person: str
     run: str
     reason: str
     status: int
+    is_queued: bool = False
 
 
 @dataclass(frozen=True)
