@@ -50,7 +50,7 @@ test-fast: $(VENV)/dev.stamp ## run the fast tests: no browser, no processes, no
 	@$(BIN)/python -m pytest --ignore=tests/e2e -m 'not slow' $(SPREAD)
 
 test-database: $(VENV)/dev.stamp ## run the tests that use the database in DATABASE_URL, without browser tests
-	@$(BIN)/python -m pytest --ignore=tests/e2e -m database $(SPREAD)
+	@$(BIN)/python -m pytest --ignore=tests/e2e -m 'database and not once' $(SPREAD)
 
 test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python with the next Django
 	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'

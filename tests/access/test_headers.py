@@ -17,7 +17,7 @@ from tests.factories import actor
 from tests.stage import Stage, batches_of
 from tests.urlconf import url_names, wanted
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ from tests.factories import actor, make_run
 from tests.stage import Stage, a_stop
 from tests.urlconf import url_names, wanted
 
+pytestmark = pytest.mark.once
+
 # Reverses the direction of the text after it, and has letters of a right-to-left script.
 HOSTILE = "\u202e\u2066אבג evil\x07\x85\u2069"
 WORD = "evil"

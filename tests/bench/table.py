@@ -2,8 +2,11 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,17 @@ def median_ms(act: Callable[[int], object], times: Iterable[int]) -> float:
         act(number)
         spans.append(time.perf_counter() - begin)
     return 1000 * statistics.median(spans)
+
+
+def medians_ms(acts: Mapping[K, Callable[[int], object]], times: Iterable[int]) -> dict[K, float]:
+    """The median of each, taken in turns, so that a busy moment of the machine meets all alike."""
+    spans: dict[K, list[float]] = {key: [] for key in acts}
+    for number in times:
+        for key, act in acts.items():
+            begin = time.perf_counter()
+            act(number)
+            spans[key].append(time.perf_counter() - begin)
+    return {key: 1000 * statistics.median(each) for key, each in spans.items()}
 
 
 def per_second(act: Callable[[int], object], count: int) -> float:

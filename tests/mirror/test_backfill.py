@@ -11,7 +11,7 @@ from tests.factories import make_credential
 from tests.fake_arize import START, World
 from tests.mirror.simulation import TICK, Simulation, fill, watch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 RUNS = 15_000
 

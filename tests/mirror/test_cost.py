@@ -15,7 +15,7 @@ from taskruns.services.mirror import due, note_attention, refresh
 from tests.factories import make_credential
 from tests.fake_arize import START, World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 MINUTES = 2
 MOST_QUERIES = 37  # with BEGIN and COMMIT

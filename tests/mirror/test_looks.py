@@ -18,6 +18,8 @@ from tests.fake_arize import START, World, failing
 from tests.mirror.simulation import NewRuns, Simulation, fill, watch
 from tests.stored import events
 
+pytestmark = pytest.mark.once
+
 LIMIT = 300
 PEOPLE = {"person_label": "oli@example.com"}
 

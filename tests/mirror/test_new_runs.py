@@ -12,7 +12,7 @@ from tests.factories import make_credential
 from tests.fake_arize import START, World
 from tests.mirror.simulation import NewRuns, Simulation, fill, p95, watch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 LIMIT = 300
 
