@@ -125,6 +125,11 @@ class World:
         with self.lock:
             return {id_: self._now(run) for id_, run in self.runs.items()}
 
+    def is_stopping(self) -> bool:
+        """Whether a cancel is still to take effect."""
+        with self.lock:
+            return any(self._now(run).is_active and run.stops_at < math.inf for run in self.runs.values())
+
     def _now(self, run: _Run) -> TrueRun:
         """The truth about a run, after what was due has happened."""
         now, truth = time.time(), run.truth

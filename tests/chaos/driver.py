@@ -230,7 +230,7 @@ class Driver:
             self._wait_until(time.time() + 0.5)
 
     def _is_settled(self) -> bool:
-        if any(self.database.rows(query)[0][0] for query in (OPEN, UNFINISHED)):
+        if self.world.is_stopping() or any(self.database.rows(query)[0][0] for query in (OPEN, UNFINISHED)):
             return False
         truths = self.world.truths()
         ended = {run.id for run in truths.values() if not run.is_active}
