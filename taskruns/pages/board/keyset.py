@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -39,6 +40,7 @@ NEAR = 2_000
 FAR = 20_000
 NARROW = 2_000
 KEPT = 64  # of each kind of query, of about 50 kB: pages in a row need the same ones
+BOUND_KEPT = 60  # seconds
 MOST_COUNTED = 6  # parts that are counted one by one
 MOST_TOGETHER = 200  # parts of one union; SQLite takes no more than 500
 
@@ -133,7 +135,8 @@ def count_all(each: Sequence[Conditions], *, limit: int) -> int | None:
 @lru_cache(maxsize=KEPT)
 def _each_number(ways: tuple[Q, ...], limit: int) -> PreparedNumbers:
     """How many runs are found in each of these ways."""
-    return PreparedNumbers([Run.objects.filter(way).order_by().values("pk")[:limit] for way in ways])
+    # No column, so that no row is looked up in the table if an index can check it.
+    return PreparedNumbers([Run.objects.filter(way).order_by().values(one=Value(1))[:limit] for way in ways])
 
 
 @lru_cache(maxsize=KEPT)
@@ -273,8 +276,7 @@ def _scan(conditions: Conditions, stream: Stream, cursor: Cursor | None, limit: 
         ordered = _from_cursor(conditions, stream, cursor, descending=descending)
         return _found(stream, _values(stream, ordered.filter(conditions.rest, pk__in=ids), limit))
     # Read the bound first, so that `scanned_to` matches the rows that were scanned.
-    values = _far_values(conditions, stream, cursor, descending=descending).rows()
-    bound = values[0] if len(values) > 1 else None
+    bound = _bound(conditions.indexed, stream, cursor, descending=descending)
     found = _found(stream, _far_rows(conditions, stream, cursor, limit, bound, descending=descending).rows())
     if bound is None or len(found.places) >= limit:
         return found
@@ -283,10 +285,31 @@ def _scan(conditions: Conditions, stream: Stream, cursor: Cursor | None, limit: 
     return replace(found, scanned_to=Place(stream.rank, stream.value_of(bound), after_all))
 
 
+def _bound(indexed: Q, stream: Stream, cursor: Cursor | None, *, descending: bool) -> datetime | int | None:
+    """The value at which a scan ends; None if fewer than FAR rows are left. Of many rows it is kept for a minute: it is
+    the same for all filters, and new rows only make the scan a little longer.
+    """
+    asked = (indexed, stream, cursor)
+    kept = _kept_bound(*asked, monotonic() // BOUND_KEPT, descending=descending)
+    return _far_value(*asked, descending=descending) if kept is None else kept
+
+
 @lru_cache(maxsize=KEPT)
-def _far_values(conditions: Conditions, stream: Stream, cursor: Cursor | None, *, descending: bool) -> Compiled[Any]:
+def _kept_bound(
+    indexed: Q, stream: Stream, cursor: Cursor | None, _minute: float, *, descending: bool
+) -> datetime | int | None:
+    return _far_value(indexed, stream, cursor, descending=descending)
+
+
+def _far_value(indexed: Q, stream: Stream, cursor: Cursor | None, *, descending: bool) -> datetime | int | None:
+    values = _far_values(indexed, stream, cursor, descending=descending).rows()
+    return values[0] if len(values) > 1 else None
+
+
+@lru_cache(maxsize=KEPT)
+def _far_values(indexed: Q, stream: Stream, cursor: Cursor | None, *, descending: bool) -> Compiled[Any]:
     """The values of the last row that is scanned and of the one after it."""
-    ordered = _from_cursor(conditions, stream, cursor, descending=descending)
+    ordered = _from_cursor(Conditions(indexed), stream, cursor, descending=descending)
     return Compiled(ordered.values_list(stream.column, flat=True)[FAR - 1 : FAR + 1])
 
 

@@ -166,12 +166,13 @@ def _tasks_named(team: Team, term: str) -> QuerySet[Task]:
 
 def _of_tasks(team: Team, term: str, tasks: Sequence[UUID]) -> Q:
     many = len(tasks) > MANY_TASKS
-    return Q(team=team, task__in=_tasks_named(team, term).values("pk") if many else list(tasks))
+    # Without the team, which the index of the task does not have: they are its tasks.
+    return Q(task__in=_tasks_named(team, term).values("pk") if many else list(tasks))
 
 
 def _by_text(team: Team, term: str, found: _Found) -> Iterator[Q]:
     if found.is_many:
-        yield Q(pk__in=RunSearch.objects.filter(holding(team.pk, term)).values("run"))
+        yield _of_all_holding(team.pk, term)
     elif found.runs:
         yield Q(pk__in=list(found.runs))
     if _UNFILLED in found.kinds:
@@ -188,7 +189,13 @@ def _checked(team: Team, term: str, found: _Found) -> Iterator[Q]:
         yield _begins_unfilled(team, term)
 
 
-@lru_cache(maxsize=256)  # the same object for the same term, because objects are compared
+# The same object for the same term, because objects are compared: what is compiled for them is kept.
+@lru_cache(maxsize=256)
+def _of_all_holding(team: UUID, term: str) -> Q:
+    return Q(pk__in=RunSearch.objects.filter(holding(team, term)).values("run"))
+
+
+@lru_cache(maxsize=256)
 def _holds(term: str) -> Q:
     return Q(Exists(RunSearch.objects.filter(run=OuterRef("pk"), text__contains=term)))
 
