@@ -3,10 +3,11 @@
 That takes longer than the database needs to answer. A prepared query reads like any other: `rows()`, `exists()`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from datetime import timedelta
 from functools import cache, cached_property
+from time import monotonic
 from typing import Any, Generic, Self, TypeVar
 
 from django.core.exceptions import EmptyResultSet
@@ -16,6 +17,7 @@ from django.db.models.fields import Field
 from django.db.models.sql import UpdateQuery
 
 R = TypeVar("R")
+V = TypeVar("V")
 Fetched = tuple[Any, ...]  # a row as the database driver returns it
 
 
@@ -131,6 +133,25 @@ class Compiled(Prepared[R]):
 
     def rows(self, *, most: int | None = None, **values: Any) -> list[R]:
         return [] if self._finds_nothing else super().rows(most=most, **values)
+
+
+class ForAMinute(Generic[V]):
+    """What a process found out, kept for a minute if it need not be exact. Of more than `most`, all are forgotten."""
+
+    SECONDS = 60
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._known: dict[Hashable, tuple[V, float]] = {}
+
+    def get(self, key: Hashable) -> V | None:
+        value, until = self._known.get(key, (None, 0.0))
+        return value if monotonic() < until else None
+
+    def keep(self, key: Hashable, value: V) -> None:
+        if len(self._known) >= self._most:
+            self._known = {}  # another thread may read the old one
+        self._known[key] = value, monotonic() + self.SECONDS
 
 
 class PreparedUpdate:

@@ -155,7 +155,7 @@ def runs_per_hour(*teams: Team, wanted: BoardFilter | None = None, of_all: bool 
     starts, wanted = _starts(), (wanted or BoardFilter()).unsorted()
     counted = wanted if _is_followed(wanted) else BoardFilter()
     board_url = reverse("teams") if of_all else reverse("board", args=[teams[0].slug])
-    counts = frozenset(_counts(teams, counted, starts).items())
+    counts = _counts(teams, tuple(team.board_version for team in teams), counted, tuple(starts))
     series, hours = _drawn(counts, board_url, counted, tuple(starts), timezone.get_current_timezone())
     return Chart(
         team="all your teams" if of_all else teams[0].name,
@@ -213,7 +213,11 @@ def _starts() -> list[datetime]:
     return [current - timedelta(hours=back) for back in reversed(range(HOURS))]
 
 
-def _counts(teams: Sequence[Team], wanted: BoardFilter, starts: Sequence[datetime]) -> Counts:
+# The same until the board changes, or the hour is over, as the ETag says.
+@lru_cache(maxsize=256)
+def _counts(
+    teams: tuple[Team, ...], _versions: tuple[int, ...], wanted: BoardFilter, starts: tuple[datetime, ...]
+) -> frozenset[tuple[tuple[datetime, Status], int]]:
     rows: Iterable[tuple[int, str, int]]
     if len(teams) == 1 and not wanted.is_set:
         rows = _of_one_team().rows(team=teams[0].pk, start=starts[0])
@@ -227,7 +231,7 @@ def _counts(teams: Sequence[Team], wanted: BoardFilter, starts: Sequence[datetim
         # A run from the future counts in the current hour.
         at = starts[min(hour, HOURS - 1)], Status(status)
         counts[at] = counts.get(at, 0) + runs
-    return counts
+    return frozenset(counts.items())
 
 
 @cache

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +29,7 @@ from django.db.models.functions import Coalesce
 
 from taskruns.forms import BoardFilter, Cursor, Sort
 from taskruns.models import Run
-from taskruns.models.prepared import Compiled, PreparedNumbers
+from taskruns.models.prepared import Compiled, ForAMinute, PreparedNumbers
 from taskruns.services.runs.matching import Conditions, Narrow
 
 from .plan import FIRST_ID, LAST_ID, Place, Stream, is_ranked, is_read_descending, micros, streams
@@ -40,7 +39,6 @@ NEAR = 2_000
 FAR = 20_000
 NARROW = 2_000
 KEPT = 64  # of each kind of query, of about 50 kB: pages in a row need the same ones
-BOUND_KEPT = 60  # seconds
 MOST_COUNTED = 6  # parts that are counted one by one
 MOST_TOGETHER = 200  # parts of one union; SQLite takes no more than 500
 
@@ -285,25 +283,22 @@ def _scan(conditions: Conditions, stream: Stream, cursor: Cursor | None, limit: 
     return replace(found, scanned_to=Place(stream.rank, stream.value_of(bound), after_all))
 
 
+_bounds: ForAMinute[datetime | int] = ForAMinute(most=4 * KEPT)
+
+
 def _bound(indexed: Q, stream: Stream, cursor: Cursor | None, *, descending: bool) -> datetime | int | None:
-    """The value at which a scan ends; None if fewer than FAR rows are left. Of many rows it is kept for a minute: it is
-    the same for all filters, and new rows only make the scan a little longer.
+    """The value at which a scan ends, the same for all filters; None if fewer than FAR rows are left. Of an older value
+    the scan is a little longer, by the new rows.
     """
-    asked = (indexed, stream, cursor)
-    kept = _kept_bound(*asked, monotonic() // BOUND_KEPT, descending=descending)
-    return _far_value(*asked, descending=descending) if kept is None else kept
-
-
-@lru_cache(maxsize=KEPT)
-def _kept_bound(
-    indexed: Q, stream: Stream, cursor: Cursor | None, _minute: float, *, descending: bool
-) -> datetime | int | None:
-    return _far_value(indexed, stream, cursor, descending=descending)
-
-
-def _far_value(indexed: Q, stream: Stream, cursor: Cursor | None, *, descending: bool) -> datetime | int | None:
+    key = indexed, stream, cursor, descending
+    if (kept := _bounds.get(key)) is not None:
+        return kept
     values = _far_values(indexed, stream, cursor, descending=descending).rows()
-    return values[0] if len(values) > 1 else None
+    if len(values) <= 1:
+        return None
+    bound: datetime | int = values[0]
+    _bounds.keep(key, bound)
+    return bound
 
 
 @lru_cache(maxsize=KEPT)

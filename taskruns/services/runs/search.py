@@ -21,7 +21,7 @@ from django.db.models.expressions import CombinedExpression
 
 from taskruns.models import ArizeUser, Run, RunSearch, Task, Team, User
 from taskruns.models.folded import contains_folded
-from taskruns.models.prepared import Prepared, Slot
+from taskruns.models.prepared import ForAMinute, Prepared, Slot
 from taskruns.models.run_search import SHORTEST, FirstHolding, holding, searchable
 
 from .people import People, cancelled_by, started_by
@@ -104,9 +104,13 @@ class _Found:
 def _look(team: Team, term: str) -> _Found:
     """One query, and one more for the ids of few runs."""
     by_kind: dict[int, list[UUID]] = {}
-    for pk, kind in _existing(FEW_RUNS + 1, MANY_TASKS + 1).rows(team=team.pk, term=term):
+    known = _numbers_of_many.get((team.pk, term))
+    most_runs = None if known else FEW_RUNS + 1
+    for pk, kind in _existing(most_runs, MANY_TASKS + 1).rows(team=team.pk, term=term):
         by_kind.setdefault(kind, []).append(pk)
-    number = max(by_kind) - _RUNS
+    number = known or max(by_kind) - _RUNS
+    if number > FEW_RUNS:
+        _numbers_of_many.keep((team.pk, term), number)
     kinds = frozenset(kind for kind in by_kind if kind < _RUNS) | ({_RUN} if number else set())
     is_few = 0 < number <= FEW_RUNS
     runs = _first_runs(FEW_RUNS + 1).rows(team=team.pk, term=term) if is_few else []
@@ -114,23 +118,30 @@ def _look(team: Team, term: str) -> _Found:
     return _Found(tasks, runs, number > FEW_RUNS, in_arize, in_panel, kinds, _UNFILLED in kinds)
 
 
+# Of the texts that more than FEW_RUNS hold: counting them is most of the work, and they stay many.
+_numbers_of_many: ForAMinute[int] = ForAMinute(most=1_000)
+
+
 @cache
-def _existing(most_runs: int, most_tasks: int) -> Prepared[tuple[UUID, int]]:
-    """What there is of each kind. Of runs only how many, on top of _RUNS: of many, no id is needed.
+def _existing(most_runs: int | None, most_tasks: int) -> Prepared[tuple[UUID, int]]:
+    """What there is of each kind. Of runs only how many, on top of _RUNS: of many, no id is needed. None: no runs.
 
     The limits are in subqueries because SQLite allows none in the parts of a union.
     """
     team, term = Slot("team", UUIDField()), Slot("term", TextField())
     people = contains_folded("name", term) | contains_folded("email", term)
     tasks = Task.objects.filter(Q(search_name__contains=term) | Q(search_space__contains=term), team=team)
-    runs = FirstHolding(most_runs, is_number=True)
     parts: list[tuple[QuerySet[Any], Any]] = [
         (Task.objects.filter(pk__in=tasks.values("pk")[:most_tasks]), Value(_TASK)),
-        (Team.objects.filter(pk=team), CombinedExpression(Value(_RUNS), "+", runs, output_field=IntegerField())),
         (Run.objects.filter(pk__in=one_unfilled()), Value(_UNFILLED)),
         (ArizeUser.objects.filter(people, team=team), Value(_IN_ARIZE)),
         (User.objects.filter(people), Value(_IN_PANEL)),
     ]
+    if most_runs is not None:
+        number = CombinedExpression(
+            Value(_RUNS), "+", FirstHolding(most_runs, is_number=True), output_field=IntegerField()
+        )
+        parts.append((Team.objects.filter(pk=team), number))
     first, *others = (rows.order_by().values_list("pk", kind) for rows, kind in parts)
     return Prepared(first.union(*others, all=True))
 
