@@ -53,7 +53,7 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (saved_views._with_own_default, {}),
     (restores._latest, {}),
     (session_store._unexpired_row, {}),
-    (search._existing, {"most_runs": 3, "most_tasks": 4}),
+    *((search._existing, {"most_runs": most, "most_tasks": 4}) for most in (3, None)),
     (search._first_runs, {"most": 3}),
     (search._one_unfilled, {}),
     (people._like_in_arize, {}),
