@@ -19,6 +19,7 @@ from taskruns.models import (
     BatchSource,
     BatchState,
     CancelBatch,
+    Channel,
     Credential,
     EmergencyStop,
     Invitation,
@@ -38,7 +39,7 @@ from taskruns.services import batches as bulk
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.clients import show_factor
-from tests.factories import actor, member, person
+from tests.factories import actor, make_channel, member, person
 from tests.people.soft_passkey import SoftPasskey
 from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
@@ -53,6 +54,7 @@ class Stage:
     token: str
     view: SavedView
     batches: dict[str, CancelBatch]  # by url name
+    channel: Channel  # "Room"
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # also tom's
@@ -124,6 +126,7 @@ def set_stage(team: Team, run: Run, credential: Credential, arize: responses.Req
             team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
         ),
         batches=batches_of(team, run, actor(people["oli"])),
+        channel=make_channel(team),
         arize=arize,
         secret=secret,
         passkey=passkey,

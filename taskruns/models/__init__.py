@@ -15,6 +15,7 @@ from .audit import (
 from .batches import BatchKind, BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cache import CacheEntry
 from .cancellations import Cancellation
+from .channels import Channel, ChannelKind, Delivery, DeliveryState, Happening, LogPosition, Rule, RunFact, RunNotice
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
 from .key_ring import RingKeyCheck, SigningKeyUse
@@ -52,16 +53,22 @@ __all__ = [
     "CancelItem",
     "CancelPace",
     "Cancellation",
+    "Channel",
+    "ChannelKind",
     "Credential",
+    "Delivery",
+    "DeliveryState",
     "Effect",
     "EmailStatus",
     "EmergencyStop",
+    "Happening",
     "Heartbeat",
     "Invitation",
     "ItemState",
     "KeyUsage",
     "Lease",
     "Limit",
+    "LogPosition",
     "Membership",
     "Move",
     "Outcome",
@@ -69,8 +76,11 @@ __all__ = [
     "PersonTally",
     "Restore",
     "RingKeyCheck",
+    "Rule",
     "Run",
+    "RunFact",
     "RunNote",
+    "RunNotice",
     "RunSearch",
     "SavedView",
     "SignInCount",

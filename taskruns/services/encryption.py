@@ -15,7 +15,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
-from taskruns.models import Credential
+from taskruns.models import Channel, Credential
 
 from . import key_ring
 from .people import factors
@@ -62,6 +62,25 @@ def _reencrypt_credential(row: Credential, ring: Ring) -> Result:
     return "done"
 
 
+def _channels() -> "models.QuerySet[Channel]":
+    return Channel.objects.exclude(ciphertext="")
+
+
+def _channels_behind(newest: int) -> "models.QuerySet[Channel]":
+    return _channels().exclude(ring_number=newest)
+
+
+@sensitive_variables()
+def _reencrypt_channel(row: Channel, ring: Ring) -> Result:
+    owner = str(row.pk)
+    try:
+        encrypted = ring.encrypt(ring.decrypt(Ciphertext(row.ring_number, row.ciphertext), owner=owner), owner=owner)
+    except DecryptionFailed:
+        return "unreadable"
+    Channel.objects.filter(pk=row.pk).update(ring_number=encrypted.ring_number, ciphertext=encrypted.token)
+    return "done"
+
+
 # Where each kind of second factor stores its secret. Passkeys have none.
 _KINDS = ((Authenticator.Type.TOTP, "secret"), (Authenticator.Type.RECOVERY_CODES, "seed"))
 
@@ -94,6 +113,7 @@ def _reencrypt_factor(row: Authenticator, _ring: Ring) -> Result:
 
 COLUMNS: tuple[EncryptedColumn, ...] = (
     EncryptedColumn("API keys", _credentials, _credentials_behind, _reencrypt_credential),
+    EncryptedColumn("channels", _channels, _channels_behind, _reencrypt_channel),
     EncryptedColumn("second factors", _factors, _factors_behind, _reencrypt_factor),
 )
 

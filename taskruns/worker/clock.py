@@ -12,7 +12,7 @@ from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.services import batches, cancellations, heartbeats, mirror
+from taskruns.services import batches, cancellations, channels, heartbeats, mirror
 from taskruns.services.rare_lines import Rarely
 
 from .lanes import Lane
@@ -27,6 +27,8 @@ FIRST_HOUR = 300.0  # seconds from the start to the first hourly work
 SUSPECTS = 4
 BATCHES = 6
 CHORES = 3
+# Channels that are sent to at once: those that wait for a silent receiver keep no place for long.
+CHANNELS, MOST_CHANNELS = 8, 16
 
 
 class Clock:
@@ -39,7 +41,12 @@ class Clock:
         self.batches = Lane[uuid.UUID]("batches", jobs.work_slice, places=BATCHES, most=2 * BATCHES)
         self.cancels = Lane[str]("cancels", lambda _name: jobs.send_cancels(), places=1)
         self.chores = Lane[str]("chores", jobs.do_chore, places=CHORES, most=2 * CHORES)
-        self._lanes = (self.rounds, self.suspects, self.batches, self.cancels, self.chores)
+        self.facts = Lane[str]("facts", lambda _name: jobs.match_facts(), places=1)
+        self.channels = Lane[uuid.UUID | None]("channels", jobs.send_messages, places=CHANNELS, most=MOST_CHANNELS)
+        self._lanes = (
+            *(self.rounds, self.suspects, self.batches, self.cancels, self.chores),
+            *(self.facts, self.channels),
+        )
         self._is_queue_working = is_queue_working
         self._poked = threading.Event()
         self._is_stopped = False
@@ -107,6 +114,10 @@ class Clock:
             self.cancels.add("unsent")
         for batch_id in batches.due(now):
             self.batches.add(batch_id)
+        if channels.is_match_due():
+            self.facts.add("facts")
+        for channel_id in channels.due(now):
+            self.channels.add(channel_id)
         suspects = mirror.failed_last(keys) if (keys := mirror.due(now)) else set()
         for key_id in keys:
             (self.suspects if key_id in suspects else self.rounds).add(key_id)

@@ -39,14 +39,21 @@ APPLIED = {
     "0014_start_again.py": "0d1e0edde28b7bd8fe10a6556ab0d4c2af7d0067546da7504f148db8eb7f0f34",
     "0015_run_notes.py": "9f56508bbc8abacd9b468b51e4b730ef21ee46ee7762e753175408d3b5ed04cf",
     "0017_restores.py": "6a09a25b51c18946d3b4d239c6573b64c9e1256996ca9013145921033d52e368",
+    "0018_channels.py": "babcf2c2ed239164d22d66c08cc666d02f355eba4776fa8ea470c7ad6db33ea2",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.
 NEW = {
     "cache",
+    "taskruns_channel",
+    "taskruns_delivery",
     "taskruns_lease",
+    "taskruns_logposition",
     "taskruns_move",
     "taskruns_personsession",
+    "taskruns_rule",
+    "taskruns_runfact",
+    "taskruns_runnotice",
     "taskruns_persontally",
     "taskruns_restore",
     "taskruns_ringkeycheck",

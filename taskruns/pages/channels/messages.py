@@ -1,0 +1,208 @@
+"""What a message says: a title, facts, and a link. `kinds` gives it the form of each kind of channel.
+
+Text from Arize is cleaned and cut here, and escaped by `kinds`. All times carry their zone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from django.conf import settings
+from django.urls import reverse
+
+from taskruns.audit import clean_line
+from taskruns.models import Cancellation, Delivery, Happening, Run
+from taskruns.models.channels import RUN_ENDED, SUMMARY, TEST
+from taskruns.pages.audit.sentences import SENTENCES
+from taskruns.pages.cancellations import cause_of
+from taskruns.pages.values import Link
+
+LONGEST = 300  # characters of one fact
+AGAIN = "This message may be a repetition: the panel does not know whether an earlier attempt arrived."
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class EventWords:
+    """`title`: of a message, with {task}, {status}. Empty: the sentence of the audit log. `label`: on forms.
+
+    `each`: for a number of them in a summary.
+    """
+
+    label: str
+    severity: Severity
+    each: str
+    title: str = ""
+
+
+_H = Happening
+WORDS: Mapping[str, EventWords] = {
+    _H.RUN_FAILED.value: EventWords("A run failed", Severity.CRITICAL, "failed", "Failed: {task}"),
+    _H.RUN_CANCELLED.value: EventWords(
+        "A run was cancelled, whoever did it", Severity.WARNING, "cancelled", "Cancelled: {task}"
+    ),
+    _H.RUN_WITH_ERRORS.value: EventWords(
+        "A run completed with errors", Severity.WARNING, "completed with errors", "Completed with errors: {task}"
+    ),
+    _H.RUN_CANCEL.value: EventWords("A cancel requested here has an outcome", Severity.INFO, "outcomes of cancels"),
+    _H.RUN_CANCEL_MANY.value: EventWords("A bulk cancel finished or was stopped", Severity.INFO, "bulk cancels"),
+    _H.STOP_PULL.value: EventWords("The emergency stop was pulled", Severity.CRITICAL, "emergency stops"),
+    _H.STOP_LIFT.value: EventWords("The emergency stop was lifted", Severity.INFO, "lifted stops"),
+    _H.STOP_EXPIRE.value: EventWords("The emergency stop expired", Severity.INFO, "expired stops"),
+    _H.CREDENTIAL_FAILING.value: EventWords("Arize rejects an API key", Severity.CRITICAL, "rejected API keys"),
+    _H.CREDENTIAL_RECOVERED.value: EventWords(
+        "Arize accepts a rejected API key again", Severity.INFO, "recovered API keys"
+    ),
+    _H.CREDENTIAL_EXPIRING.value: EventWords("An API key expires soon", Severity.WARNING, "expiring API keys"),
+    RUN_ENDED: EventWords("A run that you wait for ended", Severity.INFO, "ended", "Ended ({status}): {task}"),
+    TEST: EventWords("A test message", Severity.INFO, "tests", "Test message of the channel {channel}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMessage:
+    """`facts`: label and text. `note`: a further sentence, or empty."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    link: Link
+    severity: Severity
+    site: str
+    note: str = ""
+
+
+def message_of(delivery: Delivery) -> ChannelMessage:
+    return ChannelMessage(
+        title=_title(delivery),
+        facts=tuple((label, clean_line(text, LONGEST)) for label, text in _facts(delivery) if text),
+        link=link_of(delivery),
+        severity=severity_of(delivery),
+        site=settings.SITE.netloc,
+        note=AGAIN if delivery.is_repeat else "",
+    )
+
+
+def severity_of(delivery: Delivery) -> Severity:
+    """A summary is as severe as the worst that it sums up."""
+    if delivery.event != SUMMARY:
+        return WORDS[delivery.event].severity
+    found = {WORDS[event].severity for event in _by_event(delivery) if event in WORDS}
+    return next((it for it in (Severity.CRITICAL, Severity.WARNING) if it in found), Severity.INFO)
+
+
+def who_and_why(delivery: Delivery) -> tuple[str, str]:
+    """Who did it, and why, as far as known."""
+    data, run = delivery.data, delivery.run
+    if delivery.event in {Happening.RUN_CANCELLED, Happening.RUN_FAILED, RUN_ENDED} and run is not None:
+        last = _last_cancellation(run)
+        is_ours = run.status == "cancelled" and last is not None
+        return (last.person_label if is_ours and last is not None else ""), cause_of(run, last)
+    return str(data.get("who") or ""), str(data.get("why") or "")
+
+
+def link_of(delivery: Delivery) -> Link:
+    slug, data = delivery.team.slug, delivery.data
+    if data.get("panel_run_id"):
+        return Link("Open the run", _url("run", slug, data["panel_run_id"]))
+    if delivery.event.startswith("credential."):
+        return Link("Open the API keys", _url("credentials", slug))
+    if delivery.event.startswith("stop."):
+        return Link("Open the emergency stop", _url("stop", slug))
+    if delivery.event == Happening.RUN_CANCEL_MANY:
+        return Link("Open the bulk cancels", _url("batches", slug))
+    return Link("Open the board", _url("board", slug))
+
+
+def moment(at: str | datetime | None) -> str:
+    """With its zone, because readers have different ones."""
+    if not at:
+        return ""
+    read = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return read.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _title(delivery: Delivery) -> str:
+    data, words = delivery.data, WORDS.get(delivery.event)
+    if delivery.event == SUMMARY:
+        return f"And {data['number']:,} more: {_summed_up(delivery)}"
+    if words is None or not words.title:
+        return clean_line(_sentence(delivery), LONGEST)
+    channel = delivery.channel.name if delivery.channel else ""
+    status = str(data.get("status", ""))
+    return clean_line(words.title.format(task=data.get("task_name", ""), status=status, channel=channel), LONGEST)
+
+
+def _sentence(delivery: Delivery) -> str:
+    """That of the audit log."""
+    data, sentences = delivery.data, SENTENCES[delivery.event]
+    said = sentences.get(data.get("outcome", ""), sentences.get("", ""))
+    return said.format(
+        who=data.get("who") or "The panel",
+        target=data.get("task_name") or data.get("target", ""),
+        run=data.get("run_id", ""),
+        why="",
+    )
+
+
+def _summed_up(delivery: Delivery) -> str:
+    parts = sorted(_by_event(delivery).items(), key=lambda part: -part[1])
+    return ", ".join(f"{number:,} {WORDS[event].each if event in WORDS else event}" for event, number in parts)
+
+
+def _by_event(delivery: Delivery) -> dict[str, int]:
+    found: dict[str, int] = delivery.data.get("by_event", {})
+    return found
+
+
+def _facts(delivery: Delivery) -> Iterator[tuple[str, str]]:
+    data = delivery.data
+    yield "Team", delivery.team.name
+    if delivery.event == SUMMARY:
+        yield "From", moment(delivery.at)
+        yield "Until", moment(data.get("until"))
+        yield from (("Run", f"{named.get('task_name') or named.get('target', '')}") for named in data.get("named", ()))
+        return
+    yield "Space", str(data.get("space") or "")
+    yield "Run", str(data.get("run_id") or "")
+    yield "Started", moment(data.get("started_at"))
+    yield "Items", _items(data.get("counts"))
+    if delivery.event == TEST:
+        yield "Sent by", str(data.get("who") or "")
+        return
+    yield "When", moment(delivery.at)
+    yield from _more(data.get("detail") or {})
+    who, why = who_and_why(delivery)
+    yield "Who", who
+    yield "Why", why
+
+
+def _more(detail: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    counts = detail.get("counts")
+    if isinstance(counts, dict):
+        yield "Runs", ", ".join(f"{number} {str(state).replace('_', ' ')}" for state, number in counts.items())
+    yield "Active runs", str(detail.get("active_runs") or "")
+    yield "Ends", moment(detail.get("expires_at"))
+    yield "Expires on", str(detail.get("expires_on") or "")
+
+
+def _items(counts: Any) -> str:
+    if not isinstance(counts, dict) or not any(isinstance(number, int) for number in counts.values()):
+        return ""
+    known = {name: number or 0 for name, number in counts.items()}
+    return ", ".join(f"{number:,} {name}" for name, number in known.items())
+
+
+def _last_cancellation(run: Run) -> Cancellation | None:
+    mine = Cancellation.objects.filter(run=run).select_related("person", "batch")
+    return mine.order_by("-requested_at").first()
+
+
+def _url(name: str, *args: object) -> str:
+    return str(settings.SITE_URL) + reverse(name, args=[str(arg) for arg in args])
