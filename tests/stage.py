@@ -79,6 +79,8 @@ class Stage:
             "invitation_id": self.invitation.pk,
             "token": self.token,
             "view_id": self.view.pk,
+            "channel_id": self.channel.pk,
+            "rule_id": self.channel.rules.get().pk,
             "kind": "jsonl",
             "arize_id": self.run.arize_id,
             "session_id": self.session.pk,

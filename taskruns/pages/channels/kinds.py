@@ -20,6 +20,8 @@ from taskruns.services.channels import Mail, Post
 from .messages import ChannelMessage, Severity, link_of, message_of, who_and_why
 
 LONGEST_SUBJECT = 150
+_FOR_A_CHANNEL = "Managers of the team choose what is sent."
+_FOR_A_PERSON = "You asked for it on the page of the run."
 _MARKS = {Severity.INFO: ":information_source:", Severity.WARNING: ":warning:", Severity.CRITICAL: ":rotating_light:"}
 # Invisible, and stops what would be formatted, linked, or call people.
 _BREAK = "\N{ZERO WIDTH SPACE}"
@@ -34,7 +36,7 @@ def word(delivery: Delivery) -> Mail | Post:
     """The message in the form of its channel. To a person: a mail."""
     kind = ChannelKind(delivery.channel.kind) if delivery.channel else ChannelKind.EMAIL
     if kind is ChannelKind.EMAIL:
-        return _mail(message_of(delivery))
+        return _mail(message_of(delivery), _FOR_A_CHANNEL if delivery.channel else _FOR_A_PERSON)
     body = _slack(message_of(delivery)) if kind is ChannelKind.SLACK else webhook_body(delivery)
     return Post(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -48,11 +50,11 @@ def webhook_body(delivery: Delivery) -> dict[str, Any]:
     return {"type": delivery.event, "timestamp": at, "data": {k: v for k, v in data.items() if v not in (None, "", {})}}
 
 
-def _mail(message: ChannelMessage) -> Mail:
+def _mail(message: ChannelMessage, why: str) -> Mail:
     width = max((len(label) for label, _ in message.facts), default=0) + 1
     facts = [f"{label + ':':<{width}} {text}" for label, text in message.facts]
     parts = [message.title, "\n".join(facts), f"{message.link.text}:\n{message.link.url}", message.note]
-    foot = f"-- \nSent by the Taskruns panel at {message.site}. Managers of the team choose what is sent."
+    foot = f"-- \nSent by the Taskruns panel at {message.site}. {why}"
     body = "\n\n".join([part for part in parts if part] + [foot])
     return Mail(clean_line(f"[Taskruns] {message.title}", LONGEST_SUBJECT), f"{body}\n")
 

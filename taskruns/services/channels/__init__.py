@@ -2,7 +2,8 @@
 
 - `actions`: what people do with channels and their rules; `addresses`: which addresses a channel may have
 - `matching`: facts become deliveries, one for each rule that wants to know, and quiet rules sum up
-- `sending`: claims deliveries and sends them; `mailing`, `posting`: the two ways out
+- `notices`: people who want to know when a run ends
+- `sending`: claims deliveries and sends them; `posting`: the ways out
 - `tidying`: gives up what could not be sent within a day, and forgets old deliveries
 
 A fact is written in the transaction of the change: an audit row, or a `RunFact` (`services/runs/ends.py`). Matching

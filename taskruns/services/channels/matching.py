@@ -31,12 +31,15 @@ from taskruns.models import (
     Rule,
     Run,
     RunFact,
+    RunNotice,
     Team,
 )
-from taskruns.models.channels import OF_RUNS, OF_THE_LOG, SUMMARY
+from taskruns.models.channels import OF_RUNS, OF_THE_LOG, RUN_ENDED, SUMMARY
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import is_ahead, over
 from taskruns.services.runs.matching import matching
+
+from .notices import ended_notices
 
 CHUNK = 100  # facts in one transaction: each may concern all rules of its team
 LONGEST_QUIET = timedelta(days=1)
@@ -66,14 +69,41 @@ def match() -> bool:
         return False
     has_more = [_match_runs(), *[_match_log(team_id) for team_id in _behind()]]
     _sum_up()
+    has_more.append(_match_notices())
     return any(has_more)
+
+
+@transaction.atomic
+def _match_notices() -> bool:
+    """Whoever waits for a run that has ended gets a mail."""
+    rows = list(_free(ended_notices().order_by("pk"))[:CHUNK])
+    Delivery.objects.bulk_create(map(_to_person, rows), ignore_conflicts=True)
+    RunNotice.objects.filter(pk__in=[row.pk for row in rows]).delete()
+    return len(rows) == CHUNK
+
+
+def _to_person(notice: RunNotice) -> Delivery:
+    run = notice.run
+    at = run.ended_at or timezone.now()
+    return Delivery(
+        team_id=run.team_id,
+        person_id=notice.person_id,
+        recipient=f"person:{notice.person_id}",
+        fact=f"{RUN_ENDED}:{run.pk}:{at.isoformat()}:trigger",
+        event=RUN_ENDED,
+        run=run,
+        at=at,
+        data=about(run),
+        state=DeliveryState.QUEUED,
+    )
 
 
 def is_match_due() -> bool:
     """Whether `match` has something to do. Asked each second."""
     if is_resting():
         return False
-    return RunFact.objects.exists() or bool(_behind()) or _to_sum_up(timezone.now()).exists()
+    now = timezone.now()
+    return RunFact.objects.exists() or bool(_behind()) or _to_sum_up(now).exists() or ended_notices().exists()
 
 
 @transaction.atomic
@@ -111,7 +141,7 @@ def _match_log(team_id: uuid.UUID) -> bool:
 
 def _free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
     """Without those that another worker is just working on."""
-    return rows.select_for_update(skip_locked=connection.features.has_select_for_update_skip_locked)
+    return rows.select_for_update(of=("self",), skip_locked=connection.features.has_select_for_update_skip_locked)
 
 
 def _of_run(run: Run, event: Happening, at: datetime) -> Fact:
