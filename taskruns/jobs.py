@@ -132,7 +132,8 @@ def forget_past_work() -> bool:
 
 
 def forget_old_messages() -> bool:
-    return channels.forget_old()
+    has_more = [channels.forget_old(), channels.forget_old_episodes()]
+    return any(has_more)
 
 
 def thin_anchors() -> bool:
@@ -180,6 +181,11 @@ def send_cancels() -> None:
 def match_facts() -> bool:
     """Make messages of what has happened. True if there is more."""
     return channels.match()
+
+
+def notice_time() -> None:
+    """Make messages of what only time brings."""
+    channels.notice_time()
 
 
 def send_messages(channel_id: uuid.UUID | None) -> bool:

@@ -66,6 +66,10 @@ A_RULE: dict[str, object] = {
     "view": "",
     "query": "status=failed",
     "min_error_share": "0",
+    "usual_percent": "300",
+    "running_minutes": "90",
+    "pending_minutes": "20",
+    "idle_minutes": "30",
     "quiet_minutes": "5",
 }
 TESTED = (("credential.test", "requested"), ("credential.test", "ok"))

@@ -79,7 +79,9 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
 _ARIZE = frozenset({"http_status", "arize_request_id", "milliseconds"})
 _COUNTS = frozenset({"num_successes", "num_errors", "num_skipped"})
 _KEY = frozenset({"last4", "expires_on", "changed"})
-_CHANNEL = frozenset({"kind", "events", "query", "quiet_minutes", "min_error_share"})
+_CHANNEL = frozenset({"kind", "events", "query", "quiet_minutes", "min_error_share"}) | {
+    *("usual_percent", "running_minutes", "pending_minutes", "idle_minutes")
+}
 _VIEW = frozenset({"query", "shared", "default"})
 _FACTOR = frozenset({"factor", "name", "recovery_codes"})
 _BATCH = frozenset(

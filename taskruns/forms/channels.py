@@ -29,7 +29,15 @@ class AddressField(forms.CharField):
 class RuleForm(forms.Form):
     """What a channel is told. `view`: a saved view whose filter is taken instead of `query`."""
 
-    KEPT: tuple[str, ...] = ("events", "view", "query", "quiet_minutes", "min_error_share")
+    NUMBERS = (
+        "min_error_share",
+        "usual_percent",
+        "running_minutes",
+        "pending_minutes",
+        "idle_minutes",
+        "quiet_minutes",
+    )
+    KEPT: tuple[str, ...] = ("events", "view", "query", *NUMBERS)
 
     events = forms.MultipleChoiceField(label="Events", widget=forms.CheckboxSelectMultiple)
     view = forms.ChoiceField(
@@ -50,6 +58,18 @@ class RuleForm(forms.Form):
         max_value=100,
         initial=0,
         help_text="For “completed with errors”: the percentage of errors among succeeded and errored items.",
+    )
+    usual_percent = forms.IntegerField(
+        label="Longer than usual (%)",
+        min_value=101,
+        max_value=10_000,
+        initial=200,
+        help_text="For “longer than usual”: the percentage of the usual duration of the task's runs.",
+    )
+    running_minutes = forms.IntegerField(label="Running for so many minutes", min_value=1, max_value=30_000, initial=60)
+    pending_minutes = forms.IntegerField(label="Pending for so many minutes", min_value=1, max_value=30_000, initial=10)
+    idle_minutes = forms.IntegerField(
+        label="Without progress for so many minutes", min_value=1, max_value=30_000, initial=10
     )
     quiet_minutes = forms.IntegerField(
         label="At most one message in so many minutes",
@@ -83,7 +103,7 @@ class NewChannelForm(RuleForm):
     address = AddressField(
         help_text="A webhook URL, or email addresses separated by commas. It is encrypted and never shown again."
     )
-    field_order = ("name", "kind", "address", "events", "view", "query", "min_error_share", "quiet_minutes")
+    field_order = ("name", "kind", "address", "events", "view", "query", *RuleForm.NUMBERS)
 
     def __init__(self, *args: Any, kinds: Choices, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -15,7 +15,18 @@ from .audit import (
 from .batches import BatchKind, BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cache import CacheEntry
 from .cancellations import Cancellation
-from .channels import Channel, ChannelKind, Delivery, DeliveryState, Happening, LogPosition, Rule, RunFact, RunNotice
+from .channels import (
+    Channel,
+    ChannelKind,
+    Delivery,
+    DeliveryState,
+    Episode,
+    Happening,
+    LogPosition,
+    Rule,
+    RunFact,
+    RunNotice,
+)
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
 from .key_ring import RingKeyCheck, SigningKeyUse
@@ -61,6 +72,7 @@ __all__ = [
     "Effect",
     "EmailStatus",
     "EmergencyStop",
+    "Episode",
     "Happening",
     "Heartbeat",
     "Invitation",

@@ -31,20 +31,34 @@ class Happening(models.TextChoices):
     RUN_FAILED = "run.failed"
     RUN_CANCELLED = "run.cancelled"
     RUN_WITH_ERRORS = "run.completed_with_errors"
+    RUN_LONGER = "run.longer_than_usual"
+    RUN_RUNNING = "run.running_longer_than"
+    RUN_PENDING = "run.pending_longer_than"
+    RUN_IDLE = "run.no_progress"
     RUN_CANCEL = "run.cancel"
     RUN_CANCEL_MANY = "run.cancel_many"
+    NOT_STOPPED = "cancel.not_stopped"
     STOP_PULL = "stop.pull"
     STOP_LIFT = "stop.lift"
+    STOP_EXPIRING = "stop.expiring"
     STOP_EXPIRE = "stop.expire"
     CREDENTIAL_FAILING = "credential.failing"
     CREDENTIAL_RECOVERED = "credential.recovered"
     CREDENTIAL_EXPIRING = "credential.expiring"
+    ARIZE_UNREACHABLE = "arize.unreachable"
+    ARIZE_RECOVERED = "arize.recovered"
 
 
 # What a run itself does. The mirror writes a `RunFact` for each, in the transaction of the reading.
 OF_READINGS = frozenset({Happening.RUN_FAILED, Happening.RUN_CANCELLED, Happening.RUN_WITH_ERRORS})
+# What an active run comes to with time, by the thresholds of each rule.
+OF_ACTIVE_RUNS = frozenset({Happening.RUN_LONGER, Happening.RUN_RUNNING, Happening.RUN_PENDING, Happening.RUN_IDLE})
+# What else only time brings. The tick writes an `Episode` for each.
+OF_TIME = OF_ACTIVE_RUNS | {
+    *(Happening.NOT_STOPPED, Happening.STOP_EXPIRING, Happening.ARIZE_UNREACHABLE, Happening.ARIZE_RECOVERED)
+}
 # About one run, so that a rule's filter applies.
-OF_RUNS = OF_READINGS | {Happening.RUN_CANCEL}
+OF_RUNS = OF_READINGS | OF_ACTIVE_RUNS | {Happening.RUN_CANCEL, Happening.NOT_STOPPED}
 # Of the team's chain in the audit log: event -> outcomes. The outcomes of a cancel that sent nothing are no news.
 OF_THE_LOG: dict[Happening, frozenset[str]] = {
     Happening.RUN_CANCEL: frozenset(
@@ -61,7 +75,8 @@ OF_THE_LOG: dict[Happening, frozenset[str]] = {
 }
 # What a new channel is told about unless its manager chooses otherwise.
 SUGGESTED = (
-    *(Happening.RUN_FAILED, Happening.STOP_PULL, Happening.STOP_LIFT, Happening.STOP_EXPIRE),
+    *(Happening.RUN_FAILED, Happening.NOT_STOPPED, Happening.ARIZE_UNREACHABLE, Happening.ARIZE_RECOVERED),
+    *(Happening.STOP_PULL, Happening.STOP_LIFT, Happening.STOP_EXPIRING, Happening.STOP_EXPIRE),
     *(Happening.CREDENTIAL_FAILING, Happening.CREDENTIAL_RECOVERED, Happening.CREDENTIAL_EXPIRING),
 )
 # The events of messages that no rule asks for: a test, the sum of held messages, and a run that a person waits for.
@@ -139,6 +154,11 @@ class Rule(models.Model):
     events = models.JSONField(default=list)
     query = models.TextField(blank=True)
     min_error_share = models.PositiveSmallIntegerField(default=0)  # percent, for runs that completed with errors
+    # For active runs: the percentage of the usual duration, and minutes.
+    usual_percent = models.PositiveSmallIntegerField(default=200)
+    running_minutes = models.PositiveSmallIntegerField(default=60)
+    pending_minutes = models.PositiveSmallIntegerField(default=10)
+    idle_minutes = models.PositiveSmallIntegerField(default=10)
     # After a message, the next ones wait for so many minutes and are then summed up in one. 0: each is sent at once.
     quiet_minutes = models.PositiveSmallIntegerField(default=0)
     quiet_until = models.DateTimeField(null=True, blank=True)
@@ -162,6 +182,29 @@ class RunFact(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event} {self.run_id}"
+
+
+class Episode(models.Model):
+    """Something that time brought, from its beginning until it is over. It is told once, however often it is seen.
+
+    `rule`: the one whose threshold was passed; null if it is the same for all rules of the team. `key`: the rule, the
+    event, the subject and the beginning.
+    """
+
+    team = models.ForeignKey(Team, models.CASCADE, related_name="+")
+    rule = models.ForeignKey(Rule, models.CASCADE, null=True, related_name="+")
+    event = models.CharField(max_length=40)
+    subject = models.CharField(max_length=40)
+    key = models.CharField(max_length=200, unique=True)
+    began_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["event", "subject"], condition=models.Q(ended_at=None), name="episode_open")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class RunNotice(models.Model):

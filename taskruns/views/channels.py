@@ -157,7 +157,7 @@ def remove_rule(request: PanelRequest, team: Team, channel_id: uuid.UUID, rule_i
 
 
 def _rule_page(request: PanelRequest, team: Team, found: Channel, known: Rule | None) -> HttpResponse:
-    names = ("events", "query", "quiet_minutes", "min_error_share")
+    names = ("events", "query", *RuleForm.NUMBERS)
     initial = {name: getattr(known, name) for name in names} if known else {}
     form = RuleForm(posted(request), initial=initial | _typed(request), **_choices(request, team))
     row = channel_row(found, TeamAccess(team, request.access))
@@ -172,7 +172,7 @@ def _rule_page(request: PanelRequest, team: Team, found: Channel, known: Rule | 
 
 def _wanted(request: PanelRequest, team: Team, data: dict[str, Any]) -> Wanted:
     query = query_of_view(team, request.user, data["view"]) or data["query"]
-    return Wanted(tuple(data["events"]), query, data["quiet_minutes"], data["min_error_share"])
+    return Wanted(tuple(data["events"]), query, **{name: data[name] for name in RuleForm.NUMBERS})
 
 
 def _choices(request: PanelRequest, team: Team) -> dict[str, Any]:

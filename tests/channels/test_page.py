@@ -20,6 +20,7 @@ from taskruns.models import (
     Team,
     User,
 )
+from taskruns.models.channels import SUGGESTED
 from taskruns.services import channels
 from taskruns.services.channels.addresses import destination_of
 from taskruns.services.runs.observations import record_observation
@@ -56,7 +57,7 @@ def test_a_manager_adds_a_channel_and_sees_its_secret_once(mona: User, client_of
 
 def test_the_form_offers_the_suggested_events_and_no_mail_without_a_server(mona: User, client_of: ClientOf):
     page = text_of(client_of(mona).get(f"{CHANNELS}new/"))
-    assert page.count("checked") == 7
+    assert page.count("checked") == len(SUGGESTED)
     assert 'value="email"' not in page
     assert 'value="slack"' in page
 

@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from taskruns.models import ChannelKind, Delivery, Happening, Run, Team
-from taskruns.models.channels import OF_READINGS, OF_THE_LOG, SUGGESTED, SUMMARY
+from taskruns.models.channels import OF_READINGS, OF_THE_LOG, OF_TIME, SUGGESTED, SUMMARY
 from taskruns.outbound import Failure
 from taskruns.pages.channels.kinds import webhook_body, word
 from taskruns.pages.channels.messages import WORDS, message_of
@@ -30,8 +30,8 @@ def test_the_documentation_lists_each_kind():
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(ChannelKind.values)
 
 
-def test_each_event_comes_from_a_reading_or_from_the_log():
-    assert set(Happening) == OF_READINGS | set(OF_THE_LOG)
+def test_each_event_comes_from_a_reading_from_the_log_or_with_time():
+    assert set(Happening) == OF_READINGS | set(OF_THE_LOG) | OF_TIME
 
 
 @pytest.mark.django_db

@@ -88,6 +88,26 @@ def test_axe_finds_nothing_on_pages_of_a_run_task_key_and_person(stack: Stack, v
     assert not any(found.values()), report(found)
 
 
+def test_axe_finds_nothing_on_the_pages_of_a_channel(stack: Stack, visit: Visit) -> None:
+    mona = visit(stack, "mona")
+    page = mona.page
+    page.goto(f"{NORTH}/channels/new/")
+    page.get_by_label("Name").fill("Room")
+    page.get_by_label("Kind").select_option("slack")
+    page.get_by_label("Address").fill("https://alerts.example.com/hook")
+    page.get_by_role("button", name="Add channel").click()
+    expect(page.get_by_role("heading", name="Room")).to_be_visible()
+    channel, found = page.url, {}
+    page.get_by_role("button", name="Mute for 1 h").click()
+    expect(page.get_by_text("Channel “Room” is muted until")).to_be_visible()
+    page.get_by_role("button", name="Send a test message").click()
+    rule = first_link(mona, channel, "a[href*='/rules/']:not([href$='/new/'])")
+    for path in (channel, f"{channel}change/", f"{channel}remove/", f"{channel}rules/new/", rule, f"{NORTH}/channels/"):
+        page.goto(path)
+        found[path] = faults(page)
+    assert not any(found.values()), report(found)
+
+
 def test_axe_finds_nothing_on_dialogs_previews_and_results(stack: Stack, visit: Visit) -> None:
     """The dialogs, a preview, a finished batch, a link for a new person, a form with errors."""
     found: dict[str, list[str]] = {}

@@ -31,7 +31,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EventWords:
-    """`title`: of a message, with {task}, {status}. Empty: the sentence of the audit log. `label`: on forms.
+    """`title`: of a message, with {task}, {status} and others. Empty: the sentence of the audit log. `label`: on forms.
 
     `each`: for a number of them in a summary.
     """
@@ -51,16 +51,49 @@ WORDS: Mapping[str, EventWords] = {
     _H.RUN_WITH_ERRORS.value: EventWords(
         "A run completed with errors", Severity.WARNING, "completed with errors", "Completed with errors: {task}"
     ),
+    _H.RUN_LONGER.value: EventWords(
+        "A run takes longer than usual", Severity.WARNING, "longer than usual", "Longer than usual: {task}"
+    ),
+    _H.RUN_RUNNING.value: EventWords(
+        "A run has been running for long", Severity.WARNING, "running for long", "Running for long: {task}"
+    ),
+    _H.RUN_PENDING.value: EventWords(
+        "A run has been pending for long", Severity.WARNING, "pending for long", "Pending for long: {task}"
+    ),
+    _H.RUN_IDLE.value: EventWords(
+        "A run makes no progress", Severity.WARNING, "without progress", "No progress: {task}"
+    ),
     _H.RUN_CANCEL.value: EventWords("A cancel requested here has an outcome", Severity.INFO, "outcomes of cancels"),
     _H.RUN_CANCEL_MANY.value: EventWords("A bulk cancel finished or was stopped", Severity.INFO, "bulk cancels"),
+    _H.NOT_STOPPED.value: EventWords(
+        "A cancel did not stop its run", Severity.CRITICAL, "cancels without effect", "Not stopped: {task}"
+    ),
     _H.STOP_PULL.value: EventWords("The emergency stop was pulled", Severity.CRITICAL, "emergency stops"),
     _H.STOP_LIFT.value: EventWords("The emergency stop was lifted", Severity.INFO, "lifted stops"),
+    _H.STOP_EXPIRING.value: EventWords(
+        "The emergency stop ends within an hour",
+        Severity.WARNING,
+        "expiring stops",
+        "The emergency stop of {team} ends within an hour",
+    ),
     _H.STOP_EXPIRE.value: EventWords("The emergency stop expired", Severity.INFO, "expired stops"),
     _H.CREDENTIAL_FAILING.value: EventWords("Arize rejects an API key", Severity.CRITICAL, "rejected API keys"),
     _H.CREDENTIAL_RECOVERED.value: EventWords(
         "Arize accepts a rejected API key again", Severity.INFO, "recovered API keys"
     ),
     _H.CREDENTIAL_EXPIRING.value: EventWords("An API key expires soon", Severity.WARNING, "expiring API keys"),
+    _H.ARIZE_UNREACHABLE.value: EventWords(
+        "Arize cannot be reached for 5 minutes",
+        Severity.CRITICAL,
+        "failures of Arize",
+        "Arize cannot be reached with the API key {target}",
+    ),
+    _H.ARIZE_RECOVERED.value: EventWords(
+        "Arize can be reached again",
+        Severity.INFO,
+        "recoveries of Arize",
+        "Arize can be reached again with the API key {target}",
+    ),
     RUN_ENDED: EventWords("A run that you wait for ended", Severity.INFO, "ended", "Ended ({status}): {task}"),
     TEST: EventWords("A test message", Severity.INFO, "tests", "Test message of the channel {channel}"),
 }
@@ -111,7 +144,7 @@ def link_of(delivery: Delivery) -> Link:
     slug, data = delivery.team.slug, delivery.data
     if data.get("panel_run_id"):
         return Link("Open the run", _url("run", slug, data["panel_run_id"]))
-    if delivery.event.startswith("credential."):
+    if delivery.event.startswith(("credential.", "arize.")):
         return Link("Open the API keys", _url("credentials", slug))
     if delivery.event.startswith("stop."):
         return Link("Open the emergency stop", _url("stop", slug))
@@ -135,8 +168,9 @@ def _title(delivery: Delivery) -> str:
     if words is None or not words.title:
         return clean_line(_sentence(delivery), LONGEST)
     channel = delivery.channel.name if delivery.channel else ""
-    status = str(data.get("status", ""))
-    return clean_line(words.title.format(task=data.get("task_name", ""), status=status, channel=channel), LONGEST)
+    known = {"task": data.get("task_name", ""), "status": data.get("status", ""), "target": data.get("target", "")}
+    said = words.title.format(channel=channel, team=delivery.team.name, **known)
+    return clean_line(said, LONGEST)
 
 
 def _sentence(delivery: Delivery) -> str:
@@ -181,6 +215,8 @@ def _facts(delivery: Delivery) -> Iterator[tuple[str, str]]:
     who, why = who_and_why(delivery)
     yield "Who", who
     yield "Why", why
+    if delivery.event == Happening.NOT_STOPPED:
+        yield "Cancel", str(data.get("outcome") or "").replace("_", " ")
 
 
 def _more(detail: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

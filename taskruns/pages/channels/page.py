@@ -214,17 +214,27 @@ def _state(channel: Channel, now: datetime) -> tuple[str, str, datetime | None, 
 
 def _rule_row(rule: Rule, slug: str) -> RuleRow:
     args = [slug, rule.channel_id, rule.pk]
-    share = f"with at least {rule.min_error_share} % errors" if rule.min_error_share else ""
-    events = tuple(WORDS[event].label for event in rule.events if event in WORDS)
+    events = tuple(WORDS[event].label + _threshold(rule, event) for event in rule.events if event in WORDS)
     quiet = f"at most one message in {rule.quiet_minutes} min" if rule.quiet_minutes else "each message at once"
     return RuleRow(
         id=str(rule.pk),
         events=events,
         choices=choices_of(rule.query) if rule.query else (),
-        quiet=", ".join(part for part in (quiet, share) if part),
+        quiet=quiet,
         change_url=reverse("channel-rule", args=args),
         remove_url=reverse("channel-rule-remove", args=args),
     )
+
+
+def _threshold(rule: Rule, event: str) -> str:
+    said = {
+        Happening.RUN_WITH_ERRORS: f"at least {rule.min_error_share} %" if rule.min_error_share else "",
+        Happening.RUN_LONGER: f"over {rule.usual_percent} %",
+        Happening.RUN_RUNNING: f"over {rule.running_minutes} min",
+        Happening.RUN_PENDING: f"over {rule.pending_minutes} min",
+        Happening.RUN_IDLE: f"for {rule.idle_minutes} min",
+    }.get(Happening(event), "")
+    return f" ({said})" if said else ""
 
 
 def _delivery_row(delivery: Delivery) -> DeliveryRow:

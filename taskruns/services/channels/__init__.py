@@ -3,6 +3,7 @@
 - `actions`: what people do with channels and their rules; `addresses`: which addresses a channel may have
 - `matching`: facts become deliveries, one for each rule that wants to know, and quiet rules sum up
 - `notices`: people who want to know when a run ends
+- `episodes`: what only time brings, such as a run that takes too long
 - `sending`: claims deliveries and sends them; `posting`: the ways out
 - `tidying`: gives up what could not be sent within a day, and forgets old deliveries
 
@@ -23,6 +24,8 @@ from .actions import (
     send_test,
     unmute,
 )
+from .episodes import asks_for_time, notice_time
+from .episodes import forget_old as forget_old_episodes
 from .matching import is_match_due, match
 from .sending import Mail, Post, due, send, send_claimed
 from .tidying import forget_old, give_up_old
@@ -32,14 +35,17 @@ __all__ = [
     "Mail",
     "Post",
     "add",
+    "asks_for_time",
     "change",
     "due",
     "find_live",
     "forget_old",
+    "forget_old_episodes",
     "give_up_old",
     "is_match_due",
     "match",
     "mute",
+    "notice_time",
     "remove",
     "remove_rule",
     "save_rule",

@@ -1,6 +1,6 @@
 """What people do with channels. An address is never shown again after it was saved."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from django.core.exceptions import TooManyFieldsSent
@@ -51,6 +51,22 @@ class Wanted:
     query: str = ""
     quiet_minutes: int = 0
     min_error_share: int = 0
+    usual_percent: int = 200
+    running_minutes: int = 60
+    pending_minutes: int = 10
+    idle_minutes: int = 10
+
+
+# Of a rule, each with its least and its most.
+_NUMBERS = {
+    "quiet_minutes": (0, LONGEST_QUIET, "The quiet time must be from 0 to 1,440 minutes."),
+    "min_error_share": (0, 100, "The share of errors must be from 0 to 100 percent."),
+    "usual_percent": (101, 10_000, "The duration must be from 101 to 10,000 percent of the usual one."),
+    **dict.fromkeys(
+        ("running_minutes", "pending_minutes", "idle_minutes"),
+        (1, 30_000, "The minutes must be a number from 1 to 30,000."),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,19 +279,19 @@ def _checked(wanted: Wanted) -> Wanted:
         raise UserError(f"There is no event “{clean_line(unknown, 50)}”. Check its spelling.", field="events")
     if not wanted.events:
         raise UserError("Choose at least one event.", field="events")
-    if not 0 <= wanted.quiet_minutes <= LONGEST_QUIET:
-        raise UserError(f"The quiet time must be from 0 to {LONGEST_QUIET:,} minutes.", field="quiet_minutes")
-    if not 0 <= wanted.min_error_share <= 100:
-        raise UserError("The share of errors must be from 0 to 100 percent.", field="min_error_share")
+    for name, (least, most, sentence) in _NUMBERS.items():
+        if not least <= getattr(wanted, name) <= most:
+            raise UserError(sentence, field=name)
     events = tuple(event for event in Happening.values if event in wanted.events)
-    return Wanted(events, canonical(wanted.query), wanted.quiet_minutes, wanted.min_error_share)
+    return replace(wanted, events=events, query=canonical(wanted.query))
 
 
 def _save(rule: Rule, checked: Wanted, channel: Channel | None = None) -> Rule:
     if channel is not None:
         rule.channel = channel
     rule.events, rule.query = list(checked.events), checked.query
-    rule.quiet_minutes, rule.min_error_share = checked.quiet_minutes, checked.min_error_share
+    for name in _NUMBERS:
+        setattr(rule, name, getattr(checked, name))
     rule.since = timezone.now()
     rule.save()
     return rule
@@ -283,7 +299,7 @@ def _save(rule: Rule, checked: Wanted, channel: Channel | None = None) -> Rule:
 
 def _details(checked: Wanted) -> dict[str, object]:
     found: dict[str, object] = {"events": list(checked.events), "query": checked.query}
-    return found | {"quiet_minutes": checked.quiet_minutes, "min_error_share": checked.min_error_share}
+    return found | {name: getattr(checked, name) for name in _NUMBERS}
 
 
 def _locked(channel: Channel) -> Channel:

@@ -57,10 +57,11 @@ class Fact:
     subject: str
     run: Run | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    began_at: datetime | None = None  # of an episode
 
     @property
     def key(self) -> str:
-        return f"{self.event.value}:{self.subject}:{self.at.isoformat()}:trigger"
+        return f"{self.event.value}:{self.subject}:{(self.began_at or self.at).isoformat()}:trigger"
 
 
 def match() -> bool:
@@ -76,7 +77,7 @@ def match() -> bool:
 @transaction.atomic
 def _match_notices() -> bool:
     """Whoever waits for a run that has ended gets a mail."""
-    rows = list(_free(ended_notices().order_by("pk"))[:CHUNK])
+    rows = list(free(ended_notices().order_by("pk"))[:CHUNK])
     Delivery.objects.bulk_create(map(_to_person, rows), ignore_conflicts=True)
     RunNotice.objects.filter(pk__in=[row.pk for row in rows]).delete()
     return len(rows) == CHUNK
@@ -108,11 +109,11 @@ def is_match_due() -> bool:
 
 @transaction.atomic
 def _match_runs() -> bool:
-    facts = list(_free(RunFact.objects.order_by("pk"))[:CHUNK])
+    facts = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
     runs = Run.objects.select_related("task").in_bulk([fact.run_id for fact in facts])
     for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}):
         mine = [fact for fact in facts if fact.team_id == team.pk and fact.run_id in runs]
-        _deliver(team, [_of_run(runs[fact.run_id], Happening(fact.event), fact.at) for fact in mine])
+        deliver_facts(team, [_of_run(runs[fact.run_id], Happening(fact.event), fact.at) for fact in mine])
     RunFact.objects.filter(pk__in=[fact.pk for fact in facts]).delete()
     return len(facts) == CHUNK
 
@@ -128,18 +129,18 @@ def _behind() -> list[uuid.UUID]:
 
 @transaction.atomic
 def _match_log(team_id: uuid.UUID) -> bool:
-    position = _free(LogPosition.objects.filter(team=team_id)).first()
+    position = free(LogPosition.objects.filter(team=team_id)).first()
     if position is None:
         return False
     rows = list(AuditEvent.objects.filter(chain=chain_of(team_id), seq__gt=position.seq).order_by("seq")[:CHUNK])
     if not rows:
         return False
-    _deliver(Team.objects.get(pk=team_id), list(_of_log(team_id, rows)))
+    deliver_facts(Team.objects.get(pk=team_id), list(_of_log(team_id, rows)))
     LogPosition.objects.filter(pk=position.pk).update(seq=rows[-1].seq)
     return len(rows) == CHUNK
 
 
-def _free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
+def free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
     """Without those that another worker is just working on."""
     return rows.select_for_update(of=("self",), skip_locked=connection.features.has_select_for_update_skip_locked)
 
@@ -199,7 +200,7 @@ def about(run: Run) -> dict[str, Any]:
     }
 
 
-def _deliver(team: Team, facts: Sequence[Fact]) -> None:
+def deliver_facts(team: Team, facts: Sequence[Fact]) -> None:
     """Write the deliveries of these facts. The caller's transaction holds the facts."""
     rules = list(
         Rule.objects.filter(channel__team=team, channel__removed_at=None).select_related("channel").order_by("pk")
@@ -207,20 +208,19 @@ def _deliver(team: Team, facts: Sequence[Fact]) -> None:
     found: dict[str, set[uuid.UUID]] = {}
     for rule in rules if facts and team.archived_at is None else ():
         if rule.query and rule.query not in found:
-            found[rule.query] = _matching(team, rule.query, facts)
+            found[rule.query] = matching_runs(team, rule.query, [fact.run.pk for fact in facts if fact.run is not None])
         wanted = [fact for fact in facts if _is_wanted(rule, fact, found.get(rule.query))]
         if wanted:
-            _write(team, rule, wanted)
+            write_deliveries(team, rule, wanted)
 
 
-def _matching(team: Team, query: str, facts: Sequence[Fact]) -> set[uuid.UUID]:
-    """The runs among the facts' that match the filter."""
+def matching_runs(team: Team, query: str, run_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of these runs that match the filter."""
     try:
         wanted = BoardFilter.parse(QueryDict(query))
     except BadFilter:
         return set()  # a release that no longer has this filter: nothing matches, rather than everything
-    ids = [fact.run.pk for fact in facts if fact.run is not None]
-    return set(matching(team, wanted, now=timezone.now()).filter(pk__in=ids).values_list("pk", flat=True))
+    return set(matching(team, wanted, now=timezone.now()).filter(pk__in=run_ids).values_list("pk", flat=True))
 
 
 def _is_wanted(rule: Rule, fact: Fact, found: set[uuid.UUID] | None) -> bool:
@@ -238,7 +238,7 @@ def _is_enough(rule: Rule, fact: Fact) -> bool:
     return (fact.run.error_share or 0) >= rule.min_error_share
 
 
-def _write(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
+def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
     now, channel = timezone.now(), rule.channel
     if channel.is_silent(now):
         Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + len(facts))
@@ -288,7 +288,7 @@ def _to_sum_up(now: datetime) -> "QuerySet[Rule]":
 @transaction.atomic
 def _sum_up_rule(rule_id: uuid.UUID) -> None:
     now = timezone.now()
-    rule = _free(Rule.objects.filter(over("quiet_until", now, LONGEST_QUIET), pk=rule_id)).first()
+    rule = free(Rule.objects.filter(over("quiet_until", now, LONGEST_QUIET), pk=rule_id)).first()
     if rule is None:
         return
     held = list(Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None).order_by("at", "pk"))
