@@ -101,7 +101,8 @@ class NewChannelForm(RuleForm):
     )
     kind = forms.ChoiceField(label="Kind")
     address = AddressField(
-        help_text="A webhook URL, or email addresses separated by commas. It is encrypted and never shown again."
+        help_text="A webhook URL, email addresses separated by commas, or an integration key of PagerDuty. It is "
+        "encrypted and never shown again."
     )
     field_order = ("name", "kind", "address", "events", "view", "query", *RuleForm.NUMBERS)
 

@@ -23,6 +23,8 @@ class ChannelKind(models.TextChoices):
     EMAIL = "email", "email"
     SLACK = "slack", "Slack-compatible webhook"
     WEBHOOK = "webhook", "signed webhook"
+    TEAMS = "teams", "Microsoft Teams workflow"
+    PAGERDUTY = "pagerduty", "PagerDuty"
 
 
 class Happening(models.TextChoices):
@@ -79,6 +81,12 @@ SUGGESTED = (
     *(Happening.STOP_PULL, Happening.STOP_LIFT, Happening.STOP_EXPIRING, Happening.STOP_EXPIRE),
     *(Happening.CREDENTIAL_FAILING, Happening.CREDENTIAL_RECOVERED, Happening.CREDENTIAL_EXPIRING),
 )
+# A kind that keeps incidents is told when these are over: the run has ended, the key works again, the stop is over.
+WITH_AN_END = OF_ACTIVE_RUNS | {
+    *(Happening.NOT_STOPPED, Happening.CREDENTIAL_FAILING, Happening.ARIZE_UNREACHABLE),
+    *(Happening.STOP_PULL, Happening.STOP_EXPIRING),
+}
+KEEPS_INCIDENTS = frozenset({ChannelKind.PAGERDUTY})
 # The events of messages that no rule asks for: a test, the sum of held messages, and a run that a person waits for.
 TEST, SUMMARY, RUN_ENDED = "channel.test", "summary", "run.ended"
 
@@ -274,6 +282,8 @@ class Delivery(models.Model):
     sent_at = models.DateTimeField(null=True)
     status = models.PositiveSmallIntegerField(null=True)  # of the last answer
     failure = models.CharField(max_length=30, blank=True)
+    # Its recipient keeps an incident until it is told that this is over.
+    is_open = models.BooleanField(default=False)
     summary = models.ForeignKey("self", models.SET_NULL, null=True, related_name="summed_up")
 
     class Meta:
@@ -289,9 +299,19 @@ class Delivery(models.Model):
                 condition=models.Q(state="held", summary=None),
                 name="delivery_to_sum_up",
             ),
+            models.Index(fields=["channel"], condition=models.Q(is_open=True), name="delivery_open"),
             models.Index(fields=["channel", "-created_at"], name="delivery_of_channel"),
             models.Index(fields=["created_at"], name="delivery_by_age"),
         ]
 
     def __str__(self) -> str:
         return f"{self.event} to {self.recipient}: {self.state}"
+
+    @property
+    def is_resolve(self) -> bool:
+        return self.fact.endswith(":resolve")
+
+    @property
+    def subject(self) -> str:
+        """What it is about: the id of a run, a key, a stop, or of the message itself."""
+        return str(self.data.get("subject") or self.pk)

@@ -52,6 +52,11 @@ def refused(team: Team, address: str, kind: str = "webhook", name: str = "On cal
         ("ops@example.com", "slack", "address", "email address"),
         ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "webhook", "address", "signing secret"),
         (HOOK, "telegram", "kind", "no such kind"),
+        (HOOK, "pagerduty", "address", "not an integration key"),
+        ("R" * 31, "pagerduty", "address", "not an integration key"),
+        (f"{'R' * 32} https://evil.example/v2/enqueue", "pagerduty", "address", "only the address"),
+        ("https://events.pagerduty.com/v2/enqueue", "webhook", "kind", "choose the kind “PagerDuty”"),
+        ("https://prod-1.westeurope.logic.azure.com/workflows/x", "slack", "kind", "Microsoft Teams"),
         ("ops@example.com", "email", "kind", "EMAIL_URL"),
     ],
 )

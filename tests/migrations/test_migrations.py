@@ -41,6 +41,7 @@ APPLIED = {
     "0017_restores.py": "6a09a25b51c18946d3b4d239c6573b64c9e1256996ca9013145921033d52e368",
     "0018_channels.py": "babcf2c2ed239164d22d66c08cc666d02f355eba4776fa8ea470c7ad6db33ea2",
     "0019_episodes.py": "37a92f6fa2892d06910e753ff21675e5612bc9ced167dca8500c0229e7b405c6",
+    "0020_open_incidents.py": "7343ab9fcd30d4680d14122826bc19c74972730b2b44dd16693c37eaa81a23a5",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.

@@ -3,6 +3,7 @@
 Text from Arize is cleaned and cut here, and escaped by `kinds`. All times carry their zone.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.cancellations import cause_of
 from taskruns.pages.values import Link
 
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 LONGEST = 300  # characters of one fact
 AGAIN = "This message may be a repetition: the panel does not know whether an earlier attempt arrived."
 
@@ -114,7 +116,7 @@ class ChannelMessage:
 def message_of(delivery: Delivery) -> ChannelMessage:
     return ChannelMessage(
         title=_title(delivery),
-        facts=tuple((label, clean_line(text, LONGEST)) for label, text in _facts(delivery) if text),
+        facts=tuple((label, one_line(text, LONGEST)) for label, text in _facts(delivery) if text),
         link=link_of(delivery),
         severity=severity_of(delivery),
         site=settings.SITE.netloc,
@@ -161,16 +163,21 @@ def moment(at: str | datetime | None) -> str:
     return read.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def one_line(text: str, longest: int) -> str:
+    """Without what would turn the direction of the text around it."""
+    return clean_line(_DIRECTIONS.sub("", text), longest)
+
+
 def _title(delivery: Delivery) -> str:
     data, words = delivery.data, WORDS.get(delivery.event)
     if delivery.event == SUMMARY:
         return f"And {data['number']:,} more: {_summed_up(delivery)}"
     if words is None or not words.title:
-        return clean_line(_sentence(delivery), LONGEST)
+        return one_line(_sentence(delivery), LONGEST)
     channel = delivery.channel.name if delivery.channel else ""
     known = {"task": data.get("task_name", ""), "status": data.get("status", ""), "target": data.get("target", "")}
     said = words.title.format(channel=channel, team=delivery.team.name, **known)
-    return clean_line(said, LONGEST)
+    return one_line(said, LONGEST)
 
 
 def _sentence(delivery: Delivery) -> str:

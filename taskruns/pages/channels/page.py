@@ -36,6 +36,8 @@ KIND_WORDS = {
     ChannelKind.EMAIL: "Email",
     ChannelKind.SLACK: "Slack, Mattermost, Rocket.Chat or Discord",
     ChannelKind.WEBHOOK: "Signed webhook",
+    ChannelKind.TEAMS: "Microsoft Teams",
+    ChannelKind.PAGERDUTY: "PagerDuty",
 }
 _STATES = {
     DeliveryState.HELD: ("held", "clock"),
@@ -241,7 +243,7 @@ def _delivery_row(delivery: Delivery) -> DeliveryRow:
     word, icon = _STATES[DeliveryState(delivery.state)]
     is_waiting = delivery.state == DeliveryState.FAILED
     return DeliveryRow(
-        title=message_of(delivery).title,
+        title=f"{'Over: ' if delivery.is_resolve else ''}{message_of(delivery).title}",
         event=delivery.event,
         at=Moment.of(delivery.at),
         state=delivery.state,

@@ -2,6 +2,7 @@
 
 - `actions`: what people do with channels and their rules; `addresses`: which addresses a channel may have
 - `matching`: facts become deliveries, one for each rule that wants to know, and quiet rules sum up
+- `incidents`: tells a kind that keeps incidents that one is over
 - `notices`: people who want to know when a run ends
 - `episodes`: what only time brings, such as a run that takes too long
 - `sending`: claims deliveries and sends them; `posting`: the ways out

@@ -24,7 +24,7 @@ from taskruns.models import (
     Rule,
     Team,
 )
-from taskruns.models.channels import LONGEST_MUTE, TEST, UNSENT
+from taskruns.models.channels import KEEPS_INCIDENTS, LONGEST_MUTE, TEST, UNSENT
 from taskruns.models.restores import is_resting
 from taskruns.services import key_ring
 from taskruns.services.teams import lock_team
@@ -192,7 +192,8 @@ def send_test(channel: Channel, *, by: Actor, is_claimed: bool = False) -> Deliv
         row = _locked(channel)
         delivery = Delivery(team=row.team, channel=row, event=TEST, state=DeliveryState.QUEUED, at=timezone.now())
         delivery.recipient = delivery.fact = f"test:{delivery.pk}"
-        delivery.data = {"who": by.label}
+        delivery.is_open = row.kind in KEEPS_INCIDENTS
+        delivery.data = {"who": by.label, "subject": str(delivery.pk)}
         if is_claimed:
             delivery.state, delivery.claimed_until = DeliveryState.SENDING, timezone.now() + CLAIM
             delivery.attempts = 1
@@ -347,6 +348,9 @@ def _known(row: Channel) -> Destination | None:
 
 
 def _drop(row: Channel) -> int:
-    """Delete what was not sent, except what a worker is just sending, and what a test left. Returns how many."""
+    """Delete what was not sent, except what a worker is just sending, tests, and ends of incidents.
+
+    Returns how many.
+    """
     unsent = Delivery.objects.filter(channel=row, state__in=UNSENT).exclude(state=DeliveryState.SENDING)
-    return unsent.exclude(event=TEST).delete()[0]
+    return unsent.exclude(event=TEST).exclude(fact__endswith=":resolve").delete()[0]

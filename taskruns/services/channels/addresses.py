@@ -27,27 +27,34 @@ _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]+", re.IGNORECASE)
 _LOOKS_SECRET = re.compile(r"://|whsec_|xox[a-z]-|\bak-|[A-Za-z0-9+/_=-]{40,}")
 # Hosts whose webhooks take one kind of message only.
 _HOST_OF_SLACK = "hooks.slack.com"
+_HOSTS_OF_TEAMS = (".logic.azure.com", ".webhook.office.com", ".api.powerplatform.com")
 SIGNING_PREFIX = "whsec_"
+# The Events API of PagerDuty. A key of its service region EU works at the second address only.
+PAGERDUTY, PAGERDUTY_EU = "https://events.pagerduty.com/v2/enqueue", "https://events.eu.pagerduty.com/v2/enqueue"
+_ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What a channel's secret holds. `to`: mail addresses; else `url`, and `signing` if its requests are signed."""
+    """What a channel's secret holds. `to`: mail addresses; else `url`, and `signing` if its requests are signed, or
+    `routing`, the key that PagerDuty wants in the body.
+    """
 
     to: tuple[str, ...] = ()
     url: str = ""
     signing: str = ""
+    routing: str = ""
 
     def __repr__(self) -> str:
         return "Destination(...)"
 
     def as_json(self) -> str:
-        return json.dumps({"to": self.to, "url": self.url, "signing": self.signing})
+        return json.dumps({"to": self.to, "url": self.url, "signing": self.signing, "routing": self.routing})
 
     @property
     def hint(self) -> str:
         """The last characters; nothing of a short one."""
-        text = self.url or ", ".join(self.to)
+        text = self.routing or self.url or ", ".join(self.to)
         return text[-_HINT:] if len(text) >= 4 * _HINT else ""
 
 
@@ -56,7 +63,7 @@ def destination_of(channel: Channel) -> Destination:
     """Raises DecryptionFailed."""
     try:
         stored: dict[str, Any] = json.loads(channel.decrypt_secret())
-        return Destination(tuple(stored["to"]), stored["url"], stored["signing"])
+        return Destination(tuple(stored["to"]), stored["url"], stored["signing"], stored.get("routing", ""))
     except (ValueError, KeyError, TypeError):
         raise DecryptionFailed from None
 
@@ -66,6 +73,8 @@ def destination(kind: ChannelKind, address: str, *, signing: str = "") -> Destin
     """The checked address. A signed webhook gets a new signing secret unless it has one. Raises UserError."""
     if kind is ChannelKind.EMAIL:
         return Destination(to=_checked_mails(address))
+    if kind is ChannelKind.PAGERDUTY:
+        return _pagerduty(address)
     url = _checked_url(kind, address)
     if kind is ChannelKind.WEBHOOK:
         return Destination(url=url, signing=signing or new_signing_secret())
@@ -154,8 +163,29 @@ def _checked_url(kind: ChannelKind, address: str) -> str:
     return url
 
 
+@sensitive_variables()
+def _pagerduty(address: str) -> Destination:
+    """The integration key, and behind it the address if it is not PagerDuty's usual one."""
+    key, _, url = address.strip().partition(" ")
+    if not _ROUTING_KEY.fullmatch(key):
+        raise UserError(
+            "This is not an integration key of PagerDuty. It has 32 letters and digits. Add an integration of the kind "
+            "“Events API v2” to a service, and copy its key.",
+            field="address",
+        )
+    url = url.strip() or PAGERDUTY
+    if url in {PAGERDUTY, PAGERDUTY_EU} or may_be_private(url):
+        return Destination(url=url, routing=key)
+    raise UserError(f"After the key, only the address {PAGERDUTY_EU} may follow.", field="address")
+
+
 def _refuse_wrong_kind(kind: ChannelKind, parts: SplitResult) -> None:
-    is_slack = (parts.hostname or "").lower() == _HOST_OF_SLACK
+    host = (parts.hostname or "").lower()
+    is_slack = host == _HOST_OF_SLACK
+    if host.endswith(_HOSTS_OF_TEAMS) and kind is not ChannelKind.TEAMS:
+        raise UserError("This is an address of Microsoft Teams. Choose the kind “Microsoft Teams”.", field="kind")
+    if host.endswith(".pagerduty.com"):
+        raise UserError("For PagerDuty, choose the kind “PagerDuty” and enter the integration key.", field="kind")
     if is_slack and kind is not ChannelKind.SLACK:
         raise UserError("This is an address of Slack. Choose the kind “Slack”.", field="kind")
     if is_slack and not parts.path.startswith(("/services/", "/workflows/", "/triggers/")):

@@ -29,6 +29,7 @@ from taskruns.models.channels import OF_ACTIVE_RUNS, OF_TIME
 from taskruns.models.restores import is_resting
 from taskruns.models.runs import true_time
 
+from .incidents import has_incidents, resolve
 from .matching import Fact, about, deliver_facts, free, matching_runs, write_deliveries
 
 # Twice the pace at which a key with active runs is read while nobody looks at a board.
@@ -54,12 +55,13 @@ def notice_time() -> None:
             rules.setdefault(rule.channel.team_id, []).append(rule)
     for team in Team.objects.filter(pk__in=rules):
         _of_team(team, rules[team.pk])
+    resolve()
 
 
 def asks_for_time() -> bool:
     """Whether some rule asks for what only time brings."""
     events = Rule.objects.filter(channel__in=Channel.objects.live()).values_list("events", flat=True)
-    return any(OF_TIME & set(asked) for asked in events)
+    return any(OF_TIME & set(asked) for asked in events) or has_incidents()
 
 
 def forget_old() -> bool:
@@ -171,7 +173,7 @@ def _not_stopped(team: Team, now: datetime) -> Iterator[Fact]:
 def _expiring(team: Team, now: datetime) -> Iterator[Fact]:
     for stop in EmergencyStop.objects.holding(now).filter(team=team, expires_at__lte=now + EXPIRING):
         detail = {"expires_at": stop.expires_at.isoformat(), "pulled_by": stop.person_label}
-        data = {"who": stop.person_label, "why": stop.reason, "detail": detail}
+        data = {"who": stop.person_label, "why": stop.reason, "detail": detail, "subject": str(stop.pk)}
         yield Fact(Happening.STOP_EXPIRING, now, str(stop.pk), None, data, stop.pulled_at)
 
 
@@ -183,7 +185,8 @@ def _unreachable(team: Team, now: datetime) -> Iterator[Fact]:
 
 
 def _of_key(event: Happening, key: Credential, now: datetime, began: datetime | None) -> Fact:
-    return Fact(event, now, str(key.pk), None, {"target": key.name, "why": key.backoff_reason}, began)
+    data = {"target": key.name, "why": key.backoff_reason, "subject": str(key.pk)}
+    return Fact(event, now, str(key.pk), None, data, began)
 
 
 _OF_TEAM: Mapping[Happening, Callable[[Team, datetime], Iterator[Fact]]] = {

@@ -34,7 +34,7 @@ from taskruns.models import (
     RunNotice,
     Team,
 )
-from taskruns.models.channels import OF_RUNS, OF_THE_LOG, RUN_ENDED, SUMMARY
+from taskruns.models.channels import KEEPS_INCIDENTS, OF_RUNS, OF_THE_LOG, RUN_ENDED, SUMMARY, WITH_AN_END
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import is_ahead, over
 from taskruns.services.runs.matching import matching
@@ -164,6 +164,7 @@ def _of_log(team_id: uuid.UUID, rows: Sequence[AuditEvent]) -> Iterator[Fact]:
             "who": row.actor_label,
             "outcome": row.outcome,
             "target": row.target_label,
+            "subject": str(run.pk) if run else row.target_id,
             "why": row.reason or reasons.get(row.operation_id, ""),
             **_details(row),
         }
@@ -190,6 +191,7 @@ def about(run: Run) -> dict[str, Any]:
     return {
         "run_id": run.arize_id,
         "panel_run_id": str(run.pk),
+        "subject": str(run.pk),
         "task_id": task.arize_id,
         "task_name": clean_line(str(task), LONGEST_WHY),
         "space": clean_line(task.space_name or task.space_id or "", LONGEST_WHY),
@@ -271,6 +273,7 @@ def _delivery(team: Team, rule: Rule, fact: Fact, state: DeliveryState) -> Deliv
         at=fact.at,
         data=fact.data,
         state=state,
+        is_open=rule.channel.kind in KEEPS_INCIDENTS and fact.event in WITH_AN_END,
     )
 
 
@@ -301,7 +304,7 @@ def _sum_up_rule(rule_id: uuid.UUID) -> None:
         Delivery.objects.bulk_create([summary])
         for at in range(0, len(held), SUMMED_UP):
             chunk = [row.pk for row in held[at : at + SUMMED_UP]]
-            Delivery.objects.filter(pk__in=chunk).update(summary=summary)
+            Delivery.objects.filter(pk__in=chunk).update(summary=summary, is_open=False)
     Rule.objects.filter(pk=rule.pk).update(quiet_until=now + timedelta(minutes=rule.quiet_minutes))
 
 

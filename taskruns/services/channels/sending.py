@@ -127,7 +127,7 @@ def _claim(channel_id: uuid.UUID | None) -> Delivery | None:
 def _drop_if_silent(delivery: Delivery) -> bool:
     """The channel was muted or turned off while this message was being made."""
     channel = delivery.channel
-    if channel is None or delivery.event == TEST or not channel.is_silent(timezone.now()):
+    if channel is None or delivery.event == TEST or delivery.is_resolve or not channel.is_silent(timezone.now()):
         return False
     Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + 1)
     Delivery.objects.filter(pk=delivery.pk).delete()
