@@ -10,6 +10,7 @@ from taskruns.views import (
     board,
     channels,
     credentials,
+    hooks,
     runs,
     saved_views,
     stops,
@@ -95,6 +96,11 @@ urlpatterns = [
         channels.remove_rule,
         name="channel-rule-remove",
     ),
+    # Arize's webhook
+    path("teams/<slug:slug>/channels/arize/", channels.arize_hook, name="arize-hook"),
+    path("teams/<slug:slug>/channels/arize/secret/", channels.arize_hook_secret, name="arize-hook-secret"),
+    path("teams/<slug:slug>/channels/arize/remove/", channels.remove_arize_hook, name="arize-hook-remove"),
+    path("hooks/arize/<str:token>/", hooks.arize, name="hook"),
     # Members, invitations and team settings
     path("teams/<slug:slug>/members/", teams.members, name="members"),
     path("teams/<slug:slug>/members/add/", teams.add_member, name="member-add"),

@@ -232,6 +232,13 @@ ACTIONS: dict[str, HttpAction] = {
     "add a rule": HttpAction("channel-rule-new", "mona", (("channel.change", "done"),), A_RULE),
     "change a rule": HttpAction("channel-rule", "mona", (("channel.change", "done"),), A_RULE),
     "remove a rule": HttpAction("channel-rule-remove", "mona", (("channel.change", "done"),)),
+    "create an address for Arize": HttpAction(
+        "arize-hook", "mona", (("channel.add", "done"),), prepare=lambda stage: stage.hook.delete()
+    ),
+    "store its secret": HttpAction(
+        "arize-hook-secret", "mona", (("channel.change", "done"),), {"auth": "hmac", "secret": "whsec_of-the-test-1"}
+    ),
+    "remove its address": HttpAction("arize-hook-remove", "mona", (("channel.remove", "done"),)),
     "add a member": HttpAction(
         "member-add", "mona", (("member.add", "done"),), {"email": "ada@example.com", "role": "viewer"}
     ),
@@ -290,6 +297,7 @@ READ_ONLY = {
 # people/test_password_reset.py test them.
 ABSENT = {
     "style-guide",
+    "hook",  # the token is that of an invitation: channels/test_hooks.py
     *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),
     *("account_reset_password", "account_reset_password_done"),
     *("account_reset_password_from_key", "account_reset_password_from_key_done"),

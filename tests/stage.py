@@ -15,6 +15,7 @@ from fido2.utils import websafe_encode
 
 from taskruns.audit import Actor
 from taskruns.models import (
+    ArizeHook,
     BatchKind,
     BatchSource,
     BatchState,
@@ -55,6 +56,7 @@ class Stage:
     view: SavedView
     batches: dict[str, CancelBatch]  # by url name
     channel: Channel  # "Room"
+    hook: ArizeHook
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # also tom's
@@ -129,6 +131,7 @@ def set_stage(team: Team, run: Run, credential: Credential, arize: responses.Req
         ),
         batches=batches_of(team, run, actor(people["oli"])),
         channel=make_channel(team),
+        hook=ArizeHook.objects.create(team=team, digest="0" * 64, created_by_label="mona@example.com"),
         arize=arize,
         secret=secret,
         passkey=passkey,

@@ -6,6 +6,8 @@ from typing import Any
 
 from django import forms
 
+from taskruns.models import HookAuth
+
 Choices = Iterable[tuple[str, str]]
 LONGEST_ADDRESS = 20_000  # the service has the sentence for what is too long
 
@@ -119,6 +121,19 @@ class ChannelForm(forms.Form):
         required=False, help_text="Leave empty to keep the address. A signing secret stays the same."
     )
     is_on = forms.BooleanField(label="Send messages", required=False)
+
+
+class HookSecretForm(forms.Form):
+    KEPT = ("auth",)
+
+    auth = forms.ChoiceField(label="Arize proves its requests by", choices=HookAuth.choices)
+    secret = forms.CharField(
+        label="Secret",
+        max_length=LONGEST_ADDRESS,
+        help_text="The signing secret that Arize showed once, or the Bearer token that you entered there. It is "
+        "encrypted and never shown again.",
+        widget=_Empty(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
 
 
 class MuteForm(forms.Form):

@@ -1,5 +1,6 @@
 """The database tables, one file per subject."""
 
+from .arize_hooks import ArizeHook, HookAuth
 from .arize_users import ArizeUser
 from .audit import (
     LONGEST_REASON,
@@ -50,6 +51,7 @@ __all__ = [
     "TRIGGER_FACTS",
     "AnchorToPublish",
     "AnonymousTally",
+    "ArizeHook",
     "ArizeUser",
     "AuditAnchor",
     "AuditChain",
@@ -75,6 +77,7 @@ __all__ = [
     "Episode",
     "Happening",
     "Heartbeat",
+    "HookAuth",
     "Invitation",
     "ItemState",
     "KeyUsage",

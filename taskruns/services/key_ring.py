@@ -12,7 +12,7 @@ from django.db import connection, models
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
-from taskruns.models import Channel, Credential, RingKeyCheck
+from taskruns.models import ArizeHook, Channel, Credential, RingKeyCheck
 from taskruns.services.user_errors import UserError
 
 _TEXT = "taskruns ring key"
@@ -75,8 +75,15 @@ def _channels(number: int) -> "models.QuerySet[Channel]":
     return Channel.objects.exclude(ciphertext="").filter(ring_number=number)
 
 
+def _hooks(number: int) -> "models.QuerySet[ArizeHook]":
+    return ArizeHook.objects.exclude(ciphertext="").filter(ring_number=number)
+
+
 def _numbers_in_use() -> set[int]:
-    stored = (Credential.objects.exclude(ciphertext=""), Channel.objects.exclude(ciphertext=""))
+    stored: tuple[models.QuerySet[Any], ...] = (
+        Credential.objects.exclude(ciphertext=""),
+        *(rows.exclude(ciphertext="") for rows in (Channel.objects.all(), ArizeHook.objects.all())),
+    )
     return {number for rows in stored for number in rows.values_list("ring_number", flat=True).distinct()}
 
 
@@ -89,7 +96,7 @@ def _factors(number: int) -> "models.QuerySet[Authenticator]":
 
 
 def _is_in_use(number: int) -> bool:
-    return any(rows.exists() for rows in (_credentials(number), _channels(number), _factors(number)))
+    return any(rows.exists() for rows in (_credentials(number), _channels(number), _hooks(number), _factors(number)))
 
 
 @sensitive_variables()
@@ -100,9 +107,10 @@ def _decrypts_one(number: int) -> bool:
         if (row := _credentials(number).first()) is not None:
             row.decrypt_secret()
             return True
-        if (channel := _channels(number).first()) is not None:
-            channel.decrypt_secret()
-            return True
+        for other in (_channels(number).first(), _hooks(number).first()):
+            if other is not None:
+                other.decrypt_secret()
+                return True
         if (factor := _factors(number).first()) is not None:
             stored = next(factor.data[name] for name in _FACTOR_SECRETS if name in factor.data)
             ring.decrypt(Ciphertext(number, stored.partition(":")[2]), owner=f"factor of {factor.user_id}")

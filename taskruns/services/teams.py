@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import Channel, Credential, Delivery, Invitation, Task, Team
+from taskruns.models import ArizeHook, Channel, Credential, Delivery, Invitation, Task, Team
 from taskruns.models.channels import UNSENT
 from taskruns.services.user_errors import UserError
 
@@ -65,6 +65,7 @@ def archive(team: Team, *, reason: str = "", by: Actor) -> bool:
         _live_keys(team).update(revoked_at=now, ciphertext="", claimed_until=None)
         Task.objects.filter(team=team).update(credential=None)
         Channel.objects.filter(team=team, removed_at=None).update(removed_at=now, ciphertext="", hint="")
+        ArizeHook.objects.filter(team=team, removed_at=None).update(removed_at=now, ciphertext="")
         Delivery.objects.filter(team=team, state__in=UNSENT).delete()
         revoked = open_invitations(team).update(revoked_at=now)
         Team.bump(team.pk)

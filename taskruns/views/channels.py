@@ -4,9 +4,11 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -14,21 +16,23 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from taskruns.access import unfinished
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
-from taskruns.forms.channels import ChannelForm, MuteForm, NewChannelForm, RuleForm
+from taskruns.forms.channels import ChannelForm, HookSecretForm, MuteForm, NewChannelForm, RuleForm
 from taskruns.forms.fields import posted
-from taskruns.models import Channel, Rule, Team
+from taskruns.models import ArizeHook, Channel, Rule, Team
 from taskruns.models.channels import SUGGESTED
 from taskruns.pages.channels.page import (
     channel_page,
     channel_row,
     channel_rows,
     event_choices,
+    hook_of,
     kind_choices,
     query_of_view,
     view_choices,
 )
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import channels
+from taskruns.services.channels import hooks
 from taskruns.services.channels.actions import Wanted
 
 from .user_errors import shown_as_message, shown_on_form
@@ -154,6 +158,47 @@ def remove_rule(request: PanelRequest, team: Team, channel_id: uuid.UUID, rule_i
         channels.remove_rule(_rule(found, rule_id), by=actor_of(request))
         messages.success(request, "Rule removed.")
     return redirect("channel", slug=team.slug, channel_id=found.pk)
+
+
+@requires(Action.CHANNELS_MANAGE, event=EventType.CHANNEL_ADD, recent_auth=True)
+@require_http_methods(["GET", "HEAD", "POST"])
+def arize_hook(request: PanelRequest, team: Team) -> HttpResponse:
+    """POST creates the address and shows it once."""
+    context = _context(request, team)
+    if request.method == "POST":
+        with shown_as_message(request):
+            token = hooks.make_address(team, by=actor_of(request))
+            context |= {"address": f"{settings.SITE_URL}{reverse('hook', args=[token])}"}
+    return render(request, "taskruns/channels/arize.html", context | {"hook": hook_of(team)})
+
+
+@sensitive_post_parameters("secret")
+@requires(Action.CHANNELS_MANAGE, event=EventType.CHANNEL_CHANGE, recent_auth=True, keeps=HookSecretForm.KEPT)
+@require_http_methods(["GET", "HEAD", "POST"])
+def arize_hook_secret(request: PanelRequest, team: Team) -> HttpResponse:
+    form = HookSecretForm(posted(request), initial=_typed(request))
+    found = _hook(team)
+    if form.is_valid():
+        with shown_on_form(form):
+            hooks.set_secret(found, **form.cleaned_data, by=actor_of(request))
+            messages.success(request, "Secret stored. The panel now takes Arize's webhook.")
+            return redirect("arize-hook", slug=team.slug)
+    return _form_page(request, "arize_secret", _context(request, team) | {"form": form})
+
+
+@requires(Action.CHANNELS_MANAGE, event=EventType.CHANNEL_REMOVE, recent_auth=True)
+@require_POST
+def remove_arize_hook(request: PanelRequest, team: Team) -> HttpResponse:
+    if hooks.remove(_hook(team), by=actor_of(request)):
+        messages.success(request, "Address removed. Delete the webhook in Arize too.")
+    return redirect("arize-hook", slug=team.slug)
+
+
+def _hook(team: Team) -> ArizeHook:
+    found = hooks.find_live(team)
+    if found is None:
+        raise Http404
+    return found
 
 
 def _rule_page(request: PanelRequest, team: Team, found: Channel, known: Rule | None) -> HttpResponse:

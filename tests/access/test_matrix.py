@@ -14,7 +14,7 @@ from allauth.mfa.totp.internal.auth import generate_totp_secret
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, EmergencyStop, PersonSession, SavedView, Team, TeamRole, User
+from taskruns.models import ArizeHook, AuditEvent, EmergencyStop, PersonSession, SavedView, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
@@ -140,6 +140,9 @@ TABLE: dict[str, Row] = {
     "channel-rule-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
     "channel-rule": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
     "channel-rule-remove": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="channel.change"),
+    "arize-hook": Row(get=MANAGER_GET, post=MANAGER_POST.format(200), event="channel.add"),
+    "arize-hook-secret": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
+    "arize-hook-remove": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="channel.remove"),
     "members": Row(get="302 404 404  403 403 200  403 200", post=PEOPLE_POST.format(405)),
     "member-add": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.add"),
     "member-role": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.change_role"),
@@ -220,6 +223,8 @@ ACCOUNT: dict[str, Row] = {
         ),
         Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
     ),
+    # For programs, which prove that they are Arize. This address does not exist.
+    "hook": Row(get=EVERYBODY.replace("200", "405").replace("302", "405"), post="404 404 404  404 404 404  404 404"),
     "help": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
     # With DEBUG only.
     "style-guide": replace(ABSENT, post=EVERYBODY.replace("200", "405")),
@@ -253,6 +258,7 @@ def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
     view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
     channel = make_channel(team)
     rule = channel.rules.get()
+    ArizeHook.objects.create(team=team, digest="0" * 64, created_by_label=mona.email)
     sign_in(Client(), oli.email)
     factors.add_totp(mona, secret=generate_totp_secret(), by=by)
     batches = batches_of(team, run, actor(oli))
@@ -283,6 +289,7 @@ def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
         "member-remove": [team.slug, vera.pk],
         "invitation-revoke": [team.slug, invitation.pk],
         "audit-export": [team.slug, "jsonl"],
+        "hook": ["no-such-token"],
         "site-audit-export": ["jsonl"],
         "session-end": [PersonSession.objects.get().pk],
         "factor-remove": [Authenticator.objects.get(type="totp").pk],

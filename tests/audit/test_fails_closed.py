@@ -58,6 +58,7 @@ from taskruns.services import (
     teams,
     triggers,
 )
+from taskruns.services.channels import hooks
 from taskruns.services.channels.actions import Wanted
 from taskruns.services.credentials.client import connected
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
@@ -193,6 +194,8 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.team, name="On call", kind="slack", address=HOOK, wanted=Wanted(("stop.pull",)), by=BY
     ),
     "channels.change": lambda stage: channels.change(stage.channel, name="New", is_on=True, address="", by=BY),
+    "channels.make_address": lambda stage: hooks.make_address(stage.team, by=BY),
+    "channels.set_secret": lambda stage: hooks.set_secret(stage.hook, auth="hmac", secret="s" * 20, by=BY),
     "channels.mute": lambda stage: channels.mute(stage.channel, until=in_an_hour(), by=BY),
     "channels.remove": lambda stage: channels.remove(stage.channel, by=BY),
     "channels.remove_rule": lambda stage: channels.remove_rule(stage.channel.rules.get(), by=BY),
@@ -317,6 +320,7 @@ def in_an_hour() -> datetime:
 
 READY: dict[str, Callable[[Stage], object]] = {
     "backups.adopt": resting,
+    "channels.make_address": lambda stage: stage.hook.delete(),
     "channels.unmute": muted,
     "credentials.note_recovered": failing,
     "credentials.note_rejected": rejected_before,

@@ -42,11 +42,13 @@ APPLIED = {
     "0018_channels.py": "babcf2c2ed239164d22d66c08cc666d02f355eba4776fa8ea470c7ad6db33ea2",
     "0019_episodes.py": "37a92f6fa2892d06910e753ff21675e5612bc9ced167dca8500c0229e7b405c6",
     "0020_open_incidents.py": "7343ab9fcd30d4680d14122826bc19c74972730b2b44dd16693c37eaa81a23a5",
+    "0021_arize_hooks.py": "d25bdf130e6279f95f933db4b4049752a6e344ad0ecb2bc7f0cca65cff16c012",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.
 NEW = {
     "cache",
+    "taskruns_arizehook",
     "taskruns_channel",
     "taskruns_delivery",
     "taskruns_episode",

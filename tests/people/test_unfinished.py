@@ -172,7 +172,7 @@ def test_every_act_that_needs_a_recent_sign_in_has_a_name() -> None:
 def test_no_view_lets_a_secret_wait(name: str) -> None:
     (view,) = (view for view, its in views() if its == name)
     kept = set(getattr(view, "keeps", ()))
-    of_channels = {"kind", "is_on", *RuleForm.KEPT}
+    of_channels = {"kind", "is_on", "auth", *RuleForm.KEPT}
     known = {"name", "slug", "manager", "email", "role", "endpoint", "expires_on", "confirmed", "reason"}
     assert kept <= known | of_channels
 

@@ -11,11 +11,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.models import (
+    ArizeHook,
     Channel,
     ChannelKind,
     Delivery,
     DeliveryState,
     Happening,
+    HookAuth,
     Rule,
     RunNotice,
     SavedView,
@@ -162,6 +164,24 @@ def run_notice(run_id: UUID, slug: str, person: User) -> RunNoticeForm | None:
         return None
     is_asked = RunNotice.objects.filter(run=run_id, person=person).exists()
     return RunNoticeForm(reverse("run-notice", args=[slug, run_id]), is_asked)
+
+
+@dataclass(frozen=True, slots=True)
+class HookPage:
+    """The address for Arize's webhook, without the address. `auth`: empty until its secret is stored."""
+
+    auth: str
+    by: str
+    created: Moment | None
+    last_event: Moment | None
+
+
+def hook_of(team: Team) -> HookPage | None:
+    hook = ArizeHook.objects.filter(team=team, removed_at=None).first()
+    if hook is None:
+        return None
+    auth = HookAuth(hook.auth).label if hook.ciphertext else ""
+    return HookPage(auth, hook.created_by_label, Moment.of(hook.created_at), Moment.of(hook.last_event_at))
 
 
 def event_choices() -> Iterator[tuple[str, str]]:
