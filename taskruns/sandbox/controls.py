@@ -30,6 +30,7 @@ POST /sandbox/runs        `{"task": id or name, "status": "running", "count": 1,
 PATCH /sandbox/runs/{id}  `{"status": .., "failure_reason": ..}` sets a run, which then no longer changes
 POST /sandbox/webhook     `{"url": .., "secret": .., "auth": "hmac" or "bearer"}`: from now on, runs that these controls
                           make fail send Arize's webhook there; GET lists the attempts; DELETE stops it
+POST /sandbox/inbox       keeps a message, for channels of the demo; GET shows the last 100 on a page
 POST /sandbox/clock       `{"advance_seconds": n}` advances simulated time; GET shows it
 """
 
@@ -39,6 +40,7 @@ from collections.abc import Callable
 
 from .catalogue import Task
 from .failures import ErrorAnswer, Fault, Faults, MalformedAnswer, Match
+from .inbox import Inbox
 from .messages import Answer, Fields, Problem, Request, iso, json_answer
 from .request_log import RequestLog
 from .runs import CancelEffect, Status
@@ -83,6 +85,7 @@ class Controls:
         self._requests = requests
         self._reset_all = reset
         self._webhook = Webhook()
+        self._inbox = Inbox()
         self._spelling = WireForm(Wire.UPPER, clock=clock)
         self._routes: dict[str, dict[str, Callable[[Request], Answer]]] = {
             "faults": {"POST": self._add_faults, "GET": self._list_faults, "DELETE": self._remove_faults},
@@ -91,6 +94,7 @@ class Controls:
             "runs": {"POST": self._add_runs},
             "runs/{id}": {"PATCH": self._change_run},
             "webhook": {"POST": self._set_webhook, "GET": self._list_attempts, "DELETE": self._remove_webhook},
+            "inbox": {"POST": self._inbox.take, "GET": self._inbox.show},
             "clock": {"GET": self._read_clock, "POST": self._move_clock},
         }
 

@@ -23,6 +23,7 @@ class Received:
     headers: dict[str, str]
     body: bytes
     at: float = field(default_factory=time.monotonic)
+    is_refused: bool = False  # answered with an error, so not taken
 
     @property
     def json(self) -> Any:

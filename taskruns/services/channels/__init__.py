@@ -15,6 +15,7 @@ at any point: nothing is lost, and what may have been sent twice says so.
 
 from .actions import (
     Added,
+    Wanted,
     add,
     change,
     find_live,
@@ -35,6 +36,7 @@ __all__ = [
     "Added",
     "Mail",
     "Post",
+    "Wanted",
     "add",
     "asks_for_time",
     "change",

@@ -21,8 +21,8 @@ from taskruns.permissions import Action, access_of
 from .addresses import Destination, destination_of, is_allowed, may_be_private
 from .sending import Attempt, Mail, Post, Trouble
 
-# The whole attempt may take 10 s.
-TIMEOUTS = Timeouts(connect=4.0, read=10.0, whole=10.0)
+LONGEST = 10.0  # seconds of a whole attempt
+TIMEOUTS = Timeouts(connect=4.0, read=LONGEST, whole=LONGEST)
 
 
 @sensitive_variables()
