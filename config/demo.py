@@ -107,6 +107,8 @@ def _prepare(demo: Demo) -> dict[str, str]:
         "SITE_URL": demo.url,
         "DATA_DIR": str(demo.directory),
         "ARIZE_ENDPOINTS": demo.endpoint,
+        # The sandbox shows what channels send.
+        "NOTIFY_HOSTS": demo.endpoint.partition("://")[2],
         "DEMO_ENDPOINT": demo.endpoint,
         "DEBUG": "off",
         "REQUIRE_MFA": "off",
@@ -144,7 +146,8 @@ def _run(demo: Demo, processes: Processes, variables: dict[str, str], *, reset: 
     processes.start("worker")
     processes.start("web")
     _wait(demo, processes, began)
-    _say(f"\n{people}\nLogs: {_short(demo.log_dir)}. Press Ctrl-C to stop the demo.\nOpen {demo.url}/")
+    _say(f"\n{people}\nMessages: {demo.endpoint}/sandbox/inbox")
+    _say(f"Logs: {_short(demo.log_dir)}. Press Ctrl-C to stop the demo.\nOpen {demo.url}/")
     raise Refused(_exit_message(processes, processes.wait_for_exit()))
 
 

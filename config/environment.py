@@ -350,6 +350,18 @@ def cookies(public: Site) -> Cookies:
     return Cookies(f"{prefix}sessionid", f"{own}csrftoken", f"{prefix}device", f"{prefix}messages")
 
 
+def notify_hosts() -> tuple[str, ...]:
+    """Hosts of channels that may be private, or speak plain http: `host`, or `host:port` for this port only."""
+    rule = "must be host names, each with an optional port, separated by commas, for example alerts.example.com:8080."
+    with checked("NOTIFY_HOSTS", rule):
+        return tuple(_host_of(part.lower()) for part in parts("NOTIFY_HOSTS"))
+
+
+def _host_of(part: str) -> str:
+    check_extra(f"https://{part}")
+    return part
+
+
 def log_level() -> str:
     with checked("LOG_LEVEL", "must be DEBUG, INFO, WARNING or ERROR."):
         level = text("LOG_LEVEL", "INFO").upper()

@@ -11,7 +11,7 @@ from taskruns.services.rare_lines import Rarely
 # Secrets in URLs, which are redacted: invitation links, password reset links, and what a sign-in provider returns. A
 # slash may be encoded, as in the `next` parameter of a sign-in URL.
 _TOKEN = re.compile(
-    r"((?:/|%2F)(?:invitations|password(?:/|%2F)reset(?:/|%2F)key)(?:/|%2F)"
+    r"((?:/|%2F)(?:invitations|hooks(?:/|%2F)arize|password(?:/|%2F)reset(?:/|%2F)key)(?:/|%2F)"
     r"|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
     re.IGNORECASE,
 )

@@ -171,6 +171,9 @@ SSO_ONLY = sso.only(OIDC)
 SOCIALACCOUNT_ADAPTER = "taskruns.views.sso.sign_in.SsoAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False
 
+# --- Channels
+NOTIFY_HOSTS = env.notify_hosts()
+
 # --- Mail: without EMAIL_URL the panel sends none, and no page offers it
 MAILS = (_mail := mail.of_environment(SITE.host)) is not None
 _mail = _mail or mail.Mail()

@@ -18,7 +18,19 @@ from taskruns.audit import Actor
 from taskruns.audit.anchors import DUE_AFTER, anchor_changed, publish
 from taskruns.models.restores import is_resting
 from taskruns.pages import mails
-from taskruns.services import audit, batches, cancellations, credentials, invitations, mirror, stops, triggers
+from taskruns.pages.channels import kinds
+from taskruns.services import (
+    audit,
+    batches,
+    cancellations,
+    channels,
+    credentials,
+    invitations,
+    mirror,
+    stops,
+    triggers,
+)
+from taskruns.services.channels.posting import deliver
 from taskruns.services.mails import send
 from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
 from taskruns.services.query_statistics import refresh_statistics
@@ -81,6 +93,10 @@ def send_invitations() -> None:
             invitations.not_mailed(invitation)
 
 
+def look_after_channels() -> None:
+    channels.give_up_old()
+
+
 def look_after_statistics() -> None:
     refresh_statistics()
 
@@ -115,6 +131,11 @@ def forget_past_work() -> bool:
     return any(has_more)
 
 
+def forget_old_messages() -> bool:
+    has_more = [channels.forget_old(), channels.forget_old_episodes()]
+    return any(has_more)
+
+
 def thin_anchors() -> bool:
     """Of the anchors of the audit log that are older than 90 days, the last of each day stays."""
     return audit.thin_anchors()
@@ -124,14 +145,14 @@ MINUTELY: dict[str, Callable[[], object]] = {
     job.__name__: job
     for job in (
         *(look_after_stops, look_after_run_facts, sweep),
-        *(look_after_audit, resume_verifications, send_invitations),
+        *(look_after_audit, resume_verifications, send_invitations, look_after_channels),
     )
 }
 HOURLY: dict[str, Callable[[], object]] = {
     job.__name__: job
     for job in (
         *(forget_old_runs, forget_past_work, look_after_keys, look_after_throttles),
-        *(look_after_statistics, forget_expired_sessions, fill_in_run_facts, thin_anchors),
+        *(look_after_statistics, forget_expired_sessions, fill_in_run_facts, thin_anchors, forget_old_messages),
     )
 }
 
@@ -155,6 +176,26 @@ def read_round(credential_id: uuid.UUID) -> None:
 def send_cancels() -> None:
     """Send the cancels that no web request could send."""
     cancellations.send_unsent()
+
+
+def match_facts() -> bool:
+    """Make messages of what has happened. True if there is more."""
+    return channels.match()
+
+
+def notice_time() -> None:
+    """Make messages of what only time brings."""
+    channels.notice_time()
+
+
+def send_messages(channel_id: uuid.UUID | None) -> bool:
+    """Send the messages of one channel, or (None) those to people. True if there are more."""
+    return channels.send(channel_id, kinds.word, deliver)
+
+
+def send_message(delivery_id: uuid.UUID) -> None:
+    """Send this claimed message now, in this process. For a command, which waits for the result."""
+    channels.send_claimed(delivery_id, kinds.word, deliver)
 
 
 def work_slice(batch_id: uuid.UUID) -> bool:

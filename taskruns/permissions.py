@@ -17,6 +17,8 @@ class Action(StrEnum):
     VIEWS_SHARE = "views.share"
     CREDENTIALS_VIEW = "credentials.view"
     CREDENTIALS_MANAGE = "credentials.manage"
+    CHANNELS_MANAGE = "channels.manage"
+    CHANNELS_MUTE = "channels.mute"
     AUDIT_VIEW = "audit.view"
     AUDIT_EXPORT = "audit.export"
     TEAM_SETTINGS = "team.settings"
@@ -31,12 +33,14 @@ A = Action
 _LOOK_INSIDE = frozenset({A.RUNS_VIEW, A.CREDENTIALS_VIEW, A.AUDIT_VIEW, A.AUDIT_EXPORT})
 _OPERATE = frozenset(
     {A.RUNS_VIEW, A.RUNS_CANCEL, A.RUNS_CANCEL_MANY, A.RUNS_TRIGGER, A.RUNS_NOTE, A.STOP_PULL, A.VIEWS_SHARE}
+    | {A.CHANNELS_MUTE}
 )
+_MANAGE = frozenset({A.STOP_LIFT, A.CREDENTIALS_MANAGE, A.CHANNELS_MANAGE, A.TEAM_SETTINGS, A.MEMBERS_MANAGE})
 
 TEAM_ROLES: dict[TeamRole, frozenset[Action]] = {
     TeamRole.VIEWER: frozenset({A.RUNS_VIEW}),
     TeamRole.OPERATOR: _OPERATE,
-    TeamRole.MANAGER: _OPERATE | _LOOK_INSIDE | {A.STOP_LIFT, A.CREDENTIALS_MANAGE, A.TEAM_SETTINGS, A.MEMBERS_MANAGE},
+    TeamRole.MANAGER: _OPERATE | _LOOK_INSIDE | _MANAGE,
 }
 SITE_ROLES: dict[SiteRole, frozenset[Action]] = {
     SiteRole.NONE: frozenset(),

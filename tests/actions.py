@@ -61,6 +61,17 @@ EVALUATION: dict[str, object] = {
     "data_end_time": "2026-11-23T03:00",
     "max_spans": "10000",
 }
+A_RULE: dict[str, object] = {
+    "events": ["run.failed", "stop.pull"],
+    "view": "",
+    "query": "status=failed",
+    "min_error_share": "0",
+    "usual_percent": "300",
+    "running_minutes": "90",
+    "pending_minutes": "20",
+    "idle_minutes": "30",
+    "quiet_minutes": "5",
+}
 TESTED = (("credential.test", "requested"), ("credential.test", "ok"))
 SIGNED_IN = (("auth.sign_in", "done"),)
 TOM = {"login": "tom@example.com", "password": PASSWORD}
@@ -206,6 +217,28 @@ ACTIONS: dict[str, HttpAction] = {
     ),
     "test a key": HttpAction("credential-test", "mona", TESTED),
     "revoke a key": HttpAction("credential-revoke", "mona", (("credential.revoke", "done"),)),
+    "add a channel": HttpAction(
+        "channel-new",
+        "mona",
+        (("channel.add", "done"),),
+        {"name": "On call", "kind": "webhook", "address": "https://alerts.example.com/hook"} | A_RULE,
+    ),
+    "rename a channel": HttpAction(
+        "channel-change", "mona", (("channel.change", "done"),), {"name": "Night", "is_on": "on", "address": ""}
+    ),
+    "test a channel": HttpAction("channel-test", "mona", (("channel.test", "done"),)),
+    "mute a channel": HttpAction("channel-mute", "oli", (("channel.mute", "done"),), {"hours": "8"}),
+    "remove a channel": HttpAction("channel-remove", "mona", (("channel.remove", "done"),)),
+    "add a rule": HttpAction("channel-rule-new", "mona", (("channel.change", "done"),), A_RULE),
+    "change a rule": HttpAction("channel-rule", "mona", (("channel.change", "done"),), A_RULE),
+    "remove a rule": HttpAction("channel-rule-remove", "mona", (("channel.change", "done"),)),
+    "create an address for Arize": HttpAction(
+        "arize-hook", "mona", (("channel.add", "done"),), prepare=lambda stage: stage.hook.delete()
+    ),
+    "store its secret": HttpAction(
+        "arize-hook-secret", "mona", (("channel.change", "done"),), {"auth": "hmac", "secret": "whsec_of-the-test-1"}
+    ),
+    "remove its address": HttpAction("arize-hook-remove", "mona", (("channel.remove", "done"),)),
     "add a member": HttpAction(
         "member-add", "mona", (("member.add", "done"),), {"email": "ada@example.com", "role": "viewer"}
     ),
@@ -234,6 +267,8 @@ LATER = {
         "batches", "oli", (), {"kind": "trigger", "match": "all", "status": "failed"}, prepare=a_list_to_start_again
     ),
     "remove a run from a list": HttpAction("batch-remove", "oli", (), lambda stage, _: {"remove": [str(stage.run.pk)]}),
+    # One's own notice is no act of the team's.
+    "ask for a mail about a run": HttpAction("run-notice", "vera", ()),
     "retry a batch": HttpAction("batch-retry", "oli", ()),
     # One row in the team's chain, one in the site's.
     "verify the log": HttpAction("audit-verify", "ada", (("audit.verify", "ok"), ("audit.verify", "ok"))),
@@ -250,6 +285,7 @@ READ_ONLY = {
         "run",
         "run-by-arize-id",
         "credentials",
+        *("channels", "channel"),
         "members",
     ),
     *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
@@ -261,6 +297,7 @@ READ_ONLY = {
 # people/test_password_reset.py test them.
 ABSENT = {
     "style-guide",
+    "hook",  # the token is that of an invitation: channels/test_hooks.py
     *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),
     *("account_reset_password", "account_reset_password_done"),
     *("account_reset_password_from_key", "account_reset_password_from_key_done"),

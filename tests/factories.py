@@ -7,8 +7,21 @@ from typing import Any
 from django.utils import timezone
 
 from taskruns.audit import Actor
-from taskruns.models import Credential, Membership, Run, RunSearch, Status, Task, Team, TeamRole, User
+from taskruns.models import (
+    Channel,
+    Credential,
+    Membership,
+    Rule,
+    Run,
+    RunSearch,
+    Status,
+    Task,
+    Team,
+    TeamRole,
+    User,
+)
 from taskruns.models.runs import ACTIVE, share_of
+from taskruns.services.channels.addresses import Destination
 from taskruns.services.runs.observations import duration_us
 from tests.wire import ENDPOINT
 
@@ -39,6 +52,15 @@ def make_credential(team: Team, *, name: str = "Production", key: str = CANARY, 
     credential.encrypt_secret(key)
     credential.save()
     return credential
+
+
+def make_channel(team: Team, *, name: str = "Room") -> Channel:
+    """A Slack channel that is told about the emergency stop, without an audit row."""
+    channel = Channel(team=team, name=name, kind="slack", created_by_label="mona@example.com")
+    channel.encrypt_secret(Destination(url="https://alerts.example.com/hook/very-secret").as_json())
+    channel.save()
+    Rule.objects.create(channel=channel, events=["stop.pull"])
+    return channel
 
 
 def make_task(team: Team, credential: Credential) -> Task:

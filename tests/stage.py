@@ -15,10 +15,12 @@ from fido2.utils import websafe_encode
 
 from taskruns.audit import Actor
 from taskruns.models import (
+    ArizeHook,
     BatchKind,
     BatchSource,
     BatchState,
     CancelBatch,
+    Channel,
     Credential,
     EmergencyStop,
     Invitation,
@@ -38,7 +40,7 @@ from taskruns.services import batches as bulk
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.clients import show_factor
-from tests.factories import actor, member, person
+from tests.factories import actor, make_channel, member, person
 from tests.people.soft_passkey import SoftPasskey
 from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
@@ -53,6 +55,8 @@ class Stage:
     token: str
     view: SavedView
     batches: dict[str, CancelBatch]  # by url name
+    channel: Channel  # "Room"
+    hook: ArizeHook
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # also tom's
@@ -77,6 +81,8 @@ class Stage:
             "invitation_id": self.invitation.pk,
             "token": self.token,
             "view_id": self.view.pk,
+            "channel_id": self.channel.pk,
+            "rule_id": self.channel.rules.get().pk,
             "kind": "jsonl",
             "arize_id": self.run.arize_id,
             "session_id": self.session.pk,
@@ -124,6 +130,8 @@ def set_stage(team: Team, run: Run, credential: Credential, arize: responses.Req
             team=team, owner=people["oli"], name="Failed ones", query="status=failed", is_shared=True
         ),
         batches=batches_of(team, run, actor(people["oli"])),
+        channel=make_channel(team),
+        hook=ArizeHook.objects.create(team=team, digest="0" * 64, created_by_label="mona@example.com"),
         arize=arize,
         secret=secret,
         passkey=passkey,

@@ -22,6 +22,12 @@ class EventType(StrEnum):
     CREDENTIAL_FAILING = "credential.failing"
     CREDENTIAL_RECOVERED = "credential.recovered"
     CREDENTIAL_EXPIRING = "credential.expiring"
+    CHANNEL_ADD = "channel.add"
+    CHANNEL_CHANGE = "channel.change"
+    CHANNEL_REMOVE = "channel.remove"
+    CHANNEL_TEST = "channel.test"
+    CHANNEL_MUTE = "channel.mute"
+    NOTIFY_GIVEN_UP = "notify.given_up"
     MEMBER_ADD = "member.add"
     MEMBER_CHANGE_ROLE = "member.change_role"
     MEMBER_REMOVE = "member.remove"
@@ -73,6 +79,9 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
 _ARIZE = frozenset({"http_status", "arize_request_id", "milliseconds"})
 _COUNTS = frozenset({"num_successes", "num_errors", "num_skipped"})
 _KEY = frozenset({"last4", "expires_on", "changed"})
+_CHANNEL = frozenset({"kind", "events", "query", "quiet_minutes", "min_error_share"}) | {
+    *("usual_percent", "running_minutes", "pending_minutes", "idle_minutes")
+}
 _VIEW = frozenset({"query", "shared", "default"})
 _FACTOR = frozenset({"factor", "name", "recovery_codes"})
 _BATCH = frozenset(
@@ -104,6 +113,12 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.CREDENTIAL_TEST: _ARIZE | {"spaces", "tasks", "changed", "expires_on", "why"},
     EventType.CREDENTIAL_EXPIRING: frozenset({"expires_on", "days_left"}),
     EventType.CREDENTIAL_REVOKE: frozenset({"tasks_set_free"}),
+    EventType.CHANNEL_ADD: _CHANNEL,
+    EventType.CHANNEL_CHANGE: _CHANNEL | {"changed", "rule"},
+    EventType.CHANNEL_REMOVE: frozenset({"kind", "messages_dropped"}),
+    EventType.CHANNEL_TEST: frozenset({"kind"}),
+    EventType.CHANNEL_MUTE: frozenset({"until", "messages_dropped"}),
+    EventType.NOTIFY_GIVEN_UP: frozenset({"messages", "http_status", "why"}),
     EventType.MEMBER_ADD: frozenset({"role", "invitations_revoked"}),
     EventType.MEMBER_CHANGE_ROLE: frozenset({"before", "after"}),
     EventType.MEMBER_REMOVE: frozenset({"role"}),

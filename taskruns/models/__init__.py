@@ -1,5 +1,6 @@
 """The database tables, one file per subject."""
 
+from .arize_hooks import ArizeHook, HookAuth
 from .arize_users import ArizeUser
 from .audit import (
     LONGEST_REASON,
@@ -15,6 +16,18 @@ from .audit import (
 from .batches import BatchKind, BatchSource, BatchState, CancelBatch, CancelItem, CancelPace, ItemState
 from .cache import CacheEntry
 from .cancellations import Cancellation
+from .channels import (
+    Channel,
+    ChannelKind,
+    Delivery,
+    DeliveryState,
+    Episode,
+    Happening,
+    LogPosition,
+    Rule,
+    RunFact,
+    RunNotice,
+)
 from .credentials import Credential, KeyUsage
 from .jobs import Heartbeat
 from .key_ring import RingKeyCheck, SigningKeyUse
@@ -38,6 +51,7 @@ __all__ = [
     "TRIGGER_FACTS",
     "AnchorToPublish",
     "AnonymousTally",
+    "ArizeHook",
     "ArizeUser",
     "AuditAnchor",
     "AuditChain",
@@ -52,16 +66,24 @@ __all__ = [
     "CancelItem",
     "CancelPace",
     "Cancellation",
+    "Channel",
+    "ChannelKind",
     "Credential",
+    "Delivery",
+    "DeliveryState",
     "Effect",
     "EmailStatus",
     "EmergencyStop",
+    "Episode",
+    "Happening",
     "Heartbeat",
+    "HookAuth",
     "Invitation",
     "ItemState",
     "KeyUsage",
     "Lease",
     "Limit",
+    "LogPosition",
     "Membership",
     "Move",
     "Outcome",
@@ -69,8 +91,11 @@ __all__ = [
     "PersonTally",
     "Restore",
     "RingKeyCheck",
+    "Rule",
     "Run",
+    "RunFact",
     "RunNote",
+    "RunNotice",
     "RunSearch",
     "SavedView",
     "SignInCount",

@@ -42,6 +42,7 @@ class Team(models.Model):
     as_of: datetime | None
     waiting_keys: int
     is_stopped: bool
+    has_silent_channel: bool
     worker_seen_at: datetime | None
     queue_seen_at: datetime | None
     database_now: datetime

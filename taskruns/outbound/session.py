@@ -34,15 +34,18 @@ _NOTHING_SENT = (requests.ConnectTimeout, requests.exceptions.SSLError, ValueErr
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. `connect` applies to each address of the host, `read` to each silence of the server."""
+    """Seconds. `connect` applies to each address of the host, `read` to each silence of the server, `whole` to the call
+    with its retries, if it is shorter than these allow.
+    """
 
     connect: float = 4.0
     read: float = 12.0
+    whole: float | None = None
 
     @property
     def call(self) -> float:
         """The deadline of one whole call, including retries."""
-        return self.connect + 2 * self.read
+        return self.whole or self.connect + 2 * self.read
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,11 @@ class Session(requests.Session):
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
-    def ask(self, method: str, url: str, *, longest: int = LONGEST_ITEM, **content: Any) -> Answer | NotAnswered:
+    def ask(self, method: str, url: str, *, longest: int | None = LONGEST_ITEM, **content: Any) -> Answer | NotAnswered:
         """`content` as in `requests.request`: params, json, data. Failures are returned, not raised.
 
-        `longest`: bytes of a successful answer. A longer one is not read to the end, to save memory and time.
+        `longest`: bytes of a successful answer. A longer one is not read to the end, to save memory and time. None: no
+        answer's body is read at all, so that one that hangs or is cut off changes nothing.
         """
         with self._call() as call:
             try:
@@ -217,7 +221,7 @@ class _Adapter(HTTPAdapter):
         return super().send(request, *args, **kwargs | {"proxies": {"https": proxy.url} if proxy else {}})
 
 
-def _read(response: requests.Response, call: Call, longest: int) -> Answer:
+def _read(response: requests.Response, call: Call, longest: int | None) -> Answer:
     """Read the body up to the limit.
 
     If an error response is cut off, its status is enough. A success that is cut off raises: its content is lost.
@@ -225,7 +229,8 @@ def _read(response: requests.Response, call: Call, longest: int) -> Answer:
     is_success = 200 <= response.status_code <= 299
     body: bytes | None = b""
     try:
-        body = _body(response, longest if is_success else LONGEST_ERROR)
+        if longest is not None:
+            body = _body(response, longest if is_success else LONGEST_ERROR)
     except (requests.RequestException, HTTPError, OSError):
         if is_success:
             raise

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from taskruns import __version__
 
 from .stops import StopBanner
-from .values import Link, Moment
+from .values import Link, Message, Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +29,6 @@ class Frame:
     has_password: bool = True
     sees_people: bool = False
     stop: StopBanner | None = None
+    silent: tuple[Message, ...] = ()  # channels of the team whose messages do not reach people
     restored_at: Moment | None = None  # set while the panel rests after a restore
     version: str = __version__

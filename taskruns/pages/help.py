@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from taskruns.models import Outcome, SiteRole, Status, TeamRole
+from taskruns.models import Happening, Outcome, SiteRole, Status, TeamRole
 
+from .channels.messages import WORDS
 from .outcomes import CANCEL_WORDS
 from .values import StatusMark, mark_of
 
@@ -39,7 +40,17 @@ class ExplainedOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedEvent:
+    """What a channel can be told about."""
+
+    code: str
+    text: str
+    severity: str
+
+
+@dataclass(frozen=True, slots=True)
 class HelpPage:
+    events: tuple[ExplainedEvent, ...]
     statuses: tuple[tuple[StatusMark, str], ...]
     outcomes: tuple[ExplainedOutcome, ...]
     roles: tuple[tuple[str, str], ...]
@@ -47,6 +58,9 @@ class HelpPage:
 
 def help_page() -> HelpPage:
     return HelpPage(
+        events=tuple(
+            ExplainedEvent(it.value, f"{WORDS[it.value].label}.", WORDS[it.value].severity) for it in Happening
+        ),
         statuses=tuple((mark_of(status), text) for status, text in STATUSES.items()),
         outcomes=tuple(ExplainedOutcome(it.code, CANCEL_WORDS[it].explained, CANCEL_WORDS[it].next) for it in Outcome),
         roles=role_words(ROLES),

@@ -110,6 +110,8 @@ WORDS: dict[str, str] = {
     "views.share": "share views with the team",
     "credentials.view": "see which API keys exist, never a key itself",
     "credentials.manage": "add, test, replace and revoke API keys",
+    "channels.manage": "add, change, test and remove channels",
+    "channels.mute": "mute channels",
     "audit.view": "read the audit log",
     "audit.export": "export the audit log",
     "team.settings": "change the team's settings",

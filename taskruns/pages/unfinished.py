@@ -6,7 +6,7 @@ from typing import Any
 
 from django.urls import Resolver404, resolve
 
-from taskruns.models import Credential, Invitation, Membership, User
+from taskruns.models import Channel, Credential, Invitation, Membership, User
 
 # Url name -> what its form does, as a button.
 ACTS = {
@@ -21,6 +21,16 @@ ACTS = {
     "credential-replace": "Replace the API key",
     "credential-test": "Test the API key",
     "credential-revoke": "Revoke the API key",
+    "channel-new": "Add the channel",
+    "channel-change": "Change the channel",
+    "channel-test": "Send a test message",
+    "channel-remove": "Remove the channel",
+    "channel-rule-new": "Add the rule",
+    "channel-rule": "Change the rule",
+    "channel-rule-remove": "Remove the rule",
+    "arize-hook": "Create the address",
+    "arize-hook-secret": "Store the secret",
+    "arize-hook-remove": "Remove the address",
     "person-change": "Save name and email",
     "person-role": "Change the site role",
     "person-disable": "Disable the account",
@@ -78,6 +88,11 @@ def _key(ids: Mapping[str, Any]) -> str | None:
     return rows.values_list("name", flat=True).first()
 
 
+def _channel(ids: Mapping[str, Any]) -> str | None:
+    rows = Channel.objects.filter(team__slug=ids["slug"], pk=ids["channel_id"])
+    return rows.values_list("name", flat=True).first()
+
+
 def _invited(ids: Mapping[str, Any]) -> str | None:
     rows = Invitation.objects.filter(team__slug=ids["slug"], pk=ids["invitation_id"])
     return rows.values_list("email", flat=True).first()
@@ -91,6 +106,7 @@ def _person(ids: Mapping[str, Any]) -> str | None:
 _TARGETS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str | None]]] = {
     "user_id": ("Member", _member),
     "credential_id": ("API key", _key),
+    "channel_id": ("Channel", _channel),
     "invitation_id": ("Invitation", _invited),
     "person_id": ("Person", _person),
     "slug": ("Team", lambda ids: ids["slug"]),

@@ -28,6 +28,9 @@ POST /sandbox/reset       resets world, clock, faults and requests
 POST /sandbox/runs        `{"task": id or name, "status": "running", "count": 1, "failure_reason": text}` adds
                           runs now; active ones continue by themselves; answers 201 `{"runs": [..]}`, oldest first
 PATCH /sandbox/runs/{id}  `{"status": .., "failure_reason": ..}` sets a run, which then no longer changes
+POST /sandbox/webhook     `{"url": .., "secret": .., "auth": "hmac" or "bearer"}`: from now on, runs that these controls
+                          make fail send Arize's webhook there; GET lists the attempts; DELETE stops it
+POST /sandbox/inbox       keeps a message, for channels of the demo; GET shows the last 100 on a page
 POST /sandbox/clock       `{"advance_seconds": n}` advances simulated time; GET shows it
 """
 
@@ -37,9 +40,11 @@ from collections.abc import Callable
 
 from .catalogue import Task
 from .failures import ErrorAnswer, Fault, Faults, MalformedAnswer, Match
+from .inbox import Inbox
 from .messages import Answer, Fields, Problem, Request, iso, json_answer
 from .request_log import RequestLog
 from .runs import CancelEffect, Status
+from .webhook import Target, Webhook
 from .wire import Wire, WireForm
 from .world import Clock, World
 
@@ -79,6 +84,8 @@ class Controls:
         self._faults = faults
         self._requests = requests
         self._reset_all = reset
+        self._webhook = Webhook()
+        self._inbox = Inbox()
         self._spelling = WireForm(Wire.UPPER, clock=clock)
         self._routes: dict[str, dict[str, Callable[[Request], Answer]]] = {
             "faults": {"POST": self._add_faults, "GET": self._list_faults, "DELETE": self._remove_faults},
@@ -86,6 +93,8 @@ class Controls:
             "reset": {"POST": self._reset},
             "runs": {"POST": self._add_runs},
             "runs/{id}": {"PATCH": self._change_run},
+            "webhook": {"POST": self._set_webhook, "GET": self._list_attempts, "DELETE": self._remove_webhook},
+            "inbox": {"POST": self._inbox.take, "GET": self._inbox.show},
             "clock": {"GET": self._read_clock, "POST": self._move_clock},
         }
 
@@ -130,7 +139,9 @@ class Controls:
             count=fields.whole("count", least=1, most=MOST_ADDED) or 1,
             failure_reason=fields.text("failure_reason"),
         )
-        return json_answer({"runs": [self._spelling.run(one) for one in seen]}, status=201)
+        runs = [self._spelling.run(one) for one in seen]
+        self._webhook.send([run for run in runs if _has_failed(run)])
+        return json_answer({"runs": runs}, status=201)
 
     def _change_run(self, request: Request) -> Answer:
         fields = Fields.read(request.json(), known=("status", "failure_reason"))
@@ -138,7 +149,21 @@ class Controls:
         if seen is None:
             raise Problem(404, "There is no such run.")
         changed = self._world.pin(seen.run, status=_read_status(fields), failure_reason=fields.text("failure_reason"))
-        return json_answer(self._spelling.run(changed))
+        run = self._spelling.run(changed)
+        self._webhook.send([run] if _has_failed(run) else [])
+        return json_answer(run)
+
+    def _set_webhook(self, request: Request) -> Answer:
+        self._webhook.target = Target.read(request.json())
+        return json_answer({"url": self._webhook.target.url}, status=201)
+
+    def _list_attempts(self, request: Request) -> Answer:
+        del request
+        return json_answer({"attempts": self._webhook.attempts})
+
+    def _remove_webhook(self, request: Request) -> Answer:
+        self._webhook.target = None
+        return self._list_attempts(request)
 
     def _read_clock(self, request: Request) -> Answer:
         del request
@@ -158,6 +183,10 @@ class Controls:
         if task is None:
             raise Problem(400, "task must be the id or the full name of a task.")
         return task
+
+
+def _has_failed(run: dict[str, object]) -> bool:
+    return run["status"] == Status.FAILED.value
 
 
 def _read_status(fields: Fields) -> Status | None:

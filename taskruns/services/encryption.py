@@ -15,7 +15,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
-from taskruns.models import Credential
+from taskruns.models import ArizeHook, Channel, Credential
 
 from . import key_ring
 from .people import factors
@@ -51,15 +51,32 @@ def _credentials_behind(newest: int) -> "models.QuerySet[Credential]":
 
 
 @sensitive_variables()
-def _reencrypt_credential(row: Credential, ring: Ring) -> Result:
+def _reencrypt_row(row: Any, ring: Ring) -> Result:
     """Update only the two encrypted columns, so that concurrent changes of the row are kept."""
     owner = str(row.pk)
     try:
         encrypted = ring.encrypt(ring.decrypt(Ciphertext(row.ring_number, row.ciphertext), owner=owner), owner=owner)
     except DecryptionFailed:
         return "unreadable"
-    Credential.objects.filter(pk=row.pk).update(ring_number=encrypted.ring_number, ciphertext=encrypted.token)
+    rows = type(row)._default_manager.filter(pk=row.pk)
+    rows.update(ring_number=encrypted.ring_number, ciphertext=encrypted.token)
     return "done"
+
+
+def _channels() -> "models.QuerySet[Channel]":
+    return Channel.objects.exclude(ciphertext="")
+
+
+def _channels_behind(newest: int) -> "models.QuerySet[Channel]":
+    return _channels().exclude(ring_number=newest)
+
+
+def _hooks() -> "models.QuerySet[ArizeHook]":
+    return ArizeHook.objects.exclude(ciphertext="")
+
+
+def _hooks_behind(newest: int) -> "models.QuerySet[ArizeHook]":
+    return _hooks().exclude(ring_number=newest)
 
 
 # Where each kind of second factor stores its secret. Passkeys have none.
@@ -93,7 +110,9 @@ def _reencrypt_factor(row: Authenticator, _ring: Ring) -> Result:
 
 
 COLUMNS: tuple[EncryptedColumn, ...] = (
-    EncryptedColumn("API keys", _credentials, _credentials_behind, _reencrypt_credential),
+    EncryptedColumn("API keys", _credentials, _credentials_behind, _reencrypt_row),
+    EncryptedColumn("channels", _channels, _channels_behind, _reencrypt_row),
+    EncryptedColumn("webhooks of Arize", _hooks, _hooks_behind, _reencrypt_row),
     EncryptedColumn("second factors", _factors, _factors_behind, _reencrypt_factor),
 )
 

@@ -12,7 +12,7 @@ from django.db import connection, models
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.encryption import Ciphertext, DecryptionFailed, Ring
-from taskruns.models import Credential, RingKeyCheck
+from taskruns.models import ArizeHook, Channel, Credential, RingKeyCheck
 from taskruns.services.user_errors import UserError
 
 _TEXT = "taskruns ring key"
@@ -27,7 +27,7 @@ class WrongKeyRing(UserError):
 def problem() -> str:
     """A sentence that names the variable, or "" if this process can decrypt what is stored."""
     checks = {check.number: check for check in RingKeyCheck.objects.all()}
-    for number in sorted(checks.keys() | _numbers_of_credentials()):
+    for number in sorted(checks.keys() | _numbers_in_use()):
         if number not in settings.ENCRYPTION_KEYS:
             if _is_in_use(number):
                 return (
@@ -71,8 +71,20 @@ def _credentials(number: int) -> "models.QuerySet[Credential]":
     return Credential.objects.exclude(ciphertext="").filter(ring_number=number)
 
 
-def _numbers_of_credentials() -> set[int]:
-    return set(Credential.objects.exclude(ciphertext="").values_list("ring_number", flat=True).distinct())
+def _channels(number: int) -> "models.QuerySet[Channel]":
+    return Channel.objects.exclude(ciphertext="").filter(ring_number=number)
+
+
+def _hooks(number: int) -> "models.QuerySet[ArizeHook]":
+    return ArizeHook.objects.exclude(ciphertext="").filter(ring_number=number)
+
+
+def _numbers_in_use() -> set[int]:
+    stored: tuple[models.QuerySet[Any], ...] = (
+        Credential.objects.exclude(ciphertext=""),
+        *(rows.exclude(ciphertext="") for rows in (Channel.objects.all(), ArizeHook.objects.all())),
+    )
+    return {number for rows in stored for number in rows.values_list("ring_number", flat=True).distinct()}
 
 
 def _factors(number: int) -> "models.QuerySet[Authenticator]":
@@ -84,7 +96,7 @@ def _factors(number: int) -> "models.QuerySet[Authenticator]":
 
 
 def _is_in_use(number: int) -> bool:
-    return _credentials(number).exists() or _factors(number).exists()
+    return any(rows.exists() for rows in (_credentials(number), _channels(number), _hooks(number), _factors(number)))
 
 
 @sensitive_variables()
@@ -95,6 +107,10 @@ def _decrypts_one(number: int) -> bool:
         if (row := _credentials(number).first()) is not None:
             row.decrypt_secret()
             return True
+        for other in (_channels(number).first(), _hooks(number).first()):
+            if other is not None:
+                other.decrypt_secret()
+                return True
         if (factor := _factors(number).first()) is not None:
             stored = next(factor.data[name] for name in _FACTOR_SECRETS if name in factor.data)
             ring.decrypt(Ciphertext(number, stored.partition(":")[2]), owner=f"factor of {factor.user_id}")

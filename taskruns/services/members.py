@@ -30,7 +30,7 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import EmergencyStop, Heartbeat, Membership, Run, SiteRole, Team, TeamRole, User, jobs
+from taskruns.models import Channel, EmergencyStop, Heartbeat, Membership, Run, SiteRole, Team, TeamRole, User, jobs
 from taskruns.models.credentials import RETRIED_WITHIN
 from taskruns.models.prepared import Prepared, Slot
 from taskruns.models.runs import ACTIVE
@@ -114,8 +114,8 @@ def seen_by(person: User, slug: str) -> Team | None:
 
     `role`: the person's role in the team, or "". `reader_manages`: they manage some team. `has_other_teams`: they are a
     member of another team. `as_of`: the oldest last reading of the team's working keys, or if none works, the latest of
-    any key. `waiting_keys`: how many working keys wait after a failure. `is_stopped`: an emergency stop is active. Also
-    those of `Heartbeat.annotations`.
+    any key. `waiting_keys`: how many working keys wait after a failure. `is_stopped`: an emergency stop is active.
+    `has_silent_channel`: a channel is muted or cannot send. Also those of `Heartbeat.annotations`.
     """
     rows = _team(has_clock=jobs.has_clock()).rows(slug=slug, **_reader(person))
     return rows[0] if rows else None
@@ -169,9 +169,16 @@ def annotated(
         "has_other_teams": Exists(in_force.exclude(team=OuterRef("pk"))),
         "as_of": Coalesce(Min("credentials__last_good_at", filter=working), Max("credentials__last_good_at")),
         "waiting_keys": Count("credentials", filter=waiting),
+        "has_silent_channel": Exists(_silent(now).filter(team=OuterRef("pk"))),
         "is_stopped": Exists(EmergencyStop.objects.holding(now).filter(team=OuterRef("pk"))),
     } | Heartbeat.annotations(database_now)
     return Team.objects.annotate(**read_with)
+
+
+def _silent(now: Value) -> "QuerySet[Channel]":
+    """Channels that are muted, or whose last message could not be sent."""
+    trouble = Q(muted_until__gt=now) | Q(failing_since__isnull=False)
+    return Channel.objects.filter(trouble, removed_at=None, is_on=True)
 
 
 def own_teams(person: User) -> "QuerySet[Team]":

@@ -8,7 +8,8 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import Credential, Invitation, Task, Team
+from taskruns.models import ArizeHook, Channel, Credential, Delivery, Invitation, Task, Team
+from taskruns.models.channels import UNSENT
 from taskruns.services.user_errors import UserError
 
 LONGEST_NAME = 100
@@ -63,6 +64,9 @@ def archive(team: Team, *, reason: str = "", by: Actor) -> bool:
             return False
         _live_keys(team).update(revoked_at=now, ciphertext="", claimed_until=None)
         Task.objects.filter(team=team).update(credential=None)
+        Channel.objects.filter(team=team, removed_at=None).update(removed_at=now, ciphertext="", hint="")
+        ArizeHook.objects.filter(team=team, removed_at=None).update(removed_at=now, ciphertext="")
+        Delivery.objects.filter(team=team, state__in=UNSENT).delete()
         revoked = open_invitations(team).update(revoked_at=now)
         Team.bump(team.pk)
         for key in keys:

@@ -14,6 +14,7 @@ from taskruns.access.redirects import UNDONE
 from taskruns.models import LONGEST_REASON, SiteRole, Team, User
 from taskruns.models.restores import restored_at
 from taskruns.pages.audit.rows import alarm_of
+from taskruns.pages.channels.page import silent_channels
 from taskruns.pages.frame import Frame
 from taskruns.pages.stops import StopBanner, banner_of
 from taskruns.pages.unfinished import act_of
@@ -24,6 +25,7 @@ from taskruns.services import audit, members
 _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
     ("API keys", "credentials", Action.CREDENTIALS_VIEW),
+    ("Channels", "channels", Action.RUNS_VIEW),
     ("Members", "members", Action.MEMBERS_MANAGE),
     ("Audit", "audit", Action.AUDIT_VIEW),
     ("Settings", "team-settings", Action.TEAM_SETTINGS),
@@ -84,6 +86,7 @@ def _frame(request: HttpRequest, person: User) -> Frame:
         has_password=person.has_usable_password() and not settings.SSO_ONLY,
         sees_people=Action.PEOPLE_VIEW in SITE_ROLES[SiteRole(person.site_role)],
         stop=stop_banner(team, person, access) if team and access else None,
+        silent=silent_channels(team) if team and getattr(team, "has_silent_channel", True) else (),
         restored_at=Moment.of(restored_at()),
     )
 

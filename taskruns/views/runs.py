@@ -17,6 +17,7 @@ from taskruns.audit import EventType
 from taskruns.models import LONGEST_REASON, Run, Team
 from taskruns.pages.board import row_of
 from taskruns.pages.cancellations import sentence_of
+from taskruns.pages.channels.page import run_notice
 from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.runs import run_page
 from taskruns.pages.tasks import run_line
@@ -25,11 +26,13 @@ from taskruns.permissions import Action, TeamAccess
 from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.cancellations import is_needed
+from taskruns.services.channels import notices
 from taskruns.services.runs import notes
 from taskruns.services.user_errors import UserError
 
 from .errors import error_page
 from .fragments import Context, fragment, pay_attention, render_fragment, vary_on_htmx
+from .user_errors import shown_as_message
 
 LEVELS = {"success": messages.SUCCESS, "info": messages.INFO, "warning": messages.WARNING, "error": messages.ERROR}
 TOO_LONG = f"The reason is longer than {LONGEST_REASON} characters. Nothing was sent. Shorten it, then try again."
@@ -43,7 +46,11 @@ def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> Context:
     owned(request, Run.objects.all(), run_id)
     pay_attention(team)
     page = run_page(run_id, team_access=TeamAccess(team, request.access))
-    return {"page": page, "board_url": board_before(request, team.slug)}
+    return {
+        "page": page,
+        "board_url": board_before(request, team.slug),
+        "notice": run_notice(run_id, team.slug, request.user),
+    }
 
 
 @requires(Action.RUNS_VIEW)
@@ -117,6 +124,22 @@ def add_note(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpRespon
     return redirect("run", slug=team.slug, run_id=run_id)
 
 
+@requires(Action.RUNS_VIEW)
+@require_POST
+def ask_for_notice(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpResponse:
+    """One's own mail when the run ends, or (`off`) not any more."""
+    found = owned(request, Run.objects.select_related("task"), run_id)
+    with shown_as_message(request):
+        if "off" in request.POST:
+            notices.drop(found, request.user)
+            messages.success(request, "You will not get a mail about this run.")
+        else:
+            notices.ask(found, request.user)
+            messages.success(request, f"You will get a mail when this run of {shortened(found.label)} ends.")
+    return redirect(team_page_before(request, team.slug) or reverse("run", args=[team.slug, run_id]))
+
+
+notice = by_method(read=lead_to_run, act=ask_for_notice)
 note = by_method(read=lead_to_run, act=add_note)
 
 

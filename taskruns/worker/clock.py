@@ -12,7 +12,7 @@ from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.services import batches, cancellations, heartbeats, mirror
+from taskruns.services import batches, cancellations, channels, heartbeats, mirror
 from taskruns.services.rare_lines import Rarely
 
 from .lanes import Lane
@@ -21,12 +21,15 @@ log = structlog.get_logger(__name__)
 TICK = 1.0  # seconds
 SHORTEST_TICK = 0.05  # seconds, however many messages come
 SEEN_EVERY = 5.0  # seconds
+TIME_NOTICED_EVERY = 2.0  # seconds
 MINUTE, HOUR = 60.0, 3_600.0
 FIRST_HOUR = 300.0  # seconds from the start to the first hourly work
 # Keys that failed last share one place for each SUSPECTS places of the others, however long they wait for Arize.
 SUSPECTS = 4
 BATCHES = 6
 CHORES = 3
+# Channels that are sent to at once: those that wait for a silent receiver keep no place for long.
+CHANNELS, MOST_CHANNELS = 8, 16
 
 
 class Clock:
@@ -39,13 +42,19 @@ class Clock:
         self.batches = Lane[uuid.UUID]("batches", jobs.work_slice, places=BATCHES, most=2 * BATCHES)
         self.cancels = Lane[str]("cancels", lambda _name: jobs.send_cancels(), places=1)
         self.chores = Lane[str]("chores", jobs.do_chore, places=CHORES, most=2 * CHORES)
-        self._lanes = (self.rounds, self.suspects, self.batches, self.cancels, self.chores)
+        self.facts = Lane[str]("facts", lambda _name: jobs.match_facts(), places=1)
+        self.time = Lane[str]("time", lambda _name: jobs.notice_time(), places=1)
+        self.channels = Lane[uuid.UUID | None]("channels", jobs.send_messages, places=CHANNELS, most=MOST_CHANNELS)
+        self._lanes = (
+            *(self.rounds, self.suspects, self.batches, self.cancels, self.chores),
+            *(self.facts, self.time, self.channels),
+        )
         self._is_queue_working = is_queue_working
         self._poked = threading.Event()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
         now = time.monotonic()
-        self._next = {self._note_seen: now, self._minute: now, self._hour: now + FIRST_HOUR}
+        self._next = {self._note_seen: now, self._time: now, self._minute: now, self._hour: now + FIRST_HOUR}
         self._complaints = Rarely()
 
     def start(self) -> None:
@@ -94,7 +103,8 @@ class Clock:
         close_old_connections()
 
     def _pause(self, act: Callable[[], None]) -> float:
-        return {self._note_seen: SEEN_EVERY, self._minute: MINUTE, self._hour: HOUR}[act]
+        pauses = {self._note_seen: SEEN_EVERY, self._time: TIME_NOTICED_EVERY}
+        return (pauses | {self._minute: MINUTE, self._hour: HOUR})[act]
 
     def _complain(self, error: Exception) -> None:
         """One line a minute: an unreachable database fails every second."""
@@ -107,6 +117,10 @@ class Clock:
             self.cancels.add("unsent")
         for batch_id in batches.due(now):
             self.batches.add(batch_id)
+        if channels.is_match_due():
+            self.facts.add("facts")
+        for channel_id in channels.due(now):
+            self.channels.add(channel_id)
         suspects = mirror.failed_last(keys) if (keys := mirror.due(now)) else set()
         for key_id in keys:
             (self.suspects if key_id in suspects else self.rounds).add(key_id)
@@ -115,6 +129,10 @@ class Clock:
         heartbeats.note(heartbeats.WORKER)
         if self._is_queue_working():
             heartbeats.note(heartbeats.QUEUE)
+
+    def _time(self) -> None:
+        if channels.asks_for_time():
+            self.time.add("time")
 
     def _minute(self) -> None:
         for name in jobs.MINUTELY:

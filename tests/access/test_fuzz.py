@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from taskruns.models import Credential, Run, SavedView, Status, Task, Team, TeamRole, User
 from tests.access.browsers import undone
 from tests.access.odd_text import ODD
-from tests.factories import CANARY, PASSWORD, make_credential, make_run, member, person
+from tests.factories import CANARY, PASSWORD, make_channel, make_credential, make_run, member, person
 from tests.stage import Stage
 from tests.stored import dump
 from tests.urlconf import url_names
@@ -90,7 +90,10 @@ def belongings(team: Team, word: str) -> dict[str, str]:
     manager = member(team, f"{word.lower()}@example.com", TeamRole.MANAGER)
     shared = {"query": "status=failed", "is_shared": True}
     view = SavedView.objects.create(team=team, owner=manager, name=f"{word} view", **shared)
+    channel = make_channel(team, name=f"{word} channel")
     return {
+        "channel_id": str(channel.pk),
+        "rule_id": str(channel.rules.get().pk),
         "run_id": str(run.pk),
         "task_id": str(task.pk),
         "credential_id": str(key.pk),

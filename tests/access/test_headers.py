@@ -13,7 +13,7 @@ from taskruns.models import Credential, Run, Team, User
 from tests.access.browsers import Browsers, undone
 from tests.access.fence import assert_fenced, missing_from
 from tests.clients import ClientOf
-from tests.factories import actor
+from tests.factories import actor, make_channel
 from tests.stage import Stage, batches_of
 from tests.urlconf import url_names, wanted
 
@@ -28,6 +28,8 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
         "run_id": run.pk,
         "task_id": run.task_id,
         "credential_id": credential.pk,
+        "channel_id": (channel := make_channel(team)).pk,
+        "rule_id": channel.rules.get().pk,
         "user_id": vera.pk,
         "invitation_id": run.pk,
         "token": "no-token",

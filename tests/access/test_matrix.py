@@ -14,14 +14,14 @@ from allauth.mfa.totp.internal.auth import generate_totp_secret
 from django.test import Client
 from django.urls import reverse
 
-from taskruns.models import AuditEvent, EmergencyStop, PersonSession, SavedView, Team, TeamRole, User
+from taskruns.models import ArizeHook, AuditEvent, EmergencyStop, PersonSession, SavedView, Team, TeamRole, User
 from taskruns.pages.teams import link_of
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.access.browsers import Browsers, undone
 from tests.access.scene import Scene
 from tests.clients import sign_in, signed_in
-from tests.factories import actor, person
+from tests.factories import actor, make_channel, person
 from tests.stage import batches_of
 from tests.urlconf import url_names, wanted
 from tests.wire import ENDPOINT, run_url, wire_run
@@ -93,6 +93,8 @@ TABLE: dict[str, Row] = {
     "run-note": Row(
         get="302 404 404  302 302 302  302 302", post="302 404 404  403 422 422  403 403", event="run.note"
     ),
+    # This panel sends no mail, so the POST says so on the run's page.
+    "run-notice": Row(get="302 404 404  302 302 302  302 302", post="302 404 404  302 302 302  302 302"),
     "task": MEMBERS_READ,
     "task-strip": Row(get="302 404 404  302 302 302  302 302", post=MEMBERS_READ.post),
     "task-trigger": Row(
@@ -128,6 +130,19 @@ TABLE: dict[str, Row] = {
     "credential-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="credential.replace"),
     "credential-test": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="credential.test"),
     "credential-revoke": Row(get=MANAGER_GET, post=MANAGER_POST.format(302), event="credential.revoke"),
+    "channels": MEMBERS_READ,
+    "channel": MEMBERS_READ,
+    "channel-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.add"),
+    "channel-change": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
+    "channel-test": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="channel.test"),
+    "channel-mute": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="channel.mute"),
+    "channel-remove": Row(get=MANAGER_GET, post=MANAGER_POST.format(302), event="channel.remove"),
+    "channel-rule-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
+    "channel-rule": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
+    "channel-rule-remove": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="channel.change"),
+    "arize-hook": Row(get=MANAGER_GET, post=MANAGER_POST.format(200), event="channel.add"),
+    "arize-hook-secret": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
+    "arize-hook-remove": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="channel.remove"),
     "members": Row(get="302 404 404  403 403 200  403 200", post=PEOPLE_POST.format(405)),
     "member-add": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.add"),
     "member-role": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.change_role"),
@@ -208,6 +223,8 @@ ACCOUNT: dict[str, Row] = {
         ),
         Row(get="404 404 404  404 404 404  404 404", post="404 404 404  404 404 404  404 404"),
     ),
+    # For programs, which prove that they are Arize. This address does not exist.
+    "hook": Row(get=EVERYBODY.replace("200", "405").replace("302", "405"), post="404 404 404  404 404 404  404 404"),
     "help": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
     # With DEBUG only.
     "style-guide": replace(ABSENT, post=EVERYBODY.replace("200", "405")),
@@ -239,6 +256,9 @@ def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
     invitation = team.invitations.get()
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     view = SavedView.objects.create(team=team, owner=oli, name="Failed ones", query="status=failed", is_shared=True)
+    channel = make_channel(team)
+    rule = channel.rules.get()
+    ArizeHook.objects.create(team=team, digest="0" * 64, created_by_label=mona.email)
     sign_in(Client(), oli.email)
     factors.add_totp(mona, secret=generate_totp_secret(), by=by)
     batches = batches_of(team, run, actor(oli))
@@ -250,6 +270,11 @@ def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
         "run": [team.slug, run.pk],
         "run-cancel": [team.slug, run.pk],
         "run-note": [team.slug, run.pk],
+        "run-notice": [team.slug, run.pk],
+        **{name: [team.slug, channel.pk] for name in TABLE if name.startswith("channel") and name != "channels"},
+        "channel-new": [team.slug],
+        "channel-rule": [team.slug, channel.pk, rule.pk],
+        "channel-rule-remove": [team.slug, channel.pk, rule.pk],
         "run-by-arize-id": [team.slug, run.arize_id],
         "task": [team.slug, run.task_id],
         "task-strip": [team.slug, run.task_id],
@@ -264,6 +289,7 @@ def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
         "member-remove": [team.slug, vera.pk],
         "invitation-revoke": [team.slug, invitation.pk],
         "audit-export": [team.slug, "jsonl"],
+        "hook": ["no-such-token"],
         "site-audit-export": ["jsonl"],
         "session-end": [PersonSession.objects.get().pk],
         "factor-remove": [Authenticator.objects.get(type="totp").pk],

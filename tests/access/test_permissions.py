@@ -26,6 +26,8 @@ TABLE = {
     "audit.view": ("manager", "auditor", "admin"),
     "audit.export": ("manager", "auditor", "admin"),
     "credentials.manage": ("manager",),
+    "channels.manage": ("manager",),
+    "channels.mute": ("operator", "manager"),
     "team.settings": ("manager",),
     "members.manage": ("manager", "admin"),
     "teams.manage": ("admin",),

@@ -101,6 +101,7 @@ def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
     assert event == "access.denied" or event.split(".")[0] in {
         "run",
         "credential",
+        "channel",
         "member",
         "team",
         "audit",
@@ -257,6 +258,14 @@ COMMANDS: dict[str, list[Call]] = {
     "reencrypt_credentials": [
         Call(("reencrypt_credentials",), [("encryption.reencrypt", "done")], prepare=an_old_ring_key),
     ],
+    "add_channel": [
+        Call(
+            ("add_channel", "ops-north", "On call", "--kind", "webhook", "--address-stdin"),
+            [("channel.add", "done")],
+            stdin="https://alerts.example.com/hook\n",
+        )
+    ],
+    "test_channel": [Call(("test_channel", "ops-north", "Room"), [("channel.test", "done")], exits=True)],
     "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
     "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
     "revoke_credential": [Call(("revoke_credential", "ops-north", "Production"), [("credential.revoke", "done")])],
@@ -371,4 +380,5 @@ def test_every_event_is_covered():
     covered |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
     covered |= {"credential.expiring", "stop.expire"}  # recorded by the clock, tested above
     covered |= {"system.restored"}  # backups/test_restore.py
+    covered |= {"notify.given_up"}  # channels/test_sending.py
     assert covered == {event.value for event in EventType} == set(map(str, CATALOGUE))

@@ -31,6 +31,7 @@ from taskruns.models import (
     BatchSource,
     CancelBatch,
     Cancellation,
+    Channel,
     Credential,
     EmergencyStop,
     PersonSession,
@@ -46,6 +47,7 @@ from taskruns.services import (
     backups,
     batches,
     cancellations,
+    channels,
     credentials,
     encryption,
     invitations,
@@ -56,6 +58,8 @@ from taskruns.services import (
     teams,
     triggers,
 )
+from taskruns.services.channels import hooks
+from taskruns.services.channels.actions import Wanted
 from taskruns.services.credentials.client import connected
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
@@ -63,6 +67,7 @@ from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.runs import export, notes
 from taskruns.sso import GroupRole, Provider
 from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
+from tests.channels.scene import HOOK
 from tests.database_refusals import accept_inserts, refuse_inserts
 from tests.factories import actor
 from tests.queue_worker import work
@@ -185,6 +190,18 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     ),
     "backups.acknowledge": lambda _: backups.acknowledge(BACKUP, anchors=None, by=BY),
     "backups.adopt": lambda _: backups.adopt(by=BY),
+    "channels.add": lambda stage: channels.add(
+        stage.team, name="On call", kind="slack", address=HOOK, wanted=Wanted(("stop.pull",)), by=BY
+    ),
+    "channels.change": lambda stage: channels.change(stage.channel, name="New", is_on=True, address="", by=BY),
+    "channels.make_address": lambda stage: hooks.make_address(stage.team, by=BY),
+    "channels.set_secret": lambda stage: hooks.set_secret(stage.hook, auth="hmac", secret="s" * 20, by=BY),
+    "channels.mute": lambda stage: channels.mute(stage.channel, until=in_an_hour(), by=BY),
+    "channels.remove": lambda stage: channels.remove(stage.channel, by=BY),
+    "channels.remove_rule": lambda stage: channels.remove_rule(stage.channel.rules.get(), by=BY),
+    "channels.save_rule": lambda stage: channels.save_rule(stage.channel, Wanted(("stop.lift",)), by=BY),
+    "channels.send_test": lambda stage: channels.send_test(stage.channel, by=BY),
+    "channels.unmute": lambda stage: channels.unmute(stage.channel, by=BY),
     "credentials.mark_failing": lambda stage: credentials.mark_failing(stage.credential, sentence="No.", by=BY),
     "credentials.note_recovered": lambda stage: credentials.note_recovered(stage.credential, by=BY),
     "credentials.note_rejected": lambda stage: credentials.note_rejected(stage.credential, sentence="No.", by=BY),
@@ -293,8 +310,18 @@ def resting(_: Stage) -> None:
     Restore.objects.create(restored_by="root", backup=BACKUP.digest, backup_made_at=timezone.now())
 
 
+def muted(_: Stage) -> None:
+    Channel.objects.update(muted_until=in_an_hour())
+
+
+def in_an_hour() -> datetime:
+    return timezone.now() + timezone.timedelta(hours=1)
+
+
 READY: dict[str, Callable[[Stage], object]] = {
     "backups.adopt": resting,
+    "channels.make_address": lambda stage: stage.hook.delete(),
+    "channels.unmute": muted,
     "credentials.note_recovered": failing,
     "credentials.note_rejected": rejected_before,
     "credentials.sweep": an_interrupted_test,

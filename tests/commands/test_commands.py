@@ -8,8 +8,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from taskruns.models import AuditEvent, Cancellation, Credential, Membership, Run, Task, Team, User
+from taskruns.models import AuditEvent, Cancellation, Channel, Credential, Membership, Run, Task, Team, User
 from taskruns.services import teams
+from taskruns.services.channels.addresses import destination_of
 from taskruns.services.people import accounts
 from tests.factories import CANARY, PASSWORD, make_run
 from tests.stored import events
@@ -253,6 +254,17 @@ def test_demo_setup_writes_its_rows_as_a_command(db, demo, run):
     made = {"team.create", "person.create", "person.grant", "member.add", "credential.add"}
     assert {event for event, _ in rows} == made
     assert {kind for _, kind in rows} == {"command"}
+
+
+def test_the_demo_has_a_channel_where_the_sandbox_may_be_told(db, demo, run, settings):
+    settings.NOTIFY_HOSTS = (ENDPOINT.partition("://")[2],)
+    run("demo_setup")
+    written = AuditEvent.objects.count()
+    run("demo_setup")
+    channel = Channel.objects.get()
+    assert (channel.team.slug, channel.kind) == ("ops-north", "slack")
+    assert destination_of(channel).url == f"{ENDPOINT}/sandbox/inbox"
+    assert AuditEvent.objects.count() == written
 
 
 def test_demo_reset_sets_new_passwords(db, demo, run):

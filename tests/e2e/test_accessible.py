@@ -22,6 +22,7 @@ PAGES = {
     "mona": (
         *(f"{NORTH}/runs/", f"{NORTH}/runs/?status=failed&q=evaluation&min_duration=1", f"{NORTH}/runs/?q=no+such+run"),
         *(f"{NORTH}/runs/export/", f"{NORTH}/runs/chart/", f"{NORTH}/batches/", f"{NORTH}/stop/", f"{NORTH}/views/"),
+        *(f"{NORTH}/channels/", f"{NORTH}/channels/new/", f"{NORTH}/channels/arize/"),
         *(f"{NORTH}/credentials/", f"{NORTH}/credentials/new/", f"{NORTH}/members/", f"{NORTH}/settings/"),
         *(f"{NORTH}/audit/", f"{NORTH}/audit/?person=nobody", "/runs/", "/help/", "/rights/", "/accounts/profile/"),
         *("/accounts/sessions/", "/accounts/factors/", "/accounts/factors/app/", "/accounts/factors/passkey/"),
@@ -84,6 +85,26 @@ def test_axe_finds_nothing_on_pages_of_a_run_task_key_and_person(stack: Stack, v
     for path in (person, f"{person}disable/"):
         adam.page.goto(path)
         found[path] = faults(adam.page)
+    assert not any(found.values()), report(found)
+
+
+def test_axe_finds_nothing_on_the_pages_of_a_channel(stack: Stack, visit: Visit) -> None:
+    mona = visit(stack, "mona")
+    page = mona.page
+    page.goto(f"{NORTH}/channels/new/")
+    page.get_by_label("Name").fill("Room")
+    page.get_by_label("Kind").select_option("slack")
+    page.get_by_label("Address").fill("https://alerts.example.com/hook")
+    page.get_by_role("button", name="Add channel").click()
+    expect(page.get_by_role("heading", name="Room")).to_be_visible()
+    channel, found = page.url, {}
+    page.get_by_role("button", name="Mute for 1 h").click()
+    expect(page.get_by_text("Channel “Room” is muted until")).to_be_visible()
+    page.get_by_role("button", name="Send a test message").click()
+    rule = first_link(mona, channel, "a[href*='/rules/']:not([href$='/new/'])")
+    for path in (channel, f"{channel}change/", f"{channel}remove/", f"{channel}rules/new/", rule, f"{NORTH}/channels/"):
+        page.goto(path)
+        found[path] = faults(page)
     assert not any(found.values()), report(found)
 
 

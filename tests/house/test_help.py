@@ -4,7 +4,7 @@ import re
 
 from django.test import Client
 
-from taskruns.models import Outcome, SiteRole, Status, TeamRole
+from taskruns.models import Happening, Outcome, SiteRole, Status, TeamRole
 from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.help import ROLES, STATUSES, help_page
 from tests.factories import person
@@ -33,8 +33,13 @@ def test_the_page_shows_each_explanation(client: Client, db: None):
     assert all(f"<code>{outcome.code}</code>" in text for outcome in Outcome)
     assert all(f"status-{status.value}" in text for status in Status)
     links = re.findall(r'href="#([a-z]+)"', text.split('aria-label="On this page"')[1].split("</nav>")[0])
-    assert len(links) == 8
+    assert len(links) == 9
     assert all(f'id="{target}"' in text for target in links)
+
+
+def test_every_event_of_channels_is_explained(client: Client, db: None):
+    text = page(client)
+    assert all(f"<code>{event}</code>" in text for event in Happening.values)
 
 
 def test_every_shortcut_key_is_listed(client: Client, db: None):

@@ -17,7 +17,7 @@ from taskruns.services import members
 from taskruns.services.cancellations.sweep import _waiting_of_key
 from taskruns.services.credentials import client
 from taskruns.services.mirror import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
-from taskruns.services.runs import facts, people, search
+from taskruns.services.runs import ends, facts, people, search
 from taskruns.services.stops.hold import _of_key
 from tests.factories import NOW
 from tests.paths import ROOT
@@ -45,6 +45,7 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     *((tasks._stamp, {"repeats": choice}) for choice in (False, True)),
     (arize_users._waiting, {}),
     (facts._active, {}),
+    (ends._rules, {}),
     (chart._of_one_team, {}),
     (choices._of_one_team, {}),
     (counts._counted, {}),

@@ -50,6 +50,8 @@ PROMISES = (
         "An export proves itself",
         "A restore hides nothing",
         "Strangers cannot flood the audit log",
+        "What the panel sends out is fenced",
+        "Only Arize nudges the panel",
     ),
 )
 

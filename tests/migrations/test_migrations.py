@@ -39,14 +39,26 @@ APPLIED = {
     "0014_start_again.py": "0d1e0edde28b7bd8fe10a6556ab0d4c2af7d0067546da7504f148db8eb7f0f34",
     "0015_run_notes.py": "9f56508bbc8abacd9b468b51e4b730ef21ee46ee7762e753175408d3b5ed04cf",
     "0017_restores.py": "6a09a25b51c18946d3b4d239c6573b64c9e1256996ca9013145921033d52e368",
+    "0018_channels.py": "babcf2c2ed239164d22d66c08cc666d02f355eba4776fa8ea470c7ad6db33ea2",
+    "0019_episodes.py": "37a92f6fa2892d06910e753ff21675e5612bc9ced167dca8500c0229e7b405c6",
+    "0020_open_incidents.py": "7343ab9fcd30d4680d14122826bc19c74972730b2b44dd16693c37eaa81a23a5",
+    "0021_arize_hooks.py": "d25bdf130e6279f95f933db4b4049752a6e344ad0ecb2bc7f0cca65cff16c012",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.
 NEW = {
     "cache",
+    "taskruns_arizehook",
+    "taskruns_channel",
+    "taskruns_delivery",
+    "taskruns_episode",
     "taskruns_lease",
+    "taskruns_logposition",
     "taskruns_move",
     "taskruns_personsession",
+    "taskruns_rule",
+    "taskruns_runfact",
+    "taskruns_runnotice",
     "taskruns_persontally",
     "taskruns_restore",
     "taskruns_ringkeycheck",

@@ -96,3 +96,16 @@ def test_runs_are_added_by_a_tasks_id_or_name(arize: Caller) -> None:
     assert arize.post("/sandbox/clock", {}).status == 400
     assert arize.get("/sandbox/nothing").status == 404
     assert arize.get("/sandbox/reset").headers["Allow"] == "POST"
+
+
+def test_the_inbox_shows_messages_as_text(arize: Caller) -> None:
+    assert b"Nothing yet" in arize.get("/sandbox/inbox").body
+    assert arize.post("/sandbox/inbox", {"text": "*Failed* &lt;script&gt; <b>"}).status == 200
+    arize.post("/sandbox/inbox", {"type": "run.failed", "data": {"team": "ops"}})
+    page = arize.get("/sandbox/inbox")
+    assert page.headers["Content-Type"].startswith("text/html")
+    text = page.body.decode()
+    assert "*Failed* &lt;script&gt; &lt;b&gt;" in text
+    assert text.index("run.failed") < text.index("*Failed*"), "the newest first"
+    assert "<script>" not in text
+    assert arize.post("/sandbox/inbox", b"{").status == 400

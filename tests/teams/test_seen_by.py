@@ -10,13 +10,13 @@ from django.db.models import DateTimeField, UUIDField, Value
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from taskruns.models import EmergencyStop, Heartbeat, Membership, Team, TeamRole, User
+from taskruns.models import Channel, EmergencyStop, Heartbeat, Membership, Team, TeamRole, User
 from taskruns.models.credentials import RETRIED_WITHIN
 from taskruns.models.jobs import QUEUE, WORKER
 from taskruns.models.prepared import Prepared
 from taskruns.models.teams import confirmed_since
 from taskruns.services import members
-from tests.factories import NOW, make_credential, person
+from tests.factories import NOW, make_channel, make_credential, person
 from tests.threads import in_threads
 
 DAYS = timedelta(days=1)
@@ -40,6 +40,7 @@ def readers(team: Team, other_team: Team, oli: User, otto: User, ada: User, zoe:
     make_credential(team, name="waiting", last_good_at=NOW - DAYS, backoff_until=NOW + timedelta(minutes=2))
     make_credential(team, name="failing", last_good_at=NOW - 2 * DAYS, failing_since=NOW)
     make_credential(team, name="revoked", last_good_at=NOW - 3 * DAYS, revoked_at=NOW)
+    Channel.objects.filter(pk=make_channel(team).pk).update(muted_until=NOW + timedelta(minutes=1))
     EmergencyStop.objects.create(team=team, person_label="oli", reason="why", expires_at=NOW + DAYS)
     Heartbeat.objects.create(name=WORKER, seen_at=NOW)
     Heartbeat.objects.create(name=QUEUE, seen_at=NOW - timedelta(minutes=1))

@@ -7,8 +7,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor
-from taskruns.models import Membership, SiteRole, Team, TeamRole, User
-from taskruns.services import credentials, members, teams
+from taskruns.models import Happening, Membership, SiteRole, Team, TeamRole, User
+from taskruns.models.channels import SUGGESTED
+from taskruns.services import channels, credentials, members, teams
+from taskruns.services.channels.addresses import may_be_private
 from taskruns.services.people import accounts
 from taskruns.services.runs import retention
 from taskruns.services.teams import TeamExists
@@ -17,6 +19,7 @@ from ._base import PanelCommand
 
 TEAMS = {"ops-north": ("Ops North", "DEMO_KEY_NORTH"), "ops-south": ("Ops South", "DEMO_KEY_SOUTH")}
 KEY_NAME = "Demo"
+TEAM_WITH_CHANNEL, CHANNEL_NAME = "ops-north", "Demo chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Command(PanelCommand):
             _store_key(team, key=keys[slug], endpoint=endpoint, by=by)
             if new_world:
                 retention.empty_mirror(team)
+        _add_channel(made[TEAM_WITH_CHANNEL], address=f"{endpoint}/sandbox/inbox", by=by)
         self._print(passwords)
 
     @sensitive_variables("passwords", "rows")
@@ -117,6 +121,19 @@ def _give_role(demo: DemoPerson, person: User, made: dict[str, Team], *, by: Act
         accounts.grant_site_role(person, role=demo.site_role, by=by)
     elif not Membership.objects.filter(team=made[demo.team], user=person).exists():
         members.add(made[demo.team], person, role=demo.role, by=by)
+
+
+def _add_channel(team: Team, *, address: str, by: Actor) -> None:
+    """To the page of the sandbox that shows what it gets, if NOTIFY_HOSTS allows it."""
+    if not may_be_private(address):
+        return
+    known = channels.find_live(team, CHANNEL_NAME)
+    if known is None:
+        events = (*SUGGESTED, Happening.RUN_CANCELLED, Happening.RUN_CANCEL_MANY)
+        wanted = channels.Wanted(tuple(map(str, events)), quiet_minutes=1)
+        channels.add(team, name=CHANNEL_NAME, kind="slack", address=address, wanted=wanted, by=by)
+    else:
+        channels.change(known, name=known.name, is_on=known.is_on, address=address, by=by)
 
 
 @sensitive_variables("key")

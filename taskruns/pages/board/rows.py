@@ -8,6 +8,7 @@ from datetime import datetime, tzinfo
 from functools import cache, lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Count, OuterRef, QuerySet, Subquery, TextField, UUIDField, Value
 from django.db.models.functions import Coalesce, NullIf
 from django.urls import reverse
@@ -86,6 +87,7 @@ class RunRow:
     duration: Duration | None
     cause: str
     cancel_url: str
+    notice_url: str
     stopping: str
     note: str
     pace: Pace
@@ -142,6 +144,7 @@ def run_row(
         duration=duration_of(run),
         cause=cause_of(run, last),
         cancel_url=_url("run-cancel", slug, run.pk) if can_cancel else "",
+        notice_url=_url("run-notice", slug, run.pk) if run.is_active and settings.MAILS else "",
         stopping=f"{_progress(last)}, requested by {who_of(last)}" if is_open and last and run.is_active else "",
         note=last_note(run, last),
         sending=is_open and last is not None and last.posted_at is None,

@@ -5,7 +5,7 @@ clock changes (`facts`).
 import json
 import statistics
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from taskruns.models.runs import ACTIVE, Attention, share_of
 from taskruns.models.stamps import SKEW
 
 from . import retention
+from .ends import End, is_news, note_ends
 from .facts import is_cancel_open
 
 LONGEST_ID = 2_000  # bytes; Arize's own ids have about 20
@@ -53,6 +54,7 @@ _MEMBERS = (
 )
 _ITEMS = ("num_successes", "num_errors", "num_skipped")
 _TIMES = {"status", "run_started_at", "run_finished_at"}
+_ENDING = {"status", "num_errors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def observe(held: Run, seen: WireRun, request_started_at: datetime) -> bool:
     changes = _changes(held, seen, request_started_at)
     Run.objects.filter(pk=held.pk).update(observed_at=request_started_at, **changes)
     _update_texts({held: changes})
+    note_ends(held.team_id, _ends({held: changes}))
     if changes and changes.get("status", held.status) == Status.COMPLETED:
         learn_usual(held.task_id)
     return bool(changes)
@@ -144,6 +147,9 @@ def _record_page(reading: Reading) -> int:
     Run.objects.bulk_create(new, ignore_conflicts=True)
     RunSearch.objects.write_new(new)
     _note_creators(task, new)
+    if not reading.on_demand:
+        news = [End(run, "") for run in new if is_news(task, run.ended_at)]
+        note_ends(task.team_id, news, are_new=True)
     for run in known.values():
         if run.task_id == task.pk:
             run.task = task  # its facts depend on the task, which is loaded already
@@ -179,7 +185,10 @@ def _update_known(runs: list[Run], seen: dict[str, WireRun], started: datetime) 
     changed = {pk: columns for pk, columns in changes.items() if columns}
     for pk, columns in changed.items():
         Run.objects.filter(pk=pk).update(observed_at=started, **columns)
-    _update_texts({run: changed[run.pk] for run in runs if run.pk in changed})
+    by_run = {run: changed[run.pk] for run in runs if run.pk in changed}
+    _update_texts(by_run)
+    if by_run:
+        note_ends(runs[0].team_id, _ends(by_run))
     # An unchanged run that has ended needs no write.
     same = [run.pk for run in runs if run.pk not in changed and (run.is_active or run.status == Status.UNKNOWN)]
     Run.objects.filter(pk__in=same).update(observed_at=started)
@@ -191,12 +200,23 @@ def _update_texts(changes: dict[Run, dict[str, Any]]) -> None:
     written = []
     for run, columns in changes.items():
         if SOURCES & columns.keys():
-            after = copy(run)
-            for name in SOURCES & columns.keys():
-                setattr(after, name, columns[name])
-            written.append(after)
+            written.append(_after(run, columns))
     if written:
         RunSearch.objects.write(written)
+
+
+def _ends(changes: dict[Run, dict[str, Any]]) -> Iterator[End]:
+    """Of the runs that changed their status, or whose errors appeared."""
+    for run, columns in changes.items():
+        if _ENDING & columns.keys():
+            yield End(_after(run, columns), run.status, had_errors=bool(run.num_errors))
+
+
+def _after(run: Run, columns: dict[str, Any]) -> Run:
+    after = copy(run)
+    for name, value in columns.items():
+        setattr(after, name, value)
+    return after
 
 
 def fits_an_index(arize_id: str) -> bool:
@@ -256,9 +276,7 @@ def _changes(run: Run, seen: WireRun, at: datetime) -> dict[str, Any]:
 
 def _facts(run: Run, changes: dict[str, Any], at: datetime) -> dict[str, Any]:
     """The facts that follow from these changes. While a run is active, `facts` sets those that the clock changes."""
-    after = copy(run)
-    for name, value in changes.items():
-        setattr(after, name, value)
+    after = _after(run, changes)
     facts: dict[str, Any] = {"with_errors": bool(after.num_errors)}
     if after.is_active and (not run.is_active or _items(after) != _items(run)):
         facts["progress_changed_at"] = at

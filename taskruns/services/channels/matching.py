@@ -1,0 +1,324 @@
+"""Facts become deliveries: one for each rule that wants to know.
+
+The facts are the `RunFact` rows of the mirror and the new rows of each team's chain in the audit log. A chain has no
+gaps and its rows are committed in order, so reading on from the last row misses none. A chunk of facts, its deliveries
+and the new position are one transaction, so two workers or a killed one change nothing.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import F, QuerySet
+from django.http import QueryDict
+from django.utils import timezone
+
+from taskruns.audit import clean_line
+from taskruns.audit.record import chain_of
+from taskruns.forms import BadFilter, BoardFilter
+from taskruns.models import (
+    AuditChain,
+    AuditEvent,
+    Channel,
+    Delivery,
+    DeliveryState,
+    Happening,
+    LogPosition,
+    Rule,
+    Run,
+    RunFact,
+    RunNotice,
+    Team,
+)
+from taskruns.models.channels import KEEPS_INCIDENTS, OF_RUNS, OF_THE_LOG, RUN_ENDED, SUMMARY, WITH_AN_END
+from taskruns.models.restores import is_resting
+from taskruns.models.stamps import is_ahead, over
+from taskruns.services.runs.matching import matching
+
+from .notices import ended_notices
+
+CHUNK = 100  # facts in one transaction: each may concern all rules of its team
+LONGEST_QUIET = timedelta(days=1)
+SUMMED_UP = 500  # held messages that one transaction sums up
+NAMED = 5  # runs that a summary names
+LONGEST_WHY = 300  # characters of Arize's reason
+
+
+@dataclass(slots=True)
+class Fact:
+    """Something that happened, as `matching` needs it. `subject`: what the key of a delivery is made of."""
+
+    event: Happening
+    at: datetime
+    subject: str
+    run: Run | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    began_at: datetime | None = None  # of an episode
+
+    @property
+    def key(self) -> str:
+        return f"{self.event.value}:{self.subject}:{(self.began_at or self.at).isoformat()}:trigger"
+
+
+def match() -> bool:
+    """Make the deliveries that are due now. True if there is more to do at once."""
+    if is_resting():
+        return False
+    has_more = [_match_runs(), *[_match_log(team_id) for team_id in _behind()]]
+    _sum_up()
+    has_more.append(_match_notices())
+    return any(has_more)
+
+
+@transaction.atomic
+def _match_notices() -> bool:
+    """Whoever waits for a run that has ended gets a mail."""
+    rows = list(free(ended_notices().order_by("pk"))[:CHUNK])
+    Delivery.objects.bulk_create(map(_to_person, rows), ignore_conflicts=True)
+    RunNotice.objects.filter(pk__in=[row.pk for row in rows]).delete()
+    return len(rows) == CHUNK
+
+
+def _to_person(notice: RunNotice) -> Delivery:
+    run = notice.run
+    at = run.ended_at or timezone.now()
+    return Delivery(
+        team_id=run.team_id,
+        person_id=notice.person_id,
+        recipient=f"person:{notice.person_id}",
+        fact=f"{RUN_ENDED}:{run.pk}:{at.isoformat()}:trigger",
+        event=RUN_ENDED,
+        run=run,
+        at=at,
+        data=about(run),
+        state=DeliveryState.QUEUED,
+    )
+
+
+def is_match_due() -> bool:
+    """Whether `match` has something to do. Asked each second."""
+    if is_resting():
+        return False
+    now = timezone.now()
+    return RunFact.objects.exists() or bool(_behind()) or _to_sum_up(now).exists() or ended_notices().exists()
+
+
+@transaction.atomic
+def _match_runs() -> bool:
+    facts = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
+    runs = Run.objects.select_related("task").in_bulk([fact.run_id for fact in facts])
+    for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}):
+        mine = [fact for fact in facts if fact.team_id == team.pk and fact.run_id in runs]
+        deliver_facts(team, [_of_run(runs[fact.run_id], Happening(fact.event), fact.at) for fact in mine])
+    RunFact.objects.filter(pk__in=[fact.pk for fact in facts]).delete()
+    return len(facts) == CHUNK
+
+
+def _behind() -> list[uuid.UUID]:
+    """The teams with channels whose log has new rows."""
+    live = Channel.objects.live().values("team")
+    positions = dict(LogPosition.objects.filter(team__in=live).values_list("team", "seq"))
+    chains = {chain_of(team_id): team_id for team_id in positions}
+    newest = AuditChain.objects.filter(chain__in=chains).values_list("chain", "seq")
+    return [chains[chain] for chain, seq in newest if seq > positions[chains[chain]]]
+
+
+@transaction.atomic
+def _match_log(team_id: uuid.UUID) -> bool:
+    position = free(LogPosition.objects.filter(team=team_id)).first()
+    if position is None:
+        return False
+    rows = list(AuditEvent.objects.filter(chain=chain_of(team_id), seq__gt=position.seq).order_by("seq")[:CHUNK])
+    if not rows:
+        return False
+    deliver_facts(Team.objects.get(pk=team_id), list(_of_log(team_id, rows)))
+    LogPosition.objects.filter(pk=position.pk).update(seq=rows[-1].seq)
+    return len(rows) == CHUNK
+
+
+def free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
+    """Without those that another worker is just working on."""
+    return rows.select_for_update(of=("self",), skip_locked=connection.features.has_select_for_update_skip_locked)
+
+
+def _of_run(run: Run, event: Happening, at: datetime) -> Fact:
+    return Fact(event, at, str(run.pk), run, about(run))
+
+
+def _of_log(team_id: uuid.UUID, rows: Sequence[AuditEvent]) -> Iterator[Fact]:
+    """The rows that a rule can ask for. A row that someone has changed by hand may have no such event."""
+    asked = [row for row in rows if row.event in OF_THE_LOG and row.outcome in OF_THE_LOG[Happening(row.event)]]
+    ids = [row.run_id for row in asked if row.run_id]
+    runs = {
+        (run.endpoint, run.arize_id): run
+        for run in Run.objects.filter(team=team_id, arize_id__in=ids).select_related("task")
+    }
+    reasons = _reasons(asked)
+    for row in asked:
+        run = runs.get((row.endpoint, row.run_id)) if row.run_id else None
+        data = (about(run) if run else {}) | {
+            "who": row.actor_label,
+            "outcome": row.outcome,
+            "target": row.target_label,
+            "subject": str(run.pk) if run else row.target_id,
+            "why": row.reason or reasons.get(row.operation_id, ""),
+            **_details(row),
+        }
+        yield Fact(Happening(row.event), row.at, str(row.event_id), run, data)
+
+
+def _reasons(rows: Iterable[AuditEvent]) -> dict[uuid.UUID | None, str]:
+    """The reason that a person gave stands in the first row of the operation."""
+    operations = {row.operation_id for row in rows if row.operation_id}
+    first = AuditEvent.objects.filter(operation_id__in=operations).exclude(reason="").order_by("pk")
+    return dict(first.values_list("operation_id", "reason"))
+
+
+def _details(row: AuditEvent) -> dict[str, Any]:
+    kept = ("counts", "why", "expires_on", "days_left", "expires_at", "active_runs", "pulled_by", "stop", "batch_id")
+    details = row.details if isinstance(row.details, dict) else {}
+    found = {name: details[name] for name in kept if name in details}
+    return {"detail": found} if found else {}
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What a message says about a run, as it is now. Text from Arize is cut, and escaped where it is shown."""
+    task = run.task
+    return {
+        "run_id": run.arize_id,
+        "panel_run_id": str(run.pk),
+        "subject": str(run.pk),
+        "task_id": task.arize_id,
+        "task_name": clean_line(str(task), LONGEST_WHY),
+        "space": clean_line(task.space_name or task.space_id or "", LONGEST_WHY),
+        "status": str(run.status),
+        "started_at": run.run_started_at.isoformat() if run.run_started_at else None,
+        "counts": {"succeeded": run.num_successes, "errored": run.num_errors, "skipped": run.num_skipped},
+        "error_share": run.error_share,
+    }
+
+
+def deliver_facts(team: Team, facts: Sequence[Fact]) -> None:
+    """Write the deliveries of these facts. The caller's transaction holds the facts."""
+    rules = list(
+        Rule.objects.filter(channel__team=team, channel__removed_at=None).select_related("channel").order_by("pk")
+    )
+    found: dict[str, set[uuid.UUID]] = {}
+    for rule in rules if facts and team.archived_at is None else ():
+        if rule.query and rule.query not in found:
+            found[rule.query] = matching_runs(team, rule.query, [fact.run.pk for fact in facts if fact.run is not None])
+        wanted = [fact for fact in facts if _is_wanted(rule, fact, found.get(rule.query))]
+        if wanted:
+            write_deliveries(team, rule, wanted)
+
+
+def matching_runs(team: Team, query: str, run_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of these runs that match the filter."""
+    try:
+        wanted = BoardFilter.parse(QueryDict(query))
+    except BadFilter:
+        return set()  # a release that no longer has this filter: nothing matches, rather than everything
+    return set(matching(team, wanted, now=timezone.now()).filter(pk__in=run_ids).values_list("pk", flat=True))
+
+
+def _is_wanted(rule: Rule, fact: Fact, found: set[uuid.UUID] | None) -> bool:
+    """`found`: the runs that match the rule's filter. None: it has none."""
+    if fact.event.value not in rule.events or fact.at < rule.since:
+        return False
+    if fact.event in OF_RUNS and found is not None and (fact.run is None or fact.run.pk not in found):
+        return False
+    return _is_enough(rule, fact)
+
+
+def _is_enough(rule: Rule, fact: Fact) -> bool:
+    if fact.event is not Happening.RUN_WITH_ERRORS or fact.run is None:
+        return True
+    return (fact.run.error_share or 0) >= rule.min_error_share
+
+
+def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
+    now, channel = timezone.now(), rule.channel
+    if channel.is_silent(now):
+        Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + len(facts))
+        return
+    rows = [_delivery(team, rule, fact, DeliveryState.QUEUED) for fact in facts]
+    if rule.quiet_minutes:
+        is_quiet = is_ahead(rule.quiet_until, now, LONGEST_QUIET) or _holds_some(rule)
+        for row in rows[0 if is_quiet else 1 :]:
+            row.state = DeliveryState.HELD
+        if not is_quiet:
+            rule.quiet_until = now + timedelta(minutes=rule.quiet_minutes)
+            Rule.objects.filter(pk=rule.pk).update(quiet_until=rule.quiet_until)
+    Delivery.objects.bulk_create(rows, ignore_conflicts=True)
+
+
+def _holds_some(rule: Rule) -> bool:
+    """Their summary is due: what comes now belongs into it."""
+    return Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None).exists()
+
+
+def _delivery(team: Team, rule: Rule, fact: Fact, state: DeliveryState) -> Delivery:
+    return Delivery(
+        team=team,
+        channel=rule.channel,
+        rule=rule,
+        recipient=f"rule:{rule.pk}",
+        fact=fact.key,
+        event=fact.event.value,
+        run=fact.run,
+        at=fact.at,
+        data=fact.data,
+        state=state,
+        is_open=rule.channel.kind in KEEPS_INCIDENTS and fact.event in WITH_AN_END,
+    )
+
+
+def _sum_up() -> None:
+    """Send one summary for each rule whose quiet time is over and that holds messages."""
+    for rule_id in list(_to_sum_up(timezone.now()).values_list("pk", flat=True)):
+        _sum_up_rule(rule_id)
+
+
+def _to_sum_up(now: datetime) -> "QuerySet[Rule]":
+    held = Delivery.objects.filter(state=DeliveryState.HELD, summary=None).values("rule")
+    return Rule.objects.filter(over("quiet_until", now, LONGEST_QUIET), pk__in=held)
+
+
+@transaction.atomic
+def _sum_up_rule(rule_id: uuid.UUID) -> None:
+    now = timezone.now()
+    rule = free(Rule.objects.filter(over("quiet_until", now, LONGEST_QUIET), pk=rule_id)).first()
+    if rule is None:
+        return
+    held = list(Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None).order_by("at", "pk"))
+    if not held:
+        return
+    if len(held) == 1:
+        Delivery.objects.filter(pk=held[0].pk).update(state=DeliveryState.QUEUED, next_try_at=now)
+    else:
+        summary = _summary(rule, held, now)
+        Delivery.objects.bulk_create([summary])
+        for at in range(0, len(held), SUMMED_UP):
+            chunk = [row.pk for row in held[at : at + SUMMED_UP]]
+            Delivery.objects.filter(pk__in=chunk).update(summary=summary, is_open=False)
+    Rule.objects.filter(pk=rule.pk).update(quiet_until=now + timedelta(minutes=rule.quiet_minutes))
+
+
+def _summary(rule: Rule, held: Sequence[Delivery], now: datetime) -> Delivery:
+    named = [{"event": row.event, **row.data} for row in held[:NAMED]]
+    data = {"number": len(held), "by_event": dict(Counter(row.event for row in held)), "named": named}
+    return Delivery(
+        team_id=held[0].team_id,
+        channel_id=rule.channel_id,
+        rule=rule,
+        recipient=f"rule:{rule.pk}",
+        fact=f"{SUMMARY}:{rule.pk}:{now.isoformat()}:summary",
+        event=SUMMARY,
+        at=held[0].at,
+        data=data | {"until": held[-1].at.isoformat()},
+        state=DeliveryState.QUEUED,
+    )

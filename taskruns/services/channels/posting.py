@@ -1,0 +1,105 @@
+"""The way out of messages: a mail, or a request to a webhook over `outbound`.
+
+A webhook's body is signed by the Standard Webhooks scheme. Its id is that of the delivery, so that a receiver
+recognises a repetition.
+"""
+
+import json
+from email.utils import parseaddr
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+from standardwebhooks import Webhook
+
+from taskruns.encryption import DecryptionFailed
+from taskruns.models import Delivery, Team, User
+from taskruns.outbound import Egress, Failure, NotAnswered, Session, Timeouts
+from taskruns.permissions import Action, access_of
+
+from .addresses import Destination, destination_of, is_allowed, may_be_private
+from .sending import Attempt, Mail, Post, Trouble
+
+LONGEST = 10.0  # seconds of a whole attempt
+TIMEOUTS = Timeouts(connect=4.0, read=LONGEST, whole=LONGEST)
+
+
+@sensitive_variables()
+def deliver(delivery: Delivery, message: Post | Mail) -> Attempt:
+    if delivery.channel is None:
+        return _mail_person(delivery, message)
+    try:
+        to = destination_of(delivery.channel)
+    except DecryptionFailed:
+        return Attempt(Trouble.NOT_DECRYPTABLE)
+    if isinstance(message, Mail):
+        return _mail(delivery, message, [address for address in to.to if _may_read(address, delivery.team)])
+    return _post(delivery, message, to)
+
+
+def _mail_person(delivery: Delivery, message: Post | Mail) -> Attempt:
+    person = delivery.person
+    if person is None or not isinstance(message, Mail):
+        return Attempt(Trouble.NOBODY)
+    may_read = access_of(person, delivery.team).may(Action.RUNS_VIEW)
+    return _mail(delivery, message, [person.email] if may_read else [])
+
+
+def _may_read(address: str, team: Team) -> bool:
+    """An address of someone with an account gets the team's mail only while they may see its runs. Others are of people
+    and lists outside the panel, and the manager who entered them answers for them.
+    """
+    person = User.objects.filter(email__iexact=address).first()
+    return person is None or access_of(person, team).may(Action.RUNS_VIEW)
+
+
+def _mail(delivery: Delivery, message: Mail, to: list[str]) -> Attempt:
+    """One mail to all. Its id is the same in each attempt, so that mail programs may show a repetition once."""
+    if not settings.MAILS:
+        return Attempt(Trouble.NO_MAIL)
+    if not to:
+        return Attempt(Trouble.NOBODY)
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or settings.SITE.host
+    headers = {"Message-ID": f"<{delivery.pk}@{domain}>", "Auto-Submitted": "auto-generated"}
+    mail = EmailMessage(message.subject, message.body, bcc=to, headers=headers | {"To": "undisclosed-recipients:;"})
+    try:
+        mail.send()
+    except (OSError, ValueError):  # those of smtplib are of the first kind
+        return Attempt(Trouble.MAIL)
+    return Attempt()
+
+
+@sensitive_variables()
+def _post(delivery: Delivery, message: Post, to: Destination) -> Attempt:
+    if not is_allowed(to.url):
+        return Attempt(Trouble.NOT_ALLOWED)
+    headers = {"Content-Type": "application/json"} | _signature(delivery, message, to)
+    egress = Egress(TIMEOUTS, public_only=not may_be_private(to.url), network=settings.NETWORK)
+    with Session(egress) as session:
+        answer = session.ask("POST", to.url, longest=None, data=_routed(message, to), headers=headers)
+    if isinstance(answer, NotAnswered):
+        return Attempt(answer.why.name.lower(), may_have_arrived=answer.why is Failure.NO_ANSWER)
+    return Attempt("" if answer.is_success else Trouble.STATUS, answer.status)
+
+
+@sensitive_variables()
+def _routed(message: Post, to: Destination) -> bytes:
+    """With the key that PagerDuty wants in the body, and that no page may see."""
+    if not to.routing:
+        return message.body
+    return json.dumps(json.loads(message.body) | {"routing_key": to.routing}, ensure_ascii=False).encode()
+
+
+@sensitive_variables()
+def _signature(delivery: Delivery, message: Post, to: Destination) -> dict[str, str]:
+    """By the receiver's clock, a signature is valid for five minutes, so each attempt has its own."""
+    if not to.signing:
+        return {}
+    now, message_id = timezone.now(), f"msg_{delivery.pk.hex}"
+    signature = Webhook(to.signing).sign(message_id, now, message.body.decode())
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signature,
+    }

@@ -1,0 +1,181 @@
+"""Sends deliveries. Each is claimed before it is sent. The claim of a killed worker expires, and the next attempt says
+that it may be a repetition.
+
+After a failure, the channel rests, and so does the delivery: 5 s at first, an hour at last. So a receiver that hangs
+costs one attempt per rest, however many messages wait for it.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from time import monotonic
+
+import structlog
+from django.db import transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from taskruns.models import Channel, Delivery, DeliveryState
+from taskruns.models.channels import TEST, TO_SEND
+from taskruns.models.restores import is_resting
+from taskruns.models.stamps import over
+from taskruns.services import key_ring
+
+log = structlog.get_logger(__name__)
+CLAIM = timedelta(seconds=30)  # longer than an attempt can take
+SLICE = 2.0  # seconds; then other channels get their turn
+FIRST_REST, LONGEST_REST = timedelta(seconds=5), timedelta(hours=1)
+
+
+class Trouble(StrEnum):
+    """Why an attempt failed, besides the failures of `outbound`."""
+
+    STATUS = "status"  # the receiver answered with an error
+    NOT_ALLOWED = "not_allowed"  # the address is no longer allowed
+    NOT_DECRYPTABLE = "not_decryptable"
+    MAIL = "mail"  # the mail server did not take it
+    NO_MAIL = "no_mail"  # EMAIL_URL is not set any more
+    NOBODY = "nobody"  # everyone it was for has left the team
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A request to a webhook. `body`: JSON."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    subject: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """`trouble`: empty if it was sent. `may_have_arrived`: there was no answer, so the next attempt may repeat it."""
+
+    trouble: str = ""
+    status: int | None = None
+    may_have_arrived: bool = False
+
+
+# Words a message for the kind of its channel.
+Worder = Callable[[Delivery], Post | Mail]
+Sender = Callable[[Delivery, Post | Mail], Attempt]
+
+
+def due(now: datetime) -> list[uuid.UUID | None]:
+    """The channels with messages to send now."""
+    if is_resting():
+        return []
+    rested = Q(channel=None) | over("channel__rests_until", now, LONGEST_REST)
+    return list(Delivery.objects.filter(rested, _is_due(now)).order_by().values_list("channel", flat=True).distinct())
+
+
+def send(channel_id: uuid.UUID | None, word: Worder, sender: Sender) -> bool:
+    """Send what is due on this channel, for a short time. True if there is more."""
+    if is_resting() or key_ring.problem():
+        return False
+    ends = monotonic() + SLICE
+    while monotonic() < ends:
+        delivery = _claim(channel_id)
+        if delivery is None:
+            return False
+        if _drop_if_silent(delivery):
+            continue
+        attempt = sender(delivery, word(delivery))
+        _note(delivery, attempt)
+        if attempt.trouble:
+            return False
+    return True
+
+
+def send_claimed(delivery_id: uuid.UUID, word: Worder, sender: Sender) -> None:
+    """Send a delivery that the caller has claimed when creating it."""
+    delivery = _loaded(delivery_id)
+    _note(delivery, sender(delivery, word(delivery)))
+
+
+def _loaded(delivery_id: uuid.UUID) -> Delivery:
+    return Delivery.objects.select_related("channel__team", "team", "person", "run").get(pk=delivery_id)
+
+
+def _is_due(now: datetime) -> Q:
+    waiting = Q(state__in=[DeliveryState.QUEUED, DeliveryState.FAILED]) & over("next_try_at", now, LONGEST_REST)
+    orphaned = Q(state=DeliveryState.SENDING) & over("claimed_until", now, CLAIM)
+    # The states are redundant, but the index has this condition.
+    return Q(state__in=TO_SEND) & (waiting | orphaned)
+
+
+def _claim(channel_id: uuid.UUID | None) -> Delivery | None:
+    """The next delivery, which is now ours. None if there is none, or the channel rests."""
+    now = timezone.now()
+    rested = Q(channel=None) | over("channel__rests_until", now, LONGEST_REST)
+    waiting = Delivery.objects.filter(rested, _is_due(now), channel=channel_id).order_by("next_try_at", "created_at")
+    for pk, state, until in waiting.values_list("pk", "state", "claimed_until")[:10]:
+        mine = Delivery.objects.filter(pk=pk, state=state, claimed_until=until)
+        is_repeat = {"is_repeat": True} if state == DeliveryState.SENDING else {}
+        claim = {"state": DeliveryState.SENDING, "claimed_until": now + CLAIM, "attempts": F("attempts") + 1}
+        if mine.update(**claim, **is_repeat):
+            return _loaded(pk)
+    return None
+
+
+def _drop_if_silent(delivery: Delivery) -> bool:
+    """The channel was muted or turned off while this message was being made."""
+    channel = delivery.channel
+    if channel is None or delivery.event == TEST or delivery.is_resolve or not channel.is_silent(timezone.now()):
+        return False
+    Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + 1)
+    Delivery.objects.filter(pk=delivery.pk).delete()
+    return True
+
+
+@transaction.atomic
+def _note(delivery: Delivery, attempt: Attempt) -> None:
+    """Write what became of an attempt, unless another worker has taken the delivery over."""
+    now = timezone.now()
+    mine = Delivery.objects.filter(pk=delivery.pk, state=DeliveryState.SENDING, claimed_until=delivery.claimed_until)
+    seen = {"status": attempt.status, "failure": attempt.trouble, "claimed_until": None}
+    if not attempt.trouble:
+        if mine.update(state=DeliveryState.SENT, sent_at=now, **seen):
+            Delivery.objects.filter(summary=delivery.pk).update(state=DeliveryState.SENT, sent_at=now)
+        _note_health(delivery, attempt, now)
+        return
+    repeats = {"is_repeat": True} if attempt.may_have_arrived else {}
+    mine.update(state=DeliveryState.FAILED, next_try_at=now + rest_after(delivery.attempts), **seen, **repeats)
+    _note_health(delivery, attempt, now)
+    log.warning(
+        "message_not_sent",
+        channel=str(delivery.channel_id),
+        message=str(delivery.pk),
+        why=attempt.trouble,
+        status=attempt.status,
+        attempt=delivery.attempts,
+    )
+
+
+def _note_health(delivery: Delivery, attempt: Attempt, now: datetime) -> None:
+    if delivery.channel is None:
+        return
+    row = Channel.objects.filter(pk=delivery.channel.pk)
+    if not attempt.trouble:
+        row.update(last_sent_at=now, failing_since=None, failure="", failure_status=None, failures=0, rests_until=None)
+        return
+    failures = delivery.channel.failures + 1
+    row.update(
+        failures=failures,
+        rests_until=now + rest_after(failures),
+        failure=attempt.trouble,
+        failure_status=attempt.status,
+    )
+    row.filter(failing_since=None).update(failing_since=now)
+
+
+def rest_after(failures: int) -> timedelta:
+    """5 s, then twice as long each time, at most an hour."""
+    doubled: timedelta = FIRST_REST * 2 ** min(failures - 1, 20)
+    return min(doubled, LONGEST_REST)

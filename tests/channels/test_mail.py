@@ -1,0 +1,95 @@
+"""Channels of the kind email, with a real mail server."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+
+from taskruns.models import Delivery, DeliveryState, Membership, Run, Team, User
+from taskruns.services.runs.observations import record_observation
+from tests.channels.receivers import MailBox
+from tests.channels.scene import add_channel
+from tests.channels.worker import send_due, work_off
+from tests.runs.readings import reading
+
+pytestmark = pytest.mark.django_db
+
+
+def fail(run: Run, **members: Any) -> None:
+    record_observation(run, reading(run, "FAILED", **members), timezone.now())
+
+
+def test_a_mail_says_what_where_and_why(team: Team, run: Run, mail_box: MailBox):
+    add_channel(team, "ops@example.com, night@example.com", kind="email")
+    fail(run, failure_reason="model\r\nBcc: evil@example.com\r\n\r\nquota")
+    work_off()
+    ((to, mail),) = mail_box.mails
+    assert to == ["ops@example.com", "night@example.com"]
+    assert mail["Subject"] == f"[Taskruns] Failed: {run.task.name}"
+    assert mail["Bcc"] is None
+    text = mail.get_content()
+    for part in (team.name, run.task.space_name, run.arize_id, "UTC", "quota", f"/runs/{run.pk}/", "localhost:8000"):
+        assert part in text
+
+
+def test_a_hostile_name_adds_no_header(team: Team, run: Run, mail_box: MailBox):
+    type(run.task).objects.filter(pk=run.task_id).update(name="x\r\nBcc: evil@example.com")
+    add_channel(team, "ops@example.com", kind="email")
+    fail(run)
+    work_off()
+    ((to, mail),) = mail_box.mails
+    assert (to, mail["Bcc"]) == (["ops@example.com"], None)
+    assert "evil@example.com" in mail["Subject"]
+
+
+def test_leavers_get_no_mail(team: Team, run: Run, vera: User, oli: User, mail_box: MailBox):
+    """Their right is asked again before each mail. Addresses without an account are not people of the panel."""
+    add_channel(team, "vera@example.com OLI@example.com list@example.com", kind="email")
+    Membership.objects.filter(user=oli).delete()
+    fail(run)
+    work_off()
+    assert [to for to, _ in mail_box.mails] == [["vera@example.com", "list@example.com"]]
+
+
+def test_a_channel_of_leavers_only_says_so(team: Team, run: Run, vera: User, mail_box: MailBox):
+    channel = add_channel(team, "vera@example.com", kind="email")
+    User.objects.filter(pk=vera.pk).update(is_active=False)
+    fail(run)
+    work_off()
+    channel.refresh_from_db()
+    assert (mail_box.mails, channel.failure) == ([], "nobody")
+
+
+def test_a_mail_server_that_refuses_is_asked_again(team: Team, run: Run, mail_box: MailBox):
+    add_channel(team, "ops@example.com", kind="email")
+    mail_box.refuses.add("ops@example.com")
+    fail(run)
+    work_off()
+    assert Delivery.objects.get().failure == "mail"
+    mail_box.refuses.clear()
+    with time_machine.travel(timezone.now() + timedelta(seconds=6)):
+        send_due()
+    assert Delivery.objects.get().state == DeliveryState.SENT
+    assert len(mail_box.mails) == 1
+
+
+def test_a_repeated_mail_has_the_same_id_and_says_so(team: Team, run: Run, mail_box: MailBox):
+    add_channel(team, "ops@example.com", kind="email")
+    fail(run)
+    work_off()
+    Delivery.objects.update(state=DeliveryState.SENDING, claimed_until=timezone.now() - timedelta(seconds=1))
+    send_due()
+    (_, first), (_, second) = mail_box.mails
+    assert first["Message-ID"] == second["Message-ID"]
+    assert "may be a repetition" not in first.get_content()
+    assert "may be a repetition" in " ".join(second.get_content().split())
+
+
+def test_without_a_mail_server_nothing_is_lost(team: Team, run: Run, mail_box: MailBox, settings: Any):
+    add_channel(team, "ops@example.com", kind="email")
+    settings.MAILS = False
+    fail(run)
+    work_off()
+    assert Delivery.objects.get().failure == "no_mail"
