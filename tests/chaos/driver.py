@@ -22,6 +22,7 @@ AN_HOUR = 3600
 # Let this much time pass at the end of a short run: more than any pause of the panel, and than a run may be stopping.
 PASSES = 400
 LOOKS_AFTER = 4.0  # seconds
+LATE_AFTER = 20.0  # seconds
 ROWS = (
     "SELECT seq, operation_id, run_id, outcome, actor_label, actor_type, reason, details, at FROM taskruns_auditevent"
 )
@@ -222,7 +223,11 @@ class Driver:
             self._wait_for(lambda: self.world.in_flight == 0, self.setting.settle)
             self.database.let_pass(PASSES, only_stopping=not is_hurried)
             self.panel.manage("sweep")
-            self._wait_for(self._is_settled, self.setting.settle)
+            deadline = time.time() + self.setting.settle
+            while not self._is_settled() and time.time() < deadline:
+                self._wait_for(self._is_settled, LATE_AFTER)
+                # An emergency stop may cancel a run that ignores it only now.
+                self.database.let_pass(PASSES, only_stopping=True)
 
     def _wait_for(self, condition: Callable[[], bool], within: float) -> None:
         deadline = time.time() + within
