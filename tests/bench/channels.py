@@ -33,7 +33,7 @@ from tests.runs.readings import reading
 
 RULES, CHANNELS, HUNG = 50, 20, 4
 CHANGED, REPEATS = 1_000, 6
-FACTS, EVERY = 150, 0.2  # seconds between them
+FACTS, EVERY = 60, 1.0  # seconds between them
 KILLS, FACTS_OF_KILLS = 20, 300
 
 

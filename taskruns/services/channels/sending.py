@@ -10,15 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from time import monotonic
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, UUIDField
 from django.utils import timezone
 
 from taskruns.models import Channel, Delivery, DeliveryState
 from taskruns.models.channels import SUMMARY, TEST, TO_SEND
+from taskruns.models.prepared import Moment, Prepared, Slot
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import is_recent, over
 from taskruns.services import key_ring
@@ -107,10 +109,35 @@ def send_claimed(delivery_id: uuid.UUID, word: Worder, sender: Sender) -> None:
 
 
 def _loaded(delivery_id: uuid.UUID) -> Delivery:
-    return Delivery.objects.select_related("channel__team", "team", "person", "run").get(pk=delivery_id)
+    return _by_id().rows(pk=delivery_id)[0]
 
 
-def _is_due(now: datetime) -> Q:
+@cache
+def _by_id() -> Prepared[Delivery]:
+    """Each message needs it."""
+    rows = Delivery.objects.select_related("channel", "team", "person", "run").defer("run__as_read")
+    return Prepared(rows.filter(pk=Slot("pk", UUIDField())))
+
+
+_Waiting = tuple[uuid.UUID, str, datetime | None]
+
+
+def _waiting(channel_id: uuid.UUID | None, now: datetime) -> list[_Waiting]:
+    """The next ones, of which another worker may claim some first."""
+    values = {} if channel_id is None else {"channel": channel_id}
+    return _next(to_people=channel_id is None).rows(now=now, most=10, **values)
+
+
+@cache
+def _next(*, to_people: bool) -> Prepared[_Waiting]:
+    """Each message needs it."""
+    rested = over("channel__rests_until", Moment(), LONGEST_REST)
+    whose = Q(channel=None) if to_people else Q(rested, channel=Slot("channel", UUIDField()))
+    waiting = Delivery.objects.filter(whose, _is_due(Moment())).order_by("next_try_at", "created_at")
+    return Prepared(waiting.values_list("pk", "state", "claimed_until"))
+
+
+def _is_due(now: datetime | Moment) -> Q:
     waiting = Q(state__in=[DeliveryState.QUEUED, DeliveryState.FAILED]) & over("next_try_at", now, LONGEST_REST)
     orphaned = Q(state=DeliveryState.SENDING) & over("claimed_until", now, CLAIM)
     # The states are redundant, but the index has this condition.
@@ -120,9 +147,7 @@ def _is_due(now: datetime) -> Q:
 def _claim(channel_id: uuid.UUID | None) -> Delivery | None:
     """The next delivery, which is now ours. None if there is none, or the channel rests."""
     now = timezone.now()
-    rested = Q(channel=None) | over("channel__rests_until", now, LONGEST_REST)
-    waiting = Delivery.objects.filter(rested, _is_due(now), channel=channel_id).order_by("next_try_at", "created_at")
-    for pk, state, until in waiting.values_list("pk", "state", "claimed_until")[:10]:
+    for pk, state, until in _waiting(channel_id, now):
         mine = Delivery.objects.filter(pk=pk, state=state, claimed_until=until)
         is_repeat = {"is_repeat": True} if state == DeliveryState.SENDING else {}
         claim = {"state": DeliveryState.SENDING, "claimed_until": now + CLAIM, "attempts": F("attempts") + 1}
