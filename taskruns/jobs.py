@@ -180,7 +180,9 @@ def send_cancels() -> None:
 
 def match_facts() -> bool:
     """Make messages of what has happened. True if there is more."""
-    return channels.match()
+    has_more = channels.match()
+    _poke()  # so that they are sent at once
+    return has_more
 
 
 def notice_time() -> None:

@@ -15,11 +15,14 @@ from django.test import Client
 from django.urls import reverse
 
 from taskruns.models import (
+    ArizeHook,
     AuditEvent,
     CancelBatch,
+    Channel,
     Credential,
     Invitation,
     Membership,
+    Rule,
     Run,
     SavedView,
     Team,
@@ -34,7 +37,7 @@ from tests.access.odd_text import LONG, NUL, ODD
 from tests.access.scene import Scene
 from tests.actions import EVALUATION
 from tests.clients import ClientOf, signed_in
-from tests.factories import CANARY, PASSWORD, actor
+from tests.factories import CANARY, PASSWORD, actor, make_channel
 from tests.people.soft_passkey import SoftPasskey
 from tests.stage import batches_of
 from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
@@ -76,6 +79,20 @@ ENDPOINTS = [
     ),
     *("file:///etc/passwd", "https://api.arize.com/path", "https://api.arize.com.evil.example", "http://[::1"),
 ]
+HOOKS = [
+    *("", "  ", "nonsense", NUL, "x" * 30_000, "https://alerts.example.com/" + "x" * 10_000),
+    *("http://alerts.example.com/hook", "https://169.254.169.254/", "https://[::1]/", "https://localhost/"),
+    *("https://2130706433/", "https://a@b.example/", "file:///etc/passwd", "https://alerts.example.com:0/"),
+]
+RULE = {"events": "run.failed", "view": "", "query": "status=failed", "min_error_share": "0", "usual_percent": "200"}
+RULE |= {"running_minutes": "60", "pending_minutes": "10", "idle_minutes": "10", "quiet_minutes": "5"}
+NUMBERS = ["", "x", "-1", "99999999999", "1.5", NUL]
+RULES: dict[str, list[str]] = {
+    "events": ["", "run.faild", LONG, NUL],
+    "view": ["nonsense", LONG, NUL, "00000000-0000-0000-0000-000000000000"],
+    "query": ["stauts=failed", "status=", "status=faild", "q=" + LONG, "failed", NUL],
+    **dict.fromkeys(("min_error_share", "usual_percent", "running_minutes", "quiet_minutes"), NUMBERS),
+}
 MOMENTS = ["", LONG, NUL, "soon", "2026-13-45T00:00", "0001-01-01T00:00", "9999-12-31T23:59", "2026-11-22T25:00"]
 BROKEN_KEY = json.dumps(
     {"id": "AA", "rawId": "AA", "type": "public-key", "response": {"clientDataJSON": "AA", "attestationObject": "AA"}}
@@ -89,6 +106,20 @@ FORMS = {
         {"name": NAMES, "endpoint": ENDPOINTS, "key": KEYS, "expires_on": DAYS},
     ),
     "credential-replace": Form("mona", {"key": CANARY, "expires_on": ""}, {"key": KEYS, "expires_on": DAYS}),
+    "channel-new": Form(
+        "mona",
+        {"name": "Chat", "kind": "slack", "address": "https://alerts.example.com/hook"} | RULE,
+        {"name": NAMES, "kind": ["", LONG, NUL, "telegram", "arize"], "address": HOOKS} | RULES,
+    ),
+    "channel-change": Form(
+        "mona", {"name": "Chat", "is_on": "on", "address": ""}, {"name": NAMES, "address": HOOKS[3:]}
+    ),
+    "channel-rule-new": Form("mona", RULE, RULES),
+    "arize-hook-secret": Form(
+        "mona",
+        {"auth": "hmac", "secret": "whsec_of-the-test-1"},
+        {"auth": ["", LONG, NUL, "basic"], "secret": ["", LONG, NUL, "short", "two words of a secret", "ключ" * 8]},
+    ),
     "member-add": Form("mona", {"email": "new@example.com", "role": "viewer"}, {"email": EMAILS, "role": ROLES}),
     "member-role": Form("mona", {"role": "operator"}, {"role": ROLES}),
     "saved-views": Form(
@@ -193,6 +224,7 @@ def paths(team: Team, run: Run, mona: User, vera: User) -> dict[str, str]:
     link = link_of(invitations.invite(team, email="stranger@example.com", role=TeamRole.VIEWER, by=actor(mona)))
     view = SavedView.objects.create(team=team, owner=vera, name="Old", query="status=failed")
     batch = batches_of(team, run, actor(mona))["batch-confirm"]
+    ArizeHook.objects.create(team=team, digest="0" * 64, created_by_label=mona.email)
     ids = {
         "saved-view": [team.slug, view.pk],
         "saved-view-default": [team.slug, view.pk],
@@ -201,6 +233,8 @@ def paths(team: Team, run: Run, mona: User, vera: User) -> dict[str, str]:
         "batch-confirm": [team.slug, batch.pk],
         "task-trigger": [team.slug, run.task_id],
         "credential-replace": [team.slug, run.task.credential_id],
+        "channel-change": [team.slug, (channel := make_channel(team)).pk],
+        "channel-rule-new": [team.slug, channel.pk],
         "member-role": [team.slug, vera.pk],
         "person-change": [vera.pk],
         "person-role": [vera.pk],
@@ -245,6 +279,9 @@ def state() -> list[object]:
         list(Run.objects.values_list("status", "cancellations__id")),
         sorted(CancelBatch.objects.values_list("state", "reason")),
         sorted(SavedView.objects.values_list("name", "query", "is_shared")),
+        sorted(Channel.objects.values_list("name", "ciphertext", "is_on")),
+        Rule.objects.count(),
+        sorted(ArizeHook.objects.values_list("auth", "ciphertext")),
     ]
 
 

@@ -24,7 +24,20 @@ django.setup()
 from django.db import connection  # noqa: E402
 
 from config.processes import Signals  # noqa: E402
-from tests.bench import answers, appends, audit, batches, board, cancels, exports, lanes, operations, pace, sessions  # noqa: E402
+from tests.bench import (  # noqa: E402
+    answers,
+    appends,
+    audit,
+    batches,
+    board,
+    cancels,
+    channels,
+    exports,
+    lanes,
+    operations,
+    pace,
+    sessions,
+)
 from tests.bench.table import Figure, show  # noqa: E402
 
 
@@ -38,7 +51,8 @@ def main() -> None:
     databases = runner.setup_databases()
     try:
         figures: list[Figure] = []
-        for part in (answers, appends, cancels, batches, board, exports, audit, pace, sessions, lanes, operations):
+        parts = (answers, appends, cancels, batches, board, exports, audit, pace, sessions, lanes, channels, operations)
+        for part in parts:
             if sys.argv[1:] and part.__name__.rsplit(".", 1)[-1] not in sys.argv[1:]:
                 continue
             sys.stderr.write(f"measuring {part.__name__.rsplit('.', 1)[-1]} ...\n")

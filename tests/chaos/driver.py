@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+from tests.channels.receivers import Receiver, cut, receiving, status
 from tests.chaos.arize import Arize, World, serving
 from tests.chaos.database import Database, Witness, id_of, json_of, seconds_of
 from tests.chaos.panel import CALLS_PER_MINUTE, WATCHER, Panel, own_database
 from tests.chaos.people import Person
 from tests.chaos.plan import CALM, HELD, NORTH, TEAMS, Event, Kind, Plan
-from tests.chaos.record import Click, Poll, Record, Row, Span
+from tests.chaos.record import Click, Message, Poll, Record, Row, Span
 
 POLLED_EVERY = 4.0  # seconds
 AN_HOUR = 3600
@@ -29,6 +31,12 @@ ROWS = (
 MIRRORED = "SELECT arize_id FROM taskruns_run r JOIN taskruns_team t ON t.id = r.team_id WHERE t.slug = ?"
 OPEN = "SELECT count(*) FROM taskruns_cancellation WHERE outcome = ''"
 MARKED = "SELECT id FROM taskruns_cancellation WHERE posted_at IS NOT NULL"
+UNTOLD = "SELECT count(*) FROM taskruns_runfact"
+UNSENT = "SELECT count(*) FROM taskruns_delivery WHERE state <> 'sent'"
+TO_TELL = (
+    "SELECT arize_id FROM taskruns_run r JOIN taskruns_team t ON t.id = r.team_id "
+    "WHERE t.slug = ? AND r.status IN ('failed', 'cancelled') AND r.ended_at >= (SELECT min(since) FROM taskruns_rule)"
+)
 UNFINISHED = "SELECT count(*) FROM taskruns_cancelbatch WHERE finished_at IS NULL AND state <> 'draft'"
 
 
@@ -59,8 +67,9 @@ class _Seen:
 
 
 class Driver:
-    def __init__(self, setting: Setting, panel: Panel, arize: Arize, database: Database) -> None:
+    def __init__(self, setting: Setting, panel: Panel, arize: Arize, database: Database, receiver: Receiver) -> None:
         self.setting, self.panel, self.arize, self.database = setting, panel, arize, database
+        self.receiver = receiver
         self.world = arize.world
         self.seen = _Seen()
         self.people = {name: Person(name, panel.urls) for name in ("oli", "ona", "olaf", "hans", WATCHER)}
@@ -235,7 +244,8 @@ class Driver:
             self._wait_until(time.time() + 0.5)
 
     def _is_settled(self) -> bool:
-        if self.world.is_stopping() or any(self.database.rows(query)[0][0] for query in (OPEN, UNFINISHED)):
+        unfinished = (OPEN, UNFINISHED, UNTOLD, UNSENT)
+        if self.world.is_stopping() or any(self.database.rows(query)[0][0] for query in unfinished):
             return False
         truths = self.world.truths()
         ended = {run.id for run in truths.values() if not run.is_active}
@@ -279,6 +289,8 @@ class Driver:
             held_since={HELD: self._held_since},
             healthy_keys=frozenset({CALM}),
             calls_per_minute=CALLS_PER_MINUTE,
+            messages=[_message(got.json["text"]) for got in self.receiver.received if not got.is_refused],
+            to_tell=frozenset(str(run) for (run,) in self.database.rows(TO_TELL, (NORTH,))),
             chains_are_clean=code == 0,
             chain_report=report,
         )
@@ -305,6 +317,23 @@ class Driver:
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
 
+def unreliable(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
+    """Some messages get an error, and are not taken; others are taken, and the answer is lost."""
+    number = len(receiver.received)
+    if number % 10 == 5:
+        receiver.received[-1].is_refused = True
+        status(503)(receiver, handler)
+    elif number % 16 == 9:
+        cut(receiver, handler)
+    else:
+        status(200)(receiver, handler)
+
+
+def _message(text: str) -> Message:
+    run = next(line for line in text.splitlines() if line.startswith("Run: ")).removeprefix("Run: ")
+    return Message(run.replace("\N{ZERO WIDTH SPACE}", ""), "may be a repetition" in text)
+
+
 def carry_out(setting: Setting) -> Record:
     """Run the whole plan in a directory of its own. Raises AssertionError if the panel does not start."""
     plan = setting.plan
@@ -314,18 +343,20 @@ def carry_out(setting: Setting) -> Record:
         _opened(Database(url, may_write=True)) as database,
         _opened(Database(url)) as watched,
         serving(World(plan.seed, Witness(watched))) as arize,
+        receiving(unreliable) as receiver,
     ):
         panel = Panel(
             directory,
             database_url=url,
             queue=setting.queue,
             arize=arize.url,
+            receiver=receiver.url,
             webs=plan.webs,
             workers=plan.workers,
             settings=setting.settings,
         )
         try:
-            return Driver(setting, panel, arize, database).run()
+            return Driver(setting, panel, arize, database, receiver).run()
         finally:
             panel.end_all()
 

@@ -335,9 +335,25 @@ def pace(record: Record) -> Finding:
     return found
 
 
+def told_once(record: Record) -> Finding:
+    """Each end once, or once more with a mark. The receiver answers some messages with an error or not at all."""
+    found = Finding("a channel is told of every failed and cancelled run once", len(record.to_tell))
+    number = Counter(message.run for message in record.messages)
+    marked = Counter(message.run for message in record.messages if message.is_marked)
+    for run in sorted(record.to_tell | number.keys()):
+        if not number[run]:
+            found.broken.append(f"run {run}: no message")
+        elif run not in record.to_tell:
+            found.broken.append(f"run {run}: a message, but it neither failed nor was cancelled")
+        elif number[run] - 1 > marked[run]:
+            found.broken.append(f"run {run}: {number[run]} messages, {marked[run]} of them marked")
+    found.note = f"{sum(number.values()) - len(number)} repeated"
+    return found
+
+
 PROMISES: tuple[Callable[[Record], Finding], ...] = (
     *(row_first, one_post, every_end, unknown_is_found, true_outcomes, told_truly),
-    *(held, rate_limit, chains, boards, searched, pace),
+    *(held, rate_limit, chains, boards, searched, pace, told_once),
 )
 
 

@@ -31,7 +31,16 @@ class Panel:
     """`webs` and `workers`: how many. `settings`: another settings module than the real one."""
 
     def __init__(
-        self, directory: Path, *, database_url: str, queue: str, arize: str, webs: int, workers: int, settings: str = ""
+        self,
+        directory: Path,
+        *,
+        database_url: str,
+        queue: str,
+        arize: str,
+        receiver: str,
+        webs: int,
+        workers: int,
+        settings: str = "",
     ) -> None:
         self.directory = directory
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -47,20 +56,21 @@ class Panel:
             "DATABASE_URL": database_url,
             "QUEUE_URL": queue_url or f"sqlite:///{directory / 'queue.sqlite3'}",
             "ARIZE_ENDPOINTS": arize,
+            "NOTIFY_HOSTS": urlsplit(receiver).netloc,
             "ARIZE_CALLS_PER_MINUTE": str(CALLS_PER_MINUTE),
             "AUDIT_ANCHOR_FILE": str(directory / "anchors.jsonl"),
             "SITE_URL": f"http://localhost:{ports[0]}",
             "WEB_WORKERS": "1",
             "REQUIRE_MFA": "off",
         } | ({"DJANGO_SETTINGS_MODULE": settings} if settings else {})  # fmt: skip
-        self.arize = arize
+        self.arize, self.receiver = arize, receiver
 
     @property
     def urls(self) -> list[str]:
         return [f"http://localhost:{port}" for port in self.ports.values()]
 
     def prepare(self) -> None:
-        """Tables, static files, teams, people and keys."""
+        """Tables, static files, teams, people, keys and a channel."""
         if self.has_redis:
             self.start("redis")
         shell = Shell(self.environment, self.directory / "shell.log")
@@ -78,6 +88,8 @@ class Panel:
             for key in keys:
                 stored = ("add_credential", team, key, "--endpoint", self.arize, "--key-stdin")
                 shell.run(*stored, given=f"ak-chaos-{key}")
+        told = ("--kind", "slack", "--address-stdin", "--events", "run.failed,run.cancelled")
+        shell.run("add_channel", NORTH, "Chaos", *told, given=self.receiver)
         shell.end()
 
     def start(self, name: str) -> None:

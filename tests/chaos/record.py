@@ -130,6 +130,14 @@ class Span:
     end: float
 
 
+@dataclass(frozen=True)
+class Message:
+    """What the channel of a team was told about a run. `is_marked`: it says that it may be a repetition."""
+
+    run: str
+    is_marked: bool
+
+
 @dataclass
 class Record:
     runs: dict[str, TrueRun]
@@ -146,6 +154,9 @@ class Record:
     calls_per_minute: int
     # Operations that the panel had marked as sent. Without an arrival, it may have been killed before it sent them.
     marked: frozenset[str] = frozenset()
+    messages: list[Message] = field(default_factory=list)
+    # The runs of the team with a channel that the panel saw fail or be cancelled.
+    to_tell: frozenset[str] = frozenset()
     chains_are_clean: bool = True
     chain_report: str = ""
 

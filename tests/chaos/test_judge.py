@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.judge import LONGEST_SILENCE, judge, table
 from tests.chaos.plan import Kind
-from tests.chaos.record import OUTSIDE, Answer, Arrival, Call, Click, Poll, Reading, Record, Row, Span, TrueRun
+from tests.chaos.record import OUTSIDE, Answer, Arrival, Call, Click, Message, Poll, Reading, Record, Row, Span, TrueRun
 
 OPERATION, SECOND = "op-1", "op-2"
 
@@ -40,6 +40,8 @@ def record(**changes: Any) -> Record:
         "held_since": {"held": 0.0},
         "healthy_keys": frozenset({"calm"}),
         "calls_per_minute": 50,
+        "messages": [Message("R1", is_marked=False), Message("R1", is_marked=True)],
+        "to_tell": frozenset({"R1"}),
     }
     return Record(**facts | changes)
 
@@ -89,6 +91,15 @@ R1_RUNNING = TrueRun("R1", "north", "north", 0, "running")
 REQUESTED = row(1, OPERATION, "R1", "requested")
 
 PLANTED: dict[str, tuple[str, Callable[[], Record]]] = {
+    "an end that no message told": ("a channel is told", lambda: record(messages=[])),
+    "a message twice without a mark": (
+        "a channel is told",
+        lambda: record(messages=[Message("R1", is_marked=False), Message("R1", is_marked=False)]),
+    ),
+    "a message about a run that completed": (
+        "a channel is told",
+        lambda: record(messages=[*record().messages, Message("R2", is_marked=False)]),
+    ),
     "a POST without an operation": (
         "no POST without",
         lambda: record(arrivals=[*record().arrivals, Arrival(3, "R2", 1, "", ())]),

@@ -15,6 +15,7 @@ from taskruns.pages import saved_views
 from taskruns.pages.board import chart, choices, counts, rows
 from taskruns.services import members
 from taskruns.services.cancellations.sweep import _waiting_of_key
+from taskruns.services.channels import sending
 from taskruns.services.credentials import client
 from taskruns.services.mirror import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from taskruns.services.runs import ends, facts, people, search
@@ -46,6 +47,8 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (arize_users._waiting, {}),
     (facts._active, {}),
     (ends._rules, {}),
+    (sending._by_id, {}),
+    *((sending._next, {"to_people": choice}) for choice in (False, True)),
     (chart._of_one_team, {}),
     (choices._of_one_team, {}),
     (counts._counted, {}),

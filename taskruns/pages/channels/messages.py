@@ -14,7 +14,7 @@ from django.conf import settings
 from django.urls import reverse
 
 from taskruns.audit import clean_line
-from taskruns.models import Cancellation, Delivery, Happening, Run
+from taskruns.models import Cancellation, Delivery, Happening, Run, Status
 from taskruns.models.channels import RUN_ENDED, SUMMARY, TEST
 from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.cancellations import cause_of
@@ -136,9 +136,8 @@ def who_and_why(delivery: Delivery) -> tuple[str, str]:
     """Who did it, and why, as far as known."""
     data, run = delivery.data, delivery.run
     if delivery.event in {Happening.RUN_CANCELLED, Happening.RUN_FAILED, RUN_ENDED} and run is not None:
-        last = _last_cancellation(run)
-        is_ours = run.status == "cancelled" and last is not None
-        return (last.person_label if is_ours and last is not None else ""), cause_of(run, last)
+        last = _last_cancellation(run) if run.status == Status.CANCELLED else None
+        return (last.person_label if last is not None else ""), cause_of(run, last)
     return str(data.get("who") or ""), str(data.get("why") or "")
 
 

@@ -10,22 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from time import monotonic
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, UUIDField
 from django.utils import timezone
 
 from taskruns.models import Channel, Delivery, DeliveryState
-from taskruns.models.channels import TEST, TO_SEND
+from taskruns.models.channels import SUMMARY, TEST, TO_SEND
+from taskruns.models.prepared import Moment, Prepared, Slot
 from taskruns.models.restores import is_resting
-from taskruns.models.stamps import over
+from taskruns.models.stamps import is_recent, over
 from taskruns.services import key_ring
 
 log = structlog.get_logger(__name__)
 CLAIM = timedelta(seconds=30)  # longer than an attempt can take
 SLICE = 2.0  # seconds; then other channels get their turn
+HEALTH_NOTED_EVERY = timedelta(seconds=5)
 FIRST_REST, LONGEST_REST = timedelta(seconds=5), timedelta(hours=1)
 
 
@@ -80,30 +83,61 @@ def send(channel_id: uuid.UUID | None, word: Worder, sender: Sender) -> bool:
     if is_resting() or key_ring.problem():
         return False
     ends = monotonic() + SLICE
-    while monotonic() < ends:
-        delivery = _claim(channel_id)
-        if delivery is None:
-            return False
+    delivery = _claim(channel_id)
+    while delivery is not None:
         if _drop_if_silent(delivery):
+            delivery = _claim(channel_id)
             continue
         attempt = sender(delivery, word(delivery))
-        _note(delivery, attempt)
-        if attempt.trouble:
-            return False
-    return True
+        # One transaction a message, because each takes the disk some milliseconds.
+        with transaction.atomic():
+            _note(delivery, attempt)
+            if attempt.trouble:
+                return False
+            if monotonic() >= ends:
+                return True
+            delivery = _claim(channel_id)
+    return False
 
 
 def send_claimed(delivery_id: uuid.UUID, word: Worder, sender: Sender) -> None:
     """Send a delivery that the caller has claimed when creating it."""
     delivery = _loaded(delivery_id)
-    _note(delivery, sender(delivery, word(delivery)))
+    attempt = sender(delivery, word(delivery))
+    with transaction.atomic():
+        _note(delivery, attempt)
 
 
 def _loaded(delivery_id: uuid.UUID) -> Delivery:
-    return Delivery.objects.select_related("channel__team", "team", "person", "run").get(pk=delivery_id)
+    return _by_id().rows(pk=delivery_id)[0]
 
 
-def _is_due(now: datetime) -> Q:
+@cache
+def _by_id() -> Prepared[Delivery]:
+    """Each message needs it."""
+    rows = Delivery.objects.select_related("channel", "team", "person", "run").defer("run__as_read")
+    return Prepared(rows.filter(pk=Slot("pk", UUIDField())))
+
+
+_Waiting = tuple[uuid.UUID, str, datetime | None]
+
+
+def _waiting(channel_id: uuid.UUID | None, now: datetime) -> list[_Waiting]:
+    """The next ones, of which another worker may claim some first."""
+    values = {} if channel_id is None else {"channel": channel_id}
+    return _next(to_people=channel_id is None).rows(now=now, most=10, **values)
+
+
+@cache
+def _next(*, to_people: bool) -> Prepared[_Waiting]:
+    """Each message needs it."""
+    rested = over("channel__rests_until", Moment(), LONGEST_REST)
+    whose = Q(channel=None) if to_people else Q(rested, channel=Slot("channel", UUIDField()))
+    waiting = Delivery.objects.filter(whose, _is_due(Moment())).order_by("next_try_at", "created_at")
+    return Prepared(waiting.values_list("pk", "state", "claimed_until"))
+
+
+def _is_due(now: datetime | Moment) -> Q:
     waiting = Q(state__in=[DeliveryState.QUEUED, DeliveryState.FAILED]) & over("next_try_at", now, LONGEST_REST)
     orphaned = Q(state=DeliveryState.SENDING) & over("claimed_until", now, CLAIM)
     # The states are redundant, but the index has this condition.
@@ -113,9 +147,7 @@ def _is_due(now: datetime) -> Q:
 def _claim(channel_id: uuid.UUID | None) -> Delivery | None:
     """The next delivery, which is now ours. None if there is none, or the channel rests."""
     now = timezone.now()
-    rested = Q(channel=None) | over("channel__rests_until", now, LONGEST_REST)
-    waiting = Delivery.objects.filter(rested, _is_due(now), channel=channel_id).order_by("next_try_at", "created_at")
-    for pk, state, until in waiting.values_list("pk", "state", "claimed_until")[:10]:
+    for pk, state, until in _waiting(channel_id, now):
         mine = Delivery.objects.filter(pk=pk, state=state, claimed_until=until)
         is_repeat = {"is_repeat": True} if state == DeliveryState.SENDING else {}
         claim = {"state": DeliveryState.SENDING, "claimed_until": now + CLAIM, "attempts": F("attempts") + 1}
@@ -134,14 +166,14 @@ def _drop_if_silent(delivery: Delivery) -> bool:
     return True
 
 
-@transaction.atomic
 def _note(delivery: Delivery, attempt: Attempt) -> None:
     """Write what became of an attempt, unless another worker has taken the delivery over."""
     now = timezone.now()
     mine = Delivery.objects.filter(pk=delivery.pk, state=DeliveryState.SENDING, claimed_until=delivery.claimed_until)
     seen = {"status": attempt.status, "failure": attempt.trouble, "claimed_until": None}
     if not attempt.trouble:
-        if mine.update(state=DeliveryState.SENT, sent_at=now, **seen):
+        is_mine = mine.update(state=DeliveryState.SENT, sent_at=now, **seen)
+        if is_mine and delivery.event == SUMMARY:
             Delivery.objects.filter(summary=delivery.pk).update(state=DeliveryState.SENT, sent_at=now)
         _note_health(delivery, attempt, now)
         return
@@ -162,6 +194,8 @@ def _note_health(delivery: Delivery, attempt: Attempt, now: datetime) -> None:
     if delivery.channel is None:
         return
     row = Channel.objects.filter(pk=delivery.channel.pk)
+    if not attempt.trouble and not delivery.channel.failures and _is_noted(delivery.channel, now):
+        return
     if not attempt.trouble:
         row.update(last_sent_at=now, failing_since=None, failure="", failure_status=None, failures=0, rests_until=None)
         return
@@ -173,6 +207,11 @@ def _note_health(delivery: Delivery, attempt: Attempt, now: datetime) -> None:
         failure_status=attempt.status,
     )
     row.filter(failing_since=None).update(failing_since=now)
+
+
+def _is_noted(channel: Channel, now: datetime) -> bool:
+    """Whether a message was sent a moment ago."""
+    return is_recent(channel.last_sent_at, now, HEALTH_NOTED_EVERY)
 
 
 def rest_after(failures: int) -> timedelta:
