@@ -262,3 +262,30 @@ def test_summary_waits_until_the_quiet_time_is_over(team: Team, task: Task, rece
         jobs.match_facts()
         send_due()
     assert len(receiver.received) == 1
+
+
+def test_a_rule_saved_by_a_clock_that_was_ahead_is_told(team: Team, run: Run):
+    add_channel(team, HOOK)
+    Rule.objects.update(since=timezone.now() + timedelta(days=1))
+    read(run, "FAILED")
+    jobs.match_facts()
+    assert events() == ["run.failed"]
+
+
+def test_a_quiet_time_begun_by_a_clock_that_was_ahead_is_over(team: Team, run: Run, receiver: Receiver):
+    add_channel(team, receiver.url, quiet_minutes=5)
+    Rule.objects.update(quiet_until=timezone.now() + timedelta(hours=5))
+    read(run, "FAILED")
+    work_off()
+    assert len(receiver.received) == 1
+
+
+def test_a_shortened_quiet_time_holds_no_longer_than_it_says(team: Team, task: Task, receiver: Receiver):
+    channel = add_channel(team, receiver.url, quiet_minutes=1_000)
+    for run in many(task, 3):
+        read(run, "FAILED")
+    work_off()
+    assert len(receiver.received) == 1, "the control"
+    channels.save_rule(channel, Wanted(("run.failed",), quiet_minutes=0), rule=channel.rules.get(), by=BY)
+    work_off()
+    assert [got.json["type"] for got in receiver.received] == ["run.failed", "summary"]

@@ -104,7 +104,8 @@ def _loaded(delivery_id: uuid.UUID) -> Delivery:
 
 
 def _is_due(now: datetime) -> Q:
-    waiting = Q(state__in=[DeliveryState.QUEUED, DeliveryState.FAILED]) & over("next_try_at", now, LONGEST_REST)
+    # One that never failed waits for nothing, whatever a wrong clock wrote.
+    waiting = Q(state=DeliveryState.QUEUED) | Q(state=DeliveryState.FAILED) & over("next_try_at", now, LONGEST_REST)
     orphaned = Q(state=DeliveryState.SENDING) & over("claimed_until", now, CLAIM)
     # The states are redundant, but the index has this condition.
     return Q(state__in=TO_SEND) & (waiting | orphaned)
