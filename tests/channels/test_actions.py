@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from taskruns.encryption import DecryptionFailed
-from taskruns.models import AuditEvent, Channel, LogPosition, Team
+from taskruns.models import AuditEvent, Channel, Delivery, LogPosition, Team
 from taskruns.services import channels, encryption, teams
 from taskruns.services.channels.actions import Wanted, canonical
 from taskruns.services.channels.addresses import destination_of
@@ -138,6 +138,15 @@ def test_a_removed_channel_keeps_no_secret_and_frees_its_name(team: Team):
     add_channel(team, HOOK)
     with pytest.raises(UserError, match="removed"):
         channels.send_test(channel, by=BY)
+
+
+def test_a_removed_channel_leaves_nothing_to_send(team: Team):
+    channel = add_channel(team, HOOK)
+    sending = channels.send_test(channel, by=BY, is_claimed=True)
+    channels.send_test(channel, by=BY)
+    channels.remove(channel, by=BY)
+    assert not Delivery.objects.exists()
+    assert sending.state == "sending", "the control"
 
 
 def test_a_new_address_keeps_the_signing_secret(team: Team):

@@ -142,6 +142,8 @@ def remove(channel: Channel, *, by: Actor) -> bool:
         if row is None:
             return False
         dropped = _drop(row)
+        # Nothing can be sent any more: no address. What a worker is just sending needs its row no longer either.
+        Delivery.objects.filter(channel=row, state__in=UNSENT).delete()
         Rule.objects.filter(channel=row).delete()
         Channel.objects.filter(pk=row.pk).update(removed_at=timezone.now(), ciphertext="", hint="")
         record(
