@@ -10,9 +10,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.models import Delivery, DeliveryState, Rule, Run, RunFact, Status, Task, Team, User
+from taskruns.models import Channel, Delivery, DeliveryState, Happening, Rule, Run, RunFact, Status, Task, Team, User
 from taskruns.services import cancellations, channels, stops
 from taskruns.services.channels.actions import Wanted
+from taskruns.services.channels.matching import Fact, about, write_deliveries
 from taskruns.services.runs.observations import Reading, record_observation, record_readings
 from tests.channels.receivers import Receiver
 from tests.channels.scene import BY, HOOK, add_channel
@@ -289,3 +290,28 @@ def test_a_shortened_quiet_time_holds_no_longer_than_it_says(team: Team, task: T
     channels.save_rule(channel, Wanted(("run.failed",), quiet_minutes=0), rule=channel.rules.get(), by=BY)
     work_off()
     assert [got.json["type"] for got in receiver.received] == ["run.failed", "summary"]
+
+
+def test_a_quiet_time_that_another_worker_has_just_begun_holds(team: Team, run: Run):
+    """The rule was loaded before."""
+    add_channel(team, HOOK, quiet_minutes=5)
+    loaded = Rule.objects.select_related("channel").get()
+    Rule.objects.update(quiet_until=timezone.now() + timedelta(minutes=5))
+    write_deliveries(team, loaded, [Fact(Happening.RUN_FAILED, timezone.now(), str(run.pk), run, about(run))])
+    assert Delivery.objects.get().state == DeliveryState.HELD
+
+
+def test_a_summary_that_a_mute_drops_takes_its_messages_along(team: Team, task: Task, receiver: Receiver):
+    """The mute came after the summary was made."""
+    add_channel(team, receiver.url, quiet_minutes=5)
+    for run in many(task, 4):
+        read(run, "FAILED")
+    work_off()
+    with time_machine.travel(timezone.now() + timedelta(minutes=6)):
+        jobs.match_facts()
+        Channel.objects.update(muted_until=timezone.now() + timedelta(minutes=10))
+        work_off()
+    with time_machine.travel(timezone.now() + timedelta(minutes=30)):
+        work_off()
+    assert [got.json["type"] for got in receiver.received] == ["run.failed"]
+    assert not Delivery.objects.exclude(state=DeliveryState.SENT).exists()

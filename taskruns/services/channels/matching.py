@@ -110,7 +110,8 @@ def is_match_due() -> bool:
 def _match_runs() -> bool:
     facts = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
     runs = Run.objects.select_related("task").in_bulk([fact.run_id for fact in facts])
-    for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}):
+    # In a fixed order, because their rules are locked.
+    for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}).order_by("pk"):
         mine = [fact for fact in facts if fact.team_id == team.pk and fact.run_id in runs]
         deliver_facts(team, [_of_run(runs[fact.run_id], Happening(fact.event), fact.at) for fact in mine])
     RunFact.objects.filter(pk__in=[fact.pk for fact in facts]).delete()
@@ -251,7 +252,11 @@ def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
         return
     rows = [_delivery(team, rule, fact, DeliveryState.QUEUED) for fact in facts]
     if rule.quiet_minutes:
-        is_quiet = _is_quiet(rule, now) or _holds_some(rule)
+        # Locked and read again: another worker, or what notices time, may have begun the quiet time meanwhile.
+        locked = Rule.objects.select_for_update(of=("self",), no_key=True).filter(pk=rule.pk).first()
+        if locked is None:
+            return  # removed meanwhile
+        is_quiet = _is_quiet(locked, now) or _holds_some(locked)
         for row in rows[0 if is_quiet else 1 :]:
             row.state = DeliveryState.HELD
         if not is_quiet:

@@ -131,7 +131,7 @@ def _drop_if_silent(delivery: Delivery) -> bool:
     if channel is None or delivery.event == TEST or delivery.is_resolve or not channel.is_silent(timezone.now()):
         return False
     Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + 1)
-    Delivery.objects.filter(pk=delivery.pk).delete()
+    Delivery.objects.filter(Q(pk=delivery.pk) | Q(summary=delivery.pk)).delete()
     return True
 
 
