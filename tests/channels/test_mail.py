@@ -44,6 +44,17 @@ def test_a_hostile_name_adds_no_header(team: Team, run: Run, mail_box: MailBox):
     assert "evil@example.com" in mail["Subject"]
 
 
+def test_an_encoded_name_is_not_decoded_in_the_subject(team: Team, run: Run, mail_box: MailBox):
+    """It would bring back the characters that were cleaned away, such as U+202E, which turns text around."""
+    type(run.task).objects.filter(pk=run.task_id).update(name="=?utf-8?b?4oCuZXZpbA==?=")
+    add_channel(team, "ops@example.com", kind="email")
+    fail(run)
+    work_off()
+    ((_, mail),) = mail_box.mails
+    assert "\u202e" not in mail["Subject"]
+    assert "4oCuZXZpbA" in mail["Subject"]
+
+
 def test_leavers_get_no_mail(team: Team, run: Run, vera: User, oli: User, mail_box: MailBox):
     """Their right is asked again before each mail. Addresses without an account are not people of the panel."""
     add_channel(team, "vera@example.com OLI@example.com list@example.com", kind="email")

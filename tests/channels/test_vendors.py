@@ -113,6 +113,35 @@ def test_slack_gets_text_only(team: Team, run: Run, receiver: Receiver):
     assert 0 < len(body["text"]) < 4_000
 
 
+def test_a_chat_gets_no_more_than_discord_takes(team: Team, run: Run, receiver: Receiver):
+    Task.objects.filter(pk=run.task_id).update(name="<&" * 300)
+    add_channel(team, receiver.url, kind="slack")
+    read(run, "FAILED", failure_reason="&`" * 50_000)
+    work_off()
+    text = receiver.received[0].json["text"]
+    assert len(text) <= 2_000
+    assert run.arize_id in text, "the control"
+
+
+def test_a_chat_links_no_host_that_arize_names(team: Team, run: Run, receiver: Receiver):
+    Task.objects.filter(pk=run.task_id).update(name="www.evil.example evil.example/x v1.2")
+    add_channel(team, receiver.url, kind="slack")
+    read(run, "FAILED")
+    work_off()
+    text = receiver.received[0].json["text"]
+    assert "evil.example" not in text
+    assert "www.evil" not in text
+    assert "v1.2" in text, "no host"
+
+
+def test_a_webhook_gets_only_the_start_of_a_long_reason(team: Team, run: Run, receiver: Receiver):
+    add_channel(team, receiver.url)
+    read(run, "FAILED", failure_reason="a\u2028b" + "x" * 100_000)
+    work_off()
+    why = receiver.received[0].json["data"]["why"]
+    assert (len(why), why[:4]) == (300, "a bx")
+
+
 def test_teams_gets_an_adaptive_card_without_markdown(team: Team, run: Run, receiver: Receiver):
     Task.objects.filter(pk=run.task_id).update(name=HOSTILE.replace("\x00", ""))
     add_channel(team, receiver.url, kind="teams")
@@ -128,6 +157,7 @@ def test_teams_gets_an_adaptive_card_without_markdown(team: Team, run: Run, rece
         assert faults(block, RICH_TEXT) == []
         assert [faults(run, TEXT_RUN) for run in block["inlines"]] == [[]] * len(block["inlines"])
     assert [faults(action, OPEN_URL) for action in card["actions"]] == [[]]
+    assert "bold" not in card["fallbackText"], "which may be read as markdown"
     assert "**bold**" in str(card), "shown as it is, because no TextBlock interprets it"
     assert "'TextBlock'" not in str(card)
     assert "\u202e" not in str(card), "nothing turns the text around"
