@@ -107,6 +107,13 @@ def test_a_wrong_rule_gets_a_sentence(wanted: dict[str, Any], field: str, team: 
     assert refused(team, HOOK, **wanted).field == field
 
 
+@pytest.mark.parametrize("wanted", [{"query": HOOK}, {"query": f"status=failed&{HOOK}"}, {"events": (HOOK,)}])
+def test_an_address_in_another_field_is_not_repeated(wanted: dict[str, Any], team: Team):
+    sentence = refused(team, HOOK, **wanted).sentence
+    assert "very-secret" not in sentence
+    assert "its own field" in sentence
+
+
 def test_a_filter_is_stored_in_canonical_form():
     assert canonical("?q=prod&status=failed&sort=-created") == "status=failed&q=prod"
     assert canonical("") == ""

@@ -30,7 +30,7 @@ from taskruns.services import key_ring
 from taskruns.services.teams import lock_team
 from taskruns.services.user_errors import UserError
 
-from .addresses import Destination, checked_name, destination, destination_of
+from .addresses import Destination, checked_name, destination, destination_of, looks_secret
 from .sending import CLAIM
 
 LONGEST_NAME = 100
@@ -249,6 +249,7 @@ def canonical(query: str) -> str:
         given = QueryDict(query.strip().removeprefix("?"), mutable=True)
         for name in ("cursor", "sort"):
             given.pop(name, None)
+        _refuse_secrets(*given, field="query")
         refuse_unknown(given)
         wanted = BoardFilter.parse(given).unsorted().query().removeprefix("?")
     except BadFilter as error:
@@ -269,6 +270,12 @@ def _clean_name(name: str) -> str:
     return checked_name(cleaned)
 
 
+def _refuse_secrets(*names: str, field: str) -> None:
+    """Before a sentence repeats a name that is not known."""
+    if any(map(looks_secret, names)):
+        raise UserError("This looks like an address or a secret. Enter it in its own field.", field=field)
+
+
 def _checked_kind(kind: str) -> ChannelKind:
     if kind not in ChannelKind.values:
         known = ", ".join(ChannelKind.values)
@@ -277,6 +284,7 @@ def _checked_kind(kind: str) -> ChannelKind:
 
 
 def _checked(wanted: Wanted) -> Wanted:
+    _refuse_secrets(*wanted.events, field="events")
     unknown = next((event for event in wanted.events if event not in Happening.values), None)
     if unknown is not None:
         raise UserError(f"There is no event “{clean_line(unknown, 50)}”. Check its spelling.", field="events")
