@@ -88,8 +88,8 @@ def send(channel_id: uuid.UUID | None, word: Worder, sender: Sender) -> bool:
             continue
         attempt = sender(delivery, word(delivery))
         _note(delivery, attempt)
-        if attempt.trouble:
-            return False
+        if attempt.trouble and attempt.trouble != Trouble.NOBODY:
+            return False  # of the others to people, none waits for a leaver's
     return True
 
 
