@@ -7,12 +7,14 @@ import pytest
 from django.utils import timezone
 
 from taskruns.encryption import DecryptionFailed
-from taskruns.models import AuditEvent, Channel, Delivery, LogPosition, Team
+from taskruns.models import AuditEvent, Channel, Delivery, LogPosition, Team, User
 from taskruns.services import channels, encryption, teams
+from taskruns.services.channels import actions
 from taskruns.services.channels.actions import Wanted, canonical
 from taskruns.services.channels.addresses import destination_of
 from taskruns.services.user_errors import UserError
 from tests.channels.scene import BY, HOOK, add_channel
+from tests.factories import actor
 
 pytestmark = pytest.mark.django_db
 
@@ -154,6 +156,17 @@ def test_a_removed_channel_leaves_nothing_to_send(team: Team):
     channels.remove(channel, by=BY)
     assert not Delivery.objects.exists()
     assert sending.state == "sending", "the control"
+
+
+def test_tests_are_limited(team: Team, mona: User):
+    channel = add_channel(team, HOOK)
+    by = actor(mona, "manager")
+    for _ in range(actions.TESTS.attempts):
+        channels.send_test(channel, by=by)
+    with pytest.raises(UserError, match="too many tests"):
+        channels.send_test(channel, by=by)
+    assert Delivery.objects.count() == actions.TESTS.attempts
+    assert AuditEvent.objects.filter(event="channel.test").count() == actions.TESTS.attempts
 
 
 def test_a_new_address_keeps_the_signing_secret(team: Team):

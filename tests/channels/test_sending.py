@@ -16,7 +16,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from taskruns import jobs
 from taskruns.models import AuditEvent, Delivery, DeliveryState, Restore, Run, Team
 from taskruns.outbound import Timeouts
-from taskruns.services import channels
+from taskruns.services import backups, channels
 from taskruns.services.channels import posting
 from taskruns.services.channels.addresses import destination_of
 from taskruns.services.channels.sending import CLAIM, rest_after
@@ -243,6 +243,17 @@ def test_nothing_is_matched_or_sent_while_the_panel_rests(team: Team, run: Run, 
     Restore.objects.filter(pk=resting.pk).update(adopted_at=timezone.now())
     work_off()
     assert len(receiver.received) == 2, "the control"
+
+
+def test_what_waited_in_a_backup_says_that_it_may_be_a_repetition(team: Team, run: Run, receiver: Receiver):
+    """The panel whose backup it is may have sent it."""
+    add_channel(team, receiver.url, kind="slack")
+    fail(run)
+    jobs.match_facts()
+    Restore.objects.create(restored_by="root", backup="0" * 64, backup_made_at=timezone.now())
+    assert backups.adopt(by=BY)
+    work_off()
+    assert "may be a repetition" in receiver.received[0].json["text"]
 
 
 def test_an_answers_body_and_the_address_are_stored_nowhere(team: Team, run: Run, receiver: Receiver):

@@ -234,6 +234,28 @@ def test_a_key_that_works_again_ends_its_incident(team: Team, credential: Creden
     assert incident(receiver)["event_action"] == "resolve"
 
 
+def test_a_late_end_does_not_close_an_incident_that_began_anew(team: Team, credential: Credential, receiver: Receiver):
+    pager(team, receiver, "credential.failing")
+    mark_failing(credential, sentence="No.", by=BY)
+    work_off()
+    receiver.answer = status(503)
+    credential.refresh_from_db()
+    note_recovered(credential, by=BY)
+    channels.notice_time()
+    work_off()
+    assert incident(receiver)["event_action"] == "resolve", "the control: it was tried"
+    receiver.answer = status(200)
+    Channel.objects.update(rests_until=None)
+    credential.refresh_from_db()
+    mark_failing(credential, sentence="No.", by=BY)
+    work_off()
+    assert incident(receiver)["event_action"] == "trigger"
+    with time_machine.travel(timezone.now() + timedelta(minutes=1)):
+        channels.notice_time()
+        work_off()
+    assert incident(receiver)["event_action"] == "trigger", "nothing came after it"
+
+
 def test_a_muted_channel_still_ends_its_incidents(team: Team, receiver: Receiver):
     channel = pager(team, receiver, "stop.expiring")
     stop = EmergencyStop.objects.create(team=team, person_label="oli", expires_at=timezone.now() + timedelta(minutes=9))

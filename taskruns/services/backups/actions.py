@@ -21,7 +21,8 @@ from taskruns.audit.raw_rows import with_number
 from taskruns.audit.record import SITE_CHAIN
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys, signing_key_problem
-from taskruns.models import AuditAnchor, AuditChain, AuditEvent, PersonSession, Restore
+from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Delivery, PersonSession, Restore
+from taskruns.models.channels import TO_SEND
 from taskruns.services.audit import AnchorFile, NoAnchors
 from taskruns.services.user_errors import UserError
 from taskruns.verifier import signature_holds
@@ -204,6 +205,8 @@ def adopt(*, by: Actor) -> bool:
         if problem := lead_problem():
             raise UserError(f"{problem} Was the panel still working after this backup was made? Then restore again.")
         Restore.objects.filter(adopted_at=None).update(adopted_at=timezone.now(), adopted_by=by.label)
+        # The panel whose backup it is may have sent them.
+        Delivery.objects.filter(state__in=TO_SEND).update(is_repeat=True)
         details = {"backup": restores[0].backup, "restored_at": value_as_json(restores[0].restored_at)}
         record(EventType.SYSTEM_RESTORED, "adopted", by=by, details=details)
     anchor_changed()

@@ -1,7 +1,7 @@
 """What people do with channels. An address is never shown again after it was saved."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.core.exceptions import TooManyFieldsSent
 from django.db import transaction
@@ -20,8 +20,10 @@ from taskruns.models import (
     Delivery,
     DeliveryState,
     Happening,
+    Limit,
     LogPosition,
     Rule,
+    SignInCount,
     Team,
 )
 from taskruns.models.channels import KEEPS_INCIDENTS, LONGEST_MUTE, TEST, UNSENT
@@ -37,6 +39,7 @@ LONGEST_NAME = 100
 LONGEST_QUERY = 6_000
 MOST_CHANNELS, MOST_RULES = 50, 50  # of a team, of a channel
 LONGEST_QUIET = 24 * 60  # minutes
+TESTS = Limit("channel tests", 10, timedelta(minutes=1))  # of a team: each goes to a receiver outside
 RESTING = (
     "This panel was restored from a backup and not adopted yet, so it sends no messages. Ask your administrator to run "
     "`manage.py restore --adopt`."
@@ -190,6 +193,8 @@ def send_test(channel: Channel, *, by: Actor, is_claimed: bool = False) -> Deliv
     """
     if is_resting():
         raise UserError(f"Nothing was sent. {RESTING}")
+    if by.person is not None and not SignInCount.objects.has_room(TESTS, str(channel.team_id)):
+        raise UserError("The team has sent too many tests in the last minute. Nothing was sent. Wait a minute.")
     with transaction.atomic():
         row = _locked(channel)
         delivery = Delivery(team=row.team, channel=row, event=TEST, state=DeliveryState.QUEUED, at=timezone.now())
