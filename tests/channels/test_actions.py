@@ -158,6 +158,21 @@ def test_a_removed_channel_leaves_nothing_to_send(team: Team):
     assert sending.state == "sending", "the control"
 
 
+def test_the_rules_of_a_team_are_limited(team: Team, other_team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(actions, "MOST_RULES", 3)
+    first = add_channel(team, HOOK)
+    add_channel(team, HOOK, name="Second")
+    rule = channels.save_rule(first, Wanted(("run.failed",)), by=BY)
+    for one_more in (
+        lambda: channels.save_rule(first, Wanted(("run.failed",)), by=BY),
+        lambda: add_channel(team, HOOK, name="Third"),
+    ):
+        with pytest.raises(UserError, match="already have 3 rules"):
+            one_more()
+    channels.save_rule(first, Wanted(("run.cancelled",)), rule=rule, by=BY)
+    add_channel(other_team, HOOK)
+
+
 def test_tests_are_limited(team: Team, mona: User):
     channel = add_channel(team, HOOK)
     by = actor(mona, "manager")

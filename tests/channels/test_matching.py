@@ -13,6 +13,7 @@ from taskruns import jobs
 from taskruns.models import Channel, Delivery, DeliveryState, Happening, Rule, Run, RunFact, Status, Task, Team, User
 from taskruns.services import cancellations, channels, stops
 from taskruns.services.channels.actions import Wanted
+from taskruns.services.channels import matching
 from taskruns.services.channels.matching import Fact, about, write_deliveries
 from taskruns.services.runs.observations import Reading, record_observation, record_readings
 from tests.channels.receivers import Receiver
@@ -315,3 +316,18 @@ def test_a_summary_that_a_mute_drops_takes_its_messages_along(team: Team, task: 
         work_off()
     assert [got.json["type"] for got in receiver.received] == ["run.failed"]
     assert not Delivery.objects.exclude(state=DeliveryState.SENT).exists()
+
+
+def test_one_transaction_writes_no_more_messages_than_it_may(team: Team, task: Task, monkeypatch: pytest.MonkeyPatch):
+    """Else many rules would hold the lock of the database for a minute."""
+    monkeypatch.setattr(matching, "MOST_ROWS", 4)
+    add_channel(team, HOOK)
+    add_channel(team, HOOK, name="Second")
+    page(task, many(task, 5), "FAILED")
+    counts = []
+    while True:
+        has_more = jobs.match_facts()
+        counts.append(Delivery.objects.count())
+        if not has_more:
+            break
+    assert counts == [4, 8, 10]

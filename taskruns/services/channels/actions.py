@@ -37,7 +37,7 @@ from .sending import CLAIM
 
 LONGEST_NAME = 100
 LONGEST_QUERY = 6_000
-MOST_CHANNELS, MOST_RULES = 50, 50  # of a team, of a channel
+MOST_CHANNELS, MOST_RULES = 50, 100  # of a team: each event may make a message for each rule
 LONGEST_QUIET = 24 * 60  # minutes
 TESTS = Limit("channel tests", 10, timedelta(minutes=1))  # of a team: each goes to a receiver outside
 RESTING = (
@@ -95,6 +95,7 @@ def add(team: Team, *, name: str, kind: str, address: str, wanted: Wanted, by: A
         others = Channel.objects.filter(team=team, removed_at=None).count()
         if others >= MOST_CHANNELS:
             raise UserError(f"The team already has {MOST_CHANNELS} channels. Remove one first.")
+        _refuse_more_rules(team)
         _read_the_log_from_here(team, is_first=not others)
         channel.save(force_insert=True)
         _save(Rule(channel=channel), checked)
@@ -214,9 +215,10 @@ def save_rule(channel: Channel, wanted: Wanted, *, rule: Rule | None = None, by:
     """Add a rule, or change one. Only what happens from now on is told. Raises UserError."""
     checked = _checked(wanted)
     with transaction.atomic():
+        lock_team(channel.team)
         row = _locked(channel)
-        if rule is None and row.rules.count() >= MOST_RULES:
-            raise UserError(f"The channel already has {MOST_RULES} rules. Remove one first.")
+        if rule is None:
+            _refuse_more_rules(row.team)
         saved = _save(rule or Rule(), checked, row)
         details = {"changed": ["rules"], "rule": str(saved.pk), **_details(checked)}
         record(EventType.CHANNEL_CHANGE, "done", by=by, team=row.team, target=target_of(row), details=details)
@@ -316,6 +318,11 @@ def _save(rule: Rule, checked: Wanted, channel: Channel | None = None) -> Rule:
 def _details(checked: Wanted) -> dict[str, object]:
     found: dict[str, object] = {"events": list(checked.events), "query": checked.query}
     return found | {name: getattr(checked, name) for name in _NUMBERS}
+
+
+def _refuse_more_rules(team: Team) -> None:
+    if Rule.objects.filter(channel__team=team, channel__removed_at=None).count() >= MOST_RULES:
+        raise UserError(f"The team's channels already have {MOST_RULES} rules. Remove one first.")
 
 
 def _locked(channel: Channel) -> Channel:

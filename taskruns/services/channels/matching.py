@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Count, F, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -41,7 +42,8 @@ from taskruns.services.runs.matching import matching
 
 from .notices import ended_notices
 
-CHUNK = 100  # facts in one transaction: each may concern all rules of its team
+CHUNK = 100  # facts in one transaction
+MOST_ROWS = 2_000  # deliveries in one transaction: each fact may concern all rules of its team
 SUMMED_UP = 500  # held messages that one transaction sums up
 NAMED = 5  # runs that a summary names
 LONGEST_WHY = 300  # characters of Arize's reason
@@ -108,14 +110,26 @@ def is_match_due() -> bool:
 
 @transaction.atomic
 def _match_runs() -> bool:
-    facts = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
+    found = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
+    facts = found[: _number_in_one_go([fact.team_id for fact in found])]
     runs = Run.objects.select_related("task").in_bulk([fact.run_id for fact in facts])
     # In a fixed order, because their rules are locked.
     for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}).order_by("pk"):
         mine = [fact for fact in facts if fact.team_id == team.pk and fact.run_id in runs]
         deliver_facts(team, [_of_run(runs[fact.run_id], Happening(fact.event), fact.at) for fact in mine])
     RunFact.objects.filter(pk__in=[fact.pk for fact in facts]).delete()
-    return len(facts) == CHUNK
+    return len(facts) < len(found) or len(found) == CHUNK
+
+
+def _number_in_one_go(teams: Sequence[uuid.UUID]) -> int:
+    """Of facts of these teams, one after the other: how many one transaction takes, so that it locks nothing for long.
+
+    At least one.
+    """
+    live = Rule.objects.filter(channel__team__in=set(teams), channel__removed_at=None).order_by()
+    rules = dict(live.values_list("channel__team").annotate(Count("pk")))
+    rows = accumulate(rules.get(team, 0) for team in teams)
+    return max(1, sum(number <= MOST_ROWS for number in rows))
 
 
 def _behind() -> list[uuid.UUID]:
@@ -132,12 +146,13 @@ def _match_log(team_id: uuid.UUID) -> bool:
     position = free(LogPosition.objects.filter(team=team_id)).first()
     if position is None:
         return False
-    rows = list(AuditEvent.objects.filter(chain=chain_of(team_id), seq__gt=position.seq).order_by("seq")[:CHUNK])
+    most = _number_in_one_go([team_id] * CHUNK)
+    rows = list(AuditEvent.objects.filter(chain=chain_of(team_id), seq__gt=position.seq).order_by("seq")[:most])
     if not rows:
         return False
     deliver_facts(Team.objects.get(pk=team_id), list(_of_log(team_id, rows)))
     LogPosition.objects.filter(pk=position.pk).update(seq=rows[-1].seq)
-    return len(rows) == CHUNK
+    return len(rows) == most
 
 
 def free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
