@@ -12,8 +12,8 @@ from django.utils import timezone
 from taskruns import jobs
 from taskruns.models import Channel, Delivery, DeliveryState, Happening, Rule, Run, RunFact, Status, Task, Team, User
 from taskruns.services import cancellations, channels, stops
-from taskruns.services.channels.actions import Wanted
 from taskruns.services.channels import matching
+from taskruns.services.channels.actions import Wanted
 from taskruns.services.channels.matching import Fact, about, write_deliveries
 from taskruns.services.runs.observations import Reading, record_observation, record_readings
 from tests.channels.receivers import Receiver

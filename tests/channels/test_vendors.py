@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns import jobs
@@ -232,6 +234,25 @@ def test_a_key_that_works_again_ends_its_incident(team: Team, credential: Creden
     channels.notice_time()
     work_off()
     assert incident(receiver)["event_action"] == "resolve"
+
+
+def test_open_incidents_of_runs_cost_one_query(team: Team, task: Task, receiver: Receiver):
+    channel = pager(team, receiver, "run.running_longer_than")
+    costs = []
+    for number in range(1, 4):
+        run = make_run(task, status=Status.RUNNING)
+        data = {"subject": str(run.pk)}
+        opened = Delivery(team=team, channel=channel, recipient=f"rule:{number}", fact="x:trigger", data=data)
+        opened.event, opened.run, opened.at, opened.state = "run.running_longer_than", run, timezone.now(), "sent"
+        opened.is_open = True
+        opened.save(force_insert=True)
+        with CaptureQueriesContext(connection) as asked:
+            channels.notice_time()
+        costs.append(len(asked))
+    assert len(set(costs)) == 1
+    Run.objects.update(status=Status.COMPLETED, rank=0, ended_at=timezone.now())
+    channels.notice_time()
+    assert Delivery.objects.filter(fact="x:resolve").count() == 3
 
 
 def test_a_late_end_does_not_close_an_incident_that_began_anew(team: Team, credential: Credential, receiver: Receiver):

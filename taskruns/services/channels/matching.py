@@ -127,7 +127,7 @@ def _number_in_one_go(teams: Sequence[uuid.UUID]) -> int:
     At least one.
     """
     live = Rule.objects.filter(channel__team__in=set(teams), channel__removed_at=None).order_by()
-    rules = dict(live.values_list("channel__team").annotate(Count("pk")))
+    rules: dict[uuid.UUID, int] = dict(live.values_list("channel__team").annotate(Count("pk")))
     rows = accumulate(rules.get(team, 0) for team in teams)
     return max(1, sum(number <= MOST_ROWS for number in rows))
 
