@@ -1,5 +1,6 @@
 """Forms of channels. An address is never shown again, also not in a form with a mistake: its field renders empty."""
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -8,6 +9,7 @@ from django import forms
 
 from taskruns.models import HookAuth
 
+_ADDRESS = re.compile(r"://|whsec_|xox[a-z]-")
 Choices = Iterable[tuple[str, str]]
 LONGEST_ADDRESS = 20_000  # the service has the sentence for what is too long
 
@@ -15,6 +17,14 @@ LONGEST_ADDRESS = 20_000  # the service has the sentence for what is too long
 class _Empty(forms.TextInput):
     def format_value(self, value: Any) -> str | None:  # noqa: ARG002 - Django's signature
         return None
+
+
+class _WithoutAddress(forms.TextInput):
+    """Renders empty if an address or a secret was typed into the wrong field."""
+
+    def format_value(self, value: Any) -> str | None:
+        text = super().format_value(value)
+        return None if text is None or _ADDRESS.search(text) else text
 
 
 class AddressField(forms.CharField):
@@ -52,7 +62,7 @@ class RuleForm(forms.Form):
         required=False,
         max_length=LONGEST_ADDRESS,
         help_text="What stands after the question mark in the board's address, for example status=failed&q=prod.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        widget=_WithoutAddress(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
     min_error_share = forms.IntegerField(
         label="Errors at least (%)",
@@ -99,7 +109,7 @@ class NewChannelForm(RuleForm):
     name = forms.CharField(
         max_length=LONGEST_ADDRESS,
         help_text="For example “On call”.",
-        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+        widget=_WithoutAddress(attrs={"autocomplete": "off"}),
     )
     kind = forms.ChoiceField(label="Kind")
     address = AddressField(
@@ -116,7 +126,7 @@ class NewChannelForm(RuleForm):
 class ChannelForm(forms.Form):
     KEPT = ("name", "is_on")
 
-    name = forms.CharField(max_length=LONGEST_ADDRESS, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    name = forms.CharField(max_length=LONGEST_ADDRESS, widget=_WithoutAddress(attrs={"autocomplete": "off"}))
     address = AddressField(
         required=False, help_text="Leave empty to keep the address. A signing secret stays the same."
     )

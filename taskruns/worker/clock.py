@@ -30,6 +30,8 @@ BATCHES = 6
 CHORES = 3
 # Channels that are sent to at once: those that wait for a silent receiver keep no place for long.
 CHANNELS, MOST_CHANNELS = 8, 16
+# Channels that failed last have places of their own.
+FAILING_CHANNELS = 4
 
 
 class Clock:
@@ -45,9 +47,10 @@ class Clock:
         self.facts = Lane[str]("facts", lambda _name: jobs.match_facts(), places=1)
         self.time = Lane[str]("time", lambda _name: jobs.notice_time(), places=1)
         self.channels = Lane[uuid.UUID | None]("channels", jobs.send_messages, places=CHANNELS, most=MOST_CHANNELS)
+        self.failing = Lane[uuid.UUID | None]("failing channels", jobs.send_messages, places=FAILING_CHANNELS)
         self._lanes = (
             *(self.rounds, self.suspects, self.batches, self.cancels, self.chores),
-            *(self.facts, self.time, self.channels),
+            *(self.facts, self.time, self.channels, self.failing),
         )
         self._is_queue_working = is_queue_working
         self._poked = threading.Event()
@@ -119,8 +122,9 @@ class Clock:
             self.batches.add(batch_id)
         if channels.is_match_due():
             self.facts.add("facts")
-        for channel_id in channels.due(now):
-            self.channels.add(channel_id)
+        failing = channels.failed_last(waiting) if (waiting := channels.due(now)) else set()
+        for channel_id in waiting:
+            (self.failing if channel_id in failing else self.channels).add(channel_id)
         suspects = mirror.failed_last(keys) if (keys := mirror.due(now)) else set()
         for key_id in keys:
             (self.suspects if key_id in suspects else self.rounds).add(key_id)

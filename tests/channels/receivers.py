@@ -124,10 +124,11 @@ def receiving(answer: Any = None, tls: Any = None) -> Iterator[Receiver]:
 
 @dataclass
 class MailBox:
-    """`refuses`: addresses that the server does not take."""
+    """`refuses`: addresses that the server does not take. `is_cut`: it takes the mail, and ends the connection."""
 
     mails: list[tuple[list[str], Message]] = field(default_factory=list)
     refuses: set[str] = field(default_factory=set)
+    is_cut: bool = False
 
     # The names of the methods are those of aiosmtpd.
     async def handle_RCPT(  # noqa: N802
@@ -138,8 +139,10 @@ class MailBox:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
         self.mails.append((envelope.rcpt_tos, message_from_bytes(envelope.content, policy=default)))
+        if self.is_cut:
+            server.transport.abort()
         return "250 OK"
 
 

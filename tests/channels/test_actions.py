@@ -7,12 +7,14 @@ import pytest
 from django.utils import timezone
 
 from taskruns.encryption import DecryptionFailed
-from taskruns.models import AuditEvent, Channel, LogPosition, Team
+from taskruns.models import AuditEvent, Channel, Delivery, LogPosition, Team, User
 from taskruns.services import channels, encryption, teams
+from taskruns.services.channels import actions
 from taskruns.services.channels.actions import Wanted, canonical
 from taskruns.services.channels.addresses import destination_of
 from taskruns.services.user_errors import UserError
 from tests.channels.scene import BY, HOOK, add_channel
+from tests.factories import actor
 
 pytestmark = pytest.mark.django_db
 
@@ -107,6 +109,13 @@ def test_a_wrong_rule_gets_a_sentence(wanted: dict[str, Any], field: str, team: 
     assert refused(team, HOOK, **wanted).field == field
 
 
+@pytest.mark.parametrize("wanted", [{"query": HOOK}, {"query": f"status=failed&{HOOK}"}, {"events": (HOOK,)}])
+def test_an_address_in_another_field_is_not_repeated(wanted: dict[str, Any], team: Team):
+    sentence = refused(team, HOOK, **wanted).sentence
+    assert "very-secret" not in sentence
+    assert "its own field" in sentence
+
+
 def test_a_filter_is_stored_in_canonical_form():
     assert canonical("?q=prod&status=failed&sort=-created") == "status=failed&q=prod"
     assert canonical("") == ""
@@ -138,6 +147,41 @@ def test_a_removed_channel_keeps_no_secret_and_frees_its_name(team: Team):
     add_channel(team, HOOK)
     with pytest.raises(UserError, match="removed"):
         channels.send_test(channel, by=BY)
+
+
+def test_a_removed_channel_leaves_nothing_to_send(team: Team):
+    channel = add_channel(team, HOOK)
+    sending = channels.send_test(channel, by=BY, is_claimed=True)
+    channels.send_test(channel, by=BY)
+    channels.remove(channel, by=BY)
+    assert not Delivery.objects.exists()
+    assert sending.state == "sending", "the control"
+
+
+def test_the_rules_of_a_team_are_limited(team: Team, other_team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(actions, "MOST_RULES", 3)
+    first = add_channel(team, HOOK)
+    add_channel(team, HOOK, name="Second")
+    rule = channels.save_rule(first, Wanted(("run.failed",)), by=BY)
+    for one_more in (
+        lambda: channels.save_rule(first, Wanted(("run.failed",)), by=BY),
+        lambda: add_channel(team, HOOK, name="Third"),
+    ):
+        with pytest.raises(UserError, match="already have 3 rules"):
+            one_more()
+    channels.save_rule(first, Wanted(("run.cancelled",)), rule=rule, by=BY)
+    add_channel(other_team, HOOK)
+
+
+def test_tests_are_limited(team: Team, mona: User):
+    channel = add_channel(team, HOOK)
+    by = actor(mona, "manager")
+    for _ in range(actions.TESTS.attempts):
+        channels.send_test(channel, by=by)
+    with pytest.raises(UserError, match="too many tests"):
+        channels.send_test(channel, by=by)
+    assert Delivery.objects.count() == actions.TESTS.attempts
+    assert AuditEvent.objects.filter(event="channel.test").count() == actions.TESTS.attempts
 
 
 def test_a_new_address_keeps_the_signing_secret(team: Team):

@@ -91,7 +91,30 @@ def test_each_id_is_taken_once(token: str, calm: Task):
     Task.objects.update(runs_read_to=calm.last_run_at)
     assert call(token, a_body(calm)).status_code == 200
     assert not is_nudged(calm)
-    assert call(token, a_body(calm), event_id="evt-2").status_code == 202
+    assert call(token, a_body(calm) | {"run": 2}, event_id="evt-2").status_code == 202
+
+
+def test_a_repeated_signature_with_another_id_is_not_taken(token: str, calm: Task):
+    """The id is not signed, so whoever has seen a call could change it."""
+    stamp = str(int(time.time()))
+    assert call(token, a_body(calm), stamp=stamp).status_code == 202
+    Task.objects.update(runs_read_to=calm.last_run_at)
+    rows = CacheEntry.objects.count()
+    for number in range(3):
+        assert call(token, a_body(calm), stamp=stamp, event_id=f"other-{number}").status_code == 200
+    assert not is_nudged(calm)
+    assert CacheEntry.objects.count() == rows, "and writes nothing"
+
+
+def test_a_call_that_was_too_many_may_come_again(token: str, calm: Task, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hooks, "MOST", hooks.Limit("few", 1, timedelta(minutes=1)))
+    assert call(token, {"task_id": "another"}).status_code == 202
+    stamp = str(int(time.time()))
+    assert call(token, a_body(calm), stamp=stamp, event_id="evt-2").status_code == 429
+    assert not is_nudged(calm)
+    with time_machine.travel(timezone.now() + timedelta(seconds=61)):
+        assert call(token, a_body(calm), stamp=stamp, event_id="evt-2").status_code == 202
+        assert is_nudged(calm)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +201,7 @@ def test_the_bearer_form_compares_the_stored_token(team: Team, token: str, calm:
 
 def test_a_flood_is_limited(token: str, calm: Task, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hooks, "MOST", hooks.Limit("few", 2, timedelta(minutes=1)))
-    statuses = [call(token, a_body(calm), event_id=f"evt-{number}").status_code for number in range(4)]
+    statuses = [call(token, {"run": number}, event_id=f"evt-{number}").status_code for number in range(4)]
     assert statuses == [202, 202, 429, 429]
 
 

@@ -10,9 +10,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.models import Delivery, DeliveryState, Rule, Run, RunFact, Status, Task, Team, User
+from taskruns.models import Channel, Delivery, DeliveryState, Happening, Rule, Run, RunFact, Status, Task, Team, User
 from taskruns.services import cancellations, channels, stops
+from taskruns.services.channels import matching
 from taskruns.services.channels.actions import Wanted
+from taskruns.services.channels.matching import Fact, about, write_deliveries
 from taskruns.services.runs.observations import Reading, record_observation, record_readings
 from tests.channels.receivers import Receiver
 from tests.channels.scene import BY, HOOK, add_channel
@@ -262,3 +264,70 @@ def test_summary_waits_until_the_quiet_time_is_over(team: Team, task: Task, rece
         jobs.match_facts()
         send_due()
     assert len(receiver.received) == 1
+
+
+def test_a_rule_saved_by_a_clock_that_was_ahead_is_told(team: Team, run: Run):
+    add_channel(team, HOOK)
+    Rule.objects.update(since=timezone.now() + timedelta(days=1))
+    read(run, "FAILED")
+    jobs.match_facts()
+    assert events() == ["run.failed"]
+
+
+def test_a_quiet_time_begun_by_a_clock_that_was_ahead_is_over(team: Team, run: Run, receiver: Receiver):
+    add_channel(team, receiver.url, quiet_minutes=5)
+    Rule.objects.update(quiet_until=timezone.now() + timedelta(hours=5))
+    read(run, "FAILED")
+    work_off()
+    assert len(receiver.received) == 1
+
+
+def test_a_shortened_quiet_time_holds_no_longer_than_it_says(team: Team, task: Task, receiver: Receiver):
+    channel = add_channel(team, receiver.url, quiet_minutes=1_000)
+    for run in many(task, 3):
+        read(run, "FAILED")
+    work_off()
+    assert len(receiver.received) == 1, "the control"
+    channels.save_rule(channel, Wanted(("run.failed",), quiet_minutes=0), rule=channel.rules.get(), by=BY)
+    work_off()
+    assert [got.json["type"] for got in receiver.received] == ["run.failed", "summary"]
+
+
+def test_a_quiet_time_that_another_worker_has_just_begun_holds(team: Team, run: Run):
+    """The rule was loaded before."""
+    add_channel(team, HOOK, quiet_minutes=5)
+    loaded = Rule.objects.select_related("channel").get()
+    Rule.objects.update(quiet_until=timezone.now() + timedelta(minutes=5))
+    write_deliveries(team, loaded, [Fact(Happening.RUN_FAILED, timezone.now(), str(run.pk), run, about(run))])
+    assert Delivery.objects.get().state == DeliveryState.HELD
+
+
+def test_a_summary_that_a_mute_drops_takes_its_messages_along(team: Team, task: Task, receiver: Receiver):
+    """The mute came after the summary was made."""
+    add_channel(team, receiver.url, quiet_minutes=5)
+    for run in many(task, 4):
+        read(run, "FAILED")
+    work_off()
+    with time_machine.travel(timezone.now() + timedelta(minutes=6)):
+        jobs.match_facts()
+        Channel.objects.update(muted_until=timezone.now() + timedelta(minutes=10))
+        work_off()
+    with time_machine.travel(timezone.now() + timedelta(minutes=30)):
+        work_off()
+    assert [got.json["type"] for got in receiver.received] == ["run.failed"]
+    assert not Delivery.objects.exclude(state=DeliveryState.SENT).exists()
+
+
+def test_one_transaction_writes_no_more_messages_than_it_may(team: Team, task: Task, monkeypatch: pytest.MonkeyPatch):
+    """Else many rules would hold the lock of the database for a minute."""
+    monkeypatch.setattr(matching, "MOST_ROWS", 4)
+    add_channel(team, HOOK)
+    add_channel(team, HOOK, name="Second")
+    page(task, many(task, 5), "FAILED")
+    counts = []
+    while True:
+        has_more = jobs.match_facts()
+        counts.append(Delivery.objects.count())
+        if not has_more:
+            break
+    assert counts == [4, 8, 10]

@@ -205,6 +205,15 @@ def test_a_killed_workers_message_is_sent_again_and_says_so(team: Team, run: Run
     assert only().state == DeliveryState.SENT
 
 
+def test_a_message_that_a_wrong_clock_dated_ahead_is_sent_now(team: Team, run: Run, receiver: Receiver):
+    add_channel(team, receiver.url)
+    fail(run)
+    jobs.match_facts()
+    Delivery.objects.update(next_try_at=timezone.now() + timedelta(minutes=40))
+    send_due()
+    assert only().state == DeliveryState.SENT
+
+
 def test_a_days_failures_are_given_up_and_recorded(team: Team, run: Run, receiver: Receiver):
     channel = add_channel(team, receiver.url)
     receiver.answer = status(503)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns import jobs
@@ -113,6 +115,35 @@ def test_slack_gets_text_only(team: Team, run: Run, receiver: Receiver):
     assert 0 < len(body["text"]) < 4_000
 
 
+def test_a_chat_gets_no_more_than_discord_takes(team: Team, run: Run, receiver: Receiver):
+    Task.objects.filter(pk=run.task_id).update(name="<&" * 300)
+    add_channel(team, receiver.url, kind="slack")
+    read(run, "FAILED", failure_reason="&`" * 50_000)
+    work_off()
+    text = receiver.received[0].json["text"]
+    assert len(text) <= 2_000
+    assert run.arize_id in text, "the control"
+
+
+def test_a_chat_links_no_host_that_arize_names(team: Team, run: Run, receiver: Receiver):
+    Task.objects.filter(pk=run.task_id).update(name="www.evil.example evil.example/x v1.2")
+    add_channel(team, receiver.url, kind="slack")
+    read(run, "FAILED")
+    work_off()
+    text = receiver.received[0].json["text"]
+    assert "evil.example" not in text
+    assert "www.evil" not in text
+    assert "v1.2" in text, "no host"
+
+
+def test_a_webhook_gets_only_the_start_of_a_long_reason(team: Team, run: Run, receiver: Receiver):
+    add_channel(team, receiver.url)
+    read(run, "FAILED", failure_reason="a\u2028b" + "x" * 100_000)
+    work_off()
+    why = receiver.received[0].json["data"]["why"]
+    assert (len(why), why[:4]) == (300, "a bx")
+
+
 def test_teams_gets_an_adaptive_card_without_markdown(team: Team, run: Run, receiver: Receiver):
     Task.objects.filter(pk=run.task_id).update(name=HOSTILE.replace("\x00", ""))
     add_channel(team, receiver.url, kind="teams")
@@ -128,6 +159,7 @@ def test_teams_gets_an_adaptive_card_without_markdown(team: Team, run: Run, rece
         assert faults(block, RICH_TEXT) == []
         assert [faults(run, TEXT_RUN) for run in block["inlines"]] == [[]] * len(block["inlines"])
     assert [faults(action, OPEN_URL) for action in card["actions"]] == [[]]
+    assert "bold" not in card["fallbackText"], "which may be read as markdown"
     assert "**bold**" in str(card), "shown as it is, because no TextBlock interprets it"
     assert "'TextBlock'" not in str(card)
     assert "\u202e" not in str(card), "nothing turns the text around"
@@ -202,6 +234,47 @@ def test_a_key_that_works_again_ends_its_incident(team: Team, credential: Creden
     channels.notice_time()
     work_off()
     assert incident(receiver)["event_action"] == "resolve"
+
+
+def test_open_incidents_of_runs_cost_one_query(team: Team, task: Task, receiver: Receiver):
+    channel = pager(team, receiver, "run.running_longer_than")
+    costs = []
+    for number in range(1, 4):
+        run = make_run(task, status=Status.RUNNING)
+        data = {"subject": str(run.pk)}
+        opened = Delivery(team=team, channel=channel, recipient=f"rule:{number}", fact="x:trigger", data=data)
+        opened.event, opened.run, opened.at, opened.state = "run.running_longer_than", run, timezone.now(), "sent"
+        opened.is_open = True
+        opened.save(force_insert=True)
+        with CaptureQueriesContext(connection) as asked:
+            channels.notice_time()
+        costs.append(len(asked))
+    assert len(set(costs)) == 1
+    Run.objects.update(status=Status.COMPLETED, rank=0, ended_at=timezone.now())
+    channels.notice_time()
+    assert Delivery.objects.filter(fact="x:resolve").count() == 3
+
+
+def test_a_late_end_does_not_close_an_incident_that_began_anew(team: Team, credential: Credential, receiver: Receiver):
+    pager(team, receiver, "credential.failing")
+    mark_failing(credential, sentence="No.", by=BY)
+    work_off()
+    receiver.answer = status(503)
+    credential.refresh_from_db()
+    note_recovered(credential, by=BY)
+    channels.notice_time()
+    work_off()
+    assert incident(receiver)["event_action"] == "resolve", "the control: it was tried"
+    receiver.answer = status(200)
+    Channel.objects.update(rests_until=None)
+    credential.refresh_from_db()
+    mark_failing(credential, sentence="No.", by=BY)
+    work_off()
+    assert incident(receiver)["event_action"] == "trigger"
+    with time_machine.travel(timezone.now() + timedelta(minutes=1)):
+        channels.notice_time()
+        work_off()
+    assert incident(receiver)["event_action"] == "trigger", "nothing came after it"
 
 
 def test_a_muted_channel_still_ends_its_incidents(team: Team, receiver: Receiver):

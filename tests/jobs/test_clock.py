@@ -9,11 +9,12 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from taskruns import jobs
-from taskruns.models import BatchState, CancelBatch, Credential, Heartbeat, Team
-from taskruns.services import mirror
+from taskruns.models import BatchState, CancelBatch, Channel, Credential, Heartbeat, Team
+from taskruns.services import channels, mirror
 from taskruns.services.mirror import schedule
 from taskruns.worker import clock as module
 from taskruns.worker.clock import Clock
+from tests.channels.scene import BY, HOOK, add_channel
 from tests.factories import make_credential
 
 
@@ -35,7 +36,7 @@ def clock(db: None, monkeypatch: Any) -> Clock:
     """A clock whose lanes only note what they get, and whose time the test moves."""
     monkeypatch.setattr(module, "close_old_connections", lambda: None)
     clock = Clock()
-    for name in ("rounds", "suspects", "batches", "cancels", "chores"):
+    for name in ("rounds", "suspects", "batches", "cancels", "chores", "facts", "time", "channels", "failing"):
         monkeypatch.setattr(clock, name, Notes())
     monkeypatch.setattr(clock, "_lanes", ())
     return clock
@@ -56,6 +57,15 @@ def test_keys_that_are_due_go_to_the_lane_of_their_health(clock: Clock, team: Te
     make_credential(team, name="Failing", failing_since=timezone.now())
     clock.tick()
     assert (added(clock, "rounds"), added(clock, "suspects")) == ([key.pk], [silent.pk])
+
+
+def test_channels_that_failed_last_have_a_lane_of_their_own(clock: Clock, team: Team) -> None:
+    works, fails = add_channel(team, HOOK), add_channel(team, HOOK, name="Silent")
+    for channel in (works, fails):
+        channels.send_test(channel, by=BY)
+    Channel.objects.filter(pk=fails.pk).update(failures=1)
+    clock.tick()
+    assert (added(clock, "channels"), added(clock, "failing")) == ([works.pk], [fails.pk])
 
 
 def test_batches_that_are_due_have_a_lane_of_their_own(clock: Clock, team: Team) -> None:

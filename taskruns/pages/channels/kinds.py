@@ -23,16 +23,18 @@ from taskruns.audit import clean_line
 from taskruns.models import ChannelKind, Delivery
 from taskruns.services.channels import Mail, Post
 
-from .messages import ChannelMessage, Severity, link_of, message_of, who_and_why
+from .messages import LONGEST, ChannelMessage, Severity, link_of, message_of, one_line, who_and_why
 
 LONGEST_SUBJECT = 150
 LONGEST_SUMMARY = 1_024  # of an incident of PagerDuty
+LONGEST_CHAT = 2_000  # Discord refuses a longer text
+_CUTS = (300, 100, 40, 20)  # characters of each text of a chat: the first that fits
 _FOR_A_CHANNEL = "Managers of the team choose what is sent."
 _FOR_A_PERSON = "You asked for it on the page of the run."
 _MARKS = {Severity.INFO: ":information_source:", Severity.WARNING: ":warning:", Severity.CRITICAL: ":rotating_light:"}
 # Invisible, and stops what would be formatted, linked, or call people.
 _BREAK = "\N{ZERO WIDTH SPACE}"
-_FORMATS = re.compile(r"([*_~`@#\[\]|:])")
+_FORMATS = re.compile(r"([*_~`@#\[\]|:]|(?<=\w)\.(?=[^\W\d_]{2}))")  # the dot: of a host, which chats link
 _OF_THE_RUN = (
     *("run_id", "panel_run_id", "task_id", "task_name", "space", "status", "started_at", "counts", "error_share"),
     *("outcome", "target", "number", "by_event", "named", "detail"),
@@ -52,6 +54,7 @@ def webhook_body(delivery: Delivery) -> dict[str, Any]:
     """Members that do not apply are left out."""
     who, why = who_and_why(delivery)
     known = {name: delivery.data.get(name) for name in _OF_THE_RUN}
+    why = one_line(why, LONGEST)  # Arize's may have any length
     data = {"team": delivery.team.slug, **known, "who": who, "why": why, "url": link_of(delivery).url}
     at = delivery.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"type": delivery.event, "timestamp": at, "data": {k: v for k, v in data.items() if v not in (None, "", {})}}
@@ -63,16 +66,24 @@ def _mail(message: ChannelMessage, why: str) -> Mail:
     parts = [message.title, "\n".join(facts), f"{message.link.text}:\n{message.link.url}", message.note]
     foot = f"-- \nSent by the Taskruns panel at {message.site}. {why}"
     body = "\n\n".join([part for part in parts if part] + [foot])
-    return Mail(clean_line(f"[Taskruns] {message.title}", LONGEST_SUBJECT), f"{body}\n")
+    # Mail programs would decode =?...?= in a subject, and show what was cleaned away.
+    subject = f"[Taskruns] {message.title}".replace("=?", "= ?")
+    return Mail(clean_line(subject, LONGEST_SUBJECT), f"{body}\n")
 
 
 def _slack(delivery: Delivery) -> dict[str, Any]:
     message = message_of(delivery)
-    facts = [f"{label}: {_plain(text)}" for label, text in message.facts]
+    texts = (_chat_text(message, longest) for longest in _CUTS)
+    text = next((text for text in texts if len(text) <= LONGEST_CHAT), _chat_text(message, _CUTS[-1]))
+    return {"text": text, "unfurl_links": False, "unfurl_media": False}
+
+
+def _chat_text(message: ChannelMessage, longest: int) -> str:
+    facts = [f"{label}: {_plain(text[:longest])}" for label, text in message.facts]
     link = f"<{message.link.url}|{message.link.text}>"
-    lines = [f"{_MARKS[message.severity]} *{_plain(message.title)}*", *facts, f"{link} ({_plain(message.site)})"]
-    lines += [f"_{message.note}_"] if message.note else []
-    return {"text": "\n".join(lines), "unfurl_links": False, "unfurl_media": False}
+    title = _plain(message.title[:longest])
+    lines = [f"{_MARKS[message.severity]} *{title}*", *facts, f"{link} ({_plain(message.site)})"]
+    return "\n".join([*lines, f"_{message.note}_"] if message.note else lines)
 
 
 def _teams(delivery: Delivery) -> dict[str, Any]:
@@ -85,7 +96,7 @@ def _teams(delivery: Delivery) -> dict[str, Any]:
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
-        "fallbackText": message.title,
+        "fallbackText": f"A message of the Taskruns panel at {message.site}.",  # markdown, so nothing from Arize
         "body": [{"type": "RichTextBlock", "inlines": inlines} for inlines in lines],
         "actions": [{"type": "Action.OpenUrl", "title": message.link.text, "url": message.link.url}],
     }
@@ -110,7 +121,7 @@ def _pagerduty(delivery: Delivery) -> dict[str, Any]:
         "source": message.site,
         "severity": message.severity.value,
         "timestamp": at,
-        "component": delivery.data.get("task_name") or delivery.data.get("target") or "",
+        "component": one_line(delivery.data.get("task_name") or delivery.data.get("target") or "", LONGEST),
         "group": delivery.team.name,
         "class": delivery.event,
         "custom_details": details,

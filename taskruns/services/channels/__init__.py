@@ -29,7 +29,7 @@ from .actions import (
 from .episodes import asks_for_time, notice_time
 from .episodes import forget_old as forget_old_episodes
 from .matching import is_match_due, match
-from .sending import Mail, Post, due, send, send_claimed
+from .sending import Mail, Post, due, failed_last, send, send_claimed
 from .tidying import forget_old, give_up_old
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "asks_for_time",
     "change",
     "due",
+    "failed_last",
     "find_live",
     "forget_old",
     "forget_old_episodes",

@@ -1,7 +1,7 @@
 """What people do with channels. An address is never shown again after it was saved."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.core.exceptions import TooManyFieldsSent
 from django.db import transaction
@@ -20,8 +20,10 @@ from taskruns.models import (
     Delivery,
     DeliveryState,
     Happening,
+    Limit,
     LogPosition,
     Rule,
+    SignInCount,
     Team,
 )
 from taskruns.models.channels import KEEPS_INCIDENTS, LONGEST_MUTE, TEST, UNSENT
@@ -30,13 +32,14 @@ from taskruns.services import key_ring
 from taskruns.services.teams import lock_team
 from taskruns.services.user_errors import UserError
 
-from .addresses import Destination, checked_name, destination, destination_of
+from .addresses import Destination, checked_name, destination, destination_of, looks_secret
 from .sending import CLAIM
 
 LONGEST_NAME = 100
 LONGEST_QUERY = 6_000
-MOST_CHANNELS, MOST_RULES = 50, 50  # of a team, of a channel
+MOST_CHANNELS, MOST_RULES = 50, 100  # of a team: each event may make a message for each rule
 LONGEST_QUIET = 24 * 60  # minutes
+TESTS = Limit("channel tests", 10, timedelta(minutes=1))  # of a team: each goes to a receiver outside
 RESTING = (
     "This panel was restored from a backup and not adopted yet, so it sends no messages. Ask your administrator to run "
     "`manage.py restore --adopt`."
@@ -92,6 +95,7 @@ def add(team: Team, *, name: str, kind: str, address: str, wanted: Wanted, by: A
         others = Channel.objects.filter(team=team, removed_at=None).count()
         if others >= MOST_CHANNELS:
             raise UserError(f"The team already has {MOST_CHANNELS} channels. Remove one first.")
+        _refuse_more_rules(team)
         _read_the_log_from_here(team, is_first=not others)
         channel.save(force_insert=True)
         _save(Rule(channel=channel), checked)
@@ -142,6 +146,8 @@ def remove(channel: Channel, *, by: Actor) -> bool:
         if row is None:
             return False
         dropped = _drop(row)
+        # Nothing can be sent any more: no address. What a worker is just sending needs its row no longer either.
+        Delivery.objects.filter(channel=row, state__in=UNSENT).delete()
         Rule.objects.filter(channel=row).delete()
         Channel.objects.filter(pk=row.pk).update(removed_at=timezone.now(), ciphertext="", hint="")
         record(
@@ -188,6 +194,8 @@ def send_test(channel: Channel, *, by: Actor, is_claimed: bool = False) -> Deliv
     """
     if is_resting():
         raise UserError(f"Nothing was sent. {RESTING}")
+    if by.person is not None and not SignInCount.objects.has_room(TESTS, str(channel.team_id)):
+        raise UserError("The team has sent too many tests in the last minute. Nothing was sent. Wait a minute.")
     with transaction.atomic():
         row = _locked(channel)
         delivery = Delivery(team=row.team, channel=row, event=TEST, state=DeliveryState.QUEUED, at=timezone.now())
@@ -207,9 +215,10 @@ def save_rule(channel: Channel, wanted: Wanted, *, rule: Rule | None = None, by:
     """Add a rule, or change one. Only what happens from now on is told. Raises UserError."""
     checked = _checked(wanted)
     with transaction.atomic():
+        lock_team(channel.team)
         row = _locked(channel)
-        if rule is None and row.rules.count() >= MOST_RULES:
-            raise UserError(f"The channel already has {MOST_RULES} rules. Remove one first.")
+        if rule is None:
+            _refuse_more_rules(row.team)
         saved = _save(rule or Rule(), checked, row)
         details = {"changed": ["rules"], "rule": str(saved.pk), **_details(checked)}
         record(EventType.CHANNEL_CHANGE, "done", by=by, team=row.team, target=target_of(row), details=details)
@@ -247,6 +256,7 @@ def canonical(query: str) -> str:
         given = QueryDict(query.strip().removeprefix("?"), mutable=True)
         for name in ("cursor", "sort"):
             given.pop(name, None)
+        _refuse_secrets(*given, field="query")
         refuse_unknown(given)
         wanted = BoardFilter.parse(given).unsorted().query().removeprefix("?")
     except BadFilter as error:
@@ -267,6 +277,12 @@ def _clean_name(name: str) -> str:
     return checked_name(cleaned)
 
 
+def _refuse_secrets(*names: str, field: str) -> None:
+    """Before a sentence repeats a name that is not known."""
+    if any(map(looks_secret, names)):
+        raise UserError("This looks like an address or a secret. Enter it in its own field.", field=field)
+
+
 def _checked_kind(kind: str) -> ChannelKind:
     if kind not in ChannelKind.values:
         known = ", ".join(ChannelKind.values)
@@ -275,6 +291,7 @@ def _checked_kind(kind: str) -> ChannelKind:
 
 
 def _checked(wanted: Wanted) -> Wanted:
+    _refuse_secrets(*wanted.events, field="events")
     unknown = next((event for event in wanted.events if event not in Happening.values), None)
     if unknown is not None:
         raise UserError(f"There is no event “{clean_line(unknown, 50)}”. Check its spelling.", field="events")
@@ -301,6 +318,11 @@ def _save(rule: Rule, checked: Wanted, channel: Channel | None = None) -> Rule:
 def _details(checked: Wanted) -> dict[str, object]:
     found: dict[str, object] = {"events": list(checked.events), "query": checked.query}
     return found | {name: getattr(checked, name) for name in _NUMBERS}
+
+
+def _refuse_more_rules(team: Team) -> None:
+    if Rule.objects.filter(channel__team=team, channel__removed_at=None).count() >= MOST_RULES:
+        raise UserError(f"The team's channels already have {MOST_RULES} rules. Remove one first.")
 
 
 def _locked(channel: Channel) -> Channel:

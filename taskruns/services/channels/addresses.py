@@ -85,8 +85,12 @@ def new_signing_secret() -> str:
     return SIGNING_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
+def looks_secret(text: str) -> bool:
+    return _LOOKS_SECRET.search(text) is not None
+
+
 def checked_name(name: str) -> str:
-    if _LOOKS_SECRET.search(name):
+    if looks_secret(name):
         raise UserError(
             "This looks like an address or a secret, not like a name. Enter it in its own field.", field="name"
         )

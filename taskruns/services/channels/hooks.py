@@ -138,9 +138,12 @@ def take(token: str, incoming: Incoming) -> Nudge:
         return Nudge(Taken.REFUSED, hook.team)
     if incoming.header("Event") != EVENT:
         return Nudge(Taken.OTHER, hook.team)
-    if not _is_first(hook, incoming):
+    marks = _marks(hook, incoming)
+    if not _are_new(marks):
         return Nudge(Taken.SEEN, hook.team)
     if not SignInCount.objects.has_room(MOST, str(hook.pk)):
+        # Not taken, so that Arize may send it again.
+        cache.delete_many(marks)
         return Nudge(Taken.TOO_MANY, hook.team)
     ArizeHook.objects.filter(pk=hook.pk).update(last_event_at=timezone.now())
     return Nudge(Taken.NUDGED, hook.team, tuple(_ids_in(incoming.body)))
@@ -169,10 +172,16 @@ def _is_recent(stamp: str) -> bool:
     return bool(re.fullmatch(r"\d{1,12}", stamp, re.ASCII)) and abs(time.time() - int(stamp)) <= WINDOW
 
 
-def _is_first(hook: ArizeHook, incoming: Incoming) -> bool:
-    """Each id once, for longer than its signature is valid."""
-    digest = hashlib.sha256(f"{hook.pk}:{incoming.header('Id')}".encode()).hexdigest()
-    return bool(cache.add(f"taskruns.arize_hook.{digest}", True, timeout=3 * WINDOW))
+def _marks(hook: ArizeHook, incoming: Incoming) -> list[str]:
+    """What a repetition has in common with the first: its id, or its signature, because the id is not signed."""
+    signed = [f"{incoming.header('Timestamp')}:{incoming.header('Signature')}"] if hook.auth == HookAuth.HMAC else []
+    parts = [*signed, incoming.header("Id")]
+    return [f"taskruns.arize_hook.{_digest(f'{hook.pk}:{part}')}" for part in parts]
+
+
+def _are_new(marks: list[str]) -> bool:
+    """Each once, for longer than a signature is valid."""
+    return all(cache.add(mark, True, timeout=3 * WINDOW) for mark in marks)
 
 
 def _ids_in(body: bytes) -> Iterator[str]:

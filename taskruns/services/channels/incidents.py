@@ -3,6 +3,7 @@
 Only after the message that opened the incident was sent: the other way round, it would stay open.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import transaction
@@ -10,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.models import Credential, Delivery, DeliveryState, EmergencyStop, Episode, Happening, Run
-from taskruns.models.channels import TEST
+from taskruns.models.channels import OF_RUNS, TEST
 
 _STOPS = (Happening.STOP_PULL, Happening.STOP_EXPIRING)
 
@@ -21,9 +22,10 @@ def has_incidents() -> bool:
 
 def resolve() -> None:
     """Make a message for each incident that is over."""
-    now = timezone.now()
-    for opened in list(_opened()):
-        if _is_over(opened, now):
+    now, all_opened = timezone.now(), list(_opened())
+    active = _active_runs(all_opened)
+    for opened in all_opened:
+        if _is_over(opened, now, active):
             _resolve(opened, now)
     Delivery.objects.filter(is_open=True, state=DeliveryState.GIVEN_UP).update(is_open=False)
 
@@ -33,7 +35,13 @@ def _opened() -> QuerySet[Delivery]:
     return sent.filter(channel__removed_at=None).order_by("created_at")
 
 
-def _is_over(opened: Delivery, now: datetime) -> bool:
+def _active_runs(all_opened: Iterable[Delivery]) -> set[str]:
+    """The ids of those that have not ended, in one query: a team may have many incidents."""
+    ids = [opened.subject for opened in all_opened if opened.event in OF_RUNS]
+    return {str(pk) for pk in Run.objects.filter(pk__in=ids, ended_at=None).values_list("pk", flat=True)}
+
+
+def _is_over(opened: Delivery, now: datetime, active: set[str]) -> bool:
     if opened.event == TEST:
         return True
     if opened.event in _STOPS:
@@ -42,7 +50,7 @@ def _is_over(opened: Delivery, now: datetime) -> bool:
         return not Credential.objects.live().filter(pk=opened.subject, failing_since__isnull=False).exists()
     if opened.event == Happening.ARIZE_UNREACHABLE:
         return not Episode.objects.filter(event=opened.event, subject=opened.subject, ended_at=None).exists()
-    return not Run.objects.filter(pk=opened.subject, ended_at=None).exists()
+    return opened.subject not in active
 
 
 @transaction.atomic

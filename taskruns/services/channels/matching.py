@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Count, F, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -36,13 +37,13 @@ from taskruns.models import (
 )
 from taskruns.models.channels import KEEPS_INCIDENTS, OF_RUNS, OF_THE_LOG, RUN_ENDED, SUMMARY, WITH_AN_END
 from taskruns.models.restores import is_resting
-from taskruns.models.stamps import is_ahead, over
+from taskruns.models.stamps import SKEW, is_ahead
 from taskruns.services.runs.matching import matching
 
 from .notices import ended_notices
 
-CHUNK = 100  # facts in one transaction: each may concern all rules of its team
-LONGEST_QUIET = timedelta(days=1)
+CHUNK = 100  # facts in one transaction
+MOST_ROWS = 2_000  # deliveries in one transaction: each fact may concern all rules of its team
 SUMMED_UP = 500  # held messages that one transaction sums up
 NAMED = 5  # runs that a summary names
 LONGEST_WHY = 300  # characters of Arize's reason
@@ -104,18 +105,31 @@ def is_match_due() -> bool:
     if is_resting():
         return False
     now = timezone.now()
-    return RunFact.objects.exists() or bool(_behind()) or _to_sum_up(now).exists() or ended_notices().exists()
+    return RunFact.objects.exists() or bool(_behind()) or bool(_to_sum_up(now)) or ended_notices().exists()
 
 
 @transaction.atomic
 def _match_runs() -> bool:
-    facts = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
+    found = list(free(RunFact.objects.order_by("pk"))[:CHUNK])
+    facts = found[: _number_in_one_go([fact.team_id for fact in found])]
     runs = Run.objects.select_related("task").in_bulk([fact.run_id for fact in facts])
-    for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}):
+    # In a fixed order, because their rules are locked.
+    for team in Team.objects.filter(pk__in={fact.team_id for fact in facts}).order_by("pk"):
         mine = [fact for fact in facts if fact.team_id == team.pk and fact.run_id in runs]
         deliver_facts(team, [_of_run(runs[fact.run_id], Happening(fact.event), fact.at) for fact in mine])
     RunFact.objects.filter(pk__in=[fact.pk for fact in facts]).delete()
-    return len(facts) == CHUNK
+    return len(facts) < len(found) or len(found) == CHUNK
+
+
+def _number_in_one_go(teams: Sequence[uuid.UUID]) -> int:
+    """Of facts of these teams, one after the other: how many one transaction takes, so that it locks nothing for long.
+
+    At least one.
+    """
+    live = Rule.objects.filter(channel__team__in=set(teams), channel__removed_at=None).order_by()
+    rules: dict[uuid.UUID, int] = dict(live.values_list("channel__team").annotate(Count("pk")))
+    rows = accumulate(rules.get(team, 0) for team in teams)
+    return max(1, sum(number <= MOST_ROWS for number in rows))
 
 
 def _behind() -> list[uuid.UUID]:
@@ -132,12 +146,13 @@ def _match_log(team_id: uuid.UUID) -> bool:
     position = free(LogPosition.objects.filter(team=team_id)).first()
     if position is None:
         return False
-    rows = list(AuditEvent.objects.filter(chain=chain_of(team_id), seq__gt=position.seq).order_by("seq")[:CHUNK])
+    most = _number_in_one_go([team_id] * CHUNK)
+    rows = list(AuditEvent.objects.filter(chain=chain_of(team_id), seq__gt=position.seq).order_by("seq")[:most])
     if not rows:
         return False
     deliver_facts(Team.objects.get(pk=team_id), list(_of_log(team_id, rows)))
     LogPosition.objects.filter(pk=position.pk).update(seq=rows[-1].seq)
-    return len(rows) == CHUNK
+    return len(rows) == most
 
 
 def free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
@@ -227,11 +242,16 @@ def matching_runs(team: Team, query: str, run_ids: Sequence[uuid.UUID]) -> set[u
 
 def _is_wanted(rule: Rule, fact: Fact, found: set[uuid.UUID] | None) -> bool:
     """`found`: the runs that match the rule's filter. None: it has none."""
-    if fact.event.value not in rule.events or fact.at < rule.since:
+    if fact.event.value not in rule.events or _is_from_before(rule, fact):
         return False
     if fact.event in OF_RUNS and found is not None and (fact.run is None or fact.run.pk not in found):
         return False
     return _is_enough(rule, fact)
+
+
+def _is_from_before(rule: Rule, fact: Fact) -> bool:
+    """Not if a clock that was ahead has written when the rule was saved: it would be told nothing for as long."""
+    return fact.at < rule.since <= timezone.now() + SKEW
 
 
 def _is_enough(rule: Rule, fact: Fact) -> bool:
@@ -247,13 +267,22 @@ def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
         return
     rows = [_delivery(team, rule, fact, DeliveryState.QUEUED) for fact in facts]
     if rule.quiet_minutes:
-        is_quiet = is_ahead(rule.quiet_until, now, LONGEST_QUIET) or _holds_some(rule)
+        # Locked and read again: another worker, or what notices time, may have begun the quiet time meanwhile.
+        locked = Rule.objects.select_for_update(of=("self",), no_key=True).filter(pk=rule.pk).first()
+        if locked is None:
+            return  # removed meanwhile
+        is_quiet = _is_quiet(locked, now) or _holds_some(locked)
         for row in rows[0 if is_quiet else 1 :]:
             row.state = DeliveryState.HELD
         if not is_quiet:
             rule.quiet_until = now + timedelta(minutes=rule.quiet_minutes)
             Rule.objects.filter(pk=rule.pk).update(quiet_until=rule.quiet_until)
     Delivery.objects.bulk_create(rows, ignore_conflicts=True)
+
+
+def _is_quiet(rule: Rule, now: datetime) -> bool:
+    """No longer than the rule asks for now: its quiet time may have been shortened, or begun by a wrong clock."""
+    return is_ahead(rule.quiet_until, now, timedelta(minutes=rule.quiet_minutes))
 
 
 def _holds_some(rule: Rule) -> bool:
@@ -279,20 +308,20 @@ def _delivery(team: Team, rule: Rule, fact: Fact, state: DeliveryState) -> Deliv
 
 def _sum_up() -> None:
     """Send one summary for each rule whose quiet time is over and that holds messages."""
-    for rule_id in list(_to_sum_up(timezone.now()).values_list("pk", flat=True)):
+    for rule_id in _to_sum_up(timezone.now()):
         _sum_up_rule(rule_id)
 
 
-def _to_sum_up(now: datetime) -> "QuerySet[Rule]":
+def _to_sum_up(now: datetime) -> list[uuid.UUID]:
     held = Delivery.objects.filter(state=DeliveryState.HELD, summary=None).values("rule")
-    return Rule.objects.filter(over("quiet_until", now, LONGEST_QUIET), pk__in=held)
+    return [rule.pk for rule in Rule.objects.filter(pk__in=held) if not _is_quiet(rule, now)]
 
 
 @transaction.atomic
 def _sum_up_rule(rule_id: uuid.UUID) -> None:
     now = timezone.now()
-    rule = free(Rule.objects.filter(over("quiet_until", now, LONGEST_QUIET), pk=rule_id)).first()
-    if rule is None:
+    rule = free(Rule.objects.filter(pk=rule_id)).first()
+    if rule is None or _is_quiet(rule, now):
         return
     held = list(Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None).order_by("at", "pk"))
     if not held:

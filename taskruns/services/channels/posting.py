@@ -6,6 +6,8 @@ recognises a repetition.
 
 import json
 from email.utils import parseaddr
+from smtplib import SMTPServerDisconnected
+from ssl import SSLError
 
 from django.conf import settings
 from django.core.mail import EmailMessage
@@ -23,6 +25,8 @@ from .sending import Attempt, Mail, Post, Trouble
 
 LONGEST = 10.0  # seconds of a whole attempt
 TIMEOUTS = Timeouts(connect=4.0, read=LONGEST, whole=LONGEST)
+# The mail server may have taken the mail before the connection was lost. An answer of it is of another class.
+_NO_ANSWER = (TimeoutError, ConnectionResetError, BrokenPipeError, SSLError, SMTPServerDisconnected)
 
 
 @sensitive_variables()
@@ -65,8 +69,8 @@ def _mail(delivery: Delivery, message: Mail, to: list[str]) -> Attempt:
     mail = EmailMessage(message.subject, message.body, bcc=to, headers=headers | {"To": "undisclosed-recipients:;"})
     try:
         mail.send()
-    except (OSError, ValueError):  # those of smtplib are of the first kind
-        return Attempt(Trouble.MAIL)
+    except (OSError, ValueError) as error:  # those of smtplib are of the first kind
+        return Attempt(Trouble.MAIL, may_have_arrived=isinstance(error, _NO_ANSWER))
     return Attempt()
 
 

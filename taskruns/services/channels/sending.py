@@ -6,7 +6,7 @@ costs one attempt per rest, however many messages wait for it.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -78,6 +78,12 @@ def due(now: datetime) -> list[uuid.UUID | None]:
     return list(Delivery.objects.filter(rested, _is_due(now)).order_by().values_list("channel", flat=True).distinct())
 
 
+def failed_last(channel_ids: Iterable[uuid.UUID | None]) -> set[uuid.UUID | None]:
+    """Those whose last message could not be sent. They may be silent again, and must not delay the others."""
+    rows = Channel.objects.filter(pk__in=[pk for pk in channel_ids if pk is not None], failures__gt=0)
+    return set(rows.values_list("pk", flat=True))
+
+
 def send(channel_id: uuid.UUID | None, word: Worder, sender: Sender) -> bool:
     """Send what is due on this channel, for a short time. True if there is more."""
     if is_resting() or key_ring.problem():
@@ -92,8 +98,8 @@ def send(channel_id: uuid.UUID | None, word: Worder, sender: Sender) -> bool:
         # One transaction a message, because each takes the disk some milliseconds.
         with transaction.atomic():
             _note(delivery, attempt)
-            if attempt.trouble:
-                return False
+            if attempt.trouble and attempt.trouble != Trouble.NOBODY:
+                return False  # of the others to people, none waits for a leaver's
             if monotonic() >= ends:
                 return True
             delivery = _claim(channel_id)
@@ -138,7 +144,8 @@ def _next(*, to_people: bool) -> Prepared[_Waiting]:
 
 
 def _is_due(now: datetime | Moment) -> Q:
-    waiting = Q(state__in=[DeliveryState.QUEUED, DeliveryState.FAILED]) & over("next_try_at", now, LONGEST_REST)
+    # One that never failed waits for nothing, whatever a wrong clock wrote.
+    waiting = Q(state=DeliveryState.QUEUED) | Q(state=DeliveryState.FAILED) & over("next_try_at", now, LONGEST_REST)
     orphaned = Q(state=DeliveryState.SENDING) & over("claimed_until", now, CLAIM)
     # The states are redundant, but the index has this condition.
     return Q(state__in=TO_SEND) & (waiting | orphaned)
@@ -159,11 +166,20 @@ def _claim(channel_id: uuid.UUID | None) -> Delivery | None:
 def _drop_if_silent(delivery: Delivery) -> bool:
     """The channel was muted or turned off while this message was being made."""
     channel = delivery.channel
-    if channel is None or delivery.event == TEST or delivery.is_resolve or not channel.is_silent(timezone.now()):
+    if delivery.is_resolve:
+        return _drop_if_open_again(delivery)
+    if channel is None or delivery.event == TEST or not channel.is_silent(timezone.now()):
         return False
     Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + 1)
-    Delivery.objects.filter(pk=delivery.pk).delete()
+    Delivery.objects.filter(Q(pk=delivery.pk) | Q(summary=delivery.pk)).delete()
     return True
+
+
+def _drop_if_open_again(delivery: Delivery) -> bool:
+    """Of an end that could not be sent for long: the same incident began anew and was sent, so it must stay open."""
+    anew = Delivery.objects.filter(channel=delivery.channel_id, event=delivery.event, is_open=True)
+    again = anew.filter(state=DeliveryState.SENT, created_at__gt=delivery.created_at, data__subject=delivery.subject)
+    return again.exists() and bool(Delivery.objects.filter(pk=delivery.pk).delete())
 
 
 def _note(delivery: Delivery, attempt: Attempt) -> None:
