@@ -39,7 +39,7 @@ class AddressField(forms.CharField):
 
 
 class RuleForm(forms.Form):
-    """What a channel is told. `view`: a saved view whose filter is taken instead of `query`."""
+    """What a channel reports. `view`: a saved view whose filter is taken instead of `query`."""
 
     NUMBERS = (
         "min_error_share",
@@ -61,7 +61,7 @@ class RuleForm(forms.Form):
         label="Or runs that match this filter",
         required=False,
         max_length=LONGEST_ADDRESS,
-        help_text="What stands after the question mark in the board's address, for example status=failed&q=prod.",
+        help_text="Copy it from the board's address, after the question mark. For example: status=failed&q=prod",
         widget=_WithoutAddress(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
     min_error_share = forms.IntegerField(
@@ -78,17 +78,19 @@ class RuleForm(forms.Form):
         initial=200,
         help_text="For “longer than usual”: the percentage of the usual duration of the task's runs.",
     )
-    running_minutes = forms.IntegerField(label="Running for so many minutes", min_value=1, max_value=30_000, initial=60)
-    pending_minutes = forms.IntegerField(label="Pending for so many minutes", min_value=1, max_value=30_000, initial=10)
-    idle_minutes = forms.IntegerField(
-        label="Without progress for so many minutes", min_value=1, max_value=30_000, initial=10
+    running_minutes = forms.IntegerField(
+        label="Running longer than (minutes)", min_value=1, max_value=30_000, initial=60
     )
+    pending_minutes = forms.IntegerField(
+        label="Pending longer than (minutes)", min_value=1, max_value=30_000, initial=10
+    )
+    idle_minutes = forms.IntegerField(label="No progress for (minutes)", min_value=1, max_value=30_000, initial=10)
     quiet_minutes = forms.IntegerField(
-        label="At most one message in so many minutes",
+        label="At most one message every (minutes)",
         min_value=0,
         max_value=24 * 60,
         initial=5,
-        help_text="What follows a message is summed up in one when the time is over. 0: each is sent at once.",
+        help_text="Later messages are combined into one when the time is over. 0 sends each at once.",
     )
 
     def __init__(self, *args: Any, events: Choices, views: Choices, **kwargs: Any) -> None:

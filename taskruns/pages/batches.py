@@ -48,7 +48,7 @@ from .batch_words import (
     words_of,
 )
 from .outcomes import CANCEL_WORDS
-from .values import Link, Message, Moment, in_words, who_of
+from .values import Link, Message, Moment, in_words, short_id, who_of
 
 MOST_LISTED = 200  # runs listed as failed, or as started
 MOST_BATCHES = 100
@@ -320,8 +320,8 @@ def _started(items: QuerySet[CancelItem], *, slug: str) -> tuple[StartedRun, ...
     return tuple(
         StartedRun(
             task=str(item.run.task),
-            old=Link(item.run.arize_id, reverse("run", args=[slug, item.run_id])),
-            new=Link(item.trigger.run.arize_id, reverse("run", args=[slug, item.trigger.run_id])),
+            old=Link(short_id(item.run.arize_id), reverse("run", args=[slug, item.run_id])),
+            new=Link(short_id(item.trigger.run.arize_id), reverse("run", args=[slug, item.trigger.run_id])),
             status=item.trigger.run.status,
         )
         for item in loaded

@@ -18,11 +18,12 @@ from django.utils import timezone
 from taskruns.arize.endpoints import REGIONS
 from taskruns.audit.record import chain_of
 from taskruns.forms import AuditFilter
-from taskruns.models import AuditEvent, Cancellation, Outcome, Run, RunNote, Status, Task, Trigger
+from taskruns.models import AuditEvent, BatchKind, Cancellation, Outcome, Run, RunNote, Status, Task, Trigger
 from taskruns.models.runs import true_time
 from taskruns.pages.audit.rows import AuditRow, audit_row
-from taskruns.pages.board.rows import RunRow, run_rows, unread, with_creators
+from taskruns.pages.board.rows import STARTED_AGAIN, RunRow, run_rows, unread, with_creators
 from taskruns.permissions import Action, TeamAccess
+from taskruns.services.batches import KIND_FACTS
 
 from .board import latest_cancellations
 from .credentials import warnings_of
@@ -190,6 +191,7 @@ class RunPage:
     note_url: str = ""
     links: tuple[Link, ...] = ()
     audit_url: str = ""  # the entries about this run, for people who may read the log
+    again_url: str = ""  # where it can be started again, for people who may
 
     @property
     def may_change(self) -> bool:
@@ -262,6 +264,7 @@ def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
         note_url=reverse("run-note", args=[slug, run.pk]) if may_note else "",
         links=run_links(run),
         audit_url=_audit_url(run, team_access),
+        again_url=_again_url(run, team_access),
     )
 
 
@@ -269,6 +272,12 @@ def _audit_url(run: Run, team_access: TeamAccess) -> str:
     if not team_access.access.may(Action.AUDIT_VIEW):
         return ""
     return reverse("audit", args=[team_access.team.slug]) + AuditFilter(run=run.arize_id).query()
+
+
+def _again_url(run: Run, team_access: TeamAccess) -> str:
+    if run.status not in STARTED_AGAIN or not KIND_FACTS[BatchKind.TRIGGER].may(team_access.access):
+        return ""
+    return reverse("batches", args=[team_access.team.slug])
 
 
 def pace_bar(run: Run, now: datetime) -> PaceBar | None:

@@ -175,12 +175,6 @@ def stop_page(team: Team, *, banner: StopBanner | None, may_pull: bool, left_out
     )
 
 
-def stop_progress(team: Team) -> StopProgress | None:
-    """Of the team's active stop, for its page that polls."""
-    stop = _holding(team)
-    return _progress(stop) if stop is not None else None
-
-
 def _holding(team: Team) -> EmergencyStop | None:
     return EmergencyStop.objects.holding().select_related("team", "person").filter(team=team).first()
 

@@ -103,7 +103,7 @@ def test(request: PanelRequest, team: Team, channel_id: uuid.UUID) -> HttpRespon
     found = _channel(request, channel_id)
     with shown_as_message(request):
         channels.send_test(found, by=actor_of(request))
-        messages.success(request, "Test message queued. What became of it appears below in a few seconds.")
+        messages.success(request, "Test message queued. Its result appears below in a few seconds.")
     return redirect("channel", slug=team.slug, channel_id=found.pk)
 
 

@@ -13,7 +13,7 @@ from taskruns.audit import EventType
 from taskruns.forms.fields import posted
 from taskruns.forms.stops import StopForm
 from taskruns.models import Task, Team
-from taskruns.pages.stops import banner_of, stop_page, stop_progress
+from taskruns.pages.stops import banner_of, stop_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import stops
@@ -29,10 +29,11 @@ UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopp
 @requires(Action.RUNS_VIEW)
 @require_safe
 def look(request: PanelRequest, team: Team) -> HttpResponse:
-    """Show the affected tasks, or the active stop. htmx gets only the progress of the active stop, which polls."""
+    """Show the affected tasks, or the active stop. htmx gets only what changes while the stop is active."""
     if request.htmx:
         banner = stop_banner(team, request.user, request.access)
-        context = {"progress": stop_progress(team), "is_polled": True, "stop": banner}
+        page = stop_page(team, banner=banner, may_pull=False) if banner else None
+        context = {"progress": page and page.progress, "page": page, "is_polled": True, "stop": banner}
         return vary_on_htmx(render(request, "taskruns/stops/_progress.html", context))
     return vary_on_htmx(_page(request, team, StopForm()))
 

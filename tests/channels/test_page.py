@@ -62,6 +62,12 @@ def test_the_form_offers_the_suggested_events_and_no_mail_without_a_server(mona:
     assert 'value="slack"' in page
 
 
+def test_the_list_names_the_first_events_of_a_rule_and_counts_the_rest(mona: User, client_of: ClientOf):
+    client_of(mona).post(f"{CHANNELS}new/", NEW | {"events": [event.value for event in SUGGESTED]})
+    page = text_of(client_of(mona).get(CHANNELS))
+    assert f"and {len(SUGGESTED) - 3} more" in page
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -129,10 +135,12 @@ def test_a_test_message_shows_what_became_of_it(team: Team, mona: User, receiver
     waiting = text_of(client_of(mona).get(page_of(channel)))
     assert "queued" in waiting
     assert 'hx-trigger="every 3s"' in waiting
+    assert 'hx-select-oob="#channel-facts"' in waiting, "the state above changes too"
+    assert 'id="channel-facts"' in waiting
     send_due()
     page = text_of(client_of(mona).get(page_of(channel)))
     assert "The receiver answered with the status 404." in page
-    assert "failed, is tried again" in page
+    assert "failed, retrying" in page
 
 
 def test_a_failing_channel_is_shown_on_the_board(
@@ -140,12 +148,12 @@ def test_a_failing_channel_is_shown_on_the_board(
 ):
     channel = add_channel(team, receiver.url)
     board = "/teams/ops-north/runs/"
-    assert "cannot send its messages" not in text_of(client_of(vera).get(board))
+    assert "cannot send." not in text_of(client_of(vera).get(board))
     receiver.answer = status(500)
     channels.send_test(channel, by=BY)
     send_due()
     page = text_of(client_of(vera).get(board))
-    assert "Channel “On call” cannot send its messages. The receiver answered with the status 500." in page
+    assert "Channel “On call” cannot send. The receiver answered with the status 500." in page
 
 
 def test_a_muted_channel_says_so_where_people_would_miss_it(
@@ -220,7 +228,7 @@ def test_a_person_gets_one_mail_when_the_run_ends(
     assert "Mail me when this run ends" in text_of(client.get(notice.removesuffix("notice/")))
     for _ in range(2):
         client.post(notice)
-    assert "You get a mail when it ends" in text_of(client.get(notice.removesuffix("notice/")))
+    assert "You get a mail when this run ends" in text_of(client.get(notice.removesuffix("notice/")))
     work_off()
     assert mail_box.mails == []
     end(run)

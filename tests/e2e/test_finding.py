@@ -35,6 +35,15 @@ def test_a_saved_view_opens_with_its_filter(stack: Stack, visit: Visit) -> None:
     assert set(rows.evaluate_all("rows => rows.map((row) => row.dataset.status)")) == {"failed"}
 
 
+def test_a_chip_keeps_the_search_that_is_typed_but_not_applied(stack: Stack, visit: Visit) -> None:
+    oli = visit(stack, "oli")
+    oli.open_board("?status=completed")
+    oli.page.get_by_role("searchbox", name="Search runs").fill("nightly")
+    oli.page.locator("#chip-running").click()
+    oli.page.wait_for_url(re.compile(r"/runs/\?(?=.*status=running)(?=.*q=nightly)"))
+    expect(oli.page.get_by_role("searchbox", name="Search runs")).to_have_value("nightly")
+
+
 def test_the_strip_of_hours_leads_to_the_numbers_of_each_hour(stack: Stack, visit: Visit) -> None:
     vera = visit(stack, "vera")
     vera.open_board("?status=completed")

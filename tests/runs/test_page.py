@@ -17,6 +17,7 @@ from taskruns.pages import board
 from taskruns.permissions import TeamAccess, access_of
 from taskruns.services.cancellations import sweep
 from taskruns.services.runs.observations import record_observation
+from tests.batches.starting_again import ended_run
 from tests.clients import ClientOf, click_cancel
 from tests.factories import make_credential, make_run
 from tests.markup import without_bdi
@@ -70,6 +71,19 @@ def test_htmx_gets_the_fragment_that_the_page_holds(client: Client, run: Run) ->
     assert fragment.lstrip().startswith('<article id="run-page"')
     assert "<html" in whole
     assert "<html" not in fragment
+
+
+def test_only_an_ended_run_without_success_can_be_started_again_and_only_by_operators(
+    vera: User, oli: User, task: Task, client_of: ClientOf
+) -> None:
+    failed, done, active = ended_run(task), make_run(task, status=Status.COMPLETED), make_run(task)
+    as_oli = client_of(oli)
+    assert "Start again" in page(as_oli, failed)
+    assert "Start again" not in page(client_of(vera), failed)
+    assert "Start again" not in page(as_oli, done)
+    assert "Start again" not in page(as_oli, active)
+    asked = as_oli.post("/teams/ops-north/batches/", {"kind": "trigger", "run": str(failed.pk)}, follow=True)
+    assert "Start 1 run again?" in asked.content.decode()
 
 
 def test_only_a_run_that_may_change_polls(client: Client, run: Run) -> None:

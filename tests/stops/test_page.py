@@ -69,6 +69,18 @@ def test_the_progress_polls_as_a_fragment_until_the_stop_ends(
     assert "hx-trigger" not in over
     assert 'id="stop-standing"' in fragment
     assert '<div id="stop-banner" data-parts hx-swap-oob="rows"> </div>' in over, "the banner disappears too"
+    assert '<div id="stop-active" data-parts hx-swap-oob="rows"> </div>' in over
+
+
+def test_the_list_of_active_runs_polls_with_the_progress(
+    client: Client, task: Task, stop: EmergencyStop, oli: User
+) -> None:
+    run = make_run(task)
+    batch_with(stop, oli, {run: ItemState.SENT})
+    assert "1 running" in shown(client, **{"HX-Request": "true"})
+    run.status = "cancelled"
+    run.save()
+    assert "1 running" not in shown(client, **{"HX-Request": "true"})
 
 
 def test_a_stop_without_runs_says_so_and_names_its_end(client: Client, vera: User, client_of: ClientOf) -> None:

@@ -26,6 +26,7 @@ from taskruns.models import (
 )
 from taskruns.models.channels import TO_SEND
 from taskruns.pages.saved_views import Choice, choices_of, visible
+from taskruns.pages.stops import until_words
 from taskruns.pages.values import Link, Message, Moment, counted
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services.saved_views import read
@@ -34,6 +35,7 @@ from .messages import WORDS, message_of
 from .troubles import trouble_of
 
 SHOWN = 50  # deliveries
+LISTED = 3  # events of a rule, in the list of channels
 KIND_WORDS = {
     ChannelKind.EMAIL: "Email",
     ChannelKind.SLACK: "Slack, Mattermost, Rocket.Chat or Discord",
@@ -46,7 +48,7 @@ _STATES = {
     DeliveryState.QUEUED: ("queued", "clock"),
     DeliveryState.SENDING: ("sending", "clock"),
     DeliveryState.SENT: ("sent", "check"),
-    DeliveryState.FAILED: ("failed, is tried again", "x-mark"),
+    DeliveryState.FAILED: ("failed, retrying", "x-mark"),
     DeliveryState.GIVEN_UP: ("given up", "no-symbol"),
 }
 
@@ -59,6 +61,11 @@ class RuleRow:
     quiet: str
     change_url: str
     remove_url: str
+
+    @property
+    def more(self) -> int:
+        """The number of events that the list of channels does not name."""
+        return max(0, len(self.events) - LISTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,30 +221,30 @@ def _silence(channel: Channel, team: Team, now: datetime) -> Iterator[Message]:
     if not channel.is_on:
         return
     if channel.is_muted(now):
-        until = Moment.of(channel.muted_until)
-        text = f"Channel “{channel.name}” is muted until {until.text if until else ''} by {channel.muted_by_label}."
-        yield Message("warning", f"{text} Its messages are not sent.", link)
+        until = until_words(channel.muted_until) if channel.muted_until else ""
+        text = f"Channel “{channel.name}” is muted until {until} by {channel.muted_by_label}: it sends nothing."
+        yield Message("warning", text, link)
     elif channel.failing_since is not None:
         trouble = trouble_of(channel.failure, channel.failure_status)
-        yield Message("error", f"Channel “{channel.name}” cannot send its messages. {trouble}", link)
+        yield Message("error", f"Channel “{channel.name}” cannot send. {trouble}", link)
 
 
 def _state(channel: Channel, now: datetime) -> tuple[str, str, datetime | None, datetime | None]:
     if not channel.is_on:
-        return "off", "Turned off: nothing is sent.", None, None
+        return "off", "Turned off: it sends nothing.", None, None
     if channel.is_muted(now):
         return "muted", f"Muted by {channel.muted_by_label}.", None, channel.muted_until
     if channel.failing_since is not None:
         return "failing", trouble_of(channel.failure, channel.failure_status), channel.failing_since, None
     if channel.last_sent_at is None:
-        return "new", "Nothing was sent yet.", None, None
+        return "new", "Nothing sent yet.", None, None
     return "working", "Working.", None, None
 
 
 def _rule_row(rule: Rule, slug: str) -> RuleRow:
     args = [slug, rule.channel_id, rule.pk]
     events = tuple(WORDS[event].label + _threshold(rule, event) for event in rule.events if event in WORDS)
-    quiet = f"at most one message in {rule.quiet_minutes} min" if rule.quiet_minutes else "each message at once"
+    quiet = f"at most one every {rule.quiet_minutes} min" if rule.quiet_minutes else "each at once"
     return RuleRow(
         id=str(rule.pk),
         events=events,

@@ -331,6 +331,16 @@ form?.addEventListener("focusout", ({ target, relatedTarget }) => {
   applyFilters();
 });
 
+/** A chip keeps a search that is typed but not applied yet. */
+function keepTypedSearch(link) {
+  const search = byId("filter-q");
+  if (!search || search.value === search.defaultValue) return;
+  const url = new URL(link.href);
+  url.searchParams.set("q", search.value);
+  if (!search.value) url.searchParams.delete("q");
+  link.href = url;
+}
+
 function reopenFilters() {
   const changed = sessionStorage.getItem(REOPEN);
   sessionStorage.removeItem(REOPEN);
@@ -393,6 +403,7 @@ const CLICKS = {
     event.preventDefault();
     if (button.ariaDisabled !== "true") ask(button);
   },
+  ".chip": keepTypedSearch,
   "[data-close]": (button) => button.closest("dialog").close(),
   "[data-dismiss]": (button) => button.closest(".notice").remove(),
   "[data-hide]": ({ dataset }) => {
