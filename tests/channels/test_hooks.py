@@ -243,7 +243,7 @@ def test_the_page_shows_the_address_once(team: Team, mona: Any, client_of: Clien
     address = made.split("http://localhost:8000/hooks/arize/")[1].split("/")[0]
     assert ArizeHook.objects.get().digest == hashlib.sha256(address.encode()).hexdigest()
     assert address not in client.get(page).content.decode()
-    assert "no secret yet" in client.get(page).content.decode()
+    assert "no secret stored yet" in client.get(page).content.decode()
     wrong = client.post(f"{page}secret/", {"auth": "hmac", "secret": "short"})
     assert wrong.status_code == 422
     assert "16 to 500" in wrong.content.decode()
