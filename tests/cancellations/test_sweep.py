@@ -141,6 +141,33 @@ def test_a_stopping_run_has_300_seconds(run: Run, arize: Any, oli: User, client_
     assert "data-cancel>" in page
 
 
+@pytest.mark.parametrize(
+    ("later", "outcome"), [("RUNNING", Outcome.STILL_RUNNING), ("CANCELLED", Outcome.CONFIRMED)], ids=str
+)
+def test_a_run_that_was_unreadable_when_its_time_was_over(
+    later: str, outcome: Outcome, run: Run, arize: Any, oli: User, client_of: ClientOf
+) -> None:
+    """Its outcome is unknown only until a reading shows it."""
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
+    arize.get(run_url(run), json=wire_run(run, "RUNNING"))
+    start = timezone.now()
+    with time_machine.travel(start, tick=False) as clock:
+        click_cancel(client_of(oli), run)
+        arize.replace("GET", run_url(run), status=401, json={"title": "Authentication required"})
+        clock.move_to(start + timedelta(seconds=400))
+        assert sweep() == 1
+        row = Cancellation.objects.get()
+        assert row.outcome == Outcome.UNKNOWN
+        arize.replace("GET", run_url(run), json=wire_run(run, later))
+        for minute in range(10, 30, 5):
+            clock.move_to(start + timedelta(minutes=minute))
+            sweep()
+    row.refresh_from_db()
+    assert row.outcome == outcome
+    found = [outcome for _event, outcome in events(operation_id=row.pk)]
+    assert found == ["requested", "unknown", outcome.value]
+
+
 def settle(credential: Credential, may_call: Callable[[], bool] = lambda: True) -> int:
     with connected(credential) as client:
         return follow(credential).look(client, may_call=may_call)

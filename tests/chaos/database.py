@@ -83,7 +83,7 @@ class Database:
     def _later(self, column: str, seconds: int) -> str:
         if self.is_postgres:
             return f"{column} + interval '{seconds} seconds'"
-        return f"strftime('%Y-%m-%d %H:%M:%f', {column}, '{seconds:+d} seconds')"
+        return f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '{seconds:+d} seconds')"
 
     def _rows(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         cursor = self._cursor()

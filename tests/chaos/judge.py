@@ -15,6 +15,7 @@ from tests.chaos.record import ACTIVE, ITSELF, OUTSIDE, Answer, Arrival, Click, 
 WINDOW = 58.0  # seconds; see the package's docstring
 READINGS_IN_A_BATCH = 6  # of a run whose cancel got no answer
 SENT_WITHIN = 45.0  # seconds; no POST takes longer
+ON_ITS_WAY = 2.0  # seconds; a reading counts from when the panel asked, which it knows better than Arize
 RULES_LAST = 60.0  # seconds after its cancel in which a run may be read again outside the rate limit
 LONGEST_SILENCE = 15.0  # seconds of a healthy key whose board is open, while other keys hang
 # After these, the panel may have forgotten what it has just read.
@@ -133,8 +134,15 @@ def _allowed(record: Record, operation: str, run: TrueRun, arrival: Arrival | No
     if arrival is None:
         may_be_sent = operation in record.marked and _may_be_its_own(record, operation, run, None)
         return ended | {"not_sent"} | ({"confirmed"} if may_be_sent else set())
-    if not arrival.is_known or _may_have_forgotten(record, arrival.at, arrival.done):
+    if not arrival.is_known:
         return _after_a_lost_answer(record, operation, run, arrival, ended)
+    told = _after_an_answer(run, arrival, ended)
+    if _may_have_forgotten(record, arrival.at, arrival.done):
+        return told | _after_a_lost_answer(record, operation, run, arrival, ended)
+    return told
+
+
+def _after_an_answer(run: TrueRun, arrival: Arrival, ended: set[str]) -> set[str]:
     match arrival.answer:
         case Answer.CANCELLED:
             return {"confirmed"}
@@ -183,7 +191,7 @@ def _how_it_is_known(record: Record, operation: str, run: TrueRun, arrival: Arri
     sent = arrival.at if arrival is not None else rows[0].at
     over = max(arrival.done if arrival is not None else 0.0, min([sent + SENT_WITHIN, *(it.at for it in rows[1:])]))
     for reading in run.readings:
-        is_later = reading.arrived > over and reading.status in ACTIVE
+        is_later = reading.arrived > over + ON_ITS_WAY and reading.status in ACTIVE
         if is_later and not _may_have_forgotten(record, reading.arrived, reading.done):
             return f"Arize showed the run active {reading.arrived - sent:.1f} s after it"
     return ""

@@ -169,7 +169,9 @@ PLANTED: dict[str, tuple[str, Callable[[], Record]]] = {
     "confirmed, although Arize had shown the run active after the cancel": (
         "every outcome",
         lambda: lost(
-            run=replace(R1_OUTSIDE, readings=[Reading(11.5, 11.6, "running"), Reading(13, 13.1, "cancelled")]),
+            run=replace(
+                R1_OUTSIDE, ended_at=15, readings=[Reading(13.5, 13.6, "running"), Reading(16, 16.1, "cancelled")]
+            ),
             rows=[
                 *(REQUESTED, row(2, OPERATION, "R1", "unknown")),
                 row(3, OPERATION, "R1", "confirmed", actor_type="job"),
@@ -216,6 +218,10 @@ PLANTED: dict[str, tuple[str, Callable[[], Record]]] = {
     "a row under another name": (
         "each click",
         lambda: record(clicks=[Click("ona", "R1", "click 1", 200)]),
+    ),
+    "a refusal that says that it is queued": (
+        "each click",
+        lambda: record(clicks=[Click("oli", "R1", "click 1", 502, is_queued=True)]),
     ),
     "an answer that contradicts the log": (
         "each click",
@@ -304,6 +310,18 @@ TRUE: dict[str, Record] = {
         rows=[REQUESTED, row(2, OPERATION, "R1", "confirmed", actor_type="job")],
         arrivals=[],
         marked=frozenset({OPERATION}),
+    ),
+    "an answer that its process may have forgotten, or not": lost(
+        run=replace(R1_OUTSIDE, ended_at=80, readings=[Reading(60, 60.1, "running"), Reading(81, 81.1, "cancelled")]),
+        rows=[REQUESTED, row(2, OPERATION, "R1", "confirmed", actor_type="job", at=82.0)],
+        arrivals=[Arrival(1, "R1", 10, OPERATION, (OPERATION,), Answer.STOPPING, is_delivered=True)],
+        spans=[Span(Kind.KILL_WEB, "web-1", 10.2, 11)],
+    ),
+    "a cancel that was answered as queued": lost(
+        run=R1_OUTSIDE,
+        rows=[REQUESTED, row(2, OPERATION, "R1", "not_sent")],
+        arrivals=[],
+        clicks=[Click("oli", "R1", "click 1", 200, is_queued=True)],
     ),
     "a click that got no answer and did nothing": record(clicks=[Click("ona", "R1", "click 9", 0)]),
     "a silence after a worker was killed": record(

@@ -224,7 +224,8 @@ def _outcome(row: Cancellation, status: RunStatus) -> Outcome | None:
     if status in AFTER_OUR_CANCEL:
         return AFTER_OUR_CANCEL[status]
     if row.outcome == Outcome.UNKNOWN:
-        return None
+        # Arize had accepted it, but when its time was over, the run could not be read.
+        return Outcome.STILL_RUNNING if row.stopping_since is not None and status.is_active else None
     if row.stopping_since is None:
         return Outcome.UNKNOWN
     return Outcome.STILL_RUNNING if row.stopping_since < timezone.now() - STOPPING_FOR else None
