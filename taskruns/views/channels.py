@@ -34,6 +34,7 @@ from taskruns.permissions import Action, TeamAccess
 from taskruns.services import channels
 from taskruns.services.channels import hooks
 from taskruns.services.channels.actions import Wanted
+from taskruns.templatetags.parts import plain
 
 from .user_errors import shown_as_message, shown_on_form
 
@@ -221,7 +222,8 @@ def _wanted(request: PanelRequest, team: Team, data: dict[str, Any]) -> Wanted:
 
 
 def _choices(request: PanelRequest, team: Team) -> dict[str, Any]:
-    return {"events": event_choices(), "views": view_choices(team, request.user)}
+    views = [(pk, plain(name)) for pk, name in view_choices(team, request.user)]
+    return {"events": event_choices(), "views": views}
 
 
 def _typed(request: PanelRequest) -> dict[str, Any]:
