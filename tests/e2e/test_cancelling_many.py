@@ -2,6 +2,7 @@
 
 from playwright.sync_api import expect
 
+from taskruns.arize.ids import number_of
 from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
 from tests.processes import wait_for
@@ -107,8 +108,8 @@ def test_cancelled_runs_are_started_again_from_their_batch(stack: Stack, visit: 
     expect(oli.page.get_by_text("2 of 2 started, 0 unknown, 0 not started.")).to_be_visible()
     new = oli.page.locator("#batch-new li")
     expect(new).to_have_count(2)
-    old = {run["id"]: run for run in stack.arize.runs(tasks[3]["id"], limit=100)}
+    known = {number_of(run["id"]): run for run in stack.arize.runs(tasks[3]["id"], limit=100)}
     started = new.locator("a").first.inner_text()
-    assert old[started]["data_start_time"] in {old[run_id]["data_start_time"] for run_id in ids[1:]}
+    assert known[started]["data_start_time"] in {known[number_of(run_id)]["data_start_time"] for run_id in ids[1:]}
     new.locator("a").first.click()
     expect(oli.page.locator("#run-head")).to_be_visible()
