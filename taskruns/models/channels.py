@@ -167,7 +167,7 @@ class Rule(models.Model):
     running_minutes = models.PositiveSmallIntegerField(default=60)
     pending_minutes = models.PositiveSmallIntegerField(default=10)
     idle_minutes = models.PositiveSmallIntegerField(default=10)
-    # After a message, the next ones wait for so many minutes and are then summed up in one. 0: each is sent at once.
+    # For this long after a message, further ones are held and then sent as one summary. 0: each is sent at once.
     quiet_minutes = models.PositiveSmallIntegerField(default=0)
     quiet_until = models.DateTimeField(null=True, blank=True)
     # Facts from before are not told: when the rule was made, changed, or its channel turned on again.

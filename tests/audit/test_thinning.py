@@ -36,7 +36,7 @@ NOTE = (
 
 
 def at(days: int, clock: str, team: Team | None, *, rows: int = 1) -> None:
-    """Write rows so many days ago, and anchor the last of them."""
+    """Write rows that are `days` old, and anchor the last of them."""
     hours, minutes = map(int, clock.split(":"))
     with time_machine.travel(TODAY - timedelta(days=days) + timedelta(hours=hours, minutes=minutes), tick=False):
         for _ in range(rows):

@@ -1,4 +1,4 @@
-"""An emergency stop goes on soon after Arize is well again: seconds of 503 cost seconds, not minutes."""
+"""An emergency stop resumes soon after Arize recovers: seconds of 503 cost seconds, not minutes."""
 
 import time
 from collections import Counter

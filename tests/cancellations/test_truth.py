@@ -206,7 +206,7 @@ def test_the_outcome_is_true(case: str, stage: Stage) -> None:
 
 
 def test_a_cancel_that_was_never_sent_says_so(stage: Stage) -> None:
-    """Even if the run is cancelled when somebody looks."""
+    """Even if the run turns out to be cancelled."""
     row = stage.open()
     assert row.posted_at is None
     stage.answers("CANCELLED", "CANCELLED")

@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     minutes = float(os.environ.get("CHAOS_MINUTES", "10"))
     parser.add_argument("--seed", type=int, default=int(os.environ.get("CHAOS_SEED") or time.time()))
     parser.add_argument("--seconds", type=float, default=60 * minutes, help="how long the disturbances last")
-    parser.add_argument("--settle", type=float, default=0, help="at most so many seconds to settle afterwards")
+    parser.add_argument("--settle", type=float, default=0, help="most seconds to wait for everything to settle")
     parser.add_argument("--database", default=os.environ.get("CHAOS_DATABASE", ""), help="a PostgreSQL server")
     parser.add_argument("--queue", default=os.environ.get("CHAOS_QUEUE", ""), help="redis: or a url")
     parser.add_argument("--without", default="", help="kinds of disturbances to leave out, separated by commas")

@@ -109,7 +109,7 @@ class World:
             self.spans.append(Span(event.kind, event.whom, now, now + event.lasts))
 
     def calm_down(self) -> None:
-        """No disturbances from now on. A run that would end in the next minute ends now; the others go on for ever."""
+        """End all disturbances. A run that would end within a minute ends now; the others run forever."""
         now = time.time()
         with self.lock:
             self.spans = [Span(it.what, it.whom, it.start, min(it.end, now)) for it in self.spans]

@@ -25,7 +25,7 @@ STAMPS = (
     ("taskruns_run", ("observed_at", "look_failed_at", "last_active_at")),
     ("taskruns_heartbeat", ("seen_at",)),
 )
-# A cancel that was requested so many seconds ago has its answer, once Arize works again.
+# Seconds after which a cancel has its answer, if Arize works.
 ANSWERED_AFTER = 5
 
 

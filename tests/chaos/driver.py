@@ -42,7 +42,7 @@ UNFINISHED = "SELECT count(*) FROM taskruns_cancelbatch WHERE finished_at IS NUL
 
 @dataclass(frozen=True)
 class Setting:
-    """`settle`: at most so many seconds at the end. `is_hurried`: then let time pass by moving stamps.
+    """`settle`: the most seconds to wait at the end. `is_hurried`: move timestamps instead of waiting longer.
 
     `database`: a PostgreSQL server, or empty for SQLite. `queue`: empty, `redis:` or a url.
     """

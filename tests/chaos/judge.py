@@ -1,7 +1,7 @@
 """Compares a record with what the panel promises. Every promise says how often it was tried and what broke it.
 
 What nobody can know is not a broken promise: if the answer to a cancel was lost, and the first thing that Arize showed
-afterwards was a cancelled run, then the panel may take it for its own, even if somebody outside Arize was faster.
+afterwards was a cancelled run, then the panel may take it for its own, even if somebody else cancelled it first.
 """
 
 from collections import Counter, defaultdict

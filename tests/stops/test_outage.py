@@ -1,4 +1,4 @@
-"""An outage of Arize under an emergency stop: it cancels all runs soon after Arize is well again."""
+"""An outage of Arize under an emergency stop: it cancels all runs soon after Arize recovers."""
 
 import json
 import re

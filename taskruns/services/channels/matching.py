@@ -267,10 +267,10 @@ def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
         return
     rows = [_delivery(team, rule, fact, DeliveryState.QUEUED) for fact in facts]
     if rule.quiet_minutes:
-        # Locked and read again: another worker, or what notices time, may have begun the quiet time meanwhile.
+        # Locked and read again: another worker or lane may have started the quiet time.
         locked = Rule.objects.select_for_update(of=("self",), no_key=True).filter(pk=rule.pk).first()
         if locked is None:
-            return  # removed meanwhile
+            return  # the rule was removed
         is_quiet = _is_quiet(locked, now) or _holds_some(locked)
         for row in rows[0 if is_quiet else 1 :]:
             row.state = DeliveryState.HELD

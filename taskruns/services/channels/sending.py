@@ -129,7 +129,7 @@ _Waiting = tuple[uuid.UUID, str, datetime | None]
 
 
 def _waiting(channel_id: uuid.UUID | None, now: datetime) -> list[_Waiting]:
-    """The next ones, of which another worker may claim some first."""
+    """The next deliveries. Another worker may claim some of them first."""
     values = {} if channel_id is None else {"channel": channel_id}
     return _next(to_people=channel_id is None).rows(now=now, most=10, **values)
 
