@@ -8,6 +8,7 @@ from django.utils import timezone
 from taskruns.models import ChannelKind, Delivery, Happening, Run, Team
 from taskruns.models.channels import OF_READINGS, OF_THE_LOG, OF_TIME, SUGGESTED, SUMMARY
 from taskruns.outbound import Failure
+from taskruns.pages.channels import kinds
 from taskruns.pages.channels.kinds import webhook_body, word
 from taskruns.pages.channels.messages import WORDS, message_of
 from taskruns.pages.channels.troubles import trouble_of
@@ -63,3 +64,10 @@ def test_each_trouble_has_a_sentence():
     assert len(sentences) == len(troubles)
     assert trouble_of("", None) == ""
     assert trouble_of("nonsense", None) == "It could not be sent."
+
+
+@pytest.mark.parametrize(
+    ("text", "breaks"), [("2026-12-01 08:23:02 UTC", 0), (":fire:", 2), ("a:23:", 2), ("1:234", 1), ("evil:80", 1)]
+)
+def test_a_time_can_be_copied_from_a_chat_and_no_emoji_is_made(text: str, breaks: int):
+    assert kinds._plain(text).count(kinds._BREAK) == breaks

@@ -34,7 +34,8 @@ _FOR_A_PERSON = "You asked for it on the page of the run."
 _MARKS = {Severity.INFO: ":information_source:", Severity.WARNING: ":warning:", Severity.CRITICAL: ":rotating_light:"}
 # Invisible, and stops what would be formatted, linked, or call people.
 _BREAK = "\N{ZERO WIDTH SPACE}"
-_FORMATS = re.compile(r"([*_~`@#\[\]|:]|(?<=\w)\.(?=[^\W\d_]{2}))")  # the dot: of a host, which chats link
+# The colon: of an emoji, not of a time. The dot: of a host, which chats link.
+_FORMATS = re.compile(r"([*_~`@#\[\]|]|(?<!\d):|:(?!\d\d(?!\d))|(?<=\w)\.(?=[^\W\d_]{2}))")
 _OF_THE_RUN = (
     *("run_id", "panel_run_id", "task_id", "task_name", "space", "status", "started_at", "counts", "error_share"),
     *("outcome", "target", "number", "by_event", "named", "detail"),
