@@ -11,6 +11,7 @@ private_files.only_for_us()
 try:
     # Load settings before gunicorn starts a worker: a bad variable is then one line, not a worker's traceback.
     from config import settings as _settings
+    from config import worker_watch
     from config.gunicorn_logs import JsonLogger
 
     # Behind a proxy, SITE_URL's port is the proxy's, so the panel listens on 8000. BIND overrides both.
@@ -20,6 +21,8 @@ try:
     keepalive = env.integer("KEEPALIVE", 75, at_least=1, at_most=3_600)
 except ImproperlyConfigured as error:
     sys.exit(f"Cannot start: {error}")
+
+post_worker_init = worker_watch.start
 
 worker_class = "config.web_worker.Worker"
 threads = 8

@@ -95,6 +95,13 @@ def send_invitations() -> None:
 
 def look_after_channels() -> None:
     channels.give_up_old()
+    channels.notice_site_events()
+
+
+def look_after_worker() -> None:
+    """For the web processes: if the worker is missing while a board is open, mail the site admins from here."""
+    if channels.notice_missing_worker():
+        send_messages(None)
 
 
 def look_after_statistics() -> None:

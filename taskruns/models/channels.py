@@ -91,6 +91,14 @@ KEEPS_INCIDENTS = frozenset({ChannelKind.PAGERDUTY})
 TEST, SUMMARY, RUN_ENDED = "channel.test", "summary", "run.ended"
 
 
+class SiteHappening(models.TextChoices):
+    """What no rule asks for, because it concerns the whole panel. All site admins get a mail."""
+
+    AUDIT_FAULTS = "audit.faults"
+    WORKER_MISSING = "worker.missing"
+    ANCHORS_NOT_WRITTEN = "anchors.not_written"
+
+
 class ChannelQuerySet(models.QuerySet["Channel"]):
     def live(self) -> "ChannelQuerySet":
         return self.filter(removed_at=None, team__archived_at=None)
@@ -195,11 +203,11 @@ class RunFact(models.Model):
 class Episode(models.Model):
     """Something that time brought, from its beginning until it is over. It is told once, however often it is seen.
 
-    `rule`: the one whose threshold was passed; null if it is the same for all rules of the team. `key`: the rule, the
-    event, the subject and the beginning.
+    `team`: null if it concerns the whole panel. `rule`: the one whose threshold was passed; null if it is the same for
+    all rules of the team. `key`: the rule, the event, the subject and the beginning.
     """
 
-    team = models.ForeignKey(Team, models.CASCADE, related_name="+")
+    team = models.ForeignKey(Team, models.CASCADE, null=True, related_name="+")
     rule = models.ForeignKey(Rule, models.CASCADE, null=True, related_name="+")
     event = models.CharField(max_length=40)
     subject = models.CharField(max_length=40)
@@ -257,12 +265,13 @@ TO_SEND = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.FAILED)
 class Delivery(models.Model):
     """One message to one recipient: at most one for each fact. `data`: what the message says, as it was then.
 
+    `team`: null if it concerns the whole panel; then it is for a site admin.
     `recipient`: `rule:<id>`, `person:<id>` or `test:<id>`. `fact`: the event, its subject, when the episode began, and
     the phase.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    team = models.ForeignKey(Team, models.CASCADE, related_name="+")
+    team = models.ForeignKey(Team, models.CASCADE, null=True, related_name="+")
     channel = models.ForeignKey(Channel, models.CASCADE, null=True, related_name="deliveries")
     person = models.ForeignKey(User, models.CASCADE, null=True, related_name="+")  # instead of a channel
     rule = models.ForeignKey(Rule, models.SET_NULL, null=True, related_name="+")

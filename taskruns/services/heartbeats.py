@@ -12,7 +12,7 @@ from taskruns.models.stamps import recent
 
 from .lock_wait import try_write
 
-__all__ = ["QUEUE", "WORKER", "database_now", "is_known", "note", "was_seen"]
+__all__ = ["QUEUE", "WORKER", "database_now", "is_known", "last_seen", "note", "was_seen"]
 
 
 def database_now() -> datetime:
@@ -39,6 +39,11 @@ def _write(name: str) -> None:
 def was_seen(name: str, *, within: timedelta) -> bool:
     """False for a time in the future too: after a clock was set back, a dead worker must not seem alive."""
     return Heartbeat.objects.filter(recent("seen_at", database_now(), within), pk=name).exists()
+
+
+def last_seen(name: str) -> datetime | None:
+    """None if it was never seen."""
+    return Heartbeat.objects.filter(pk=name).values_list("seen_at", flat=True).first()
 
 
 def is_known(name: str) -> bool:

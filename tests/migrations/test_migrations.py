@@ -44,6 +44,7 @@ APPLIED = {
     "0020_open_incidents.py": "7343ab9fcd30d4680d14122826bc19c74972730b2b44dd16693c37eaa81a23a5",
     "0021_arize_hooks.py": "d25bdf130e6279f95f933db4b4049752a6e344ad0ecb2bc7f0cca65cff16c012",
     "0022_tokens.py": "23f1bfc83c28e686aa27c5d39cff3884c7e96b9b9119f49dd61f30918bd21fce",
+    "0023_site_events.py": "9f7f155e6b3fb0d782d361683046eb463e85008e424837e26ef77136c1c8938b",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.

@@ -31,6 +31,7 @@ LONGEST_CHAT = 2_000  # Discord refuses a longer text
 _CUTS = (300, 100, 40, 20)  # characters of each text of a chat: the first that fits
 _FOR_A_CHANNEL = "Managers of the team choose what is sent."
 _FOR_A_PERSON = "You asked for it on the page of the run."
+_FOR_SITE_ADMINS = "All site admins get it."
 _MARKS = {Severity.INFO: ":information_source:", Severity.WARNING: ":warning:", Severity.CRITICAL: ":rotating_light:"}
 # Invisible, and stops what would be formatted, linked, or call people.
 _BREAK = "\N{ZERO WIDTH SPACE}"
@@ -46,9 +47,15 @@ def word(delivery: Delivery) -> Mail | Post:
     """The message in the form of its channel. To a person: a mail."""
     kind = ChannelKind(delivery.channel.kind) if delivery.channel else ChannelKind.EMAIL
     if kind is ChannelKind.EMAIL:
-        return _mail(message_of(delivery), _FOR_A_CHANNEL if delivery.channel else _FOR_A_PERSON)
+        return _mail(message_of(delivery), _why_you(delivery))
     body = _BODIES[kind](delivery)
     return Post(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _why_you(delivery: Delivery) -> str:
+    if delivery.team is None:
+        return _FOR_SITE_ADMINS
+    return _FOR_A_CHANNEL if delivery.channel else _FOR_A_PERSON
 
 
 def webhook_body(delivery: Delivery) -> dict[str, Any]:
@@ -56,7 +63,8 @@ def webhook_body(delivery: Delivery) -> dict[str, Any]:
     who, why = who_and_why(delivery)
     known = {name: delivery.data.get(name) for name in _OF_THE_RUN}
     why = one_line(why, LONGEST)  # Arize's may have any length
-    data = {"team": delivery.team.slug, **known, "who": who, "why": why, "url": link_of(delivery).url}
+    team = delivery.team.slug if delivery.team else None
+    data = {"team": team, **known, "who": who, "why": why, "url": link_of(delivery).url}
     at = delivery.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"type": delivery.event, "timestamp": at, "data": {k: v for k, v in data.items() if v not in (None, "", {})}}
 
@@ -123,7 +131,7 @@ def _pagerduty(delivery: Delivery) -> dict[str, Any]:
         "severity": message.severity.value,
         "timestamp": at,
         "component": one_line(delivery.data.get("task_name") or delivery.data.get("target") or "", LONGEST),
-        "group": delivery.team.name,
+        "group": delivery.team.name if delivery.team else "",
         "class": delivery.event,
         "custom_details": details,
     }

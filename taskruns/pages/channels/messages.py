@@ -15,7 +15,7 @@ from django.urls import reverse
 
 from taskruns.audit import clean_line
 from taskruns.models import Cancellation, Delivery, Happening, Run, Status
-from taskruns.models.channels import RUN_ENDED, SUMMARY, TEST
+from taskruns.models.channels import RUN_ENDED, SUMMARY, TEST, SiteHappening
 from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.cancellations import cause_of
 from taskruns.pages.values import Link
@@ -96,8 +96,32 @@ WORDS: Mapping[str, EventWords] = {
         "recoveries of Arize",
         "Arize can be reached again with the API key {target}",
     ),
+    SiteHappening.AUDIT_FAULTS.value: EventWords(
+        "The audit log has faults", Severity.CRITICAL, "audit faults", "The audit log was changed: faults found"
+    ),
+    SiteHappening.WORKER_MISSING.value: EventWords(
+        "The worker is missing", Severity.CRITICAL, "missing workers", "The worker of the panel is not running"
+    ),
+    SiteHappening.ANCHORS_NOT_WRITTEN.value: EventWords(
+        "Anchors are not written",
+        Severity.CRITICAL,
+        "unwritten anchors",
+        "Anchors of the audit log cannot be written to their file",
+    ),
     RUN_ENDED: EventWords("A run that you wait for ended", Severity.INFO, "ended", "Ended ({status}): {task}"),
     TEST: EventWords("A test message", Severity.INFO, "tests", "Test message of the channel {channel}"),
+}
+_TO_DO: Mapping[str, str] = {
+    SiteHappening.AUDIT_FAULTS.value: (
+        "Keep a copy of the database and of the anchor file, then open the site audit: it names each fault."
+    ),
+    SiteHappening.WORKER_MISSING.value: (
+        "Start the worker again: without it, nothing is read from Arize, and bulk cancels and messages wait. "
+        "`manage.py doctor` says what else is wrong."
+    ),
+    SiteHappening.ANCHORS_NOT_WRITTEN.value: (
+        "Make the file in AUDIT_ANCHOR_FILE writable. The anchors wait in the database and are written then."
+    ),
 }
 
 
@@ -142,6 +166,8 @@ def who_and_why(delivery: Delivery) -> tuple[str, str]:
 
 
 def link_of(delivery: Delivery) -> Link:
+    if delivery.team is None:
+        return Link("Open the site audit", _url("site-audit"))
     slug, data = delivery.team.slug, delivery.data
     if data.get("panel_run_id"):
         return Link("Open the run", _url("run", slug, data["panel_run_id"]))
@@ -175,7 +201,8 @@ def _title(delivery: Delivery) -> str:
         return one_line(_sentence(delivery), LONGEST)
     channel = delivery.channel.name if delivery.channel else ""
     known = {"task": data.get("task_name", ""), "status": data.get("status", ""), "target": data.get("target", "")}
-    said = words.title.format(channel=channel, team=delivery.team.name, **known)
+    team = delivery.team.name if delivery.team else ""
+    said = words.title.format(channel=channel, team=team, **known)
     return one_line(said, LONGEST)
 
 
@@ -203,6 +230,11 @@ def _by_event(delivery: Delivery) -> dict[str, int]:
 
 def _facts(delivery: Delivery) -> Iterator[tuple[str, str]]:
     data = delivery.data
+    if delivery.team is None:
+        yield "Since", moment(delivery.at)
+        yield "Faults", str((data.get("detail") or {}).get("faults") or "")
+        yield "What to do", _TO_DO[delivery.event]
+        return
     yield "Team", delivery.team.name
     if delivery.event == SUMMARY:
         yield "From", moment(delivery.at)

@@ -5,6 +5,7 @@
 - `incidents`: tells a kind that keeps incidents that one is over
 - `notices`: people who want to know when a run ends
 - `episodes`: what only time brings, such as a run that takes too long
+- `site_events`: what concerns the whole panel, for site admins
 - `sending`: claims deliveries and sends them; `posting`: the ways out
 - `tidying`: gives up what could not be sent within a day, and forgets old deliveries
 
@@ -30,6 +31,7 @@ from .episodes import asks_for_time, notice_time
 from .episodes import forget_old as forget_old_episodes
 from .matching import is_match_due, match
 from .sending import Mail, Post, due, failed_last, send, send_claimed
+from .site_events import notice_missing_worker, notice_site_events
 from .tidying import forget_old, give_up_old
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "is_match_due",
     "match",
     "mute",
+    "notice_missing_worker",
+    "notice_site_events",
     "notice_time",
     "remove",
     "remove_rule",
