@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from taskruns.arize.values import REQUEST_ID_CHARACTERS, one_line, read_request_id, read_retry_after
+from taskruns.arize.values import REQUEST_ID_CHARACTERS, one_line, read_request_id
 from taskruns.outbound import Answer, Failure, NotAnswered
 
 TITLE_CHARACTERS = 100
@@ -222,7 +222,7 @@ def error_for(answer: Answer, *, secret: str) -> ArizeError:
         "detail": problem.detail,
         "request_id": problem.request_id or read_request_id(answer.headers, secret=secret),
         "milliseconds": answer.milliseconds,
-        "retry_after": read_retry_after(answer.headers.get("retry-after")),
+        "retry_after": answer.retry_after,
     }
     return _kind(answer.status)(**facts)
 

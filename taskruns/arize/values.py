@@ -1,6 +1,5 @@
 """Single values from Arize's JSON and headers. The readers never raise: an unusable value becomes None."""
 
-import email.utils
 import math
 import re
 import unicodedata
@@ -15,7 +14,6 @@ DEEPEST = 64  # levels of raw JSON to keep; databases and json.dumps fail on dee
 LONGEST_TEXT = 10_000  # characters that `one_line` reads
 KEY_PIECE = 8  # consecutive characters of a key that must never be shown
 REQUEST_ID_CHARACTERS = 200
-LONGEST_RETRY_AFTER = 86_400  # seconds; a longer wait is a server's mistake
 _HUGE = 10**300  # a larger number does not fit a float and is not a real id
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -115,27 +113,6 @@ def storable(text: str) -> str:
 def read_request_id(headers: Mapping[str, str], *, secret: str) -> str | None:
     """The request id from the header, for answers whose body has none."""
     return one_line(headers.get("x-request-id"), REQUEST_ID_CHARACTERS, secret) or None
-
-
-def read_retry_after(value: str | None, *, now: datetime | None = None) -> int | None:
-    """Whole seconds from a number or an HTTP date, rounded up; 0 if in the past, None if unreadable."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = _seconds_until(value, now or datetime.now(tz=UTC))
-    if not math.isfinite(seconds):
-        return None
-    return min(max(math.ceil(seconds), 0), LONGEST_RETRY_AFTER)
-
-
-def _seconds_until(http_date: str, now: datetime) -> float:
-    try:
-        moment = email.utils.parsedate_to_datetime(http_date)
-    except ValueError:
-        return math.nan
-    return (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
 
 
 def one_line(value: object, characters: int, secret: str) -> str:

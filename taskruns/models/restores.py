@@ -48,6 +48,12 @@ def restored_at() -> datetime | None:
     return next(iter(_latest().rows(most=1)), None)
 
 
+def last_adopted_at() -> datetime | None:
+    """When a restored panel was last adopted here. Until then, the panel whose backup it is may have worked."""
+    adopted: datetime | None = Restore.objects.aggregate(last=models.Max("adopted_at"))["last"]
+    return adopted
+
+
 @cache
 def _latest() -> Prepared[datetime]:
     """Each page needs it."""

@@ -22,6 +22,7 @@ from taskruns import __version__
 from .connection import POOLS, Call, GetRetry, Hop, PrivateAddress, call_within, tls_context
 from .fence import is_private_by_name
 from .network import Network
+from .retry_after import read_retry_after
 
 USER_AGENT = f"taskruns/{__version__}"
 # Bytes after decompression. A page of 100 runs is about 50 kB; a single item and an error are far shorter.
@@ -103,6 +104,11 @@ class Answer:
     @property
     def is_success(self) -> bool:
         return 200 <= self.status <= 299
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds that the server asks its client to wait, at most a day."""
+        return read_retry_after(self.headers.get("retry-after"))
 
 
 class Bearer(AuthBase):

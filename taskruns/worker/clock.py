@@ -28,8 +28,10 @@ FIRST_HOUR = 300.0  # seconds from the start to the first hourly work
 SUSPECTS = 4
 BATCHES = 6
 CHORES = 3
-# Channels that are sent to at once: those that wait for a silent receiver keep no place for long.
-CHANNELS, MOST_CHANNELS = 8, 16
+# Channels that are sent to at once. Most receivers answer within a second: those that do not give their place away, so
+# that the first messages to many silent ones do not delay the others.
+CHANNELS, MOST_CHANNELS = 8, 32
+SLOW_RECEIVER = 1.0  # seconds
 # Channels that failed last have places of their own.
 FAILING_CHANNELS = 4
 
@@ -46,7 +48,9 @@ class Clock:
         self.chores = Lane[str]("chores", jobs.do_chore, places=CHORES, most=2 * CHORES)
         self.facts = Lane[str]("facts", lambda _name: jobs.match_facts(), places=1)
         self.time = Lane[str]("time", lambda _name: jobs.notice_time(), places=1)
-        self.channels = Lane[uuid.UUID | None]("channels", jobs.send_messages, places=CHANNELS, most=MOST_CHANNELS)
+        self.channels = Lane[uuid.UUID | None](
+            "channels", jobs.send_messages, places=CHANNELS, most=MOST_CHANNELS, slow_after=SLOW_RECEIVER
+        )
         self.failing = Lane[uuid.UUID | None]("failing channels", jobs.send_messages, places=FAILING_CHANNELS)
         self._lanes = (
             *(self.rounds, self.suspects, self.batches, self.cancels, self.chores),

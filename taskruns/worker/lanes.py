@@ -11,20 +11,28 @@ from django.db import close_old_connections, connection
 log = structlog.get_logger(__name__)
 K = TypeVar("K", bound=Hashable)
 # Work that takes longer than this waits for something, such as a silent Arize, and gives its place to the next.
-SLOW_AFTER = 3.0  # seconds
+SLOW_AFTER = 3.0  # seconds, unless a lane has its own
 IDLE_FOR = 60.0  # seconds after which an unused thread ends and closes its database connection
 
 
 class Lane(Generic[K]):
     """Runs `work(key)` in threads of its own. A key is never queued twice, nor run twice at once.
 
-    At most `places` keys that began less than SLOW_AFTER ago run at once, and at most `most` keys in all. If `work`
+    At most `places` keys that began less than `slow_after` ago run at once, and at most `most` keys in all. If `work`
     returns true, the key is queued again behind the others.
     """
 
-    def __init__(self, name: str, work: Callable[[K], object], *, places: int, most: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[K], object],
+        *,
+        places: int,
+        most: int | None = None,
+        slow_after: float = SLOW_AFTER,
+    ) -> None:
         self.name = name
-        self.places, self.most = places, most or places
+        self.places, self.most, self.slow_after = places, most or places, slow_after
         self._work = work
         self._changed = threading.Condition()
         self._waiting: dict[K, None] = {}
@@ -63,7 +71,7 @@ class Lane(Generic[K]):
             return self._changed.wait_for(lambda: not self._running, timeout=max(0.0, seconds))
 
     def _free(self) -> int:
-        since = time.monotonic() - SLOW_AFTER
+        since = time.monotonic() - self.slow_after
         busy = sum(began > since for began in self._running.values())
         return min(self.places - busy, self.most - len(self._running))
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from taskruns.arize import errors
-from taskruns.arize.values import one_line, read_retry_after
+from taskruns.arize.values import one_line
+from taskruns.outbound.retry_after import read_retry_after
 
 KEY = "ak-canary-7f3d9b2e51c84a60"
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)

@@ -1,5 +1,6 @@
 """Real receivers: an HTTP server that keeps what it gets and has every fault, and an SMTP server."""
 
+import asyncio
 import json
 import threading
 import time
@@ -124,16 +125,21 @@ def receiving(answer: Any = None, tls: Any = None) -> Iterator[Receiver]:
 
 @dataclass
 class MailBox:
-    """`refuses`: addresses that the server does not take. `is_cut`: it takes the mail, and ends the connection."""
+    """`refuses`: addresses that the server does not take. `is_cut`: it takes the mail, and ends the connection.
+
+    `lag`: seconds that it takes for each address.
+    """
 
     mails: list[tuple[list[str], Message]] = field(default_factory=list)
     refuses: set[str] = field(default_factory=set)
     is_cut: bool = False
+    lag: float = 0.0
 
     # The names of the methods are those of aiosmtpd.
     async def handle_RCPT(  # noqa: N802
         self, _server: Any, _session: Any, envelope: Any, address: str, _options: list[str]
     ) -> str:
+        await asyncio.sleep(self.lag)
         if address in self.refuses:
             return "550 no such mailbox"
         envelope.rcpt_tos.append(address)

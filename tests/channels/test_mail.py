@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from taskruns import jobs
 from taskruns.models import Delivery, DeliveryState, Membership, Run, Task, Team, User
-from taskruns.services.channels import notices
+from taskruns.services.channels import notices, posting
 from taskruns.services.runs.observations import record_observation
 from tests.channels.receivers import MailBox
 from tests.channels.scene import add_channel
@@ -132,3 +132,16 @@ def test_without_a_mail_server_nothing_is_lost(team: Team, run: Run, mail_box: M
     fail(run)
     work_off()
     assert Delivery.objects.get().failure == "no_mail"
+
+
+def test_a_mail_server_that_is_slow_at_each_step_gets_one_deadline(
+    team: Team, run: Run, mail_box: MailBox, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(posting, "LONGEST", 0.5)
+    mail_box.lag = 0.3
+    add_channel(team, ", ".join(f"person-{number}@example.com" for number in range(9)), kind="email")
+    fail(run)
+    work_off()
+    sent = Delivery.objects.get()
+    assert (sent.state, sent.failure, sent.is_repeat) == (DeliveryState.FAILED, "mail", True)
+    assert not mail_box.mails

@@ -24,6 +24,7 @@ from taskruns.services.runs.observations import record_observation
 from tests.channels.receivers import Receiver, cut, cut_body, hang, huge, status
 from tests.channels.scene import BY, add_channel
 from tests.channels.worker import send_due, work_off
+from tests.factories import make_run
 from tests.outbound.certificates import Authority
 from tests.runs.readings import reading
 from tests.stored import dump
@@ -254,6 +255,36 @@ def test_what_a_backup_had_not_sent_says_that_it_may_be_a_repetition(team: Team,
     assert backups.adopt(by=BY)
     send_due()
     assert "may be a repetition" in receiver.received[0].json["text"]
+
+
+def test_what_happened_before_an_adoption_says_that_it_may_be_a_repetition(team: Team, run: Run, receiver: Receiver):
+    """The panel whose backup it is worked on and told it, after the backup was made."""
+    add_channel(team, receiver.url, kind="slack")
+    fail(run, run_finished_at=timezone.now().isoformat())
+    Restore.objects.create(restored_by="root", backup="0" * 64, backup_made_at=timezone.now())
+    assert backups.adopt(by=BY)
+    work_off()
+    later = make_run(run.task)
+    fail(later, run_finished_at=timezone.now().isoformat())
+    work_off()
+    first, second = (got.json["text"] for got in receiver.received)
+    assert "may be a repetition" in first
+    assert "may be a repetition" not in second
+
+
+@pytest.mark.parametrize(("asked", "rests"), [("120", 120), ("1", 5), ("90000", 3600), ("soon", 5)])
+def test_a_receiver_that_asks_to_wait_is_left_alone_for_so_long(
+    asked: str, rests: int, team: Team, run: Run, receiver: Receiver
+):
+    channel = add_channel(team, receiver.url)
+    receiver.answer = status(429, (("Retry-After", asked),))
+    fail(run)
+    before = timezone.now()
+    work_off()
+    channel.refresh_from_db()
+    assert channel.rests_until is not None
+    assert only().next_try_at == channel.rests_until
+    assert timedelta(0) <= channel.rests_until - before - timedelta(seconds=rests) < timedelta(seconds=10)
 
 
 def test_an_answers_body_and_the_address_are_stored_nowhere(team: Team, run: Run, receiver: Receiver):

@@ -77,9 +77,8 @@ def test_a_key_is_neither_queued_twice_nor_run_twice_at_once(start: Start) -> No
     wait_for(lambda: lane.add("a"), "a key that ended may come again")
 
 
-def test_slow_work_gives_up_its_place_but_not_without_limit(start: Start, monkeypatch: Any) -> None:
-    monkeypatch.setattr(lanes, "SLOW_AFTER", 0.0)
-    lane, work = start(places=1, most=3)
+def test_slow_work_gives_up_its_place_but_not_without_limit(start: Start) -> None:
+    lane, work = start(places=1, most=3, slow_after=0.0)
     for key in "abcd":
         lane.add(key)
 

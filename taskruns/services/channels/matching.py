@@ -6,7 +6,6 @@ and the new position are one transaction, so two workers or a killed one change 
 """
 
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Count, F, QuerySet
+from django.db.models import Count, F, Max, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -36,7 +35,7 @@ from taskruns.models import (
     Team,
 )
 from taskruns.models.channels import KEEPS_INCIDENTS, OF_RUNS, OF_THE_LOG, RUN_ENDED, SUMMARY, WITH_AN_END
-from taskruns.models.restores import is_resting
+from taskruns.models.restores import is_resting, last_adopted_at
 from taskruns.models.stamps import SKEW, is_ahead
 from taskruns.services.runs.matching import matching
 
@@ -44,7 +43,6 @@ from .notices import ended_notices
 
 CHUNK = 100  # facts in one transaction
 MOST_ROWS = 2_000  # deliveries in one transaction: each fact may concern all rules of its team
-SUMMED_UP = 500  # held messages that one transaction sums up
 NAMED = 5  # runs that a summary names
 LONGEST_WHY = 300  # characters of Arize's reason
 
@@ -79,12 +77,13 @@ def match() -> bool:
 def _match_notices() -> bool:
     """Whoever waits for a run that has ended gets a mail."""
     rows = list(free(ended_notices().order_by("pk"))[:CHUNK])
-    Delivery.objects.bulk_create(map(_to_person, rows), ignore_conflicts=True)
+    adopted_at = last_adopted_at()
+    Delivery.objects.bulk_create([_to_person(row, adopted_at) for row in rows], ignore_conflicts=True)
     RunNotice.objects.filter(pk__in=[row.pk for row in rows]).delete()
     return len(rows) == CHUNK
 
 
-def _to_person(notice: RunNotice) -> Delivery:
+def _to_person(notice: RunNotice, adopted_at: datetime | None) -> Delivery:
     run = notice.run
     at = run.ended_at or timezone.now()
     return Delivery(
@@ -97,6 +96,7 @@ def _to_person(notice: RunNotice) -> Delivery:
         at=at,
         data=about(run),
         state=DeliveryState.QUEUED,
+        is_repeat=_may_be_told(at, adopted_at),
     )
 
 
@@ -265,7 +265,8 @@ def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
     if channel.is_silent(now):
         Channel.objects.filter(pk=channel.pk).update(missed=F("missed") + len(facts))
         return
-    rows = [_delivery(team, rule, fact, DeliveryState.QUEUED) for fact in facts]
+    adopted_at = last_adopted_at()
+    rows = [_delivery(team, rule, fact, adopted_at) for fact in facts]
     if rule.quiet_minutes:
         # Locked and read again: another worker or lane may have started the quiet time.
         locked = Rule.objects.select_for_update(of=("self",), no_key=True).filter(pk=rule.pk).first()
@@ -290,7 +291,7 @@ def _holds_some(rule: Rule) -> bool:
     return Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None).exists()
 
 
-def _delivery(team: Team, rule: Rule, fact: Fact, state: DeliveryState) -> Delivery:
+def _delivery(team: Team, rule: Rule, fact: Fact, adopted_at: datetime | None) -> Delivery:
     return Delivery(
         team=team,
         channel=rule.channel,
@@ -301,9 +302,15 @@ def _delivery(team: Team, rule: Rule, fact: Fact, state: DeliveryState) -> Deliv
         run=fact.run,
         at=fact.at,
         data=fact.data,
-        state=state,
+        state=DeliveryState.QUEUED,
+        is_repeat=_may_be_told(fact.at, adopted_at),
         is_open=rule.channel.kind in KEEPS_INCIDENTS and fact.event in WITH_AN_END,
     )
+
+
+def _may_be_told(at: datetime, adopted_at: datetime | None) -> bool:
+    """The panel whose backup was adopted here worked until then, and may have told it."""
+    return adopted_at is not None and at < adopted_at
 
 
 def _sum_up() -> None:
@@ -323,31 +330,34 @@ def _sum_up_rule(rule_id: uuid.UUID) -> None:
     rule = free(Rule.objects.filter(pk=rule_id)).first()
     if rule is None or _is_quiet(rule, now):
         return
-    held = list(Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None).order_by("at", "pk"))
-    if not held:
+    held = Delivery.objects.filter(rule=rule, state=DeliveryState.HELD, summary=None)
+    number = held.count()
+    if not number:
         return
-    if len(held) == 1:
-        Delivery.objects.filter(pk=held[0].pk).update(state=DeliveryState.QUEUED, next_try_at=now)
+    if number == 1:
+        held.update(state=DeliveryState.QUEUED, next_try_at=now)
     else:
         summary = _summary(rule, held, now)
         Delivery.objects.bulk_create([summary])
-        for at in range(0, len(held), SUMMED_UP):
-            chunk = [row.pk for row in held[at : at + SUMMED_UP]]
-            Delivery.objects.filter(pk__in=chunk).update(summary=summary, is_open=False)
+        held.update(summary=summary, is_open=False)
     Rule.objects.filter(pk=rule.pk).update(quiet_until=now + timedelta(minutes=rule.quiet_minutes))
 
 
-def _summary(rule: Rule, held: Sequence[Delivery], now: datetime) -> Delivery:
-    named = [{"event": row.event, **row.data} for row in held[:NAMED]]
-    data = {"number": len(held), "by_event": dict(Counter(row.event for row in held)), "named": named}
+def _summary(rule: Rule, held: QuerySet[Delivery], now: datetime) -> Delivery:
+    """Reads the first and the last of them only: a rule may hold a day's messages."""
+    first = list(held.order_by("at", "pk")[:NAMED])
+    by_event = dict(held.order_by().values_list("event").annotate(Count("pk")))
+    named = [{"event": row.event, **row.data} for row in first]
+    data = {"number": sum(by_event.values()), "by_event": by_event, "named": named}
     return Delivery(
-        team_id=held[0].team_id,
+        team_id=first[0].team_id,
         channel_id=rule.channel_id,
         rule=rule,
         recipient=f"rule:{rule.pk}",
         fact=f"{SUMMARY}:{rule.pk}:{now.isoformat()}:summary",
         event=SUMMARY,
-        at=held[0].at,
-        data=data | {"until": held[-1].at.isoformat()},
+        at=first[0].at,
+        data=data | {"until": held.aggregate(last=Max("at"))["last"].isoformat()},
         state=DeliveryState.QUEUED,
+        is_repeat=held.filter(is_repeat=True).exists(),
     )

@@ -5,12 +5,16 @@ recognises a repetition.
 """
 
 import json
+import socket
+import threading
+from contextlib import suppress
 from email.utils import parseaddr
 from smtplib import SMTPServerDisconnected
 from ssl import SSLError
+from typing import Any
 
 from django.conf import settings
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, get_connection
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from standardwebhooks import Webhook
@@ -72,10 +76,30 @@ def _mail(delivery: Delivery, message: Mail, to: list[str]) -> Attempt:
     headers = {"Message-ID": f"<{delivery.pk}@{domain}>", "Auto-Submitted": "auto-generated"}
     mail = EmailMessage(message.subject, message.body, bcc=to, headers=headers | {"To": "undisclosed-recipients:;"})
     try:
-        mail.send()
+        _send(mail)
     except (OSError, ValueError) as error:  # those of smtplib are of the first kind
         return Attempt(Trouble.MAIL, may_have_arrived=isinstance(error, _NO_ANSWER))
     return Attempt()
+
+
+def _send(mail: EmailMessage) -> None:
+    """The library has a time-out for each step only, and a mail to many has many steps."""
+    mail.connection = get_connection()
+    deadline = threading.Timer(LONGEST, _cut, [mail.connection])
+    deadline.daemon = True
+    deadline.start()
+    try:
+        mail.send()
+    finally:
+        deadline.cancel()
+
+
+def _cut(backend: Any) -> None:
+    """Whoever waits for the mail server gets an error. Does nothing while there is no connection yet."""
+    found = getattr(getattr(backend, "connection", None), "sock", None)
+    if found is not None:
+        with suppress(OSError):  # it was closed just now
+            found.shutdown(socket.SHUT_RDWR)
 
 
 @sensitive_variables()
@@ -88,7 +112,9 @@ def _post(delivery: Delivery, message: Post, to: Destination) -> Attempt:
         answer = session.ask("POST", to.url, longest=None, data=_routed(message, to), headers=headers)
     if isinstance(answer, NotAnswered):
         return Attempt(answer.why.name.lower(), may_have_arrived=answer.why is Failure.NO_ANSWER)
-    return Attempt("" if answer.is_success else Trouble.STATUS, answer.status)
+    if answer.is_success:
+        return Attempt(status=answer.status)
+    return Attempt(Trouble.STATUS, answer.status, retry_after=answer.retry_after)
 
 
 @sensitive_variables()

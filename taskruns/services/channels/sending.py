@@ -58,11 +58,15 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """`trouble`: empty if it was sent. `may_have_arrived`: there was no answer, so the next attempt may repeat it."""
+    """`trouble`: empty if it was sent. `may_have_arrived`: there was no answer, so the next attempt may repeat it.
+
+    `retry_after`: seconds that the receiver asks to wait.
+    """
 
     trouble: str = ""
     status: int | None = None
     may_have_arrived: bool = False
+    retry_after: int | None = None
 
 
 # Words a message for the kind of its channel.
@@ -194,7 +198,7 @@ def _note(delivery: Delivery, attempt: Attempt) -> None:
         _note_health(delivery, attempt, now)
         return
     repeats = {"is_repeat": True} if attempt.may_have_arrived else {}
-    mine.update(state=DeliveryState.FAILED, next_try_at=now + rest_after(delivery.attempts), **seen, **repeats)
+    mine.update(state=DeliveryState.FAILED, next_try_at=now + _rest(delivery.attempts, attempt), **seen, **repeats)
     _note_health(delivery, attempt, now)
     log.warning(
         "message_not_sent",
@@ -218,7 +222,7 @@ def _note_health(delivery: Delivery, attempt: Attempt, now: datetime) -> None:
     failures = delivery.channel.failures + 1
     row.update(
         failures=failures,
-        rests_until=now + rest_after(failures),
+        rests_until=now + _rest(failures, attempt),
         failure=attempt.trouble,
         failure_status=attempt.status,
     )
@@ -228,6 +232,11 @@ def _note_health(delivery: Delivery, attempt: Attempt, now: datetime) -> None:
 def _is_noted(channel: Channel, now: datetime) -> bool:
     """Whether a message was sent a moment ago."""
     return is_recent(channel.last_sent_at, now, HEALTH_NOTED_EVERY)
+
+
+def _rest(failures: int, attempt: Attempt) -> timedelta:
+    asked = min(timedelta(seconds=attempt.retry_after or 0), LONGEST_REST)
+    return max(rest_after(failures), asked)
 
 
 def rest_after(failures: int) -> timedelta:
