@@ -66,6 +66,18 @@ def test_this_page_and_all_matching_runs_are_two_buttons(stack: Stack, visit: Vi
     expect(oli.page.get_by_text("all runs that matched a filter")).to_be_visible()
 
 
+def test_a_typed_search_is_applied_before_all_that_match_are_cancelled(stack: Stack, visit: Visit) -> None:
+    task, ids = _five(stack)
+    oli = visit(stack, "oli")
+    oli.open_board(f"?task={task}")
+    oli.page.get_by_label("Search runs").fill(ids[0])
+    oli.page.get_by_role("button", name="that match").click()
+    expect(oli.page.locator("[data-run-id]")).to_have_count(1)
+    assert "q=" in oli.page.url
+    oli.page.get_by_role("button", name="Cancel all 1 that match").click()
+    expect(oli.page.get_by_role("heading", name="Cancel 1 run?")).to_be_visible()
+
+
 def test_bulk_cancel_works_without_javascript(stack: Stack, visit: Visit) -> None:
     task, ids = _five(stack)
     visit(stack, "oli")  # signs in once with JavaScript; the next visit reuses the cookies

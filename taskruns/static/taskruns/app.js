@@ -331,6 +331,14 @@ form?.addEventListener("focusout", ({ target, relatedTarget }) => {
   applyFilters();
 });
 
+/** The number on these buttons is that of the applied filter, so what is typed is applied first. */
+byId("match-all")?.addEventListener("submit", (event) => {
+  const isTyped = [...form.elements].some((it) => it.matches("input") && it.value !== it.defaultValue);
+  if (!isTyped) return;
+  event.preventDefault();
+  applyFilters();
+});
+
 /** A chip keeps a search that is typed but not applied yet. */
 function keepTypedSearch(link) {
   const search = byId("filter-q");
