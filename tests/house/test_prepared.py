@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db import connection
 from django.db.models import DateTimeField
+from django.test.utils import CaptureQueriesContext
 
 from taskruns.models import Run, Task, Team, prepared, restores, session_store
-from taskruns.models.prepared import Moment, Prepared, PreparedShared, Slot, update_row
+from taskruns.models.prepared import Moment, Prepared, PreparedNumbers, PreparedShared, Slot, update_row
 from taskruns.pages import saved_views
 from taskruns.pages.board import chart, choices, counts, rows
 from taskruns.services import members
@@ -148,6 +150,22 @@ def test_no_more_rows_are_kept_than_said(team: Team):
     shared = PreparedShared(Team.objects.order_by("slug"), most=2)
     assert shared.rows() == list(Team.objects.order_by("slug"))
     assert len(shared.rows(most=2)) == len(shared._known) == 2
+
+
+@pytest.mark.usefixtures("committed")
+def test_numbers_are_counted_along_indexes_and_other_queries_are_planned_freely():
+    """SQLite plans them so by itself."""
+    numbers = PreparedNumbers([Team.objects.values("pk")[:1]])
+    with CaptureQueriesContext(connection) as captured:
+        assert numbers.rows() == (0,)
+    sql = captured[0]["sql"]
+    if connection.vendor == "sqlite":
+        assert sql.startswith("SELECT")
+        return
+    assert sql.startswith("SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off; SELECT")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('enable_bitmapscan'), current_setting('enable_seqscan')")
+        assert cursor.fetchone() == ("on", "on")
 
 
 def test_a_row_is_updated_only_if_it_is_as_expected(team: Team):
