@@ -278,6 +278,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
     "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
+    "tokens.record_refusal": lambda _: LATER,  # it stays refused: see tests/tokens/test_refusals.py
     "triggers.close": lambda _: triggers.sweep(by=BY),
     "triggers.earlier": lambda _: LATER,  # read-only
     "triggers.sweep": lambda _: triggers.sweep(),
@@ -344,7 +345,10 @@ READY: dict[str, Callable[[Stage], object]] = {
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
-NO_ACTS_OF_THEIR_OWN = {"audit.has_room", "audit.start_verification", "audit.record_denial", "triggers.earlier"}
+NO_ACTS_OF_THEIR_OWN = {
+    *("audit.has_room", "audit.start_verification", "audit.record_denial"),
+    *("tokens.record_refusal", "triggers.earlier"),
+}
 
 
 def acting() -> set[str]:

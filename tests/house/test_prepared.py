@@ -20,6 +20,7 @@ from taskruns.services.credentials import client
 from taskruns.services.mirror import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from taskruns.services.runs import ends, facts, people, search
 from taskruns.services.stops.hold import _of_key
+from taskruns.services.tokens import identify
 from tests.factories import NOW
 from tests.paths import ROOT
 
@@ -67,6 +68,7 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (_waiting_of_key, {}),
     (_of_key, {}),
     (client._more, {}),
+    (identify._by_digest, {}),
 ]
 
 

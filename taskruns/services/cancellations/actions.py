@@ -38,7 +38,7 @@ class CancelResult:
     explanation: str = ""
     throttled: bool = False
     holder: Cancellation | None = None
-    is_own: bool = False  # the holder was requested by the same person
+    is_own: bool = False  # the holder was requested by the same person or token
     is_queued: bool = False
 
 
@@ -68,7 +68,7 @@ def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
 @transaction.atomic(durable=True)
 def _open(run_id: uuid.UUID, place: Place, *, by: Actor, reason: str) -> Cancellation | CancelResult:
     previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
-    new = Cancellation(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
+    new = Cancellation(run_id=run_id, person=by.person, token=by.token, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
     run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
@@ -100,8 +100,14 @@ def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
     holder = Cancellation.objects.filter(run=run).select_related("batch", "person").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
     noted = _note(run, Outcome.JOINED, by=by, reason=reason, details=details)
-    is_own = holder is not None and by.person is not None and holder.person_id == by.person.pk
+    is_own = holder is not None and _is_by(holder, by)
     return replace(noted, holder=holder, is_own=is_own)
+
+
+def _is_by(cancellation: Cancellation, by: Actor) -> bool:
+    if by.token is not None:
+        return cancellation.token_id == by.token.pk
+    return by.person is not None and cancellation.person_id == by.person.pk
 
 
 def _note(run: Run, outcome: Outcome, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:

@@ -70,7 +70,9 @@ def _open(
     stop = EmergencyStop.objects.holding().filter(team=task.team).first()
     if stop is not None and stop.holds(task) and _mine(task, operation, by) is None:
         return _held(task, stop, operation, by)
-    new = Trigger(pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters)
+    new = Trigger(
+        pk=operation, task=task, person=by.person, token=by.token, person_label=by.label, parameters=parameters
+    )
     opened = insert_first(new, rivals=Trigger.objects.filter(pk=operation))
     if opened is None:
         return _join(_mine(task, operation, by), parameters)
@@ -97,7 +99,7 @@ def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> T
 
 
 def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
-    rows = Trigger.objects.select_related("run").filter(task=task, person=by.person)
+    rows = Trigger.objects.select_related("run").filter(task=task, person=by.person, token=by.token)
     return rows.filter(pk=operation).first()
 
 
