@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
@@ -125,20 +125,6 @@ class SignInCountManager(models.Manager["SignInCount"]):
         except IntegrityError:
             return self.has_room(limit, *of)
         return True
-
-    def count_one(self, limit: Limit, *of: str) -> tuple[int, datetime]:
-        """Count one attempt, also beyond the limit: (attempts in this window, when it ends)."""
-        now = timezone.now()
-        rows = self.filter(bucket=limit.bucket(*of))
-        if not rows.filter(ahead("ends_at", now, limit.window)).update(attempts=models.F("attempts") + 1):
-            anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
-            if not rows.filter(over("ends_at", now, limit.window)).update(**anew):
-                try:
-                    with transaction.atomic():
-                        self.create(bucket=limit.bucket(*of), **anew)
-                except IntegrityError:
-                    return self.count_one(limit, *of)
-        return rows.values_list("attempts", "ends_at").get()
 
 
 class SignInCount(models.Model):

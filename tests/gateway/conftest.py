@@ -13,6 +13,7 @@ from tests.gateway.scripts import Script
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the background thread does is done before the answer, in the transaction of the test."""
     monkeypatch.setattr(passing.background, "submit", passing.run_quietly)
+    monkeypatch.setattr(passing.background, "_start", lambda: None)
     monkeypatch.setattr(passing, "_seen", passing._Seen())
     monkeypatch.setattr(places, "of_scripts", places.Places())
     yield

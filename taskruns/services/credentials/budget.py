@@ -10,11 +10,14 @@ import threading
 import time
 from collections import Counter
 from enum import IntEnum
+from functools import cache
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import UUIDField
 
 from taskruns.models import Credential
+from taskruns.models.prepared import Prepared, Slot, update_row
 from taskruns.services.lock_wait import soft_commit
 
 Calls = list[list[float]]  # [[seconds since 1970, kind, calls], ...]
@@ -234,10 +237,15 @@ def reserve_for_script(credential: Credential) -> int:
 
 
 def _reserve(credential: Credential, kind: Kind) -> int:
-    row = Credential.objects.filter(pk=credential.pk)
-    recent = row.select_for_update(no_key=True).values_list("recent_calls", flat=True).get()
+    (recent,) = _locked_calls().rows(pk=credential.pk)
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, recent)
     if not budget.take(kind):
         return budget.seconds_until(kind)
-    row.update(recent_calls=budget.recent())
+    update_row(Credential, credential.pk, recent_calls=budget.recent())
     return 0
+
+
+@cache
+def _locked_calls() -> Prepared[Calls]:
+    row = Credential.objects.filter(pk=Slot("pk", UUIDField())).select_for_update(no_key=True)
+    return Prepared(row.values_list("recent_calls", flat=True))

@@ -10,8 +10,9 @@ import queue
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -26,14 +27,16 @@ from taskruns.arize.wire import WireRun, WireTask
 from taskruns.models import Credential, Run, Task
 from taskruns.services.cancellations import follow
 from taskruns.services.credentials.client import count as count_calls
+from taskruns.services.lock_wait import soft_commit
 from taskruns.services.mirror.lookup import mirror_one
 from taskruns.services.mirror.tasks import record_listed
 from taskruns.services.rare_lines import Rarely
 from taskruns.services.runs.observations import Reading, fits_an_index, record_observation, record_readings
 
 log = structlog.get_logger(__name__)
-MOST_WAITING = 50  # answers and counts
+MOST_WAITING = 50  # answers
 MOST_ITEMS = 100  # of one answer; Arize's longest page
+COUNTED_EVERY = 1.0  # seconds
 IDLE = 10.0  # seconds after which the thread and its database connection end
 # The same answer again says nothing new for this long, however many scripts ask for it.
 SAME_FOR = 5.0  # seconds
@@ -48,6 +51,9 @@ class Background:
         self._jobs: queue.Queue[Callable[[], object]] = queue.Queue(MOST_WAITING)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._calls: Counter[Credential] = Counter()
+        self._limited: Counter[Credential] = Counter()
+        self._counted_at = 0.0
 
     def submit(self, job: Callable[[], object]) -> None:
         try:
@@ -56,24 +62,47 @@ class Background:
             if _complaints.is_due():
                 log.warning("passing_dropped", left_out=_complaints.left_out)
             return
+        self._start()
+
+    def count(self, key: Credential, *, is_limited: bool) -> None:
+        """Written every COUNTED_EVERY seconds, because a write for each call would cost more than the call."""
+        with self._lock:
+            self._calls[key] += 1
+            self._limited[key] += is_limited
+        self._start()
+
+    def write_counts(self) -> None:
+        with self._lock:
+            calls, limited = self._calls, self._limited
+            self._calls, self._limited, self._counted_at = Counter(), Counter(), time.monotonic()
+        for key, number in calls.items():
+            count_calls(key, calls=number, limited=limited[key])
+
+    def _start(self) -> None:
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="passing", daemon=True)
                 self._thread.start()
 
     def _work(self) -> None:
+        worked_at = time.monotonic()
         while True:
-            try:
-                job = self._jobs.get(timeout=IDLE)
-            except queue.Empty:
-                with self._lock:
-                    if self._jobs.empty():
-                        self._thread = None
-                        connection.close()
-                        return
-                continue
-            run_quietly(job)
+            with suppress(queue.Empty):
+                run_quietly(self._jobs.get(timeout=COUNTED_EVERY))
+                worked_at = time.monotonic()
+            if time.monotonic() - self._counted_at >= COUNTED_EVERY:
+                run_quietly(self.write_counts)
             connection.close_if_unusable_or_obsolete()
+            if time.monotonic() - worked_at > IDLE and self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        """The thread ends, and the next answer starts a new one."""
+        connection.close()
+        with self._lock:
+            if self._jobs.empty() and not self._calls:
+                self._thread = None
+            return self._thread is None
 
 
 def run_quietly(job: Callable[[], object]) -> None:
@@ -116,10 +145,6 @@ def note(key: Credential, path: Sequence[str], answer: RawAnswer, started: datet
         background.submit(partial(record, key.pk, key.endpoint, tuple(path), answer.body, started))
 
 
-def count(key: Credential, *, is_limited: bool) -> None:
-    background.submit(partial(count_calls, key, calls=1, limited=int(is_limited)))
-
-
 def record(key_id: uuid.UUID, endpoint: str, path: tuple[str, ...], body: bytes, started: datetime) -> None:
     """Write what the answer shows into the mirror of the key's team. Raises Unreadable, DatabaseError."""
     key = Credential.objects.live().filter(pk=key_id, endpoint=endpoint).first()
@@ -143,10 +168,11 @@ def record_run(key: Credential, run_id: str, seen: WireRun, started: datetime) -
     if seen.id != run_id or not (fits_an_index(seen.id) and fits_an_index(seen.task_id or "")):
         return None
     follow(key).note(seen.id, seen, started)
-    known = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id=seen.id).first()
-    if known is None:
-        return mirror_one(key, seen, started)
-    record_observation(known, seen, started)
+    with soft_commit():
+        known = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id=seen.id).first()
+        if known is None:
+            return mirror_one(key, seen, started)
+        record_observation(known, seen, started)
     return known
 
 
@@ -159,7 +185,8 @@ def _record_runs(key: Credential, task_id: str, seen: Sequence[WireRun], started
     followed = follow(key)
     for wire in own:
         followed.note(wire.id, wire, started)
-    record_readings([Reading(task, own, started)])
+    with soft_commit():
+        record_readings([Reading(task, own, started)])
 
 
 def parsed(body: bytes) -> Any:

@@ -59,9 +59,9 @@ def forward(key: Credential, path: Sequence[str], query: str = "") -> Forwarded:
         answer = client.forward(path, query)
     except ArizeError as error:
         if error.status is not None or isinstance(error, NoAnswer):
-            passing.count(key, is_limited=False)
+            passing.background.count(key, is_limited=False)
         raise
-    passing.count(key, is_limited=answer.status == 429)
+    passing.background.count(key, is_limited=answer.status == 429)
     return Forwarded(answer, started)
 
 
