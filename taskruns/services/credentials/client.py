@@ -12,7 +12,7 @@ from functools import cache
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 from django.db.models import DateTimeField, F, IntegerField, Q, UUIDField
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -22,6 +22,7 @@ from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
 from taskruns.models.prepared import PreparedUpdate, Slot
+from taskruns.services.lock_wait import soft_commit
 from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)
@@ -96,7 +97,7 @@ def count(credential: Credential, *, calls: int, limited: int) -> None:
         return
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
     try:
-        with transaction.atomic():
+        with soft_commit():
             _add(credential, hour, calls=calls, limited=limited)
     except DatabaseError:
         log.warning("usage_not_counted", key=str(credential.pk), calls=calls, exc_info=True)
