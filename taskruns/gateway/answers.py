@@ -19,6 +19,7 @@ NO_PLACE = "Too many requests of scripts wait for Arize. Nothing was sent. Try a
 BEING_SENT = (
     "The cancel was recorded and is being sent, but its outcome is not known yet. Read the run to see whether it ended."
 )
+USUAL_WAIT = 30  # seconds, if Arize names none
 NO_RUN = "The task run does not exist or is not readable with this token's API key."
 # The status that official clients look for in the problem of a cancel that comes too late.
 _ENDED_AS = {
@@ -90,6 +91,8 @@ def _refused(error: ArizeError | None, status: int | None, sentence: str) -> For
     """Arize's status, and its own title and detail if it gave any."""
     status = error.status if error is not None and error.status is not None else status
     wait = error.retry_after if error is not None else None
+    if status == 429 and wait is None:
+        wait = USUAL_WAIT
     if status is None or not 400 <= status <= 499:
         return problem(502, sentence)
     detail = error.detail if error is not None and error.detail else sentence

@@ -105,6 +105,9 @@ def _cancel(request: HttpRequest, access: TokenAccess, key: Credential, run_id: 
 
 
 def _trigger(request: HttpRequest, access: TokenAccess, key: Credential, task_id: str) -> ForProgram:
+    if "Transfer-Encoding" in request.headers:
+        # Django reads no body without a length. An empty one would start a run with other values than meant.
+        return problem(400, "Send the body with a Content-Length. Nothing was sent.")
     try:
         raw = request.body
     except (UnreadablePostError, RawPostDataException):

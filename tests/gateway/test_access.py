@@ -26,8 +26,7 @@ from taskruns.models import (
 from taskruns.services.tokens.secret import new_secret
 from tests.clients import signed_in
 from tests.factories import CANARY, make_credential, make_token
-from tests.gateway.scripts import Script, problem_of
-from tests.gateway.test_reads import OFFERED
+from tests.gateway.scripts import OFFERED, Script, problem_of
 from tests.stored import dump
 from tests.wire import ENDPOINT, wire_run
 

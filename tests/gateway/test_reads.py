@@ -12,11 +12,8 @@ from taskruns.services.credentials.client import forget_kept
 from tests.access.fence import missing_from
 from tests.factories import CANARY, make_credential, make_run
 from tests.fake_arize import World
-from tests.gateway.scripts import Script, problem_of
+from tests.gateway.scripts import OFFERED, Script, problem_of
 from tests.wire import ENDPOINT, run_url, wire_run
-
-LISTS = ("spaces", "organizations", "projects", "datasets", "experiments", "tasks", "users")
-OFFERED = [*LISTS, *(f"{name}/X1=" for name in LISTS), "task-runs/X1=", "tasks/X1=/runs"]
 
 
 @pytest.mark.parametrize("path", OFFERED)
