@@ -11,17 +11,19 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import structlog
+from django.utils import timezone
 
 from taskruns.arize.client import MOST_VALUES, RawAnswer
 from taskruns.arize.errors import Unreadable
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireRun, WireTask
 from taskruns.models import Credential, Run, Task
+from taskruns.models.stamps import is_recent
 from taskruns.services.background import Background
 from taskruns.services.cancellations import follow
 from taskruns.services.credentials.client import count as count_calls
@@ -36,6 +38,8 @@ MOST_ITEMS = 100  # of one answer; Arize's longest page
 # The same answer again says nothing new for this long, however many scripts ask for it.
 SAME_FOR = 5.0  # seconds
 MOST_KNOWN = 1_000
+# An active run that was read within this time is as fresh as a board needs.
+READ_JUST_NOW = timedelta(seconds=10)
 _complaints = Rarely()
 
 
@@ -119,6 +123,8 @@ def record_run(key: Credential, run_id: str, seen: WireRun, started: datetime) -
     """None if the answer is about another run, or none that the mirror could store."""
     if seen.id != run_id or not (fits_an_index(seen.id) and fits_an_index(seen.task_id or "")):
         return None
+    if known_already := _unchanged(key, [seen]):
+        return Run.objects.get(pk=known_already[seen.id])
     follow(key).note(seen.id, seen, started)
     with soft_commit():
         known = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id=seen.id).first()
@@ -132,6 +138,10 @@ def _record_runs(key: Credential, task_id: str, seen: Sequence[WireRun], started
     if not fits_an_index(task_id):
         return
     own = [wire for wire in seen if wire.task_id in {None, task_id}]
+    unchanged = _unchanged(key, own)
+    own = [wire for wire in own if wire.id not in unchanged]
+    if not own:
+        return
     mine = {"team_id": key.team_id, "endpoint": key.endpoint, "arize_id": task_id}
     task, _ = Task.objects.get_or_create(**mine, defaults={"credential": key})
     followed = follow(key)
@@ -139,6 +149,21 @@ def _record_runs(key: Credential, task_id: str, seen: Sequence[WireRun], started
         followed.note(wire.id, wire, started)
     with soft_commit():
         record_readings([Reading(task, own, started)])
+
+
+def _unchanged(key: Credential, seen: Sequence[WireRun]) -> dict[str, uuid.UUID]:
+    """The runs that the mirror has just so, by Arize id, and need no write: they have ended or were read just now.
+
+    A read costs little, but on SQLite each write holds up all others.
+    """
+    now, raw = timezone.now(), {wire.id: json.dumps(wire.raw) for wire in seen}
+    rows = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id__in=raw)
+    found = rows.values_list("arize_id", "pk", "as_read", "rank", "observed_at")
+    return {
+        id_: pk
+        for id_, pk, as_read, rank, observed_at in found
+        if as_read == raw[id_] and (rank == 0 or is_recent(observed_at, now, READ_JUST_NOW))
+    }
 
 
 def parsed(body: bytes) -> Any:
