@@ -3,7 +3,6 @@
 Then 50 scripts at once: how long a board and a cancel of a person take meanwhile, with an Arize that is fast or slow.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -19,15 +18,13 @@ import requests
 from django.conf import settings
 from django.db import connection
 
-from config.processes import base_environment, launch, stop
 from taskruns.audit import append_only
 from taskruns.models import Credential, Run, Team, User
-from tests.batches.worker_stack import database_url
 from tests.bench.cancels import KEY, panel, sandbox
 from tests.bench.table import Figure
 from tests.clients import signed_in
 from tests.factories import make_token
-from tests.processes import free_ports, wait_for
+from tests.gateway.web import web
 
 COUNT = 150
 SCRIPTS = 50
@@ -43,43 +40,11 @@ def measure() -> list[Figure]:
         team = Team.objects.get(slug=slug)
         _, secret = make_token(team)
         runs = list(Run.objects.filter(team=team, rank=1).order_by("sorted_at").select_related("task"))
-        with _web(Path(directory), url, HIGH) as base:
+        with web(Path(directory), arize=url, more=HIGH) as base:
             figures = _overheads(base, url, secret, runs)
-        with _web(Path(directory), url, {}) as base:
+        with web(Path(directory), arize=url, more={}) as base:
             figures += _under_load(base, url, team, runs[-40:])
         return figures
-
-
-@contextmanager
-def _web(directory: Path, arize: str, more: dict[str, str]) -> Iterator[str]:
-    (port,) = free_ports(1)
-    base = f"http://localhost:{port}"
-    environment = base_environment() | {
-        **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY")},
-        **more,
-        "ENV_FILE": "",
-        "SITE_URL": base,
-        "REQUIRE_MFA": "off",
-        "DATA_DIR": str(directory),
-        "DATABASE_URL": database_url(),
-        "QUEUE_URL": f"sqlite:///{directory / 'queue.sqlite3'}",
-        "ARIZE_ENDPOINTS": arize,
-    }
-    collect = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
-    subprocess.run(collect, env=environment, check=True, timeout=120)
-    web = launch("web", environment=environment, log=directory / "web.log")
-    try:
-        wait_for(lambda: _is_up(base), "the web processes", within=60)
-        yield base
-    finally:
-        stop([web])
-
-
-def _is_up(base: str) -> bool:
-    try:
-        return requests.get(f"{base}/healthz", timeout=5).ok
-    except requests.ConnectionError:
-        return False
 
 
 def _overheads(base: str, url: str, secret: str, runs: list[Run]) -> list[Figure]:
