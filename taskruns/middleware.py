@@ -105,6 +105,8 @@ class Gateway:
             return self.get_response(request)
         for name in _OF_BROWSERS:
             request.META.pop(name, None)
+        if "tr_" in (agent := request.META.get("HTTP_USER_AGENT", "")):
+            request.META["HTTP_USER_AGENT"] = without_token(agent)  # it is stored
         if settings.SECURE_SSL_REDIRECT and not request.is_secure():
             return problem(403, "This panel answers over https only. Replace the token: it was sent in clear.")
         response = self.get_response(request)

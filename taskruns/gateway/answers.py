@@ -5,7 +5,7 @@ from typing import Any
 
 from taskruns.access.problems import ForProgram, problem
 from taskruns.arize.client import RawAnswer
-from taskruns.arize.errors import ArizeError, NotSent, RateLimited
+from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, RateLimited
 from taskruns.models import CANCEL_FACTS, Outcome, Status, TriggerOutcome
 from taskruns.models.outcomes import Effect
 from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
@@ -44,11 +44,8 @@ def no_room(refused: NoRoom) -> ForProgram:
 
 def no_answer(error: ArizeError) -> ForProgram:
     """Nothing usable came from Arize for a GET."""
-    if isinstance(error, RateLimited):
-        return problem(429, error.sentence, retry_after=error.retry_after)
-    if error.status is None and not isinstance(error, NotSent):
-        return problem(504, error.sentence)
-    return problem(502, error.sentence)
+    statuses = {RateLimited: 429, BadRequest: 400, NoAnswer: 504}
+    return problem(statuses.get(type(error), 502), error.sentence, retry_after=error.retry_after)
 
 
 def cancelled(end: CancelEnd) -> ForProgram:

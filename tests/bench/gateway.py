@@ -17,9 +17,11 @@ from urllib.parse import quote
 import requests
 from django.conf import settings
 from django.db import connection
+from django.db.models import Min
+from django.utils import timezone
 
 from taskruns.audit import append_only
-from taskruns.models import Credential, Run, Team, User
+from taskruns.models import Credential, Run, Task, Team, User
 from tests.bench.cancels import KEY, panel, sandbox
 from tests.bench.table import Figure
 from tests.clients import signed_in
@@ -44,6 +46,8 @@ def measure() -> list[Figure]:
             figures = _overheads(base, url, secret, runs)
         with web(Path(directory), arize=url, more={}) as base:
             figures += _under_load(base, url, team, runs[-40:])
+        with web(Path(directory), arize=url, more={}, with_worker=True) as base:
+            figures.append(_freshness(base, team))
         return figures
 
 
@@ -116,6 +120,30 @@ def _under_load(base: str, url: str, team: Team, runs: list[Run]) -> list[Figure
         for act in ("board", "cancel")
         for how, found in (("fast", fast), ("slow", hung))
     ]
+
+
+def _freshness(base: str, team: Team) -> Figure:
+    """How old the oldest reading of the team's tasks is, while its board is open."""
+    Credential.objects.filter(team=team).update(recent_calls=[])
+    tokens = [make_token(team, name=f"Fresh {number}")[1] for number in range(SCRIPTS)]
+    _ages(team, 15)  # the worker's first rounds
+    calm = _ages(team, 20)
+    with _scripts(base, tokens) as counts:
+        busy = _ages(team, 30)
+    sys.stderr.write(f"  watched board: {dict(counts())}\n")
+    p95 = [statistics.quantiles(ages, n=20)[-1] for ages in (busy, calm)]
+    what = f"age of a watched board beside {SCRIPTS} scripts, p95"
+    return Figure(what, p95[0], "s", p95[1], "without them", "<= 10 s")
+
+
+def _ages(team: Team, seconds: float) -> list[float]:
+    found, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        Team.objects.filter(pk=team.pk).update(watched_at=timezone.now())
+        oldest = Task.objects.filter(team=team).exclude(arize_id="").aggregate(at=Min("runs_read_at"))["at"]
+        found.append((timezone.now() - oldest).total_seconds() if oldest else seconds)
+        time.sleep(0.25)
+    return found
 
 
 def _latencies(base: str, person: User, team: Team, runs: list[Run]) -> dict[str, float]:

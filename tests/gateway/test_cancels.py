@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import responses
+from django.db import DatabaseError
 from django.utils import timezone
 
 from taskruns.models import (
@@ -192,6 +193,22 @@ def test_unwritable_outcome_is_a_504(script: Script, run: Run, arize: responses.
     refuse_inserts("taskruns_auditevent", unless="NEW.outcome = 'requested'")
     assert problem_of(script.cancel(run.arize_id))[0] == 504
     assert posts(arize) == 1
+
+
+def test_database_that_fails_after_the_request_is_a_504(
+    script: Script, run: Run, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody may be told that nothing was sent."""
+
+    def fail(*_: Any) -> None:
+        raise DatabaseError
+
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    monkeypatch.setattr("taskruns.services.cancellations.actions.learn_of_key", fail)
+    assert problem_of(script.cancel(run.arize_id))[0] == 504
+    monkeypatch.undo()
+    monkeypatch.setattr(acts, "end_of", fail)
+    assert problem_of(script.cancel(run.arize_id))[0] == 504
 
 
 def test_viewers_token_gets_a_403_and_is_recorded(

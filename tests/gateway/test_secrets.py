@@ -60,7 +60,7 @@ def test_neither_secret_crosses_the_gateway(
     statuses, back = [200], []
     for method in (responses.GET, responses.POST):
         arize.add_callback(method, ANYTHING, echoing(run, statuses))
-    odd = {"X-Taskruns-Reason": script.secret, "X-Other": script.secret, "User-Agent": script.secret[:-4]}
+    odd = {"X-Taskruns-Reason": script.secret, "X-Other": script.secret, "User-Agent": script.secret}
     for statuses[0] in (200, 201, 302, 400, 401, 403, 404, 409, 422, 429, 500, 503):
         for headers in ({}, odd):
             paths = ("tasks", f"task-runs/{run.arize_id}", f"tasks?name={script.secret}", f"users/{script.secret}")
@@ -75,8 +75,7 @@ def test_neither_secret_crosses_the_gateway(
     assert not found(CANARY, [f"{one.content.decode()} {one.headers}" for one in back])
     kept = [database_dump(), caplog.text, repr(script.client.cookies)]
     assert not found(CANARY, kept)
-    without_agents = [text.replace(script.secret[:-4], "") for text in kept]
-    assert not [text for text in without_agents if script.secret in text]
+    assert not found(script.secret, kept)
     assert found(CANARY, sent)  # the controls
     assert found(script.secret, [repr(script)])
     assert hashlib.sha256(script.secret.encode()).hexdigest() in kept[0]

@@ -15,7 +15,7 @@ LOG = "web.log"
 
 
 @contextmanager
-def web(directory: Path, *, arize: str, more: Mapping[str, str]) -> Iterator[str]:
+def web(directory: Path, *, arize: str, more: Mapping[str, str], with_worker: bool = False) -> Iterator[str]:
     """Their address. `more`: further variables."""
     (port,) = free_ports(1)
     base = f"http://localhost:{port}"
@@ -30,12 +30,13 @@ def web(directory: Path, *, arize: str, more: Mapping[str, str]) -> Iterator[str
         "ARIZE_ENDPOINTS": arize,
         **more,
     }
-    process = launch("web", environment=environment, log=directory / LOG)
+    names = ("web", "worker") if with_worker else ("web",)
+    processes = [launch(name, environment=environment, log=directory / LOG) for name in names]
     try:
         wait_for(lambda: _is_up(base), "the web processes", within=60)
         yield base
     finally:
-        stop([process])
+        stop(processes)
 
 
 def _is_up(base: str) -> bool:
