@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum, auto
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from django.db import DatabaseError, IntegrityError, models, transaction
 from django.utils import timezone
@@ -47,6 +47,10 @@ class ArizeIsSlow(UserError):
             "Arize answers slowly, and other requests are already waiting for it. Nothing was sent. "
             "Try again in a few seconds."
         )
+
+
+class AnyPlace(Protocol):
+    def take(self) -> bool: ...
 
 
 class Place:
@@ -145,6 +149,15 @@ def writing_outcome(event: EventType) -> Iterator[None]:
     try:
         with transaction.atomic(durable=True):
             yield
+    except DatabaseError as error:
+        raise OutcomeNotWritten(event) from error
+
+
+@contextmanager
+def after_sending(event: EventType) -> Iterator[None]:
+    """From here on, a failing database no longer means that nothing was sent. Raises OutcomeNotWritten."""
+    try:
+        yield
     except DatabaseError as error:
         raise OutcomeNotWritten(event) from error
 

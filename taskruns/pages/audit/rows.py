@@ -30,7 +30,7 @@ class AuditRow:
     outcome: str
     tone: str
     actor: str
-    actor_id: str  # empty unless the actor is a person
+    actor_id: str  # empty unless the actor is a person or a token
     role: str
     reason: str
     run: str
@@ -160,7 +160,7 @@ _OUTCOME_TONES: dict[str, dict[str, str]] = {
     EventType.RUN_CANCEL: {it.value: words.log_tone for it, words in CANCEL_WORDS.items()},
     EventType.RUN_TRIGGER: {it.value: words.log_tone for it, words in TRIGGER_WORDS.items()},
 }
-_EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning"}
+_EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning", "token.expire": "warning"}
 
 
 def audit_group(events: list[AuditEvent], *, slug: str = "") -> AuditGroup:
@@ -182,7 +182,7 @@ def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
         outcome=event.outcome,
         tone=_tone(event),
         actor=event.actor_label or event.actor_type,
-        actor_id=event.actor_id if event.actor_type == "user" else "",
+        actor_id=event.actor_id if event.actor_type in {"user", "token"} else "",
         role=event.actor_role,
         reason=event.reason,
         run=event.run_id,
