@@ -175,21 +175,25 @@ def who_and_why(delivery: Delivery) -> tuple[str, str]:
     return str(data.get("who") or ""), str(data.get("why") or "")
 
 
+# Where a message about something else than a run leads: the start of its event, the text and the url of the link.
+_LINKS: Mapping[str, tuple[str, str]] = {
+    "credential.": ("Open the API keys", "credentials"),
+    "arize.": ("Open the API keys", "credentials"),
+    "token.": ("Open the tokens", "tokens"),
+    "stop.": ("Open the emergency stop", "stop"),
+    Happening.RUN_CANCEL_MANY.value: ("Open the bulk cancels", "batches"),
+}
+_BOARD = ("Open the board", "board")
+
+
 def link_of(delivery: Delivery) -> Link:
     if delivery.team is None:
         return Link("Open the site audit", _url("site-audit"))
     slug, data = delivery.team.slug, delivery.data
     if data.get("panel_run_id"):
         return Link("Open the run", _url("run", slug, data["panel_run_id"]))
-    if delivery.event.startswith(("credential.", "arize.")):
-        return Link("Open the API keys", _url("credentials", slug))
-    if delivery.event.startswith("token."):
-        return Link("Open the tokens", _url("tokens", slug))
-    if delivery.event.startswith("stop."):
-        return Link("Open the emergency stop", _url("stop", slug))
-    if delivery.event == Happening.RUN_CANCEL_MANY:
-        return Link("Open the bulk cancels", _url("batches", slug))
-    return Link("Open the board", _url("board", slug))
+    text, url = next((it for start, it in _LINKS.items() if delivery.event.startswith(start)), _BOARD)
+    return Link(text, _url(url, slug))
 
 
 def moment(at: str | datetime | None) -> str:
