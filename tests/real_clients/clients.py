@@ -1,0 +1,192 @@
+"""Run Arize's clients: each in its own environment, as a process of its own.
+
+All take the same steps (`spaces`, `tasks`, `task`, `runs`, `run`, `wait`, `cancel`, `trigger`), and each returns what
+it showed its user, in its own form. Two clients are not compared: only one client with itself, at two addresses.
+"""
+
+import json
+import os
+import queue
+import shlex
+import subprocess
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.processes import base_environment
+from tests.paths import ROOT
+
+ENVIRONMENTS = ROOT / ".venv-clients"
+PROGRAMS = Path(__file__).parent / "programs"
+ANSWERS_WITHIN = 90  # seconds; the SDK waits 3 times for `Retry-After`
+Outcome = dict[str, Any]  # {"result": ...} or {"error": ...}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a client is pointed at, with which key or token."""
+
+    host: str
+    port: int
+    key: str
+
+
+class Program:
+    """A process that reads steps and writes outcomes, one a line. It starts with the first step."""
+
+    def __init__(self, name: str, command: list[str], *, folder: Path, variables: dict[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._folder = folder
+        self._variables = variables
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str] = queue.Queue()
+
+    def do(self, target: Target, step: str, **arguments: Any) -> Outcome:
+        return self.begin(target, step, **arguments)()
+
+    def begin(self, target: Target, step: str, **arguments: Any) -> Any:
+        """Start a step. Returns a function that waits for its outcome."""
+        process = self._process or self._start()
+        assert process.stdin is not None
+        asked = {"do": step, "with": arguments, "host": target.host, "port": target.port, "key": target.key}
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        return self._read
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.communicate(timeout=20)
+
+    def _start(self) -> subprocess.Popen[str]:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env=base_environment() | self._variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        threading.Thread(target=self._pass_on, args=(self._process,), daemon=True).start()
+        return self._process
+
+    def _pass_on(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):  # the clients' own log lines do not
+                self._lines.put(line)
+        self._lines.put("")
+
+    def _read(self) -> Outcome:
+        line = self._lines.get(timeout=ANSWERS_WITHIN)
+        assert line, f"{self.name} ended:\n{(self._folder / 'log').read_text()[-3000:]}"
+        return json.loads(line)
+
+
+@dataclass
+class Ax:
+    """The command `ax`: a process for each step. Its result is what it printed."""
+
+    folder: Path
+    name: str = "ax"
+    _profiles: dict[tuple[str, int], Path] = field(default_factory=dict)
+
+    COMMANDS = {
+        "spaces": "spaces list --output json",
+        "tasks": "tasks list --limit {limit} --output json",
+        "task": "tasks get {task} --output json",
+        "runs": "tasks list-runs {task} --limit {limit} --output json",
+        "runs_table": "tasks list-runs {task} --limit {limit}",
+        "run": "tasks get-run {run} --output json",
+        "wait": "tasks wait-for-run {run} --poll-interval 1 --timeout {timeout} --output json",
+        "cancel": "tasks cancel-run {run} --force --output json",
+        "trigger": "tasks trigger-run {task} --data-start-time {data_start_time} --data-end-time {data_end_time} "
+        "--output json",
+    }
+
+    def do(self, target: Target, step: str, **arguments: Any) -> Outcome:
+        return self.begin(target, step, **arguments)()
+
+    def begin(self, target: Target, step: str, **arguments: Any) -> Any:
+        quoted = {name: shlex.quote(str(argument)) for name, argument in arguments.items()}
+        own = {"HOME": str(self._home(target)), "ARIZE_API_KEY": target.key, "COLUMNS": "300", "NO_COLOR": "1"}
+        process = subprocess.Popen(
+            [python("sdk").with_name("ax"), *shlex.split(self.COMMANDS[step].format(**quoted))],
+            env=base_environment() | own,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return lambda: self._outcome(process)
+
+    def end(self) -> None:
+        pass
+
+    def _outcome(self, process: subprocess.Popen[str]) -> Outcome:
+        printed, errors = process.communicate(timeout=ANSWERS_WITHIN)
+        if process.returncode:
+            return {"error": {"code": process.returncode, "printed": printed, "text": errors}}
+        return {"result": json.loads(printed) if printed.startswith("{") else printed}
+
+    def _home(self, target: Target) -> Path:
+        """A home directory whose active profile points to the target; the key is in the environment."""
+        home = self.folder / f"{target.host}-{target.port}"
+        profiles = home / ".arize" / "profiles"
+        if not profiles.exists():
+            profiles.mkdir(parents=True)
+            (profiles / "test.toml").write_text(PROFILE.format(host=target.host, port=target.port))
+            (profiles.parent / ".active_profile").write_text("test")
+        return home
+
+
+PROFILE = """
+[profile]
+name = "test"
+[auth]
+api_key = "${{ARIZE_API_KEY}}"
+[routing]
+api_host = "{host}:{port}"
+api_scheme = "http"
+"""
+
+AnyClient = Program | Ax
+
+
+def python(environment: str) -> Path:
+    return ENVIRONMENTS / environment / "bin" / "python"
+
+
+def all_clients(folder: Path) -> dict[str, AnyClient]:
+    """By name. Each has a folder of its own. Fails if their environments are missing."""
+    if not all((ENVIRONMENTS / f"{name}.stamp").exists() for name in ("sdk", "airflow", "node")):
+        pytest.fail("Arize's clients are not installed. Run `make test-clients`.")
+    folders = {name: folder / name for name in ("sdk", "ax", "js", "airflow")}
+    for one in folders.values():
+        one.mkdir()
+    return {
+        "sdk": Program("sdk", [str(python("sdk")), str(PROGRAMS / "sdk.py")], folder=folders["sdk"], variables={}),
+        "ax": Ax(folders["ax"]),
+        "js": Program("js", node_command(PROGRAMS / "client.mjs"), folder=ENVIRONMENTS / "node", variables={}),
+        "airflow": Program(
+            "airflow",
+            [str(python("airflow")), str(PROGRAMS / "airflow_hook.py")],
+            folder=folders["airflow"],
+            variables=airflow_variables(folders["airflow"]),
+        ),
+    }
+
+
+def node_command(program: Path) -> list[str]:
+    """Node.js looks for packages beside a program; given as text, it looks in the current directory."""
+    return ["node", "--input-type=module", "--eval", program.read_text(encoding="utf-8")]
+
+
+def airflow_variables(home: Path) -> dict[str, str]:
+    """Without these, Airflow would write to the user's home directory."""
+    return {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": os.fspath(PROGRAMS)}
