@@ -1,0 +1,122 @@
+"""What each client shows when a token is not good, may not act, or asks too often."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.processes import wait_for
+from tests.real_clients.clients import AnyClient
+from tests.real_clients.panel import Panel
+from tests.sandbox.caller import Caller
+
+# What each client makes of an HTTP status when it reads a run.
+EXCEPTIONS = {401: "UnauthorizedException", 403: "ForbiddenException", 429: "ApiException"}
+_EXPIRE = """
+from datetime import timedelta
+from django.utils import timezone
+from taskruns.models import Token
+past = timezone.now() - timedelta(days=1)
+assert Token.objects.filter(name="{name}").update(created_at=past - timedelta(days=1), expires_at=past)
+"""
+_REVOKE = """
+from django.utils import timezone
+from taskruns.models import Token
+assert Token.objects.filter(name="{name}").update(revoked_at=timezone.now())
+"""
+
+
+def assert_status(client: AnyClient, outcome: dict[str, Any], status: int) -> None:
+    error = outcome["error"]
+    if client.name == "ax":
+        assert error["code"] == 4
+        assert f"Error: {status} " in error["text"]
+    elif client.name == "js":
+        assert error["text"], "no detail"
+    else:
+        assert (error["status"], error["kind"]) == (status, EXCEPTIONS[status])
+        assert error["problem"]["status"] == status
+        assert error["problem"]["detail"]
+
+
+@pytest.mark.parametrize("why", ["unknown", "mistyped", "expired", "revoked"])
+def test_a_token_that_is_not_good_gets_401(panel: Panel, client: AnyClient, why: str):
+    (run,) = panel.runs("running")
+    token = bad_token(panel, client.name, why)
+    outcome = client.do(panel.through(token), "run", run=run)
+    assert_status(client, outcome, 401)
+    if client.name == "js":
+        outcome = client.do(panel.through(token), "tasks", limit=5)
+        assert (outcome["error"]["kind"], outcome["error"]["status"]) == ("AuthenticationError", 401)
+    assert_status(client, client.do(panel.through(token), "cancel", run=run), 401)
+    assert panel.stack.cancels_received(run) == []
+
+
+def bad_token(panel: Panel, client: str, why: str) -> str:
+    name = f"{why} of {client}"
+    if why in {"expired", "revoked"}:
+        token = panel.token(name=name)
+        panel.stack.manage("shell", "-c", (_EXPIRE if why == "expired" else _REVOKE).format(name=name))
+        return token
+    token = panel.token()
+    if why == "mistyped":
+        return token[:-1] + ("a" if token[-1] != "a" else "b")
+    return "ak-not-a-token"
+
+
+def test_a_revoked_token_worked_before(panel: Panel, clients: dict[str, AnyClient]):
+    """The control of the test above."""
+    (run,) = panel.runs("running")
+    token = panel.token(name="revoked later")
+    assert "result" in clients["sdk"].do(panel.through(token), "run", run=run)
+    panel.stack.manage("shell", "-c", _REVOKE.format(name="revoked later"))
+    assert_status(clients["sdk"], clients["sdk"].do(panel.through(token), "run", run=run), 401)
+
+
+def test_a_viewer_token_reads_but_cancels_and_starts_nothing(panel: Panel, client: AnyClient):
+    (run,) = panel.runs("running")
+    target = panel.through(panel.token("viewer"))
+    assert run in json.dumps(client.do(target, "run", run=run)["result"])
+    assert_status(client, client.do(target, "cancel", run=run), 403)
+    assert panel.stack.cancels_received(run) == []
+    assert panel.stack.status_at_arize(run) == "running"
+
+
+def test_a_429_of_arize_is_passed_on(panel: Panel, client: AnyClient):
+    """The SDK sleeps and asks three times more, because `Retry-After` came through."""
+    (run,) = panel.runs("running")
+    path = f"/task-runs/{run.rstrip('=')}"
+    panel.stack.arize.fault(method="GET", path=path, status=429, headers={"Retry-After": "1"}, detail="Slow down.")
+    asked = []
+    for target in (panel.direct, panel.through(panel.token())):
+        before = panel.reads_of(run)
+        outcome = client.do(target, "run", run=run)
+        asked.append(panel.reads_of(run) - before)
+        assert_status(client, outcome, 429)
+        assert "Slow down." in json.dumps(outcome["error"])
+    assert asked[0] == (4 if client.name in {"sdk", "ax", "airflow"} else 1)
+    assert asked[1] >= asked[0]
+
+
+def test_a_token_that_asks_too_often_gets_429(panel: Panel, client: AnyClient):
+    runs = panel.runs("running")
+    token = panel.token()
+    caller = Caller(panel.stack.url, token)
+    answer = wait_for(lambda: refused(caller, runs[0]), "the limit of the token", within=60)
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.headers["RateLimit-Remaining"] == "0"
+    assert_status(client, client.do(panel.through(token), "cancel", run=runs[0]), 429)
+    assert panel.stack.cancels_received(runs[0]) == []
+
+
+def refused(caller: Caller, run: str) -> Any:
+    """The first answer that is a 429, of 40 more requests."""
+    answers = (caller.get(f"/v2/task-runs/{run}") for _ in range(40))
+    return next((answer for answer in answers if answer.status == 429), None)
+
+
+def test_other_operations_are_not_offered(panel: Panel):
+    answer = Caller(panel.stack.url, panel.token()).post("/v2/tasks", {"name": "New"})
+    assert answer.status == 403
+    assert answer.headers.get_content_type() == "application/problem+json"
+    assert "not offered by this gateway" in answer.json["detail"]
