@@ -153,6 +153,8 @@ api_key = "${{ARIZE_API_KEY}}"
 [routing]
 api_host = "{host}:{port}"
 api_scheme = "http"
+[update]
+enabled = false
 """
 
 AnyClient = Program | Ax

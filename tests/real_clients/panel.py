@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e.stack import Stack
@@ -12,6 +12,7 @@ from tests.real_clients.clients import AnyClient, Outcome, Target
 
 # The window of a start.
 WINDOW = {"data_start_time": "2026-05-01T00:00:00+00:00", "data_end_time": "2026-05-02T00:00:00+00:00"}
+SHARED = 12  # tokens
 UNKNOWN_RUN = "VGFza1J1bjo5OTpxUndY"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z?")
 _USER = re.compile(r"VXNlcj[\w=]+")  # an id
@@ -21,9 +22,10 @@ _REQUEST_ID = re.compile(r"req_\d+")
 
 @dataclass
 class Panel:
-    """`both` calls a client at Arize and at the panel. Most tests make a token of their own, for its rate limit."""
+    """`both` calls a client at Arize and at the panel."""
 
     stack: Stack
+    _shared: list[str] = field(default_factory=list)
 
     @property
     def direct(self) -> Target:
@@ -32,11 +34,17 @@ class Panel:
     def through(self, token: str) -> Target:
         return Target("localhost", self.stack.port, token)
 
-    def token(self, role: str = "operator", name: str = "", **options: Any) -> str:
+    def token(self, name: str = "", role: str = "operator") -> str:
         """A new token of ops-north, made by command."""
-        words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         name = name or f"test {secrets.token_hex(6)}"
-        return self.stack.manage("create_token", "ops-north", name, "--role", role, *words).strip()
+        return self.stack.manage("create_token", "ops-north", name, "--role", role).strip()
+
+    def shared_token(self) -> str:
+        """One of a few in turn, so that no test uses up what another may ask for in a minute."""
+        if not self._shared:
+            self._shared += [self.token(f"shared {number}") for number in range(SHARED)]
+        self._shared.append(self._shared.pop(0))
+        return self._shared[-1]
 
     def task(self, *, kind: str = "TEMPLATE_EVALUATION") -> dict[str, Any]:
         """One that evaluates the data of a project, or one that runs experiments."""
@@ -63,7 +71,7 @@ class Panel:
     def both(self, client: AnyClient, step: str, **arguments: Any) -> tuple[Outcome, Outcome]:
         """The outcomes at Arize and at the panel, with the same arguments."""
         direct = client.do(self.direct, step, **arguments)
-        return plain(direct), plain(client.do(self.through(self.token()), step, **arguments))
+        return plain(direct), plain(client.do(self.through(self.shared_token()), step, **arguments))
 
 
 def plain(outcome: Outcome, run_id: str = "") -> Outcome:

@@ -36,7 +36,7 @@ def test_a_cancel_is_shown_alike_and_recorded(panel: Panel, client: AnyClient):
 def test_a_pending_run_that_the_board_shows_is_cancelled_alike(panel: Panel, client: AnyClient):
     runs = panel.runs("pending", 2)
     panel.stack.manage("refresh", "ops-north")
-    direct, through = cancelled_at_both(panel, client, runs, panel.through(panel.token()))
+    direct, through = cancelled_at_both(panel, client, runs, panel.through(panel.shared_token()))
     assert through == direct
     assert "CANCELLED" in json.dumps(direct["result"])
 
@@ -47,7 +47,7 @@ def test_an_ended_run_is_refused_alike(panel: Panel, clients: dict[str, AnyClien
     (run,) = panel.runs(status)
     if is_known:
         panel.stack.manage("refresh", "ops-north")
-    token = panel.token()
+    token = panel.shared_token()
     for client in (clients["sdk"], clients["js"]):
         direct = client.do(panel.direct, "cancel", run=run)
         sent = len(panel.stack.cancels_received(run))
@@ -89,7 +89,7 @@ def test_airflow_fails_alike_if_it_must_not_ignore_that(panel: Panel, clients: d
 
 def test_cancelling_twice_is_refused_alike(panel: Panel, client: AnyClient):
     runs = panel.runs("running", 2)
-    through = panel.through(panel.token())
+    through = panel.through(panel.shared_token())
     cancelled_at_both(panel, client, runs, through)
     first, second = cancelled_at_both(panel, client, runs, through)
     assert "already_terminal" in json.dumps(first) or "status 'cancelled'" in json.dumps(first["error"])
@@ -121,7 +121,7 @@ def test_a_start_is_shown_alike_and_recorded(panel: Panel, client: AnyClient):
 @pytest.mark.parametrize("name", ["sdk", "airflow"])
 def test_an_experiment_is_started_alike(panel: Panel, clients: dict[str, AnyClient], name: str):
     task = panel.task(kind="RUN_EXPERIMENT")["id"]
-    through = panel.through(panel.token())
+    through = panel.through(panel.shared_token())
     shown = []
     for target in (panel.direct, through):
         outcome = clients[name].do(target, "trigger", task=task, experiment_name=f"{name} at {target.port}")

@@ -17,7 +17,7 @@ def test_answers_come_through_byte_for_byte(old_panel: Panel, path: str):
     (run,) = old_panel.runs("completed")
     full = path.format(run=run, task=old_panel.task()["id"])
     direct = old_panel.stack.arize.get(full)
-    through = Caller(old_panel.stack.url, old_panel.token()).get(full)
+    through = Caller(old_panel.stack.url, old_panel.shared_token()).get(full)
     assert b"completed" in direct.body or b"evaluation" in direct.body
     assert (through.status, through.body) == (200, direct.body)
 
@@ -39,7 +39,7 @@ def test_a_run_is_shown_or_refused_alike(old_panel: Panel, client: AnyClient):
 def test_a_cancel_is_done_though_the_client_raises(old_panel: Panel, client: AnyClient):
     first, second = old_panel.runs("running", 2)
     direct = plain(client.do(old_panel.direct, "cancel", run=first), first)
-    through = plain(client.do(old_panel.through(old_panel.token()), "cancel", run=second), second)
+    through = plain(client.do(old_panel.through(old_panel.shared_token()), "cancel", run=second), second)
     assert ("error" in direct) == (client.name in STRICT)
     assert through == direct
     assert old_panel.stack.status_at_arize(second) == "cancelled"
@@ -65,7 +65,7 @@ def test_waiting_of_the_js_client_never_ends_alike(old_panel: Panel, clients: di
 def test_a_start_by_the_js_client_is_shown_alike(old_panel: Panel, clients: dict[str, AnyClient]):
     task = old_panel.task()["id"]
     shown = []
-    for target in (old_panel.direct, old_panel.through(old_panel.token())):
+    for target in (old_panel.direct, old_panel.through(old_panel.shared_token())):
         outcome = clients["js"].do(target, "trigger", task=task, **WINDOW)
         shown.append(plain(outcome, outcome["result"]["id"]))
     assert shown[0] == shown[1]

@@ -90,7 +90,7 @@ def test_a_malformed_id_is_refused_alike(panel: Panel, client: AnyClient):
 @pytest.mark.parametrize("name", ["sdk", "ax", "js"])
 def test_waiting_ends_when_the_run_does(panel: Panel, clients: dict[str, AnyClient], name: str):
     outcomes = []
-    for target in (panel.direct, panel.through(panel.token())):
+    for target in (panel.direct, panel.through(panel.shared_token())):
         (run,) = panel.runs("running")
         wait = clients[name].begin(target, "wait", run=run, timeout=60)
         wait_for(lambda run=run: panel.reads_of(run) > 1, "the client's second look", within=40)

@@ -58,7 +58,7 @@ def bad_token(panel: Panel, client: str, why: str) -> str:
         token = panel.token(name=name)
         panel.stack.manage("shell", "-c", (_EXPIRE if why == "expired" else _REVOKE).format(name=name))
         return token
-    token = panel.token()
+    token = panel.shared_token()
     if why == "mistyped":
         return token[:-1] + ("a" if token[-1] != "a" else "b")
     return "ak-not-a-token"
@@ -75,7 +75,7 @@ def test_a_revoked_token_worked_before(panel: Panel, clients: dict[str, AnyClien
 
 def test_a_viewer_token_reads_but_cancels_and_starts_nothing(panel: Panel, client: AnyClient):
     (run,) = panel.runs("running")
-    target = panel.through(panel.token("viewer"))
+    target = panel.through(panel.token(role="viewer"))
     assert run in json.dumps(client.do(target, "run", run=run)["result"])
     assert_status(client, client.do(target, "cancel", run=run), 403)
     assert panel.stack.cancels_received(run) == []
@@ -88,7 +88,7 @@ def test_a_429_of_arize_is_passed_on(panel: Panel, client: AnyClient):
     path = f"/task-runs/{run.rstrip('=')}"
     panel.stack.arize.fault(method="GET", path=path, status=429, headers={"Retry-After": "1"}, detail="Slow down.")
     asked = []
-    for target in (panel.direct, panel.through(panel.token())):
+    for target in (panel.direct, panel.through(panel.shared_token())):
         before = panel.reads_of(run)
         outcome = client.do(target, "run", run=run)
         asked.append(panel.reads_of(run) - before)
@@ -116,7 +116,7 @@ def refused(caller: Caller, run: str) -> Any:
 
 
 def test_other_operations_are_not_offered(panel: Panel):
-    answer = Caller(panel.stack.url, panel.token()).post("/v2/tasks", {"name": "New"})
+    answer = Caller(panel.stack.url, panel.shared_token()).post("/v2/tasks", {"name": "New"})
     assert answer.status == 403
     assert answer.headers.get_content_type() == "application/problem+json"
     assert "not offered by this gateway" in answer.json["detail"]
