@@ -34,10 +34,10 @@ class Panel:
     def through(self, token: str) -> Target:
         return Target("localhost", self.stack.port, token)
 
-    def token(self, name: str = "", role: str = "operator") -> str:
-        """A new token of ops-north, made by command."""
+    def token(self, name: str = "", *, role: str = "operator", team: str = "ops-north") -> str:
+        """A new token, made by command."""
         name = name or f"test {secrets.token_hex(6)}"
-        return self.stack.manage("create_token", "ops-north", name, "--role", role).strip()
+        return self.stack.manage("create_token", team, name, "--role", role).strip()
 
     def shared_token(self) -> str:
         """One of a few in turn, so that no test uses up what another may ask for in a minute."""
@@ -65,8 +65,8 @@ class Panel:
     def audit_rows(self, run_id: str) -> list[dict[str, Any]]:
         """The rows of the team's log about a run, oldest first."""
         exported = self.stack.manage("export_audit", "ops-north")
-        rows = [json.loads(line) for line in exported.splitlines()]
-        return [row for row in rows if run_id in json.dumps(row)]
+        rows = [json.loads(line).get("event", {}) for line in exported.splitlines()]
+        return [row for row in rows if row.get("run_id") == run_id]
 
     def both(self, client: AnyClient, step: str, **arguments: Any) -> tuple[Outcome, Outcome]:
         """The outcomes at Arize and at the panel, with the same arguments."""

@@ -18,6 +18,10 @@ def cancelled_at_both(panel: Panel, client: AnyClient, runs: list[str], through:
     return direct, plain(client.do(through, "cancel", run=second), second)
 
 
+def name_of_token(row: dict[str, Any]) -> str:
+    return row["actor_label"].partition(" (made by")[0]
+
+
 def test_a_cancel_is_shown_alike_and_recorded(panel: Panel, client: AnyClient):
     runs = panel.runs("running", 2)
     token = panel.token(name=f"cancel by {client.name}")
@@ -28,9 +32,8 @@ def test_a_cancel_is_shown_alike_and_recorded(panel: Panel, client: AnyClient):
     assert len(panel.stack.cancels_received(runs[1])) == 1
     rows = panel.audit_rows(runs[1])
     assert [row["outcome"] for row in rows] == ["requested", "confirmed"]
-    assert {(row["actor"]["type"], row["actor"]["label"].partition(" (made by")[0]) for row in rows} == {
-        ("token", f"cancel by {client.name}")
-    }
+    assert {row["actor_type"] for row in rows} == {"token"}
+    assert {name_of_token(row) for row in rows} == {f"cancel by {client.name}"}
 
 
 def test_a_pending_run_that_the_board_shows_is_cancelled_alike(panel: Panel, client: AnyClient):
@@ -114,8 +117,8 @@ def test_a_start_is_shown_alike_and_recorded(panel: Panel, client: AnyClient):
     assert outcomes["through"] == outcomes["direct"]
     assert "PENDING" in json.dumps(outcomes["direct"])
     rows = panel.audit_rows(run)
-    assert rows
-    assert {row["actor"]["label"].partition(" (made by")[0] for row in rows} == {f"start by {client.name}"}
+    assert [row["event"] for row in rows] == ["run.trigger"]
+    assert {name_of_token(row) for row in rows} == {f"start by {client.name}"}
 
 
 @pytest.mark.parametrize("name", ["sdk", "airflow"])
@@ -135,9 +138,56 @@ def test_an_experiment_is_started_alike(panel: Panel, clients: dict[str, AnyClie
     assert taken["error"]["status"] == 409
 
 
-def test_a_start_that_arize_refuses_is_shown_alike(panel: Panel, client: AnyClient):
+def test_a_start_with_a_turned_window_is_refused_at_both(panel: Panel, client: AnyClient):
+    """The panel refuses it before it sends anything, and says so."""
     task = panel.task()["id"]
     turned = {"data_start_time": WINDOW["data_end_time"], "data_end_time": WINDOW["data_start_time"]}
     direct, through = panel.both(client, "trigger", task=task, **turned)
-    assert "error" in direct
+    assert direct["error"].get("status") == through["error"].get("status")
+    for outcome in (direct, through):
+        assert "data_start_time must be before data_end_time." in json.dumps(outcome["error"])
+
+
+def test_a_run_that_still_stops_is_shown_as_running(panel: Panel, client: AnyClient):
+    """The clock of this Arize stands still, so the run goes on stopping."""
+    panel.stack.arize.fault(method="POST", path="/cancel", cancel_takes_seconds=600)
+    direct, through = cancelled_at_both(panel, client, panel.runs("running", 2), panel.through(panel.shared_token()))
+    assert "RUNNING" in json.dumps(direct["result"])
+    assert through == direct
+
+
+def test_a_cancel_that_arize_forbids_is_refused_alike(panel: Panel, client: AnyClient):
+    (run,) = panel.runs("running")
+    panel.stack.arize.fault(method="POST", path="/cancel", status=403, title="Access forbidden", detail="Not yours.")
+    direct, through = panel.both(client, "cancel", run=run)
+    assert "Not yours." in json.dumps(direct["error"])
     assert seen(through) == seen(direct)
+
+
+def test_a_cancel_that_is_throttled_is_refused_alike(panel: Panel, client: AnyClient):
+    (run,) = panel.runs("running")
+    panel.stack.arize.fault(method="POST", path="/cancel", status=429, headers={"Retry-After": "1"}, detail="Slower.")
+    direct, through = panel.both(client, "cancel", run=run)
+    status = "429" if client.name == "ax" else 429
+    assert str(status) in json.dumps(direct) or client.name == "js"
+    assert direct["error"].get("status") == through["error"].get("status")
+    assert direct["error"].get("code") == through["error"].get("code")
+
+
+def test_a_lost_answer_is_found_out_by_the_panel(panel: Panel, clients: dict[str, AnyClient]):
+    """Arize cancels the run, but the connection breaks. At Arize, the script does not know; the panel reads the run."""
+    first, second = panel.runs("running", 2)
+    panel.stack.arize.fault(method="POST", path="/cancel", cut="after")
+    assert "error" in clients["sdk"].do(panel.direct, "cancel", run=first)
+    through = clients["sdk"].do(panel.through(panel.shared_token()), "cancel", run=second)
+    assert through["result"]["status"] == "CANCELLED"
+
+
+def test_two_clients_that_cancel_one_run_get_one_answer(panel: Panel, clients: dict[str, AnyClient]):
+    (run,) = panel.runs("running")
+    panel.stack.arize.fault(method="POST", path="/cancel", latency_ms=1_500)
+    waiting = [
+        clients[name].begin(panel.through(panel.shared_token()), "cancel", run=run) for name in ("sdk", "js", "airflow")
+    ]
+    assert [wait()["result"]["status"] for wait in waiting] == ["CANCELLED"] * 3
+    assert len(panel.stack.cancels_received(run)) == 1

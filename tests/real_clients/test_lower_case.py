@@ -32,7 +32,8 @@ def test_a_run_is_shown_or_refused_alike(old_panel: Panel, client: AnyClient):
     (run,) = old_panel.runs("completed")
     direct, through = old_panel.both(client, "run", run=run)
     assert ("error" in direct) == (client.name in STRICT)
-    assert "completed" in json.dumps(direct)
+    # ax reports its own complaint as a 422 that no server sent.
+    assert ("422 Validation Error" if client.name == "ax" else "completed") in json.dumps(direct)
     assert through == direct
 
 

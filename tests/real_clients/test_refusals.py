@@ -7,7 +7,7 @@ import pytest
 
 from tests.processes import wait_for
 from tests.real_clients.clients import AnyClient
-from tests.real_clients.panel import Panel
+from tests.real_clients.panel import WINDOW, Panel
 from tests.sandbox.caller import Caller
 
 # What each client makes of an HTTP status when it reads a run.
@@ -78,8 +78,18 @@ def test_a_viewer_token_reads_but_cancels_and_starts_nothing(panel: Panel, clien
     target = panel.through(panel.token(role="viewer"))
     assert run in json.dumps(client.do(target, "run", run=run)["result"])
     assert_status(client, client.do(target, "cancel", run=run), 403)
+    assert_status(client, client.do(target, "trigger", task=panel.task()["id"], **WINDOW), 403)
     assert panel.stack.cancels_received(run) == []
     assert panel.stack.status_at_arize(run) == "running"
+
+
+def test_a_token_of_another_team_finds_nothing(panel: Panel, client: AnyClient):
+    """It gets what the key of its own team gets at Arize."""
+    (run,) = panel.runs("running")
+    south = panel.through(panel.token(team="ops-south"))
+    error = client.do(south, "cancel", run=run)["error"]
+    assert "does not exist or is not readable" in json.dumps(error)
+    assert panel.stack.cancels_received(run) == []
 
 
 def test_a_429_of_arize_is_passed_on(panel: Panel, client: AnyClient):
