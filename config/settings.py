@@ -27,6 +27,7 @@ AUDIT_ANCHOR_FILE = env.anchor_file()  # a copy of the anchors, outside the data
 ARIZE_ENDPOINTS = env.arize_endpoints()
 NETWORK = network.of_environment(ARIZE_ENDPOINTS)  # proxy and certificates, for single sign-on too
 ARIZE_CALLS_PER_MINUTE = env.integer("ARIZE_CALLS_PER_MINUTE", 300, at_least=1)
+TOKEN_REQUESTS_PER_MINUTE = env.integer("TOKEN_REQUESTS_PER_MINUTE", 120, at_least=1)  # per token
 CANCELS_PER_SECOND = env.integer("CANCELS_PER_SECOND", 20, at_least=1, at_most=1_000)  # per key, in batches
 WORKER_THREADS = env.integer("WORKER_THREADS", 16, at_least=2, at_most=200)  # keys read at once by one worker
 RUN_RETENTION_DAYS = env.integer("RUN_RETENTION_DAYS", 400, at_least=1, at_most=36_500)
@@ -59,6 +60,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "taskruns.middleware.Gateway",
     "taskruns.middleware.Health",  # before any middleware that checks the host name or reads the session
     "taskruns.middleware.Metrics",
     "taskruns.middleware.BodyLimit",  # before any middleware that reads the body
@@ -189,7 +191,8 @@ CSRF_TRUSTED_ORIGINS = SITE.trusted_origins
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_SSL_REDIRECT = SITE.secure and TRUSTED_PROXIES > 0
 SECURE_SSL_HOST = SITE.netloc  # never the Host header of the client
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # they come over loopback, not through the proxy
+# The first ones come over loopback, not through the proxy. To scripts the gateway itself says that it needs https.
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$", r"^v2(/|$)"]
 SECURE_HSTS_SECONDS = 31_536_000 if SITE.secure else 0
 # Subdomains may belong to others, so the panel does not decide for them.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = False

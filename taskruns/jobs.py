@@ -36,6 +36,7 @@ from taskruns.services.people import password_reset, sessions, sign_in_limits, t
 from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.rare_lines import Rarely
 from taskruns.services.runs import facts, retention
+from taskruns.services.tokens import clock as tokens
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,13 @@ def look_after_stops() -> None:
     stops.expire()
     for batch in stops.hold_all():
         wake_batch(batch.pk)
+
+
+def look_after_tokens() -> None:
+    """Record the end of tokens, and notice those that expire soon or stopped because of their maker."""
+    tokens.expire(by=CLOCK)
+    tokens.notice_makers()
+    tokens.warn_of_expiring()
 
 
 def sweep() -> None:
@@ -144,7 +152,7 @@ def thin_anchors() -> bool:
 MINUTELY: dict[str, Callable[[], object]] = {
     job.__name__: job
     for job in (
-        *(look_after_stops, look_after_run_facts, sweep),
+        *(look_after_stops, look_after_run_facts, sweep, look_after_tokens),
         *(look_after_audit, resume_verifications, send_invitations, look_after_channels),
     )
 }

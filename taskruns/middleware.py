@@ -27,8 +27,11 @@ from django_structlog.middlewares import RequestMiddleware
 from taskruns import __version__
 from taskruns.access import recent_auth
 from taskruns.access.gate import TooManyActs, actor_of
+from taskruns.access.problems import ForProgram, problem
 from taskruns.access.redirects import is_read
+from taskruns.access.token_gate import without_token
 from taskruns.audit import EventType
+from taskruns.gateway.operations import PREFIX
 from taskruns.models import User
 from taskruns.models.sessions import digest_of
 from taskruns.pages import metrics
@@ -45,6 +48,13 @@ _SESSION_COOKIE = re.compile(r"[A-Za-z0-9]{1,64}|a\.[A-Za-z0-9_-]{1,4096}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BEGAN: ContextVar[float] = ContextVar("began", default=0.0)
 _IS_QUIET: ContextVar[bool] = ContextVar("is_quiet", default=False)
+_OF_BROWSERS = ("HTTP_COOKIE", "HTTP_HX_REQUEST", "HTTP_X_DRAWN_FOR")
+_PROBLEMS = {
+    400: "The panel could not read this request. Nothing was sent.",
+    413: "The body is larger than any request that the panel takes. Nothing was sent.",
+    500: "Something went wrong in the panel, and the error was logged. Read the run before you try again.",
+    503: "The panel cannot use its database right now. Nothing was sent to Arize. Try again.",
+}
 LOCAL = "127.0.0.1"  # the address of a client on a Unix socket, which has none
 OUTCOME_NOT_WRITTEN = {
     EventType.RUN_CANCEL: (
@@ -80,6 +90,35 @@ class BodyLimit:
             log.warning("request_too_large", path=request.path, length=length[:30])
             return errors.too_large(request)
         return self.get_response(request)
+
+
+class Gateway:
+    """Everything under `/v2/` is for programs: no cookie counts or is set, and each answer that is not the gateway's
+    own, such as an error page, becomes a problem document.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path_info != "/v2" and not request.path_info.startswith(PREFIX):
+            return self.get_response(request)
+        for name in _OF_BROWSERS:
+            request.META.pop(name, None)
+        if settings.SECURE_SSL_REDIRECT and not request.is_secure():
+            return problem(403, "This panel answers over https only. Replace the token: it was sent in clear.")
+        response = self.get_response(request)
+        if not isinstance(response, ForProgram):
+            response = self._as_problem(response)
+        response.cookies.clear()
+        del response.headers["Vary"]
+        return response
+
+    def _as_problem(self, response: HttpResponseBase) -> ForProgram:
+        status = response.status_code if response.status_code >= 400 else 500
+        response.close()
+        wait = {"Retry-After": it} if (it := response.headers.get("Retry-After")) else {}
+        return problem(status, _PROBLEMS.get(status, "The panel refused this request."), headers=wait)
 
 
 class Health:
@@ -184,6 +223,12 @@ class RequestLog(RequestMiddleware):
         _IS_QUIET.set(is_poll and response.status_code in {200, 304})
         self._bind(request)
         super().handle_response(request, response)
+
+    @staticmethod
+    def format_request(request: HttpRequest) -> str:
+        """A token may have been sent where it does not belong."""
+        line: str = RequestMiddleware.format_request(request)
+        return without_token(line)
 
     def process_got_request_exception(self, sender: Any, request: HttpRequest, **kwargs: Any) -> None:
         self._bind(request)

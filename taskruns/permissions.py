@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from taskruns.models import Membership, SiteRole, Team, TeamRole, User
+from taskruns.models import Membership, SiteRole, Team, TeamRole, TokenRole, User
 
 
 class Action(StrEnum):
@@ -19,6 +19,7 @@ class Action(StrEnum):
     CREDENTIALS_MANAGE = "credentials.manage"
     CHANNELS_MANAGE = "channels.manage"
     CHANNELS_MUTE = "channels.mute"
+    TOKENS_MANAGE = "tokens.manage"
     AUDIT_VIEW = "audit.view"
     AUDIT_EXPORT = "audit.export"
     TEAM_SETTINGS = "team.settings"
@@ -35,7 +36,9 @@ _OPERATE = frozenset(
     {A.RUNS_VIEW, A.RUNS_CANCEL, A.RUNS_CANCEL_MANY, A.RUNS_TRIGGER, A.RUNS_NOTE, A.STOP_PULL, A.VIEWS_SHARE}
     | {A.CHANNELS_MUTE}
 )
-_MANAGE = frozenset({A.STOP_LIFT, A.CREDENTIALS_MANAGE, A.CHANNELS_MANAGE, A.TEAM_SETTINGS, A.MEMBERS_MANAGE})
+_MANAGE = frozenset(
+    {A.STOP_LIFT, A.CREDENTIALS_MANAGE, A.CHANNELS_MANAGE, A.TOKENS_MANAGE, A.TEAM_SETTINGS, A.MEMBERS_MANAGE}
+)
 
 TEAM_ROLES: dict[TeamRole, frozenset[Action]] = {
     TeamRole.VIEWER: frozenset({A.RUNS_VIEW}),
@@ -46,6 +49,11 @@ SITE_ROLES: dict[SiteRole, frozenset[Action]] = {
     SiteRole.NONE: frozenset(),
     SiteRole.AUDITOR: _LOOK_INSIDE | {A.PEOPLE_VIEW, A.SITE_LOG},
     SiteRole.ADMIN: _LOOK_INSIDE | {A.MEMBERS_MANAGE, A.TEAMS_MANAGE, A.PEOPLE_VIEW, A.PEOPLE_MANAGE, A.SITE_LOG},
+}
+# Less than a person with the same role may do.
+TOKEN_ROLES: dict[TokenRole, frozenset[Action]] = {
+    TokenRole.VIEWER: frozenset({A.RUNS_VIEW}),
+    TokenRole.OPERATOR: frozenset({A.RUNS_VIEW, A.RUNS_CANCEL, A.RUNS_TRIGGER}),
 }
 
 

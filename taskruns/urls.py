@@ -1,9 +1,10 @@
 """All URLs of the panel, in the order of the navigation."""
 
-from django.urls import path, register_converter
+from django.urls import path, re_path, register_converter
 from django.urls.converters import StringConverter
 
 from taskruns.access.gate import check_declared
+from taskruns.gateway.views import gateway
 from taskruns.views import (
     audit,
     batches,
@@ -17,6 +18,7 @@ from taskruns.views import (
     style_guide,
     tasks,
     teams,
+    tokens,
     triggers,
 )
 from taskruns.views.help import explain, rights
@@ -101,6 +103,13 @@ urlpatterns = [
     path("teams/<slug:slug>/channels/arize/secret/", channels.arize_hook_secret, name="arize-hook-secret"),
     path("teams/<slug:slug>/channels/arize/remove/", channels.remove_arize_hook, name="arize-hook-remove"),
     path("hooks/arize/<str:token>/", hooks.arize, name="hook"),
+    # Arize's API for scripts. Any path: what is not offered gets a problem document, not a page
+    re_path(r"^v2(?:/.*)?\Z", gateway, name="gateway"),
+    # Tokens of scripts
+    path("teams/<slug:slug>/tokens/", tokens.listing, name="tokens"),
+    path("teams/<slug:slug>/tokens/new/", tokens.new, name="token-new"),
+    path("teams/<slug:slug>/tokens/<uuid:token_id>/replace/", tokens.replace, name="token-replace"),
+    path("teams/<slug:slug>/tokens/<uuid:token_id>/revoke/", tokens.revoke, name="token-revoke"),
     # Members, invitations and team settings
     path("teams/<slug:slug>/members/", teams.members, name="members"),
     path("teams/<slug:slug>/members/add/", teams.add_member, name="member-add"),

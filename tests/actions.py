@@ -239,6 +239,16 @@ ACTIONS: dict[str, HttpAction] = {
         "arize-hook-secret", "mona", (("channel.change", "done"),), {"auth": "hmac", "secret": "whsec_of-the-test-1"}
     ),
     "remove its address": HttpAction("arize-hook-remove", "mona", (("channel.remove", "done"),)),
+    "create a token": HttpAction(
+        "token-new",
+        "mona",
+        (("token.create", "done"),),
+        {"name": "Nightly", "role": "operator", "days": "90", "credential": "", "networks": "192.0.2.0/24"},
+    ),
+    "replace a token": HttpAction(
+        "token-replace", "mona", (("token.create", "done"),), {"hours": "24", "days": "90", "credential": ""}
+    ),
+    "revoke a token": HttpAction("token-revoke", "mona", (("token.revoke", "done"),)),
     "add a member": HttpAction(
         "member-add", "mona", (("member.add", "done"),), {"email": "ada@example.com", "role": "viewer"}
     ),
@@ -252,7 +262,7 @@ ACTIONS: dict[str, HttpAction] = {
     "archive the team": HttpAction(
         "team-archive",
         "adam",
-        (("credential.revoke", "done"), ("team.archive", "done")),
+        (("credential.revoke", "done"), ("token.revoke", "done"), ("team.archive", "done")),
         {"confirmed": "1", "name": "Ops North", "reason": "merged into another team"},
     ),
     "read the team's log": HttpAction("audit", "mona", (("audit.read", "done"),), method="get"),
@@ -285,7 +295,7 @@ READ_ONLY = {
         "run",
         "run-by-arize-id",
         "credentials",
-        *("channels", "channel"),
+        *("channels", "channel", "tokens"),
         "members",
     ),
     *("board-chart", "batch", "task", "task-strip", "board-export-page", "help"),
@@ -297,6 +307,7 @@ READ_ONLY = {
 # people/test_password_reset.py test them.
 ABSENT = {
     "style-guide",
+    "gateway",  # for tokens: gateway/
     "hook",  # the token is that of an invitation: channels/test_hooks.py
     *("sso-login", "sso-callback", "sso-connect", "sso-disconnect", "sso-again"),
     *("account_reset_password", "account_reset_password_done"),

@@ -18,11 +18,14 @@ from taskruns.models import (
     Task,
     Team,
     TeamRole,
+    Token,
+    TokenRole,
     User,
 )
 from taskruns.models.runs import ACTIVE, share_of
 from taskruns.services.channels.addresses import Destination
 from taskruns.services.runs.observations import duration_us
+from taskruns.services.tokens.secret import HINT, digest_of, new_secret
 from tests.wire import ENDPOINT
 
 CANARY = "ak-canary-7QzN4vXw81LrT0pKe6Yb"
@@ -61,6 +64,22 @@ def make_channel(team: Team, *, name: str = "Room") -> Channel:
     channel.save()
     Rule.objects.create(channel=channel, events=["stop.pull"])
     return channel
+
+
+def make_token(
+    team: Team, *, name: str = "Airflow", maker: User | None = None, role: TokenRole = TokenRole.OPERATOR, **fields: Any
+) -> tuple[Token, str]:
+    """A token and its secret, without an audit row. Without a maker: made by a command."""
+    secret = fields.pop("secret", "") or new_secret()
+    label = maker.email if maker else "command, root"
+    defaults: dict[str, Any] = {
+        "maker_label": label,
+        "made_by_command": maker is None,
+        "expires_at": timezone.now() + timezone.timedelta(days=90),
+        "digest": digest_of(secret),
+        "hint": secret[-HINT:],
+    }
+    return Token.objects.create(team=team, name=name, maker=maker, role=role, **defaults | fields), secret
 
 
 def make_task(team: Team, credential: Credential) -> Task:

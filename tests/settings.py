@@ -25,7 +25,7 @@ os.environ.update(
 os.environ.setdefault("DATABASE_URL", f"sqlite:///{_scratch}/taskruns.sqlite3")
 for _name in (
     *("DEBUG", "TRUSTED_PROXIES", "ARIZE_CALLS_PER_MINUTE", "CANCELS_PER_SECOND", "RUN_RETENTION_DAYS"),
-    *("WORKER_THREADS", "EGRESS_PROXY", "NO_PROXY", "CA_BUNDLE"),
+    *("TOKEN_REQUESTS_PER_MINUTE", "WORKER_THREADS", "EGRESS_PROXY", "NO_PROXY", "CA_BUNDLE"),
     *("OIDC_ISSUER", "EMAIL_URL", "SSO_ONLY"),
 ):
     os.environ.pop(_name, None)

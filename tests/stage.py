@@ -32,6 +32,7 @@ from taskruns.models import (
     Status,
     Team,
     TeamRole,
+    Token,
     User,
 )
 from taskruns.models.sessions import digest_of
@@ -40,7 +41,7 @@ from taskruns.services import batches as bulk
 from taskruns.services import invitations
 from taskruns.services.people import factors
 from tests.clients import show_factor
-from tests.factories import actor, make_channel, member, person
+from tests.factories import actor, make_channel, make_token, member, person
 from tests.people.soft_passkey import SoftPasskey
 from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
 
@@ -57,6 +58,7 @@ class Stage:
     batches: dict[str, CancelBatch]  # by url name
     channel: Channel  # "Room"
     hook: ArizeHook
+    script: Token  # "Airflow", mona's
     arize: responses.RequestsMock
     secret: str  # of tom's authenticator app
     passkey: SoftPasskey  # also tom's
@@ -83,6 +85,7 @@ class Stage:
             "view_id": self.view.pk,
             "channel_id": self.channel.pk,
             "rule_id": self.channel.rules.get().pk,
+            "token_id": self.script.pk,
             "kind": "jsonl",
             "arize_id": self.run.arize_id,
             "session_id": self.session.pk,
@@ -132,6 +135,7 @@ def set_stage(team: Team, run: Run, credential: Credential, arize: responses.Req
         batches=batches_of(team, run, actor(people["oli"])),
         channel=make_channel(team),
         hook=ArizeHook.objects.create(team=team, digest="0" * 64, created_by_label="mona@example.com"),
+        script=make_token(team, maker=people["mona"])[0],
         arize=arize,
         secret=secret,
         passkey=passkey,

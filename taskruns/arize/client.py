@@ -5,7 +5,8 @@ Every failure is an ArizeError. It is never chained to a library's exception, wh
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
@@ -13,11 +14,21 @@ from taskruns.arize.endpoints import normalise
 from taskruns.arize.errors import BadRequest, Unauthorized, Unreadable, error_for, error_without_answer
 from taskruns.arize.paging import Identified, Page
 from taskruns.arize.triggers import Wanted
-from taskruns.arize.values import read_request_id
+from taskruns.arize.values import one_line, read_request_id, without_key
 from taskruns.arize.wire import RunStatus, WireApiKey, WireRun, WireSpace, WireTask, WireUser
-from taskruns.outbound import LONGEST_PAGE, Answer, Bearer, Egress, Network, NotAnswered, Session, Timeouts
+from taskruns.outbound import (
+    LONGEST_ITEM,
+    LONGEST_PAGE,
+    Answer,
+    Bearer,
+    Egress,
+    Network,
+    NotAnswered,
+    Session,
+    Timeouts,
+)
 
-__all__ = ["ArizeClient", "Timeouts"]
+__all__ = ["ArizeClient", "RawAnswer", "Timeouts"]
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Identified)
@@ -27,6 +38,21 @@ _NO_PROXY = Network()
 # Objects, lists and their members in one answer. A page of 100 runs has about 3,000; 2 MB of `{},` has 700,000, which
 # would cost fifty times their bytes in memory.
 MOST_VALUES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer of any status as Arize gave it, but for its key: every piece of it is redacted."""
+
+    status: int
+    body: bytes
+    content_type: str
+    retry_after: str
+    request_id: str
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status <= 299
 
 
 class StatusCasing:
@@ -61,6 +87,7 @@ class ArizeClient:
     `may_retry` is called before each retry, in the thread of the call, so a rate limit per key can refuse it.
     `public_only`: never connect to a private address, whatever the host name resolves to. `network`: the proxy and the
     certificates of the deployment.
+    `get_retries`: None for a client that is kept: a second attempt only if a kept connection was closed.
     """
 
     _casing: ClassVar[StatusCasing] = StatusCasing()
@@ -71,7 +98,7 @@ class ArizeClient:
         key: str,
         *,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
-        get_retries: int = 2,
+        get_retries: int | None = 2,
         pool_size: int = 8,
         public_only: bool = False,
         network: Network = _NO_PROXY,
@@ -157,6 +184,33 @@ class ArizeClient:
         """
         return self._post("tasks", task_id, "trigger", read=WireRun.from_json, body=wanted.as_json())
 
+    def forward(self, path: Sequence[str], query: str) -> RawAnswer:
+        """GET this path below /v2. `query` is sent as it is, in printable ASCII without `#`.
+
+        Raises ArizeError if there is no answer, if a successful one is longer than LONGEST_PAGE, and for a redirect.
+        """
+        self._check_key()
+        target = f"/v2/{'/'.join(map(_path_segment, path))}" + (f"?{query}" if query else "")
+        answer = self._reads.ask("GET", self.endpoint + target, longest=LONGEST_PAGE, target=target)
+        self._count(answer)
+        if isinstance(answer, NotAnswered):
+            raise error_without_answer(answer, connect=self._egress.timeouts.connect)
+        if 300 <= answer.status <= 399:
+            raise error_for(answer, secret=self._bearer.secret)
+        if answer.is_success and answer.is_too_long:
+            raise Unreadable(status=answer.status, milliseconds=answer.milliseconds)
+        return self._raw(answer)
+
+    def _raw(self, answer: Answer) -> RawAnswer:
+        secret, headers = self._bearer.secret, answer.headers
+        return RawAnswer(
+            status=answer.status,
+            body=without_key(answer.body, secret),
+            content_type=one_line(headers.get("content-type"), 200, secret),
+            retry_after=one_line(headers.get("retry-after"), 60, secret),
+            request_id=read_request_id(headers, secret=secret) or "",
+        )
+
     def _runs(self, task_id: str, **params: str | int | None) -> Page[WireRun]:
         return self._list("tasks", task_id, "runs", params=params, read=_page("task_runs", WireRun.from_json))
 
@@ -185,13 +239,13 @@ class ArizeClient:
         read: Callable[[object], T],
         params: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
-        **how: int,
+        longest: int = LONGEST_ITEM,
     ) -> T:
         """Every call to Arize goes through here: send, pass the JSON to `read`, or raise an ArizeError."""
         self._check_key()
         url = f"{self.endpoint}/v2/{'/'.join(map(_path_segment, path))}"
         sent = {name: _sendable(str(value)) for name, value in (params or {}).items() if value is not None}
-        answer = session.ask(method, url, params=sent, json=body, **how)
+        answer = session.ask(method, url, params=sent, json=body, longest=longest)
         self._count(answer)
         if isinstance(answer, NotAnswered):
             raise error_without_answer(answer, connect=self._egress.timeouts.connect)

@@ -151,6 +151,23 @@ def one_line(value: object, characters: int, secret: str) -> str:
     return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
+def without_key(body: bytes, secret: str) -> bytes:
+    """The body with every piece of the key replaced by `[key]`."""
+    if not _may_hold(body, secret):
+        return body
+    return _redacted(secret, body.decode("latin-1")).encode("latin-1")
+
+
+def _may_hold(body: bytes, secret: str) -> bool:
+    """Search for a few short parts, one of which is in each piece of the key: a long body is searched for each body
+    that passes.
+    """
+    width = min(KEY_PIECE, len(secret))
+    part = (width + 1) // 2
+    starts = range(0, len(secret) - part + 1, width - part + 1)
+    return any(secret[start : start + part].encode("latin-1", "replace") in body for start in starts)
+
+
 def _redacted(secret: str, line: str) -> str:
     """Replace every piece of the key with `[key]`: servers may echo a shortened one."""
     width = min(KEY_PIECE, len(secret))

@@ -6,14 +6,14 @@ import uuid
 from dataclasses import dataclass
 from typing import Self
 
-from taskruns.models import User
+from taskruns.models import Token, User
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
     """`role` is the current role. `session_ref` is a SHA-256 prefix of the session key, never the key itself."""
 
-    type: str  # user, job, command, anonymous
+    type: str  # user, token, job, command, anonymous
     id: str = ""
     label: str = ""
     role: str = ""
@@ -23,6 +23,7 @@ class Actor:
     user_agent: str = ""
     request_id: str = ""
     person: User | None = None
+    token: Token | None = None
 
     @classmethod
     def job(cls, name: str) -> Self:

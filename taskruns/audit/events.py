@@ -28,6 +28,10 @@ class EventType(StrEnum):
     CHANNEL_TEST = "channel.test"
     CHANNEL_MUTE = "channel.mute"
     NOTIFY_GIVEN_UP = "notify.given_up"
+    TOKEN_CREATE = "token.create"  # noqa: S105 - an event's name
+    TOKEN_REVOKE = "token.revoke"  # noqa: S105 - an event's name
+    TOKEN_EXPIRE = "token.expire"  # noqa: S105 - an event's name
+    TOKEN_REFUSED = "token.refused"  # noqa: S105 - an event's name
     MEMBER_ADD = "member.add"
     MEMBER_CHANGE_ROLE = "member.change_role"
     MEMBER_REMOVE = "member.remove"
@@ -71,6 +75,8 @@ CATALOGUE: dict[EventType, frozenset[str]] = dict.fromkeys(EventType, _LOCAL) | 
     EventType.RUN_TRIGGER: _REQUESTS | {it.value for it, facts in TRIGGER_FACTS.items() if it.value and facts.has_row},
     EventType.RUN_TRIGGER_MANY: frozenset({"requested", "finished", "aborted", "denied"}),
     EventType.CREDENTIAL_TEST: _CHECK | _REQUESTS,
+    EventType.TOKEN_EXPIRE: frozenset({"done"}),
+    EventType.TOKEN_REFUSED: frozenset({"denied"}),
     EventType.AUDIT_VERIFY: _CHECK,
     EventType.AUTH_SIGN_IN: frozenset({"done", "failed", "throttled"}),
     EventType.SYSTEM_RESTORED: frozenset({"done", "adopted"}),
@@ -119,6 +125,9 @@ _DETAILS: dict[EventType, frozenset[str]] = {
     EventType.CHANNEL_TEST: frozenset({"kind"}),
     EventType.CHANNEL_MUTE: frozenset({"until", "messages_dropped"}),
     EventType.NOTIFY_GIVEN_UP: frozenset({"messages", "http_status", "why"}),
+    EventType.TOKEN_CREATE: frozenset({"role", "expires_at", "networks", "credential", "replaces", "overlap_until"}),
+    EventType.TOKEN_REVOKE: frozenset({"role", "why"}),
+    EventType.TOKEN_EXPIRE: frozenset({"role", "expires_at", "replaced"}),
     EventType.MEMBER_ADD: frozenset({"role", "invitations_revoked"}),
     EventType.MEMBER_CHANGE_ROLE: frozenset({"before", "after"}),
     EventType.MEMBER_REMOVE: frozenset({"role"}),

@@ -98,7 +98,7 @@ class BoardFilter:
     """`task`, `not_tasks` and `space` are Arize ids. `q`: any text that a person has about a run; see
     `services/runs/search.py`.
 
-    `started_by`, `cancelled_by`: the name, the e-mail address or the Arize id of a person.
+    `started_by`, `cancelled_by`: the name, the e-mail address or the Arize id of a person, or the name of a token.
     `min_duration` is in seconds; active runs count with their duration so far. `min_error_share` is the percentage of
     errors among succeeded and errored items.
     """

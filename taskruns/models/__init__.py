@@ -43,6 +43,7 @@ from .sessions import PersonSession
 from .stops import EmergencyStop, StopEnd
 from .tasks import Task
 from .teams import Invitation, Membership, Team, TeamRole
+from .tokens import Token, TokenRole
 from .triggers import Trigger
 
 __all__ = [
@@ -107,6 +108,8 @@ __all__ = [
     "Team",
     "TeamRole",
     "Theme",
+    "Token",
+    "TokenRole",
     "Trigger",
     "TriggerOutcome",
     "User",

@@ -10,6 +10,7 @@ from .audit import LONGEST_REASON
 from .outcomes import CANCEL_FACTS, Outcome
 from .people import User
 from .runs import Run
+from .tokens import Token
 
 _OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in CANCEL_FACTS.items() if facts.has_row]
 
@@ -21,6 +22,7 @@ class Cancellation(models.Model):
     run = models.ForeignKey(Run, models.CASCADE, related_name="cancellations")
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
+    token = models.ForeignKey(Token, models.SET_NULL, null=True, related_name="+")  # instead of a person
     batch = models.ForeignKey("CancelBatch", models.SET_NULL, null=True, related_name="cancellations")
     reason = models.CharField(max_length=LONGEST_REASON, blank=True)
     requested_at = models.DateTimeField(default=timezone.now)

@@ -47,6 +47,9 @@ class Happening(models.TextChoices):
     CREDENTIAL_FAILING = "credential.failing"
     CREDENTIAL_RECOVERED = "credential.recovered"
     CREDENTIAL_EXPIRING = "credential.expiring"
+    TOKEN_EXPIRING = "token.expiring"  # noqa: S105 - an event's name
+    TOKEN_EXPIRE = "token.expire"  # noqa: S105 - an event's name
+    TOKEN_STOPPED = "token.stopped"  # noqa: S105 - an event's name
     ARIZE_UNREACHABLE = "arize.unreachable"
     ARIZE_RECOVERED = "arize.recovered"
 
@@ -57,7 +60,8 @@ OF_READINGS = frozenset({Happening.RUN_FAILED, Happening.RUN_CANCELLED, Happenin
 OF_ACTIVE_RUNS = frozenset({Happening.RUN_LONGER, Happening.RUN_RUNNING, Happening.RUN_PENDING, Happening.RUN_IDLE})
 # What else only time brings. The tick writes an `Episode` for each.
 OF_TIME = OF_ACTIVE_RUNS | {
-    *(Happening.NOT_STOPPED, Happening.STOP_EXPIRING, Happening.ARIZE_UNREACHABLE, Happening.ARIZE_RECOVERED)
+    *(Happening.NOT_STOPPED, Happening.STOP_EXPIRING, Happening.ARIZE_UNREACHABLE, Happening.ARIZE_RECOVERED),
+    *(Happening.TOKEN_EXPIRING, Happening.TOKEN_STOPPED),
 }
 # About one run, so that a rule's filter applies.
 OF_RUNS = OF_READINGS | OF_ACTIVE_RUNS | {Happening.RUN_CANCEL, Happening.NOT_STOPPED}
@@ -74,12 +78,14 @@ OF_THE_LOG: dict[Happening, frozenset[str]] = {
     Happening.CREDENTIAL_FAILING: frozenset({"done"}),
     Happening.CREDENTIAL_RECOVERED: frozenset({"done"}),
     Happening.CREDENTIAL_EXPIRING: frozenset({"done"}),
+    Happening.TOKEN_EXPIRE: frozenset({"done"}),
 }
 # What a new channel is told about unless its manager chooses otherwise.
 SUGGESTED = (
     *(Happening.RUN_FAILED, Happening.NOT_STOPPED, Happening.ARIZE_UNREACHABLE, Happening.ARIZE_RECOVERED),
     *(Happening.STOP_PULL, Happening.STOP_LIFT, Happening.STOP_EXPIRING, Happening.STOP_EXPIRE),
     *(Happening.CREDENTIAL_FAILING, Happening.CREDENTIAL_RECOVERED, Happening.CREDENTIAL_EXPIRING),
+    *(Happening.TOKEN_EXPIRING, Happening.TOKEN_STOPPED),
 )
 # A kind that keeps incidents is told when these are over: the run has ended, the key works again, the stop is over.
 WITH_AN_END = OF_ACTIVE_RUNS | {

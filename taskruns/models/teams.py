@@ -43,6 +43,7 @@ class Team(models.Model):
     waiting_keys: int
     is_stopped: bool
     has_silent_channel: bool
+    has_token_trouble: bool
     worker_seen_at: datetime | None
     queue_seen_at: datetime | None
     database_now: datetime

@@ -8,6 +8,7 @@ from .outcomes import TRIGGER_FACTS, TriggerOutcome
 from .people import User
 from .runs import Run
 from .tasks import Task
+from .tokens import Token
 
 _OUTCOMES = [(outcome.value, outcome.label) for outcome, facts in TRIGGER_FACTS.items() if facts.has_row]
 
@@ -22,6 +23,7 @@ class Trigger(models.Model):
     task = models.ForeignKey(Task, models.CASCADE, related_name="triggers")
     person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     person_label = models.CharField(max_length=254)
+    token = models.ForeignKey(Token, models.SET_NULL, null=True, related_name="+")  # instead of a person
     parameters = models.JSONField()  # the request body
     requested_at = models.DateTimeField(default=timezone.now)
     # When it was about to be sent, committed before the POST. Null: a batch has not sent it yet. Whoever sends it sets

@@ -8,9 +8,10 @@ through the deployment's proxy.
 from .connection import tls_context
 from .fence import is_private_by_name
 from .network import Network, Proxy
-from .session import LONGEST_PAGE, Answer, Bearer, Egress, Failure, NotAnswered, Session, Timeouts
+from .session import LONGEST_ITEM, LONGEST_PAGE, Answer, Bearer, Egress, Failure, NotAnswered, Session, Timeouts
 
 __all__ = [
+    "LONGEST_ITEM",
     "LONGEST_PAGE",
     "Answer",
     "Bearer",

@@ -51,12 +51,14 @@ class Call:
     `sent`: None before any connection attempt (a malformed address, a mock in a test), False after one, True once a
     byte of a request may have left.
     `proxy_status`: the status with which the proxy refused a tunnel.
+    `target`: path and query exactly as they are sent. Empty: as the library spells them.
     """
 
     began: float
     deadline: float
     may_retry: Callable[[], bool]
     public_only: bool
+    target: str = ""
     attempts: int = 1
     sent: bool | None = None
     hop: Hop = Hop.TARGET
@@ -76,10 +78,12 @@ _CALL: ContextVar[Call] = ContextVar("call")
 
 
 @contextmanager
-def call_within(seconds: float, *, may_retry: Callable[[], bool], public_only: bool) -> Iterator[Call]:
+def call_within(
+    seconds: float, *, may_retry: Callable[[], bool], public_only: bool, target: str = ""
+) -> Iterator[Call]:
     """Everything that this thread sends inside the block belongs to one call with one deadline."""
     began = time.monotonic()
-    call = Call(began=began, deadline=began + seconds, may_retry=may_retry, public_only=public_only)
+    call = Call(began, began + seconds, may_retry=may_retry, public_only=public_only, target=target)
     token = _CALL.set(call)
     try:
         yield call
@@ -121,6 +125,30 @@ class GetRetry(Retry):
         """Seconds. Unlike urllib3, wait before the first retry too: faults rarely clear immediately."""
         doubled = BACKOFF * 2 ** max(len(self.history) - 1, 0)
         return float(min(doubled + random.uniform(0, JITTER), LONGEST_BACKOFF))  # noqa: S311 - no secret
+
+
+class StaleRetry(GetRetry):
+    """Only a second attempt, at once, for a GET on a kept connection that the server had closed in the meantime."""
+
+    @classmethod
+    def once(cls) -> Self:
+        return cls(
+            total=1,
+            read=1,
+            connect=0,
+            status=0,
+            other=0,
+            allowed_methods={"GET"},
+            respect_retry_after_header=False,
+            raise_on_status=False,
+        )
+
+    def _is_read_error(self, err: Exception) -> bool:
+        """Not a timeout, after which a second attempt would take as long again."""
+        return isinstance(err, ProtocolError)
+
+    def get_backoff_time(self) -> float:
+        return 0.0
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -204,6 +232,9 @@ class _PlainConnection(HTTPConnection):
         call = _CALL.get()
         call.sent = call.sent or False  # an earlier attempt of this call may have sent
         super().connect()
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        super().putrequest(method, _CALL.get().target or url, *args, **kwargs)
 
     def send(self, data: Any) -> None:
         if self._is_tunnelling:

@@ -19,7 +19,7 @@ from urllib3.exceptions import TimeoutError as Urllib3Timeout
 
 from taskruns import __version__
 
-from .connection import POOLS, Call, GetRetry, Hop, PrivateAddress, call_within, tls_context
+from .connection import POOLS, Call, GetRetry, Hop, PrivateAddress, StaleRetry, call_within, tls_context
 from .fence import is_private_by_name
 from .network import Network
 
@@ -126,6 +126,7 @@ class Bearer(AuthBase):
 class Session(requests.Session):
     """A thread-safe pool of connections to one host. Close it, or use it in `with`.
 
+    `retries`: of a GET. None: only a second attempt if a kept connection turns out to be closed.
     `may_retry` is called before each retry, in the thread of its call.
     """
 
@@ -134,7 +135,7 @@ class Session(requests.Session):
         egress: Egress,
         *,
         auth: Bearer | None = None,
-        retries: int = 0,
+        retries: int | None = 0,
         pool_size: int = 1,
         may_retry: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -144,19 +145,21 @@ class Session(requests.Session):
         self.trust_env = False  # a .netrc would replace the secret, a proxy would see it
         self.auth = auth
         self.headers["User-Agent"] = USER_AGENT
-        adapter = _Adapter(
-            egress.network, pool_connections=1, pool_maxsize=pool_size, max_retries=GetRetry.times(retries)
-        )
+        retry = StaleRetry.once() if retries is None else GetRetry.times(retries)
+        adapter = _Adapter(egress.network, pool_connections=1, pool_maxsize=pool_size, max_retries=retry)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
-    def ask(self, method: str, url: str, *, longest: int | None = LONGEST_ITEM, **content: Any) -> Answer | NotAnswered:
+    def ask(
+        self, method: str, url: str, *, longest: int | None = LONGEST_ITEM, target: str = "", **content: Any
+    ) -> Answer | NotAnswered:
         """`content` as in `requests.request`: params, json, data. Failures are returned, not raised.
 
         `longest`: bytes of a successful answer. A longer one is not read to the end, to save memory and time. None: no
         answer's body is read at all, so that one that hangs or is cut off changes nothing.
+        `target`: path and query in printable ASCII, sent as they are. Libraries respell those of `url`.
         """
-        with self._call() as call:
+        with self._call(target) as call:
             try:
                 with self._send(method, url, stream=True, **content) as response:
                     return _read(response, call, longest)
@@ -175,9 +178,10 @@ class Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Never follow a redirect: the secret must not leave its host, and requests fails on a broken Location."""
 
-    def _call(self) -> AbstractContextManager[Call]:
+    def _call(self, target: str = "") -> AbstractContextManager[Call]:
         egress = self._egress
-        return call_within(egress.timeouts.call, may_retry=self._may_retry, public_only=egress.public_only)
+        fence, may_retry = egress.public_only, self._may_retry
+        return call_within(egress.timeouts.call, may_retry=may_retry, public_only=fence, target=target)
 
     def _send(self, *args: Any, **kwargs: Any) -> requests.Response:
         timeouts = self._egress.timeouts

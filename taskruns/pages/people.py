@@ -112,6 +112,7 @@ WORDS: dict[str, str] = {
     "credentials.manage": "add, test, replace and revoke API keys",
     "channels.manage": "add, change, test and remove channels",
     "channels.mute": "mute channels",
+    "tokens.manage": "create, replace and revoke the tokens of scripts",
     "audit.view": "read the audit log",
     "audit.export": "export the audit log",
     "team.settings": "change the team's settings",

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.urls import Resolver404, resolve
 
-from taskruns.models import Channel, Credential, Invitation, Membership, User
+from taskruns.models import Channel, Credential, Invitation, Membership, Token, User
 
 # Url name -> what its form does, as a button.
 ACTS = {
@@ -31,6 +31,8 @@ ACTS = {
     "arize-hook": "Create the address",
     "arize-hook-secret": "Store the secret",
     "arize-hook-remove": "Remove the address",
+    "token-new": "Create the token",
+    "token-replace": "Replace the token",
     "person-change": "Save name and email",
     "person-role": "Change the site role",
     "person-disable": "Disable the account",
@@ -93,6 +95,11 @@ def _channel(ids: Mapping[str, Any]) -> str | None:
     return rows.values_list("name", flat=True).first()
 
 
+def _token(ids: Mapping[str, Any]) -> str | None:
+    rows = Token.objects.filter(team__slug=ids["slug"], pk=ids["token_id"])
+    return rows.values_list("name", flat=True).first()
+
+
 def _invited(ids: Mapping[str, Any]) -> str | None:
     rows = Invitation.objects.filter(team__slug=ids["slug"], pk=ids["invitation_id"])
     return rows.values_list("email", flat=True).first()
@@ -107,6 +114,7 @@ _TARGETS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str | None]]] = {
     "user_id": ("Member", _member),
     "credential_id": ("API key", _key),
     "channel_id": ("Channel", _channel),
+    "token_id": ("Token", _token),
     "invitation_id": ("Invitation", _invited),
     "person_id": ("Person", _person),
     "slug": ("Team", lambda ids: ids["slug"]),

@@ -1,4 +1,6 @@
-"""Writes that may be left out: they give up soon if another writer holds the lock."""
+"""Writes that matter less than others: those that give up soon if another writer holds the lock, and those that do not
+wait for the disk.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -29,6 +31,38 @@ def try_write(write: Callable[[], T], *, what: str) -> T | None:
         if (complaints := _complaints[what]).is_due():
             log.warning("not_written", what=what, error=str(error).strip(), left_out=complaints.left_out)
         return None
+
+
+@contextmanager
+def soft_commit() -> Iterator[None]:
+    """A transaction whose commit does not wait for the disk: for counts that a power cut may lose.
+
+    Within another transaction, that one's commit decides.
+    """
+    if connection.in_atomic_block:
+        with transaction.atomic():
+            yield
+        return
+    with _relaxed_sqlite(), transaction.atomic():
+        if connection.vendor == "postgresql":
+            connection.connection.execute("SET LOCAL synchronous_commit = off")
+        yield
+
+
+@contextmanager
+def _relaxed_sqlite() -> Iterator[None]:
+    """The next durable commit of any connection also writes this one to the disk, because all share one log file."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    connection.ensure_connection()
+    execute = connection.connection.execute
+    usual = execute("PRAGMA synchronous").fetchone()[0]
+    execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        execute(f"PRAGMA synchronous = {usual}")
 
 
 @contextmanager

@@ -30,7 +30,19 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, Target, record
-from taskruns.models import Channel, EmergencyStop, Heartbeat, Membership, Run, SiteRole, Team, TeamRole, User, jobs
+from taskruns.models import (
+    Channel,
+    EmergencyStop,
+    Heartbeat,
+    Membership,
+    Run,
+    SiteRole,
+    Team,
+    TeamRole,
+    Token,
+    User,
+    jobs,
+)
 from taskruns.models.credentials import RETRIED_WITHIN
 from taskruns.models.prepared import Prepared, Slot
 from taskruns.models.runs import ACTIVE
@@ -115,7 +127,8 @@ def seen_by(person: User, slug: str) -> Team | None:
     `role`: the person's role in the team, or "". `reader_manages`: they manage some team. `has_other_teams`: they are a
     member of another team. `as_of`: the oldest last reading of the team's working keys, or if none works, the latest of
     any key. `waiting_keys`: how many working keys wait after a failure. `is_stopped`: an emergency stop is active.
-    `has_silent_channel`: a channel is muted or cannot send. Also those of `Heartbeat.annotations`.
+    `has_silent_channel`: a channel is muted or cannot send. `has_token_trouble`: a token expires soon or
+    stopped. Also those of `Heartbeat.annotations`.
     """
     rows = _team(has_clock=jobs.has_clock()).rows(slug=slug, **_reader(person))
     return rows[0] if rows else None
@@ -169,10 +182,17 @@ def annotated(
         "has_other_teams": Exists(in_force.exclude(team=OuterRef("pk"))),
         "as_of": Coalesce(Min("credentials__last_good_at", filter=working), Max("credentials__last_good_at")),
         "waiting_keys": Count("credentials", filter=waiting),
+        "has_token_trouble": Exists(_in_trouble().filter(team=OuterRef("pk"))),
         "has_silent_channel": Exists(_silent(now).filter(team=OuterRef("pk"))),
         "is_stopped": Exists(EmergencyStop.objects.holding(now).filter(team=OuterRef("pk"))),
     } | Heartbeat.annotations(database_now)
     return Team.objects.annotate(**read_with)
+
+
+def _in_trouble() -> "QuerySet[Token]":
+    """Tokens that expire soon, or that stopped because of their maker, as the clock has noted."""
+    trouble = Q(expiry_told__isnull=False) | Q(maker_told_at__isnull=False)
+    return Token.objects.filter(trouble, revoked_at=None, expired_at=None, replaced_at=None)
 
 
 def _silent(now: Value) -> "QuerySet[Channel]":

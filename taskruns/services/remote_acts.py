@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum, auto
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from django.db import DatabaseError, IntegrityError, models, transaction
 from django.utils import timezone
@@ -47,6 +47,10 @@ class ArizeIsSlow(UserError):
             "Arize answers slowly, and other requests are already waiting for it. Nothing was sent. "
             "Try again in a few seconds."
         )
+
+
+class AnyPlace(Protocol):
+    def take(self) -> bool: ...
 
 
 class Place:

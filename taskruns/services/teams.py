@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
-from taskruns.models import ArizeHook, Channel, Credential, Delivery, Invitation, Task, Team
+from taskruns.models import ArizeHook, Channel, Credential, Delivery, Invitation, Task, Team, Token
 from taskruns.models.channels import UNSENT
 from taskruns.services.user_errors import UserError
 
@@ -68,9 +68,13 @@ def archive(team: Team, *, reason: str = "", by: Actor) -> bool:
         ArizeHook.objects.filter(team=team, removed_at=None).update(removed_at=now, ciphertext="")
         Delivery.objects.filter(team=team, state__in=UNSENT).delete()
         revoked = open_invitations(team).update(revoked_at=now)
+        tokens = list(Token.objects.filter(team=team, revoked_at=None, expired_at=None).order_by("pk"))
+        Token.objects.filter(pk__in=[token.pk for token in tokens]).update(revoked_at=now)
         Team.bump(team.pk)
         for key in keys:
             record(EventType.CREDENTIAL_REVOKE, "done", by=by, team=team, credential=key, reason=reason)
+        for token in tokens:
+            _record_revoked(token, team, reason=reason, by=by)
         details = {"keys_revoked": len(keys), "invitations_revoked": revoked}
         target = target_of(team)
         record(EventType.TEAM_ARCHIVE, "done", by=by, team=team, target=target, reason=reason, details=details)
@@ -96,6 +100,11 @@ def open_invitations(team: Team) -> "QuerySet[Invitation]":
 
 def target_of(team: Team) -> Target:
     return Target("team", str(team.pk), team.name)
+
+
+def _record_revoked(token: Token, team: Team, *, reason: str, by: Actor) -> None:
+    target, details = Target("token", str(token.pk), token.name), {"role": token.role, "why": "team archived"}
+    record(EventType.TOKEN_REVOKE, "done", by=by, team=team, target=target, reason=reason, details=details)
 
 
 def _live_keys(team: Team) -> "QuerySet[Credential]":

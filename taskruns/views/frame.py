@@ -26,6 +26,7 @@ _TEAM_LINKS = (
     ("Runs", "board", Action.RUNS_VIEW),
     ("API keys", "credentials", Action.CREDENTIALS_VIEW),
     ("Channels", "channels", Action.RUNS_VIEW),
+    ("Tokens", "tokens", Action.TOKENS_MANAGE),
     ("Members", "members", Action.MEMBERS_MANAGE),
     ("Audit", "audit", Action.AUDIT_VIEW),
     ("Settings", "team-settings", Action.TEAM_SETTINGS),

@@ -37,7 +37,7 @@ from tests.access.odd_text import LONG, NUL, ODD
 from tests.access.scene import Scene
 from tests.actions import EVALUATION
 from tests.clients import ClientOf, signed_in
-from tests.factories import CANARY, PASSWORD, actor, make_channel
+from tests.factories import CANARY, PASSWORD, actor, make_channel, make_token
 from tests.people.soft_passkey import SoftPasskey
 from tests.stage import batches_of
 from tests.wire import ENDPOINT, run_url, trigger_url, wire_run
@@ -119,6 +119,22 @@ FORMS = {
         "mona",
         {"auth": "hmac", "secret": "whsec_of-the-test-1"},
         {"auth": ["", LONG, NUL, "basic"], "secret": ["", LONG, NUL, "short", "two words of a secret", "ключ" * 8]},
+    ),
+    "token-new": Form(
+        "mona",
+        {"name": "Nightly", "role": "operator", "days": "90", "credential": "", "networks": ""},
+        {
+            "name": NAMES,
+            "role": ["", LONG, NUL, "manager"],
+            "days": ["", LONG, NUL, "0", "-1", "366", "1.5", "forever", "9" * 400],
+            "credential": [LONG, NUL, "x", "5f0c4a34-27a5-4d0c-9d0f-3c3c1b8a0001"],
+            "networks": [LONG, NUL, "192.0.2.300", "192.0.2.7/24", "::ffff:192.0.2.7", "fe80::1%eth0", "example.com"],
+        },
+    ),
+    "token-replace": Form(
+        "mona",
+        {"hours": "24", "days": "90", "credential": ""},
+        {"hours": ["", LONG, NUL, "-1", "25", "x"], "days": ["", LONG, NUL, "0", "366"], "credential": [LONG, NUL]},
     ),
     "member-add": Form("mona", {"email": "new@example.com", "role": "viewer"}, {"email": EMAILS, "role": ROLES}),
     "member-role": Form("mona", {"role": "operator"}, {"role": ROLES}),
@@ -235,6 +251,7 @@ def paths(team: Team, run: Run, mona: User, vera: User) -> dict[str, str]:
         "credential-replace": [team.slug, run.task.credential_id],
         "channel-change": [team.slug, (channel := make_channel(team)).pk],
         "channel-rule-new": [team.slug, channel.pk],
+        "token-replace": [team.slug, make_token(team, maker=mona)[0].pk],
         "member-role": [team.slug, vera.pk],
         "person-change": [vera.pk],
         "person-role": [vera.pk],

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from taskruns.models import Credential, Run, SavedView, Status, Task, Team, TeamRole, User
 from tests.access.browsers import undone
 from tests.access.odd_text import ODD
-from tests.factories import CANARY, PASSWORD, make_channel, make_credential, make_run, member, person
+from tests.factories import CANARY, PASSWORD, make_channel, make_credential, make_run, make_token, member, person
 from tests.stage import Stage
 from tests.stored import dump
 from tests.urlconf import url_names
@@ -99,6 +99,7 @@ def belongings(team: Team, word: str) -> dict[str, str]:
         "credential_id": str(key.pk),
         "user_id": str(manager.pk),
         "view_id": str(view.pk),
+        "token_id": str(make_token(team, name=f"{word} token", maker=manager)[0].pk),
         "slug": team.slug,
         "arize_id": run.arize_id,
     }

@@ -16,9 +16,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import AuditEvent, Cancellation, Credential, Invitation, Membership, Run, Task, Team, User
+from taskruns.models import AuditEvent, Cancellation, Credential, Invitation, Membership, Run, Task, Team, Token, User
 from tests.clients import ClientOf
-from tests.factories import PASSWORD, make_credential, make_run
+from tests.factories import PASSWORD, make_credential, make_run, make_token
 from tests.stored import events
 from tests.wire import ENDPOINT, run_url, wire_run
 
@@ -37,6 +37,7 @@ def foreign(other_team: Team, otto: User) -> dict[str, uuid.UUID]:
         "run_id": make_run(task).pk,
         "task_id": task.pk,
         "credential_id": credential.pk,
+        "token_id": make_token(other_team, maker=otto)[0].pk,
         "user_id": otto.pk,
         "invitation_id": invitation.pk,
     }
@@ -54,6 +55,7 @@ def own(
         "run_id": run.pk,
         "task_id": run.task_id,
         "credential_id": credential.pk,
+        "token_id": make_token(team)[0].pk,
         "user_id": vera.pk,
         "invitation_id": invitation.pk,
     }
@@ -69,6 +71,8 @@ BY_ID = [
     ("credential-test", "credential_id", "post"),
     ("credential-revoke", "credential_id", "get"),
     ("credential-revoke", "credential_id", "post"),
+    *(("token-replace", "token_id", method) for method in ("get", "post")),
+    *(("token-revoke", "token_id", method) for method in ("get", "post")),
     ("member-role", "user_id", "post"),
     ("member-remove", "user_id", "post"),
     ("invitation-revoke", "invitation_id", "post"),
@@ -321,9 +325,10 @@ def test_get_of_a_post_url_gets_405(name: str, own: dict[str, uuid.UUID], strict
     assert not AuditEvent.objects.exists()
 
 
-@pytest.mark.parametrize("name", ["credential-revoke", "team-archive", "credential-replace"])
+@pytest.mark.parametrize("name", ["credential-revoke", "team-archive", "credential-replace", "token-revoke"])
 def test_get_of_a_confirmation_page_changes_nothing(name: str, own: dict[str, uuid.UUID], strict: Client):
     before = Credential.objects.get(pk=own["credential_id"]).ciphertext
     assert strict.get(path_of(name, dict(POSTS)[name], own)).status_code == 200
     assert Credential.objects.get(pk=own["credential_id"]).ciphertext == before
+    assert Token.objects.get().revoked_at is None
     assert not AuditEvent.objects.exists()

@@ -13,7 +13,7 @@ from taskruns.models import Credential, Run, Team, User
 from tests.access.browsers import Browsers, undone
 from tests.access.fence import assert_fenced, missing_from
 from tests.clients import ClientOf
-from tests.factories import actor, make_channel
+from tests.factories import actor, make_channel, make_token
 from tests.stage import Stage, batches_of
 from tests.urlconf import url_names, wanted
 
@@ -33,6 +33,7 @@ def paths(team: Team, run: Run, credential: Credential, vera: User) -> dict[str,
         "user_id": vera.pk,
         "invitation_id": run.pk,
         "token": "no-token",
+        "token_id": make_token(team)[0].pk,
         "view_id": run.pk,
         "batch_id": batches_of(team, run, actor(vera))["batch-confirm"].pk,
         "arize_id": run.arize_id,

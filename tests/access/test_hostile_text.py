@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from taskruns.audit import EventType, record
 from taskruns.models import (
@@ -23,11 +24,12 @@ from taskruns.models import (
     Status,
     Task,
     Team,
+    Token,
     User,
 )
 from taskruns.pages.values import shortened, told_apart
 from taskruns.templatetags.parts import visible
-from tests.factories import actor, make_run
+from tests.factories import actor, make_run, make_token
 from tests.stage import Stage, a_stop
 from tests.urlconf import url_names, wanted
 
@@ -107,6 +109,13 @@ def make_hostile(stage: Stage) -> None:
     CancelItem.objects.update(cancellation=pressed, state="refused")
     CancelBatch.objects.update(person_label=HOSTILE, reason=HOSTILE, why_aborted=HOSTILE)
     SavedView.objects.update(name=HOSTILE)
+    used = {"last_used_at": timezone.now(), "last_used_ip": "192.0.2.7", "last_used_client": HOSTILE}
+    Token.objects.update(name=HOSTILE, maker_label=HOSTILE, networks=[HOSTILE], expiry_told=7, **used)
+    mona = stage.people["mona"]
+    make_token(stage.team, name=f"{HOSTILE} 2", maker=mona, revoked_at=timezone.now(), **used)
+    make_token(
+        stage.team, name=f"{HOSTILE} 3", maker_label=HOSTILE, made_by_command=False, maker_told_at=timezone.now()
+    )
     query = urlencode({"q": HOSTILE, "all": 1})
     SavedView.objects.create(team=stage.team, owner=stage.people["mona"], name="q", query=query)
     PersonSession.objects.update(user_agent=HOSTILE)

@@ -21,7 +21,7 @@ from taskruns.services.people import factors
 from tests.access.browsers import Browsers, undone
 from tests.access.scene import Scene
 from tests.clients import sign_in, signed_in
-from tests.factories import actor, make_channel, person
+from tests.factories import actor, make_channel, make_token, person
 from tests.stage import batches_of
 from tests.urlconf import url_names, wanted
 from tests.wire import ENDPOINT, run_url, wire_run
@@ -143,6 +143,10 @@ TABLE: dict[str, Row] = {
     "arize-hook": Row(get=MANAGER_GET, post=MANAGER_POST.format(200), event="channel.add"),
     "arize-hook-secret": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="channel.change"),
     "arize-hook-remove": Row(get=MANAGER_POST.format(405), post=MANAGER_POST.format(302), event="channel.remove"),
+    "tokens": Row(get=MANAGER_GET, post=MANAGER_POST.format(405)),
+    "token-new": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="token.create"),
+    "token-replace": Row(get=MANAGER_GET, post=MANAGER_POST.format(422), event="token.create"),
+    "token-revoke": Row(get=MANAGER_GET, post=MANAGER_POST.format(302), event="token.revoke"),
     "members": Row(get="302 404 404  403 403 200  403 200", post=PEOPLE_POST.format(405)),
     "member-add": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.add"),
     "member-role": Row(get=NO_GET, post=PEOPLE_POST.format(422), event="member.change_role"),
@@ -225,6 +229,8 @@ ACCOUNT: dict[str, Row] = {
     ),
     # For programs, which prove that they are Arize. This address does not exist.
     "hook": Row(get=EVERYBODY.replace("200", "405").replace("302", "405"), post="404 404 404  404 404 404  404 404"),
+    # For scripts, which have a token. A session opens nothing here.
+    "gateway": Row(get="401 401 401  401 401 401  401 401", post="401 401 401  401 401 401  401 401", is_teams=False),
     "help": Row(get=EVERYBODY, post=EVERYBODY.replace("200", "405"), is_teams=False),
     # With DEBUG only.
     "style-guide": replace(ABSENT, post=EVERYBODY.replace("200", "405")),
@@ -285,6 +291,8 @@ def urls(scene: Scene, everybody: dict[str, Any]) -> dict[str, str]:
         "credential-replace": [team.slug, credential.pk],
         "credential-test": [team.slug, credential.pk],
         "credential-revoke": [team.slug, credential.pk],
+        "token-replace": [team.slug, (script := make_token(team, maker=mona)[0]).pk],
+        "token-revoke": [team.slug, script.pk],
         "member-role": [team.slug, vera.pk],
         "member-remove": [team.slug, vera.pk],
         "invitation-revoke": [team.slug, invitation.pk],

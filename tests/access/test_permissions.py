@@ -7,8 +7,8 @@ from django.urls import path
 from django.utils import timezone
 
 from taskruns.access.gate import check_declared, requires, signed_in
-from taskruns.models import Membership, SiteRole, Team, TeamRole, User
-from taskruns.permissions import SITE_ROLES, TEAM_ROLES, Action, access_of
+from taskruns.models import Membership, SiteRole, Team, TeamRole, TokenRole, User
+from taskruns.permissions import SITE_ROLES, TEAM_ROLES, TOKEN_ROLES, Action, access_of
 from tests.factories import person
 
 ROLES = ("viewer", "operator", "manager", "auditor", "admin")
@@ -28,6 +28,7 @@ TABLE = {
     "credentials.manage": ("manager",),
     "channels.manage": ("manager",),
     "channels.mute": ("operator", "manager"),
+    "tokens.manage": ("manager",),
     "team.settings": ("manager",),
     "members.manage": ("manager", "admin"),
     "teams.manage": ("admin",),
@@ -46,6 +47,13 @@ def test_each_action_belongs_to_exactly_these_roles(action: Action):
 
 def test_table_has_every_action():
     assert set(TABLE) == {action.value for action in Action}
+
+
+@pytest.mark.parametrize("role", TokenRole)
+def test_a_token_may_less_than_a_person_of_its_role(role: TokenRole):
+    allowed = {"viewer": {"runs.view"}, "operator": {"runs.view", "runs.cancel", "runs.trigger"}}
+    assert {action.value for action in TOKEN_ROLES[role]} == allowed[role.value]
+    assert TOKEN_ROLES[role] <= TEAM_ROLES[TeamRole(role.value)]
 
 
 def test_no_site_role_has_no_rights():

@@ -30,6 +30,7 @@ from taskruns.models import (
     Membership,
     Outcome,
     Run,
+    Token,
     Trigger,
     User,
 )
@@ -102,6 +103,7 @@ def test_an_action_without_permission_writes_a_denial(name: str, stage: Stage):
         "run",
         "credential",
         "channel",
+        "token",
         "member",
         "team",
         "audit",
@@ -265,6 +267,7 @@ COMMANDS: dict[str, list[Call]] = {
             stdin="https://alerts.example.com/hook\n",
         )
     ],
+    "create_token": [Call(("create_token", "ops-north", "Nightly", "--role", "operator"), [("token.create", "done")])],
     "test_channel": [Call(("test_channel", "ops-north", "Room"), [("channel.test", "done")], exits=True)],
     "verify_audit": [Call(("verify_audit", "--chain", "ops-north"), [("audit.verify", "ok")])],
     "export_audit": [Call(("export_audit", "ops-north"), [("audit.export", "done")])],
@@ -375,10 +378,20 @@ def test_an_expiring_key_is_recorded_by_the_job(stage: Stage):
     assert AuditEvent.objects.latest("pk").actor_label == "clock"
 
 
+def test_an_expired_token_is_recorded_by_the_job(stage: Stage):
+    Token.objects.update(expires_at=timezone.now())
+    last = last_row()
+    jobs.look_after_tokens()
+    work()
+    assert rows_since(last) == [("token.expire", "done")]
+    assert AuditEvent.objects.latest("pk").actor_label == "clock"
+
+
 def test_every_event_is_covered():
     covered = {event for act in (*ACTIONS.values(), *LATER.values()) for event, _ in act.events}
     covered |= {event for _, call in CALLS for event, _ in call.events} | {"access.denied"}
-    covered |= {"credential.expiring", "stop.expire"}  # recorded by the clock, tested above
+    covered |= {"credential.expiring", "stop.expire", "token.expire"}  # recorded by the clock, tested above
     covered |= {"system.restored"}  # backups/test_restore.py
+    covered |= {"token.refused"}  # tokens/test_refusals.py
     covered |= {"notify.given_up"}  # channels/test_sending.py
     assert covered == {event.value for event in EventType} == set(map(str, CATALOGUE))

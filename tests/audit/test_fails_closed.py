@@ -4,7 +4,7 @@ import inspect
 import pkgutil
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
@@ -39,6 +39,8 @@ from taskruns.models import (
     SiteRole,
     TeamRole,
     Theme,
+    Token,
+    TokenRole,
     Trigger,
     User,
 )
@@ -65,6 +67,7 @@ from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.remote_acts import OutcomeNotWritten
 from taskruns.services.runs import export, notes
+from taskruns.services.tokens import actions, clock
 from taskruns.sso import GroupRole, Provider
 from tests.actions import ACTIONS, LATER, NEW_KEY, NEW_PASSWORD
 from tests.channels.scene import HOOK
@@ -278,6 +281,14 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),
     "teams.rename": lambda stage: teams.rename(stage.team, name="Ops Far North", by=BY),
+    "tokens.expire": lambda _: clock.expire(by=BY),
+    "tokens.make": lambda stage: actions.make(stage.team, A_TOKEN, owner=stage.people["mona"], by=BY),
+    "tokens.record_expired": lambda _: clock.expire(by=BY),
+    "tokens.replace": lambda stage: actions.replace(
+        stage.script, days=90, overlap=timedelta(0), credential=None, by=actor(stage.people["mona"], "manager")
+    ),
+    "tokens.revoke": lambda stage: actions.revoke(stage.script, by=BY),
+    "tokens.record_refusal": lambda _: LATER,  # it stays refused: see tests/tokens/test_refusals.py
     "triggers.close": lambda _: triggers.sweep(by=BY),
     "triggers.earlier": lambda _: LATER,  # read-only
     "triggers.sweep": lambda _: triggers.sweep(),
@@ -285,6 +296,7 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
         stage.run.task, operation=uuid.uuid4(), wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
     ),
 }
+A_TOKEN = actions.Wanted("Nightly", TokenRole.OPERATOR)
 BACKUP = cast("backups.Archive", SimpleNamespace(digest="ab" * 32, manifest={"made_at": "2026-11-23T03:00:00.000000Z"}))
 IDENTITY = SsoProfile(
     provider=Provider("https://id.example", "id", "secret", group_roles=(GroupRole("ops", "ops-north", "operator"),)),
@@ -308,6 +320,10 @@ def many_sessions(stage: Stage) -> None:
 
 def resting(_: Stage) -> None:
     Restore.objects.create(restored_by="root", backup=BACKUP.digest, backup_made_at=timezone.now())
+
+
+def an_expired_token(_: Stage) -> None:
+    Token.objects.update(expires_at=timezone.now())
 
 
 def muted(_: Stage) -> None:
@@ -341,10 +357,14 @@ READY: dict[str, Callable[[Stage], object]] = {
     "mirror.refresh": rejected,
     "stops.expire": an_old_stop,
     "stops.lift": a_stop,
+    **dict.fromkeys(("tokens.expire", "tokens.record_expired"), an_expired_token),
     "triggers.close": a_lost_start,
     "triggers.sweep": a_lost_start,
 }
-NO_ACTS_OF_THEIR_OWN = {"audit.has_room", "audit.start_verification", "audit.record_denial", "triggers.earlier"}
+NO_ACTS_OF_THEIR_OWN = {
+    *("audit.has_room", "audit.start_verification", "audit.record_denial"),
+    *("tokens.record_refusal", "triggers.earlier"),
+}
 
 
 def acting() -> set[str]:

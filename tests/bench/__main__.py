@@ -33,6 +33,7 @@ from tests.bench import (  # noqa: E402
     cancels,
     channels,
     exports,
+    gateway,
     lanes,
     operations,
     pace,
@@ -52,6 +53,7 @@ def main() -> None:
     try:
         figures: list[Figure] = []
         parts = (answers, appends, cancels, batches, board, exports, audit, pace, sessions, lanes, channels, operations)
+        parts = (*parts, gateway)
         for part in parts:
             if sys.argv[1:] and part.__name__.rsplit(".", 1)[-1] not in sys.argv[1:]:
                 continue

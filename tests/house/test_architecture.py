@@ -200,6 +200,7 @@ def test_the_catalogue_matches_the_document():
         *("auth.sign_in", "auth.sign_out", "auth.password_change", "auth.mfa_add", "auth.mfa_remove"),
         *("auth.session_end", "audit.read", "audit.export", "audit.verify", "encryption.reencrypt"),
         *("channel.add", "channel.change", "channel.remove", "channel.test", "channel.mute", "notify.given_up"),
+        *("token.create", "token.revoke", "token.expire", "token.refused"),
         "system.restored",
     }
     assert {event.value for event in EventType} == names

@@ -16,10 +16,12 @@ from taskruns.pages.board import chart, choices, counts, rows
 from taskruns.services import members
 from taskruns.services.cancellations.sweep import _waiting_of_key
 from taskruns.services.channels import sending
-from taskruns.services.credentials import client
+from taskruns.services.credentials import budget, client
+from taskruns.services.gateway import keys
 from taskruns.services.mirror import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from taskruns.services.runs import ends, facts, people, search
 from taskruns.services.stops.hold import _of_key
+from taskruns.services.tokens import identify, rate
 from tests.factories import NOW
 from tests.paths import ROOT
 
@@ -55,6 +57,11 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (rows._of_page, {}),
     (rows._shown, {}),
     (saved_views._with_own_default, {}),
+    (rate._more, {}),
+    (rate._counted, {}),
+    (keys._own, {}),
+    (keys._of_team, {}),
+    (budget._locked_calls, {}),
     (restores._latest, {}),
     (session_store._unexpired_row, {}),
     *((search._existing, {"most_runs": most, "most_tasks": 4}) for most in (3, None)),
@@ -62,11 +69,13 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (search._one_unfilled, {}),
     (people._like_in_arize, {}),
     (people._like_in_panel, {}),
-    *((people._cancelled_by_so_many, {"users": number}) for number in (0, 2)),
-    *((people._in_panel_of_so_many, {"users": number}) for number in (0, 2)),
+    (people._like_tokens, {}),
+    *((people._cancelled_by_so_many, {"users": number, "tokens": 2 - number}) for number in (0, 2)),
+    *((people._in_panel_of_so_many, {"users": number, "tokens": 2 - number}) for number in (0, 2)),
     (_waiting_of_key, {}),
     (_of_key, {}),
     (client._more, {}),
+    (identify._by_digest, {}),
 ]
 
 

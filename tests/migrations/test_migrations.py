@@ -43,6 +43,7 @@ APPLIED = {
     "0019_episodes.py": "37a92f6fa2892d06910e753ff21675e5612bc9ced167dca8500c0229e7b405c6",
     "0020_open_incidents.py": "7343ab9fcd30d4680d14122826bc19c74972730b2b44dd16693c37eaa81a23a5",
     "0021_arize_hooks.py": "d25bdf130e6279f95f933db4b4049752a6e344ad0ecb2bc7f0cca65cff16c012",
+    "0022_tokens.py": "23f1bfc83c28e686aa27c5d39cff3884c7e96b9b9119f49dd61f30918bd21fce",
 }
 Schema = dict[str, Any]
 # Tables added after the release, and those that an upgrade drops: the old sessions hold keys that still work.
@@ -66,6 +67,7 @@ NEW = {
     "taskruns_runnote",
     "taskruns_signincount",
     "taskruns_signingkeyuse",
+    "taskruns_token",
 }
 DROPPED = {"django_session", "usersessions_usersession"}
 

@@ -37,7 +37,7 @@ SLACK = 1_000
 _IDS = {
     "run": "Run ID",
     "task": "Task ID",
-    "actor": "Person ID",
+    "actor": "Person or token ID",
     "key": "API key ID",
     "batch": "Bulk cancel ID",
     "request": "Request ID",

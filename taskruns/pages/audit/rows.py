@@ -30,7 +30,7 @@ class AuditRow:
     outcome: str
     tone: str
     actor: str
-    actor_id: str  # empty unless the actor is a person
+    actor_id: str  # empty unless the actor is a person or a token
     role: str
     reason: str
     run: str
@@ -182,7 +182,7 @@ def audit_row(event: AuditEvent, *, slug: str = "") -> AuditRow:
         outcome=event.outcome,
         tone=_tone(event),
         actor=event.actor_label or event.actor_type,
-        actor_id=event.actor_id if event.actor_type == "user" else "",
+        actor_id=event.actor_id if event.actor_type in {"user", "token"} else "",
         role=event.actor_role,
         reason=event.reason,
         run=event.run_id,

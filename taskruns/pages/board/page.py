@@ -18,6 +18,7 @@ from taskruns.models.stamps import SKEW, is_recent
 from taskruns.pages.board.rows import RunRow
 from taskruns.pages.credentials import FirstContact, first_contacts, health, warnings_of
 from taskruns.pages.saved_views import ALL
+from taskruns.pages.tokens import token_warnings
 from taskruns.pages.values import Message, Moment
 from taskruns.permissions import TeamAccess
 from taskruns.services.mirror.staleness import Ages, ages_of, board_ages, keys_with_ages
@@ -159,6 +160,7 @@ def board(
         empty=None if rows or listing.is_partial else why_empty(accesses, wanted, keys, url=url),
         warnings=(
             *warnings_of(keys, readers=accesses),
+            *token_warnings(accesses),
             *late(accesses, keys),
             *unread(listing.runs),
             *unfilled(listing.asked),

@@ -84,6 +84,16 @@ WORDS: Mapping[str, EventWords] = {
         "Arize accepts a rejected API key again", Severity.INFO, "recovered API keys"
     ),
     _H.CREDENTIAL_EXPIRING.value: EventWords("An API key expires soon", Severity.WARNING, "expiring API keys"),
+    _H.TOKEN_EXPIRING.value: EventWords(
+        "A token expires in 7 days or 1 day", Severity.WARNING, "expiring tokens", "The token {target} expires soon"
+    ),
+    _H.TOKEN_EXPIRE.value: EventWords("A token expired", Severity.INFO, "expired tokens"),
+    _H.TOKEN_STOPPED.value: EventWords(
+        "A token stopped: its maker left or has a lower role",
+        Severity.CRITICAL,
+        "stopped tokens",
+        "The token {target} no longer works",
+    ),
     _H.ARIZE_UNREACHABLE.value: EventWords(
         "Arize cannot be reached for 5 minutes",
         Severity.CRITICAL,
@@ -147,6 +157,8 @@ def link_of(delivery: Delivery) -> Link:
         return Link("Open the run", _url("run", slug, data["panel_run_id"]))
     if delivery.event.startswith(("credential.", "arize.")):
         return Link("Open the API keys", _url("credentials", slug))
+    if delivery.event.startswith("token."):
+        return Link("Open the tokens", _url("tokens", slug))
     if delivery.event.startswith("stop."):
         return Link("Open the emergency stop", _url("stop", slug))
     if delivery.event == Happening.RUN_CANCEL_MANY:

@@ -1,5 +1,5 @@
-"""Limits how many refused attempts of a signed-in person get a row each. The others are only counted, because the rows
-of the log can never be deleted.
+"""Limits how many refused attempts of a signed-in person or of a token get a row each. The others are only counted,
+because the rows of the log can never be deleted.
 """
 
 from datetime import timedelta
@@ -10,10 +10,13 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.record import chain_of, team_of
-from taskruns.models import PersonTally, Team, User
+from taskruns.models import PersonTally, Team, Token, User
 
 MINUTE = timedelta(minutes=1)
-ROWS_A_MINUTE = 20  # of one person in one chain
+ROWS_A_MINUTE = 20  # of one person or token in one chain
+# Before the id of a token that does not work: a script goes on trying for months.
+REFUSED = "refused:"
+REFUSALS_A_MINUTE = 1
 
 
 def has_room(by: Actor, team: Team | None) -> bool:
@@ -21,10 +24,10 @@ def has_room(by: Actor, team: Team | None) -> bool:
     minute = timezone.now().replace(second=0, microsecond=0)
     tally = {"actor_id": by.id, "chain": chain_of(team.pk if team else None), "minute": minute}
     rows = PersonTally.objects.filter(**tally)
-    if rows.filter(attempts__lt=ROWS_A_MINUTE).update(attempts=F("attempts") + 1):
+    if rows.filter(attempts__lt=_most(by.id)).update(attempts=F("attempts") + 1):
         return True
     # Check the count again: another request may have created the row since the first update.
-    if rows.filter(attempts__gte=ROWS_A_MINUTE).update(attempts=F("attempts") + 1):
+    if rows.filter(attempts__gte=_most(by.id)).update(attempts=F("attempts") + 1):
         return False
     try:
         with transaction.atomic():
@@ -44,11 +47,22 @@ def record_counted() -> int:
 def _record(tally: PersonTally) -> int:
     # Delete first: if two workers get here at once, only one finds the row.
     deleted, _ = PersonTally.objects.filter(pk=tally.pk).delete()
-    left_out = tally.attempts - ROWS_A_MINUTE
+    left_out = tally.attempts - _most(tally.actor_id)
     if not deleted or left_out <= 0:
         return 0
-    person = User.objects.filter(pk=tally.actor_id).first()
-    by = Actor(type="user", id=tally.actor_id, label=person.label if person else "")
+    event = EventType.TOKEN_REFUSED if tally.actor_id.startswith(REFUSED) else EventType.ACCESS_DENIED
     details = {"left_out": left_out, "minute": tally.minute.strftime("%Y-%m-%dT%H:%MZ")}
-    record(EventType.ACCESS_DENIED, "denied", by=by, team=team_of(tally.chain), details=details)
+    record(event, "denied", by=_whose(tally), team=team_of(tally.chain), details=details)
     return 1
+
+
+def _most(actor_id: str) -> int:
+    return REFUSALS_A_MINUTE if actor_id.startswith(REFUSED) else ROWS_A_MINUTE
+
+
+def _whose(tally: PersonTally) -> Actor:
+    pk = tally.actor_id.removeprefix(REFUSED)
+    if token := Token.objects.filter(pk=pk).first():
+        return Actor(type="token", id=pk, label=token.label, role=token.role)
+    person = User.objects.filter(pk=pk).first()
+    return Actor(type="user", id=pk, label=person.label if person else "")

@@ -4,6 +4,7 @@ from .actions import CancelResult, cancel, counts_now, is_needed
 from .answer import Answer, ask_arize, reread
 from .results import Result, record_results, write_results
 from .sweep import Followed, follow, sweep
+from .waiting import wait_for
 from .worker import has_unsent, send_unsent
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "reread",
     "send_unsent",
     "sweep",
+    "wait_for",
     "write_results",
 ]

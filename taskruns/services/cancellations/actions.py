@@ -12,14 +12,17 @@ If too many requests already wait for Arize, step 1 leaves `posted_at` empty. Th
 """
 
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import transaction
 
+from taskruns.arize.errors import ArizeError
+from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, clean_line, record
-from taskruns.models import LONGEST_REASON, Cancellation, Outcome, Run, Team
-from taskruns.services.remote_acts import Place, insert_first
+from taskruns.models import LONGEST_REASON, Cancellation, Credential, Outcome, Run, Team
+from taskruns.services.remote_acts import AnyPlace, Place, insert_first
 from taskruns.services.runs.facts import update_cancelled
 
 from .answer import ask_arize
@@ -31,15 +34,18 @@ class CancelResult:
     """`outcome` OPEN: Arize accepted the cancel and the run is stopping. `explanation`: what Arize said about it.
 
     `is_queued`: nothing was sent yet; wake the worker (`jobs.wake_cancels`), which sends it.
-    `holder`: the open cancellation that this one joined, with its batch.
+    `holder`: the open cancellation that this one joined, with its batch; of a queued one, itself.
+    `seen`: the run as Arize last showed it for this cancel. `error`: Arize's error to the POST, if any.
     """
 
     outcome: Outcome
     explanation: str = ""
     throttled: bool = False
     holder: Cancellation | None = None
-    is_own: bool = False  # the holder was requested by the same person
+    is_own: bool = False  # the holder was requested by the same person or token
     is_queued: bool = False
+    seen: WireRun | None = None
+    error: ArizeError | None = None
 
 
 def is_needed(run: Run) -> bool:
@@ -47,28 +53,34 @@ def is_needed(run: Run) -> bool:
     return run.is_active and not Cancellation.objects.filter(run=run, outcome=Outcome.OPEN).exists()
 
 
-def cancel(run: Run, *, by: Actor, reason: str = "") -> CancelResult:
+def cancel(
+    run: Run, *, by: Actor, reason: str = "", place: AnyPlace | None = None, key: Credential | None = None
+) -> CancelResult:
     """Cancel one run. The caller has checked the person's right. Sends at most one POST.
 
+    `place`: the caller's own, which it also gives back. `key`: the one to send with, if not that of the run's task;
+    without a free place, the worker sends with the task's.
     Raises DatabaseError if the request could not be recorded (nothing was sent), and OutcomeNotWritten if the outcome
     could not be recorded (it was sent).
     """
-    with Place() as place:
-        opened = _open(run.pk, place, by=by, reason=clean_line(reason, LONGEST_REASON))
+    with Place() if place is None else nullcontext(place) as held:
+        opened = _open(run.pk, held, by=by, reason=clean_line(reason, LONGEST_REASON))
         if isinstance(opened, CancelResult):
             return opened
         if opened.posted_at is None:
-            return CancelResult(Outcome.OPEN, is_queued=True)
+            return CancelResult(Outcome.OPEN, holder=opened, is_queued=True)
+        if key is not None:
+            opened.run.task.credential = key
         answer = ask_arize(opened.run)
     close(opened, answer, by=by)
     learn_of_key(opened.run, answer)
-    return CancelResult(answer.outcome, answer.explanation, answer.throttled)
+    return CancelResult(answer.outcome, answer.explanation, answer.throttled, seen=answer.seen, error=answer.error)
 
 
 @transaction.atomic(durable=True)
-def _open(run_id: uuid.UUID, place: Place, *, by: Actor, reason: str) -> Cancellation | CancelResult:
+def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Cancellation | CancelResult:
     previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
-    new = Cancellation(run_id=run_id, person=by.person, person_label=by.label, reason=reason)
+    new = Cancellation(run_id=run_id, person=by.person, token=by.token, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
     run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
@@ -100,8 +112,14 @@ def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
     holder = Cancellation.objects.filter(run=run).select_related("batch", "person").order_by("-requested_at").first()
     details = {"previous_operation": str(holder.pk) if holder else None}
     noted = _note(run, Outcome.JOINED, by=by, reason=reason, details=details)
-    is_own = holder is not None and by.person is not None and holder.person_id == by.person.pk
+    is_own = holder is not None and _is_by(holder, by)
     return replace(noted, holder=holder, is_own=is_own)
+
+
+def _is_by(cancellation: Cancellation, by: Actor) -> bool:
+    if by.token is not None:
+        return cancellation.token_id == by.token.pk
+    return by.person is not None and cancellation.person_id == by.person.pk
 
 
 def _note(run: Run, outcome: Outcome, *, by: Actor, reason: str, details: dict[str, Any]) -> CancelResult:

@@ -18,6 +18,7 @@ from taskruns.services.runs.facts import update_cancelled
 from taskruns.services.runs.observations import observe, observe_gone
 
 from .answer import Answer
+from .waiting import tell_waiting
 
 _ACTIVE = {status.value for status in ACTIVE}
 # A POST with its re-read takes at most 38 s. Later the run shows what the POST did, also after a crash.
@@ -58,6 +59,7 @@ def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
         result = Result(cancellation, answer, by)
         write_results([result])
         record_results([result])
+    tell_waiting()
     return result.is_written
 
 

@@ -19,6 +19,7 @@ from taskruns.models import Cancellation, Outcome
 from taskruns.permissions import Action, access_of
 from taskruns.services import key_ring
 from taskruns.services.remote_acts import OutcomeNotWritten, mark_posted
+from taskruns.services.tokens.access import TokenRefused, access_now
 
 from .answer import Answer, ask_arize
 from .results import close, learn_of_key
@@ -109,10 +110,18 @@ class _Sender:
 
 
 def _with_actor(row: Cancellation) -> _Sent | None:
-    """The person who requested it, with the role they have now. None if they may no longer cancel runs: it is closed.
+    """Whoever requested it, with the role they have now. None if they may no longer cancel runs: it is closed.
 
     It is sent without them: no session, no IP address.
     """
+    by, may_cancel = _token_of(row, row.token_id) if row.token_id else _person_of(row)
+    if may_cancel:
+        return _Sent(row, by)
+    close(row, Answer(Outcome.NOT_SENT, NO_RIGHT.format(who=row.person_label)), by=by)
+    return None
+
+
+def _person_of(row: Cancellation) -> tuple[Actor, bool]:
     access = access_of(row.person, row.run.team)
     by = Actor(
         type="user",
@@ -122,10 +131,15 @@ def _with_actor(row: Cancellation) -> _Sent | None:
         request_id=str(uuid.uuid4()),
         person=row.person,
     )
-    if access.may(Action.RUNS_CANCEL):
-        return _Sent(row, by)
-    close(row, Answer(Outcome.NOT_SENT, NO_RIGHT.format(who=row.person_label)), by=by)
-    return None
+    return by, access.may(Action.RUNS_CANCEL)
+
+
+def _token_of(row: Cancellation, token_id: uuid.UUID) -> tuple[Actor, bool]:
+    try:
+        access = access_now(token_id)
+    except TokenRefused:
+        return Actor(type="token", id=str(token_id), label=row.person_label, request_id=str(uuid.uuid4())), False
+    return access.actor(request_id=str(uuid.uuid4())), access.may(Action.RUNS_CANCEL)
 
 
 def _record(sent: _Sent, answer: Answer) -> None:

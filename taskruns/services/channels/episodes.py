@@ -1,5 +1,5 @@
 """What only time brings: a run that takes too long, a cancel that stopped nothing, a stop that ends soon, an Arize that
-cannot be reached.
+cannot be reached, a token that expires or stops.
 
 Decided every few seconds on stored stamps, and never on a reading that is too old: then nobody knows what the run does.
 Each episode is a row, so it is told once; the row and its deliveries are one transaction.
@@ -24,10 +24,12 @@ from taskruns.models import (
     Rule,
     Run,
     Team,
+    Token,
 )
 from taskruns.models.channels import OF_ACTIVE_RUNS, OF_TIME
 from taskruns.models.restores import is_resting
 from taskruns.models.runs import true_time
+from taskruns.services.tokens.clock import THRESHOLDS, threshold_of
 
 from .incidents import has_incidents, resolve
 from .matching import Fact, about, deliver_facts, free, matching_runs, write_deliveries
@@ -189,10 +191,30 @@ def _of_key(event: Happening, key: Credential, now: datetime, began: datetime | 
     return Fact(event, now, str(key.pk), None, data, began)
 
 
+def _expiring_tokens(team: Team, now: datetime) -> Iterator[Fact]:
+    """Once for each threshold. A token that was replaced is meant to end."""
+    latest = now + timedelta(days=max(THRESHOLDS))
+    for token in Token.objects.live(now).filter(team=team, replaced_at=None, expires_at__lte=latest):
+        began = token.expires_at - timedelta(days=threshold_of(token))
+        yield _of_token(Happening.TOKEN_EXPIRING, token, now, began, {"expires_at": token.expires_at.isoformat()})
+
+
+def _stopped_tokens(team: Team, now: datetime) -> Iterator[Fact]:
+    for token in Token.objects.live(now).filter(team=team, maker_told_at__isnull=False):
+        yield _of_token(Happening.TOKEN_STOPPED, token, now, token.maker_told_at, {})
+
+
+def _of_token(event: Happening, token: Token, now: datetime, began: datetime | None, detail: Mapping[str, str]) -> Fact:
+    data = {"target": token.name, "who": token.maker_label, "detail": detail, "subject": str(token.pk)}
+    return Fact(event, now, str(token.pk), None, data, began)
+
+
 _OF_TEAM: Mapping[Happening, Callable[[Team, datetime], Iterator[Fact]]] = {
     Happening.NOT_STOPPED: _not_stopped,
     Happening.STOP_EXPIRING: _expiring,
     Happening.ARIZE_UNREACHABLE: _unreachable,
+    Happening.TOKEN_EXPIRING: _expiring_tokens,
+    Happening.TOKEN_STOPPED: _stopped_tokens,
 }
 
 

@@ -10,11 +10,15 @@ import threading
 import time
 from collections import Counter
 from enum import IntEnum
+from functools import cache
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import UUIDField
 
 from taskruns.models import Credential
+from taskruns.models.prepared import Prepared, Slot, update_row
+from taskruns.services.lock_wait import soft_commit
 
 Calls = list[list[float]]  # [[seconds since 1970, kind, calls], ...]
 WINDOW = 60  # seconds
@@ -30,6 +34,7 @@ class Kind(IntEnum):
     and SWEEP (the minute's looks at cancelled runs). FIRST: reading tasks for the first time, for example with a new
     key. LOOK: reading a run again because of its cancel. MOVED: the newest runs of tasks that may have new ones.
     BACKFILL: older pages of them. SEARCH: tasks that nothing pointed to.
+    SCRIPT: through the gateway, outside the rounds too.
     """
 
     OTHER = 0
@@ -42,10 +47,11 @@ class Kind(IntEnum):
     MOVED = 7
     BACKFILL = 8
     SEARCH = 9
+    SCRIPT = 10
 
 
 _LOOKS = (Kind.LOOK, Kind.SWEEP)
-_OUTSIDE = (Kind.LOOKUP, Kind.SWEEP)
+_OUTSIDE = (Kind.LOOKUP, Kind.SWEEP, Kind.SCRIPT)
 # Shares of the limit: at once, and added in a minute. Their sum is what a kind gets in a minute.
 _SHARES = {
     Kind.ACTIVE: (1 / 6, 1 / 2),
@@ -53,6 +59,7 @@ _SHARES = {
     Kind.LOOK: (1 / 30, 1 / 20),
     Kind.SWEEP: (1 / 30, 1 / 20),
     Kind.LIST: (1 / 8 * ROUND / WINDOW, 1 / 8),
+    Kind.SCRIPT: (1 / 6, 1 / 6),  # together a third, so that scripts cannot starve the board
 }
 # The other kinds get what is left of a share of the limit, without the calls of all but less important kinds.
 _RESTS: dict[Kind, tuple[float, set[Kind]]] = {
@@ -110,6 +117,15 @@ class Budget:
         now = time.time()
         with self._lock:
             return max(0, min(self._left(now), int(self._tokens(kind, now))))
+
+    def seconds_until(self, kind: Kind) -> int:
+        """How long until `take` may grant a call of a kind with a share of its own, from 1 to WINDOW."""
+        now = time.time()
+        with self._lock:
+            oldest = min((at for at, _ in self._calls(now, *Kind)), default=now)
+            until_any = oldest + WINDOW - now if self._left(now) <= 0 else 0.0
+            until_bucket = (1 - self._tokens(kind, now)) * WINDOW / max(self._bucket(kind, now)[1], 1)
+        return min(WINDOW, max(1, math.ceil(max(until_any, until_bucket))))
 
     def left(self) -> int:
         with self._lock:
@@ -210,11 +226,26 @@ def reserve(credential: Credential, kind: Kind) -> bool:
 
     Locks the key, so that concurrent processes do not take the same call.
     """
-    row = Credential.objects.filter(pk=credential.pk)
     with transaction.atomic():
-        recent = row.select_for_update(no_key=True).values_list("recent_calls", flat=True).get()
-        budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, recent)
-        if not budget.take(kind):
-            return False
-        row.update(recent_calls=budget.recent())
-    return True
+        return _reserve(credential, kind) == 0
+
+
+def reserve_for_script(credential: Credential) -> int:
+    """Reserve one call of a script. If none is left now: in how many seconds to try again, else 0."""
+    with soft_commit():
+        return _reserve(credential, Kind.SCRIPT)
+
+
+def _reserve(credential: Credential, kind: Kind) -> int:
+    (recent,) = _locked_calls().rows(pk=credential.pk)
+    budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, recent)
+    if not budget.take(kind):
+        return budget.seconds_until(kind)
+    update_row(Credential, credential.pk, recent_calls=budget.recent())
+    return 0
+
+
+@cache
+def _locked_calls() -> Prepared[Calls]:
+    row = Credential.objects.filter(pk=Slot("pk", UUIDField())).select_for_update(no_key=True)
+    return Prepared(row.values_list("recent_calls", flat=True))

@@ -3,6 +3,8 @@
 Calls are counted per key and hour. A count that cannot be written is logged and dropped, so that it never stops a call.
 """
 
+import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -10,7 +12,7 @@ from functools import cache
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 from django.db.models import DateTimeField, F, IntegerField, Q, UUIDField
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -20,10 +22,14 @@ from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
 from taskruns.models.prepared import PreparedUpdate, Slot
+from taskruns.services.lock_wait import soft_commit
 from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)
 KEPT = timedelta(days=8)
+MOST_KEPT = 32  # clients of this process
+_kept: dict[uuid.UUID, tuple[tuple[object, ...], ArizeClient]] = {}
+_kept_lock = threading.RLock()
 
 
 class CannotConnect(UserError):
@@ -56,13 +62,42 @@ def connected(
                 count(credential, calls=client.calls, limited=client.limited)
 
 
+@sensitive_variables("client", "opened")
+def kept(credential: Credential, *, timeouts: Timeouts, pool_size: int) -> ArizeClient:
+    """A client whose connections stay open for the next call, for GETs of scripts. Its caller counts the calls.
+
+    A key that was replaced or moved gets a new client. Raises CannotConnect.
+    """
+    state = (credential.endpoint, credential.ring_number, credential.ciphertext, tuple(settings.ARIZE_ENDPOINTS))
+    with _kept_lock:
+        known, client = _kept.get(credential.pk, (None, None))
+        if client is not None and known == state and credential.revoked_at is None:
+            return client
+        forget_kept(credential.pk)
+    opened = _open(credential, timeouts, None, pool_size, lambda: True)
+    with _kept_lock:
+        forget_kept(credential.pk)
+        for oldest in list(_kept)[: max(0, len(_kept) - MOST_KEPT + 1)]:
+            forget_kept(oldest)
+        _kept[credential.pk] = (state, opened)
+    return opened
+
+
+def forget_kept(credential_id: uuid.UUID) -> None:
+    """Close its idle connections. Calls in progress end as usual."""
+    with _kept_lock:
+        _, client = _kept.pop(credential_id, (None, None))
+    if client is not None:
+        client.close()
+
+
 def count(credential: Credential, *, calls: int, limited: int) -> None:
     """Add calls to the key's count for this hour. `limited`: how many of them Arize answered with 429."""
     if not calls:
         return
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
     try:
-        with transaction.atomic():
+        with soft_commit():
             _add(credential, hour, calls=calls, limited=limited)
     except DatabaseError:
         log.warning("usage_not_counted", key=str(credential.pk), calls=calls, exc_info=True)
@@ -76,7 +111,7 @@ def forget_old_counts() -> int:
 
 @sensitive_variables("key")
 def _open(
-    credential: Credential, timeouts: Timeouts, get_retries: int, pool_size: int, may_retry: Callable[[], bool]
+    credential: Credential, timeouts: Timeouts, get_retries: int | None, pool_size: int, may_retry: Callable[[], bool]
 ) -> ArizeClient:
     """Check the endpoint again, because the settings may have changed since the key was saved."""
     if credential.revoked_at is not None:

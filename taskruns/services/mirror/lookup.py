@@ -56,7 +56,7 @@ def _read_with_any_key(team: Team, arize_id: str) -> Run | None:
             trouble = error.sentence
             continue
         if seen.id == arize_id and fits_an_index(seen.id) and fits_an_index(seen.task_id or ""):
-            return _mirror_one(credential, seen, started)
+            return mirror_one(credential, seen, started)
     if trouble is not None:
         raise UserError(trouble)
     return None
@@ -72,7 +72,7 @@ def _ask(credential: Credential, arize_id: str) -> WireRun:
         return client.get_run(arize_id)
 
 
-def _mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run:
+def mirror_one(credential: Credential, seen: WireRun, started: datetime) -> Run:
     """If the answer does not name the task, store the run under a task without an Arize id."""
     task, _ = Task.objects.get_or_create(
         team_id=credential.team_id,

@@ -5,7 +5,7 @@ a key of many tasks or spaces lists less often.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -61,6 +61,15 @@ def read_tasks(reader: Reader, *, everything: bool) -> tuple[int, int]:
     if changed:
         Team.bump(reader.credential.team_id)
     return len(listing.found), changed
+
+
+def record_listed(credential: Credential, wires: Iterable[WireTask]) -> int:
+    """Mirror some tasks that the key sees, outside of a round. Returns how many are new or changed."""
+    found = {wire.id: _Found(wire, []) for wire in wires if fits_an_index(wire.id)}
+    changed = _mirror(credential, found)
+    if changed:
+        Team.bump(credential.team_id)
+    return changed
 
 
 def _note_listed(credential: Credential, listing: "_Listing") -> None:

@@ -282,7 +282,7 @@ def _people(team: Team, wanted: BoardFilter) -> Iterable[_Part]:
         ways = tuple(people.started_by(team, them))
         yield replace(_Part.of(_any_of(ways), *ways), apart=people.started_by_each(team, them))
     if wanted.cancelled_by:
-        yield _cancelled_by(team, people.named_in_panel(wanted.cancelled_by))
+        yield _cancelled_by(team, people.named_in_panel(team, wanted.cancelled_by))
 
 
 def _cancelled_by(team: Team, them: people.People) -> _Part:

@@ -1,4 +1,6 @@
-"""Finds the people whom a filter names, then the runs that they started or cancelled. People are few, runs are many."""
+"""Finds the people and tokens that a filter names, then the runs that they started or cancelled. People are few, runs
+are many.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,42 +21,62 @@ from django.db.models import (
     When,
 )
 
-from taskruns.models import CANCEL_FACTS, ArizeUser, Cancellation, Outcome, Run, Status, Team, Trigger, User
+from taskruns.models import CANCEL_FACTS, ArizeUser, Cancellation, Outcome, Run, Status, Team, Token, Trigger, User
 from taskruns.models.folded import contains_folded, fold
 from taskruns.models.prepared import Prepared, Slot
 
 _CREDIT = {outcome: facts.credit for outcome, facts in CANCEL_FACTS.items() if facts.has_row}
 
+_MADE_BY = " (made by "  # in the label of a token
 MOST_EACH = 4  # users of Arize whose runs are read in parts
 MOST_IN_PANEL = 200  # of their runs that were started in the panel
 
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """`arize_ids`: of users of Arize. `users`: of the panel. `label`: as cancels and starts have it, also those of
-    accounts that are gone, and of jobs; empty for none.
+    """`arize_ids`: of users of Arize. `users`: of the panel. `tokens`: of scripts. `label`: as cancels and starts have
+    it, also those of accounts that are gone, and of jobs; empty for none.
     """
 
     arize_ids: tuple[str, ...] = ()
     users: tuple[UUID, ...] = ()
+    tokens: tuple[UUID, ...] = ()
     label: str = ""
 
 
 def named(team: Team, text: str) -> People:
-    """People with this e-mail address, id or name. Each word of the text must be a word of the name."""
+    """People with this e-mail address, id or name, and tokens with this name. Each word of the text must be a word of
+    the name.
+    """
     wanted = fold(text)
     in_arize = _like_in_arize().rows(team=team.pk, word=_longest(wanted), arize_id=text)
     ids = [id_ for id_, name, email in in_arize if id_ == text or _is(wanted, name, email)]
-    return People(tuple(dict.fromkeys([*ids, text])), _users(wanted), text)
+    return People(tuple(dict.fromkeys([*ids, text])), _users(wanted), _tokens(team, text), text)
 
 
-def named_in_panel(text: str) -> People:
+def named_in_panel(team: Team, text: str) -> People:
     """As `named`, without the users of Arize."""
-    return People(users=_users(fold(text)), label=text)
+    return People(users=_users(fold(text)), tokens=_tokens(team, text), label=text)
 
 
 def _users(wanted: str) -> tuple[UUID, ...]:
     return tuple(pk for pk, *names in _like_in_panel().rows(word=_longest(wanted)) if _is(wanted, *names))
+
+
+def _tokens(team: Team, text: str) -> tuple[UUID, ...]:
+    """By name, or by the label that stands on cancels and starts."""
+    name = fold(text.partition(_MADE_BY)[0])
+    found = _like_tokens().rows(team=team.pk, word=_longest(name))
+    if _MADE_BY in text:
+        return tuple(pk for pk, known, maker in found if fold(f"{known}{_MADE_BY}{maker})") == fold(text))
+    return tuple(pk for pk, known, _ in found if _is(name, known, known))
+
+
+@cache
+def _like_tokens() -> Prepared[tuple[UUID, str, str]]:
+    named_so = contains_folded("name", Slot("word", TextField()))
+    of_team = Token.objects.filter(named_so, team=Slot("team", UUIDField()))
+    return Prepared(of_team.values_list("pk", "name", "maker_label"))
 
 
 @cache
@@ -104,22 +126,30 @@ def started_by_each(team: Team, people: People) -> Sequence[Q]:
 
 
 def _first_started_by(team: Team, people: People, *, most: int) -> list[UUID]:
-    users = {f"user_{number}": pk for number, pk in enumerate(people.users)}
-    return _in_panel_of_so_many(len(users)).rows(most=most, team=team.pk, label=people.label, **users)
+    prepared = _in_panel_of_so_many(len(people.users), len(people.tokens))
+    return prepared.rows(most=most, team=team.pk, label=people.label, **_numbered(people))
 
 
 @cache
-def _in_panel_of_so_many(users: int) -> Prepared[UUID]:
-    starts = Trigger.objects.filter(_by_slots(users), task__team=Slot("team", UUIDField()), run__isnull=False)
+def _in_panel_of_so_many(users: int, tokens: int) -> Prepared[UUID]:
+    starts = Trigger.objects.filter(_by_slots(users, tokens), task__team=Slot("team", UUIDField()), run__isnull=False)
     return Prepared(starts.order_by().values_list("run", flat=True).distinct())
 
 
-def _by_slots(users: int) -> Q:
+def _by_slots(users: int, tokens: int) -> Q:
     """As `_by`."""
     by = Q(person_label=Slot("label", TextField()))
     if users:
         by |= Q(person__pk__in=[Slot(f"user_{number}", UUIDField()) for number in range(users)])
+    if tokens:
+        by |= Q(token__pk__in=[Slot(f"token_{number}", UUIDField()) for number in range(tokens)])
     return by
+
+
+def _numbered(people: People) -> dict[str, UUID]:
+    """The value of each slot."""
+    users = {f"user_{number}": pk for number, pk in enumerate(people.users)}
+    return users | {f"token_{number}": pk for number, pk in enumerate(people.tokens)}
 
 
 def in_panel(team: Team, people: People) -> QuerySet[Trigger]:
@@ -136,13 +166,13 @@ def cancelled_by(team: Team, people: People) -> Q:
 
 def first_cancelled_by(team: Team, people: People, *, most: int) -> list[UUID]:
     """The ids of these runs, of as many as `most`."""
-    users = {f"user_{number}": pk for number, pk in enumerate(people.users)}
-    return _cancelled_by_so_many(len(users)).rows(most=most, team=team.pk, label=people.label, **users)
+    prepared = _cancelled_by_so_many(len(people.users), len(people.tokens))
+    return prepared.rows(most=most, team=team.pk, label=people.label, **_numbered(people))
 
 
 @cache
-def _cancelled_by_so_many(users: int) -> Prepared[UUID]:
-    theirs = _cancelled(Slot("team", UUIDField()), _by_slots(users))
+def _cancelled_by_so_many(users: int, tokens: int) -> Prepared[UUID]:
+    theirs = _cancelled(Slot("team", UUIDField()), _by_slots(users, tokens))
     return Prepared(theirs.order_by().values_list("run", flat=True).distinct())
 
 
@@ -164,5 +194,5 @@ def _credit() -> Case:
 
 
 def _by(people: People) -> Q:
-    by_account = Q(person__in=people.users)
+    by_account = Q(person__in=people.users) | Q(token__in=people.tokens)
     return by_account | Q(person_label=people.label) if people.label else by_account

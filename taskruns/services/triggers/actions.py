@@ -9,15 +9,18 @@ reload, sends nothing and joins the first. Two separate forms start two runs, be
 """
 
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import transaction
 
+from taskruns.arize.errors import ArizeError
 from taskruns.arize.triggers import Wanted
+from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, record
-from taskruns.models import EmergencyStop, Run, Task, Trigger, TriggerOutcome
-from taskruns.services.remote_acts import ArizeIsSlow, Place, insert_first
+from taskruns.models import Credential, EmergencyStop, Run, Task, Trigger, TriggerOutcome
+from taskruns.services.remote_acts import AnyPlace, ArizeIsSlow, Place, insert_first
 
 from .answer import ask_arize
 from .results import close, learn_of_key
@@ -28,6 +31,7 @@ class TriggerResult:
     """`outcome` OPEN: the first submit of this form has no answer yet. `explanation`: what Arize said about it.
 
     `joined`: this submit sent nothing. `stop`: the emergency stop that holds the task.
+    `seen`: the new run as Arize showed it to this submit. `error`: Arize's error to the POST, if any.
     """
 
     outcome: TriggerOutcome
@@ -36,23 +40,38 @@ class TriggerResult:
     throttled: bool = False
     joined: bool = False
     stop: EmergencyStop | None = None
+    seen: WireRun | None = None
+    error: ArizeError | None = None
 
 
-def trigger(task: Task, *, operation: uuid.UUID, wanted: Wanted, by: Actor) -> TriggerResult:
+def trigger(
+    task: Task,
+    *,
+    operation: uuid.UUID,
+    wanted: Wanted,
+    by: Actor,
+    place: AnyPlace | None = None,
+    key: Credential | None = None,
+) -> TriggerResult:
     """Start a run. The caller has checked the person's right. `operation` is the form's token. Sends at most one POST.
 
+    `place`: the caller's own, which it also gives back. `key`: the one to send with, if not the task's.
     Raises DatabaseError if the request could not be recorded (nothing was sent), ArizeIsSlow if too many requests wait
     for Arize (nothing was recorded or sent), and OutcomeNotWritten if the outcome could not be recorded (it was sent).
     """
-    with Place() as place:
-        opened = _open(task.pk, place, operation=operation, parameters=wanted.as_json(), by=by)
+    with Place() if place is None else nullcontext(place) as held:
+        opened = _open(task.pk, held, operation=operation, parameters=wanted.as_json(), by=by)
         if isinstance(opened, TriggerResult):
             return opened
+        if key is not None:
+            opened.task.credential = key
         answer = ask_arize(opened.task, wanted)
     close(opened, answer, by=by)
     if opened.task.credential is not None:
         learn_of_key(opened.task.credential, answer)
-    return _result(Trigger.objects.select_related("run").get(pk=operation))
+    result = _result(Trigger.objects.select_related("run").get(pk=operation))
+    is_done = result.outcome is TriggerOutcome.DONE
+    return replace(result, seen=answer.seen[0] if is_done and answer.seen else None, error=answer.error)
 
 
 def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResult, dict[str, Any]] | None:
@@ -63,14 +82,16 @@ def earlier(task: Task, *, operation: uuid.UUID, by: Actor) -> tuple[TriggerResu
 
 @transaction.atomic(durable=True)
 def _open(
-    task_id: uuid.UUID, place: Place, *, operation: uuid.UUID, parameters: dict[str, Any], by: Actor
+    task_id: uuid.UUID, place: AnyPlace, *, operation: uuid.UUID, parameters: dict[str, Any], by: Actor
 ) -> Trigger | TriggerResult:
     # Before the insert: if the token was used, a failed insert would break the transaction.
     task = Task.objects.select_related("credential", "team").get(pk=task_id)
     stop = EmergencyStop.objects.holding().filter(team=task.team).first()
     if stop is not None and stop.holds(task) and _mine(task, operation, by) is None:
         return _held(task, stop, operation, by)
-    new = Trigger(pk=operation, task=task, person=by.person, person_label=by.label, parameters=parameters)
+    new = Trigger(
+        pk=operation, task=task, person=by.person, token=by.token, person_label=by.label, parameters=parameters
+    )
     opened = insert_first(new, rivals=Trigger.objects.filter(pk=operation))
     if opened is None:
         return _join(_mine(task, operation, by), parameters)
@@ -97,7 +118,7 @@ def _held(task: Task, stop: EmergencyStop, operation: uuid.UUID, by: Actor) -> T
 
 
 def _mine(task: Task, operation: uuid.UUID, by: Actor) -> Trigger | None:
-    rows = Trigger.objects.select_related("run").filter(task=task, person=by.person)
+    rows = Trigger.objects.select_related("run").filter(task=task, person=by.person, token=by.token)
     return rows.filter(pk=operation).first()
 
 

@@ -1,0 +1,90 @@
+"""What time brings to tokens: their end, its warnings, and makers who may no longer own them."""
+
+from datetime import timedelta
+
+import structlog
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from taskruns.audit import Actor
+from taskruns.models import Team, Token
+
+from .access import maker_problem, with_maker_role
+from .actions import record_expired
+
+log = structlog.get_logger(__name__)
+THRESHOLDS = (7, 1)  # days left
+
+
+def expire(*, by: Actor) -> int:
+    """Record the end of each token that has expired. Returns how many."""
+    over = Token.objects.unended().filter(expires_at__lte=timezone.now())
+    return sum(_expire(token, by) for token in over.select_related("team").order_by("expires_at"))
+
+
+def warn_of_expiring() -> int:
+    """Warn once per threshold about tokens that expire soon. Returns how many warnings were given.
+
+    A token that was replaced is meant to end.
+    """
+    now = timezone.now()
+    soon = Token.objects.live(now).filter(replaced_at=None, expires_at__lte=now + timedelta(days=max(THRESHOLDS)))
+    return sum(_warn(token, threshold_of(token)) for token in soon.select_related("team"))
+
+
+def threshold_of(token: Token) -> int:
+    """The number of days, of those that are warned about, in which the token ends."""
+    left = token.expires_at - timezone.now()
+    return min((days for days in THRESHOLDS if left <= timedelta(days=days)), default=max(THRESHOLDS))
+
+
+def notice_makers() -> int:
+    """Note which tokens stopped because of their maker, or work again. Returns how many changed."""
+    tokens = with_maker_role().filter(revoked_at=None, expired_at=None, expires_at__gt=timezone.now())
+    return sum(_note_maker(token) for token in tokens.filter(made_by_command=False, team__archived_at=None))
+
+
+@transaction.atomic
+def _expire(token: Token, by: Actor) -> bool:
+    _lock(token)
+    row = Token.objects.unended().filter(pk=token.pk, expires_at__lte=timezone.now())
+    if not row.update(expired_at=timezone.now()):
+        return False
+    Team.bump(token.team_id)
+    record_expired(token, by=by)
+    return True
+
+
+def _warn(token: Token, threshold: int) -> bool:
+    is_due = Q(expiry_told=None) | Q(expiry_told__gt=threshold)
+    with transaction.atomic():
+        _lock(token)
+        row = Token.objects.unended().filter(is_due, pk=token.pk, replaced_at=None, expires_at=token.expires_at)
+        if not row.update(expiry_told=threshold):
+            return False
+        Team.bump(token.team_id)
+    log.warning(
+        "token_expiring", token=str(token.pk), name=token.name, team=token.team.slug, expires_at=str(token.expires_at)
+    )
+    return True
+
+
+def _note_maker(token: Token) -> bool:
+    problem = maker_problem(token)
+    if (problem is None) == (token.maker_told_at is None):
+        return False
+    with transaction.atomic():
+        _lock(token)
+        same = Token.objects.filter(pk=token.pk, maker_told_at__isnull=problem is not None)
+        if not same.update(maker_told_at=timezone.now() if problem else None):
+            return False
+        Team.bump(token.team_id)
+    if problem is not None:
+        log.warning("token_stopped", token=str(token.pk), name=token.name, team=str(token.team_id), why=problem.value)
+    return True
+
+
+def _lock(token: Token) -> None:
+    """The team before its tokens, as everywhere."""
+    Team.objects.select_for_update(no_key=True).get(pk=token.team_id)

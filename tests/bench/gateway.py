@@ -1,0 +1,215 @@
+"""What the gateway adds to a call: real web processes and the sandbox, with the direct call as the reference.
+
+Then 50 scripts at once: how long a board and a cancel of a person take meanwhile, with an Arize that is fast or slow.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import requests
+from django.conf import settings
+from django.db import connection
+
+from config.processes import base_environment, launch, stop
+from taskruns.audit import append_only
+from taskruns.models import Credential, Run, Team, User
+from tests.batches.worker_stack import database_url
+from tests.bench.cancels import KEY, panel, sandbox
+from tests.bench.table import Figure
+from tests.clients import signed_in
+from tests.factories import make_token
+from tests.processes import free_ports, wait_for
+
+COUNT = 150
+SCRIPTS = 50
+SECONDS = 10
+HIGH = {"ARIZE_CALLS_PER_MINUTE": "1000000", "TOKEN_REQUESTS_PER_MINUTE": "1000000"}
+
+
+def measure() -> list[Figure]:
+    append_only.make_append_only(connection)
+    with sandbox() as url, tempfile.TemporaryDirectory() as directory:
+        settings.ARIZE_ENDPOINTS = (url,)
+        _, slug = panel(url, slug="gateway")
+        team = Team.objects.get(slug=slug)
+        _, secret = make_token(team)
+        runs = list(Run.objects.filter(team=team, rank=1).order_by("sorted_at").select_related("task"))
+        with _web(Path(directory), url, HIGH) as base:
+            figures = _overheads(base, url, secret, runs)
+        with _web(Path(directory), url, {}) as base:
+            figures += _under_load(base, url, team, runs[-40:])
+        return figures
+
+
+@contextmanager
+def _web(directory: Path, arize: str, more: dict[str, str]) -> Iterator[str]:
+    (port,) = free_ports(1)
+    base = f"http://localhost:{port}"
+    environment = base_environment() | {
+        **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY")},
+        **more,
+        "ENV_FILE": "",
+        "SITE_URL": base,
+        "REQUIRE_MFA": "off",
+        "DATA_DIR": str(directory),
+        "DATABASE_URL": database_url(),
+        "QUEUE_URL": f"sqlite:///{directory / 'queue.sqlite3'}",
+        "ARIZE_ENDPOINTS": arize,
+    }
+    collect = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
+    subprocess.run(collect, env=environment, check=True, timeout=120)
+    web = launch("web", environment=environment, log=directory / "web.log")
+    try:
+        wait_for(lambda: _is_up(base), "the web processes", within=60)
+        yield base
+    finally:
+        stop([web])
+
+
+def _is_up(base: str) -> bool:
+    try:
+        return requests.get(f"{base}/healthz", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def _overheads(base: str, url: str, secret: str, runs: list[Run]) -> list[Figure]:
+    through, direct = _session(secret), _session(KEY)
+
+    def get(path: str) -> tuple[Callable[[int], object], Callable[[int], object]]:
+        def one(session: requests.Session, host: str, number: int) -> None:
+            answer = session.get(f"{host}/v2/{path.format(runs[number].arize_id)}", timeout=30)
+            assert answer.status_code == 200, answer.text
+
+        return (lambda number: one(through, base, number)), (lambda number: one(direct, url, number))
+
+    def cancel(session: requests.Session, host: str, run: Run) -> None:
+        answer = session.post(f"{host}/v2/task-runs/{run.arize_id}/cancel", timeout=30)
+        assert answer.status_code == 200, answer.text
+
+    task = runs[0].task.arize_id
+    figures = []
+    for what, path in (
+        ("GET of a run", "task-runs/{}"),
+        ("GET of 5 spaces", "spaces?limit=5"),
+        ("GET of 100 runs", f"tasks/{quote(task)}/runs?limit=100"),
+    ):
+        figures.append(_added(f"{what} through the gateway", *get(path), limit="<= 8 ms more"))
+    cancels = (
+        lambda number: cancel(through, base, runs[2 * number]),
+        lambda number: cancel(direct, url, runs[2 * number + 1]),
+    )
+    return [*figures, _added("a cancel through the gateway", *cancels, limit="<= 25 ms more")]
+
+
+def _session(secret: str) -> requests.Session:
+    session = requests.Session()
+    session.headers.update({"Authorization": f"Bearer {secret}", "Accept-Encoding": "identity"})
+    session.trust_env = False
+    return session
+
+
+def _added(what: str, through: Callable[[int], object], direct: Callable[[int], object], *, limit: str) -> Figure:
+    """In turns, so that a busy moment of the machine meets both."""
+    spans: dict[int, list[float]] = {0: [], 1: []}
+    for number in range(COUNT):
+        for which, act in enumerate((through, direct)):
+            begin = time.perf_counter()
+            act(number)
+            spans[which].append(1000 * (time.perf_counter() - begin))
+    value, reference = statistics.median(spans[0]), statistics.median(spans[1])
+    return Figure(f"{what}, p50 (+{value - reference:.1f})", value, "ms", reference, "the direct call", limit)
+
+
+def _under_load(base: str, url: str, team: Team, runs: list[Run]) -> list[Figure]:
+    tokens = [make_token(team, name=f"Script {number}")[1] for number in range(SCRIPTS)]
+    person = User.objects.get(email=f"{team.slug}@example.com")
+    Credential.objects.filter(team=team).update(recent_calls=[])
+    calm = _latencies(base, person, team, runs[:10])
+    Credential.objects.filter(team=team).update(recent_calls=[])
+    with _scripts(base, tokens) as counts:
+        fast = _latencies(base, person, team, runs[10:20])
+    sys.stderr.write(f"  fast Arize: {dict(counts())}\n")
+    slow = {"path": "/v2/", "method": "GET", "latency_ms": 3000}
+    requests.post(f"{url}/sandbox/faults", json=slow, timeout=10).raise_for_status()
+    Credential.objects.filter(team=team).update(recent_calls=[])
+    with _scripts(base, tokens) as counts:
+        hung = _latencies(base, person, team, runs[20:30])
+    sys.stderr.write(f"  slow Arize: {dict(counts())}\n")
+    requests.delete(f"{url}/sandbox/faults", timeout=10).raise_for_status()
+    return [
+        Figure(f"{act} beside {SCRIPTS} scripts, {how} Arize, p95", found[act], "ms", calm[act], "without them")
+        for act in ("board", "cancel")
+        for how, found in (("fast", fast), ("slow", hung))
+    ]
+
+
+def _latencies(base: str, person: User, team: Team, runs: list[Run]) -> dict[str, float]:
+    """p95 in milliseconds of a person's board and cancels over a few seconds."""
+    browser = _session("")
+    del browser.headers["Authorization"]
+    cookie = signed_in(person).cookies[settings.SESSION_COOKIE_NAME].value
+    browser.cookies.set(settings.SESSION_COOKIE_NAME, cookie)
+    spans: dict[str, list[float]] = {"board": [], "cancel": []}
+    board = f"{base}/teams/{team.slug}/runs/"
+    page = browser.get(board, timeout=60)
+    assert page.status_code == 200, page.text[:500]
+    form = page.text.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
+    until = time.monotonic() + SECONDS
+    left = list(runs)
+    while time.monotonic() < until:
+        spans["board"].append(_timed(lambda: browser.get(board, timeout=60)))
+        if left:
+            run, body = left.pop(), {"confirmed": "1", "csrfmiddlewaretoken": form}
+            path = f"{base}/teams/{team.slug}/runs/{run.pk}/cancel/"
+            spans["cancel"].append(_timed(lambda path=path, body=body: browser.post(path, body, timeout=60)))
+    return {act: statistics.quantiles(each, n=20)[-1] for act, each in spans.items()}
+
+
+def _timed(ask: Callable[[], requests.Response]) -> float:
+    begin = time.perf_counter()
+    answer = ask()
+    assert answer.status_code == 200, answer.status_code
+    return 1000 * (time.perf_counter() - begin)
+
+
+@contextmanager
+def _scripts(base: str, tokens: list[str]) -> Iterator[Callable[[], Counter[str]]]:
+    """A process with one thread for each script, which polls like the official clients: as told by Retry-After."""
+    command = [sys.executable, "-c", _SCRIPT, base, *tokens]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    counts: Counter[str] = Counter()
+    try:
+        time.sleep(2)  # until all of them are at work
+        yield lambda: counts
+    finally:
+        output, _ = process.communicate("", timeout=60)
+        counts.update(output.split())
+
+
+_SCRIPT = """
+import sys, threading, requests
+base, *tokens = sys.argv[1:]
+over = threading.Event()
+def work(token):
+    session = requests.Session()
+    session.headers["Authorization"] = "Bearer " + token
+    while not over.is_set():
+        answer = session.get(base + "/v2/tasks?limit=5", timeout=60)
+        print(answer.status_code)
+        over.wait(float(answer.headers.get("Retry-After", 0.1)))
+threads = [threading.Thread(target=work, args=(token,)) for token in tokens]
+for thread in threads: thread.start()
+sys.stdin.read()
+over.set()
+for thread in threads: thread.join()
+"""
