@@ -59,7 +59,7 @@ test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python with the next Dj
 	@$(NEXT)/bin/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(SPREAD))
 
 test-clients: $(VENV)/dev.stamp $(CLIENTS)/node.stamp $(CLIENTS)/sdk.stamp $(CLIENTS)/airflow.stamp ## run Arize's own clients against the panel (needs Node.js)
-	@$(BIN)/python -m pytest $(or $(ARGS),tests/real_clients)
+	@$(BIN)/python -m pytest $(or $(ARGS),tests/real_clients -n 2 --dist loadfile)
 
 lint: $(VENV)/dev.stamp ## check style, types, import rules, templates and migrations
 	@$(BIN)/ruff check .

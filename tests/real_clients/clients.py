@@ -5,12 +5,11 @@ it showed its user, in its own form. Two clients are not compared: only one clie
 """
 
 import json
-import os
 import queue
 import shlex
 import subprocess
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,12 @@ class Target:
 class Program:
     """A process that reads steps and writes outcomes, one a line. It starts with the first step."""
 
-    def __init__(self, name: str, command: list[str], *, folder: Path, variables: dict[str, str]) -> None:
-        self.name = name
+    def __init__(self, folder: Path, command: list[str], *, runs_in: Path | None = None, **variables: str) -> None:
+        self.name = folder.name
         self._command = command
-        self._folder = folder
+        self._runs_in = runs_in or folder
         self._variables = variables
+        self._log = folder / "log"
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
 
@@ -62,10 +62,10 @@ class Program:
             self._process.communicate(timeout=20)
 
     def _start(self) -> subprocess.Popen[str]:
-        with (self._folder / "log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=self._folder,
+                cwd=self._runs_in,
                 env=base_environment() | self._variables,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -84,7 +84,7 @@ class Program:
 
     def _read(self) -> Outcome:
         line = self._lines.get(timeout=ANSWERS_WITHIN)
-        assert line, f"{self.name} ended:\n{(self._folder / 'log').read_text()[-3000:]}"
+        assert line, f"{self.name} ended:\n{self._log.read_text()[-3000:]}"
         return json.loads(line)
 
 
@@ -94,7 +94,6 @@ class Ax:
 
     folder: Path
     name: str = "ax"
-    _profiles: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     COMMANDS = {
         "spaces": "spaces list --output json",
@@ -171,16 +170,13 @@ def all_clients(folder: Path) -> dict[str, AnyClient]:
     folders = {name: folder / name for name in ("sdk", "ax", "js", "airflow")}
     for one in folders.values():
         one.mkdir()
+    sdk = [str(python("sdk")), str(PROGRAMS / "sdk.py")]
+    hook = [str(python("airflow")), str(PROGRAMS / "airflow_hook.py")]
     return {
-        "sdk": Program("sdk", [str(python("sdk")), str(PROGRAMS / "sdk.py")], folder=folders["sdk"], variables={}),
+        "sdk": Program(folders["sdk"], sdk),
         "ax": Ax(folders["ax"]),
-        "js": Program("js", node_command(PROGRAMS / "client.mjs"), folder=ENVIRONMENTS / "node", variables={}),
-        "airflow": Program(
-            "airflow",
-            [str(python("airflow")), str(PROGRAMS / "airflow_hook.py")],
-            folder=folders["airflow"],
-            variables=airflow_variables(folders["airflow"]),
-        ),
+        "js": Program(folders["js"], node_command(PROGRAMS / "client.mjs"), runs_in=ENVIRONMENTS / "node"),
+        "airflow": Program(folders["airflow"], hook, **airflow_variables(folders["airflow"])),
     }
 
 
@@ -191,4 +187,4 @@ def node_command(program: Path) -> list[str]:
 
 def airflow_variables(home: Path) -> dict[str, str]:
     """Without these, Airflow would write to the user's home directory."""
-    return {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": os.fspath(PROGRAMS)}
+    return {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}

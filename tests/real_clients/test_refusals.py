@@ -40,7 +40,9 @@ def assert_status(client: AnyClient, outcome: dict[str, Any], status: int) -> No
 
 
 @pytest.mark.parametrize("why", ["unknown", "mistyped", "expired", "revoked"])
-def test_a_token_that_is_not_good_gets_401(panel: Panel, client: AnyClient, why: str):
+@pytest.mark.parametrize("name", ["sdk", "js", "airflow"])
+def test_a_token_that_is_not_good_gets_401(panel: Panel, clients: dict[str, AnyClient], name: str, why: str):
+    client = clients[name]
     (run,) = panel.runs("running")
     token = bad_token(panel, client.name, why)
     outcome = client.do(panel.through(token), "run", run=run)
@@ -49,6 +51,13 @@ def test_a_token_that_is_not_good_gets_401(panel: Panel, client: AnyClient, why:
         outcome = client.do(panel.through(token), "tasks", limit=5)
         assert (outcome["error"]["kind"], outcome["error"]["status"]) == ("AuthenticationError", 401)
     assert_status(client, client.do(panel.through(token), "cancel", run=run), 401)
+    assert panel.stack.cancels_received(run) == []
+
+
+def test_ax_says_that_the_token_is_not_good(panel: Panel, clients: dict[str, AnyClient]):
+    (run,) = panel.runs("running")
+    outcome = clients["ax"].do(panel.through(bad_token(panel, "ax", "expired")), "cancel", run=run)
+    assert_status(clients["ax"], outcome, 401)
     assert panel.stack.cancels_received(run) == []
 
 
@@ -106,6 +115,9 @@ def test_a_429_of_arize_is_passed_on(panel: Panel, client: AnyClient):
         assert "Slow down." in json.dumps(outcome["error"])
     assert asked[0] == (4 if client.name in {"sdk", "ax", "airflow"} else 1)
     assert asked[1] >= asked[0]
+    panel.stack.arize.call("DELETE", "/sandbox/faults")
+    caller = Caller(panel.stack.url, panel.shared_token())
+    wait_for(lambda: caller.get(f"/v2/task-runs/{run}").status == 200, "the end of the pause", within=60)
 
 
 def test_a_token_that_asks_too_often_gets_429(panel: Panel, client: AnyClient):
