@@ -105,6 +105,8 @@ class Gateway:
             return self.get_response(request)
         for name in _OF_BROWSERS:
             request.META.pop(name, None)
+        if "tr_" in (agent := request.META.get("HTTP_USER_AGENT", "")):
+            request.META["HTTP_USER_AGENT"] = without_token(agent)  # it is stored
         if settings.SECURE_SSL_REDIRECT and not request.is_secure():
             return problem(403, "This panel answers over https only. Replace the token: it was sent in clear.")
         response = self.get_response(request)
@@ -116,7 +118,6 @@ class Gateway:
 
     def _as_problem(self, response: HttpResponseBase) -> ForProgram:
         status = response.status_code if response.status_code >= 400 else 500
-        response.close()
         wait = {"Retry-After": it} if (it := response.headers.get("Retry-After")) else {}
         return problem(status, _PROBLEMS.get(status, "The panel refused this request."), headers=wait)
 
@@ -228,7 +229,7 @@ class RequestLog(RequestMiddleware):
     def format_request(request: HttpRequest) -> str:
         """A token may have been sent where it does not belong."""
         line: str = RequestMiddleware.format_request(request)
-        return without_token(line)
+        return without_token(line) if "tr_" in line else line
 
     def process_got_request_exception(self, sender: Any, request: HttpRequest, **kwargs: Any) -> None:
         self._bind(request)

@@ -104,7 +104,7 @@ urlpatterns = [
     path("teams/<slug:slug>/channels/arize/remove/", channels.remove_arize_hook, name="arize-hook-remove"),
     path("hooks/arize/<str:token>/", hooks.arize, name="hook"),
     # Arize's API for scripts. Any path: what is not offered gets a problem document, not a page
-    re_path(r"^v2(?:/.*)?\Z", gateway, name="gateway"),
+    re_path(r"^v2(?:/[\s\S]*)?\Z", gateway, name="gateway"),
     # Tokens of scripts
     path("teams/<slug:slug>/tokens/", tokens.listing, name="tokens"),
     path("teams/<slug:slug>/tokens/new/", tokens.new, name="token-new"),

@@ -20,7 +20,7 @@ from taskruns.services.audit import Attempt, record_denial
 from taskruns.services.tokens import rate
 from taskruns.services.tokens.access import TokenAccess, TokenRefused
 from taskruns.services.tokens.identify import identify
-from taskruns.services.tokens.refusals import record_refusal
+from taskruns.services.tokens.refusals import refusals
 from taskruns.services.tokens.secret import is_well_formed
 
 from .problems import ForProgram, problem
@@ -50,7 +50,7 @@ def by_token(view: TokenView) -> Callable[..., ForProgram]:
         try:
             access = identify(secret, ip=_address(request), client=request.headers.get("User-Agent", ""))
         except TokenRefused as refused:
-            record_refusal(refused, attempt_of(request), by=_anonymous(request))
+            refusals.note(refused, attempt_of(request), by=_anonymous(request))
             return problem(401, UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
         structlog.contextvars.bind_contextvars(token=str(access.token.pk))
         spent = rate.spend(access.token)

@@ -6,7 +6,7 @@ Every failure is an ArizeError. It is never chained to a library's exception, wh
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
@@ -257,6 +257,7 @@ class ArizeClient:
             "arize_request_id": request_id,
             "milliseconds": answer.milliseconds,
         }
+        answer = replace(answer, body=without_key(answer.body, self._bearer.secret))
         return _read(answer, read, request_id=request_id)
 
     def _count(self, answer: Answer | NotAnswered) -> None:

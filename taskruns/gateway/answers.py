@@ -5,7 +5,7 @@ from typing import Any
 
 from taskruns.access.problems import ForProgram, problem
 from taskruns.arize.client import RawAnswer
-from taskruns.arize.errors import ArizeError, NotSent, RateLimited
+from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, RateLimited
 from taskruns.models import CANCEL_FACTS, Outcome, Status, TriggerOutcome
 from taskruns.models.outcomes import Effect
 from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
@@ -19,6 +19,7 @@ NO_PLACE = "Too many requests of scripts wait for Arize. Nothing was sent. Try a
 BEING_SENT = (
     "The cancel was recorded and is being sent, but its outcome is not known yet. Read the run to see whether it ended."
 )
+USUAL_WAIT = 30  # seconds, if Arize names none
 NO_RUN = "The task run does not exist or is not readable with this token's API key."
 # The status that official clients look for in the problem of a cancel that comes too late.
 _ENDED_AS = {
@@ -43,11 +44,8 @@ def no_room(refused: NoRoom) -> ForProgram:
 
 def no_answer(error: ArizeError) -> ForProgram:
     """Nothing usable came from Arize for a GET."""
-    if isinstance(error, RateLimited):
-        return problem(429, error.sentence, retry_after=error.retry_after)
-    if error.status is None and not isinstance(error, NotSent):
-        return problem(504, error.sentence)
-    return problem(502, error.sentence)
+    statuses = {RateLimited: 429, BadRequest: 400, NoAnswer: 504}
+    return problem(statuses.get(type(error), 502), error.sentence, retry_after=error.retry_after)
 
 
 def cancelled(end: CancelEnd) -> ForProgram:
@@ -90,6 +88,8 @@ def _refused(error: ArizeError | None, status: int | None, sentence: str) -> For
     """Arize's status, and its own title and detail if it gave any."""
     status = error.status if error is not None and error.status is not None else status
     wait = error.retry_after if error is not None else None
+    if status == 429 and wait is None:
+        wait = USUAL_WAIT
     if status is None or not 400 <= status <= 499:
         return problem(502, sentence)
     detail = error.detail if error is not None and error.detail else sentence

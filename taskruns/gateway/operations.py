@@ -10,7 +10,7 @@ PREFIX = "/v2/"
 _LISTS = ("spaces", "organizations", "projects", "datasets", "experiments", "tasks", "users")
 _ID = "{id}"
 # An id that a server or proxy on the way could take for something else.
-_NOT_AN_ID = frozenset({"", ".", ".."})
+_NOT_AN_ID = frozenset({".", ".."})
 _ENCODED_SEPARATOR = re.compile(r"%2f|%5c|%00", re.IGNORECASE)
 
 
@@ -52,7 +52,7 @@ _TABLE: dict[tuple[str, tuple[str, ...]], Kind] = {
 def operation_of(request: HttpRequest) -> Operation:
     """Raises NotOffered or Malformed."""
     path = tuple(request.path_info.removeprefix(PREFIX).split("/"))
-    shape = tuple(_ID if place == 1 else part for place, part in enumerate(path))
+    shape = tuple(_ID if place == 1 and part else part for place, part in enumerate(path))
     # Gunicorn passes the path as it was sent, too: decoded, `a%2Fcancel` would look like two segments.
     sent = str(request.META.get("RAW_URI", "")).partition("?")[0]
     if _ENCODED_SEPARATOR.search(sent):

@@ -21,7 +21,7 @@ from taskruns.services.credentials.client import CannotConnect
 from taskruns.services.gateway import acts, reads
 from taskruns.services.gateway.keys import NeedsKey, key_of
 from taskruns.services.gateway.reads import Forwarded, NoRoom
-from taskruns.services.remote_acts import OutcomeNotWritten
+from taskruns.services.remote_acts import OutcomeNotWritten, after_sending
 from taskruns.services.tokens.access import TokenAccess
 
 from . import answers
@@ -101,10 +101,14 @@ def _cancel(request: HttpRequest, access: TokenAccess, key: Credential, run_id: 
     result, run = found
     if result.is_queued:
         jobs.wake_cancels()
-    return answers.cancelled(acts.end_of(result, run))
+    with after_sending(EventType.RUN_CANCEL):
+        return answers.cancelled(acts.end_of(result, run))
 
 
 def _trigger(request: HttpRequest, access: TokenAccess, key: Credential, task_id: str) -> ForProgram:
+    if "Transfer-Encoding" in request.headers:
+        # Django reads no body without a length. An empty one would start a run with other values than meant.
+        return problem(400, "Send the body with a Content-Length. Nothing was sent.")
     try:
         raw = request.body
     except (UnreadablePostError, RawPostDataException):

@@ -24,7 +24,7 @@ STATUSES: dict[Status, str] = {
 ROLES: dict[TeamRole | SiteRole, str] = {
     TeamRole.VIEWER: "sees the team's runs, and who cancelled what",
     TeamRole.OPERATOR: "also cancels and starts runs, adds notes, mutes channels, and pulls the emergency stop",
-    TeamRole.MANAGER: "also manages API keys, channels, members and settings, and reads the audit log",
+    TeamRole.MANAGER: "also manages API keys, channels, tokens, members and settings, and reads the audit log",
     SiteRole.AUDITOR: "sees every team and every log, but changes nothing",
     SiteRole.ADMIN: "creates teams, manages people, sees every log; cannot stop runs without being a team member",
 }

@@ -25,6 +25,7 @@ from taskruns.models import (
 from taskruns.models.folded import contains
 from taskruns.services.people import factors, sessions
 
+from .tokens import stopping, tokens_of
 from .values import Link, Moment, counted
 
 
@@ -172,6 +173,7 @@ def consequences_of_disabling(person: User) -> tuple[str, ...]:
     found = (
         counted(sessions.live_count(person), "session ends", "sessions end", "immediately."),
         counted(batches, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
+        stopping(tokens_of(person)),
         *(f"The emergency stop of {stop.team.name} pauses: new runs are no longer cancelled." for stop in stops),
         *(f"{member.team.name} has no other manager. Make another member a manager first." for member in alone),
     )

@@ -8,7 +8,7 @@ from django.db.models import Count, Exists, OuterRef
 from django.urls import reverse
 from django.utils import timezone
 
-from taskruns.models import BatchState, CancelBatch, Credential, EmergencyStop, Invitation, Membership, Run, Team
+from taskruns.models import BatchState, CancelBatch, Credential, EmergencyStop, Invitation, Membership, Run, Team, Token
 from taskruns.permissions import Access, Action
 from taskruns.services.invitations import Invited
 
@@ -26,6 +26,8 @@ class TeamCard:
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
+    """`stops`: which tokens stop working when the member leaves, as a sentence."""
+
     id: str
     email: str
     name: str
@@ -33,6 +35,7 @@ class MemberRow:
     notes: tuple[str, ...]
     since: Moment | None
     is_self: bool
+    stops: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def consequences_of_archiving(team: Team) -> tuple[str, ...]:
     runs = Run.objects.filter(team=team, rank=1).count()
     batches = CancelBatch.objects.filter(team=team, state=BatchState.WORKING).count()
     keys = Credential.objects.live().filter(team=team).count()
+    tokens = Token.objects.live(timezone.now()).filter(team=team).count()
     members = Membership.objects.filter(team=team).count()
     is_stopped = EmergencyStop.objects.holding().filter(team=team).exists()
     found = (
@@ -75,6 +79,7 @@ def consequences_of_archiving(team: Team) -> tuple[str, ...]:
         counted(batches, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
         "The emergency stop no longer cancels new runs." if is_stopped else "",
         counted(keys, "API key is", "API keys are", "destroyed here, but not revoked in Arize."),
+        counted(tokens, "token stops", "tokens stop", "working, and so do the scripts that use them."),
         counted(members, "member loses", "members lose", "access immediately."),
     )
     return tuple(text for text in found if text)

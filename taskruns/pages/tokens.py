@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.forms import AuditFilter, BoardFilter
-from taskruns.models import Credential, Team, Token, User
+from taskruns.models import Credential, Team, TeamRole, Token, User
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services.tokens.access import Refusal, maker_problem, with_maker_role
 from taskruns.services.tokens.clock import THRESHOLDS
@@ -21,14 +22,17 @@ ENDED_SHOWN = timedelta(days=30)
 MOST_ENDED = 50
 MANY = 3  # tokens that one sentence names
 _STOPPED = {
-    Refusal.NO_MAKER: "{maker} is no longer an active member of the team. Replace it, and it becomes yours.",
-    Refusal.MAKER_ROLE: "{maker} is now only a viewer of the team. Replace it, and it becomes yours.",
+    Refusal.NO_MAKER: "{maker} is no longer an active member of the team.",
+    Refusal.MAKER_ROLE: "{maker} is now only a viewer of the team.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """`state`: working, stopped, replaced, expired or revoked, with its sentence. `notes`: what else may be wrong."""
+    """`state`: working, stopped (its maker), refused (its API key), replaced, expired or revoked, with its sentence.
+
+    `note`: what else is wrong.
+    """
 
     id: str
     name: str
@@ -40,7 +44,7 @@ class TokenRow:
     networks: tuple[str, ...]
     state: str
     state_text: str
-    notes: tuple[str, ...]
+    note: str
     created: Moment | None
     expires: Moment | None
     expires_text: str
@@ -52,6 +56,19 @@ class TokenRow:
     replace_url: str
     revoke_url: str
     links: tuple[Link, ...]
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in {"revoked", "expired"}
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether its requests are refused, although it has not ended."""
+        return self.state in {"stopped", "refused"}
+
+    @property
+    def tone(self) -> str:
+        return "failing" if self.is_broken else self.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +92,7 @@ def tokens_page(team: Team) -> TokensPage:
 
 def token_row(token: Token, keys: Sequence[Credential], now: datetime) -> TokenRow:
     slug = token.team.slug
-    state, text = _state(token, now)
+    state, text = _state(token, keys, now)
     is_over = state in {"revoked", "expired"}
     key = token.credential
     return TokenRow(
@@ -89,7 +106,7 @@ def token_row(token: Token, keys: Sequence[Credential], now: datetime) -> TokenR
         networks=tuple(token.networks),
         state=state,
         state_text=text,
-        notes=() if is_over else tuple(_notes(token, keys)),
+        note="" if is_over else _note(token),
         created=Moment.of(token.created_at),
         expires=Moment.of(token.expires_at),
         expires_text="" if is_over else _expires_text(token.expires_at, now),
@@ -119,16 +136,34 @@ def token_warnings(accesses: Iterable[TeamAccess]) -> tuple[Message, ...]:
     return tuple(warning for access in accesses if access.team.has_token_trouble for warning in _warnings(access))
 
 
-def tokens_of(team: Team, person: User, *, role: str = "") -> tuple[str, ...]:
-    """The names of the tokens that stop when the person leaves the team, or has only this `role` from then on."""
-    tokens = with_maker_role().filter(team=team, maker=person, revoked_at=None, expired_at=None)
-    found = []
-    for token in tokens.filter(expires_at__gt=timezone.now()).order_by("name"):
+def tokens_by_maker(team: Team) -> dict[UUID, tuple[str, ...]]:
+    """The names of the tokens that stop when their maker leaves the team."""
+    names: dict[UUID, tuple[str, ...]] = {}
+    for token in _working().filter(team=team):
+        if token.maker_id is not None and maker_problem(token) is None:
+            names[token.maker_id] = (*names.get(token.maker_id, ()), token.name)
+    return names
+
+
+def tokens_above(team: Team, person: User, role: TeamRole) -> tuple[str, ...]:
+    """The names of the tokens that stop when the person has only this role."""
+    names = []
+    for token in _working().filter(team=team, maker=person):
         works = maker_problem(token) is None
-        token.maker_role = role
+        token.maker_role = role.value
         if works and maker_problem(token) is not None:
-            found.append(token.name)
-    return tuple(found)
+            names.append(token.name)
+    return tuple(names)
+
+
+def tokens_of(person: User) -> tuple[str, ...]:
+    """The names of the tokens that stop with the person's account, in all teams."""
+    return tuple(token.name for token in _working().filter(maker=person) if maker_problem(token) is None)
+
+
+def _working() -> QuerySet[Token]:
+    live = {"revoked_at": None, "expired_at": None, "expires_at__gt": timezone.now(), "team__archived_at": None}
+    return with_maker_role().filter(**live, made_by_command=False).order_by("name", "pk")
 
 
 def stopping(names: Sequence[str]) -> str:
@@ -142,45 +177,74 @@ def stopping(names: Sequence[str]) -> str:
 
 
 def _warnings(access: TeamAccess) -> Iterator[Message]:
+    """One line for all that stopped, and one for all that expire soon: the board's rows must stay in sight."""
     now, team = timezone.now(), access.team
     tokens = with_maker_role().filter(team=team, revoked_at=None, expired_at=None, replaced_at=None)
     told = tokens.filter(Q(expiry_told__isnull=False) | Q(maker_told_at__isnull=False), expires_at__gt=now)
+    found = list(told.select_related("team").order_by("expires_at", "name"))
+    stopped = [token for token in found if maker_problem(token) is not None]
+    expiring = [token for token in found if token.expiry_told is not None and token not in stopped]
     may_mend = access.access.may(Action.TOKENS_MANAGE)
     link = Link("Open tokens", reverse("tokens", args=[team.slug])) if may_mend else None
     who = "" if may_mend else " A manager of the team can replace it."
-    for token in told.select_related("team").order_by("name"):
-        if (problem := maker_problem(token)) is not None:
-            advice = _STOPPED[problem] if may_mend else _STOPPED[problem].split(". ")[0] + "."
-            text = f"Token “{token.name}” does not work: {advice.format(maker=token.maker_label)}{who}"
-            yield Message("error", text, link)
-        elif token.expiry_told is not None:
-            day = timezone.localtime(token.expires_at).date()
-            text = f"Token “{token.name}” expires on {day}: replace it before its scripts fail.{who}"
-            yield Message("warning", text, link)
+    if stopped:
+        yield Message("error", f"{_stopped_text(stopped)}{who}", link)
+    if expiring:
+        yield Message("warning", f"{_expiring_text(expiring)}{who}", link)
 
 
-def _state(token: Token, now: datetime) -> tuple[str, str]:
+def _stopped_text(tokens: Sequence[Token]) -> str:
+    if len(tokens) > 1:
+        return (
+            f"{len(tokens)} tokens do not work, because their makers lost their role: {_named(tokens)}. Replace them."
+        )
+    (token,) = tokens
+    problem = maker_problem(token) or Refusal.NO_MAKER
+    return f"Token “{token.name}” does not work: {_STOPPED[problem].format(maker=token.maker_label)} Replace it."
+
+
+def _expiring_text(tokens: Sequence[Token]) -> str:
+    day = timezone.localtime(tokens[0].expires_at).date()
+    if len(tokens) > 1:
+        return f"{len(tokens)} tokens expire soon, the first on {day}: {_named(tokens)}. Replace them."
+    return f"Token “{tokens[0].name}” expires on {day}: replace it before its scripts fail."
+
+
+def _named(tokens: Sequence[Token]) -> str:
+    more = f" and {len(tokens) - MANY} more" if tokens[MANY:] else ""
+    return ", ".join(f"“{token.name}”" for token in tokens[:MANY]) + more
+
+
+def _state(token: Token, keys: Sequence[Credential], now: datetime) -> tuple[str, str]:
     if token.revoked_at is not None:
         return "revoked", ""
     if token.has_ended(now):
         return "expired", "It was replaced." if token.replaced_at else ""
     if (problem := maker_problem(token)) is not None:
-        return "stopped", _STOPPED[problem].format(maker=token.maker_label)
+        return "stopped", f"{_STOPPED[problem].format(maker=token.maker_label)} Replace it, and it becomes yours."
+    if trouble := _without_key(token, keys):
+        return "refused", trouble
     if token.replaced_at is not None:
         return "replaced", "Its replacement works already. This one still works until it expires."
     return "working", ""
 
 
-def _notes(token: Token, keys: Sequence[Credential]) -> Iterator[str]:
+def _without_key(token: Token, keys: Sequence[Credential]) -> str:
+    """Why its requests cannot go to Arize; empty if they can."""
+    if token.credential is not None:
+        is_gone = token.credential.revoked_at is not None
+        return (
+            f"Its API key “{token.credential.name}” was revoked. Replace it and choose another key." if is_gone else ""
+        )
+    if len(keys) > 1:
+        return f"The team has {len(keys)} API keys. Replace it and choose one."
+    return "" if keys else "The team has no API key. Add one."
+
+
+def _note(token: Token) -> str:
     key = token.credential
-    if key is not None and key.revoked_at is not None:
-        yield f"Its API key “{key.name}” was revoked, so its requests are refused. Replace it and choose another key."
-    elif key is not None and key.failing_since is not None:
-        yield f"Arize rejects its API key “{key.name}”."
-    elif key is None and not keys:
-        yield "The team has no API key, so its requests are refused."
-    elif key is None and len(keys) > 1:
-        yield f"The team has {len(keys)} API keys, so its requests are refused. Replace it and choose one."
+    is_failing = key is not None and key.revoked_at is None and key.failing_since is not None
+    return f"Arize rejects its API key “{key.name}”." if key is not None and is_failing else ""
 
 
 def _expires_text(ends: datetime, now: datetime) -> str:
@@ -190,8 +254,8 @@ def _expires_text(ends: datetime, now: datetime) -> str:
     if left < timedelta(hours=2):
         return f"expires in {max(1, int(left.total_seconds() // 60))} min"
     if left < timedelta(days=2):
-        return f"expires in {int(left.total_seconds() // 3_600)} h"
-    return f"expires in {left.days} days"
+        return f"expires in {round(left / timedelta(hours=1))} h"
+    return f"expires in {round(left / timedelta(days=1))} days"
 
 
 def _links(token: Token) -> tuple[Link, ...]:

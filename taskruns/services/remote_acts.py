@@ -153,6 +153,15 @@ def writing_outcome(event: EventType) -> Iterator[None]:
         raise OutcomeNotWritten(event) from error
 
 
+@contextmanager
+def after_sending(event: EventType) -> Iterator[None]:
+    """From here on, a failing database no longer means that nothing was sent. Raises OutcomeNotWritten."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise OutcomeNotWritten(event) from error
+
+
 def crashed_before() -> models.Q:
     """Open rows so old that their process must have died before it wrote the outcome."""
     # The request may still be in progress on a machine whose clock is a little ahead.

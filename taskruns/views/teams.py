@@ -18,6 +18,7 @@ from taskruns.models import Invitation, Membership, Team, TeamRole, User
 from taskruns.pages import people
 from taskruns.pages.help import role_words
 from taskruns.pages.teams import InvitationRow, MemberRow, MembersPage, consequences_of_archiving, link_of
+from taskruns.pages.tokens import stopping, tokens_above, tokens_by_maker
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action
 from taskruns.services import invitations, teams
@@ -74,15 +75,20 @@ def add_member(request: PanelRequest, team: Team) -> HttpResponse:
     return _invite(request, team, MemberForm(request.POST))
 
 
-@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, recent_auth=True, keeps=("role",))
+@requires(Action.MEMBERS_MANAGE, event=EventType.MEMBER_CHANGE_ROLE, recent_auth=True, keeps=("role", "confirmed"))
 @require_POST
 def change_role(request: PanelRequest, team: Team, user_id: uuid.UUID) -> HttpResponse:
+    """If scripts would fail with it, only ask whether to, unless the form says `confirmed=1`."""
     person = _member(request, user_id)
     form = RoleForm(request.POST)
     if not form.is_valid():
         messages.error(request, "Choose one of the roles.")
         return _members_page(request, team, status=422)
     role: TeamRole = form.cleaned_data["role"]
+    stops = stopping(tokens_above(team, person, role))
+    if stops and request.POST.get("confirmed") != "1":
+        context = {"team": team.name, "slug": team.slug, "person": person, "role": role.value, "consequences": [stops]}
+        return render(request, "taskruns/teams/role.html", context)
     with shown_as_message(request):
         if not members_service.change_role(team, person, role=role, by=actor_of(request)):
             return redirect("members", slug=team.slug)
@@ -204,6 +210,7 @@ def _members_page(
 
 def _member_rows(team: Team, reader: User) -> tuple[MemberRow, ...]:
     rows = Membership.objects.filter(team=team).select_related("user").order_by("user__email")
+    tokens = tokens_by_maker(team)
     return tuple(
         MemberRow(
             id=str(row.user_id),
@@ -213,6 +220,7 @@ def _member_rows(team: Team, reader: User) -> tuple[MemberRow, ...]:
             notes=tuple(note for note in (people.unverified(row.user), _pause_of(row)) if note),
             since=Moment.of(row.created_at),
             is_self=row.user_id == reader.pk,
+            stops=stopping(tokens.get(row.user_id, ())),
         )
         for row in rows
     )

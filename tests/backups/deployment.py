@@ -68,6 +68,8 @@ member = ("ops-north", "mona@example.com", "--role=manager", "--create", "--pass
 command("add_member", *member, given="correct horse battery\\n")
 key = ("ops-north", "Production", "--endpoint=https://api.arize.com", "--key-stdin")
 command("add_credential", *key, given="ak-canary-7QzN4vXw81LrT0pKe6Yb\\n")
+token = ("ops-north", "Airflow", "--role=operator", "--owner=mona@example.com", "--credential=Production")
+command("create_token", *token)
 for chain in ("site", "ops-north", "ops-south"):
     command("export_audit", chain)
 """

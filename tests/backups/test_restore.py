@@ -98,6 +98,7 @@ def test_a_restore_says_what_is_lost_and_a_drill_publishes_nothing(
     said = target.done("restore", str(backup))
     assert "are lost; row" in said
     assert "gap acknowledged: row" in said
+    assert "1 token works as when the backup was made." in said
     for command in (("create_team", "Drill"), ("export_audit", "ops-north"), ("verify_audit",)):
         target.done(*command)
     assert anchors.read_bytes() == before

@@ -3,7 +3,6 @@
 Then 50 scripts at once: how long a board and a cancel of a person take meanwhile, with an Arize that is fast or slow.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -18,16 +17,16 @@ from urllib.parse import quote
 import requests
 from django.conf import settings
 from django.db import connection
+from django.db.models import Min
+from django.utils import timezone
 
-from config.processes import base_environment, launch, stop
 from taskruns.audit import append_only
-from taskruns.models import Credential, Run, Team, User
-from tests.batches.worker_stack import database_url
+from taskruns.models import Credential, Run, Task, Team, User
 from tests.bench.cancels import KEY, panel, sandbox
 from tests.bench.table import Figure
 from tests.clients import signed_in
 from tests.factories import make_token
-from tests.processes import free_ports, wait_for
+from tests.gateway.web import web
 
 COUNT = 150
 SCRIPTS = 50
@@ -43,43 +42,13 @@ def measure() -> list[Figure]:
         team = Team.objects.get(slug=slug)
         _, secret = make_token(team)
         runs = list(Run.objects.filter(team=team, rank=1).order_by("sorted_at").select_related("task"))
-        with _web(Path(directory), url, HIGH) as base:
+        with web(Path(directory), arize=url, more=HIGH) as base:
             figures = _overheads(base, url, secret, runs)
-        with _web(Path(directory), url, {}) as base:
+        with web(Path(directory), arize=url, more={}) as base:
             figures += _under_load(base, url, team, runs[-40:])
+        with web(Path(directory), arize=url, more={}, with_worker=True) as base:
+            figures.append(_freshness(base, team))
         return figures
-
-
-@contextmanager
-def _web(directory: Path, arize: str, more: dict[str, str]) -> Iterator[str]:
-    (port,) = free_ports(1)
-    base = f"http://localhost:{port}"
-    environment = base_environment() | {
-        **{name: os.environ[name] for name in ("SECRET_KEY", "ENCRYPTION_KEYS", "AUDIT_SIGNING_KEY")},
-        **more,
-        "ENV_FILE": "",
-        "SITE_URL": base,
-        "REQUIRE_MFA": "off",
-        "DATA_DIR": str(directory),
-        "DATABASE_URL": database_url(),
-        "QUEUE_URL": f"sqlite:///{directory / 'queue.sqlite3'}",
-        "ARIZE_ENDPOINTS": arize,
-    }
-    collect = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
-    subprocess.run(collect, env=environment, check=True, timeout=120)
-    web = launch("web", environment=environment, log=directory / "web.log")
-    try:
-        wait_for(lambda: _is_up(base), "the web processes", within=60)
-        yield base
-    finally:
-        stop([web])
-
-
-def _is_up(base: str) -> bool:
-    try:
-        return requests.get(f"{base}/healthz", timeout=5).ok
-    except requests.ConnectionError:
-        return False
 
 
 def _overheads(base: str, url: str, secret: str, runs: list[Run]) -> list[Figure]:
@@ -151,6 +120,30 @@ def _under_load(base: str, url: str, team: Team, runs: list[Run]) -> list[Figure
         for act in ("board", "cancel")
         for how, found in (("fast", fast), ("slow", hung))
     ]
+
+
+def _freshness(base: str, team: Team) -> Figure:
+    """How old the oldest reading of the team's tasks is, while its board is open."""
+    Credential.objects.filter(team=team).update(recent_calls=[])
+    tokens = [make_token(team, name=f"Fresh {number}")[1] for number in range(SCRIPTS)]
+    _ages(team, 15)  # the worker's first rounds
+    calm = _ages(team, 20)
+    with _scripts(base, tokens) as counts:
+        busy = _ages(team, 30)
+    sys.stderr.write(f"  watched board: {dict(counts())}\n")
+    p95 = [statistics.quantiles(ages, n=20)[-1] for ages in (busy, calm)]
+    what = f"age of a watched board beside {SCRIPTS} scripts, p95"
+    return Figure(what, p95[0], "s", p95[1], "without them", "<= 10 s")
+
+
+def _ages(team: Team, seconds: float) -> list[float]:
+    found, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        Team.objects.filter(pk=team.pk).update(watched_at=timezone.now())
+        oldest = Task.objects.filter(team=team).exclude(arize_id="").aggregate(at=Min("runs_read_at"))["at"]
+        found.append((timezone.now() - oldest).total_seconds() if oldest else seconds)
+        time.sleep(0.25)
+    return found
 
 
 def _latencies(base: str, person: User, team: Team, runs: list[Run]) -> dict[str, float]:

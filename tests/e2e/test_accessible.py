@@ -23,6 +23,7 @@ PAGES = {
         *(f"{NORTH}/runs/", f"{NORTH}/runs/?status=failed&q=evaluation&min_duration=1", f"{NORTH}/runs/?q=no+such+run"),
         *(f"{NORTH}/runs/export/", f"{NORTH}/runs/chart/", f"{NORTH}/batches/", f"{NORTH}/stop/", f"{NORTH}/views/"),
         *(f"{NORTH}/channels/", f"{NORTH}/channels/new/", f"{NORTH}/channels/arize/"),
+        *(f"{NORTH}/tokens/", f"{NORTH}/tokens/new/"),
         *(f"{NORTH}/credentials/", f"{NORTH}/credentials/new/", f"{NORTH}/members/", f"{NORTH}/settings/"),
         *(f"{NORTH}/audit/", f"{NORTH}/audit/?person=nobody", "/runs/", "/help/", "/rights/", "/accounts/profile/"),
         *("/accounts/sessions/", "/accounts/factors/", "/accounts/factors/app/", "/accounts/factors/passkey/"),

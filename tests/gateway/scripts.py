@@ -8,6 +8,9 @@ from django.http import HttpResponse
 from django.test import Client
 
 PROBLEM = "application/problem+json"
+LISTS = ("spaces", "organizations", "projects", "datasets", "experiments", "tasks", "users")
+# Every GET that the gateway offers
+OFFERED = [*LISTS, *(f"{name}/X1=" for name in LISTS), "task-runs/X1=", "tasks/X1=/runs"]
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """`POST task-runs/{id}/cancel`: the table of answers, row by row, and what is sent and recorded for each."""
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import responses
+from django.db import DatabaseError
 from django.utils import timezone
 
 from taskruns.models import (
@@ -21,6 +23,7 @@ from taskruns.models import (
     Token,
     TokenRole,
 )
+from taskruns.services import cancellations
 from taskruns.services.credentials.budget import Kind
 from taskruns.services.gateway import acts, places
 from tests.database_refusals import accept_inserts, refuse_inserts
@@ -123,7 +126,7 @@ def test_refusal_keeps_arizes_status_and_problem(status: int, script: Script, ru
     arize.get(run_url(run), json=wire_run(run, "RUNNING"))
     found = script.cancel(run.arize_id)
     assert problem_of(found) == (status, "own detail [key]")
-    assert found.json_title == "Own title" if hasattr(found, "json_title") else b"Own title" in found.content
+    assert b'"title": "Own title"' in found.content
     assert outcomes() == ["requested", "refused"]
 
 
@@ -192,6 +195,22 @@ def test_unwritable_outcome_is_a_504(script: Script, run: Run, arize: responses.
     refuse_inserts("taskruns_auditevent", unless="NEW.outcome = 'requested'")
     assert problem_of(script.cancel(run.arize_id))[0] == 504
     assert posts(arize) == 1
+
+
+def test_database_that_fails_after_the_request_is_a_504(
+    script: Script, run: Run, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody may be told that nothing was sent."""
+
+    def fail(*_: Any) -> None:
+        raise DatabaseError
+
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))
+    monkeypatch.setattr("taskruns.services.cancellations.actions.learn_of_key", fail)
+    assert problem_of(script.cancel(run.arize_id))[0] == 504
+    monkeypatch.undo()
+    monkeypatch.setattr(acts, "end_of", fail)
+    assert problem_of(script.cancel(run.arize_id))[0] == 504
 
 
 def test_viewers_token_gets_a_403_and_is_recorded(
@@ -348,24 +367,36 @@ def test_cancel_without_a_place_is_left_to_the_worker(
     """It is recorded, and the worker is woken."""
     woken = []
     monkeypatch.setattr("taskruns.jobs.wake_cancels", lambda: woken.append(1))
-    taken = [places.of_scripts.place(is_read=False) for _ in range(places.PLACES)]
-    for one in taken:
-        one.__enter__()
-    assert problem_of(script.cancel(run.arize_id))[0] == 504
-    for one in taken:
-        one.__exit__(None, None, None)
+    with ExitStack() as taken:
+        for _ in range(places.PLACES):
+            taken.enter_context(places.of_scripts.place(is_read=False))
+        assert problem_of(script.cancel(run.arize_id))[0] == 504
     row = Cancellation.objects.get()
     assert (row.posted_at, row.token_id is not None, woken, len(arize.calls)) == (None, True, [1], 0)
     assert outcomes() == ["requested"]
 
 
+def test_cancel_that_the_worker_sends_gets_its_outcome(
+    script: Script, token: tuple[Token, str], run: Run, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+):
+    raw = wire_run(run, "CANCELLED", brand_new=1)
+    arize.post(run_url(run, "/cancel"), json=raw)
+    monkeypatch.setattr("taskruns.jobs.wake_cancels", cancellations.send_unsent)
+    with ExitStack() as taken:
+        for _ in range(places.PLACES):
+            taken.enter_context(places.of_scripts.place(is_read=False))
+        found = script.cancel(run.arize_id)
+    assert (found.status_code, found.json()) == (200, raw)
+    assert outcomes() == ["requested", "confirmed"]
+    labels = set(AuditEvent.objects.values_list("actor_type", "actor_label"))
+    assert labels == {("token", token[0].label)}
+
+
 def test_read_without_a_place_is_a_503(script: Script, run: Run, arize: responses.RequestsMock):
-    taken = [places.of_scripts.place(is_read=True) for _ in range(places.READS)]
-    for one in taken:
-        one.__enter__()
-    found = script.get("tasks")
-    for one in taken:
-        one.__exit__(None, None, None)
+    with ExitStack() as taken:
+        for _ in range(places.READS):
+            taken.enter_context(places.of_scripts.place(is_read=True))
+        found = script.get("tasks")
     assert (problem_of(found)[0], found["Retry-After"]) == (503, "2")
     assert not arize.calls
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "CANCELLED"))

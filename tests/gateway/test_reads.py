@@ -7,16 +7,14 @@ import pytest
 import responses
 from django.utils import timezone
 
-from taskruns.models import Credential, Run, Task
+from taskruns.models import Credential, Run, Status, Task
 from taskruns.services.credentials.client import forget_kept
+from taskruns.services.gateway import passing
 from tests.access.fence import missing_from
 from tests.factories import CANARY, make_credential, make_run
 from tests.fake_arize import World
-from tests.gateway.scripts import Script, problem_of
+from tests.gateway.scripts import OFFERED, Script, problem_of
 from tests.wire import ENDPOINT, run_url, wire_run
-
-LISTS = ("spaces", "organizations", "projects", "datasets", "experiments", "tasks", "users")
-OFFERED = [*LISTS, *(f"{name}/X1=" for name in LISTS), "task-runs/X1=", "tasks/X1=/runs"]
 
 
 @pytest.mark.parametrize("path", OFFERED)
@@ -93,6 +91,25 @@ def test_a_run_that_passes_is_recorded(script: Script, run: Run, arize: response
     assert script.get(f"task-runs/{run.arize_id}").json()["status"] == "FAILED"
     run.refresh_from_db()
     assert (run.status, run.failure_reason) == ("failed", "why")
+
+
+@pytest.mark.parametrize("age", [0, 60])
+def test_an_unchanged_active_run_is_written_only_now_and_then(
+    age: int, script: Script, run: Run, task: Task, arize: responses.RequestsMock
+):
+    """Each write holds up others. An ended run that has not changed needs none at all."""
+    ended = make_run(task, status=Status.COMPLETED)
+    for it, status in ((run, "RUNNING"), (ended, "COMPLETED")):
+        arize.get(run_url(it), json=wire_run(it, status))
+        script.get(f"task-runs/{it.arize_id}")
+        it.refresh_from_db()
+    before = timezone.now() - timezone.timedelta(seconds=age)
+    Run.objects.update(observed_at=before)
+    passing._seen._at.clear()
+    script.get(f"task-runs/{run.arize_id}")
+    script.get(f"task-runs/{ended.arize_id}")
+    written = set(Run.objects.exclude(observed_at=before).values_list("pk", flat=True))
+    assert written == ({run.pk} if age else set())
 
 
 def test_an_unknown_run_and_its_task_are_recorded(

@@ -144,6 +144,18 @@ def test_429_of_arize_keeps_its_wait(script: Script, task: Task, arize: response
     assert (problem_of(found)[0], found["Retry-After"]) == (429, "9")
 
 
+def test_429_without_a_wait_gets_the_usual_one(script: Script, task: Task, arize: responses.RequestsMock):
+    arize.post(trigger_url(task), status=429)
+    assert script.trigger(task.arize_id)["Retry-After"] == "30"
+
+
+def test_body_without_a_length_starts_nothing(script: Script, task: Task, arize: responses.RequestsMock):
+    """Django would read it as empty."""
+    found = script.trigger(task.arize_id, "", Transfer_Encoding="chunked")
+    assert problem_of(found) == (400, "Send the body with a Content-Length. Nothing was sent.")
+    assert not arize.calls
+
+
 def test_held_task_is_a_409(script: Script, task: Task, team: Team, oli: User, arize: responses.RequestsMock):
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, reason="why")
     assert problem_of(script.trigger(task.arize_id))[0] == 409

@@ -33,7 +33,7 @@ def test_the_page_shows_each_explanation(client: Client, db: None):
     assert all(f"<code>{outcome.code}</code>" in text for outcome in Outcome)
     assert all(f"status-{status.value}" in text for status in Status)
     links = re.findall(r'href="#([a-z]+)"', text.split('aria-label="On this page"')[1].split("</nav>")[0])
-    assert len(links) == 9
+    assert len(links) == 10
     assert all(f'id="{target}"' in text for target in links)
 
 

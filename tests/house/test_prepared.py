@@ -17,7 +17,7 @@ from taskruns.services import members
 from taskruns.services.cancellations.sweep import _waiting_of_key
 from taskruns.services.channels import sending
 from taskruns.services.credentials import budget, client
-from taskruns.services.gateway import keys
+from taskruns.services.gateway import acts, keys
 from taskruns.services.mirror import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from taskruns.services.runs import ends, facts, people, search
 from taskruns.services.stops.hold import _of_key
@@ -59,6 +59,8 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (saved_views._with_own_default, {}),
     (rate._more, {}),
     (rate._counted, {}),
+    (acts._run, {}),
+    (acts._task, {}),
     (keys._own, {}),
     (keys._of_team, {}),
     (budget._locked_calls, {}),

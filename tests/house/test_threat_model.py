@@ -52,6 +52,9 @@ PROMISES = (
         "Strangers cannot flood the audit log",
         "What the panel sends out is fenced",
         "Only Arize nudges the panel",
+        "A token is less than its maker",
+        "The gateway passes only what it lists",
+        "Scripts starve nobody",
     ),
 )
 

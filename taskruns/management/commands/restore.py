@@ -6,10 +6,13 @@ from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.migrate import Command as MigrateCommand
 from django.db import DatabaseError, connection
+from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.signing_keys import signing_key_problem
+from taskruns.models import Token
+from taskruns.pages.values import counted
 from taskruns.services import audit, backups, unfinished
 from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.user_errors import UserError
@@ -110,6 +113,9 @@ class Command(PanelCommand):
         if known is None:
             self.say("There was no file of anchors to compare with: more rows may be lost than anything here knows.")
         self.say("All sessions were ended: everyone signs in again.")
+        tokens = Token.objects.live(timezone.now()).count()
+        if said := counted(tokens, "token works", "tokens work", "as when the backup was made."):
+            self.say(f"{said} Revoke again what was revoked since then.")
         report = audit.verify(by=by, anchors=anchors, progress=self._verified, found=self.say)
         self.progress("")
         for name, rows in report.rows_of.items():

@@ -69,6 +69,18 @@ def _as_role(event: AuditEvent) -> str:
     return f" as {role}" if role else ""
 
 
+def _token(event: AuditEvent) -> str:
+    ends, key = _text(event.details, "expires_at"), _text(event.details, "credential")
+    networks = event.details.get("networks")
+    number = len(networks) if isinstance(networks, list) else 0
+    return _as_role(event) + _list(
+        f"until {ends[:10]}" if ends else "",
+        f"with the API key {key}" if key else "",
+        f"only from {_count(number, 'network')}" if number else "",
+        "in place of an older one" if event.details.get("replaces") else "",
+    )
+
+
 def _was_role(event: AuditEvent) -> str:
     role = _text(event.details, "role")
     return f" (was {role})" if role else ""
@@ -220,6 +232,8 @@ _FACTS: dict[str, Facts] = {
     "credential.replace": _key,
     "credential.test": _key_test,
     "credential.expiring": _expiring,
+    "token.create": _token,
+    "token.revoke": _was_role,
     "member.add": _as_role,
     "member.change_role": _from_to,
     "member.remove": _was_role,

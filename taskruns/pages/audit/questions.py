@@ -14,6 +14,7 @@ _OF_TEAM: tuple[tuple[str, dict[str, str]], ...] = (
     ("Started runs", {"event": "run.trigger"}),
     ("Refused attempts", {"outcome": "denied"}),
     ("API key changes", {"event": "credential.*"}),
+    ("Tokens", {"event": "token.*"}),
     ("Member changes", {"event": "member.*"}),
     ("Invitations", {"event": "invitation.*"}),
 )

@@ -160,7 +160,7 @@ _OUTCOME_TONES: dict[str, dict[str, str]] = {
     EventType.RUN_CANCEL: {it.value: words.log_tone for it, words in CANCEL_WORDS.items()},
     EventType.RUN_TRIGGER: {it.value: words.log_tone for it, words in TRIGGER_WORDS.items()},
 }
-_EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning"}
+_EVENT_TONES = {"credential.failing": "warning", "credential.expiring": "warning", "token.expire": "warning"}
 
 
 def audit_group(events: list[AuditEvent], *, slug: str = "") -> AuditGroup:

@@ -54,14 +54,24 @@ class Attempt:
 
 
 def record_denial(
-    event: EventType, attempt: Attempt, *, by: Actor, team: Team | None, why: str = "", target: Target | None = None
+    event: EventType,
+    attempt: Attempt,
+    *,
+    by: Actor,
+    team: Team | None,
+    why: str = "",
+    target: Target | None = None,
+    times: int = 1,
 ) -> None:
-    """Record a refused attempt. It stays refused if the database fails, so the failure is only logged."""
+    """Record a refused attempt. It stays refused if the database fails, so the failure is only logged.
+
+    `times`: how often an anonymous sender tried the same.
+    """
     details = attempt.details | ({"why": why} if why else {})
     try:
         if by.type == "anonymous":
             page = Target("page", attempt.page, attempt.path)
-            record_anonymous(event, "denied", by=by, target=target or page, details=details)
+            record_anonymous(event, "denied", by=by, target=target or page, details=details, times=times)
             return
         with transaction.atomic():
             if not tallies.has_room(by, team):
@@ -104,21 +114,27 @@ def _record_person(event: EventType, person: User, *, by: Actor, details: dict[s
 
 
 def record_anonymous(
-    event: EventType, outcome: str, *, by: Actor, target: Target | None = None, details: dict[str, Any] | None = None
+    event: EventType,
+    outcome: str,
+    *,
+    by: Actor,
+    target: Target | None = None,
+    details: dict[str, Any] | None = None,
+    times: int = 1,
 ) -> None:
     """Write one row per event, network and minute, and at most ROWS_A_MINUTE for the whole site. Count the rest for
     `record_suppressed()`.
     """
     tally = {"event": event.value, "outcome": outcome, "minute": timezone.now().replace(second=0, microsecond=0)}
     with transaction.atomic():
-        if _count(tally | {"ip": network(by.ip)}):
+        if _count(tally | {"ip": network(by.ip)}, times):
             return
         # Requests that get here at the same moment may exceed the limit, by one row each.
         if AnonymousTally.objects.filter(minute=tally["minute"]).exclude(ip=ALL_OTHERS).count() >= ROWS_A_MINUTE:
-            if not _count(tally | {"ip": ALL_OTHERS}):
-                _begin(tally | {"ip": ALL_OTHERS}, left_out=1)
+            if not _count(tally | {"ip": ALL_OTHERS}, times):
+                _begin(tally | {"ip": ALL_OTHERS}, left_out=times, times=times)
             return
-        if _begin(tally | {"ip": network(by.ip)}):
+        if _begin(tally | {"ip": network(by.ip)}, left_out=times - 1, times=times):
             record(event, outcome, by=by, target=target, details=details)
 
 
@@ -133,19 +149,19 @@ def network(ip: str) -> str:
     return str(address.ipv4_mapped or IPv6Network((int(address), 64), strict=False))
 
 
-def _begin(tally: dict[str, Any], *, left_out: int = 0) -> bool:
-    """False, with one more counted, if another request began the tally at the same moment."""
+def _begin(tally: dict[str, Any], *, left_out: int, times: int) -> bool:
+    """False, with as many more counted, if another request began the tally at the same moment."""
     try:
         with transaction.atomic():
             AnonymousTally.objects.create(**tally, left_out=left_out)
     except IntegrityError:
-        _count(tally)
+        _count(tally, times)
         return False
     return True
 
 
-def _count(tally: dict[str, Any]) -> int:
-    return AnonymousTally.objects.filter(**tally).update(left_out=F("left_out") + 1)
+def _count(tally: dict[str, Any], times: int) -> int:
+    return AnonymousTally.objects.filter(**tally).update(left_out=F("left_out") + times)
 
 
 def record_suppressed() -> int:

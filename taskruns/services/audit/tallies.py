@@ -19,21 +19,24 @@ REFUSED = "refused:"
 REFUSALS_A_MINUTE = 1
 
 
-def has_room(by: Actor, team: Team | None) -> bool:
-    """Count the attempt. True if it gets a row. Runs in the transaction of that row."""
+def has_room(by: Actor, team: Team | None, *, times: int = 1) -> bool:
+    """Count the attempt. True if it gets a row. Runs in the transaction of that row.
+
+    `times`: of a token, how many attempts share the row.
+    """
     minute = timezone.now().replace(second=0, microsecond=0)
     tally = {"actor_id": by.id, "chain": chain_of(team.pk if team else None), "minute": minute}
     rows = PersonTally.objects.filter(**tally)
-    if rows.filter(attempts__lt=_most(by.id)).update(attempts=F("attempts") + 1):
+    if rows.filter(attempts__lt=_most(by.id)).update(attempts=F("attempts") + times):
         return True
     # Check the count again: another request may have created the row since the first update.
-    if rows.filter(attempts__gte=_most(by.id)).update(attempts=F("attempts") + 1):
+    if rows.filter(attempts__gte=_most(by.id)).update(attempts=F("attempts") + times):
         return False
     try:
         with transaction.atomic():
-            PersonTally.objects.create(**tally)
+            PersonTally.objects.create(**tally, attempts=times)
     except IntegrityError:
-        return has_room(by, team)
+        return has_room(by, team, times=times)
     return True
 
 

@@ -22,7 +22,7 @@ from taskruns.arize.errors import ArizeError
 from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import LONGEST_REASON, Cancellation, Credential, Outcome, Run, Team
-from taskruns.services.remote_acts import AnyPlace, Place, insert_first
+from taskruns.services.remote_acts import AnyPlace, Place, after_sending, insert_first
 from taskruns.services.runs.facts import update_cancelled
 
 from .answer import ask_arize
@@ -72,8 +72,9 @@ def cancel(
         if key is not None:
             opened.run.task.credential = key
         answer = ask_arize(opened.run)
-    close(opened, answer, by=by)
-    learn_of_key(opened.run, answer)
+    with after_sending(EventType.RUN_CANCEL):
+        close(opened, answer, by=by)
+        learn_of_key(opened.run, answer)
     return CancelResult(answer.outcome, answer.explanation, answer.throttled, seen=answer.seen, error=answer.error)
 
 

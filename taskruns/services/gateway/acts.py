@@ -7,8 +7,10 @@ reaches only what its key sees.
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
+from django.db.models import CharField, TextField, UUIDField
 from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, Unreadable
@@ -16,6 +18,7 @@ from taskruns.arize.triggers import Wanted
 from taskruns.arize.wire import WireRun, WireTask
 from taskruns.audit import Actor
 from taskruns.models import Cancellation, Credential, Outcome, Run, Task
+from taskruns.models.prepared import Prepared, Slot
 from taskruns.services import cancellations, triggers
 from taskruns.services.cancellations import CancelResult, wait_for
 from taskruns.services.mirror.tasks import record_listed
@@ -31,6 +34,12 @@ from .reads import TOO_SOON, Forwarded, NoRoom, forward, spend
 YOUNG = 1.0  # seconds
 # A POST with its re-read takes at most 38 s, and load balancers give up after 60.
 LONGEST_FOLLOW = 25.0  # seconds
+R = TypeVar("R")
+_MINE = {
+    "team": Slot("team", UUIDField()),
+    "endpoint": Slot("endpoint", CharField()),
+    "arize_id": Slot("arize_id", TextField()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ def cancel(key: Credential, arize_id: str, *, by: Actor, reason: str) -> tuple[C
     what `cancellations.cancel` raises.
     """
     with places.of_scripts.place(is_read=False) as is_taken:
-        run = _known(Run.objects.select_related("task"), key, arize_id)
+        run = _known(_run(), key, arize_id)
         if run is None or run.task.credential_id != key.pk:
             if not is_taken:
                 raise NoRoom(TOO_SOON, is_share=False)  # the worker would send with the key of the task
@@ -82,7 +91,8 @@ def cancel(key: Credential, arize_id: str, *, by: Actor, reason: str) -> tuple[C
 def end_of(result: CancelResult, run: Run) -> CancelEnd:
     """Wait for the outcome if another request or the worker sends the cancel. Holds no place, but few may wait long."""
     if result.outcome is not Outcome.JOINED and not result.is_queued:
-        run.refresh_from_db()
+        if result.seen is None:
+            run.refresh_from_db()
         return CancelEnd(
             result.outcome,
             run,
@@ -119,7 +129,7 @@ def trigger(key: Credential, task: Task, *, wanted: Wanted, by: Actor) -> Trigge
 
 def find_task(key: Credential, arize_id: str) -> Task | Forwarded:
     """The task that the key sees, or Arize's answer that says why not. Raises like `cancel`."""
-    task: Task | None = _known(Task.objects.all(), key, arize_id)
+    task = _known(_task(), key, arize_id)
     if task is not None and task.credential_id == key.pk:
         return task
     with places.of_scripts.place(is_read=True) as is_taken:
@@ -132,7 +142,7 @@ def find_task(key: Credential, arize_id: str) -> Task | Forwarded:
     if wire.id != arize_id:
         raise Unreadable(status=200)
     record_listed(key, [wire])
-    task = _known(Task.objects.all(), key, arize_id)
+    task = _known(_task(), key, arize_id)
     if task is None:
         raise Unreadable(status=200)
     return task
@@ -148,10 +158,20 @@ def as_read(run: Run) -> dict[str, Any]:
     return {"id": run.arize_id, "task_id": run.task.arize_id or None, "status": run.raw_status or run.status}
 
 
-def _known(rows: Any, key: Credential, arize_id: str) -> Any:
+def _known(rows: Prepared[R], key: Credential, arize_id: str) -> R | None:
     if "\0" in arize_id or not fits_an_index(arize_id):
         return None
-    return rows.filter(team=key.team_id, endpoint=key.endpoint, arize_id=arize_id).first()
+    return next(iter(rows.rows(team=key.team_id, endpoint=key.endpoint, arize_id=arize_id)), None)
+
+
+@cache
+def _run() -> Prepared[Run]:
+    return Prepared(Run.objects.select_related("task").filter(**_MINE))
+
+
+@cache
+def _task() -> Prepared[Task]:
+    return Prepared(Task.objects.filter(**_MINE))
 
 
 def _read_run(key: Credential, arize_id: str) -> Run | Forwarded:

@@ -6,25 +6,25 @@ can write, the rest is dropped, because the mirror reads it anyway.
 
 import hashlib
 import json
-import queue
 import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import structlog
-from django.db import connection
+from django.utils import timezone
 
 from taskruns.arize.client import MOST_VALUES, RawAnswer
 from taskruns.arize.errors import Unreadable
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import WireRun, WireTask
 from taskruns.models import Credential, Run, Task
+from taskruns.models.stamps import is_recent
+from taskruns.services.background import Background
 from taskruns.services.cancellations import follow
 from taskruns.services.credentials.client import count as count_calls
 from taskruns.services.lock_wait import soft_commit
@@ -34,85 +34,39 @@ from taskruns.services.rare_lines import Rarely
 from taskruns.services.runs.observations import Reading, fits_an_index, record_observation, record_readings
 
 log = structlog.get_logger(__name__)
-MOST_WAITING = 50  # answers
 MOST_ITEMS = 100  # of one answer; Arize's longest page
-COUNTED_EVERY = 1.0  # seconds
-IDLE = 10.0  # seconds after which the thread and its database connection end
 # The same answer again says nothing new for this long, however many scripts ask for it.
 SAME_FOR = 5.0  # seconds
 MOST_KNOWN = 1_000
+# An active run that was read within this time is as fresh as a board needs.
+READ_JUST_NOW = timedelta(seconds=10)
 _complaints = Rarely()
 
 
-class Background:
-    """One thread that works through a short queue. Nothing that fails in it reaches anyone but the log."""
+class _Counts:
+    """Calls to be counted. Written about once a second, because a write for each would cost more than the call."""
 
     def __init__(self) -> None:
-        self._jobs: queue.Queue[Callable[[], object]] = queue.Queue(MOST_WAITING)
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._calls: Counter[Credential] = Counter()
         self._limited: Counter[Credential] = Counter()
-        self._counted_at = 0.0
 
-    def submit(self, job: Callable[[], object]) -> None:
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            if _complaints.is_due():
-                log.warning("passing_dropped", left_out=_complaints.left_out)
-            return
-        self._start()
-
-    def count(self, key: Credential, *, is_limited: bool) -> None:
-        """Written every COUNTED_EVERY seconds, because a write for each call would cost more than the call."""
+    def add(self, key: Credential, *, is_limited: bool) -> None:
         with self._lock:
             self._calls[key] += 1
             self._limited[key] += is_limited
-        self._start()
+        background.start()
 
-    def write_counts(self) -> None:
+    def write(self) -> None:
         with self._lock:
             calls, limited = self._calls, self._limited
-            self._calls, self._limited, self._counted_at = Counter(), Counter(), time.monotonic()
+            self._calls, self._limited = Counter(), Counter()
         for key, number in calls.items():
             count_calls(key, calls=number, limited=limited[key])
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="passing", daemon=True)
-                self._thread.start()
 
-    def _work(self) -> None:
-        worked_at = time.monotonic()
-        while True:
-            with suppress(queue.Empty):
-                run_quietly(self._jobs.get(timeout=COUNTED_EVERY))
-                worked_at = time.monotonic()
-            if time.monotonic() - self._counted_at >= COUNTED_EVERY:
-                run_quietly(self.write_counts)
-            connection.close_if_unusable_or_obsolete()
-            if time.monotonic() - worked_at > IDLE and self._is_over():
-                return
-
-    def _is_over(self) -> bool:
-        """The thread ends, and the next answer starts a new one."""
-        connection.close()
-        with self._lock:
-            if self._jobs.empty() and not self._calls:
-                self._thread = None
-            return self._thread is None
-
-
-def run_quietly(job: Callable[[], object]) -> None:
-    try:
-        job()
-    except Exception:
-        log.warning("passing_not_recorded", exc_info=True)
-
-
-background = Background()
+counts = _Counts()
+background = Background("passing", regular=counts.write)
 
 
 class _Seen:
@@ -142,7 +96,9 @@ def note(key: Credential, path: Sequence[str], answer: RawAnswer, started: datet
     if answer.status != 200 or not (path[0] == "task-runs" or path[0] == "tasks"):
         return
     if _seen.is_new(key.pk.bytes, "/".join(path).encode(errors="replace"), answer.body):
-        background.submit(partial(record, key.pk, key.endpoint, tuple(path), answer.body, started))
+        job = partial(record, key.pk, key.endpoint, tuple(path), answer.body, started)
+        if not background.submit(job) and _complaints.is_due():
+            log.warning("passing_dropped", left_out=_complaints.left_out)
 
 
 def record(key_id: uuid.UUID, endpoint: str, path: tuple[str, ...], body: bytes, started: datetime) -> None:
@@ -167,6 +123,8 @@ def record_run(key: Credential, run_id: str, seen: WireRun, started: datetime) -
     """None if the answer is about another run, or none that the mirror could store."""
     if seen.id != run_id or not (fits_an_index(seen.id) and fits_an_index(seen.task_id or "")):
         return None
+    if known_already := _unchanged(key, [seen]):
+        return Run.objects.get(pk=known_already[seen.id])
     follow(key).note(seen.id, seen, started)
     with soft_commit():
         known = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id=seen.id).first()
@@ -180,6 +138,10 @@ def _record_runs(key: Credential, task_id: str, seen: Sequence[WireRun], started
     if not fits_an_index(task_id):
         return
     own = [wire for wire in seen if wire.task_id in {None, task_id}]
+    unchanged = _unchanged(key, own)
+    own = [wire for wire in own if wire.id not in unchanged]
+    if not own:
+        return
     mine = {"team_id": key.team_id, "endpoint": key.endpoint, "arize_id": task_id}
     task, _ = Task.objects.get_or_create(**mine, defaults={"credential": key})
     followed = follow(key)
@@ -187,6 +149,21 @@ def _record_runs(key: Credential, task_id: str, seen: Sequence[WireRun], started
         followed.note(wire.id, wire, started)
     with soft_commit():
         record_readings([Reading(task, own, started)])
+
+
+def _unchanged(key: Credential, seen: Sequence[WireRun]) -> dict[str, uuid.UUID]:
+    """The runs that the mirror has just so, by Arize id, and need no write: they have ended or were read just now.
+
+    A read costs little, but on SQLite each write holds up all others.
+    """
+    now, raw = timezone.now(), {wire.id: json.dumps(wire.raw) for wire in seen}
+    rows = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id__in=raw)
+    found = rows.values_list("arize_id", "pk", "as_read", "rank", "observed_at")
+    return {
+        id_: pk
+        for id_, pk, as_read, rank, observed_at in found
+        if as_read == raw[id_] and (rank == 0 or is_recent(observed_at, now, READ_JUST_NOW))
+    }
 
 
 def parsed(body: bytes) -> Any:

@@ -59,9 +59,9 @@ def forward(key: Credential, path: Sequence[str], query: str = "") -> Forwarded:
         answer = client.forward(path, query)
     except ArizeError as error:
         if error.status is not None or isinstance(error, NoAnswer):
-            passing.background.count(key, is_limited=False)
+            passing.counts.add(key, is_limited=False)
         raise
-    passing.background.count(key, is_limited=answer.status == 429)
+    passing.counts.add(key, is_limited=answer.status == 429)
     return Forwarded(answer, started)
 
 

@@ -20,7 +20,7 @@ from taskruns.arize.triggers import Wanted
 from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Credential, EmergencyStop, Run, Task, Trigger, TriggerOutcome
-from taskruns.services.remote_acts import AnyPlace, ArizeIsSlow, Place, insert_first
+from taskruns.services.remote_acts import AnyPlace, ArizeIsSlow, Place, after_sending, insert_first
 
 from .answer import ask_arize
 from .results import close, learn_of_key
@@ -66,10 +66,11 @@ def trigger(
         if key is not None:
             opened.task.credential = key
         answer = ask_arize(opened.task, wanted)
-    close(opened, answer, by=by)
-    if opened.task.credential is not None:
-        learn_of_key(opened.task.credential, answer)
-    result = _result(Trigger.objects.select_related("run").get(pk=operation))
+    with after_sending(EventType.RUN_TRIGGER):
+        close(opened, answer, by=by)
+        if opened.task.credential is not None:
+            learn_of_key(opened.task.credential, answer)
+        result = _result(Trigger.objects.select_related("run").get(pk=operation))
     is_done = result.outcome is TriggerOutcome.DONE
     return replace(result, seen=answer.seen[0] if is_done and answer.seen else None, error=answer.error)
 
