@@ -6,7 +6,6 @@ it showed its user, in its own form. Two clients are not compared: only one clie
 
 import json
 import queue
-import shlex
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -88,60 +87,36 @@ class Program:
         return json.loads(line)
 
 
-@dataclass
 class Ax:
-    """The command `ax`: a process for each step. Its result is what it printed."""
+    """The command `ax`, with a home directory for each target: the address is in its profile, the key is not."""
 
-    folder: Path
-    name: str = "ax"
+    name = "ax"
 
-    COMMANDS = {
-        "spaces": "spaces list --output json",
-        "tasks": "tasks list --limit {limit} --output json",
-        "task": "tasks get {task} --output json",
-        "runs": "tasks list-runs {task} --limit {limit} --output json",
-        "runs_table": "tasks list-runs {task} --limit {limit}",
-        "run": "tasks get-run {run} --output json",
-        "wait": "tasks wait-for-run {run} --poll-interval 1 --timeout {timeout} --output json",
-        "cancel": "tasks cancel-run {run} --force --output json",
-        "trigger": "tasks trigger-run {task} --data-start-time {data_start_time} --data-end-time {data_end_time} "
-        "--output json",
-    }
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs: dict[tuple[str, int], Program] = {}
 
     def do(self, target: Target, step: str, **arguments: Any) -> Outcome:
         return self.begin(target, step, **arguments)()
 
     def begin(self, target: Target, step: str, **arguments: Any) -> Any:
-        quoted = {name: shlex.quote(str(argument)) for name, argument in arguments.items()}
-        own = {"HOME": str(self._home(target)), "ARIZE_API_KEY": target.key, "COLUMNS": "300", "NO_COLOR": "1"}
-        process = subprocess.Popen(
-            [python("sdk").with_name("ax"), *shlex.split(self.COMMANDS[step].format(**quoted))],
-            env=base_environment() | own,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return lambda: self._outcome(process)
+        return self._program(target).begin(target, step, **arguments)
 
     def end(self) -> None:
-        pass
+        for program in self._programs.values():
+            program.end()
 
-    def _outcome(self, process: subprocess.Popen[str]) -> Outcome:
-        printed, errors = process.communicate(timeout=ANSWERS_WITHIN)
-        if process.returncode:
-            return {"error": {"code": process.returncode, "printed": printed, "text": errors}}
-        return {"result": json.loads(printed) if printed.startswith("{") else printed}
-
-    def _home(self, target: Target) -> Path:
-        """A home directory whose active profile points to the target; the key is in the environment."""
-        home = self.folder / f"{target.host}-{target.port}"
-        profiles = home / ".arize" / "profiles"
-        if not profiles.exists():
+    def _program(self, target: Target) -> Program:
+        place = (target.host, target.port)
+        if place not in self._programs:
+            home = self._folder / str(target.port)
+            profiles = home / ".arize" / "profiles"
             profiles.mkdir(parents=True)
             (profiles / "test.toml").write_text(PROFILE.format(host=target.host, port=target.port))
-            (profiles.parent / ".active_profile").write_text("test")
-        return home
+            (home / ".arize" / ".active_profile").write_text("test")
+            command = [str(python("sdk")), str(PROGRAMS / "ax_command.py")]
+            self._programs[place] = Program(home, command, HOME=str(home), COLUMNS="300", NO_COLOR="1")
+        return self._programs[place]
 
 
 PROFILE = """

@@ -7,11 +7,11 @@ import pytest
 
 from tests.processes import wait_for
 from tests.real_clients.clients import AnyClient
-from tests.real_clients.panel import WINDOW, Panel
+from tests.real_clients.panel import UNKNOWN_RUN, WINDOW, Panel
 from tests.sandbox.caller import Caller
 
 # What each client makes of an HTTP status when it reads a run.
-EXCEPTIONS = {401: "UnauthorizedException", 403: "ForbiddenException", 429: "ApiException"}
+EXCEPTIONS = {401: "UnauthorizedException", 403: "ForbiddenException", 409: "ConflictException", 429: "ApiException"}
 _EXPIRE = """
 from datetime import timedelta
 from django.utils import timezone
@@ -135,6 +135,15 @@ def refused(caller: Caller, run: str) -> Any:
     """The first answer that is a 429, of 40 more requests."""
     answers = (caller.get(f"/v2/task-runs/{run}") for _ in range(40))
     return next((answer for answer in answers if answer.status == 429), None)
+
+
+@pytest.mark.parametrize("name", ["sdk", "airflow"])
+def test_a_token_of_a_team_without_a_key_needs_one(panel: Panel, clients: dict[str, AnyClient], name: str):
+    team = f"ops-{name}"
+    panel.stack.manage("create_team", f"Ops {name}", "--slug", team)
+    outcome = clients[name].do(panel.through(panel.token(team=team)), "cancel", run=UNKNOWN_RUN)
+    assert_status(clients[name], outcome, 409)
+    assert outcome["error"]["problem"]["detail"] == "this token needs a credential"
 
 
 def test_other_operations_are_not_offered(panel: Panel):
