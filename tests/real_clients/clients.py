@@ -43,6 +43,7 @@ class Program:
         self._log = folder / "log"
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
+        self._asked = 0
 
     def do(self, target: Target, step: str, **arguments: Any) -> Outcome:
         return self.begin(target, step, **arguments)()
@@ -51,10 +52,19 @@ class Program:
         """Start a step. Returns a function that waits for its outcome."""
         process = self._process or self._start()
         assert process.stdin is not None
-        asked = {"do": step, "with": arguments, "host": target.host, "port": target.port, "key": target.key}
+        self._asked += 1
+        number = self._asked
+        asked = {
+            "number": number,
+            "do": step,
+            "with": arguments,
+            "host": target.host,
+            "port": target.port,
+            "key": target.key,
+        }
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
-        return self._read
+        return lambda: self._read(number)
 
     def end(self) -> None:
         if self._process is not None:
@@ -81,10 +91,14 @@ class Program:
                 self._lines.put(line)
         self._lines.put("")
 
-    def _read(self) -> Outcome:
-        line = self._lines.get(timeout=ANSWERS_WITHIN)
-        assert line, f"{self.name} ended:\n{self._log.read_text()[-3000:]}"
-        return json.loads(line)
+    def _read(self, number: int) -> Outcome:
+        """Skips the outcomes that a failed test did not read."""
+        while True:
+            line = self._lines.get(timeout=ANSWERS_WITHIN)
+            assert line, f"{self.name} ended:\n{self._log.read_text()[-3000:]}"
+            outcome = json.loads(line)
+            if outcome.pop("number") == number:
+                return outcome
 
 
 class Ax:

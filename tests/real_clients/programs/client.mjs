@@ -40,5 +40,6 @@ async function outcome(step) {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  process.stdout.write(JSON.stringify(await outcome(JSON.parse(line))) + "\n");
+  const step = JSON.parse(line);
+  process.stdout.write(JSON.stringify({ number: step.number, ...(await outcome(step)) }) + "\n");
 }

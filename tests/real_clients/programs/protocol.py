@@ -12,7 +12,9 @@ def serve(do: Do, *, show_error: Callable[[Exception], dict[str, Any]]) -> None:
     # What the client prints must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
-        answers.write(json.dumps(_outcome(do, json.loads(line), show_error), default=str) + "\n")
+        step = json.loads(line)
+        outcome = {"number": step["number"], **_outcome(do, step, show_error)}
+        answers.write(json.dumps(outcome, default=str) + "\n")
         answers.flush()
 
 
