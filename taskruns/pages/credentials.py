@@ -134,6 +134,16 @@ def result_message(credential: Credential, result: TestResult) -> Message:
     return Message("warning" if result.seen.is_empty else "success", text)
 
 
+def not_saved(result: TestResult, endpoint: str) -> str:
+    """Why a key in a form was not saved, and what to do. There is no stored key yet that a person could test."""
+    if not result.is_rejected:
+        return f"{result.problem} Nothing was saved."
+    return (
+        "Arize rejected this API key (401). Nothing was saved. Check that you copied the whole key, that it has not "
+        f"expired, and that Arize issued it in this region: {endpoint_label(endpoint)}."
+    )
+
+
 def warnings_of(keys: Iterable[Credential], *, readers: Iterable[TeamAccess] = ()) -> tuple[Message, ...]:
     """Why data that these keys read may be out of date, now or soon. `readers`: the reader's access to their teams."""
     now, keys, mend = timezone.now(), list(keys), _Mend(readers)

@@ -19,7 +19,7 @@ from taskruns.audit import Actor, EventType
 from taskruns.forms.credentials import CredentialForm, ReplaceForm
 from taskruns.forms.fields import posted, show_error
 from taskruns.models import Credential, Team
-from taskruns.pages.credentials import credential_row, credential_rows, first_contacts, result_message
+from taskruns.pages.credentials import credential_row, credential_rows, first_contacts, not_saved, result_message
 from taskruns.permissions import Action
 from taskruns.services import credentials
 from taskruns.services.credentials import TestResult
@@ -29,7 +29,6 @@ from taskruns.services.remote_acts import ArizeIsSlow, OutcomeNotWritten
 from .user_errors import shown_on_form
 
 log = structlog.get_logger(__name__)
-NOT_SAVED = "Nothing was saved."
 NEW_KEPT = ("name", "endpoint", "expires_on")  # never the key
 
 
@@ -108,7 +107,7 @@ def _seen(form: CredentialForm | ReplaceForm, candidate: Credential, by: Actor) 
     """What Arize shows the key. None if it does not work: the form then says why. Raises UserError."""
     result = credentials.try_out(candidate, by=by)
     if result.seen is None:
-        show_error(form, f"{result.problem} {NOT_SAVED}", field="key")
+        show_error(form, not_saved(result, candidate.endpoint), field="key")
     return result.seen
 
 

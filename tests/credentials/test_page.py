@@ -14,6 +14,7 @@ from django.views.debug import SafeExceptionReporterFilter
 from taskruns.arize.errors import NOT_SENT, ArizeError
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import AuditEvent, Credential
+from taskruns.pages.credentials import endpoint_label
 from taskruns.services import credentials
 from tests.factories import CANARY, make_credential
 from tests.stored import events
@@ -39,6 +40,12 @@ def add_lists(arize, *, spaces=2, tasks=40, more=False):
 
 def rejects(arize, status=401, **body):
     arize.get(f"{ENDPOINT}/v2/spaces", status=status, json={"status": status, "title": "No"} | body)
+
+
+REJECTED = (
+    "Arize rejected this API key (401). Nothing was saved. Check that you copied the whole key, that it has not "
+    f"expired, and that Arize issued it in this region: {endpoint_label(ENDPOINT)}."
+)
 
 
 def pieces(key):
@@ -70,8 +77,7 @@ def test_a_key_that_does_not_work_stays_in_the_form_without_its_text(arize, team
     page = response.content.decode()
     assert response.status_code == 422
     (sentence,) = response.context["form"].errors["key"]
-    assert "401" in sentence
-    assert sentence.endswith("Nothing was saved.")
+    assert sentence == REJECTED
     for kept in ('value="Europe"', 'value="2031-01-02"', f'<option value="{ENDPOINT}" selected>'):
         assert kept in page
     assert not any(piece in page for piece in pieces(CANARY))
@@ -81,6 +87,14 @@ def test_a_key_that_does_not_work_stays_in_the_form_without_its_text(arize, team
     assert events() == [("credential.test", "requested"), ("credential.test", "failed")]
     row = AuditEvent.objects.latest("pk")
     assert (row.target_type, row.target_label, row.endpoint) == ("credential", "Europe", ENDPOINT)
+
+
+def test_a_key_that_could_not_be_tried_says_why(arize, team, mona, client_of):
+    rejects(arize, status=500)
+    response = client_of(mona).post("/teams/ops-north/credentials/new/", FORM)
+    (sentence,) = response.context["form"].errors["key"]
+    assert sentence.startswith("Arize is returning errors (500).")
+    assert sentence.endswith("Nothing was saved.")
 
 
 def test_a_rejected_key_is_stored_anyway_and_shown_as_failing(arize, team, mona, client_of):
@@ -179,6 +193,7 @@ def test_a_replacement_that_does_not_work_leaves_the_old_key_in_use(arize, team,
     page = response.content.decode()
     assert response.status_code == 422
     assert 'value="2031-01-02"' in page
+    assert response.context["form"].errors["key"] == [REJECTED]
     assert ">Replace anyway</button>" in page
     assert not any(piece in page for piece in pieces(OTHER_KEY))
     kept = Credential.objects.get()

@@ -90,12 +90,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """`seen` if the key works, otherwise `problem`, a sentence."""
+    """`seen` if the key works, otherwise `problem`, a sentence. `is_rejected`: Arize does not accept the key (401)."""
 
     __test__ = False  # for pytest, which collects names like this
 
     seen: Seen | None = None
     problem: str = ""
+    is_rejected: bool = False
 
     @property
     def ok(self) -> bool:
@@ -132,7 +133,7 @@ def try_out(candidate: Credential, *, by: Actor) -> TestResult:
             details = error.facts if isinstance(error, ArizeError) else {}
             with writing_outcome(EventType.CREDENTIAL_TEST):
                 _record(candidate, "failed", operation=operation, by=by, details=details)
-            return TestResult(problem=error.sentence)
+            return TestResult(problem=error.sentence, is_rejected=isinstance(error, Unauthorized))
         with writing_outcome(EventType.CREDENTIAL_TEST):
             _record(candidate, "ok", operation=operation, by=by, details=seen.counted)
         return TestResult(seen)
