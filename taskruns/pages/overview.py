@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from taskruns.audit.anchors import unwritten_since
+from taskruns.forms import BoardFilter
 from taskruns.models import Credential, EmergencyStop, Heartbeat, Run, Status, Team
 from taskruns.services import heartbeats
 from taskruns.services.members import TeamSummary
@@ -22,8 +23,6 @@ from .board.page import LATE, worker_message
 from .values import Link, Moment
 
 FAILED_WITHIN = timedelta(hours=1)
-# A run whose failure was reported in that hour was created at most this long before it.
-CREATED_WITHIN = timedelta(days=2)
 LINKS = 5  # teams named in one line
 ROWS = 100  # teams in the table; the others are only links
 
@@ -97,22 +96,22 @@ def _found(teams: Sequence[uuid.UUID], now: datetime) -> _Found:
         found.keys[team], found.failing[team], found.read[team] = row["keys"], row["failing"], row["read"]
     for stop in EmergencyStop.objects.holding(now).filter(team__in=teams).with_owner():
         found.stops[stop.team_id] = "paused" if is_paused(stop) else "active"
-    # `rank` and `sorted_at` bound the rows that are read by the index of the board.
-    failed = Run.objects.filter(team__in=teams, status=Status.FAILED, rank=0, sorted_at__gt=now - CREATED_WITHIN)
-    lately = failed.filter(run_finished_at__gt=now - FAILED_WITHIN)
-    found.failed = dict(lately.values_list("team_id").annotate(Count("pk")).order_by())
+    # Like the board that the number leads to.
+    failed = Run.objects.filter(team__in=teams, status=Status.FAILED, ended_at__gte=_failed_since(now))
+    found.failed = dict(failed.values_list("team_id").annotate(Count("pk")).order_by())
     return found
 
 
 def _line(it: TeamSummary, found: _Found, now: datetime) -> TeamLine:
     team, slug = it.team.pk, it.team.slug
+    failed = BoardFilter(statuses=(Status.FAILED,), ended_after=_failed_since(now))
     read = found.read.get(team)
     return TeamLine(
         name=it.team.name,
         url=reverse("board", args=[slug]),
         active=it.active_runs,
         failed=found.failed.get(team, 0),
-        failed_url=reverse("board", args=[slug]) + "?status=failed",
+        failed_url=reverse("board", args=[slug]) + failed.query(),
         keys=found.keys.get(team, 0),
         failing=found.failing.get(team, 0),
         keys_url=reverse("credentials", args=[slug]),
@@ -122,6 +121,10 @@ def _line(it: TeamSummary, found: _Found, now: datetime) -> TeamLine:
         # Not a reading in the future: a clock that was set back has left it.
         is_late=read is not None and not now - LATE <= read <= now + LATE,
     )
+
+
+def _failed_since(now: datetime) -> datetime:
+    return now.replace(microsecond=0) - FAILED_WITHIN
 
 
 def _of_site() -> tuple[Problem, ...]:

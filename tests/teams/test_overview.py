@@ -56,9 +56,6 @@ def test_each_problem_leads_to_its_place(
     read: Task, team: Team, other_team: Team, oli: User, ada: User, client_of: ClientOf
 ):
     assert problems_of(ada, client_of) == {}
-    failed(read, ago=10 * MINUTE)
-    failed(read, ago=50 * MINUTE)
-    failed(read, ago=70 * MINUTE)
     make_credential(other_team, failing_since=timezone.now())
     make_credential(other_team, name="Late", last_good_at=timezone.now() - 10 * MINUTE)
     EmergencyStop.objects.create(team=team, person=oli, person_label=oli.email, person_role="operator", reason="x")
@@ -70,11 +67,26 @@ def test_each_problem_leads_to_its_place(
     others = {
         "Arize rejects 1 API key": (("Ops South", f"{south}/credentials/"),),
         "1 team was not read from Arize in the last 6 minutes": (("Ops South", f"{south}/runs/"),),
-        "2 runs failed in the last hour": (("Ops North", f"{north}/runs/?status=failed"),),
     }
     assert problems_of(ada, client_of) == others | active
     Membership.objects.filter(user=oli).delete()
     assert problems_of(ada, client_of) == others | paused
+
+
+def test_a_number_of_failed_runs_leads_to_just_these_runs(read: Task, team: Team, ada: User, client_of: ClientOf):
+    lately = [failed(read, ago=10 * MINUTE), failed(read, ago=59 * MINUTE)]
+    # Created long ago, and failed without a time of Arize's.
+    lately.append(failed(read, ago=20 * MINUTE))
+    Run.objects.filter(pk=lately[2].pk).update(sorted_at=timezone.now() - timedelta(days=9), run_finished_at=None)
+    failed(read, ago=70 * MINUTE)
+    make_run(read)
+    ((text, ((name, url),)),) = problems_of(ada, client_of).items()
+    (line,) = seen_by(ada, client_of).teams
+    assert (text, name, line.failed) == ("3 runs failed in the last hour", "Ops North", 3)
+    assert url.startswith("/teams/ops-north/runs/?status=failed&ended_after=")
+    for link in (url, line.failed_url):
+        rows = client_of(ada).get(link).context["board"].rows
+        assert {row.id for row in rows} == {str(run.pk) for run in lately}
 
 
 def test_worker_and_anchors_are_among_the_problems(
