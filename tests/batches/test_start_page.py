@@ -355,6 +355,21 @@ def test_a_board_of_failed_runs_offers_to_start_all_again(
     assert set(CancelBatch.objects.get().items.values_list("run", flat=True)) == {run.pk for run in failed}
 
 
+def test_the_buttons_for_all_that_match_count_properly(client: Client, task: Task) -> None:
+    def button(query: str) -> str:
+        html = client.get(f"/teams/ops-north/runs/?{query}").content.decode()
+        return words(html.split('id="board-match"')[1].split("</p>")[0]).split(". ")[1]
+
+    ended_run(task)
+    make_run(task)
+    assert button("status=failed") == "Start the run that matches again…"
+    assert button("status=running") == "Cancel the run that matches…"
+    ended_run(task)
+    make_run(task)
+    assert button("status=failed") == "Start all that match again…"
+    assert button("status=running") == "Cancel all 2 that match…"
+
+
 # --- Who may do what
 
 

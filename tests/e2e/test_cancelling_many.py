@@ -74,7 +74,7 @@ def test_a_typed_search_is_applied_before_all_that_match_are_cancelled(stack: St
     oli.page.get_by_role("button", name="that match").click()
     expect(oli.page.locator("[data-run-id]")).to_have_count(1)
     assert "q=" in oli.page.url
-    oli.page.get_by_role("button", name="Cancel all 1 that match").click()
+    oli.page.get_by_role("button", name="Cancel the run that matches…").click()
     expect(oli.page.get_by_role("heading", name="Cancel 1 run?")).to_be_visible()
 
 

@@ -100,7 +100,8 @@ class BatchButton:
 class BatchBar:
     """Bulk cancel on the board: `matching` active runs match the filter with these `fields`; 0 without a filter.
 
-    `starts_again`: the filter is for failed and cancelled runs only, which can be started again.
+    `starts_again`: the filter is for failed and cancelled runs only, which can be started again. `is_one`: one run
+    matches, whatever its status.
     """
 
     buttons: tuple[BatchButton, ...]
@@ -108,6 +109,7 @@ class BatchBar:
     matching: int = 0
     fields: tuple[tuple[str, str], ...] = ()
     starts_again: bool = False
+    is_one: bool = False
 
 
 # A longer list does not help; the search finds the others.
@@ -262,8 +264,10 @@ def offers_batches(team_access: TeamAccess) -> bool:
     return team_access.access.may(Action.RUNS_CANCEL_MANY)
 
 
-def batch_bar(accesses: Sequence[TeamAccess], wanted: BoardFilter, *, of_all: bool, matching: int) -> BatchBar | None:
-    """`matching`: how many active runs of the only team pass the filter."""
+def batch_bar(
+    accesses: Sequence[TeamAccess], wanted: BoardFilter, *, of_all: bool, matching: int, is_one: bool
+) -> BatchBar | None:
+    """`matching`: how many active runs of the only team match the filter. `is_one`: only one run does at all."""
     offering = [it for it in accesses if offers_batches(it)]
     if not offering:
         return None
@@ -273,7 +277,7 @@ def batch_bar(accesses: Sequence[TeamAccess], wanted: BoardFilter, *, of_all: bo
     fields = tuple(parse_qsl(wanted.unsorted().query().removeprefix("?")))
     is_for_ended = bool(wanted.statuses) and set(wanted.statuses) <= set(RESTARTABLE)
     starts_again = is_for_ended and KIND_FACTS[BatchKind.TRIGGER].may(offering[0].access)
-    return BatchBar((BatchButton(url),), url, matching, fields, starts_again)
+    return BatchBar((BatchButton(url),), url, matching, fields, starts_again, is_one)
 
 
 def _batches_url(team_access: TeamAccess) -> str:

@@ -174,7 +174,13 @@ def board(
         previous_url=url + wanted.query(cursor=listing.previous) if listing.previous else "",
         next_url=url + wanted.query(cursor=listing.following) if listing.following else "",
         etag=tag,
-        batch_bar=batch_bar(accesses, wanted, of_all=of_all, matching=_matching(accesses, wanted, listing)),
+        batch_bar=batch_bar(
+            accesses,
+            wanted,
+            of_all=of_all,
+            matching=_matching(accesses, wanted, listing),
+            is_one=listing.is_whole and len(listing.runs) == 1,
+        ),
     )
 
 
