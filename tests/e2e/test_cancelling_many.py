@@ -1,5 +1,6 @@
 """Bulk cancel in a real browser: selection, confirmation and results."""
 
+import pytest
 from playwright.sync_api import expect
 
 from taskruns.arize.ids import number_of
@@ -75,6 +76,29 @@ def test_a_typed_search_is_applied_before_all_that_match_are_cancelled(stack: St
     expect(oli.page.locator("[data-run-id]")).to_have_count(1)
     assert "q=" in oli.page.url
     oli.page.get_by_role("button", name="Cancel the run that matches…").click()
+    expect(oli.page.get_by_role("heading", name="Cancel 1 run?")).to_be_visible()
+
+
+@pytest.mark.parametrize("has_script", [True, False])
+def test_only_what_can_be_done_with_the_selection_is_offered(stack: Stack, visit: Visit, *, has_script: bool) -> None:
+    task, active = _five(stack)
+    ended = [run["id"] for run in stack.arize.add_runs(task, status="failed", count=1)]
+    stack.manage("refresh", "ops-north")
+    visit(stack, "oli")
+    oli = visit(stack, "oli", java_script_enabled=has_script)
+    oli.open_board(f"?task={task}&status=running&status=failed")
+    cancel = oli.page.get_by_role("button", name="Cancel the selected runs")
+    again = oli.page.get_by_role("button", name="Start them again")
+    oli.row(ended[0]).get_by_role("checkbox").check()
+    expect(again).to_be_enabled()
+    expect(cancel).to_be_hidden()
+    oli.row(active[0]).get_by_role("checkbox").check()
+    expect(again).to_be_enabled()
+    expect(cancel).to_be_enabled()
+    oli.row(ended[0]).get_by_role("checkbox").uncheck()
+    expect(cancel).to_be_enabled()
+    expect(again).to_be_hidden()
+    cancel.click()
     expect(oli.page.get_by_role("heading", name="Cancel 1 run?")).to_be_visible()
 
 

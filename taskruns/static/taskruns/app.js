@@ -273,17 +273,21 @@ function countPicked() {
   const state = { checked: picked > 0 && picked === boxes.length, indeterminate: picked > 0 && picked < boxes.length };
   for (const box of all("[data-pick-all]")) Object.assign(box, state, { disabled: !boxes.length });
   for (const node of all("[data-pickable]")) node.textContent = `(${boxes.length})`;
-  showBar(bar, picked, new Set(ticked.map(teamOf)));
+  showBar(bar, ticked);
 }
 
-/** A bulk cancel is one team's: its button is shown, and none works while runs of several teams are selected. */
-function showBar(bar, picked, teams) {
+/** A bulk cancel is one team's: its button is shown, and none works while runs of several teams are selected. The style
+    sheet hides a button that can do nothing for the selected runs. */
+function showBar(bar, ticked) {
+  const picked = ticked.length;
+  const teams = new Set(ticked.map(teamOf));
+  const acts = new Set(ticked.map((box) => box.dataset.pick));
   const isMixed = teams.size > 1;
   const mixed = "Runs of several teams are selected. A bulk cancel is for one team: select runs of one team only.";
   const text = isMixed ? mixed : picked ? `${picked} selected on this page` : "Select runs to cancel";
   if (one("[data-picked]", bar).textContent !== text) one("[data-picked]", bar).textContent = text;
   for (const button of all("[data-many]", bar)) {
-    button.disabled = !picked || isMixed;
+    button.disabled = isMixed || !acts.has(button.dataset.many);
     button.hidden = isMixed || (teams.size === 1 && !teams.has(button.dataset.team ?? ""));
     if (button.hidden) button.disabled = true;
   }
