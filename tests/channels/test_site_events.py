@@ -1,4 +1,4 @@
-"""What concerns the whole panel: site admins get a mail, once."""
+"""Problems of the whole panel: site admins get a mail, once."""
 
 import runpy
 from datetime import timedelta

@@ -238,7 +238,7 @@ def test_a_right_that_ends_counts_with_the_next_request(team: Team, run: Run, ol
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_id_that_is_none_is_refused(path: str, raw: str, method: str, script: Script, seeing: Any):
+def test_malformed_id_is_refused(path: str, raw: str, method: str, script: Script, seeing: Any):
     script.client.defaults["RAW_URI"] = raw or f"/v2/{path}"
     assert problem_of(script.ask(method, path))[0] in {400, 403}
     assert not seeing.calls

@@ -200,7 +200,7 @@ def test_unwritable_outcome_is_a_504(script: Script, run: Run, arize: responses.
 def test_database_that_fails_after_the_request_is_a_504(
     script: Script, run: Run, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
 ):
-    """Nobody may be told that nothing was sent."""
+    """The answer must not say that nothing was sent."""
 
     def fail(*_: Any) -> None:
         raise DatabaseError
@@ -289,7 +289,7 @@ def test_run_that_is_gone_is_a_404(script: Script, task: Task, arize: responses.
     assert not arize.calls
 
 
-# --- Cancels that somebody else sends
+# --- Cancels that another request or the worker sends
 
 
 def an_open_cancel(run: Run, **fields: Any) -> Cancellation:

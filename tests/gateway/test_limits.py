@@ -116,7 +116,7 @@ def test_scripts_leave_the_calls_for_active_runs(credential: Credential):
     assert got == [12] * 36
 
 
-def test_wait_that_is_named_is_enough(credential: Credential):
+def test_named_wait_is_long_enough(credential: Credential):
     with time_machine.travel(NOW, tick=False) as clock:
         while (wait := budget.reserve_for_script(credential)) == 0:
             pass
@@ -188,7 +188,7 @@ def test_reads_leave_a_place_for_a_cancel():
         assert again
 
 
-def test_a_place_that_is_left_soon_is_waited_for():
+def test_request_waits_for_a_place_that_is_soon_free():
     room, entered = places.Places(), threading.Event()
 
     def hold() -> None:
@@ -243,7 +243,7 @@ def test_fifty_parallel_cancels_of_one_run_send_one_request(settings: Any, monke
 @pytest.mark.usefixtures("committed")
 @pytest.mark.slow
 def test_silent_arize_takes_only_the_places_of_scripts(settings: Any):
-    """The others are told at once to come again."""
+    """The others are answered at once: try again."""
     settings.TOKEN_REQUESTS_PER_MINUTE = 1_000
     team = Team.objects.create(slug="ops-north", name="Ops North")
     over = threading.Event()

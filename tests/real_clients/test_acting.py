@@ -138,7 +138,7 @@ def test_an_experiment_is_started_alike(panel: Panel, clients: dict[str, AnyClie
     assert taken["error"]["status"] == 409
 
 
-def test_a_start_with_a_turned_window_is_refused_at_both(panel: Panel, client: AnyClient):
+def test_a_start_with_a_reversed_window_is_refused_at_both(panel: Panel, client: AnyClient):
     """The panel refuses it before it sends anything, and says so."""
     task = panel.task()["id"]
     turned = {"data_start_time": WINDOW["data_end_time"], "data_end_time": WINDOW["data_start_time"]}

@@ -1,4 +1,4 @@
-"""What each client shows when a token is not good, may not act, or asks too often."""
+"""What each client shows when a token does not work, may not act, or asks too often."""
 
 import json
 from typing import Any
@@ -41,7 +41,7 @@ def assert_status(client: AnyClient, outcome: dict[str, Any], status: int) -> No
 
 @pytest.mark.parametrize("why", ["unknown", "mistyped", "expired", "revoked"])
 @pytest.mark.parametrize("name", ["sdk", "js", "airflow"])
-def test_a_token_that_is_not_good_gets_401(panel: Panel, clients: dict[str, AnyClient], name: str, why: str):
+def test_a_token_that_does_not_work_gets_401(panel: Panel, clients: dict[str, AnyClient], name: str, why: str):
     client = clients[name]
     (run,) = panel.runs("running")
     token = bad_token(panel, client.name, why)
@@ -54,7 +54,7 @@ def test_a_token_that_is_not_good_gets_401(panel: Panel, clients: dict[str, AnyC
     assert panel.stack.cancels_received(run) == []
 
 
-def test_ax_says_that_the_token_is_not_good(panel: Panel, clients: dict[str, AnyClient]):
+def test_ax_says_that_the_token_does_not_work(panel: Panel, clients: dict[str, AnyClient]):
     (run,) = panel.runs("running")
     outcome = clients["ax"].do(panel.through(bad_token(panel, "ax", "expired")), "cancel", run=run)
     assert_status(clients["ax"], outcome, 401)

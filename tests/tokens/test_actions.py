@@ -104,7 +104,7 @@ def test_it_ends_within_a_year(days: int, team: Team, manager: Actor):
     assert make(team, manager, days=365)
 
 
-def test_names_of_living_tokens_differ(team: Team, other_team: Team, manager: Actor):
+def test_names_of_live_tokens_differ(team: Team, other_team: Team, manager: Actor):
     first = make(team, manager)
     assert "already has a token named AIRFLOW" in refused(team, manager, name="AIRFLOW").sentence
     assert make(other_team, Actor.command())
@@ -128,7 +128,7 @@ def test_an_expired_name_is_free_at_once(team: Team, manager: Actor):
     assert list(rows) == [("token.expire", "job"), ("token.create", "user")]
 
 
-def test_only_a_living_key_of_the_team_can_be_chosen(team: Team, other_team: Team, manager: Actor):
+def test_only_a_live_key_of_the_team_can_be_chosen(team: Team, other_team: Team, manager: Actor):
     foreign, revoked = make_credential(other_team), make_credential(team, revoked_at=timezone.now())
     for key in (foreign, revoked):
         assert refused(team, manager, credential=key).field == "credential"

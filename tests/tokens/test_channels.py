@@ -1,4 +1,4 @@
-"""Channels are told when a token expires soon, has expired, or stopped because of its maker: each once."""
+"""Channels report once each: a token expires soon, has expired, or stopped because of its maker."""
 
 from datetime import timedelta
 from typing import Any
@@ -28,7 +28,7 @@ def told() -> list[str]:
     return [message_of(row).title for row in rows]
 
 
-def test_an_end_is_told_7_days_and_1_day_before(team: Team):
+def test_expiry_is_announced_7_days_and_1_day_before(team: Team):
     add_channel(team, HOOK, kind="webhook", events=("token.expiring", "token.expire"))
     start = timezone.now()
     make_token(team, expires_at=start + timedelta(days=8))
@@ -45,7 +45,7 @@ def test_an_end_is_told_7_days_and_1_day_before(team: Team):
     assert message_of(Delivery.objects.all()[0]).link.url.endswith("/teams/ops-north/tokens/")
 
 
-def test_a_role_from_groups_is_told_before_it_ends_and_when_it_has(team: Team, mona: User, settings: Any):
+def test_the_end_of_a_role_from_groups_is_announced_twice(team: Team, mona: User, settings: Any):
     add_channel(team, HOOK, kind="webhook", events=("token.expiring", "token.stopped"))
     make_token(team, maker=mona)
     start = timezone.now()
@@ -65,7 +65,7 @@ def test_a_token_that_was_replaced_is_not_announced(team: Team):
     assert told() == []
 
 
-def test_a_maker_who_left_is_told_once_each_time(team: Team, oli: User):
+def test_each_departure_of_a_maker_is_announced_once(team: Team, oli: User):
     add_channel(team, HOOK, kind="webhook", events=("token.stopped",))
     make_token(team, maker=oli)
     assert told() == []

@@ -57,7 +57,7 @@ def test_only_a_digest_is_stored(team: Team):
         (TokenRole.OPERATOR, {Action.RUNS_VIEW, Action.RUNS_CANCEL, Action.RUNS_TRIGGER}),
     ],
 )
-def test_a_token_may_what_its_role_may(team: Team, mona: User, role: TokenRole, may: set[Action]):
+def test_a_token_may_do_what_its_role_may(team: Team, mona: User, role: TokenRole, may: set[Action]):
     _, secret = make_token(team, maker=mona, role=role)
     access = found(secret)
     assert {action for action in Action if access.may(action)} == may
@@ -180,7 +180,7 @@ def test_work_that_outlives_its_request_asks_again(team: Team, mona: User):
         ("not an address", ["0.0.0.0/0"], False),
     ],
 )
-def test_networks_bound_where_it_works_from(*, ip: str, networks: list[str], is_inside: bool):
+def test_networks_limit_where_it_works_from(*, ip: str, networks: list[str], is_inside: bool):
     assert is_within(ip, networks) is is_inside
 
 

@@ -104,7 +104,7 @@ def test_a_wrong_form_keeps_what_was_typed(wrong: dict[str, str], words: str, br
     assert not Token.objects.exists()
 
 
-def test_only_living_keys_of_the_team_are_offered(browser: Client, team: Team, other_team: Team):
+def test_only_live_keys_of_the_team_are_offered(browser: Client, team: Team, other_team: Team):
     make_credential(team, name="Europe")
     make_credential(team, name="Gone", revoked_at=timezone.now())
     make_credential(other_team, name="South")

@@ -1,4 +1,4 @@
-"""Attempts with tokens that do not work are recorded, and counted where they are many."""
+"""Attempts with tokens that do not work are recorded. Frequent ones are counted."""
 
 from datetime import timedelta
 
@@ -40,7 +40,7 @@ def test_an_unknown_token_is_an_anonymous_attempt_at_the_site():
     assert row.details["why"] == "unknown"
 
 
-def test_of_a_forgotten_script_one_row_a_minute_is_written(team: Team):
+def test_a_forgotten_script_adds_one_row_a_minute(team: Team):
     token, _ = make_token(team)
     with time_machine.travel(timezone.now(), tick=False) as clock:
         for _attempt in range(5):
