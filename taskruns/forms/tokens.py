@@ -30,7 +30,7 @@ class _KeyForm(forms.Form):
     credential = forms.ChoiceField(
         label="API key",
         required=False,
-        help_text="Requests of the token go to Arize with this key. Choose one if the team has several.",
+        help_text="The panel sends the token's requests to Arize with this key. Choose one if the team has several.",
     )
 
     def __init__(self, *args: Any, keys: Choices, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class TokenForm(_KeyForm):
 
     name = forms.CharField(
         max_length=LONGEST_TYPED,
-        help_text="Which script uses it, for example “Airflow, nightly”. It is on every cancel that the script makes.",
+        help_text="Which script uses it, for example “Airflow, nightly”. It is shown with every cancel by the script.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     role = forms.TypedChoiceField(
@@ -59,7 +59,7 @@ class TokenForm(_KeyForm):
         label="Only from these networks",
         required=False,
         max_length=LONGEST_TYPED,
-        help_text="One address or network in each line, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32. Leave it "
+        help_text="One address or network per line, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32. Leave it "
         "empty to allow all.",
         widget=forms.Textarea(attrs={"rows": 3, "autocomplete": "off", "spellcheck": "false"}),
     )

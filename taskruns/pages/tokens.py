@@ -174,7 +174,7 @@ def _working() -> QuerySet[Token]:
 
 
 def stopping(names: Sequence[str]) -> str:
-    """The consequence of a change of members, as a sentence. Empty for none."""
+    """What a change of members does to tokens, as a sentence. Empty if it stops none."""
     if not names:
         return ""
     named = ", ".join(f"“{name}”" for name in names[:MANY]) + (f" and {len(names) - MANY} more" if names[MANY:] else "")
@@ -217,7 +217,7 @@ def _lapsing_text(tokens: Sequence[Token]) -> str:
     first = min(tokens, key=lambda token: lapse_of(token) or token.expires_at)
     must = f"unless {first.maker_label} signs in by single sign-on before {_lapse_text(first)}."
     if len(tokens) > 1:
-        return f"{len(tokens)} tokens stop, the first {must} They are {_named(tokens)}."
+        return f"{len(tokens)} tokens will stop: {_named(tokens)}. The first stops {must}"
     return f"Token “{first.name}” stops {must}"
 
 
@@ -248,7 +248,7 @@ def _state(token: Token, keys: Sequence[Credential], now: datetime) -> tuple[str
     if trouble := _without_key(token, keys):
         return "refused", trouble
     if token.replaced_at is not None:
-        return "replaced", "Its replacement works already. This one still works until it expires."
+        return "replaced", "A newer token has replaced it. This one works until it expires."
     return "working", ""
 
 

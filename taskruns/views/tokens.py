@@ -78,7 +78,7 @@ def revoke(request: PanelRequest, team: Team, token_id: uuid.UUID) -> HttpRespon
     found = _token(request, token_id)
     if request.method == "POST":
         actions.revoke(found, by=actor_of(request))
-        messages.success(request, f"Token “{found.name}” revoked. It no longer works.")
+        messages.success(request, f"Token “{found.name}” (ends in …{found.hint}) revoked. It no longer works.")
         return redirect("tokens", slug=team.slug)
     row = token_row(found, live_keys(team), timezone.now())
     return render(request, "taskruns/tokens/revoke.html", _context(team) | {"row": row})

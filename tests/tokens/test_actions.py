@@ -151,8 +151,8 @@ def test_networks_are_stored_in_one_form(typed: list[str], stored: list[str], te
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("192.0.2.300", "is no address and no network. Write"),
-        ("example.com", "is no address and no network. Write"),
+        ("192.0.2.300", "is neither an address nor a network. Write"),
+        ("example.com", "is neither an address nor a network. Write"),
         ("192.0.2.7/24", "Write 192.0.2.0/24 for the whole network, or 192.0.2.7 for the one address"),
         ("2001:db8::1/32", "Write 2001:db8::/32 for the whole network"),
         ("fe80::1%eth0", "names an interface of one machine"),

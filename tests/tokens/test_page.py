@@ -56,7 +56,7 @@ def secret_in(answer: Any) -> str:
 
 def test_an_empty_page_says_what_tokens_are_for(browser: Client):
     page = text_of(browser.get(TOKENS))
-    assert "No token yet" in page
+    assert "No tokens yet" in page
     assert "Create token" in page
 
 
@@ -90,7 +90,7 @@ def test_a_repeated_form_makes_no_second_token(browser: Client):
         ({"name": "n" * 101}, "The limit is 100 characters"),
         ({"days": "366"}, "less than or equal to 365"),
         ({"role": "manager"}, "manager is not one of the available choices"),
-        ({"networks": "192.0.2.0/24\n10.0.0.300"}, "“10.0.0.300” is no address and no network"),
+        ({"networks": "192.0.2.0/24\n10.0.0.300"}, "“10.0.0.300” is neither an address nor a network"),
         ({"credential": "nonsense"}, "not one of the available choices"),
     ],
 )
@@ -193,7 +193,7 @@ def test_replacing_says_how_long_the_old_one_works(browser: Client, team: Team, 
     old.refresh_from_db()
     assert f"ending in …{old.hint}, works until" in text_of(page)
     listed = browser.get(TOKENS)
-    assert "Its replacement works already" in row_of(listed, old)
+    assert "A newer token has replaced it" in row_of(listed, old)
     assert f"{old.pk}/replace/" not in listed.content.decode()
     assert browser.get(f"{TOKENS}{old.pk}/replace/").status_code == 404
     page = browser.post(f"{TOKENS}{old.pk}/revoke/")
@@ -224,7 +224,7 @@ def test_revoking_asks_and_needs_no_recent_sign_in(team: Team, mona: User, clien
     assert "stops working at once" in text_of(page)
     assert Token.objects.get().revoked_at is None
     answer = browser.post(f"{TOKENS}{token.pk}/revoke/", follow=True)
-    assert "Token “Airflow” revoked" in text_of(answer)
+    assert f"Token “Airflow” (ends in …{secret[-4:]}) revoked" in text_of(answer)
     assert Token.objects.get().revoked_at is not None
     assert secret not in answer.content.decode()
 

@@ -23,7 +23,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         given = ip_interface(text)
     except ValueError:
-        raise UserError(f"“{shown}” is no address and no network. {EXAMPLES}", field="networks") from None
+        raise UserError(f"“{shown}” is neither an address nor a network. {EXAMPLES}", field="networks") from None
     if getattr(given, "scope_id", None):
         raise UserError(f"“{shown}” names an interface of one machine. {EXAMPLES}", field="networks")
     if getattr(given.ip, "ipv4_mapped", None):
