@@ -26,7 +26,7 @@ def _watch() -> None:
 
 def look() -> None:
     """Look once. While the database cannot be used, the pages and /readyz say so."""
-    from taskruns import jobs  # its models need the settings, which are loaded by now
+    from taskruns import jobs  # imports models, which need the settings to be loaded
 
     try:
         jobs.look_after_worker()

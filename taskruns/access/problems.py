@@ -1,4 +1,4 @@
-"""Answers to programs that are not Arize's own: problem documents (RFC 9457) in Arize's style."""
+"""Problem documents (RFC 9457) in Arize's style, for errors that the panel itself reports to programs."""
 
 import json
 from collections.abc import Mapping

@@ -27,10 +27,10 @@ from .problems import ForProgram, problem
 
 UNAUTHORIZED = (
     "The token is missing, wrong, expired or revoked, or does not work from here. "
-    "Send one of this panel as `Authorization: Bearer <token>`."
+    "Send a token of this panel as `Authorization: Bearer <token>`."
 )
 TOO_MANY = "This token has made too many requests. Try again in {seconds} s."
-# As it may stand in a path, a query or a header where it does not belong.
+# As it may appear in a path, a query or a header where it does not belong.
 _LIKE_A_TOKEN = re.compile(r"tr_[0-9A-Za-z]{20,}")
 _TOKEN = re.compile(r"(?=(tr_[0-9A-Za-z]{36}))")
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE | re.ASCII)
@@ -41,7 +41,7 @@ TokenView = Callable[[HttpRequest, TokenAccess], ForProgram]
 def by_token(view: TokenView) -> Callable[..., ForProgram]:
     """Let the view run only for a token that works now and has requests left."""
 
-    # Without a form token: no cookie counts here, so another site has nothing to use.
+    # Needs no CSRF check: cookies do not count here, so another site has nothing to abuse.
     @csrf_exempt
     @wraps(view)
     @sensitive_variables("secret")

@@ -15,13 +15,13 @@ from taskruns.services.gateway.reads import NoRoom
 from taskruns.services.triggers import TriggerResult
 
 SHARE_USED_UP = "Scripts have used up their share of this API key's calls. Nothing was sent. Try again in {seconds} s."
-NO_PLACE = "Too many requests of scripts wait for Arize. Nothing was sent. Try again in {seconds} s."
+NO_PLACE = "Too many requests of scripts are waiting for Arize. Nothing was sent. Try again in {seconds} s."
 BEING_SENT = (
     "The cancel was recorded and is being sent, but its outcome is not known yet. Read the run to see whether it ended."
 )
 USUAL_WAIT = 30  # seconds, if Arize names none
 NO_RUN = "The task run does not exist or is not readable with this token's API key."
-# The status that official clients look for in the problem of a cancel that comes too late.
+# For a cancel that came too late: the status that official clients look for in the problem.
 _ENDED_AS = {
     Outcome.FINISHED_FIRST: Status.COMPLETED,
     Outcome.FAILED_FIRST: Status.FAILED,

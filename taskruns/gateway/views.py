@@ -38,12 +38,14 @@ class TokenElsewhere(Exception):
 
 _PROBLEMS: dict[type[Exception], tuple[int, str]] = {
     Malformed: (400, "An ID in the path cannot come from Arize. Nothing was sent."),
-    TokenElsewhere: (400, "A token belongs into the Authorization header only. Nothing was sent. Replace this token."),
+    TokenElsewhere: (400, "A token belongs only in the Authorization header. Nothing was sent. Replace this token."),
     NotOffered: (403, NOT_OFFERED),
     NeedsKey: (409, NEEDS_KEY),
 }
 NOT_WRITTEN = "The panel could not write to its database. Nothing was sent to Arize. Try again."
-OUTCOME_NOT_WRITTEN = "It was sent to Arize, but the answer could not be recorded. Read the run before you try again."
+OUTCOME_NOT_WRITTEN = (
+    "The request was sent to Arize, but its outcome could not be recorded. Read the run before you try again."
+)
 REASON = "X-Taskruns-Reason"
 # Everything in printable ASCII but `#`, which would end the query.
 _AS_SENT = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")

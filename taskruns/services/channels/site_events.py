@@ -1,7 +1,7 @@
-"""What concerns the whole panel: faults in the audit log, anchors that cannot be written, a worker that is missing.
+"""Problems of the whole panel: faults in the audit log, anchors that cannot be written, a missing worker.
 
-All site admins get a mail, once for each episode. The worker notices the first two. It cannot notice that it is missing
-itself, so the web processes do, while a board is open.
+All site admins get one mail for each episode. The worker notices the first two. A missing worker cannot report itself,
+so the web processes do, while a board is open.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from taskruns.services.remote_acts import insert_first
 
 log = structlog.get_logger(__name__)
 MISSING_AFTER = timedelta(minutes=3)
-# A board is open if it was polled this lately. Polls are 5 s apart, and one may be slow.
+# A board is open if it was polled within this time. Polls are 5 s apart, and one may be slow.
 OPEN_WITHIN = timedelta(minutes=1)
 
 
@@ -36,7 +36,7 @@ class SiteFact:
 
 
 def notice_site_events() -> None:
-    """For the worker: begin and end the episodes that it can see, and end that of a missing worker."""
+    """For the worker: begin and end the episodes that it can see, and end the one of a missing worker."""
     if is_resting():
         return
     for event, find in _OF_THE_WORKER.items():
@@ -45,7 +45,7 @@ def notice_site_events() -> None:
 
 
 def notice_missing_worker() -> bool:
-    """For the web processes. Whether the worker is missing while a board is open: then nobody else sends the mail."""
+    """For the web processes. True if the worker is missing while a board is open: then nobody else sends the mail."""
     if is_resting() or not Team.objects.filter(recent("watched_at", timezone.now(), OPEN_WITHIN)).exists():
         return False
     fact = _missing_worker()
@@ -94,7 +94,7 @@ def _begin(event: SiteHappening, fact: SiteFact) -> None:
     key = f"site:{event.value}:{fact.began_at.isoformat()}"
     episode = Episode(event=event.value, subject="", key=key, began_at=fact.began_at)
     if insert_first(episode, rivals=Episode.objects.filter(key=key)) is None:
-        return  # another process was faster, or the same episode was told before
+        return  # another process was faster, or this episode was already reported
     log.error("site_event", code=event.value, since=fact.began_at.isoformat())
     if settings.MAILS:
         Delivery.objects.bulk_create(_to_admins(event, fact), ignore_conflicts=True)

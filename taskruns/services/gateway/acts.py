@@ -1,4 +1,4 @@
-"""Cancels and starts of scripts. They are those of people: audit row first, at most one POST.
+"""Cancels and starts by scripts, done like those of people: audit row first, at most one POST.
 
 A run or task that the mirror does not know, or knows from another key, is first read with the token's key: a token
 reaches only what its key sees.
@@ -30,7 +30,7 @@ from . import places
 from .passing import parsed, record_run
 from .reads import TOO_SOON, Forwarded, NoRoom, forward, spend
 
-# Whoever asks while the first request is this young waits for it: Arize usually answers within it.
+# A second request waits while the first is younger than this: Arize usually answers in time.
 YOUNG = 1.0  # seconds
 # A POST with its re-read takes at most 38 s, and load balancers give up after 60.
 LONGEST_FOLLOW = 25.0  # seconds
@@ -44,10 +44,11 @@ _MINE = {
 
 @dataclass(frozen=True, slots=True)
 class CancelEnd:
-    """What a cancel came to, also if another request sent it.
+    """The outcome of a cancel, even if another request sent it.
 
-    `outcome` OPEN: Arize accepted it (`is_accepted`) and the run is stopping, or nobody knows yet. `run`: as the mirror
-    has it now. `seen`: as Arize last showed it for this cancel. `facts`: of the first one's answer, if this one joined.
+    `outcome` OPEN: Arize accepted it (`is_accepted`) and the run is stopping, or it is not known yet. `run`: as the
+    mirror has it now. `seen`: as Arize last showed it for this cancel. `http_status`: of the answer to the first
+    request, if this one joined.
     """
 
     outcome: Outcome
@@ -68,7 +69,7 @@ class _Held:
 
 
 def cancel(key: Credential, arize_id: str, *, by: Actor, reason: str) -> tuple[CancelResult, Run] | Forwarded:
-    """Cancel one run. If the key does not see it: Arize's answer. A queued one is for the worker: wake it.
+    """Cancel one run, or return Arize's answer if the key does not see it. If the result is queued, wake the worker.
 
     Raises NoRoom and CannotConnect (nothing was sent), ArizeError (the run could not be read, nothing was sent), and
     what `cancellations.cancel` raises.
@@ -77,7 +78,7 @@ def cancel(key: Credential, arize_id: str, *, by: Actor, reason: str) -> tuple[C
         run = _known(_run(), key, arize_id)
         if run is None or run.task.credential_id != key.pk:
             if not is_taken:
-                raise NoRoom(TOO_SOON, is_share=False)  # the worker would send with the key of the task
+                raise NoRoom(TOO_SOON, is_share=False)  # the worker would use the key of the task
             found = _read_run(key, arize_id)
             if isinstance(found, Forwarded):
                 return found

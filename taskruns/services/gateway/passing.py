@@ -1,7 +1,7 @@
 """Records the runs and tasks that an answer to a script shows, and counts the calls of scripts.
 
-After the answer, in one thread of the process: the script waits for neither. If more is to be written than the thread
-can write, the rest is dropped, because the mirror reads it anyway.
+After the answer, in one thread of the process: the script waits for neither. What the thread has no
+time to write is dropped, because the mirror reads it anyway.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from taskruns.services.runs.observations import Reading, fits_an_index, record_o
 
 log = structlog.get_logger(__name__)
 MOST_ITEMS = 100  # of one answer; Arize's longest page
-# The same answer again says nothing new for this long, however many scripts ask for it.
+# An answer that repeats is not recorded again for this long, however many scripts ask for it.
 SAME_FOR = 5.0  # seconds
 MOST_KNOWN = 1_000
 # An active run that was read within this time is as fresh as a board needs.
@@ -120,7 +120,7 @@ def record(key_id: uuid.UUID, endpoint: str, path: tuple[str, ...], body: bytes,
 
 
 def record_run(key: Credential, run_id: str, seen: WireRun, started: datetime) -> Run | None:
-    """None if the answer is about another run, or none that the mirror could store."""
+    """None if the answer is about another run, or about one that the mirror cannot store."""
     if seen.id != run_id or not (fits_an_index(seen.id) and fits_an_index(seen.task_id or "")):
         return None
     if known_already := _unchanged(key, [seen]):
@@ -152,9 +152,9 @@ def _record_runs(key: Credential, task_id: str, seen: Sequence[WireRun], started
 
 
 def _unchanged(key: Credential, seen: Sequence[WireRun]) -> dict[str, uuid.UUID]:
-    """The runs that the mirror has just so, by Arize id, and need no write: they have ended or were read just now.
+    """The runs that need no write, by Arize id: the mirror has them like this, and they have ended or were just read.
 
-    A read costs little, but on SQLite each write holds up all others.
+    A read costs little, but on SQLite each write blocks all others.
     """
     now, raw = timezone.now(), {wire.id: json.dumps(wire.raw) for wire in seen}
     rows = Run.objects.filter(team=key.team_id, endpoint=key.endpoint, arize_id__in=raw)

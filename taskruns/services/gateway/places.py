@@ -1,6 +1,6 @@
 """Places for the requests of scripts that wait for Arize, so that a slow Arize takes only some of the web threads.
 
-Without a free place, a request waits shortly while Arize answers fast. As soon as it does not, nothing waits.
+Without a free place, a request waits briefly while Arize answers fast. While Arize is slow, no request waits.
 """
 
 import threading
@@ -65,12 +65,12 @@ class Places:
         return len(self._held) < PLACES and not (is_read and reads >= READS)
 
     def _patience(self) -> float:
-        """Seconds for which the calls in progress may still be quick ones. None are if the last one was slow."""
+        """Seconds for which the calls in progress may still prove quick. 0 if the last call was slow."""
         newest = max((since for since, _ in self._held.values()), default=0.0)
         return 0.0 if self._last_took > QUICK else newest + QUICK - time.monotonic()
 
 
 of_scripts = Places()
-# Requests that go on waiting for a cancel that somebody else sends.
+# Requests that keep waiting for a cancel that another request sends.
 FOLLOWERS = 1
 followers = threading.BoundedSemaphore(FOLLOWERS)

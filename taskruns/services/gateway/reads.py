@@ -15,7 +15,7 @@ from taskruns.services.credentials.client import kept
 
 from . import passing, places
 
-# A script waits, and its web thread with it.
+# The script waits, and so does its web thread.
 TIMEOUTS = Timeouts(connect=4.0, read=12.0, whole=15.0)
 TOO_SOON = 2  # seconds until a place is probably free
 
@@ -72,7 +72,7 @@ def spend(key: Credential) -> None:
 
 
 def _respect_pause(key: Credential) -> None:
-    """Arize asked for a pause with a 429. Cancels are sent all the same. Raises RateLimited."""
+    """Arize asked for a pause with a 429. Cancels are still sent. Raises RateLimited."""
     now = timezone.now()
     if key.backoff_is_limit and key.is_backing_off(now) and key.backoff_until is not None:
         left = min(key.backoff_until - now, LONGEST_BACKOFF)

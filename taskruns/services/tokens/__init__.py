@@ -1,7 +1,7 @@
 """Tokens of scripts.
 
-- `secret`: the text of one; `networks`: from where it works
-- `access`: what one may do now; `identify`: whose a given secret is
-- `actions`: what people do with them; `clock`: what time brings
-- `refusals`: records those that do not work
+- `secret`: the text of a token; `networks`: where it works from
+- `access`: what a token may do now; `identify`: which token a secret belongs to
+- `actions`: make, replace and revoke; `clock`: expiry, warnings, and makers who leave
+- `refusals`: records attempts with tokens that do not work
 """

@@ -17,7 +17,7 @@ from taskruns.models.prepared import Slot
 from taskruns.models.teams import confirmed_since
 from taskruns.permissions import TOKEN_ROLES, Action
 
-# Managers are told so long before the maker's role from groups ends.
+# Managers are warned this long before the maker's role from groups ends.
 LAPSES_WITHIN = timedelta(days=1)
 
 
@@ -93,7 +93,7 @@ def granted(token: Token, now: datetime) -> TokenAccess:
 
 
 def problem(token: Token, now: datetime) -> Refusal | None:
-    """Why the token does not work now, wherever it comes from."""
+    """Why the token does not work now, from any network."""
     if token.revoked_at is not None:
         return Refusal.REVOKED
     if token.has_ended(now):
@@ -104,7 +104,7 @@ def problem(token: Token, now: datetime) -> Refusal | None:
 
 
 def maker_problem(token: Token) -> Refusal | None:
-    """Whether its maker lost what the token needs. A maker whose account is gone leaves no other trace than `None`."""
+    """Whether its maker lost the role that the token needs. The maker of a deleted account is only a null."""
     if token.made_by_command:
         return None
     if not token.maker_role:
@@ -132,12 +132,12 @@ def with_lapse() -> "QuerySet[Token]":
 
 
 def lapse_of(token: Token) -> datetime | None:
-    """When the token stops unless its maker signs in before. None if their role does not depend on it."""
+    """When the token stops unless its maker signs in first. None if their role does not depend on sign-ins."""
     signed_in = token.maker_signed_in_at
     return signed_in + timedelta(days=settings.SESSION_MAX_DAYS) if signed_in is not None else None
 
 
 def lapses_soon(token: Token, now: datetime) -> bool:
-    """Within a day, or since then."""
+    """Whether that is within a day, or already past."""
     lapse = lapse_of(token)
     return lapse is not None and lapse <= now + LAPSES_WITHIN

@@ -62,7 +62,7 @@ def make(team: Team, wanted: Wanted, *, by: Actor, owner: User | None = None) ->
         _refuse_taken(team, name)
         _check_maker(team, maker, wanted.role)
         if Token.objects.live(timezone.now()).filter(team=team).count() >= MOST_TOKENS:
-            raise UserError(f"The team already has {MOST_TOKENS} tokens. Revoke one that is no longer used first.")
+            raise UserError(f"The team already has {MOST_TOKENS} tokens. First revoke one that is no longer used.")
         made = _insert(
             Token(
                 team=team,
@@ -117,7 +117,7 @@ def replace(token: Token, *, days: int, overlap: timedelta, credential: Credenti
 
 
 def revoke(token: Token, *, by: Actor) -> bool:
-    """It stops working at once. False if it had ended already."""
+    """The token stops working at once. False if it had already ended."""
     with transaction.atomic():
         Team.bump(token.team_id)  # also the lock
         if not Token.objects.unended().filter(pk=token.pk).update(revoked_at=timezone.now()):
@@ -182,7 +182,7 @@ def find_live(team: Team, name: str) -> Token | None:
 
 
 def _check_maker(team: Team, maker: User | None, role: TokenRole) -> None:
-    """A token of somebody with a lower role would never work."""
+    """A token whose maker has a lower role would never work."""
     if maker is None:
         return
     needed = Action.RUNS_CANCEL if role is TokenRole.OPERATOR else Action.RUNS_VIEW

@@ -1,4 +1,4 @@
-"""What time brings to tokens: their end, its warnings, and makers who may no longer own them."""
+"""Records tokens that expire, warns before that, and notices makers who may no longer own theirs."""
 
 from datetime import datetime, timedelta
 
@@ -34,7 +34,7 @@ def warn_of_expiring() -> int:
 
 
 def threshold_of(token: Token) -> int:
-    """The number of days, of those that are warned about, in which the token ends."""
+    """The smallest threshold, in days, within which the token ends."""
     left = token.expires_at - timezone.now()
     return min((days for days in THRESHOLDS if left <= timedelta(days=days)), default=max(THRESHOLDS))
 
@@ -88,7 +88,7 @@ def _note_maker(token: Token) -> bool:
 
 
 def _told_too_early(token: Token, problem: Refusal | None, now: datetime) -> bool:
-    """It was told that it would stop. Now it has."""
+    """Managers were warned that it would stop. Now it has stopped."""
     lapse = lapse_of(token)
     return (
         problem is not None

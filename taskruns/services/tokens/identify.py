@@ -1,4 +1,4 @@
-"""Finds the token that a request shows. It does the same work for each text, so that its time says nothing."""
+"""Finds the token of a request. Each text costs the same work, so that the time of an answer reveals nothing."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -42,7 +42,7 @@ def identify(secret: str, *, ip: str, client: str) -> TokenAccess:
 
 
 def is_within(ip: str, networks: list[str]) -> bool:
-    """Whether the address is in one of them. Everything is in none at all."""
+    """Whether the address is in one of them. An empty list allows every address."""
     if not networks:
         return True
     try:
@@ -64,7 +64,7 @@ def _by_digest() -> Prepared[Token]:
 
 
 def _note_use(token: Token, *, ip: str, client: str, now: datetime) -> None:
-    """Not each request: it would be a write. Left out if the database is locked."""
+    """Not for each request, because each would be a write. Skipped if the database is locked."""
     every = USED_EVERY if (token.last_used_ip, token.last_used_client) == (ip, client) else MOVED_EVERY
     if not _is_due(token.last_used_at, now, every) or _not_written.get(token.pk):
         return

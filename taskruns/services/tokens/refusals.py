@@ -1,7 +1,7 @@
 """Records attempts with a token that does not work: one row a minute, the others are counted.
 
-They are recorded after the answer, in a thread of the process that works once a second: how long it takes depends on
-what was wrong, which the time of an answer must not tell.
+They are recorded after the answer, in a thread of the process that works once a second: how long this takes depends on
+what was wrong, and the time of an answer must not reveal that.
 """
 
 import threading
@@ -30,7 +30,7 @@ class _Waiting:
 
 
 class Refusals:
-    """Attempts that are not recorded yet. Of equal ones, the first and their number. Thread-safe."""
+    """Attempts that are not recorded yet: of equal ones, the first and how many there are. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,7 +70,7 @@ def record_refusal(refused: TokenRefused, attempt: Attempt, *, by: Actor, times:
         record_denial(EventType.TOKEN_REFUSED, attempt, by=by, team=None, why=refused.why.value, times=times)
         return
     sender = actor_of(token, ip=by.ip, user_agent=by.user_agent, request_id=by.request_id)
-    # A script that nobody looks after goes on for months, and nobody can delete its rows.
+    # A forgotten script keeps trying for months, and nobody can delete its rows.
     counted_as = replace(sender, id=f"{tallies.REFUSED}{token.pk}")
     target = Target("token", str(token.pk), token.name)
     try:
