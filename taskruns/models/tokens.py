@@ -58,7 +58,7 @@ class Token(models.Model):
     replaces = models.ForeignKey("self", models.SET_NULL, null=True, related_name="replacements")
     replaced_at = models.DateTimeField(null=True)
     expiry_told = models.PositiveSmallIntegerField(null=True)  # the last threshold (days) that was warned about
-    maker_told_at = models.DateTimeField(null=True)  # when it was recorded that it stopped with its maker's role
+    maker_told_at = models.DateTimeField(null=True)  # when it was noticed that it stops, or stopped, with its maker
 
     last_used_at = models.DateTimeField(null=True)
     last_used_ip = models.CharField(max_length=45, blank=True)
@@ -67,6 +67,7 @@ class Token(models.Model):
     objects = TokenQuerySet.as_manager()
     # Only set by `services.tokens.access.with_maker_role`: the maker's current role in the team, or "".
     maker_role: str
+    maker_signed_in_at: datetime | None  # only set by `with_lapse` there
 
     class Meta:
         constraints = [

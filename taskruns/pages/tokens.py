@@ -12,7 +12,14 @@ from django.utils import timezone
 from taskruns.forms import AuditFilter, BoardFilter
 from taskruns.models import Credential, Team, TeamRole, Token, User
 from taskruns.permissions import Action, TeamAccess
-from taskruns.services.tokens.access import Refusal, maker_problem, with_maker_role
+from taskruns.services.tokens.access import (
+    Refusal,
+    lapse_of,
+    lapses_soon,
+    maker_problem,
+    with_lapse,
+    with_maker_role,
+)
 from taskruns.services.tokens.clock import THRESHOLDS
 
 from .credentials import endpoint_label
@@ -80,7 +87,7 @@ class TokensPage:
 def tokens_page(team: Team) -> TokensPage:
     now = timezone.now()
     keys = live_keys(team)
-    tokens = with_maker_role().filter(team=team).select_related("credential", "team").order_by("name", "-created_at")
+    tokens = with_lapse().filter(team=team).select_related("credential", "team").order_by("name", "-created_at")
     live = [token for token in tokens.filter(revoked_at=None, expired_at=None) if not token.has_ended(now)]
     over = Q(revoked_at__gt=now - ENDED_SHOWN) | Q(expires_at__gt=now - ENDED_SHOWN, expires_at__lte=now)
     ended = [token for token in tokens.filter(over).order_by("-expires_at") if token.has_ended(now)]
@@ -106,7 +113,7 @@ def token_row(token: Token, keys: Sequence[Credential], now: datetime) -> TokenR
         networks=tuple(token.networks),
         state=state,
         state_text=text,
-        note="" if is_over else _note(token),
+        note="" if is_over else _note(token, now),
         created=Moment.of(token.created_at),
         expires=Moment.of(token.expires_at),
         expires_text="" if is_over else _expires_text(token.expires_at, now),
@@ -179,16 +186,19 @@ def stopping(names: Sequence[str]) -> str:
 def _warnings(access: TeamAccess) -> Iterator[Message]:
     """One line for all that stopped, and one for all that expire soon: the board's rows must stay in sight."""
     now, team = timezone.now(), access.team
-    tokens = with_maker_role().filter(team=team, revoked_at=None, expired_at=None, replaced_at=None)
+    tokens = with_lapse().filter(team=team, revoked_at=None, expired_at=None, replaced_at=None)
     told = tokens.filter(Q(expiry_told__isnull=False) | Q(maker_told_at__isnull=False), expires_at__gt=now)
     found = list(told.select_related("team").order_by("expires_at", "name"))
     stopped = [token for token in found if maker_problem(token) is not None]
+    lapsing = [token for token in found if lapses_soon(token, now) and token not in stopped]
     expiring = [token for token in found if token.expiry_told is not None and token not in stopped]
     may_mend = access.access.may(Action.TOKENS_MANAGE)
     link = Link("Open tokens", reverse("tokens", args=[team.slug])) if may_mend else None
     who = "" if may_mend else " A manager of the team can replace it."
     if stopped:
         yield Message("error", f"{_stopped_text(stopped)}{who}", link)
+    if lapsing:
+        yield Message("warning", f"{_lapsing_text(lapsing)}{who}", link)
     if expiring:
         yield Message("warning", f"{_expiring_text(expiring)}{who}", link)
 
@@ -201,6 +211,19 @@ def _stopped_text(tokens: Sequence[Token]) -> str:
     (token,) = tokens
     problem = maker_problem(token) or Refusal.NO_MAKER
     return f"Token “{token.name}” does not work: {_STOPPED[problem].format(maker=token.maker_label)} Replace it."
+
+
+def _lapsing_text(tokens: Sequence[Token]) -> str:
+    first = min(tokens, key=lambda token: lapse_of(token) or token.expires_at)
+    must = f"unless {first.maker_label} signs in by single sign-on before {_lapse_text(first)}."
+    if len(tokens) > 1:
+        return f"{len(tokens)} tokens stop, the first {must} They are {_named(tokens)}."
+    return f"Token “{first.name}” stops {must}"
+
+
+def _lapse_text(token: Token) -> str:
+    lapse = Moment.of(lapse_of(token))
+    return lapse.text if lapse else ""
 
 
 def _expiring_text(tokens: Sequence[Token]) -> str:
@@ -241,10 +264,14 @@ def _without_key(token: Token, keys: Sequence[Credential]) -> str:
     return "" if keys else "The team has no API key. Add one."
 
 
-def _note(token: Token) -> str:
+def _note(token: Token, now: datetime) -> str:
     key = token.credential
     is_failing = key is not None and key.revoked_at is None and key.failing_since is not None
-    return f"Arize rejects its API key “{key.name}”." if key is not None and is_failing else ""
+    if key is not None and is_failing:
+        return f"Arize rejects its API key “{key.name}”."
+    if lapses_soon(token, now) and maker_problem(token) is None:
+        return f"Stops unless {token.maker_label} signs in by single sign-on before {_lapse_text(token)}."
+    return ""
 
 
 def _expires_text(ends: datetime, now: datetime) -> str:

@@ -21,7 +21,7 @@ from taskruns.models import Credential, Team, Token
 from taskruns.pages.tokens import key_choices, live_keys, token_row, tokens_page
 from taskruns.permissions import Action
 from taskruns.services.tokens import actions
-from taskruns.services.tokens.access import with_maker_role
+from taskruns.services.tokens.access import with_lapse
 from taskruns.services.tokens.actions import Made, Wanted
 from taskruns.templatetags.parts import plain
 
@@ -95,13 +95,13 @@ def _secret_page(request: PanelRequest, team: Team, made: Made, *, old: Token | 
 
 
 def _row(token: Token, keys: list[Credential]) -> Any:
-    known = with_maker_role().select_related("team", "credential").get(pk=token.pk)
+    known = with_lapse().select_related("team", "credential").get(pk=token.pk)
     return token_row(known, keys, timezone.now())
 
 
 def _token(request: PanelRequest, token_id: uuid.UUID) -> Token:
     """One that has not ended. An ended one gives a 404 too, but is not recorded as an attempt on another team."""
-    found = owned(request, with_maker_role().select_related("team", "credential"), token_id)
+    found = owned(request, with_lapse().select_related("team", "credential"), token_id)
     if found.has_ended(timezone.now()):
         raise Http404
     return found

@@ -318,6 +318,26 @@ def test_it_is_noticed_that_a_maker_left_and_came_back(team: Team, mona: User, c
     assert token.maker_told_at is None
 
 
+def test_a_role_from_groups_is_announced_before_it_ends(
+    team: Team, mona: User, settings: Any, caplog: pytest.LogCaptureFixture
+):
+    token, _ = make_token(team, maker=mona)
+    start = timezone.now()
+    Membership.objects.filter(user=mona).update(by_groups=True)
+    User.objects.filter(pk=mona.pk).update(sso_signed_in_at=start)
+    lines = []
+    with time_machine.travel(start, tick=False) as watch:
+        for hours in (0, 24 * (settings.SESSION_MAX_DAYS - 1) + 1, 1, 24, 1):
+            watch.shift(timedelta(hours=hours))
+            changed = clock.notice_makers()
+            lines.append((changed, caplog.text.count("token_stops_soon"), caplog.text.count("token_stopped")))
+        assert lines == [(0, 0, 0), (1, 1, 0), (0, 1, 0), (1, 1, 1), (0, 1, 1)]
+        User.objects.filter(pk=mona.pk).update(sso_signed_in_at=timezone.now())
+        assert clock.notice_makers() == 1
+    token.refresh_from_db()
+    assert token.maker_told_at is None
+
+
 def test_the_clock_looks_every_minute(team: Team):
     make_token(team, expires_at=timezone.now() - timedelta(seconds=1))
     assert jobs.MINUTELY["look_after_tokens"] is jobs.look_after_tokens

@@ -1,6 +1,7 @@
 """Channels are told when a token expires soon, has expired, or stopped because of its maker: each once."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import time_machine
@@ -42,6 +43,20 @@ def test_an_end_is_told_7_days_and_1_day_before(team: Team):
     facts = dict(message_of(Delivery.objects.filter(event="token.expiring")[0]).facts)
     assert facts["Ends"].endswith(" UTC")
     assert message_of(Delivery.objects.all()[0]).link.url.endswith("/teams/ops-north/tokens/")
+
+
+def test_a_role_from_groups_is_told_before_it_ends_and_when_it_has(team: Team, mona: User, settings: Any):
+    add_channel(team, HOOK, kind="webhook", events=("token.expiring", "token.stopped"))
+    make_token(team, maker=mona)
+    start = timezone.now()
+    Membership.objects.filter(user=mona).update(by_groups=True)
+    User.objects.filter(pk=mona.pk).update(sso_signed_in_at=start)
+    with time_machine.travel(start, tick=False) as clock:
+        assert told() == []
+        clock.shift(timedelta(days=settings.SESSION_MAX_DAYS) - timedelta(hours=23))
+        assert told() == told() == ["The token Airflow expires soon"]
+        clock.shift(timedelta(days=1))
+        assert told() == told() == ["The token Airflow expires soon", "The token Airflow no longer works"]
 
 
 def test_a_token_that_was_replaced_is_not_announced(team: Team):

@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.models import Membership, Team, TeamRole, Token, TokenRole, User
+from taskruns.models.prepared import ForAMinute
 from taskruns.permissions import Action
 from taskruns.services.tokens.access import Refusal, TokenAccess, TokenRefused, access_now
 from taskruns.services.tokens.identify import identify, is_within
@@ -256,3 +257,13 @@ def test_a_long_label_fits_everywhere(team: Team):
     token, _ = make_token(team, name="n" * 100, maker_label="m" * 254)
     assert len(token.label) == 254
     assert token.label.endswith("…)")
+
+
+def test_a_locked_database_delays_one_request_only(team: Team, monkeypatch: pytest.MonkeyPatch):
+    _, secret = make_token(team)
+    attempts = []
+    monkeypatch.setattr("taskruns.services.tokens.identify.try_write", lambda *_a, **_k: attempts.append(1))
+    monkeypatch.setattr("taskruns.services.tokens.identify._not_written", ForAMinute[bool](most=10))
+    for _ in range(3):
+        assert found(secret)
+    assert len(attempts) == 1

@@ -268,6 +268,28 @@ def test_the_board_says_which_tokens_stopped(browser: Client, team: Team, oli: U
     assert "Open tokens" not in of_viewer
 
 
+def test_the_board_says_who_must_sign_in_for_a_token(
+    browser: Client, team: Team, oli: User, settings: Any, credential: Credential
+):
+    token, _ = make_token(team, maker=oli)
+    Membership.objects.filter(user=oli).update(by_groups=True)
+    signed_in = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS) + timedelta(hours=20)
+    User.objects.filter(pk=oli.pk).update(sso_signed_in_at=signed_in)
+    jobs.look_after_tokens()
+    assert "Token “Airflow” stops unless oli@example.com signs in by single sign-on before" in board(browser)
+    assert "Stops unless oli@example.com signs in by single sign-on" in row_of(browser.get(TOKENS), token)
+
+
+def test_the_run_page_names_the_token(browser: Client, run: Run, team: Team, mona: User):
+    token, _ = make_token(team, maker=mona)
+    Run.objects.update(status=Status.CANCELLED, rank=0)
+    known = {"person_label": token.label, "reason": "nightly", "closed_at": timezone.now()}
+    Cancellation.objects.create(run=run, token=token, outcome=Outcome.CONFIRMED, **known)
+    page = text_of(browser.get(f"/teams/ops-north/runs/{run.pk}/"))
+    assert "Airflow (made by mona@example.com)" in page
+    assert "nightly" in page
+
+
 def test_the_board_finds_runs_by_the_name_of_a_token(browser: Client, run: Run, team: Team, mona: User):
     token, _ = make_token(team, name="Airflow, nightly", maker=mona)
     other, _ = make_token(team, name="CI", maker=mona)

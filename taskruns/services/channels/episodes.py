@@ -29,6 +29,14 @@ from taskruns.models import (
 from taskruns.models.channels import OF_ACTIVE_RUNS, OF_TIME
 from taskruns.models.restores import is_resting
 from taskruns.models.runs import true_time
+from taskruns.services.tokens.access import (
+    LAPSES_WITHIN,
+    lapse_of,
+    lapses_soon,
+    maker_problem,
+    with_lapse,
+    with_maker_role,
+)
 from taskruns.services.tokens.clock import THRESHOLDS, threshold_of
 
 from .incidents import has_incidents, resolve
@@ -192,19 +200,31 @@ def _of_key(event: Happening, key: Credential, now: datetime, began: datetime | 
 
 
 def _expiring_tokens(team: Team, now: datetime) -> Iterator[Fact]:
-    """Once for each threshold. A token that was replaced is meant to end."""
+    """Once for each threshold, and a day before the maker's role from groups ends. A token that was replaced is meant
+    to end.
+    """
     latest = now + timedelta(days=max(THRESHOLDS))
-    for token in Token.objects.live(now).filter(team=team, replaced_at=None, expires_at__lte=latest):
-        began = token.expires_at - timedelta(days=threshold_of(token))
-        yield _of_token(Happening.TOKEN_EXPIRING, token, now, began, {"expires_at": token.expires_at.isoformat()})
+    live = with_lapse().filter(team=team, revoked_at=None, expired_at=None, replaced_at=None, expires_at__gt=now)
+    for token in live:
+        if token.expires_at <= latest:
+            began = token.expires_at - timedelta(days=threshold_of(token))
+            yield _of_token(Happening.TOKEN_EXPIRING, token, now, began, token.expires_at)
+        lapse = lapse_of(token)
+        if lapse is not None and lapses_soon(token, now) and maker_problem(token) is None:
+            yield _of_token(Happening.TOKEN_EXPIRING, token, now, lapse - LAPSES_WITHIN, lapse)
 
 
 def _stopped_tokens(team: Team, now: datetime) -> Iterator[Fact]:
-    for token in Token.objects.live(now).filter(team=team, maker_told_at__isnull=False):
-        yield _of_token(Happening.TOKEN_STOPPED, token, now, token.maker_told_at, {})
+    live = with_maker_role().filter(team=team, revoked_at=None, expired_at=None, expires_at__gt=now)
+    for token in live.filter(maker_told_at__isnull=False):
+        if maker_problem(token) is not None:
+            yield _of_token(Happening.TOKEN_STOPPED, token, now, token.maker_told_at)
 
 
-def _of_token(event: Happening, token: Token, now: datetime, began: datetime | None, detail: Mapping[str, str]) -> Fact:
+def _of_token(
+    event: Happening, token: Token, now: datetime, began: datetime | None, ends: datetime | None = None
+) -> Fact:
+    detail = {"expires_at": ends.isoformat()} if ends else {}
     data = {"target": token.name, "who": token.maker_label, "detail": detail, "subject": str(token.pk)}
     return Fact(event, now, str(token.pk), None, data, began)
 

@@ -2,10 +2,11 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from django.conf import settings
 from django.db.models import OuterRef, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -15,6 +16,9 @@ from taskruns.models import Membership, Team, TeamRole, Token, TokenRole
 from taskruns.models.prepared import Slot
 from taskruns.models.teams import confirmed_since
 from taskruns.permissions import TOKEN_ROLES, Action
+
+# Managers are told so long before the maker's role from groups ends.
+LAPSES_WITHIN = timedelta(days=1)
 
 
 class Refusal(StrEnum):
@@ -118,3 +122,22 @@ def with_maker_role(since: "datetime | Slot | None" = None) -> "QuerySet[Token]"
     theirs = in_force.filter(user=OuterRef("maker"), team=OuterRef("team"), user__is_active=True)
     role: dict[str, Any] = {"maker_role": Coalesce(Subquery(theirs.values("role")[:1]), Value(""))}
     return Token.objects.annotate(**role)
+
+
+def with_lapse() -> "QuerySet[Token]":
+    """As `with_maker_role`, with what `lapse_of` needs: the maker's last single sign-on, if groups gave their role."""
+    by_groups = Membership.objects.filter(user=OuterRef("maker"), team=OuterRef("team"), by_groups=True)
+    signed_in: dict[str, Any] = {"maker_signed_in_at": Subquery(by_groups.values("user__sso_signed_in_at")[:1])}
+    return with_maker_role().annotate(**signed_in)
+
+
+def lapse_of(token: Token) -> datetime | None:
+    """When the token stops unless its maker signs in before. None if their role does not depend on it."""
+    signed_in = token.maker_signed_in_at
+    return signed_in + timedelta(days=settings.SESSION_MAX_DAYS) if signed_in is not None else None
+
+
+def lapses_soon(token: Token, now: datetime) -> bool:
+    """Within a day, or since then."""
+    lapse = lapse_of(token)
+    return lapse is not None and lapse <= now + LAPSES_WITHIN

@@ -1,6 +1,6 @@
 """What time brings to tokens: their end, its warnings, and makers who may no longer own them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
@@ -10,7 +10,7 @@ from django.utils import timezone
 from taskruns.audit import Actor
 from taskruns.models import Team, Token
 
-from .access import maker_problem, with_maker_role
+from .access import Refusal, lapse_of, lapses_soon, maker_problem, with_lapse
 from .actions import record_expired
 
 log = structlog.get_logger(__name__)
@@ -40,8 +40,8 @@ def threshold_of(token: Token) -> int:
 
 
 def notice_makers() -> int:
-    """Note which tokens stopped because of their maker, or work again. Returns how many changed."""
-    tokens = with_maker_role().filter(revoked_at=None, expired_at=None, expires_at__gt=timezone.now())
+    """Note which tokens stop, or stopped, because of their maker, and which work again. Returns how many changed."""
+    tokens = with_lapse().filter(revoked_at=None, expired_at=None, expires_at__gt=timezone.now())
     return sum(_note_maker(token) for token in tokens.filter(made_by_command=False, team__archived_at=None))
 
 
@@ -71,18 +71,31 @@ def _warn(token: Token, threshold: int) -> bool:
 
 
 def _note_maker(token: Token) -> bool:
-    problem = maker_problem(token)
-    if (problem is None) == (token.maker_told_at is None):
+    now, problem = timezone.now(), maker_problem(token)
+    is_trouble = problem is not None or lapses_soon(token, now)
+    if is_trouble == (token.maker_told_at is not None) and not _told_too_early(token, problem, now):
         return False
     with transaction.atomic():
         _lock(token)
-        same = Token.objects.filter(pk=token.pk, maker_told_at__isnull=problem is not None)
-        if not same.update(maker_told_at=timezone.now() if problem else None):
+        same = Token.objects.filter(pk=token.pk, maker_told_at=token.maker_told_at)
+        if not same.update(maker_told_at=now if is_trouble else None):
             return False
         Team.bump(token.team_id)
-    if problem is not None:
-        log.warning("token_stopped", token=str(token.pk), name=token.name, team=str(token.team_id), why=problem.value)
+    if is_trouble:
+        event, why = ("token_stopped", problem.value) if problem else ("token_stops_soon", "maker must sign in")
+        log.warning(event, token=str(token.pk), name=token.name, team=str(token.team_id), why=why)
     return True
+
+
+def _told_too_early(token: Token, problem: Refusal | None, now: datetime) -> bool:
+    """It was told that it would stop. Now it has."""
+    lapse = lapse_of(token)
+    return (
+        problem is not None
+        and token.maker_told_at is not None
+        and lapse is not None
+        and (token.maker_told_at < lapse <= now)
+    )
 
 
 def _lock(token: Token) -> None:

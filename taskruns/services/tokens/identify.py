@@ -10,7 +10,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import clean_line
 from taskruns.models import Token
-from taskruns.models.prepared import Prepared, Slot
+from taskruns.models.prepared import ForAMinute, Prepared, Slot
 from taskruns.models.stamps import long_ago
 from taskruns.models.teams import confirmed_since
 from taskruns.services.lock_wait import try_write
@@ -22,6 +22,8 @@ USED_EVERY = timedelta(minutes=1)
 # A script that runs on two machines at once must not make each of its requests a write.
 MOVED_EVERY = timedelta(seconds=10)
 LONGEST_CLIENT = 200
+# Tokens whose use could not be written, so that not each request waits for the lock.
+_not_written = ForAMinute[bool](most=10_000)
 
 
 @sensitive_variables("secret")
@@ -64,13 +66,14 @@ def _by_digest() -> Prepared[Token]:
 def _note_use(token: Token, *, ip: str, client: str, now: datetime) -> None:
     """Not each request: it would be a write. Left out if the database is locked."""
     every = USED_EVERY if (token.last_used_ip, token.last_used_client) == (ip, client) else MOVED_EVERY
-    if not _is_due(token.last_used_at, now, every):
+    if not _is_due(token.last_used_at, now, every) or _not_written.get(token.pk):
         return
     # Of parallel requests, one writes.
     due: Q = long_ago("last_used_at", now, every)
     row = Token.objects.filter(due, pk=token.pk)
     used = {"last_used_at": now, "last_used_ip": ip, "last_used_client": client}
-    try_write(lambda: row.update(**used), what="last use of a token")
+    if try_write(lambda: row.update(**used), what="last use of a token") is None:
+        _not_written.keep(token.pk, True)
 
 
 def _is_due(last: datetime | None, now: datetime, every: timedelta) -> bool:
