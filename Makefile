@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 NEXT   := .venv-next
+# Arize's own clients: one environment each, because their versions exclude each other.
+CLIENTS := .venv-clients
 PIP    := -m pip --disable-pip-version-check --quiet install --require-hashes
 # Arguments for pytest in `make test`, for example ARGS="-k cancel" or ARGS=tests/cancellations/test_cancel.py
 ARGS   ?=
@@ -19,7 +21,7 @@ E2E_LOG := $(VENV)/browser-tests.log
 # Without compiled files, each of the hundreds of processes that tests start would compile the panel anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo run test test-unit test-e2e test-fast test-database test-next lint format lock audit bench chaos drills release screenshots
+.PHONY: help demo run test test-unit test-e2e test-fast test-database test-next test-clients lint format lock audit bench chaos drills release screenshots
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -56,6 +58,9 @@ test-next: $(NEXT)/dev.stamp ## run the tests on a newer Python with the next Dj
 	@$(NEXT)/bin/python -c 'import sys, django; print(f"Python {sys.version.split()[0]}, Django {django.__version__}")'
 	@$(NEXT)/bin/python -m pytest --ignore=tests/e2e $(or $(ARGS),$(SPREAD))
 
+test-clients: $(VENV)/dev.stamp $(CLIENTS)/node.stamp $(CLIENTS)/sdk.stamp $(CLIENTS)/airflow.stamp ## run Arize's own clients against the panel (needs Node.js)
+	@$(BIN)/python -m pytest $(or $(ARGS),tests/real_clients -n 2 --dist loadfile)
+
 lint: $(VENV)/dev.stamp ## check style, types, import rules, templates and migrations
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -71,9 +76,11 @@ format: $(VENV)/dev.stamp ## format code and templates
 	@find templates -name '*.html' -exec $(BIN)/djade {} +
 
 LOCKED := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
-lock: $(VENV)/dev.stamp ## update both requirements files from pyproject.toml
+lock: $(VENV)/dev.stamp ## update the requirements files from pyproject.toml and tests/real_clients/
 	@$(BIN)/uv pip compile --quiet $(LOCKED) pyproject.toml -o requirements.txt
 	@$(BIN)/uv pip compile --quiet $(LOCKED) --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	@for name in sdk airflow; do $(BIN)/uv pip compile --quiet $(filter-out --generate-hashes,$(LOCKED)) \
+	  tests/real_clients/requirements-$$name.in -o tests/real_clients/requirements-$$name.txt || exit 1; done
 
 audit: $(VENV)/dev.stamp ## check the locked packages for known vulnerabilities
 	@$(BIN)/pip-audit --require-hashes --disable-pip --strict --progress-spinner off -r requirements.txt
@@ -114,4 +121,18 @@ $(NEXT)/dev.stamp: requirements-dev.txt
 	@newer="$$(tests/newer_python.sh)" && { [ -x $(NEXT)/bin/python ] || "$$newer" -m venv $(NEXT); }
 	@echo "Installing the test packages into $(NEXT) ..."
 	@$(NEXT)/bin/python $(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(CLIENTS)/%.stamp: tests/real_clients/requirements-%.txt | $(BIN)/python
+	@echo "Installing Arize's clients into $(CLIENTS)/$* ..."
+	@[ -x $(CLIENTS)/$*/bin/python ] || $(BIN)/python -m venv $(CLIENTS)/$*
+	@$(CLIENTS)/$*/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
+
+$(CLIENTS)/node.stamp: tests/real_clients/package.json tests/real_clients/package-lock.json
+	@node -e 'process.exit(Number(process.versions.node.split(".")[0] < 18))' 2>/dev/null && command -v npm >/dev/null || { \
+	  echo "The JavaScript client needs Node.js 18 or newer, and npm. On Debian and Ubuntu, run: apt-get install nodejs npm"; exit 1; }
+	@echo "Installing Arize's JavaScript client into $(CLIENTS)/node ..."
+	@mkdir -p $(CLIENTS)/node && cp $^ $(CLIENTS)/node/
+	@cd $(CLIENTS)/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

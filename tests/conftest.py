@@ -39,6 +39,9 @@ from tests.outbound.raw_server import Server
 from tests.processes import free_ports
 from tests.stage import Stage, set_stage
 
+# Arize's own clients need environments of their own: `make test-clients` names the folder.
+collect_ignore = ["real_clients"]
+
 _OF_BACKGROUND = {"submit": Background.submit, "start": Background.start}
 RECORD = import_module("taskruns.audit.record")  # the package exports the function of the same name
 

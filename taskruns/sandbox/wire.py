@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-from .catalogue import ORGANIZATION_ID, Evaluator, Space, Task, TaskType, User
+from .catalogue import ORGANIZATION_ID, Evaluator, Space, Task, TaskType, User, identifier
 from .messages import Problem, iso
 from .world import Clock, SeenRun, SeenTask
 
@@ -135,7 +135,13 @@ class WireForm:
     def _run_configuration(self, task: Task) -> Body | None:
         if task.type is not TaskType.RUN_EXPERIMENT:
             return None
-        return {"experiment_type": self._spell("LLM_GENERATION", task.number)}
+        # The SDK up to 8.59 refuses a configuration without these members.
+        return {
+            "experiment_type": self._spell("LLM_GENERATION", task.number),
+            "ai_integration_id": identifier(kind="AiIntegration", number=1),
+            "messages": [{"role": self._spell("USER", task.number), "content": "{{input}}"}],
+            "input_variable_format": self._spell("MUSTACHE", task.number),
+        }
 
     def _choice(self, choice: StrEnum, number: int) -> str:
         return self._spell(choice.value, number)

@@ -172,10 +172,12 @@ def _tail(log: Path) -> str:
 
 
 @contextmanager
-def running_stack(directory: Path, *, wire: str = "upper", spare: int = SPARE) -> Iterator[Stack]:
+def running_stack(
+    directory: Path, *, wire: str = "upper", spare: int = SPARE, variables: dict[str, str] | None = None
+) -> Iterator[Stack]:
     """Yields when the panel and its worker answer and the mirror holds the sandbox's runs."""
     with own_database(directory) as database_url:
-        stack = Stack(directory, database_url, wire)
+        stack = Stack(directory, database_url, wire, variables=variables or {})
         try:
             stack.start("sandbox")
             _prepare(stack, spare=spare)

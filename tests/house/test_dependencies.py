@@ -15,7 +15,10 @@ from tests.paths import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 OURS = {"config", "taskruns", "tests"}
 RUNTIME = [ROOT / "manage.py", ROOT / "gunicorn.conf.py", *ROOT.glob("config/**/*.py"), *ROOT.glob("taskruns/**/*.py")]
-TESTS = sorted(ROOT.glob("tests/**/*.py"))
+# They run in environments of their own.
+CLIENTS = ROOT / "tests" / "real_clients"
+PROGRAMS = sorted(CLIENTS.glob("programs/*.py"))
+TESTS = sorted({*ROOT.glob("tests/**/*.py")} - {*PROGRAMS})
 DISTRIBUTIONS = packages_distributions()
 # Declared and used, but neither imported nor named in a setting.
 BY_URL = {"psycopg", "redis"}  # selected by DATABASE_URL and QUEUE_URL
@@ -77,3 +80,20 @@ def test_everything_declared_is_locked(locked: str):
     names = {normal(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / locked).read_text(), re.MULTILINE)}
     assert names >= DEPENDENCIES
     assert (names >= DEVELOPMENT) == (locked == "requirements-dev.txt")
+
+
+def test_the_programs_of_real_clients_import_their_clients_alone():
+    assert imported(PROGRAMS).keys() == {"airflow", "arize", "ax", "protocol"}
+
+
+@pytest.mark.parametrize("pinned", ["arize==8.61.0", "arize-ax-cli==0.39.0", "arize-ax-airflow-provider==1.6.0"])
+def test_each_real_client_is_pinned_outside_the_panels_lock(pinned: str):
+    locked = [line for path in CLIENTS.glob("requirements-*.txt") for line in path.read_text().splitlines()]
+    assert pinned in locked
+    assert f"{pinned.partition('==')[0]}==" not in (ROOT / "requirements-dev.txt").read_text()
+
+
+@pytest.mark.parametrize("lock", ["requirements-sdk.txt", "requirements-airflow.txt", "package-lock.json"])
+def test_locks_of_real_clients_name_no_registry(lock: str):
+    assert "://" not in (CLIENTS / lock).read_text()
+    assert "file:" not in (CLIENTS / lock).read_text()
