@@ -5,8 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Error, Page, expect
 
+from tests.e2e.axe import faults, report
 from tests.e2e.stack import Stack
-from tests.e2e.test_accessible import faults, report
 from tests.e2e.visitors import Visit
 
 TOKENS = "/teams/ops-north/tokens/"

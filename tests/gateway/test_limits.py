@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from taskruns.models import Credential, KeyUsage, Run, SignInCount, Task, Team, Token
-from taskruns.services import background
+from taskruns.services import background, cancellations
 from taskruns.services.credentials import budget
 from taskruns.services.credentials.budget import Budget, Kind
 from taskruns.services.gateway import acts, passing, places
@@ -222,9 +223,11 @@ def test_a_place_is_given_back_after_a_failure():
 
 @pytest.mark.usefixtures("committed")
 @pytest.mark.slow
-def test_fifty_parallel_cancels_of_one_run_send_one_request(settings: Any, monkeypatch: pytest.MonkeyPatch):
-    """And all get an answer, though at first nobody knows the outcome."""
-    monkeypatch.setattr(acts, "YOUNG", 60.0)  # on a busy machine, 50 threads take their time
+def test_parallel_cancels_of_one_run_send_one_request(settings: Any, monkeypatch: pytest.MonkeyPatch):
+    """From as many threads as a web process has. All get an answer, though at first nobody knows the outcome."""
+    monkeypatch.setattr(acts, "YOUNG", 4.0)  # for a busy machine
+    # If the first one finds no place, the worker sends it.
+    monkeypatch.setattr("taskruns.jobs.wake_cancels", cancellations.send_unsent)
     settings.TOKEN_REQUESTS_PER_MINUTE = 1_000
     team = Team.objects.create(slug="ops-north", name="Ops North")
     double = ArizeServer(answer=lambda _method, _path: (200, wire_run(run, "CANCELLED")))
@@ -232,10 +235,15 @@ def test_fifty_parallel_cancels_of_one_run_send_one_request(settings: Any, monke
         settings.ARIZE_ENDPOINTS = (double.url,)
         run = _running(team, double.url)
         secret = make_token(team)[1]
-        found = Counter(in_threads(50, lambda _number: Script(secret).cancel(run.arize_id).status_code))
+
+        def cancel(_number: int) -> list[int]:
+            return [Script(secret).cancel(run.arize_id).status_code for _ in range(6)]
+
+        found = Counter(chain.from_iterable(in_threads(8, cancel)))
     assert len(double.posts()) == 1
     assert found[200] >= 1
-    assert found.keys() <= {200, 400}  # those that came later learn that it has ended
+    assert found[200] + found[400] >= 40  # those that came later learn that it has ended
+    assert found.keys() <= {200, 400, 504}
     run.refresh_from_db()
     assert run.status == "cancelled"
 

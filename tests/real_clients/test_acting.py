@@ -183,10 +183,10 @@ def test_a_lost_answer_is_found_out_by_the_panel(panel: Panel, clients: dict[str
     assert through["result"]["status"] == "CANCELLED"
 
 
-def test_two_clients_that_cancel_one_run_get_one_answer(panel: Panel, clients: dict[str, AnyClient]):
+def test_three_clients_that_cancel_one_run_get_one_answer(panel: Panel, clients: dict[str, AnyClient]):
     (run,) = panel.runs("running")
     panel.stack.arize.fault(method="POST", path="/cancel", latency_ms=1_500)
     through = panel.through(panel.shared_token())
-    waiting = [clients[name].begin(through, "cancel", run=run) for name in ("sdk", "js")]
-    assert [wait()["result"]["status"] for wait in waiting] == ["CANCELLED"] * 2
+    waiting = [clients[name].begin(through, "cancel", run=run) for name in ("sdk", "js", "airflow")]
+    assert [wait()["result"]["status"] for wait in waiting] == ["CANCELLED"] * 3
     assert len(panel.stack.cancels_received(run)) == 1

@@ -191,9 +191,5 @@ def _followed(holder: Cancellation) -> Cancellation | None:
     row = wait_for(holder.pk, seconds=min(YOUNG, max(0.0, YOUNG - age)))
     if row is None or row.outcome != Outcome.OPEN or row.stopping_since is not None:
         return row
-    if not places.followers.acquire(blocking=False):
-        return row
-    try:
-        return wait_for(holder.pk, seconds=LONGEST_FOLLOW)
-    finally:
-        places.followers.release()
+    with places.of_scripts.follow() as may_wait:
+        return wait_for(holder.pk, seconds=LONGEST_FOLLOW) if may_wait else row

@@ -1,6 +1,6 @@
 """Places for the requests of scripts that wait for Arize, so that a slow Arize takes only some of the web threads.
 
-Without a free place, a request waits briefly while Arize answers fast. While Arize is slow, no request waits.
+Without a free place, a request waits briefly while Arize answers fast. While Arize is slow, no request waits for one.
 """
 
 import threading
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 PLACES = 3
 READS = 2  # a cancel always finds a place that no read takes
 READS_WAITING = 2  # reads can be sent again; cancels wait in any number
+# Requests that keep waiting for a cancel that another request sends. With the places, at most one more than PLACES.
+FOLLOWERS = 2
 QUICK = 0.3  # seconds of a call; a slower one means that Arize is slow
 LONGEST_WAIT = 0.5  # seconds
 
@@ -22,7 +24,7 @@ class Places:
     def __init__(self) -> None:
         self._freed = threading.Condition()
         self._held: dict[object, tuple[float, bool]] = {}  # since when, and whether for a read
-        self._waiting_reads = 0
+        self._followers = self._waiting_reads = 0
         self._last_took = 0.0
 
     @contextmanager
@@ -38,6 +40,19 @@ class Places:
         finally:
             if is_taken:
                 self._leave(ticket)
+
+    @contextmanager
+    def follow(self) -> Iterator[bool]:
+        """False if too many wait already. Never waits itself."""
+        with self._freed:
+            is_taken = self._followers < FOLLOWERS and self._has_room()
+            self._followers += is_taken
+        try:
+            yield is_taken
+        finally:
+            with self._freed:
+                self._followers -= is_taken
+                self._freed.notify_all()
 
     def _leave(self, ticket: object) -> None:
         with self._freed:
@@ -62,7 +77,10 @@ class Places:
 
     def _is_free(self, *, is_read: bool) -> bool:
         reads = sum(it for _, it in self._held.values())
-        return len(self._held) < PLACES and not (is_read and reads >= READS)
+        return len(self._held) < PLACES and self._has_room() and not (is_read and reads >= READS)
+
+    def _has_room(self) -> bool:
+        return len(self._held) + self._followers <= PLACES
 
     def _patience(self) -> float:
         """Seconds for which the calls in progress may still prove quick. 0 if the last call was slow."""
@@ -71,6 +89,3 @@ class Places:
 
 
 of_scripts = Places()
-# Requests that keep waiting for a cancel that another request sends.
-FOLLOWERS = 1
-followers = threading.BoundedSemaphore(FOLLOWERS)
