@@ -239,7 +239,7 @@ def test_runs_of_each_team_are_selected_for_its_own_bulk_cancel(
     client = client_of(oli)
     html = html_of(client, ALL_BOARDS)
     assert re.findall(r'name="run" value="([^"]+)"', html) == [str(ours.pk)], "a viewer selects nothing"
-    buttons = r'solid small" formaction="([^"]+)" data-many\s+data-team="([^"]+)"'
+    buttons = r'solid small" formaction="([^"]+)" data-many="cancel"\s+data-team="([^"]+)"'
     assert re.findall(buttons, html) == [("/teams/ops-north/batches/", "ops-north")]
     assert f'id="run-{not_ours.pk}"' in html
     Membership.objects.filter(team=other_team, user=oli).update(role=TeamRole.OPERATOR)
