@@ -204,6 +204,7 @@ def test_client_that_stops_reading_is_disconnected(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         answer = client_of(vera).get(CSV, **{"gunicorn.socket": ours})
+        assert ours.gettimeout() == downloads.CHUNK_TIMEOUT, "else the next line would wait forever"
         with pytest.raises(TimeoutError):
             send_all(answer, ours)
         answer.close()
