@@ -158,6 +158,17 @@ def test_a_removed_channel_leaves_nothing_to_send(team: Team):
     assert sending.state == "sending", "the control"
 
 
+def test_the_channels_of_a_team_are_limited(team: Team, other_team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(actions, "MOST_CHANNELS", 2)
+    first = add_channel(team, HOOK)
+    add_channel(team, HOOK, name="Second")
+    with pytest.raises(UserError, match="already has 2 channels"):
+        add_channel(team, HOOK, name="Third")
+    add_channel(other_team, HOOK)
+    channels.remove(first, by=BY)
+    add_channel(team, HOOK, name="Third")
+
+
 def test_the_rules_of_a_team_are_limited(team: Team, other_team: Team, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(actions, "MOST_RULES", 3)
     first = add_channel(team, HOOK)
