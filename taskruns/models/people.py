@@ -109,9 +109,9 @@ class SignInCountManager(models.Manager["SignInCount"]):
         """
         now = timezone.now()
         rows = self.filter(bucket=limit.bucket(*of))
-        if rows.filter(ahead("ends_at", now, limit.window), attempts__lt=limit.attempts).update(
-            attempts=models.F("attempts") + 1
-        ):
+        one_more = {"attempts": models.F("attempts") + 1}
+        within = rows.filter(ahead("ends_at", now, limit.window), attempts__lt=limit.attempts)
+        if within.update(**one_more):
             return True
         anew = {"ends_at": now + limit.window, "attempts": 1, "is_reported": False}
         if rows.filter(over("ends_at", now, limit.window)).update(**anew):
@@ -123,7 +123,7 @@ class SignInCountManager(models.Manager["SignInCount"]):
             with transaction.atomic():
                 self.create(bucket=limit.bucket(*of), **anew)
         except IntegrityError:
-            return self.has_room(limit, *of)
+            return bool(within.update(**one_more))  # another attempt has just created it
         return True
 
 

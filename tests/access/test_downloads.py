@@ -161,6 +161,16 @@ def test_lease_of_a_killed_process_expires(team: Team, vera: User) -> None:
         assert held() == 0
 
 
+def test_expired_lease_in_the_other_place_does_not_block_its_person(team: Team, vera: User, mona: User) -> None:
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
+        first = leases.acquire(EXPORT, mona)
+        leases.acquire(EXPORT, vera)  # whose process is killed
+        first.release()
+        clock.shift(LIFETIME + timedelta(seconds=1))
+        leases.acquire(EXPORT, vera)
+        assert held() == 1
+
+
 def test_lease_is_extended_at_most_every_five_seconds(team: Team, vera: User, django_assert_num_queries: Any) -> None:
     with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
         lease = leases.acquire(EXPORT, vera)
@@ -204,6 +214,7 @@ def test_client_that_stops_reading_is_disconnected(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         answer = client_of(vera).get(CSV, **{"gunicorn.socket": ours})
+        assert ours.gettimeout() == downloads.CHUNK_TIMEOUT, "else the next line would wait forever"
         with pytest.raises(TimeoutError):
             send_all(answer, ours)
         answer.close()

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from taskruns.access.redirects import with_next
 from taskruns.models import AuditEvent, Cancellation, Credential, Invitation, Membership, Run, Task, Team, Token, User
 from tests.clients import ClientOf
 from tests.factories import PASSWORD, make_credential, make_run, make_token
@@ -231,6 +232,16 @@ def test_foreign_referer_is_no_redirect_target(team: Team, run: Run):
     for referer in ("https://evil.example/x", "", "http://localhost:8000//evil.example/"):
         answer = Client(headers={"host": "localhost:8000"}).post(cancel, headers={"Referer": referer})
         assert target_of(answer["Location"]) == ("/accounts/login/", {"undone": ["cancel"]})
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.example/", "/\\evil.example/", "///evil.example", "https://evil.example/", "evil.example", ""]
+)
+def test_only_a_path_of_this_host_becomes_next(target: str):
+    assert with_next("/accounts/login/", target) == "/accounts/login/"
+    assert with_next("/accounts/login/", "/runs/?q=//x") == "/accounts/login/?next=%2Fruns%2F%3Fq%3D%2F%2Fx", (
+        "the control"
+    )
 
 
 def test_htmx_next_stays_inside_the_panel(team: Team):

@@ -1,16 +1,22 @@
 """The rights of each role, written out a second time."""
 
+import runpy
+from importlib import import_module
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
-from django.urls import path
+from django.urls import include, path
 from django.utils import timezone
 
 from taskruns.access.gate import check_declared, requires, signed_in
 from taskruns.models import Membership, SiteRole, Team, TeamRole, TokenRole, User
 from taskruns.permissions import SITE_ROLES, TEAM_ROLES, TOKEN_ROLES, Action, access_of
+from taskruns.views import teams
 from tests.factories import person
+from tests.paths import ROOT
 
+URLS = str(ROOT / "taskruns" / "urls.py")
 ROLES = ("viewer", "operator", "manager", "auditor", "admin")
 # Action -> roles.
 TABLE = {
@@ -127,3 +133,14 @@ def test_undeclared_view_stops_the_start():
     check_declared([path("a/", requires(Action.RUNS_VIEW)(bare)), path("b/", signed_in(bare))])
     with pytest.raises(ImproperlyConfigured, match="declares no access"):
         check_declared([path("a/", requires(Action.RUNS_VIEW)(bare)), path("b/", bare)])
+    with pytest.raises(ImproperlyConfigured, match="declares no access"):
+        check_declared([path("a/", include([path("b/", bare)]))])
+
+
+def test_every_start_checks_the_urls(monkeypatch: pytest.MonkeyPatch):
+    import_module("taskruns.urls")
+    monkeypatch.setattr("django.urls.register_converter", lambda *_: None)  # it is registered now
+    assert runpy.run_path(URLS)["urlpatterns"], "the control"
+    monkeypatch.delattr(teams.home, "declared_access")
+    with pytest.raises(ImproperlyConfigured, match="declares no access"):
+        runpy.run_path(URLS)

@@ -19,6 +19,7 @@ NASTY = [
     "{{ 7|add:7 }}{% now 'Y' %}",
     "</script><script>alert(1)</script>",
     "' onmouseover='x",
+    '"><img src=x onerror=alert(1)>' + " and on" * 12,  # long enough for a title
 ]
 
 

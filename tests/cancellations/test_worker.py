@@ -23,7 +23,7 @@ from tests.factories import CANARY, actor, make_run, member
 from tests.paths import ROOT
 from tests.queue_worker import work
 from tests.stored import events
-from tests.threads import in_threads
+from tests.threads import NoPlace, in_threads
 from tests.wire import run_url, wire_run
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
@@ -37,7 +37,7 @@ def client(oli: User, client_of: ClientOf) -> Client:
 @pytest.fixture
 def _busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many requests as may already wait for Arize."""
-    monkeypatch.setattr(remote_acts, "_places", threading.Semaphore(0))
+    monkeypatch.setattr(remote_acts, "_places", NoPlace())
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_two_workers_send_each_cancel_once(quick_arize: tuple[ArizeServer, Task]
     double, task = quick_arize
     runs, person = [make_run(task) for _ in range(20)], member(task.team, "oli@example.com", TeamRole.OPERATOR)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote_acts, "_places", threading.Semaphore(0))
+        patch.setattr(remote_acts, "_places", NoPlace())
         for run in runs:
             assert cancellations.cancel(run, by=actor(person)).is_queued
         patch.setattr(worker, "_sending", threading.Semaphore(2))  # as if they were two processes

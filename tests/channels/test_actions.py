@@ -39,6 +39,8 @@ def refused(team: Team, address: str, kind: str = "webhook", name: str = "On cal
         ("https://user:pw@alerts.example.com/hook", "webhook", "address", "not a web address"),
         ("https://alerts.example.com@evil.example/hook", "slack", "address", "not a web address"),
         ("https://alerts.example.com/a b", "webhook", "address", "not a web address"),
+        ("https://alerts.example.com/hook#part", "webhook", "address", "not a web address"),
+        ("https://alerts.example.com/\\evil", "webhook", "address", "not a web address"),
         ("https://alerts.example.com/\x00", "webhook", "address", "not a web address"),
         ("https://alerts.example.com:99999/", "webhook", "address", "not a web address"),
         ("https://localhost/hook", "webhook", "address", "private"),
@@ -156,6 +158,17 @@ def test_a_removed_channel_leaves_nothing_to_send(team: Team):
     channels.remove(channel, by=BY)
     assert not Delivery.objects.exists()
     assert sending.state == "sending", "the control"
+
+
+def test_the_channels_of_a_team_are_limited(team: Team, other_team: Team, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(actions, "MOST_CHANNELS", 2)
+    first = add_channel(team, HOOK)
+    add_channel(team, HOOK, name="Second")
+    with pytest.raises(UserError, match="already has 2 channels"):
+        add_channel(team, HOOK, name="Third")
+    add_channel(other_team, HOOK)
+    channels.remove(first, by=BY)
+    add_channel(team, HOOK, name="Third")
 
 
 def test_the_rules_of_a_team_are_limited(team: Team, other_team: Team, monkeypatch: pytest.MonkeyPatch):

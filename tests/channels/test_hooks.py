@@ -139,6 +139,12 @@ def test_a_call_that_is_not_proven_changes_nothing(changed: dict[str, str], toke
     assert call(token, a_body(calm)).status_code == 202, "the control, and its id was not used up"
 
 
+def test_a_secret_that_cannot_be_decrypted_proves_nothing(token: str, calm: Task):
+    ArizeHook.objects.update(ciphertext="damaged")
+    assert call(token, a_body(calm)).status_code == 401
+    assert not is_nudged(calm)
+
+
 def test_a_changed_body_is_refused(token: str, calm: Task):
     stamp = str(int(time.time()))
     other = hmac.new(SECRET.encode(), f"{stamp}.".encode() + b'{"task": "other"}', hashlib.sha256).hexdigest()

@@ -136,3 +136,17 @@ def test_a_failing_database_is_a_503_without_sql(
     assert credential.revoked_at is None
     assert credential.decrypt_secret() == CANARY
     assert not found(CANARY, witness.seen)
+
+
+def test_a_database_that_fails_before_any_view_is_a_503_without_sql(witness: Witness, monkeypatch: pytest.MonkeyPatch):
+    from django.db import DatabaseError
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise DatabaseError('SELECT "session_data" failed: the server is gone')
+
+    monkeypatch.setattr("taskruns.models.session_store.SessionStore.load", refuse)
+    witness.raise_request_exception = False
+    answer = witness.get("/runs/")
+    assert answer.status_code == 503
+    assert "cannot use its database right now" in answer.content.decode()
+    assert "SELECT" not in answer.content.decode()

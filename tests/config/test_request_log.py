@@ -43,6 +43,7 @@ def test_the_address_is_the_verified_one(client: Client, lines: Any) -> None:
     client.get("/teams/ops-north/runs/", headers={"X-Forwarded-For": "203.0.113.9"}, REMOTE_ADDR="192.0.2.1")
     (line,) = lines()
     assert line["address"] == "192.0.2.1"
+    assert "203.0.113.9" not in str(line)
 
 
 def test_a_request_that_fails_has_its_duration_too(client: Client, lines: Any, monkeypatch: Any) -> None:

@@ -142,7 +142,7 @@ SHOWN = [
     *("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SITE_URL", "DEBUG"),
     *("SESSION_COOKIE_SECURE", "SESSION_COOKIE_NAME", "SESSION_COOKIE_HTTPONLY", "SESSION_COOKIE_SAMESITE"),
     *("CSRF_COOKIE_SECURE", "CSRF_COOKIE_NAME", "CSRF_COOKIE_HTTPONLY"),
-    *("SECURE_HSTS_SECONDS", "SECURE_PROXY_SSL_HEADER", "SECURE_SSL_REDIRECT"),
+    *("SECURE_HSTS_SECONDS", "SECURE_PROXY_SSL_HEADER", "SECURE_SSL_REDIRECT", "REQUIRE_MFA"),
 ]
 
 
@@ -152,6 +152,12 @@ def shown(start: Callable[..., subprocess.CompletedProcess[str]], **variables: s
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
+
+
+@pytest.mark.slow
+def test_a_second_factor_is_required_unless_switched_off(start: Callable[..., subprocess.CompletedProcess[str]]):
+    assert shown(start)["REQUIRE_MFA"] is True
+    assert shown(start, REQUIRE_MFA="off")["REQUIRE_MFA"] is False
 
 
 @pytest.mark.slow

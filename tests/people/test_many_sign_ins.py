@@ -9,14 +9,14 @@ from allauth.core import ratelimit
 from allauth.core.internal.ratelimit import SingleRateLimitUsage
 from django.contrib.auth.hashers import MD5PasswordHasher
 from django.core.cache import cache
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.test import Client
 
 from taskruns.models import AuditEvent, User
 from taskruns.views.people import sign_in_limits
 from tests.clients import sign_in
 from tests.factories import PASSWORD, person
-from tests.threads import in_threads
+from tests.threads import NoPlace, in_threads
 
 WRONG = "wrong password 123"
 
@@ -104,12 +104,14 @@ def test_forty_wrong_sign_ins_leave_threads_free(committed: None, hashes: Hashes
 
     def let_go(_number: int) -> int:
         """While the first hashes still run, 36 of 40 forms are refused and other pages are served."""
-        assert hashes.two_run.wait(timeout=30)
-        for _ in range(36):
-            assert refused.acquire(timeout=30)
-        assert Client().get("/healthz").status_code == 200
-        assert Client().get("/accounts/login/").status_code == 200
-        hashes.may_go.set()
+        try:
+            assert hashes.two_run.wait(timeout=20)
+            for _ in range(36):
+                assert refused.acquire(timeout=20)
+            assert Client().get("/healthz").status_code == 200
+            assert Client().get("/accounts/login/").status_code == 200
+        finally:
+            hashes.may_go.set()  # also after a failure: forms that are not refused would wait for each other's hashes
         return 0
 
     statuses = in_threads(41, lambda number: guess(number) if number < 40 else let_go(number))
@@ -119,10 +121,8 @@ def test_forty_wrong_sign_ins_leave_threads_free(committed: None, hashes: Hashes
 
 
 def test_a_form_refused_unread_counts_no_attempt(mona: User, monkeypatch: pytest.MonkeyPatch):
-    full = threading.BoundedSemaphore(1)
-    full.acquire()
     with monkeypatch.context() as crowded:
-        crowded.setattr(sign_in_limits.for_strangers, "_inside", full)
+        crowded.setattr(sign_in_limits.for_strangers, "_inside", NoPlace())
         for _ in range(20):
             assert sign_in(Client(), mona.email, WRONG).status_code == 429
         assert Client().get("/accounts/login/").status_code == 200
@@ -132,15 +132,25 @@ def test_a_form_refused_unread_counts_no_attempt(mona: User, monkeypatch: pytest
 def test_strangers_cannot_take_the_places_of_signed_in_people(
     mona: User, client_of: Callable[..., Client], monkeypatch: Any
 ):
-    full = threading.BoundedSemaphore(1)
-    full.acquire()
-    monkeypatch.setattr(sign_in_limits.for_strangers, "_inside", full)
+    monkeypatch.setattr(sign_in_limits.for_strangers, "_inside", NoPlace())
     client = client_of(mona)
     assert client.post("/accounts/confirm/password/", {"password": PASSWORD}).status_code == 302
     new = "another battery staple"
     fields = {"oldpassword": PASSWORD, "password1": new, "password2": new}
     assert client.post("/accounts/password/change/", fields).status_code == 302
     assert Client().post("/accounts/login/").status_code == 429, "the control"
+
+
+def test_a_place_is_no_turn_yet():
+    """Of the forms inside, only as many as may be checked at once are checked. The others wait for their turn."""
+    limit = sign_in_limits.PasswordLimit(at_once=1, waiting=1)
+
+    def view(_request: HttpRequest) -> HttpResponse:
+        assert not limit._turn.acquire(blocking=False), "another form could be checked beside this one"
+        return HttpResponse()
+
+    for _ in range(3):
+        assert limit(view)(request_from("192.0.2.1")).status_code == 200
 
 
 def test_an_error_frees_the_place(mona: User, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,5 @@
 """What a token cancels and starts is its own act, at that moment and later in the worker."""
 
-import threading
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from taskruns.models import AuditEvent, Cancellation, Membership, Outcome, Run, 
 from taskruns.services import cancellations, remote_acts, triggers
 from taskruns.services.tokens.access import actor_of
 from tests.factories import make_token
+from tests.threads import NoPlace
 from tests.wire import run_url, trigger_url, wire_run
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,7 @@ def test_its_second_cancel_knows_that_the_first_is_its_own(script: Actor, team: 
 def test_the_worker_asks_its_rights_again(
     is_member: Any, script: Actor, run: Run, mona: User, post: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(remote_acts, "_places", threading.Semaphore(0))
+    monkeypatch.setattr(remote_acts, "_places", NoPlace())
     assert cancellations.cancel(run, by=script).is_queued
     if not is_member:
         Membership.objects.filter(user=mona).delete()

@@ -5,7 +5,7 @@ because the rows of the log can never be deleted.
 from datetime import timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, record
@@ -26,18 +26,24 @@ def has_room(by: Actor, team: Team | None, *, times: int = 1) -> bool:
     """
     minute = timezone.now().replace(second=0, microsecond=0)
     tally = {"actor_id": by.id, "chain": chain_of(team.pk if team else None), "minute": minute}
-    rows = PersonTally.objects.filter(**tally)
-    if rows.filter(attempts__lt=_most(by.id)).update(attempts=F("attempts") + times):
-        return True
-    # Check the count again: another request may have created the row since the first update.
-    if rows.filter(attempts__gte=_most(by.id)).update(attempts=F("attempts") + times):
-        return False
+    rows, most = PersonTally.objects.filter(**tally), _most(by.id)
+    counted = _count(rows, most, times)
+    if counted is not None:
+        return counted
     try:
         with transaction.atomic():
             PersonTally.objects.create(**tally, attempts=times)
     except IntegrityError:
-        return has_room(by, team, times=times)
+        return _count(rows, most, times) is True  # another request has just created it
     return True
+
+
+def _count(rows: QuerySet[PersonTally], most: int, times: int) -> bool | None:
+    """Whether the attempts are within the limit. None if there is no tally yet."""
+    if rows.filter(attempts__lt=most).update(attempts=F("attempts") + times):
+        return True
+    # Ask again: another request may have created the row since the first update.
+    return False if rows.filter(attempts__gte=most).update(attempts=F("attempts") + times) else None
 
 
 def record_counted() -> int:
