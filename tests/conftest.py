@@ -29,6 +29,7 @@ from taskruns.audit.append_only import APPEND_ONLY_TABLES, make_append_only
 from taskruns.audit.events import allowed_details
 from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.models.cache import CacheEntry
+from taskruns.services.background import Background, run_quietly
 from tests import forked_command
 from tests.clients import ClientOf, signed_in
 from tests.database_refusals import lift_triggers
@@ -38,6 +39,7 @@ from tests.outbound.raw_server import Server
 from tests.processes import free_ports
 from tests.stage import Stage, set_stage
 
+_OF_BACKGROUND = {"submit": Background.submit, "start": Background.start}
 RECORD = import_module("taskruns.audit.record")  # the package exports the function of the same name
 
 
@@ -98,6 +100,20 @@ def _no_detail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         return details
 
     monkeypatch.setattr(RECORD, "_listed", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread would write outside of the test's transaction, and after its end."""
+    monkeypatch.setattr(Background, "submit", lambda _self, job: run_quietly(job))
+    monkeypatch.setattr(Background, "start", lambda self: run_quietly(self._regular))
+
+
+@pytest.fixture
+def in_background(_nothing_runs_in_the_background: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the threads themselves."""
+    for name, method in _OF_BACKGROUND.items():
+        monkeypatch.setattr(Background, name, method)
 
 
 @pytest.fixture

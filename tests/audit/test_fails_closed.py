@@ -63,6 +63,7 @@ from taskruns.services import (
 from taskruns.services.channels import hooks
 from taskruns.services.channels.actions import Wanted
 from taskruns.services.credentials.client import connected
+from taskruns.services.gateway import acts
 from taskruns.services.people import accounts, factors, sessions, sso_accounts
 from taskruns.services.people.sso_accounts import SsoProfile
 from taskruns.services.remote_acts import OutcomeNotWritten
@@ -277,6 +278,12 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     ),
     "stops.expire": lambda _: stops.expire(by=BY),
     "stops.lift": lambda stage: stops.lift(stage.team, by=actor(stage.people["oli"])),
+    "gateway.cancel": lambda stage: acts.cancel(
+        stage.credential, stage.run.arize_id, by=actor(stage.people["oli"]), reason="why"
+    ),
+    "gateway.trigger": lambda stage: acts.trigger(
+        stage.credential, stage.run.task, wanted=EvaluationTrigger(), by=actor(stage.people["oli"])
+    ),
     "stops.pull": lambda stage: stops.pull(stage.team, reason="why", left_out=[], by=actor(stage.people["oli"])),
     "teams.archive": lambda stage: teams.archive(stage.team, by=BY),
     "teams.create_team": lambda _: teams.create_team("Ops West", by=BY),

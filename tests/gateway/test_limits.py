@@ -170,7 +170,6 @@ def test_calls_are_counted_for_the_page_of_the_key(
     arize.get(f"{ENDPOINT}/v2/users", body=ConnectionResetError("cut"))
     for path in ("tasks", "spaces", "users", "nowhere"):
         script.get(path)
-    passing.counts.write()
     usage = KeyUsage.objects.get(credential=credential)
     assert (usage.calls, usage.limited) == (3, 1)
 
@@ -278,7 +277,7 @@ def _running(team: Team, url: str) -> Run:
 # --- What is written beside the answer
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("committed", "in_background")
 def test_thread_works_and_ends(monkeypatch: pytest.MonkeyPatch):
     """A job that fails stops nothing. Before the end, the regular work is done once more."""
     monkeypatch.setattr(background, "IDLE", 0.2)
@@ -295,6 +294,7 @@ def test_thread_works_and_ends(monkeypatch: pytest.MonkeyPatch):
     assert "again" in done
 
 
+@pytest.mark.usefixtures("in_background")
 def test_queue_is_short():
     thread = background.Background("passing")
     thread.start = lambda: None  # type: ignore[method-assign]

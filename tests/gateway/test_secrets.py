@@ -165,7 +165,7 @@ def test_random_requests_never_fail(script: Script, run: Run, task: Task, arize:
 # --- Time
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("committed", "in_background")
 @pytest.mark.slow
 def test_time_of_a_refusal_does_not_tell_which_token_exists(monkeypatch: pytest.MonkeyPatch):
     """Medians of 1,000 answers each, taken in turns, so that a busy moment meets all kinds alike.
