@@ -46,6 +46,7 @@ def test_each_request_starts_a_run_of_its_own(script: Script, task: Task, arize:
 
 
 BAD = {
+    "unknown surrogate": b'{"\\ud800\\u0000": 1}',
     "unknown member": {"max_spans": 1, "colour": "red"},
     "other kind of task": {"experiment_name": "x"},
     "no object": [1],
