@@ -1,7 +1,7 @@
 """The one view of `/v2/`: finds the operation, and passes it on or lets the panel act."""
 
 from contextlib import suppress
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from urllib.parse import quote, unquote
 
@@ -143,6 +143,6 @@ def _reason(request: HttpRequest) -> str:
     except UnicodeError:
         text = sent
     if "=?" in text:
-        with suppress(HeaderParseError, LookupError, ValueError):  # it is shown as it was sent
+        with suppress(MessageError, LookupError, ValueError):  # it is shown as it was sent
             text = str(make_header(decode_header(text)))
     return clean_line(text, LONGEST_REASON)

@@ -79,6 +79,7 @@ def test_cancel_is_the_tokens_act(
         ("N\xe4chster", "N\u00e4chster"),
         ("=?utf-8?q?N=C3=A4chster?=", "N\u00e4chster"),
         ("=?x?=", "=?x?="),
+        ("=?\xe9?q?x?=", "=?\xe9?q?x?="),
         ("a\tb\x1b[31m\u2028", None),
         ("x" * 5_000, None),
         ("", ""),
