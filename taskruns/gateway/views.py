@@ -1,5 +1,6 @@
 """The one view of `/v2/`: finds the operation, and passes it on or lets the panel act."""
 
+import json
 from contextlib import suppress
 from email.errors import MessageError
 from email.header import decode_header, make_header
@@ -121,6 +122,7 @@ def _trigger(request: HttpRequest, access: TokenAccess, key: Credential, task_id
         wanted = read_body(raw, task)
     except BodyRefused as error:
         return problem(400, f"{error} Nothing was sent.")
+    _refuse_token(json.dumps(wanted.as_json()))  # JSON may have escaped it, or be in UTF-16
     return answers.started(acts.trigger(key, task, wanted=wanted, by=actor_of(request, access)))
 
 
