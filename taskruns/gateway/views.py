@@ -1,7 +1,7 @@
 """The one view of `/v2/`: finds the operation, and passes it on or lets the panel act."""
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from urllib.parse import quote, unquote
@@ -16,7 +16,7 @@ from taskruns.access.token_gate import actor_of, by_token, has_token, refuse
 from taskruns.arize.errors import ArizeError
 from taskruns.audit import EventType, clean_line
 from taskruns.forms.trigger_body import BodyRefused, read_body
-from taskruns.models import LONGEST_REASON, Credential
+from taskruns.models import LONGEST_REASON, Credential, Outcome
 from taskruns.permissions import Action
 from taskruns.services.credentials.client import CannotConnect
 from taskruns.services.gateway import acts, reads
@@ -102,7 +102,8 @@ def _cancel(request: HttpRequest, access: TokenAccess, key: Credential, run_id: 
     result, run = found
     if result.is_queued:
         jobs.wake_cancels()
-    with after_sending(EventType.RUN_CANCEL):
+    may_be_sent = result.outcome is not Outcome.NOT_NEEDED
+    with after_sending(EventType.RUN_CANCEL) if may_be_sent else nullcontext():
         return answers.cancelled(acts.end_of(result, run))
 
 
