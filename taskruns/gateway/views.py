@@ -115,6 +115,9 @@ def _trigger(request: HttpRequest, access: TokenAccess, key: Credential, task_id
         raw = request.body
     except (UnreadablePostError, RawPostDataException):
         return problem(400, "The body could not be read. Nothing was sent.")
+    if len(raw) != int(request.META.get("CONTENT_LENGTH") or 0):
+        # The client went away. What arrived may be valid JSON, or nothing at all, and so mean another run.
+        return problem(400, "The body is shorter than its Content-Length. Nothing was sent.")
     _refuse_token(raw.decode("latin-1"))
     task = acts.find_task(key, task_id)
     if isinstance(task, Forwarded):
