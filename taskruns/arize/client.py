@@ -187,8 +187,8 @@ class ArizeClient:
     def forward(self, path: Sequence[str], query: str) -> RawAnswer:
         """GET this path below /v2. `query` is sent as it is, in printable ASCII without `#`.
 
-        Raises ArizeError if there is no answer, if a successful one is longer than LONGEST_PAGE, for a redirect, and for
-        a status that no final answer has, like 103 or 999.
+        Raises ArizeError if there is no answer, if a successful one is longer than LONGEST_PAGE, for a redirect, and
+        for a status that no final answer has, like 103 or 999.
         """
         self._check_key()
         target = f"/v2/{'/'.join(map(_path_segment, path))}" + (f"?{query}" if query else "")
