@@ -15,6 +15,8 @@ _TOKEN = re.compile(
     r"|[?&](?:code|state|nonce|(?:access_|id_|refresh_)?token|assertion|key|password|secret)=)[^/\s?&\"']+",
     re.IGNORECASE,
 )
+# A script's token, or most of one, wherever it stands: gunicorn quotes headers that it cannot read.
+_OF_SCRIPT = re.compile(r"tr_[0-9A-Za-z]{20,}")
 
 
 # Values that a client chooses, and the characters kept of them: a request may carry headers of 8 kB each.
@@ -132,7 +134,11 @@ def drop_starts(_logger: object, _name: str, event: EventDict) -> EventDict:
 
 
 def redact_tokens(_logger: object, _name: str, event: EventDict) -> EventDict:
-    return {key: _TOKEN.sub(r"\1...", value) if isinstance(value, str) else value for key, value in event.items()}
+    return {key: _redacted(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _redacted(text: str) -> str:
+    return _OF_SCRIPT.sub("tr_...", _TOKEN.sub(r"\1...", text))
 
 
 def cut(_logger: object, _name: str, event: EventDict) -> EventDict:

@@ -29,7 +29,7 @@ from taskruns.access import recent_auth
 from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.access.problems import ForProgram, problem
 from taskruns.access.redirects import is_read
-from taskruns.access.token_gate import without_token
+from taskruns.access.token_gate import has_token, without_token
 from taskruns.audit import EventType
 from taskruns.gateway.operations import PREFIX
 from taskruns.models import User
@@ -186,7 +186,7 @@ class ClientAddress:
 def request_id(request: HttpRequest) -> str:
     """The proxy's request id if it is well formed, otherwise a new one."""
     given = request.META.get("HTTP_X_REQUEST_ID", "") if settings.TRUSTED_PROXIES else ""
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+    return given if _REQUEST_ID.fullmatch(given) and not has_token(given) else str(uuid.uuid4())
 
 
 def client_ip(request: HttpRequest) -> str:

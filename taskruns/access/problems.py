@@ -54,5 +54,6 @@ def problem(
         "detail": detail,
     }
     wait = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    body = json.dumps(document, ensure_ascii=False).encode()
+    # A request that is repeated in it may hold lone surrogates, which JSON can escape but UTF-8 cannot encode.
+    body = json.dumps(document, ensure_ascii=False).encode(errors="replace")
     return ForProgram(body, status=status, content_type=PROBLEM, headers=wait | dict(headers or {}))

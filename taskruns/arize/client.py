@@ -187,7 +187,8 @@ class ArizeClient:
     def forward(self, path: Sequence[str], query: str) -> RawAnswer:
         """GET this path below /v2. `query` is sent as it is, in printable ASCII without `#`.
 
-        Raises ArizeError if there is no answer, if a successful one is longer than LONGEST_PAGE, and for a redirect.
+        Raises ArizeError if there is no answer, if a successful one is longer than LONGEST_PAGE, for a redirect, and
+        for a status that no final answer has, like 103 or 999.
         """
         self._check_key()
         target = f"/v2/{'/'.join(map(_path_segment, path))}" + (f"?{query}" if query else "")
@@ -195,7 +196,7 @@ class ArizeClient:
         self._count(answer)
         if isinstance(answer, NotAnswered):
             raise error_without_answer(answer, connect=self._egress.timeouts.connect)
-        if 300 <= answer.status <= 399:
+        if not (answer.is_success or 400 <= answer.status <= 599):
             raise error_for(answer, secret=self._bearer.secret)
         if answer.is_success and answer.is_too_long:
             raise Unreadable(status=answer.status, milliseconds=answer.milliseconds)

@@ -17,6 +17,8 @@ REQUEST_ID_CHARACTERS = 200
 _HUGE = 10**300  # a larger number does not fit a float and is not a real id
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# In JSON: any character of a key but the quote and the backslash, which must stay escaped.
+_ESCAPED = re.compile(rb"(?<!\\)\\u00(?!22|5c|5C)([2-7][0-9a-fA-F])")
 _DIGITS = re.compile(r"[0-9]+")
 _TIMESTAMP = re.compile(
     r"(?P<year>[0-9]{4})(?P<dash>-?)(?P<month>[0-9]{2})(?P=dash)(?P<day>[0-9]{2})"
@@ -129,10 +131,20 @@ def one_line(value: object, characters: int, secret: str) -> str:
 
 
 def without_key(body: bytes, secret: str) -> bytes:
-    """The body with every piece of the key replaced by `[key]`."""
+    """The body with every piece of the key replaced by `[key]`, also if JSON escapes hide it."""
+    if b"\\u00" in body and (plain := _ESCAPED.sub(_unescaped, body)) != (hidden := _without(plain, secret)):
+        return hidden
+    return _without(body, secret)
+
+
+def _without(body: bytes, secret: str) -> bytes:
     if not _may_hold(body, secret):
         return body
     return _redacted(secret, body.decode("latin-1")).encode("latin-1")
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return bytes([int(found[1], 16)])
 
 
 def _may_hold(body: bytes, secret: str) -> bool:

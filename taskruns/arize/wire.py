@@ -205,6 +205,12 @@ class WireRun:
             raw=raw,
         )
 
+    def only_if(self, run_id: str) -> Self:
+        """The run itself if it has this id. Raises Unreadable: what Arize says about another run says nothing."""
+        if self.id != run_id:
+            raise Unreadable(status=200)
+        return self
+
 
 def read_status(raw: object) -> RunStatus:
     """Accept either case, surrounding blanks and the American spelling; anything else is UNKNOWN."""

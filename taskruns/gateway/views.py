@@ -1,7 +1,8 @@
 """The one view of `/v2/`: finds the operation, and passes it on or lets the panel act."""
 
-from contextlib import suppress
-from email.errors import HeaderParseError
+import json
+from contextlib import nullcontext, suppress
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from urllib.parse import quote, unquote
 
@@ -15,7 +16,7 @@ from taskruns.access.token_gate import actor_of, by_token, has_token, refuse
 from taskruns.arize.errors import ArizeError
 from taskruns.audit import EventType, clean_line
 from taskruns.forms.trigger_body import BodyRefused, read_body
-from taskruns.models import LONGEST_REASON, Credential
+from taskruns.models import LONGEST_REASON, Credential, Outcome
 from taskruns.permissions import Action
 from taskruns.services.credentials.client import CannotConnect
 from taskruns.services.gateway import acts, reads
@@ -103,7 +104,8 @@ def _cancel(request: HttpRequest, access: TokenAccess, key: Credential, run_id: 
     result, run = found
     if result.is_queued:
         jobs.wake_cancels()
-    with after_sending(EventType.RUN_CANCEL):
+    may_be_sent = result.outcome is not Outcome.NOT_NEEDED
+    with after_sending(EventType.RUN_CANCEL) if may_be_sent else nullcontext():
         return answers.cancelled(acts.end_of(result, run))
 
 
@@ -115,6 +117,9 @@ def _trigger(request: HttpRequest, access: TokenAccess, key: Credential, task_id
         raw = request.body
     except (UnreadablePostError, RawPostDataException):
         return problem(400, "The body could not be read. Nothing was sent.")
+    if len(raw) != int(request.META.get("CONTENT_LENGTH") or 0):
+        # The client went away. What arrived may be valid JSON, or nothing at all, and so mean another run.
+        return problem(400, "The body is shorter than its Content-Length. Nothing was sent.")
     _refuse_token(raw.decode("latin-1"))
     task = acts.find_task(key, task_id)
     if isinstance(task, Forwarded):
@@ -123,6 +128,7 @@ def _trigger(request: HttpRequest, access: TokenAccess, key: Credential, task_id
         wanted = read_body(raw, task)
     except BodyRefused as error:
         return problem(400, f"{error} Nothing was sent.")
+    _refuse_token(json.dumps(wanted.as_json()))  # JSON may have escaped it, or be in UTF-16
     return answers.started(acts.trigger(key, task, wanted=wanted, by=actor_of(request, access)))
 
 
@@ -145,6 +151,6 @@ def _reason(request: HttpRequest) -> str:
     except UnicodeError:
         text = sent
     if "=?" in text:
-        with suppress(HeaderParseError, LookupError, ValueError):  # it is shown as it was sent
+        with suppress(MessageError, LookupError, ValueError):  # it is shown as it was sent
             text = str(make_header(decode_header(text)))
     return clean_line(text, LONGEST_REASON)

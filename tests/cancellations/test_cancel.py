@@ -152,11 +152,27 @@ def test_the_outcome_follows_a_200_in_either_case(status: str, check: Any, htmx:
 
 def test_the_documented_sample_answer_had_finished_first(check: Any, run: Run) -> None:
     sample = CANCEL_ANSWER.read_text()
-    arize_id = run.arize_id
+    run.arize_id = json.loads(sample)["id"]
+    run.save(update_fields=["arize_id"])
     check(FINISHED, answers(200, sample))
     run.refresh_from_db()
     assert (run.num_successes, run.num_errors, run.num_skipped) == (4850, 12, 138)
-    assert run.arize_id == arize_id != json.loads(sample)["id"]
+
+
+OTHER = '{"id": "VGFza1J1bjo5OTk=", "status": "CANCELLED"}'
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "COMPLETED"])
+def test_a_200_about_another_run_takes_the_outcome_from_the_run(status: str, check: Any) -> None:
+    check(ENDS[status if status == "CANCELLED" else "completed"], answers(200, OTHER), reread=says(status))
+
+
+def test_a_200_about_another_run_confirms_nothing(check: Any) -> None:
+    check(End("stopping", 200, "running", "stopping"), answers(200, OTHER), reread=says("RUNNING"))
+
+
+def test_a_reread_that_shows_another_run_says_nothing(check: Any) -> None:
+    check(End("unknown", 502, "running", "outcome is unknown"), problem(500), reread=answers(200, OTHER))
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "running", "PENDING", "pending"])

@@ -63,6 +63,15 @@ def test_the_sweep_writes_the_outcome_that_arize_reports(state: str, status: str
     assert len(arize.calls) == 1
 
 
+@pytest.mark.parametrize("state", ["unknown", "stopping"])
+def test_a_reading_of_another_run_closes_nothing(state: str, run: Run, task: Task, arize: Any) -> None:
+    row = opened(run, age=5, **{"unknown": {"outcome": Outcome.UNKNOWN}, "stopping": {"stopping": 4}}[state])
+    arize.get(run_url(run), json=wire_run(make_run(task), "CANCELLED"))
+    assert sweep() == 0
+    run.refresh_from_db()
+    assert (Cancellation.objects.get().outcome, run.status) == (row.outcome, Status.RUNNING)
+
+
 def test_an_interrupted_cancel_is_unknown_until_arize_reports_its_outcome(
     run: Run, arize: responses.RequestsMock
 ) -> None:

@@ -316,6 +316,9 @@ def test_token_in_a_url_or_body_is_refused_and_not_logged(
         assert Script("").get(path).status_code == 401
     assert problem_of(script.cancel(run.arize_id, X_Taskruns_Reason=f"by {secret}"))[0] == 400
     assert problem_of(script.trigger(task.arize_id, {"experiment_ids": [secret]}))[0] == 400
+    escaped = json.dumps({"experiment_ids": [secret]}).replace("tr_", "\\u0074r_")
+    for body in (escaped.encode(), json.dumps({"experiment_ids": [secret]}).encode("utf-16")):
+        assert problem_of(script.trigger(task.arize_id, body))[0] == 400
     assert not seeing.calls
     assert "/v2/" in caplog.text
     assert secret not in caplog.text
@@ -324,3 +327,10 @@ def test_token_in_a_url_or_body_is_refused_and_not_logged(
 
 def test_cursor_that_looks_like_a_token_passes(script: Script, seeing: Any):
     assert script.get("tasks?cursor=tr_0123456789abcdefghijABCDEFGHIJ012345").status_code == 200
+
+
+def test_token_as_the_id_of_a_request_is_not_stored(script: Script, run: Run, seeing: Any, settings: Any):
+    settings.TRUSTED_PROXIES = 1
+    assert script.cancel(run.arize_id, X_Request_ID=script.secret).status_code == 200
+    assert AuditEvent.objects.exists()
+    assert not AuditEvent.objects.filter(request_id__contains=script.secret[3:])

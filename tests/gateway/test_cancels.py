@@ -79,6 +79,7 @@ def test_cancel_is_the_tokens_act(
         ("N\xe4chster", "N\u00e4chster"),
         ("=?utf-8?q?N=C3=A4chster?=", "N\u00e4chster"),
         ("=?x?=", "=?x?="),
+        ("=?\xe9?q?x?=", "=?\xe9?q?x?="),
         ("a\tb\x1b[31m\u2028", None),
         ("x" * 5_000, None),
         ("", ""),
@@ -198,7 +199,7 @@ def test_unwritable_outcome_is_a_504(script: Script, run: Run, arize: responses.
 
 
 def test_database_that_fails_after_the_request_is_a_504(
-    script: Script, run: Run, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+    script: Script, run: Run, task: Task, arize: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
 ):
     """The answer must not say that nothing was sent."""
 
@@ -209,8 +210,13 @@ def test_database_that_fails_after_the_request_is_a_504(
     monkeypatch.setattr("taskruns.services.cancellations.actions.learn_of_key", fail)
     assert problem_of(script.cancel(run.arize_id))[0] == 504
     monkeypatch.undo()
+    other = make_run(task)
+    arize.post(run_url(other, "/cancel"), json=wire_run(other, "CANCELLED"))
     monkeypatch.setattr(acts, "end_of", fail)
-    assert problem_of(script.cancel(run.arize_id))[0] == 504
+    assert problem_of(script.cancel(other.arize_id))[0] == 504
+    status, detail = problem_of(script.cancel(other.arize_id))
+    assert (status, "Nothing was sent" in detail) == (503, True)  # it has ended, so nothing was
+    assert posts(arize) == 2
 
 
 def test_viewers_token_gets_a_403_and_is_recorded(

@@ -49,6 +49,12 @@ def test_answers_carry_the_security_headers_and_are_never_stored(script: Script,
         assert "Cookie" not in found.get("Vary", "")
 
 
+@pytest.mark.parametrize("status", [101, 103, 304, 600, 999])
+def test_status_that_ends_no_answer_becomes_a_502(status: int, script: Script, arize: responses.RequestsMock):
+    arize.get(f"{ENDPOINT}/v2/tasks", status=status, body=b"{}")
+    assert problem_of(script.get("tasks"))[0] == 502
+
+
 def test_redirect_of_arize_becomes_a_502(script: Script, arize: responses.RequestsMock):
     arize.get(f"{ENDPOINT}/v2/tasks", status=302, headers={"Location": "https://evil.example/"})
     assert problem_of(script.get("tasks"))[0] == 502

@@ -1,6 +1,7 @@
 """`POST tasks/{id}/trigger`: the table of answers, and which bodies are passed on."""
 
 import json
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -46,6 +47,7 @@ def test_each_request_starts_a_run_of_its_own(script: Script, task: Task, arize:
 
 
 BAD = {
+    "unknown surrogate": b'{"\\ud800\\u0000": 1}',
     "unknown member": {"max_spans": 1, "colour": "red"},
     "other kind of task": {"experiment_name": "x"},
     "no object": [1],
@@ -154,6 +156,19 @@ def test_body_without_a_length_starts_nothing(script: Script, task: Task, arize:
     found = script.trigger(task.arize_id, "", Transfer_Encoding="chunked")
     assert problem_of(found) == (400, "Send the body with a Content-Length. Nothing was sent.")
     assert not arize.calls
+
+
+@pytest.mark.parametrize("arrived", [b"", b"{}"])
+def test_body_that_was_cut_off_starts_nothing(
+    arrived: bytes, script: Script, task: Task, arize: responses.RequestsMock
+):
+    arize.post(trigger_url(task), status=201, json=NEW)
+    # As gunicorn passes it on: the test client itself refuses to read more than it has.
+    sent = {"wsgi.input": BytesIO(arrived), "CONTENT_LENGTH": "50", "HTTP_AUTHORIZATION": f"Bearer {script.secret}"}
+    status, detail = problem_of(script.client.post(f"/v2/tasks/{task.arize_id}/trigger", **sent))
+    assert (status, "shorter" in detail) == (400, True)
+    assert not arize.calls
+    assert not Trigger.objects.exists()
 
 
 def test_held_task_is_a_409(script: Script, task: Task, team: Team, oli: User, arize: responses.RequestsMock):

@@ -18,6 +18,7 @@ from gunicorn.config import Config
 from config.gunicorn_logs import JsonLogger
 from config.logs import OF_CLIENT, OF_MESSAGE, cut, redact_tokens
 from taskruns.models import AuditEvent, Credential, Run, Team, User
+from taskruns.services.tokens.secret import new_secret
 from tests.clients import ClientOf, click_cancel
 from tests.factories import CANARY, PASSWORD
 from tests.secret_search import Witness, found
@@ -193,6 +194,14 @@ def test_tokens_in_paths_are_redacted(lines: Lines, db: None):
     assert "scope=openid" in logged
     assert "/invitations/..." in logged
     assert redact_tokens(None, "", {"event": "x?code=abc", "n": 1}) == {"event": "x?code=...", "n": 1}
+
+
+def test_a_scripts_token_in_a_header_that_gunicorn_cannot_read_is_not_logged(lines: Lines):
+    secret = new_secret()
+    JsonLogger(Config()).warning("Invalid request from ip=::1: Invalid HTTP Header: 'Authorization Bearer %s'", secret)
+    logged = json.dumps(lines())
+    assert "Authorization Bearer tr_..." in logged
+    assert secret[3:11] not in logged
 
 
 def test_gunicorns_own_log_lines_are_json(lines: Lines):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from taskruns.arize.client import ArizeClient
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task, User
 from taskruns.services.mirror import refresh
 from tests.clients import ClientOf
@@ -48,6 +49,19 @@ def test_a_run_that_ignored_its_cancel_is_found_and_shown_in_red(
     page = client_of(vera).get("/teams/ops-north/runs/").content.decode()
     assert "said-alarm" in page
     assert "Arize reported the run as cancelled, but it is still active." in page
+
+
+def test_a_reading_of_another_run_changes_nothing(
+    task: Task, world: World, credential: Credential, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, other = cancelled(task, world, 1, now_in_arize="CANCELLED"), cancelled(task, world, 2, now_in_arize="RUNNING")
+    ask = ArizeClient.get_run
+    monkeypatch.setattr(ArizeClient, "get_run", lambda client, _: ask(client, other.arize_id))
+    run_rounds(credential, clock, seconds=11)
+    held.refresh_from_db()
+    assert held.status == Status.CANCELLED
+    other.refresh_from_db()
+    assert other.status == Status.RUNNING  # control: of this one, it was the right reading
 
 
 def test_a_run_that_stays_cancelled_costs_one_call(

@@ -91,11 +91,22 @@ def test_its_owner_must_have_its_role(team: Team, role: TokenRole, vera: User, o
             actions.make(team, Wanted("Airflow", role), owner=owner, by=Actor.command())
 
 
-@pytest.mark.parametrize("name", ["", "  ", "\r\n", "n" * 101, "tr_" + "a" * 36])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "  ", "\r\n", "n" * 101, "tr_" + "a" * 36, "\u200b"),
+        *("Airflow (made by oli@example.com)", "x \uff08MADE  by", "ma\u200bde by oli", "oli@example.com", " oli@x "),
+    ],
+)
 def test_a_wrong_name_has_a_sentence(name: str, team: Team, manager: Actor):
     error = refused(team, manager, name=name)
     assert error.field == "name"
     assert "aaaa" not in error.sentence
+
+
+def test_two_names_that_look_the_same_are_the_same(team: Team, manager: Actor):
+    assert make(team, manager, name="Air\u200bflow\u200e").token.name == "Airflow"
+    assert refused(team, manager, name="\u2060Airflow").field == "name"
 
 
 @pytest.mark.parametrize("days", [0, -1, 366])

@@ -64,7 +64,7 @@ def ask_arize(run: Run) -> Answer:
         details = error.facts | answer.details
         calls = answer.calls + 1
         return replace(answer, seen_since=answer.seen_since or started, details=details, error=error, calls=calls)
-    if seen.status is RunStatus.UNKNOWN and not seen.raw_status:
+    if _says_nothing(seen, run):
         found = reread(run)
         # Arize accepted the cancel, so a run that is still active is stopping.
         outcome = Outcome.OPEN if found.seen is not None and found.outcome is Outcome.UNKNOWN else found.outcome
@@ -73,6 +73,11 @@ def ask_arize(run: Run) -> Answer:
     # An ended run stays ended. Dated at the answer, it cannot be undone by a list that was requested during the cancel.
     since = started if outcome is Outcome.OPEN else timezone.now()
     return Answer(outcome, seen=seen, seen_since=since, details=facts, calls=1)
+
+
+def _says_nothing(seen: WireRun, run: Run) -> bool:
+    """Without a status, or about another run, an answer only says that Arize accepted the cancel."""
+    return seen.id != run.arize_id or (seen.status is RunStatus.UNKNOWN and not seen.raw_status)
 
 
 def reread(run: Run, meaning: Meaning = AFTER_OUR_CANCEL, *, is_late: bool = False) -> Answer:
@@ -86,7 +91,7 @@ def reread(run: Run, meaning: Meaning = AFTER_OUR_CANCEL, *, is_late: bool = Fal
         if credential is None:
             return Answer(Outcome.UNKNOWN)
         with connected(credential, timeouts=SHORT_TIMEOUTS, counted=False) as client:
-            seen = client.get_run(run.arize_id)
+            seen = client.get_run(run.arize_id).only_if(run.arize_id)
     except (ArizeError, CannotConnect) as error:
         if is_late and isinstance(error, NotFound):
             return Answer(Outcome.UNKNOWN, GONE, gone=True, seen_since=started, calls=1)

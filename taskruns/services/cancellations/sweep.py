@@ -169,7 +169,8 @@ def _look_at_each(
             return closed + _unread([row for group in groups[number:] for row in group if _is_crashed(row)], by)
         started = timezone.now()
         try:
-            seen: WireRun | ArizeError = client.get_run(rows[0].run.arize_id)
+            asked = rows[0].run.arize_id
+            seen: WireRun | ArizeError = client.get_run(asked).only_if(asked)
         except _OF_THE_KEY:
             return closed + _unread([row for group in groups[number:] for row in group], by)
         except ArizeError as error:

@@ -8,6 +8,7 @@ from functools import cache, partial
 from django.db.models import F, UUIDField
 from django.utils import timezone
 
+from taskruns.arize.client import ArizeClient
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited, Unauthorized
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import RunStatus, WireRun
@@ -128,9 +129,13 @@ def _period(at: datetime) -> int:
 
 def _read_single(reader: Reader, runs: Iterable[Run], kind: Kind) -> int:
     changed = 0
-    for run, started, seen in reader.each(reader.paid(runs, kind), lambda run: reader.client.get_run(run.arize_id)):
+    for run, started, seen in reader.each(reader.paid(runs, kind), partial(_ask, reader.client)):
         changed += _record_single(reader, run, seen, started)
     return changed
+
+
+def _ask(client: ArizeClient, run: Run) -> WireRun:
+    return client.get_run(run.arize_id).only_if(run.arize_id)
 
 
 def _record_single(reader: Reader, run: Run, seen: WireRun | ArizeError, started: datetime) -> int:

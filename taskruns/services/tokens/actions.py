@@ -4,6 +4,7 @@ Rows are locked in the same order everywhere: the team, its tokens, its audit ch
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,6 +27,8 @@ LONGEST_DAYS = LONGEST_LIFE.days
 USUAL_DAYS = 90
 MOST_TOKENS = 100  # of a team
 LONGEST_OVERLAP = timedelta(days=30)
+# Who made a token stands behind its name in the audit log. An address alone is the name of a person there.
+_LIKE_A_LABEL = re.compile(r"made\s+by|^\S+@\S+$", re.IGNORECASE)
 _SECRET = re.compile(r"tr_[0-9A-Za-z]{30,}", re.ASCII)
 
 
@@ -203,13 +206,20 @@ def _checked_key(team: Team, credential: Credential | None) -> Credential | None
 
 
 def _clean_name(name: str) -> str:
-    cleaned = clean_line(name, LONGEST_NAME + 1)
+    """Without invisible characters: two tokens of a team must not look the same."""
+    cleaned = clean_line("".join(it for it in name if unicodedata.category(it) != "Cf"), LONGEST_NAME + 1)
     if not cleaned:
         raise UserError("Enter a name for the token.", field="name")
     if len(cleaned) > LONGEST_NAME:
         raise UserError(f"The name is too long. The limit is {LONGEST_NAME} characters.", field="name")
     if _SECRET.search(cleaned):
         raise UserError("This looks like a token itself. Choose a name that says who uses it.", field="name")
+    if _LIKE_A_LABEL.search(unicodedata.normalize("NFKC", cleaned)):
+        raise UserError(
+            "This looks like the name of somebody else in the audit log. Choose a name that says which script uses "
+            "the token, without “made by”.",
+            field="name",
+        )
     return cleaned
 
 
