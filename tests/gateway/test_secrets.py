@@ -168,7 +168,8 @@ def test_random_requests_never_fail(script: Script, run: Run, task: Task, arize:
 @pytest.mark.usefixtures("committed", "in_background")
 @pytest.mark.slow
 def test_time_of_a_refusal_does_not_tell_which_token_exists(monkeypatch: pytest.MonkeyPatch):
-    """Medians of 1,000 answers each, taken in turns, so that a busy moment meets all kinds alike.
+    """Of 1,000 answers each, taken in turns, so that a busy moment meets all kinds alike. The quicker half is compared:
+    the slower one says how busy the machine is.
 
     With the thread that records them at work, as in a web process.
     """
@@ -189,7 +190,7 @@ def test_time_of_a_refusal_does_not_tell_which_token_exists(monkeypatch: pytest.
             status = script.get(path).status_code
             spans[kind].append(time.perf_counter() - began)
             assert status == 401
-    medians = {kind: 1_000 * statistics.median(each) for kind, each in spans.items()}
+    medians = {kind: 1_000 * statistics.median(sorted(each)[:500]) for kind, each in spans.items()}
     # A busy machine stretches each answer, and with it the noise.
     allowed = max(1.0, 0.1 * min(medians.values()))
     assert max(medians.values()) - min(medians.values()) <= allowed, medians
