@@ -16,7 +16,7 @@ from django.utils import timezone
 from taskruns.models import ArizeHook, AuditEvent, Credential, Run, Status, Task, Team
 from taskruns.models.cache import CacheEntry
 from taskruns.sandbox.server import running
-from taskruns.services import mirror, teams
+from taskruns.services import encryption, mirror, teams
 from taskruns.services.channels import hooks
 from tests.channels.receivers import receiving
 from tests.channels.scene import BY
@@ -150,6 +150,17 @@ def test_a_changed_body_is_refused(token: str, calm: Task):
     other = hmac.new(SECRET.encode(), f"{stamp}.".encode() + b'{"task": "other"}', hashlib.sha256).hexdigest()
     assert call(token, a_body(calm), stamp=stamp, Signature=f"v1={other}").status_code == 401
     assert not is_nudged(calm)
+
+
+def test_secrets_are_encrypted_again_with_the_newest_key(team: Team, calm: Task, settings: Any):
+    newest, older = settings.ENCRYPTION_KEYS.items()
+    settings.ENCRYPTION_KEYS = dict([older])
+    token = hooks.make_address(team, by=BY)
+    hooks.set_secret(ArizeHook.objects.get(), auth="hmac", secret=SECRET, by=BY)
+    settings.ENCRYPTION_KEYS = dict([newest, older])
+    assert encryption.reencrypt(by=BY)["webhooks of Arize"].done == 1
+    settings.ENCRYPTION_KEYS = dict([newest])
+    assert call(token, a_body(calm)).status_code == 202
 
 
 def test_an_unknown_address_is_not_found(token: str, calm: Task):

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from django.db import DatabaseError
 from django.test import Client
 from django.utils import timezone
 
-from taskruns.models import AuditEvent, CancelBatch, Credential, Heartbeat, RingKeyCheck, Run, Team, User
-from taskruns.services import batches, key_ring, mirror, readiness, unfinished
+from taskruns.models import ArizeHook, AuditEvent, CancelBatch, Credential, Heartbeat, RingKeyCheck, Run, Team, User
+from taskruns.services import batches, channels, key_ring, mirror, readiness, unfinished
+from taskruns.services.channels import hooks
 from taskruns.services.encryption import reencrypt
 from taskruns.services.people import factors
 from tests import forked_command
@@ -185,6 +187,28 @@ def test_rotation_in_two_steps_never_stops_a_process(key: Credential, team: Team
 def test_ring_key_of_a_second_factor_is_needed_too(db: None, mona: User, settings: Any) -> None:
     settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
     factors.add_totp(mona, secret="JBSWY3DPEHPK3PXP", by=actor(mona))
+    settings.ENCRYPTION_KEYS = {1: OLD}
+    assert key_ring.problem().startswith(MISSING)
+
+
+def a_channel(team: Team, person: User) -> None:
+    wanted = channels.Wanted(("run.failed",))
+    address = "https://alerts.example.com/hook"
+    channels.add(team, name="On call", kind="webhook", address=address, wanted=wanted, by=actor(person))
+
+
+def a_hook(team: Team, person: User) -> None:
+    hooks.make_address(team, by=actor(person))
+    hook = ArizeHook.objects.get()
+    hooks.set_secret(hook, auth="hmac", secret="secret-of-a-webhook-1", by=actor(person))
+
+
+@pytest.mark.parametrize("encrypt", [a_channel, a_hook], ids=["channel", "webhook of Arize"])
+def test_ring_key_of_a_channel_or_webhook_is_needed_too(
+    encrypt: Callable[[Team, User], None], team: Team, mona: User, settings: Any
+) -> None:
+    settings.ENCRYPTION_KEYS = {2: NEW, 1: OLD}
+    encrypt(team, mona)
     settings.ENCRYPTION_KEYS = {1: OLD}
     assert key_ring.problem().startswith(MISSING)
 
