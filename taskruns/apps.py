@@ -9,12 +9,14 @@ class TaskrunsConfig(AppConfig):
     def ready(self) -> None:
         from taskruns import jobs  # noqa: F401 - registers the jobs with Huey's consumer
         from taskruns.audit.append_only import make_append_only_after_migrate
+        from taskruns.models.failed_cursors import close_failed_cursors
         from taskruns.models.run_search import make_search_index_after_migrate
         from taskruns.services import key_ring
         from taskruns.services.people import throttles
         from taskruns.services.query_statistics import refresh_statistics
         from taskruns.views.people import sign_in
 
+        close_failed_cursors()
         sign_in.connect_signals()
         throttles.count_in_database()
         post_migrate.connect(make_append_only_after_migrate, sender=self)
