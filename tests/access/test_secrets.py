@@ -220,6 +220,9 @@ def test_revoked_key_is_deleted(story: Story):
 def test_no_repr_contains_a_key(credential: Credential, settings: Any):
     from taskruns.encryption import Ring
     from taskruns.forms.credentials import CredentialForm
+    from taskruns.outbound import Proxy
+    from taskruns.services.channels.addresses import Destination
+    from taskruns.sso import Provider
 
     form = CredentialForm({"name": "x", "endpoint": ENDPOINT, "key": CANARY})
     assert form.is_valid()
@@ -227,6 +230,8 @@ def test_no_repr_contains_a_key(credential: Credential, settings: Any):
     with connected(credential) as client:
         objects = [credential, form, form["key"], form.fields, ring, ring.encrypt(CANARY, owner="x")]
         objects += [vars(credential), client, client._bearer, client._reads, vars(client)]
+        objects += [Destination(url=CANARY, signing=CANARY, routing=CANARY), Proxy("http://proxy:3128", CANARY)]
+        objects += [Provider("https://id.example.com", "panel", CANARY)]
         assert not found(CANARY, [str(thing) + repr(thing) for thing in objects])
         assert found(CANARY, [client._bearer.secret])
     for ring_key in settings.ENCRYPTION_KEYS.values():

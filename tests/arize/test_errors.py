@@ -24,6 +24,14 @@ def test_key_is_redacted_before_truncating():
 
 
 @pytest.mark.parametrize(
+    "body", [b"<h1>s3kr3t</h1>", b'"s3kr3t"', b'["s3kr3t"]', b'{"message": "s3kr3t"}', b"\xff", b""]
+)
+def test_only_a_problem_document_is_repeated(body: bytes):
+    assert errors.read_problem(body) == errors.Problem()
+    assert errors.read_problem(b'{"detail": "why"}').detail == "why", "the control"
+
+
+@pytest.mark.parametrize(
     ("header", "seconds"),
     [
         ("42", 42),

@@ -40,6 +40,7 @@ def refused(team: Team, address: str, kind: str = "webhook", name: str = "On cal
         ("https://alerts.example.com@evil.example/hook", "slack", "address", "not a web address"),
         ("https://alerts.example.com/a b", "webhook", "address", "not a web address"),
         ("https://alerts.example.com/hook#part", "webhook", "address", "not a web address"),
+        ("https://al$erts.example.com/hook", "webhook", "address", "not a web address"),
         ("https://alerts.example.com/\\evil", "webhook", "address", "not a web address"),
         ("https://alerts.example.com/\x00", "webhook", "address", "not a web address"),
         ("https://alerts.example.com:99999/", "webhook", "address", "not a web address"),

@@ -132,6 +132,16 @@ def test_the_distance_between_looks_doubles_up_to_five_minutes(
     assert distances == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
+def test_a_round_looks_at_five_runs_at_most(
+    task: Task, world: World, credential: Credential, clock: Any, settings: Any
+) -> None:
+    settings.ARIZE_CALLS_PER_MINUTE = 3_000  # so that the rate limit would allow more
+    for number in range(9):
+        unknown(task, world, number)
+    round_later(credential, clock, 5)
+    assert sum(world.reads_of(f"task-runs/R{number}") for number in range(9)) == 5
+
+
 def test_two_cancels_of_a_run_cost_one_look(task: Task, world: World, credential: Credential, clock: Any) -> None:
     first = unknown(task, world)
     Cancellation.objects.create(run=first.run, stopping_since=timezone.now(), **PEOPLE)
