@@ -45,6 +45,7 @@ def test_a_token_is_made_replaced_and_revoked(stack: Stack, visit: Visit) -> Non
     found["list"] = faults(page)
     with pytest.raises(Error, match="ERR_CACHE_MISS"):  # the browser does not keep the page
         page.go_back()
+    page.wait_for_url("chrome-error://**")
     page.goto(TOKENS)
     row.get_by_role("link", name="Replace").click()
     found["replace"] = faults(page)
