@@ -273,13 +273,13 @@ def test_two_batches_with_one_run_send_one_post(team: Team, run: Run, oli: User,
 
 
 def test_a_right_lost_during_a_batch_stops_the_rest(team: Team, runs: list[Run], oli: User, arize: Any) -> None:
-    def demoted(request: Any) -> Any:
+    def demoted(run: Run) -> Any:
         Membership.objects.filter(user=oli).update(role="viewer")
-        return (200, {}, json.dumps(wire_run(runs[0], "CANCELLED")))
+        return (200, {}, json.dumps(wire_run(run, "CANCELLED")))
 
     settings.CANCELS_PER_SECOND = 3  # one or two at a time
     for run in runs:
-        arize.add_callback("POST", run_url(run, "/cancel"), demoted)
+        arize.add_callback("POST", run_url(run, "/cancel"), lambda _request, run=run: demoted(run))
     batch = batch_of(team, runs, oli)
     in_this_thread(batch)
     batch.refresh_from_db()

@@ -174,7 +174,8 @@ def test_no_view_lets_a_secret_wait(name: str) -> None:
     kept = set(getattr(view, "keeps", ()))
     of_channels = {"kind", "is_on", "auth", *RuleForm.KEPT}
     known = {"name", "slug", "manager", "email", "role", "endpoint", "expires_on", "confirmed", "reason"}
-    assert kept <= known | of_channels
+    of_tokens = {"credential", "networks", "days", "hours"}
+    assert kept <= known | of_channels | of_tokens
 
 
 def test_a_member_is_added_after_the_confirmation(team: Team, mona: User, client_of: ClientOf) -> None:
