@@ -11,6 +11,7 @@ adam  is a site admin: he creates teams and cancels no run.
 import gc
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import import_module
@@ -29,6 +30,7 @@ from taskruns.audit.append_only import APPEND_ONLY_TABLES, make_append_only
 from taskruns.audit.events import allowed_details
 from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.models.cache import CacheEntry
+from taskruns.services import background
 from taskruns.services.background import Background, run_quietly
 from tests import forked_command
 from tests.clients import ClientOf, signed_in
@@ -113,10 +115,15 @@ def _nothing_runs_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_background(_nothing_runs_in_the_background: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of the threads themselves."""
+def in_background(_nothing_runs_in_the_background: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests of the threads themselves. They end with the test, and so do their connections."""
     for name, method in _OF_BACKGROUND.items():
         monkeypatch.setattr(Background, name, method)
+    monkeypatch.setattr(background, "IDLE", 0.0)
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
 
 
 @pytest.fixture

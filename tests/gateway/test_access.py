@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import responses
-from django.test import Client
+from django.http import HttpRequest
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
+from taskruns.access.problems import ForProgram, problem
+from taskruns.middleware import Gateway
 from taskruns.models import (
     AuditEvent,
     Credential,
@@ -334,3 +337,14 @@ def test_token_as_the_id_of_a_request_is_not_stored(script: Script, run: Run, se
     assert script.cancel(run.arize_id, X_Request_ID=script.secret).status_code == 200
     assert AuditEvent.objects.exists()
     assert not AuditEvent.objects.filter(request_id__contains=script.secret[3:])
+
+
+def test_no_answer_sets_a_cookie_whatever_wrote_it():
+    def with_cookie(_request: HttpRequest) -> ForProgram:
+        answer = problem(404, "nothing here")
+        answer.set_cookie("sessionid", "x")
+        return answer
+
+    answer = Gateway(with_cookie)(RequestFactory().get("/v2/tasks"))
+    assert not answer.cookies
+    assert answer.status_code == 404

@@ -20,6 +20,7 @@ def no_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+    gc.collect()  # connections of other tests, too, which would keep the database open
 
 
 @pytest.mark.django_db
