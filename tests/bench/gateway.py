@@ -47,7 +47,7 @@ def measure() -> list[Figure]:
         with web(Path(directory), arize=url, more={}) as base:
             figures += _under_load(base, url, team, runs[-40:])
         with web(Path(directory), arize=url, more={}, with_worker=True) as base:
-            figures.append(_freshness(base, team))
+            figures += _freshness(base, team)
         return figures
 
 
@@ -122,8 +122,8 @@ def _under_load(base: str, url: str, team: Team, runs: list[Run]) -> list[Figure
     ]
 
 
-def _freshness(base: str, team: Team) -> Figure:
-    """How old the oldest reading of the team's tasks is, while its board is open."""
+def _freshness(base: str, team: Team) -> Iterator[Figure]:
+    """How old the oldest status of an active run is, and the oldest search of a task, while the board is open."""
     Credential.objects.filter(team=team).update(recent_calls=[])
     tokens = [make_token(team, name=f"Fresh {number}")[1] for number in range(SCRIPTS)]
     _ages(team, 15)  # the worker's first rounds
@@ -131,17 +131,21 @@ def _freshness(base: str, team: Team) -> Figure:
     with _scripts(base, tokens) as counts:
         busy = _ages(team, 30)
     sys.stderr.write(f"  watched board: {dict(counts())}\n")
-    p95 = [statistics.quantiles(ages, n=20)[-1] for ages in (busy, calm)]
-    what = f"age of a watched board beside {SCRIPTS} scripts, p95"
-    return Figure(what, p95[0], "s", p95[1], "without them")
+    for kind, beside, alone in zip(("status", "search"), zip(*busy, strict=True), zip(*calm, strict=True), strict=True):
+        p95 = [statistics.quantiles(ages, n=20)[-1] for ages in (beside, alone)]
+        what = f"oldest {kind} of a watched board beside {SCRIPTS} scripts, p95"
+        yield Figure(what, p95[0], "s", p95[1], "without them")
 
 
-def _ages(team: Team, seconds: float) -> list[float]:
+def _ages(team: Team, seconds: float) -> list[tuple[float, float]]:
+    """Samples of both ages, in seconds."""
     found, until = [], time.monotonic() + seconds
     while time.monotonic() < until:
         Team.objects.filter(pk=team.pk).update(watched_at=timezone.now())
-        oldest = Task.objects.filter(team=team).exclude(arize_id="").aggregate(at=Min("runs_read_at"))["at"]
-        found.append((timezone.now() - oldest).total_seconds() if oldest else seconds)
+        searched = Task.objects.filter(team=team).exclude(arize_id="").aggregate(at=Min("runs_read_at"))["at"]
+        seen = Run.objects.filter(team=team, rank=1).aggregate(at=Min("observed_at"))["at"]
+        now = timezone.now()
+        found.append(((now - (seen or now)).total_seconds(), (now - (searched or now)).total_seconds()))
         time.sleep(0.25)
     return found
 
