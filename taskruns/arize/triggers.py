@@ -1,5 +1,6 @@
 """The request body that starts a run: one class per kind of task, because Arize rejects a mixture (400)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from typing import Any
 
 DEFAULT_SPANS = 10_000  # Arize's own default
 LONGEST_WINDOW = timedelta(days=30)
+NOT_IN_A_NAME = re.compile(r'["\\]')  # characters that no name of an experiment may have
 LONGEST_EXPERIMENT_NAME = 255
 
 

@@ -148,8 +148,8 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def _may_hold(body: bytes, secret: str) -> bool:
-    """Search for a few short parts, one of which is in each piece of the key: a long body is searched for each body
-    that passes.
+    """A cheap check before the exact one, because every body passes here: each piece of the key contains at least one
+    of these few short parts.
     """
     width = min(KEY_PIECE, len(secret))
     part = (width + 1) // 2

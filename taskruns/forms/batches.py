@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils import timezone
 
-from taskruns.arize.triggers import LONGEST_EXPERIMENT_NAME
+from taskruns.arize.triggers import LONGEST_EXPERIMENT_NAME, NOT_IN_A_NAME
 from taskruns.models import LONGEST_REASON
 
 TYPED_ABOVE = 20  # for more runs than this, a person types their number
@@ -16,7 +16,6 @@ NO_REASON = "Enter a reason. Your team sees it beside each run, and the audit lo
 TOO_LONG = f"A name has at most {LONGEST_EXPERIMENT_NAME} characters. Shorten the pattern."
 _PLACES = ("{name}", "{n}", "{time}")
 _PLACE = re.compile(r"\{[^{}]*\}")
-_NOT_IN_A_NAME = re.compile(r'["\\]')
 
 
 def experiment_name(pattern: str, *, name: str, number: int, now: datetime) -> str:
@@ -24,7 +23,7 @@ def experiment_name(pattern: str, *, name: str, number: int, now: datetime) -> s
     values = {"{n}": str(number), "{time}": f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S}"}
     rest = len(_PLACE.sub(lambda found: values.get(found[0], ""), pattern))
     room = max(0, LONGEST_EXPERIMENT_NAME - rest) // max(1, pattern.count("{name}"))
-    clean = "".join(character for character in _NOT_IN_A_NAME.sub("", name) if character.isprintable())
+    clean = "".join(character for character in NOT_IN_A_NAME.sub("", name) if character.isprintable())
     values["{name}"] = clean[:room].strip()
     return _PLACE.sub(lambda found: values.get(found[0], found[0]), pattern).strip()
 
@@ -107,7 +106,7 @@ class StartAgainForm(ConfirmForm):
         unknown = next((place for place in _PLACE.findall(pattern) if place not in _PLACES), None)
         if unknown is not None:
             raise forms.ValidationError(f"“{unknown[:50]}” is not known here. Use {{name}}, {{n}} and {{time}}.")
-        if _NOT_IN_A_NAME.search(pattern) or not pattern.isprintable():
+        if NOT_IN_A_NAME.search(pattern) or not pattern.isprintable():
             raise forms.ValidationError(
                 'Arize accepts no quotation marks ("), backslashes or invisible characters in a name.'
             )

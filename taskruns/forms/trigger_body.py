@@ -4,12 +4,11 @@ It is passed on as it came, so Arize's own defaults apply to what it leaves out.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from taskruns.arize.triggers import LONGEST_EXPERIMENT_NAME, LONGEST_WINDOW, PreparedTrigger
+from taskruns.arize.triggers import LONGEST_EXPERIMENT_NAME, LONGEST_WINDOW, NOT_IN_A_NAME, PreparedTrigger
 from taskruns.arize.values import read_timestamp
 from taskruns.arize.wire import TaskType
 from taskruns.models import Task
@@ -18,7 +17,6 @@ from .triggers import LARGEST_NUMBER, LONGEST_METADATA_NAME, LONGEST_TEXT, MOST_
 
 LONGEST_BODY = 100_000  # bytes; 100 ids of 512 characters fit
 _YEARS = range(2000, 2101)
-_NOT_IN_A_NAME = re.compile(r'["\\]')
 
 
 class BodyRefused(ValueError):
@@ -90,7 +88,7 @@ def _is_time(value: object) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    return _is_line(value, LONGEST_EXPERIMENT_NAME) and bool(value) and not _NOT_IN_A_NAME.search(str(value))
+    return _is_line(value, LONGEST_EXPERIMENT_NAME) and bool(value) and not NOT_IN_A_NAME.search(str(value))
 
 
 def _is_metadata(value: object) -> bool:

@@ -1,7 +1,6 @@
 """Forms that start a run: one for each kind of task. Fields have the names of Arize's request body."""
 
 import json
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from taskruns.arize.triggers import (
     DEFAULT_SPANS,
     LONGEST_EXPERIMENT_NAME,
     LONGEST_WINDOW,
+    NOT_IN_A_NAME,
     EvaluationTrigger,
     ExperimentTrigger,
 )
@@ -37,7 +37,6 @@ LONGEST_TEXT = 512
 LONGEST_METADATA_NAME = 100
 MOST_LINES = 100
 _YEARS = range(2000, 2101)
-_NOT_IN_A_NAME = re.compile(r'["\\]')
 
 
 class MomentField(forms.DateTimeField):
@@ -326,12 +325,12 @@ class ExperimentForm(TriggerForm):
     @classmethod
     def suggest(cls, task: Task, now: datetime) -> dict[str, Any]:
         stamp = f" {now.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-        name = "".join(character for character in _NOT_IN_A_NAME.sub("", str(task)) if character.isprintable())
+        name = "".join(character for character in NOT_IN_A_NAME.sub("", str(task)) if character.isprintable())
         return {"experiment_name": name[: LONGEST_EXPERIMENT_NAME - len(stamp)].strip() + stamp}
 
     def clean_experiment_name(self) -> str:
         name: str = self.cleaned_data["experiment_name"]
-        if _NOT_IN_A_NAME.search(name):
+        if NOT_IN_A_NAME.search(name):
             raise forms.ValidationError('Arize accepts no quotation marks (") or backslashes in a name.')
         return name
 

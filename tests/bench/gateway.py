@@ -1,6 +1,6 @@
 """What the gateway adds to a call: real web processes and the sandbox, with the direct call as the reference.
 
-Then 50 scripts at once: how long a board and a cancel of a person take meanwhile, with an Arize that is fast or slow.
+Then with 50 scripts running: how long a person waits for the board and for a cancel, beside a fast or a slow Arize.
 """
 
 import statistics

@@ -149,7 +149,7 @@ def test_a_start_with_a_reversed_window_is_refused_at_both(panel: Panel, client:
 
 
 def test_a_run_that_still_stops_is_shown_as_running(panel: Panel, client: AnyClient):
-    """The clock of this Arize stands still, so the run goes on stopping."""
+    """Time does not pass in this Arize, so the run never leaves the stopping state."""
     panel.stack.arize.fault(method="POST", path="/cancel", cancel_takes_seconds=600)
     direct, through = cancelled_at_both(panel, client, panel.runs("running", 2), panel.through(panel.shared_token()))
     assert "RUNNING" in json.dumps(direct["result"])

@@ -26,7 +26,7 @@ USED = {
 
 @dataclass
 class Reader:
-    """Somebody who follows the document in a folder of their own."""
+    """A reader who follows the document in an empty folder."""
 
     panel: Panel
     folder: Path

@@ -14,7 +14,7 @@ from taskruns.models import PersonTally, Team, Token, User
 
 MINUTE = timedelta(minutes=1)
 ROWS_A_MINUTE = 20  # of one person or token in one chain
-# Before the id of a token that does not work: a script goes on trying for months.
+# Prefix of the id of a token that does not work. Its script may keep trying for months.
 REFUSED = "refused:"
 REFUSALS_A_MINUTE = 1
 

@@ -216,7 +216,7 @@ def _clean_name(name: str) -> str:
         raise UserError("This looks like a token itself. Choose a name that says who uses it.", field="name")
     if _LIKE_A_LABEL.search(unicodedata.normalize("NFKC", cleaned)):
         raise UserError(
-            "This looks like the name of somebody else in the audit log. Choose a name that says which script uses "
+            "In the audit log, this would look like another person or token. Choose a name that says which script uses "
             "the token, without “made by”.",
             field="name",
         )
