@@ -35,7 +35,10 @@ class _KeyForm(forms.Form):
 
     def __init__(self, *args: Any, keys: Choices, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["credential"].choices = [("", "The team's only key"), *keys]  # type: ignore[attr-defined]
+        known = list(keys)
+        # Without a choice, the gateway refuses the requests of a team with several keys.
+        without = "The team's only key" if len(known) <= 1 else "None: requests are refused while there are several"
+        self.fields["credential"].choices = [("", without), *known]  # type: ignore[attr-defined]
 
 
 class TokenForm(_KeyForm):

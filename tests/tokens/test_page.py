@@ -148,6 +148,13 @@ def test_a_team_with_several_keys_needs_a_choice(browser: Client, team: Team):
     assert "The team has 2 API keys. Replace it and choose one." in row_of(browser.get(TOKENS), token)
 
 
+def test_the_form_says_what_no_choice_of_a_key_means(browser: Client, team: Team, credential: Credential):
+    several = "None: requests are refused while there are several"
+    assert several not in text_of(browser.get(f"{TOKENS}new/"))
+    make_credential(team, name="Second")
+    assert several in text_of(browser.get(f"{TOKENS}new/"))
+
+
 def test_a_rejected_key_is_said(browser: Client, team: Team):
     token, _ = make_token(team, credential=make_credential(team, failing_since=timezone.now()))
     assert "Arize rejects its API key “Production”." in row_of(browser.get(TOKENS), token)
