@@ -3,16 +3,18 @@
 That takes longer than the database needs to answer. A prepared query reads like any other: `rows()`, `exists()`.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from datetime import timedelta
 from functools import cache, cached_property
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar
+from uuid import UUID
 
 from django.core.exceptions import EmptyResultSet
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.db.models import DateTimeField, Model, QuerySet, Value
+from django.db.models import DateTimeField, Model, QuerySet, UUIDField, Value
 from django.db.models.fields import Field
 from django.db.models.sql import UpdateQuery
 
@@ -53,6 +55,15 @@ class Moment(Slot):
 
     def read(self, values: Mapping[str, Any]) -> Any:
         return values[self.value] + self.shift
+
+
+def numbered_slots(number: int) -> list[Any]:
+    """Slots for so many ids, which `numbered` fills."""
+    return [Slot(f"id_{at}", UUIDField()) for at in range(number)]
+
+
+def numbered(ids: Iterable[UUID]) -> dict[str, Any]:
+    return {f"id_{at}": id_ for at, id_ in enumerate(ids)}
 
 
 class Prepared(Generic[R]):
@@ -155,31 +166,59 @@ class ForAMinute(Generic[V]):
 
 
 class PreparedUpdate:
-    """An UPDATE in which every value that differs between calls is a slot. It does not fold text."""
+    """An UPDATE in which every value that differs between calls is a slot. It does not fold text.
 
-    def __init__(self, queryset: "QuerySet[Any]", **columns: Any) -> None:
+    `returning`: columns of the updated rows, as they are afterwards, for `rows`.
+    """
+
+    def __init__(self, queryset: "QuerySet[Any]", *, returning: Sequence[str] = (), **columns: Any) -> None:
         query: Any = queryset.query.chain(UpdateQuery)
         query.add_update_values(columns)
         query.clear_select_clause()
         self._sql, self._parameters = query.get_compiler(DEFAULT_DB_ALIAS).as_sql()
+        self._returned = Prepared[Any](queryset.order_by().values_list(*returning)) if returning else None
+        if returning:
+            quote = connections[DEFAULT_DB_ALIAS].ops.quote_name
+            get_field = queryset.model._meta.get_field
+            names = ", ".join(quote(get_field(name).column) for name in returning)
+            self._sql += f" RETURNING {names}"
 
-    def run(self, **values: Any) -> int:
-        """Returns how many rows were updated."""
-        with transaction.mark_for_rollback_on_error(DEFAULT_DB_ALIAS), connections[DEFAULT_DB_ALIAS].cursor() as cursor:
-            cursor.execute(self._sql, _filled(self._parameters, values))
+    def run(self, *, before: Sequence[str] = (), **values: Any) -> int:
+        """Returns how many rows were updated. `before`: as `soft_statement` gives it."""
+        with self._executed(before, values) as cursor:
             return int(cursor.rowcount)
 
+    def rows(self, *, before: Sequence[str] = (), **values: Any) -> list[Any]:
+        """The updated rows, as tuples of the returned columns."""
+        if self._returned is None:
+            raise TypeError("This update returns no columns.")
+        with self._executed(before, values) as cursor:
+            return self._returned._read(cursor.fetchall())  # noqa: SLF001 - it reads them like its own
 
-def update_row(model: type[Model], pk: object, *, only_if: Mapping[str, Any] | None = None, **changes: Any) -> int:
+    @contextmanager
+    def _executed(self, before: Sequence[str], values: Mapping[str, Any]) -> Iterator[Any]:
+        with transaction.mark_for_rollback_on_error(DEFAULT_DB_ALIAS), connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            _execute(cursor, before, self._sql, _filled(self._parameters, values))
+            yield cursor
+
+
+def update_row(
+    model: type[Model],
+    pk: object,
+    *,
+    only_if: Mapping[str, Any] | None = None,
+    before: Sequence[str] = (),
+    **changes: Any,
+) -> int:
     """`filter(pk=pk, **only_if).update(**changes)`. `only_if`: columns that must have these values, not null."""
     required = {f"only_if_{name}": value for name, value in (only_if or {}).items()}
     prepared = _row_update(model, tuple(only_if or ()), tuple(changes))
-    return prepared.run(pk=pk, **required, **{f"set_{name}": value for name, value in changes.items()})
+    return prepared.run(before=before, pk=pk, **required, **{f"set_{name}": value for name, value in changes.items()})
 
 
 @cache
 def _row_update(model: type[Model], required: tuple[str, ...], changed: tuple[str, ...]) -> PreparedUpdate:
-    def slots(prefix: str, names: tuple[str, ...]) -> dict[str, Slot]:
+    def slots(prefix: str, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: Slot(f"{prefix}{name}", model._meta.get_field(name)) for name in names}  # type: ignore[arg-type]
 
     pk = Slot("pk", model._meta.pk)
@@ -192,8 +231,16 @@ def _filled(parameters: Sequence[Any], values: Mapping[str, Any]) -> tuple[Any, 
     return tuple(it.fill(values, connection) if isinstance(it, Slot) else it for it in parameters)
 
 
-# Sent with the query, so that they need no round trip of their own. They end with it, or with its transaction.
 _ALONG_INDEXES = ("SET LOCAL enable_bitmapscan = off", "SET LOCAL enable_seqscan = off")
+
+
+def _execute(cursor: Any, before: Sequence[str], sql: str, parameters: Sequence[Any]) -> None:
+    """`before`: settings of PostgreSQL, sent with the statement, so that they need no round trip of their own. They end
+    with it, or with its transaction.
+    """
+    cursor.execute("; ".join([*before, sql]), parameters)
+    for _ in before:
+        cursor.nextset()
 
 
 class PreparedNumbers:
@@ -219,9 +266,7 @@ class PreparedNumbers:
         connection = connections[DEFAULT_DB_ALIAS]
         before = _ALONG_INDEXES if connection.vendor == "postgresql" else ()
         with connection.cursor() as cursor:
-            cursor.execute("; ".join([*before, self._sql]), _filled(self._parameters, values))
-            for _ in before:
-                cursor.nextset()
+            _execute(cursor, before, self._sql, _filled(self._parameters, values))
             found: tuple[int, ...] = cursor.fetchone()
         return found
 

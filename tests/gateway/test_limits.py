@@ -11,11 +11,12 @@ import pytest
 import responses
 import time_machine
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from taskruns.models import Credential, KeyUsage, Run, SignInCount, Task, Team, Token
 from taskruns.services import background, cancellations
-from taskruns.services.credentials import budget
+from taskruns.services.credentials import budget, client
 from taskruns.services.credentials.budget import Budget, Kind
 from taskruns.services.gateway import acts, passing, places
 from taskruns.services.lock_wait import soft_commit
@@ -161,6 +162,38 @@ def test_parallel_reservations_never_exceed_the_share():
     credential = make_credential(team)
     granted = in_threads(8, lambda _number: sum(budget.reserve_for_script(credential) == 0 for _ in range(10)))
     assert 50 <= sum(granted) <= 53  # a second adds less than one
+
+
+def test_a_reservation_is_one_statement_unless_another_process_was_faster(credential: Credential):
+    elsewhere = Credential.objects.get(pk=credential.pk)
+    budget.reserve_for_script(credential)  # prepares the query
+    credential.refresh_from_db()
+    for key, statements in ((credential, 1), (elsewhere, 3)):
+        with CaptureQueriesContext(connection) as found:
+            assert budget.reserve_for_script(key) == 0
+        assert len([one for one in found if "SAVEPOINT" not in one["sql"]]) == statements
+    credential.refresh_from_db()
+    assert sum(calls for _, _, calls in credential.recent_calls) == 3
+
+
+@pytest.mark.usefixtures("committed")
+@pytest.mark.parametrize("act", ["reserve", "spend", "count"])
+def test_single_statements_neither_wait_for_the_disk_nor_change_the_connection(act: str):
+    team = Team.objects.create(slug="ops-north", name="Ops North")
+    key, (token, _) = make_credential(team), make_token(team)
+    acts = {
+        "reserve": lambda: budget.reserve_for_script(Credential.objects.get(pk=key.pk)),
+        "spend": lambda: rate.spend(token),
+        "count": lambda: client.count(key, calls=1, limited=0),
+    }
+    acts[act]()
+    before = durability()
+    with CaptureQueriesContext(connection) as found:
+        acts[act]()
+    writes = [one["sql"] for one in found if "UPDATE" in one["sql"]]
+    assert len(writes) == 1
+    assert connection.vendor == "sqlite" or "SET LOCAL synchronous_commit = off; UPDATE" in writes[0]
+    assert durability() == before
 
 
 def test_calls_are_counted_for_the_page_of_the_key(
@@ -320,13 +353,14 @@ def test_same_answer_is_recorded_once(script: Script, arize: responses.RequestsM
     assert recorded == [1]
 
 
+def durability() -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA synchronous" if connection.vendor == "sqlite" else "SHOW synchronous_commit")
+        return cursor.fetchone()[0]
+
+
 @pytest.mark.usefixtures("committed")
 def test_soft_commit_commits_and_leaves_the_connection_as_it_was():
-    def durability() -> Any:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA synchronous" if connection.vendor == "sqlite" else "SHOW synchronous_commit")
-            return cursor.fetchone()[0]
-
     before = durability()
     with soft_commit():
         Team.objects.create(slug="soft", name="Soft")

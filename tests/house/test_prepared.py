@@ -16,6 +16,7 @@ from taskruns.models.prepared import Moment, Prepared, PreparedNumbers, Prepared
 from taskruns.pages import saved_views
 from taskruns.pages.board import chart, choices, counts, rows
 from taskruns.services import members
+from taskruns.services.cancellations import actions, results
 from taskruns.services.cancellations.sweep import _waiting_of_key
 from taskruns.services.channels import sending
 from taskruns.services.credentials import budget, client
@@ -50,6 +51,11 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     *((tasks._stamp, {"repeats": choice}) for choice in (False, True)),
     (arize_users._waiting, {}),
     (facts._active, {}),
+    *((facts._cancelled, {"number": number}) for number in (1, 3)),
+    *((results._locked, {"number": number}) for number in (1, 3)),
+    (actions._locked, {}),
+    (actions._open_ones, {}),
+    (actions._previous, {}),
     (ends._rules, {}),
     (sending._by_id, {}),
     *((sending._next, {"to_people": choice}) for choice in (False, True)),
@@ -60,7 +66,6 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (rows._shown, {}),
     (saved_views._with_own_default, {}),
     (rate._more, {}),
-    (rate._counted, {}),
     (acts._run, {}),
     (acts._task, {}),
     (keys._own, {}),

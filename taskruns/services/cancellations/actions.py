@@ -14,14 +14,17 @@ If too many requests already wait for Arize, step 1 leaves `posted_at` empty. Th
 import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from django.db import transaction
+from django.db.models import UUIDField
 
 from taskruns.arize.errors import ArizeError
 from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, clean_line, record
 from taskruns.models import LONGEST_REASON, Cancellation, Credential, Outcome, Run, Team
+from taskruns.models.prepared import Prepared, Slot
 from taskruns.services.remote_acts import AnyPlace, Place, after_sending, insert_first
 from taskruns.services.runs.facts import update_cancelled
 
@@ -50,7 +53,7 @@ class CancelResult:
 
 def is_needed(run: Run) -> bool:
     """Whether a cancel would probably send something: the run is active, and no cancel of it is open."""
-    return run.is_active and not Cancellation.objects.filter(run=run, outcome=Outcome.OPEN).exists()
+    return run.is_active and not _open_ones().exists(run=run.pk)
 
 
 def cancel(
@@ -80,11 +83,11 @@ def cancel(
 
 @transaction.atomic(durable=True)
 def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Cancellation | CancelResult:
-    previous = Cancellation.objects.filter(run=run_id).order_by("-requested_at").first()
+    previous = _previous().rows(run=run_id, most=1)
     new = Cancellation(run_id=run_id, person=by.person, token=by.token, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
-    run = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team").get(pk=run_id)
+    (run,) = _locked().rows(run=run_id)
     if opened is None:
         return _joined(run, by=by, reason=reason)
     if not run.is_active:
@@ -104,9 +107,27 @@ def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Canc
         run=run,
         operation_id=opened.pk,
         reason=reason,
-        details=counts_now(run) | ({"previous_operation": str(previous.pk)} if previous else {}),
+        details=counts_now(run) | ({"previous_operation": str(previous[0])} if previous else {}),
     )
     return opened
+
+
+@cache
+def _locked() -> Prepared[Run]:
+    locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
+    return Prepared(locked.filter(pk=Slot("run", UUIDField())))
+
+
+@cache
+def _open_ones() -> Prepared[Cancellation]:
+    return Prepared(Cancellation.objects.filter(run=Slot("run", UUIDField()), outcome=Outcome.OPEN))
+
+
+@cache
+def _previous() -> Prepared[uuid.UUID]:
+    """The run's cancels, the latest first."""
+    earlier = Cancellation.objects.filter(run=Slot("run", UUIDField())).order_by("-requested_at")
+    return Prepared(earlier.values_list("pk", flat=True))
 
 
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:

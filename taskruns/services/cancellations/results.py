@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.utils import timezone
@@ -10,6 +11,7 @@ from django.utils import timezone
 from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.audit import Actor, EventType, append, compose
 from taskruns.models import CANCEL_FACTS, AuditEvent, Cancellation, Outcome, Run, Team
+from taskruns.models.prepared import Prepared, numbered, numbered_slots
 from taskruns.models.runs import ACTIVE
 from taskruns.services.credentials.client import count
 from taskruns.services.credentials.health import note_rejected
@@ -68,9 +70,10 @@ def write_results(results: Sequence[Result]) -> None:
 
     The caller's transaction must end with `record_results`. Runs are locked in a fixed order to avoid deadlocks.
     """
-    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
-    wanted = locked.filter(pk__in=[result.cancellation.run_id for result in results]).order_by("task_id", "pk")
-    runs = {run.pk: run for run in wanted}
+    if not results:
+        return
+    ids = {result.cancellation.run_id for result in results}
+    runs = {run.pk: run for run in _locked(len(ids)).rows(**numbered(ids))}
     for result in results:
         result.run = runs[result.cancellation.run_id]
         result.before = result.run.status
@@ -78,6 +81,13 @@ def write_results(results: Sequence[Result]) -> None:
         result.has_changed = _observe(result.run, result.answer)
         result.is_written = _write(result.cancellation, result.answer)
     update_cancelled(runs)
+
+
+@cache
+def _locked(number: int) -> Prepared[Run]:
+    """So many runs by their ids."""
+    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
+    return Prepared(locked.filter(pk__in=numbered_slots(number)).order_by("task_id", "pk"))
 
 
 def record_results(results: Sequence[Result]) -> None:

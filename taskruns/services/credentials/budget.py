@@ -18,7 +18,7 @@ from django.db.models import UUIDField
 
 from taskruns.models import Credential
 from taskruns.models.prepared import Prepared, Slot, update_row
-from taskruns.services.lock_wait import soft_commit
+from taskruns.services.lock_wait import soft_commit, soft_statement
 
 Calls = list[list[float]]  # [[seconds since 1970, kind, calls], ...]
 WINDOW = 60  # seconds
@@ -232,8 +232,23 @@ def reserve(credential: Credential, kind: Kind) -> bool:
 
 def reserve_for_script(credential: Credential) -> int:
     """Reserve one call of a script. If none is left now: in how many seconds to try again, else 0."""
+    if _is_taken_unlocked(credential):
+        return 0
     with soft_commit():
         return _reserve(credential, Kind.SCRIPT)
+
+
+def _is_taken_unlocked(credential: Credential) -> bool:
+    """Reserve a call with one statement, which changes nothing if another process took one since the key was read."""
+    known = credential.recent_calls
+    budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, known)
+    if not budget.take(Kind.SCRIPT):
+        return False
+    with soft_statement() as before:
+        unchanged = {"recent_calls": known}
+        return bool(
+            update_row(Credential, credential.pk, only_if=unchanged, before=before, recent_calls=budget.recent())
+        )
 
 
 def _reserve(credential: Credential, kind: Kind) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -22,7 +23,7 @@ from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
 from taskruns.models.prepared import PreparedUpdate, Slot
-from taskruns.services.lock_wait import soft_commit
+from taskruns.services.lock_wait import soft_commit, soft_statement
 from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)
@@ -97,8 +98,7 @@ def count(credential: Credential, *, calls: int, limited: int) -> None:
         return
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
     try:
-        with soft_commit():
-            _add(credential, hour, calls=calls, limited=limited)
+        _add(credential, hour, calls=calls, limited=limited)
     except DatabaseError:
         log.warning("usage_not_counted", key=str(credential.pk), calls=calls, exc_info=True)
 
@@ -136,13 +136,16 @@ def _open(
 
 
 def _add(credential: Credential, hour: datetime, *, calls: int, limited: int) -> None:
-    more = {"credential": credential.pk, "hour": hour, "calls": calls, "limited": limited}
-    if not _more().run(**more):
-        _, is_new = KeyUsage.objects.get_or_create(
-            credential=credential, hour=hour, defaults={"calls": calls, "limited": limited}
-        )
-        if not is_new:  # another worker was faster
-            _more().run(**more)
+    more: dict[str, Any] = {"credential": credential.pk, "hour": hour, "calls": calls, "limited": limited}
+    with soft_statement() as before:
+        is_counted = _more().run(before=before, **more)
+    if not is_counted:
+        with soft_commit():
+            _, is_new = KeyUsage.objects.get_or_create(
+                credential=credential, hour=hour, defaults={"calls": calls, "limited": limited}
+            )
+            if not is_new:  # another worker was faster
+                _more().run(**more)
 
 
 @cache

@@ -17,7 +17,7 @@ from django.db.models import OuterRef, QuerySet, Subquery, UUIDField
 from django.utils import timezone
 
 from taskruns.models import Cancellation, Outcome, Run, RunSearch, Team
-from taskruns.models.prepared import Prepared, Slot
+from taskruns.models.prepared import Prepared, Slot, numbered, numbered_slots, update_row
 from taskruns.models.runs import LATELY, share_of
 
 log = structlog.get_logger(__name__)
@@ -72,12 +72,20 @@ def update_cancelled(run_ids: Iterable[uuid.UUID]) -> None:
     """Update runs after a cancel of them was opened or closed. The caller's transaction holds their locks, and bumps
     the boards.
     """
-    now = timezone.now()
-    for run in with_cancel(_loaded(Run.objects.filter(pk__in=list(run_ids)))):
+    now, ids = timezone.now(), set(run_ids)
+    if not ids:
+        return
+    for run in _cancelled(len(ids)).rows(**numbered(ids)):
         outcome: str | None = run.last_outcome  # type: ignore[attr-defined] # annotated
         was_open, run.cancel_open = bool(run.cancel_open), run.is_active and outcome in NOT_CONFIRMED
         if run.cancel_open != was_open:
-            Run.objects.filter(pk=run.pk).update(cancel_open=run.cancel_open, attention=run.needs(now))
+            update_row(Run, run.pk, cancel_open=run.cancel_open, attention=run.needs(now))
+
+
+@cache
+def _cancelled(number: int) -> Prepared[Run]:
+    """So many runs by their ids."""
+    return Prepared(with_cancel(_loaded(Run.objects.filter(pk__in=numbered_slots(number)))))
 
 
 def is_cancel_open(run: Run) -> bool:

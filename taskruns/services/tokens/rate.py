@@ -11,9 +11,9 @@ from django.db.models import CharField, F
 from django.utils import timezone
 
 from taskruns.models import Limit, SignInCount, Token
-from taskruns.models.prepared import Moment, Prepared, PreparedUpdate, Slot
+from taskruns.models.prepared import Moment, PreparedUpdate, Slot
 from taskruns.models.stamps import ahead, over
-from taskruns.services.lock_wait import soft_commit
+from taskruns.services.lock_wait import soft_commit, soft_statement
 
 WINDOW = timedelta(minutes=1)
 SECONDS = int(WINDOW.total_seconds())
@@ -46,16 +46,23 @@ def spend(token: Token) -> Spent:
     """Count one request of the token, also one beyond the limit."""
     limit = Limit("token requests", settings.TOKEN_REQUESTS_PER_MINUTE, WINDOW)
     now = timezone.now()
-    with soft_commit():
-        used, ends_at = _count(limit.bucket(str(token.pk)), now)
+    used, ends_at = _count(limit.bucket(str(token.pk)), now)
     left = math.ceil((ends_at - now).total_seconds())
     return Spent(limit.attempts, used, min(SECONDS, max(1, left)))
 
 
 def _count(bucket: str, now: datetime) -> tuple[int, datetime]:
     """Each step is one statement that only one of several parallel requests can win."""
-    if not _more().run(bucket=bucket, now=now):
-        anew = {"ends_at": now + WINDOW, "attempts": 1, "is_reported": False}
+    with soft_statement() as before:
+        counted: list[tuple[int, datetime]] = _more().rows(before=before, bucket=bucket, now=now)
+    return counted[0] if counted else _first(bucket, now)
+
+
+def _first(bucket: str, now: datetime) -> tuple[int, datetime]:
+    """The first request of a window."""
+    ends_at = now + WINDOW
+    anew = {"ends_at": ends_at, "attempts": 1, "is_reported": False}
+    with soft_commit():
         past = SignInCount.objects.filter(over("ends_at", now, WINDOW), bucket=bucket)
         if not past.update(**anew):
             try:
@@ -63,17 +70,10 @@ def _count(bucket: str, now: datetime) -> tuple[int, datetime]:
                     SignInCount.objects.create(bucket=bucket, **anew)
             except IntegrityError:
                 return _count(bucket, now)
-    (found,) = _counted().rows(bucket=bucket)
-    return found
+    return 1, ends_at
 
 
 @cache
 def _more() -> PreparedUpdate:
     row = SignInCount.objects.filter(ahead("ends_at", Moment(), WINDOW), bucket=Slot("bucket", CharField()))
-    return PreparedUpdate(row, attempts=F("attempts") + 1)
-
-
-@cache
-def _counted() -> Prepared[tuple[int, datetime]]:
-    row = SignInCount.objects.filter(bucket=Slot("bucket", CharField()))
-    return Prepared(row.values_list("attempts", "ends_at"))
+    return PreparedUpdate(row, attempts=F("attempts") + 1, returning=("attempts", "ends_at"))
