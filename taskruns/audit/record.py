@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from django.db import DatabaseError, models, transaction
 from django.utils import timezone
 
 from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team
+from taskruns.models.prepared import Prepared, Slot, update_row
 from taskruns.verifier import event_hash
 
 from .actor import Actor
@@ -193,10 +195,15 @@ def _first_head(chain: str) -> AuditChain:
     return AuditChain.objects.select_for_update().get(chain=chain)
 
 
+@cache
+def _head() -> Prepared[AuditChain]:
+    return Prepared(AuditChain.objects.select_for_update().filter(chain=Slot("chain", models.CharField())))
+
+
 def _append(rows: Sequence[AuditEvent], chain: str) -> None:
     """Number the rows under the chain's lock, which is held until the surrounding transaction ends."""
-    heads = AuditChain.objects.select_for_update().filter(chain=chain)
-    head = heads.first() or _first_head(chain)
+    found = _head().rows(chain=chain)
+    head = found[0] if found else _first_head(chain)
     for row in rows:
         _write(row, chain, seq=head.seq + 1, prev_hash=head.hash)
         head.seq, head.hash = row.seq, row.hash
@@ -215,7 +222,7 @@ def _write(row: AuditEvent, chain: str, *, seq: int, prev_hash: str) -> None:
 
 
 def _note_head(head: AuditChain) -> None:
-    if not AuditChain.objects.filter(chain=head.chain).update(seq=head.seq, hash=head.hash):
+    if not update_row(AuditChain, head.chain, seq=head.seq, hash=head.hash):
         message = f"the head of {head.chain} was not changed"
         raise DatabaseError(message)
 

@@ -2,12 +2,14 @@
 
 import uuid
 from datetime import datetime, timedelta
+from functools import cache
 
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
 from .people import User
+from .prepared import PreparedUpdate, Slot
 
 
 class TeamRole(models.TextChoices):
@@ -54,7 +56,13 @@ class Team(models.Model):
     @staticmethod
     def bump(team_id: uuid.UUID) -> None:
         """Make open boards reload. Call it before recording in the audit log, because locks are taken in one order."""
-        Team.objects.filter(pk=team_id).update(board_version=models.F("board_version") + 1)
+        _bump().run(team=team_id)
+
+
+@cache
+def _bump() -> PreparedUpdate:
+    team = Team.objects.filter(pk=Slot("team", models.UUIDField()))
+    return PreparedUpdate(team, board_version=models.F("board_version") + 1)
 
 
 class MembershipQuerySet(models.QuerySet["Membership"]):

@@ -11,7 +11,8 @@ from django.db import connection
 from django.db.models import DateTimeField
 from django.test.utils import CaptureQueriesContext
 
-from taskruns.models import Run, Task, Team, prepared, restores, session_store
+from taskruns.audit.record import _head
+from taskruns.models import Run, Task, Team, prepared, restores, session_store, teams
 from taskruns.models.prepared import Moment, Prepared, PreparedNumbers, PreparedShared, Slot, update_row
 from taskruns.pages import saved_views
 from taskruns.pages.board import chart, choices, counts, rows
@@ -31,6 +32,8 @@ from tests.paths import ROOT
 # Each function that builds a prepared query, with each choice of its arguments.
 BUILT: list[tuple[Any, dict[str, Any]]] = [
     (prepared._row_update, {"model": Task, "required": ("credential",), "changed": ("runs_read_at", "gap_cursor")}),
+    (teams._bump, {}),
+    (_head, {}),
     *((members._team, {"has_clock": choice}) for choice in (False, True)),
     *((members._own_teams, {"has_clock": choice}) for choice in (False, True)),
     *((staleness._of_one_team, {"keys": keys}) for keys in (staleness._usable_keys, staleness._live_keys)),
