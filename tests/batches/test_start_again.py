@@ -264,6 +264,14 @@ def test_a_start_whose_answer_is_lost_is_never_repeated(lost: Any, task: Task, o
     assert states(draft_starts(list(Run.objects.filter(status="failed")))) == ["already_started"]
 
 
+def test_an_answer_with_a_run_that_existed_before_proves_no_start(task: Task, oli: User, arize: Any) -> None:
+    run = ended_run(task, arize_id="old", first_seen_at=timezone.now() - timedelta(hours=1))
+    arize.post(trigger_url(task), status=201, json={"id": "old", "task_id": task.arize_id, "status": "PENDING"})
+    batch = finish(start_again([run], oli))
+    assert (states(batch), starts(arize)) == (["unknown"], 1)
+    assert rows("done") == []
+
+
 def test_every_429_returns_the_run_to_the_queue(task: Task, oli: User, arize: Any) -> None:
     for _ in range(4):
         arize.post(trigger_url(task), status=429, headers={"Retry-After": "1"})

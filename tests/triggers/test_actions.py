@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -165,6 +166,23 @@ def test_a_lost_answer_is_unknown_and_a_started_run_is_on_the_board(
     assert (ended.run_id, ended.details["new_runs"]) == ("", ["new-run"])
     row = Trigger.objects.get()
     assert (row.outcome, row.run_id) == ("unknown", None)
+
+
+@pytest.mark.parametrize("owner", ["the same task", "another task"])
+def test_an_answer_with_a_run_that_existed_before_is_unknown(
+    owner: str, client: Client, task: Task, oli: User, arize: responses.RequestsMock
+) -> None:
+    other = Task.objects.create(team=task.team, endpoint=task.endpoint, arize_id="another")
+    of = other if owner == "another task" else task
+    old = make_run(of, arize_id=NEW["id"], first_seen_at=timezone.now() - timedelta(minutes=5))
+    arize.post(trigger_url(task), json=NEW, status=201)
+    text = send(client, task).content.decode()
+    assert "it is unknown whether a run began" in text
+    assert "The task has no new run so far" in text
+    ended = check_log(task, oli, "unknown")
+    assert (ended.run_id, ended.details["new_runs"]) == ("", [])
+    old.refresh_from_db()
+    assert old.status == Status.PENDING
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ repeated.
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -88,14 +88,14 @@ class Starts(Kind[Trigger, Answer]):
     def close(self, answered: Sequence[Answered[Trigger, Answer]]) -> None:
         """Each in its own transaction, because recording a new run takes locks that come before the log's."""
         for it in answered:
-            if close(it.attempt, it.answer, by=it.by):
-                _update_item(it)
+            if (answer := close(it.attempt, it.answer, by=it.by)) is not None:
+                _update_item(replace(it, answer=answer))
         if answered and _lost_in_a_row(answered[0].item.batch_id):
             give_up(answered[0].item.batch_id, why=NO_ANSWERS.format(number=MOST_LOST))
 
     def close_unsent(self, items: Iterable[CancelItem], by: Actor) -> None:
         for item in items:
-            if item.trigger is not None and close(item.trigger, NEVER_SENT, by=by):
+            if item.trigger is not None and close(item.trigger, NEVER_SENT, by=by) is not None:
                 _update_item(Answered(item, item.trigger, by, NEVER_SENT))
 
     def lost(self, items: QuerySet[CancelItem]) -> Iterable[tuple[CancelItem, Trigger, Run]]:

@@ -26,15 +26,15 @@ CLOCKS_DIFFER = timedelta(minutes=1)
 CRASHED = "The panel was interrupted before it could record Arize's answer."
 
 
-def close(trigger: Trigger, answer: Answer, *, by: Actor) -> bool:
-    """Write the answer's outcome. False if another worker closed the trigger first.
+def close(trigger: Trigger, answer: Answer, *, by: Actor) -> Answer | None:
+    """Write the answer's outcome. Returns the answer as it counts, or None if another worker closed the trigger first.
 
     A later answer may replace `unknown`. Expects `trigger.task` with its team. Raises OutcomeNotWritten; the sweep then
     closes the trigger as `unknown`.
     """
-    answer = _with_new_runs(trigger.task, answer)
+    answer = _with_new_runs(trigger.task, _about_a_new_run(trigger.task, answer))
     with writing_outcome(EventType.RUN_TRIGGER):
-        return _write(trigger, answer, by)
+        return answer if _write(trigger, answer, by) else None
 
 
 def learn_of_key(key: Credential, answer: Answer) -> None:
@@ -84,6 +84,17 @@ def _batch_of(trigger: Trigger) -> dict[str, str]:
     """If a batch started it, the batch and the run that it started again."""
     item = CancelItem.objects.filter(trigger=trigger).select_related("run").first()
     return {"batch_id": str(item.batch_id), "again": item.run.arize_id} if item is not None else {}
+
+
+def _about_a_new_run(task: Task, answer: Answer) -> Answer:
+    """An answer with a run that existed before proves no start."""
+    if answer.outcome is not TriggerOutcome.DONE or answer.seen_since is None:
+        return answer
+    before = Run.objects.filter(first_seen_at__lt=answer.seen_since - CLOCKS_DIFFER)
+    own = before.filter(team=task.team_id, endpoint=task.endpoint, arize_id=answer.seen[0].id)
+    if not own.exists():
+        return answer
+    return replace(answer, outcome=TriggerOutcome.UNKNOWN, lost_at=answer.seen_since)
 
 
 def _with_new_runs(task: Task, answer: Answer) -> Answer:
