@@ -33,6 +33,7 @@ RESTING = (
 class Command(PanelCommand):
     misuse_exit = COULD_NOT_RUN
     needs_whole_database = False
+    requires_system_checks = []  # from Django 6.1 on, they connect, and SQLite would create the file
     help = "Restore a backup into an empty database, or put a restored panel into service with --adopt."
 
     def add_arguments(self, parser: CommandParser) -> None:
