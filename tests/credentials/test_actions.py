@@ -122,16 +122,16 @@ def test_concurrent_keys_with_one_name_become_one(committed):
     team = Team.objects.create(slug="t", name="T")
     start, refused = threading.Barrier(2), []
 
-    def insert():
+    def insert(number):
         start.wait()
         try:
-            add(team)
+            add(team, key=f"{CANARY}{number}")
         except UserError as error:
             refused.append(error.field)
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=insert) for _ in range(2)]
+    threads = [threading.Thread(target=insert, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
