@@ -145,7 +145,7 @@ def anchor_row(row: AuditEvent) -> bool:
     anchor = AuditAnchor(chain=row.chain, seq=row.seq, hash=row.hash, signed_at=timezone.now(), key_id=signing_key_id())
     known = AuditAnchor.objects.filter(chain=row.chain, seq=row.seq, key_id=anchor.key_id).values_list("pk", flat=True)
     # Two workers may get here at once. The chain's lock makes the second one see the first one's anchor.
-    AuditChain.objects.select_for_update().filter(chain=row.chain).only("chain").first()
+    AuditChain.objects.select_for_update(no_key=True).filter(chain=row.chain).only("chain").first()
     planted = list(known)
     if any(map(_is_ours, _readable(planted))):
         return False

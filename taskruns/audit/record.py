@@ -192,12 +192,12 @@ def _clean_columns(row: AuditEvent) -> None:
 def _first_head(chain: str) -> AuditChain:
     """Create and lock the head of a new chain. Several writers may try at once; `get_or_create` keeps one row."""
     AuditChain.objects.get_or_create(chain=chain)
-    return AuditChain.objects.select_for_update().get(chain=chain)
+    return AuditChain.objects.select_for_update(no_key=True).get(chain=chain)
 
 
 @cache
 def _head() -> Prepared[AuditChain]:
-    return Prepared(AuditChain.objects.select_for_update().filter(chain=Slot("chain", models.CharField())))
+    return Prepared(AuditChain.objects.select_for_update(no_key=True).filter(chain=Slot("chain", models.CharField())))
 
 
 def _append(rows: Sequence[AuditEvent], chain: str) -> None:
@@ -232,7 +232,7 @@ def record_restored(chain: str, *, seq: int, details: dict[str, Any], by: Actor)
 
     The signature in its details is what makes the gap legal: the owner of the database alone cannot excuse one.
     """
-    head = AuditChain.objects.select_for_update().filter(chain=chain).first() or _first_head(chain)
+    head = AuditChain.objects.select_for_update(no_key=True).filter(chain=chain).first() or _first_head(chain)
     last = AuditEvent.objects.filter(chain=chain).order_by("-seq").values_list("hash", flat=True).first() or head.hash
     signed = clean_details(details | {"key_id": signing_key_id()})
     place = {"chain": chain, "seq": seq, "prev_hash": last}

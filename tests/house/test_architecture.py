@@ -115,6 +115,24 @@ def test_outbound_arize_and_sandbox_do_not_import_django():
             assert not re.search(r"^\s*from taskruns\.(?!sandbox)", TEXTS[path], re.MULTILINE), named(path)
 
 
+def locks_as_if_to_delete(text: str) -> bool:
+    """Whether a row lock in this source also keeps others from referring to the row."""
+    locks = [it for it in ast.walk(ast.parse(text)) if isinstance(it, ast.Call) and "select_for_update" in _name(it)]
+    return any("no_key" not in {argument.arg for argument in lock.keywords} for lock in locks)
+
+
+def _name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
+
+
+def test_only_deletions_keep_others_from_referring_to_a_row():
+    """PostgreSQL checks foreign keys at the commit, when the lock of the audit chain is held. If someone who waits for
+    the chain had locked the row like this, both would wait for each other.
+    """
+    found = {named(path) for path in SOURCES if locks_as_if_to_delete(TEXTS[path])}
+    assert found == {"taskruns/services/runs/retention.py", "taskruns/services/batches/draft.py"}
+
+
 def test_views_and_pages_never_write_to_the_database():
     readers = on_floors("views", "access", "pages", "templatetags")
     assert len(readers) > 30

@@ -198,7 +198,7 @@ def adopt(*, by: Actor) -> bool:
     Raises UserError if the anchor file has grown since the restore: the panel whose backup it is still works.
     """
     with transaction.atomic():
-        resting = Restore.objects.select_for_update().filter(adopted_at=None).order_by("-restored_at")
+        resting = Restore.objects.select_for_update(no_key=True).filter(adopted_at=None).order_by("-restored_at")
         restores = list(resting)
         if not restores:
             return False

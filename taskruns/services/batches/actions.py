@@ -84,7 +84,7 @@ def confirm(batch: CancelBatch, *, reason: str, by: Actor, options: StartOptions
     are fixed here. Raises Held and NothingLeft.
     """
     with transaction.atomic(durable=True):
-        held = CancelBatch.objects.select_for_update(of=("self",)).select_related("team").get(pk=batch.pk)
+        held = CancelBatch.objects.select_for_update(of=("self",), no_key=True).select_related("team").get(pk=batch.pk)
         if held.state == BatchState.DRAFT:
             if is_resting():
                 raise UserError(f"Nothing was sent. {RESTING}")
@@ -99,7 +99,7 @@ def confirm(batch: CancelBatch, *, reason: str, by: Actor, options: StartOptions
 def remove(batch: CancelBatch, *, run_ids: Sequence[uuid.UUID]) -> int:
     """Remove runs from a draft. Returns how many were removed: none, once the batch is confirmed."""
     with transaction.atomic(durable=True):
-        held = CancelBatch.objects.select_for_update(of=("self",)).get(pk=batch.pk)
+        held = CancelBatch.objects.select_for_update(of=("self",), no_key=True).get(pk=batch.pk)
         if held.state != BatchState.DRAFT:
             return 0
         return held.items.filter(run__in=run_ids).delete()[0]
@@ -176,7 +176,11 @@ def actor_of(batch: CancelBatch, role: str | None = None) -> Actor:
 
 
 def _locked(batch_id: uuid.UUID) -> CancelBatch:
-    return CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch_id)
+    return (
+        CancelBatch.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("team", "person")
+        .get(pk=batch_id)
+    )
 
 
 def _prepare_starts(batch: CancelBatch, options: StartOptions) -> None:

@@ -29,7 +29,11 @@ KINDS: dict[str, AnyKind] = {BatchKind.CANCEL: Cancels(), BatchKind.TRIGGER: Sta
 @transaction.atomic(durable=True)
 def open_some(batch_id: uuid.UUID, credential_id: uuid.UUID | None, *, most: int) -> list[Opened[Any]]:
     """Open up to `most` queued runs of one key, as its pace allows. Empty if none may be sent now."""
-    batch = CancelBatch.objects.select_for_update(of=("self",)).select_related("team", "person").get(pk=batch_id)
+    batch = (
+        CancelBatch.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("team", "person")
+        .get(pk=batch_id)
+    )
     if batch.state != BatchState.WORKING:
         return []
     kind = KINDS[batch.kind]
@@ -60,4 +64,4 @@ def may_try(now: datetime) -> Q:
 def _due(batch: CancelBatch, credential_id: uuid.UUID | None) -> Any:
     rows = CancelItem.objects.filter(may_try(timezone.now()), batch=batch, state=ItemState.QUEUED)
     of_key = rows.filter(run__task__credential=credential_id)
-    return of_key.select_related("run").select_for_update(of=("self",)).order_by("next_try_at", "pk")
+    return of_key.select_related("run").select_for_update(of=("self",), no_key=True).order_by("next_try_at", "pk")

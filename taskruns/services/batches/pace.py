@@ -159,7 +159,7 @@ def _pause(pace: CancelPace, error: ArizeError, wait: float) -> None:
 
 
 def _locked(credential_id: uuid.UUID) -> CancelPace:
-    rows = CancelPace.objects.select_for_update(of=("self",)).select_related("credential")
+    rows = CancelPace.objects.select_for_update(of=("self",), no_key=True).select_related("credential")
     found = rows.filter(credential=credential_id).first()
     if found is None:
         CancelPace.objects.get_or_create(credential_id=credential_id)

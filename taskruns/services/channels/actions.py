@@ -142,7 +142,9 @@ def change(channel: Channel, *, name: str, is_on: bool, address: str, by: Actor)
 def remove(channel: Channel, *, by: Actor) -> bool:
     """Delete its address, its rules and what it has not sent. False if it was already removed."""
     with transaction.atomic():
-        row = Channel.objects.select_for_update(of=("self",)).filter(pk=channel.pk, removed_at=None).first()
+        row = (
+            Channel.objects.select_for_update(of=("self",), no_key=True).filter(pk=channel.pk, removed_at=None).first()
+        )
         if row is None:
             return False
         dropped = _drop(row)

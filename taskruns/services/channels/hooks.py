@@ -105,7 +105,7 @@ def set_secret(hook: ArizeHook, *, auth: str, secret: str, by: Actor) -> None:
             f"A secret has 16 to {LONGEST_SECRET} characters without blanks. Copy it from Arize again.", field="secret"
         )
     with transaction.atomic():
-        row = ArizeHook.objects.select_for_update(of=("self",)).filter(pk=hook.pk, removed_at=None).first()
+        row = ArizeHook.objects.select_for_update(of=("self",), no_key=True).filter(pk=hook.pk, removed_at=None).first()
         if row is None:
             raise UserError("This address was removed. Create a new one.")
         key_ring.check_newest()

@@ -157,7 +157,8 @@ def _match_log(team_id: uuid.UUID) -> bool:
 
 def free(rows: "QuerySet[Any]") -> "QuerySet[Any]":
     """Without those that another worker is just working on."""
-    return rows.select_for_update(of=("self",), skip_locked=connection.features.has_select_for_update_skip_locked)
+    can_skip = connection.features.has_select_for_update_skip_locked
+    return rows.select_for_update(of=("self",), no_key=True, skip_locked=can_skip)
 
 
 def _of_run(run: Run, event: Happening, at: datetime) -> Fact:

@@ -31,7 +31,7 @@ def give_up_old() -> int:
 
 @transaction.atomic
 def _give_up(channel_id: uuid.UUID | None) -> int:
-    late = list(_late().filter(channel=channel_id).select_for_update(of=("self",)).order_by("pk")[:CHUNK])
+    late = list(_late().filter(channel=channel_id).select_for_update(of=("self",), no_key=True).order_by("pk")[:CHUNK])
     ids = [row.pk for row in late]
     Delivery.objects.filter(Q(pk__in=ids) | Q(summary__in=ids)).update(state=DeliveryState.GIVEN_UP, claimed_until=None)
     if channel_id is not None and late:

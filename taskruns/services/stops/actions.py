@@ -166,7 +166,7 @@ def _end(stop: EmergencyStop, end: StopEnd, event: EventType, *, by: Actor) -> N
 
 def _working_batches(stop: EmergencyStop) -> QuerySet[CancelBatch]:
     working = CancelBatch.objects.filter(stop=stop, state=BatchState.WORKING).order_by("pk")
-    return working.select_for_update(of=("self",)).select_related("team", "person")
+    return working.select_for_update(of=("self",), no_key=True).select_related("team", "person")
 
 
 def _record(event: EventType, stop: EmergencyStop, *, by: Actor, details: dict[str, Any], reason: str = "") -> None:

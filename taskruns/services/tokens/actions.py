@@ -155,7 +155,13 @@ def _made_by(maker: User | None, by: Actor) -> dict[str, Any]:
 
 
 def _locked(token: Token) -> Token:
-    row = Token.objects.unended().select_for_update(of=("self",)).select_related("team").filter(pk=token.pk).first()
+    row = (
+        Token.objects.unended()
+        .select_for_update(of=("self",), no_key=True)
+        .select_related("team")
+        .filter(pk=token.pk)
+        .first()
+    )
     if row is None:
         raise UserError("This token has ended. Create a new one.")
     return row
