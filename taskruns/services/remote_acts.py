@@ -13,6 +13,7 @@ from datetime import timedelta
 from enum import Enum, auto
 from typing import Protocol, Self, TypeVar
 
+import structlog
 from django.db import DatabaseError, IntegrityError, models, transaction
 from django.utils import timezone
 
@@ -24,6 +25,7 @@ from taskruns.models.stamps import long_ago
 
 from .user_errors import UserError
 
+log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=models.Model)
 R = TypeVar("R", Cancellation, Trigger)
 # For one read after a lost answer: short, because a person is waiting.
@@ -160,6 +162,15 @@ def after_sending(event: EventType) -> Iterator[None]:
         yield
     except DatabaseError as error:
         raise OutcomeNotWritten(event) from error
+
+
+@contextmanager
+def outcome_is_written(failed: str, *, key: uuid.UUID) -> Iterator[None]:
+    """What is left to note about the key matters less: if the database fails, this is logged under `failed`."""
+    try:
+        yield
+    except DatabaseError:
+        log.exception(failed, key=str(key))
 
 
 def crashed_before() -> models.Q:

@@ -3,6 +3,7 @@
 Each case looks at the first cancel of a run. Later attempts of a batch are cancels of their own.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,8 +19,9 @@ from taskruns.arize.wire import WireRun
 from taskruns.models import BatchSource, CancelBatch, Cancellation, Outcome, Run, Task, Team, User
 from taskruns.services import batches, cancellations, stops
 from taskruns.services.batches import dispatch
+from taskruns.services.cancellations import Answer
 from taskruns.services.cancellations.results import close
-from taskruns.services.remote_acts import mark_posted
+from taskruns.services.remote_acts import SWEEPER, mark_posted
 from taskruns.services.runs.observations import Reading, record_readings
 from tests.factories import actor
 from tests.stored import events
@@ -294,6 +296,41 @@ def test_an_unknown_cancel_waits_while_another_one_is_sent(stage: Stage) -> None
     Cancellation.objects.filter(pk=second.pk).update(outcome=Outcome.CONFIRMED)
     sweep_sees("CANCELLED")(stage)
     assert stage.outcomes(first) == ["requested", "unknown", "already_cancelled"]
+
+
+def test_the_person_is_told_what_the_log_says(run: Run, oli: User, arize: Any) -> None:
+    """A re-read shows the run cancelled, but an earlier cancel of it is confirmed."""
+    earlier = timezone.now() - timedelta(minutes=5)
+    Cancellation.objects.create(
+        run=run, outcome="confirmed", requested_at=earlier, posted_at=earlier, closed_at=earlier
+    )
+    arize.post(run_url(run, "/cancel"), status=500)
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    result = cancellations.cancel(run, by=actor(oli))
+    assert result.outcome == events()[-1][1] == "already_cancelled"
+
+
+@pytest.mark.parametrize("swept", ["confirmed", "unknown"])
+def test_a_late_answer_does_not_contradict_the_sweep(swept: str, run: Run, oli: User, arize: Any) -> None:
+    def close_meanwhile(_: Any) -> tuple[int, dict[str, str], str]:
+        Cancellation.objects.filter(run=run).update(outcome=swept, closed_at=timezone.now(), explanation="Swept.")
+        return 200, {}, json.dumps(wire_run(run, "RUNNING"))
+
+    arize.add_callback("POST", run_url(run, "/cancel"), close_meanwhile)
+    result = cancellations.cancel(run, by=actor(oli))
+    assert (result.outcome, result.explanation) == (swept, "Swept.")
+    assert events() == [("run.cancel", "requested")]
+
+
+def test_a_sweep_that_began_before_the_answer_does_not_undo_it(run: Run, oli: User, arize: Any) -> None:
+    """It read the cancellation as open; meanwhile Arize accepted the cancel."""
+    arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
+    cancellations.cancel(run, by=actor(oli))
+    row = Cancellation.objects.select_related("run__task__credential", "batch").get()
+    assert row.stopping_since is not None
+    row.stopping_since = None
+    assert close(row, Answer(Outcome.UNKNOWN, "lost"), by=SWEEPER) is None
+    assert Cancellation.objects.get().outcome == "", "it is still stopping"
 
 
 def test_a_batch_notes_what_its_re_read_shows(team: Team, run: Run, oli: User, arize: Any) -> None:

@@ -178,11 +178,12 @@ def test_an_answer_with_a_run_that_existed_before_is_unknown(
     arize.post(trigger_url(task), json=NEW, status=201)
     text = send(client, task).content.decode()
     assert "it is unknown whether a run began" in text
-    assert "The task has no new run so far" in text
+    assert "Arize answered with a run that existed before." in text
     ended = check_log(task, oli, "unknown")
-    assert (ended.run_id, ended.details["new_runs"]) == ("", [])
+    assert ended.run_id == ""
+    before = (old.status, old.observed_at)
     old.refresh_from_db()
-    assert old.status == Status.PENDING
+    assert (old.status, old.observed_at) == before
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, compose
 from taskruns.models import AuditEvent, BatchKind, CancelBatch, CancelItem, Cancellation, ItemState, Outcome, Run
-from taskruns.services.cancellations import Answer, ask_arize, counts_now, reread
+from taskruns.services.cancellations import Answer, ask_arize, counts_now, holder_of, reread
 from taskruns.services.runs.facts import update_cancelled
 
 from .kind import KIND_FACTS, LEASE, Answered, Kind, Opened, Turns
@@ -107,14 +107,13 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
 def _read_again(turns: Sequence[_Turn]) -> None:
     """Read the runs under lock: before our insert, another cancel may have been sent and closed."""
     ids = [turn.item.run_id for turn in turns]
-    locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
-    # In the same order as `write_results`, so that two workers do not deadlock.
-    runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("task_id", "pk")}
+    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
+    runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("pk")}
     ended = []
     for turn in turns:
         turn.run = runs[turn.item.run_id]
         if turn.cancellation is None:
-            turn.holder = Cancellation.objects.filter(run=turn.run).order_by("-requested_at").first()
+            turn.holder = holder_of(turn.run)
         elif not turn.run.is_active:
             ended.append(turn.cancellation.pk)
             turn.cancellation = None

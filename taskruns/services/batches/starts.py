@@ -115,9 +115,9 @@ class Starts(Kind[Trigger, Answer]):
 
 
 def _locked_runs(items: Sequence[CancelItem]) -> dict[uuid.UUID, Run]:
-    """In the same order as for cancels, so that two workers do not deadlock."""
-    locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "task__team", "team")
-    return {run.pk: run for run in locked.filter(pk__in=[it.run_id for it in items]).order_by("task_id", "pk")}
+    locked = Run.objects.select_for_update(of=("self",), no_key=True)
+    runs = locked.filter(pk__in=[it.run_id for it in items]).select_related("task__credential", "task__team", "team")
+    return {run.pk: run for run in runs.order_by("pk")}
 
 
 def _turn(

@@ -22,9 +22,10 @@ from taskruns.models import BatchKind, BatchState, CancelBatch, CancelItem, Item
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import over
 from taskruns.services import key_ring
-from taskruns.services.credentials import note_accepted, note_rejected
+from taskruns.services.credentials import note_accepted
 from taskruns.services.credentials.client import count
-from taskruns.services.remote_acts import mark_posted
+from taskruns.services.credentials.health import note_rejected
+from taskruns.services.remote_acts import mark_posted, outcome_is_written
 
 from .actions import WORKER, actor_of, finish
 from .dispatch import KINDS, may_try, open_some
@@ -269,7 +270,8 @@ def _learn(answers: Sequence[tuple[Opened[Any], _Answer]]) -> None:
     count(key, calls=sum(answer.calls for _, answer in answers), limited=limited)
     rejected = next((error for error in errors if isinstance(error, Unauthorized)), None)
     if rejected is not None:
-        note_rejected(key, sentence=rejected.sentence, by=WORKER)
+        with outcome_is_written("rejection_not_noted", key=key.pk):
+            note_rejected(key, sentence=rejected.sentence, by=WORKER)
     elif None in errors:
         note_accepted(key)
 

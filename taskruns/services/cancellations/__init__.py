@@ -1,6 +1,6 @@
 """Cancels one run and finds out the true outcome. `actions.py` lists the steps in order."""
 
-from .actions import CancelResult, cancel, counts_now, is_needed
+from .actions import CancelResult, cancel, counts_now, holder_of, is_needed
 from .answer import Answer, ask_arize, reread
 from .results import Result, record_results, write_results
 from .sweep import Followed, follow, sweep
@@ -17,6 +17,7 @@ __all__ = [
     "counts_now",
     "follow",
     "has_unsent",
+    "holder_of",
     "is_needed",
     "record_results",
     "reread",

@@ -61,7 +61,7 @@ def cancel(
 ) -> CancelResult:
     """Cancel one run. The caller has checked the person's right. Sends at most one POST.
 
-    `place`: the caller's own, which it also gives back. `key`: the one to send with, if not that of the run's task;
+    `place`: the caller's own, which the caller gives back. `key`: the one to send with, if not that of the run's task;
     without a free place, the worker sends with the task's.
     Raises DatabaseError if the request could not be recorded (nothing was sent), and OutcomeNotWritten if the outcome
     could not be recorded (it was sent).
@@ -76,9 +76,12 @@ def cancel(
             opened.run.task.credential = key
         answer = ask_arize(opened.run)
     with after_sending(EventType.RUN_CANCEL):
-        close(opened, answer, by=by)
+        written = close(opened, answer, by=by)
         learn_of_key(opened.run, answer)
-    return CancelResult(answer.outcome, answer.explanation, answer.throttled, seen=answer.seen, error=answer.error)
+        if written is None:  # the sweep was faster
+            stored = Cancellation.objects.get(pk=opened.pk)
+            return CancelResult(Outcome(stored.outcome), stored.explanation)
+    return CancelResult(written.outcome, written.explanation, written.throttled, seen=written.seen, error=written.error)
 
 
 @transaction.atomic(durable=True)
@@ -114,7 +117,7 @@ def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Canc
 
 @cache
 def _locked() -> Prepared[Run]:
-    locked = Run.objects.select_for_update(of=("self",)).select_related("task__credential", "team")
+    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
     return Prepared(locked.filter(pk=Slot("run", UUIDField())))
 
 
@@ -131,11 +134,17 @@ def _previous() -> Prepared[uuid.UUID]:
 
 
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:
-    holder = Cancellation.objects.filter(run=run).select_related("batch", "person").order_by("-requested_at").first()
+    holder = holder_of(run)
     details = {"previous_operation": str(holder.pk) if holder else None}
     noted = _note(run, Outcome.JOINED, by=by, reason=reason, details=details)
     is_own = holder is not None and _is_by(holder, by)
     return replace(noted, holder=holder, is_own=is_own)
+
+
+def holder_of(run: Run) -> Cancellation | None:
+    """The open cancellation of the run. If it was just closed, the latest."""
+    earlier = Cancellation.objects.filter(run=run).select_related("batch", "person")
+    return earlier.filter(outcome=Outcome.OPEN).first() or earlier.order_by("-requested_at").first()
 
 
 def _is_by(cancellation: Cancellation, by: Actor) -> bool:

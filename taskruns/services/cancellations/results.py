@@ -15,7 +15,7 @@ from taskruns.models.prepared import Prepared, numbered, numbered_slots
 from taskruns.models.runs import ACTIVE
 from taskruns.services.credentials.client import count
 from taskruns.services.credentials.health import note_rejected
-from taskruns.services.remote_acts import writing_outcome
+from taskruns.services.remote_acts import outcome_is_written, writing_outcome
 from taskruns.services.runs.facts import update_cancelled
 from taskruns.services.runs.observations import observe, observe_gone
 
@@ -48,11 +48,13 @@ def learn_of_key(run: Run, answer: Answer) -> None:
         return
     count(credential, calls=answer.calls, limited=int(isinstance(error, RateLimited)))
     if isinstance(error, Unauthorized):
-        note_rejected(credential, sentence=error.sentence, by=SENDER)
+        with outcome_is_written("rejection_not_noted", key=credential.pk):
+            note_rejected(credential, sentence=error.sentence, by=SENDER)
 
 
-def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
-    """Write the answer's outcome. False if another worker closed the cancellation first.
+def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> Answer | None:
+    """Write the answer's outcome. Returns the answer as it counts, or None if another worker closed the cancellation
+    first.
 
     The UPDATE requires the outcome that was read (`cancellation.outcome`): open, or `unknown`, which a later answer may
     replace. Raises OutcomeNotWritten; the sweep then finds and writes the outcome.
@@ -62,13 +64,14 @@ def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> bool:
         write_results([result])
         record_results([result])
     tell_waiting()
-    return result.is_written
+    return result.answer if result.is_written else None
 
 
 def write_results(results: Sequence[Result]) -> None:
     """Write the runs as Arize showed them and the outcomes of the cancellations.
 
-    The caller's transaction must end with `record_results`. Runs are locked in a fixed order to avoid deadlocks.
+    The caller's transaction must end with `record_results`. Everyone locks runs in the order of their ids, and then
+    writes to their tasks in the order of theirs; otherwise two workers could wait for each other.
     """
     if not results:
         return
@@ -76,6 +79,7 @@ def write_results(results: Sequence[Result]) -> None:
     runs = {run.pk: run for run in _locked(len(ids)).rows(**numbered(ids))}
     for result in results:
         result.run = runs[result.cancellation.run_id]
+    for result in sorted(results, key=lambda it: it.run.task_id):
         result.before = result.run.status
         result.answer = _credited(result.cancellation, result.answer, result.run)
         result.has_changed = _observe(result.run, result.answer)
@@ -87,7 +91,7 @@ def write_results(results: Sequence[Result]) -> None:
 def _locked(number: int) -> Prepared[Run]:
     """So many runs by their ids."""
     locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
-    return Prepared(locked.filter(pk__in=numbered_slots(number)).order_by("task_id", "pk"))
+    return Prepared(locked.filter(pk__in=numbered_slots(number)).order_by("pk"))
 
 
 def record_results(results: Sequence[Result]) -> None:
@@ -118,7 +122,8 @@ def _observe(run: Run, answer: Answer) -> bool:
 
 
 def _credited(cancellation: Cancellation, answer: Answer, run: Run) -> Answer:
-    """A re-read shows that the run is cancelled, not who did it. `run`: as it was before.
+    """The answer as it counts for this cancel: a re-read shows that the run is cancelled, not who did it. `run`: as it
+    was before.
 
     It was not this cancel if the run was seen active after its POST, or if another cancel of the run is confirmed.
     While another one is being sent, this is not known yet.
@@ -149,11 +154,15 @@ def _write(cancellation: Cancellation, answer: Answer) -> bool:
     if answer.outcome is Outcome.UNKNOWN and cancellation.outcome == Outcome.UNKNOWN and not answer.gone:
         return False  # nothing new
     now = timezone.now()
-    rows = Cancellation.objects.filter(pk=cancellation.pk, outcome=cancellation.outcome)
+    read = {"outcome": cancellation.outcome, "stopping_since": cancellation.stopping_since}
+    rows = Cancellation.objects.filter(pk=cancellation.pk, **read)
     if cancellation.posted_at is None:
         rows = rows.filter(posted_at=None)  # not if a worker has just begun to send it
     if answer.outcome is Outcome.OPEN:
-        return bool(rows.filter(stopping_since=None).update(stopping_since=now, answer=answer.details))
+        if not rows.filter(stopping_since=None).update(stopping_since=now, answer=answer.details):
+            return False
+        cancellation.stopping_since, cancellation.answer = now, answer.details
+        return True
     return bool(
         rows.update(
             outcome=answer.outcome,

@@ -249,5 +249,6 @@ def _is_crashed(row: Cancellation) -> bool:
 
 def _close(row: Cancellation, answer: Answer, by: Actor) -> int:
     closed = close(row, answer, by=by)
-    log.info("cancellation_closed", operation=str(row.pk), outcome=answer.outcome.value, written=closed)
-    return int(closed)
+    outcome = (closed or answer).outcome
+    log.info("cancellation_closed", operation=str(row.pk), outcome=outcome.value, written=closed is not None)
+    return int(closed is not None)

@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 CHUNK = 500  # runs in one transaction: short enough for other writers to wait
 CHUNKS = 20  # in one job, so that other jobs get their turn
-# The latest cancel of an active run came to this: it is still open, or the run was not stopped. Also if Arize confirmed
-# it, and the run is active all the same.
+# Outcomes of the latest cancel that leave an active run in doubt: open or unknown, refused, or said to have stopped the
+# run although it is active. Not `not_sent`: Arize was never asked.
 NOT_CONFIRMED = (
     *(Outcome.OPEN, Outcome.UNKNOWN, Outcome.STILL_RUNNING, Outcome.REFUSED),
     *(Outcome.CONFIRMED, Outcome.ALREADY_CANCELLED),
@@ -139,7 +139,7 @@ def _loaded(runs: QuerySet[Run], *more: str) -> QuerySet[Run]:
 
 
 def _changes(run: Run, now: datetime) -> dict[str, Any]:
-    """The facts that differ from the stored ones now. Expects the task to be loaded."""
+    """The facts that differ from the stored ones now. Sets them on `run` too. Expects the task to be loaded."""
     until = run.until(now)
     facts: dict[str, Any] = {"pending_long": run.has_waited_long(now)}
     if run.is_active or run.longer_than_usual is None:

@@ -55,7 +55,7 @@ def trigger(
 ) -> TriggerResult:
     """Start a run. The caller has checked the person's right. `operation` is the form's token. Sends at most one POST.
 
-    `place`: the caller's own, which it also gives back. `key`: the one to send with, if not the task's.
+    `place`: the caller's own, which the caller gives back. `key`: the one to send with, if not the task's.
     Raises DatabaseError if the request could not be recorded (nothing was sent), ArizeIsSlow if too many requests wait
     for Arize (nothing was recorded or sent), and OutcomeNotWritten if the outcome could not be recorded (it was sent).
     """

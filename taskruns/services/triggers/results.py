@@ -11,9 +11,9 @@ from taskruns.arize.errors import RateLimited, Unauthorized
 from taskruns.arize.wire import WireRun
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import TRIGGER_FACTS, CancelItem, Credential, Run, Task, Trigger, TriggerOutcome
-from taskruns.services.credentials import note_rejected
 from taskruns.services.credentials.client import count
-from taskruns.services.remote_acts import SWEEPER, crashed_before, writing_outcome
+from taskruns.services.credentials.health import note_rejected
+from taskruns.services.remote_acts import SWEEPER, crashed_before, outcome_is_written, writing_outcome
 from taskruns.services.runs.observations import Reading, record_readings
 
 from .answer import Answer
@@ -21,8 +21,9 @@ from .answer import Answer
 log = structlog.get_logger(__name__)
 
 STARTER = Actor.job("starts")
-# Arize's clock and this machine's clock may differ by this much.
+# Clocks may differ by this much: Arize's, or those of two machines of the panel.
 CLOCKS_DIFFER = timedelta(minutes=1)
+OLD_RUN = "Arize answered with a run that existed before. A new run may still appear."
 CRASHED = "The panel was interrupted before it could record Arize's answer."
 
 
@@ -32,8 +33,8 @@ def close(trigger: Trigger, answer: Answer, *, by: Actor) -> Answer | None:
     A later answer may replace `unknown`. Expects `trigger.task` with its team. Raises OutcomeNotWritten; the sweep then
     closes the trigger as `unknown`.
     """
-    answer = _with_new_runs(trigger.task, _about_a_new_run(trigger.task, answer))
     with writing_outcome(EventType.RUN_TRIGGER):
+        answer = _with_new_runs(trigger.task, _about_a_new_run(trigger.task, answer))
         return answer if _write(trigger, answer, by) else None
 
 
@@ -41,7 +42,8 @@ def learn_of_key(key: Credential, answer: Answer) -> None:
     """Count the calls, and note if Arize rejected the key."""
     count(key, calls=answer.calls, limited=int(isinstance(answer.error, RateLimited)))
     if isinstance(answer.error, Unauthorized):
-        note_rejected(key, sentence=answer.error.sentence, by=STARTER)
+        with outcome_is_written("rejection_not_noted", key=key.pk):
+            note_rejected(key, sentence=answer.error.sentence, by=STARTER)
 
 
 def sweep(*, by: Actor = SWEEPER) -> int:
@@ -87,14 +89,14 @@ def _batch_of(trigger: Trigger) -> dict[str, str]:
 
 
 def _about_a_new_run(task: Task, answer: Answer) -> Answer:
-    """An answer with a run that existed before proves no start."""
+    """An answer with a run that existed before proves no start, and says nothing about that run."""
     if answer.outcome is not TriggerOutcome.DONE or answer.seen_since is None:
         return answer
     before = Run.objects.filter(first_seen_at__lt=answer.seen_since - CLOCKS_DIFFER)
     own = before.filter(team=task.team_id, endpoint=task.endpoint, arize_id=answer.seen[0].id)
     if not own.exists():
         return answer
-    return replace(answer, outcome=TriggerOutcome.UNKNOWN, lost_at=answer.seen_since)
+    return replace(answer, outcome=TriggerOutcome.UNKNOWN, explanation=OLD_RUN, seen=(), seen_since=None)
 
 
 def _with_new_runs(task: Task, answer: Answer) -> Answer:
