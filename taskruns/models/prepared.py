@@ -1,6 +1,5 @@
-"""Queries of almost every request or round, which Django builds and compiles once per process instead of each time.
-
-That takes longer than the database needs to answer. A prepared query reads like any other: `rows()`, `exists()`.
+"""Queries of almost every request or round, which Django compiles once per process: compiling takes longer than the
+database needs to answer. Also rows and answers that a process keeps.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -69,7 +68,8 @@ def numbered(ids: Iterable[UUID]) -> dict[str, Any]:
 class Prepared(Generic[R]):
     """A query in which every value that differs between calls is a slot.
 
-    A time or a setting that is read while the query is built would never change again, so it must be a slot too.
+    A time or a setting that is read while the query is built would never change again, so it must be a slot too. A
+    query that locks must run in a transaction: Django checks only the first call. `most` needs a query without a slice.
     """
 
     def __init__(self, queryset: "QuerySet[Any, R]") -> None:
@@ -133,7 +133,7 @@ class PreparedShared(Prepared[R]):
 
 
 class Compiled(Prepared[R]):
-    """A query with its values. Functions with `lru_cache` return it, whose arguments are all that it depends on."""
+    """A query with its values in it. Return it from a function with `lru_cache` whose arguments decide all of it."""
 
     def __init__(self, queryset: "QuerySet[Any, R]") -> None:
         self._finds_nothing = False
@@ -147,7 +147,7 @@ class Compiled(Prepared[R]):
 
 
 class ForAMinute(Generic[V]):
-    """What a process found out, kept for a minute if it need not be exact. Of more than `most`, all are forgotten."""
+    """Answers that need not be exact, each kept for a minute. When there are `most`, all are forgotten."""
 
     SECONDS = 60
 
@@ -160,13 +160,13 @@ class ForAMinute(Generic[V]):
         return value if monotonic() < until else None
 
     def keep(self, key: Hashable, value: V) -> None:
-        if len(self._known) >= self._most:
+        if key not in self._known and len(self._known) >= self._most:
             self._known = {}  # another thread may read the old one
         self._known[key] = value, monotonic() + self.SECONDS
 
 
 class PreparedUpdate:
-    """An UPDATE in which every value that differs between calls is a slot. It does not fold text.
+    """An UPDATE in which every value that differs between calls is a slot. It does not fill in folded columns.
 
     `returning`: columns of the updated rows, as they are afterwards, for `rows`.
     """
@@ -184,7 +184,9 @@ class PreparedUpdate:
             self._sql += f" RETURNING {names}"
 
     def run(self, *, before: Sequence[str] = (), **values: Any) -> int:
-        """Returns how many rows were updated. `before`: as `soft_statement` gives it."""
+        """Returns how many rows were updated. `before`: as `soft_statement` yields it."""
+        if self._returned is not None:
+            raise TypeError("This update returns rows.")
         with self._executed(before, values) as cursor:
             return int(cursor.rowcount)
 

@@ -10,7 +10,7 @@ from taskruns.models import Heartbeat, jobs
 from taskruns.models.jobs import QUEUE, WORKER
 from taskruns.models.stamps import recent
 
-from .lock_wait import try_write
+from .minor_writes import try_write
 
 __all__ = ["QUEUE", "WORKER", "database_now", "is_known", "last_seen", "note", "was_seen"]
 

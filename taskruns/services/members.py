@@ -48,7 +48,7 @@ from taskruns.models.prepared import Prepared, Slot
 from taskruns.models.runs import ACTIVE
 from taskruns.models.teams import confirmed_since
 
-from .lock_wait import try_write
+from .minor_writes import try_write
 from .teams import lock_team, open_invitations
 from .user_errors import UserError
 

@@ -19,7 +19,7 @@ from taskruns.services import background, cancellations
 from taskruns.services.credentials import budget, client
 from taskruns.services.credentials.budget import Budget, Kind
 from taskruns.services.gateway import acts, passing, places
-from taskruns.services.lock_wait import soft_commit
+from taskruns.services.minor_writes import soft_commit
 from taskruns.services.tokens import rate
 from tests.arize_server import ArizeServer, serving
 from tests.factories import make_credential, make_run, make_task, make_token

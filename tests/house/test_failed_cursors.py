@@ -9,7 +9,7 @@ import pytest
 from django.db import DatabaseError, InterfaceError, ProgrammingError, connection, transaction
 
 from taskruns.models import Team
-from taskruns.services.lock_wait import try_write
+from taskruns.services.minor_writes import try_write
 from tests.processes import wait_for
 
 

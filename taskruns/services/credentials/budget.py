@@ -18,7 +18,7 @@ from django.db.models import UUIDField
 
 from taskruns.models import Credential
 from taskruns.models.prepared import Prepared, Slot, update_row
-from taskruns.services.lock_wait import soft_commit, soft_statement
+from taskruns.services.minor_writes import soft_commit, soft_statement
 
 Calls = list[list[float]]  # [[seconds since 1970, kind, calls], ...]
 WINDOW = 60  # seconds
@@ -231,15 +231,17 @@ def reserve(credential: Credential, kind: Kind) -> bool:
 
 
 def reserve_for_script(credential: Credential) -> int:
-    """Reserve one call of a script. If none is left now: in how many seconds to try again, else 0."""
-    if _is_taken_unlocked(credential):
+    """Reserve one call of a script. Returns 0, or if none is left now, in how many seconds to try again."""
+    if _take_if_unchanged(credential):
         return 0
     with soft_commit():
         return _reserve(credential, Kind.SCRIPT)
 
 
-def _is_taken_unlocked(credential: Credential) -> bool:
-    """Reserve a call with one statement, which changes nothing if another process took one since the key was read."""
+def _take_if_unchanged(credential: Credential) -> bool:
+    """Reserve a call with one conditional UPDATE. False if none is left, or if another process took one since the key
+    was read.
+    """
     known = credential.recent_calls
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, known)
     if not budget.take(Kind.SCRIPT):
@@ -252,6 +254,7 @@ def _is_taken_unlocked(credential: Credential) -> bool:
 
 
 def _reserve(credential: Credential, kind: Kind) -> int:
+    """0 if it is reserved, else the seconds to wait."""
     (recent,) = _locked_calls().rows(pk=credential.pk)
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, recent)
     if not budget.take(kind):

@@ -23,7 +23,7 @@ from taskruns.arize.endpoints import EndpointRefused, check_endpoint, normalise
 from taskruns.encryption import DecryptionFailed
 from taskruns.models import Credential, KeyUsage
 from taskruns.models.prepared import PreparedUpdate, Slot
-from taskruns.services.lock_wait import soft_commit, soft_statement
+from taskruns.services.minor_writes import soft_commit, soft_statement
 from taskruns.services.user_errors import UserError
 
 log = structlog.get_logger(__name__)

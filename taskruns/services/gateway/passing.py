@@ -27,7 +27,7 @@ from taskruns.models.stamps import is_recent
 from taskruns.services.background import Background
 from taskruns.services.cancellations import follow
 from taskruns.services.credentials.client import count as count_calls
-from taskruns.services.lock_wait import soft_commit
+from taskruns.services.minor_writes import soft_commit
 from taskruns.services.mirror.lookup import mirror_one
 from taskruns.services.mirror.tasks import record_listed
 from taskruns.services.rare_lines import Rarely

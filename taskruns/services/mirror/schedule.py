@@ -22,7 +22,7 @@ from taskruns.models.stamps import is_recent, long_ago, over
 from taskruns.services.credentials import pauses
 from taskruns.services.credentials.budget import Budget, Calls
 from taskruns.services.credentials.health import TRIED_AGAIN
-from taskruns.services.lock_wait import try_write
+from taskruns.services.minor_writes import try_write
 
 # Longer than one call with its retries (28 s). A round renews its claim with each answer.
 LEASE = timedelta(seconds=40)

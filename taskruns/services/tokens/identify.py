@@ -13,7 +13,7 @@ from taskruns.models import Token
 from taskruns.models.prepared import ForAMinute, Prepared, Slot
 from taskruns.models.stamps import long_ago
 from taskruns.models.teams import confirmed_since
-from taskruns.services.lock_wait import try_write
+from taskruns.services.minor_writes import try_write
 
 from .access import Refusal, TokenAccess, TokenRefused, granted, with_maker_role
 from .secret import digest_of, is_well_formed

@@ -13,7 +13,7 @@ from django.utils import timezone
 from taskruns.models import Limit, SignInCount, Token
 from taskruns.models.prepared import Moment, PreparedUpdate, Slot
 from taskruns.models.stamps import ahead, over
-from taskruns.services.lock_wait import soft_commit, soft_statement
+from taskruns.services.minor_writes import soft_commit, soft_statement
 
 WINDOW = timedelta(minutes=1)
 SECONDS = int(WINDOW.total_seconds())
@@ -52,14 +52,13 @@ def spend(token: Token) -> Spent:
 
 
 def _count(bucket: str, now: datetime) -> tuple[int, datetime]:
-    """Each step is one statement that only one of several parallel requests can win."""
     with soft_statement() as before:
         counted: list[tuple[int, datetime]] = _more().rows(before=before, bucket=bucket, now=now)
     return counted[0] if counted else _first(bucket, now)
 
 
 def _first(bucket: str, now: datetime) -> tuple[int, datetime]:
-    """The first request of a window."""
+    """Of parallel requests, one begins the window; the others count in it."""
     ends_at = now + WINDOW
     anew = {"ends_at": ends_at, "attempts": 1, "is_reported": False}
     with soft_commit():

@@ -1,5 +1,5 @@
-"""Writes that matter less than others: those that give up soon if another writer holds the lock, and those that do not
-wait for the disk.
+"""Writes that matter less than others: some give up soon if another writer holds the lock, some do not wait for the
+disk.
 """
 
 from collections import defaultdict
@@ -46,14 +46,14 @@ def soft_commit() -> Iterator[None]:
         return
     with _relaxed_sqlite(), transaction.atomic():
         if connection.vendor == "postgresql":
-            connection.connection.execute(_SOFT)
+            _execute(_SOFT)
         yield
 
 
 @contextmanager
 def soft_statement() -> Iterator[Sequence[str]]:
-    """Like `soft_commit`, for one prepared update that is a transaction of its own: one message instead of five. Gives
-    what PostgreSQL runs before it.
+    """Like `soft_commit`, for one prepared update that is a transaction of its own: one message instead of four. Yields
+    what to pass to it as `before`.
     """
     with _relaxed_sqlite():
         alone = connection.vendor == "postgresql" and not connection.in_atomic_block
@@ -62,7 +62,9 @@ def soft_statement() -> Iterator[Sequence[str]]:
 
 @contextmanager
 def _relaxed_sqlite() -> Iterator[None]:
-    """The next durable commit of any connection also writes this one to the disk, because all share one log file."""
+    """SQLite does not wait for the disk. The next durable commit of any connection also writes this one, because all
+    share one log file.
+    """
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         yield
         return
@@ -93,6 +95,12 @@ def _short_lock_wait() -> Iterator[None]:
 
 
 def _limit_postgresql() -> None:
-    """PostgreSQL: the time limit ends with the transaction."""
+    """PostgreSQL: the time limit ends with the outermost transaction."""
     if connection.vendor == "postgresql":
-        connection.connection.execute(f"SET LOCAL lock_timeout = {LONGEST_WAIT}")
+        _execute(f"SET LOCAL lock_timeout = {LONGEST_WAIT}")
+
+
+def _execute(sql: str) -> None:
+    """Not one of the queries that tests count. Raises DatabaseError."""
+    with connection.wrap_database_errors:
+        connection.connection.execute(sql)
