@@ -312,11 +312,11 @@ def test_the_person_is_told_what_the_log_says(run: Run, oli: User, arize: Any) -
 
 @pytest.mark.parametrize("swept", ["confirmed", "unknown"])
 def test_a_late_answer_does_not_contradict_the_sweep(swept: str, run: Run, oli: User, arize: Any) -> None:
-    def close_meanwhile(_: Any) -> tuple[int, dict[str, str], str]:
+    def sweep_first(_: Any) -> tuple[int, dict[str, str], str]:
         Cancellation.objects.filter(run=run).update(outcome=swept, closed_at=timezone.now(), explanation="Swept.")
         return 200, {}, json.dumps(wire_run(run, "RUNNING"))
 
-    arize.add_callback("POST", run_url(run, "/cancel"), close_meanwhile)
+    arize.add_callback("POST", run_url(run, "/cancel"), sweep_first)
     result = cancellations.cancel(run, by=actor(oli))
     assert (result.outcome, result.explanation) == (swept, "Swept.")
     assert events() == [("run.cancel", "requested")]
