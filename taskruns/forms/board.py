@@ -1,6 +1,7 @@
 """The board's filters, its orders, and the cursor of a page.
 
-To add a filter: a field here, in `parse`, and in the tables of parameters; the rest is in CONTRIBUTING.md, "How to add".
+To add a filter: a field here, in `parse`, and in the tables of parameters. For the rest, see CONTRIBUTING.md, "How to
+add".
 """
 
 import base64
