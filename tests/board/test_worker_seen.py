@@ -16,7 +16,7 @@ from django.db import connection
 from django.test import Client
 
 from taskruns.models import Credential, Heartbeat, Run, Team, User
-from taskruns.services import lock_wait
+from taskruns.services import minor_writes
 from taskruns.services.rare_lines import Rarely
 from tests.batches.worker_stack import database_url
 from tests.clients import ClientOf
@@ -148,7 +148,7 @@ def foreign_writer() -> Iterator[None]:
 def test_a_board_does_not_wait_for_a_foreign_writer(
     committed: None, run: Run, oli: User, client_of: ClientOf, caplog: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(lock_wait, "_complaints", defaultdict(Rarely))
+    monkeypatch.setattr(minor_writes, "_complaints", defaultdict(Rarely))
     client = client_of(oli)
     etag = poll(client)["ETag"]
     Team.objects.update(watched_at=None)
