@@ -57,7 +57,7 @@ class Moment(Slot):
 
 
 def numbered_slots(number: int) -> list[Any]:
-    """Slots for so many ids, which `numbered` fills."""
+    """A slot for each of this number of ids. Fill them with `numbered`."""
     return [Slot(f"id_{at}", UUIDField()) for at in range(number)]
 
 

@@ -323,7 +323,7 @@ def test_a_late_answer_does_not_contradict_the_sweep(swept: str, run: Run, oli: 
 
 
 def test_a_sweep_that_began_before_the_answer_does_not_undo_it(run: Run, oli: User, arize: Any) -> None:
-    """It read the cancellation as open; meanwhile Arize accepted the cancel."""
+    """The sweep read the cancellation before Arize accepted it."""
     arize.post(run_url(run, "/cancel"), json=wire_run(run, "RUNNING"))
     cancellations.cancel(run, by=actor(oli))
     row = Cancellation.objects.select_related("run__task__credential", "batch").get()

@@ -56,7 +56,6 @@ BUILT: list[tuple[Any, dict[str, Any]]] = [
     (facts._active, {}),
     *((facts._cancelled, {"number": number}) for number in (1, 3)),
     *((results._locked, {"number": number}) for number in (1, 3)),
-    (actions._locked, {}),
     (actions._open_ones, {}),
     (actions._previous, {}),
     (ends._rules, {}),

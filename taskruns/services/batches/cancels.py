@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType, compose
 from taskruns.models import AuditEvent, BatchKind, CancelBatch, CancelItem, Cancellation, ItemState, Outcome, Run
-from taskruns.services.cancellations import Answer, ask_arize, counts_now, holder_of, reread
+from taskruns.services.cancellations import Answer, ask_arize, counts_now, holder_of, locked_runs, reread
 from taskruns.services.runs.facts import update_cancelled
 
 from .kind import KIND_FACTS, LEASE, Answered, Kind, Opened, Turns
@@ -106,9 +106,7 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
 
 def _read_again(turns: Sequence[_Turn]) -> None:
     """Read the runs under lock: before our insert, another cancel may have been sent and closed."""
-    ids = [turn.item.run_id for turn in turns]
-    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
-    runs = {run.pk: run for run in locked.filter(pk__in=ids).order_by("pk")}
+    runs = locked_runs(turn.item.run_id for turn in turns)
     ended = []
     for turn in turns:
         turn.run = runs[turn.item.run_id]

@@ -2,7 +2,7 @@
 
 from .actions import CancelResult, cancel, counts_now, holder_of, is_needed
 from .answer import Answer, ask_arize, reread
-from .results import Result, record_results, write_results
+from .results import Result, locked_runs, record_results, write_results
 from .sweep import Followed, follow, sweep
 from .waiting import wait_for
 from .worker import has_unsent, send_unsent
@@ -19,6 +19,7 @@ __all__ = [
     "has_unsent",
     "holder_of",
     "is_needed",
+    "locked_runs",
     "record_results",
     "reread",
     "send_unsent",

@@ -29,7 +29,7 @@ from taskruns.services.remote_acts import AnyPlace, Place, after_sending, insert
 from taskruns.services.runs.facts import update_cancelled
 
 from .answer import ask_arize
-from .results import close, learn_of_key
+from .results import close, learn_of_key, locked_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Canc
     new = Cancellation(run_id=run_id, person=by.person, token=by.token, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
-    (run,) = _locked().rows(run=run_id)
+    run = locked_runs([run_id])[run_id]
     if opened is None:
         return _joined(run, by=by, reason=reason)
     if not run.is_active:
@@ -113,12 +113,6 @@ def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Canc
         details=counts_now(run) | ({"previous_operation": str(previous[0])} if previous else {}),
     )
     return opened
-
-
-@cache
-def _locked() -> Prepared[Run]:
-    locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
-    return Prepared(locked.filter(pk=Slot("run", UUIDField())))
 
 
 @cache

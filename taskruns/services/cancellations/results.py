@@ -1,6 +1,7 @@
 """Writes the outcome of a cancel: the cancellation, the run as Arize showed it and the audit row in one transaction."""
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -70,13 +71,9 @@ def close(cancellation: Cancellation, answer: Answer, *, by: Actor) -> Answer | 
 def write_results(results: Sequence[Result]) -> None:
     """Write the runs as Arize showed them and the outcomes of the cancellations.
 
-    The caller's transaction must end with `record_results`. Everyone locks runs in the order of their ids, and then
-    writes to their tasks in the order of theirs; otherwise two workers could wait for each other.
+    The caller's transaction must end with `record_results`. Tasks are written in the order of their ids, too.
     """
-    if not results:
-        return
-    ids = {result.cancellation.run_id for result in results}
-    runs = {run.pk: run for run in _locked(len(ids)).rows(**numbered(ids))}
+    runs = locked_runs(result.cancellation.run_id for result in results)
     for result in results:
         result.run = runs[result.cancellation.run_id]
     for result in sorted(results, key=lambda it: it.run.task_id):
@@ -87,9 +84,15 @@ def write_results(results: Sequence[Result]) -> None:
     update_cancelled(runs)
 
 
+def locked_runs(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Run]:
+    """The runs, locked in the order of their ids, as everywhere: otherwise two workers could wait for each other."""
+    ids = set(run_ids)
+    return {run.pk: run for run in _locked(len(ids)).rows(**numbered(ids))} if ids else {}
+
+
 @cache
 def _locked(number: int) -> Prepared[Run]:
-    """So many runs by their ids."""
+    """This number of runs, with what an audit row and a call need."""
     locked = Run.objects.select_for_update(of=("self",), no_key=True).select_related("task__credential", "team")
     return Prepared(locked.filter(pk__in=numbered_slots(number)).order_by("pk"))
 

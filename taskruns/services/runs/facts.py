@@ -84,7 +84,7 @@ def update_cancelled(run_ids: Iterable[uuid.UUID]) -> None:
 
 @cache
 def _cancelled(number: int) -> Prepared[Run]:
-    """So many runs by their ids."""
+    """This number of runs, each with the outcome of its latest cancel."""
     return Prepared(with_cancel(_loaded(Run.objects.filter(pk__in=numbered_slots(number)))))
 
 
