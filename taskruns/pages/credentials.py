@@ -16,7 +16,7 @@ from taskruns.models import Credential, Membership, Task, TeamRole
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services.credentials import KeyState, TestResult, state_of
 from taskruns.services.credentials.expiry import THRESHOLDS
-from taskruns.services.credentials.health import Seen
+from taskruns.services.credentials.key_tests import Seen
 
 from .key_usage import Usage, usage_by_key
 from .values import Link, Message, Moment, named

@@ -23,7 +23,7 @@ from taskruns.pages.credentials import credential_row, credential_rows, first_co
 from taskruns.permissions import Action
 from taskruns.services import credentials
 from taskruns.services.credentials import TestResult
-from taskruns.services.credentials.health import Seen
+from taskruns.services.credentials.key_tests import Seen
 from taskruns.services.remote_acts import ArizeIsSlow, OutcomeNotWritten
 
 from .user_errors import shown_on_form

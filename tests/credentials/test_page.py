@@ -137,7 +137,7 @@ def test_an_invalid_form_keeps_what_was_typed_but_never_the_key(team, mona, clie
 
 def test_the_date_that_arize_tells_the_key_is_saved_with_it(arize, team, mona, client_of, monkeypatch):
     add_lists(arize)
-    monkeypatch.setattr("taskruns.services.credentials.health.read_expiry", lambda *_: date(2031, 5, 6))
+    monkeypatch.setattr("taskruns.services.credentials.key_tests.read_expiry", lambda *_: date(2031, 5, 6))
     client_of(mona).post("/teams/ops-north/credentials/new/", FORM)
     assert Credential.objects.get().expires_on == date(2031, 5, 6)
     assert AuditEvent.objects.get(event="credential.add").details["expires_on"] == "2031-05-06"

@@ -1,6 +1,6 @@
-"""A team's API keys: what people do with them (`actions`), whether Arize accepts them (`health`), when they expire
-(`expiry`), the calls made with them (`client`), how many are allowed (`budget`), and how long a key rests after Arize
-failed (`pauses`).
+"""A team's API keys: what people do with them (`actions`), tests of what they see (`key_tests`, `sweep`), whether
+Arize accepts them (`health`), when they expire (`expiry`), the calls made with them (`client`), how many are allowed
+(`budget`), and how long a key rests after Arize failed (`pauses`).
 """
 
 from .actions import add, draft, find_live, is_same_key, replace, replacement, revoke
@@ -8,17 +8,15 @@ from .client import forget_old_counts
 from .expiry import warn_of_expiring
 from .health import (
     KeyState,
-    TestResult,
     mark_failing,
     note_accepted,
     note_recovered,
     note_rejected,
     state_of,
-    sweep,
-    test,
     try_again,
-    try_out,
 )
+from .key_tests import TestResult, test, try_out
+from .sweep import sweep
 
 __all__ = [
     "KeyState",

@@ -19,7 +19,7 @@ from taskruns.services.cancellations import follow
 from taskruns.services.credentials import mark_failing, note_recovered, note_rejected, pauses, try_again
 from taskruns.services.credentials.budget import Budget, Kind
 from taskruns.services.credentials.client import CannotConnect, NotDecryptable, connected
-from taskruns.services.credentials.health import MOST_CALLS, SECOND_LOOK
+from taskruns.services.credentials.health import CALLS_TO_TRY_AGAIN, SECOND_LOOK
 from taskruns.services.remote_acts import SHORT_TIMEOUTS
 from taskruns.services.runs import facts
 
@@ -92,7 +92,7 @@ def _log(credential: Credential, report: RoundReport) -> None:
 def _try_again(credential: Credential, *, began: datetime, by: Actor) -> RoundReport:
     """See whether Arize accepts a failing key again. If so, the next round reads with it at once."""
     budget = Budget(settings.ARIZE_CALLS_PER_MINUTE, credential.recent_calls)
-    if not all(budget.take() for _ in range(MOST_CALLS)):
+    if not all(budget.take() for _ in range(CALLS_TO_TRY_AGAIN)):
         schedule.release(credential, began=began)
         return RoundReport(credential.name, 0, 0, 0, credential.failing_reason, unauthorized=True)
     schedule.note_calls(credential, budget, ahead=False)

@@ -1,6 +1,6 @@
-"""Whether a key works: tests by a person, and the mark that the mirror sets when Arize rejects a key."""
+"""Key tests by a person, the sweep that ends them, and the mark that the mirror sets when Arize rejects a key."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from io import StringIO
 
 import pytest
@@ -18,7 +18,8 @@ from taskruns.models import AuditEvent, Credential, Team
 from taskruns.pages.audit.sentences import sentence
 from taskruns.pages.credentials import result_message
 from taskruns.services import credentials
-from taskruns.services.credentials import health
+from taskruns.services.credentials import key_tests
+from taskruns.services.credentials.sweep import LONGEST_TEST
 from tests.factories import CANARY, actor, make_credential
 from tests.stored import events
 from tests.wire import ENDPOINT
@@ -141,7 +142,7 @@ def test_a_rejected_key_is_marked_failing_once(arize, team, credential):
     credentials.test(credential, by=SHELL)
     credential.refresh_from_db()
     team.refresh_from_db()
-    assert not result.ok
+    assert (result.ok, result.is_rejected) == (False, True)
     assert "401" in message_of(credential, result)
     assert credential.failing_reason == result.problem
     first, second = AuditEvent.objects.filter(outcome="requested").values_list("operation_id", flat=True)
@@ -193,6 +194,18 @@ def test_a_rejection_of_the_old_key_does_not_mark_the_new_one(credential):
     assert credentials.mark_failing(Credential.objects.get(), sentence="Arize says no.", by=Actor.job("mirror"))
 
 
+def test_the_date_of_a_key_replaced_during_its_test_is_not_recorded(arize, credential, monkeypatch):
+    def replaced_during_it(*_):
+        credentials.replace(Credential.objects.get(), key=OTHER_KEY, expires_on=None, by=SHELL)
+        return date(2031, 5, 6)
+
+    add_lists(arize)
+    monkeypatch.setattr(key_tests, "read_expiry", replaced_during_it)
+    credentials.test(credential, by=SHELL)
+    assert Credential.objects.get().expires_on is None
+    assert "changed" not in AuditEvent.objects.get(event="credential.test", outcome="ok").details
+
+
 def test_a_missing_list_of_spaces_does_not_fail_a_key(team, arize):
     credential = add(team)
     Credential.objects.update(failing_since=timezone.now(), failing_reason="once")
@@ -216,7 +229,7 @@ def interrupted(arize, credential, monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(health, "_look", die)
+        patch.setattr(key_tests, "_look", die)
         with pytest.raises(SystemExit):
             credentials.test(credential, by=SHELL)
     assert events() == [("credential.test", "requested")]
@@ -224,9 +237,9 @@ def interrupted(arize, credential, monkeypatch):
 
 
 def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
-    with time_machine.travel(interrupted + health.LONGEST_TEST - timedelta(seconds=1)):
+    with time_machine.travel(interrupted + LONGEST_TEST - timedelta(seconds=1)):
         assert credentials.sweep() == 0, "it may still be in progress"
-    with time_machine.travel(interrupted + health.LONGEST_TEST + timedelta(seconds=1)):
+    with time_machine.travel(interrupted + LONGEST_TEST + timedelta(seconds=1)):
         assert credentials.sweep() == 1
         assert credentials.sweep() == 0
     requested, end = AuditEvent.objects.order_by("pk")
@@ -240,34 +253,34 @@ def test_the_sweep_ends_an_interrupted_test_once(credential, interrupted):
 def test_the_sweep_leaves_finished_tests_alone(arize, credential):
     add_lists(arize)
     credentials.test(credential, by=SHELL)
-    with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
+    with time_machine.travel(timezone.now() + 2 * LONGEST_TEST):
         assert credentials.sweep() == 0
     assert events() == [("credential.test", "requested"), ("credential.test", "ok")]
 
 
 def test_a_test_slower_than_the_sweep_still_records_its_result(arize, credential, monkeypatch):
     add_lists(arize)
-    look = health._look
+    look = key_tests._look
 
     def slowly(requested):
-        with time_machine.travel(timezone.now() + 2 * health.LONGEST_TEST):
+        with time_machine.travel(timezone.now() + 2 * LONGEST_TEST):
             assert credentials.sweep() == 1
         return look(requested)
 
-    monkeypatch.setattr(health, "_look", slowly)
+    monkeypatch.setattr(key_tests, "_look", slowly)
     assert credentials.test(credential, by=SHELL).ok
     operation = AuditEvent.objects.earliest("pk").operation_id
     assert events(operation_id=operation) == [*FAILED, ("credential.test", "ok")]
 
 
 def test_the_command_ends_interrupted_tests_and_says_so(credential, interrupted):
-    with time_machine.travel(interrupted + 2 * health.LONGEST_TEST):
+    with time_machine.travel(interrupted + 2 * LONGEST_TEST):
         call_command("sweep", stdout=(out := StringIO()))
     assert out.getvalue() == "1 key test ended as failed.\n0 cancellations closed.\n"
     assert AuditEvent.objects.latest("pk").actor_type == "command"
 
 
 def test_the_worker_ends_interrupted_tests_each_minute(credential, interrupted):
-    with time_machine.travel(interrupted + 2 * health.LONGEST_TEST):
+    with time_machine.travel(interrupted + 2 * LONGEST_TEST):
         jobs.sweep()
     assert events() == FAILED
