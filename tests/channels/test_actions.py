@@ -1,5 +1,6 @@
 """What people do with channels: every wrong input gets a sentence, and nothing is lost."""
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from taskruns.encryption import DecryptionFailed
-from taskruns.models import AuditEvent, Channel, Delivery, LogPosition, Team, User
+from taskruns.models import AuditEvent, Channel, Delivery, LogPosition, Rule, Team, User
 from taskruns.services import channels, encryption, teams
 from taskruns.services.channels import actions
 from taskruns.services.channels.actions import Wanted, canonical
@@ -187,6 +188,18 @@ def test_the_rules_of_a_team_are_limited(team: Team, other_team: Team, monkeypat
     add_channel(other_team, HOOK)
 
 
+def test_a_rule_that_was_removed_cannot_be_changed_or_removed_again(team: Team):
+    channel = add_channel(team, HOOK)
+    rule = channel.rules.get()
+    channels.remove_rule(rule, by=BY)
+    rule = Rule(pk=rule.pk or uuid.uuid4(), channel=channel)
+    recorded = AuditEvent.objects.count()
+    with pytest.raises(UserError, match="was removed"):
+        channels.save_rule(channel, Wanted(("run.failed",)), rule=rule, by=BY)
+    channels.remove_rule(rule, by=BY)
+    assert (Rule.objects.count(), AuditEvent.objects.count()) == (0, recorded)
+
+
 def test_tests_are_limited(team: Team, mona: User):
     channel = add_channel(team, HOOK)
     by = actor(mona, "manager")
@@ -217,6 +230,34 @@ def test_a_mute_needs_a_time_in_the_next_days(team: Team):
     assert channels.unmute(channel, by=BY)
     assert not channels.unmute(channel, by=BY)
     assert not channel.is_muted(timezone.now())
+
+
+def test_what_a_silent_channel_missed_is_counted_until_it_sends_again(team: Team):
+    """Muted and turned off overlap, in both orders."""
+    until = timezone.now() + timedelta(hours=1)
+
+    def turn(*, on: bool) -> None:
+        assert channels.change(channel, name="On call", is_on=on, address="", by=BY)
+
+    def missed() -> int:
+        return Channel.objects.get().missed
+
+    channel = add_channel(team, HOOK)
+    channels.mute(channel, until=until, by=BY)
+    Channel.objects.update(missed=3)
+    turn(on=False)
+    assert missed() == 3
+    turn(on=True)
+    assert missed() == 3, "still muted"
+    channels.unmute(channel, by=BY)
+    assert missed() == 0
+    turn(on=False)
+    Channel.objects.update(missed=2)
+    channels.mute(channel, until=until, by=BY)
+    channels.unmute(channel, by=BY)
+    assert missed() == 2, "still off"
+    turn(on=True)
+    assert missed() == 0
 
 
 def test_each_act_is_recorded_without_the_address(team: Team):

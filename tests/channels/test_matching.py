@@ -318,6 +318,19 @@ def test_a_summary_that_a_mute_drops_takes_its_messages_along(team: Team, task: 
     assert not Delivery.objects.exclude(state=DeliveryState.SENT).exists()
 
 
+def test_a_summary_that_is_just_being_sent_keeps_its_messages(team: Team, task: Task, receiver: Receiver):
+    channel = add_channel(team, receiver.url, quiet_minutes=5)
+    for run in many(task, 4):
+        read(run, "FAILED")
+    work_off()
+    with time_machine.travel(timezone.now() + timedelta(minutes=6)):
+        jobs.match_facts()
+        Delivery.objects.filter(event="summary").update(state=DeliveryState.SENDING)
+        channels.mute(channel, until=timezone.now() + timedelta(minutes=10), by=BY)
+    channel.refresh_from_db()
+    assert (channel.missed, Delivery.objects.filter(state=DeliveryState.HELD).count()) == (0, 3)
+
+
 def test_one_transaction_writes_no_more_messages_than_it_may(team: Team, task: Task, monkeypatch: pytest.MonkeyPatch):
     """Else many rules would hold the lock of the database for a minute."""
     monkeypatch.setattr(matching, "MOST_ROWS", 4)

@@ -129,7 +129,8 @@ def change(channel: Channel, *, name: str, is_on: bool, address: str, by: Actor)
             _refuse_taken(row.team, name, besides=row)
         row.name, row.is_on = name, is_on
         if "is_on" in changed:
-            row.missed = _drop(row) if not is_on else 0
+            missed = row.missed if row.is_muted(timezone.now()) else 0
+            row.missed = missed if is_on else missed + _drop(row)
             Rule.objects.filter(channel=row).update(since=timezone.now(), quiet_until=None)
         row.save()
         record(
@@ -171,7 +172,7 @@ def mute(channel: Channel, *, until: datetime, by: Actor) -> None:
     with transaction.atomic():
         row = _locked(channel)
         dropped = _drop(row)
-        missed = row.missed if row.is_muted(now) else 0
+        missed = row.missed if row.is_silent(now) else 0
         Channel.objects.filter(pk=row.pk).update(muted_until=until, muted_by_label=by.label, missed=missed + dropped)
         details = {"until": until.isoformat(), "messages_dropped": dropped}
         record(EventType.CHANNEL_MUTE, "done", by=by, team=row.team, target=target_of(row), details=details)
@@ -184,7 +185,8 @@ def unmute(channel: Channel, *, by: Actor) -> bool:
         row = _locked(channel)
         if row.muted_until is None:
             return False
-        Channel.objects.filter(pk=row.pk).update(muted_until=None, muted_by_label="", missed=0)
+        missed = 0 if row.is_on else row.missed
+        Channel.objects.filter(pk=row.pk).update(muted_until=None, muted_by_label="", missed=missed)
         record(EventType.CHANNEL_MUTE, "done", by=by, team=row.team, target=target_of(row), details={"until": None})
     channel.refresh_from_db()
     return True
@@ -196,7 +198,7 @@ def send_test(channel: Channel, *, by: Actor, is_claimed: bool = False) -> Deliv
     """
     if is_resting():
         raise UserError(f"Nothing was sent. {RESTING}")
-    if by.person is not None and not SignInCount.objects.has_room(TESTS, str(channel.team_id)):
+    if by.person is not None and not SignInCount.objects.try_count(TESTS, str(channel.team_id)):
         raise UserError("The team has sent too many tests in the last minute. Nothing was sent. Wait a minute.")
     with transaction.atomic():
         row = _locked(channel)
@@ -221,19 +223,23 @@ def save_rule(channel: Channel, wanted: Wanted, *, rule: Rule | None = None, by:
         row = _locked(channel)
         if rule is None:
             _refuse_more_rules(row.team)
-        saved = _save(rule or Rule(), checked, row)
+            rule = Rule(channel=row)
+        elif not Rule.objects.filter(pk=rule.pk).exists():
+            raise UserError("This rule was removed. Add a new one.")
+        saved = _save(rule, checked)
         details = {"changed": ["rules"], "rule": str(saved.pk), **_details(checked)}
         record(EventType.CHANNEL_CHANGE, "done", by=by, team=row.team, target=target_of(row), details=details)
     return saved
 
 
 def remove_rule(rule: Rule, *, by: Actor) -> None:
+    """Delete it and the messages that it holds. Nothing is recorded if another person was faster. Raises UserError."""
     with transaction.atomic():
         row = _locked(rule.channel)
         Delivery.objects.filter(rule=rule, state=DeliveryState.HELD).delete()
-        rule_id = str(rule.pk)
-        Rule.objects.filter(pk=rule.pk).delete()
-        details = {"changed": ["rules"], "rule": rule_id}
+        if not Rule.objects.filter(pk=rule.pk).delete()[0]:
+            return
+        details = {"changed": ["rules"], "rule": str(rule.pk)}
         record(EventType.CHANNEL_CHANGE, "done", by=by, team=row.team, target=target_of(row), details=details)
 
 
@@ -306,9 +312,7 @@ def _checked(wanted: Wanted) -> Wanted:
     return replace(wanted, events=events, query=canonical(wanted.query))
 
 
-def _save(rule: Rule, checked: Wanted, channel: Channel | None = None) -> Rule:
-    if channel is not None:
-        rule.channel = channel
+def _save(rule: Rule, checked: Wanted) -> Rule:
     rule.events, rule.query = list(checked.events), checked.query
     for name in _NUMBERS:
         setattr(rule, name, getattr(checked, name))
@@ -372,9 +376,9 @@ def _known(row: Channel) -> Destination | None:
 
 
 def _drop(row: Channel) -> int:
-    """Delete what was not sent, except what a worker is just sending, tests, and ends of incidents.
-
-    Returns how many.
+    """Delete what was not sent, and return how many. Tests, ends of incidents and what a worker is just sending, alone
+    or in a summary, stay.
     """
     unsent = Delivery.objects.filter(channel=row, state__in=UNSENT).exclude(state=DeliveryState.SENDING)
+    unsent = unsent.exclude(summary__state=DeliveryState.SENDING)
     return unsent.exclude(event=TEST).exclude(fact__endswith=":resolve").delete()[0]
