@@ -2,8 +2,9 @@
 r"""Checks audit exports of Taskruns: `python verifier.py FILE [FILE ...] [--public-key BASE64] [--anchors FILE]`.
 
 Runs alone; signatures need the package `cryptography`. Exit code: 0 clean and proved, 1 faults, 2 could not run,
-3 nothing proved: no fault, but no trusted key signed it. The keys of --public-key are trusted. Without them, a key of
-the export is trusted if it signed an anchor of this chain in --anchors, a file that the panel's owner cannot edit.
+3 no fault, but not all is proved: no trusted key signed a file, or it has format 1. The keys of --public-key are
+trusted. Without them, a key of the export is trusted if it signed an anchor of this chain in --anchors, a file that the
+panel's owner cannot edit.
 
 An export has one JSON object per line, each with one member: a manifest, then events, then anchors, then a trailer.
 canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASCII escapes.
@@ -142,7 +143,9 @@ class ChainChecker:
         before: str = ZEROS,
     ) -> None:
         self.chain, self.whole, self.rows, self.expected, self._start = chain, whole, 0, start, start
-        self.anchors, self.newer, self.signed = 0, 0, start - 1  # valid; newer than the export; highest valid number
+        self.anchors = 0  # valid ones
+        self.newer = 0  # newer than the export
+        self.signed = start - 1  # the highest row with a valid anchor
         self._keys, self._fault = keys, partial(Fault, chain)
         self.last: str | None = before  # the previous row's hash; None if that row is edited
         self.until: tuple[int, str] | None = None  # an export's last row and time: newer anchors do not count
@@ -206,7 +209,7 @@ class ChainChecker:
         yield from self._anchors_to(last)
         if event.get("event") != "system.restored":
             return
-        if lost_rows(event, self._keys) != (first, last) or self.last not in (None, event["prev_hash"]):
+        if lost_rows(event, self._keys) != (first, last) or self.last not in (None, event.get("prev_hash")):
             yield self._fault("bad restore", seq, "no valid signature acknowledges the gap before this row")
             return
         rows = f"row {first}" if first == last else f"rows {first}-{last}"
@@ -338,20 +341,25 @@ class Export:
 class Verification:
     """Checks files that continue each other. `found` counts faults, `unproved` lists what no trusted key signed."""
 
-    def __init__(self, exports: list[Export], outside: Path | None, pinned: Keys) -> None:
+    def __init__(self, exports: list[Export], anchor_file: Path | None, pinned: Keys) -> None:
         self.exports, self.pinned, self.found, self.unproved = exports, pinned, 0, list[str]()
         self.keys = pinned or {name: key for export in exports for name, key in export.keys.items()}
-        self.trusted, first, is_whole = dict(pinned), exports[0], all(export.is_whole for export in exports)
-        start, anchors, before = first.first if is_whole else 1, self._anchors(outside), first.prev_hash or ZEROS
-        self.checker = ChainChecker(first.chain, self.keys, anchors, whole=is_whole, start=start, before=before)
+        self.trusted = dict(pinned)
+        oldest, is_whole = exports[0], all(export.is_whole for export in exports)
+        start, before = oldest.first if is_whole else 1, oldest.prev_hash or ZEROS
+        anchors = self._anchors(anchor_file)
+        self.checker = ChainChecker(oldest.chain, self.keys, anchors, whole=is_whole, start=start, before=before)
         self.checker.until = (exports[-1].last, exports[-1].exported_at)
 
     def report(self, fault: object) -> None:
         self.found += 1
         print(printable(str(fault)))
 
-    def _anchors(self, outside: Path | None) -> Iterator[Json]:
-        """All anchors of the chain by row. They are at the end of each file, so each file is read twice."""
+    def _anchors(self, anchor_file: Path | None) -> Iterator[Json]:
+        """All anchors of the chain by row. Also trusts each key of the exports that signed one in --anchors.
+
+        Anchors are at the end of each file, so each file is read twice.
+        """
         chain = self.exports[0].chain
         kept = sqlite3.connect("")  # sorts the anchors in a temporary file, to save memory
         kept.execute("CREATE TABLE anchor (seq INTEGER, text, PRIMARY KEY (seq, text)) WITHOUT ROWID")
@@ -365,9 +373,9 @@ class Verification:
             for _number, raw in raw_lines(export.path):
                 if raw.startswith(ANCHOR_LINE):
                     keep(loaded(raw).get("anchor"))
-        for number, raw in raw_lines(outside) if outside else ():
+        for number, raw in raw_lines(anchor_file) if anchor_file else ():
             if raw.strip() and not (anchor := loaded(raw)):
-                sys.stderr.write(f"line {number} of {outside} cannot be read: cut short by a crash, or edited\n")
+                sys.stderr.write(f"line {number} of {anchor_file} cannot be read: cut short by a crash, or edited\n")
             elif raw.strip() and keep(anchor) and not self.pinned and signature_holds(anchor, self.keys):
                 self.trusted[anchor["key_id"]] = self.keys[anchor["key_id"]]
         return (json.loads(text) for (text,) in kept.execute("SELECT text FROM anchor ORDER BY seq, text"))
@@ -443,13 +451,13 @@ class Verification:
         return "no signature proves its rows"
 
 
-def check(paths: list[Path], outside: Path | None, pinned: Keys) -> int:
+def check(paths: list[Path], anchor_file: Path | None, pinned: Keys) -> int:
     """Print each fault, and what was checked and proved. Returns the exit code."""
     exports = [Export(path) for path in paths]
     if problems := [printable(export.problem) for export in exports if export.problem]:
         print(*problems, f"{len(problems)} faults", sep="\n")
         return 1
-    verification = Verification(exports, outside, pinned)
+    verification = Verification(exports, anchor_file, pinned)
     verification.run()
     checker, vouched = verification.checker, ", ".join(verification.trusted)
     if checker.whole and exports[0].first > 1:

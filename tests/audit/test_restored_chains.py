@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.db import transaction
 
+from taskruns import verifier
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed, check_anchor_file, publish, unwritten_since
 from taskruns.audit.record import chain_of
@@ -17,7 +18,7 @@ from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Restore, Team
 from taskruns.services import backups
 from taskruns.services.audit import AnchorFile
 from taskruns.services.user_errors import UserError
-from taskruns.verifier import event_hash, lost_rows
+from taskruns.verifier import ChainChecker, event_hash, lost_rows
 from tests.audit.verifying import verify
 
 from .chain_reader import stored
@@ -175,6 +176,14 @@ def test_without_a_valid_signature_the_gap_stays_a_fault(
     code, said = auditor(exported(team))
     assert code == 1
     assert set(kinds(said.splitlines())) >= {(4, "missing"), (6, "bad restore")}
+
+
+def test_a_row_of_a_restore_without_its_link_is_a_fault(monkeypatch: pytest.MonkeyPatch):
+    """Without the package for signatures, nothing else reads the link."""
+    monkeypatch.setattr(verifier, "CHECKS_SIGNATURES", False)
+    details = {"missing_from": 1, "missing_to": 3}
+    row = {"event": "system.restored", "outcome": "done", "seq": 4, "details": details, "hash": "0" * 64}
+    assert "bad restore" in {fault.kind for fault in ChainChecker("c", {}).row(row)}
 
 
 def test_a_gap_elsewhere_stays_a_fault(team: Team, chain: str, anchor_file: Path, auditor: Auditor):
