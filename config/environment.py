@@ -337,17 +337,25 @@ class Cookies:
 def cookies(public: Site) -> Cookies:
     """A browser sends a host's cookies to all its ports, so panels on one host need different names.
 
-    On loopback, that is the port. Programs that sign in read the CSRF cookie by its usual name, so it gets a prefix
-    only from COOKIE_PREFIX: two panels that share it lose a form, not a session.
+    The prefix is COOKIE_PREFIX, or on loopback the port unless it is the default one. The CSRF cookie gets only
+    COOKIE_PREFIX (and __Host- over https): programs that sign in look for its usual name. Two panels that share it
+    lose a form, not a session.
     """
     given = text("COOKIE_PREFIX", "")
-    with checked("COOKIE_PREFIX", "must be at most 40 letters, digits, hyphens and underscores."):
+    with checked(
+        "COOKIE_PREFIX",
+        "must be at most 40 letters, digits, hyphens and underscores, and start with a letter or digit.",
+    ):
         if given and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", given):
             raise ValueError
     port = str(public.port) if public.loopback and public.port != DEFAULT_PORT else ""
     host = "__Host-" if public.secure else ""
-    prefix, own = (f"{host}{it}-" if it else host for it in (given or port, given))
-    return Cookies(f"{prefix}sessionid", f"{own}csrftoken", f"{prefix}device", f"{prefix}messages")
+
+    def prefixed(own: str) -> str:
+        return f"{host}{own}-" if own else host
+
+    prefix = prefixed(given or port)
+    return Cookies(f"{prefix}sessionid", f"{prefixed(given)}csrftoken", f"{prefix}device", f"{prefix}messages")
 
 
 def notify_hosts() -> tuple[str, ...]:
@@ -358,8 +366,8 @@ def notify_hosts() -> tuple[str, ...]:
 
 
 def _host_of(part: str) -> str:
-    check_extra(f"https://{part}")
-    return part
+    check_extra(f"https://{part}")  # it ignores a slash at the end
+    return part.removesuffix("/")
 
 
 def log_level() -> str:
@@ -373,7 +381,7 @@ def log_level() -> str:
 def metrics_token() -> str:
     """The bearer token for /metrics; empty: there is no such page."""
     token = text("METRICS_TOKEN", "")
-    with checked("METRICS_TOKEN", "is too weak: it must have at least 20 random characters, without blanks."):
+    with checked("METRICS_TOKEN", "is too weak: it must have 20 to 200 random ASCII characters, without blanks."):
         if token and (not re.fullmatch(r"[!-~]{20,200}", token) or len(set(token)) < 5):
             raise ValueError
     return token

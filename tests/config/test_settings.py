@@ -364,6 +364,7 @@ READERS: list[tuple[str, str, Callable[[], object], object]] = [
     ("AUDIT_SIGNING_KEY", GOOD["AUDIT_SIGNING_KEY"], environment.signing_key, b"audit-signing-key-of-the-tests-1"),
     ("AUDIT_PUBLIC_KEYS", GOOD["AUDIT_SIGNING_KEY"], environment.public_keys, (b"audit-signing-key-of-the-tests-1",)),
     ("ARIZE_ENDPOINTS", "http://a, ,http://b:81/", environment.arize_endpoints, ("http://a", "http://b:81")),
+    ("NOTIFY_HOSTS", "Alerts/, b:81", environment.notify_hosts, ("alerts", "b:81")),
     ("DATABASE_URL", "postgres://me@db/panel", lambda: environment.database(Path("unused"))["NAME"], "panel"),
     ("QUEUE_URL", "redis://queue", lambda: environment.queue(Path("unused"))["connection"]["url"], REDIS),
     ("EMAIL_URL", "smtp://mail:25", lambda: found_mail().host, "mail"),
