@@ -125,8 +125,9 @@ class Gateway:
 class Health:
     """`/healthz`: this process answers, and which version it is. `/readyz`: it can do its work, too.
 
-    Both answer for any host. `/readyz?strict=1` wants worker and queue seen in the last 30 s instead of 3 minutes.
-    It is for alerts: a worker that restarts must not take the web process, and with it Cancel, out of a load balancer.
+    Both answer for any host. `/readyz?strict=1` is for alerts: worker and queue were seen in the last 30 s instead of
+    3 minutes, and this clock agrees with the database's. Load balancers must not use it: a worker that restarts would
+    take the web process, and with it Cancel, out of service.
     """
 
     def __init__(self, get_response: Handler) -> None:

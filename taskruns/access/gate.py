@@ -1,5 +1,5 @@
-"""The only gate of views. Every view declares who may reach it: `@requires(Action.X)`, `@signed_in` or `@anyone`.
-The panel does not start if a view declares nothing.
+"""The gate of people. Every view declares who may reach it: `@requires(Action.X)`, `@signed_in`, `@anyone` or one of
+their variants below. Scripts pass through `token_gate.py`. The panel does not start if a view declares nothing.
 
 Not signed in: the sign-in page. Not an insider of the team: 404, as if nothing existed. Insider without the right:
 403. Both denials are recorded in the audit log, and remain denials if the row cannot be written.
@@ -117,8 +117,8 @@ def signed_in(view: View) -> View:
     return _for_everyone(view)
 
 
-def always_allowed(view: View) -> View:
-    """For ending one's own sessions: no limit on acts applies."""
+def ends_own_sessions(view: View) -> View:
+    """Like `signed_in`, without the limit on acts: people must always be able to end their own sessions."""
     return _for_everyone(view, ends_session=True)
 
 
@@ -310,13 +310,13 @@ def _missing_auth(
 
 def spend(request: PanelRequest, limit: Limit) -> None:
     """Count one act of the person. Raises TooManyActs, which is not recorded: each refusal would add a row."""
-    if not has_room(request, limit):
+    if not try_spend(request, limit):
         raise TooManyActs(limit)
 
 
-def has_room(request: PanelRequest, limit: Limit) -> bool:
-    """Count one act of the person. False if there were too many."""
-    return SignInCount.objects.has_room(limit, str(request.user.pk))
+def try_spend(request: PanelRequest, limit: Limit) -> bool:
+    """Count one act of the person. False, and not counted, if there were too many."""
+    return SignInCount.objects.try_count(limit, str(request.user.pk))
 
 
 def _spend(request: PanelRequest) -> None:

@@ -103,7 +103,7 @@ class Limit:
 
 
 class SignInCountManager(models.Manager["SignInCount"]):
-    def has_room(self, limit: Limit, *of: str) -> bool:
+    def try_count(self, limit: Limit, *of: str) -> bool:
         """Count one attempt, unless the window is full. Each step is one statement that only one of several parallel
         attempts can win.
         """

@@ -85,7 +85,7 @@ def invite(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invited:
 def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> Invitation:
     now = timezone.now()
     with transaction.atomic():
-        if by.person is not None and not SignInCount.objects.has_room(INVITED, str(by.person.pk)):
+        if by.person is not None and not SignInCount.objects.try_count(INVITED, str(by.person.pk)):
             sentence = f"You invited {INVITED.attempts} people within a day, which is the limit. Try again tomorrow."
             raise UserError(sentence, field="email")
         team = teams.lock_team(team)

@@ -58,7 +58,7 @@ def run(request: PanelRequest, team: Team, run_id: uuid.UUID) -> Context:
 def by_arize_id(request: PanelRequest, team: Team, arize_id: str) -> HttpResponse:
     """A link that other systems can build from Arize's own run id."""
     try:
-        found = mirror.find_by_arize_id(team, arize_id, may_ask=lambda: gate.has_room(request, gate.LOOKUPS))
+        found = mirror.find_by_arize_id(team, arize_id, may_ask=lambda: gate.try_spend(request, gate.LOOKUPS))
     except UserError as error:
         text = f"The panel cannot tell right now whether this run belongs to your team. {error.sentence}"
         return error_page(request, 503, "Run lookup failed", text)

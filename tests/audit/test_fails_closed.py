@@ -171,7 +171,7 @@ def accept(stage: Stage) -> None:
 SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.start_verification": lambda _: LATER,  # tested below: a job writes the row
     "audit.export": lambda stage: audit.export(stage.team, by=BY, kind="jsonl"),
-    "audit.has_room": lambda _: LATER,  # counts only
+    "audit.gets_row": lambda _: LATER,  # counts only
     "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
     "audit.record_denial": lambda _: LATER,  # a denial stays a denial: see test_denials.py
     "audit.record_failed_sign_in": lambda _: audit.record_failed_sign_in("x", "throttled", by=stranger()),
@@ -369,7 +369,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "triggers.sweep": a_lost_start,
 }
 NO_ACTS_OF_THEIR_OWN = {
-    *("audit.has_room", "audit.start_verification", "audit.record_denial"),
+    *("audit.gets_row", "audit.start_verification", "audit.record_denial"),
     *("tokens.record_refusal", "triggers.earlier"),
 }
 

@@ -214,9 +214,9 @@ def test_a_cancel_that_is_stopping_waits_from_now(clock: Any, task: Task, arize:
 
 def test_a_full_window_of_attempts_ends(clock: Any, db: None) -> None:
     limit = Limit("tests", 1, MINUTE)
-    assert [SignInCount.objects.has_room(limit, "oli") for _ in range(2)] == [True, False]
+    assert [SignInCount.objects.try_count(limit, "oli") for _ in range(2)] == [True, False]
     clock.move_to(NOW)
-    assert [SignInCount.objects.has_room(limit, "oli") for _ in range(2)] == [True, False]
+    assert [SignInCount.objects.try_count(limit, "oli") for _ in range(2)] == [True, False]
 
 
 def test_the_place_of_an_export_becomes_free(clock: Any, oli: User) -> None:

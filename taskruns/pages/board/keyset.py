@@ -11,6 +11,7 @@ two pages shift nothing. The indexes, and what each is for:
     run_by_creator, run_by_share, run_ended_by_status   filters that are read by themselves if they find few runs
     run_by_arize_id, run_by_experiment                  exact ids, and beginnings of those not filled in yet
     run_ended_...                                       the counts of the last 24 hours (`counts.py`)
+    run_not_filled_in                                   what an upgrade has still to fill in (`search.py`)
 
 A filter without an index is scanned. The first NEAR rows are enough for a filter that many runs pass. If they do not
 fill the page, it is read from an index of the filter's own if that finds at most NARROW rows, else from the first FAR
@@ -101,7 +102,7 @@ def count(
         for stream in streams(wanted, now)
         if not stream.is_past(wanted, cursor, descending=descending)
     ]
-    numbers = iter(_numbers(tuple(counters)).rows())
+    numbers = iter(_counter_numbers(tuple(counters)).rows())
     number, is_open = 0, False
     for it in counters:
         found, may_be_more = it.result(numbers)
@@ -126,19 +127,19 @@ def count_all(each: Sequence[Conditions], *, limit: int) -> int | None:
     if not all(it.ways for it in each):
         return None
     ways = tuple(way for it in each for way in it.ways)
-    most = max(_each_number(ways, limit).rows())
-    return most if most == limit or len(ways) == 1 else _number(ways, limit).rows()[0]
+    most = max(_number_in_each(ways, limit).rows())
+    return most if most == limit or len(ways) == 1 else _number_in_any(ways, limit).rows()[0]
 
 
 @lru_cache(maxsize=KEPT)
-def _each_number(ways: tuple[Q, ...], limit: int) -> PreparedNumbers:
+def _number_in_each(ways: tuple[Q, ...], limit: int) -> PreparedNumbers:
     """How many runs are found in each of these ways."""
     # No column, so that no row is looked up in the table if an index can check it.
     return PreparedNumbers([Run.objects.filter(way).order_by().values(one=Value(1))[:limit] for way in ways])
 
 
 @lru_cache(maxsize=KEPT)
-def _number(ways: tuple[Q, ...], limit: int) -> PreparedNumbers:
+def _number_in_any(ways: tuple[Q, ...], limit: int) -> PreparedNumbers:
     """How many runs are found in one of these ways or in several."""
     # The limits are in subqueries because SQLite allows none in the parts of a union.
     found = (Run.objects.filter(way).order_by().values("pk")[:limit] for way in ways)
@@ -177,7 +178,7 @@ class _Counter:
 
 
 @lru_cache(maxsize=KEPT)
-def _numbers(counters: tuple[_Counter, ...]) -> PreparedNumbers:
+def _counter_numbers(counters: tuple[_Counter, ...]) -> PreparedNumbers:
     return PreparedNumbers([query for it in counters for query in it.queries()])
 
 
@@ -248,7 +249,7 @@ def _read(conditions: Conditions, stream: Stream, cursor: Cursor | None, limit: 
 
 
 def _is_scanned(conditions: Conditions, stream: Stream) -> bool:
-    """Active runs are not: they are few compared with those that have ended."""
+    """Active runs are not, nor those that need attention: both are few."""
     return conditions.rest is not None and stream.rank == 0 and stream.since is None
 
 
@@ -287,8 +288,8 @@ _bounds: ForAMinute[datetime | int] = ForAMinute(most=4 * KEPT)
 
 
 def _bound(indexed: Q, stream: Stream, cursor: Cursor | None, *, descending: bool) -> datetime | int | None:
-    """The value at which a scan ends, the same for all filters; None if fewer than FAR rows are left. Of an older value
-    the scan is a little longer, by the new rows.
+    """The value at which a scan ends, the same for all filters; None if at most FAR rows are left. A kept value is up
+    to a minute old: the scan then also reads the rows added since.
     """
     key = indexed, stream, cursor, descending
     if (kept := _bounds.get(key)) is not None:
@@ -326,7 +327,7 @@ def _far_rows(
 
 
 def _until(stream: Stream, *, descending: bool) -> str:
-    """The condition that ends a scan at a value."""
+    """The lookup that ends a scan at a value, such as `sorted_at__gte`."""
     return f"{stream.column}__{'gte' if descending != (stream.since is not None) else 'lte'}"
 
 

@@ -74,7 +74,7 @@ def record_denial(
             record_anonymous(event, "denied", by=by, target=target or page, details=details, times=times)
             return
         with transaction.atomic():
-            if not tallies.has_room(by, team):
+            if not tallies.gets_row(by, team):
                 return
             aimed_at = {"target": target} if target else attempt.target(team)
             record(event, "denied", by=by, team=team, details=details, **aimed_at)
@@ -104,7 +104,7 @@ def record_failed_sign_in(login: str, outcome: str, *, why: str = "", by: Actor)
         record_anonymous(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
         return
     with transaction.atomic():
-        if tallies.has_room(by, None):
+        if tallies.gets_row(by, None):
             record(EventType.AUTH_SIGN_IN, outcome, by=by, target=target, details=details)
 
 

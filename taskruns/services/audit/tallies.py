@@ -19,7 +19,7 @@ REFUSED = "refused:"
 REFUSALS_A_MINUTE = 1
 
 
-def has_room(by: Actor, team: Team | None, *, times: int = 1) -> bool:
+def gets_row(by: Actor, team: Team | None, *, times: int = 1) -> bool:
     """Count the attempt. True if it gets a row. Runs in the transaction of that row.
 
     `times`: of a token, how many attempts share the row.

@@ -141,7 +141,7 @@ def take(token: str, incoming: Incoming) -> Nudge:
     marks = _marks(hook, incoming)
     if not _are_new(marks):
         return Nudge(Taken.SEEN, hook.team)
-    if not SignInCount.objects.has_room(MOST, str(hook.pk)):
+    if not SignInCount.objects.try_count(MOST, str(hook.pk)):
         # Not taken, so that Arize may send it again.
         cache.delete_many(marks)
         return Nudge(Taken.TOO_MANY, hook.team)

@@ -49,7 +49,7 @@ LONGEST_WHY = 300  # characters of Arize's reason
 
 @dataclass(slots=True)
 class Fact:
-    """Something that happened, as `matching` needs it. `subject`: what the key of a delivery is made of."""
+    """Something that happened, as `matching` needs it. `subject`: the id of what it is about, a part of the key."""
 
     event: Happening
     at: datetime
@@ -75,7 +75,7 @@ def match() -> bool:
 
 @transaction.atomic
 def _match_notices() -> bool:
-    """Whoever waits for a run that has ended gets a mail."""
+    """Queue a mail to each person who waits for a run that has ended."""
     rows = list(free(ended_notices().order_by("pk"))[:CHUNK])
     adopted_at = last_adopted_at()
     Delivery.objects.bulk_create([_to_person(row, adopted_at) for row in rows], ignore_conflicts=True)
@@ -96,7 +96,7 @@ def _to_person(notice: RunNotice, adopted_at: datetime | None) -> Delivery:
         at=at,
         data=about(run),
         state=DeliveryState.QUEUED,
-        is_repeat=_may_be_told(at, adopted_at),
+        is_repeat=_may_be_repeat(at, adopted_at),
     )
 
 
@@ -122,9 +122,9 @@ def _match_runs() -> bool:
 
 
 def _number_in_one_go(teams: Sequence[uuid.UUID]) -> int:
-    """Of facts of these teams, one after the other: how many one transaction takes, so that it locks nothing for long.
+    """How many of the first facts fit into one transaction, so that it locks nothing for long; at least one.
 
-    At least one.
+    `teams`: the team of each fact.
     """
     live = Rule.objects.filter(channel__team__in=set(teams), channel__removed_at=None).order_by()
     rules: dict[uuid.UUID, int] = dict(live.values_list("channel__team").annotate(Count("pk")))
@@ -166,7 +166,7 @@ def _of_run(run: Run, event: Happening, at: datetime) -> Fact:
 
 
 def _of_log(team_id: uuid.UUID, rows: Sequence[AuditEvent]) -> Iterator[Fact]:
-    """The rows that a rule can ask for. A row that someone has changed by hand may have no such event."""
+    """The rows that a rule can ask for. A row with an unknown event, changed by hand, is skipped."""
     asked = [row for row in rows if row.event in OF_THE_LOG and row.outcome in OF_THE_LOG[Happening(row.event)]]
     ids = [row.run_id for row in asked if row.run_id]
     runs = {
@@ -190,8 +190,8 @@ def _of_log(team_id: uuid.UUID, rows: Sequence[AuditEvent]) -> Iterator[Fact]:
 def _reasons(rows: Iterable[AuditEvent]) -> dict[uuid.UUID | None, str]:
     """The reason that a person gave stands in the first row of the operation."""
     operations = {row.operation_id for row in rows if row.operation_id}
-    first = AuditEvent.objects.filter(operation_id__in=operations).exclude(reason="").order_by("pk")
-    return dict(first.values_list("operation_id", "reason"))
+    newest_first = AuditEvent.objects.filter(operation_id__in=operations).exclude(reason="").order_by("-pk")
+    return dict(newest_first.values_list("operation_id", "reason"))  # keeps the last one, which is the first row
 
 
 def _details(row: AuditEvent) -> dict[str, Any]:
@@ -220,11 +220,13 @@ def about(run: Run) -> dict[str, Any]:
 
 def deliver_facts(team: Team, facts: Sequence[Fact]) -> None:
     """Write the deliveries of these facts. The caller's transaction holds the facts."""
+    if not facts or team.archived_at is not None:
+        return
     rules = list(
         Rule.objects.filter(channel__team=team, channel__removed_at=None).select_related("channel").order_by("pk")
     )
     found: dict[str, set[uuid.UUID]] = {}
-    for rule in rules if facts and team.archived_at is None else ():
+    for rule in rules:
         if rule.query and rule.query not in found:
             found[rule.query] = matching_runs(team, rule.query, [fact.run.pk for fact in facts if fact.run is not None])
         wanted = [fact for fact in facts if _is_wanted(rule, fact, found.get(rule.query))]
@@ -251,7 +253,9 @@ def _is_wanted(rule: Rule, fact: Fact, found: set[uuid.UUID] | None) -> bool:
 
 
 def _is_from_before(rule: Rule, fact: Fact) -> bool:
-    """Not if a clock that was ahead has written when the rule was saved: it would be told nothing for as long."""
+    """Whether the fact is older than the rule. A `since` in the future was written by a wrong clock and is ignored:
+    otherwise the rule would tell nothing until then.
+    """
     return fact.at < rule.since <= timezone.now() + SKEW
 
 
@@ -283,7 +287,9 @@ def write_deliveries(team: Team, rule: Rule, facts: Sequence[Fact]) -> None:
 
 
 def _is_quiet(rule: Rule, now: datetime) -> bool:
-    """No longer than the rule asks for now: its quiet time may have been shortened, or begun by a wrong clock."""
+    """Whether the quiet time lasts, at most as long as the rule sets now: it may have been shortened, or started by a
+    wrong clock.
+    """
     return is_ahead(rule.quiet_until, now, timedelta(minutes=rule.quiet_minutes))
 
 
@@ -304,13 +310,13 @@ def _delivery(team: Team, rule: Rule, fact: Fact, adopted_at: datetime | None) -
         at=fact.at,
         data=fact.data,
         state=DeliveryState.QUEUED,
-        is_repeat=_may_be_told(fact.at, adopted_at),
+        is_repeat=_may_be_repeat(fact.at, adopted_at),
         is_open=rule.channel.kind in KEEPS_INCIDENTS and fact.event in WITH_AN_END,
     )
 
 
-def _may_be_told(at: datetime, adopted_at: datetime | None) -> bool:
-    """The panel whose backup was adopted here worked until then, and may have told it."""
+def _may_be_repeat(at: datetime, adopted_at: datetime | None) -> bool:
+    """Whether the panel whose backup was adopted here may have sent it already: it worked until then."""
     return adopted_at is not None and at < adopted_at
 
 
@@ -345,7 +351,7 @@ def _sum_up_rule(rule_id: uuid.UUID) -> None:
 
 
 def _summary(rule: Rule, held: QuerySet[Delivery], now: datetime) -> Delivery:
-    """Reads the first and the last of them only: a rule may hold a day's messages."""
+    """Loads only the first few and lets the database count the rest: a rule may hold a day's messages."""
     first = list(held.order_by("at", "pk")[:NAMED])
     by_event = dict(held.order_by().values_list("event").annotate(Count("pk")))
     named = [{"event": row.event, **row.data} for row in first]

@@ -34,7 +34,7 @@ def link_for(email: str) -> ResetLink | None:
     if settings.SSO_ONLY or not person.has_usable_password():
         log.info("password_reset_refused", person=str(person.pk), why="no password")
         return None
-    if not SignInCount.objects.has_room(MAILS, str(person.pk)):
+    if not SignInCount.objects.try_count(MAILS, str(person.pk)):
         log.warning("password_reset_refused", person=str(person.pk), why="too many mails")
         return None
     return ResetLink(person, user_pk_to_url_str(person), default_token_generator.make_token(person))

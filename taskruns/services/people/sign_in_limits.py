@@ -112,7 +112,7 @@ def forget_expired() -> int:
 
 def _count(attempt: Attempt, limit: Limit, *of: str) -> None:
     bucket = limit.bucket(*of)
-    if SignInCount.objects.has_room(limit, *of):
+    if SignInCount.objects.try_count(limit, *of):
         attempt.buckets.append(bucket)
         return
     # A refused attempt must not count towards the other limits.

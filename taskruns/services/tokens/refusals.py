@@ -75,7 +75,7 @@ def record_refusal(refused: TokenRefused, attempt: Attempt, *, by: Actor, times:
     target = Target("token", str(token.pk), token.name)
     try:
         with transaction.atomic():
-            if tallies.has_room(counted_as, token.team, times=times):
+            if tallies.gets_row(counted_as, token.team, times=times):
                 details = attempt.details | {"why": refused.why.value}
                 record(EventType.TOKEN_REFUSED, "denied", by=sender, team=token.team, target=target, details=details)
     except DatabaseError:

@@ -5,7 +5,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from taskruns.access.gate import PanelRequest, actor_of, always_allowed, mine, signed_in
+from taskruns.access.gate import PanelRequest, actor_of, ends_own_sessions, mine, signed_in
 from taskruns.models import PersonSession
 from taskruns.pages.browsers import browser_of
 from taskruns.pages.people import SessionRow
@@ -21,7 +21,7 @@ def listing(request: PanelRequest) -> HttpResponse:
     return render(request, "taskruns/people/sessions.html", {"rows": rows})
 
 
-@always_allowed
+@ends_own_sessions
 @require_POST
 def end(request: PanelRequest, session_id: int) -> HttpResponse:
     """Other people's sessions give the same 404 as missing ones. Ending the current session signs out."""
@@ -34,7 +34,7 @@ def end(request: PanelRequest, session_id: int) -> HttpResponse:
     return redirect("sessions")
 
 
-@always_allowed
+@ends_own_sessions
 @require_POST
 def end_others(request: PanelRequest) -> HttpResponse:
     ended = sessions.end_others(request.user, keep=request.session.session_key or "", by=actor_of(request))
