@@ -102,10 +102,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._stop_listening()
 
     def _stop_listening(self) -> None:
-        """Serve who has connected, and refuse everyone else from now on.
+        """Serve the clients that have connected and refuse all others.
 
-        Gunicorn would keep the socket until the last request has ended, without accepting. Whoever connects then is cut
-        off, and a proxy that has sent a click may not send it again to another host.
+        Gunicorn would keep the socket until the last request has ended, without accepting. A client that connects then
+        is cut off, and a proxy that has sent a click may not send it again to another host.
         """
         for listener in self.sockets:
             before = -1
@@ -147,6 +147,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _linger(self, conn: TConn) -> None:
         """Close only the sending side: a full close could cost the client the end of the response."""
+        if conn.sock.fileno() < 0:  # gunicorn closed it: the response broke off after its headers
+            self.nr_conns -= 1
+            return
         conn.timeout = time.monotonic() + LINGERS
         conn.sock.setblocking(False)
         self._lingering.append(conn)

@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from threading import BoundedSemaphore
 
 import pytest
 
+from config import web_worker
 from config.processes import stop
+from config.web_worker import SlowClient, TimedSocket
 from tests.config.slow_app import BIG
 from tests.paths import ROOT
 from tests.processes import free_ports, wait_for
@@ -151,6 +154,36 @@ def test_slow_reader_gets_the_whole_answer(port: int):
         hear_nothing(idle, 1.5)
         answer = b"".join(iter(lambda: client.recv(65_536), b""))
     assert answer.endswith(b"\r\n\r\n" + BIG)
+
+
+def test_a_response_that_breaks_off_ends_no_other():
+    """With the process, all its requests would be lost."""
+    with served() as (port, _):
+        before = served_by(port)
+        for _ in range(3):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WITHIN)
+            connection.request("POST", "/broken", body=b"12")
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                connection.getresponse().read()
+            connection.close()
+            assert served_by(port) == before
+
+
+def served_by(port: int) -> bytes:
+    """The id of the process that answers."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=WITHIN)) as connection:
+        connection.request("GET", "/process")
+        return connection.getresponse().read()
+
+
+def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(web_worker, "QUICK", 0.1)
+    monkeypatch.setattr(web_worker, "LONGEST_PIECE", 0.3)
+    ours, theirs = socket.socketpair()
+    with theirs, TimedSocket(fileno=ours.detach()) as client:
+        client.begin(BoundedSemaphore(1))
+        with pytest.raises(SlowClient):
+            client.sendall(BIG)
 
 
 def test_places_are_given_back(port: int):
