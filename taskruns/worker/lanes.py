@@ -55,8 +55,8 @@ class Lane(Generic[K]):
             wanted = min(len(self._waiting), self._free())
             self._changed.notify(wanted)
             for _ in range(min(wanted - self._idle, self.most - self._threads)):
-                self._threads += 1
                 threading.Thread(target=self._run, name=self.name, daemon=True).start()
+                self._threads += 1  # only of a thread that could be started
 
     def stop(self) -> None:
         """Start nothing more. What runs continues until the process ends."""
@@ -66,7 +66,7 @@ class Lane(Generic[K]):
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nothing runs. False if something still does after this time."""
+        """Wait until nothing runs. False if something still runs after this time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout=max(0.0, seconds))
 
@@ -78,16 +78,19 @@ class Lane(Generic[K]):
     def _run(self) -> None:
         try:
             while (key := self._take()) is not None:
-                again = self._do(key)
-                with self._changed:
-                    del self._running[key]
-                    if again and not self._is_stopped:
-                        self._waiting[key] = None
-                    self._changed.notify_all()
+                again = False
+                try:
+                    again = self._do(key)
+                finally:
+                    with self._changed:
+                        del self._running[key]
+                        if again and not self._is_stopped:
+                            self._waiting[key] = None
+                        self._changed.notify_all()
         finally:
-            connection.close()
             with self._changed:
                 self._threads -= 1
+            connection.close()
 
     def _take(self) -> K | None:
         """The next key, or None if this thread is no longer needed."""

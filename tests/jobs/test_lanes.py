@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -119,6 +120,43 @@ def test_an_error_is_logged_and_the_thread_goes_on(start: Start, caplog: Any) ->
     wait_for(lambda: done == ["good"], "the next key")
     assert "job_failed" in caplog.text
     lane.stop()
+
+
+def test_a_key_runs_again_although_its_connection_could_not_be_closed(start: Start, monkeypatch: Any) -> None:
+    lane, work = start(places=1)
+    work.release("a", "b")
+
+    def fail() -> None:
+        raise OSError("the connection is broken")
+
+    with monkeypatch.context() as patch, threads_may_fail(patch):
+        patch.setattr(lanes, "close_old_connections", fail)
+        lane.add("a")
+        wait_for(lambda: lane._threads == 0, "the thread to end")
+    assert lane.add("a")
+    wait_for(lambda: work.ended == ["a"], "the next try")
+
+
+def test_a_thread_that_cannot_be_started_is_not_counted(start: Start, monkeypatch: Any) -> None:
+    lane, work = start(places=1)
+    work.release("a")
+
+    def refuse(_thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            lane.add("a")
+    lane.staff()
+    wait_for(lambda: work.ended == ["a"], "the next thread")
+
+
+@contextmanager
+def threads_may_fail(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Else pytest reports the error of a thread as a warning."""
+    patch.setattr(threading, "excepthook", lambda _: None)
+    yield
 
 
 def test_a_stopped_lane_starts_nothing_and_says_whether_it_is_done(start: Start) -> None:
