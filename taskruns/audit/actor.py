@@ -31,6 +31,11 @@ class Actor:
         return cls(type="job", label=name)
 
     @classmethod
+    def absent(cls, person: User | None, *, id: str, label: str, role: str) -> Self:  # noqa: A002 - as the field
+        """A person whose work outlives their request: no session, no IP address."""
+        return cls(type="user", id=id, label=label, role=role, request_id=str(uuid.uuid4()), person=person)
+
+    @classmethod
     def command(cls) -> Self:
         """A person at a shell on the host, identified by the system account."""
         return cls(type="command", label=_system_account(), request_id=str(uuid.uuid4()))

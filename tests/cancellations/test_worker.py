@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import responses
 import time_machine
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
@@ -171,6 +172,25 @@ def quick_arize(committed: None, settings: Any) -> Iterator[tuple[ArizeServer, T
         credential.encrypt_secret(CANARY)
         credential.save()
         yield double, Task.objects.create(team=team, endpoint=double.url, arize_id="T1", credential=credential)
+
+
+@pytest.mark.usefixtures("_busy")
+def test_what_was_sent_is_written_although_the_next_cannot_be_read(
+    client: Client, run: Run, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    click_cancel(client, run)
+    steps = iter([worker._Sender._next])
+
+    def next_or_fail(sender: Any) -> list[Cancellation]:
+        if (step := next(steps, None)) is None:
+            raise OperationalError("the connection is lost")
+        return step(sender)
+
+    monkeypatch.setattr(worker._Sender, "_next", next_or_fail)
+    monkeypatch.setattr(worker, "wait", lambda *_, **__: (set(), set()))  # no answer yet
+    with pytest.raises(OperationalError):
+        cancellations.send_unsent()
+    assert Cancellation.objects.get().outcome == "confirmed"
 
 
 @pytest.mark.slow

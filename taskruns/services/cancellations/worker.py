@@ -39,7 +39,9 @@ def has_unsent() -> bool:
 
 
 def send_unsent() -> int:
-    """Send them, and those that are requested while it works. Returns how many. One thread of a process does it."""
+    """Send every unsent cancel, also those requested while this works. Returns how many. Only one thread of a process
+    sends.
+    """
     if not has_unsent():
         return 0
     if problem := key_ring.problem():
@@ -80,6 +82,13 @@ class _Sender:
         self.in_flight: dict[Future[Answer], _Sent] = {}
 
     def run(self) -> int:
+        try:
+            return self._send_all()
+        finally:
+            for future, it in self.in_flight.items():  # only after an error: these were sent
+                _record(it, future.result())
+
+    def _send_all(self) -> int:
         sent = 0
         while True:
             sent += self._send()
@@ -90,7 +99,7 @@ class _Sender:
                 _record(self.in_flight.pop(future), future.result())
 
     def _send(self) -> int:
-        allowed = [it for row in self._next() if (it := _with_actor(row)) is not None]
+        allowed = [it for row in self._next() if (it := _allowed_or_closed(row)) is not None]
         mine = mark_posted([it.row for it in allowed]) if allowed else set()
         for it in allowed:
             if it.row.pk in mine:
@@ -99,6 +108,8 @@ class _Sender:
 
     def _next(self) -> list[Cancellation]:
         """The oldest ones for which a thread is free."""
+        if len(self.in_flight) >= THREADS:
+            return []
         busy = Counter(it.key for it in self.in_flight.values())
         found: list[Cancellation] = []
         for row in _unsent().select_related("person", "run__team", "run__task__credential").order_by("requested_at"):
@@ -109,11 +120,8 @@ class _Sender:
         return found
 
 
-def _with_actor(row: Cancellation) -> _Sent | None:
-    """Whoever requested it, with the role they have now. None if they may no longer cancel runs: it is closed.
-
-    It is sent without them: no session, no IP address.
-    """
+def _allowed_or_closed(row: Cancellation) -> _Sent | None:
+    """The cancellation and its requester in their role of now. None, and closed, if they may no longer cancel runs."""
     by, may_cancel = _token_of(row, row.token_id) if row.token_id else _person_of(row)
     if may_cancel:
         return _Sent(row, by)
@@ -123,14 +131,7 @@ def _with_actor(row: Cancellation) -> _Sent | None:
 
 def _person_of(row: Cancellation) -> tuple[Actor, bool]:
     access = access_of(row.person, row.run.team)
-    by = Actor(
-        type="user",
-        id=str(row.person_id),
-        label=row.person_label,
-        role=access.role,
-        request_id=str(uuid.uuid4()),
-        person=row.person,
-    )
+    by = Actor.absent(row.person, id=str(row.person_id), label=row.person_label, role=access.role)
     return by, access.may(Action.RUNS_CANCEL)
 
 

@@ -24,7 +24,7 @@ from taskruns.models import (
     Team,
     TeamRole,
 )
-from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import recent
 from taskruns.permissions import Access, Action, access_of, granted
@@ -82,7 +82,7 @@ def hold_after_round(credential_id: uuid.UUID) -> CancelBatch | None:
 @cache
 def _of_key() -> Prepared[EmergencyStop]:
     """Each round needs it."""
-    stops = EmergencyStop.objects.holding(Moment()).filter(team__credentials=Slot("credential", UUIDField()))
+    stops = EmergencyStop.objects.holding(TimeSlot()).filter(team__credentials=Slot("credential", UUIDField()))
     return Prepared(stops.only("team"))
 
 
@@ -114,12 +114,6 @@ def _is_over(of: str = "", *, read_at: str) -> Q:
 
 
 def _owner(stop: EmergencyStop, access: Access) -> Actor:
-    """The person who pulled it, with their current role. The hold runs without them: no session, no IP address."""
-    return Actor(
-        type="user",
-        id=str(stop.person_id),
-        label=stop.person.label if stop.person else stop.person_label,
-        role=access.role,
-        request_id=str(uuid.uuid4()),
-        person=stop.person,
-    )
+    """The person who pulled it, with their current role."""
+    label = stop.person.label if stop.person else stop.person_label
+    return Actor.absent(stop.person, id=str(stop.person_id), label=label, role=access.role)
