@@ -8,8 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
 
+from taskruns.services import moves
 from taskruns.services.moves import copying
 from tests.backups.deployment import Deployment, Template, copy_of, migrated_deployment
 
@@ -157,3 +159,15 @@ if connection.vendor == "postgresql":
         on_postgresql.done("create_team", "Mine")
         said = on_sqlite.refused(2, "move_to", on_postgresql.url)
         assert said.startswith("The target already has rows, and a move never replaces any.")
+
+
+def test_a_move_without_statistics_is_no_move_of_nothing(db: None, monkeypatch: pytest.MonkeyPatch):
+    def refuse() -> None:
+        raise OperationalError("no room")
+
+    for name, does in {"connect": lambda _: None, "finished_at": lambda: None, "problem": lambda: ""}.items():
+        monkeypatch.setattr(moves, name, does)
+    monkeypatch.setattr(moves, "move", lambda _: {"taskruns_run": 3})
+    monkeypatch.setattr(moves, "analyze", refuse)
+    with pytest.raises(CommandError, match=r"The rows were moved, but .* Run ANALYZE and verify_audit there"):
+        call_command("move_to", "postgres://target")

@@ -33,13 +33,13 @@ class Command(PanelCommand):
             if problem := moves.problem():
                 raise CommandError(problem, returncode=COULD_NOT_RUN)
             counts = moves.move(self._progress)
-            self.progress("")
-            moves.analyze()
         except moves.CannotMove as error:
             raise CommandError(str(error), returncode=COULD_NOT_RUN) from None
         except DatabaseError as error:
             sentence = f"Nothing was moved. One of the two databases refused a step: {type(error).__name__}."
             raise CommandError(f"{sentence} {_first_line(error)}".rstrip(), returncode=COULD_NOT_RUN) from error
+        self.progress("")
+        self._analyze()
         for table, rows in counts.items():
             if rows:
                 self.say(f"{table}: {rows} rows")
@@ -50,8 +50,17 @@ class Command(PanelCommand):
     def _progress(self, table: str, done: int, total: int) -> None:
         self.progress(f"{table}: {done} of {total}")
 
+    def _analyze(self) -> None:
+        try:
+            moves.analyze()
+        except DatabaseError as error:
+            sentence = (
+                f"The rows were moved, but the target could not count them for its plans: {type(error).__name__}."
+            )
+            raise CommandError(f"{sentence} Run ANALYZE and verify_audit there.", returncode=COULD_NOT_RUN) from error
+
     def _verify(self, url: str) -> None:
-        """In a new process whose database is the target. Its output goes where this command's goes."""
+        """In a new process whose database is the target. Its output is shown when it has ended."""
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL_FILE"}
         self.stdout.flush()
         ended = subprocess.run(  # noqa: S603 - our own program
@@ -63,9 +72,10 @@ class Command(PanelCommand):
         )
         self.stdout.write(ended.stdout, ending="")
         if ended.returncode:
+            why = ended.stderr.strip().removeprefix("CommandError: ")
             raise CommandError(
                 f"The rows were moved, but the verification of the audit log in the target failed: "
-                f"{ended.stderr.strip() or 'see the faults above'} Do not use the target.",
+                f"{why or 'see the faults above.'} Do not use the target.",
                 returncode=1 if ended.returncode == 1 else COULD_NOT_RUN,
             )
 
