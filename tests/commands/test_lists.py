@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from taskruns.models import Credential, Team, User
-from tests.factories import CANARY
+from tests.factories import CANARY, make_credential
 
 
 def said(*arguments: str) -> list[str]:
@@ -44,6 +44,12 @@ def test_api_keys_are_listed_without_a_secret(credential: Credential, other_team
     output = "\n".join(said("list_credentials"))
     assert not [text for text in (CANARY, CANARY[-4:], credential.ciphertext[:20]) if text in output]
     assert len(said("list_credentials", "ops-south")) == 1
+
+
+def test_a_key_is_revoked_twice_under_each_spelling_of_its_name(team: Team):
+    make_credential(team, name="Prüfung")
+    for spelling in ("PRÜFUNG", " prüfung ", "Prüfung"):
+        said("revoke_credential", "ops-north", spelling)
 
 
 def test_a_revoked_key_is_gone_from_the_list(credential: Credential):

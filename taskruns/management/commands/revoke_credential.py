@@ -3,7 +3,6 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from taskruns.audit import Actor
-from taskruns.models import Credential
 from taskruns.services import credentials
 
 from ._base import PanelCommand, team_called
@@ -21,7 +20,7 @@ class Command(PanelCommand):
         key = credentials.find_live(found, name)
         if key is not None and credentials.revoke(key, by=Actor.command()):
             self.say(f"API key {key.name} of {found.slug} deleted from the panel. Revoke it in Arize too.")
-        elif Credential.objects.filter(team=found, name__iexact=name).exists():
+        elif credentials.was_revoked(found, name):
             self.say(f"API key {name} of {found.slug} is already revoked. Nothing changed.")
         else:
             raise CommandError(f"{found.slug} has no API key called {name}. `manage.py list_credentials` lists them.")

@@ -3,7 +3,7 @@ Arize accepts them (`health`), when they expire (`expiry`), the calls made with 
 (`budget`), and how long a key rests after Arize failed (`pauses`).
 """
 
-from .actions import add, draft, find_live, is_same_key, replace, replacement, revoke
+from .actions import add, draft, find_live, is_same_key, replace, replacement, revoke, was_revoked
 from .client import forget_old_counts
 from .expiry import warn_of_expiring
 from .health import (
@@ -39,4 +39,5 @@ __all__ = [
     "try_again",
     "try_out",
     "warn_of_expiring",
+    "was_revoked",
 ]

@@ -5,6 +5,7 @@ Rows are locked in the same order everywhere: the team's keys by id, the team, i
 
 import copy
 import re
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 from django.conf import settings
@@ -136,9 +137,17 @@ def is_same_key(credential: Credential, *, key: str, endpoint: str) -> bool:
 
 def find_live(team: Team, name: str) -> Credential | None:
     """The team's key with this name, ignoring case, unless it is revoked."""
+    return next(_called(name, Credential.objects.live().filter(team=team)), None)
+
+
+def was_revoked(team: Team, name: str) -> bool:
+    """Whether the team had a key with this name, ignoring case, which is revoked now."""
+    return any(_called(name, Credential.objects.filter(team=team).exclude(revoked_at=None)))
+
+
+def _called(name: str, among: Iterable[Credential]) -> Iterator[Credential]:
     wanted = clean_line(name, LONGEST_NAME).casefold()
-    live = Credential.objects.live().filter(team=team)
-    return next((credential for credential in live if credential.name.casefold() == wanted), None)
+    return (credential for credential in among if credential.name.casefold() == wanted)
 
 
 def _save_replaced(row: Credential, *, moved: bool) -> None:
