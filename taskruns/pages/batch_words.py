@@ -1,8 +1,11 @@
 """The words of a batch: of each state of a run in it, and of each kind of batch."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from django.db.models import QuerySet
 
 from taskruns.models import (
     CANCEL_FACTS,
@@ -17,6 +20,7 @@ from taskruns.models import (
 )
 from taskruns.models.batches import ITEM_OUTCOMES, NOT_STARTABLE, OPEN_ITEMS, START_OUTCOMES
 
+from . import values
 from .outcomes import CANCEL_WORDS, TRIGGER_WORDS
 
 STILL_ACTIVE = "reported as cancelled by Arize, but still active"
@@ -187,3 +191,13 @@ def state_counts(
     ]
     alarm = [StateCount("still_active", STILL_ACTIVE, still_active, "bad", "error")] if still_active else []
     return tuple(alarm + found)
+
+
+def stopping_batches(working: QuerySet[CancelBatch]) -> tuple[str, str]:
+    """What happens to bulk cancels and bulk starts in progress if they are stopped now; empty for none."""
+    of_kind = Counter(working.values_list("kind", flat=True))
+    cancels, starts = of_kind[BatchKind.CANCEL], of_kind[BatchKind.TRIGGER]
+    return (
+        values.counted(cancels, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
+        values.counted(starts, "bulk start is", "bulk starts are", "stopped. The remaining runs are not started."),
+    )

@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.db.models import Max, Prefetch, Q, QuerySet
 from django.urls import reverse
-from django.utils import timezone
 
 from taskruns.forms import AuditFilter
 from taskruns.models import (
@@ -23,8 +22,10 @@ from taskruns.models import (
     User,
 )
 from taskruns.models.folded import contains
+from taskruns.models.teams import confirmed_since
 from taskruns.services.people import factors, sessions
 
+from .batch_words import stopping_batches
 from .tokens import stopping, tokens_of
 from .values import Link, Moment, counted
 
@@ -158,7 +159,7 @@ def follows_sso(person: User) -> bool:
 
 def role_of(member: Membership, person: User) -> str:
     """The role, and whether it is paused: one from groups needs a recent single sign-on."""
-    since = timezone.now() - timedelta(days=settings.SESSION_MAX_DAYS)
+    since = confirmed_since()
     is_in_force = not member.by_groups or (person.sso_signed_in_at is not None and person.sso_signed_in_at > since)
     return member.role if is_in_force else f"{member.role}, paused until the next single sign-on"
 
@@ -169,10 +170,10 @@ def consequences_of_disabling(person: User) -> tuple[str, ...]:
     managers = Membership.objects.in_force().filter(role=TeamRole.MANAGER, user__is_active=True).exclude(user=person)
     alone = mine.exclude(team__in=managers.values("team")).select_related("team").order_by("team__name")
     stops = EmergencyStop.objects.holding().filter(person=person).select_related("team").order_by("team__name")
-    batches = CancelBatch.objects.filter(person=person, state=BatchState.WORKING).count()
+    batches = CancelBatch.objects.filter(person=person, state=BatchState.WORKING)
     found = (
         counted(sessions.live_count(person), "session ends", "sessions end", "immediately."),
-        counted(batches, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
+        *stopping_batches(batches),
         stopping(tokens_of(person)),
         *(f"The emergency stop of {stop.team.name} pauses: new runs are no longer cancelled." for stop in stops),
         *(f"{member.team.name} has no other manager. Make another member a manager first." for member in alone),

@@ -12,6 +12,7 @@ from taskruns.models import BatchState, CancelBatch, Credential, EmergencyStop, 
 from taskruns.permissions import Access, Action
 from taskruns.services.invitations import Invited
 
+from .batch_words import stopping_batches
 from .values import Link, Moment, counted
 
 
@@ -69,14 +70,14 @@ def link_of(invited: Invited) -> str:
 def consequences_of_archiving(team: Team) -> tuple[str, ...]:
     """What happens to what the team has now."""
     runs = Run.objects.filter(team=team, rank=1).count()
-    batches = CancelBatch.objects.filter(team=team, state=BatchState.WORKING).count()
+    batches = CancelBatch.objects.filter(team=team, state=BatchState.WORKING)
     keys = Credential.objects.live().filter(team=team).count()
     tokens = Token.objects.live(timezone.now()).filter(team=team).count()
     members = Membership.objects.filter(team=team).count()
     is_stopped = EmergencyStop.objects.holding().filter(team=team).exists()
     found = (
         counted(runs, "active run keeps", "active runs keep", "running in Arize, out of reach of this panel."),
-        counted(batches, "bulk cancel is", "bulk cancels are", "stopped. Runs not cancelled yet keep running."),
+        *stopping_batches(batches),
         "The emergency stop no longer cancels new runs." if is_stopped else "",
         counted(keys, "API key is", "API keys are", "destroyed here, but not revoked in Arize."),
         counted(tokens, "token stops", "tokens stop", "working, and so do the scripts that use them."),
@@ -99,7 +100,7 @@ class FirstSteps:
     cookie: str = ""
 
     @property
-    def next(self) -> Step | None:
+    def next_step(self) -> Step | None:
         return next((step for step in self.steps if not step.is_done), None)
 
     @property
@@ -111,8 +112,10 @@ class FirstSteps:
 NEW_FOR = timedelta(days=30)
 
 
-def dismissed(team: Team) -> str:
-    """The name of the cookie that the script sets. It only hides a hint, so the browser may decide."""
+def cookie_of_dismissal(team: Team) -> str:
+    """The name of the cookie that the script sets when a person dismisses the first steps. It only hides a hint, so the
+    browser may decide.
+    """
     return f"no-first-steps-{team.slug}"
 
 
@@ -121,17 +124,17 @@ def first_steps(team: Team, access: Access) -> FirstSteps | None:
     may = access.may(Action.CREDENTIALS_MANAGE) and access.may(Action.MEMBERS_MANAGE)
     if not may or team.created_at < timezone.now() - NEW_FOR:
         return None
-    has_key, has_answer, has_runs, has_others = _done(team)
+    has_key, has_answer, has_runs, has_others = _which_are_done(team)
     steps = (
         _step("Add an Arize API key", "credential-new", team, is_done=has_key),
         _step("Test the key", "credentials", team, is_done=has_answer),
         Step(Link("See the first runs below", ""), has_runs),
         _step("Invite a colleague", "members", team, is_done=has_others),
     )
-    return None if all(step.is_done for step in steps) else FirstSteps(steps, dismissed(team))
+    return None if all(step.is_done for step in steps) else FirstSteps(steps, cookie_of_dismissal(team))
 
 
-def _done(team: Team) -> tuple[bool, bool, bool, bool]:
+def _which_are_done(team: Team) -> tuple[bool, bool, bool, bool]:
     its = {"team": OuterRef("pk")}
     keys = Credential.objects.live().filter(**its)
     asked = Team.objects.filter(pk=team.pk).annotate(

@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from taskruns.models import (
     AuditEvent,
+    BatchKind,
     BatchSource,
     BatchState,
     CancelBatch,
@@ -123,11 +124,14 @@ def test_the_question_names_what_stops(team: Team, adam: User, mona: User, clien
     member(team, "second@example.com", TeamRole.MANAGER)
     assert "Ops North has no other manager." not in asked()
     EmergencyStop.objects.create(team=team, person=mona, person_label=mona.email, person_role="manager", reason="x")
-    CancelBatch.objects.create(team=team, person=mona, source=BatchSource.SELECTION, state=BatchState.WORKING)
+    working = {"team": team, "person": mona, "source": BatchSource.SELECTION, "state": BatchState.WORKING}
+    for kind in BatchKind:
+        CancelBatch.objects.create(kind=kind, **working)
     sign_in(Client(), mona.email)
     for text in (
         "The emergency stop of Ops North pauses: new runs are no longer cancelled.",
         "1 bulk cancel is stopped. Runs not cancelled yet keep running.",
+        "1 bulk start is stopped. The remaining runs are not started.",
         "1 session ends immediately.",
     ):
         assert text in asked()

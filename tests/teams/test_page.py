@@ -6,6 +6,7 @@ from django.urls import reverse
 from taskruns.audit import Actor
 from taskruns.models import (
     AuditEvent,
+    BatchKind,
     BatchSource,
     BatchState,
     CancelBatch,
@@ -202,12 +203,14 @@ def test_a_wrong_name_or_no_reason_archives_nothing(team, adam, client_of, data,
 def test_the_question_counts_what_the_team_has(team, task, mona, adam, client_of):
     make_run(task)
     make_run(task, status=Status.COMPLETED)
-    CancelBatch.objects.create(team=team, source=BatchSource.SELECTION, state=BatchState.WORKING)
+    for kind in BatchKind:
+        CancelBatch.objects.create(team=team, source=BatchSource.SELECTION, state=BatchState.WORKING, kind=kind)
     EmergencyStop.objects.create(team=team, person=mona, person_label=mona.email, person_role="manager", reason="x")
     text = client_of(adam).get(reverse("team-archive", args=[team.slug])).content.decode()
     for consequence in (
         "1 active run keeps running in Arize, out of reach of this panel.",
         "1 bulk cancel is stopped. Runs not cancelled yet keep running.",
+        "1 bulk start is stopped. The remaining runs are not started.",
         "The emergency stop no longer cancels new runs.",
         "1 API key is destroyed here, but not revoked in Arize.",
         "1 member loses access immediately.",
