@@ -1,4 +1,4 @@
-"""Django's error reports show where the code failed, but no values, even with DEBUG."""
+"""Django's error reports show where the code failed, but no variables and no form data, even with DEBUG."""
 
 import re
 from collections.abc import ItemsView
@@ -10,8 +10,10 @@ from django.views.debug import SafeExceptionReporterFilter
 
 
 class NoValues(SafeExceptionReporterFilter):
-    """Hides all values. Django's own filter is off with DEBUG and hides only variables marked as sensitive, while
-    libraries hold keys in unmarked ones.
+    """Hides the values of all variables and form fields, and of settings, headers and cookies with a telling name.
+
+    Django's own filter is off with DEBUG and hides only variables marked as sensitive, while libraries hold keys in
+    unmarked ones.
     """
 
     # HUEY and DATABASES may contain a password in a URL or an option.

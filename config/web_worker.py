@@ -147,7 +147,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _linger(self, conn: TConn) -> None:
         """Close only the sending side: a full close could cost the client the end of the response."""
-        if conn.sock.fileno() < 0:  # gunicorn closed it: the response broke off after its headers
+        if conn.sock.fileno() < 0:  # gunicorn closed it: the response failed after its headers
             self.nr_conns -= 1
             return
         conn.timeout = time.monotonic() + LINGERS

@@ -42,7 +42,7 @@ class AuditFilter:
             event=one_of(query, "event", events),
             outcome=one_of(query, "outcome", outcomes),
             key=key_id(query, "key"),
-            before=_place(query),
+            before=_before(query),
             **texts,
         )
 
@@ -53,7 +53,7 @@ class AuditFilter:
     def chosen(self) -> dict[str, str]:
         """The chosen filters, as in the query string."""
         moments = {
-            name: at.strftime("%Y-%m-%dT%H:%M:%S")
+            name: at.replace(tzinfo=None).isoformat(timespec="seconds")
             for name, at in (("since", self.since), ("until", self.until))
             if at is not None
         }
@@ -65,7 +65,7 @@ class AuditFilter:
         return f"?{urlencode(pairs)}" if pairs else ""
 
 
-def _place(query: QueryDict) -> int | None:
+def _before(query: QueryDict) -> int | None:
     value = one(query, "before")
     if not value:
         return None

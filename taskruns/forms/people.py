@@ -6,10 +6,9 @@ from zoneinfo import available_timezones
 from django import forms
 
 from taskruns.models import SiteRole, Theme
+from taskruns.models.people import LONGEST_NAME
 
 from .fields import EmailField
-
-LONGEST_NAME = 100
 
 
 @cache
@@ -18,7 +17,7 @@ def _zones() -> list[tuple[str, str]]:
     return [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
 
 
-# A new label in the model would need a migration.
+# The page says "system". Another label in the model would need a migration.
 THEMES = ((Theme.SYSTEM.value, "system"), *((theme.value, theme.label) for theme in Theme if theme.value))
 
 

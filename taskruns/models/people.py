@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from .stamps import ahead, over
 
+LONGEST_NAME = 100
+
 
 class SiteRole(models.TextChoices):
     NONE = "", "none"
@@ -47,7 +49,7 @@ class User(AbstractBaseUser):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(unique=True)
-    name = models.CharField(max_length=100, blank=True)
+    name = models.CharField(max_length=LONGEST_NAME, blank=True)
     site_role = models.CharField(max_length=10, choices=SiteRole.choices, blank=True, default=SiteRole.NONE)
     is_active = models.BooleanField(default=True)
     time_zone = models.CharField(max_length=60, default="UTC")

@@ -39,8 +39,8 @@ class Slot(Value):
         return values[self.value]
 
 
-class Moment(Slot):
-    """A slot for a time. With a distance added, it stands for the time that is so much later."""
+class TimeSlot(Slot):
+    """A slot for a time. `TimeSlot() + delta` is the time `delta` later."""
 
     def __init__(self, name: str = "now", shift: timedelta = timedelta(0)) -> None:
         super().__init__(name, DateTimeField())
@@ -212,7 +212,7 @@ def update_row(
     before: Sequence[str] = (),
     **changes: Any,
 ) -> int:
-    """`filter(pk=pk, **only_if).update(**changes)`. `only_if`: columns that must have these values, not null."""
+    """`filter(pk=pk, **only_if).update(**changes)`. `only_if`: values of columns; None never matches."""
     required = {f"only_if_{name}": value for name, value in (only_if or {}).items()}
     prepared = _row_update(model, tuple(only_if or ()), tuple(changes))
     return prepared.run(before=before, pk=pk, **required, **{f"set_{name}": value for name, value in changes.items()})

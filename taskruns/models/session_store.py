@@ -31,9 +31,9 @@ from .sessions import LONGEST_USER_AGENT, PersonSession, digest_of
 KEY_LENGTH = 32
 KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 # The start of a cookie that holds a stranger's data. No random key contains a dot.
-COOKIE_PREFIX = "a."
+DATA_PREFIX = "a."
 OF_ROW = "of_row"  # in a row's data: the digest of the key they belong to
-LIFETIME = 10 * 60  # seconds; for example from the password to the second factor
+STRANGER_LIFETIME = 10 * 60  # seconds that a stranger's data last, for example from the password to the second factor
 # The challenge of a passkey, and the states of sign-ins at the single sign-on provider.
 SHORTER_LIFETIMES = {PASSKEY_STATE: 5 * 60, SSO_STATES: 5 * 60}
 LONGEST_COOKIE = 3_000  # characters; browsers drop a cookie of more than 4,096 with its name and attributes
@@ -94,7 +94,7 @@ class SessionStore(SessionBase):
 
     def get_expiry_age(self, **kwargs: Any) -> int:
         """Short until the last step of a sign-in. allauth sets the long one at the first step."""
-        return int(super().get_expiry_age(**kwargs)) if SESSION_KEY in self else LIFETIME
+        return int(super().get_expiry_age(**kwargs)) if SESSION_KEY in self else STRANGER_LIFETIME
 
     # --- The row of a person
 
@@ -136,7 +136,7 @@ class SessionStore(SessionBase):
     # --- The cookie of a stranger
 
     def _load_cookie(self) -> Data:
-        kept = _decrypt("cookie", (self.session_key or "").removeprefix(COOKIE_PREFIX), max_age=LIFETIME) or {}
+        kept = _decrypt("cookie", (self.session_key or "").removeprefix(DATA_PREFIX), max_age=STRANGER_LIFETIME) or {}
         self._since = {name: (json.dumps(value), since) for name, (value, since) in kept.items()}
         return _unexpired({name: value for name, (value, _) in kept.items()}, self._since)
 
@@ -166,14 +166,14 @@ def _unexpired_row() -> Prepared[str]:
 
 
 def is_in_cookie(key: str | None) -> bool:
-    return bool(key) and str(key).startswith(COOKIE_PREFIX)
+    return bool(key) and str(key).startswith(DATA_PREFIX)
 
 
 def _cookie_value(dated: Data) -> str:
     """Empty if the data are too long for a cookie, or after decompression: repeated text compresses well."""
     if len(json.dumps(dated)) > LONGEST_UNPACKED:
         return ""
-    value = COOKIE_PREFIX + _encrypt("cookie", dated)
+    value = DATA_PREFIX + _encrypt("cookie", dated)
     return value if len(value) <= LONGEST_COOKIE else ""
 
 
@@ -187,7 +187,7 @@ def _unexpired(data: Data, since: dict[str, tuple[str, float]]) -> Data:
     kept = {
         name: value
         for name, value in data.items()
-        if name != SESSION_KEY and now - since[name][1] <= SHORTER_LIFETIMES.get(name, LIFETIME)
+        if name != SESSION_KEY and now - since[name][1] <= SHORTER_LIFETIMES.get(name, STRANGER_LIFETIME)
     }
     if SSO_STATES in kept:
         states = kept[SSO_STATES].items()

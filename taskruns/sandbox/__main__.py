@@ -19,7 +19,7 @@ Number = TypeVar("Number", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 after a signal, 1 with one sentence on stderr when it cannot start."""
+    """Returns the exit code: 0 after a signal, 1 with a sentence when it cannot start; argparse exits with 2."""
     options = _parser().parse_args(arguments)
     # Block the signals before any thread starts, so that only sigwait below receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{api.__doc__}\n{controls.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=_port, required=True, help="0 picks a free port and prints it")
+    parser.add_argument("--port", type=port_number, required=True, help="0 picks a free port and prints it")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
     parser.add_argument(
         "--key",
@@ -57,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         "--wire", type=Wire, choices=list(Wire), default=Wire.UPPER, help="upper or lower case values, or a mixture"
     )
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same world")
-    parser.add_argument("--tasks", type=_tasks, default=40, help="number of tasks, 1 to 5000")
+    parser.add_argument("--tasks", type=number_of_tasks, default=40, help="number of tasks, 1 to 5000")
     parser.add_argument(
-        "--busy", type=_tasks_or_none, default=0, help="number of tasks in each space that are always active"
+        "--busy", type=number_or_none, default=0, help="number of tasks in each space that are always active"
     )
-    parser.add_argument("--speed", type=_speed, default=1.0, help="10 is ten times as fast, 0 stops the clock")
+    parser.add_argument("--speed", type=speed, default=1.0, help="10 is ten times as fast, 0 stops the clock")
     return parser
 
 
@@ -81,19 +81,19 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
     return _between(int(text), least=0, most=65_535)
 
 
-def _tasks(text: str) -> int:
+def number_of_tasks(text: str) -> int:
     return _between(int(text), least=1, most=5_000)
 
 
-def _tasks_or_none(text: str) -> int:
+def number_or_none(text: str) -> int:
     return _between(int(text), least=0, most=5_000)
 
 
-def _speed(text: str) -> float:
+def speed(text: str) -> float:
     return _between(float(text), least=0, most=10_000)
 
 

@@ -22,7 +22,7 @@ from taskruns.pages.board.chips import board_with
 from taskruns.pages.board.page import Board, BoardAges
 from taskruns.pages.overview import overview
 from taskruns.pages.saved_views import VisibleViews, all_teams_bar, board_url, view_bar, visible_views
-from taskruns.pages.teams import TeamCard, dismissed, first_steps
+from taskruns.pages.teams import TeamCard, cookie_of_dismissal, first_steps
 from taskruns.pages.values import Moment
 from taskruns.permissions import Action, TeamAccess
 from taskruns.services import members
@@ -158,7 +158,9 @@ def _beside(request: PanelRequest) -> dict[str, Any]:
     """
     if request.team is not None:
         may_stop = request.access.may(Action.STOP_PULL)
-        first = None if dismissed(request.team) in request.COOKIES else first_steps(request.team, request.access)
+        first = (
+            None if cookie_of_dismissal(request.team) in request.COOKIES else first_steps(request.team, request.access)
+        )
         return {"may_stop": may_stop, "first": first}
     teams = members.teams_of(request.user)
     cards = tuple(

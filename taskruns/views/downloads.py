@@ -1,4 +1,4 @@
-"""Streamed downloads. Each holds a lease, and one that takes too long is broken off, to free the thread."""
+"""Streamed downloads. Each holds a lease, and one that takes too long is ended, to free the thread."""
 
 import errno
 import time
@@ -26,7 +26,7 @@ class DownloadEnded(ConnectionResetError):
     """
 
     def __init__(self) -> None:
-        super().__init__(errno.ECONNRESET, "The download was broken off.")
+        super().__init__(errno.ECONNRESET, "The download was ended.")
 
 
 def download(

@@ -18,7 +18,7 @@ from taskruns.audit import EventType
 from taskruns.forms.fields import posted
 from taskruns.forms.tokens import ReplaceTokenForm, TokenForm
 from taskruns.models import Credential, Team, Token
-from taskruns.pages.tokens import key_choices, live_keys, token_row, tokens_page
+from taskruns.pages.tokens import TokenRow, key_choices, live_keys, token_row, tokens_page
 from taskruns.permissions import Action
 from taskruns.services.tokens import actions
 from taskruns.services.tokens.access import with_lapse
@@ -86,15 +86,14 @@ def revoke(request: PanelRequest, team: Team, token_id: uuid.UUID) -> HttpRespon
 
 @sensitive_variables("made")
 def _secret_page(request: PanelRequest, team: Team, made: Made, *, old: Token | None = None) -> HttpResponse:
-    now, keys = timezone.now(), live_keys(team)
+    keys = live_keys(team)
     shown: dict[str, Any] = {"row": _row(made.token, keys), "secret": made.secret, "site": settings.SITE_URL}
     if old is not None:
-        old.refresh_from_db()
-        shown["old"] = token_row(old, keys, now)
+        shown["old"] = _row(old, keys)
     return render(request, "taskruns/tokens/secret.html", _context(team) | shown)
 
 
-def _row(token: Token, keys: list[Credential]) -> Any:
+def _row(token: Token, keys: list[Credential]) -> TokenRow:
     known = with_lapse().select_related("team", "credential").get(pk=token.pk)
     return token_row(known, keys, timezone.now())
 

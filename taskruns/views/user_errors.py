@@ -13,7 +13,10 @@ from taskruns.services.user_errors import UserError
 
 
 class Shown(AbstractContextManager["Shown"]):
-    """Wraps a service call and the response to its success. A UserError ends the block and is shown; see `error`."""
+    """Wraps a service call and the response to its success. A UserError ends the block and is shown.
+
+    Afterwards, `error` holds it; None after a success.
+    """
 
     def __init__(self, show: Callable[[UserError], None], *, unless: tuple[type[UserError], ...] = ()) -> None:
         self.error: UserError | None = None

@@ -1,5 +1,5 @@
 """A web application for tests of the web server: it reads the body, `/big` returns a large response, `/process` the id
-of the process, and the response of `/broken` breaks off after its first piece.
+of the process, and the response of `/broken` fails after its first piece.
 """
 
 import os
@@ -18,4 +18,4 @@ def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
 
 def _broken(piece: bytes) -> Iterator[bytes]:
     yield piece[:-1]
-    raise ValueError("the response breaks off")
+    raise ValueError("the response fails")

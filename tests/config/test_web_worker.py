@@ -156,7 +156,7 @@ def test_slow_reader_gets_the_whole_answer(port: int):
     assert answer.endswith(b"\r\n\r\n" + BIG)
 
 
-def test_a_response_that_breaks_off_ends_no_other():
+def test_a_response_that_fails_midway_ends_no_other():
     """With the process, all its requests would be lost."""
     with served() as (port, _):
         before = served_by(port)

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from taskruns.audit.record import _head
 from taskruns.models import Run, Task, Team, prepared, restores, session_store, teams
-from taskruns.models.prepared import Moment, Prepared, PreparedNumbers, PreparedShared, Slot, update_row
+from taskruns.models.prepared import Prepared, PreparedNumbers, PreparedShared, Slot, TimeSlot, update_row
 from taskruns.pages import saved_views
 from taskruns.pages.board import chart, choices, counts, rows
 from taskruns.services import members
@@ -132,7 +132,7 @@ def test_every_prepared_query_is_tested():
 
 
 def test_a_moment_stands_for_times_around_it(team: Team):
-    now = Moment()
+    now = TimeSlot()
     lately = Team.objects.filter(watched_at__gt=now - timedelta(seconds=15), watched_at__lte=now + timedelta(seconds=5))
     watched = Prepared(lately)
     for seconds, is_found in ((-6, False), (-5, True), (0, True), (14, True), (15, False)):

@@ -104,7 +104,7 @@ def test_a_strangers_passkey_challenge_makes_no_query(db: None):
 def test_the_cookie_reveals_none_of_its_data(passkey: SoftPasskey):
     client = Client()
     challenge = options(client)["publicKey"]["challenge"]
-    value = cookie(client).removeprefix(session_store.COOKIE_PREFIX)
+    value = cookie(client).removeprefix(session_store.DATA_PREFIX)
     inside = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
     assert challenge not in value
     assert b"challenge" not in inside
@@ -116,7 +116,7 @@ def test_a_sign_in_that_waits_for_its_second_factor_has_no_row(mona: User):
     client = Client()
     assert sign_in(client, mona.email)["Location"] == STEP
     assert not PersonSession.objects.exists()
-    assert int(client.cookies[COOKIE]["max-age"]) == session_store.LIFETIME
+    assert int(client.cookies[COOKIE]["max-age"]) == session_store.STRANGER_LIFETIME
     assert client.post(STEP, {"code": code()})["Location"] == "/"
     assert PersonSession.objects.count() == 1
     assert int(client.cookies[COOKIE]["max-age"]) == settings.SESSION_COOKIE_AGE
@@ -271,7 +271,7 @@ def test_a_dump_of_the_database_contains_no_session_key(mona: User):
 def test_no_value_in_the_table_signs_in(mona: User):
     sign_in(Client(), mona.email)
     row = PersonSession.objects.get()
-    tried = (row.session_key, row.session_key[:32], row.session_data, session_store.COOKIE_PREFIX + row.session_data)
+    tried = (row.session_key, row.session_key[:32], row.session_data, session_store.DATA_PREFIX + row.session_data)
     for value in tried:
         assert not is_in(browser_with(value))
     assert SessionStore().decode(row.session_data)[SESSION_KEY] == str(mona.pk), "the control: it is their session"
@@ -303,7 +303,7 @@ def test_a_strangers_cookie_never_signs_in(mona: User):
     client = Client()
     sign_in(client, mona.email)
     made = {name: [value, time.time()] for name, value in client.session.items()}
-    forged = browser_with(session_store.COOKIE_PREFIX + session_store._encrypt("cookie", made))
+    forged = browser_with(session_store.DATA_PREFIX + session_store._encrypt("cookie", made))
     assert not is_in(forged)
 
 

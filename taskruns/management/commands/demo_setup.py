@@ -78,10 +78,7 @@ class Command(PanelCommand):
             (person.email, password or "unchanged", *person.role_and_team)
             for person, password in zip(PEOPLE, passwords, strict=True)
         ]
-        table = [("sign in as", "password", "role", "team"), *rows]
-        widths = [max(len(row[column]) for row in table) for column in range(4)]
-        for row in table:
-            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        self.table(("sign in as", "password", "role", "team"), rows)
         if not all(passwords):
             self.say("A password is shown only when it is set. To set a new one: manage.py demo_setup --reset")
 
@@ -124,7 +121,7 @@ def _give_role(demo: DemoPerson, person: User, made: dict[str, Team], *, by: Act
 
 
 def _add_channel(team: Team, *, address: str, by: Actor) -> None:
-    """To the page of the sandbox that shows what it gets, if NOTIFY_HOSTS allows it."""
+    """Add a channel that posts to the sandbox's inbox page, if NOTIFY_HOSTS allows it."""
     if not may_be_private(address):
         return
     known = channels.find_live(team, CHANNEL_NAME)

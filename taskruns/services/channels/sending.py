@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from taskruns.models import Channel, Delivery, DeliveryState
 from taskruns.models.channels import SUMMARY, TEST, TO_SEND
-from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import is_recent, over
 from taskruns.services import key_ring
@@ -141,13 +141,13 @@ def _waiting(channel_id: uuid.UUID | None, now: datetime) -> list[_Waiting]:
 @cache
 def _next(*, to_people: bool) -> Prepared[_Waiting]:
     """Each message needs it."""
-    rested = over("channel__rests_until", Moment(), LONGEST_REST)
+    rested = over("channel__rests_until", TimeSlot(), LONGEST_REST)
     whose = Q(channel=None) if to_people else Q(rested, channel=Slot("channel", UUIDField()))
-    waiting = Delivery.objects.filter(whose, _is_due(Moment())).order_by("next_try_at", "created_at")
+    waiting = Delivery.objects.filter(whose, _is_due(TimeSlot())).order_by("next_try_at", "created_at")
     return Prepared(waiting.values_list("pk", "state", "claimed_until"))
 
 
-def _is_due(now: datetime | Moment) -> Q:
+def _is_due(now: datetime | TimeSlot) -> Q:
     # One that never failed waits for nothing, whatever a wrong clock wrote.
     waiting = Q(state=DeliveryState.QUEUED) | Q(state=DeliveryState.FAILED) & over("next_try_at", now, LONGEST_REST)
     orphaned = Q(state=DeliveryState.SENDING) & over("claimed_until", now, CLAIM)

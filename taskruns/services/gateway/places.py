@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 # Of one process, which has 8 threads. With the places of people (`remote_acts.MOST_WAITING`), some stay free for pages.
 PLACES = 3
-READS = 2  # a cancel always finds a place that no read takes
+READS = 2  # reads leave the last place to cancels
 READS_WAITING = 2  # reads can be sent again; cancels wait in any number
 # Requests that keep waiting for a cancel that another request sends. With the places, at most one more than PLACES.
 FOLLOWERS = 2
@@ -29,7 +29,7 @@ class Places:
 
     @contextmanager
     def place(self, *, is_read: bool) -> Iterator[bool]:
-        """False if none is free."""
+        """Waits briefly for a free place. Yields False if there is none."""
         ticket = object()
         with self._freed:
             is_taken = self._wait(is_read=is_read)
@@ -43,7 +43,7 @@ class Places:
 
     @contextmanager
     def follow(self) -> Iterator[bool]:
-        """False if too many wait already. Never waits itself."""
+        """Yields False if too many wait already. Never waits itself."""
         with self._freed:
             is_taken = self._followers < FOLLOWERS and self._has_room()
             self._followers += is_taken
@@ -80,6 +80,7 @@ class Places:
         return len(self._held) < PLACES and self._has_room() and not (is_read and reads >= READS)
 
     def _has_room(self) -> bool:
+        """Whether one more may hold or follow: together they are at most one more than PLACES."""
         return len(self._held) + self._followers <= PLACES
 
     def _patience(self) -> float:

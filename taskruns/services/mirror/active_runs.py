@@ -13,7 +13,7 @@ from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited,
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task
-from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.stamps import is_recent, long_ago
 from taskruns.services.credentials.budget import Kind
 from taskruns.services.runs.observations import record_gone, record_observation
@@ -69,9 +69,9 @@ def _active(*, only_due: bool, is_patient: bool) -> Prepared[Run]:
     credential = Slot("credential", UUIDField())
     runs = Run.objects.filter(team=Slot("team", UUIDField()), rank=1, task__credential=credential)
     if only_due:
-        runs = runs.filter(long_ago("observed_at", Moment(), ACTIVE_PACE - ATTENTION_PACE))
+        runs = runs.filter(long_ago("observed_at", TimeSlot(), ACTIVE_PACE - ATTENTION_PACE))
     if is_patient:
-        runs = runs.filter(long_ago("look_failed_at", Moment(), FAILED_WAITS))
+        runs = runs.filter(long_ago("look_failed_at", TimeSlot(), FAILED_WAITS))
     return Prepared(runs.select_related("task").defer("as_read", "task__as_read").order_by("observed_at"))
 
 
@@ -114,7 +114,7 @@ def _unchecked(credential: Credential) -> list[Run]:
 @cache
 def _lately_confirmed() -> Prepared[Cancellation]:
     """Those whose run nothing has shown since."""
-    now, credential = Moment(), Slot("credential", UUIDField())
+    now, credential = TimeSlot(), Slot("credential", UUIDField())
     confirmed = Cancellation.objects.filter(outcome=Outcome.CONFIRMED, run__task__credential=credential)
     lately = confirmed.filter(closed_at__gt=now - CHECKED_FOR, closed_at__lte=now - CHECKED_AFTER)
     unchecked = lately.filter(run__status=Status.CANCELLED, run__observed_at__lte=F("closed_at"))

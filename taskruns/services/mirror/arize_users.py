@@ -9,7 +9,7 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, BadRequest, NotFound
 from taskruns.arize.wire import WireUser
 from taskruns.models import ArizeUser, Credential, Team
-from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.stamps import is_recent, long_ago
 
 from .reader import Reader
@@ -17,7 +17,8 @@ from .reader import Reader
 MOST_A_ROUND = 5
 # Read a name again after this time: people change names, gain rights and leave.
 ASKED_EVERY = timedelta(days=1)
-# Most keys may not read users; Arize then answers as if the user did not exist. Such a key waits before it asks again.
+# A key waits this long after a round in which no name was readable: most keys may not read users (Arize then answers as
+# if the user did not exist), and after other errors names can wait.
 REFUSED_WAITS = timedelta(hours=1)
 _OF_ONE_USER = (BadRequest, NotFound)
 
@@ -27,16 +28,16 @@ def read_names(reader: Reader) -> None:
     credential, now = reader.credential, timezone.now()
     if is_recent(credential.users_refused_at, now, REFUSED_WAITS):
         return
-    answered, changed = [], False
+    answers, changed = [], False
     for user in _waiting().rows(team=credential.team_id, endpoint=credential.endpoint, now=now):
         if reader.is_over or not reader.spend():
             break
         answer = reader.call_optional(lambda who=user: reader.client.get_user(who.arize_id))  # type: ignore[misc]
-        answered.append(answer)
+        answers.append(answer)
         if isinstance(answer, ArizeError) and not isinstance(answer, _OF_ONE_USER):
             break
         changed |= record_user(user, None if isinstance(answer, ArizeError) else answer)
-    if answered and all(isinstance(answer, ArizeError) for answer in answered):
+    if answers and all(isinstance(answer, ArizeError) for answer in answers):
         Credential.objects.filter(pk=credential.pk).update(users_refused_at=now)
     if changed:
         Team.bump(credential.team_id)
@@ -58,5 +59,5 @@ def record_user(user: ArizeUser, seen: WireUser | None) -> bool:
 def _waiting() -> Prepared[ArizeUser]:
     """A few users of the key's team whose names are due; those never read come first."""
     mine = ArizeUser.objects.filter(team=Slot("team", UUIDField()), endpoint=Slot("endpoint", CharField()))
-    due = mine.filter(long_ago("read_at", Moment(), ASKED_EVERY))
+    due = mine.filter(long_ago("read_at", TimeSlot(), ASKED_EVERY))
     return Prepared(due.order_by(F("read_at").asc(nulls_first=True), "pk")[:MOST_A_ROUND])

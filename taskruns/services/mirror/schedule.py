@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from taskruns.models import Credential, EmergencyStop, Run, Team
 from taskruns.models.credentials import LONGEST_BACKOFF
-from taskruns.models.prepared import Moment, Prepared, PreparedUpdate, Slot, update_row
+from taskruns.models.prepared import Prepared, PreparedUpdate, Slot, TimeSlot, update_row
 from taskruns.models.stamps import is_recent, long_ago, over
 from taskruns.services.credentials import pauses
 from taskruns.services.credentials.budget import Budget, Calls
@@ -103,7 +103,7 @@ def _is_stopped(credential: Credential) -> bool:
 
 @cache
 def _stops() -> Prepared[EmergencyStop]:
-    return Prepared(EmergencyStop.objects.holding(Moment()).filter(team=Slot("team", UUIDField())))
+    return Prepared(EmergencyStop.objects.holding(TimeSlot()).filter(team=Slot("team", UUIDField())))
 
 
 def due(now: datetime) -> list[uuid.UUID]:
@@ -141,7 +141,7 @@ def _claim(*, force: bool) -> PreparedUpdate:
     """Compares only columns of the row itself: after waiting for another UPDATE, PostgreSQL does not recheck joined
     tables, and both workers would win. A subquery for the team is no join.
     """
-    now = Moment()
+    now = TimeSlot()
     live = Credential.objects.filter(pk=Slot("credential", UUIDField()), revoked_at=None)
     live = live.filter(Exists(Team.objects.active().filter(pk=OuterRef("team"))))
     free = live if force else live.filter(_may_be_used(now) & _is_free(now))
@@ -238,12 +238,12 @@ def release(
     _hold(credential.pk, None)
 
 
-def _may_be_used(now: datetime | Moment) -> Q:
+def _may_be_used(now: datetime | TimeSlot) -> Q:
     is_tried_again = Q(retry_at__isnull=False) & over("retry_at", now, TRIED_AGAIN[1])
     return Q(failing_since=None) | is_tried_again
 
 
-def _is_free(now: datetime | Moment) -> Q:
+def _is_free(now: datetime | TimeSlot) -> Q:
     unclaimed = over("claimed_until", now, LEASE)
     not_waiting = over("backoff_until", now, LONGEST_BACKOFF)
     return unclaimed & not_waiting & over("next_refresh_at", now + SLACK, IDLE_PACE)

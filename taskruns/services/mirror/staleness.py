@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.models import Credential, Run, Task, Team
-from taskruns.models.prepared import Moment, Prepared, Slot
+from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.stamps import SKEW, recent
 from taskruns.models.tasks import STILL_LISTED
 from taskruns.services.credentials import KeyState, state_of
@@ -156,7 +156,7 @@ def note_answer(task: Task, answer: object, *, at: datetime | None = None) -> No
         Team.bump(task.team_id)
 
 
-def failed_lately(now: datetime | Moment) -> Q:
+def failed_lately(now: datetime | TimeSlot) -> Q:
     """Tasks that failed a moment ago and are not read again yet."""
     return recent("runs_failed_at", now, FAILED_WAITS)
 

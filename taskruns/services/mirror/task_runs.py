@@ -25,7 +25,7 @@ from taskruns.arize.errors import ArizeError, BadRequest, ListRepeats
 from taskruns.arize.paging import Page, Progress
 from taskruns.arize.wire import WireRun
 from taskruns.models import Credential, Run, Task, Team
-from taskruns.models.prepared import Moment, Prepared, Slot, update_row
+from taskruns.models.prepared import Prepared, Slot, TimeSlot, update_row
 from taskruns.models.stamps import long_ago, recent
 from taskruns.models.tasks import HAS_GAP, STILL_LISTED
 from taskruns.services.credentials.budget import Kind
@@ -173,13 +173,13 @@ def _with_gap(*, is_patient: bool) -> Prepared[Task]:
 @cache
 def _oldest(distance: timedelta) -> Prepared[Task]:
     """Tasks that were not read for this long. A task that was deleted in Arize is no longer listed."""
-    tasks = _tasks(_CREDENTIAL).filter(STILL_LISTED, long_ago("runs_read_at", Moment(), distance))
+    tasks = _tasks(_CREDENTIAL).filter(STILL_LISTED, long_ago("runs_read_at", TimeSlot(), distance))
     return Prepared(tasks.filter(runs_read_at__isnull=False).order_by("runs_read_at", "pk"))
 
 
 def _readable(*, is_patient: bool) -> QuerySet[Task]:
     tasks = _tasks(_CREDENTIAL)
-    return tasks.exclude(failed_lately(Moment())) if is_patient else tasks
+    return tasks.exclude(failed_lately(TimeSlot())) if is_patient else tasks
 
 
 def _has_moved(task: Task) -> bool:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from taskruns.arize.errors import ArizeError, Forbidden, ListRepeats, NotFound
 from taskruns.arize.wire import WireSpace, WireTask
 from taskruns.models import Credential, Task, Team
-from taskruns.models.prepared import Moment, PreparedUpdate, Slot, update_row
+from taskruns.models.prepared import PreparedUpdate, Slot, TimeSlot, update_row
 from taskruns.models.stamps import is_recent
 from taskruns.models.tasks import NO_LONGER_LISTED, NO_USABLE_KEY, STILL_LISTED
 from taskruns.services.credentials.budget import Kind
@@ -92,8 +92,8 @@ def _note_listed(credential: Credential, listing: "_Listing") -> None:
 @cache
 def _stamp(*, repeats: bool) -> PreparedUpdate:
     mine = Task.objects.filter(credential=Slot("credential", UUIDField()))
-    listed = mine.filter(STILL_LISTED) if repeats else mine.filter(listed_at__gte=Moment("began"))
-    return PreparedUpdate(listed, listed_at=Moment())
+    listed = mine.filter(STILL_LISTED) if repeats else mine.filter(listed_at__gte=TimeSlot("began"))
+    return PreparedUpdate(listed, listed_at=TimeSlot())
 
 
 @dataclass

@@ -18,11 +18,11 @@ from django.views.decorators.debug import sensitive_variables
 
 from taskruns.audit import Actor, EventType, Target, clean_line, record
 from taskruns.models import EmailStatus, SiteRole, Theme, User
+from taskruns.models.people import LONGEST_NAME
 from taskruns.services.user_errors import UserError
 
 from . import factors, sessions
 
-LONGEST_NAME = 100
 PASSWORD_WORKS_FOR = timedelta(hours=1)  # with SSO_ONLY, for a site admin whose sign-in a command has reset
 TAKEN = "An account with this email address already exists."
 

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface
 from taskruns.services.user_errors import UserError
 
 MOST_NETWORKS = 50
-LONGEST_TYPED = 60  # characters of a wrong entry that are repeated
+LONGEST_TYPED = 60  # characters of a wrong entry that its error shows
 EXAMPLES = "Write an address or a network, for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32."
 
 

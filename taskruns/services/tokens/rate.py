@@ -11,7 +11,7 @@ from django.db.models import CharField, F
 from django.utils import timezone
 
 from taskruns.models import Limit, SignInCount, Token
-from taskruns.models.prepared import Moment, PreparedUpdate, Slot
+from taskruns.models.prepared import PreparedUpdate, Slot, TimeSlot
 from taskruns.models.stamps import ahead, over
 from taskruns.services.minor_writes import soft_commit, soft_statement
 
@@ -74,5 +74,5 @@ def _first(bucket: str, now: datetime) -> tuple[int, datetime]:
 
 @cache
 def _more() -> PreparedUpdate:
-    row = SignInCount.objects.filter(ahead("ends_at", Moment(), WINDOW), bucket=Slot("bucket", CharField()))
+    row = SignInCount.objects.filter(ahead("ends_at", TimeSlot(), WINDOW), bucket=Slot("bucket", CharField()))
     return PreparedUpdate(row, attempts=F("attempts") + 1, returning=("attempts", "ends_at"))

@@ -33,14 +33,14 @@ def known_browser(request: HttpRequest, login: str) -> str:
     if person is None or str(person.pk) not in marks:
         return ""
     name, mark = marks[str(person.pk)]
-    return name if constant_time_compare(mark, _mark(person)) else ""
+    return name if constant_time_compare(mark, _password_mark(person)) else ""
 
 
 def remember(request: HttpRequest, response: HttpResponse, person: User) -> None:
     """Mark this browser as known to the person, after a complete sign-in."""
     marks = _marks(request)
     name = marks.pop(str(person.pk), [secrets.token_urlsafe(12)])[0]
-    marks[str(person.pk)] = [name, _mark(person)]
+    marks[str(person.pk)] = [name, _password_mark(person)]
     response.set_cookie(
         settings.DEVICE_COOKIE_NAME,
         signing.dumps(dict(list(marks.items())[-MOST_PEOPLE:]), salt=_SALT),
@@ -61,5 +61,5 @@ def _marks(request: HttpRequest) -> _Marks:
     return marks
 
 
-def _mark(person: User) -> str:
+def _password_mark(person: User) -> str:
     return person.get_session_auth_hash()[:16]

@@ -16,7 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from taskruns import jobs
 from taskruns.access.gate import View, anyone
 
-from . import browsers
+from . import known_browsers
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
@@ -49,7 +49,7 @@ class _Reset(account.PasswordResetFromKeyView):  # type: ignore[misc]
     def form_valid(self, form: Any) -> HttpResponse:
         """Mark this browser as known: its person has proved the address, so others' guesses must not lock them out."""
         response: HttpResponse = super().form_valid(form)
-        browsers.remember(self.request, response, self.reset_user)
+        known_browsers.remember(self.request, response, self.reset_user)
         return response
 
 

@@ -34,7 +34,7 @@ from taskruns.services.people import accounts, factors, sessions, sign_in_limits
 from taskruns.services.people.sign_in_limits import Attempt, TooManyAttempts
 from taskruns.views.sso.sign_in import note_signed_in
 
-from . import browsers
+from . import known_browsers
 from .factor_checks import confirmed
 
 _HASH_AT_START = "signing_in_as"  # name in the session, from the password to the last step
@@ -158,7 +158,7 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
     def form_valid(self, form: Any) -> HttpResponse:
         """Renew the cookie of the known browser, because it is bound to the password."""
         response: HttpResponse = super().form_valid(form)
-        browsers.remember(self.request, response, self.request.user)
+        known_browsers.remember(self.request, response, self.request.user)
         return response
 
 
@@ -177,7 +177,7 @@ def _browser(request: HttpRequest, login: str) -> str:
     """The name of a known browser, or empty. A session in which its person confirms their identity counts as one."""
     if isinstance(request.user, User) and request.user.email == login:
         return f"session of {request.user.pk}"
-    return browsers.known_browser(request, login)
+    return known_browsers.known_browser(request, login)
 
 
 def session_began(request: HttpRequest | None, **_kwargs: Any) -> None:
@@ -197,7 +197,7 @@ def signed_in(
     except DatabaseError:
         request.session.flush()
         raise
-    browsers.remember(request, response, user)
+    known_browsers.remember(request, response, user)
     if (at := sign_in_limits.show_guesses(user)) is not None:
         messages.warning(request, GUESSED.format(at=at))
 

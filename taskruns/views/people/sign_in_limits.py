@@ -16,7 +16,7 @@ from taskruns.access.gate import View
 from taskruns.access.redirects import is_read
 from taskruns.views import errors
 
-from . import browsers
+from . import known_browsers
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ def by_browser(view: View) -> View:
 
     @wraps(view)
     def choose(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        is_known = not is_read(request) and browsers.known_browser(request, request.POST.get("login", ""))
+        is_known = not is_read(request) and known_browsers.known_browser(request, request.POST.get("login", ""))
         return (people if is_known else strangers)(request, *args, **kwargs)
 
     return choose
