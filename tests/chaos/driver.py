@@ -128,7 +128,6 @@ class Driver:
     # --- Events
 
     def _act(self, event: Event) -> None:
-        now = time.time()
         match event.kind:
             case Kind.BIRTH:
                 self.world.give_birth(event.whom)
@@ -139,9 +138,7 @@ class Driver:
                 self.arize.stop_listening()
                 threading.Timer(event.lasts, self.arize.listen).start()
             case Kind.KILL_WORKER | Kind.KILL_WEB | Kind.KILL_REDIS:
-                self._note(event)
-                self.panel.kill(event.whom)
-                self._restarts.append((now + event.lasts, event.whom))
+                self._kill(event)
             case Kind.TERMINATE:
                 self._note(event)
                 self.database.terminate_connections()
@@ -156,6 +153,12 @@ class Driver:
                 self._later(self._cancel_matching, event.chance)
             case _:
                 self.world.disturb(event)
+
+    def _kill(self, event: Event) -> None:
+        """Not if an earlier kill has it down still: it would be started twice."""
+        if self.panel.kill(event.whom):
+            self._note(event)
+            self._restarts.append((time.time() + event.lasts, event.whom))
 
     def _note(self, event: Event) -> None:
         now = time.time()

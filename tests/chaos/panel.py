@@ -93,6 +93,9 @@ class Panel:
         shell.end()
 
     def start(self, name: str) -> None:
+        running = self.processes.get(name)
+        if running is not None and running.poll() is None:
+            raise AssertionError(f"{name} runs already: a second one would be forgotten, and never stopped")
         log = self.directory / f"{name}.log"
         if name == "redis":
             with log.open("ab") as output:
@@ -107,12 +110,14 @@ class Panel:
         for name in (*self.worker_names, *self.web_names):
             self.start(name)
 
-    def kill(self, name: str) -> None:
-        """Kill the process group, like a power cut: no process can react."""
+    def kill(self, name: str) -> bool:
+        """Kill the process group, like a power cut: no process can react. False if it is down already."""
         process = self.processes.pop(name, None)
-        if process is not None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if process is None:
+            return False
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
 
     def restart_ended(self) -> list[str]:
         """Start what has ended by itself, as systemd does. Returns their names."""
