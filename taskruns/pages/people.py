@@ -11,6 +11,7 @@ from django.db.models import Max, Prefetch, Q, QuerySet
 from django.urls import reverse
 
 from taskruns.forms import AuditFilter
+from taskruns.forms.people import SiteRoleForm
 from taskruns.models import (
     AuditEvent,
     BatchState,
@@ -18,14 +19,17 @@ from taskruns.models import (
     EmailStatus,
     EmergencyStop,
     Membership,
+    SiteRole,
     TeamRole,
     User,
 )
 from taskruns.models.folded import contains
 from taskruns.models.teams import confirmed_since
+from taskruns.permissions import Access, Action
 from taskruns.services.people import factors, sessions
 
 from .batch_words import stopping_batches
+from .browsers import browser_of
 from .tokens import stopping, tokens_of
 from .values import Link, Moment, counted
 
@@ -153,8 +157,15 @@ def audit_links(person: User) -> tuple[Link, ...]:
 
 def follows_sso(person: User) -> bool:
     """Whether each single sign-on sets the person's name and address again."""
-    has_account = SocialAccount.objects.filter(user=person).exists()
-    return has_account and (settings.SSO_ONLY or not person.has_usable_password())
+    return _has_sso_account(person) and _sso_names(person)
+
+
+def _has_sso_account(person: User) -> bool:
+    return bool(SocialAccount.objects.filter(user=person).exists())
+
+
+def _sso_names(person: User) -> bool:
+    return bool(settings.SSO_ONLY) or not person.has_usable_password()
 
 
 def role_of(member: Membership, person: User) -> str:
@@ -194,18 +205,6 @@ class Found:
     next_after: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dossier:
-    """`sign_ins`: audit rows, newest first. `live_sessions`: their number. `factors`: their labels."""
-
-    person: User
-    memberships: list[Membership]
-    sign_ins: list[AuditEvent]
-    live_sessions: int
-    factors: list[str]
-    has_sso_account: bool
-
-
 def search(text: str, *, after: str = "") -> Found:
     """People whose email or name contains the text, ordered by email, with their teams."""
     wanted = contains("email", text) | contains("name", text) if text else Q()
@@ -217,15 +216,57 @@ def search(text: str, *, after: str = "") -> Found:
     return Found(people, _last_sign_ins(people), people[-1].email if has_more else "")
 
 
-def dossier(person: User) -> Dossier:
-    memberships = Membership.objects.filter(user=person, team__archived_at=None).select_related("team")
-    return Dossier(
-        person=person,
-        memberships=list(memberships.order_by("team__name")),
-        sign_ins=list(_sign_ins([person]).order_by("-seq")[:LAST_SIGN_INS]),
+def person_rows(found: Found) -> tuple[PersonRow, ...]:
+    return tuple(
+        person_row(person, person.memberships.all(), found.signed_in_at.get(str(person.pk))) for person in found.people
+    )
+
+
+def person_page(person: User, *, reader: User, access: Access) -> PersonPage:
+    active = Membership.objects.filter(user=person, team__archived_at=None)
+    members = list(active.select_related("team").order_by("team__name"))
+    has_account = _has_sso_account(person)
+    return PersonPage(
+        row=person_row(person, members),
+        teams=tuple(_team(member, person) for member in members),
+        follows_sso=has_account and _sso_names(person),
+        sign_ins=tuple(map(_sign_in, _sign_ins([person]).order_by("-seq")[:LAST_SIGN_INS])),
         live_sessions=sessions.live_count(person),
-        factors=[factors.LABELS[row.type] for row in factors.of(person)],
-        has_sso_account=SocialAccount.objects.filter(user=person).exists(),
+        factors=tuple(factors.LABELS[row.type] for row in factors.of(person)),
+        has_sso_account=has_account,
+        roles=SiteRoleForm.CHOICES,
+        role=person.site_role or "none",
+        may_manage=access.may(Action.PEOPLE_MANAGE),
+        is_self=person.pk == reader.pk,
+        audit_links=audit_links(person) if access.may(Action.SITE_LOG) else (),
+    )
+
+
+def person_row(person: User, memberships: Iterable[Membership] = (), signed_in_at: datetime | None = None) -> PersonRow:
+    return PersonRow(
+        id=str(person.pk),
+        email=person.email,
+        name=person.name,
+        site_role=SiteRole(person.site_role).label.lower() if person.site_role else "",
+        is_active=person.is_active,
+        unverified=unverified(person),
+        teams=tuple(f"{member.team.name} ({role_of(member, person)})" for member in memberships),
+        signed_in=Moment.of(signed_in_at),
+    )
+
+
+def _team(member: Membership, person: User) -> tuple[Link, str]:
+    return Link(member.team.name, reverse("board", args=[member.team.slug])), role_of(member, person)
+
+
+def _sign_in(event: AuditEvent) -> SignInRow:
+    return SignInRow(
+        at=Moment.of(event.at),
+        method=event.auth_method,
+        ip=event.ip,
+        browser=browser_of(event.user_agent),
+        user_agent=event.user_agent,
+        is_again=bool(event.details.get("again")),
     )
 
 

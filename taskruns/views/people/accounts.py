@@ -1,12 +1,10 @@
 """The pages about all people: site admins manage them, auditors read them."""
 
 import uuid
-from datetime import datetime
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -14,11 +12,8 @@ from taskruns.access.gate import PanelRequest, actor_of, requires
 from taskruns.audit import EventType
 from taskruns.forms.fields import ConfirmForm, confirmed
 from taskruns.forms.people import PeopleFilterForm, PersonForm, SiteRoleForm
-from taskruns.models import AuditEvent, Membership, SiteRole, User
+from taskruns.models import SiteRole, User
 from taskruns.pages import people
-from taskruns.pages.browsers import browser_of
-from taskruns.pages.people import PersonPage, PersonRow, SignInRow
-from taskruns.pages.values import Link, Moment
 from taskruns.permissions import Action
 from taskruns.services.people import accounts, sessions
 from taskruns.views.errors import error_page
@@ -36,8 +31,7 @@ def listing(request: PanelRequest) -> HttpResponse:
     text, after = form.cleaned_data["q"], form.cleaned_data["after"]
     found = people.search(text, after=after)
     further = urlencode({"q": text, "after": found.next_after}) if found.next_after else ""
-    rows = tuple(_row(person, list(person.memberships.all()), found.signed_in_at) for person in found.people)
-    context = {"rows": rows, "q": text, "further": further, "is_first": not after}
+    context = {"rows": people.person_rows(found), "q": text, "further": further, "is_first": not after}
     return render(request, "taskruns/people/list.html", context)
 
 
@@ -88,7 +82,7 @@ def disable(request: PanelRequest, person_id: uuid.UUID) -> HttpResponse:
             if accounts.disable_person(found, reason=form.cleaned_data["reason"], by=actor_of(request)):
                 messages.success(request, f"Account {found.email} disabled and signed out everywhere.")
             return redirect("person", person_id=found.pk)
-    context = {"form": form, "row": _row(found, [], {}), "consequences": people.consequences_of_disabling(found)}
+    context = {"form": form, "row": people.person_row(found), "consequences": people.consequences_of_disabling(found)}
     return render(request, "taskruns/people/disable.html", context, status=422 if form.is_bound else 200)
 
 
@@ -118,48 +112,6 @@ def _person(person_id: uuid.UUID) -> User:
 
 
 def _page(request: PanelRequest, found: User, *, form: PersonForm | None = None, status: int = 200) -> HttpResponse:
-    known = people.dossier(found)
-    page = PersonPage(
-        row=_row(found, known.memberships, {}),
-        teams=tuple(_team(member, found) for member in known.memberships),
-        follows_sso=people.follows_sso(found),
-        sign_ins=tuple(map(_sign_in, known.sign_ins)),
-        live_sessions=known.live_sessions,
-        factors=tuple(known.factors),
-        has_sso_account=known.has_sso_account,
-        roles=SiteRoleForm.CHOICES,
-        role=found.site_role or "none",
-        may_manage=request.access.may(Action.PEOPLE_MANAGE),
-        is_self=found.pk == request.user.pk,
-        audit_links=people.audit_links(found) if request.access.may(Action.SITE_LOG) else (),
-    )
+    page = people.person_page(found, reader=request.user, access=request.access)
     form = form or PersonForm(initial={"name": found.name, "email": found.email})
     return render(request, "taskruns/people/person.html", {"page": page, "form": form}, status=status)
-
-
-def _row(found: User, memberships: list[Membership], signed_in_at: dict[str, datetime]) -> PersonRow:
-    return PersonRow(
-        id=str(found.pk),
-        email=found.email,
-        name=found.name,
-        site_role=SiteRole(found.site_role).label.lower() if found.site_role else "",
-        is_active=found.is_active,
-        unverified=people.unverified(found),
-        teams=tuple(f"{member.team.name} ({people.role_of(member, found)})" for member in memberships),
-        signed_in=Moment.of(signed_in_at.get(str(found.pk))),
-    )
-
-
-def _team(member: Membership, found: User) -> tuple[Link, str]:
-    return Link(member.team.name, reverse("board", args=[member.team.slug])), people.role_of(member, found)
-
-
-def _sign_in(event: AuditEvent) -> SignInRow:
-    return SignInRow(
-        at=Moment.of(event.at),
-        method=event.auth_method,
-        ip=event.ip,
-        browser=browser_of(event.user_agent),
-        user_agent=event.user_agent,
-        is_again=bool(event.details.get("again")),
-    )
