@@ -26,6 +26,8 @@ post_worker_init = worker_watch.start
 
 worker_class = "config.web_worker.Worker"
 threads = 8
+# With files and databases, well below the usual limit of 1,024 open files.
+worker_connections = 400
 timeout = 60
 graceful_timeout = 5
 logger_class = JsonLogger

@@ -20,10 +20,13 @@ from typing import Any, TypeVar
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 QUICK = 1.0  # seconds that a request may keep its thread waiting without a place
+HURRIED = 0.05  # the same while other requests wait for a thread
 LONGEST_REQUEST = 20.0  # seconds in which a request must arrive, including its body
 FIRST_BYTE = 5.0  # seconds in which a new connection must send something, however long KEEPALIVE is
 LINGERS = 2.0  # seconds that the client has to close the connection after the response
 LONGEST_PIECE = 30.0  # seconds in which the client must read one piece of the response
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PAUSE = 0.05  # seconds until the next try to accept one
 T = TypeVar("T")
 
 
@@ -41,11 +44,13 @@ class TimedSocket(socket.socket):
     """
 
     _places: BoundedSemaphore | None = None
+    _patience: Callable[[], float]
     _has_place = False
     _waited = _arrives_until = 0.0
 
-    def begin(self, places: BoundedSemaphore) -> None:
-        self._places, self._waited = places, 0.0
+    def begin(self, places: BoundedSemaphore, patience: Callable[[], float] = lambda: QUICK) -> None:
+        """`patience`: how long it may wait without a place now."""
+        self._places, self._waited, self._patience = places, 0.0, patience
         self._arrives_until = time.monotonic() + LONGEST_REQUEST
 
     def end(self) -> None:
@@ -74,7 +79,7 @@ class TimedSocket(socket.socket):
             return act()
         if not self._has_place:
             began = time.monotonic()
-            self.settimeout(max(QUICK - self._waited, 0.001))
+            self.settimeout(max(self._patience() - self._waited, 0.001))
             try:
                 return act()
             except TimeoutError:
@@ -95,6 +100,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._places = BoundedSemaphore(max(self.cfg.threads // 2, 1))
         self._lingering: deque[TConn] = deque()  # the first one times out first
+
+    def accept(self, listener: socket.socket) -> None:
+        """Gunicorn would end the process when it has no room for one more connection."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.log.warning("No connection can be accepted: %s", error)
+            time.sleep(PAUSE)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
         super().set_accept_enabled(enabled)
@@ -127,11 +142,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def handle(self, conn: TConn) -> Any:
-        conn.sock.begin(self._places)
+        conn.sock.begin(self._places, self._patience)
         try:
             return super().handle(conn)
         finally:
             conn.sock.end()
+
+    def _patience(self) -> float:
+        """Otherwise a crowd of slow requests would take all threads, each for QUICK seconds."""
+        waiting = self.tpool._work_queue.qsize()  # noqa: SLF001 - the pool says it nowhere else
+        return HURRIED if waiting else QUICK
 
     def finish_request(self, conn: TConn, future: "Future[Any]") -> None:
         """Gunicorn would wait here up to 2 s for the client to close, and serve no other client in that time."""

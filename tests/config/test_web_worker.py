@@ -26,11 +26,21 @@ QUICK_ENOUGH = 10  # seconds for 20 answers
 
 
 @contextmanager
-def served() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """The port of a web server, and its process."""
+def served(*, limit: int = 0) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The port of a web server, and its process. `limit`: of open files."""
     (port,) = free_ports(1)
     options = ["-c", "/dev/null", "-k", "config.web_worker.Worker", "--threads", str(THREADS), "--keep-alive", "75"]
-    command = [sys.executable, "-m", "gunicorn", *options, "-b", f"127.0.0.1:{port}", "tests.config.slow_app:app"]
+    limited = ["prlimit", f"--nofile={limit}"] if limit else []
+    command = [
+        *limited,
+        sys.executable,
+        "-m",
+        "gunicorn",
+        *options,
+        "-b",
+        f"127.0.0.1:{port}",
+        "tests.config.slow_app:app",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_for(lambda: answers(port), "the web server", within=WITHIN)
@@ -184,6 +194,28 @@ def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyP
         client.begin(BoundedSemaphore(1))
         with pytest.raises(SlowClient):
             client.sendall(BIG)
+
+
+def test_a_stream_of_half_requests_takes_no_thread_from_others():
+    """Each would hold a thread for a second, and more come than threads become free."""
+    half = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf"
+    with served() as (port, _), ExitStack() as stack:
+        for _round in range(5):
+            crowd(stack, port, half)
+            crowd(stack, port, half)
+            assert answers(port, within=3)
+
+
+def test_a_server_without_room_for_connections_goes_on():
+    with served(limit=64) as (port, _):
+        before = served_by(port)
+        with ExitStack() as stack:
+            for _ in range(100):
+                client = stack.enter_context(socket.socket())
+                client.settimeout(WITHIN)
+                client.connect(("127.0.0.1", port))
+        wait_for(lambda: answers(port), "room again", within=WITHIN)
+        assert served_by(port) == before
 
 
 def test_places_are_given_back(port: int):
