@@ -180,7 +180,7 @@ def _of_the_panel() -> list[Check]:
 
     configured = settings.DATABASES["default"]
     if configured["ENGINE"].endswith("postgresql"):
-        configured.setdefault("OPTIONS", {}).setdefault("connect_timeout", database.CONNECTS_WITHIN)
+        configured["OPTIONS"]["connect_timeout"] = database.CONNECTS_WITHIN
     round_ = Round(_time_left())
     do = "Check that the database runs, and that nothing between it and this host drops connections."
     round_.start("database", database.checks, do=do)

@@ -210,6 +210,14 @@ def owner_database() -> dict[str, Any] | None:
     return parsed
 
 
+# Without these, a database host that vanishes would hold every thread for many minutes. Those in the URL count instead.
+_TIME_LIMITS = {
+    "connect_timeout": 5,  # seconds
+    "tcp_user_timeout": 10_000,  # milliseconds until sent data must be acknowledged
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+}
 _POSTGRESQL, _SQLITE = "django.db.backends.postgresql", "django.db.backends.sqlite3"
 
 
@@ -222,7 +230,8 @@ def _database_at(name: str) -> dict[str, Any]:
     url = text(name, "")
     parsed: dict[str, Any] = variables.dj_db_url(name, conn_max_age=None)
     if parsed["ENGINE"] == _POSTGRESQL and parsed["NAME"]:
-        return parsed | {"CONN_HEALTH_CHECKS": True, "DISABLE_SERVER_SIDE_CURSORS": True}
+        options = {"OPTIONS": _TIME_LIMITS | parsed.get("OPTIONS", {})}
+        return parsed | options | {"CONN_HEALTH_CHECKS": True, "DISABLE_SERVER_SIDE_CURSORS": True}
     if parsed["ENGINE"] != _SQLITE or "#" in url or "?" in url:
         raise ValueError
     return parsed
@@ -254,7 +263,10 @@ def queue(default: Path) -> dict[str, Any]:
             return {"huey_class": "huey.RedisHuey", "connection": {"url": _with_timeouts(url)}}
         if scheme in {"postgres", "postgresql"}:
             # A prepared statement belongs to one connection of the database, which a pooler exchanges.
-            return {"huey_class": "huey.PostgresHuey", "dsn": url, "connection": {"prepare_threshold": None}}
+            given = dict(parse_qsl(split.query))
+            limits = {name: value for name, value in _TIME_LIMITS.items() if name not in given}
+            connection = {"prepare_threshold": None} | limits
+            return {"huey_class": "huey.PostgresHuey", "dsn": url, "connection": connection}
         raise ValueError
 
 

@@ -55,7 +55,7 @@ def test_postgresql_keeps_no_cursor_outside_of_a_transaction(monkeypatch: pytest
 
 def test_the_queue_on_postgresql_prepares_no_statement(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("QUEUE_URL", "postgres://me@pooler:6432/queue")
-    assert environment.queue(UNUSED)["connection"] == {"prepare_threshold": None}
+    assert environment.queue(UNUSED)["connection"]["prepare_threshold"] is None
 
 
 @pytest.mark.parametrize("odd", ["a#b", "a?b", "a%41b", "a b", "a:b@c"])
@@ -82,6 +82,20 @@ def test_a_url_that_would_be_cut_off_is_refused(name: str, mark: str, tmp_path: 
     assert f"{tmp_path}/a{mark}b.sqlite3" in read(UNUSED).values()
 
 
+@pytest.mark.parametrize("given", ["", "?connect_timeout=2&keepalives_idle=9"])
+def test_a_database_that_vanishes_holds_no_thread_for_long(given: str, monkeypatch: pytest.MonkeyPatch):
+    """Without limits, a thread waits for the kernel: a quarter of an hour, or for ever."""
+    url = f"postgres://me@db/panel{given}"
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("QUEUE_URL", url)
+    options = environment.database(Path("unused"))["OPTIONS"]
+    assert options.keys() >= {"connect_timeout", "tcp_user_timeout", "keepalives_idle", "keepalives_count"}
+    queue = environment.queue(Path("unused"))["connection"]
+    assert ("connect_timeout" in queue, "tcp_user_timeout" in queue) == (not given, True)
+    if given:
+        assert (int(options["connect_timeout"]), int(options["keepalives_idle"])) == (2, 9)
+
+
 def test_migrations_run_as_the_owner(monkeypatch: pytest.MonkeyPatch, settings: Any, db: None):
     monkeypatch.setenv("MIGRATE_DATABASE_URL", "postgres://owner:p%23w@direct:5432/panel?sslmode=require")
     settings.MIGRATE_DATABASE = environment.owner_database()
@@ -93,7 +107,7 @@ def test_migrations_run_as_the_owner(monkeypatch: pytest.MonkeyPatch, settings: 
     call_command("migrate", verbosity=0)
     (during,) = seen
     assert (during["USER"], during["PASSWORD"], during["HOST"], during["PORT"]) == ("owner", "p#w", "direct", 5432)
-    assert (during["NAME"], during["OPTIONS"]) == ("panel", {"sslmode": "require"})
+    assert (during["NAME"], during["OPTIONS"]["sslmode"]) == ("panel", "require")
     assert connection.settings_dict == before, "what runs afterwards in this process uses the panel's own role"
 
 
