@@ -4,7 +4,9 @@ Messages of the queue only make it look at once, except for mails and verificati
 a second worker therefore does no harm.
 """
 
+import math
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +37,7 @@ from taskruns.services.mails import send
 from taskruns.services.people import password_reset, sessions, sign_in_limits, throttles
 from taskruns.services.query_statistics import refresh_statistics
 from taskruns.services.rare_lines import Rarely
+from taskruns.services.remote_acts import sum_of_all
 from taskruns.services.runs import facts, retention
 from taskruns.services.tokens import clock as tokens
 
@@ -44,6 +47,23 @@ CLOCK = Actor.job("clock")
 # Set in the worker process only: setting this event makes the clock look at once.
 clock: threading.Event | None = None
 _complaints = Rarely()
+
+
+class _Rest:
+    """A pause of QUEUE_RESTS seconds."""
+
+    def __init__(self) -> None:
+        self._until = -math.inf
+
+    def begin(self) -> None:
+        self._until = time.monotonic() + QUEUE_RESTS
+
+    def lasts(self) -> bool:
+        return time.monotonic() < self._until
+
+
+QUEUE_RESTS = 10.0
+_queue_rest = _Rest()
 
 
 # Every minute and every hour. Each job runs alone; if it returns true, there is more to do, and it runs again after the
@@ -65,10 +85,7 @@ def look_after_tokens() -> None:
 
 
 def sweep() -> None:
-    triggers.sweep()
-    cancellations.sweep()
-    batches.follow_unknown()
-    credentials.sweep()
+    sum_of_all((triggers.sweep, cancellations.sweep, batches.follow_unknown, credentials.sweep))
 
 
 def look_after_run_facts() -> None:
@@ -303,11 +320,11 @@ def wake_invitations() -> None:
 
 def wake_password_reset(email: str) -> None:
     """Without a queue nothing is mailed, and the person has to ask again."""
-    _enqueue(mail_password_reset, email)
+    _enqueue(mail_password_reset, email, is_only_way=True)
 
 
 def wake_guess_report(login: str) -> None:
-    _enqueue(report_guesses, login)
+    _enqueue(report_guesses, login, is_only_way=True)
 
 
 def _poke() -> bool:
@@ -318,9 +335,15 @@ def _poke() -> bool:
     return here is not None
 
 
-def _enqueue(job: Callable[..., object], *args: uuid.UUID | str) -> None:
+def _enqueue(job: Callable[..., object], *args: uuid.UUID | str, is_only_way: bool = False) -> None:
+    """After an error, the queue rests: one that is silent would hold a web thread for seconds with each job, and the
+    clock does them anyway.
+    """
+    if _queue_rest.lasts() and not is_only_way:
+        return
     try:
         job(*map(str, args))
     except Exception as error:  # noqa: BLE001 - depends on the queue's backend, and must not undo what was saved
+        _queue_rest.begin()
         if _complaints.is_due():
             log.warning("queue_unreachable", error=str(error), left_out=_complaints.left_out)

@@ -100,13 +100,11 @@ class Clock:
         now = time.monotonic()
         due = [act for act, at in self._next.items() if at <= now]
         self._next |= {act: now + self._pause(act) for act in due}
-        for act in (*due, self._look):
+        for act in (*due, self._look, *(lane.staff for lane in self._lanes)):
             try:
                 act()
             except Exception as error:  # noqa: BLE001 - logged; the other steps are due all the same
                 self._complain(error)
-        for lane in self._lanes:
-            lane.staff()
         close_old_connections()
 
     def _pause(self, act: Callable[[], None]) -> float:

@@ -59,6 +59,18 @@ def test_keys_that_are_due_go_to_the_lane_of_their_health(clock: Clock, team: Te
     assert (added(clock, "rounds"), added(clock, "suspects")) == ([key.pk], [silent.pk])
 
 
+def test_a_thread_that_cannot_be_started_does_not_end_the_clock(clock: Clock, team: Team, monkeypatch: Any) -> None:
+    class Full(Notes):
+        def staff(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    behind = Notes()
+    monkeypatch.setattr(behind, "staff", lambda: behind.add("staffed"))
+    monkeypatch.setattr(clock, "_lanes", (Full(), behind))
+    clock.tick()
+    assert behind.added == ["staffed"]
+
+
 def test_channels_that_failed_last_have_a_lane_of_their_own(clock: Clock, team: Team) -> None:
     works, fails = add_channel(team, HOOK), add_channel(team, HOOK, name="Silent")
     for channel in (works, fails):

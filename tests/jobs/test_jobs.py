@@ -69,10 +69,28 @@ def test_an_unreachable_queue_is_logged(credential: Credential, monkeypatch: Any
 
     monkeypatch.setattr(HUEY.storage, "enqueue", down)
     monkeypatch.setattr(jobs, "_complaints", Rarely())
+    monkeypatch.setattr(jobs, "QUEUE_RESTS", 0.0)
     for _ in range(20):
         jobs.wake(credential.pk)
     assert caplog.text.count("queue_unreachable") == 1
     assert "Traceback" not in caplog.text
+
+
+def test_a_queue_that_failed_is_left_alone_for_a_while(credential: Credential, monkeypatch: Any) -> None:
+    """A silent one takes seconds to fail, and a board wakes each key of its team."""
+    tried: list[Any] = []
+
+    def down(*asked: Any, **_: Any) -> None:
+        tried.append(asked)
+        raise TimeoutError("the queue is silent")
+
+    monkeypatch.setattr(HUEY.storage, "enqueue", down)
+    monkeypatch.setattr(jobs, "_queue_rest", jobs._Rest())
+    for _ in range(20):
+        jobs.wake(credential.pk)
+    assert len(tried) == 1
+    jobs.wake_password_reset("oli@example.com")
+    assert len(tried) == 2, "nothing else would mail it"
 
 
 @pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "anything.example"])
