@@ -23,6 +23,6 @@ def read_retry_after(value: str | None, *, now: datetime | None = None) -> int |
 def _seconds_until(http_date: str, now: datetime) -> float:
     try:
         moment = email.utils.parsedate_to_datetime(http_date)
-    except ValueError:
+    except (ValueError, OverflowError):
         return math.nan
     return (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()

@@ -45,6 +45,8 @@ def test_only_a_problem_document_is_repeated(body: bytes):
         ("Sat, 01 Aug 2026 11:00:00 GMT", 0),
         ("Sat, 01 Aug 2026 12:01:30", 90),
         ("Sat, 99 Aug 2026 12:01:30 GMT", None),
+        ("Thu, 01 Jan 2026 00:00:00 +99999999999999", None),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         ("soon", None),
         ("nan", None),
         ("", None),
