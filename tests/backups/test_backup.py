@@ -148,6 +148,8 @@ def test_only_older_backups_of_the_folder_are_superfluous(backup: Path):
         (folder / name).write_bytes(backup.read_bytes())
         os.utime(folder / name, (1_000_000 - number, 1_000_000 - number))
     (folder / "letter.txt").write_text("mine")
+    # What an interrupted backup leaves begins like a backup.
+    (folder / ".newest.tar.gz.part").write_bytes(backup.read_bytes())
     repack(folder / "others.tar.gz", {"letter": b"mine"})
     assert [old.name for old in backups.older_backups(backup, 1)] == ["older.tar.gz", "oldest.tar.gz"]
     assert [old.name for old in backups.older_backups(backup, 2)] == ["oldest.tar.gz"]

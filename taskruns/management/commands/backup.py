@@ -1,4 +1,8 @@
+import signal
+import sys
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,8 @@ class Command(PanelCommand):
     def handle(self, *_args: Any, file: Path, keep: int | None, **_options: Any) -> None:
         path = file.absolute()
         try:
-            made = backups.create(path)
+            with _ended_by_signals():
+                made = backups.create(path)
             removed = backups.older_backups(path, keep) if keep is not None else []
             for old in removed:
                 old.unlink()
@@ -55,6 +60,16 @@ class Command(PanelCommand):
         self.say(f"  AUDIT_SIGNING_KEY (key {signing_key_id()}), and AUDIT_PUBLIC_KEYS if it is set")
         if settings.AUDIT_ANCHOR_FILE:
             self.say("  the file AUDIT_ANCHOR_FILE, which tells what a restore lost")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block like an error, so that no copy of the database stays in the folder."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(COULD_NOT_RUN))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _number(text: str) -> int:

@@ -60,8 +60,12 @@ def create(path: Path) -> Made:
 
 
 def older_backups(path: Path, keep: int) -> list[Path]:
-    """The backups in the same folder beyond the newest `keep`, this one included. Other files do not count."""
-    found = [other for other in path.parent.iterdir() if other.is_file() and not other.is_symlink()]
+    """The backups in the same folder beyond the newest `keep`, this one included. Other files do not count.
+
+    Nor do hidden ones, which an interrupted backup may have left: they begin like a backup, but are not whole.
+    """
+    visible = [other for other in path.parent.iterdir() if not other.name.startswith(".")]
+    found = [other for other in visible if other.is_file() and not other.is_symlink()]
     backups = [other for other in found if _is_backup(other)]
     newest_first = sorted(backups, key=lambda other: (other == path, other.stat().st_mtime), reverse=True)
     return newest_first[max(keep, 1) :]

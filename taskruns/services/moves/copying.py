@@ -6,7 +6,6 @@ changes on the way. Generated columns are left out: the target computes them.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from django.apps import apps
@@ -60,10 +59,10 @@ def _copy(model: Model, target: str, progress: Progress) -> int:
     fields = [field for field in model._meta.concrete_fields if not field.generated]
     rows = model._default_manager.using(DEFAULT_DB_ALIAS).order_by("pk")
     total, done = rows.count(), 0
-    values = rows.values_list(*(_selected(field, source) for field in fields)).iterator(chunk_size=CHUNK)
+    columns = [_selected(field, source) for field in fields]
     write = _write_postgresql if connections[target].vendor == "postgresql" else _write_sqlite
     try:
-        while chunk := list(islice(values, CHUNK)):
+        for chunk in _chunks(rows, columns):
             write(connections[target], model, fields, chunk)
             done += len(chunk)
             progress(model._meta.db_table, done, total)
@@ -71,6 +70,14 @@ def _copy(model: Model, target: str, progress: Progress) -> int:
         message = f"a row of {model._meta.db_table} has a value that cannot be read: {type(error).__name__}"
         raise NotTheSame(message) from error
     return total
+
+
+def _chunks(rows: "models.QuerySet[Any]", columns: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
+    """By the primary key: without a server-side cursor, PostgreSQL would send the whole table at once."""
+    left = rows
+    while chunk := list(left.values_list("pk", *columns)[:CHUNK]):
+        yield [row[1:] for row in chunk]
+        left = rows.filter(pk__gt=chunk[-1][0])
 
 
 def _selected(field: "models.Field[Any, Any]", source: BaseDatabaseWrapper) -> Any:
