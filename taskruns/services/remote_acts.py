@@ -7,7 +7,7 @@
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum, auto
@@ -173,8 +173,24 @@ def outcome_is_written(failed: str, *, key: uuid.UUID) -> Iterator[None]:
         log.exception(failed, key=str(key))
 
 
+def sum_of_all(acts: Iterable[Callable[[], int]]) -> int:
+    """The sum of what they return. One that cannot be written, for example into a damaged audit chain, stops none of
+    the others: its error is raised at the end.
+    """
+    total, refused = 0, None
+    for act in acts:
+        try:
+            total += act()
+        except (OutcomeNotWritten, DatabaseError) as error:
+            refused = error
+    if refused is not None:
+        raise refused
+    return total
+
+
 def crashed_before() -> models.Q:
     """Open rows so old that their process must have died before it wrote the outcome."""
-    # The request may still be in progress on a machine whose clock is a little ahead.
-    crashed = long_ago("requested_at", timezone.now(), CRASHED_AFTER, skew=CRASHED_AFTER)
+    # Since it was sent, which may be long after the request. It may still be in progress on a machine whose clock is
+    # a little ahead.
+    crashed = long_ago("posted_at", timezone.now(), CRASHED_AFTER, skew=CRASHED_AFTER)
     return models.Q(crashed, outcome="")

@@ -137,7 +137,7 @@ class Story:
             url = reverse("run-cancel", args=["ops-north", run.pk])
             assert self.client.post(url, {"confirmed": "1"}, headers=HTMX).status_code in {200, 409, 429, 502}
             self.client.get(reverse("run", args=["ops-north", run.pk]))
-        Cancellation.objects.filter(outcome="").update(requested_at=timezone.now() - timedelta(hours=1))
+        Cancellation.objects.filter(outcome="").update(posted_at=timezone.now() - timedelta(hours=1))
         cancellations.sweep()
 
     def commands(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,13 +179,17 @@ class Call:
 
 def a_lost_cancel(stage: Stage) -> None:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
-    Cancellation.objects.create(run=stage.run, person_label="oli@example.com", requested_at=long_ago)
+    Cancellation.objects.create(
+        run=stage.run, person_label="oli@example.com", requested_at=long_ago, posted_at=long_ago
+    )
     stage.arize.get(run_url(stage.run), json=wire_run(stage.run, "CANCELLED"))
 
 
 def a_lost_start(stage: Stage) -> None:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
-    Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+    Trigger.objects.create(
+        pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago, posted_at=long_ago
+    )
 
 
 def a_rejected_key(stage: Stage) -> None:

@@ -103,12 +103,16 @@ def _refusing(stage: Stage) -> None:
 def a_lost_cancel(stage: Stage, **fields: Any) -> Cancellation:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
     stage.arize.get(run_url(stage.run), json=wire_run(stage.run, "CANCELLED"))
-    return Cancellation.objects.create(run=stage.run, person_label="oli@example.com", requested_at=long_ago, **fields)
+    return Cancellation.objects.create(
+        run=stage.run, person_label="oli@example.com", requested_at=long_ago, posted_at=long_ago, **fields
+    )
 
 
 def a_lost_start(stage: Stage) -> None:
     long_ago = timezone.now() - timezone.timedelta(minutes=5)
-    Trigger.objects.create(pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago)
+    Trigger.objects.create(
+        pk=uuid.uuid4(), task=stage.run.task, parameters={}, requested_at=long_ago, posted_at=long_ago
+    )
 
 
 def an_interrupted_test(stage: Stage) -> None:
@@ -369,7 +373,7 @@ READY: dict[str, Callable[[Stage], object]] = {
     "triggers.sweep": a_lost_start,
 }
 NO_ACTS_OF_THEIR_OWN = {
-    *("audit.gets_row", "audit.start_verification", "audit.record_denial"),
+    *("audit.gets_row", "audit.start_verification", "audit.record_denial", "credentials.record_test"),
     *("tokens.record_refusal", "triggers.earlier"),
 }
 

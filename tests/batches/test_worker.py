@@ -10,6 +10,7 @@ import requests
 import responses
 import time_machine
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from taskruns.models import (
@@ -474,6 +475,22 @@ def test_a_draft_does_nothing_and_is_deleted(team: Team, runs: list[Run], arize:
     assert not CancelBatch.objects.exists()
     assert not arize.calls
     assert not AuditEvent.objects.exists()
+
+
+def test_a_draft_that_is_confirmed_while_old_ones_are_deleted_stays(
+    team: Team, runs: list[Run], arize: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
+    locked = QuerySet.select_for_update
+
+    def confirmed_first(rows: Any, *args: Any, **kwargs: Any) -> Any:
+        CancelBatch.objects.filter(pk=draft.pk).update(state=BatchState.WORKING)
+        return locked(rows, *args, **kwargs)
+
+    monkeypatch.setattr(QuerySet, "select_for_update", confirmed_first)
+    with time_machine.travel(timezone.now() + timedelta(days=2)):
+        batches.forget_drafts()
+    assert CancelBatch.objects.get().items.count() == len(runs)
 
 
 def test_a_draft_contains_only_active_runs_of_the_team(

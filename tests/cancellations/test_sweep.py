@@ -16,10 +16,11 @@ from django.utils import timezone
 from taskruns.models import AuditEvent, Cancellation, Credential, Outcome, Run, Status, Task, Team, User
 from taskruns.services.cancellations import follow, sweep
 from taskruns.services.credentials.client import connected
+from taskruns.services.remote_acts import OutcomeNotWritten
 from tests.arize_server import ArizeServer, serving
 from tests.clients import ClientOf, click_cancel
 from tests.database_refusals import accept_inserts, refuse_inserts
-from tests.factories import make_credential, make_run
+from tests.factories import make_credential, make_run, make_task
 from tests.stored import events
 from tests.threads import in_threads
 from tests.wire import run_url, wire_run
@@ -61,6 +62,34 @@ def test_the_sweep_writes_the_outcome_that_arize_reports(state: str, status: str
     assert written.run_id == run.arize_id
     assert sweep() == 0
     assert len(arize.calls) == 1
+
+
+def test_a_cancel_that_waited_before_it_was_sent_is_not_taken_for_a_crash(run: Run, arize: Any) -> None:
+    arize.get(run_url(run), json=wire_run(run, "RUNNING"))
+    row = opened(run, age=90)
+    Cancellation.objects.update(posted_at=timezone.now() - timedelta(seconds=5))
+    assert sweep() == 0, "its answer may still come"
+    Cancellation.objects.update(posted_at=timezone.now() - timedelta(seconds=61))
+    assert sweep() == 1, "the control"
+    row.refresh_from_db()
+    assert row.outcome == Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_damaged_chain_does_not_keep_other_teams_from_being_swept(
+    *, is_ours: bool, run: Run, other_team: Team, arize: Any
+) -> None:
+    theirs = make_run(make_task(other_team, make_credential(other_team, name="Theirs")))
+    for it in (run, theirs):
+        opened(it, age=61)
+        arize.get(run_url(it), json=wire_run(it, "CANCELLED"))
+    damaged, other = (run, theirs) if is_ours else (theirs, run)
+    refuse_inserts("taskruns_auditevent", unless=f"NEW.chain <> 'team:{damaged.team_id}'")
+    with pytest.raises(OutcomeNotWritten):
+        sweep()
+    accept_inserts("taskruns_auditevent")
+    assert Cancellation.objects.get(run=other).outcome == Outcome.CONFIRMED
+    assert Cancellation.objects.get(run=damaged).outcome == Outcome.OPEN
 
 
 @pytest.mark.parametrize("state", ["unknown", "stopping"])

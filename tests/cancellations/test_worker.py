@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -20,12 +21,12 @@ from taskruns.services.cancellations import worker
 from taskruns.worker.clock import Clock
 from tests.arize_server import ArizeServer, serving
 from tests.clients import ClientOf, click_cancel
-from tests.factories import CANARY, actor, make_run, member
+from tests.factories import CANARY, actor, make_credential, make_run, make_task, member
 from tests.paths import ROOT
 from tests.queue_worker import work
 from tests.stored import events
 from tests.threads import NoPlace, in_threads
-from tests.wire import run_url, wire_run
+from tests.wire import ENDPOINT, run_url, wire_run
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
@@ -207,3 +208,20 @@ def test_two_workers_send_each_cancel_once(quick_arize: tuple[ArizeServer, Task]
     assert sum(sent) == len(runs)
     assert sorted(double.posts()) == sorted(f"POST /v2/task-runs/{run.arize_id}/cancel" for run in runs)
     assert set(Cancellation.objects.values_list("outcome", flat=True)) == {"confirmed"}
+
+
+def test_keys_with_nothing_in_flight_come_first(team: Team, oli: User) -> None:
+    """Those of a silent Arize would take each thread that becomes free."""
+    silent = make_task(team, make_credential(team, name="Silent"))
+    healthy = Task.objects.create(
+        team=team, endpoint=ENDPOINT, arize_id="T2", credential=make_credential(team, name="Healthy")
+    )
+    for task in (silent, silent, silent, healthy):
+        run = make_run(task)
+        Cancellation.objects.create(run=run, person=oli, person_label=oli.email, posted_at=None)
+    with ThreadPoolExecutor(1) as pool:
+        sender = worker._Sender(pool)
+        mine = Cancellation.objects.select_related("run__task").filter(run__task=silent).first()
+        assert mine is not None
+        sender.in_flight[Future()] = worker._Sent(mine, actor(oli))
+        assert sender._next()[0].run.task == healthy

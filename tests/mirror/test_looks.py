@@ -204,7 +204,7 @@ def test_the_sweep_pays_from_the_rate_limit_of_the_key(task: Task, world: World,
     for number in range(14):
         row = unknown(task, world, number)
         long_ago = timezone.now() - timedelta(minutes=2)
-        Cancellation.objects.filter(pk=row.pk).update(outcome=Outcome.OPEN, requested_at=long_ago)
+        Cancellation.objects.filter(pk=row.pk).update(outcome=Outcome.OPEN, posted_at=long_ago)
     world.runs["T1"][:] = [run | {"status": "CANCELLED"} for run in world.runs["T1"]]
     assert sweep() == 14
     assert world.reads_of("task-runs") == 10

@@ -181,14 +181,14 @@ def _crash(*_: object) -> None:
 
 
 def test_the_worker_also_sweeps_starts(task: Task, oli: User) -> None:
-    sent(task, oli, requested_at=timezone.now() - timedelta(minutes=5))
+    sent(task, oli, posted_at=timezone.now() - timedelta(minutes=5))
     jobs.sweep()
     work()
     assert events() == [("run.trigger", "unknown")]
 
 
 def test_only_a_known_outcome_is_written_after_the_sweep(task: Task, oli: User) -> None:
-    row = sent(task, oli, requested_at=timezone.now() - timedelta(minutes=5))
+    row = sent(task, oli, posted_at=timezone.now() - timedelta(minutes=5))
     assert triggers.sweep() == 1
     refused = Answer(TriggerOutcome.REFUSED, "No.")
     lost = Answer(TriggerOutcome.UNKNOWN, "Again.")

@@ -43,7 +43,7 @@ class Cancels(Kind[Cancellation, Answer]):
     def open(self, batch: CancelBatch, items: Sequence[CancelItem], by: Actor) -> Turns[Cancellation]:
         turns = [_Turn(item, by, None, None, item.run) for item in items]
         _insert(batch, turns)
-        _read_again(turns)
+        turns = _read_again(turns)
         _write_items(turns)
         to_send = [(it.item, it.cancellation, it.run, it.by) for it in turns if it.cancellation is not None]
         update_cancelled(it.run.pk for it in turns if it.cancellation is not None)
@@ -104,8 +104,12 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
         turn.cancellation = mine if mine.pk in inserted else None
 
 
-def _read_again(turns: Sequence[_Turn]) -> None:
-    """Read the runs under lock: before our insert, another cancel may have been sent and closed."""
+def _read_again(turns: Sequence[_Turn]) -> list[_Turn]:
+    """Read the runs under lock: before our insert, another cancel may have been sent and closed.
+
+    Returns the turns that count. An item stays queued if the cancel that held its run was closed while we waited for
+    the lock, and the run goes on: it needs a cancel of its own.
+    """
     runs = locked_runs(turn.item.run_id for turn in turns)
     ended = []
     for turn in turns:
@@ -118,6 +122,9 @@ def _read_again(turns: Sequence[_Turn]) -> None:
         else:
             turn.cancellation.run = turn.run
     Cancellation.objects.filter(pk__in=ended).delete()
+    return [
+        turn for turn in turns if turn.holder is None or turn.holder.outcome == Outcome.OPEN or not turn.run.is_active
+    ]
 
 
 def _write_items(turns: Sequence[_Turn]) -> None:

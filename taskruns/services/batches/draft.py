@@ -125,7 +125,10 @@ def matching_since(batch: CancelBatch) -> int:
 def forget_drafts() -> int:
     """Delete old drafts that were not confirmed. Returns how many rows."""
     old = CancelBatch.objects.filter(state=BatchState.DRAFT, created_at__lt=timezone.now() - DRAFTS_KEPT)
-    return old.delete()[0]
+    with transaction.atomic():
+        # Lock first: a draft that is being confirmed is no longer a draft when we get the lock, and must stay.
+        held = [batch.pk for batch in old.order_by("pk").select_for_update(of=("self",))]
+        return CancelBatch.objects.filter(pk__in=held).delete()[0]
 
 
 def _forget_surplus(person: User) -> None:

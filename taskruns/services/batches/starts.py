@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -31,6 +32,7 @@ from taskruns.models import (
     Trigger,
     TriggerOutcome,
 )
+from taskruns.services.remote_acts import sum_of_all
 from taskruns.services.triggers import Answer, ask_arize, close
 
 from .actions import give_up
@@ -87,9 +89,7 @@ class Starts(Kind[Trigger, Answer]):
 
     def close(self, answered: Sequence[Answered[Trigger, Answer]]) -> None:
         """Each in its own transaction, because recording a new run takes locks that come before the log's."""
-        for it in answered:
-            if (answer := close(it.attempt, it.answer, by=it.by)) is not None:
-                _update_item(replace(it, answer=answer))
+        sum_of_all(partial(_close, it) for it in answered)
         if answered and _lost_in_a_row(answered[0].item.batch_id):
             give_up(answered[0].item.batch_id, why=NO_ANSWERS.format(number=MOST_LOST))
 
@@ -199,3 +199,11 @@ def _lost_in_a_row(batch_id: uuid.UUID) -> bool:
     closed = Trigger.objects.filter(items__batch=batch_id, closed_at__isnull=False).order_by("-closed_at")
     latest = list(closed.values_list("outcome", flat=True)[:MOST_LOST])
     return latest == [TriggerOutcome.UNKNOWN] * MOST_LOST
+
+
+def _close(it: Answered[Trigger, Answer]) -> int:
+    answer = close(it.attempt, it.answer, by=it.by)
+    if answer is None:
+        return 0
+    _update_item(replace(it, answer=answer))
+    return 1

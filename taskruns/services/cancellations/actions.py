@@ -91,6 +91,9 @@ def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Canc
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
     run = locked_runs([run_id])[run_id]
+    if opened is None and run.is_active and not _open_ones().exists(run=run_id):
+        # The other was closed while we waited for the lock.
+        opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     if opened is None:
         return _joined(run, by=by, reason=reason)
     if not run.is_active:

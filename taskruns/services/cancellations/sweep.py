@@ -10,7 +10,7 @@ Safe to run concurrently: each look is claimed, and each close is a conditional 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +27,7 @@ from taskruns.models.prepared import Prepared, Slot
 from taskruns.models.stamps import SKEW, recent
 from taskruns.services.credentials.budget import Kind, reserve
 from taskruns.services.credentials.client import CannotConnect, connected
-from taskruns.services.remote_acts import SHORT_TIMEOUTS, SWEEPER, crashed_before
+from taskruns.services.remote_acts import SHORT_TIMEOUTS, SWEEPER, crashed_before, sum_of_all
 from taskruns.services.runs.observations import record_observation
 
 from .answer import AFTER_OUR_CANCEL, GONE, Answer
@@ -38,7 +38,9 @@ log = structlog.get_logger(__name__)
 STOPPING_FOR = timedelta(seconds=300)
 # The worker sends a cancel that no web thread could send. If it does not in this time, nobody expects it any more.
 SEND_WITHIN = timedelta(minutes=2)
-NEVER_SENT = "The panel was interrupted before it could send the cancel."
+NEVER_SENT = (
+    "The panel could not send the cancel within two minutes: it was interrupted, or too many others waited for Arize."
+)
 POSTED = Q(posted_at__isnull=False)
 OVERDUE_AFTER = timedelta(minutes=1)
 STOPPING = Q(outcome=Outcome.OPEN, stopping_since__isnull=False)
@@ -60,11 +62,15 @@ def sweep(*, by: Actor = SWEEPER) -> int:
     Those of a crash for which no call is left become `unknown`, so that each has an outcome; later looks may find it.
     """
     _date_stopping()
-    never_sent = sum(_close(row, Answer(Outcome.NOT_SENT, NEVER_SENT), by) for row in _never_sent())
     is_alone = (STOPPING | UNKNOWN) & ~_is_followed_by_rounds()
     waiting = _waiting().filter(POSTED & crashed_before() | _is_overdue() | is_alone)
-    by_key = groupby(_due(waiting), key=lambda row: row.run.task.credential)
-    return never_sent + sum(_settle_of_key(key, list(group), by) for key, group in by_key)
+    by_key = [(key, list(rows)) for key, rows in groupby(_due(waiting), key=lambda row: row.run.task.credential)]
+    return sum_of_all(
+        (
+            *(partial(_close, row, Answer(Outcome.NOT_SENT, NEVER_SENT), by) for row in _never_sent()),
+            *(partial(_settle_of_key, key, rows, by) for key, rows in by_key),
+        )
+    )
 
 
 def follow(credential: Credential, *, by: Actor = SWEEPER) -> "Followed":

@@ -112,7 +112,9 @@ class _Sender:
             return []
         busy = Counter(it.key for it in self.in_flight.values())
         found: list[Cancellation] = []
-        for row in _unsent().select_related("person", "run__team", "run__task__credential").order_by("requested_at"):
+        unsent = _unsent().select_related("person", "run__team", "run__task__credential").order_by("requested_at")
+        # Keys with few in flight come first: those of a silent Arize must not hold up the others.
+        for row in sorted(unsent, key=lambda row: busy[row.run.task.credential_id]):
             key = row.run.task.credential_id
             if len(self.in_flight) + len(found) < THREADS and busy[key] < OF_ONE_KEY:
                 busy[key] += 1

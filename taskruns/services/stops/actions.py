@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -26,6 +27,7 @@ from taskruns.models.restores import is_resting
 from taskruns.permissions import Access, Action, access_of
 from taskruns.services import batches
 from taskruns.services.credentials import pauses
+from taskruns.services.remote_acts import sum_of_all
 from taskruns.services.runs import retention
 from taskruns.services.user_errors import RESTING, UserError
 
@@ -71,14 +73,15 @@ def pull(team: Team, *, reason: str, left_out: Sequence[Task], by: Actor) -> Pul
         raise UserError("Enter a reason. The whole team will see it.", field="reason")
     if is_resting():
         raise UserError(f"The emergency stop was not pulled. {RESTING}", field="reason")
+    # Keys first, because locks are taken in one order: keys, runs, team, log. New runs must not wait until the next
+    # reading is due, nor for a long pause after a failure.
+    list(Credential.objects.usable().filter(team=team).order_by("pk").select_for_update(of=("self",), no_key=True))
+    Credential.objects.usable().filter(team=team).update(next_refresh_at=timezone.now())
+    pauses.shorten([team.pk], pauses.STOP_PAUSE)
     _end_overdue(team)
     stop = _insert(team, why, left_out, by)
     ids = list(held_runs(stop).values_list("pk", flat=True))
     batch = _cancel(stop, ids, by) if ids else None
-    # New runs must not wait until the next reading is due, nor for a long pause after a failure.
-    Credential.objects.usable().filter(team=team).update(next_refresh_at=timezone.now())
-    pauses.shorten([team.pk], pauses.STOP_PAUSE)
-    # After the batch, because locks are taken in one order: runs, team, log.
     Team.bump(team.pk)
     details: dict[str, Any] = {
         "expires_at": stop.expires_at.isoformat(),
@@ -112,7 +115,7 @@ def expire(*, by: Actor = CLOCK) -> int:
     """End every expired stop. Returns how many."""
     overdue = EmergencyStop.objects.filter(end=StopEnd.HOLDING, expires_at__lte=timezone.now())
     teams = Team.objects.filter(pk__in=overdue.values("team"))
-    return sum(_end_overdue(team, by=by) for team in teams)
+    return sum_of_all(partial(_end_overdue, team, by=by) for team in teams)
 
 
 @transaction.atomic

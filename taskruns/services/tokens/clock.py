@@ -1,6 +1,7 @@
 """Records tokens that expire, warns before that, and notices makers who may no longer own theirs."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from django.db import transaction
@@ -9,6 +10,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.models import Team, Token
+from taskruns.services.remote_acts import sum_of_all
 
 from .access import Refusal, lapse_of, lapses_soon, maker_problem, with_lapse
 from .actions import record_expired
@@ -20,7 +22,7 @@ THRESHOLDS = (7, 1)  # days left
 def expire(*, by: Actor) -> int:
     """Record the end of each token that has expired. Returns how many."""
     over = Token.objects.unended().filter(expires_at__lte=timezone.now())
-    return sum(_expire(token, by) for token in over.select_related("team").order_by("expires_at"))
+    return sum_of_all(partial(_expire, token, by) for token in over.select_related("team").order_by("expires_at"))
 
 
 def warn_of_expiring() -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from django.utils import timezone
@@ -13,7 +14,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.models import TRIGGER_FACTS, CancelItem, Credential, Run, Task, Trigger, TriggerOutcome
 from taskruns.services.credentials.client import count
 from taskruns.services.credentials.health import note_rejected
-from taskruns.services.remote_acts import SWEEPER, crashed_before, outcome_is_written, writing_outcome
+from taskruns.services.remote_acts import SWEEPER, crashed_before, outcome_is_written, sum_of_all, writing_outcome
 from taskruns.services.runs.observations import Reading, record_readings
 
 from .answer import Answer
@@ -54,10 +55,14 @@ def sweep(*, by: Actor = SWEEPER) -> int:
     """
     crashed = Trigger.objects.filter(crashed_before(), posted_at__isnull=False)
     rows = crashed.select_related("task__team", "task__credential").order_by("requested_at")
-    closed = [row for row in rows if close(row, Answer(TriggerOutcome.UNKNOWN, CRASHED), by=by)]
-    for row in closed:
-        log.info("trigger_closed", operation=str(row.pk), outcome=TriggerOutcome.UNKNOWN.value)
-    return len(closed)
+    return sum_of_all(partial(_give_up, row, by) for row in rows)
+
+
+def _give_up(row: Trigger, by: Actor) -> int:
+    if not close(row, Answer(TriggerOutcome.UNKNOWN, CRASHED), by=by):
+        return 0
+    log.info("trigger_closed", operation=str(row.pk), outcome=TriggerOutcome.UNKNOWN.value)
+    return 1
 
 
 def _write(trigger: Trigger, answer: Answer, by: Actor) -> bool:
