@@ -8,12 +8,16 @@ import time_machine
 from django.utils import timezone
 
 from taskruns.models import (
+    BatchState,
+    CancelBatch,
+    CancelItem,
     Cancellation,
     Channel,
     Credential,
     Delivery,
     EmergencyStop,
     Episode,
+    ItemState,
     Outcome,
     Restore,
     Rule,
@@ -101,6 +105,22 @@ def test_ended_runs_are_left_out(team: Team, task: Task):
     add_channel(team, HOOK, events=ACTIVE)
     active(task, Status.COMPLETED, 300, run_started_at=minutes_ago(300), run_finished_at=minutes_ago(1))
     assert told() == []
+
+
+def test_a_cancel_that_is_tried_again_is_not_told_yet(team: Team, run: Run):
+    """Arize refuses with 429 most cancels of a large batch at first."""
+    add_channel(team, HOOK, events=("cancel.not_stopped",))
+    Rule.objects.update(since=minutes_ago(600))
+    of_run = {"run": run, "person_label": "oli@example.com"}
+    first = Cancellation.objects.create(**of_run, outcome=Outcome.REFUSED, closed_at=minutes_ago(0.1))
+    batch = CancelBatch.objects.create(team=team, source="selection", state=BatchState.WORKING)
+    item = CancelItem.objects.create(batch=batch, run=run, cancellation=first, state=ItemState.QUEUED)
+    assert told() == []
+    second = Cancellation.objects.create(**of_run, outcome=Outcome.CONFIRMED, closed_at=timezone.now())
+    CancelItem.objects.filter(pk=item.pk).update(cancellation=second, state=Outcome.CONFIRMED)
+    assert told() == []
+    Cancellation.objects.filter(pk=second.pk).update(outcome=Outcome.REFUSED)
+    assert told() == ["cancel.not_stopped"], "the control"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from django.conf import settings
 from django.urls import reverse
 
 from taskruns.audit import clean_line
-from taskruns.models import Cancellation, Delivery, Happening, Run, Status
+from taskruns.models import CANCEL_FACTS, Cancellation, Delivery, Happening, Outcome, Run, Status
 from taskruns.models.channels import RUN_ENDED, SUMMARY, TEST, SiteHappening
 from taskruns.pages.audit.sentences import SENTENCES
 from taskruns.pages.cancellations import cause_of
+from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.values import Link
 
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -170,8 +171,9 @@ def who_and_why(delivery: Delivery) -> tuple[str, str]:
     """Who did it, and why, as far as known."""
     data, run = delivery.data, delivery.run
     if delivery.event in {Happening.RUN_CANCELLED, Happening.RUN_FAILED, RUN_ENDED} and run is not None:
-        last = _last_cancellation(run) if run.status == Status.CANCELLED else None
-        return (last.person_label if last is not None else ""), cause_of(run, last)
+        credited = _credited(run) if run.status == Status.CANCELLED else None
+        stopped_it = credited is not None and CANCEL_WORDS[Outcome(credited.outcome)].cause
+        return (credited.person_label if credited is not None and stopped_it else ""), cause_of(run, credited)
     return str(data.get("who") or ""), str(data.get("why") or "")
 
 
@@ -289,9 +291,10 @@ def _items(counts: Any) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in known.items())
 
 
-def _last_cancellation(run: Run) -> Cancellation | None:
+def _credited(run: Run) -> Cancellation | None:
+    """The cancellation that stopped the run, as far as known; otherwise the latest one."""
     mine = Cancellation.objects.filter(run=run).select_related("person", "batch")
-    return mine.order_by("-requested_at").first()
+    return max(mine, key=lambda row: (CANCEL_FACTS[Outcome(row.outcome)].credit, row.requested_at), default=None)
 
 
 def _url(name: str, *args: object) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from taskruns.models import (
@@ -26,6 +26,7 @@ from taskruns.models import (
     Team,
     Token,
 )
+from taskruns.models.batches import OPEN_ITEMS
 from taskruns.models.channels import OF_ACTIVE_RUNS, OF_TIME
 from taskruns.models.restores import is_resting
 from taskruns.models.runs import true_time
@@ -174,8 +175,10 @@ def _not_stopped(team: Team, now: datetime) -> Iterator[Fact]:
     """Cancels that stopped nothing: Arize refused them, the run went on, or nobody knows for two minutes."""
     known = Q(outcome__in=[Outcome.STILL_RUNNING, Outcome.REFUSED], closed_at__gt=now - LATELY)
     unknown = Q(outcome=Outcome.UNKNOWN, closed_at__gt=now - LATELY, closed_at__lte=now - UNKNOWN_FOR)
-    rows = Cancellation.objects.filter(known | unknown, run__team=team).select_related("run__task")
-    for row in rows:
+    later = Cancellation.objects.filter(run=OuterRef("run"), requested_at__gt=OuterRef("requested_at"))
+    rows = Cancellation.objects.filter(known | unknown, ~Exists(later), run__team=team)
+    # What a batch will send again says nothing yet.
+    for row in rows.exclude(items__state__in=OPEN_ITEMS).select_related("run__task"):
         data = about(row.run) | {"who": row.person_label, "why": row.reason, "outcome": row.outcome}
         yield Fact(Happening.NOT_STOPPED, row.closed_at or now, str(row.pk), row.run, data, row.requested_at)
 
