@@ -55,7 +55,10 @@ def page_of(htmx: HtmxDetails) -> str:
 
 def referring_page(request: HttpRequest) -> str:
     """The page whose form was sent, from the Referer header. Empty unless it is on this host."""
-    parts = urlsplit(request.headers.get("Referer", ""))
+    try:
+        parts = urlsplit(request.headers.get("Referer", ""))
+    except ValueError:
+        return ""
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return path if parts.netloc == request.get_host() else ""
 

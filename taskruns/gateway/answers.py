@@ -79,6 +79,8 @@ def _ended(end: CancelEnd) -> ForProgram:
     run = end.run
     if end.outcome is Outcome.NOT_NEEDED and run.status == Status.GONE:
         return problem(404, NO_RUN)
+    if end.outcome is Outcome.NOT_NEEDED and run.status == Status.UNKNOWN:
+        return problem(409, "The panel does not know this run's status, so nothing was sent.")
     known = run.raw_status if run.status == Status.UNKNOWN and run.raw_status else run.status
     status = _ENDED_AS.get(end.outcome, known)
     return problem(400, f"cannot cancel a run with status '{str(status).lower()}'")

@@ -142,9 +142,9 @@ CANCEL_WORDS: Mapping[Outcome, CancelWords] = {
     ),
     Outcome.NOT_NEEDED: CancelWords(
         sentence="The run is not pending or running. There is nothing to cancel, so nothing was sent.",
-        log="{who} asked to cancel run {run} of task {target}, which had ended: nothing was sent",
+        log="{who} asked to cancel run {run} of task {target}, which was not pending or running: nothing was sent",
         in_batch="had ended before its turn, nothing sent",
-        explained="The run had already ended when you clicked Cancel. Nothing was sent.",
+        explained="The run was not pending or running when you clicked Cancel. Nothing was sent.",
     ),
 }
 

@@ -6,6 +6,7 @@ They never show a stack trace or SQL, only a reference to find the log line.
 import sys
 
 import structlog
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -13,6 +14,7 @@ from django.template.loader import render_to_string
 
 from taskruns.access.denials import Denied, record_forged, record_throttled
 from taskruns.access.gate import TooManyActs, actor_of
+from taskruns.access.redirects import UNDONE
 from taskruns.pages.denials import why_denied
 from taskruns.pages.values import Message
 from taskruns.services.remote_acts import ArizeIsSlow
@@ -50,6 +52,8 @@ def reference() -> str:
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if isinstance(exception, SessionInterrupted):  # after the view: Arize may have been asked
+        return error_page(request, 400, "Signed out", UNDONE["page"], framed=False)
     text = "The panel could not read this request. Nothing was changed. Go back and try again from the page."
     return error_page(request, 400, "Unreadable request", text, framed=False)
 

@@ -106,6 +106,16 @@ def test_run_known_to_have_ended_needs_no_request(
     assert outcomes() == ["not_needed"]
 
 
+def test_run_with_a_status_unknown_to_the_panel_is_not_said_to_have_ended(
+    script: Script, task: Task, arize: responses.RequestsMock
+):
+    """Clients take a 400 for the answer that the run has ended."""
+    run = make_run(task, status=Status.UNKNOWN, raw_status="QUEUED")
+    status, detail = problem_of(script.cancel(run.arize_id))
+    assert (status, "nothing was sent" in detail) == (409, True)
+    assert not arize.calls
+
+
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [("COMPLETED", "finished_first"), ("failed", "failed_first"), ("CANCELLED", "already_cancelled")],
