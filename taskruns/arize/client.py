@@ -111,6 +111,7 @@ class ArizeClient:
         self._calls_lock = threading.Lock()
         self._egress = Egress(timeouts, public_only=public_only, network=network)
         self._bearer = Bearer(key)
+        self._may_retry = may_retry
         self._reads = self._session(retries=get_retries, pool_size=pool_size, may_retry=may_retry)
 
     def __repr__(self) -> str:
@@ -149,6 +150,8 @@ class ArizeClient:
             return self._runs(task_id, status=likely, limit=limit, cursor=cursor)
         except BadRequest as error:
             rejected = error
+        if not self._may_retry():
+            raise rejected
         try:
             page = self._runs(task_id, status=other, limit=limit, cursor=cursor)
         except BadRequest:

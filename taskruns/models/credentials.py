@@ -113,7 +113,7 @@ class Credential(models.Model):
 
     def is_retried(self, now: datetime) -> bool:
         """Whether it waits after a failure, or its next attempt is being made."""
-        return self.is_backing_off(now - RETRIED_WITHIN)
+        return is_ahead(self.backoff_until, now - RETRIED_WITHIN, LONGEST_BACKOFF + RETRIED_WITHIN)
 
 
 class KeyUsage(models.Model):

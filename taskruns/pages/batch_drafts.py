@@ -75,7 +75,6 @@ class DraftPart:
     pages: int
     first: int
     excluded: tuple[Excluded, ...]
-    filters: tuple[str, ...]
     experiments: int
     keeps_spans: bool
     remove_url: str
@@ -97,10 +96,9 @@ def draft_part(batch: CancelBatch, *, slug: str, page: int) -> DraftPart:
         pages=pages,
         first=(page - 1) * LISTED + 1,
         excluded=_excluded(batch, slug=slug),
-        filters=filter_words(batch),
         experiments=experiments,
         keeps_spans=is_trigger and experiments < total,
-        remove_url=reverse("batch-remove", args=[slug, batch.pk]),
+        remove_url=reverse("batch-remove", args=[slug, batch.pk]) + (f"?list={page}" if page > 1 else ""),
         is_trigger=is_trigger,
     )
 

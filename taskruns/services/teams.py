@@ -48,6 +48,7 @@ def rename(team: Team, *, name: str, by: Actor) -> bool:
         if before.name == name:
             return False
         Team.objects.filter(pk=team.pk).update(name=name)
+        Team.bump(team.pk)
         team.name = name
         details = {"changed": ["name"], "before": before.name, "after": name}
         record(EventType.TEAM_CHANGE, "done", by=by, team=team, target=target_of(team), details=details)

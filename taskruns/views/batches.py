@@ -278,7 +278,8 @@ def _form(
 
 def _page_of(request: PanelRequest, found: CancelBatch) -> BatchPage:
     number = request.GET.get("list", "")
-    return batch_page(found, access=request.access, page=int(number) if number.isascii() and number.isdecimal() else 1)
+    is_number = number.isascii() and number.isdecimal() and len(number) < 10
+    return batch_page(found, access=request.access, page=int(number) if is_number else 1)
 
 
 def _page(

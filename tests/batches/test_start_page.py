@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -217,9 +218,12 @@ def test_a_long_list_has_pages(client: Client, task: Task) -> None:
     batch = drafted(client, [ended_run(task) for _ in range(101)])
     first, second = page(client, batch), page(client, batch, "?list=2")
     assert (first.count('name="remove"'), second.count('name="remove"')) == (100, 1)
-    assert 'href="?list=2#batch-runs"' in first
+    assert f'href="{URL}{batch.pk}/?list=2#batch-runs"' in first
     assert '<details id="batch-runs" open>' in second
-    for odd in ("0", "99", "-1", "x", "٣"):
+    removed = client.post(f"{URL}{batch.pk}/remove/?list=2", START | {"remove": str(uuid4())}).content.decode()
+    assert f'href="{URL}{batch.pk}/?list=1#batch-runs"' in removed, "not of the address that takes only a form"
+    assert f'formaction="{URL}{batch.pk}/remove/?list=2"' in second
+    for odd in ("0", "99", "9" * 5_000, "-1", "x", "٣"):
         assert "Page " in words(page(client, batch, f"?list={odd}"))
 
 

@@ -180,3 +180,8 @@ def test_a_change_or_another_time_zone_redraws_the_chart(client: Client, run: Ru
 def test_outsiders_get_no_chart(run: Run, otto: User, vera: User, client_of: ClientOf):
     assert client_of(otto).get(URL).status_code == 404
     assert client_of(vera).get(URL).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
+def test_a_person_without_a_team_gets_an_empty_chart(headers: dict[str, str], ada: User, client_of: ClientOf):
+    assert client_of(ada).get("/runs/chart/?status=failed", headers=headers).status_code == 200

@@ -193,6 +193,16 @@ def test_an_empty_form_leads_to_all_runs(client: Client, task: Task):
     assert client.get(f"{ALL_BOARDS}?q=&started_after_local=").url == f"{ALL_BOARDS}?all=1"
 
 
+@pytest.mark.parametrize("name", ["started_after", "started_before", "ended_after", "ended_before"])
+@pytest.mark.parametrize("value", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_the_first_and_the_last_moment_are_shown_in_each_zone(
+    name: str, value: str, zone: str, client: Client, vera: User, task: Task
+):
+    User.objects.filter(pk=vera.pk).update(time_zone=zone)
+    assert client.get(BOARD, {name: value}).status_code == 200
+
+
 @pytest.mark.parametrize("value", ["yesterday", "0001-01-01T00:00", "9999-12-31T23:59:59", "2026-11-23T03:00+99:00"])
 def test_a_time_that_does_not_exist_is_a_400_or_a_time(value: str, client: Client, vera: User, task: Task):
     User.objects.filter(pk=vera.pk).update(time_zone="Asia/Tokyo")

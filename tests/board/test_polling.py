@@ -12,7 +12,9 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns import jobs
+from taskruns.audit import Actor
 from taskruns.models import Cancellation, Credential, Membership, Run, Task, Team, User
+from taskruns.services import teams
 from taskruns.services.runs.observations import record_observation
 from tests.clients import ClientOf
 from tests.factories import make_run
@@ -214,3 +216,22 @@ def test_an_open_page_without_a_session_still_leads_to_sign_in(client: Client, r
     tab = drawn_for(client.get(BOARD))
     client.logout()
     assert client.get(TABLE, headers=tab)["HX-Redirect"].startswith("/accounts/login/")
+
+
+@pytest.mark.parametrize("query", ["?min_duration=600", "?sort=-duration"])
+def test_time_alone_changes_a_board_of_durations(client: Client, task: Task, query: str) -> None:
+    """A run that is stuck changes nothing but its age."""
+    with time_machine.travel("2026-11-23T03:00:00Z", tick=False) as clock:
+        started = timezone.now() - timedelta(seconds=590)
+        run = make_run(task, run_started_at=started, created_at=started)
+        first = poll(client, query=query)
+        assert poll(client, first["ETag"], query).status_code == 304, "the control"
+        clock.shift(timedelta(seconds=15))
+        second = poll(client, first["ETag"], query)
+        assert (second.status_code, f"run-{run.pk}" in second.content.decode()) == (200, True)
+
+
+def test_a_new_name_of_the_team_reaches_open_boards(client: Client, team: Team, run: Run) -> None:
+    etag = poll(client)["ETag"]
+    teams.rename(team, name="Ops Far North", by=Actor.command())
+    assert poll(client, etag).status_code == 200

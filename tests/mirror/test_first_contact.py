@@ -15,7 +15,7 @@ from django.utils import timezone
 from taskruns.models import Cancellation, Credential, Run, Task, Team, User
 from taskruns.pages.credentials import first_contacts
 from taskruns.services import credentials
-from taskruns.services.mirror import due, refresh
+from taskruns.services.mirror import due, first_contact, refresh
 from tests.clients import ClientOf
 from tests.factories import actor
 from tests.fake_arize import START, World, failing
@@ -296,3 +296,12 @@ def test_the_keys_page_and_the_command_show_the_progress(
     call_command("refresh", stdout=(out := StringIO()))
     assert "First reading" not in out.getvalue()
     assert "<progress" not in client_of(mona).get(f"/teams/{credential.team.slug}/credentials/").content.decode()
+
+
+def test_a_gap_in_a_task_that_is_gone_is_not_waited_for(credential: Credential, world: World, clock: Any) -> None:
+    task = world.task("T1", runs=1)
+    assert task
+    refresh(credential.pk)
+    Task.objects.update(gap_cursor="x", listed_at=timezone.now() - timedelta(minutes=10))
+    Credential.objects.update(tasks_read_at=timezone.now())
+    assert not first_contact.settle(Credential.objects.get())

@@ -10,11 +10,12 @@ import time_machine
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from taskruns.arize.wire import WireTask
 from taskruns.audit import Actor
 from taskruns.models import Credential, Run, Task, Team
 from taskruns.services import credentials
 from taskruns.services.credentials.budget import Budget
-from taskruns.services.mirror import due, refresh, schedule
+from taskruns.services.mirror import due, refresh, schedule, tasks
 from tests.factories import make_credential
 from tests.fake_arize import World, failing
 from tests.wire import ENDPOINT
@@ -80,9 +81,22 @@ def test_another_key_takes_over_from_a_revoked_one(keys: tuple[Credential, Crede
     credentials.revoke(first, by=Actor.command())
     assert readers()["T1"] is None
     assert due(timezone.now()) == [second.pk]
+    before = Team.objects.get().board_version
     refresh(second.pk)
     assert readers() == {"T1": "Second", "T2": None, "T3": "Second"}
     assert Run.objects.count() == 3
+    assert Team.objects.get().board_version > before, "open boards said that no key reads the task"
+
+
+@pytest.mark.parametrize("change", [{"endpoint": "https://api.eu-west-1a.arize.com"}, {"revoked_at": timezone.now()}])
+def test_a_key_that_changed_during_the_round_takes_no_task_back(
+    keys: tuple[Credential, Credential], change: dict[str, Any]
+) -> None:
+    first, _ = keys
+    Task.objects.update(credential=None)
+    Credential.objects.filter(pk=first.pk).update(**change)
+    assert tasks._mirror(first, {"T1": tasks._Found(WireTask.from_json({"id": "T1"}), [])}) == 0
+    assert readers()["T1"] is None
 
 
 def test_another_key_takes_over_from_a_failing_one(keys: tuple[Credential, Credential], world: World) -> None:

@@ -174,7 +174,8 @@ def runs_per_hour(*teams: Team, wanted: BoardFilter | None = None, of_all: bool 
 def _is_followed(wanted: BoardFilter) -> bool:
     """Whether counting the runs of a day that match is cheap. A search is not, and a window of time is of no use."""
     times = (wanted.started_after, wanted.started_before, wanted.ended_after, wanted.ended_before)
-    return not (wanted.q or wanted.started_by or wanted.cancelled_by or any(times))
+    is_timed = any(times) or wanted.min_duration is not None
+    return not (wanted.q or wanted.started_by or wanted.cancelled_by or is_timed)
 
 
 # The same until a run is created or ends, or the hour is over.
@@ -223,7 +224,7 @@ def _counts(
         rows = _of_one_team().rows(team=teams[0].pk, start=starts[0])
     else:
         where = Q(team__in=teams)
-        if wanted.is_set:
+        if wanted.is_set and teams:
             where &= reduce(or_, (_where(team, wanted) for team in teams))
         rows = _filtered(where, starts[0]).rows()
     counts: dict[tuple[datetime, Status], int] = {}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache
@@ -211,7 +212,9 @@ def _local(at: datetime | None) -> str:
     """In the format of `<input type=datetime-local>` and the person's zone; seconds only if not zero."""
     if at is None:
         return ""
-    return timezone.localtime(at).strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+    with suppress(OverflowError):  # the first or the last day that there is: shown in UTC
+        at = timezone.localtime(at)
+    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
 
 
 def why_empty(

@@ -101,6 +101,7 @@ class Board:
 LATE = timedelta(minutes=6)
 # The worker's clock notes itself, and its queue, every 5 s.
 UNSEEN_AFTER = timedelta(seconds=20)
+TICK = 10  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +214,17 @@ def etag(accesses: Iterable[TeamAccess], wanted: BoardFilter, ages: BoardAges, *
         ages.statuses is None,
         ages.searched is None,
     )
-    parts = (teams, wanted.query(cursor=wanted.cursor), zone, shown, __version__)
+    parts = (teams, wanted.query(cursor=wanted.cursor), zone, shown, _tick(wanted), __version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _tick(wanted: BoardFilter) -> int:
+    """Time alone lets active runs match a least duration, and changes their order: look again every TICK seconds.
+
+    Later pages keep the time of their link.
+    """
+    is_timed = wanted.min_duration is not None or wanted.sort == Sort.DURATION
+    return int(timezone.now().timestamp()) // TICK if is_timed and wanted.cursor is None else 0
 
 
 def _until_counts_change(tag: str, begins: Begins) -> str:

@@ -7,11 +7,11 @@ from django.utils import timezone
 
 from taskruns.models import Credential, Task
 from taskruns.models.prepared import Prepared, Slot
-from taskruns.models.tasks import HAS_GAP
+from taskruns.models.tasks import HAS_GAP, STILL_LISTED
 
 _UNREAD = Q(runs_read_at=None) & ~Q(arize_id="")
 _ACTIVE_UNREAD = Q(active_unread=True, runs_failed_at=None)
-_BACKFILL = HAS_GAP & Q(runs_failed_at=None)
+_BACKFILL = HAS_GAP & STILL_LISTED & Q(runs_failed_at=None)
 
 
 def unread_tasks(credential: Credential) -> list[Task]:

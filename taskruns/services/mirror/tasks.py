@@ -234,6 +234,9 @@ def _remember_spaces(credential: Credential, spaces: list[WireSpace], *, began: 
 
 def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
     """Store some tasks. A task that another usable key of the team still reads stays with that key."""
+    usable = Credential.objects.filter(pk=credential.pk, endpoint=credential.endpoint, revoked_at=None)
+    if not usable.exists():
+        return 0  # revoked, or moved to another endpoint, since the round began
     now = timezone.now()
     mine = {"team_id": credential.team_id, "endpoint": credential.endpoint}
     known = {task.arize_id: task for task in Task.objects.filter(**mine, arize_id__in=found)}
@@ -250,7 +253,7 @@ def _mirror(credential: Credential, found: dict[str, _Found]) -> int:
         Task.objects.filter(pk__in=own, credential=credential).update(listed_at=now)
     if others:
         free = Task.objects.filter(NO_LONGER_LISTED | NO_USABLE_KEY, pk__in=others)
-        free.update(credential=credential, listed_at=now)
+        changed += free.update(credential=credential, listed_at=now)
     return len(new) + changed
 
 

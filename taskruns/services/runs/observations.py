@@ -19,7 +19,7 @@ from django.utils import timezone
 from taskruns.arize.wire import WireRun
 from taskruns.models import ArizeUser, Run, RunSearch, Status, Task, Team
 from taskruns.models.run_search import SOURCES
-from taskruns.models.runs import ACTIVE, Attention, share_of
+from taskruns.models.runs import ACTIVE, Attention, share_of, true_time
 from taskruns.models.stamps import SKEW
 
 from . import retention
@@ -303,6 +303,9 @@ def _read(seen: WireRun) -> dict[str, Any]:
         read["experiment_id"] = None  # the JSON still has it, as below
     if not fits_an_index(read.get("created_by_user_id") or ""):
         read["created_by_user_id"] = None
+    for name in ("run_started_at", "run_finished_at"):
+        if name in read:
+            read[name] = true_time(read[name])
     read["as_read"] = json.dumps(seen.raw)
     if seen.created_at is not None:
         read["sorted_at"] = seen.created_at

@@ -79,7 +79,10 @@ htmx.defineExtension("rows", {
     const inPlace = inParts(target) && target.id === fresh.id;
     remember(fragment);
     received.set(fresh, asReceived(fresh));
+    const trigger = target.getAttribute("hx-trigger");
     const added = inPlace ? update(target, fresh) : [fresh];
+    // htmx reads the interval of a poll only once.
+    if (inPlace && fresh.hasAttribute("hx-trigger") && fresh.getAttribute("hx-trigger") !== trigger) htmx.process(target);
     if (!inPlace) target.replaceWith(fresh);
     tick();
     restoreFocus(focused, place);
