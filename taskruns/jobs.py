@@ -114,8 +114,7 @@ def send_invitations() -> None:
     if is_resting():
         return
     for invitation, token in invitations.to_mail():
-        if not send(mails.invitation(invitation, token)):
-            invitations.not_mailed(invitation)
+        invitations.note_mailed(invitation, is_sent=send(mails.invitation(invitation, token)))
 
 
 def look_after_channels() -> None:

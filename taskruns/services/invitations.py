@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core import signing
+from django.core.cache import cache
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -24,6 +25,7 @@ from .people import accounts
 from .user_errors import UserError
 
 VALID_FOR = timedelta(days=7)
+CLAIM = timedelta(minutes=5)  # of the worker that mails one
 # By one person: a script must not be able to make the panel send mail without limit.
 INVITED = Limit("invitations", 100, timedelta(days=1))
 _SALT = "taskruns.invitation"
@@ -105,18 +107,28 @@ def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> 
 
 
 def to_mail() -> Iterator[tuple[Invitation, str]]:
-    """Claim the open invitations that were not mailed yet, with their tokens. The claim lets one worker mail each."""
+    """Claim the open invitations that were not mailed yet, with their tokens. The claim lets one worker mail each; it
+    ends by itself if the worker dies meanwhile.
+    """
     due = Invitation.objects.filter(
         by_mail=True, mailed_at=None, accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()
     )
     for invitation in due.filter(team__archived_at=None).select_related("team", "created_by"):
-        if Invitation.objects.filter(pk=invitation.pk, mailed_at=None).update(mailed_at=timezone.now()):
+        if not cache.add(_claim(invitation), True, timeout=CLAIM.total_seconds()):
+            continue
+        if Invitation.objects.filter(pk=invitation.pk, mailed_at=None).exists():
             yield invitation, _token_of(invitation)
 
 
-def not_mailed(invitation: Invitation) -> None:
-    """The mail server refused it, so it is due again."""
-    Invitation.objects.filter(pk=invitation.pk).update(mailed_at=None)
+def note_mailed(invitation: Invitation, *, is_sent: bool) -> None:
+    """If the mail server refused it, it is due again."""
+    if is_sent:
+        Invitation.objects.filter(pk=invitation.pk).update(mailed_at=timezone.now())
+    cache.delete(_claim(invitation))
+
+
+def _claim(invitation: Invitation) -> str:
+    return f"taskruns.invitation.mailing:{invitation.pk}"
 
 
 def revoke_invitation(invitation: Invitation, *, by: Actor) -> bool:

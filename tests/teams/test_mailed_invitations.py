@@ -6,8 +6,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import time_machine
 from django.core import mail
 from django.test import Client
+from django.utils import timezone
 
 from taskruns import jobs
 from taskruns.models import AuditEvent, EmailStatus, Invitation, Limit, Team, TeamRole, User
@@ -114,6 +116,26 @@ def test_mail_that_fails_is_sent_again(
     work_now()
     work_now()
     assert mailed_link()
+
+
+def test_mail_of_a_worker_that_died_is_sent_again(
+    mails: None, team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    def die(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as killed:
+        killed.setattr("django.core.mail.EmailMessage.send", die)
+        invite(client_of(mona))
+        with pytest.raises(SystemExit):
+            work_now()
+    assert Invitation.objects.get().mailed_at is None, "the page must not say that it was mailed"
+    work_now()
+    assert mail.outbox == [], "another worker may be mailing it"
+    with time_machine.travel(timezone.now() + invitations.CLAIM):
+        work_now()
+    assert mailed_link()
+    assert Invitation.objects.get().mailed_at is not None
 
 
 @pytest.mark.parametrize("change", ["revoked", "expired", "archived"])
