@@ -175,6 +175,7 @@ def accept(stage: Stage) -> None:
 SERVICES: dict[str, Callable[[Stage], object]] = {
     "audit.start_verification": lambda _: LATER,  # tested below: a job writes the row
     "audit.export": lambda stage: audit.export(stage.team, by=BY, kind="jsonl"),
+    "credentials.record_test": lambda _: LATER,  # written by the tests of keys, and by their sweep
     "audit.gets_row": lambda _: LATER,  # counts only
     "audit.record_anonymous": lambda _: audit.record_failed_sign_in("x", "failed", by=stranger()),
     "audit.record_denial": lambda _: LATER,  # a denial stays a denial: see test_denials.py
