@@ -15,7 +15,7 @@ from taskruns.arize.triggers import EvaluationTrigger
 from taskruns.audit import Actor
 from taskruns.models import AuditEvent, BatchSource, CancelItem, Credential, Run, Task, Team, User
 from taskruns.services import batches, cancellations, credentials, mirror, stops, triggers
-from taskruns.services.credentials.health import SECOND_LOOK, TRIED_AGAIN
+from taskruns.services.credentials.health import SECOND_LOOK, TRIED_AGAIN, KeyState, state_of
 from tests.clients import ClientOf
 from tests.factories import CANARY, actor
 from tests.stored import events
@@ -270,3 +270,10 @@ def test_the_command_that_reads_with_a_failing_key_records_its_recovery(
     mirror.refresh(failing.pk, force=True)
     assert events(event="credential.recovered") == [("credential.recovered", "done")]
     assert Credential.objects.get().failing_since is None
+
+
+def test_a_key_that_waits_for_as_long_as_it_may_is_waiting_at_once(credential: Credential) -> None:
+    now = timezone.now()
+    for seconds, state in ((299, KeyState.WAITING), (60, KeyState.WAITING), (900, KeyState.NEW)):
+        credential.backoff_until = now + timedelta(seconds=seconds)
+        assert state_of(credential, now) is state
