@@ -200,3 +200,13 @@ def test_any_order_of_readings_ends_in_the_newest_one(
     else:
         assert (run.status, run.num_successes) == (newest, 6)
     assert run.rank == int(run.status in {"pending", "running"})
+
+
+def test_times_of_the_year_1_are_no_times(task: Task) -> None:
+    """Some servers send them instead of null. The stored JSON keeps what was sent."""
+    run = make_run(task, observed_at=at(0))
+    never = "0001-01-01T00:00:00Z"
+    record_observation(run, reading(run, "RUNNING", run_started_at=never, run_finished_at=never), at(1))
+    run.refresh_from_db()
+    assert (run.run_started_at, run.run_finished_at) == (None, None)
+    assert json.loads(run.as_read)["run_started_at"] == never
