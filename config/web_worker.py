@@ -109,7 +109,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             if error.errno not in NO_ROOM:
                 raise
             self.log.warning("No connection can be accepted: %s", error)
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # the listener stays ready, so the loop would spin until a connection ends
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
         super().set_accept_enabled(enabled)

@@ -47,23 +47,7 @@ CLOCK = Actor.job("clock")
 # Set in the worker process only: setting this event makes the clock look at once.
 clock: threading.Event | None = None
 _complaints = Rarely()
-
-
-class _Rest:
-    """A pause of QUEUE_RESTS seconds."""
-
-    def __init__(self) -> None:
-        self._until = -math.inf
-
-    def begin(self) -> None:
-        self._until = time.monotonic() + QUEUE_RESTS
-
-    def lasts(self) -> bool:
-        return time.monotonic() < self._until
-
-
-QUEUE_RESTS = 10.0
-_queue_rest = _Rest()
+QUEUE_RESTS = 10.0  # seconds
 
 
 # Every minute and every hour. Each job runs alone; if it returns true, there is more to do, and it runs again after the
@@ -334,10 +318,24 @@ def _poke() -> bool:
     return here is not None
 
 
+class _Rest:
+    """A pause after an error: a silent queue would hold a web thread for seconds with each job."""
+
+    def __init__(self) -> None:
+        self._until = -math.inf
+
+    def begin(self) -> None:
+        self._until = time.monotonic() + QUEUE_RESTS
+
+    def lasts(self) -> bool:
+        return time.monotonic() < self._until
+
+
+_queue_rest = _Rest()
+
+
 def _enqueue(job: Callable[..., object], *args: uuid.UUID | str, is_only_way: bool = False) -> None:
-    """After an error, the queue rests: one that is silent would hold a web thread for seconds with each job, and the
-    clock does them anyway.
-    """
+    """While the queue rests, only what nothing else would do. The clock does the rest anyway."""
     if _queue_rest.lasts() and not is_only_way:
         return
     try:

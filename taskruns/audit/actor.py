@@ -31,9 +31,9 @@ class Actor:
         return cls(type="job", label=name)
 
     @classmethod
-    def absent(cls, person: User | None, *, id: str, label: str, role: str) -> Self:  # noqa: A002 - as the field
+    def absent(cls, person: User | None, *, actor_id: str, label: str, role: str) -> Self:
         """A person whose work outlives their request: no session, no IP address."""
-        return cls(type="user", id=id, label=label, role=role, request_id=str(uuid.uuid4()), person=person)
+        return cls(type="user", id=actor_id, label=label, role=role, request_id=str(uuid.uuid4()), person=person)
 
     @classmethod
     def command(cls) -> Self:

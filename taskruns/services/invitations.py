@@ -107,8 +107,8 @@ def _create_invitation(team: Team, *, email: str, role: TeamRole, by: Actor) -> 
 
 
 def to_mail() -> Iterator[tuple[Invitation, str]]:
-    """Claim the open invitations that were not mailed yet, with their tokens. The claim lets one worker mail each; it
-    ends by itself if the worker dies meanwhile.
+    """Claim the open invitations that were not mailed yet, with their tokens. The claim lets one worker mail each, and
+    expires if that worker dies.
     """
     due = Invitation.objects.filter(
         by_mail=True, mailed_at=None, accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()

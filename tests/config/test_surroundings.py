@@ -84,7 +84,7 @@ def test_a_url_that_would_be_cut_off_is_refused(name: str, mark: str, tmp_path: 
 
 @pytest.mark.parametrize("given", ["", "?connect_timeout=2&keepalives_idle=9"])
 def test_a_database_that_vanishes_holds_no_thread_for_long(given: str, monkeypatch: pytest.MonkeyPatch):
-    """Without limits, a thread waits for the kernel: a quarter of an hour, or for ever."""
+    """Without limits, a thread waits until the kernel gives up: 15 minutes or more."""
     url = f"postgres://me@db/panel{given}"
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("QUEUE_URL", url)

@@ -1,6 +1,8 @@
 """If the panel sends mail, an invitation's link goes by mail only; if not, the person's address stays unverified."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,14 +104,20 @@ def test_link_shown_before_mail_was_set_up_verifies_no_address(team: Team, mona:
     assert User.objects.get(email=CEO).label.endswith("(not verified, invited by mona@example.com)")
 
 
-def test_mail_that_fails_is_sent_again(
-    mails: None, team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-):
+@contextmanager
+def sending_raises(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def fail(*_: Any, **__: Any) -> None:
-        raise ConnectionRefusedError
+        raise error
 
     with monkeypatch.context() as broken:
         broken.setattr("django.core.mail.EmailMessage.send", fail)
+        yield
+
+
+def test_mail_that_fails_is_sent_again(
+    mails: None, team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    with sending_raises(ConnectionRefusedError, monkeypatch):
         invite(client_of(mona))
         work()
     assert Invitation.objects.get().mailed_at is None
@@ -121,11 +129,7 @@ def test_mail_that_fails_is_sent_again(
 def test_mail_of_a_worker_that_died_is_sent_again(
     mails: None, team: Team, mona: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ):
-    def die(*_: Any, **__: Any) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as killed:
-        killed.setattr("django.core.mail.EmailMessage.send", die)
+    with sending_raises(SystemExit, monkeypatch):
         invite(client_of(mona))
         with pytest.raises(SystemExit):
             work_now()

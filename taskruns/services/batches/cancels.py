@@ -107,8 +107,8 @@ def _insert(batch: CancelBatch, turns: Sequence[_Turn]) -> None:
 def _read_again(turns: Sequence[_Turn]) -> list[_Turn]:
     """Read the runs under lock: before our insert, another cancel may have been sent and closed.
 
-    Returns the turns that count. An item stays queued if the cancel that held its run was closed while we waited for
-    the lock, and the run goes on: it needs a cancel of its own.
+    Returns the turns to write. An item stays queued if its run is still active and the other cancel was closed while we
+    waited for the lock: the run needs another cancel.
     """
     runs = locked_runs(turn.item.run_id for turn in turns)
     ended = []

@@ -133,7 +133,7 @@ def _allowed_or_closed(row: Cancellation) -> _Sent | None:
 
 def _person_of(row: Cancellation) -> tuple[Actor, bool]:
     access = access_of(row.person, row.run.team)
-    by = Actor.absent(row.person, id=str(row.person_id), label=row.person_label, role=access.role)
+    by = Actor.absent(row.person, actor_id=str(row.person_id), label=row.person_label, role=access.role)
     return by, access.may(Action.RUNS_CANCEL)
 
 

@@ -116,4 +116,4 @@ def _is_over(of: str = "", *, read_at: str) -> Q:
 def _owner(stop: EmergencyStop, access: Access) -> Actor:
     """The person who pulled it, with their current role."""
     label = stop.person.label if stop.person else stop.person_label
-    return Actor.absent(stop.person, id=str(stop.person_id), label=label, role=access.role)
+    return Actor.absent(stop.person, actor_id=str(stop.person_id), label=label, role=access.role)
