@@ -3,6 +3,7 @@ times, texts from Arize or people, and parts of the board. Each process caches t
 their arguments.
 """
 
+import html
 import re
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
@@ -118,8 +119,13 @@ def plain(value: object) -> str:
 @register.simple_tag
 def fields(pairs: Iterable[tuple[str, str]]) -> SafeString:
     """Names and values of a list. A page of the audit log has thousands, for which a loop in the template is slow."""
-    shown = ((visible(name), visible(value)) for name, value in pairs)
-    return format_html_join("", "<dt><code>{}</code></dt><dd><bdi>{}</bdi></dd>", shown)
+    escape = html.escape  # Django's own is the same behind several wrappers
+    return SafeString(
+        "".join(
+            f"<dt><code>{escape(visible(name))}</code></dt><dd><bdi>{escape(visible(value))}</bdi></dd>"
+            for name, value in pairs
+        )
+    )
 
 
 @register.simple_tag
