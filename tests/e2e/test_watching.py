@@ -1,6 +1,8 @@
 """The board in a real browser."""
 
-from playwright.sync_api import expect
+import re
+
+from playwright.sync_api import Route, expect
 
 from tests.e2e.stack import Stack
 from tests.e2e.visitors import Visit
@@ -106,3 +108,25 @@ def test_forbidden_scripts_and_foreign_requests_are_detected(stack: Stack, visit
     vera.troubles.clear()
     assert "CSP script-src" in seen
     assert "Content Security Policy" in seen
+
+
+def test_a_page_that_polls_adopts_the_interval_of_each_answer(stack: Stack, visit: Visit) -> None:
+    """A task's page polls slowly until a run starts."""
+    vera = visit(stack, "vera")
+    vera.open_board("?status=completed")
+    vera.page.locator("tr[data-run-id] a[data-task]").first.click()
+    vera.page.get_by_role("link", name="View task").click()
+    poll = vera.page.locator("#task-page")
+    expect(poll).to_be_visible()
+
+    def hurry(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=re.sub(r"every \d+s, refresh", "every 1s, refresh", answer.text()))
+
+    vera.page.route(re.compile(r"/tasks/[0-9a-f-]{36}/$"), hurry)
+    poll.evaluate("node => htmx.trigger(node, 'refresh')")
+    expect(poll).to_have_attribute("hx-trigger", "every 1s, refresh")
+    # With the interval that the page began with, the second one would come too late.
+    for _ in range(2):
+        with vera.page.expect_response(lambda answer: "/tasks/" in answer.url, timeout=4_000):
+            pass
