@@ -34,7 +34,7 @@ LIBRARIES = (
 
 
 def run(
-    command: Sequence[str], *, env: Mapping[str, str], given: str = "", umask: int = -1, timeout: float = 60
+    command: Sequence[str], *, env: Mapping[str, str], given: str = "", umask: int = -1, timeout: float = 180
 ) -> subprocess.CompletedProcess[str]:
     """What `subprocess.run([sys.executable, *command], cwd=ROOT, input=given, ...)` returns.
 

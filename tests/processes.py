@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, *, within: float = 20) -> T:
+def wait_for(condition: Callable[[], T], what: str, *, within: float = 60) -> T:
     """Poll until the condition is true, and return its value. Fails after `within` seconds."""
     deadline = time.monotonic() + within
     while not (value := condition()):

@@ -53,7 +53,7 @@ def launch(tmp_path: Path, ports: list[int]) -> Iterator[Launch]:
     for process in started:
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
 
 
 def read_until_address(process: subprocess.Popen[str], port: int) -> str:
@@ -70,10 +70,10 @@ def read_until_address(process: subprocess.Popen[str], port: int) -> str:
 def board_of(port: int, team: str, *, email: str, password: str) -> requests.Response:
     with requests.Session() as session:
         login = f"http://localhost:{port}/accounts/login/"
-        session.get(login, timeout=20)
+        session.get(login, timeout=60)
         fields = {"login": email, "password": password, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
-        session.post(login, data=fields, headers={"Referer": login}, timeout=20)
-        return session.get(f"http://localhost:{port}/teams/{team}/runs/", timeout=20)
+        session.post(login, data=fields, headers={"Referer": login}, timeout=60)
+        return session.get(f"http://localhost:{port}/teams/{team}/runs/", timeout=60)
 
 
 def active_rows(board: requests.Response) -> int:
@@ -104,7 +104,7 @@ def test_the_demo_shows_the_board_and_restarts(launch: Launch, ports: list[int],
     assert demo_processes(tmp_path), "no processes found while the demo is running"
 
     demo.send_signal(signal.SIGINT)
-    assert demo.communicate(timeout=15)[0].strip() == "Stopped."
+    assert demo.communicate(timeout=60)[0].strip() == "Stopped."
     assert demo.returncode == 0
     assert demo_processes(tmp_path) == []
     assert [is_taken(port) for port in ports] == [False, False]
@@ -117,7 +117,7 @@ def test_the_demo_shows_the_board_and_restarts(launch: Launch, ports: list[int],
     assert set(re.findall(r'data-run-id="([^"]+)"', board.text)).isdisjoint(shown), "of the previous sandbox"
     # A closed terminal.
     again.send_signal(signal.SIGHUP)
-    again.communicate(timeout=15)
+    again.communicate(timeout=60)
     assert (again.returncode, demo_processes(tmp_path)) == (0, [])
 
 
@@ -126,7 +126,7 @@ def test_a_dead_process_stops_the_others_with_a_message(launch: Launch, ports: l
     read_until_address(demo, ports[0])
     victim = next(pid for pid, command in demo_processes(tmp_path) if "run_huey" in command)
     os.kill(victim, signal.SIGKILL)
-    printed = demo.communicate(timeout=20)[0]
+    printed = demo.communicate(timeout=60)[0]
     assert "The worker process exited" in printed
     assert str(tmp_path / "demo" / "log" / "worker.log") in printed
     assert demo.returncode == 1
@@ -135,9 +135,9 @@ def test_a_dead_process_stops_the_others_with_a_message(launch: Launch, ports: l
 
 def test_an_early_ctrl_c_leaves_nothing_behind(launch: Launch, tmp_path: Path, ports: list[int]) -> None:
     demo = launch()
-    wait_for(lambda: is_taken(ports[1]), "the sandbox", within=40)
+    wait_for(lambda: is_taken(ports[1]), "the sandbox", within=60)
     demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=15)
+    demo.communicate(timeout=60)
     assert (demo.returncode, demo_processes(tmp_path)) == (0, [])
 
 
@@ -145,7 +145,7 @@ def test_an_early_ctrl_c_leaves_nothing_behind(launch: Launch, tmp_path: Path, p
 def test_a_port_in_use_is_an_error(launch: Launch, ports: list[int], place: int, name: str) -> None:
     with socket.create_server(("127.0.0.1", ports[place])):
         demo = launch()
-        printed = demo.communicate(timeout=30)[0]
+        printed = demo.communicate(timeout=60)[0]
     assert demo.returncode == 1
     assert printed.startswith(f"Port {ports[place]} is in use")
     assert name in printed

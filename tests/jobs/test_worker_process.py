@@ -87,7 +87,7 @@ def rounds_begin(arize_server: ArizeServer) -> bool:
         Credential.objects.update(next_refresh_at=timezone.now(), tasks_read_at=None)
         return len(arize_server.received) > before
 
-    return wait_for(has_begun, "a round", within=10)
+    return wait_for(has_begun, "a round")
 
 
 @contextmanager
