@@ -30,7 +30,7 @@ from taskruns.access.gate import TooManyActs, actor_of
 from taskruns.access.problems import ForProgram, problem
 from taskruns.access.redirects import is_read
 from taskruns.access.token_gate import has_token, without_token
-from taskruns.audit import EventType
+from taskruns.audit import EventType, forget_written, may_be_written
 from taskruns.gateway.operations import PREFIX
 from taskruns.models import User
 from taskruns.models.sessions import digest_of
@@ -372,7 +372,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 class FailClosed:
-    """Nothing is done that cannot be recorded: any database error becomes a 503 with an explanation.
+    """Nothing is done that cannot be recorded: any database error becomes a 503 that says whether something was.
 
     Too many acts of one person become a 429, and too many requests that wait for Arize a 503.
     """
@@ -381,6 +381,9 @@ class FailClosed:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.method == "POST":
+            forget_written()
+        request.view_has_begun = True  # type: ignore[attr-defined]
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
@@ -394,5 +397,6 @@ class FailClosed:
             return errors.arize_is_slow(request, exception)
         if isinstance(exception, DatabaseError):
             log.error("database_refused", exc_info=exception)
-            return errors.unavailable(request)
+            may_have_acted = request.method == "POST" and may_be_written(exception)
+            return errors.unavailable(request, errors.PERHAPS_WRITTEN if may_have_acted else errors.NOT_WRITTEN)
         return None

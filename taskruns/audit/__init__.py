@@ -6,7 +6,7 @@ same order: the changed rows, the team's board version, the chain.
 
 from .actor import Actor
 from .events import CATALOGUE, EventType
-from .record import Target, append, compose, record, record_restored
+from .record import Target, append, compose, forget_written, may_be_written, record, record_restored
 from .row_json import clean_line, row_as_json
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "append",
     "clean_line",
     "compose",
+    "forget_written",
+    "may_be_written",
     "record",
     "record_restored",
     "row_as_json",

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -11,7 +12,7 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, models, transaction
+from django.db import DatabaseError, OperationalError, models, transaction
 from django.utils import timezone
 
 from taskruns.models import AuditChain, AuditEvent, Credential, Run, Task, Team
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 # The log's chains: one for each team, and one for the site.
 SITE_CHAIN = "site"
 _TEAM = "team:"
+# What this thread has written since the start of its act.
+_has_written: ContextVar[bool] = ContextVar("has_written", default=False)
+_has_committed: ContextVar[bool] = ContextVar("has_committed", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,20 @@ def append(rows: Sequence[AuditEvent]) -> None:
         raise transaction.TransactionManagementError(message)
     for team_id, of_chain in groupby(rows, key=lambda row: row.team_id):
         _append(list(of_chain), chain_of(team_id))
+
+
+def forget_written() -> None:
+    """At the start of an act, because its thread has served others before."""
+    _has_written.set(False)
+    _has_committed.set(False)
+
+
+def may_be_written(error: DatabaseError) -> bool:
+    """Whether a row since `forget_written()` may be in the log, although this error ended the request.
+
+    A connection may be lost after the database has committed and before it says so.
+    """
+    return _has_committed.get() or (_has_written.get() and isinstance(error, OperationalError))
 
 
 def _listed(event: EventType, outcome: str, details: dict[str, Any]) -> dict[str, Any]:
@@ -217,8 +235,14 @@ def _write(row: AuditEvent, chain: str, *, seq: int, prev_hash: str) -> None:
     row.at = timezone.now()
     row.hash = event_hash(row_as_json(row))
     row.save(force_insert=True)
+    _has_written.set(True)
+    transaction.on_commit(_note_commit)
     if settings.AUDIT_LOG_STREAM:
         stream(row)
+
+
+def _note_commit() -> None:
+    _has_committed.set(True)
 
 
 def _note_head(head: AuditChain) -> None:

@@ -14,7 +14,7 @@ from django.template.loader import render_to_string
 
 from taskruns.access.denials import Denied, record_forged, record_throttled
 from taskruns.access.gate import TooManyActs, actor_of
-from taskruns.access.redirects import UNDONE
+from taskruns.access.redirects import UNDONE, is_read
 from taskruns.pages.denials import why_denied
 from taskruns.pages.values import Message
 from taskruns.services.remote_acts import ArizeIsSlow
@@ -23,8 +23,10 @@ NOT_WRITTEN = (
     "The panel could not write to its database. Nothing was changed and nothing was sent to Arize. "
     "Try again; if the problem persists, tell your administrator."
 )
-
-
+PERHAPS_WRITTEN = (
+    "The panel cannot use its database right now. Your action may or may not have taken effect. "
+    "Reload the page and check before you try again."
+)
 NOT_READABLE = (
     "The panel cannot use its database right now. Nothing was changed and nothing was sent to Arize. "
     "Try again; if the problem persists, tell your administrator."
@@ -112,8 +114,9 @@ def arize_is_slow(request: HttpRequest, refused: ArizeIsSlow) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(sys.exc_info()[1], DatabaseError):
-        # Raised before any view: not even the session could be read.
-        return unavailable(request, NOT_READABLE)
+        # By the session: it could not be read before the view, or not be written after it.
+        may_have_acted = getattr(request, "view_has_begun", False) and not is_read(request)
+        return unavailable(request, PERHAPS_WRITTEN if may_have_acted else NOT_READABLE)
     text = (
         "Something went wrong in the panel, and the error was logged. Your action may or may not have taken effect. "
         "Reload the page and check before you try again."

@@ -134,7 +134,7 @@ def test_a_test_message_shows_what_became_of_it(team: Team, mona: User, receiver
     client_of(mona).post(f"{page_of(channel)}test/")
     waiting = text_of(client_of(mona).get(page_of(channel)))
     assert "queued" in waiting
-    assert 'data-poll hx-get=' in waiting, "its failures are not those of a cancel"
+    assert "data-poll hx-get=" in waiting, "its failures are not those of a cancel"
     assert 'hx-trigger="every 3s, refresh"' in waiting
     assert 'hx-select-oob="#channel-facts"' in waiting, "the state above changes too"
     assert 'id="channel-facts"' in waiting

@@ -1,14 +1,18 @@
 """If code fails while it holds a key, the error page shows no value of any variable, even with DEBUG."""
 
 import logging
+import time
+from importlib import import_module
 from typing import Any
 
 import pytest
 import responses
+from django.db import DatabaseError, OperationalError
 from django.test import RequestFactory
 from django.urls import reverse
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
+from taskruns.access.recent_auth import SEEN_EVERY
 from taskruns.models import Credential, Team, User
 from taskruns.services import mirror
 from tests.factories import CANARY
@@ -122,8 +126,6 @@ def test_the_debug_page_hides_settings_with_passwords(settings: Any):
 def test_a_failing_database_is_a_503_without_sql(
     witness: Witness, credential: Credential, monkeypatch: pytest.MonkeyPatch
 ):
-    from django.db import DatabaseError
-
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError('INSERT INTO "taskruns_auditevent" failed: disk full')
 
@@ -139,8 +141,6 @@ def test_a_failing_database_is_a_503_without_sql(
 
 
 def test_a_database_that_fails_before_any_view_is_a_503_without_sql(witness: Witness, monkeypatch: pytest.MonkeyPatch):
-    from django.db import DatabaseError
-
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise DatabaseError('SELECT "session_data" failed: the server is gone')
 
@@ -150,3 +150,50 @@ def test_a_database_that_fails_before_any_view_is_a_503_without_sql(witness: Wit
     assert answer.status_code == 503
     assert "cannot use its database right now" in answer.content.decode()
     assert "SELECT" not in answer.content.decode()
+
+
+def refuse(*_args: Any, **_kwargs: Any) -> None:
+    raise DatabaseError("the server is gone")
+
+
+def revoked_with(witness: Witness, credential: Credential, monkeypatch: pytest.MonkeyPatch, broken: str) -> str:
+    """The page that answers the revocation of a key."""
+    monkeypatch.setattr(broken, refuse)
+    witness.raise_request_exception = False
+    answer = witness.post(reverse("credential-revoke", args=["ops-north", credential.pk]))
+    assert answer.status_code == 503
+    return answer.content.decode()
+
+
+@pytest.mark.commits
+@pytest.mark.usefixtures("committed")
+def test_after_a_commit_the_page_says_that_the_action_may_have_taken_effect(
+    witness: Witness, credential: Credential, monkeypatch: pytest.MonkeyPatch
+):
+    page = revoked_with(witness, credential, monkeypatch, "django.contrib.messages.success")
+    assert "may or may not have taken effect" in page
+    assert Credential.objects.filter(pk=credential.pk).exclude(revoked_at=None).exists()
+    witness.get("/runs/")
+    page = revoked_with(witness, credential, monkeypatch, "taskruns.views.credentials.owned")
+    assert "Nothing was changed" in page, "a new request has done nothing yet"
+
+
+def test_a_lost_commit_may_have_counted(witness: Witness, credential: Credential, monkeypatch: pytest.MonkeyPatch):
+    def lose(*_args: Any, **_kwargs: Any) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(import_module("taskruns.audit.record"), "_note_head", lose)  # not the function of that name
+    answer = witness.post(reverse("credential-revoke", args=["ops-north", credential.pk]))
+    assert answer.status_code == 503
+    assert "may or may not have taken effect" in answer.content.decode()
+
+
+def test_a_session_that_cannot_be_saved_after_the_view_does_not_undo_it(
+    witness: Witness, credential: Credential, monkeypatch: pytest.MonkeyPatch
+):
+    session = witness.session
+    session["seen_at"] = int(time.time()) - SEEN_EVERY  # so that this request notes the time
+    session.save()
+    page = revoked_with(witness, credential, monkeypatch, "taskruns.models.session_store.SessionStore.save")
+    assert "may or may not have taken effect" in page
+    assert Credential.objects.filter(pk=credential.pk).exclude(revoked_at=None).exists()
