@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from taskruns.models import Cancellation, Credential, EmergencyStop, Run, Status, Task, Team
 from taskruns.services.mirror import RoundReport, due, reader, refresh
+from taskruns.services.mirror.nudges import nudge
 from tests.arize_server import ArizeServer, serving
 from tests.factories import make_credential, make_run
 from tests.fake_arize import START, World, failing
@@ -63,6 +64,25 @@ def test_a_team_under_an_emergency_stop_is_read_as_if_a_board_was_open(credentia
     EmergencyStop.objects.filter(pk=stop.pk).update(end="lifted")
     Credential.objects.update(next_refresh_at=timezone.now())
     refresh(credential.pk)
+    assert wait_of(credential) == 300
+
+
+def test_a_time_that_is_asked_for_during_a_round_stays(credential: Credential, world: World, clock: Any) -> None:
+    """For example by Arize's webhook: without it, this key would rest for five minutes."""
+    world.task("T1")
+    refresh(credential.pk)
+    clock.shift(300)
+
+    def ask(_call: str) -> None:
+        clock.shift(1)
+        assert nudge(credential.team, ["T1"]) == [credential.pk]
+
+    world.before_answer = ask
+    refresh(credential.pk)
+    assert wait_of(credential) == 0
+    assert credential.claimed_until is None
+    world.before_answer = lambda _call: None
+    assert refresh(credential.pk) is not None
     assert wait_of(credential) == 300
 
 

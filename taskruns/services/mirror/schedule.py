@@ -220,7 +220,8 @@ def release(
 ) -> None:
     """End the round and schedule the next one. `has_more`: there is more to read, so use the fastest pace.
 
-    `budget`: store its calls too.
+    `budget`: store its calls too. If another time was asked for during the round, for example by a webhook of Arize,
+    that one stays.
     """
     # The pace counts from start to start. Counted from the end, each wait would grow by a round and a tick.
     was_due = credential.next_refresh_at
@@ -232,7 +233,9 @@ def release(
         if budget is not None and not budget.is_apart:
             _lock(credential, budget)
             changes["recent_calls"] = budget.recent()
-        is_mine = update_row(Credential, credential.pk, only_if=mine, **plan | changes)
+        is_mine = update_row(Credential, credential.pk, only_if=mine | {"next_refresh_at": was_due}, **plan | changes)
+        if not is_mine:
+            is_mine = update_row(Credential, credential.pk, only_if=mine, **{"claimed_until": None} | changes)
         if not is_mine and changes:
             update_row(Credential, credential.pk, **changes)
     _hold(credential.pk, None)
