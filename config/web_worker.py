@@ -44,12 +44,12 @@ class TimedSocket(socket.socket):
     """
 
     _places: BoundedSemaphore | None = None
-    _patience: Callable[[], float]
+    _patience: Callable[[], float] = staticmethod(lambda: QUICK)
     _has_place = False
     _waited = _arrives_until = 0.0
 
     def begin(self, places: BoundedSemaphore, patience: Callable[[], float] = lambda: QUICK) -> None:
-        """`patience`: how long it may wait without a place now."""
+        """`patience`: how long the arrival of the request may wait without a place now."""
         self._places, self._waited, self._patience = places, 0.0, patience
         self._arrives_until = time.monotonic() + LONGEST_REQUEST
 
@@ -59,12 +59,13 @@ class TimedSocket(socket.socket):
         self._places, self._has_place = None, False
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        return self._wait(partial(super().recv, size, flags), until=self._arrives_until)
+        return self._wait(partial(super().recv, size, flags), until=self._arrives_until, patience=self._patience())
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         left, until = memoryview(data).cast("B"), time.monotonic() + LONGEST_PIECE
         while left:
-            sent = self._wait(partial(super().send, left, flags), until=until)
+            # Never hurried: the answer may be that of a click.
+            sent = self._wait(partial(super().send, left, flags), until=until, patience=QUICK)
             left = left[sent:]
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
@@ -74,12 +75,12 @@ class TimedSocket(socket.socket):
         self.sendall(data)
         return len(data)
 
-    def _wait(self, act: Callable[[], T], *, until: float) -> T:
+    def _wait(self, act: Callable[[], T], *, until: float, patience: float) -> T:
         if self._places is None:
             return act()
         if not self._has_place:
             began = time.monotonic()
-            self.settimeout(max(self._patience() - self._waited, 0.001))
+            self.settimeout(max(patience - self._waited, 0.001))
             try:
                 return act()
             except TimeoutError:

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -56,16 +57,12 @@ QUEUE_RESTS = 10.0  # seconds
 
 def look_after_stops() -> None:
     """End expired stops. Active stops cancel the runs that the refresh rounds did not cancel yet."""
-    stops.expire()
-    for batch in stops.hold_all():
-        wake_batch(batch.pk)
+    sum_of_all((stops.expire, partial(stops.hold_all, lambda batch: wake_batch(batch.pk))))
 
 
 def look_after_tokens() -> None:
     """Record the end of tokens, and notice those that expire soon or stopped because of their maker."""
-    tokens.expire(by=CLOCK)
-    tokens.notice_makers()
-    tokens.warn_of_expiring()
+    sum_of_all((partial(tokens.expire, by=CLOCK), tokens.notice_makers, tokens.warn_of_expiring))
 
 
 def sweep() -> None:
@@ -79,10 +76,7 @@ def look_after_run_facts() -> None:
 
 def look_after_audit() -> None:
     """Anchor changed chains, record suppressed attempts, resume stalled verifications."""
-    anchor_changed(due_after=DUE_AFTER)
-    publish()
-    audit.record_suppressed()
-    audit.record_counted()
+    sum_of_all((partial(anchor_changed, due_after=DUE_AFTER), publish, audit.record_suppressed, audit.record_counted))
 
 
 def resume_verifications() -> None:

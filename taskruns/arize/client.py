@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
 from taskruns.arize.endpoints import normalise
-from taskruns.arize.errors import BadRequest, Unauthorized, Unreadable, error_for, error_without_answer
+from taskruns.arize.errors import BadRequest, HalfAsked, Unauthorized, Unreadable, error_for, error_without_answer
 from taskruns.arize.paging import Identified, Page
 from taskruns.arize.triggers import Wanted
 from taskruns.arize.values import one_line, read_request_id, without_key
@@ -141,7 +141,8 @@ class ArizeClient:
     ) -> Page[WireRun]:
         """GET /v2/tasks/{id}/runs, newest first.
 
-        If the host rejects the filter's case, try the other case once and remember it if it works.
+        If the host rejects the filter's case, try the other case once and remember it if it works. Raises HalfAsked if
+        the rate limit leaves no call for that.
         """
         if status is None:
             return self._runs(task_id, limit=limit, cursor=cursor)
@@ -151,7 +152,13 @@ class ArizeClient:
         except BadRequest as error:
             rejected = error
         if not self._may_retry():
-            raise rejected
+            raise HalfAsked(
+                status=rejected.status,
+                title=rejected.title,
+                detail=rejected.detail,
+                request_id=rejected.request_id,
+                milliseconds=rejected.milliseconds,
+            )
         try:
             page = self._runs(task_id, status=other, limit=limit, cursor=cursor)
         except BadRequest:

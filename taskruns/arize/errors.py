@@ -78,6 +78,10 @@ class BadRequest(ArizeError):
     default = "Arize rejected the request as invalid (400). Nothing was changed. See Arize's message for the reason."
 
 
+class HalfAsked(BadRequest):
+    """Arize rejected one spelling of a filter, and the rate limit left no call to try the other one."""
+
+
 class Unauthorized(ArizeError):
     default = (
         "Arize rejected this API key (401). It is wrong, expired, revoked or from another region. "

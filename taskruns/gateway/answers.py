@@ -8,7 +8,7 @@ from taskruns.arize.client import RawAnswer
 from taskruns.arize.errors import ArizeError, BadRequest, NoAnswer, RateLimited
 from taskruns.models import CANCEL_FACTS, Outcome, Status, TriggerOutcome
 from taskruns.models.outcomes import Effect
-from taskruns.pages.outcomes import CANCEL_WORDS, TRIGGER_WORDS
+from taskruns.pages.outcomes import CANCEL_WORDS
 from taskruns.pages.triggers import sentence_of
 from taskruns.services.gateway.acts import CancelEnd, as_read
 from taskruns.services.gateway.reads import NoRoom
@@ -18,6 +18,12 @@ SHARE_USED_UP = "Scripts have used up their share of this API key's calls. Nothi
 NO_PLACE = "Too many requests of scripts are waiting for Arize. Nothing was sent. Try again in {seconds} s."
 BEING_SENT = (
     "The cancel was recorded and is being sent, but its outcome is not known yet. Read the run to see whether it ended."
+)
+CANCEL_UNKNOWN = (
+    "The cancel was sent, but its outcome is unknown. Read the run to see whether it ended. You can cancel again."
+)
+START_UNKNOWN = (
+    "The start was sent, but it is unknown whether a run began. Check the task's runs before you start another one."
 )
 USUAL_WAIT = 30  # seconds, if Arize names none
 NO_RUN = "The task run does not exist or is not readable with this token's API key."
@@ -56,7 +62,7 @@ def cancelled(end: CancelEnd) -> ForProgram:
     if end.outcome is Outcome.NOT_SENT:
         return problem(502, end.explanation or CANCEL_WORDS[end.outcome].sentence)
     if end.outcome is Outcome.UNKNOWN:
-        return problem(504, CANCEL_WORDS[end.outcome].sentence)
+        return problem(504, CANCEL_UNKNOWN)
     if CANCEL_FACTS[end.outcome].effect is Effect.OPEN:
         return problem(504, BEING_SENT)
     return _ended(end)
@@ -72,7 +78,7 @@ def started(result: TriggerResult) -> ForProgram:
             return problem(502, sentence_of(result))
         case TriggerOutcome.HELD:
             return problem(409, sentence_of(result))
-    return problem(504, TRIGGER_WORDS[TriggerOutcome.UNKNOWN].sentence)
+    return problem(504, START_UNKNOWN)
 
 
 def _ended(end: CancelEnd) -> ForProgram:

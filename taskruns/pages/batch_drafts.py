@@ -13,6 +13,7 @@ from taskruns.models.batches import NOT_STARTABLE
 from taskruns.services.batches import is_experiment, window_of
 
 from .batch_words import START_WORDS, counted, words_of
+from .board.chips import FLAG_WORDS
 from .values import Message, Moment, StatusMark, shortened, status_mark, told_apart, who_of
 
 MOST_TASKS = 200
@@ -21,10 +22,14 @@ MOST_EXCLUDED = 50  # runs named for each reason
 _LABELS = {
     "q": "search",
     "credential": "API key",
+    "flag": "only",
+    "not_task": "not task",
     "min_duration": "runs longer than",
+    "min_error_share": "errors at least",
     "started_after": "started from",
-    "started_before": "started before",
+    "ended_after": "ended from",
 }
+_FLAGS = {flag.value: word for flag, word in FLAG_WORDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ def _value(batch: CancelBatch, name: str, value: str) -> str:
         at = Moment.of(datetime.fromisoformat(value))
         return at.text if at is not None else value
     words = {"status": value.upper(), "min_duration": f"{value} seconds", "type": value.replace("_", " ")}
+    words |= {"min_error_share": f"{value} %", "flag": _FLAGS.get(value, value)}
     return words.get(name, value)
 
 

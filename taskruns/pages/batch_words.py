@@ -163,7 +163,8 @@ def number_of(counts: Mapping[str, int], effect: Effect) -> int:
     return sum(counts.get(outcome, 0) for outcome in ITEM_OUTCOMES if CANCEL_FACTS[outcome].effect is effect)
 
 
-def sentence_of(batch: CancelBatch, counts: Mapping[str, int], still_active: int) -> str:
+def sentence_of(batch: CancelBatch, counts: Mapping[str, int], still_active: int, active: int) -> str:
+    """`still_active`: the confirmed runs that are active again. `active`: these and all others that are active now."""
     total, is_open = total_of(counts), unfinished(counts)
     if batch.state == BatchState.DRAFT:
         return "Nothing has been sent yet. Check the list, then confirm it."
@@ -175,8 +176,9 @@ def sentence_of(batch: CancelBatch, counts: Mapping[str, int], still_active: int
         return f"{started:,} of {total:,} started, {lost:,} unknown, {total - started - lost:,} not started."
     stopped = number_of(counts, Effect.STOPPED) - still_active
     ended = number_of(counts, Effect.ENDED)
-    rest = total - stopped - ended
-    return f"{stopped:,} of {total:,} cancelled, {ended:,} finished first, {rest:,} still running."
+    over = total - stopped - ended - active
+    later = f", {over:,} no longer running" if over > 0 else ""
+    return f"{stopped:,} of {total:,} cancelled, {ended:,} finished first, {active:,} still running{later}."
 
 
 def state_counts(

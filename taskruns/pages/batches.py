@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from django.db.models import Count, QuerySet
+from django.db.models import Case, Count, QuerySet, When
 from django.urls import reverse
 from django.utils import timezone
 
@@ -91,7 +91,8 @@ class BatchPage:
     """`may_act`: show the buttons. `draft`: only while it waits for its confirmation.
 
     `failed_title`, `stop_label`, `keep_label`, `act_label`: the words of its kind. `can_retry`: how many of the failed
-    runs can be tried again. `can_start`: how many of the cancelled runs can be started again.
+    runs can be tried again. `not_listed`: how many failed runs are in no group. `can_start`: how many of the cancelled
+    runs can be started again.
     """
 
     id: str
@@ -122,6 +123,7 @@ class BatchPage:
     failed_title: str
     failed: tuple[FailedGroup, ...]
     failed_total: int
+    not_listed: int
     new_runs: tuple[StartedRun, ...]
     new_runs_total: int
     can_retry: int
@@ -135,6 +137,10 @@ class BatchPage:
     confirm_url: str
     abort_url: str
     retry_url: str
+
+    @property
+    def new_runs_not_listed(self) -> int:
+        return self.new_runs_total - len(self.new_runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,9 @@ def batch_page(batch: CancelBatch, *, access: Access, page: int = 1) -> BatchPag
     failed = not_stopped(batch) if is_cancel else not_started(batch) | _lost(batch)
     still_active = failed.filter(state=Outcome.CONFIRMED).count() if is_cancel else 0
     again = failed.filter(run__rank=1) if is_cancel else not_started(batch)
+    active = again.count() if is_cancel and not is_draft else 0
     started = CancelItem.objects.filter(batch=batch, state=TriggerOutcome.DONE)
+    listed, failed_total = _failed(failed, slug=slug), failed.count()
     return BatchPage(
         id=str(batch.pk),
         url=reverse("batch", args=[slug, batch.pk]),
@@ -197,7 +205,7 @@ def batch_page(batch: CancelBatch, *, access: Access, page: int = 1) -> BatchPag
         kind=batch.kind,
         state=batch.state,
         title=title_of(batch, total),
-        sentence=sentence_of(batch, counts, still_active),
+        sentence=sentence_of(batch, counts, still_active, active),
         source=words.sources[BatchSource(batch.source)],
         filters=filter_words(batch),
         matched=Link("See them on the board", reverse("board", args=[slug]) + batch.filters) if batch.filters else None,
@@ -216,8 +224,9 @@ def batch_page(batch: CancelBatch, *, access: Access, page: int = 1) -> BatchPag
         draft=draft_part(batch, slug=slug, page=page) if is_draft else None,
         notes=_notes(batch, still_active),
         failed_title=words.failed,
-        failed=_failed(failed, slug=slug),
-        failed_total=failed.count(),
+        failed=listed,
+        failed_total=failed_total,
+        not_listed=failed_total - sum(len(group.runs) for group in listed),
         new_runs=_started(started, slug=slug),
         new_runs_total=started.count(),
         can_retry=again.count() if batch.finished_at else 0,
@@ -284,10 +293,11 @@ def _took(batch: CancelBatch) -> str:
 
 
 def _failed(failed: QuerySet[CancelItem], *, slug: str) -> tuple[FailedGroup, ...]:
-    """Grouped by outcome and reason, the largest group first."""
+    """Grouped by outcome and reason: alarms first, then the largest group."""
+    is_alarm = Case(When(run__rank=1, state__in=_ALARMS, then=0), default=1)
     loaded = failed.select_related("run__task", "batch", "cancellation", "trigger")
     groups: dict[tuple[str, str, bool], list[BatchItem]] = {}
-    for item in loaded.order_by("state", "pk")[:MOST_LISTED]:
+    for item in loaded.order_by(is_alarm, "state", "pk")[:MOST_LISTED]:
         found = _batch_item(item, slug=slug)
         groups.setdefault((_word(item), _why(item), found.alarm), []).append(found)
     made: Iterable[FailedGroup] = (FailedGroup(*key, tuple(runs)) for key, runs in groups.items())

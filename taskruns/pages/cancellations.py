@@ -26,10 +26,10 @@ def joined_sentence(holder: Cancellation, *, is_own: bool) -> str:
     at = Moment.of(holder.requested_at)
     when = f" at {at.text}" if at else ""
     if is_own:
-        return f"You already asked for it{when}."
+        return f"You already asked to cancel this run{when}."
     if _is_held(holder):
-        return f"The emergency stop of {who_of(holder)} asked for it{when}."
-    return f"{who_of(holder)} asked for it{when}."
+        return f"The emergency stop of {who_of(holder)} already asked to cancel this run{when}."
+    return f"{who_of(holder)} already asked to cancel this run{when}."
 
 
 class EndedRun(Protocol):

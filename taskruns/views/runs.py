@@ -1,7 +1,6 @@
 """One run, and the Cancel button."""
 
 import uuid
-from contextlib import nullcontext
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse, HttpResponseBase
@@ -15,7 +14,7 @@ from taskruns.access import gate
 from taskruns.access.gate import PanelRequest, actor_of, by_method, owned, requires, spend
 from taskruns.access.redirects import board_before, page_of, team_page_before
 from taskruns.audit import EventType
-from taskruns.models import LONGEST_REASON, Outcome, Run, Team
+from taskruns.models import LONGEST_REASON, Run, Team
 from taskruns.pages.board import row_of
 from taskruns.pages.cancellations import sentence_of
 from taskruns.pages.channels.page import run_notice
@@ -28,7 +27,6 @@ from taskruns.services import mirror
 from taskruns.services.cancellations import cancel as cancel_run
 from taskruns.services.cancellations import is_needed
 from taskruns.services.channels import notices
-from taskruns.services.remote_acts import after_sending
 from taskruns.services.runs import notes
 from taskruns.services.user_errors import UserError
 
@@ -99,8 +97,7 @@ def ask_or_cancel(request: PanelRequest, team: Team, run_id: uuid.UUID) -> HttpR
     words = CANCEL_WORDS[result.outcome]
     # Names the run, because several may be cancelled in a row.
     message = Message(words.tone, f"{shortened(found.label)}: {sentence_of(result)}")
-    with after_sending(EventType.RUN_CANCEL) if result.outcome is not Outcome.NOT_NEEDED else nullcontext():
-        return _speak(request, message, run_id, status=429 if result.throttled else words.status)
+    return _speak(request, message, run_id, status=429 if result.throttled else words.status)
 
 
 cancel = by_method(read=lead_to_run, act=ask_or_cancel)

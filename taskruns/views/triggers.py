@@ -1,7 +1,6 @@
 """The form that starts a run of a task. One form starts at most one run, however often it is sent."""
 
 import uuid
-from contextlib import nullcontext
 from typing import Any
 
 from django.contrib import messages
@@ -14,13 +13,12 @@ from django_htmx.http import HttpResponseClientRedirect
 from taskruns.access.gate import PanelRequest, actor_of, owned, requires
 from taskruns.audit import EventType
 from taskruns.forms.triggers import TriggerForm, form_for
-from taskruns.models import TRIGGER_FACTS, Task, Team, TriggerOutcome
+from taskruns.models import Task, Team, TriggerOutcome
 from taskruns.pages.outcomes import TRIGGER_WORDS
 from taskruns.pages.triggers import sentence_of, trigger_page
 from taskruns.pages.values import Message
 from taskruns.permissions import Action
 from taskruns.services import triggers
-from taskruns.services.remote_acts import after_sending
 from taskruns.services.triggers import TriggerResult
 
 from .fragments import vary_on_htmx
@@ -49,8 +47,7 @@ def _send(request: PanelRequest, task: Task, form: TriggerForm) -> HttpResponse:
     if not is_valid:
         return _page(request, task, form, operation=operation, status=422)
     result = triggers.trigger(task, operation=operation, wanted=form.wanted(), by=actor_of(request))
-    with after_sending(EventType.RUN_TRIGGER) if TRIGGER_FACTS[result.outcome].has_row else nullcontext():
-        return _answer(request, task, form, result, operation)
+    return _answer(request, task, form, result, operation)
 
 
 def _show(request: PanelRequest, task: Task, kind: type[TriggerForm]) -> HttpResponse:

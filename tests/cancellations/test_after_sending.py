@@ -21,6 +21,7 @@ from tests.stored import events
 from tests.triggers.starting import NEW, send
 from tests.wire import run_url, trigger_url, wire_run
 
+PERHAPS = "Your action may or may not have taken effect."
 UNTRUE = ("Nothing was changed", "othing was sent")
 
 
@@ -53,7 +54,7 @@ def test_a_page_that_fails_after_a_cancel(
     monkeypatch.setattr("taskruns.views.runs._speak", fail)
     answer = click_cancel(client_of(oli), run)
     text = answer.content.decode()
-    assert (answer.status_code, "The cancel was sent to Arize" in text) == (503, True)
+    assert (answer.status_code, PERHAPS in text) == (503, True)
 
 
 def test_a_page_that_fails_after_a_start(
@@ -63,7 +64,7 @@ def test_a_page_that_fails_after_a_start(
     monkeypatch.setattr("taskruns.views.triggers._answer", fail)
     answer = send(client_of(oli), task)
     text = answer.content.decode()
-    assert (answer.status_code, "The start was sent to Arize" in text) == (503, True)
+    assert (answer.status_code, PERHAPS in text) == (503, True)
 
 
 def test_a_referer_that_cannot_be_read_is_none(run: Run, oli: User, client_of: ClientOf):
@@ -101,6 +102,12 @@ def test_a_cancel_that_waited_for_one_that_was_refused_is_sent(
         Cancellation.objects.filter(person_label="mona@example.com").update(outcome=Outcome.REFUSED)
         return lock(run_ids)
 
-    monkeypatch.setattr(actions, "locked_runs", closed_first)
+    steps = []
+    insert: Callable[..., Any] = actions.insert_first
+    monkeypatch.setattr(
+        actions, "insert_first", lambda *these, **those: steps.append("insert") or insert(*these, **those)
+    )
+    monkeypatch.setattr(actions, "locked_runs", lambda ids: steps.append("lock") or closed_first(ids))
     assert cancellations.cancel(run, by=actor(oli)).outcome is Outcome.CONFIRMED
     assert len(arize.calls) == 1
+    assert steps == ["insert", "lock"] * 2, "never inserted under the lock: another cancel may wait the other way round"

@@ -83,12 +83,12 @@ def test_the_message_names_the_person_whose_cancel_is_open(client: Client, run: 
         return click_cancel(client, run).content.decode()
 
     Cancellation.objects.create(run=run)
-    assert "You already asked for it at 20" in message_for(oli)
-    assert "mona@example.com asked for it at 20" in message_for(mona)
+    assert "You already asked to cancel this run at 20" in message_for(oli)
+    assert "mona@example.com already asked to cancel this run at 20" in message_for(mona)
     stop = EmergencyStop.objects.create(team=run.team, person=mona, person_label=mona.email, reason="why")
     batch = CancelBatch.objects.create(team=run.team, source=BatchSource.STOP, stop=stop)
     Cancellation.objects.update(batch=batch)
-    assert "The emergency stop of mona@example.com asked for it at 20" in message_for(mona)
+    assert "The emergency stop of mona@example.com already asked to cancel this run at 20" in message_for(mona)
 
 
 @pytest.mark.usefixtures("_nothing_is_sent")
@@ -101,7 +101,7 @@ def test_a_cancel_joins_the_open_one(is_stopping: Any, client: Client, run: Run,
     assert page.status_code == 409
     text = page.content.decode()
     assert "already in progress" in text
-    assert f"mona@example.com asked for it at {first.requested_at:%Y-%m-%d %H:%M:%S} UTC." in text
+    assert f"mona@example.com already asked to cancel this run at {first.requested_at:%Y-%m-%d %H:%M:%S} UTC." in text
     row = AuditEvent.objects.get(event="run.cancel")
     assert (row.outcome, row.reason, row.actor_label) == ("joined", "me too", "oli@example.com")
     assert row.details["previous_operation"] == str(first.pk)

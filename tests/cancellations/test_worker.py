@@ -189,8 +189,11 @@ def test_what_was_sent_is_written_although_the_next_cannot_be_read(
 
     monkeypatch.setattr(worker._Sender, "_next", next_or_fail)
     monkeypatch.setattr(worker, "wait", lambda *_, **__: (set(), set()))  # no answer yet
+    left = []
+    monkeypatch.setattr(worker, "close_old_connections", lambda: left.append(Cancellation.objects.get().outcome))
     with pytest.raises(OperationalError):
         cancellations.send_unsent()
+    assert left == [""], "the lost connection is left before the outcome is written"
     assert Cancellation.objects.get().outcome == "confirmed"
 
 

@@ -123,6 +123,16 @@ def test_a_cancel_that_is_tried_again_is_not_told_yet(team: Team, run: Run):
     assert told() == ["cancel.not_stopped"], "the control"
 
 
+def test_a_later_cancel_that_could_not_be_sent_hides_no_earlier_one(team: Team, run: Run):
+    add_channel(team, HOOK, events=("cancel.not_stopped",))
+    Rule.objects.update(since=minutes_ago(600))
+    for outcome, minutes in ((Outcome.UNKNOWN, 5), (Outcome.NOT_SENT, 4)):
+        Cancellation.objects.create(
+            run=run, person_label="oli@example.com", outcome=outcome, closed_at=minutes_ago(minutes)
+        )
+    assert told() == ["cancel.not_stopped"]
+
+
 @pytest.mark.parametrize(
     ("outcome", "minutes", "is_told"),
     [

@@ -42,5 +42,5 @@ def web(directory: Path, *, arize: str, more: Mapping[str, str], with_worker: bo
 def _is_up(base: str) -> bool:
     try:
         return requests.get(f"{base}/healthz", timeout=5).ok
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False

@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from django.utils import timezone
 from huey.contrib.djhuey import HUEY
 
 from taskruns import jobs
-from taskruns.models import Credential, Heartbeat, Run, Status, Task
-from taskruns.services import heartbeats, readiness
+from taskruns.models import Credential, EmergencyStop, Heartbeat, Run, Status, Task, Team
+from taskruns.services import heartbeats, readiness, stops
 from taskruns.services.rare_lines import Rarely
 from taskruns.services.runs import facts
 from tests.factories import make_run
@@ -179,3 +180,36 @@ def test_a_full_disk_is_not_ready(client: Client, db: None, monkeypatch: Any) ->
     monkeypatch.setattr(readiness, "LEAST_DISK", 2**60)
     assert client.get("/readyz").status_code == (503 if connection.vendor == "sqlite" else 200)
     assert client.get("/healthz").status_code == 200
+
+
+def test_an_emergency_stop_that_cannot_end_does_not_keep_others_from_holding(monkeypatch: Any) -> None:
+    held = []
+
+    def fail() -> int:
+        raise DatabaseError("the audit log of one team is damaged")
+
+    monkeypatch.setattr("taskruns.services.stops.expire", fail)
+    monkeypatch.setattr("taskruns.services.stops.hold_all", lambda then: held.append(then) or 1)
+    with pytest.raises(DatabaseError):
+        jobs.look_after_stops()
+    assert len(held) == 1
+
+
+def test_an_emergency_stop_that_cannot_hold_does_not_keep_others_from_holding(
+    team: Team, other_team: Team, monkeypatch: Any
+) -> None:
+    for it in (team, other_team):
+        EmergencyStop.objects.create(team=it, person_label="oli@example.com", reason="why")
+    asked, batch = [], object()
+
+    def hold(team_id: Any) -> Any:
+        asked.append(team_id)
+        if len(asked) == 1:
+            raise DatabaseError("the audit log of this team is damaged")
+        return batch
+
+    monkeypatch.setattr(import_module("taskruns.services.stops.hold"), "hold", hold)
+    new: list[Any] = []
+    with pytest.raises(DatabaseError):
+        stops.hold_all(new.append)
+    assert (set(asked), new) == ({team.pk, other_team.pk}, [batch])

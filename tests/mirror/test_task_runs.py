@@ -1,5 +1,6 @@
 """Interrupted backfills of a task's runs leave no run unread."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import requests
 import responses
 from django.utils import timezone
 
+from taskruns.arize.client import ArizeClient, StatusCasing
 from taskruns.models import Credential, Run, Task, Team
+from taskruns.services.credentials.budget import Budget
 from taskruns.services.mirror import refresh
 from taskruns.services.mirror.task_runs import MOST_PAGES
 from tests.factories import make_credential
@@ -162,6 +165,44 @@ def test_the_first_reading_counts_as_a_search_once_older_active_runs_are_read(
     assert Task.objects.get().searched_at is None
     world.fault = lambda _: None
     read(world, clock)
+    assert Task.objects.get().searched_at is not None
+
+
+def test_a_filter_that_was_only_half_asked_is_asked_again(
+    team: Team, arize: responses.RequestsMock, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that wants lower case, and a minute without a call left to try it: the active runs below the newest page
+    are not read, so they must not count as searched.
+    """
+    world = World().install(arize)
+    world.task("T1")
+    world.run("old", status="RUNNING", minute=1)
+    for number in range(15):
+        world.run(f"done{number}", status="COMPLETED", minute=number + 2)
+    world.page = 10
+
+    def in_lower_case(call: str) -> Any:
+        if "status=" not in call:
+            return None
+        old = [run for run in world.runs["T1"] if run["id"] == "old" and "status=running" in call]
+        answer = {"task_runs": old, "pagination": {"has_more": False}}
+        return (
+            (400, {}, "{}") if "status=RUNNING" in call or "status=PENDING" in call else (200, {}, json.dumps(answer))
+        )
+
+    world.fault = in_lower_case
+    monkeypatch.setattr(ArizeClient, "_casing", StatusCasing())
+    make_credential(team)
+    take = Budget.take
+    monkeypatch.setattr(Budget, "take", lambda budget, *kind: take(budget, *kind) if kind else False)  # for no retry
+    for _ in range(2):
+        read(world, clock)
+    task = Task.objects.get()
+    assert len([call for call in world.calls if "status=" in call]) == 2, "each in one spelling"
+    assert (task.active_unread, task.searched_at) == (True, None)
+    monkeypatch.setattr(Budget, "take", take)
+    read(world, clock)
+    assert Run.objects.filter(arize_id="old").exists()
     assert Task.objects.get().searched_at is not None
 
 

@@ -30,7 +30,7 @@ def process() -> Iterator[Idp]:
             try:
                 idp.configure()
                 break
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 assert running.poll() is None
         yield idp
         running.terminate()

@@ -52,8 +52,8 @@ def test_the_progress_comes_first_and_counts_each_run_once(
     assert 'max="5" value="3"' in html
     assert html.index('id="stop-progress"') < html.index('id="lift"') < html.index("stop-tasks")
     assert 'hx-trigger="every 2s, refresh"' in html
-    assert '<details id="lift" class="panel stop-lift">' in html, "the lift is folded"
-    assert '<details id="lift" class="panel stop-lift" open>' in shown(client, "?lift")
+    assert '<details id="lift" class="panel stop-lift" data-parts>' in html, "the lift is folded"
+    assert '<details id="lift" class="panel stop-lift" data-parts open>' in shown(client, "?lift")
 
 
 def test_the_progress_polls_as_a_fragment_until_the_stop_ends(

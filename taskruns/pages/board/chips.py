@@ -42,6 +42,10 @@ _MEANINGS: Mapping[Status | Flag, str] = {
     Flag.CANCEL_OPEN: "active, with a cancel that is not confirmed",
     Flag.ATTENTION: "that need attention",
 }
+_OF_ONE: Mapping[Status | Flag, str] = {
+    Flag.LONGER_THAN_USUAL: f"that takes longer than usual, active or {_ENDED}",
+    Flag.ATTENTION: "that needs attention",
+}
 _NAMES = {
     "q": "search",
     "credential": "key",
@@ -91,7 +95,9 @@ def _chip(kind: Status | Flag, wanted: BoardFilter, count: Count, url: str) -> C
         is_none=not count.number,
         url=board_with(_toggled(wanted, kind), url),
         is_set=_is_set(wanted, kind),
-        meaning=f"{count.text} run{'' if count.number == 1 else 's'} {_MEANINGS[kind]}",
+        meaning=f"1 run {_OF_ONE.get(kind, _MEANINGS[kind])}"
+        if count.number == 1
+        else f"{count.text} runs {_MEANINGS[kind]}",
     )
 
 

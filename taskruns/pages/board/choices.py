@@ -214,7 +214,7 @@ def _local(at: datetime | None) -> str:
         return ""
     with suppress(OverflowError):  # the first or the last day that there is: shown in UTC
         at = timezone.localtime(at)
-    return at.strftime("%Y-%m-%dT%H:%M:%S" if at.second else "%Y-%m-%dT%H:%M")
+    return at.replace(tzinfo=None).isoformat(timespec="seconds" if at.second else "minutes")
 
 
 def why_empty(

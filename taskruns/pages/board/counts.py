@@ -44,6 +44,11 @@ class Count:
         return f"{self.number:,}{'+' if self.is_capped else ''}"
 
 
+def sum_of(counts: Iterable[Count]) -> Count:
+    each = list(counts)
+    return Count(sum(count.number for count in each), is_capped=any(count.is_capped for count in each))
+
+
 @dataclass(frozen=True, slots=True)
 class BoardCounts:
     """Active runs, and those that ended in the last 24 hours, of the whole board whatever the filter.

@@ -38,7 +38,7 @@ from .choices import (
     sort_links,
     why_empty,
 )
-from .counts import Begins, board_counts, total
+from .counts import Begins, Count, board_counts, sum_of, total
 from .keyset import Found, find, find_together, may_find_together, merged
 from .plan import Place, is_read_descending, micros, moment
 from .rows import PAGE, load_runs, run_rows, unread
@@ -75,7 +75,7 @@ class Board:
     chips: tuple[Chip, ...]
     position: str
     sorts: Sorts
-    active: int
+    active: Count
     filters: BoardFilters
     set_filters: tuple[SetFilter, ...]
     empty: EmptyBoard | None
@@ -155,7 +155,7 @@ def board(
         chips=chips(wanted, counts, url),
         position=total(listing, wanted).text,
         sorts=sort_links(wanted, url),
-        active=sum(counts.statuses[status].number for status in ACTIVE),
+        active=sum_of(counts.statuses[status] for status in ACTIVE),
         filters=filters,
         set_filters=set_filters(wanted, _labels(filters), url),
         empty=None if rows or listing.is_partial else why_empty(accesses, wanted, keys, url=url),

@@ -3,6 +3,7 @@ because the rows of the log can never be deleted.
 """
 
 from datetime import timedelta
+from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
@@ -11,6 +12,7 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.record import chain_of, team_of
 from taskruns.models import PersonTally, Team, Token, User
+from taskruns.services.remote_acts import sum_of_all
 
 MINUTE = timedelta(minutes=1)
 ROWS_A_MINUTE = 20  # of one person or token in one chain
@@ -49,7 +51,7 @@ def _count(rows: QuerySet[PersonTally], most: int, times: int) -> bool | None:
 def record_counted() -> int:
     """Record how many attempts of past minutes got no row. Returns how many rows were written."""
     past = PersonTally.objects.filter(minute__lt=timezone.now() - MINUTE)
-    return sum(_record(tally) for tally in past.order_by("pk"))
+    return sum_of_all(partial(_record, tally) for tally in past.order_by("pk"))
 
 
 @transaction.atomic

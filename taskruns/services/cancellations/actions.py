@@ -67,7 +67,9 @@ def cancel(
     could not be recorded (it was sent).
     """
     with Place() if place is None else nullcontext(place) as held:
-        opened = _open(run.pk, held, by=by, reason=clean_line(reason, LONGEST_REASON))
+        line = clean_line(reason, LONGEST_REASON)
+        opened = _open(run.pk, held, by=by, reason=line) or _open(run.pk, held, by=by, reason=line)
+        opened = opened or _join(run.pk, by=by, reason=line)
         if isinstance(opened, CancelResult):
             return opened
         if opened.posted_at is None:
@@ -85,15 +87,18 @@ def cancel(
 
 
 @transaction.atomic(durable=True)
-def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Cancellation | CancelResult:
+def _open(run_id: uuid.UUID, place: AnyPlace, *, by: Actor, reason: str) -> Cancellation | CancelResult | None:
+    """None if the cancel to join was closed while we waited for the lock of its run: try again.
+
+    Not in the same transaction: elsewhere, the row is inserted before its run is locked.
+    """
     previous = _previous().rows(run=run_id, most=1)
     new = Cancellation(run_id=run_id, person=by.person, token=by.token, person_label=by.label, reason=reason)
     opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
     # The constraint alone is not enough: before our insert, another cancel may have been sent and closed.
     run = locked_runs([run_id])[run_id]
     if opened is None and run.is_active and not _open_ones().exists(run=run_id):
-        # The other was closed while we waited for the lock.
-        opened = insert_first(new, rivals=Cancellation.objects.filter(run=run_id))
+        return None
     if opened is None:
         return _joined(run, by=by, reason=reason)
     if not run.is_active:
@@ -128,6 +133,11 @@ def _previous() -> Prepared[uuid.UUID]:
     """The run's cancels, the latest first."""
     earlier = Cancellation.objects.filter(run=Slot("run", UUIDField())).order_by("-requested_at")
     return Prepared(earlier.values_list("pk", flat=True))
+
+
+@transaction.atomic(durable=True)
+def _join(run_id: uuid.UUID, *, by: Actor, reason: str) -> CancelResult:
+    return _joined(locked_runs([run_id])[run_id], by=by, reason=reason)
 
 
 def _joined(run: Run, *, by: Actor, reason: str) -> CancelResult:

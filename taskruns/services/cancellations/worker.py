@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import structlog
+from django.db import DatabaseError, close_old_connections
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -85,8 +86,17 @@ class _Sender:
         try:
             return self._send_all()
         finally:
-            for future, it in self.in_flight.items():  # only after an error: these were sent
-                _record(it, future.result())
+            if self.in_flight:  # only after an error: these were sent
+                self._record_rest()
+
+    def _record_rest(self) -> None:
+        close_old_connections()  # the error may have been a lost connection
+        for future, it in self.in_flight.items():
+            answer = future.result()
+            try:
+                _record(it, answer)
+            except DatabaseError:
+                log.exception("outcome_not_written", operation=str(it.row.pk))
 
     def _send_all(self) -> int:
         sent = 0

@@ -176,6 +176,7 @@ def _not_stopped(team: Team, now: datetime) -> Iterator[Fact]:
     known = Q(outcome__in=[Outcome.STILL_RUNNING, Outcome.REFUSED], closed_at__gt=now - LATELY)
     unknown = Q(outcome=Outcome.UNKNOWN, closed_at__gt=now - LATELY, closed_at__lte=now - UNKNOWN_FOR)
     later = Cancellation.objects.filter(run=OuterRef("run"), requested_at__gt=OuterRef("requested_at"))
+    later = later.exclude(outcome=Outcome.NOT_SENT)
     rows = Cancellation.objects.filter(known | unknown, ~Exists(later), run__team=team)
     # What a batch will send again says nothing yet.
     for row in rows.exclude(items__state__in=OPEN_ITEMS).select_related("run__task"):

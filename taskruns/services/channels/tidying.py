@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import timedelta
+from functools import partial
 
 from django.db import models, transaction
 from django.db.models import Q
@@ -11,6 +12,7 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.models import Channel, Delivery, DeliveryState
 from taskruns.models.restores import is_resting
 from taskruns.models.stamps import over
+from taskruns.services.remote_acts import sum_of_all
 
 from .actions import target_of
 from .sending import CLAIM
@@ -26,7 +28,7 @@ def give_up_old() -> int:
     if is_resting():
         return 0
     channels = list(_late().order_by().values_list("channel", flat=True).distinct())
-    return sum(_give_up(channel_id) for channel_id in channels)
+    return sum_of_all(partial(_give_up, channel_id) for channel_id in channels)
 
 
 @transaction.atomic

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import date, timedelta
+from functools import partial
 
 import structlog
 from django.db import transaction
@@ -14,6 +15,7 @@ from taskruns.arize.paging import pages
 from taskruns.arize.wire import WireApiKey
 from taskruns.audit import Actor, EventType, record
 from taskruns.models import Credential, Team
+from taskruns.services.remote_acts import sum_of_all
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +44,7 @@ def warn_of_expiring(*, by: Actor) -> int:
     today = timezone.localdate()
     latest = today + timedelta(days=max(THRESHOLDS))
     keys = Credential.objects.live().filter(expires_on__lte=latest).select_related("team").order_by("pk")
-    return sum(_warn(key, (key.expires_on - today).days, by) for key in keys if key.expires_on)
+    return sum_of_all(partial(_warn, key, (key.expires_on - today).days, by) for key in keys if key.expires_on)
 
 
 def _own(client: ArizeClient, space_id: str | None) -> WireApiKey | None:

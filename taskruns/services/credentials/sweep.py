@@ -1,6 +1,7 @@
 """Ends the key tests that a crash left without a result."""
 
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from django.db import transaction
@@ -9,7 +10,7 @@ from django.utils import timezone
 
 from taskruns.audit import Actor, EventType
 from taskruns.models import AuditEvent, Credential, Team
-from taskruns.services.remote_acts import SWEEPER
+from taskruns.services.remote_acts import SWEEPER, sum_of_all
 
 from .key_tests import locked, record_test
 
@@ -29,7 +30,7 @@ def sweep(*, by: Actor = SWEEPER) -> int:
     tests = AuditEvent.objects.filter(event=EventType.CREDENTIAL_TEST)
     requested = tests.filter(outcome="requested", at__lt=timezone.now() - LONGEST_TEST)
     results = tests.filter(operation_id=OuterRef("operation_id")).exclude(outcome="requested")
-    return sum(_end(row, by) for row in requested.exclude(Exists(results)).order_by("id"))
+    return sum_of_all(partial(_end, row, by) for row in requested.exclude(Exists(results)).order_by("id"))
 
 
 @transaction.atomic(durable=True)

@@ -9,7 +9,7 @@ from django.db.models import F, UUIDField
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient
-from taskruns.arize.errors import ArizeError, BadRequest, NotFound, RateLimited, Unauthorized
+from taskruns.arize.errors import ArizeError, BadRequest, HalfAsked, NotFound, RateLimited, Unauthorized
 from taskruns.arize.paging import Page
 from taskruns.arize.wire import RunStatus, WireRun
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task
@@ -167,7 +167,8 @@ def read_active_unread(reader: Reader) -> int:
             changed += task_runs.record_page(reader, task, answer, started)
         elif not isinstance(answer, BadRequest):  # 400: this server lacks the filter, but can still list the runs
             note_answer(task, answer)
-        answers[task].append(answer)
+        if not isinstance(answer, HalfAsked):  # asked again in the next round
+            answers[task].append(answer)
         if len(answers[task]) == 2 and all(isinstance(each, Page | BadRequest) for each in answers[task]):
             _note_active_read(task)
     return changed

@@ -5,8 +5,9 @@ pull one. Each time it creates a batch; `services/batches` sends, tracks and rec
 """
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, UUIDField
@@ -29,6 +30,7 @@ from taskruns.models.restores import is_resting
 from taskruns.models.stamps import recent
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import batches
+from taskruns.services.remote_acts import sum_of_all
 
 # A run that is still active after its cancel is cancelled again, a few times.
 RETRY_AFTER = timedelta(seconds=60)
@@ -86,10 +88,20 @@ def _of_key() -> Prepared[EmergencyStop]:
     return Prepared(stops.only("team"))
 
 
-def hold_all() -> list[CancelBatch]:
-    """Hold every team with an active stop. The clock calls it, so that a hold works even if no round reads the team."""
+def hold_all(then: Callable[[CancelBatch], None] = lambda _: None) -> int:
+    """Hold every team with an active stop. The clock calls it, so that a hold works even if no round reads the team.
+
+    `then`: called with each new batch. Returns how many.
+    """
+
+    def hold_one(team_id: uuid.UUID) -> int:
+        batch = hold(team_id)
+        if batch is not None:
+            then(batch)
+        return batch is not None
+
     teams = list(EmergencyStop.objects.holding().values_list("team", flat=True))
-    return [batch for team_id in teams if (batch := hold(team_id)) is not None]
+    return sum_of_all(partial(hold_one, team_id) for team_id in teams)
 
 
 def _due(stop: EmergencyStop) -> QuerySet[Run]:

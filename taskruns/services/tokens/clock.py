@@ -32,7 +32,7 @@ def warn_of_expiring() -> int:
     """
     now = timezone.now()
     soon = Token.objects.live(now).filter(replaced_at=None, expires_at__lte=now + timedelta(days=max(THRESHOLDS)))
-    return sum(_warn(token, threshold_of(token)) for token in soon.select_related("team"))
+    return sum_of_all(partial(_warn, token, threshold_of(token)) for token in soon.select_related("team"))
 
 
 def threshold_of(token: Token) -> int:
@@ -44,7 +44,7 @@ def threshold_of(token: Token) -> int:
 def notice_makers() -> int:
     """Note which tokens stop, or stopped, because of their maker, and which work again. Returns how many changed."""
     tokens = with_lapse().filter(revoked_at=None, expired_at=None, expires_at__gt=timezone.now())
-    return sum(_note_maker(token) for token in tokens.filter(made_by_command=False, team__archived_at=None))
+    return sum_of_all(partial(_note_maker, it) for it in tokens.filter(made_by_command=False, team__archived_at=None))
 
 
 @transaction.atomic

@@ -74,6 +74,8 @@ htmx.defineExtension("rows", {
   handleSwap(style, target, fragment) {
     const fresh = fragment.firstElementChild;
     if (style !== "rows" || !fresh || !target.isConnected) return false;
+    if (target.dataset.for) return []; // the answer of a cancel whose row has left the page: only its message counts
+    if (fresh.dataset.title) document.title = fresh.dataset.title;
     const focused = document.activeElement;
     const place = focused?.closest("tr[id], [data-cancel-target]")?.id;
     const inPlace = inParts(target) && target.id === fresh.id;
@@ -193,15 +195,16 @@ function say(tone, text, id = "") {
   byId("messages").append(note);
 }
 
+const GOOD = "#messages > :is(.notice-success, .notice-info)";
 new MutationObserver(() => {
-  while (byId("messages").childElementCount > 5) byId("messages").firstElementChild.remove();
+  while (byId("messages").childElementCount > 5) (one(GOOD) || byId("messages").firstElementChild).remove();
 }).observe(byId("messages"), { childList: true });
 
 // Good news leaves by itself, but not while it is pointed at, has the focus or cannot be seen. Trouble stays.
 const SHOWN = 8;
 const seen = new WeakMap();
 setInterval(() => {
-  for (const note of all("#messages > :is(.notice-success, .notice-info)")) {
+  for (const note of all(GOOD)) {
     if (document.hidden || note.matches(":hover, :focus-within")) continue;
     seen.set(note, (seen.get(note) ?? 0) + 1);
     if (seen.get(note) >= SHOWN) note.remove();
@@ -220,6 +223,9 @@ for (const name of ["responseError", "sendError", "timeout"]) document.addEventL
 // --- Cancel: one dialog for all rows, one request per click.
 const dialog = byId("cancel-dialog");
 let asked = null;
+let opened = 0;
+// The reasons of cancels that got no answer, by row.
+const unsent = new Map();
 
 function ask(button) {
   const place = button.closest("[data-cancel-target]");
@@ -231,6 +237,8 @@ function ask(button) {
   fill("run", place.dataset.runId);
   fill("started", started ? `${started.textContent} (${started.title})` : notStarted);
   one("form", dialog).reset();
+  one("[name=reason]", dialog).value = unsent.get(place.id) ?? "";
+  opened = performance.now();
   dialog.showModal();
 }
 
@@ -250,6 +258,8 @@ async function send({ id, url }, values) {
   document.body.append(source);
   busy(id, true);
   const done = () => (busy(id, false), source.remove());
+  unsent.set(id, values.reason);
+  source.addEventListener("htmx:afterRequest", ({ detail }) => 0 < detail.xhr.status && detail.xhr.status < 500 && unsent.delete(id));
   await htmx.ajax("POST", url, { source, target: byId(id), swap: "rows", values }).then(done, done);
   refresh();
 }
@@ -260,6 +270,28 @@ dialog?.addEventListener("submit", (event) => {
   send(asked, Object.fromEntries(new FormData(event.target)));
 });
 for (const box of all("dialog")) box.addEventListener("close", refresh);
+
+// --- Enter: pressed twice or held on a row's button, it does not confirm the question that it opened. On a checkbox, a
+// browser clicks the first button of its form: for the emergency stop, that is the one that pulls it.
+const TWICE = 500;
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  const isHasty = event.repeat || performance.now() - opened < TWICE;
+  const isBox = event.target.matches(".stop-form [type=checkbox]");
+  if (isBox || (isHasty && dialog?.contains(event.target))) event.preventDefault();
+});
+
+// --- A double click sends a form once. A page may stay after it, for example for a download.
+const REPEATABLE = 3000;
+const justSent = new Set();
+document.addEventListener("submit", (event) => {
+  const { target } = event;
+  if (event.defaultPrevented || target.method !== "post") return;
+  if (justSent.has(target)) return event.preventDefault();
+  justSent.add(target);
+  setTimeout(() => justSent.delete(target), REPEATABLE);
+});
+addEventListener("pageshow", () => justSent.clear());
 
 // --- Selecting: checkboxes survive swaps of their rows. "Cancel all that match" ignores them.
 const teamOf = (box) => box.closest("tr").dataset.team ?? "";
