@@ -147,7 +147,7 @@ def finish(state: str, *, ago: int = 0) -> None:
     CancelBatch.objects.update(finished_at=timezone.now() - timedelta(seconds=ago), state="finished")
 
 
-def test_a_run_that_ignores_its_cancel_is_tried_three_times_in_all(stop: EmergencyStop, task: Task) -> None:
+def test_a_run_that_ignores_its_cancel_is_tried_ever_more_rarely(stop: EmergencyStop, task: Task) -> None:
     make_run(task)
     stops.hold(stop.team_id)
     finish("refused", ago=50)
@@ -157,8 +157,26 @@ def test_a_run_that_ignores_its_cancel_is_tried_three_times_in_all(stop: Emergen
         assert stops.hold(stop.team_id) is not None
         assert CancelItem.objects.count() == tries
         assert stops.hold(stop.team_id) is None, "while the list is in progress"
-    finish("still_running", ago=3_600)
-    assert stops.hold(stop.team_id) is None
+    for tries, minutes in enumerate((2, 4, 8, 10, 10, 10), 4):
+        finish("still_running", ago=60 * minutes - 1)
+        assert stops.hold(stop.team_id) is None, "not yet"
+        finish("still_running", ago=60 * minutes + 1)
+        assert stops.hold(stop.team_id) is not None
+        assert CancelItem.objects.count() == tries
+
+
+def test_a_run_does_not_wait_for_others_of_its_batch(stop: EmergencyStop, task: Task, oli: User) -> None:
+    """Whose key fails, so that the batch does not finish."""
+    make_run(task)
+    refused = make_run(task)
+    stops.hold(stop.team_id)
+    cancel = Cancellation.objects.create(run=refused, person_label="oli@example.com", outcome="refused")
+    CancelItem.objects.filter(run=refused).update(state="refused", cancellation=cancel)
+    for ago, is_due in ((50, False), (61, True)):
+        Cancellation.objects.update(closed_at=timezone.now() - timedelta(seconds=ago))
+        assert (stops.hold(stop.team_id) is not None) == is_due
+    assert CancelItem.objects.filter(run=refused).count() == 2
+    assert CancelItem.objects.count() == 3
 
 
 @pytest.mark.parametrize(("state", "readings"), [("not_sent", 0), ("unknown", 5)])

@@ -6,11 +6,12 @@ pull one. Each time it creates a batch; `services/batches` sends, tracks and rec
 
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache, partial
 
 from django.db import transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, UUIDField
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Subquery, UUIDField
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from taskruns.audit import Actor
@@ -25,16 +26,19 @@ from taskruns.models import (
     Team,
     TeamRole,
 )
+from taskruns.models.batches import OPEN_ITEMS
 from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.restores import is_resting
-from taskruns.models.stamps import recent
+from taskruns.models.stamps import long_ago
 from taskruns.permissions import Access, Action, access_of, granted
 from taskruns.services import batches
 from taskruns.services.remote_acts import sum_of_all
 
-# A run that is still active after its cancel is cancelled again, a few times.
+# A run that is still active after its cancel is cancelled again: a few times soon, then ever more rarely, as long as
+# the stop holds. Arize may recover at any time.
 RETRY_AFTER = timedelta(seconds=60)
-MOST_ATTEMPTS = 3
+QUICK_ATTEMPTS = 3
+LATER = tuple(timedelta(minutes=it) for it in (2, 4, 8, 10))
 
 
 def active_stop(team: Team) -> EmergencyStop | None:
@@ -105,24 +109,29 @@ def hold_all(then: Callable[[CancelBatch], None] = lambda _: None) -> int:
 
 
 def _due(stop: EmergencyStop) -> QuerySet[Run]:
-    """Held runs that this stop has not tried to cancel yet, or not within RETRY_AFTER.
+    """Held runs that this stop has not tried to cancel yet, or not lately.
 
     A queued cancel that was dropped with its batch is not an attempt. Nor is one that an outage of Arize prevented:
-    once the run has been read again, it is cancelled again at once.
+    once the run has been read again, it is cancelled again at once. Judged run by run: another run of the same batch
+    may wait long, for example for a failing key.
     """
-    attempts = CancelItem.objects.filter(batch__stop=stop).exclude(state=ItemState.LEFT_OUT)
-    attempts = attempts.exclude(batches.was_in_vain() & _is_over(read_at="run__observed_at"))
-    lately = Q(batch__finished_at=None) | recent("batch__finished_at", timezone.now(), RETRY_AFTER)
-    in_vain = batches.was_in_vain("cancel_items__") & _is_over("cancel_items__", read_at="observed_at")
-    mine = Q(cancel_items__batch__stop=stop) & ~Q(cancel_items__state=ItemState.LEFT_OUT) & ~in_vain
-    runs = held_runs(stop).filter(~Exists(attempts.filter(lately, run=OuterRef("pk"))))
-    return runs.annotate(attempts=Count("cancel_items", filter=mine)).filter(attempts__lt=MOST_ATTEMPTS)
+    tried = CancelItem.objects.filter(batch__stop=stop).exclude(state=ItemState.LEFT_OUT)
+    tried = tried.annotate(ended=Coalesce("cancellation__closed_at", "batch__finished_at"))
+    tried = tried.exclude(batches.was_in_vain() & Q(ended__isnull=False, ended__lt=F("run__observed_at")))
+    mine = tried.filter(run=OuterRef("pk")).order_by()
+    of_run = mine.values("run").annotate(number=Count("pk"), last=Max("ended"))
+    runs = held_runs(stop).exclude(Exists(mine.filter(Q(state__in=OPEN_ITEMS) | Q(ended=None))))
+    runs = runs.annotate(attempts=Subquery(of_run.values("number")), last=Subquery(of_run.values("last")))
+    return runs.filter(_waited_enough(timezone.now()))
 
 
-def _is_over(of: str = "", *, read_at: str) -> Q:
-    """Items whose batch ended before their run was last read. `of`: the path to the item."""
-    ended_at = f"{of}batch__finished_at"
-    return Q(**{f"{ended_at}__isnull": False, f"{ended_at}__lt": F(read_at)})
+def _waited_enough(now: datetime) -> Q:
+    """After as many attempts, the longer the distance. `attempts` is null without any."""
+    enough = Q(attempts=None) | Q(long_ago("last", now, RETRY_AFTER), attempts__lt=QUICK_ATTEMPTS)
+    for number, distance in enumerate(LATER, QUICK_ATTEMPTS):
+        is_last = distance == LATER[-1]
+        enough |= Q(long_ago("last", now, distance), **{"attempts__gte" if is_last else "attempts": number})
+    return enough
 
 
 def _owner(stop: EmergencyStop, access: Access) -> Actor:
