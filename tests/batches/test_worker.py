@@ -465,6 +465,28 @@ def test_runs_of_a_killed_worker_are_read_before_they_are_sent_again(
     assert outcomes(run) == ["requested", "unknown", "requested", "confirmed"]
 
 
+def test_a_clock_that_is_set_back_keeps_no_cancel_waiting(
+    team: Team, task: Task, oli: User, arize: Any, settings: Any
+) -> None:
+    """Their moments to be sent are an hour ahead then."""
+    settings.CANCELS_PER_SECOND = 20
+    runs = [make_run(task) for _ in range(8)]
+    sent: list[str] = []
+    with time_machine.travel(timezone.now(), tick=True) as clock:
+        for run in runs:
+
+            def answer(_request: Any, run: Run = run) -> tuple[int, dict[str, str], str]:
+                sent.append(run.arize_id)
+                if len(sent) == 2:
+                    clock.shift(-3_600)
+                return 200, {}, json.dumps(wire_run(run, "CANCELLED"))
+
+            arize.add_callback(responses.POST, run_url(run, "/cancel"), callback=answer)
+        batch = finish(batch_of(team, runs, oli))
+    assert states(batch) == ["confirmed"] * 8
+    assert len(sent) == 8
+
+
 def test_a_draft_does_nothing_and_is_deleted(team: Team, runs: list[Run], arize: Any) -> None:
     draft = batches.draft_of(team, run_ids=[run.pk for run in runs], source=BatchSource.SELECTION)
     assert batches.work(draft.pk) is None

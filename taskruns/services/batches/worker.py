@@ -35,6 +35,7 @@ from .pace import LATE, adjust, held_keys, later_slots, waiting_keys
 log = structlog.get_logger(__name__)
 
 SLICE = 2.0  # seconds; then other jobs get their turn
+FURTHEST = timedelta(minutes=1)  # no slot is further ahead
 TICK = 0.1  # seconds between checks for what may be sent and what was answered
 CLAIM = timedelta(seconds=4)
 RENEWED_EVERY = 1.0
@@ -173,9 +174,12 @@ class _Slice:
                 self._submit(it, self._send_at)
 
     def _move_late(self) -> None:
-        """Give requests that missed their moment new ones: sent now, they would exceed the rate."""
-        limit = timezone.now() - LATE
-        late = [it for it in self.opened if it.moment < limit]
+        """Give requests that missed their moment new ones: sent now, they would exceed the rate. Also if the clock was
+        set back: nobody would reach their moment for as long as the jump.
+        """
+        now = timezone.now()
+        late = [it for it in self.opened if it.moment < now - LATE or it.moment > now + FURTHEST]
+        self.opened = [replace(it, moment=now) if it in late and it.key is None else it for it in self.opened]
         for key in {it.key for it in late if it.key is not None}:
             mine = [it for it in late if it.key == key]
             moved = [replace(it, moment=at) for it, at in zip(mine, later_slots(key, len(mine)), strict=True)]
@@ -205,7 +209,8 @@ class _Slice:
                 yield item, attempt, run
 
     def _send_at(self, opened: Opened[Any]) -> _Answer:
-        time.sleep(max(0.0, (opened.moment - timezone.now()).total_seconds()))
+        wait_for = (opened.moment - timezone.now()).total_seconds()
+        time.sleep(min(TICK, max(0.0, wait_for)))  # a tick at most, even if the clock is set back now
         return self.kind.ask(opened)
 
     def _submit(self, opened: Opened[Any], ask: Callable[[Opened[Any]], _Answer]) -> None:
