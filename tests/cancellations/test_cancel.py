@@ -221,7 +221,6 @@ def test_an_unreadable_run_after_a_refusal_is_refused(code: int, reread: str, ch
     [
         (401, "Arize rejected this API key", "running"),
         (403, "may not do it", "running"),
-        (404, "Arize did not find this", "gone"),
         (422, "Arize cannot carry out this request", "running"),
         (302, "unexpected answer", "running"),
         (418, "unexpected answer", "running"),
@@ -229,6 +228,16 @@ def test_an_unreadable_run_after_a_refusal_is_refused(code: int, reread: str, ch
 )
 def test_the_message_says_why_arize_refused(code: int, words: str, status: str, check: Any, htmx: Any) -> None:
     check(End("refused", 409, status, words), problem(code), htmx=htmx)
+
+
+@pytest.mark.parametrize(
+    ("reread", "status"), [(problem(404), "gone"), (says("RUNNING"), "running"), (says("COMPLETED"), "completed")]
+)
+def test_a_run_that_arize_did_not_find_is_gone_only_if_it_cannot_be_read_either(
+    reread: Any, status: str, check: Any, htmx: Any
+) -> None:
+    """404 is also the answer to a key that may not cancel, and a moment's mistake of Arize."""
+    check(End("refused", 409, status, "Arize did not find this"), problem(404), reread=reread, htmx=htmx)
 
 
 @pytest.mark.parametrize(

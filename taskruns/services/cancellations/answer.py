@@ -111,5 +111,7 @@ def _of_error(run: Run, error: ArizeError) -> Answer:
         if found.outcome is not Outcome.UNKNOWN:
             return found
         return replace(found, outcome=Outcome.REFUSED, explanation=explain(error))
-    is_limit, is_gone = isinstance(error, RateLimited), isinstance(error, NotFound)
-    return Answer(Outcome.REFUSED, explain(error), throttled=is_limit, gone=is_gone)
+    if isinstance(error, NotFound):
+        # Also the answer to a key that may read the run but not cancel it: only a second one means that it is gone.
+        return replace(reread(run, {}, is_late=True), outcome=Outcome.REFUSED, explanation=explain(error))
+    return Answer(Outcome.REFUSED, explain(error), throttled=isinstance(error, RateLimited))
