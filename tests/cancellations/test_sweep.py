@@ -155,6 +155,31 @@ def test_one_of_two_lost_answers_is_confirmed(run: Run, arize: responses.Request
     assert sorted(Cancellation.objects.values_list("outcome", flat=True)) == ["already_cancelled", "confirmed"]
 
 
+def test_a_cancel_that_arize_confirmed_wrongly_takes_no_credit(run: Run, arize: Any) -> None:
+    """The run was seen active after it. The next cancel was accepted, and stopped it."""
+    wrong = opened(run, age=300, outcome=Outcome.CONFIRMED)
+    right = opened(run, age=60, stopping=60)
+    Cancellation.objects.filter(pk=wrong.pk).update(closed_at=timezone.now() - timedelta(seconds=299))
+    Run.objects.filter(pk=run.pk).update(observed_at=timezone.now() - timedelta(seconds=65))
+    arize.get(run_url(run), json=wire_run(run, "CANCELLED"))
+    assert sweep() == 1
+    right.refresh_from_db()
+    assert right.outcome == Outcome.CONFIRMED
+
+
+def test_a_stopping_run_with_an_unknown_status_is_not_called_active(run: Run, arize: Any) -> None:
+    row = opened(run, age=310, stopping=305)
+    arize.get(run_url(run), json=wire_run(run, "CANCELLING"))
+    assert sweep() == 1
+    row.refresh_from_db()
+    assert (row.outcome, row.followed) == (Outcome.UNKNOWN, True)
+    arize.replace(responses.GET, run_url(run), json=wire_run(run, "CANCELLED"))
+    Cancellation.objects.update(look_at=timezone.now())
+    assert sweep() == 1
+    row.refresh_from_db()
+    assert row.outcome == Outcome.CONFIRMED
+
+
 def test_a_cancel_in_progress_is_left_alone(run: Run, arize: responses.RequestsMock) -> None:
     opened(run, age=55)
     assert sweep() == 0

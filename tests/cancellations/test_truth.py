@@ -133,7 +133,7 @@ def list_shows(status: str) -> Act:
 
 def other_is_confirmed(stage: Stage) -> None:
     row = Cancellation.objects.create(run=stage.run, person_label="mona@example.com")
-    Cancellation.objects.filter(pk=row.pk).update(outcome=Outcome.CONFIRMED)
+    Cancellation.objects.filter(pk=row.pk).update(outcome=Outcome.CONFIRMED, closed_at=timezone.now())
 
 
 CUT = requests.ConnectionError("cut")
@@ -293,7 +293,7 @@ def test_an_unknown_cancel_waits_while_another_one_is_sent(stage: Stage) -> None
     second = Cancellation.objects.create(run=stage.run, person_label="mona@example.com", posted_at=timezone.now())
     sweep_sees("CANCELLED")(stage)
     assert stage.first().outcome == Outcome.UNKNOWN
-    Cancellation.objects.filter(pk=second.pk).update(outcome=Outcome.CONFIRMED)
+    Cancellation.objects.filter(pk=second.pk).update(outcome=Outcome.CONFIRMED, closed_at=timezone.now())
     sweep_sees("CANCELLED")(stage)
     assert stage.outcomes(first) == ["requested", "unknown", "already_cancelled"]
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -128,13 +128,16 @@ def _credited(cancellation: Cancellation, answer: Answer, run: Run) -> Answer:
     """The answer as it counts for this cancel: a re-read shows that the run is cancelled, not who did it. `run`: as it
     was before.
 
-    It was not this cancel if the run was seen active after its POST, or if another cancel of the run is confirmed.
-    While another one is being sent, this is not known yet.
+    It was not this cancel if the run was seen active after its POST, or if another cancel of the run is confirmed,
+    unless the run was active again after that one. While another one is being sent, this is not known yet.
     """
     if answer.outcome is not Outcome.CONFIRMED or "reread" not in answer.details:
         return answer
     others = Cancellation.objects.filter(run=cancellation.run_id).exclude(pk=cancellation.pk)
-    if _went_on_after(cancellation, run) or others.filter(outcome=Outcome.CONFIRMED).exists():
+    confirmed = others.filter(outcome=Outcome.CONFIRMED)
+    if (at := _last_active(run)) is not None:
+        confirmed = confirmed.filter(closed_at__gte=at)
+    if _went_on_after(cancellation, run) or confirmed.exists():
         return replace(answer, outcome=Outcome.ALREADY_CANCELLED)
     if others.filter(outcome=Outcome.OPEN, posted_at__gt=timezone.now() - LONGEST_SEND).exists():
         return replace(answer, outcome=Outcome.UNKNOWN)
@@ -148,9 +151,14 @@ def _went_on_after(cancellation: Cancellation, run: Run) -> bool:
             return True
     elif cancellation.stopping_since is not None and cancellation.outcome == Outcome.OPEN:
         return False
-    last_active = run.observed_at if run.is_active else run.last_active_at
+    last_active = _last_active(run)
     sent = cancellation.posted_at or cancellation.requested_at
     return last_active is not None and last_active >= (cancellation.closed_at or sent + LONGEST_SEND)
+
+
+def _last_active(run: Run) -> datetime | None:
+    """When it was last seen active."""
+    return run.observed_at if run.is_active else run.last_active_at
 
 
 def _write(cancellation: Cancellation, answer: Answer) -> bool:

@@ -235,7 +235,9 @@ def _outcome(row: Cancellation, status: RunStatus) -> Outcome | None:
         return Outcome.STILL_RUNNING if row.stopping_since is not None and status.is_active else None
     if row.stopping_since is None:
         return Outcome.UNKNOWN
-    return Outcome.STILL_RUNNING if row.stopping_since < timezone.now() - STOPPING_FOR else None
+    if row.stopping_since >= timezone.now() - STOPPING_FOR:
+        return None
+    return Outcome.STILL_RUNNING if status.is_active else Outcome.UNKNOWN  # a status that the panel does not know
 
 
 def _unread(rows: Iterable[Cancellation], by: Actor) -> int:
