@@ -78,6 +78,7 @@ MIDDLEWARE = [
     "taskruns.middleware.SessionLimits",
     "taskruns.middleware.SamePerson",
     "taskruns.middleware.PersonTimeZone",
+    "taskruns.middleware.OnlyForms",
     "taskruns.middleware.FailClosed",  # last: turns a database error in a view into a 503
 ]
 TEMPLATES = [

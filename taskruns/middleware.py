@@ -371,6 +371,24 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
+class OnlyForms:
+    """Shows a page instead of the empty answer to a GET of an address that only receives forms.
+
+    A reload of a refused form, or signing in again, may lead to one.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if response.status_code == 405 and request.method == "GET" and isinstance(request.user, User):
+            page = errors.only_forms(request)
+            page.headers["Allow"] = response.headers.get("Allow", "POST")
+            return page
+        return response
+
+
 class FailClosed:
     """Nothing is done that cannot be recorded: any database error becomes a 503 that says whether something was.
 

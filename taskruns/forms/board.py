@@ -90,7 +90,10 @@ _SINGLE = (
     *("task", "type", "credential", "space", "q", "started_by", "cancelled_by"),
     *("min_duration", "min_error_share"),
 )
-_TIMES = ("started_after", "started_before", "ended_after", "ended_before")
+_TIMES = (
+    *("created_after", "created_before", "started_after", "started_before"),
+    *("ended_after", "ended_before"),
+)
 PARAMETERS = frozenset({"status", "sort", "cursor", *_MANY, *_SINGLE, *_TIMES})
 
 
@@ -114,6 +117,8 @@ class BoardFilter:
     q: str = ""
     started_by: str = ""
     cancelled_by: str = ""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
     started_after: datetime | None = None
     started_before: datetime | None = None
     ended_after: datetime | None = None

@@ -26,6 +26,7 @@ _LABELS = {
     "not_task": "not task",
     "min_duration": "runs longer than",
     "min_error_share": "errors at least",
+    "created_after": "created from",
     "started_after": "started from",
     "ended_after": "ended from",
 }
@@ -83,6 +84,7 @@ class DraftPart:
     experiments: int
     keeps_spans: bool
     remove_url: str
+    turn_url: str
     is_trigger: bool
 
 
@@ -93,6 +95,7 @@ def draft_part(batch: CancelBatch, *, slug: str, page: int) -> DraftPart:
     page = min(max(1, page), pages)
     listed = queued.select_related("run__task").order_by("pk")[(page - 1) * LISTED : page * LISTED]
     is_trigger = batch.kind == BatchKind.TRIGGER
+    remove_url = reverse("batch-remove", args=[slug, batch.pk])
     experiments = queued.filter(run__task__type="run_experiment").count() if is_trigger else 0
     return DraftPart(
         tasks=_tasks(queued),
@@ -103,7 +106,8 @@ def draft_part(batch: CancelBatch, *, slug: str, page: int) -> DraftPart:
         excluded=_excluded(batch, slug=slug),
         experiments=experiments,
         keeps_spans=is_trigger and experiments < total,
-        remove_url=reverse("batch-remove", args=[slug, batch.pk]) + (f"?list={page}" if page > 1 else ""),
+        remove_url=remove_url + (f"?list={page}" if page > 1 else ""),
+        turn_url=remove_url,
         is_trigger=is_trigger,
     )
 

@@ -169,12 +169,14 @@ class PaceBar:
 @dataclass(frozen=True, slots=True)
 class RunPage:
     """`note`: the newest of `notes`. `note_url`: empty for people who may not leave one. `is_cancel_sure`: whether
-    Arize confirmed that the cancel of `cancelled_by` ended the run.
+    Arize confirmed that the cancel of `cancelled_by` ended the run. `explained`: when the cancel of `explanation` was
+    requested, if the run is over.
     """
 
     row: RunRow
     fields: tuple[Field, ...]
     explanation: str
+    explained: Moment | None
     warnings: tuple[Message, ...]
     as_of: Moment | None
     as_read: str
@@ -248,6 +250,7 @@ def run_page(run_id: uuid.UUID, *, team_access: TeamAccess) -> RunPage:
         row=row,
         fields=run_fields(run, triggered_by=row.creator),
         explanation=last.explanation if last else "",
+        explained=Moment.of(last.requested_at) if last and not run.is_active else None,
         warnings=warnings,
         as_of=Moment.of(run.observed_at),
         as_read=run_json(run),

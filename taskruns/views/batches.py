@@ -100,6 +100,14 @@ def batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespons
     return _page(request, _batch(request, batch_id))
 
 
+@requires(Action.RUNS_VIEW)
+@require_safe
+def lead_to_batch(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:
+    """There is nothing to read at the addresses of its forms, but signing in again or a reload leads there."""
+    _batch(request, batch_id)
+    return redirect("batch", slug=team.slug, batch_id=batch_id)
+
+
 def _confirm(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
     found = _acted_on(request, batch_id)
     if found.state != BatchState.DRAFT:
@@ -130,11 +138,11 @@ def _begin(request: PanelRequest, found: CancelBatch, form: ConfirmForm) -> Http
     return redirect("batch", slug=found.team.slug, batch_id=found.pk)
 
 
-confirm = _gated(_confirm)
+confirm = by_method(read=lead_to_batch, act=_gated(_confirm))
 
 
 def _remove(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponseBase:
-    """Remove single runs from a list that is not confirmed. What was typed is kept."""
+    """Remove single runs from a list that is not confirmed, or only show another page of it. What was typed is kept."""
     found = _acted_on(request, batch_id)
     try:
         ids = [uuid.UUID(text) for text in request.POST.getlist("remove")]
@@ -144,13 +152,14 @@ def _remove(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpRespo
         messages.info(request, "This list was already confirmed, so no run can be removed from it.")
         return redirect("batch", slug=team.slug, batch_id=batch_id)
     batches.remove(found, run_ids=ids)
-    # The number of runs has changed, so it must be typed again.
-    typed = {name: str(text) for name, text in request.POST.items() if name != "count"}
+    typed = {name: str(text) for name, text in request.POST.items()}
+    if ids:  # the number of runs has changed, so it must be typed again
+        typed.pop("count", None)
     form = _form(_page_of(request, found), found, typed=typed)
     return _page(request, found, form=form, is_list_open=True)
 
 
-remove = _gated(_remove)
+remove = by_method(read=lead_to_batch, act=_gated(_remove))
 
 
 def _abort(request: PanelRequest, team: Team, batch_id: uuid.UUID) -> HttpResponse:

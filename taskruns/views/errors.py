@@ -77,6 +77,13 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
     return error_page(request, 404, "Page not found", text)
 
 
+def only_forms(request: HttpRequest) -> HttpResponse:
+    text = (
+        "This address only receives forms, so there is nothing to show. Nothing was done. Go back, or go to the runs."
+    )
+    return error_page(request, 405, "Nothing to show here", text)
+
+
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     # Before the dash is Django's own sentence, after it whatever the client sent.
     record_forged(request, by=actor_of(request), why=f"form token: {reason.split(' - ', maxsplit=1)[0]}")

@@ -23,6 +23,7 @@ from .fragments import vary_on_htmx
 from .frame import stop_banner
 from .user_errors import shown_on_form
 
+ASKED = "Nothing was stopped yet. Check the tasks below, then click “Pull the emergency stop”."
 UNREADABLE = "The list of excluded tasks could not be read, so nothing was stopped. Select the tasks again."
 
 
@@ -48,6 +49,8 @@ def pull(request: PanelRequest, team: Team) -> HttpResponse:
         return _page(request, team, form, message=Message("error", UNREADABLE), status=422)
     if not form.is_valid():
         return _page(request, team, form, left_out=left_out, status=422)
+    if "ask" in request.POST:
+        return _page(request, team, form, left_out=left_out, message=Message("warning", ASKED))
     return _pull(request, team, form, left_out)
 
 

@@ -45,6 +45,7 @@ class Row:
 #                      anonymous nora otto  vera oli mona  ada adam
 MEMBERS_READ = Row(get="302 404 404  200 200 200  200 200", post="302 404 404  405 405 405  405 405")
 LOG_READ = Row(get="302 404 404  403 403 200  200 200", post="302 404 404  403 403 405  405 405")
+LEADS = "302 404 404  302 302 302  302 302"  # to the page that has the form
 OPERATOR_GET = "302 404 404  403 405 405  403 403"
 MANAGER_GET, MANAGER_POST = "302 404 404  403 403 200  403 403", "302 404 404  403 403 {}  403 403"
 PEOPLE_POST = "302 404 404  403 403 {0}  403 {0}"
@@ -86,9 +87,7 @@ TABLE: dict[str, Row] = {
     "board-chart": MEMBERS_READ,
     "run": MEMBERS_READ,
     # The POST asks whether to; the GET leads to the run.
-    "run-cancel": Row(
-        get="302 404 404  302 302 302  302 302", post="302 404 404  403 200 200  403 403", event="run.cancel"
-    ),
+    "run-cancel": Row(get=LEADS, post="302 404 404  403 200 200  403 403", event="run.cancel"),
     # Without a text. The GET leads to the run.
     "run-note": Row(
         get="302 404 404  302 302 302  302 302", post="302 404 404  403 422 422  403 403", event="run.note"
@@ -121,8 +120,8 @@ TABLE: dict[str, Row] = {
     # The only url where GET and POST need different rights: past batches, and the start of one.
     "batches": Row(get=MEMBERS_READ.get, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
     "batch": MEMBERS_READ,
-    "batch-confirm": Row(get=OPERATOR_GET, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
-    "batch-remove": Row(get=OPERATOR_GET, post="302 404 404  403 200 200  403 403", event="run.cancel_many"),
+    "batch-confirm": Row(get=LEADS, post="302 404 404  403 422 422  403 403", event="run.cancel_many"),
+    "batch-remove": Row(get=LEADS, post="302 404 404  403 200 200  403 403", event="run.cancel_many"),
     "batch-abort": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "batch-retry": Row(get=OPERATOR_GET, post="302 404 404  403 302 302  403 403", event="run.cancel_many"),
     "credentials": LOG_READ,

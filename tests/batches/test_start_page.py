@@ -218,10 +218,15 @@ def test_a_long_list_has_pages(client: Client, task: Task) -> None:
     batch = drafted(client, [ended_run(task) for _ in range(101)])
     first, second = page(client, batch), page(client, batch, "?list=2")
     assert (first.count('name="remove"'), second.count('name="remove"')) == (100, 1)
-    assert f'href="{URL}{batch.pk}/?list=2#batch-runs"' in first
+    assert f'formaction="{URL}{batch.pk}/remove/?list=2#batch-runs"' in first
     assert '<details id="batch-runs" open>' in second
     removed = client.post(f"{URL}{batch.pk}/remove/?list=2", START | {"remove": str(uuid4())}).content.decode()
-    assert f'href="{URL}{batch.pk}/?list=1#batch-runs"' in removed, "not of the address that takes only a form"
+    assert f'formaction="{URL}{batch.pk}/remove/?list=1#batch-runs"' in removed
+    turned = client.post(
+        f"{URL}{batch.pk}/remove/?list=2", START | {"reason": "half typed", "count": "10"}
+    ).content.decode()
+    assert 'value="half typed"' in turned, "what was typed is kept"
+    assert batch.items.count() == 101
     assert f'formaction="{URL}{batch.pk}/remove/?list=2"' in second
     for odd in ("0", "99", "9" * 5_000, "-1", "x", "٣"):
         assert "Page " in words(page(client, batch, f"?list={odd}"))

@@ -185,3 +185,14 @@ def test_outsiders_get_no_chart(run: Run, otto: User, vera: User, client_of: Cli
 @pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
 def test_a_person_without_a_team_gets_an_empty_chart(headers: dict[str, str], ada: User, client_of: ClientOf):
     assert client_of(ada).get("/runs/chart/?status=failed", headers=headers).status_code == 200
+
+
+def test_each_bar_leads_to_its_runs(task: Task, team: Team, vera: User, client_of: ClientOf):
+    """Also to those that wait to be started, and to one that started in the next hour."""
+    make_run(task, status=Status.PENDING, run_started_at=None, **at(2, 58))
+    started = datetime(2026, 11, 23, 3, 2, tzinfo=UTC)
+    make_run(task, status=Status.COMPLETED, **at(2, 58) | {"run_started_at": started})
+    (hour,) = [hour for hour in runs_per_hour(team).hours if hour.total]
+    page = client_of(vera).get(hour.url).content.decode()
+    assert (hour.total, page.count("data-run-id=")) == (2, 2)
+    assert 'name="created_after" value="2026-11-23T02:00:00+00:00"' in page, "kept when another filter is set"

@@ -197,3 +197,11 @@ def test_a_session_that_cannot_be_saved_after_the_view_does_not_undo_it(
     page = revoked_with(witness, credential, monkeypatch, "taskruns.models.session_store.SessionStore.save")
     assert "may or may not have taken effect" in page
     assert Credential.objects.filter(pk=credential.pk).exclude(revoked_at=None).exists()
+
+
+def test_an_address_that_only_receives_forms_says_so(witness: Witness, credential: Credential):
+    """After signing in again, or in an address that was kept."""
+    answer = witness.get(reverse("credential-test", args=["ops-north", credential.pk]))
+    assert (answer.status_code, answer["Allow"]) == (405, "POST")
+    assert "only receives forms" in answer.content.decode()
+    assert "<header" in answer.content.decode()

@@ -301,7 +301,7 @@ def test_an_hour_of_the_strip_leads_to_its_runs(stack: Stack, visit: Visit) -> N
     vera.page.mouse.up()
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     ends = [f"{at:%Y-%m-%dT%H}%3A00%3A00Z" for at in (hour, hour + timedelta(hours=1))]
-    vera.page.wait_for_url(f"**/runs/?status=completed&started_after={ends[0]}&started_before={ends[1]}")
+    vera.page.wait_for_url(f"**/runs/?status=completed&created_after={ends[0]}&created_before={ends[1]}")
 
 
 # --- Selecting

@@ -54,7 +54,7 @@ def test_the_strip_of_hours_leads_to_the_numbers_of_each_hour(stack: Stack, visi
     hours = vera.page.locator("#board-chart tbody th a")
     expect(hours).to_have_count(24)
     hours.last.click()
-    vera.page.wait_for_url("**/runs/?status=completed&started_after=*&started_before=*")
+    vera.page.wait_for_url("**/runs/?status=completed&created_after=*&created_before=*")
 
 
 def test_the_runs_of_a_filter_can_be_downloaded(stack: Stack, visit: Visit) -> None:

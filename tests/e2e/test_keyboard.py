@@ -114,3 +114,35 @@ def test_keys_can_be_switched_off(stack: Stack, visit: Visit) -> None:
     otto.open_board(team="ops-south")
     page.keyboard.press("j")
     assert focused_run(page), "the control"
+
+
+PRESSED_TWICE = """(button) => {
+  button.click();
+  const again = new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true });
+  document.activeElement.dispatchEvent(again);
+  return again.defaultPrevented;
+}"""
+
+
+def test_enter_twice_or_held_on_a_rows_button_does_not_cancel(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    page = oli.page
+    oli.open_board(f"?q={run_id}")
+    assert oli.row(run_id).locator("[data-cancel]").evaluate(PRESSED_TWICE)
+    expect(page.get_by_label("Reason")).to_be_focused()
+    for _ in range(3):
+        page.keyboard.down("Enter")  # from the second time on, the browser repeats it
+    page.keyboard.up("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert stack.cancels_received(run_id) == []
+
+
+def test_a_double_click_sends_a_form_once(stack: Stack, visit: Visit) -> None:
+    run_id, oli = stack.take_run(), visit(stack, "oli")
+    page = oli.page
+    oli.open_board(f"?q={run_id}")
+    oli.row(run_id).locator("[data-task]").click()
+    page.get_by_role("textbox", name="Note").fill("seen twice?")
+    page.get_by_role("button", name="Add note").dblclick()
+    expect(page.locator("#run-head")).to_contain_text("seen twice?")
+    expect(page.locator("#run-head")).to_contain_text("Timeline")

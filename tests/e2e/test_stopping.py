@@ -1,5 +1,6 @@
 """The emergency stop of Ops South, from the board to what Arize receives. The other tests use Ops North."""
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.stack import Stack
@@ -53,3 +54,19 @@ def test_without_javascript_a_stop_is_pulled_holds_and_is_lifted(stack: Stack, v
     stack.manage("refresh", "ops-south")
     assert stack.cancels_received(later["id"]) == []
     assert status(later["id"]) == "RUNNING"
+
+
+@pytest.mark.parametrize("has_script", [True, False])
+def test_enter_on_the_checkbox_of_a_task_pulls_nothing(stack: Stack, visit: Visit, *, has_script: bool) -> None:
+    visit(stack, "otto")
+    otto = visit(stack, "otto", java_script_enabled=has_script)
+    otto.page.goto("/teams/ops-south/stop/")
+    otto.page.get_by_label("Reason").fill(REASON)
+    boxes = otto.page.locator("[name=left_out]")
+    otto.page.locator("details:has([name=left_out]) > summary").click()
+    boxes.first.focus()
+    otto.page.keyboard.press("Enter")
+    expect(otto.page.get_by_role("button", name="Pull the emergency stop")).to_be_visible()
+    expect(otto.page.get_by_label("Reason")).to_have_value(REASON)
+    otto.page.reload()
+    expect(otto.page.locator("#stop-standing")).to_have_count(0)

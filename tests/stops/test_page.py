@@ -83,6 +83,27 @@ def test_the_list_of_active_runs_polls_with_the_progress(
     assert "1 running" not in shown(client, **{"HX-Request": "true"})
 
 
+def test_what_lifting_does_is_polled_too(client: Client, task: Task, stop: EmergencyStop, oli: User) -> None:
+    """With the page of a moment ago, one would lift it on other grounds."""
+    batch_with(stop, oli, {make_run(task): ItemState.QUEUED})
+    headers = {"HX-Request": "true"}
+    fragment = " ".join(client.get(PAGE, headers=headers).content.decode().split())
+    assert 'id="stop-lift" data-parts hx-swap-oob="rows"' in fragment
+    assert "1 queued cancel will be dropped; that run keeps running." in fragment
+    CancelItem.objects.update(state=Outcome.CONFIRMED)
+    assert "No cancel is waiting to be sent." in client.get(PAGE, headers=headers).content.decode()
+    EmergencyStop.objects.update(end="lifted")
+    over = client.get(PAGE, headers=headers).content.decode()
+    assert ("Lift the stop" in over, 'id="stop-others" data-parts hx-swap-oob="rows"></div>' in over) == (False, True)
+
+
+def test_enter_without_a_script_only_asks(client: Client, task: Task, team: Team) -> None:
+    answer = client.post(PAGE, {"reason": "why", "ask": "1"})
+    assert "Nothing was stopped yet." in answer.content.decode()
+    assert 'value="why"' in answer.content.decode()
+    assert not EmergencyStop.objects.exists()
+
+
 def test_a_stop_without_runs_says_so_and_names_its_end(client: Client, vera: User, client_of: ClientOf) -> None:
     with time_machine.travel("2026-11-23T18:46:30Z", tick=False):
         EmergencyStop.objects.create(team=Team.objects.get(), person_label="mona@example.com", reason="why")

@@ -53,7 +53,7 @@ class Series:
 @dataclass(frozen=True, slots=True)
 class Hour:
     """`label`: for example `03:00`. `counts`: in the order of the chart's series. `x`: the left edge of its slot.
-    `url`: the board with the runs that started in this hour.
+    `url`: the board with the runs that were created in this hour.
     """
 
     label: str
@@ -174,7 +174,7 @@ def runs_per_hour(*teams: Team, wanted: BoardFilter | None = None, of_all: bool 
 def _is_followed(wanted: BoardFilter) -> bool:
     """Whether counting the runs of a day that match is cheap. A search is not, and a window of time is of no use."""
     times = (wanted.started_after, wanted.started_before, wanted.ended_after, wanted.ended_before)
-    is_timed = any(times) or wanted.min_duration is not None
+    is_timed = any((*times, wanted.created_after, wanted.created_before)) or wanted.min_duration is not None
     return not (wanted.q or wanted.started_by or wanted.cancelled_by or is_timed)
 
 
@@ -190,7 +190,7 @@ def _drawn(
     """Each hour leads to the board with its runs."""
     counts = dict(counted)
     series = series_of(starts, counts)
-    each = (replace(wanted, started_after=at, started_before=at + timedelta(hours=1)) for at in starts)
+    each = (replace(wanted, created_after=at, created_before=at + timedelta(hours=1)) for at in starts)
     urls = [board_url + within.query() for within in each]
     return series, tuple(
         replace(hour, url=url) for hour, url in zip(hours_of(starts, counts, series), urls, strict=True)

@@ -57,6 +57,8 @@ class BoardFilters:
     credentials: tuple[Choice, ...]
     spaces: tuple[Choice, ...]
     q: str
+    created_after: datetime | None
+    created_before: datetime | None
     started_after: str
     started_before: str
     ended_after: str
@@ -175,6 +177,8 @@ def board_filters(wanted: BoardFilter, keys: Sequence[Credential], tasks: Sequen
         credentials=_choices(((str(key.pk), key.name) for key in keys), str(wanted.credential or "")),
         spaces=_choices(sorted(spaces.items(), key=lambda space: space[1]), wanted.space),
         q=wanted.q,
+        created_after=wanted.created_after,
+        created_before=wanted.created_before,
         started_after=_local(wanted.started_after),
         started_before=_local(wanted.started_before),
         ended_after=_local(wanted.ended_after),

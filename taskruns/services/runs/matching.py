@@ -187,6 +187,7 @@ def _parts(team: Team, wanted: BoardFilter, now: datetime) -> Iterable[_Part | N
     """The filters that no index of the board's order serves."""
     yield _tasks(team, wanted)
     yield _other_tasks(team, wanted)
+    yield _created(team, wanted)
     yield _started(team, wanted)
     yield _ended(team, wanted)
     yield _lasted(team, wanted, now)
@@ -210,6 +211,12 @@ def _other_tasks(team: Team, wanted: BoardFilter) -> _Part | None:
         return None
     excluded = Task.objects.filter(team=team, arize_id__in=wanted.not_tasks).values_list("pk", flat=True)
     return _Part(~Q(task__in=list(excluded)))
+
+
+def _created(team: Team, wanted: BoardFilter) -> _Part | None:
+    ends = _range(wanted.created_after, wanted.created_before)
+    created = _within("sorted_at", ends)
+    return _Part.of(created, Q(team=team) & created) if ends else None
 
 
 def _started(team: Team, wanted: BoardFilter) -> _Part | None:

@@ -223,7 +223,7 @@ for (const name of ["responseError", "sendError", "timeout"]) document.addEventL
 // --- Cancel: one dialog for all rows, one request per click.
 const dialog = byId("cancel-dialog");
 let asked = null;
-let opened = 0;
+let opened = -Infinity;
 // The reasons of cancels that got no answer, by row.
 const unsent = new Map();
 
@@ -278,8 +278,10 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   const isHasty = event.repeat || performance.now() - opened < TWICE;
   const isBox = event.target.matches(".stop-form [type=checkbox]");
-  if (isBox || (isHasty && dialog?.contains(event.target))) event.preventDefault();
+  if (isBox || (isHasty && event.target.matches("#cancel-dialog input"))) event.preventDefault();
 });
+dialog?.addEventListener("input", () => (opened = -Infinity)); // who has typed has seen the question
+for (const button of all("[data-without-script]")) button.remove();
 
 // --- A double click sends a form once. A page may stay after it, for example for a download.
 const REPEATABLE = 3000;
