@@ -8,7 +8,7 @@ from typing import Any
 
 from allauth.account.models import EmailAddress
 from django.conf import settings
-from django.contrib.auth.hashers import check_password
+from django.contrib.auth.hashers import check_password, make_password
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
@@ -25,6 +25,13 @@ from . import factors, sessions
 
 PASSWORD_WORKS_FOR = timedelta(hours=1)  # with SSO_ONLY, for a site admin whose sign-in a command has reset
 TAKEN = "An account with this email address already exists."
+
+
+class AccountChanged(UserError):
+    """The account was disabled, or its address or password changed, since the request loaded it. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("Your account was changed at the same time. Your password was not changed. Try again.")
 
 
 def clean_email(email: str) -> str:
@@ -98,9 +105,9 @@ def change_person(person: User, *, name: str, email: str, is_verified: bool = Fa
 
 
 def verify_email(person: User, *, by: Actor) -> bool:
-    """Mark the address as verified. False if it already was."""
+    """Mark the address as verified. False if it already was, or if the account has another address now."""
     with transaction.atomic():
-        rows = User.objects.filter(pk=person.pk).exclude(email_status=EmailStatus.VERIFIED)
+        rows = User.objects.filter(pk=person.pk, email=person.email).exclude(email_status=EmailStatus.VERIFIED)
         if not rows.update(email_status=EmailStatus.VERIFIED, email_vouched_by=""):
             return False
         details = {"changed": ["email status"], "why": "verified"}
@@ -154,6 +161,21 @@ def reset_sign_in(person: User, *, password: str, drop_factors: bool = False, by
         details["sessions_ended"] = sessions.delete(person)
         record(EventType.PERSON_RESET, "done", by=by, target=target_of(person), details=details)
     return True
+
+
+@sensitive_variables("password")
+def set_own_password(person: User, *, password: str) -> None:
+    """Store only the password: `person` was loaded before a site admin may have changed the account. The caller's
+    transaction records it. Raises AccountChanged.
+    """
+    hashed = make_password(password)
+    with transaction.atomic():
+        # The address too: a link that was mailed to the old one must not set the password.
+        row = _locked(person)
+        if not row.is_active or (row.password, row.email) != (person.password, person.email):
+            raise AccountChanged
+        User.objects.filter(pk=person.pk).update(password=hashed)
+    person.refresh_from_db()
 
 
 def disable_person(person: User, *, reason: str = "", by: Actor) -> bool:

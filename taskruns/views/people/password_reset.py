@@ -15,8 +15,10 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
 from taskruns import jobs
 from taskruns.access.gate import View, anyone
+from taskruns.services.people.accounts import AccountChanged
 
 from . import known_browsers
+from .sign_in import back_to_form
 
 
 def _where_mail_is_sent(view: Callable[..., HttpResponseBase]) -> View:
@@ -48,7 +50,10 @@ class AskForm(ResetPasswordForm):  # type: ignore[misc]
 class _Reset(account.PasswordResetFromKeyView):  # type: ignore[misc]
     def form_valid(self, form: Any) -> HttpResponse:
         """Mark this browser as known: its person has proved the address, so others' guesses must not lock them out."""
-        response: HttpResponse = super().form_valid(form)
+        try:
+            response: HttpResponse = super().form_valid(form)
+        except AccountChanged as changed:
+            return back_to_form(self.request, changed)
         known_browsers.remember(self.request, response, self.reset_user)
         return response
 

@@ -21,6 +21,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.crypto import constant_time_compare
+from django.views.decorators.debug import sensitive_variables
 
 from taskruns import jobs
 from taskruns.access import recent_auth
@@ -127,6 +128,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             raise ImmediateHttpResponse(redirect("account_login"))
         super().login(request, user)
 
+    @sensitive_variables("password")
+    def set_password(self, user: User, password: str) -> None:
+        """Not as allauth does, which also writes back the columns that a site admin has just changed."""
+        accounts.set_own_password(user, password=password)
+
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         """Count the attempt. Record throttled ones here, because they send no signal."""
         login = str(credentials.get("email") or "")
@@ -157,9 +163,19 @@ class PasswordChange(PasswordChangeView):  # type: ignore[misc]
 
     def form_valid(self, form: Any) -> HttpResponse:
         """Renew the cookie of the known browser, because it is bound to the password."""
-        response: HttpResponse = super().form_valid(form)
+        try:
+            response: HttpResponse = super().form_valid(form)
+        except accounts.AccountChanged as changed:
+            return back_to_form(self.request, changed)
         known_browsers.remember(self.request, response, self.request.user)
         return response
+
+
+def back_to_form(request: HttpRequest, changed: accounts.AccountChanged) -> HttpResponse:
+    """Back to the form: it asks an ended session to sign in, and says that a void link is no longer valid."""
+    record_denied(request, EventType.AUTH_PASSWORD_CHANGE, by=actor_of(request), why="account changed")
+    messages.error(request, changed.sentence)
+    return redirect(request.path)
 
 
 def too_many(refused: TooManyAttempts) -> str:
