@@ -120,6 +120,17 @@ def test_a_refused_password_is_explained(bea: User):
         bea.save()
 
 
+def test_a_newer_hash_of_the_old_password_replaces_no_new_one(bea: User, settings: Any):
+    """Django stores a newer hash after a sign-in, if its settings became stricter."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.PBKDF2PasswordHasher", *settings.PASSWORD_HASHERS]
+    stale, before = User.objects.get(pk=bea.pk), bea.password
+    User.objects.get(pk=bea.pk).check_password(PASSWORD)
+    assert User.objects.get(pk=bea.pk).password != before, "the control"
+    accounts.reset_sign_in(bea, password="a password from the admin", by=SHELL)
+    assert stale.check_password(PASSWORD), "it was right when the sign-in began"
+    assert User.objects.get(pk=bea.pk).check_password("a password from the admin")
+
+
 def test_only_the_address_that_was_proved_is_verified(bea: User):
     stale = User.objects.get(pk=bea.pk)
     readdress(bea)
