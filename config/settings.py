@@ -63,7 +63,7 @@ MIDDLEWARE = [
     "taskruns.middleware.Gateway",
     "taskruns.middleware.Health",  # before any middleware that checks the host name or reads the session
     "taskruns.middleware.Metrics",
-    "taskruns.middleware.BodyLimit",  # before any middleware that reads the body
+    "taskruns.middleware.Body",  # before the session is loaded
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "taskruns.middleware.SessionCookie",
@@ -230,7 +230,7 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": ["'none'"],
     }
 }
-DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes; BodyLimit refuses larger bodies, files too, before reading them
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # bytes; middleware.Body refuses larger ones, files too, before reading them
 # The confirmed list of a bulk cancel has one field per run.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 

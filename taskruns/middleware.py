@@ -18,7 +18,7 @@ from django.contrib.messages.storage.cookie import CookieStorage
 from django.contrib.messages.storage.fallback import FallbackStorage
 from django.contrib.messages.storage.session import SessionStorage
 from django.db import DatabaseError
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, UnreadablePostError
 from django.utils import timezone
 from django.utils.cache import patch_cache_control
 from django.utils.crypto import constant_time_compare
@@ -26,7 +26,7 @@ from django_structlog.middlewares import RequestMiddleware
 
 from taskruns import __version__
 from taskruns.access import recent_auth
-from taskruns.access.gate import TooManyActs, actor_of
+from taskruns.access.gate import SAFE_METHODS, TooManyActs, actor_of
 from taskruns.access.problems import ForProgram, problem
 from taskruns.access.redirects import is_read
 from taskruns.access.token_gate import has_token, without_token
@@ -72,11 +72,14 @@ OUTCOME_NOT_WRITTEN = {
 }
 
 
-class BodyLimit:
-    """Rejects a body larger than any form of the panel before reading it.
+class Body:
+    """Rejects a body larger than any form of the panel before reading it, and reads the others whole.
 
     Django's own limit excludes files, so anyone could make it write files to disk. Without a Content-Length, Django
     reads no body at all.
+
+    A body is read before the session is loaded: whoever sends its last byte late must not act with an account or a
+    session that has ended since. Part of a form could mean something else than the whole, so it is refused.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -89,7 +92,21 @@ class BodyLimit:
         if len(length) > 12 or int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
             log.warning("request_too_large", path=request.path, length=length[:30])
             return errors.too_large(request)
+        if not _reads_its_own(request) and not _has_arrived(request, int(length)):
+            return errors.bad_request(request)
         return self.get_response(request)
+
+
+def _reads_its_own(request: HttpRequest) -> bool:
+    """The gateway loads no session, and answers about a body in its own words."""
+    return request.method in SAFE_METHODS or request.path_info.startswith(PREFIX)
+
+
+def _has_arrived(request: HttpRequest, length: int) -> bool:
+    try:
+        return len(request.body) == length
+    except UnreadablePostError:  # the client went away, or was too slow
+        return False
 
 
 class Gateway:

@@ -17,6 +17,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import structlog
+from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
@@ -92,7 +93,7 @@ def requires(
         @wraps(view)
         def gate(request: HttpRequest, *args: Any, slug: str | None = None, **kwargs: Any) -> HttpResponseBase:
             denied_as = _event(request, event, acts_on)
-            if not request.user.is_authenticated:
+            if not _has_person(request):
                 return _anonymous(request, denied_as)
             panel = _enter(request, slug)
             if panel.team is not None and not panel.access.is_insider:
@@ -251,7 +252,7 @@ def _for_everyone(
 ) -> View:
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not request.user.is_authenticated:
+        if not _has_person(request):
             return _anonymous(request, EventType.ACCESS_DENIED)
         panel = _enter(request, None)
         stopped = _missing_auth(
@@ -264,6 +265,21 @@ def _for_everyone(
         return _private(view(panel, *args, **kwargs))
 
     return _declared(gate, "signed in", recent_auth=recent_auth)
+
+
+def _has_person(request: HttpRequest) -> bool:
+    """Whether someone is signed in. An act is judged by the account as it is now: a form may have waited for its turn
+    since the account was loaded.
+    """
+    if not request.user.is_authenticated or request.method in SAFE_METHODS:
+        return request.user.is_authenticated
+    now = User.objects.filter(pk=request.user.pk, is_active=True)
+    site_role = now.values_list("site_role", flat=True).first()
+    if site_role is None:
+        request.user = AnonymousUser()
+        return False
+    request.user.site_role = site_role
+    return True
 
 
 def _enter(request: HttpRequest, slug: str | None) -> PanelRequest:
