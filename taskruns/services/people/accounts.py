@@ -13,6 +13,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -24,6 +25,7 @@ from taskruns.services.user_errors import UserError
 from . import factors, sessions
 
 PASSWORD_WORKS_FOR = timedelta(hours=1)  # with SSO_ONLY, for a site admin whose sign-in a command has reset
+NO_LONGER_ADMIN = "You are no longer a site admin. Nothing was changed."
 TAKEN = "An account with this email address already exists."
 
 
@@ -125,10 +127,12 @@ def password_works(person: User) -> bool:
 
 
 def grant_site_role(person: User, *, role: SiteRole, by: Actor) -> bool:
-    """True if the person did not have this site role before. Raises UserError for one's own role."""
+    """True if the person did not have this site role before. Raises UserError for one's own role, and if whoever acts
+    is no longer a site admin.
+    """
     _refuse_oneself(person, by, "your own role")
     with transaction.atomic():
-        person = _locked(person)
+        person = _locked_by_admin(person, by)
         if person.site_role == role:
             return False
         details = {"before": person.site_role, "after": role.value}
@@ -181,11 +185,11 @@ def set_own_password(person: User, *, password: str) -> None:
 def disable_person(person: User, *, reason: str = "", by: Actor) -> bool:
     """Prevent sign-in and end every session; memberships remain. False if already disabled.
 
-    Raises UserError for one's own account.
+    Raises UserError for one's own account, and if whoever acts is no longer a site admin.
     """
     _refuse_oneself(person, by, "your own account")
     with transaction.atomic():
-        person = _locked(person)
+        person = _locked_by_admin(person, by)
         if not person.is_active:
             return False
         User.objects.filter(pk=person.pk).update(is_active=False)
@@ -267,6 +271,20 @@ def _refuse_oneself(person: User, by: Actor, what: str) -> None:
 def _locked(person: User) -> User:
     # no_key: rows that only refer to the person (memberships, cancellations) do not wait for this lock.
     return User.objects.select_for_update(no_key=True).get(pk=person.pk)
+
+
+def _locked_by_admin(person: User, by: Actor) -> User:
+    """Lock the person and all active site admins: two who demote each other at the same time would leave none. Nobody
+    changes their own account this way, so whoever acts remains. Commands may act without any site admin.
+    """
+    if by.person is None:
+        return _locked(person)
+    is_admin = Q(site_role=SiteRole.ADMIN, is_active=True)
+    rows = User.objects.select_for_update(no_key=True).filter(is_admin | Q(pk=person.pk)).order_by("pk")
+    locked = {row.pk: row for row in rows}
+    if by.person.pk not in locked:
+        raise UserError(NO_LONGER_ADMIN)
+    return locked[person.pk]
 
 
 @sensitive_variables("password")
