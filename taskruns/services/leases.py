@@ -4,6 +4,7 @@ The holder extends its lease while it sends. A lease expires if its process dies
 """
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -32,12 +33,15 @@ class HeldLease:
 
     token: uuid.UUID
     until: datetime
+    still_may: Callable[[], bool]
 
     def extend(self) -> bool:
-        """Extend the lease, with at most one write in five seconds. False if it was lost."""
+        """Extend the lease, with at most one write in five seconds. False if it or the right to it was lost."""
         now = timezone.now()
         if self.until - now > LIFETIME - EXTENDED_EVERY:
             return True
+        if not self.still_may():
+            return False
         mine = Lease.objects.filter(token=self.token)
         self.until = now + LIFETIME
         return bool(mine.update(until=self.until))
@@ -46,11 +50,11 @@ class HeldLease:
         Lease.objects.filter(token=self.token).update(person=None, token=None, until=timezone.now())
 
 
-def acquire(kind: str, person: User) -> HeldLease:
-    """Take a free place of this kind. Raises Busy."""
+def acquire(kind: str, person: User, *, still_may: Callable[[], bool] = lambda: True) -> HeldLease:
+    """Take a free place of this kind. `still_may` is asked before each extension. Raises Busy."""
     _create_places(kind)
     now = timezone.now()
-    held = HeldLease(uuid.uuid4(), now + LIFETIME)
+    held = HeldLease(uuid.uuid4(), now + LIFETIME, still_may)
     is_over = over("until", now, LIFETIME)
     is_free = Q(person=None) | is_over
     places = Lease.objects.filter(kind=kind, place__lte=PLACES[kind])

@@ -100,7 +100,8 @@ def _export(request: PanelRequest, team: Team | None, kind: str) -> HttpResponse
         chosen = audit.export(team, by=actor_of(request), kind=kind, wanted=wanted)
         return f"audit-{team.slug if team else 'site'}.{kind}", lines(chosen)
 
-    return download(request, start, content_type=content_type)
+    action = Action.AUDIT_EXPORT if team else Action.SITE_LOG
+    return download(request, action, start, content_type=content_type)
 
 
 def _wanted(request: PanelRequest) -> AuditFilter:

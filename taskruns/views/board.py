@@ -124,7 +124,7 @@ def export_csv(request: PanelRequest, team: Team) -> HttpResponseBase:
         chosen = export_runs(team, wanted, by=actor_of(request))
         return f"runs-{team.slug}-{chosen.began:%Y%m%dT%H%M%SZ}.csv", export.csv_parts(chosen)
 
-    return download(request, start, content_type="text/csv; charset=utf-8")
+    return download(request, Action.RUNS_VIEW, start, content_type="text/csv; charset=utf-8")
 
 
 def _accesses(request: PanelRequest) -> list[TeamAccess]:

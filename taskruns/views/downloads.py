@@ -9,6 +9,8 @@ from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from taskruns.access import gate
 from taskruns.access.gate import PanelRequest, spend
+from taskruns.models import Team
+from taskruns.permissions import Action, access_of
 from taskruns.services import leases
 from taskruns.services.leases import Busy, HeldLease
 
@@ -21,8 +23,8 @@ CHUNK = 32_768  # bytes
 
 
 class DownloadEnded(ConnectionResetError):
-    """It took too long, or lost its lease. Gunicorn closes the connection and logs no traceback, as for a client that
-    went away. The client sees that the file is incomplete.
+    """It took too long, lost its lease, or its reader lost the right to it. Gunicorn closes the connection and logs no
+    traceback, as for a client that went away. The client sees that the file is incomplete.
     """
 
     def __init__(self) -> None:
@@ -30,15 +32,16 @@ class DownloadEnded(ConnectionResetError):
 
 
 def download(
-    request: PanelRequest, start: Callable[[], tuple[str, Iterable[str]]], *, content_type: str
+    request: PanelRequest, action: Action, start: Callable[[], tuple[str, Iterable[str]]], *, content_type: str
 ) -> HttpResponseBase:
     """Stream a file. `start` returns its name and its parts; it is called when the lease is held, and may raise.
 
-    Returns 429 if too many exports are running. Raises TooManyActs.
+    It ends early if its reader loses the right to `action`. Returns 429 if too many exports are running. Raises
+    TooManyActs.
     """
     spend(request, gate.EXPORTS)
     try:
-        held = leases.acquire(leases.EXPORT, request.user)
+        held = leases.acquire(leases.EXPORT, request.user, still_may=_right(request, action))
     except Busy as error:
         return _busy(request, error)
     try:
@@ -49,6 +52,17 @@ def download(
     response = StreamingHttpResponse(_Stream(parts, held), content_type=content_type)
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
+
+
+def _right(request: PanelRequest, action: Action) -> Callable[[], bool]:
+    """Whether the reader still has the right, read from the database each time."""
+    person, team = request.user, request.team
+
+    def is_held() -> bool:
+        now = None if team is None else Team.objects.filter(pk=team.pk).first()
+        return access_of(person, now).may(action)
+
+    return is_held
 
 
 def _busy(request: PanelRequest, error: Busy) -> HttpResponse:
@@ -70,7 +84,7 @@ class _Stream:
 
     def __next__(self) -> bytes:
         if time.monotonic() > self._ends or not self._held.extend():
-            log.warning("slow_download")
+            log.warning("download_ended")
             raise DownloadEnded
         return next(self._chunks)
 

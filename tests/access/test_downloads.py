@@ -1,6 +1,6 @@
 """Exports hold a lease: one per person and two on the site, so that web threads stay free for other requests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -12,9 +12,11 @@ from django.test import Client
 from django.utils import timezone
 
 from taskruns.access import gate
-from taskruns.models import Lease, Limit, Run, Team, TeamRole, User
+from taskruns.audit import Actor
+from taskruns.models import Lease, Limit, Membership, Run, SiteRole, Team, TeamRole, User
 from taskruns.services import leases
 from taskruns.services.leases import EXPORT, LIFETIME, Busy
+from taskruns.services.people import accounts
 from taskruns.views import downloads
 from tests.clients import ClientOf
 from tests.factories import member
@@ -243,3 +245,51 @@ def test_audit_exports_share_the_leases_with_other_exports(
     assert b'"trailer"' in answer.getvalue()
     answer.close()
     assert held() == 0
+
+
+# --- Rights during a download
+
+
+LOST: dict[str, Callable[[User], object]] = {
+    "removed": lambda who: Membership.objects.filter(user=who).delete(),
+    "disabled": lambda who: accounts.disable_person(who, by=Actor.command()),
+    "team archived": lambda _who: Team.objects.update(archived_at=timezone.now()),
+}
+
+
+@pytest.mark.parametrize("lose", LOST.values(), ids=LOST)
+def test_an_export_ends_when_its_reader_loses_the_right(
+    lose: Callable[[User], object], run: Run, team: Team, vera: User, client_of: ClientOf, endless: None
+) -> None:
+    with time_machine.travel(timezone.now(), tick=False) as clock:
+        answer = client_of(vera).get(CSV)
+        chunks = iter(answer)
+        next(chunks)
+        clock.shift(leases.EXTENDED_EVERY + timedelta(seconds=1))
+        assert len(next(chunks)) == downloads.CHUNK, "the control"
+        lose(vera)
+        clock.shift(leases.EXTENDED_EVERY + timedelta(seconds=1))
+        with pytest.raises(downloads.DownloadEnded):
+            next(chunks)
+        answer.close()
+    assert held() == 0
+
+
+@pytest.mark.parametrize("url", ["/teams/ops-north/audit/export.csv", "/audit/export.jsonl"])
+def test_an_export_of_the_log_ends_with_the_site_role(
+    url: str, team: Team, ada: User, client_of: ClientOf, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.REQUIRE_MFA = False
+    endless = dict.fromkeys(("csv", "jsonl"), ("text/plain", lambda _chosen: iter(lambda: "x" * downloads.CHUNK, "")))
+    monkeypatch.setattr("taskruns.views.audit._KINDS", endless)
+    with time_machine.travel(timezone.now(), tick=False) as clock:
+        answer = client_of(ada).get(url)
+        chunks = iter(answer)
+        next(chunks)
+        clock.shift(leases.EXTENDED_EVERY + timedelta(seconds=1))
+        assert len(next(chunks)) == downloads.CHUNK, "the control"
+        accounts.grant_site_role(ada, role=SiteRole.NONE, by=Actor.command())
+        clock.shift(leases.EXTENDED_EVERY + timedelta(seconds=1))
+        with pytest.raises(downloads.DownloadEnded):
+            next(chunks)
+        answer.close()
