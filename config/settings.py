@@ -150,6 +150,7 @@ ACCOUNT_FORMS = {
     "change_password": "taskruns.views.people.sign_in.ChangePasswordForm",
     "reauthenticate": "taskruns.views.people.sign_in.ReauthenticateForm",
     "reset_password": "taskruns.views.people.password_reset.AskForm",
+    "user_token": "taskruns.views.people.password_reset.TokenForm",
 }
 # Not allauth's own limit: a stranger at the same address could use it to lock people out. `login_from_stranger` counts
 # all attempts, except those from a browser in which the person has signed in before. Wrong passwords have their own

@@ -13,7 +13,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from huey.contrib.djhuey import HUEY
 
+from taskruns.audit import Actor
 from taskruns.models import AuditEvent, EmailStatus, User
+from taskruns.services.people import accounts
 from tests.clients import ClientOf, sign_in, with_app
 from tests.factories import PASSWORD
 from tests.people.pages import TOKEN
@@ -199,3 +201,15 @@ def test_ipv6_addresses_of_one_household_count_as_one(db: None):
     ]
     assert set(codes) == {302, 429}
     assert Client(REMOTE_ADDR="2001:db8:1:3::1").post(ASK, {"email": "a@example.com"}).status_code == 302
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["the mail", "the form"])
+def test_the_link_of_a_disabled_account_is_no_longer_valid(vera: User, *, is_open: bool):
+    link, client = link_for(vera.email), Client()
+    form = client.get(link)["Location"] if is_open else link
+    accounts.disable_person(vera, by=Actor.command())
+    for answer in (client.get(form), client.post(form, {"password1": NEW, "password2": NEW})):
+        assert (answer.status_code, "no longer valid" in answer.content.decode()) == (200, True)
+    vera.refresh_from_db()
+    assert vera.check_password(PASSWORD)
+    assert not AuditEvent.objects.filter(event="auth.password_change").exists()

@@ -9,12 +9,13 @@ from functools import wraps
 from typing import Any
 
 from allauth.account import views as account
-from allauth.account.forms import ResetPasswordForm
+from allauth.account.forms import ResetPasswordForm, UserTokenForm
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 
 from taskruns import jobs
 from taskruns.access.gate import View, anyone
+from taskruns.models import User
 from taskruns.services.people.accounts import AccountChanged
 
 from . import known_browsers
@@ -45,6 +46,13 @@ class AskForm(ResetPasswordForm):  # type: ignore[misc]
         email = str(self.cleaned_data["email"])
         jobs.wake_password_reset(email)
         return email
+
+
+class TokenForm(UserTokenForm):  # type: ignore[misc]
+    def _get_user(self, uidb36: str) -> User | None:
+        """None, as for a forged link, if the account was disabled since the link was mailed."""
+        person: User | None = super()._get_user(uidb36)
+        return person if person is not None and person.is_active else None
 
 
 class _Reset(account.PasswordResetFromKeyView):  # type: ignore[misc]
