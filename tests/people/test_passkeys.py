@@ -148,6 +148,9 @@ def test_disabled_person_cannot_use_a_passkey(mona: User, passkey: SoftPasskey):
     client = Client()
     client.post(ALONE, {"credential": passkey.get(options_alone(client))})
     assert not is_in(client)
+    row = AuditEvent.objects.latest("pk")
+    assert (row.event, row.outcome, row.target_label) == ("auth.sign_in", "failed", mona.email)
+    assert row.details == {"why": "account disabled"}
 
 
 def test_passkey_belongs_to_the_sites_host(vera: User, client_of: ClientOf):

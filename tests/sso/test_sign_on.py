@@ -149,6 +149,9 @@ def test_disabled_person_cannot_sign_in_with_sso(idp: Idp, linked: User):
     client = Client()
     assert idp.sign_in(client)["Location"] == "/accounts/inactive/"
     assert not is_in(client)
+    row = AuditEvent.objects.latest("pk")
+    assert (row.event, row.outcome, row.target_label) == ("auth.sign_in", "failed", linked.email)
+    assert row.details == {"why": "account disabled"}
 
 
 def test_sso_pages_are_absent_without_a_provider(db: None, vera: User, client_of: ClientOf):

@@ -113,10 +113,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return None
 
     def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
-        """After the first step (password or single sign-on): remember the account's state, which `login` compares."""
+        """After the first step: remember the account's state, which `login` compares. Record the sign-in to a disabled
+        account by single sign-on or a passkey, for which allauth sends no signal.
+        """
         refused: HttpResponse | None = super().pre_login(request, user, **kwargs)
         if refused is None:
             request.session[_HASH_AT_START] = user.get_session_auth_hash()
+        else:
+            audit.record_failed_sign_in(user.email, "failed", why="account disabled", by=actor_of(request))
         return refused
 
     def login(self, request: HttpRequest, user: User) -> None:
