@@ -167,22 +167,20 @@ def _check_inviter(invitation: Invitation) -> None:
 @sensitive_variables("password")
 def accept_with_new_account(invitation: Invitation, *, name: str, password: str, by: Actor) -> User:
     """Create the account and the membership in one transaction over two audit chains, the site's first as everywhere.
+    The team is locked before the invitation, as everywhere.
 
     `by` is the anonymous visitor. Raises InvitationInvalid; UserError if the password is weak or the account exists.
     """
+    invited_by = "" if invitation.by_mail else _inviter(invitation)
+    person = accounts.new_person(invitation.email, password=password, name=name, invited_by=invited_by)
     with transaction.atomic():
-        held = Invitation.objects.select_for_update(no_key=True).get(pk=invitation.pk)
-        if not held.is_open:
-            raise InvitationInvalid
-        details = {"invitation": str(invitation.pk)}
-        person = accounts.create_person(
-            invitation.email,
-            password=password,
-            name=name,
-            invited_by="" if invitation.by_mail else _inviter(invitation),
-            by=by,
-            details=details,
-        )
+        try:
+            accounts.insert_person(person, by=by, details={"invitation": str(invitation.pk)})
+        except UserError:
+            # By a parallel accept of the same link, perhaps.
+            if not teams.open_invitations(invitation.team).filter(pk=invitation.pk).exists():
+                raise InvitationInvalid from None
+            raise
         as_person = replace(by, type="user", id=str(person.pk), label=person.label, person=person)
         accept_invitation(invitation, person=person, by=as_person)
     return person

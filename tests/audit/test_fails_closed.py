@@ -253,6 +253,9 @@ SERVICES: dict[str, Callable[[Stage], object]] = {
     "members.remove": lambda stage: members.remove(stage.team, vera(stage), by=BY),
     "mirror.refresh": lambda stage: mirror.refresh(stage.credential.pk, by=BY),
     "people.create_person": lambda _: accounts.create_person("neo@example.com", password=NEW_PASSWORD, by=BY),
+    "people.insert_person": lambda _: accounts.insert_person(
+        accounts.new_person("neo@example.com", password=NEW_PASSWORD), by=BY
+    ),
     "people.change_person": lambda stage: accounts.change_person(
         vera(stage), name="Vera", email="vera.new@example.com", by=BY
     ),

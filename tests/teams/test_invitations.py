@@ -20,6 +20,7 @@ from taskruns.services.people import accounts
 from taskruns.services.user_errors import UserError
 from tests.factories import PASSWORD, actor, member, person
 from tests.stored import events
+from tests.threads import in_threads
 
 SHELL = Actor(type="command", label="tests")
 VISITOR = Actor(type="anonymous", ip="192.0.2.7")
@@ -332,3 +333,51 @@ def test_a_leavers_invitations_no_longer_work(leaves, link, team, mona):
 def test_an_invitation_by_a_command_works(team):
     link = urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path
     assert Client().get(link).status_code == 200
+
+
+# --- Locks
+
+
+def revoke_it(found):
+    invitations.revoke_invitation(found, by=SHELL)
+
+
+def invite_again(found):
+    invitations.invite(found.team, email=NEO, role=TeamRole.VIEWER, by=SHELL)
+
+
+def archive_its_team(found):
+    teams.archive(found.team, by=SHELL)
+
+
+@pytest.mark.parametrize("act", [revoke_it, invite_again, archive_its_team])
+def test_accepting_and_revoking_at_once_block_nobody(act, committed, monkeypatch):
+    """Of two that lock the same rows in another order, PostgreSQL ends one with an error."""
+    team = Team.objects.create(slug="t", name="T")
+    link = urlsplit(link_of(invitations.invite(team, email=NEO, role=TeamRole.VIEWER, by=SHELL))).path
+    found = invitations.open_invitation(token_of(link))
+    real, began, done = accounts.validate_password, threading.Event(), threading.Event()
+
+    def slowly(password, user):
+        began.set()
+        done.wait(2)
+        real(password, user)
+
+    monkeypatch.setattr(accounts, "validate_password", slowly)
+
+    def both(number):
+        if number:
+            began.wait(10)
+            act(found)
+            done.set()
+            return True
+        try:
+            invitations.accept_with_new_account(found, name="", password=PASSWORD, by=VISITOR)
+        except InvitationInvalid:
+            return False
+        return True
+
+    accepted, _ = in_threads(2, both)
+    assert not accepted, "the other one is faster than the hash"
+    assert not User.objects.exists()
+    assert not Membership.objects.exists()

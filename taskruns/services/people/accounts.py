@@ -72,16 +72,28 @@ def create_person(
     `invited_by`: who entered the address, if it is not verified.
     Raises UserError if the address is taken or the password too weak.
     """
+    person = new_person(email, password=password, name=name, invited_by=invited_by)
+    insert_person(person, by=by, details=details)
+    return person
+
+
+@sensitive_variables("password")
+def new_person(email: str, *, password: str | None, name: str = "", invited_by: str = "") -> User:
+    """An account for `insert_person`. Hashing its password takes long, so no lock may be held. Raises UserError."""
     person = User(email=clean_email(email), name=clean_line(name, LONGEST_NAME))
     if invited_by:
         person.email_status, person.email_vouched_by = EmailStatus.INVITED, invited_by
     if password is not None:
         _check_new_password(password, person)
     person.set_password(password)
+    return person
+
+
+def insert_person(person: User, *, by: Actor, details: dict[str, Any] | None = None) -> None:
+    """Raises UserError if the address is taken."""
     with transaction.atomic():
         _insert(person)
         record(EventType.PERSON_CREATE, "done", by=by, target=target_of(person), details=details)
-    return person
 
 
 def change_person(person: User, *, name: str, email: str, is_verified: bool = False, by: Actor) -> bool:
