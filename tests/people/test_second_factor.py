@@ -480,3 +480,13 @@ def test_person_without_a_confirmation_method_gets_an_explanation(vera: User, cl
     answer = client_of(User.objects.get(pk=vera.pk)).get("/accounts/confirm/")
     assert (answer.status_code, "reset your sign-in" in answer.content.decode()) == (403, True)
     assert client.get("/accounts/confirm/").status_code == 302
+
+
+def test_a_factor_is_removed_once(vera: User):
+    """Two clicks on Remove, which both passed the page's own check."""
+    with_app(vera)
+    twice = [Authenticator.objects.get(user=vera, type="totp") for _ in range(2)]
+    before = len(events())
+    removed = [factors.remove(one, vera, must_keep_one=False, session_key="", by=Actor.command()) for one in twice]
+    assert removed == [True, False]
+    assert events()[before:] == [("auth.mfa_remove", "done")]

@@ -108,12 +108,14 @@ def count_use(passkey: Authenticator, count: int) -> bool:
     return True
 
 
-def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_key: str, by: Actor) -> None:
+def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_key: str, by: Actor) -> bool:
     """Remove a factor, and the recovery codes with the last second factor. All sessions but `session_key` end, because
-    they may have used this factor. Raises UserError if the person's role requires it.
+    they may have used this factor. False if it is gone. Raises UserError if the person's role requires it.
     """
     with transaction.atomic():
         _locked(person)
+        if not of(person).filter(pk=factor.pk).exists():  # removed by another request
+            return False
         rest = of(person).filter(type__in=SECOND).exclude(pk=factor.pk)
         if not rest.exists() and must_keep_one:
             raise UserError(FACTOR_NEEDED)
@@ -123,6 +125,7 @@ def remove(factor: Authenticator, person: User, *, must_keep_one: bool, session_
             of(person).delete()
         details["sessions_ended"] = sessions.delete(person, keep=session_key)
         record(EventType.AUTH_MFA_REMOVE, "done", by=by, target=_target(person), details=details)
+    return True
 
 
 def renew_recovery_codes(person: User, *, by: Actor) -> list[str]:

@@ -82,7 +82,7 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
     if request.method == "POST":
         with shown_as_message(request):
             must_keep_one = recent_auth.must_keep_second_factor(request.user)
-            factors.remove(
+            is_removed = factors.remove(
                 factor,
                 request.user,
                 must_keep_one=must_keep_one,
@@ -91,7 +91,8 @@ def remove(request: PanelRequest, factor_id: int) -> HttpResponse:
             )
             if not factors.has_second(request.user):
                 recent_auth.forget_factors(request)
-            messages.success(request, f"{row.word.capitalize()} removed.")
+            if is_removed:
+                messages.success(request, f"{row.word.capitalize()} removed.")
             return redirect("factors")
     return _form_page(request, "factor_remove", {"row": row})
 
