@@ -326,6 +326,19 @@ def test_forged_post_does_nothing(
     assert good.status_code in {200, 302, 422}
 
 
+def test_a_forged_post_costs_the_same_for_a_missing_team(team: Team, other_team: Team, otto: User):
+    client = Client(enforce_csrf_checks=True, headers={"host": "localhost:8000"})
+    client.force_login(otto, backend=settings.AUTHENTICATION_BACKENDS[0])
+    client.post("/teams/ops-north/members/add/", headers={"X-CSRFToken": "x" * 64})  # warm-up
+    Team.objects.create(slug="ops-old", name="Ops Old", archived_at=timezone.now())
+    costs = []
+    for slug in ("ops-north", "ops-old", "no-such-team"):
+        with CaptureQueriesContext(connection) as queries:
+            assert client.post(f"/teams/{slug}/members/add/", headers={"X-CSRFToken": "x" * 64}).status_code == 403
+        costs.append(len(queries))
+    assert costs == [costs[0]] * 3
+
+
 CHANGING = ["credential-test", "member-role", "member-remove", "invitation-revoke", "member-add"]
 
 
