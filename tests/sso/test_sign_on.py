@@ -580,3 +580,25 @@ def test_a_long_next_is_no_500(idp: Idp, linked: User):
     client = Client()
     client.post("/accounts/sso/", {"next": "/" + "".join(map(str, range(3_000)))})
     assert client.get("/accounts/sso/callback/?state=x&code=y").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("token", "info", "is_verified"),
+    [
+        ({"email": "boss@example.com"}, {}, False),
+        ({"email": "boss@example.com", "email_verified": False}, {"email": "boss@example.com"}, False),
+        ({"email_verified": True}, {"email_verified": None}, False),
+        ({"email_verified": True}, {"email_verified": False}, False),
+        ({"email": "boss@example.com", "email_verified": True}, {"email_verified": False}, True),
+        ({"email": "boss@example.com"}, {"email": "boss@example.com"}, True),
+        ({}, {"email": "boss@example.com"}, True),
+    ],
+    ids=str,
+)
+def test_an_address_is_verified_by_the_source_that_names_it(
+    idp: Idp, db: None, token: dict[str, Any], info: dict[str, Any], *, is_verified: bool
+):
+    """The user info has nina@example.com, which is verified."""
+    idp.configure(claims=token, userinfo=info)
+    assert idp.sign_in(Client()).status_code == (302 if is_verified else 403)
+    assert [person.email for person in User.objects.all()] == (["boss@example.com"] if is_verified else [])

@@ -75,7 +75,7 @@ class OidcAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
             if info.get("sub") != claims["sub"]:
                 raise AnswerRefused("subject of the user info")
             # Signed claims override those from the userinfo endpoint, which says nothing about the sign-in itself.
-            claims = {name: info[name] for name in info.keys() - OF_THE_SIGN_IN} | claims
+            claims = {name: info[name] for name in info.keys() - OF_THE_SIGN_IN} | claims | _address(claims, info)
         return self.get_provider().sociallogin_from_response(request, claims)
 
     def _claims(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +115,15 @@ def _fetched(url: str, *, bearer: str = "") -> dict[str, Any]:
     if not isinstance(found, dict):
         raise AnswerRefused("no JSON object")
     return found
+
+
+def _address(claims: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """The email and whether it is verified, both from one source: only the address that it names is verified. From the
+    ID token, unless it has none, or leaves it to the user info whether the same one is verified.
+    """
+    leaves_it = "email_verified" not in claims and claims.get("email") == info.get("email")
+    source = info if "email" not in claims or leaves_it else claims
+    return {name: source.get(name) for name in ("email", "email_verified")}
 
 
 class OidcProvider(OpenIDConnectProvider):  # type: ignore[misc]
