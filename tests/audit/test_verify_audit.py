@@ -332,6 +332,29 @@ def test_rows_added_during_verification_are_not_faults(chain: str, team: Team, m
     assert 5 < report.rows <= 12
 
 
+def test_many_rows_added_during_verification_do_not_lack_anchors(
+    chain: str, team: Team, monkeypatch: pytest.MonkeyPatch
+):
+    """The anchors of these rows were made after the verification began, so it does not read them."""
+    monkeypatch.setattr("taskruns.services.audit.verification.MAX_UNANCHORED", 5)
+    monkeypatch.setattr("taskruns.services.audit.verification.REPORT_EVERY", 1)
+    monkeypatch.setattr("taskruns.services.audit.rows.CHUNK", 2)
+    anchor_changed()
+    added = []
+
+    def add_rows(report: audit.Report) -> None:
+        if not added:
+            append(team, 8)
+            added.append(anchor_changed())
+
+    faults: list[str] = []
+    report = audit.verify(by=VERA, chain=chain, progress=add_rows, found=faults.append)
+    assert (report.rows, faults) == (13, [])
+    delete(chain, "seq > 1", table="taskruns_auditanchor")
+    assert audit.verify(by=VERA, chain=chain, progress=add_rows, found=faults.append).fault_count, "the control"
+    assert "5 rows from here on have no anchor" in faults[0]
+
+
 @pytest.mark.slow
 def test_exit_codes_and_output_as_a_process(tmp_path: Path, migrated_file: Path):
     """Exit codes in a shell: first without migrations, then clean."""
