@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,11 +10,13 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.db import transaction
+from django.utils import timezone
 
 from taskruns import verifier
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed, check_anchor_file, publish, unwritten_since
 from taskruns.audit.record import chain_of
+from taskruns.audit.signing_keys import sign, signing_key_id
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Restore, Team
 from taskruns.services import backups
 from taskruns.services.audit import AnchorFile
@@ -295,6 +298,46 @@ def test_a_lost_entry_cannot_be_continued(team: Team, chain: str, anchor_file: P
     restored(anchor_file)
     with pytest.raises(UserError, match=r"no entry 5\..*A restore lost entries 4 to 5"):
         exported(team, after=5)
+
+
+# A drill beside the real panel
+
+
+def signed_by_the_real_panel(chain: str, anchor_file: Path, seq: int, hours: int) -> None:
+    """An anchor of a row that only the other database has."""
+    at = f"{timezone.now() + timedelta(hours=hours):%Y-%m-%dT%H:%M:%S.%fZ}"
+    statement = {"chain": chain, "seq": seq, "hash": "7" * 64, "signed_at": at, "key_id": signing_key_id()}
+    with anchor_file.open("a") as file:
+        file.write(json.dumps(statement | {"signature": sign(statement)}) + "\n")
+
+
+def test_a_drill_leaves_out_what_the_real_panel_signed_since(team: Team, chain: str, anchor_file: Path):
+    put_back(chain, 3)
+    restored(anchor_file)
+    append(team, 3)
+    for seq in (7, 40):
+        signed_by_the_real_panel(chain, anchor_file, seq, 1)
+    code, lines = verify()
+    assert code == 0, lines
+    assert [line.split(" were")[0] for line in lines if "signed after" in line] == ["note: 2 external anchors"]
+    assert any("not checked against external anchors" in line for line in lines), "it proves less"
+    signed_by_the_real_panel(chain, anchor_file, 8, -1)
+    assert (8, "anchor not met") in kinds(verify()[1]), "the control: it was signed before the restore"
+
+
+@pytest.mark.parametrize("resting", ["never restored", "adopted", "restored by hand"])
+def test_only_a_panel_that_rests_leaves_anchors_out(
+    resting: str, team: Team, chain: str, anchor_file: Path, commits: Commits
+):
+    if resting == "adopted":
+        put_back(chain, 3)
+        restored(anchor_file)
+        with commits():
+            backups.adopt(by=ROOT)
+    elif resting == "restored by hand":  # in the database, without a signed row
+        Restore.objects.create(restored_by="root", backup="ab" * 32, backup_made_at=timezone.now())
+    signed_by_the_real_panel(chain, anchor_file, 40, 1)
+    assert (40, "anchor not met") in kinds(verify()[1])
 
 
 # Publishing

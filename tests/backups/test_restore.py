@@ -102,10 +102,17 @@ def test_a_restore_says_what_is_lost_and_a_drill_publishes_nothing(
     for command in (("create_team", "Drill"), ("export_audit", "ops-north"), ("verify_audit",)):
         target.done(*command)
     assert anchors.read_bytes() == before
+    copy = tmp_path / "anchors.jsonl"
+    copy.write_bytes(before)
     assert "clean" in panel.done("verify_audit"), "the drill did not turn production red"
+    panel.done("export_audit", "ops-north")
+    assert anchors.read_bytes() != before
+    said = target.done("verify_audit")
+    assert "external anchors were signed after the restore" in said
+    assert "clean" in said.splitlines(), "production did not turn the drill red"
     export = tmp_path / "drill.jsonl"
     export.write_text(target.done("export_audit", "ops-north"))
-    command = [sys.executable, "-I", "taskruns/verifier.py", str(export), "--anchors", str(anchors)]
+    command = [sys.executable, "-I", "taskruns/verifier.py", str(export), "--anchors", str(copy)]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert checked.returncode == 0, checked.stdout
     assert "gap acknowledged: row" in checked.stdout

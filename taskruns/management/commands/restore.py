@@ -66,7 +66,8 @@ class Command(PanelCommand):
     def _restore(self, file: Path, anchors: Path | None) -> None:
         if backups.has_tables():
             raise CommandError(NOT_EMPTY, returncode=COULD_NOT_RUN)
-        archive, known = _opened(file), _known(anchors)
+        archive = _opened(file)
+        _known(anchors)  # before the long load
         manifest = archive.manifest
         for problem in (backups.problem_of_target(manifest), backups.refuse_newer(manifest)):
             if problem:
@@ -81,7 +82,7 @@ class Command(PanelCommand):
         try:
             with backups.loaded(archive, unpacked):
                 self.progress("")
-                report = self._complete(archive, known, anchors)
+                report = self._complete(archive, anchors)
         except backups.BadBackup as error:
             raise CommandError(f"Nothing was restored. {error}") from None
         except (backups.LoadFailed, backups.CannotDump) as error:
@@ -97,13 +98,14 @@ class Command(PanelCommand):
                 "before you adopt this one."
             )
 
-    def _complete(self, archive: backups.Archive, known: audit.AnchorFile | None, anchors: Path | None) -> audit.Report:
+    def _complete(self, archive: backups.Archive, anchors: Path | None) -> audit.Report:
         """Everything after the rows are there: newer tables, the rows of the audit log, its verification."""
         # Django's own command: MIGRATE_DATABASE_URL may name the database of the real panel.
         call_command(MigrateCommand(), interactive=False, verbosity=0)
         if problem := signing_key_problem():
             raise CommandError(f"Nothing was restored. {problem}", returncode=COULD_NOT_RUN)
         by, manifest = Actor.command(), archive.manifest
+        known = _known(anchors)  # again: in a drill, the real panel signed more since
         found = backups.acknowledge(archive, anchors=known, by=by)
         anchor_changed()
         _analyze()

@@ -19,11 +19,12 @@ from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import ANCHOR_EVERY
 from taskruns.audit.append_only import KEPT_WHOLE, foreign_triggers, missing_triggers
 from taskruns.audit.raw_rows import UNREADABLE_VALUE, tolerant_text, with_number
-from taskruns.audit.record import chain_of, team_of
-from taskruns.audit.row_json import value_as_json
+from taskruns.audit.record import SITE_CHAIN, chain_of, team_of
+from taskruns.audit.row_json import row_as_json, value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
-from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash, printable
+from taskruns.models.restores import restored_at
+from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash, printable, restore_statement, signature_holds
 
 from .anchors import AnchorFile
 from .rows import ANCHOR, EVENT, stream_values, unnumbered
@@ -66,6 +67,8 @@ class Report:
     fault_count: int = 0
     is_anchor_file_unreadable: bool = False  # AUDIT_ANCHOR_FILE, although anchors were made
     notes: list[str] = field(default_factory=list)
+    resting_since: str = ""  # if this panel was restored and not adopted
+    left_out: int = 0  # external anchors signed since then
     _of_this_chain: int = 0
 
     @property
@@ -95,8 +98,9 @@ def verify_chains(
     for trigger in triggers:
         report.add(f"the trigger {trigger} is missing or changed: the database no longer refuses changes to rows")
     _note_foreign_triggers(report)
+    report.resting_since = _resting_since()
     for name in names:
-        before = report.fault_count
+        before, left_out = report.fault_count, report.left_out
         report.begin(name)
         for fault in _faults(name, anchor_file, report, progress):
             report.add(fault)
@@ -104,7 +108,7 @@ def verify_chains(
             "chain": name,
             "rows": report.rows_of[name],
             "anchors": report.anchors_of[name],
-            "compared": report.compared,
+            "compared": report.compared and report.left_out == left_out,
             "faults": report.fault_count - before,
             "triggers_missing": len(triggers),
         }
@@ -114,6 +118,32 @@ def verify_chains(
             _record(team_of(name), "ok", details, by=by)
     if any(map(_has_old_anchors, names)):
         report.notes.append(THINNED)
+    _note_left_out(report)
+
+
+def _resting_since() -> str:
+    """When this panel was restored, if it rests since then, else "".
+
+    Only if a signed row of the log says the same: whoever can write to the database could also let the panel rest.
+    """
+    at = restored_at()
+    rows = AuditEvent.objects.filter(chain=SITE_CHAIN, event=EventType.SYSTEM_RESTORED, outcome="done")
+    with suppress(*UNREADABLE, *UNREADABLE_VALUE):
+        row = with_number(rows).order_by("-seq").first()
+        if at is not None and row is not None:
+            event, since = row_as_json(row), str(value_as_json(at))
+            is_signed = signature_holds(restore_statement(event), public_keys(), "restore")
+            return since if is_signed and event["details"]["restored_at"] == since else ""
+    return ""
+
+
+def _note_left_out(report: Report) -> None:
+    if report.left_out:
+        report.compared = False
+        report.notes.append(
+            f"{report.left_out} external anchors were signed after the restore of {report.resting_since}, by the panel "
+            "whose backup it was, and not compared: this panel is not in service"
+        )
 
 
 def _has_old_anchors(chain: str) -> bool:
@@ -158,7 +188,7 @@ def _faults(chain: str, anchor_file: AnchorFile | None, report: Report, progress
                 progress(report)
             yield thing
 
-    checker = ChainChecker(chain, public_keys(), watched(_anchors(chain, anchor_file)))
+    checker = ChainChecker(chain, public_keys(), watched(_anchors(chain, _outside(chain, anchor_file, report))))
     unsigned = -1  # the last reported row after which too many have no anchor
     thinning = _Thinning(chain, started)
     searches = 0
@@ -270,7 +300,16 @@ def _head(chain: str) -> tuple[int | None, object]:
     return (seq if type(seq) is int else None), stored
 
 
-def _anchors(chain: str, anchor_file: AnchorFile | None) -> Iterator[dict[str, Any]]:
+def _outside(chain: str, anchor_file: AnchorFile | None, report: Report) -> Iterator[dict[str, Any]]:
+    """The chain's external anchors. A restored panel that rests publishes none, and the real one may work beside it."""
+    for anchor in anchor_file.of(chain) if anchor_file else ():
+        if report.resting_since and anchor["signed_at"] > report.resting_since:
+            report.left_out += 1
+        else:
+            yield anchor
+
+
+def _anchors(chain: str, outside: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """All anchors of the chain by row number, each once. Anchors made after the start are left out: their rows may be
     newer than the rows we read.
     """
@@ -278,7 +317,7 @@ def _anchors(chain: str, anchor_file: AnchorFile | None) -> Iterator[dict[str, A
     newest = inside.order_by("-seq").values_list("seq", flat=True).first() or 0
     number = itemgetter("seq")
     kept = stream_values(AuditAnchor.objects.filter(chain=chain, seq__lte=newest), ANCHOR)
-    for _, same in groupby(merge(kept, anchor_file.of(chain) if anchor_file else (), key=number), key=number):
+    for _, same in groupby(merge(kept, outside, key=number), key=number):
         seen: list[dict[str, Any]] = []
         for anchor in same:
             if anchor not in seen:
