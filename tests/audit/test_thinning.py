@@ -37,12 +37,21 @@ NOTE = (
 
 def at(days: int, clock: str, team: Team | None, *, rows: int = 1) -> None:
     """Write rows that are `days` old, and anchor the last of them."""
-    hours, minutes = map(int, clock.split(":"))
-    with time_machine.travel(TODAY - timedelta(days=days) + timedelta(hours=hours, minutes=minutes), tick=False):
+    unanchored(days, clock, team, rows=rows)
+    with time_machine.travel(moment(days, clock), tick=False):
+        assert anchor_chain(f"team:{team.pk}" if team else "site")
+
+
+def unanchored(days: int, clock: str, team: Team | None, *, rows: int) -> None:
+    with time_machine.travel(moment(days, clock), tick=False):
         for _ in range(rows):
             with transaction.atomic():
                 record(EventType.TEAM_CHANGE, "done", by=VERA, team=team)
-        assert anchor_chain(f"team:{team.pk}" if team else "site")
+
+
+def moment(days: int, clock: str) -> datetime:
+    hours, minutes = map(int, clock.split(":"))
+    return TODAY - timedelta(days=days) + timedelta(hours=hours, minutes=minutes)
 
 
 @pytest.fixture
@@ -325,6 +334,22 @@ def test_a_deleted_last_anchor_of_a_busy_day_is_a_fault(busy: str) -> None:
     jobs.thin_anchors()
     delete(busy, "seq = 33", table=ANCHORS)
     assert found(busy) == [("anchor not met", 2)]
+
+
+def test_a_panel_stopped_over_midnight_before_a_busy_day_is_no_fault(team: Team, monkeypatch: Any) -> None:
+    monkeypatch.setattr(verification, "MAX_UNANCHORED", 5)
+    chain = f"team:{team.pk}"
+    at(100, "12:00", team)
+    unanchored(100, "23:44", team, rows=2)  # stopped before the next anchor, and started in the morning
+    for hour in range(8, 12):
+        at(99, f"{hour:02}:00", team, rows=4)
+    at(1, "12:00", team)
+    assert found(chain) == []
+    jobs.thin_anchors()
+    assert numbers(chain) == [1, 19, 20]
+    assert found(chain) == []
+    delete(chain, "seq = 19", table=ANCHORS)
+    assert found(chain) == [("anchor not met", 2)], "the control: the next anchor is too young to follow thinned ones"
 
 
 def test_missing_anchors_of_young_rows_are_a_fault(busy: str) -> None:

@@ -237,9 +237,25 @@ class _Thinning:
             rows = with_number(AuditEvent.objects.filter(chain=self._chain, seq__gte=seq)).order_by("seq")
             at = rows.values_list("at", flat=True).first()
             if at is not None and at < self._before:
-                day = (at + ANCHORED_WITHIN).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+                day = max(_day_of(at + ANCHORED_WITHIN), self._anchored_on(seq) or _day_of(at))
                 return str(value_as_json(day + timedelta(days=1)))
         return ""
+
+    def _anchored_on(self, seq: int) -> datetime | None:
+        """The day of the next anchor, if it may be the first one since the row: the worker may have been stopped over
+        midnight. No more rows than a worker leaves without an anchor may then be older than that day.
+        """
+        anchors = with_number(AuditAnchor.objects.filter(chain=self._chain, seq__gte=seq)).order_by("seq")
+        found = anchors.values_list("seq", "signed_at").first()
+        if found is None or found[1] >= self._before:
+            return None
+        rows = AuditEvent.objects.filter(chain=self._chain, seq__gte=seq, seq__lte=found[0])
+        day = _day_of(found[1])
+        return day if rows.filter(at__lt=day).count() <= MAX_UNANCHORED else None
+
+
+def _day_of(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _displaced(chain: str) -> Iterator[Fault]:
