@@ -2,9 +2,9 @@
 r"""Checks audit exports of Taskruns: `python verifier.py FILE [FILE ...] [--public-key BASE64] [--anchors FILE]`.
 
 Runs alone; signatures need the package `cryptography`. Exit code: 0 clean and proved, 1 faults, 2 could not run,
-3 no fault, but not all is proved: no trusted key signed a file, or it has format 1. The keys of --public-key are
-trusted. Without them, a key of the export is trusted if it signed an anchor of this chain in --anchors, a file that the
-panel's owner cannot edit.
+3 no fault, but not all is proved: no trusted key signed a file, it has format 1, or an anchor of a later row was signed
+at most CLOCKS seconds before the export. The keys of --public-key are trusted. Without them, a key of the export is
+trusted if it signed an anchor of this chain in --anchors, a file that the panel's owner cannot edit.
 
 An export has one JSON object per line, each with one member: a manifest, then events, then anchors, then a trailer.
 canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASCII escapes.
@@ -29,6 +29,7 @@ import sys
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -47,10 +48,12 @@ MANIFEST |= {"exported_at": str, "exported_by": str}
 TRAILER: Types = {"events": int, "anchors": int, "digest": str, "key_id": str, "signature": str}
 ANCHOR_LINE = b'{"anchor"'  # how the panel begins the line of an anchor
 ORDER = ("manifest", "event", "anchor", "trailer")
+CLOCKS = 60  # seconds; the clocks of two hosts may differ by less
 LONGEST = 2**22  # bytes of a line; the panel writes shorter ones
 ZEROS = "0" * 64
 Json = dict[str, Any]
 Keys = dict[str, bytes]  # key id -> raw public key
+Anchors = Iterable[Json]
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -114,6 +117,14 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def later(at: str, seconds: int) -> str:
+    """A time of the panel's, moved by `seconds`. Another text stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(at) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S.%fZ}"
+    except (ValueError, OverflowError):
+        return at
+
+
 class Fault(NamedTuple):
     chain: str
     kind: str  # edited, missing, inserted, reordered, bad link, bad anchor signature, anchor not met, bad restore
@@ -133,18 +144,11 @@ class ChainChecker:
     """
 
     def __init__(
-        self,
-        chain: str,
-        keys: Keys,
-        anchors: Iterable[Json] = (),
-        *,
-        whole: bool = True,
-        start: int = 1,
-        before: str = ZEROS,
+        self, chain: str, keys: Keys, anchors: Anchors = (), *, whole: bool = True, start: int = 1, before: str = ZEROS
     ) -> None:
         self.chain, self.whole, self.rows, self.expected, self._start = chain, whole, 0, start, start
         self.anchors = 0  # valid ones
-        self.newer = 0  # newer than the export
+        self.newer = self.close = 0  # newer than the export; signed at most CLOCKS before it, for a later row
         self.signed = start - 1  # the highest row with a valid anchor
         self._keys, self._fault = keys, partial(Fault, chain)
         self.last: str | None = before  # the previous row's hash; None if that row is edited
@@ -197,6 +201,13 @@ class ChainChecker:
                 yield self._fault("bad anchor signature", seq, f"the key {what}")
             elif self.until and seq > self.until[0] and anchor["signed_at"] > self.until[1]:
                 self.newer += 1
+            elif (
+                self.whole
+                and self.until
+                and seq > self.until[0]
+                and anchor["signed_at"] > later(self.until[1], -CLOCKS)
+            ):
+                self.close += 1
             elif seq >= self._start:
                 self.anchors, self.signed = self.anchors + 1, seq
                 self._unmet.setdefault(seq, set()).add(anchor["hash"])
@@ -460,6 +471,11 @@ def check(paths: list[Path], anchor_file: Path | None, pinned: Keys) -> int:
     verification = Verification(exports, anchor_file, pinned)
     verification.run()
     checker, vouched = verification.checker, ", ".join(verification.trusted)
+    if checker.close:
+        verification.unproved.append(
+            f"{checker.close} anchors of later rows, signed within {CLOCKS} s before this export, were not compared: "
+            "the clocks of two hosts may differ. Check an export made later"
+        )
     if checker.whole and exports[0].first > 1:
         print(f"starts with row {exports[0].first}: the rows before it are not in these files")
     alone = "" if checker.whole else ", each on its own: filtered export"

@@ -87,6 +87,7 @@ def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | Non
         details = {"format": kind, "filtered": filtered}
         mark = record(EventType.AUDIT_EXPORT, "done", by=by, team=team, details=details)
         anchor_row(mark)
+        exported_at = timezone.now()  # under the chain's lock: every anchor of a later row is signed later
     anchor_changed()
     bounds = {"chain": mark.chain, "seq__gt": after, "seq__lte": mark.seq}
     chain = AuditEvent.objects.filter(**bounds)
@@ -98,7 +99,7 @@ def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | Non
         "first_seq": first,
         "last_seq": last,
         "filtered": filtered,
-        "exported_at": value_as_json(timezone.now()),
+        "exported_at": value_as_json(exported_at),
         "exported_by": by.label,
         "public_keys": {name: b64encode(raw).decode() for name, raw in public_keys().items()},
     }
