@@ -16,6 +16,7 @@ canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASC
 - restore: rows may be missing before a row system.restored / done only, and only if its prev_hash is the hash of the
   row before the gap, its details name the first and the last missing row, and their signature holds: Ed25519 over
   "taskruns-restore-v1\n" + canonical(details without signature, with chain, seq and prev_hash of the row).
+  Anchors of the missing rows must be those that it knew: `superseded` names the newest, `superseded_count` counts all.
 Format 1 has no trailer: nothing in it proves that its end was not cut off, so it is never clean.
 """
 
@@ -107,6 +108,20 @@ def lost_rows(event: Json, keys: Keys) -> tuple[int, int] | None:
         return None
 
 
+def unknown_anchors(details: Json, lost: list[Json]) -> list[Json]:
+    """Those of these anchors of lost rows that the restore did not know: it names the newest, and counts all."""
+    try:
+        latest, count = later(details["restored_at"], CLOCKS), details["superseded_count"]
+        named = [(each["seq"], each["hash"], each["key_id"]) for each in details["superseded"]]
+        unnamed_up_to = named[0][0] if count > len(named) > 0 else 0
+        others = [each for each in lost if (each["seq"], each["hash"], each["key_id"]) not in named]
+        late = [each for each in lost if each["signed_at"] > latest]
+        unknown = [each for each in others if each["seq"] > unnamed_up_to and each["signed_at"] <= latest]
+        return late + unknown or others[max(count - len(named), 0) :]
+    except UNREADABLE:  # signed with a key that leaked
+        return lost
+
+
 def keys_of(encoded: Iterable[str]) -> Keys:
     raw = [base64.b64decode(key, validate=True) for key in encoded]
     return {hashlib.sha256(k).hexdigest()[:16]: k for k in raw if not CHECKS_SIGNATURES or public_key(k) is not None}
@@ -153,7 +168,7 @@ class ChainChecker:
         self._keys, self._fault = keys, partial(Fault, chain)
         self.last: str | None = before  # the previous row's hash; None if that row is edited
         self.until: tuple[int, str] | None = None  # an export's last row and time: newer anchors do not count
-        self._anchors, self._gaps, self._unmet = iter(anchors), list[tuple[int, int]](), dict[int, set[str]]()
+        self._anchors, self._gaps, self._unmet = iter(anchors), list[tuple[int, int]](), dict[int, list[Json]]()
         self._next = next(self._anchors, None)
         self.notes = list[str]()  # gaps that a restore made and acknowledged
 
@@ -175,7 +190,7 @@ class ChainChecker:
             yield self._fault("bad link", seq, f"it does not have the hash of row {seq - 1}: one of them was changed")
         if seq >= self.expected:
             self.expected, self.last = seq + 1, stored if is_good else None
-        if any(signed != stored for signed in self._unmet.pop(seq, ())):
+        if any(signed["hash"] != stored for signed in self._unmet.pop(seq, ())):
             yield self._fault("anchor not met", seq, "its anchor signed a different row: the chain was recomputed")
         self._unmet = self._unmet if self.whole else {}
 
@@ -210,7 +225,7 @@ class ChainChecker:
                 self.close += 1
             elif seq >= self._start:
                 self.anchors, self.signed = self.anchors + 1, seq
-                self._unmet.setdefault(seq, set()).add(anchor["hash"])
+                self._unmet.setdefault(seq, []).append(anchor)
 
     def _restored(self, event: Json, seq: int) -> Iterator[Fault]:
         """The row after a gap. If a restore wrote it, for just this gap, the lost rows and their anchors are no faults.
@@ -226,7 +241,12 @@ class ChainChecker:
         rows = f"row {first}" if first == last else f"rows {first}-{last}"
         day = str(event["details"].get("restored_at"))[:10]
         self.notes.append(f"{self.chain}: gap acknowledged: {rows} lost by the restore of {day}")
-        self._unmet = {number: hashes for number, hashes in self._unmet.items() if not first <= number <= last}
+        lost = [anchor for number in sorted(self._unmet) if number >= first for anchor in self._unmet.pop(number)]
+        if lost:
+            self.notes.append(f"{self.chain}: {len(lost)} anchors of these lost rows were set aside")
+        for anchor in unknown_anchors(event["details"], lost):
+            text = f"the restore of row {seq} did not know it, or it was signed later: rows were cut off"
+            yield self._fault("anchor not met", anchor["seq"], text)
         self.expected, self.signed = seq, signed + last - first + 1
 
     def _misplaced(self, seq: int) -> Iterator[Fault]:

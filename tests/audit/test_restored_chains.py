@@ -16,12 +16,13 @@ from taskruns import verifier
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed, check_anchor_file, publish, unwritten_since
 from taskruns.audit.record import chain_of
+from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import sign, signing_key_id
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Restore, Team
 from taskruns.services import backups
 from taskruns.services.audit import AnchorFile
 from taskruns.services.user_errors import UserError
-from taskruns.verifier import ChainChecker, event_hash, lost_rows
+from taskruns.verifier import ChainChecker, event_hash, lost_rows, unknown_anchors
 from tests.audit.verifying import verify
 
 from .chain_reader import stored
@@ -298,6 +299,71 @@ def test_a_lost_entry_cannot_be_continued(team: Team, chain: str, anchor_file: P
     restored(anchor_file)
     with pytest.raises(UserError, match=r"no entry 5\..*A restore lost entries 4 to 5"):
         exported(team, after=5)
+
+
+# Anchors of lost rows
+
+
+def restored_knowing(
+    chain: str, anchors: list[str], anchor_file: Path, monkeypatch: pytest.MonkeyPatch, *, days: int = 0
+) -> None:
+    """A validly signed restore that knew only these anchors, and says that it was `days` ago."""
+    put_back(chain, 3)
+    whole = anchor_file.read_text()
+    anchor_file.write_text("".join(anchors) or whole)
+    acknowledge = backups.actions.record_restored
+
+    def signed(name: str, *, seq: int, details: dict[str, Any], by: Actor) -> AuditEvent:
+        if name == chain:
+            at = value_as_json(timezone.now() - timedelta(days=days))
+            details |= {"missing_from": 4, "missing_to": 9, "restored_at": at}
+            details |= {} if anchors else {"superseded": [], "superseded_count": 0}
+            seq = 10
+        return acknowledge(name, seq=seq, details=details, by=by)
+
+    monkeypatch.setattr(backups.actions, "record_restored", signed)
+    restored(anchor_file)
+    Restore.objects.update(adopted_at=timezone.now())
+    anchor_file.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("known", "days", "unknown"),
+    [(3, 0, []), (1, 0, [7, 9]), (0, 0, [5, 7, 9]), (3, 1, [5, 7, 9])],
+    ids=["all", "the oldest", "none", "all, but earlier than they were signed"],
+)
+def test_a_restore_excuses_only_the_anchors_that_it_knew(
+    known: int,
+    days: int,
+    unknown: list[int],
+    team: Team,
+    chain: str,
+    anchor_file: Path,
+    commits: Commits,
+    monkeypatch: pytest.MonkeyPatch,
+    auditor: Auditor,
+):
+    for _ in range(2):
+        append(team, 2)
+        anchored(commits)
+    lost = anchor_file.read_text().splitlines(keepends=True)[1:]
+    restored_knowing(chain, lost[:known], anchor_file, monkeypatch, days=days)
+    code, lines = verify("--chain", "ops-north")
+    assert (code, kinds(lines)) == (1 if unknown else 0, [(seq, "anchor not met") for seq in unknown])
+    assert f"note: {chain}: 3 anchors of these lost rows were set aside" in lines
+    code, said = auditor(exported(team), anchors=anchor_file.read_bytes())
+    assert (code, kinds(said.splitlines())) == (1 if unknown else 0, [(seq, "anchor not met") for seq in unknown])
+    assert f"{chain}: 3 anchors of these lost rows were set aside" in said.splitlines()
+
+
+def test_of_many_anchors_a_restore_names_the_newest_and_counts_all():
+    lost = [{"seq": seq, "hash": "a", "key_id": "k", "signed_at": "2026-01-01"} for seq in (4, 5, 6, 7)]
+    details = {"restored_at": "2026-01-02", "superseded_count": 4, "superseded": lost[2:]}
+    assert unknown_anchors(details, lost) == []
+    for place in (0, 3):
+        other = lost[place] | {"hash": "b"}
+        assert unknown_anchors(details, [*lost, other]) == [other], "one too many"
+    assert unknown_anchors({}, lost) == lost
 
 
 # A drill beside the real panel
