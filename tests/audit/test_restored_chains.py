@@ -274,6 +274,27 @@ def test_anchors_of_others_do_not_move_the_number(chain: str, anchor_file: Path)
     assert restored(anchor_file)[chain].seq == 6
 
 
+@pytest.mark.parametrize("seq", [100, 10**6, 2**63 - 1])
+def test_anchors_planted_in_the_database_do_not_move_the_number(seq: int, chain: str, anchor_file: Path):
+    planted: dict[str, Any] = {
+        "hash": "0" * 64,
+        "signed_at": timezone.now(),
+        "key_id": signing_key_id(),
+        "signature": "AAAA",
+    }
+    put_back(chain, 3)
+    AuditAnchor(chain=chain, seq=seq, **planted).save(force_insert=True)
+    assert restored(anchor_file)[chain] == backups.Acknowledged(chain, 6, 4, 5)
+
+
+@pytest.mark.parametrize("seq", [-1, 2**63 - 1])
+def test_an_impossible_head_is_refused(seq: int, chain: str, anchor_file: Path):
+    put_back(chain, 3)
+    move_head(chain, seq)
+    with pytest.raises(backups.BadBackup, match=r"audit log team:\S+ has an impossible head\."):
+        restored(anchor_file)
+
+
 def test_a_long_gap_is_not_counted_as_rows_without_anchor(team: Team, chain: str, anchor_file: Path, commits: Commits):
     put_back(chain, 3)
     move_head(chain, 4_000)

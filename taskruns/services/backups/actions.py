@@ -17,13 +17,14 @@ from django.utils import timezone
 from taskruns import __version__
 from taskruns.audit import Actor, EventType, record, record_restored
 from taskruns.audit.anchors import anchor_changed, lead_problem, publish
-from taskruns.audit.raw_rows import with_number
+from taskruns.audit.raw_rows import tolerant_text, with_number
 from taskruns.audit.record import SITE_CHAIN
 from taskruns.audit.row_json import value_as_json
 from taskruns.audit.signing_keys import public_keys, signing_key_problem
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Delivery, PersonSession, Restore
 from taskruns.models.channels import UNSENT
 from taskruns.services.audit import AnchorFile, NoAnchors
+from taskruns.services.audit.rows import ANCHOR, stream_values
 from taskruns.services.user_errors import UserError
 from taskruns.verifier import signature_holds
 
@@ -31,6 +32,7 @@ from . import archive
 from .snapshot import take
 
 _CHAIN = re.compile(r"team:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+HIGHEST = 2**62  # no log gets so long
 NAMED = 20  # superseded anchors in one row, the newest; the others are counted
 Manifest = dict[str, Any]
 
@@ -158,16 +160,30 @@ class _Loss:
     def of(cls, chain: str, anchors: AnchorFile | None) -> "_Loss":
         rows = with_number(AuditEvent.objects.filter(chain=chain)).order_by("-seq")
         kept = rows.values_list("seq", flat=True).first() or 0
-        head = AuditChain.objects.filter(chain=chain).values_list("seq", flat=True).first() or 0
-        inside = with_number(AuditAnchor.objects.filter(chain=chain)).order_by("-seq")
-        loss = cls(chain, kept, max(kept, head, inside.values_list("seq", flat=True).first() or 0))
         keys = public_keys()
+        loss = cls(chain, kept, max(kept, _head(chain), *_signed_numbers(chain, kept, keys)))
         for anchor in anchors.of(chain) if anchors else ():
             if anchor["seq"] > kept and signature_holds(anchor, keys):
                 loss.count += 1
                 loss.highest = max(loss.highest, anchor["seq"])
                 loss.superseded.append({"seq": anchor["seq"], "hash": anchor["hash"], "key_id": anchor["key_id"]})
         return loss
+
+
+def _head(chain: str) -> int:
+    """The number in the chain's head. Raises BadBackup if the panel cannot have written it."""
+    with tolerant_text():
+        found = AuditChain.objects.filter(chain=chain).values_list("seq", flat=True).first()
+    if found is not None and (type(found) is not int or not 0 <= found <= HIGHEST):
+        raise archive.BadBackup(f"Its audit log {chain} has an impossible head. Use an older backup.")
+    return found or 0
+
+
+def _signed_numbers(chain: str, after: int, keys: dict[str, bytes]) -> Iterator[int]:
+    """The numbers above `after` that an anchor in the database names. What someone planted does not count."""
+    for anchor in stream_values(AuditAnchor.objects.filter(chain=chain, seq__gt=after), ANCHOR):
+        if signature_holds(anchor, keys):
+            yield anchor["seq"]
 
 
 def _chains(anchors: AnchorFile | None) -> Iterator[str]:
