@@ -14,7 +14,7 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.signing_keys import signing_key_problem
-from taskruns.models import AuditAnchor, AuditEvent, Heartbeat, SigningKeyUse, Team
+from taskruns.models import AuditAnchor, AuditEvent, AuditVerification, Heartbeat, SigningKeyUse, Team
 from taskruns.services import readiness
 
 SENTENCE = "AUDIT_SIGNING_KEY is not the key that signed this audit log"
@@ -58,6 +58,17 @@ def test_other_key_exports_nothing(other_key: bytes, anchored: Team) -> None:
         call_command("export_audit", anchored.slug, stdout=StringIO())
     assert refused.value.returncode == 2
     assert AuditEvent.objects.count() == rows
+
+
+def test_other_key_verifies_nothing(other_key: bytes, anchored: Team, settings: Any) -> None:
+    rows = AuditEvent.objects.count()
+    with pytest.raises(CommandError, match=SENTENCE) as refused:
+        call_command("verify_audit", stdout=StringIO())
+    assert refused.value.returncode == 2
+    assert (AuditEvent.objects.count(), AuditVerification.objects.count()) == (rows, 0)
+    settings.AUDIT_PUBLIC_KEYS = (other_key,)
+    call_command("verify_audit", stdout=StringIO())
+    assert AuditEvent.objects.count() > rows, "the control"
 
 
 def test_rotation_that_lists_the_old_key_goes_on(other_key: bytes, settings: Any) -> None:

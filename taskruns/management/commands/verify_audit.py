@@ -9,6 +9,7 @@ from django.db import DatabaseError
 
 from taskruns.audit import Actor
 from taskruns.audit.record import SITE_CHAIN, chain_of
+from taskruns.audit.signing_keys import signing_key_problem
 from taskruns.management.commands._base import COULD_NOT_RUN, PanelCommand, no_team
 from taskruns.models import Team
 from taskruns.services import audit
@@ -57,6 +58,7 @@ class Command(PanelCommand):
     def _report(self, chain: str | None, anchors: Path | None) -> audit.Report:
         """Turn every error into one line and exit 2, never a traceback: exit 1 means faults."""
         try:
+            _refuse_another_key()
             return audit.verify(
                 by=Actor.command(), chain=_chain(chain), anchors=anchors, progress=self._progress, found=self.say
             )
@@ -74,6 +76,12 @@ class Command(PanelCommand):
 
     def _progress(self, so_far: audit.Report) -> None:
         self.progress(f"{so_far.rows} rows, {so_far.fault_count} faults")
+
+
+def _refuse_another_key() -> None:
+    """Every anchor would seem forged, and rows of an honest log would say so for good."""
+    if problem := signing_key_problem():
+        raise CommandError(problem, returncode=COULD_NOT_RUN)
 
 
 def _chain(name: str | None) -> str | None:
