@@ -376,6 +376,7 @@ class Verification:
         self.exports, self.pinned, self.found, self.unproved = exports, pinned, 0, list[str]()
         self.keys = pinned or {name: key for export in exports for name, key in export.keys.items()}
         self.trusted = dict(pinned)
+        self.outside = self.unreadable = 0  # anchors of --anchors that are compared, and lines that are none
         oldest, is_whole = exports[0], all(export.is_whole for export in exports)
         start, before = oldest.first if is_whole else 1, oldest.prev_hash or ZEROS
         anchors = self._anchors(anchor_file)
@@ -393,11 +394,12 @@ class Verification:
         """
         chain = self.exports[0].chain
         kept = sqlite3.connect("")  # sorts the anchors in a temporary file, to save memory
-        kept.execute("CREATE TABLE anchor (seq INTEGER, text, PRIMARY KEY (seq, text)) WITHOUT ROWID")
+        kept.execute("CREATE TABLE anchor (seq INTEGER, text, outside, PRIMARY KEY (seq, text)) WITHOUT ROWID")
 
-        def keep(anchor: Any) -> bool:
+        def keep(anchor: Any, *, outside: bool = False) -> bool:
             if is_mine := is_anchor(anchor) and anchor["chain"] == chain:
-                kept.execute("INSERT OR IGNORE INTO anchor VALUES (?, ?)", (anchor["seq"], canonical(anchor)))
+                row = (anchor["seq"], canonical(anchor), outside)
+                kept.execute("INSERT OR REPLACE INTO anchor VALUES (?, ?, ?)", row)
             return is_mine
 
         for export in self.exports:
@@ -407,8 +409,13 @@ class Verification:
         for number, raw in raw_lines(anchor_file) if anchor_file else ():
             if raw.strip() and not (anchor := loaded(raw)):
                 sys.stderr.write(f"line {number} of {anchor_file} cannot be read: cut short by a crash, or edited\n")
-            elif raw.strip() and keep(anchor) and not self.pinned and signature_holds(anchor, self.keys):
+                self.unreadable += 1
+            elif raw.strip() and keep(anchor, outside=True) and not self.pinned and signature_holds(anchor, self.keys):
                 self.trusted[anchor["key_id"]] = self.keys[anchor["key_id"]]
+        is_whole = all(export.is_whole for export in self.exports)
+        bounds = (self.exports[0].first, self.exports[-1].last) if is_whole else (-(2**63), 2**63 - 1)
+        count = kept.execute("SELECT count(*) FROM anchor WHERE outside AND seq BETWEEN ? AND ?", bounds)
+        self.outside = count.fetchone()[0]
         return (json.loads(text) for (text,) in kept.execute("SELECT text FROM anchor ORDER BY seq, text"))
 
     def run(self) -> None:
@@ -503,12 +510,19 @@ def check(paths: list[Path], anchor_file: Path | None, pinned: Keys) -> int:
     print(*map(printable, checker.notes), sep="\n", end="\n" if checker.notes else "")
     print(f"{checker.anchors} anchors, signatures {'' if CHECKS_SIGNATURES else 'not '}checked")
     print(f"newer than this export, not compared: {checker.newer} anchors")
+    if anchor_file:
+        print(f"outside anchors {'compared' if checker.whole else 'of this log'}: {verification.outside}")
+    if verification.unreadable:
+        print(f"lines of {printable(str(anchor_file))} that cannot be read: {verification.unreadable}")
     print("keys pinned" if pinned else f"key {vouched}: trusted, it signed --anchors" if vouched else "no key pinned")
     if verification.found:
         print(f"{verification.found} faults")
         return 1
     if not CHECKS_SIGNATURES:
         print("could not run: no faults, but signatures cannot be checked. Install the package cryptography.")
+        return 2
+    if anchor_file and checker.rows and not (verification.outside or checker.newer or verification.unproved):
+        print("could not run: no faults, but --anchors has no anchor of these rows. Give a whole copy of the anchors.")
         return 2
     print(*map(printable, verification.unproved), sep="\n", end="\n" if verification.unproved else "")
     print("clean" if not verification.unproved else "not fully proved" if vouched else "nothing proved")

@@ -104,6 +104,16 @@ def test_an_unreadable_anchor_file_is_exit_2_after_the_rest(chain: str, anchor_f
     assert (code, lines[-1]) == (1, "1 faults"), "a fault counts more"
 
 
+@pytest.mark.parametrize("held", ["", "garbage\n", "another panel's"])
+def test_an_anchor_file_that_was_emptied_or_overwritten_is_exit_2(held: str, chain: str, anchor_file: Path):
+    theirs = anchor_file.read_text().replace(chain, "team:5b0c7a52-7d0c-4b3f-9a51-0c1f0a1f4e11")
+    anchor_file.write_text(theirs if held == "another panel's" else held)
+    out = io.StringIO()
+    with pytest.raises(CommandError, match=r"AUDIT_ANCHOR_FILE .*has no anchors of this log") as refused:
+        call_command("verify_audit", "--chain", "ops-north", stdout=out)
+    assert (refused.value.returncode, "clean" in out.getvalue()) == (2, False)
+
+
 def test_before_the_first_anchor_there_is_no_file(team: Team, anchor_file: Path):
     append(team)
     assert verify()[0] == 0

@@ -1,6 +1,7 @@
 """`verifier.py` as an external auditor uses it: a copy in an empty directory, an export, and Python."""
 
 import base64
+import gzip
 import json
 import re
 import resource
@@ -191,6 +192,26 @@ def test_torn_anchor_lines_are_reported_and_others_count(export: bytes, auditor:
     assert re.findall(r"line (\d) of anchors.jsonl cannot be read", said) == ["1", "3"]
 
 
+@pytest.mark.parametrize("name", ["empty", "another log's", "compressed", "UTF-16", "older rows"])
+def test_a_file_without_anchors_of_these_rows_is_not_clean(name: str, export: bytes, team: Team, auditor: Auditor):
+    anchor = line(parsed(export)[-2]["anchor"])
+    held = {
+        "empty": b"",
+        "another log's": line(parsed(export)[-2]["anchor"] | {"chain": "site"}),
+        "compressed": gzip.compress(anchor),
+        "UTF-16": anchor.decode().encode("utf-16"),
+        "older rows": anchor,
+    }[name]
+    checked = exported(team, after=LAST) if name == "older rows" else export
+    code, said = auditor(checked, anchors=held)
+    assert (code, "outside anchors compared: 0" in said.splitlines()) == (2, True), said
+    assert "could not run: no faults, but --anchors has no anchor of these rows" in said
+    assert ("lines of anchors.jsonl that cannot be read: " in said) is (name in {"compressed", "UTF-16"})
+    code, said = auditor(export, anchors=anchor + b"{torn\n")
+    assert (code, "outside anchors compared: 1" in said.splitlines()) == (0, True), said
+    assert "lines of anchors.jsonl that cannot be read: 1" in said.splitlines()
+
+
 STRANGE_ROWS: dict[str, Any] = {
     "a number": 1,
     "a list": [],
@@ -237,10 +258,13 @@ def test_a_huge_line_needs_little_memory(export: bytes, alone: Alone, tmp_path: 
         resource.setrlimit(resource.RLIMIT_AS, (400_000_000, 400_000_000))
 
     with (tmp_path / "huge").open("wb") as file:
-        file.write(export)
+        file.write(line(parsed(export)[-2]["anchor"]))
         file.truncate(1_000_000_000)
     code, said = alone(export, "--public-key", OURS, "--anchors", "huge", preexec_fn=limited)
-    assert (code, "clean\nline 11 of huge cannot be read" in said) == (0, True), said
+    assert (code, "clean\nline 2 of huge cannot be read" in said) == (0, True), said
+    with (tmp_path / "huge").open("wb") as file:
+        file.write(export)
+        file.truncate(1_000_000_000)
     (tmp_path / "huge").replace(tmp_path / "other.jsonl")
     code, said = alone(export, "other.jsonl", "--public-key", OURS, preexec_fn=limited)
     assert (code, "comes after the trailer" in said) == (1, True), said

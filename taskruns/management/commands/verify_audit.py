@@ -15,8 +15,8 @@ from taskruns.models import Team
 from taskruns.services import audit
 
 UNREADABLE_ANCHORS = (
-    "AUDIT_ANCHOR_FILE cannot be read, so the log was not compared with it. Check its permissions, or name a copy with "
-    "--anchors."
+    "AUDIT_ANCHOR_FILE cannot be read or has no anchors of this log, so the log was not compared with it. Check its "
+    "permissions and whether it was emptied, or name a copy with --anchors."
 )
 NO_DATABASE = "The log cannot be read, or the verification cannot be recorded. Check the database, then run this again."
 

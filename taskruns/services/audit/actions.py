@@ -16,9 +16,9 @@ from django.utils import timezone
 
 from taskruns.audit import Actor
 from taskruns.audit.raw_rows import tolerant_text
-from taskruns.models import AuditAnchor, AuditChain, AuditVerification
+from taskruns.models import AnchorToPublish, AuditAnchor, AuditChain, AuditVerification
 
-from .anchors import AnchorFile, NoAnchors, UnreadableAnchors
+from .anchors import AnchorFile, NoAnchors
 from .verification import Found, Progress, Report, verify_chains
 
 SILENT_FOR = timedelta(seconds=60)
@@ -100,6 +100,8 @@ def _covers(anchor_file: AnchorFile, chain: str | None, report: Report, *, is_na
     left_out = sorted(map(str, chains - anchor_file.chains()))
     if chain and left_out and is_named:
         raise NoAnchors(f"The anchor file has no anchors for chain {chain}. Use a copy that does.")
+    if chains and not is_named and not chains & anchor_file.chains():
+        report.is_anchor_file_unreadable = _was_published()  # it was overwritten
     for name in left_out:
         report.notes.append(f"not compared: the anchor file has no anchors for chain {name}")
     return not left_out
@@ -115,9 +117,13 @@ def _anchor_file(anchors: Path | None, report: Report, progress: Progress) -> An
         return AnchorFile(Path(settings.AUDIT_ANCHOR_FILE), progress=lambda: progress(report))
     except NoAnchors as error:
         report.notes.append(f"not compared with AUDIT_ANCHOR_FILE: {error}")
-        # Before the first anchor there is no file.
-        report.is_anchor_file_unreadable = isinstance(error, UnreadableAnchors) and AuditAnchor.objects.exists()
+        report.is_anchor_file_unreadable = _was_published()
         return None
+
+
+def _was_published() -> bool:
+    """Whether AUDIT_ANCHOR_FILE should have anchors. Before the first one there is no file."""
+    return AuditAnchor.objects.exclude(pk__in=AnchorToPublish.objects.values("anchor")).exists()
 
 
 def stalled() -> list[UUID]:
