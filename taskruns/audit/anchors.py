@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,14 @@ def _newest_of_ours(head: dict[str, Any]) -> int:
 
 def _anchored(chain: str) -> int:
     """The number of the newest row that has an anchor of ours. Planted anchors do not count."""
+    newest = _newest_anchor(chain)
+    return newest.seq if newest is not None else 0
+
+
+def _newest_anchor(chain: str) -> AuditAnchor | None:
     newest = with_number(AuditAnchor.objects.filter(chain=chain)).order_by("-seq", "-pk")
     keys = list(newest.values_list("pk", flat=True)[:_TRIED])
-    return next((anchor.seq for anchor in _readable(keys) if _is_ours(anchor)), 0)
+    return next((anchor for anchor in _readable(keys) if _is_ours(anchor)), None)
 
 
 def _readable(keys: list[int]) -> Iterator[AuditAnchor]:
@@ -167,6 +173,22 @@ def _published(anchor: AuditAnchor) -> None:
         return
     log.info("audit_anchor", **_as_json(anchor))
     publish(anchor)
+
+
+def publish_again() -> None:
+    """In the transaction that adopts a restored panel: log the newest anchor of each chain after commit, and queue it.
+
+    Those that were made while the panel rested were not logged, nor queued by a process without AUDIT_ANCHOR_FILE.
+    """
+    with tolerant_text():
+        chains = list(AuditChain.objects.order_by("chain").values_list("chain", flat=True))
+    for chain in chains:
+        newest = _newest_anchor(chain)
+        if newest is None:
+            continue
+        if settings.AUDIT_ANCHOR_FILE:
+            AnchorToPublish.objects.get_or_create(anchor=newest)
+        transaction.on_commit(partial(log.info, "audit_anchor", **_as_json(newest)), robust=True)
 
 
 def publish(new: AuditAnchor | None = None) -> int:

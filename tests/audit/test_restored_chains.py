@@ -450,6 +450,29 @@ def test_a_resting_panel_publishes_nothing_until_adopted(
     assert verify()[0] == 0
 
 
+def test_adoption_publishes_what_was_anchored_without_a_file(
+    team: Team, chain: str, anchor_file: Path, commits: Commits, settings: Any, caplog: pytest.LogCaptureFixture
+):
+    put_back(chain, 3)
+    restored(anchor_file)
+    append(team, 2)
+    settings.AUDIT_ANCHOR_FILE = ""
+    anchored(commits)
+    settings.AUDIT_ANCHOR_FILE = str(anchor_file)
+    caplog.clear()
+    caplog.set_level("INFO")
+    with commits():
+        backups.adopt(by=ROOT)
+    newest = {name: AuditAnchor.objects.filter(chain=name).latest("seq").seq for name in (chain, "site")}
+    assert newest[chain] == 8
+    logged = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    written = [json.loads(line) for line in anchor_file.read_text().splitlines()]
+    for name, seq in newest.items():
+        for published in (logged, written):
+            found = [each for each in published if (each.get("chain"), each.get("seq")) == (name, seq)]
+            assert [each["hash"] for each in found] == [AuditEvent.objects.get(chain=name, seq=seq).hash]
+
+
 def test_adoption_is_recorded(chain: str, anchor_file: Path, commits: Commits):
     put_back(chain, 3)
     restored(anchor_file)

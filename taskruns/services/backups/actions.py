@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from taskruns import __version__
 from taskruns.audit import Actor, EventType, record, record_restored
-from taskruns.audit.anchors import anchor_changed, lead_problem, publish
+from taskruns.audit.anchors import anchor_changed, lead_problem, publish, publish_again
 from taskruns.audit.raw_rows import tolerant_text, with_number
 from taskruns.audit.record import SITE_CHAIN
 from taskruns.audit.row_json import value_as_json
@@ -227,6 +227,7 @@ def adopt(*, by: Actor) -> bool:
         Restore.objects.filter(adopted_at=None).update(adopted_at=timezone.now(), adopted_by=by.label)
         # The panel whose backup it is may have sent them.
         Delivery.objects.filter(state__in=UNSENT).update(is_repeat=True)
+        publish_again()
         details = {"backup": restores[0].backup, "restored_at": value_as_json(restores[0].restored_at)}
         record(EventType.SYSTEM_RESTORED, "adopted", by=by, details=details)
     anchor_changed()
