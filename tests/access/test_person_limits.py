@@ -80,6 +80,17 @@ def test_only_the_first_denials_of_a_minute_are_rows(
     assert "7 more refused attempts of vera@example.com in the same minute" in text
 
 
+@pytest.mark.parametrize("actor_id", ["x", "refused:x", "5b0c7a52-7d0c-4b3f-9a51-0c1f0a1f4e11"])
+def test_a_tally_of_nobody_is_recorded_as_anonymous(actor_id: str, db: None, vera: User):
+    minute = timezone.now() - timedelta(minutes=5)
+    PersonTally.objects.create(actor_id=actor_id, chain="site", minute=minute, attempts=LIMIT + 3)
+    PersonTally.objects.create(actor_id=str(vera.pk), chain="site", minute=minute, attempts=LIMIT + 1)
+    assert tallies.record_counted() == 2
+    assert not PersonTally.objects.exists()
+    rows = AuditEvent.objects.filter(chain="site", outcome="denied").order_by("seq")
+    assert [(row.actor_type, row.actor_label) for row in rows] == [("anonymous", ""), ("user", "vera@example.com")]
+
+
 def test_denials_of_one_person_hide_nobody_elses(
     team: Team, other_team: Team, vera: User, oli: User, client_of: ClientOf, clock: Any
 ):

@@ -2,9 +2,11 @@
 because the rows of the log can never be deleted.
 """
 
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
@@ -73,7 +75,9 @@ def _most(actor_id: str) -> int:
 
 def _whose(tally: PersonTally) -> Actor:
     pk = tally.actor_id.removeprefix(REFUSED)
-    if token := Token.objects.filter(pk=pk).first():
-        return Actor(type="token", id=pk, label=token.label, role=token.role)
-    person = User.objects.filter(pk=pk).first()
-    return Actor(type="user", id=pk, label=person.label if person else "")
+    with suppress(ValidationError):  # an id that the panel cannot have written
+        if token := Token.objects.filter(pk=pk).first():
+            return Actor(type="token", id=pk, label=token.label, role=token.role)
+        if person := User.objects.filter(pk=pk).first():
+            return Actor(type="user", id=pk, label=person.label)
+    return Actor(type="anonymous", id=pk)
