@@ -14,8 +14,11 @@ from django.utils import timezone
 from taskruns.audit import Actor, EventType, record
 from taskruns.audit.anchors import anchor_changed
 from taskruns.audit.signing_keys import signing_key_problem
-from taskruns.models import AuditAnchor, AuditEvent, AuditVerification, Heartbeat, SigningKeyUse, Team
+from taskruns.models import AuditAnchor, AuditChain, AuditEvent, AuditVerification, Heartbeat, SigningKeyUse, Team
 from taskruns.services import readiness
+from taskruns.services.user_errors import UserError
+
+from .exports import exported, parsed
 
 SENTENCE = "AUDIT_SIGNING_KEY is not the key that signed this audit log"
 
@@ -58,6 +61,17 @@ def test_other_key_exports_nothing(other_key: bytes, anchored: Team) -> None:
         call_command("export_audit", anchored.slug, stdout=StringIO())
     assert refused.value.returncode == 2
     assert AuditEvent.objects.count() == rows
+
+
+def test_no_export_without_an_anchor_of_its_row(other_key: bytes, anchored: Team, settings: Any) -> None:
+    """A web process that runs since before the key was used. The thousandth row is anchored when it is written."""
+    rows = AuditEvent.objects.count()
+    with pytest.raises(UserError, match=SENTENCE):
+        exported(anchored)
+    assert AuditEvent.objects.count() == rows
+    settings.AUDIT_PUBLIC_KEYS = (other_key,)
+    AuditChain.objects.filter(chain=f"team:{anchored.pk}").update(seq=999)
+    assert parsed(exported(anchored))[0]["manifest"]["last_seq"] == 1000
 
 
 def test_other_key_verifies_nothing(other_key: bytes, anchored: Team, settings: Any) -> None:

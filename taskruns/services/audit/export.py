@@ -23,7 +23,7 @@ from taskruns.audit.anchors import anchor_changed, anchor_row
 from taskruns.audit.raw_rows import with_number
 from taskruns.audit.record import chain_of
 from taskruns.audit.row_json import row_as_json, value_as_json
-from taskruns.audit.signing_keys import public_keys, sign, signing_key_id
+from taskruns.audit.signing_keys import public_keys, sign, signing_key_id, signing_key_problem
 from taskruns.forms import AuditFilter
 from taskruns.models import AuditAnchor, AuditEvent, AuditReading, Team
 from taskruns.services.spreadsheet import BOM, csv_line, defused
@@ -86,7 +86,9 @@ def export(team: Team | None, *, by: Actor, kind: str, wanted: AuditFilter | Non
         prev_hash = _hash_of(team, after) if after else None
         details = {"format": kind, "filtered": filtered}
         mark = record(EventType.AUDIT_EXPORT, "done", by=by, team=team, details=details)
-        anchor_row(mark)
+        # Every thousandth row has its anchor already.
+        if not anchor_row(mark) and (problem := signing_key_problem()):
+            raise UserError(problem)
         exported_at = timezone.now()  # under the chain's lock: every anchor of a later row is signed later
     anchor_changed()
     bounds = {"chain": mark.chain, "seq__gt": after, "seq__lte": mark.seq}
