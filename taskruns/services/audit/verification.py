@@ -24,7 +24,16 @@ from taskruns.audit.row_json import row_as_json, value_as_json
 from taskruns.audit.signing_keys import public_keys
 from taskruns.models import AuditAnchor, AuditChain, AuditEvent, Team
 from taskruns.models.restores import restored_at
-from taskruns.verifier import UNREADABLE, ChainChecker, Fault, event_hash, printable, restore_statement, signature_holds
+from taskruns.verifier import (
+    UNREADABLE,
+    ChainChecker,
+    Fault,
+    canonical,
+    event_hash,
+    printable,
+    restore_statement,
+    signature_holds,
+)
 
 from .anchors import AnchorFile
 from .rows import ANCHOR, EVENT, stream_values, unnumbered
@@ -37,6 +46,7 @@ MAX_UNANCHORED = ANCHOR_EVERY + 100  # rows; this many without an anchor are nor
 ANCHORED_WITHIN = timedelta(minutes=10)  # normally within five; the rest allows for a worker restart
 # The original number is searched for the first SEARCHES changed rows, and only NEARBY numbers up and down.
 SEARCHES, NEARBY = 100, 1_000
+LONGEST_SEARCHED = 2**14  # bytes of a row; the panel writes shorter ones, and each number costs a hash
 
 THINNED = (
     f"of the anchors older than {KEPT_WHOLE.days} days, the database keeps the last of each day: "
@@ -269,6 +279,8 @@ def _displaced(chain: str) -> Iterator[Fault]:
 def _moved(fault: Fault, event: dict[str, Any]) -> Fault:
     """If the row's hash matches under another number nearby, only its number was changed: report it as reordered."""
     with suppress(*UNREADABLE):
+        if len(canonical(event)) > LONGEST_SEARCHED:
+            return fault
         for seq in range(max(1, fault.seq - NEARBY), fault.seq + NEARBY + 1):
             if event_hash(event | {"seq": seq, "chain": fault.chain}) == event["hash"]:
                 return fault._replace(kind="reordered", text=f"it was written as row {seq}")
