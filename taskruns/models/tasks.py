@@ -66,7 +66,8 @@ class Task(models.Model):
     # When the request began that last showed its newest runs down to known ones. Every run that Arize held before it is
     # in the mirror, except those below the newest page of the first reading. Null: not searched yet.
     searched_at = models.DateTimeField(null=True)
-    active_unread = models.BooleanField(default=False)  # the first reading left out older runs, which may be active
+    # The first reading left out older runs, which may be active. Without `caught_up_at`: all its runs are being read.
+    active_unread = models.BooleanField(default=False)
     swept_at = models.DateTimeField(null=True)  # when the rolling search last read it
     # When reading its runs last failed, unless the list has worked since.
     runs_failed_at = models.DateTimeField(null=True)

@@ -1,9 +1,9 @@
 """Keeps the mirror in step with Arize, with few calls. Only this package reads lists from Arize.
 
 `schedule` decides which worker reads with a credential and when; `budget` limits the calls; `round` sets their order;
-`reader` makes them. `tasks`, `active_runs`, `task_runs` and `arize_users` choose what to read and write the answers.
-`first_contact` reads a new account, `nudges` make a round begin at once, `staleness` finds what is out of date,
-`lookup` reads one run for a person, `fill` makes up past runs for benchmarks.
+`reader` makes them. `tasks`, `active_runs`, `active_unread`, `task_runs` and `arize_users` choose what to read, and
+write the answers. `first_contact` reads a new account, `nudges` make a round begin at once, `staleness` finds what is
+out of date, `lookup` reads one run for a person, `fill` makes up past runs for benchmarks.
 """
 
 from .fill import fill_runs

@@ -9,9 +9,9 @@ from django.db.models import F, UUIDField
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient
-from taskruns.arize.errors import ArizeError, BadRequest, HalfAsked, NotFound, RateLimited, Unauthorized
+from taskruns.arize.errors import ArizeError, NotFound, RateLimited, Unauthorized
 from taskruns.arize.paging import Page
-from taskruns.arize.wire import RunStatus, WireRun
+from taskruns.arize.wire import WireRun
 from taskruns.models import Cancellation, Credential, Outcome, Run, Status, Task
 from taskruns.models.prepared import Prepared, Slot, TimeSlot
 from taskruns.models.stamps import is_recent, long_ago
@@ -19,10 +19,9 @@ from taskruns.services.credentials.budget import Kind
 from taskruns.services.runs.observations import record_gone, record_observation
 
 from . import task_runs
-from .first_contact import has_unread_tasks
 from .reader import Reader
 from .schedule import ACTIVE_PACE, ATTENTION_PACE, team_has_attention
-from .staleness import FAILED_WAITS, failed_lately, note_answer
+from .staleness import FAILED_WAITS, note_answer
 
 # A run whose status the panel does not know may have ended. There may be many, so only a few are read at a time.
 UNKNOWN_EVERY = timedelta(minutes=3)
@@ -150,32 +149,3 @@ def _record_single(reader: Reader, run: Run, seen: WireRun | ArizeError, started
     if run.look_failed_at is not None:
         Run.objects.filter(pk=run.pk).update(look_failed_at=None)
     return record_observation(run, seen, started)
-
-
-def read_active_unread(reader: Reader) -> int:
-    """Read active runs below the newest page of a task. Only after first contact, because each task costs two calls."""
-    tasks = Task.objects.filter(credential=reader.credential, active_unread=True).exclude(failed_lately(timezone.now()))
-    if has_unread_tasks(reader.credential):
-        return 0
-    changed = 0
-    wanted = ((task, status) for task in tasks.order_by("pk") for status in (RunStatus.RUNNING, RunStatus.PENDING))
-    ask = reader.client.list_runs
-    answers: dict[Task, list[Page[WireRun] | ArizeError]] = defaultdict(list)
-    asked = reader.each(reader.paid(wanted, Kind.FIRST), lambda each: ask(each[0].arize_id, status=each[1]))
-    for (task, _), started, answer in asked:
-        if isinstance(answer, Page):
-            changed += task_runs.record_page(reader, task, answer, started)
-        elif not isinstance(answer, BadRequest):  # 400: this server lacks the filter, but can still list the runs
-            note_answer(task, answer)
-        if not isinstance(answer, HalfAsked):  # asked again in the next round
-            answers[task].append(answer)
-        if len(answers[task]) == 2 and all(isinstance(each, Page | BadRequest) for each in answers[task]):
-            _note_active_read(task)
-    return changed
-
-
-def _note_active_read(task: Task) -> None:
-    """The first reading is complete now. If a gap has opened since, the task is not searched before that is closed."""
-    row = Task.objects.filter(pk=task.pk)
-    row.filter(searched_at=None, gap_cursor="").update(searched_at=F("gap_searched_at"), gap_searched_at=None)
-    row.update(active_unread=False)

@@ -23,7 +23,7 @@ from taskruns.services.credentials.health import CALLS_TO_TRY_AGAIN, SECOND_LOOK
 from taskruns.services.remote_acts import SHORT_TIMEOUTS
 from taskruns.services.runs import facts
 
-from . import active_runs, arize_users, first_contact, schedule, staleness, task_runs, tasks
+from . import active_runs, active_unread, arize_users, first_contact, schedule, staleness, task_runs, tasks
 from .reader import ITEM_ERRORS, THREADS, Reader
 
 log = structlog.get_logger(__name__)
@@ -147,7 +147,7 @@ def _round(reader: Reader, failure: ArizeError | None, *, began: datetime, force
         if not task_runs.is_up_to_date(credential):
             changed += task_runs.read_moved(reader)
             changed += task_runs.read_new(reader)
-            changed += active_runs.read_active_unread(reader)
+            changed += active_unread.read_active_unread(reader)
         changed += task_runs.read_oldest(reader, everything=force)
         changed += task_runs.fill_gaps(reader)
         changed += active_runs.read_unknown(reader) if is_full else 0

@@ -74,7 +74,20 @@ def read_moved(reader: Reader) -> int:
 
 def read_new(reader: Reader) -> int:
     """First contact: the newest page of each task that was never read. The task with the latest run comes first."""
-    return _read(reader, reader.paid(unread_tasks(reader.credential), Kind.FIRST))
+    return read_first(reader, unread_tasks(reader.credential))
+
+
+def read_first(reader: Reader, tasks: Iterable[Task]) -> int:
+    return _read(reader, reader.paid(tasks, Kind.FIRST))
+
+
+def find_all(task: Task) -> None:
+    """The lists by status do not show all active runs of the task, so read all its runs, from the newest to the last.
+
+    A task that was searched before needs no more than its gap.
+    """
+    task.caught_up_at, task.active_unread = (None, True) if task.searched_at is None else (task.caught_up_at, False)
+    update_row(Task, task.pk, caught_up_at=task.caught_up_at, active_unread=task.active_unread)
 
 
 def read_oldest(reader: Reader, *, everything: bool) -> int:
@@ -291,8 +304,10 @@ def _reaches(task: Task, page: Page[WireRun], known_at: datetime | None) -> bool
     """Whether the page contains a run that was known at that time, or one too old to be kept.
 
     A run that was first seen later, alone or among active runs, does not prove that the runs below it are known.
-    Without an earlier reading one page is enough: older runs are read on demand.
+    Without an earlier reading one page is enough: older runs are read on demand, unless all are to be found.
     """
+    if known_at is None and task.active_unread:
+        return any(retention.is_past(wire) for wire in page.items)
     if known_at is None or any(retention.is_past(wire) for wire in page.items):
         return True
     ids = [wire.id for wire in page.items]
@@ -307,7 +322,7 @@ def _complete(task: Task, page: Page[WireRun], *, since: datetime, began: dateti
     """
     changes |= {**_NO_GAP, "caught_up_at": since}
     if task.caught_up_at is None:
-        changes["active_unread"] = bool(page.next_cursor)
+        changes["active_unread"] = bool(page.next_cursor) and not task.active_unread
     if task.searched_at is None and changes.get("active_unread", task.active_unread):
         changes["gap_searched_at"] = began
     else:
