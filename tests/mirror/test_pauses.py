@@ -1,10 +1,13 @@
 """How long the mirror pauses while Arize is down, and how soon it reads again when Arize is well."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import requests
+import responses
 from django.utils import timezone
 
 from taskruns.models import Credential, EmergencyStop, Run, Task, Team, User
@@ -69,6 +72,54 @@ def test_a_probe_that_fails_is_one_call_of_the_same_trouble(credential: Credenti
     assert world.paths() == ["spaces", "tasks"] * 2
     credential.refresh_from_db()
     assert (credential.failures, credential.backoff_since) == (5, START)
+
+
+@dataclass
+class SlowWorld(World):
+    """Answers after some seconds: a call that does not wait for so long gets no answer."""
+
+    seconds: float = 0.0
+    waits: list[float] = field(default_factory=list)
+
+    def _answer(self, request: requests.PreparedRequest) -> Any:
+        _, wait = request.req_kwargs["timeout"]  # type: ignore[attr-defined]
+        self.waits.append(wait)
+        if wait < self.seconds:
+            raise requests.ReadTimeout
+        return super()._answer(request)
+
+
+@pytest.fixture
+def slow(arize: responses.RequestsMock) -> SlowWorld:
+    return SlowWorld().install(arize)  # type: ignore[return-value]
+
+
+def test_a_slow_arize_is_read_again_after_a_fault(credential: Credential, slow: SlowWorld, clock: Any) -> None:
+    slow.task("T1")
+    slow.seconds = 6
+    read(credential)
+    slow.fault = failing("/v2/", 503)
+    pauses(credential, clock, rounds=1, how="board")
+    slow.fault = lambda _: None
+    slow.run("R1")
+    waited = 0
+    while not Run.objects.exists():
+        waited += 5
+        clock.shift(5)
+        await_readings(credential.team, "board")
+        if due(timezone.now()):
+            refresh(credential.pk)
+        assert waited <= 60
+    credential.refresh_from_db()
+    assert (credential.failures, credential.backoff_until) == (0, None)
+
+
+def test_half_of_the_probes_of_a_silent_arize_are_short(credential: Credential, slow: SlowWorld, clock: Any) -> None:
+    slow.seconds = 60
+    pauses(credential, clock, rounds=1, how="board")
+    slow.waits.clear()
+    pauses(credential, clock, rounds=8, how="board")
+    assert [round(wait) for wait in slow.waits] == [4, 4, 12, 12] * 2
 
 
 @pytest.mark.parametrize("broken", ["/v2/spaces", "/v2/tasks?limit"])

@@ -10,6 +10,7 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
+from taskruns.arize.client import Timeouts
 from taskruns.arize.errors import ArizeError, RateLimited, Unauthorized
 from taskruns.audit import Actor
 from taskruns.models import Credential, Team
@@ -32,6 +33,7 @@ READER = Actor.job("mirror")
 UNLIMITED = 1_000_000  # calls
 SHORTEST_BACKOFF = timedelta(seconds=5)
 USUAL_WAIT = 30  # seconds, after a 429 without Retry-After
+LONG_TIMEOUTS = Timeouts(whole=16.0)  # those of any call in a round, without time for a retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +119,15 @@ def _leave_to_others(credential: Credential, problem: str, *, began: datetime) -
 def _probe(reader: Reader) -> ArizeError | None:
     """After a failure, one short call first. Returns its error if Arize still fails: that is all of this round.
 
-    Spaces and tasks take turns, because Arize may work for one of them only.
+    Spaces and tasks take turns, because Arize may work for one of them only. Each has a short turn, so that silent keys
+    do not hold up others that failed, and then a long one: an Arize that answers slowly works too.
     """
     if not reader.spend():
         return None
-    is_turn_of_spaces = reader.credential.failures % 2 == 1
-    with connected(reader.credential, timeouts=SHORT_TIMEOUTS) as client:
+    failures = reader.credential.failures
+    is_turn_of_spaces = failures % 2 == 1
+    timeouts = SHORT_TIMEOUTS if failures % 4 in {1, 2} else LONG_TIMEOUTS
+    with connected(reader.credential, timeouts=timeouts) as client:
         answer: object = reader.call_optional(
             lambda: client.list_spaces(limit=1) if is_turn_of_spaces else client.list_tasks(limit=1)
         )
