@@ -1,9 +1,11 @@
 """Reads runs that may change: active ones, those with an unknown status, and those whose cancel was confirmed."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cache, partial
+from itertools import islice
 
 from django.db.models import F, UUIDField
 from django.utils import timezone
@@ -30,6 +32,7 @@ UNKNOWN_AT_ONCE = 10
 CHECKED_AFTER = timedelta(seconds=10)
 CHECKED_FOR = timedelta(minutes=5)
 CHECKED_AT_ONCE = 5
+FOR_SINGLE_READS = 1 / 5  # of the calls for active runs
 
 
 def read_active(reader: Reader, *, everything: bool) -> int:
@@ -52,7 +55,23 @@ def read_active(reader: Reader, *, everything: bool) -> int:
             by_task[run.task].append(run)
         else:
             alone.append(run)
+    first = _pages_to_read_first(reader)
+    changed = _read_pages(reader, dict(islice(by_task.items(), first)), alone)
+    return changed + _read_pages(reader, dict(islice(by_task.items(), first, None)), [])
+
+
+def _pages_to_read_first(reader: Reader) -> int:
+    """Later pages get what the single reads leave. Without a share of their own, runs that no page shows would never be
+    read while many tasks have active runs.
+    """
+    calls = reader.budget.available(Kind.ACTIVE)
+    return max(1, calls - math.ceil(calls * FOR_SINGLE_READS))
+
+
+def _read_pages(reader: Reader, by_task: dict[Task, list[Run]], alone: list[Run]) -> int:
+    """Read the newest page of each task, then single runs: these, and those that their page left out."""
     changed = 0
+    alone = [*alone]
     asked = reader.each(reader.paid(by_task, Kind.ACTIVE), partial(task_runs.newest_page, reader))
     for task, started, answer in asked:
         changed += task_runs.take_newest(reader, task, answer, started)
