@@ -150,6 +150,22 @@ def test_a_rejection_from_a_clock_that_was_ahead_is_forgotten(run: Run, oli: Use
     assert Credential.objects.get().failing_since is not None
 
 
+def test_a_rejection_after_an_accepted_call_is_a_first_one(run: Run, oli: User, world: Arize, clock: Any) -> None:
+    """Also if the round that was accepted ended with another 401."""
+    world.reject()
+    read(run, oli)
+    clock.shift(5)
+    Credential.objects.update(last_good_at=timezone.now())
+    clock.shift(5)
+    cancel(run, oli)
+    key = Credential.objects.get()
+    assert (key.failing_since, key.rejected_at) == (None, timezone.now())
+    clock.shift(10)
+    Credential.objects.update(last_good_at=timezone.now() + timedelta(hours=1))  # written by a clock that was ahead
+    cancel(run, oli)
+    assert Credential.objects.get().failing_since is not None
+
+
 def test_a_rejected_cancel_of_a_batch_is_sent_after_all(run: Run, oli: User, world: Arize, clock: Any) -> None:
     world.reject()
     cancel_in_batch(run, oli)

@@ -55,6 +55,33 @@ def test_a_second_401_marks_the_key_failing_and_stops_reading_with_it(
     assert events() == [("credential.failing", "done")]
 
 
+def test_scattered_rejections_between_answers_take_no_key_out(
+    credential: Credential, world: World, clock: Any, watch: Any
+) -> None:
+    """One answer in 25 is a 401. A key that is revoked after that fails within two looks."""
+    for number in range(20):
+        world.task(f"T{number}")
+        world.run(f"R{number}", f"T{number}")
+    watch()
+    refresh(credential.pk)
+    turns = cycle([*[None] * 24, (401, {}, "")])
+    world.fault = lambda _: next(turns)
+    rejected = set()
+    for _ in range(24):
+        clock.shift(5)
+        refresh(credential.pk)
+        credential.refresh_from_db()
+        rejected.add(credential.rejected_at)
+    assert len(rejected) > 5
+    assert (credential.failing_since, events()) == (None, [])
+    world.fault = failing("/v2/", 401)
+    clock.shift(10)
+    refresh(credential.pk)
+    clock.shift(10)
+    refresh(credential.pk)
+    assert events() == [("credential.failing", "done")]
+
+
 def test_a_good_test_wakes_a_failing_key(credential: Credential, world: World, mona: Any) -> None:
     world.fault = failing("/v2/", 401)
     refresh(credential.pk)

@@ -1,7 +1,7 @@
 """Whether a key works: its state, and what a rejection by Arize (401) means.
 
-One 401 may be a fault of Arize. A second one, some seconds later, marks the key as failing. A failing key is not used,
-but tried again every few minutes.
+One 401 may be a fault of Arize. A second one, some seconds later, marks the key as failing, unless Arize accepted the
+key in between. A failing key is not used, but tried again every few minutes.
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from taskruns.arize.client import ArizeClient, Timeouts
@@ -63,14 +63,19 @@ def state_of(credential: Credential, now: datetime) -> KeyState:
     return KeyState.NEW if credential.last_good_at is None else KeyState.WORKING
 
 
-def note_rejected(credential: Credential, *, sentence: str, by: Actor) -> bool:
-    """Arize answered 401. True if this was the second look, so that the key is marked as failing now."""
+def note_rejected(credential: Credential, *, sentence: str, by: Actor, accepted_at: datetime | None = None) -> bool:
+    """Arize answered 401. True if this was the second look, so that the key is marked as failing now.
+
+    `accepted_at`: when Arize last accepted the key in this round, which `last_good_at` does not tell yet.
+    """
     now = timezone.now()
     same = _unchanged(credential).filter(failing_since=None)
     # A time in the future was written before the clock was set back.
-    if same.filter(Q(rejected_at=None) | Q(rejected_at__gt=now)).update(
-        rejected_at=now, next_refresh_at=now + SECOND_LOOK
-    ):
+    is_first = Q(rejected_at=None) | Q(rejected_at__gt=now)
+    is_first |= Q(rejected_at__lt=F("last_good_at"), last_good_at__lte=now)
+    if accepted_at is not None:
+        is_first |= Q(rejected_at__lt=accepted_at)
+    if same.filter(is_first).update(rejected_at=now, next_refresh_at=now + SECOND_LOOK):
         log.warning("key_rejected_once", key=str(credential.pk))
         return False
     if not same.filter(rejected_at__lte=now - APART).exists():

@@ -179,7 +179,7 @@ def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: 
     if reader.answered_at is not None:
         changes["last_good_at"] = reader.answered_at
     if isinstance(trouble, Unauthorized):
-        changes |= _fail(credential, trouble.sentence, by=by)
+        changes |= _fail(reader, trouble.sentence, by=by)
     elif trouble is not None:
         changes |= _backoff(credential, trouble, now, longest)
     elif reader.answered_at is not None:
@@ -232,8 +232,8 @@ def _pause(trouble: ArizeError, failures: int, longest: timedelta | None) -> tim
     return max(asked, pause)
 
 
-def _fail(credential: Credential, sentence: str, *, by: Actor) -> dict[str, Any]:
+def _fail(reader: Reader, sentence: str, *, by: Actor) -> dict[str, Any]:
     """The changes after a 401: a second look in some seconds, unless this was it."""
-    if note_rejected(credential, sentence=sentence, by=by):
+    if note_rejected(reader.credential, sentence=sentence, by=by, accepted_at=reader.answered_at):
         return {}
     return {"next_refresh_at": timezone.now() + SECOND_LOOK}
