@@ -75,7 +75,7 @@ def test_a_refused_task_list_is_a_problem_but_known_runs_are_still_read(
     credential.refresh_from_db()
     assert credential.tasks_read_at == START
     assert credential.last_good_at == timezone.now(), "the runs were answered"
-    assert credential.backoff_until is not None
+    assert (credential.backoff_until, credential.list_problem != "") == (None, True), "only the list waits"
 
 
 @pytest.mark.parametrize("status", [403, 404])

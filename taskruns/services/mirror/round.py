@@ -159,9 +159,12 @@ def _round(reader: Reader, failure: ArizeError | None, *, began: datetime, force
         arize_users.read_names(reader)
     except ArizeError as error:
         trouble = error
-    trouble = trouble or reader.stopped_by or reader.list_error or reader.only_error
+    trouble = trouble or _trouble(reader)
+    if reader.list_error is not None and trouble is None:
+        tasks.note_list_failed(credential)
     _finish(reader, trouble, began=began, by=by)
-    sentence = trouble.sentence if trouble else ""
+    problem = trouble or reader.list_error
+    sentence = problem.sentence if problem else ""
     return RoundReport(
         credential.name,
         client.calls,
@@ -170,6 +173,13 @@ def _round(reader: Reader, failure: ArizeError | None, *, began: datetime, force
         sentence,
         unauthorized=isinstance(trouble, Unauthorized),
     )
+
+
+def _trouble(reader: Reader) -> ArizeError | None:
+    """Why the key pauses. Not because of the list of tasks alone: the runs of known tasks can be read without it."""
+    if reader.stopped_by is None and reader.list_error is not None and not reader.newest:
+        return reader.list_error
+    return reader.stopped_by or reader.only_error
 
 
 def _finish(reader: Reader, trouble: ArizeError | None, *, began: datetime, by: Actor) -> None:

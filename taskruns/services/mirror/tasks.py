@@ -23,8 +23,9 @@ from taskruns.models.tasks import NO_LONGER_LISTED, NO_USABLE_KEY, STILL_LISTED
 from taskruns.services.credentials.budget import Kind
 from taskruns.services.runs.observations import fits_an_index
 
-from .reader import Reader
+from .reader import ITEM_ERRORS, MOST_SERVER_ERRORS, Reader
 from .schedule import team_has_attention
+from .staleness import FAILED_WAITS
 
 READ_EVERY = timedelta(minutes=1)
 # Spaces rarely change, so not each listing of tasks begins with a list of spaces.
@@ -34,11 +35,18 @@ REPEATS = (
     "The task list of Arize repeats itself, so some tasks may be missing here. The tasks listed before stay on the "
     "board. The panel lists them again every minute; if this lasts, tell Arize's support."
 )
+FAILED = (
+    "Arize does not list the tasks now, so new tasks may be missing here. The runs of the known tasks are still read. "
+    "The panel tries again every 30 seconds."
+)
 
 
 def is_due(reader: Reader) -> bool:
     """A list that repeats itself is not read more often, because each attempt costs calls and shows nothing new."""
     credential = reader.credential
+    failed_at = credential.listing_at.get("failed_at")
+    if failed_at and is_recent(datetime.fromisoformat(failed_at), timezone.now(), FAILED_WAITS):
+        return False
     if not is_recent(credential.tasks_read_at, timezone.now(), READ_EVERY):
         return True
     return not credential.list_problem and reader.budget.may_list() and team_has_attention(credential)
@@ -61,6 +69,13 @@ def read_tasks(reader: Reader, *, everything: bool) -> tuple[int, int]:
     if changed:
         Team.bump(reader.credential.team_id)
     return len(listing.found), changed
+
+
+def note_list_failed(credential: Credential) -> None:
+    """The tasks could not be listed although their runs were read, so the key goes on and the list waits."""
+    update_row(Credential, credential.pk, listing_at={"failed_at": timezone.now().isoformat()}, list_problem=FAILED)
+    if credential.list_problem != FAILED:
+        Team.bump(credential.team_id)
 
 
 def record_listed(credential: Credential, wires: Iterable[WireTask]) -> int:
@@ -108,7 +123,8 @@ class _Listing:
     `resume_at`: where the next round continues a listing that did not fit into this one, as {"space": id or null,
     "cursor": text or null, "told": bool, "untold": bool, "repeats": bool, "began": text}. `told`: some space was
     listed. `untold`: some space was not, so the unscoped list is needed too. `repeats`: a list repeated itself, so
-    tasks may be missing. `error`: why the tasks could not be listed.
+    tasks may be missing. Instead, it may say when the list failed: {"failed_at": text}. `error`: why the tasks could
+    not be listed.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -120,6 +136,7 @@ class _Listing:
         self.repeats = False
         self.are_all_spaces = True
         self._told = self._untold = self._is_whole = False
+        self._faults = 0
 
     @property
     def listed_from(self) -> datetime:
@@ -132,7 +149,7 @@ class _Listing:
         at = self._reader.credential.listing_at
         spaces = [WireSpace.from_json(space) for space in self._reader.credential.spaces]
         ids = [space.id for space in spaces]
-        resumes = bool(at) and at["space"] in [*ids, None]
+        resumes = "space" in at and at["space"] in [*ids, None]
         if resumes:
             self.began = datetime.fromisoformat(at["began"])
         self._told = resumes and at["told"]
@@ -141,6 +158,8 @@ class _Listing:
         cursor = at["cursor"] if resumes else None
         first = (ids.index(at["space"]) if at["space"] else len(ids)) if resumes else 0
         for space in spaces[first:]:
+            if self._faults == MOST_SERVER_ERRORS:
+                break  # rather than a call for each of many spaces: the list without a space shows all tasks
             self._read(space, cursor)
             if self.resume_at:
                 return
@@ -179,6 +198,7 @@ class _Listing:
     def _note(self, error: ArizeError, space: WireSpace | None) -> None:
         if self._reader.is_over:
             return  # the next round continues here
+        self._faults += not isinstance(error, ITEM_ERRORS)
         if space is not None:
             self._untold = True
         elif not (self._told and isinstance(error, Forbidden | NotFound)):
