@@ -30,6 +30,7 @@ from .staleness import FAILED_WAITS
 READ_EVERY = timedelta(minutes=1)
 # Spaces rarely change, so not each listing of tasks begins with a list of spaces.
 SPACES_EVERY = timedelta(seconds=30)
+MOST_SPACE_PAGES = 20  # in one round; 2,000 spaces
 CHUNK = 100
 REPEATS = (
     "The task list of Arize repeats itself, so some tasks may be missing here. The tasks listed before stay on the "
@@ -55,9 +56,11 @@ def is_due(reader: Reader) -> bool:
 def read_tasks(reader: Reader, *, everything: bool) -> tuple[int, int]:
     """Mirror every task that the key lists. Returns (tasks listed, tasks new or changed)."""
     listing = _Listing(reader)
-    if everything or not _knows_spaces(reader.credential):
-        listing.are_all_spaces = _read_spaces(reader)
     if reader.is_over:
+        return 0, 0
+    if everything or not (_knows_spaces(reader.credential) or _is_interrupted(reader.credential)):
+        listing.are_all_spaces = _read_spaces(reader)
+    if reader.stopped_by is not None:
         return 0, 0
     listing.read_all()
     reader.list_error = listing.error
@@ -149,12 +152,16 @@ class _Listing:
         at = self._reader.credential.listing_at
         spaces = [WireSpace.from_json(space) for space in self._reader.credential.spaces]
         ids = [space.id for space in spaces]
-        resumes = "space" in at and at["space"] in [*ids, None]
+        resumes = _is_interrupted(self._reader.credential)
         if resumes:
             self.began = datetime.fromisoformat(at["began"])
         self._told = resumes and at["told"]
         self._untold = not spaces or not self.are_all_spaces or (resumes and at["untold"])
         self.repeats = resumes and at.get("repeats", False)
+        if self._reader.is_over:
+            # The spaces took the whole round. If they take the next one too, no task is ever listed.
+            self._resume(ids[0] if ids and self.are_all_spaces else None, None)
+            return
         cursor = at["cursor"] if resumes else None
         first = (ids.index(at["space"]) if at["space"] else len(ids)) if resumes else 0
         for space in spaces[first:]:
@@ -186,14 +193,17 @@ class _Listing:
             if space is None and not self._reader.is_over:
                 self.repeats, self._is_whole = False, True  # the list of all spaces is complete
         if self._reader.is_over and (following or not pages):
-            self.resume_at = {
-                "space": space_id,
-                "cursor": following,
-                "told": self._told,
-                "untold": self._untold,
-                "repeats": self.repeats,
-                "began": self.began.isoformat(),
-            }
+            self._resume(space_id, following)
+
+    def _resume(self, space_id: str | None, cursor: str | None) -> None:
+        self.resume_at = {
+            "space": space_id,
+            "cursor": cursor,
+            "told": self._told,
+            "untold": self._untold,
+            "repeats": self.repeats,
+            "began": self.began.isoformat(),
+        }
 
     def _note(self, error: ArizeError, space: WireSpace | None) -> None:
         if self._reader.is_over:
@@ -222,16 +232,29 @@ def _knows_spaces(credential: Credential) -> bool:
     return credential.tasks_read_at is not None and listed_from is not None and listed_from > now - SPACES_EVERY
 
 
+def _is_interrupted(credential: Credential) -> bool:
+    """Whether the listing of the last round goes on, with the spaces that are stored."""
+    at = credential.listing_at
+    return "space" in at and at["space"] in [*(space["id"] for space in credential.spaces), None]
+
+
 def _read_spaces(reader: Reader) -> bool:
-    """List the spaces that the key sees. False if some may be missing: then tasks are listed without spaces too."""
-    began, found = timezone.now(), list[WireSpace]()
+    """List the spaces that the key sees. False if some may be missing: then tasks are listed without spaces too.
+
+    A list that does not end soon is given up, with its spaces: to list the tasks of each would take longer still.
+    """
+    began, found, pages = timezone.now(), list[WireSpace](), 0
+    is_complete = True
     try:
         for page in reader.pages(lambda cursor: reader.client.list_spaces(cursor=cursor), Kind.LIST):
-            found += page.items
+            found, pages = [*found, *page.items], pages + 1
+            is_complete = not page.next_cursor
+            if pages == MOST_SPACE_PAGES and not is_complete:
+                found = []
+                break
     except ArizeError:
         is_complete = False  # the reader has noted the error
-    else:
-        is_complete = not reader.is_over
+    is_complete = is_complete and pages > 0
     _remember_spaces(reader.credential, found, began=began if is_complete else None)
     return is_complete
 
