@@ -2,9 +2,9 @@
 r"""Checks audit exports of Taskruns: `python verifier.py FILE [FILE ...] [--public-key BASE64] [--anchors FILE]`.
 
 Runs alone; signatures need the package `cryptography`. Exit code: 0 clean and proved, 1 faults, 2 could not run,
-3 no fault, but not all is proved: no trusted key signed a file, it has format 1, or an anchor of a later row was signed
-at most CLOCKS seconds before the export. The keys of --public-key are trusted. Without them, a key of the export is
-trusted if it signed an anchor of this chain in --anchors, a file that the panel's owner cannot edit.
+3 no fault, but not all is proved: no trusted key signed a file, or it has format 1. The keys of --public-key are
+trusted. Without them, a key of the export is trusted if it signed an anchor of this chain in --anchors, a file that the
+panel's owner cannot edit.
 
 An export has one JSON object per line, each with one member: a manifest, then events, then anchors, then a trailer.
 canonical(x) is JSON with sorted keys, separators "," and ":", UTF-8 without ASCII escapes.
@@ -163,7 +163,7 @@ class ChainChecker:
     ) -> None:
         self.chain, self.whole, self.rows, self.expected, self._start = chain, whole, 0, start, start
         self.anchors = 0  # valid ones
-        self.newer = self.close = 0  # newer than the export; signed at most CLOCKS before it, for a later row
+        self.newer = 0  # newer than the export
         self.signed = start - 1  # the highest row with a valid anchor
         self._keys, self._fault = keys, partial(Fault, chain)
         self.last: str | None = before  # the previous row's hash; None if that row is edited
@@ -216,13 +216,6 @@ class ChainChecker:
                 yield self._fault("bad anchor signature", seq, f"the key {what}")
             elif self.until and seq > self.until[0] and anchor["signed_at"] > self.until[1]:
                 self.newer += 1
-            elif (
-                self.whole
-                and self.until
-                and seq > self.until[0]
-                and anchor["signed_at"] > later(self.until[1], -CLOCKS)
-            ):
-                self.close += 1
             elif seq >= self._start:
                 self.anchors, self.signed = self.anchors + 1, seq
                 self._unmet.setdefault(seq, []).append(anchor)
@@ -498,11 +491,6 @@ def check(paths: list[Path], anchor_file: Path | None, pinned: Keys) -> int:
     verification = Verification(exports, anchor_file, pinned)
     verification.run()
     checker, vouched = verification.checker, ", ".join(verification.trusted)
-    if checker.close:
-        verification.unproved.append(
-            f"{checker.close} anchors of later rows, signed within {CLOCKS} s before this export, were not compared: "
-            "the clocks of two hosts may differ. Check an export made later"
-        )
     if checker.whole and exports[0].first > 1:
         print(f"starts with row {exports[0].first}: the rows before it are not in these files")
     alone = "" if checker.whole else ", each on its own: filtered export"
