@@ -28,6 +28,7 @@ from huey.contrib.djhuey import HUEY
 from taskruns.audit import EventType
 from taskruns.audit.append_only import APPEND_ONLY_TABLES, make_append_only
 from taskruns.audit.events import allowed_details
+from taskruns.jobs import _Rest
 from taskruns.models import Credential, Run, SiteRole, Task, Team, TeamRole, User
 from taskruns.models.cache import CacheEntry
 from taskruns.services import background
@@ -91,6 +92,12 @@ def pytest_runtest_call() -> Iterator[None]:
 def _the_database_has_the_tests_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frozen time does not stop the clock of PostgreSQL."""
     monkeypatch.setattr("taskruns.models.jobs.has_clock", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _the_queue_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error in an earlier test, messages would be left out for ten seconds."""
+    monkeypatch.setattr("taskruns.jobs._queue_rest", _Rest())
 
 
 @pytest.fixture(autouse=True)
