@@ -69,7 +69,8 @@ class _Arize(ArizeServer):
         self.calls[name].append(time.monotonic())
         if name in self.hung and self.is_hung.is_set():
             self.is_over.wait()
-        return 200, _answer(path.split("?", maxsplit=1)[0].split("/")[2:], name)
+        number = name[-4:]  # ids that contain a key would be cleaned of it, and be the same for all keys
+        return 200, _answer(path.split("?", maxsplit=1)[0].split("/")[2:], number)
 
     def gaps(self) -> list[float]:
         """Seconds from the start of each round to the start of the next, and to the end, of all keys that work."""
@@ -84,14 +85,14 @@ class _Arize(ArizeServer):
         return found
 
 
-def _answer(path: list[str], key: str) -> Any:
-    run = {"id": f"R-{key}", "task_id": f"T-{key}", "status": "RUNNING", "created_at": "2026-11-23T03:00:00.000Z"}
+def _answer(path: list[str], number: str) -> Any:
+    run = {"id": f"R-{number}", "task_id": f"T-{number}", "status": "RUNNING", "created_at": "2026-11-23T03:00:00.000Z"}
     done = {"pagination": {"has_more": False}}
     match path:
         case ["spaces"]:
-            return {"spaces": [{"id": f"S-{key}", "name": "Space"}]} | done
+            return {"spaces": [{"id": f"S-{number}", "name": "Space"}]} | done
         case ["tasks"]:
-            return {"tasks": [{"id": f"T-{key}", "name": "Task", "type": "TEMPLATE_EVALUATION"}]} | done
+            return {"tasks": [{"id": f"T-{number}", "name": "Task", "type": "TEMPLATE_EVALUATION"}]} | done
         case ["tasks", _, "runs"]:
             return {"task_runs": [run]} | done
         case ["task-runs", _]:
