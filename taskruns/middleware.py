@@ -416,7 +416,7 @@ class FailClosed:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.method == "POST":
+        if request.method == "POST":  # nothing else acts
             forget_written()
         request.view_has_begun = True  # type: ignore[attr-defined]
         return self.get_response(request)

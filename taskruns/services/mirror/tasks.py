@@ -75,7 +75,7 @@ def read_tasks(reader: Reader, *, everything: bool) -> tuple[int, int]:
 
 
 def note_list_failed(credential: Credential) -> None:
-    """The tasks could not be listed although their runs were read, so the key goes on and the list waits."""
+    """The tasks could not be listed, although their runs were read: the key stays in use, and only the list waits."""
     update_row(Credential, credential.pk, listing_at={"failed_at": timezone.now().isoformat()}, list_problem=FAILED)
     if credential.list_problem != FAILED:
         Team.bump(credential.team_id)
@@ -233,7 +233,7 @@ def _knows_spaces(credential: Credential) -> bool:
 
 
 def _is_interrupted(credential: Credential) -> bool:
-    """Whether the listing of the last round goes on, with the spaces that are stored."""
+    """Whether the last round's listing was cut short. It then continues with the spaces stored at that time."""
     at = credential.listing_at
     return "space" in at and at["space"] in [*(space["id"] for space in credential.spaces), None]
 
